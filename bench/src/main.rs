@@ -1,0 +1,2 @@
+//! The comparison with other socket daemons.
+fn main() {}

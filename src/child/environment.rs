@@ -1,0 +1,72 @@
+//! What a program's environment has whoever its client is.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::Arc;
+
+use crate::config::{Account, is_reserved_variable};
+
+/// The variables that all handlers of a service have in common.
+#[derive(Clone, Debug)]
+pub struct Variables(Vec<(OsString, OsString)>);
+
+impl Variables {
+    /// What this process inherited, with a user's own variables, and with changes on top.
+    pub fn inherited(account: Option<&Account>, changes: &[(OsString, Option<OsString>)]) -> Self {
+        let mut variables = Self(std::env::vars_os().collect());
+        match account {
+            None | Some(Account::Inherited) => {}
+            Some(Account::Unknown) => {
+                for name in ["HOME", "USER", "LOGNAME", "SHELL"] {
+                    variables.change(OsStr::new(name), None);
+                }
+            }
+            Some(Account::Known { name, home, shell }) => {
+                let values = [
+                    ("HOME", home),
+                    ("USER", name),
+                    ("LOGNAME", name),
+                    ("SHELL", shell),
+                ];
+                for (variable, value) in values {
+                    variables.change(OsStr::new(variable), Some(value));
+                }
+            }
+        }
+        for (name, value) in changes {
+            variables.change(name, value.as_deref());
+        }
+        variables
+    }
+
+    /// Without those that skd sets for each connection, or that were meant for skd alone.
+    pub fn without_reserved(mut self) -> Self {
+        self.0.retain(|(name, _)| !is_reserved_variable(name));
+        self
+    }
+
+    fn change(&mut self, name: &OsStr, value: Option<&OsStr>) {
+        self.0.retain(|(known, _)| known != name);
+        if let Some(value) = value {
+            self.0.push((name.to_owned(), value.to_owned()));
+        }
+    }
+
+    /// The value of a variable.
+    pub fn get(&self, name: &str) -> Option<&OsStr> {
+        let found = self.0.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_os_str())
+    }
+
+    /// Each as `NAME=VALUE`.
+    pub fn lines(&self) -> Arc<[CString]> {
+        let line = |(name, value): &(OsString, OsString)| {
+            let mut line = name.clone().into_vec();
+            line.push(b'=');
+            line.extend_from_slice(value.as_bytes());
+            // Neither the environment nor an argument can have had a NUL inside.
+            CString::new(line).ok()
+        };
+        self.0.iter().filter_map(line).collect()
+    }
+}

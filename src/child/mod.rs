@@ -1,0 +1,9 @@
+//! Handlers before they run: which program, in which surroundings, and how it is started.
+
+pub mod environment;
+pub mod plan;
+pub mod program;
+pub mod spawn;
+
+pub use plan::Plan;
+pub use spawn::{Method, Pidfds, SpawnError, Spawned, Spawner};

@@ -1,0 +1,203 @@
+//! A handler's preparation as data: the steps between clone and exec, each one system
+//! call.
+
+use std::ffi::{CString, OsStr};
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit};
+
+use super::environment::Variables;
+use super::program;
+use crate::config::Surroundings;
+use crate::error::Error;
+use crate::sys::child::{Image, Stage, Step};
+use crate::sys::environment::Environment;
+use crate::sys::signals::SigSet;
+
+/// Everything about a handler that is the same for all connections.
+#[derive(Debug)]
+pub struct Plan {
+    image: Image,
+    steps: Vec<Step>,
+    variables: Arc<[CString]>,
+}
+
+/// What a program is run as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The handler of a connection or datagram, in a process group of its own.
+    Handler,
+    /// The one supervised program: the same, and its group is the terminal's foreground
+    /// one if there is a terminal.
+    Supervised {
+        /// Whether standard input is a terminal that this process may give away.
+        terminal: bool,
+    },
+    /// This process itself.
+    InPlace,
+}
+
+impl Plan {
+    /// Finds the program and orders the steps.
+    ///
+    /// `files` is the limit of open files to give back, if this process changed its own.
+    pub fn new(
+        command: &[CString],
+        surroundings: &Surroundings,
+        variables: &Variables,
+        role: Role,
+        files: Option<libc::rlimit>,
+    ) -> Result<Self, Error> {
+        let name = command.first().cloned().unwrap_or_default();
+        let directory = surroundings.directory.as_deref();
+        let path = program::find(&name, variables.get("PATH"), directory)?;
+        Ok(Self {
+            image: Image::new(path, command.to_vec()),
+            steps: steps(surroundings, role, files),
+            variables: variables.lines(),
+        })
+    }
+
+    /// The program and its arguments.
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// What a child does before it becomes the program.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// An environment to be filled in for one connection after the other.
+    pub fn environment(&self) -> Environment {
+        Environment::new(Arc::clone(&self.variables))
+    }
+
+    /// PROG as it was given.
+    pub fn name(&self) -> impl fmt::Display {
+        let name = self.image.arguments().first();
+        let name = name.map_or(b"".as_slice(), |name| name.to_bytes());
+        OsStr::from_bytes(name).display()
+    }
+
+    /// Why a child could not become the program, in words.
+    pub fn explain(&self, stage: Stage, errno: Errno) -> impl fmt::Display {
+        fmt::from_fn(move |f| {
+            write!(f, "'{}' can't be run: ", self.name())?;
+            match stage {
+                Stage::Descriptors => f.write_str("its descriptors can't be set")?,
+                Stage::Step(index) => match self.steps.get(index) {
+                    Some(step) => describe(step, f)?,
+                    None => f.write_str("its preparation failed")?,
+                },
+                Stage::Exec => {
+                    let path = Path::new(OsStr::from_bytes(self.image.path().to_bytes()));
+                    // The kernel says that there is no such file for a missing interpreter
+                    // too.
+                    if errno == Errno::ENOENT
+                        && let Some(interpreter) = program::missing_interpreter(path)
+                    {
+                        let interpreter = interpreter.display();
+                        return write!(f, "its interpreter {interpreter} doesn't exist");
+                    }
+                    return f.write_str(errno.desc());
+                }
+            }
+            write!(f, ": {}", errno.desc())
+        })
+    }
+}
+
+fn steps(surroundings: &Surroundings, role: Role, files: Option<libc::rlimit>) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if role != Role::InPlace {
+        steps.push(Step::LeadGroup);
+    }
+    if role == (Role::Supervised { terminal: true }) {
+        steps.push(Step::TakeTerminal);
+    }
+    if let Some(directory) = &surroundings.directory {
+        steps.push(Step::ChangeDirectory(directory.clone()));
+    }
+    if let Some(mask) = surroundings.umask {
+        steps.push(Step::Umask(mask));
+    }
+    if let Some(nice) = surroundings.nice {
+        steps.push(Step::Nice(nice));
+    }
+    if let Some(limit) = files {
+        steps.push(Step::Limit(libc::RLIMIT_NOFILE, limit));
+    }
+    for limit in &surroundings.limits {
+        let values = libc::rlimit {
+            rlim_cur: limit.soft,
+            rlim_max: limit.hard,
+        };
+        steps.push(Step::Limit(limit.resource, values));
+    }
+    if surroundings.no_new_privileges {
+        steps.push(Step::NoNewPrivileges);
+    }
+    if role != Role::InPlace {
+        // In place, mask and dispositions are put back as they were inherited.
+        steps.push(Step::SignalMask(SigSet::empty()));
+    }
+    steps
+}
+
+/// What a step was to do, and which option asked for it.
+fn describe(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match step {
+        Step::LeadGroup => f.write_str("it can't have a process group of its own"),
+        Step::TakeTerminal => f.write_str("it can't have the terminal"),
+        Step::Umask(mask) => write!(f, "--umask {mask:o} can't be set"),
+        Step::Nice(value) => write!(f, "--nice {value} can't be set"),
+        Step::Limit(resource, limit) => {
+            let what = limit_name(*resource);
+            write!(f, "the limit {what}={}", Amount(limit.rlim_cur))?;
+            write!(f, ":{} can't be set", Amount(limit.rlim_max))
+        }
+        Step::ChangeDirectory(path) => {
+            let path = OsStr::from_bytes(path.to_bytes());
+            write!(f, "--chdir {} can't be entered", path.display())
+        }
+        Step::NoNewPrivileges => f.write_str("--no-new-privs can't be set"),
+        Step::SignalMask(_) => f.write_str("its signal mask can't be set"),
+    }
+}
+
+struct Amount(u64);
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            libc::RLIM_INFINITY => f.write_str("unlimited"),
+            number => write!(f, "{number}"),
+        }
+    }
+}
+
+fn limit_name(resource: crate::sys::child::Resource) -> &'static str {
+    crate::config::RESOURCES
+        .iter()
+        .find(|(_, number)| *number == resource)
+        .map_or("?", |(name, _)| name)
+}
+
+/// Raises this process's soft limit of open files to the hard one, and says what it was if
+/// that changed anything.
+pub fn raise_file_limit() -> Option<libc::rlimit> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    if soft >= hard {
+        return None;
+    }
+    nix::sys::resource::setrlimit(Resource::RLIMIT_NOFILE, hard, hard).ok()?;
+    Some(libc::rlimit {
+        rlim_cur: soft,
+        rlim_max: hard,
+    })
+}

@@ -1,0 +1,232 @@
+//! PROG: where it is, and whether it can be run at all. Found once, not per connection.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::{AccessFlags, faccessat};
+
+use crate::error::Error;
+
+/// What execvp(3) takes where PATH isn't set.
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
+/// Finds PROG as execvp(3) would, as the user that this process is by now.
+///
+/// `directory` is where the handler will be; relative paths start there.
+pub fn find(name: &CStr, path: Option<&OsStr>, directory: Option<&CStr>) -> Result<CString, Error> {
+    let text = OsStr::from_bytes(name.to_bytes());
+    let base = directory.map(|directory| Path::new(OsStr::from_bytes(directory.to_bytes())));
+    let check = |candidate: &Path| match base {
+        Some(base) => runnable(&base.join(candidate)),
+        None => runnable(candidate),
+    };
+    if text.as_bytes().contains(&b'/') {
+        check(Path::new(text)).map_err(|why| why.error(text))?;
+        return Ok(name.to_owned());
+    }
+    let mut denied = None;
+    let path = path.unwrap_or(OsStr::new(DEFAULT_PATH));
+    for element in path.as_bytes().split(|&byte| byte == b':') {
+        let element = if element.is_empty() { b"." } else { element };
+        let candidate = PathBuf::from(OsStr::from_bytes(element)).join(text);
+        match check(&candidate) {
+            Ok(()) => {
+                return CString::new(candidate.into_os_string().as_bytes())
+                    .map_err(|_| Refusal::Missing(Errno::ENOENT).error(text));
+            }
+            Err(Refusal::Missing(_)) => {}
+            // Like execvp(3): go on looking, but remember that there was one.
+            Err(why) => denied = denied.or(Some(why)),
+        }
+    }
+    Err(match denied {
+        Some(why) => why.error(text),
+        None => Error::NotFound(format!(
+            "'{}' can't be run: there is no such program in PATH ({})",
+            text.display(),
+            path.display()
+        )),
+    })
+}
+
+enum Refusal {
+    Missing(Errno),
+    NotRunnable(String),
+}
+
+impl Refusal {
+    fn error(self, name: &OsStr) -> Error {
+        let name = name.display();
+        match self {
+            Self::Missing(errno) => {
+                Error::NotFound(format!("'{name}' can't be run: {}", errno.desc()))
+            }
+            Self::NotRunnable(why) => Error::NotRunnable(format!("'{name}' can't be run: {why}")),
+        }
+    }
+}
+
+fn runnable(path: &Path) -> Result<(), Refusal> {
+    let metadata =
+        path.metadata()
+            .map_err(|reason| match reason.raw_os_error().map(Errno::from_raw) {
+                Some(errno @ (Errno::ENOENT | Errno::ENOTDIR)) => Refusal::Missing(errno),
+                errno => Refusal::NotRunnable(errno.unwrap_or(Errno::EIO).desc().into()),
+            })?;
+    if metadata.is_dir() {
+        return Err(Refusal::NotRunnable("it is a directory".into()));
+    }
+    if !metadata.is_file() {
+        return Err(Refusal::NotRunnable("it isn't a file".into()));
+    }
+    faccessat(AT_FDCWD, path, AccessFlags::X_OK, AtFlags::AT_EACCESS).map_err(|errno| {
+        Refusal::NotRunnable(format!(
+            "{} ({} isn't executable)",
+            errno.desc(),
+            path.display()
+        ))
+    })?;
+    match missing_interpreter(path) {
+        Some(interpreter) => Err(Refusal::NotRunnable(format!(
+            "its interpreter {} doesn't exist",
+            interpreter.display()
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The interpreter that the kernel would look for in vain: of a script, or the dynamic
+/// linker of a program. A file that can be executed but not read keeps its secret.
+pub fn missing_interpreter(program: &Path) -> Option<PathBuf> {
+    let mut file = File::open(program).ok()?;
+    let mut head = Vec::with_capacity(256);
+    file.by_ref().take(256).read_to_end(&mut head).ok()?;
+    let interpreter = match head.get(..4)? {
+        [b'#', b'!', ..] => script_interpreter(&head)?.to_vec(),
+        [0x7f, b'E', b'L', b'F'] => dynamic_linker(&head, |offset, buffer| {
+            file.read_exact_at(buffer, offset).is_ok()
+        })?,
+        _ => return None,
+    };
+    let interpreter = PathBuf::from(OsStr::from_bytes(&interpreter));
+    let missing = matches!(
+        interpreter
+            .metadata()
+            .err()?
+            .raw_os_error()
+            .map(Errno::from_raw),
+        Some(Errno::ENOENT | Errno::ENOTDIR)
+    );
+    missing.then_some(interpreter)
+}
+
+/// The path after `#!` (execve(2)).
+fn script_interpreter(head: &[u8]) -> Option<&[u8]> {
+    let line = head.get(2..)?.split(|&byte| byte == b'\n').next()?;
+    let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let start = line.iter().position(|byte| !blank(byte))?;
+    let path = line[start..].split(blank).next()?;
+    (!path.is_empty()).then_some(path)
+}
+
+/// The path in a program's `PT_INTERP` (elf(5)), of programs of this machine's own word
+/// size and byte order; for others the kernel will say what it thinks of them.
+fn dynamic_linker(head: &[u8], mut read_at: impl FnMut(u64, &mut [u8]) -> bool) -> Option<Vec<u8>> {
+    const CLASS: u8 = if cfg!(target_pointer_width = "64") {
+        2
+    } else {
+        1
+    };
+    const ORDER: u8 = if cfg!(target_endian = "little") { 1 } else { 2 };
+    const WORD: usize = size_of::<usize>();
+    const PT_INTERP: u32 = 3;
+    // Offsets of e_phoff, e_phentsize and e_phnum; of p_offset and p_filesz.
+    const HEADER: [usize; 3] = if WORD == 8 {
+        [32, 54, 56]
+    } else {
+        [28, 42, 44]
+    };
+    const ENTRY: [usize; 2] = if WORD == 8 { [8, 32] } else { [4, 16] };
+    /// A path of the kernel has at most 4096 bytes, and a program seldom 100 headers.
+    const LONGEST: u64 = 4096;
+
+    if head.get(4..6)? != [CLASS, ORDER] {
+        return None;
+    }
+    let word = |bytes: &[u8], at: usize| -> Option<u64> {
+        Some(usize::from_ne_bytes(bytes.get(at..at + WORD)?.try_into().ok()?) as u64)
+    };
+    let half = |at: usize| -> Option<u64> {
+        Some(u16::from_ne_bytes(head.get(at..at + 2)?.try_into().ok()?).into())
+    };
+    let (table, size, count) = (word(head, HEADER[0])?, half(HEADER[1])?, half(HEADER[2])?);
+    for index in 0..count {
+        let mut entry = [0; 56];
+        let length = usize::try_from(size).ok()?.min(entry.len());
+        if !read_at(table.checked_add(index * size)?, &mut entry[..length]) {
+            return None;
+        }
+        let kind = u32::from_ne_bytes(entry[..4].try_into().ok()?);
+        if kind == PT_INTERP {
+            let length = word(&entry, ENTRY[1])?.min(LONGEST);
+            let mut path = vec![0; usize::try_from(length).ok()?];
+            if !read_at(word(&entry, ENTRY[0])?, &mut path) {
+                return None;
+            }
+            path.truncate(path.iter().position(|&byte| byte == 0)?);
+            return Some(path);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_interpreter_of_a_script_is_what_follows_the_mark() {
+        for (head, expected) in [
+            ("#!/bin/sh\n", Some("/bin/sh")),
+            ("#! \t/usr/bin/env python3\nx", Some("/usr/bin/env")),
+            ("#!/bin/sh", Some("/bin/sh")),
+            ("#!\n/bin/sh", None),
+            ("#!  ", None),
+        ] {
+            let found = script_interpreter(head.as_bytes());
+            assert_eq!(found, expected.map(str::as_bytes), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn the_dynamic_linker_of_this_test_is_found() {
+        let image = std::fs::read("/proc/self/exe").unwrap();
+        let found = dynamic_linker(&image[..256], |offset, buffer| {
+            let at = usize::try_from(offset).unwrap();
+            buffer.copy_from_slice(&image[at..at + buffer.len()]);
+            true
+        });
+        let found = found.expect("test programs are dynamic");
+        assert!(Path::new(OsStr::from_bytes(&found)).exists(), "{found:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_head_is_read_without_a_panic(head in proptest::collection::vec(any::<u8>(), 0..256)) {
+            let _ = script_interpreter(&head);
+            let mut elf = b"\x7fELF\x02\x01".to_vec();
+            elf.extend_from_slice(&head);
+            let _ = dynamic_linker(&elf, |offset, buffer| {
+                buffer.fill(offset as u8);
+                true
+            });
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! From a plan and a connection to a running handler.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::unistd::{Pid, dup3};
+
+use super::plan::Plan;
+use crate::error::Error;
+use crate::sys::child::{self, Born, Descriptors, Launch, Stage};
+use crate::sys::descriptors;
+use crate::sys::environment::Environment;
+use crate::sys::memory::Stack;
+use crate::sys::process::{self, Target, Wait};
+
+/// How children are made on this kernel, found out once by trying.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Method {
+    /// Where their descriptors come from.
+    pub descriptors: Descriptors,
+    /// Where their pidfds come from.
+    pub pidfds: Pidfds,
+}
+
+/// Where pidfds come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pidfds {
+    /// From the clone itself (`CLONE_PIDFD`).
+    Clone,
+    /// From pidfd_open(2) afterwards.
+    Open,
+    /// From nowhere: children are found by walking through all of them.
+    None,
+}
+
+impl Method {
+    /// Tries what this kernel, or a container's filter, lets through, by making a child
+    /// that goes through all of `plan` but the exec; so a step that must fail for every
+    /// handler fails the start.
+    pub fn probe(plan: &Plan) -> Result<Self, Error> {
+        let mut method = Self {
+            descriptors: if descriptors::can_unshare() {
+                Descriptors::Unshare
+            } else {
+                Descriptors::Copy
+            },
+            pidfds: Pidfds::Clone,
+        };
+        let mut stack =
+            Stack::new().map_err(|errno| Error::start("no memory for a stack", errno))?;
+        let mut environment = plan.environment();
+        loop {
+            let launch = Launch {
+                descriptors: method.descriptors,
+                connection: None,
+                steps: plan.steps(),
+                image: None,
+                environment: environment.finish(),
+                want_pidfd: method.pidfds == Pidfds::Clone,
+            };
+            match child::spawn(&mut stack, launch) {
+                Ok(born) => {
+                    if method.pidfds == Pidfds::Clone && born.pidfd.is_none() {
+                        method.pidfds = Pidfds::Open;
+                    }
+                    if method.pidfds == Pidfds::Open && process::open_pidfd(born.pid).is_err() {
+                        method.pidfds = Pidfds::None;
+                    }
+                    if let Some(pidfd) = &born.pidfd
+                        && process::wait(Target::Descriptor(pidfd.as_fd()), Wait::PEEK).is_err()
+                    {
+                        // waitid(2) learnt P_PIDFD two versions after clone(2) CLONE_PIDFD.
+                        method.pidfds = Pidfds::None;
+                    }
+                    bury(&born);
+                    return match born.failure {
+                        None => Ok(method),
+                        Some((stage, errno)) => {
+                            Err(Error::Start(plan.explain(stage, errno).to_string()))
+                        }
+                    };
+                }
+                // Refused for the flag's sake, perhaps: once more without.
+                Err(_) if method.pidfds == Pidfds::Clone => method.pidfds = Pidfds::Open,
+                Err(errno) => {
+                    let name = plan.name();
+                    return Err(Error::start(format!("no process for '{name}'"), errno));
+                }
+            }
+        }
+    }
+}
+
+/// A handler that runs.
+#[derive(Debug)]
+pub struct Spawned {
+    /// Its process id.
+    pub pid: Pid,
+    /// Its pidfd, where the kernel has such.
+    pub pidfd: Option<OwnedFd>,
+}
+
+/// Why there is no handler.
+#[derive(Clone, Copy, Debug)]
+pub enum SpawnError {
+    /// Nothing to make one from at the moment: worth another try later.
+    Shortage(Errno),
+    /// It couldn't become the program.
+    Failed(Stage, Errno),
+}
+
+impl SpawnError {
+    /// In words.
+    pub fn explain(self, plan: &Plan) -> impl fmt::Display {
+        fmt::from_fn(move |f| match self {
+            Self::Shortage(errno) => {
+                write!(
+                    f,
+                    "no process for '{}': {}; trying again",
+                    plan.name(),
+                    errno.desc()
+                )
+            }
+            Self::Failed(stage, errno) => write!(f, "{}", plan.explain(stage, errno)),
+        })
+    }
+}
+
+/// What a thread needs to start handlers: a stack for the newborn, and a reserved
+/// descriptor for its connection.
+#[derive(Debug)]
+pub struct Spawner {
+    method: Method,
+    stack: Stack,
+    /// /dev/null between connections, so that the number is always taken.
+    slot: OwnedFd,
+    null: OwnedFd,
+}
+
+impl Spawner {
+    /// `slot` has a reserved number.
+    pub fn new(method: Method, slot: OwnedFd) -> io::Result<Self> {
+        Ok(Self {
+            method,
+            stack: Stack::new()?,
+            slot,
+            null: descriptors::null()?,
+        })
+    }
+
+    /// Takes what the next handler's 0 and 1 will be (dup3(2)). The caller closes its own.
+    pub fn hold(&mut self, socket: impl AsFd) -> io::Result<()> {
+        dup3(socket, &mut self.slot, OFlag::O_CLOEXEC).map_err(io::Error::from)
+    }
+
+    /// Lets go of it: a connection left in the slot would keep its client from seeing the
+    /// end.
+    pub fn release(&mut self) {
+        // The slot stays open in any case, and the next connection replaces what is in it.
+        let _ = dup3(&self.null, &mut self.slot, OFlag::O_CLOEXEC);
+    }
+
+    /// Starts a handler on what is held.
+    pub fn spawn(
+        &mut self,
+        plan: &Plan,
+        environment: &mut Environment,
+    ) -> Result<Spawned, SpawnError> {
+        let launch = Launch {
+            descriptors: self.method.descriptors,
+            connection: Some(self.slot.as_fd()),
+            steps: plan.steps(),
+            image: Some(plan.image()),
+            environment: environment.finish(),
+            want_pidfd: self.method.pidfds == Pidfds::Clone,
+        };
+        let born = child::spawn(&mut self.stack, launch).map_err(SpawnError::Shortage)?;
+        if let Some((stage, errno)) = born.failure {
+            bury(&born);
+            return Err(match (stage, errno) {
+                (
+                    Stage::Descriptors | Stage::Exec,
+                    Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE,
+                ) => SpawnError::Shortage(errno),
+                _ => SpawnError::Failed(stage, errno),
+            });
+        }
+        let pidfd = match self.method.pidfds {
+            // The child can't have been reaped yet: only we would.
+            Pidfds::Open => process::open_pidfd(born.pid).ok(),
+            Pidfds::Clone | Pidfds::None => born.pidfd,
+        };
+        Ok(Spawned {
+            pid: born.pid,
+            pidfd,
+        })
+    }
+}
+
+/// Reaps a child that ended in front of our eyes.
+fn bury(born: &Born) {
+    let _ = process::wait(Target::Process(born.pid), Wait::UNTIL_END);
+}

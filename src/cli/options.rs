@@ -1,0 +1,383 @@
+//! Every option, once: this table makes the parser, `--help`, the manual page and the
+//! shell completions.
+
+use clap::builder::ValueParser;
+use clap::{Arg, ArgAction, Command, ValueHint};
+
+/// One option.
+#[derive(Debug)]
+pub struct Opt {
+    /// Its long name, by which the rest of the program knows it.
+    pub long: &'static str,
+    /// Its short names, the first one shown first.
+    pub shorts: &'static [char],
+    /// What it takes and how it adds up.
+    pub kind: Kind,
+    /// One line of `--help`.
+    pub help: &'static str,
+    /// Its paragraphs in the manual, after the line of `--help`.
+    pub manual: &'static str,
+}
+
+/// What an option takes.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// Nothing; given or not.
+    Flag,
+    /// Nothing; how often it is given counts.
+    Count,
+    /// A value; the last one counts.
+    Value(&'static str, ValueHint),
+    /// A value each time.
+    Values(&'static str, ValueHint),
+    /// Ends the program with a text.
+    Help,
+    /// Ends the program with a text.
+    Version,
+}
+
+use Kind::{Count, Flag, Value, Values};
+
+/// The options by heading, in the order of `--help`.
+pub const GROUPS: &[(&str, &[Opt])] = &[
+    (
+        "Listeners (each may be repeated)",
+        &[
+            Opt {
+                long: "tcp",
+                shorts: &['t'],
+                kind: Values("[HOST:]PORT", ValueHint::Other),
+                help: "Listen on TCP",
+                manual: "\
+PORT is a decimal number from 0 to 65535 or a name of services(5). HOST is a name, an IPv4 \
+address, or an IPv6 or IPv4 address in brackets, as in [::1]:80 or [fe80::1%eth0]:80.
+
+PORT alone is two sockets, one for IPv4 and one for IPv6, so that an IPv4 client has an IPv4 \
+address for its handler too; where the kernel has no IPv6, the first alone. [::]:PORT is IPv6 \
+alone. A name is bound at every address that it resolves to; those that this machine lacks are \
+passed over if at least one is bound.
+
+Port 0 takes a free port, the same for all addresses of the option. Its number is printed on \
+standard output, on a line of its own, once the socket is listening.",
+            },
+            Opt {
+                long: "udp",
+                shorts: &['u'],
+                kind: Values("[HOST:]PORT", ValueHint::Other),
+                help: "Receive on UDP",
+                manual: "The address is written as for --tcp.",
+            },
+            Opt {
+                long: "inet",
+                shorts: &['i'],
+                kind: Values("[HOST:]PORT", ValueHint::Other),
+                help: "TCP, or UDP with -d",
+                manual: "The address is written as for --tcp.",
+            },
+            Opt {
+                long: "unix",
+                shorts: &['l', 'x'],
+                kind: Values("PATH", ValueHint::FilePath),
+                help: "Listen on a unix-domain socket, or an abstract @NAME",
+                manual: "\
+With -d it is a datagram socket. A socket that nobody holds any more is replaced; one that is in \
+use, and anything that isn't a socket, is left alone and skd doesn't start. PATH has at most 107 \
+bytes.",
+            },
+            Opt {
+                long: "stream",
+                shorts: &['s'],
+                kind: Flag,
+                help: "Make every -i, -l and -x a stream socket (the default)",
+                manual: "Of -s and -d the last counts, wherever it stands on the command line.",
+            },
+            Opt {
+                long: "datagram",
+                shorts: &['d'],
+                kind: Flag,
+                help: "Make every -i, -l and -x a datagram socket",
+                manual: "An error where there is no -i, -l or -x.",
+            },
+            Opt {
+                long: "backlog",
+                shorts: &['b'],
+                kind: Value("N", ValueHint::Other),
+                help: "Let N connections wait to be accepted [the kernel's limit]",
+                manual: "1 or more. The kernel's limit is net.core.somaxconn; see listen(2).",
+            },
+            Opt {
+                long: "max-clients",
+                shorts: &['c'],
+                kind: Value("N", ValueHint::Other),
+                help: "Run at most N handlers at once [no limit]",
+                manual: "\
+1 or more, on all stream sockets together. When N handlers run, skd accepts no connection; \
+further clients wait in the backlog and are served as places come free.",
+            },
+            Opt {
+                long: "nodelay",
+                shorts: &['n'],
+                kind: Flag,
+                help: "Set TCP_NODELAY on every TCP connection",
+                manual: "See tcp(7).",
+            },
+            Opt {
+                long: "unix-mode",
+                shorts: &[],
+                kind: Value("OCTAL", ValueHint::Other),
+                help: "Mode of unix socket files [0777 less the umask]",
+                manual: "\
+From the moment the file exists. Write permission is what a client needs to connect. An error \
+with an abstract name, which has no mode.",
+            },
+            Opt {
+                long: "unix-owner",
+                shorts: &[],
+                kind: Value("USER[:GROUP]", ValueHint::Username),
+                help: "Owner of unix socket files",
+                manual: "\
+Names or numbers; without GROUP the group stays. Set before anybody can connect. An error with \
+an abstract name.",
+            },
+            Opt {
+                long: "threads",
+                shorts: &[],
+                kind: Value("N", ValueHint::Other),
+                help: "Accept connections in N threads, 1 to 16 [one a core, up to 8]",
+                manual: "\
+Starting a program stops the thread that does it until the program has been executed; the other \
+threads go on.",
+            },
+        ],
+    ),
+    (
+        "Daemon",
+        &[
+            Opt {
+                long: "verbose",
+                shorts: &['v'],
+                kind: Count,
+                help: "Report connections; -vv reports more",
+                manual: "Reports go to standard error or to the log: see REPORTS.",
+            },
+            Opt {
+                long: "background",
+                shorts: &['B'],
+                kind: Flag,
+                help: "Run as a daemon in the background",
+                manual: "\
+skd returns when the daemon serves, with status 0; if it can't, the reason is on the caller's \
+standard error and the status says so. Without a listener it returns when PROG has been executed.
+
+The daemon has a session of its own. Working directory and umask stay. With a listener, standard \
+input and output are /dev/null; without one, where they were a terminal. Standard error, without \
+--log, is /dev/null where it was a terminal.",
+            },
+            Opt {
+                long: "log",
+                shorts: &['L'],
+                kind: Value("SPEC", ValueHint::FilePath),
+                help: "Send stderr to TAG, TAG:FACILITY.PRIORITY, >FILE or >>FILE",
+                manual: "\
+TAG is a tag of the system log, with FACILITY and PRIORITY as in syslog.conf(5) or as numbers of \
+RFC 5424, daemon.notice if not given. >FILE empties the file at the start, >>FILE doesn't; both \
+append from then on, and both are opened again at SIGHUP. The standard error of skd and of every \
+handler goes there once skd has started.",
+            },
+            Opt {
+                long: "pidfile",
+                shorts: &['P'],
+                kind: Value("FILE", ValueHint::FilePath),
+                help: "Write the process id to FILE, and lock it",
+                manual: "\
+A second skd with the same FILE doesn't start. The file is removed at the end. Without a listener \
+and without --supervise, PROG inherits the locked descriptor and the file stays.",
+            },
+            Opt {
+                long: "supervise",
+                shorts: &['S'],
+                kind: Flag,
+                help: "Without a listener: run PROG again whenever it exits",
+                manual: "See SUPERVISING.",
+            },
+            Opt {
+                long: "drop-privileges",
+                shorts: &['U'],
+                kind: Flag,
+                help: "After binding, chroot to $ROOT and become $UID and $GID",
+                manual: "\
+Both are decimal numbers, UID not 0; ROOT may be unset. GID is then the only group. Not with \
+--user.",
+            },
+            Opt {
+                long: "user",
+                shorts: &[],
+                kind: Value("USER[:GROUP]", ValueHint::Username),
+                help: "After binding, become this user, with all its groups",
+                manual: "\
+Names or numbers; a number without an entry in passwd(5) needs GROUP. GROUP replaces the user's \
+primary group. Sets HOME, USER, LOGNAME and SHELL, or unsets them for a user without an entry. \
+Not root, and not with --drop-privileges.",
+            },
+            Opt {
+                long: "chroot",
+                shorts: &[],
+                kind: Value("DIR", ValueHint::DirPath),
+                help: "The root directory for -U or --user",
+                manual: "An error without either. Takes precedence over $ROOT.",
+            },
+            Opt {
+                long: "version",
+                shorts: &['V'],
+                kind: Kind::Version,
+                help: "Print the version",
+                manual: "",
+            },
+            Opt {
+                long: "help",
+                shorts: &['h'],
+                kind: Kind::Help,
+                help: "Print this help",
+                manual: "",
+            },
+        ],
+    ),
+    (
+        "Surroundings of the handler",
+        &[
+            Opt {
+                long: "chdir",
+                shorts: &[],
+                kind: Value("DIR", ValueHint::DirPath),
+                help: "Start it in DIR",
+                manual: "A relative PROG is then looked for there.",
+            },
+            Opt {
+                long: "umask",
+                shorts: &[],
+                kind: Value("OCTAL", ValueHint::Other),
+                help: "Set its umask",
+                manual: "0 to 777.",
+            },
+            Opt {
+                long: "nice",
+                shorts: &[],
+                kind: Value("N", ValueHint::Other),
+                help: "Set its nice value, -20 to 19",
+                manual: "\
+An absolute value. One below what it was needs root's rights, which are gone after --user or \
+--drop-privileges.",
+            },
+            Opt {
+                long: "limit",
+                shorts: &[],
+                kind: Values("NAME=SOFT[:HARD]", ValueHint::Other),
+                help: "Set a resource limit; may be repeated",
+                manual: "\
+NAME is one of as, core, cpu, data, fsize, locks, memlock, msgqueue, nice, nofile, nproc, rss, \
+rtprio, rttime, sigpending, stack: see setrlimit(2), which also says in what unit each is. SOFT \
+and HARD are decimal numbers, with K, M, G or T for powers of 1024 if wished, or 'unlimited'. \
+Without HARD both are SOFT. Of the same NAME given twice the last counts.",
+            },
+            Opt {
+                long: "env",
+                shorts: &[],
+                kind: Values("NAME[=VALUE]", ValueHint::Other),
+                help: "Set a variable, or unset it; may be repeated",
+                manual: "Without = the variable is unset. Not for what skd sets itself.",
+            },
+            Opt {
+                long: "no-new-privs",
+                shorts: &[],
+                kind: Flag,
+                help: "Let it gain no privileges by set-user-id programs",
+                manual: "See PR_SET_NO_NEW_PRIVS in prctl(2).",
+            },
+        ],
+    ),
+];
+
+/// The name of the arguments that are PROG and its own.
+pub(super) const COMMAND: &str = "command";
+
+/// The command line as clap knows it.
+///
+/// Values stay as they were typed; [`super::parse`] reads them, so that every message is of
+/// one style.
+pub fn command() -> Command {
+    let mut command = Command::new("skd")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Binds sockets and runs a program for each connection")
+        .override_usage("skd [OPTIONS] [--] PROG [ARGS]...")
+        .disable_help_flag(true)
+        .disable_version_flag(true)
+        .after_help(
+            "PROG runs with stdin and stdout on the connection; without a listener it just runs. \
+             skd(8) has it all.",
+        )
+        .arg(
+            // allow_hyphen_values must stay off: with it, clap swallows bundled options.
+            Arg::new(COMMAND)
+                .value_name("PROG")
+                .value_parser(ValueParser::os_string())
+                .value_hint(ValueHint::CommandWithArguments)
+                .num_args(1..)
+                .trailing_var_arg(true)
+                .hide(true),
+        );
+    for (heading, options) in GROUPS {
+        for option in *options {
+            command = command.arg(argument(option).help_heading(*heading));
+        }
+    }
+    command
+}
+
+fn argument(option: &Opt) -> Arg {
+    let mut arg = Arg::new(option.long).long(option.long).help(option.help);
+    if let Some((first, more)) = option.shorts.split_first() {
+        arg = arg.short(*first).visible_short_aliases(more.to_vec());
+    }
+    match option.kind {
+        Flag => arg
+            .action(ArgAction::SetTrue)
+            .overrides_with_all(match option.long {
+                "stream" => vec!["stream", "datagram"],
+                "datagram" => vec!["datagram", "stream"],
+                other => vec![other],
+            }),
+        Count => arg.action(ArgAction::Count),
+        Value(name, hint) => {
+            with_value(arg.action(ArgAction::Set), name, hint).overrides_with(option.long)
+        }
+        Values(name, hint) => with_value(arg.action(ArgAction::Append), name, hint),
+        Kind::Help => arg.action(ArgAction::Help),
+        Kind::Version => arg.action(ArgAction::Version),
+    }
+}
+
+fn with_value(arg: Arg, name: &'static str, hint: ValueHint) -> Arg {
+    // A value may begin with a hyphen: --nice -5, --env -x, a file of that name.
+    arg.value_name(name)
+        .value_hint(hint)
+        .value_parser(ValueParser::os_string())
+        .allow_hyphen_values(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn help_fits_on_two_screens() {
+        let help = command().render_help().to_string();
+        let widest = help.lines().map(str::len).max();
+        assert!(help.lines().count() <= 50, "{} lines", help.lines().count());
+        assert!(widest <= Some(100), "{widest:?} columns");
+    }
+}

@@ -1,0 +1,243 @@
+//! Where standard error goes: the SPEC of `--log`.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+/// The target of `--log`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogTarget {
+    /// The system log, under a tag.
+    Syslog {
+        /// What each line begins with.
+        tag: OsString,
+        /// Facility and severity.
+        level: Level,
+    },
+    /// A file.
+    File {
+        /// Where it is.
+        path: PathBuf,
+        /// Whether what is in it at the start goes.
+        truncate: bool,
+    },
+}
+
+/// Facility and severity of a message, as RFC 5424 §6.2.1 numbers them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Level {
+    /// 0 to 23.
+    pub facility: u8,
+    /// 0 to 7.
+    pub severity: u8,
+}
+
+impl Level {
+    /// `daemon.notice`.
+    pub const DEFAULT: Self = Self {
+        facility: 3,
+        severity: 5,
+    };
+
+    /// The number that begins a message.
+    pub fn priority(self) -> u8 {
+        self.facility * 8 + self.severity
+    }
+}
+
+/// Why a text is no SPEC: a clause that goes on after "invalid value".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogTargetError(String);
+
+impl fmt::Display for LogTargetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for LogTargetError {}
+
+impl LogTarget {
+    /// Reads `TAG`, `TAG:FACILITY.SEVERITY`, `>FILE` or `>>FILE`.
+    pub fn parse(text: &OsStr) -> Result<Self, LogTargetError> {
+        let bytes = text.as_bytes();
+        if let Some(rest) = bytes.strip_prefix(b">") {
+            let (rest, truncate) = match rest.strip_prefix(b">") {
+                Some(rest) => (rest, false),
+                None => (rest, true),
+            };
+            let path = rest.trim_ascii_start();
+            if path.is_empty() {
+                return wrong("no file after '>'");
+            }
+            let path = PathBuf::from(OsString::from_vec(path.to_vec()));
+            return Ok(Self::File { path, truncate });
+        }
+        let (tag, level) = match bytes.iter().position(|&byte| byte == b':') {
+            None => (bytes, Level::DEFAULT),
+            Some(colon) => (&bytes[..colon], parse_level(&bytes[colon + 1..])?),
+        };
+        if tag.is_empty() {
+            return wrong("the tag is empty");
+        }
+        if tag.iter().any(u8::is_ascii_control) {
+            return wrong("a tag has no control characters");
+        }
+        let tag = OsStr::from_bytes(tag).to_owned();
+        Ok(Self::Syslog { tag, level })
+    }
+}
+
+fn wrong<T>(why: impl Into<String>) -> Result<T, LogTargetError> {
+    Err(LogTargetError(why.into()))
+}
+
+fn parse_level(text: &[u8]) -> Result<Level, LogTargetError> {
+    let Some((facility, severity)) = std::str::from_utf8(text)
+        .ok()
+        .and_then(|text| text.split_once('.'))
+    else {
+        return wrong("after the tag comes FACILITY.PRIORITY, as in daemon.notice");
+    };
+    let Some(facility) = find(&FACILITIES, facility, 23) else {
+        return wrong(format!(
+            "unknown facility '{facility}'; there are {} and 0 to 23",
+            names(&FACILITIES)
+        ));
+    };
+    let Some(severity) = find(&SEVERITIES, severity, 7) else {
+        return wrong(format!(
+            "unknown priority '{severity}'; there are {} and 0 to 7",
+            names(&SEVERITIES)
+        ));
+    };
+    Ok(Level { facility, severity })
+}
+
+/// Names as in syslog.conf(5) and the C library's `<sys/syslog.h>`.
+const FACILITIES: [(&str, u8); 21] = [
+    ("kern", 0),
+    ("user", 1),
+    ("mail", 2),
+    ("daemon", 3),
+    ("auth", 4),
+    ("security", 4),
+    ("syslog", 5),
+    ("lpr", 6),
+    ("news", 7),
+    ("uucp", 8),
+    ("cron", 9),
+    ("authpriv", 10),
+    ("ftp", 11),
+    ("local0", 16),
+    ("local1", 17),
+    ("local2", 18),
+    ("local3", 19),
+    ("local4", 20),
+    ("local5", 21),
+    ("local6", 22),
+    ("local7", 23),
+];
+
+const SEVERITIES: [(&str, u8); 11] = [
+    ("emerg", 0),
+    ("panic", 0),
+    ("alert", 1),
+    ("crit", 2),
+    ("err", 3),
+    ("error", 3),
+    ("warning", 4),
+    ("warn", 4),
+    ("notice", 5),
+    ("info", 6),
+    ("debug", 7),
+];
+
+fn find(table: &[(&str, u8)], text: &str, highest: u8) -> Option<u8> {
+    let named = table
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case(text));
+    if let Some((_, number)) = named {
+        return Some(*number);
+    }
+    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    text.parse().ok().filter(|number| *number <= highest)
+}
+
+fn names(table: &[(&str, u8)]) -> String {
+    let names: Vec<&str> = table.iter().map(|(name, _)| *name).collect();
+    names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(text: &str) -> Result<LogTarget, String> {
+        LogTarget::parse(OsStr::new(text)).map_err(|error| error.to_string())
+    }
+
+    fn syslog(tag: &str, facility: u8, severity: u8) -> LogTarget {
+        LogTarget::Syslog {
+            tag: tag.into(),
+            level: Level { facility, severity },
+        }
+    }
+
+    #[test]
+    fn every_form_is_read() {
+        let file = |path: &str, truncate| LogTarget::File {
+            path: path.into(),
+            truncate,
+        };
+        for (text, expected) in [
+            ("web", syslog("web", 3, 5)),
+            ("web:daemon.info", syslog("web", 3, 6)),
+            ("web:LOCAL7.Debug", syslog("web", 23, 7)),
+            ("web:16.0", syslog("web", 16, 0)),
+            ("web:authpriv.warn", syslog("web", 10, 4)),
+            (">x", file("x", true)),
+            (">>x", file("x", false)),
+            ("> \t/var/log/x y", file("/var/log/x y", true)),
+            (">>  x", file("x", false)),
+        ] {
+            assert_eq!(parse(text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_is_refused() {
+        for text in [
+            "",
+            ":daemon.info",
+            "web:",
+            "web:daemon",
+            "web:daemon.",
+            "web:.info",
+            "web:x.info",
+            "web:daemon.x",
+            "web:24.0",
+            "web:0.8",
+            "web:0x3.5",
+            "web:+3.5",
+            "web:daemon.info ",
+            ">",
+            ">>",
+            ">> ",
+            "a\nb",
+        ] {
+            assert!(parse(text).is_err(), "{text:?} was taken");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused_without_a_panic(text in ".*") {
+            let _ = parse(&text);
+        }
+    }
+}

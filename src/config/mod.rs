@@ -1,0 +1,225 @@
+//! What skd was asked to do, as plain data: complete, checked, and without a trace of the
+//! words that it came from.
+
+pub mod address;
+mod log_target;
+
+use std::ffi::{CString, OsStr, OsString};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use nix::unistd::{Gid, Uid};
+
+use crate::sys::child::Resource;
+
+pub use address::{AddressError, Host, InetAddress, Port, UnixAddress};
+pub use log_target::{Level, LogTarget, LogTargetError};
+
+/// All that skd was asked to do.
+#[derive(Debug)]
+pub struct Config {
+    /// What concerns the process as a whole.
+    pub daemon: Daemon,
+    /// What it runs: one service from a command line.
+    pub services: Vec<Service>,
+}
+
+/// What concerns the process as a whole.
+#[derive(Debug)]
+pub struct Daemon {
+    /// How much is reported: 0 errors, 1 connections, 2 more.
+    pub verbosity: u8,
+    /// Whether to go into the background.
+    pub background: bool,
+    /// Where standard error goes; where it is, if not said.
+    pub log: Option<LogTarget>,
+    /// Where the process id is written.
+    pub pidfile: Option<PathBuf>,
+    /// Without a listener: whether to run the program again whenever it exits.
+    pub supervise: bool,
+    /// Whom to become after binding.
+    pub identity: Option<Identity>,
+    /// The root directory to take before that.
+    pub root: Option<PathBuf>,
+    /// How many threads accept connections; one a core, if not said.
+    pub threads: Option<NonZeroUsize>,
+}
+
+/// A user to become, all names already looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// User id, never 0.
+    pub uid: Uid,
+    /// Group id.
+    pub gid: Gid,
+    /// All supplementary groups, sorted.
+    pub groups: Vec<Gid>,
+    /// What becomes of HOME, USER, LOGNAME and SHELL.
+    pub account: Account,
+}
+
+/// What a change of user makes of HOME, USER, LOGNAME and SHELL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Account {
+    /// They stay as they were inherited.
+    Inherited,
+    /// They are unset: the user has no entry in passwd(5).
+    Unknown,
+    /// They are those of passwd(5).
+    Known {
+        /// USER and LOGNAME.
+        name: OsString,
+        /// HOME.
+        home: OsString,
+        /// SHELL.
+        shell: OsString,
+    },
+}
+
+/// A program and the sockets that it serves.
+#[derive(Debug)]
+pub struct Service {
+    /// The sockets, in the order in which they were asked for; none for a program that is
+    /// only run.
+    pub listeners: Vec<Listen>,
+    /// The program's name and arguments.
+    pub command: Vec<CString>,
+    /// How many handlers the stream listeners may have at once; any number, if not said.
+    pub max_clients: Option<NonZeroUsize>,
+    /// The surroundings that a handler starts in.
+    pub surroundings: Surroundings,
+}
+
+/// A socket to bind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// The option that asked for it, for messages: `--tcp 80`.
+    pub option: String,
+    /// Where.
+    pub endpoint: Endpoint,
+    /// Streams or datagrams.
+    pub style: Style,
+    /// How many connections may wait; as many as the kernel allows, if not said.
+    pub backlog: Option<i32>,
+}
+
+/// Where a socket is bound, with what belongs to that kind alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// TCP or UDP.
+    Inet {
+        /// Host and port, the port already a number.
+        host: Host,
+        /// 0 takes a free one and prints it.
+        port: u16,
+        /// TCP_NODELAY for each connection.
+        nodelay: bool,
+    },
+    /// Unix-domain.
+    Unix {
+        /// Path or abstract name.
+        address: UnixAddress,
+        /// Mode of the socket file; 0777 less the umask, if not said.
+        mode: Option<u32>,
+        /// Owner of the socket file, and its group if given.
+        owner: Option<(Uid, Option<Gid>)>,
+    },
+}
+
+/// The style of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// A connection for each client.
+    Stream,
+    /// Datagrams from anybody.
+    Datagram,
+}
+
+/// What a handler starts in, as far as it was said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Its working directory.
+    pub directory: Option<CString>,
+    /// Its file mode creation mask.
+    pub umask: Option<u32>,
+    /// Its nice value, -20 to 19.
+    pub nice: Option<i32>,
+    /// Its resource limits.
+    pub limits: Vec<Limit>,
+    /// Changes to its environment, in order: a value, or `None` to unset.
+    pub environment: Vec<(OsString, Option<OsString>)>,
+    /// Whether it, and what it execs, can never gain privileges.
+    pub no_new_privileges: bool,
+}
+
+/// A resource limit (setrlimit(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Its name as in `--limit`.
+    pub name: &'static str,
+    /// Its number.
+    pub resource: Resource,
+    /// Soft limit; `u64::MAX` is none.
+    pub soft: u64,
+    /// Hard limit; `u64::MAX` is none.
+    pub hard: u64,
+}
+
+/// The limits by name, as in prlimit(1).
+pub const RESOURCES: [(&str, Resource); 16] = [
+    ("as", libc::RLIMIT_AS),
+    ("core", libc::RLIMIT_CORE),
+    ("cpu", libc::RLIMIT_CPU),
+    ("data", libc::RLIMIT_DATA),
+    ("fsize", libc::RLIMIT_FSIZE),
+    ("locks", libc::RLIMIT_LOCKS),
+    ("memlock", libc::RLIMIT_MEMLOCK),
+    ("msgqueue", libc::RLIMIT_MSGQUEUE),
+    ("nice", libc::RLIMIT_NICE),
+    ("nofile", libc::RLIMIT_NOFILE),
+    ("nproc", libc::RLIMIT_NPROC),
+    ("rss", libc::RLIMIT_RSS),
+    ("rtprio", libc::RLIMIT_RTPRIO),
+    ("rttime", libc::RLIMIT_RTTIME),
+    ("sigpending", libc::RLIMIT_SIGPENDING),
+    ("stack", libc::RLIMIT_STACK),
+];
+
+/// Whether skd itself sets or removes this variable for each handler, so that one inherited
+/// from elsewhere can't be taken for its word.
+pub fn is_reserved_variable(name: &OsStr) -> bool {
+    let Some(name) = name.to_str() else {
+        return false;
+    };
+    let connection = |protocol| {
+        let rest = |side| name.strip_prefix(protocol)?.strip_prefix(side);
+        let side: Option<&str> = rest("LOCAL").or_else(|| rest("REMOTE"));
+        side.is_some_and(|what| ["IP", "PORT", "HOST", "INFO"].contains(&what))
+    };
+    connection("TCP") || connection("UDP") || name.starts_with("SKD_") || RESERVED.contains(&name)
+}
+
+const RESERVED: [&str; 22] = [
+    "PROTO",
+    "TCPCONNNUM",
+    "TCPCONCURRENCY",
+    "PEERPID",
+    "PEERUID",
+    "PEERGID",
+    "UNIXLOCALPATH",
+    "UNIXREMOTEPATH",
+    "UNIXREMOTEPID",
+    "UNIXREMOTEEUID",
+    "UNIXREMOTEEGID",
+    "REMOTE_ADDR",
+    "REMOTE_PORT",
+    "REMOTE_HOST",
+    "REMOTE_USER",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+    "LISTEN_PIDFDID",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+];

@@ -1,0 +1,75 @@
+//! What ends the program, each kind with its exit status.
+
+use std::fmt;
+use std::io;
+
+use nix::errno::Errno;
+
+/// Why skd doesn't start, or can't go on. The text is a sentence for an administrator:
+/// which option, which address, which file, why, and what to do.
+#[derive(Debug)]
+pub enum Error {
+    /// The command line is wrong: nothing was bound, created or changed.
+    Usage(String),
+    /// Something that was needed couldn't be had.
+    Start(String),
+    /// PROG exists but can't be run.
+    NotRunnable(String),
+    /// PROG doesn't exist.
+    NotFound(String),
+    /// Another process has said why already; this is its exit status.
+    Told(u8),
+}
+
+impl Error {
+    /// The exit status: 2, 1, 126 and 127 as in a shell.
+    pub fn status(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::Start(_) => 1,
+            Self::NotRunnable(_) => 126,
+            Self::NotFound(_) => 127,
+            Self::Told(status) => *status,
+        }
+    }
+
+    /// A start that failed because of a system call: what was tried, and the reason.
+    pub fn start(what: impl fmt::Display, reason: impl Reason) -> Self {
+        Self::Start(format!("{what}: {}", reason.reason()))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(text)
+            | Self::Start(text)
+            | Self::NotRunnable(text)
+            | Self::NotFound(text) => f.write_str(text),
+            Self::Told(_) => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// The kernel's or the C library's own words for a failure, without an errno's number.
+pub trait Reason {
+    /// The words.
+    fn reason(&self) -> String;
+}
+
+impl Reason for Errno {
+    fn reason(&self) -> String {
+        self.desc().to_owned()
+    }
+}
+
+impl Reason for io::Error {
+    fn reason(&self) -> String {
+        match self.raw_os_error() {
+            Some(number) => Errno::from_raw(number).reason(),
+            None => self.to_string(),
+        }
+    }
+}

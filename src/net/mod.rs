@@ -1,0 +1,10 @@
+//! Sockets: binding them, and knowing who calls.
+
+pub mod listener;
+pub mod peer;
+mod resolve;
+mod unix;
+
+pub use listener::{Listener, bind_all, resolve_all};
+pub use peer::Peer;
+pub use unix::SocketFile;

@@ -1,0 +1,106 @@
+//! One line of the log, built in place: no allocation, no control characters, never longer
+//! than fits into one write to a pipe.
+
+use std::fmt;
+
+/// Shorter than `PIPE_BUF`, so that lines of several threads and handlers don't mix.
+const LENGTH: usize = 1024;
+
+const CUT: &[u8] = "…".as_bytes();
+
+/// A line in the making. Text that doesn't fit is cut, and an ellipsis says so.
+pub(super) struct Line {
+    bytes: [u8; LENGTH],
+    length: usize,
+    cut: bool,
+}
+
+impl Line {
+    pub(super) fn new() -> Self {
+        Self {
+            bytes: [0; LENGTH],
+            length: 0,
+            cut: false,
+        }
+    }
+
+    /// The line with its newline.
+    pub(super) fn finish(&mut self) -> &[u8] {
+        if self.cut {
+            self.append(CUT);
+        }
+        self.append(b"\n");
+        &self.bytes[..self.length]
+    }
+
+    fn append(&mut self, bytes: &[u8]) {
+        self.bytes[self.length..self.length + bytes.len()].copy_from_slice(bytes);
+        self.length += bytes.len();
+    }
+
+    /// Appends what must not be cut in the middle, if there is room besides what
+    /// [`Self::finish`] needs.
+    fn push(&mut self, bytes: &[u8]) {
+        if self.length + bytes.len() > LENGTH - CUT.len() - 1 {
+            self.cut = true;
+        }
+        if !self.cut {
+            self.append(bytes);
+        }
+    }
+}
+
+impl fmt::Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for character in text.chars() {
+            let mut buffer = [0; 4];
+            if character.is_control() {
+                let code = character as u32;
+                let digit = |shift| b"0123456789abcdef"[(code >> shift) as usize & 0xf];
+                self.push(&[b'\\', b'x', digit(4), digit(0)]);
+            } else {
+                self.push(character.encode_utf8(&mut buffer).as_bytes());
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::fmt::Write;
+
+    fn line(text: &str) -> String {
+        let mut line = Line::new();
+        line.write_str(text).unwrap();
+        String::from_utf8(line.finish().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn control_characters_are_escaped() {
+        assert_eq!(
+            line("a\nb\u{1b}[1m\u{7f}\u{9b}é"),
+            "a\\x0ab\\x1b[1m\\x7f\\x9bé\n"
+        );
+    }
+
+    #[test]
+    fn what_is_too_long_is_cut_and_marked() {
+        let long = line(&"é".repeat(2000));
+        assert!(long.len() <= LENGTH);
+        assert!(long.ends_with("é…\n"), "{long}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_makes_one_line(text in "(.|[\\x00-\\xff\n]){0,3000}") {
+            let line = line(&text);
+            prop_assert!(line.len() <= LENGTH);
+            prop_assert_eq!(line.matches('\n').count(), 1);
+            let controls = line.chars().filter(|c| c.is_control()).count();
+            prop_assert_eq!(controls, 1);
+        }
+    }
+}

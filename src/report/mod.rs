@@ -1,0 +1,210 @@
+//! What happened, as one event after the other, each one line on standard error or in the
+//! log.
+//!
+//! Reporting never fails, never panics and never waits: a line that nobody takes is
+//! dropped and counted.
+
+mod line;
+mod sink;
+mod text;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::error::Error;
+use crate::sys::process::Ended;
+
+use line::Line;
+pub use sink::Sink;
+
+/// Something that happened. What a peer is called is the business of those who know peers:
+/// "connection from [::1]:80", "local datagram".
+#[derive(Clone, Copy)]
+pub enum Event<'a> {
+    /// A connection was accepted.
+    Accepted(&'a dyn fmt::Display),
+    /// A datagram is there for which a handler will be run.
+    Received(&'a dyn fmt::Display),
+    /// A handler of a connection ended.
+    Closed(&'a dyn fmt::Display, Outcome),
+    /// A handler of datagrams ended.
+    Finished(&'a dyn fmt::Display, Outcome),
+    /// How many handlers run, and how many may, where that is limited.
+    Places(usize, Option<usize>),
+    /// Clients wait, since as many handlers run as may: this many.
+    Full(usize),
+    /// A socket listens.
+    Listening(&'a dyn fmt::Display),
+    /// A socket was closed.
+    ClosedListener(&'a dyn fmt::Display),
+    /// An address of a name was passed over.
+    PassedOver(&'a dyn fmt::Display, &'a dyn fmt::Display),
+    /// A supervised program was started.
+    Started(&'a dyn fmt::Display),
+    /// A supervised program ended.
+    Ended(&'a dyn fmt::Display, Ended),
+    /// A supervised program will be started again.
+    Restarting(&'a dyn fmt::Display, Duration),
+    /// Something went wrong.
+    Trouble(Cause, &'a dyn fmt::Display),
+}
+
+/// How a handler ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// Its process id.
+    pub pid: i32,
+    /// Its status or signal.
+    pub ended: Ended,
+    /// How long it ran.
+    pub after: Duration,
+}
+
+/// What can go wrong while serving. Of each cause at most one line a second is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Cause {
+    /// accept(2) failed.
+    Accept,
+    /// No process, memory or descriptor for a handler.
+    Spawn,
+    /// A handler couldn't do its preparation or exec.
+    Exec,
+    /// A datagram couldn't be received.
+    Receive,
+    /// A handler left its datagram unread.
+    Unread,
+    /// A descriptor couldn't be watched.
+    Watch,
+    /// The log couldn't be opened again, or its relay started again.
+    Log,
+    /// The signals, or a file to be removed at the end.
+    Other,
+}
+
+/// How often a trouble of one cause is reported.
+const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
+
+const CAUSES: usize = Cause::Other as usize + 1;
+
+/// Statics, because standard error is one for the process too, and because whoever reports
+/// must not have to be handed anything.
+static VERBOSITY: AtomicU8 = AtomicU8::new(0);
+static SINK: OnceLock<Sink> = OnceLock::new();
+static LOST: AtomicU32 = AtomicU32::new(0);
+static TROUBLE: [AtomicU64; CAUSES] = [const { AtomicU64::new(0) }; CAUSES];
+static FULL: AtomicU64 = AtomicU64::new(0);
+
+/// Sets how much is reported: 0 troubles, 1 connections, 2 all.
+pub fn set_verbosity(verbosity: u8) {
+    VERBOSITY.store(verbosity, Ordering::Relaxed);
+}
+
+/// Sends everything there from now on; to standard error until then.
+pub fn use_sink(sink: Sink) {
+    // Only start-up calls this, once.
+    let _ = SINK.set(sink);
+}
+
+/// Whether events of this verbosity are reported at all: for callers who would prepare one
+/// in vain.
+pub fn wants(verbosity: u8) -> bool {
+    VERBOSITY.load(Ordering::Relaxed) >= verbosity
+}
+
+/// How often it is said that all places are taken.
+const FULL_PAUSE: Duration = Duration::from_secs(60);
+
+/// Whether it is time to say again that all places are taken, if they are.
+pub fn full_is_due() -> bool {
+    is_due(FULL.load(Ordering::Relaxed), FULL_PAUSE).is_some()
+}
+
+/// Reports an event, if it is wanted.
+pub fn event(event: Event<'_>) {
+    if !wants(event.verbosity()) {
+        return;
+    }
+    let due = match event {
+        Event::Trouble(cause, _) => due(&TROUBLE[cause as usize], TROUBLE_PAUSE),
+        Event::Full(_) => due(&FULL, FULL_PAUSE),
+        _ => true,
+    };
+    if !due {
+        return;
+    }
+    let mut line = Line::new();
+    // Writing to a Line can't fail; a Display that says so has had its say.
+    let _ = fmt::Write::write_fmt(&mut line, format_args!("{event}"));
+    send(line.finish());
+}
+
+/// Says why the program ends, on standard error.
+pub fn failure(error: &Error) {
+    let mut line = Line::new();
+    let _ = fmt::Write::write_fmt(&mut line, format_args!("skd: {error}"));
+    // Not where reports go by now, but where the caller reads.
+    Sink::Plain.write(line.finish());
+}
+
+/// Writes to standard output at once: what was asked for, help or a port.
+pub fn answer(text: &str) -> io::Result<()> {
+    let mut output = io::stdout().lock();
+    output.write_all(text.as_bytes())?;
+    output.flush()
+}
+
+fn send(line: &[u8]) {
+    let sink = SINK.get().unwrap_or(&Sink::Plain);
+    let lost = LOST.swap(0, Ordering::Relaxed);
+    if lost > 0 {
+        let mut note = Line::new();
+        let text = format_args!("skd: {lost} lines were lost here: nobody read the log");
+        let _ = fmt::Write::write_fmt(&mut note, text);
+        if !sink.write(note.finish()) {
+            LOST.fetch_add(lost.saturating_add(1), Ordering::Relaxed);
+            return;
+        }
+    }
+    if !sink.write(line) {
+        LOST.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether so much time has gone since the last time this said yes.
+fn due(last: &AtomicU64, every: Duration) -> bool {
+    last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+        is_due(last, every)
+    })
+    .is_ok()
+}
+
+/// The present time in milliseconds, if so much time has gone since `last`; 0 is never.
+fn is_due(last: u64, every: Duration) -> Option<u64> {
+    static START: OnceLock<Instant> = OnceLock::new();
+    let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let now = milliseconds(START.get_or_init(Instant::now).elapsed()).saturating_add(1);
+    (last == 0 || now.saturating_sub(last) >= milliseconds(every)).then_some(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_a_kind_is_due_and_the_next_is_not() {
+        let last = AtomicU64::new(0);
+        assert!(due(&last, Duration::from_secs(3600)));
+        assert!(!due(&last, Duration::from_secs(3600)));
+    }
+
+    #[test]
+    fn what_is_due_again_is_due_again() {
+        let last = AtomicU64::new(0);
+        assert!(due(&last, Duration::ZERO));
+        assert!(due(&last, Duration::ZERO));
+    }
+}

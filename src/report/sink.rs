@@ -1,0 +1,70 @@
+//! Where lines go. Standard error is shared with every handler, so it can't be made
+//! non-blocking; skd's own lines must not wait all the same.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+
+use nix::sys::socket::{MsgFlags, send};
+
+use crate::sys::events::is_writable;
+
+/// A way to write a line without waiting.
+#[derive(Debug)]
+pub enum Sink {
+    /// Straight to standard error: a file, which never makes a writer wait for a reader.
+    Plain,
+    /// To standard error, a socket, which can be told not to wait each time.
+    Socket,
+    /// To the same pipe or terminal through an open file of our own, which doesn't wait.
+    Own(File),
+    /// To standard error when it has room for a line. Another writer may take the room in
+    /// between; this is for where /proc is missing.
+    WhenWritable,
+}
+
+impl Sink {
+    /// The way to write to what `output` is, and what standard error is or will be.
+    ///
+    /// To be called while /proc can be seen, that is, before chroot(2).
+    pub fn to(output: impl AsFd) -> Self {
+        let kind = output
+            .as_fd()
+            .try_clone_to_owned()
+            .and_then(|fd| File::from(fd).metadata())
+            .map(|metadata| metadata.file_type());
+        match kind {
+            Ok(kind) if kind.is_socket() => Self::Socket,
+            Ok(kind) if kind.is_fifo() || kind.is_char_device() => {
+                let path = format!("/proc/self/fd/{}", output.as_fd().as_raw_fd());
+                File::options()
+                    .write(true)
+                    .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+                    .open(path)
+                    .map_or(Self::WhenWritable, Self::Own)
+            }
+            _ => Self::Plain,
+        }
+    }
+
+    /// Writes a line in one piece and says whether it was taken.
+    pub(super) fn write(&self, line: &[u8]) -> bool {
+        let error = io::stderr();
+        let result = match self {
+            Self::Plain => error.lock().write_all(line),
+            Self::Socket => {
+                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+                send(error.as_raw_fd(), line, flags)
+                    .map(drop)
+                    .map_err(io::Error::from)
+            }
+            Self::Own(file) => (&mut &*file).write_all(line),
+            Self::WhenWritable if !is_writable(error.as_fd()) => {
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+            Self::WhenWritable => error.lock().write_all(line),
+        };
+        result.is_ok()
+    }
+}

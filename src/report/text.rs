@@ -1,0 +1,77 @@
+//! Events in words. Lines that skd 1.2 wrote too keep its text, since scripts may read
+//! them.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::{Event, Outcome};
+use crate::sys::process::Ended;
+
+impl Event<'_> {
+    /// From which verbosity on it is reported.
+    pub(super) fn verbosity(&self) -> u8 {
+        match self {
+            Self::Trouble(..) | Self::Full(_) => 0,
+            Self::Accepted(_)
+            | Self::Received(_)
+            | Self::Closed(..)
+            | Self::Finished(..)
+            | Self::PassedOver(..)
+            | Self::Started(_)
+            | Self::Ended(..)
+            | Self::Restarting(..) => 1,
+            Self::Places(..) | Self::Listening(_) | Self::ClosedListener(_) => 2,
+        }
+    }
+}
+
+impl fmt::Display for Event<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Accepted(peer) => write!(f, "Accepted {peer}"),
+            Self::Received(peer) => write!(f, "Received initial {peer}"),
+            Self::Closed(peer, outcome) => write!(f, "Closed {peer}: {outcome}"),
+            Self::Finished(peer, outcome) => write!(f, "Finished {peer}: {outcome}"),
+            Self::Places(taken, None) => write!(f, "Running {taken} handlers"),
+            Self::Places(taken, Some(limit)) => write!(f, "Running {taken} of {limit} handlers"),
+            Self::Full(limit) => write!(f, "skd: all {limit} places are taken; clients wait"),
+            Self::Listening(listener) => write!(f, "Listening on {listener}"),
+            Self::ClosedListener(listener) => write!(f, "Closed {listener}"),
+            Self::PassedOver(listener, why) => write!(f, "Passed over {listener}: {why}"),
+            Self::Started(program) => write!(f, "Started {program}"),
+            Self::Ended(program, Ended::Exited(0)) => write!(f, "{program} exited"),
+            Self::Ended(program, Ended::Exited(status)) => {
+                write!(f, "{program} exited abnormally with status {status}")
+            }
+            Self::Ended(program, Ended::Killed(signal)) => {
+                write!(f, "{program} was terminated by signal {signal}")
+            }
+            Self::Restarting(program, Duration::ZERO) => write!(f, "Restarting {program} at once"),
+            Self::Restarting(program, delay) => {
+                write!(f, "Restarting {program} in {:.1}s", delay.as_secs_f64())
+            }
+            Self::Trouble(_, what) => write!(f, "skd: {what}"),
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pid, ended, after } = self;
+        let seconds = after.as_secs_f64();
+        match ended {
+            Ended::Exited(status) => {
+                write!(
+                    f,
+                    "pid {pid} exited with status {status} after {seconds:.3}s"
+                )
+            }
+            Ended::Killed(signal) => {
+                write!(
+                    f,
+                    "pid {pid} was terminated by signal {signal} after {seconds:.3}s"
+                )
+            }
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Places: the right to run a handler. A place is taken before a connection is accepted
+//! and owned by the handler's entry in the table of live handlers, so removing the entry
+//! frees it. Nothing counts by hand.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crate::sys::events::Waker;
+
+/// The places of a service.
+#[derive(Debug)]
+pub(in crate::serve) struct Places {
+    limit: Option<NonZeroUsize>,
+    taken: AtomicUsize,
+    /// For each acceptor, whether it waits for a place.
+    waiting: Box<[AtomicBool]>,
+    wakers: Arc<[Waker]>,
+}
+
+/// One place. Dropping it frees it and wakes one acceptor who waits for it.
+#[derive(Debug)]
+pub(in crate::serve) struct Place(Arc<Places>);
+
+impl Places {
+    /// So many places, or as many as anybody asks for; `wakers` are the acceptors'.
+    pub(in crate::serve) fn new(limit: Option<NonZeroUsize>, wakers: Arc<[Waker]>) -> Arc<Self> {
+        Arc::new(Self {
+            limit,
+            taken: AtomicUsize::new(0),
+            waiting: wakers.iter().map(|_| AtomicBool::new(false)).collect(),
+            wakers,
+        })
+    }
+
+    /// How many there are, if that is limited.
+    pub(in crate::serve) fn limit(&self) -> Option<usize> {
+        self.limit.map(NonZeroUsize::get)
+    }
+
+    /// Whether none is free.
+    pub(in crate::serve) fn full(&self) -> bool {
+        self.limit()
+            .is_some_and(|limit| self.taken.load(Ordering::SeqCst) >= limit)
+    }
+
+    /// Takes a place for this acceptor. If there is none, the acceptor will be woken when
+    /// it is worth trying again.
+    pub(in crate::serve) fn take(self: &Arc<Self>, acceptor: usize) -> Option<Place> {
+        if self.limit.is_none() || self.try_take() {
+            return Some(Place(Arc::clone(self)));
+        }
+        // Announced first and tried again after: a place freed in between is either seen
+        // here or wakes us. That takes the sequential order of all four operations.
+        self.waiting[acceptor].store(true, Ordering::SeqCst);
+        if !self.try_take() {
+            return None;
+        }
+        self.waiting[acceptor].store(false, Ordering::SeqCst);
+        Some(Place(Arc::clone(self)))
+    }
+
+    fn try_take(&self) -> bool {
+        let limit = self.limit().unwrap_or(usize::MAX);
+        self.taken
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |taken| {
+                (taken < limit).then_some(taken + 1)
+            })
+            .is_ok()
+    }
+
+    fn free(&self) {
+        if self.limit.is_none() {
+            return;
+        }
+        self.taken.fetch_sub(1, Ordering::SeqCst);
+        for (waiting, waker) in self.waiting.iter().zip(&*self.wakers) {
+            if waiting.swap(false, Ordering::SeqCst) {
+                waker.wake();
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.free();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+    use std::time::Duration;
+
+    fn places(limit: usize, acceptors: usize) -> (Arc<Places>, Arc<[Waker]>) {
+        let wakers: Arc<[Waker]> = (0..acceptors).map(|_| Waker::new().unwrap()).collect();
+        (
+            Places::new(NonZeroUsize::new(limit), Arc::clone(&wakers)),
+            wakers,
+        )
+    }
+
+    fn woken(waker: &Waker) -> bool {
+        let [woken] = crate::sys::events::wait_readable([waker.as_fd()], Some(Duration::ZERO));
+        woken
+    }
+
+    #[test]
+    fn a_place_dropped_wakes_one_of_those_who_wait() {
+        let (places, wakers) = places(1, 2);
+        let place = places.take(0).unwrap();
+        assert!(places.full());
+        assert!(places.take(0).is_none());
+        assert!(places.take(1).is_none());
+        assert!(!woken(&wakers[0]) && !woken(&wakers[1]));
+        drop(place);
+        assert!(woken(&wakers[0]) && !woken(&wakers[1]));
+        drop(places.take(0).unwrap());
+        assert!(woken(&wakers[1]));
+        assert!(!places.full());
+    }
+
+    #[test]
+    fn never_more_are_taken_than_there_are() {
+        let (places, wakers) = places(3, 4);
+        let running = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for acceptor in 0..4 {
+                let (places, wakers, running) = (&places, &wakers, &running);
+                scope.spawn(move || {
+                    for _ in 0..2000 {
+                        let place = loop {
+                            match places.take(acceptor) {
+                                Some(place) => break place,
+                                None => {
+                                    crate::sys::events::wait_readable(
+                                        [wakers[acceptor].as_fd()],
+                                        None,
+                                    );
+                                    wakers[acceptor].clear();
+                                }
+                            }
+                        };
+                        assert!(running.fetch_add(1, Ordering::SeqCst) < 3);
+                        std::thread::yield_now();
+                        running.fetch_sub(1, Ordering::SeqCst);
+                        drop(place);
+                    }
+                });
+            }
+        });
+        assert_eq!(places.taken.load(Ordering::SeqCst), 0);
+    }
+}

@@ -1,0 +1,200 @@
+//! Where standard error goes: nowhere else, to a file, or through a relay to syslog.
+
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::unistd::dup2_stderr;
+
+use super::directory::Entry;
+use super::relay::Relay;
+use crate::config::{Identity, LogTarget};
+use crate::error::Error;
+use crate::report::Sink;
+use crate::sys::descriptors;
+
+/// The log, opened while that is possible, and taken as standard error when all else has
+/// succeeded: until then, errors go where the caller sees them.
+#[derive(Debug)]
+pub struct Log {
+    target: Target,
+    /// How reports will be written, found out while /proc is in sight.
+    sink: Option<Sink>,
+}
+
+#[derive(Debug)]
+enum Target {
+    Inherited,
+    Null(File),
+    File(LogFile),
+    Syslog(Relay),
+}
+
+impl Log {
+    /// Opens the log. Nothing that is in a file is lost yet.
+    ///
+    /// A daemon in the background whose log is nowhere else has none on the terminal that
+    /// it was started from.
+    pub fn open(wanted: Option<&LogTarget>, background: bool) -> Result<Self, Error> {
+        let (target, sink) = match wanted {
+            None if background && io::stderr().is_terminal() => {
+                let null = descriptors::null()
+                    .map_err(|reason| Error::start("can't open /dev/null", reason))?;
+                (Target::Null(null.into()), Sink::Plain)
+            }
+            None => (Target::Inherited, Sink::to(io::stderr())),
+            Some(LogTarget::File { path, truncate }) => {
+                let file = LogFile::open(path, *truncate).map_err(|errno| {
+                    let what = format!("--log {}: the file can't be opened", path.display());
+                    Error::start(what, errno)
+                })?;
+                let sink = Sink::to(&file.file);
+                (Target::File(file), sink)
+            }
+            Some(LogTarget::Syslog { tag, level }) => {
+                let relay = Relay::new(tag.clone(), *level)
+                    .map_err(|reason| Error::start("--log: no pipe for the relay", reason))?;
+                let sink = Sink::to(relay.input());
+                (Target::Syslog(relay), sink)
+            }
+        };
+        Ok(Self {
+            target,
+            sink: Some(sink),
+        })
+    }
+
+    /// Starts the relay to syslog, if the log needs one, as the user that skd will be.
+    pub fn start_relay(&mut self, identity: Option<&Identity>) -> Result<(), Error> {
+        match &mut self.target {
+            Target::Syslog(relay) => relay.start(identity).map_err(|reason| {
+                Error::start("--log: the relay to syslog can't be started", reason)
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the log standard error, and empties a file that is to be emptied.
+    pub fn take_over(&mut self) -> Result<Sink, Error> {
+        let result = match &mut self.target {
+            Target::Inherited => Ok(()),
+            Target::Null(null) => dup2_stderr(&*null).map_err(io::Error::from),
+            Target::File(file) => file.take_over(),
+            Target::Syslog(relay) => dup2_stderr(relay.input()).map_err(io::Error::from),
+        };
+        result.map_err(|reason| Error::start("the log can't become standard error", reason))?;
+        if let Target::Syslog(relay) = &mut self.target {
+            relay.close_input();
+        }
+        Ok(self.sink.take().unwrap_or(Sink::Plain))
+    }
+
+    /// Opens a log file again, as after logrotate(8) has moved it away; says whether there
+    /// is one. A failure keeps the old one.
+    pub fn reopen(&mut self) -> Result<bool, String> {
+        match &mut self.target {
+            Target::File(file) => match file.reopen() {
+                Ok(()) => Ok(true),
+                Err(errno) => Err(format!(
+                    "the log file can't be opened again: {}; the old one is kept",
+                    errno.desc()
+                )),
+            },
+            _ => Ok(false),
+        }
+    }
+
+    /// What becomes readable when the relay has ended.
+    pub fn relay_end(&self) -> Option<BorrowedFd<'_>> {
+        match &self.target {
+            Target::Syslog(relay) => relay.end(),
+            _ => None,
+        }
+    }
+}
+
+/// A log file and where it is.
+#[derive(Debug)]
+struct LogFile {
+    entry: Entry,
+    file: File,
+    truncate: bool,
+    /// Whether it was made here and isn't in use yet: then a start that fails removes it.
+    fresh: bool,
+}
+
+/// Non-blocking for the moment of opening: a FIFO without a reader would wait.
+const FLAGS: OFlag = OFlag::O_WRONLY
+    .union(OFlag::O_APPEND)
+    .union(OFlag::O_NONBLOCK);
+
+impl LogFile {
+    fn open(path: &std::path::Path, truncate: bool) -> Result<Self, Errno> {
+        let entry = Entry::of(path)?;
+        let (file, fresh) = entry.open_or_create(FLAGS, 0o666)?;
+        descriptors::make_blocking(&file)?;
+        Ok(Self {
+            entry,
+            file,
+            truncate,
+            fresh,
+        })
+    }
+
+    fn take_over(&mut self) -> io::Result<()> {
+        if self.truncate && self.file.metadata()?.is_file() {
+            self.file.set_len(0)?;
+        }
+        dup2_stderr(&self.file)?;
+        self.fresh = false;
+        Ok(())
+    }
+
+    fn reopen(&mut self) -> Result<(), Errno> {
+        // Not O_CREAT at once: in a sticky directory that others can write to, the kernel
+        // may refuse it for a file that exists (proc_sys_fs(5), protected_regular).
+        let file = match self.entry.open(FLAGS, 0o666) {
+            Err(Errno::ENOENT) => self.entry.open(FLAGS | OFlag::O_CREAT, 0o666),
+            opened => opened,
+        }?;
+        descriptors::make_blocking(&file)?;
+        dup2_stderr(&file)?;
+        self.file = file;
+        Ok(())
+    }
+}
+
+impl Drop for LogFile {
+    fn drop(&mut self) {
+        if self.fresh {
+            self.entry.remove(&self.file);
+        }
+    }
+}
+
+/// Puts /dev/null on standard input and output: on both always, or where they are a
+/// terminal.
+pub fn leave_terminal(always: bool) -> Result<(), Error> {
+    let failed = |reason: io::Error| Error::start("can't leave the terminal", reason);
+    let null = descriptors::null().map_err(failed)?;
+    if always || io::stdin().is_terminal() {
+        nix::unistd::dup2_stdin(null.as_fd()).map_err(|errno| failed(errno.into()))?;
+    }
+    if always || io::stdout().is_terminal() {
+        nix::unistd::dup2_stdout(null.as_fd()).map_err(|errno| failed(errno.into()))?;
+    }
+    Ok(())
+}
+
+impl Log {
+    /// Starts the relay again after it has ended. What handlers wrote meanwhile waits in
+    /// the pipe.
+    pub fn restart_relay(&mut self) -> io::Result<()> {
+        match &mut self.target {
+            Target::Syslog(relay) => relay.start(None),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Things done once, to this process: what makes a daemon of it.
+
+mod directory;
+pub mod log;
+pub mod pidfile;
+pub mod privileges;
+pub mod ready;
+mod relay;
+
+pub use log::Log;
+pub use pidfile::PidFile;
+pub use ready::{Ready, Side};

@@ -1,0 +1,112 @@
+//! The pid file: locked for as long as the daemon lives, so that there is one daemon, and
+//! removed by nobody else.
+
+use std::fs::{File, TryLockError};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+
+use super::directory::Entry;
+use crate::error::{Error, Reason};
+use crate::sys::descriptors;
+
+/// A locked pid file. Dropping it removes the file, if it was made or written here and is
+/// still the one at its path.
+#[derive(Debug)]
+pub struct PidFile {
+    path: PathBuf,
+    entry: Entry,
+    file: File,
+    created: bool,
+    written: bool,
+}
+
+impl PidFile {
+    /// Opens and locks the file (flock(2)), without changing what is in it.
+    pub fn lock(path: &Path) -> Result<Self, Error> {
+        let failed = |reason: &dyn Reason| {
+            Error::Start(format!("--pidfile {}: {}", path.display(), reason.reason()))
+        };
+        let entry = Entry::of(path).map_err(|errno| failed(&errno))?;
+        loop {
+            // Non-blocking, for a FIFO of that name would wait for a reader.
+            let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+            let (file, created) = match entry.open_or_create(flags, 0o644) {
+                Ok(opened) => opened,
+                Err(Errno::ELOOP) => return Err(not_a_file(path)),
+                Err(errno) => return Err(failed(&errno)),
+            };
+            let metadata = file.metadata().map_err(|reason| failed(&reason))?;
+            if !metadata.is_file() {
+                return Err(not_a_file(path));
+            }
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(taken(path, &file)),
+                Err(TryLockError::Error(reason)) => return Err(failed(&reason)),
+            }
+            // The last owner may have removed it between our opening and our lock.
+            if entry.is(&file) {
+                return Ok(Self {
+                    path: path.to_owned(),
+                    entry,
+                    file,
+                    created,
+                    written: false,
+                });
+            }
+        }
+    }
+
+    /// Writes the process id and a newline.
+    pub fn write(&mut self, pid: u32) -> Result<(), Error> {
+        self.written = true;
+        self.file
+            .set_len(0)
+            .and_then(|()| self.file.write_all_at(format!("{pid}\n").as_bytes(), 0))
+            .map_err(|reason| {
+                let what = format!("--pidfile {} can't be written", self.path.display());
+                Error::start(what, reason)
+            })
+    }
+
+    /// Lets a program that takes this process over inherit the descriptor, and with it the
+    /// lock.
+    pub fn bequeath(&self) -> io::Result<()> {
+        Ok(descriptors::set_close_on_exec(&self.file, false)?)
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        if !self.created && !self.written {
+            return;
+        }
+        let gone = self.entry.remove(&self.file);
+        if !gone && self.written {
+            // After a drop of privileges the directory may be out of reach: then at least
+            // it names no process any more.
+            let _ = self.file.set_len(0);
+        }
+    }
+}
+
+fn not_a_file(path: &Path) -> Error {
+    Error::Start(format!(
+        "--pidfile {} isn't a regular file; it is left alone",
+        path.display()
+    ))
+}
+
+fn taken(path: &Path, mut file: &File) -> Error {
+    let mut text = String::new();
+    let _ = file.by_ref().take(32).read_to_string(&mut text);
+    let owner = match text.trim().parse::<u32>() {
+        Ok(pid) => format!("process {pid}, which is running"),
+        Err(_) => "another process".into(),
+    };
+    Error::Start(format!("--pidfile {} is locked by {owner}", path.display()))
+}

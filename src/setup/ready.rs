@@ -1,0 +1,171 @@
+//! Two processes at start-up: the one that will serve, and a witness who learns how the
+//! start ended.
+//!
+//! In the background the witness is the caller's own process, which returns when the
+//! daemon serves. In the foreground it is a child that exists for as long as the start
+//! lasts, if privileges will be given up: should the start then fail, it still has the
+//! rights to remove what was made.
+
+use std::io::{self, PipeReader, PipeWriter, Read, Write, pipe};
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::unistd::{Pid, dup2_stderr, setsid};
+
+use crate::error::Error;
+use crate::report;
+use crate::sys::process::{self, Fork, Target, Wait};
+use crate::sys::signals;
+
+/// Which of the two processes this is.
+#[derive(Debug)]
+pub enum Side {
+    /// The one that goes on to serve.
+    Service(Ready),
+    /// The witness, after the start has ended: 0, or the status that it failed with.
+    Witness(u8),
+}
+
+/// The service's word to whoever started it. Dropped without a word, it says that the
+/// start failed.
+#[derive(Debug)]
+pub struct Ready {
+    word: Option<PipeWriter>,
+    /// The witness, where it is this process's own child.
+    child: Option<Pid>,
+    /// Standard error as the caller knows it, until the start has ended: by then the log
+    /// may have taken its place.
+    caller: OwnedFd,
+}
+
+/// The service's words: serving, or about to become another program, after which the end
+/// of the pipe says that it has. Anything else is the status of a failure.
+const SERVING: u8 = 0;
+const BECOMING: u8 = 255;
+
+impl Ready {
+    fn new(word: Option<PipeWriter>, child: Option<Pid>) -> Result<Self, Error> {
+        let caller = io::stderr().as_fd().try_clone_to_owned();
+        Ok(Self {
+            word,
+            child,
+            caller: caller.map_err(|reason| Error::start("no descriptor for errors", reason))?,
+        })
+    }
+
+    /// For a start without a witness.
+    pub fn alone() -> Result<Side, Error> {
+        Ok(Side::Service(Self::new(None, None)?))
+    }
+
+    /// Goes into the background: the child, in a session of its own, is the service.
+    pub fn in_background() -> Result<Side, Error> {
+        let (reader, writer) = pipes()?;
+        match fork()? {
+            Fork::Parent(_) => {
+                drop(writer);
+                // Whoever waits here can be interrupted.
+                signals::unblock();
+                Ok(Side::Witness(witness(reader)))
+            }
+            Fork::Child => {
+                setsid().map_err(|errno| Error::start("no session of its own", errno))?;
+                Ok(Side::Service(Self::new(Some(writer), None)?))
+            }
+        }
+    }
+
+    /// Stays in the foreground: the child is the witness.
+    pub fn with_witness() -> Result<Side, Error> {
+        let (reader, writer) = pipes()?;
+        match fork()? {
+            Fork::Parent(child) => Ok(Side::Service(Self::new(Some(writer), Some(child))?)),
+            Fork::Child => {
+                drop(writer);
+                Ok(Side::Witness(witness(reader)))
+            }
+        }
+    }
+
+    /// Says that the service serves.
+    pub fn serving(mut self) {
+        self.say(SERVING);
+    }
+
+    /// Says that this process is about to become another program. Where the witness is its
+    /// child, it is gone first, for that program wouldn't know it.
+    pub fn becoming(&mut self) {
+        self.say(if self.child.is_some() {
+            SERVING
+        } else {
+            BECOMING
+        });
+        self.reap();
+    }
+
+    /// Says that the start failed, and why, and waits until a witness of this process's own
+    /// has cleaned up.
+    pub fn failed(mut self, error: &Error) {
+        let _ = dup2_stderr(&self.caller);
+        report::failure(error);
+        self.say(error.status());
+    }
+
+    fn say(&mut self, word: u8) {
+        if let Some(writer) = &mut self.word {
+            // A caller who was killed meanwhile hears nothing, and nobody is harmed.
+            let _ = writer.write_all(&[word]);
+        }
+    }
+
+    fn reap(&mut self) {
+        if let Some(child) = self.child.take() {
+            self.word = None;
+            let _ = process::wait(Target::Process(child), Wait::UNTIL_END);
+        }
+    }
+}
+
+impl Drop for Ready {
+    fn drop(&mut self) {
+        self.reap();
+    }
+}
+
+fn pipes() -> Result<(PipeReader, PipeWriter), Error> {
+    pipe().map_err(|reason| Error::start("no pipe for the start", reason))
+}
+
+fn fork() -> Result<Fork, Error> {
+    process::fork().map_err(|errno| Error::start("no process for the start", errno))
+}
+
+/// Waits for the service's word. Close-on-exec ends the pipe when it becomes another
+/// program.
+fn witness(mut reader: PipeReader) -> u8 {
+    let mut words = Vec::new();
+    let _ = reader.read_to_end(&mut words);
+    verdict(&words)
+}
+
+fn verdict(words: &[u8]) -> u8 {
+    match words {
+        [SERVING, ..] | [BECOMING] => 0,
+        [BECOMING, status, ..] | [status, ..] => *status,
+        // Killed before it could say anything.
+        [] => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_verdict_is_the_service_s_last_word() {
+        assert_eq!(verdict(&[SERVING]), 0);
+        assert_eq!(verdict(&[BECOMING]), 0);
+        assert_eq!(verdict(&[BECOMING, 126]), 126);
+        assert_eq!(verdict(&[127]), 127);
+        assert_eq!(verdict(&[]), 1);
+    }
+}

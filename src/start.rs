@@ -1,0 +1,284 @@
+//! The whole start-up, in the one order that works, with the reason for each place.
+
+use std::process::ExitCode;
+
+use nix::sys::prctl::get_child_subreaper;
+use nix::unistd::Pid;
+
+use crate::child::environment::Variables;
+use crate::child::plan::{Role, raise_file_limit};
+use crate::child::{Method, Plan};
+use crate::cli::{self, Request};
+use crate::config::{Config, Daemon, Service, Style, Surroundings};
+use crate::error::Error;
+use crate::net::{self, Listener};
+use crate::report;
+use crate::serve::{self, Resources, supervise};
+use crate::setup::{Log, PidFile, Ready, Side, log, privileges};
+use crate::sys::child::{Descriptors, Launch, Stage, take_over};
+use crate::sys::descriptors::Reserved;
+use crate::sys::signals::{self, Inherited, Signal};
+use crate::sys::{memory, process};
+
+/// The program: from the command line to the exit status.
+pub fn main() -> ExitCode {
+    // Before anything else: an ignored CHLD would reap children unseen.
+    let inherited = Inherited::sanitise();
+    memory::use_one_arena();
+    let result = match cli::parse(std::env::args_os()) {
+        Ok(Request::Print(text)) => match report::answer(&text) {
+            // Whoever asked has read enough: skd --help | head.
+            Err(reason) if reason.kind() != std::io::ErrorKind::BrokenPipe => {
+                Err(Error::start("standard output can't be written", reason))
+            }
+            _ => Ok(0),
+        },
+        Ok(Request::Run(config)) => run(*config, &inherited),
+        Err(error) => Err(error),
+    };
+    let status = result.unwrap_or_else(|error| {
+        if !matches!(error, Error::Told(_)) {
+            report::failure(&error);
+        }
+        error.status()
+    });
+    ExitCode::from(status)
+}
+
+fn run(mut config: Config, inherited: &Inherited) -> Result<u8, Error> {
+    report::set_verbosity(config.daemon.verbosity);
+    // A command line yields one service.
+    let Some(service) = config.services.pop() else {
+        return Ok(0);
+    };
+    if service.listeners.is_empty() {
+        run_program(&config, &service, inherited)
+    } else {
+        serve(&config, service, inherited)
+    }
+}
+
+/// Binds sockets and serves them.
+fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8, Error> {
+    let daemon = &config.daemon;
+    // Before any descriptor is opened, so that all of ours are above the reserved ones; and
+    // a handler gets its connection and nothing that skd was given by accident.
+    let reserved = Reserved::take()
+        .map_err(|reason| Error::start("the low descriptors can't be reserved", reason))?;
+    // The resolver may take long: nothing is held or changed yet, and INT still ends skd.
+    let wanted = net::resolve_all(&service.listeners)?;
+    // From here on there may be something to remove: signals wait until that can be done.
+    signals::block();
+    // Before anything is changed: of two daemons the second leaves no trace.
+    let pidfile = lock_pidfile(daemon)?;
+    // With the rights to low ports, and while the old root directory is there.
+    let listeners = net::bind_all(&wanted)?;
+    let log = Log::open(daemon.log.as_ref(), daemon.background)?;
+
+    let Some(ready) = split(daemon)? else {
+        process::exit_now(0);
+    };
+    service_side(ready, |ready| {
+        let mut log = log;
+        let mut pidfile = pidfile;
+        give_up_rights(daemon, &mut log)?;
+        let surroundings = &service.surroundings;
+        let variables = inherited_variables(daemon, surroundings).without_reserved();
+        // A descriptor for each live handler; handlers get the old limit back.
+        let files = raise_file_limit();
+        // As the user that handlers will be, in the root directory where they will be. What
+        // must fail for each of them fails here, once.
+        let plan = Plan::new(
+            &service.command,
+            surroundings,
+            &variables,
+            Role::Handler,
+            files,
+        )?;
+        let method = Method::probe(&plan)?;
+        // By the process that has the id, and before anybody can connect.
+        write_pidfile(&mut pidfile)?;
+        for listener in &listeners {
+            listener.listen()?;
+        }
+        // Not before: whoever reads it may connect at once.
+        announce(&listeners)?;
+        if daemon.background {
+            log::leave_terminal(true)?;
+        }
+        // All that the caller should see has been said.
+        report::use_sink(log.take_over()?);
+
+        let threads = acceptors(daemon, &listeners);
+        let resources = Resources {
+            method,
+            threads,
+            reserved,
+            log,
+            hangup_ends: !daemon.background && !inherited.ignored(Signal::SIGHUP),
+            adopts: Pid::this().as_raw() == 1 || get_child_subreaper() == Ok(true),
+        };
+        let service = serve::Service {
+            plan,
+            listeners,
+            max_clients: service.max_clients,
+        };
+        memory::return_freed();
+        let daemon = serve::Daemon::start(vec![service], resources)?;
+        if let Some(ready) = ready.take() {
+            ready.serving();
+        }
+        daemon.run();
+        // The last thing to go, so that whoever waits for it finds nothing else left.
+        drop(pidfile);
+        Ok(0)
+    })
+}
+
+/// Runs a program without a listener: becomes it, or supervises it.
+fn run_program(config: &Config, service: &Service, inherited: &Inherited) -> Result<u8, Error> {
+    let daemon = &config.daemon;
+    if daemon.supervise {
+        signals::block();
+    }
+    let pidfile = lock_pidfile(daemon)?;
+    let log = Log::open(daemon.log.as_ref(), daemon.background)?;
+    let Some(ready) = split(daemon)? else {
+        process::exit_now(0);
+    };
+    service_side(ready, |ready| {
+        let mut log = log;
+        let mut pidfile = pidfile;
+        give_up_rights(daemon, &mut log)?;
+        let surroundings = &service.surroundings;
+        let variables = inherited_variables(daemon, surroundings);
+        let terminal = daemon.supervise && supervise::has_terminal();
+        let role = if daemon.supervise {
+            Role::Supervised { terminal }
+        } else {
+            Role::InPlace
+        };
+        let plan = Plan::new(&service.command, surroundings, &variables, role, None)?;
+        write_pidfile(&mut pidfile)?;
+        if daemon.background {
+            log::leave_terminal(false)?;
+        }
+        report::use_sink(log.take_over()?);
+        if daemon.supervise {
+            return supervise::run(&plan, terminal, log, ready);
+        }
+        if let Some(pidfile) = &pidfile {
+            pidfile
+                .bequeath()
+                .map_err(|reason| Error::start("--pidfile can't be handed on", reason))?;
+        }
+        if let Some(ready) = ready {
+            ready.becoming();
+        }
+        inherited.restore();
+        Err(become_program(&plan))
+    })
+}
+
+fn lock_pidfile(daemon: &Daemon) -> Result<Option<PidFile>, Error> {
+    daemon.pidfile.as_deref().map(PidFile::lock).transpose()
+}
+
+fn write_pidfile(pidfile: &mut Option<PidFile>) -> Result<(), Error> {
+    match pidfile {
+        Some(pidfile) => pidfile.write(std::process::id()),
+        None => Ok(()),
+    }
+}
+
+/// Forks a witness where one is needed, while there is one thread. Gives the service's side
+/// its word to the witness, and the witness of a success `None`; that of a failure has an
+/// error that was told, and removes what it holds, with rights that the service may have
+/// given up.
+fn split(daemon: &Daemon) -> Result<Option<Ready>, Error> {
+    let drops = daemon.identity.is_some() || daemon.root.is_some();
+    let side = match (daemon.background, drops) {
+        (true, _) => Ready::in_background(),
+        (false, true) => Ready::with_witness(),
+        (false, false) => Ready::alone(),
+    };
+    match side? {
+        Side::Service(ready) => Ok(Some(ready)),
+        Side::Witness(0) => Ok(None),
+        Side::Witness(status) => Err(Error::Told(status)),
+    }
+}
+
+/// Runs the rest of the start; if it fails, says so to the caller, when all that it made
+/// has been removed as far as that is still allowed.
+fn service_side(
+    ready: Ready,
+    rest: impl FnOnce(&mut Option<Ready>) -> Result<u8, Error>,
+) -> Result<u8, Error> {
+    let mut ready = Some(ready);
+    match (rest(&mut ready), ready) {
+        (Err(error), Some(ready)) => {
+            ready.failed(&error);
+            Err(Error::Told(error.status()))
+        }
+        (result, _) => result,
+    }
+}
+
+/// Starts the relay to syslog, which stays in the old root directory; then leaves that, then
+/// root: in this order, for each needs the rights that the next takes away.
+fn give_up_rights(daemon: &Daemon, log: &mut Log) -> Result<(), Error> {
+    log.start_relay(daemon.identity.as_ref())?;
+    if let Some(root) = &daemon.root {
+        privileges::enter_root(root)?;
+    }
+    match &daemon.identity {
+        Some(identity) => privileges::drop_to(identity),
+        None => Ok(()),
+    }
+}
+
+fn inherited_variables(daemon: &Daemon, surroundings: &Surroundings) -> Variables {
+    let account = daemon.identity.as_ref().map(|identity| &identity.account);
+    Variables::inherited(account, &surroundings.environment)
+}
+
+/// Prints the ports that the kernel chose.
+fn announce(listeners: &[Listener]) -> Result<(), Error> {
+    for port in listeners.iter().filter_map(Listener::announced_port) {
+        report::answer(&format!("{port}\n"))
+            .map_err(|reason| Error::start("the port can't be printed", reason))?;
+    }
+    Ok(())
+}
+
+/// How many threads accept connections.
+fn acceptors(daemon: &Daemon, listeners: &[Listener]) -> usize {
+    if !listeners
+        .iter()
+        .any(|listener| listener.style() == Style::Stream)
+    {
+        return 0;
+    }
+    let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get().min(8));
+    daemon.threads.map_or_else(cores, |threads| threads.get())
+}
+
+/// Becomes the program; comes back only with the reason why not.
+fn become_program(plan: &Plan) -> Error {
+    let mut environment = plan.environment();
+    let launch = Launch {
+        descriptors: Descriptors::Inherit,
+        connection: None,
+        steps: plan.steps(),
+        image: Some(plan.image()),
+        environment: environment.finish(),
+        want_pidfd: false,
+    };
+    let (stage, errno) = take_over(&launch);
+    let text = plan.explain(stage, errno).to_string();
+    match stage {
+        Stage::Exec => Error::NotRunnable(text),
+        _ => Error::Start(text),
+    }
+}

@@ -1,0 +1,158 @@
+//! The table of descriptors: what was inherited, what is reserved, what may not leak.
+//!
+//! A daemon keeps descriptors 0 to [`RESERVED`]`- 1` always occupied, so that accept(2)
+//! and clone(2) can only hand out numbers above. A child that shares the table then takes
+//! a copy of the low part alone: see [`super::child`].
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+/// How many descriptors, from 0, are never handed out by the kernel while a daemon serves.
+pub const RESERVED: u32 = 32;
+
+/// `CLOSE_RANGE_UNSHARE` of close_range(2).
+const UNSHARE: libc::c_uint = 1 << 1;
+
+/// Numbers below [`RESERVED`], each occupied by /dev/null until somebody needs it.
+#[derive(Debug)]
+pub struct Reserved {
+    slots: Vec<OwnedFd>,
+}
+
+impl Reserved {
+    /// Closes whatever was inherited besides 0, 1 and 2, and occupies the numbers up to
+    /// [`RESERVED`].
+    pub fn take() -> io::Result<Self> {
+        close_inherited();
+        let null = null()?;
+        let mut slots = Vec::with_capacity(RESERVED as usize);
+        loop {
+            let slot = null.try_clone()?;
+            if slot.as_raw_fd() >= RESERVED as i32 {
+                break;
+            }
+            slots.push(slot);
+        }
+        // The first descriptor opened has the lowest number of all.
+        slots.push(null);
+        Ok(Self { slots })
+    }
+
+    /// One reserved number, for as long as the caller lives.
+    pub fn slot(&mut self) -> Option<OwnedFd> {
+        self.slots.pop()
+    }
+}
+
+/// /dev/null, open for reading and writing.
+pub fn null() -> io::Result<OwnedFd> {
+    File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .map(OwnedFd::from)
+}
+
+/// Closes every descriptor from 3 up that nobody in this process owns yet.
+///
+/// Where close_range(2) is missing or forbidden, each is marked close-on-exec instead:
+/// what matters is that no handler gets it.
+fn close_inherited() {
+    if close_range(3, u32::MAX, 0).is_ok() {
+        return;
+    }
+    let Ok(listing) = std::fs::read_dir("/proc/self/fd") else {
+        return;
+    };
+    for entry in listing.flatten() {
+        let number = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
+        if let Some(number @ 3..) = number {
+            // SAFETY: the number was open a moment ago, in the only thread there is; should
+            // it be the listing's own, fcntl on it does no harm.
+            let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+            let _ = set_close_on_exec(borrowed, true);
+        }
+    }
+}
+
+/// Says whether a child can take its own copy of the low part of a shared table:
+/// close_range(2) with `CLOSE_RANGE_UNSHARE` exists (Linux 5.9) and no filter forbids it.
+pub fn can_unshare() -> bool {
+    // An empty range of a table that is not shared: nothing happens, if the call exists.
+    close_range(u32::MAX, u32::MAX, UNSHARE).is_ok()
+}
+
+/// Makes the calling process's table its own, without the descriptors from `first` up.
+///
+/// For a child that shares its parent's table; until this has succeeded, it may not touch
+/// any descriptor.
+pub(super) fn unshare_below(first: u32) -> Result<(), Errno> {
+    close_range(first, u32::MAX, UNSHARE)
+}
+
+/// Closes all from `first` up, in a child's own table.
+pub(super) fn close_from(first: u32) -> Result<(), Errno> {
+    close_range(first, u32::MAX, 0)
+}
+
+fn close_range(first: u32, last: u32, flags: libc::c_uint) -> Result<(), Errno> {
+    // SAFETY: the call takes three integers. Closing is sound only for descriptors that
+    // nobody owns: callers are start-up, before anything was opened, and children, whose
+    // table is a copy that no owner knows.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
+    Errno::result(result).map(drop)
+}
+
+/// Sets or clears close-on-exec (fcntl(2), `F_SETFD`).
+pub fn set_close_on_exec(fd: impl AsFd, on: bool) -> Result<(), Errno> {
+    let flag = if on {
+        nix::fcntl::FdFlag::FD_CLOEXEC
+    } else {
+        nix::fcntl::FdFlag::empty()
+    };
+    fcntl(fd, FcntlArg::F_SETFD(flag)).map(drop)
+}
+
+/// Makes reads and writes wait again, for everyone who shares the open file
+/// (fcntl(2), `O_NONBLOCK` of `F_SETFL`).
+pub fn make_blocking(fd: impl AsFd) -> Result<(), Errno> {
+    let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
+    if flags.contains(OFlag::O_NONBLOCK) {
+        fcntl(&fd, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+    }
+    Ok(())
+}
+
+/// Closes everything but the given descriptors, in a process that was forked to keep only
+/// those (close_range(2), or one close(2) for each number).
+pub fn keep_only(kept: &[BorrowedFd<'_>]) {
+    let mut numbers: Vec<u32> = kept.iter().map(|fd| fd.as_raw_fd() as u32).collect();
+    numbers.sort_unstable();
+    let mut first = 0;
+    for number in numbers.iter().copied().chain([u32::MAX]) {
+        if first < number {
+            close_each(first, number - 1);
+        }
+        first = number.saturating_add(1);
+    }
+}
+
+fn close_each(first: u32, last: u32) {
+    if close_range(first, last, 0).is_ok() {
+        return;
+    }
+    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
+    let limit = limit.map_or(1024, |(soft, _)| u32::try_from(soft).unwrap_or(1 << 20));
+    for number in first..=last.min(limit) {
+        // SAFETY: the process was forked for one job and its owners of these numbers are
+        // gone with the code that will never run here.
+        unsafe { libc::close(number as i32) };
+    }
+}

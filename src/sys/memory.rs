@@ -1,0 +1,88 @@
+//! The allocator and the stacks of newborn children.
+
+use std::ffi::c_void;
+use std::ptr::{self, NonNull};
+
+use nix::errno::Errno;
+
+/// Keeps the allocator to one arena, so that a thread doesn't cost a heap of its own
+/// (mallopt(3)).
+///
+/// The threads of this program allocate nothing while they serve, so there is nothing
+/// to contend for.
+pub fn use_one_arena() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt takes two integers and changes only the allocator's own tuning;
+    // it may be called at any time.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
+/// Gives memory that start-up used and freed back to the kernel (malloc_trim(3)).
+pub fn return_freed() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim takes the allocator's own locks and touches only free memory.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// A stack for a child that shares this process's memory until it execs: 64 KiB above
+/// a guard page.
+#[derive(Debug)]
+pub struct Stack {
+    base: NonNull<c_void>,
+    length: usize,
+}
+
+const STACK_LENGTH: usize = 64 * 1024;
+
+impl Stack {
+    /// Maps the stack and its guard (mmap(2), mprotect(2)).
+    pub fn new() -> Result<Self, Errno> {
+        // SAFETY: sysconf reads a constant of the system.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        let page = usize::try_from(page).unwrap_or(4096);
+        let length = STACK_LENGTH + page;
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice overlaps
+        // nothing that exists.
+        let base = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                length,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(Errno::last());
+        }
+        let stack = Self {
+            base: NonNull::new(base).ok_or(Errno::ENOMEM)?,
+            length,
+        };
+        // SAFETY: the page is the lowest of the mapping made above, which this value owns.
+        super::check(unsafe { libc::mprotect(base, page, libc::PROT_NONE) })?;
+        Ok(stack)
+    }
+
+    /// The address just above the stack, from which it grows down.
+    pub(super) fn top(&mut self) -> *mut c_void {
+        // SAFETY: one past the end of the mapping, as pointer arithmetic allows.
+        unsafe { self.base.as_ptr().byte_add(self.length) }
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's own, and a child that ran on it has exec'd
+        // or ended before the call that used the stack returned.
+        unsafe { libc::munmap(self.base.as_ptr(), self.length) };
+    }
+}
+
+// SAFETY: the mapping belongs to the value, not to a thread.
+unsafe impl Send for Stack {}

@@ -1,0 +1,24 @@
+//! The kernel: thin, documented wrappers, and every `unsafe` line of the program.
+//!
+//! Nothing here knows what a service or a handler is. A wrapper exists only where
+//! [`nix`] and [`socket2`] have none, or where theirs allocates, or refuses values
+//! that the kernel allows. This is the only folder that would change for another Unix.
+
+#![allow(unsafe_code)] // The one place for it; each block says why it holds.
+
+pub mod child;
+pub mod descriptors;
+pub mod environment;
+pub mod events;
+pub mod memory;
+pub mod names;
+pub mod process;
+pub mod signals;
+pub mod sockets;
+
+use nix::errno::Errno;
+
+/// The result of a system call that says -1 when it fails: its value, or the errno.
+fn check(result: libc::c_int) -> Result<libc::c_int, Errno> {
+    Errno::result(result)
+}

@@ -1,0 +1,54 @@
+//! Names of ports and of moments, as the C library knows them.
+
+use std::ffi::{CStr, CString};
+
+/// The port of a service in services(5), by name and protocol (`tcp` or `udp`).
+///
+/// Called while the program has one thread: getservbyname(3) answers in static memory.
+pub fn service_port(name: &str, protocol: &str) -> Option<u16> {
+    let name = CString::new(name).ok()?;
+    let protocol = CString::new(protocol).ok()?;
+    // SAFETY: both strings end in NUL and outlive the call; the answer is null or points
+    // to the library's static entry, read before anything else could replace it.
+    unsafe {
+        let entry = libc::getservbyname(name.as_ptr(), protocol.as_ptr());
+        entry
+            .as_ref()
+            .map(|entry| u16::from_be(entry.s_port as u16))
+    }
+}
+
+/// The local time as syslog writes it (RFC 3164 §4.1.2): `Nov 22 09:05:00`.
+///
+/// Month names are English whatever the locale: the program never calls setlocale(3).
+pub fn syslog_time(buffer: &mut [u8; 16]) -> &str {
+    // SAFETY: time takes a null pointer; localtime_r and strftime are given memory that
+    // outlives them, zeroed where localtime_r might fail, and the length of the buffer.
+    let length = unsafe {
+        let now = libc::time(std::ptr::null_mut());
+        let mut parts: libc::tm = std::mem::zeroed();
+        libc::localtime_r(&raw const now, &raw mut parts);
+        libc::strftime(
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            c"%b %e %H:%M:%S".as_ptr(),
+            &raw const parts,
+        )
+    };
+    std::str::from_utf8(&buffer[..length]).unwrap_or_default()
+}
+
+/// What the kernel calls an errno or a signal name's text: the C library's own words.
+pub fn errno_text(errno: nix::errno::Errno) -> &'static str {
+    errno.desc()
+}
+
+/// The name of the interface with this index (if_indextoname(3)), in memory given by the caller.
+pub fn interface_name(index: u32, buffer: &mut [u8; libc::IF_NAMESIZE]) -> Option<&str> {
+    // SAFETY: the buffer has the IF_NAMESIZE bytes that the call may write, NUL included.
+    let found = unsafe { libc::if_indextoname(index, buffer.as_mut_ptr().cast()) };
+    if found.is_null() {
+        return None;
+    }
+    CStr::from_bytes_until_nul(buffer).ok()?.to_str().ok()
+}

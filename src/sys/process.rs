@@ -1,0 +1,174 @@
+//! Processes: making, waiting, leaving.
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+/// How a process ended (waitid(2), `si_code` and `si_status`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It left with this status, 0 to 255.
+    Exited(u8),
+    /// This signal ended it. A number, for real-time signals have no name.
+    Killed(i32),
+}
+
+/// What a wait found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The process ended.
+    Ended(Ended),
+    /// The process was stopped by a signal of job control.
+    Stopped,
+}
+
+/// Whom to wait for.
+#[derive(Clone, Copy, Debug)]
+pub enum Target<'fd> {
+    /// The process behind a pidfd (`P_PIDFD`): costs the same however many children there are.
+    Descriptor(BorrowedFd<'fd>),
+    /// The child with this id (`P_PID`).
+    Process(Pid),
+    /// Any child (`P_ALL`): the kernel walks the list of all of them.
+    Any,
+}
+
+/// Whether a wait takes what it finds away, and whether it waits at all.
+#[derive(Clone, Copy, Debug)]
+pub struct Wait(libc::c_int);
+
+impl Wait {
+    /// Waits until the child ends, and reaps it.
+    pub const UNTIL_END: Self = Self(libc::WEXITED);
+    /// Reaps the child if it has ended.
+    pub const NOW: Self = Self(libc::WEXITED | libc::WNOHANG);
+    /// Looks at a child that has ended and leaves it to be reaped.
+    pub const PEEK: Self = Self(libc::WEXITED | libc::WNOHANG | libc::WNOWAIT);
+    /// Reaps the child if it has ended, or says that it was stopped.
+    pub const NOW_OR_STOPPED: Self = Self(libc::WEXITED | libc::WSTOPPED | libc::WNOHANG);
+}
+
+/// Waits for a child (waitid(2)); `None` if there was nothing to tell without waiting.
+///
+/// Interrupted waits go on. nix's wrapper isn't used: it fails, the child already reaped,
+/// when a real-time signal ended it.
+pub fn wait(target: Target<'_>, how: Wait) -> Result<Option<(Pid, Change)>, Errno> {
+    let (kind, id) = match target {
+        Target::Descriptor(pidfd) => (libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t),
+        Target::Process(pid) => (libc::P_PID, pid.as_raw() as libc::id_t),
+        Target::Any => (libc::P_ALL, 0),
+    };
+    // SAFETY: an all-zero siginfo_t is a valid value, and the one that waitid leaves when
+    // there is nothing to tell.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    loop {
+        // SAFETY: the kernel writes one siginfo_t to memory of that type.
+        let result = unsafe { libc::waitid(kind, id, &raw mut info, how.0) };
+        match Errno::result(result) {
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+            Ok(_) => break,
+        }
+    }
+    // SAFETY: waitid filled in the child's part of the union, or left it zero.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    if pid == 0 {
+        return Ok(None);
+    }
+    let change = match info.si_code {
+        libc::CLD_EXITED => Change::Ended(Ended::Exited(status as u8)),
+        libc::CLD_STOPPED => Change::Stopped,
+        _ => Change::Ended(Ended::Killed(status)),
+    };
+    Ok(Some((Pid::from_raw(pid), change)))
+}
+
+/// A descriptor for the process with this id (pidfd_open(2), Linux 5.3).
+///
+/// The caller knows that the id can't have been given to another: it is a child not yet
+/// reaped.
+pub fn open_pidfd(pid: Pid) -> Result<OwnedFd, Errno> {
+    // SAFETY: the call takes two integers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
+    let fd = Errno::result(fd)?;
+    // SAFETY: the kernel has just opened it for the caller; it is close-on-exec by itself.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// The two sides of [`fork`].
+#[derive(Debug)]
+pub enum Fork {
+    /// In the parent: the child's id.
+    Parent(Pid),
+    /// In the child.
+    Child,
+}
+
+/// Forks (fork(2)). The child has only the calling thread.
+///
+/// Memory stays sound whatever other threads do, since the child has a copy, but a lock
+/// that another thread held is held for ever in the child. So start-up calls this while
+/// there is one thread; the one later caller, who starts the syslog relay again, goes
+/// straight into code that takes no lock of the standard library (the allocator's are
+/// made good in the child by the C library).
+pub fn fork() -> Result<Fork, Errno> {
+    // SAFETY: see above; nothing in the child runs handlers or locks of other threads.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Parent { child } => Ok(Fork::Parent(child)),
+        nix::unistd::ForkResult::Child => Ok(Fork::Child),
+    }
+}
+
+/// Ends the process at once (_exit(2)): no destructor runs, so what the process holds in
+/// common with the one it was forked from is left alone.
+pub fn exit_now(status: u8) -> ! {
+    // SAFETY: _exit ends the process and touches no memory of it.
+    unsafe { libc::_exit(i32::from(status)) }
+}
+
+/// Gives up whatever capabilities are left: effective, permitted, inheritable and, with
+/// them, ambient (capset(2)). Those of the calling thread, so while there is one.
+pub fn drop_capabilities() -> Result<(), Errno> {
+    let mut header = CapabilityHeader::this_thread();
+    let none = [CapabilitySets::default(); 2];
+    // SAFETY: the header and the two sets have the layout of version 3 (linux/capability.h).
+    let result = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, none.as_ptr()) };
+    Errno::result(result).map(drop)
+}
+
+/// Says whether the calling thread has any capability left (capget(2)).
+pub fn has_capabilities() -> Result<bool, Errno> {
+    let mut header = CapabilityHeader::this_thread();
+    let mut sets = [CapabilitySets::default(); 2];
+    // SAFETY: as for capset; the kernel writes two sets to room for two.
+    let result = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) };
+    Errno::result(result)?;
+    Ok(sets
+        .iter()
+        .any(|set| set.effective | set.permitted | set.inheritable != 0))
+}
+
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: i32,
+}
+
+impl CapabilityHeader {
+    /// `_LINUX_CAPABILITY_VERSION_3`: 64 capabilities in two words each.
+    fn this_thread() -> Self {
+        Self {
+            version: 0x2008_0522,
+            pid: 0,
+        }
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct CapabilitySets {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}

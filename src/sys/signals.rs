@@ -1,0 +1,168 @@
+//! Signals: what was inherited, which ones arrive as data, how a handler starts.
+//!
+//! Signals come through a signalfd(2), never through handlers: a handler would run in a
+//! newborn child too, on this process's own memory. Every signal used is blocked in all
+//! threads with its disposition default, and a child's plan restores the mask.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::errno::Errno;
+pub use nix::sys::signal::{SigSet, Signal, kill, killpg};
+use nix::sys::signal::{SigmaskHow, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// Whether SIGPIPE was ignored when the program was started.
+static PIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
+
+/// Runs before `main`: Rust's runtime ignores SIGPIPE there, after which nobody could say
+/// what was inherited.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static LOOK_AT_PIPE: extern "C" fn() = {
+    extern "C" fn look() {
+        PIPE_WAS_IGNORED.store(is_ignored(libc::SIGPIPE), Ordering::Relaxed);
+    }
+    look
+};
+
+/// The mask and the ignored signals that this process was started with.
+#[derive(Clone, Debug)]
+pub struct Inherited {
+    mask: SigSet,
+    ignored: Vec<libc::c_int>,
+}
+
+impl Inherited {
+    /// Notes what was inherited, then empties the mask and makes every ignored signal
+    /// default: an ignored CHLD would reap handlers unseen, and all of it would pass to
+    /// them.
+    pub fn sanitise() -> Self {
+        let mut mask = SigSet::empty();
+        let _ = sigprocmask(
+            SigmaskHow::SIG_SETMASK,
+            Some(&SigSet::empty()),
+            Some(&mut mask),
+        );
+        let mut ignored = Vec::new();
+        for signal in 1..=libc::SIGRTMAX() {
+            if signal == libc::SIGPIPE {
+                if PIPE_WAS_IGNORED.load(Ordering::Relaxed) {
+                    ignored.push(signal);
+                }
+                set_disposition(signal, libc::SIG_DFL);
+            } else if is_ignored(signal) {
+                ignored.push(signal);
+                set_disposition(signal, libc::SIG_DFL);
+            }
+        }
+        Self { mask, ignored }
+    }
+
+    /// Whether this signal was ignored, as nohup(1) does with HUP.
+    pub fn ignored(&self, signal: Signal) -> bool {
+        self.ignored.contains(&(signal as libc::c_int))
+    }
+
+    /// Puts everything back, for a program that takes this process over.
+    pub fn restore(&self) {
+        for &signal in &self.ignored {
+            set_disposition(signal, libc::SIG_IGN);
+        }
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.mask), None);
+    }
+}
+
+fn is_ignored(signal: libc::c_int) -> bool {
+    // SAFETY: an all-zero sigaction is valid memory for the kernel to write to; with a null
+    // new action the call only reads.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0
+            && action.sa_sigaction == libc::SIG_IGN
+    }
+}
+
+fn set_disposition(signal: libc::c_int, disposition: libc::sighandler_t) {
+    // SAFETY: SIG_DFL and SIG_IGN run no code of this process. Numbers that the kernel or
+    // the C library keeps for itself are refused, which is all right.
+    unsafe {
+        libc::signal(signal, disposition);
+    }
+}
+
+/// Makes these signals ignored, in a process that was forked to be deaf to them.
+pub fn ignore(signals: &[Signal]) {
+    for &signal in signals {
+        set_disposition(signal as libc::c_int, libc::SIG_IGN);
+    }
+}
+
+/// The signals that a running daemon uses, or must not be hurt by: PIPE and XFSZ come of
+/// writing to a log.
+const USED: [Signal; 12] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGALRM,
+    Signal::SIGWINCH,
+    Signal::SIGCHLD,
+    Signal::SIGCONT,
+    Signal::SIGPIPE,
+    Signal::SIGXFSZ,
+];
+
+/// Blocks the signals used, in this thread and those that it will make.
+pub fn block() {
+    let _ = USED.into_iter().collect::<SigSet>().thread_block();
+}
+
+/// Unblocks every signal, in a process that is forked to wait.
+pub fn unblock() {
+    let _ = SigSet::empty().thread_set_mask();
+}
+
+/// Lets a process of a background group write to its terminal and name the foreground
+/// group (tcsetpgrp(3)) without being stopped.
+pub fn block_terminal_output() {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGTTOU);
+    let _ = set.thread_block();
+}
+
+/// Signals as data (signalfd(2)). Those in question have been blocked with [`block`].
+#[derive(Debug)]
+pub struct Signals {
+    source: SignalFd,
+}
+
+impl Signals {
+    /// Receives these signals.
+    pub fn new(signals: &[Signal]) -> Result<Self, Errno> {
+        let mask = signals.iter().copied().collect();
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        Ok(Self {
+            source: SignalFd::with_flags(&mask, flags)?,
+        })
+    }
+
+    /// Receives these signals from now on.
+    pub fn set(&self, signals: &[Signal]) -> Result<(), Errno> {
+        self.source.set_mask(&signals.iter().copied().collect())
+    }
+
+    /// The next signal that has arrived, if there is one.
+    pub fn next(&self) -> Option<Signal> {
+        let info = self.source.read_signal().ok().flatten()?;
+        Signal::try_from(info.ssi_signo as i32).ok()
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.source.as_fd()
+    }
+}

@@ -1,0 +1,73 @@
+//! A directory of one test's own.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// A new, empty directory, removed with all that is in it on drop. Its path is short, as those of
+/// unix sockets have to be.
+#[derive(Debug)]
+pub struct Directory(tempfile::TempDir);
+
+impl Directory {
+    /// Mode 0700, as temporary directories are.
+    pub fn new() -> Self {
+        let mut builder = tempfile::Builder::new();
+        Self(builder.prefix("skd-").tempdir().expect("a directory"))
+    }
+
+    /// Mode 0755, for programs that run as another user.
+    pub fn public() -> Self {
+        let directory = Self::new();
+        directory.chmod("", 0o755);
+        directory
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// The path of `name` inside; nothing is created.
+    pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// The same as text, for command lines.
+    pub fn name(&self, name: &str) -> String {
+        self.join(name).to_str().expect("UTF-8").to_owned()
+    }
+
+    /// Writes a file and returns its path.
+    pub fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.join(name);
+        fs::write(&path, contents).expect("a file in the test's directory");
+        path
+    }
+
+    /// Writes an executable file and returns its path. `contents` begins with its own `#!` line, or
+    /// doesn't where that is the point.
+    pub fn script(&self, name: &str, contents: &str) -> PathBuf {
+        // A process of another test that is forked while the file is open for writing, and has not yet
+        // exec'd, would make an exec of it fail with ETXTBSY. So it is written by somebody else.
+        let text = self.write(&format!(".{name}.text"), contents);
+        let path = self.join(name);
+        let copied = std::process::Command::new("install")
+            .args(["-m", "755", "--"])
+            .args([&text, &path])
+            .status();
+        assert!(copied.expect("install(1)").success(), "install {path:?}");
+        fs::remove_file(text).expect("a file in the test's directory");
+        path
+    }
+
+    /// Reads a file as text; an absent one is empty.
+    pub fn read(&self, name: &str) -> String {
+        String::from_utf8_lossy(&fs::read(self.join(name)).unwrap_or_default()).into_owned()
+    }
+
+    /// Sets the mode of `name`, or of the directory itself where that is empty.
+    pub fn chmod(&self, name: &str, mode: u32) {
+        let permissions = fs::Permissions::from_mode(mode);
+        fs::set_permissions(self.join(name), permissions).expect("chmod");
+    }
+}

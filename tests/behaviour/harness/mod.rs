@@ -1,0 +1,140 @@
+//! What every topic stands on.
+//!
+//! ```ignore
+//! let skd = Skd::new(["-vt", "127.0.0.1:0"]).run("cat");      // returns when it listens
+//! assert_eq!(talk(skd.connect(), b"hello"), b"hello");
+//! skd.wait_for_log("Accepted connection from");
+//! assert_eq!(skd.stop().code(), Some(0));
+//! ```
+//!
+//! | in | is |
+//! | --- | --- |
+//! | `skd` | [`Skd`], the builder of a command line and the circumstances of its start |
+//! | `running` | what that becomes: [`Running`], [`Daemon`], [`Output`] |
+//! | `instance` | [`Instance`]: what can be asked of either of the first two |
+//! | `program` | [`Program`]: skd as it is here, or the original; [`each_program`] |
+//! | `capture` | [`Capture`]: what was written to stdout and stderr, line by line |
+//! | `client` | connecting and talking |
+//! | `process` | what /proc says of a process |
+//! | `sockets` | what the kernel says of a process's sockets |
+//! | `namespace` | [`Namespace`]: private mounts and network |
+//! | `syslog` | [`Syslog`]: a stand-in for the daemon behind /dev/log |
+//! | `terminal` | [`Terminal`]: a pseudo-terminal |
+//! | `directory` | [`Directory`]: a private directory |
+//! | `prepare` | the only unsafe lines: what happens between fork and exec, and pidfds |
+//!
+//! Two rules. Nothing sleeps for what can be watched: [`wait_until`] and [`wait_for`] look at a condition
+//! until it holds, and after [`DEADLINE`] fail with a reason. Nothing is left behind: everything that a
+//! run has started carries a [`MARK`] in its environment, and dropping the run kills exactly that.
+
+// No topic uses everything.
+#![allow(dead_code, unused_imports)]
+
+mod capture;
+mod client;
+mod directory;
+mod instance;
+mod namespace;
+mod options;
+mod prepare;
+mod process;
+mod program;
+mod running;
+mod skd;
+mod sockets;
+mod syslog;
+mod terminal;
+
+pub use self::capture::{Capture, Line, Source};
+pub use self::client::{
+    Conversation, ask, ask_udp, ask_unix_datagram, connect, connect_unix, datagram_echo, receive,
+    send_unix_datagram, talk, try_talk, udp_client, unix_datagram_client,
+};
+pub use self::directory::Directory;
+pub use self::instance::Instance;
+pub use self::namespace::Namespace;
+pub use self::process::{
+    SignalMasks, capabilities, children, command, cpu_ticks, descendants, descriptors, environment,
+    exists, ids, is_zombie, limit, mark_of, parent, process_group, rss_anon, session, signal_masks,
+    stat_field, status_field, threads, zombies,
+};
+pub use self::program::{Program, each_program, original};
+pub use self::running::{Daemon, Output, Running};
+pub use self::skd::{MARK, Skd, Stream, run_to_end};
+pub use self::sockets::{Kind, Socket, sockets};
+pub use self::syslog::{Message, Syslog};
+pub use self::terminal::Terminal;
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long anything that is waited for may take. Generous, since a loaded machine is no failure;
+/// nothing that goes well ever waits for it.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// How often a condition is looked at. Short enough not to be felt, long enough not to be a load.
+const INTERVAL: Duration = Duration::from_millis(2);
+
+/// Waits until `condition` holds; panics with `what` after [`DEADLINE`].
+#[track_caller]
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    wait_for(what, || condition().then_some(()));
+}
+
+/// Waits until `find` finds something, and returns it; panics with `what` after [`DEADLINE`].
+#[track_caller]
+pub fn wait_for<T>(what: &str, find: impl FnMut() -> Option<T>) -> T {
+    match poll_for(DEADLINE, find) {
+        Some(found) => found,
+        None => panic!("waited {DEADLINE:?} in vain: {what}"),
+    }
+}
+
+/// Looks until `find` finds something or `patience` is over.
+pub fn poll_for<T>(patience: Duration, mut find: impl FnMut() -> Option<T>) -> Option<T> {
+    let end = Instant::now() + patience;
+    loop {
+        // The time is taken first, so that there is one more look after a long pause.
+        let late = Instant::now() >= end;
+        if let Some(found) = find() {
+            return Some(found);
+        }
+        if late {
+            return None;
+        }
+        thread::sleep(INTERVAL);
+    }
+}
+
+/// Waits until the file at `path` contains `text` (a log file, say), and returns all of it.
+#[track_caller]
+pub fn wait_for_text(path: impl AsRef<Path>, text: &str) -> String {
+    let path = path.as_ref();
+    let mut seen = String::new();
+    poll_for(DEADLINE, || {
+        seen = String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
+        seen.contains(text).then(|| seen.clone())
+    })
+    .unwrap_or_else(|| panic!("no {text:?} in {} but:\n{seen}", path.display()))
+}
+
+/// For tests that only root can run. It fails rather than passes: a test that wasn't run has shown
+/// nothing.
+#[track_caller]
+pub fn requires_root() {
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "this test needs root (run the tests as root, or leave it out by name)"
+    );
+}
+
+/// For tests that use a program beyond sh and coreutils; fails with its name where it is missing.
+#[track_caller]
+pub fn requires_command(name: &str) {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    assert!(
+        std::env::split_paths(&path).any(|directory| directory.join(name).is_file()),
+        "this test needs the program {name:?}, which isn't in PATH"
+    );
+}
