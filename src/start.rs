@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::net::{self, Listener};
 use crate::report;
 use crate::serve::{self, Resources, supervise};
-use crate::setup::{Log, PidFile, Ready, Side, log, privileges};
+use crate::setup::{Log, PidFile, Ready, Side, privileges};
 use crate::sys::child::{Descriptors, Launch, Stage, take_over};
 use crate::sys::descriptors::Reserved;
 use crate::sys::signals::{self, Inherited, Signal};
@@ -61,6 +61,8 @@ fn run(mut config: Config, inherited: &Inherited) -> Result<u8, Error> {
 /// Binds sockets and serves them.
 fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8, Error> {
     let daemon = &config.daemon;
+    // A descriptor for each live handler; handlers get the old limit back.
+    let files = raise_file_limit();
     // Before any descriptor is opened, so that all of ours are above the reserved ones; and
     // a handler gets its connection and nothing that skd was given by accident.
     let reserved = Reserved::take()
@@ -84,8 +86,6 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
         give_up_rights(daemon, &mut log)?;
         let surroundings = &service.surroundings;
         let variables = inherited_variables(daemon, surroundings).without_reserved();
-        // A descriptor for each live handler; handlers get the old limit back.
-        let files = raise_file_limit();
         // As the user that handlers will be, in the root directory where they will be. What
         // must fail for each of them fails here, once.
         let plan = Plan::new(
@@ -104,7 +104,7 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
         // Not before: whoever reads it may connect at once.
         announce(&listeners)?;
         if daemon.background {
-            log::leave_terminal(true)?;
+            log.leave_terminal(true)?;
         }
         // All that the caller should see has been said.
         report::use_sink(log.take_over()?);
@@ -161,7 +161,7 @@ fn run_program(config: &Config, service: &Service, inherited: &Inherited) -> Res
         let plan = Plan::new(&service.command, surroundings, &variables, role, None)?;
         write_pidfile(&mut pidfile)?;
         if daemon.background {
-            log::leave_terminal(false)?;
+            log.leave_terminal(false)?;
         }
         report::use_sink(log.take_over()?);
         if daemon.supervise {

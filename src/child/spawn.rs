@@ -146,8 +146,9 @@ impl Spawner {
         Ok(Self {
             method,
             stack: Stack::new()?,
+            // Not opened by its name: after chroot(2) there may be none of that name.
+            null: slot.try_clone()?,
             slot,
-            null: descriptors::null()?,
         })
     }
 

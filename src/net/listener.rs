@@ -267,7 +267,6 @@ impl Listener {
                     Error::Start(format!("can't listen on {self}: {why}{hint}"))
                 })?;
         }
-        report::event(Event::Listening(self));
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -22,6 +22,9 @@ pub struct Log {
     target: Target,
     /// How reports will be written, found out while /proc is in sight.
     sink: Option<Sink>,
+    /// /dev/null, opened while that is in sight: what a daemon in the background has as
+    /// standard input and output.
+    null: Option<OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -38,6 +41,10 @@ impl Log {
     /// A daemon in the background whose log is nowhere else has none on the terminal that
     /// it was started from.
     pub fn open(wanted: Option<&LogTarget>, background: bool) -> Result<Self, Error> {
+        let null = background
+            .then(descriptors::null)
+            .transpose()
+            .map_err(|reason| Error::start("can't open /dev/null", reason))?;
         let (target, sink) = match wanted {
             None if background && io::stderr().is_terminal() => {
                 let null = descriptors::null()
@@ -63,6 +70,7 @@ impl Log {
         Ok(Self {
             target,
             sink: Some(sink),
+            null,
         })
     }
 
@@ -74,6 +82,22 @@ impl Log {
             }),
             _ => Ok(()),
         }
+    }
+
+    /// Puts /dev/null on standard input and output of a daemon in the background: on both
+    /// always, or where they are a terminal.
+    pub fn leave_terminal(&mut self, always: bool) -> Result<(), Error> {
+        let Some(null) = self.null.take() else {
+            return Ok(());
+        };
+        let failed = |errno: Errno| Error::start("can't leave the terminal", errno);
+        if always || io::stdin().is_terminal() {
+            nix::unistd::dup2_stdin(&null).map_err(failed)?;
+        }
+        if always || io::stdout().is_terminal() {
+            nix::unistd::dup2_stdout(&null).map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// Makes the log standard error, and empties a file that is to be emptied.
@@ -172,20 +196,6 @@ impl Drop for LogFile {
             self.entry.remove(&self.file);
         }
     }
-}
-
-/// Puts /dev/null on standard input and output: on both always, or where they are a
-/// terminal.
-pub fn leave_terminal(always: bool) -> Result<(), Error> {
-    let failed = |reason: io::Error| Error::start("can't leave the terminal", reason);
-    let null = descriptors::null().map_err(failed)?;
-    if always || io::stdin().is_terminal() {
-        nix::unistd::dup2_stdin(null.as_fd()).map_err(|errno| failed(errno.into()))?;
-    }
-    if always || io::stdout().is_terminal() {
-        nix::unistd::dup2_stdout(null.as_fd()).map_err(|errno| failed(errno.into()))?;
-    }
-    Ok(())
 }
 
 impl Log {
