@@ -1,2 +1,127 @@
-//! The comparison with other socket daemons.
-fn main() {}
+//! `skd-bench`: measures skd beside the socket daemons installed on this machine.
+
+mod handlers;
+mod load;
+mod machine;
+mod measure;
+mod options;
+mod peers;
+mod proc;
+mod report;
+mod results;
+mod stats;
+mod sys;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use nix::sys::prctl::set_child_subreaper;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::handlers::Handlers;
+use crate::machine::Machine;
+use crate::measure::Bench;
+use crate::options::{Options, Settings};
+use crate::peers::{Found, Workspace};
+use crate::results::{Results, ServerInfo};
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("skd-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<ExitCode> {
+    let settings = Settings::from_options(options);
+    let found = peers::find(options)?;
+    if options.list {
+        report::list(&found);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if found.peers.is_empty() {
+        bail!("there is no server to measure");
+    }
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
+    }
+    // What a server leaves behind becomes our child, to be ended by its number with certainty.
+    set_child_subreaper(true).context("cannot become a subreaper")?;
+    raise_open_files()?;
+
+    let folder = tempfile::Builder::new().prefix("skd-bench-").tempdir()?;
+    let handlers = Handlers::prepare(folder.path(), &settings.handlers, settings.bulk_bytes)?;
+    let tiny = handlers::tiny(folder.path())?;
+    let workspace = Workspace::new(folder.path());
+    let (results, peers) = empty_results(&settings, found);
+    let bench = Bench::new(
+        settings,
+        peers,
+        handlers,
+        tiny,
+        workspace,
+        interrupted,
+        results,
+    );
+    let results = bench.run()?;
+
+    report::print(&results);
+    report::write(&results, &options.output)
+        .with_context(|| format!("cannot write to '{}'", options.output.display()))?;
+    Ok(verdict(&results))
+}
+
+/// What is known before anything is measured.
+fn empty_results(settings: &Settings, found: Found) -> (Results, Vec<peers::Peer>) {
+    let results = Results {
+        format: 1,
+        date: report::today(),
+        machine: Machine::describe(),
+        settings: settings.clone(),
+        servers: found.peers.iter().map(ServerInfo::of).collect(),
+        missing: found.missing,
+        problems: Vec::new(),
+        interrupted: false,
+        kernel: Vec::new(),
+        rates: Vec::new(),
+        live: Vec::new(),
+        costs: Vec::new(),
+        bulk: Vec::new(),
+        datagrams: Vec::new(),
+    };
+    (results, found.peers)
+}
+
+/// Servers inherit this limit, and some close that many descriptors for each handler: where the
+/// hard limit is a million, they must not be made to.
+const OPEN_FILES: u64 = 20_000;
+
+fn raise_open_files() -> Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard.min(OPEN_FILES), hard)
+        .context("cannot raise the limit of open files")
+}
+
+/// A peer's weakness is a finding; one of the base server is a failure, for CI to see.
+fn verdict(results: &Results) -> ExitCode {
+    let base = &results.settings.base;
+    let at_fault = results
+        .problems
+        .iter()
+        .any(|problem| problem.server == *base);
+    if results.interrupted {
+        ExitCode::from(130)
+    } else if at_fault || results.failed_connections(Some(base)) > 0 {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}

@@ -1,0 +1,215 @@
+//! The programs that the servers run for a connection or a datagram.
+
+mod elf;
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::options::HandlerName;
+
+/// What a handler that answers writes. Clients compare every byte.
+pub(crate) const ANSWER: &[u8] = b"ok\n";
+
+#[derive(Clone, Debug)]
+pub(crate) struct Handler {
+    pub name: &'static str,
+    /// Program and arguments; no word holds a blank, since some servers split at them.
+    pub words: Vec<String>,
+    pub reply: Reply,
+    /// Windows that it takes until enough of them have been counted.
+    pub windows: u32,
+}
+
+/// What a client has to expect, and to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reply {
+    /// [`ANSWER`] at once, then the end.
+    Answer,
+    /// [`ANSWER`] at once, the end when a byte comes or the client closes.
+    Gate,
+    /// Whatever the client sends.
+    Echo,
+    /// So many zero bytes, then the end.
+    Send(u64),
+    /// Each datagram back to its sender.
+    Datagram,
+}
+
+/// All handlers, written into a folder of this run.
+#[derive(Debug)]
+pub(crate) struct Handlers {
+    answering: Vec<(HandlerName, Result<Handler, String>)>,
+    pub gate: Handler,
+    pub datagram: Handler,
+    pub send: Handler,
+    pub echo: Handler,
+}
+
+impl Handlers {
+    pub(crate) fn prepare(folder: &Path, wanted: &[HandlerName], bulk_bytes: u64) -> Result<Self> {
+        let answering = wanted
+            .iter()
+            .map(|name| {
+                (
+                    *name,
+                    answering(*name, folder).map_err(|e| format!("{e:#}")),
+                )
+            })
+            .collect();
+        let bulk = folder.join("zeros");
+        fs::File::create(&bulk)?.set_len(bulk_bytes)?;
+        let native = |name: &'static str, program, reply| -> Result<Handler> {
+            let path = elf::build(program, folder)
+                .with_context(|| format!("cannot make the handler '{name}'"))?;
+            Ok(Handler {
+                name,
+                words: vec![text(&path)?],
+                reply,
+                windows: 1,
+            })
+        };
+        Ok(Self {
+            answering,
+            gate: native("gate", elf::Program::Gate, Reply::Gate)?,
+            datagram: native("datagram", elf::Program::Datagram, Reply::Datagram)?,
+            // cat moves 128 KiB at a time: the daemon, not the handler, would be what limits.
+            send: Handler {
+                name: "send",
+                words: vec![text(&find_in_path("cat")?)?, text(&bulk)?],
+                reply: Reply::Send(bulk_bytes),
+                windows: 1,
+            },
+            echo: Handler {
+                name: "echo",
+                words: vec![text(&find_in_path("cat")?)?],
+                reply: Reply::Echo,
+                windows: 1,
+            },
+        })
+    }
+
+    /// The handlers that answer and end, of those that were wanted and could be made.
+    pub(crate) fn answering(&self) -> impl Iterator<Item = &Handler> {
+        self.answering
+            .iter()
+            .filter_map(|(_, handler)| handler.as_ref().ok())
+    }
+
+    pub(crate) fn missing(&self) -> impl Iterator<Item = (HandlerName, &str)> {
+        self.answering
+            .iter()
+            .filter_map(|(name, handler)| Some((*name, handler.as_ref().err()?.as_str())))
+    }
+}
+
+/// `tiny` alone, which the measurement of cost needs whatever is chosen for the rates.
+pub(crate) fn tiny(folder: &Path) -> Result<Handler> {
+    answering(HandlerName::Tiny, folder)
+}
+
+fn answering(name: HandlerName, folder: &Path) -> Result<Handler> {
+    let words = match name {
+        HandlerName::Tiny => vec![text(&elf::build(elf::Program::Tiny, folder)?)?],
+        // A program that every system has, linked to its C library and nothing else.
+        HandlerName::Dynamic => vec![text(&find_in_path("echo")?)?, "ok".to_owned()],
+        HandlerName::Shell => {
+            vec![text(&script(folder, "shell", "#!/bin/sh\necho ok\n")?)?]
+        }
+        HandlerName::Python => {
+            let interpreter = python()?;
+            let source = format!("#!{interpreter}\nprint(\"ok\")\n");
+            vec![text(&script(folder, "python", &source)?)?]
+        }
+    };
+    Ok(Handler {
+        name: name.as_str(),
+        words,
+        reply: Reply::Answer,
+        windows: if name == HandlerName::Python { 2 } else { 1 },
+    })
+}
+
+/// The real interpreter. What lies in PATH may be a script of a version manager that takes
+/// longer than Python itself.
+fn python() -> Result<String> {
+    let output = Command::new("python3")
+        .args(["-c", "import sys; print(sys.executable)"])
+        .stdin(Stdio::null())
+        .output()
+        .context("python3 is not installed")?;
+    let path = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if !output.status.success() || path.is_empty() || path.contains(' ') {
+        bail!("python3 does not tell where it is");
+    }
+    Ok(path)
+}
+
+fn script(folder: &Path, name: &str, source: &str) -> io::Result<PathBuf> {
+    write_executable(&folder.join(name), source.as_bytes())
+}
+
+fn write_executable(path: &Path, content: &[u8]) -> io::Result<PathBuf> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o755);
+    options.open(path)?.write_all(content)?;
+    Ok(path.to_owned())
+}
+
+fn text(path: &Path) -> Result<String> {
+    match path.to_str() {
+        Some(path) if !path.contains([' ', ',', ':', '"', '\'']) => Ok(path.to_owned()),
+        // socat, ncat and the inetds would split or misread such a path.
+        _ => bail!(
+            "'{}' holds characters that some servers cannot take",
+            path.display()
+        ),
+    }
+}
+
+/// A program in PATH, or where Debian keeps those of the administrator.
+pub(crate) fn find_in_path(name: &str) -> Result<PathBuf> {
+    use nix::unistd::{AccessFlags, access};
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let administration = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path)
+        .chain(administration)
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file() && access(file, AccessFlags::X_OK).is_ok())
+        .with_context(|| format!("{name} is not in PATH"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answering_handlers_answer() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        for name in [HandlerName::Tiny, HandlerName::Dynamic, HandlerName::Shell] {
+            let handler = answering(name, folder.path())?;
+            let output = Command::new(&handler.words[0])
+                .args(&handler.words[1..])
+                .output()?;
+            assert!(output.status.success(), "{name:?}");
+            assert_eq!(output.stdout, ANSWER, "{name:?}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_gate_answers_and_ends_at_end_of_file() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let handlers = Handlers::prepare(folder.path(), &[], 4096)?;
+        let output = Command::new(&handlers.gate.words[0])
+            .stdin(Stdio::null())
+            .output()?;
+        assert!(output.status.success());
+        assert_eq!(output.stdout, ANSWER);
+        Ok(())
+    }
+}

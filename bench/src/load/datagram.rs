@@ -1,0 +1,112 @@
+//! Datagrams, each sent when the answer to the one before has come.
+
+use std::io;
+use std::net::{SocketAddrV4, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::{source_address, thread_cpu_time};
+use crate::stats::Latencies;
+
+#[derive(Clone, Copy)]
+pub(crate) struct DatagramLoad<'a> {
+    pub address: SocketAddrV4,
+    pub clients: usize,
+    pub window: Duration,
+    pub interrupted: &'a AtomicBool,
+}
+
+#[derive(Debug)]
+pub(crate) struct DatagramOutcome {
+    pub answered: u64,
+    /// Without an answer within [`PATIENCE`]. Datagrams may be lost, so these are no failures,
+    /// but a server that loses many shows here.
+    pub lost: u64,
+    /// Answers that belong to no question.
+    pub wrong: u64,
+    pub latency: Latencies,
+    pub cpu: Duration,
+}
+
+const PATIENCE: Duration = Duration::from_millis(500);
+
+impl DatagramLoad<'_> {
+    pub(crate) fn run(&self) -> io::Result<DatagramOutcome> {
+        std::thread::scope(|scope| {
+            let running: Vec<_> = (0..self.clients)
+                .map(|_| scope.spawn(move || self.run_client()))
+                .collect();
+            let mut total = empty();
+            for thread in running {
+                let outcome = thread
+                    .join()
+                    .map_err(|_| io::Error::other("a load thread panicked"))??;
+                total.answered += outcome.answered;
+                total.lost += outcome.lost;
+                total.wrong += outcome.wrong;
+                total.latency.merge(&outcome.latency);
+                total.cpu += outcome.cpu;
+            }
+            Ok(total)
+        })
+    }
+
+    fn run_client(&self) -> io::Result<DatagramOutcome> {
+        let cpu = thread_cpu_time();
+        let socket = open(self.address, PATIENCE)?;
+        let mut outcome = empty();
+        let began = Instant::now();
+        let mut number = 0_u64;
+        while began.elapsed() < self.window && !self.interrupted.load(Ordering::Relaxed) {
+            number += 1;
+            let sent = Instant::now();
+            match exchange(&socket, number) {
+                Ok(answer) if answer == number => {
+                    outcome.latency.record(sent.elapsed());
+                    outcome.answered += u64::from(began.elapsed() <= self.window);
+                }
+                // The late answer to a question given up.
+                Ok(answer) if answer < number => {}
+                Ok(_) => outcome.wrong += 1,
+                Err(_) => outcome.lost += 1,
+            }
+        }
+        outcome.cpu = thread_cpu_time().saturating_sub(cpu);
+        Ok(outcome)
+    }
+}
+
+fn empty() -> DatagramOutcome {
+    DatagramOutcome {
+        answered: 0,
+        lost: 0,
+        wrong: 0,
+        latency: Latencies::new(),
+        cpu: Duration::ZERO,
+    }
+}
+
+pub(super) fn probe(address: SocketAddrV4, timeout: Duration) -> io::Result<()> {
+    match exchange(&open(address, timeout)?, 1)? {
+        1 => Ok(()),
+        _ => Err(io::Error::other("it answers something else")),
+    }
+}
+
+fn open(address: SocketAddrV4, patience: Duration) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind(source_address())?;
+    socket.set_read_timeout(Some(patience))?;
+    // Connected, so that a server that is not there yet is noticed at once, by ICMP.
+    socket.connect(address)?;
+    Ok(socket)
+}
+
+fn exchange(socket: &UdpSocket, number: u64) -> io::Result<u64> {
+    socket.send(&number.to_be_bytes())?;
+    let mut answer = [0; 9];
+    let length = socket.recv(&mut answer)?;
+    match answer[..length].try_into() {
+        Ok(number) => Ok(u64::from_be_bytes(number)),
+        Err(_) => Ok(u64::MAX),
+    }
+}

@@ -1,0 +1,82 @@
+//! Connections held open, each with a live handler at its other end.
+
+use std::io::{self, Read};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use socket2::Socket;
+
+use super::connect;
+use crate::handlers::ANSWER;
+use crate::peers::Endpoint;
+
+/// Closes all of them when dropped; the handlers then find the end of file, or a reset, and end.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    sockets: Vec<Socket>,
+}
+
+impl Held {
+    pub(crate) const fn len(&self) -> usize {
+        self.sockets.len()
+    }
+
+    pub(crate) fn append(&mut self, mut other: Self) {
+        self.sockets.append(&mut other.sockets);
+    }
+}
+
+/// So many threads open connections one after another; enough to keep any server busy.
+const THREADS: usize = 16;
+/// A server that fails this often will not hold the number wanted.
+const FAILURES_ENOUGH: u64 = 16;
+
+/// Opens `count` connections and waits for the answer of each handler, so that every handler
+/// certainly lives. Gives back as many as could be opened in time.
+pub(crate) fn hold(
+    endpoint: &Endpoint,
+    count: usize,
+    deadline: Duration,
+    interrupted: &AtomicBool,
+) -> Held {
+    let began = Instant::now();
+    let (taken, failures) = (AtomicUsize::new(0), AtomicU64::new(0));
+    let sockets = Mutex::new(Vec::with_capacity(count));
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS.min(count) {
+            scope.spawn(|| {
+                while taken.fetch_add(1, Ordering::Relaxed) < count
+                    && began.elapsed() < deadline
+                    && failures.load(Ordering::Relaxed) < FAILURES_ENOUGH
+                    && !interrupted.load(Ordering::Relaxed)
+                {
+                    match open(endpoint) {
+                        Ok(socket) => {
+                            if let Ok(mut sockets) = sockets.lock() {
+                                sockets.push(socket);
+                            }
+                        }
+                        Err(_) => {
+                            failures.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    Held {
+        sockets: sockets.into_inner().unwrap_or_default(),
+    }
+}
+
+fn open(endpoint: &Endpoint) -> io::Result<Socket> {
+    let socket = connect(endpoint, Duration::from_secs(5))?;
+    let mut answer = [0; ANSWER.len()];
+    (&socket).read_exact(&mut answer)?;
+    if answer == ANSWER {
+        Ok(socket)
+    } else {
+        Err(io::Error::other("a wrong answer"))
+    }
+}

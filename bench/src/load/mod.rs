@@ -1,0 +1,124 @@
+//! The clients.
+
+mod bulk;
+mod datagram;
+mod held;
+mod stream;
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddrV4};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::time::{ClockId, clock_gettime};
+use serde::Serialize;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+pub(crate) use bulk::{BulkOutcome, echo, receive};
+pub(crate) use datagram::{DatagramLoad, DatagramOutcome};
+pub(crate) use held::{Held, hold};
+pub(crate) use stream::{StreamLoad, StreamOutcome};
+
+use crate::handlers::{ANSWER, Reply};
+use crate::peers::Endpoint;
+
+/// What went wrong, by kind, so that a run with failures shows which.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Failures {
+    /// Not connected at all.
+    pub refused: u64,
+    /// Connected and cut off.
+    pub reset: u64,
+    /// Another answer than the handler gives, or only a part of it.
+    pub wrong: u64,
+    /// No end within the time limit.
+    pub late: u64,
+}
+
+impl Failures {
+    pub(crate) const fn total(&self) -> u64 {
+        self.refused + self.reset + self.wrong + self.late
+    }
+
+    pub(crate) const fn add(&mut self, other: &Self) {
+        self.refused += other.refused;
+        self.reset += other.reset;
+        self.wrong += other.wrong;
+        self.late += other.late;
+    }
+}
+
+/// Client addresses, all of loopback. One address has some 28,000 ports, and a single one would
+/// run out of them; 64 do not, and their ports are looked for only at the connect, by the kernel,
+/// among those free for that destination.
+fn source_address() -> SocketAddrV4 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let n = NEXT.fetch_add(1, Ordering::Relaxed) % 64;
+    let first = u32::from(Ipv4Addr::new(127, 77, 0, 1));
+    SocketAddrV4::new(Ipv4Addr::from(first + n), 0)
+}
+
+/// A stream socket for one connection to the endpoint, and the address to connect it to.
+fn socket_for(endpoint: &Endpoint) -> io::Result<(Socket, SockAddr)> {
+    match endpoint {
+        Endpoint::Unix(path) => Ok((
+            Socket::new(Domain::UNIX, Type::STREAM, None)?,
+            SockAddr::unix(path)?,
+        )),
+        Endpoint::Tcp(address) | Endpoint::Udp(address) => {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+            socket.bind(&source_address().into())?;
+            // The client closes last, after the end of file, and then by a reset: nothing stays
+            // in TIME_WAIT or FIN_WAIT to slow down whoever is measured next.
+            socket.set_linger(Some(Duration::ZERO))?;
+            Ok((socket, (*address).into()))
+        }
+    }
+}
+
+/// A connected blocking socket, reads and writes of which end after `timeout`.
+fn connect(endpoint: &Endpoint, timeout: Duration) -> io::Result<Socket> {
+    let (socket, address) = socket_for(endpoint)?;
+    // For the connect as well: SO_SNDTIMEO bounds it, see socket(7).
+    socket.set_write_timeout(Some(timeout))?;
+    socket.set_read_timeout(Some(timeout))?;
+    socket.connect(&address)?;
+    Ok(socket)
+}
+
+/// One connection or datagram, to see whether a server serves.
+pub(crate) fn probe(endpoint: &Endpoint, reply: Reply, timeout: Duration) -> io::Result<()> {
+    if let Endpoint::Udp(address) = endpoint {
+        return datagram::probe(*address, timeout);
+    }
+    let mut socket = connect(endpoint, timeout)?;
+    let mut received = Vec::new();
+    match reply {
+        Reply::Send(_) => {
+            let mut one = [0];
+            return socket.read_exact(&mut one);
+        }
+        Reply::Gate => socket.write_all(b"x")?,
+        Reply::Echo => {
+            socket.write_all(ANSWER)?;
+            socket.shutdown(Shutdown::Write)?;
+        }
+        Reply::Answer | Reply::Datagram => {}
+    }
+    socket.take(64).read_to_end(&mut received)?;
+    if received == ANSWER {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!(
+            "it answers {:?}",
+            String::from_utf8_lossy(&received)
+        )))
+    }
+}
+
+/// CPU time that this thread has used so far.
+fn thread_cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Into::into)
+}

@@ -1,0 +1,286 @@
+//! The measurements, and the order in which they are taken.
+//!
+//! A round takes every measurement once, and in each measurement the servers take turns, another
+//! one beginning each round. Whatever disturbs the machine for a while thus hits all of them, and
+//! not always the same one first.
+
+mod bulk;
+mod cost;
+mod datagram;
+mod kernel;
+mod live;
+mod rates;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Error, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::handlers::{Handler, Handlers, Reply};
+use crate::load::{StreamLoad, StreamOutcome};
+use crate::options::{Group, Settings};
+use crate::peers::{Peer, Server, Transport, Workspace};
+use crate::results::{Percentiles, Results, StreamCell, StreamKey, StreamRound};
+
+/// What all measurements share.
+pub(crate) struct Bench {
+    pub settings: Settings,
+    pub peers: Vec<Peer>,
+    pub handlers: Handlers,
+    pub tiny: Handler,
+    pub workspace: Workspace,
+    pub interrupted: Arc<AtomicBool>,
+    pub results: Results,
+    progress: ProgressBar,
+    /// Steps are counted, and none is taken.
+    counting: bool,
+    /// Starts that failed, so that a server that never serves does not hold up the run.
+    failed_starts: HashMap<(String, Transport, &'static str), u32>,
+}
+
+const FAILED_STARTS_ENOUGH: u32 = 2;
+
+impl Bench {
+    pub(crate) fn new(
+        settings: Settings,
+        peers: Vec<Peer>,
+        handlers: Handlers,
+        tiny: Handler,
+        workspace: Workspace,
+        interrupted: Arc<AtomicBool>,
+        results: Results,
+    ) -> Self {
+        let progress = ProgressBar::new(0);
+        let template = "{bar:30} {pos}/{len} {elapsed_precise} (left {eta}) {msg}";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            progress.set_style(style);
+        }
+        Self {
+            settings,
+            peers,
+            handlers,
+            tiny,
+            workspace,
+            interrupted,
+            results,
+            progress,
+            counting: false,
+            failed_starts: HashMap::new(),
+        }
+    }
+
+    /// Takes all measurements. A server's failure is noted and the run goes on; an error is one
+    /// of the benchmark itself.
+    pub(crate) fn run(mut self) -> Result<Results> {
+        for (name, reason) in self.handlers.missing() {
+            self.results.note(
+                name.as_str(),
+                None,
+                format!("this handler is left out: {reason}"),
+            );
+        }
+        let groups: [(Group, Measurement); 6] = [
+            (Group::Kernel, kernel::round),
+            (Group::Rates, rates::round),
+            (Group::Live, live::round),
+            (Group::Cost, cost::round),
+            (Group::Bulk, bulk::round),
+            (Group::Datagram, datagram::round),
+        ];
+        let round = |bench: &mut Self, round| {
+            for (group, measure) in groups {
+                if bench.settings.measures(group) && !bench.is_interrupted() {
+                    measure(bench, round)?;
+                }
+            }
+            Ok::<(), Error>(())
+        };
+        self.counting = true;
+        round(&mut self, 0)?;
+        self.counting = false;
+        self.progress
+            .set_length(self.progress.position() * u64::from(self.settings.rounds));
+        self.progress.reset();
+        self.progress.enable_steady_tick(Duration::from_millis(500));
+        for number in 1..=self.settings.rounds {
+            round(&mut self, number)?;
+        }
+        self.progress.finish_and_clear();
+        self.results.interrupted = self.is_interrupted();
+        Ok(self.results)
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+
+    /// Says what comes next, and whether it is to be done.
+    fn step(&self, round: u32, what: &str) -> bool {
+        self.progress.set_message(format!("round {round}: {what}"));
+        self.progress.inc(1);
+        !self.counting && !self.is_interrupted()
+    }
+
+    /// Those that `chosen` takes, beginning with another one each round.
+    fn turns(&self, round: u32, chosen: impl Fn(&Peer) -> bool) -> Vec<Peer> {
+        let mut peers: Vec<Peer> = self
+            .peers
+            .iter()
+            .filter(|peer| chosen(peer))
+            .cloned()
+            .collect();
+        if !peers.is_empty() {
+            let first = round as usize % peers.len();
+            peers.rotate_left(first);
+        }
+        peers
+    }
+
+    /// Where a comparison needs one kind of socket: TCP for those that have it, unix for the
+    /// others, and the base on both if there are others.
+    fn usual_turns(&self, round: u32, bulk: bool) -> Vec<(Peer, Transport)> {
+        let streams = |peer: &Peer| {
+            let tcp = peer.recipes.contains_key(&Transport::Tcp);
+            let unix = peer.recipes.contains_key(&Transport::Unix);
+            (tcp, unix)
+        };
+        let peers = self.turns(round, |peer| {
+            streams(peer) != (false, false) && (bulk || !peer.bulk_only)
+        });
+        let wanted = |transport| self.settings.transports.contains(&transport);
+        let unix_needed = peers.iter().any(|peer| streams(peer) == (false, true));
+        let mut turns = Vec::new();
+        for peer in peers {
+            let (tcp, unix) = streams(&peer);
+            let both = unix_needed && peer.name == self.settings.base;
+            if tcp && wanted(Transport::Tcp) {
+                turns.push((peer.clone(), Transport::Tcp));
+            }
+            if unix && (!tcp || both || !wanted(Transport::Tcp)) && wanted(Transport::Unix) {
+                turns.push((peer, Transport::Unix));
+            }
+        }
+        turns
+    }
+
+    /// Starts a server, or notes why it does not serve.
+    fn start(&mut self, peer: &Peer, transport: Transport, handler: &Handler) -> Option<Server> {
+        let key = (peer.name.clone(), transport, handler.name);
+        let failed = self.failed_starts.get(&key).copied().unwrap_or(0);
+        if failed >= FAILED_STARTS_ENOUGH || self.counting || self.is_interrupted() {
+            return None;
+        }
+        match Server::start(&self.workspace, peer, transport, handler) {
+            Ok(server) => Some(server),
+            Err(error) => {
+                self.failed_starts.insert(key, failed + 1);
+                let what = format!("does not serve the handler '{}'", handler.name);
+                self.note_error(peer, transport, &what, &error);
+                None
+            }
+        }
+    }
+
+    fn note_error(&mut self, peer: &Peer, transport: Transport, what: &str, error: &Error) {
+        self.results
+            .note(&peer.name, Some(transport), format!("{what}: {error:#}"));
+    }
+
+    /// Loads a running server for one window.
+    fn load(
+        &self,
+        server: &Server,
+        handler: &Handler,
+        clients: usize,
+        window: Duration,
+    ) -> Result<StreamOutcome> {
+        let load = StreamLoad {
+            endpoint: &server.endpoint,
+            clients,
+            threads: self.settings.load_threads,
+            warm_up: window / 10,
+            window,
+            timeout: self.settings.timeout,
+            poke: handler.reply == Reply::Gate,
+            interrupted: &self.interrupted,
+        };
+        Ok(load.run()?)
+    }
+
+    /// One round's figures of short connections to a running server.
+    fn measure_stream(
+        &mut self,
+        round: u32,
+        peer: &Peer,
+        server: &Server,
+        handler: &Handler,
+        key: StreamKey,
+        cells: fn(&mut Results) -> &mut Vec<StreamCell>,
+    ) -> Result<()> {
+        let transport = key.transport;
+        let window = self.settings.window * handler.windows;
+        let settle = Duration::from_millis(if key.live == 0 { 300 } else { 0 });
+        server.await_idle(settle);
+        let before = server.cpu_times()?;
+        let outcome = self.load(server, handler, key.clients, window)?;
+        server.await_idle(settle);
+        if !server.is_running() {
+            self.results.note(
+                &peer.name,
+                Some(transport),
+                "ended while it served".to_owned(),
+            );
+            return Ok(());
+        }
+        let cpu = server.cpu_times()?.since(before);
+        if outcome.failures.total() > 0 {
+            let what = format!("{} clients, handler '{}'", key.clients, key.handler);
+            self.results.note(
+                &peer.name,
+                Some(transport),
+                format!("connections failed: {what}"),
+            );
+        }
+        let each = |time| cpu_each(time, outcome.completed);
+        let figures = StreamRound {
+            round,
+            rate: outcome.in_window as f64 / window.as_secs_f64(),
+            completed: outcome.completed,
+            failures: outcome.failures,
+            first_byte: Percentiles::of(&outcome.first),
+            end: Percentiles::of(&outcome.end),
+            load_cpu: each(outcome.cpu),
+            server_cpu: each(cpu.own),
+            children_cpu: each(cpu.children),
+            load_cores: outcome.cpu.as_secs_f64() / outcome.elapsed.as_secs_f64().max(1e-9),
+        };
+        let cells = cells(&mut self.results);
+        let index = cells
+            .iter()
+            .position(|cell| cell.key == key)
+            .unwrap_or_else(|| {
+                cells.push(StreamCell::new(key));
+                cells.len() - 1
+            });
+        let cell = &mut cells[index];
+        cell.rounds.push(figures);
+        cell.first_byte.add(&outcome.first);
+        cell.end.add(&outcome.end);
+        Ok(())
+    }
+}
+
+/// Microseconds for each connection; not a number where there were too few to tell, since the
+/// kernel counts in hundredths of a second.
+fn cpu_each(time: Duration, connections: u64) -> f64 {
+    if connections < 20 {
+        f64::NAN
+    } else {
+        time.as_secs_f64() * 1e6 / connections as f64
+    }
+}
+
+type Measurement = fn(&mut Bench, u32) -> Result<()>;

@@ -1,0 +1,270 @@
+//! The command line, and the settings that follow from it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use serde::Serialize;
+
+use crate::machine;
+use crate::peers::{PeerArgument, Transport};
+
+/// Measures skd beside the socket daemons installed on this machine.
+///
+/// Nothing is installed or downloaded, and only loopback addresses are used. A full run takes
+/// the better part of an hour on two cores and wants a machine with nothing else to do.
+#[derive(Debug, Parser)]
+#[command(name = "skd-bench", version)]
+pub(crate) struct Options {
+    /// The skd to measure; else target/release/skd beside this program, else the one in PATH
+    #[arg(long, value_name = "PATH")]
+    pub skd: Option<PathBuf>,
+
+    /// A further server: {port} or {path} and {handler} stand in COMMAND, {address} may. May be
+    /// given several times, also with one name for its TCP and its unix command
+    #[arg(long = "peer", value_name = "NAME=COMMAND", value_parser = PeerArgument::stream)]
+    pub peers: Vec<PeerArgument>,
+
+    /// A further server of datagrams, in the same form
+    #[arg(long = "datagram-peer", value_name = "NAME=COMMAND", value_parser = PeerArgument::datagram)]
+    pub datagram_peers: Vec<PeerArgument>,
+
+    /// Only these servers
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub servers: Vec<String>,
+
+    /// The server that ratios are taken of
+    #[arg(long, value_name = "NAME", default_value = "skd")]
+    pub base: String,
+
+    /// Only these measurements
+    #[arg(long, value_name = "GROUP,...", value_delimiter = ',')]
+    pub only: Vec<Group>,
+
+    /// Only these handlers in the rates and in the bare kernel's loop
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub handlers: Vec<HandlerName>,
+
+    /// Only these kinds of stream socket
+    #[arg(long, value_name = "KIND,...", value_delimiter = ',', value_parser = stream_transport)]
+    pub transports: Vec<Transport>,
+
+    /// Clients at once, for the rates [default: 1,8,64]
+    #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = at_least_one)]
+    pub clients: Vec<usize>,
+
+    /// Live handlers held open [default: 0,1000,5000,9000]
+    #[arg(long, value_name = "N,...", value_delimiter = ',')]
+    pub live: Vec<usize>,
+
+    /// Rounds; servers take turns within each [default: 5]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: Option<u32>,
+
+    /// Length of one measurement [default: 1]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub seconds: Option<Duration>,
+
+    /// Data of one bulk transfer [default: 256]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    pub bulk_mib: Option<u64>,
+
+    /// Threads of the bare kernel's loop; as many as skd has acceptors [default: cores, at most 8]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub threads: Option<usize>,
+
+    /// Threads of the load generator [default: half the cores, 1 to 4]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub load_threads: Option<usize>,
+
+    /// Where performance.md and the folder performance/ are written
+    #[arg(long, value_name = "DIR", default_value = "target/bench")]
+    pub output: PathBuf,
+
+    /// A short run that shows that everything works; its figures mean nothing
+    #[arg(long)]
+    pub quick: bool,
+
+    /// List the servers found, with their commands, and leave
+    #[arg(long)]
+    pub list: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Group {
+    /// Connections a second and latency by handler, clients and kind of socket
+    Rates,
+    /// The rate with thousands of live handlers
+    Live,
+    /// CPU time, memory, size and start of each server
+    Cost,
+    /// Bulk data through a handler
+    Bulk,
+    /// Datagram services
+    Datagram,
+    /// Clone, exec and wait without any socket
+    Kernel,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum HandlerName {
+    Tiny,
+    Dynamic,
+    Shell,
+    Python,
+}
+
+impl HandlerName {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tiny => "tiny",
+            Self::Dynamic => "dynamic",
+            Self::Shell => "shell",
+            Self::Python => "python",
+        }
+    }
+}
+
+/// Everything that shapes the run, decided.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Settings {
+    pub quick: bool,
+    pub groups: Vec<Group>,
+    pub handlers: Vec<HandlerName>,
+    pub transports: Vec<Transport>,
+    pub clients: Vec<usize>,
+    pub live: Vec<usize>,
+    pub rounds: u32,
+    #[serde(rename = "seconds", serialize_with = "as_seconds")]
+    pub window: Duration,
+    #[serde(serialize_with = "as_seconds")]
+    pub timeout: Duration,
+    pub bulk_bytes: u64,
+    /// Live handlers that the memory for each is computed from.
+    pub cost_live: usize,
+    pub kernel_threads: usize,
+    pub load_threads: usize,
+    pub base: String,
+}
+
+impl Settings {
+    pub(crate) fn from_options(options: &Options) -> Self {
+        let quick = options.quick;
+        let or = |given: &[usize], quickly: &[usize], fully: &[usize]| {
+            let chosen = match (given.is_empty(), quick) {
+                (false, _) => given,
+                (true, true) => quickly,
+                (true, false) => fully,
+            };
+            let mut chosen = chosen.to_vec();
+            chosen.sort_unstable();
+            chosen.dedup();
+            chosen
+        };
+        let window = Duration::from_secs_f64(if quick { 0.2 } else { 1.0 });
+        let cores = machine::cores();
+        Self {
+            quick,
+            groups: given_or_all(&options.only, Group::value_variants()),
+            handlers: given_or_all(&options.handlers, HandlerName::value_variants()),
+            transports: given_or_all(&options.transports, &[Transport::Tcp, Transport::Unix]),
+            clients: or(&options.clients, &[8], &[1, 8, 64]),
+            live: or(&options.live, &[0, 200], &[0, 1000, 5000, 9000]),
+            rounds: options.rounds.unwrap_or(if quick { 1 } else { 5 }),
+            window: options.seconds.unwrap_or(window),
+            timeout: Duration::from_secs(10),
+            bulk_bytes: options.bulk_mib.unwrap_or(if quick { 16 } else { 256 }) << 20,
+            cost_live: if quick { 50 } else { 500 },
+            kernel_threads: options.threads.unwrap_or_else(|| cores.clamp(1, 8)),
+            load_threads: options
+                .load_threads
+                .unwrap_or_else(|| (cores / 2).clamp(1, 4)),
+            base: options.base.clone(),
+        }
+    }
+
+    pub(crate) fn measures(&self, group: Group) -> bool {
+        self.groups.contains(&group)
+    }
+
+    /// The number of clients where only one number is measured: 8, or what comes nearest.
+    pub(crate) fn usual_clients(&self) -> usize {
+        self.clients
+            .iter()
+            .copied()
+            .min_by_key(|n| n.abs_diff(8))
+            .unwrap_or(8)
+    }
+}
+
+fn given_or_all<T: Clone>(given: &[T], all: &[T]) -> Vec<T> {
+    if given.is_empty() {
+        all.to_vec()
+    } else {
+        given.to_vec()
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n @ 1..=4096) => Ok(n),
+        _ => Err("a number from 1 to 4096 is needed".to_owned()),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(s) if (0.05..=600.0).contains(&s) => Ok(Duration::from_secs_f64(s)),
+        _ => Err("seconds from 0.05 to 600 are needed".to_owned()),
+    }
+}
+
+fn stream_transport(text: &str) -> Result<Transport, String> {
+    match text {
+        "tcp" => Ok(Transport::Tcp),
+        "unix" => Ok(Transport::Unix),
+        _ => Err("tcp or unix is needed".to_owned()),
+    }
+}
+
+fn as_seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn what_is_given_wins_over_quick() {
+        let line = [
+            "skd-bench",
+            "--quick",
+            "--clients",
+            "64,2,64",
+            "--rounds",
+            "3",
+        ];
+        let settings = Settings::from_options(&Options::parse_from(line));
+        assert_eq!(settings.clients, [2, 64]);
+        assert_eq!(settings.usual_clients(), 2);
+        assert_eq!(settings.rounds, 3);
+        assert_eq!(settings.live, [0, 200]);
+    }
+
+    #[test]
+    fn a_full_run_has_the_rounds_that_figures_need() {
+        let settings = Settings::from_options(&Options::parse_from(["skd-bench"]));
+        assert!(settings.rounds >= 5);
+        assert_eq!(settings.live, [0, 1000, 5000, 9000]);
+        assert_eq!(settings.usual_clients(), 8);
+    }
+}

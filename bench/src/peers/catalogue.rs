@@ -1,0 +1,276 @@
+//! The servers known by name, each with all its limits opened, its backlog as long as it can be,
+//! and look-ups and logging off: what is compared is the launching of programs.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::version::{self, VersionOption};
+use super::{Peer, Recipe, Transport};
+
+pub(super) struct Known {
+    pub name: &'static str,
+    pub program: &'static str,
+    /// The Debian package that it comes in.
+    pub package: &'static str,
+    version: VersionOption,
+    /// A command for each kind of socket that it can serve, and the file that it may need.
+    tcp: Option<&'static str>,
+    unix: Option<&'static str>,
+    udp: Option<&'static str>,
+    config: [Option<&'static str>; 3],
+    /// It leaves the foreground; who it is then stands in {pidfile}.
+    daemonises: bool,
+    processes_each: usize,
+    bulk_only: bool,
+    remark: &'static str,
+}
+
+const NONE: Known = Known {
+    name: "",
+    program: "",
+    package: "",
+    version: VersionOption::None,
+    tcp: None,
+    unix: None,
+    udp: None,
+    config: [None, None, None],
+    daemonises: false,
+    processes_each: 1,
+    bulk_only: false,
+    remark: "",
+};
+
+pub(super) const KNOWN: &[Known] = &[
+    Known {
+        name: "skd",
+        program: "skd",
+        package: "none: cargo build --release",
+        version: VersionOption::Long,
+        tcp: Some("{program} -b 4096 -t {address}:{port} {handler}"),
+        unix: Some("{program} -b 4096 -l {path} {handler}"),
+        udp: Some("{program} -u {address}:{port} {handler}"),
+        ..NONE
+    },
+    Known {
+        name: "tcpserver",
+        program: "tcpserver",
+        package: "ucspi-tcp",
+        // -H -R -l0: neither DNS nor ident, and no look-up of its own name.
+        tcp: Some("{program} -HRl0 -c 20000 -b 4096 {address} {port} {handler}"),
+        ..NONE
+    },
+    Known {
+        name: "ipsvd",
+        program: "tcpsvd",
+        package: "ipsvd",
+        // Look-ups are off unless asked for, but for that of its own name, which -l spares.
+        tcp: Some("{program} -c 20000 -b 4096 -l localhost {address} {port} {handler}"),
+        // A program of its own beside tcpsvd.
+        udp: Some("udpsvd -l localhost {address} {port} {handler}"),
+        ..NONE
+    },
+    Known {
+        name: "s6-tcpserver",
+        program: "s6-tcpserver",
+        package: "s6-networking",
+        tcp: Some("{program} -q -c 20000 -C 20000 -b 4096 {address} {port} {handler}"),
+        remark: "holds at most 16384 connections",
+        ..NONE
+    },
+    Known {
+        name: "s6-ipcserver",
+        program: "s6-ipcserver",
+        package: "s6",
+        unix: Some("{program} -q -c 20000 -C 20000 -b 4096 {path} {handler}"),
+        remark: "unix sockets only; old versions hold at most 1000 connections",
+        ..NONE
+    },
+    Known {
+        name: "busybox",
+        program: "busybox",
+        package: "busybox (builds with tcpsvd)",
+        version: VersionOption::FirstLine(""),
+        tcp: Some("{program} tcpsvd -c 20000 -b 4096 -l localhost {address} {port} {handler}"),
+        udp: Some("{program} udpsvd -l localhost {address} {port} {handler}"),
+        ..NONE
+    },
+    Known {
+        name: "xinetd",
+        program: "xinetd",
+        package: "xinetd",
+        version: VersionOption::FirstLine("-version"),
+        tcp: Some("{program} -dontfork -f {config} -pidfile {pidfile} -filelog {log}"),
+        udp: Some("{program} -dontfork -f {config} -pidfile {pidfile} -filelog {log}"),
+        config: [Some(XINETD_TCP), None, Some(XINETD_UDP)],
+        remark: "its backlog is fixed at 64; throws away the datagrams that come while a handler runs",
+        ..NONE
+    },
+    Known {
+        name: "openbsd-inetd",
+        program: "inetd",
+        package: "openbsd-inetd",
+        // -R 0 would not lift the limit: it leaves the default of 256 a minute in force.
+        tcp: Some("{program} -i -R 1000000000 -q 4096 {config}"),
+        unix: Some("{program} -i -R 1000000000 -q 4096 {config}"),
+        udp: Some("{program} -i -R 1000000000 -q 4096 {config}"),
+        config: [
+            Some("{address}:{port} stream tcp4 nowait {user} {handler_file} {handler_line}\n"),
+            Some("{path} stream unix nowait {user} {handler_file} {handler_line}\n"),
+            Some("{address}:{port} dgram udp4 wait {user} {handler_file} {handler_line}\n"),
+        ],
+        ..NONE
+    },
+    Known {
+        name: "inetutils-inetd",
+        program: "inetutils-inetd",
+        package: "inetutils-inetd",
+        version: VersionOption::Long,
+        // -d would keep it in the foreground, but also makes it write a line for each step.
+        tcp: Some("{program} -R 1000000000 -p{pidfile} {config}"),
+        udp: Some("{program} -R 1000000000 -p{pidfile} {config}"),
+        config: [
+            Some("{address}:{port} stream tcp4 nowait {user} {handler_file} {handler_line}\n"),
+            None,
+            Some("{address}:{port} dgram udp4 wait {user} {handler_file} {handler_line}\n"),
+        ],
+        daemonises: true,
+        remark: "its backlog is fixed at 10; sleeps a second whenever a handler's end interrupts \
+                 its select",
+        ..NONE
+    },
+    Known {
+        name: "systemd-socket-activate",
+        program: "systemd-socket-activate",
+        package: "systemd",
+        version: VersionOption::Long,
+        tcp: Some("{program} --accept --inetd -l {address}:{port} {handler}"),
+        unix: Some("{program} --accept --inetd -l {path} {handler}"),
+        remark: "a tool for trying services, not systemd itself",
+        ..NONE
+    },
+    Known {
+        name: "socat",
+        program: "socat",
+        package: "socat",
+        version: VersionOption::Line("-V", "socat version"),
+        // nofork hands the socket to the handler itself, as the other servers do.
+        tcp: Some(
+            "{program} TCP4-LISTEN:{port},bind={address},backlog=4096,fork EXEC:{handler},nofork",
+        ),
+        unix: Some("{program} UNIX-LISTEN:{path},backlog=4096,fork EXEC:{handler},nofork"),
+        udp: Some("{program} UDP4-RECVFROM:{port},bind={address},fork EXEC:{handler}"),
+        remark: "with nofork, which hands the handler the socket; relays for datagrams",
+        ..NONE
+    },
+    Known {
+        name: "socat-relay",
+        program: "socat",
+        package: "socat",
+        version: VersionOption::Line("-V", "socat version"),
+        tcp: Some("{program} TCP4-LISTEN:{port},bind={address},backlog=4096,fork EXEC:{handler}"),
+        unix: Some("{program} UNIX-LISTEN:{path},backlog=4096,fork EXEC:{handler}"),
+        processes_each: 2,
+        bulk_only: true,
+        remark: "socat as most use it: every byte passes through it",
+        ..NONE
+    },
+    Known {
+        name: "ncat",
+        program: "ncat",
+        package: "ncat",
+        version: VersionOption::Line("--version", "Ncat: Version"),
+        tcp: Some("{program} -l -k -n -4 -m 20000 -e {handler_line} {address} {port}"),
+        unix: Some("{program} -l -k -n -U -m 20000 -e {handler_line} {path}"),
+        udp: Some("{program} -l -k -n -4 -u -m 20000 -e {handler_line} {address} {port}"),
+        processes_each: 2,
+        remark: "relays every byte through pipes; its backlog is fixed at 10",
+        ..NONE
+    },
+];
+
+const XINETD_TCP: &str = "\
+service bench
+{
+    type        = UNLISTED
+    socket_type = stream
+    protocol    = tcp
+    wait        = no
+    user        = {user}
+    bind        = {address}
+    port        = {port}
+    instances   = UNLIMITED
+    per_source  = UNLIMITED
+    cps         = 1000000000 1
+    server      = {handler_file}
+    server_args = {handler_arguments}
+}
+";
+
+const XINETD_UDP: &str = "\
+service bench
+{
+    type        = UNLISTED
+    socket_type = dgram
+    protocol    = udp
+    wait        = yes
+    user        = {user}
+    bind        = {address}
+    port        = {port}
+    instances   = UNLIMITED
+    per_source  = UNLIMITED
+    cps         = 1000000000 1
+    server      = {handler_file}
+    server_args = {handler_arguments}
+}
+";
+
+impl Known {
+    /// A busybox is a peer only if it was built with tcpsvd.
+    pub(super) fn is_usable(&self, program: &Path) -> bool {
+        if self.program != "busybox" {
+            return true;
+        }
+        Command::new(program)
+            .arg("--list")
+            .output()
+            .is_ok_and(|output| {
+                output
+                    .stdout
+                    .split(|byte| *byte == b'\n')
+                    .any(|applet| applet == b"tcpsvd")
+            })
+    }
+
+    pub(super) fn peer(&self, program: PathBuf) -> Peer {
+        let commands = [
+            (Transport::Tcp, self.tcp),
+            (Transport::Unix, self.unix),
+            (Transport::Udp, self.udp),
+        ];
+        let recipes =
+            commands
+                .into_iter()
+                .zip(self.config)
+                .filter_map(|((transport, command), config)| {
+                    let words = command?.split(' ').map(str::to_owned).collect();
+                    let config = config.map(str::to_owned);
+                    Some((
+                        transport,
+                        Recipe {
+                            words,
+                            config,
+                            daemonises: self.daemonises,
+                        },
+                    ))
+                });
+        Peer {
+            name: self.name.to_owned(),
+            version: version::of(&program, self.package, self.version),
+            recipes: recipes.collect(),
+            processes_each: self.processes_each,
+            bulk_only: self.bulk_only,
+            remark: self.remark,
+            program,
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The servers that are measured: which there are, how they are told what to do, and one of
+//! them running.
+
+mod argument;
+mod catalogue;
+mod recipe;
+mod server;
+mod version;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+
+pub(crate) use argument::PeerArgument;
+pub(crate) use recipe::{Endpoint, Recipe};
+pub(crate) use server::{Server, Workspace};
+
+use crate::handlers::find_in_path;
+use crate::options::Options;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Transport {
+    Tcp,
+    Unix,
+    Udp,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Unix => "unix",
+            Self::Udp => "UDP",
+        })
+    }
+}
+
+/// A server that is there and can be started.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub name: String,
+    pub program: PathBuf,
+    pub version: Option<String>,
+    pub recipes: BTreeMap<Transport, Recipe>,
+    /// Processes that one connection needs: 2 where a relay stands between socket and handler.
+    pub processes_each: usize,
+    /// Measured with bulk data alone, since a sibling stands for the same program elsewhere.
+    pub bulk_only: bool,
+    /// What a reader of its figures should know.
+    pub remark: &'static str,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Missing {
+    pub name: String,
+    pub package: String,
+}
+
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub peers: Vec<Peer>,
+    pub missing: Vec<Missing>,
+}
+
+/// Finds what is installed, adds what the command line brings, keeps what it selects.
+pub(crate) fn find(options: &Options) -> Result<Found> {
+    let mut peers = Vec::new();
+    let mut missing = Vec::new();
+    for known in catalogue::KNOWN {
+        let program = if known.name == "skd" {
+            find_skd(options)?
+        } else {
+            find_in_path(known.program)
+                .ok()
+                .filter(|program| known.is_usable(program))
+        };
+        match program {
+            Some(program) => peers.push(known.peer(program)),
+            None => missing.push(Missing {
+                name: known.name.to_owned(),
+                package: known.package.to_owned(),
+            }),
+        }
+    }
+    for argument in options.peers.iter().chain(&options.datagram_peers) {
+        // A name of the catalogue given by hand means that one instead.
+        missing.retain(|known| known.name != argument.name);
+        argument.add_to(&mut peers)?;
+    }
+    if !options.servers.is_empty() {
+        for name in &options.servers {
+            if let Some(missing) = missing.iter().find(|known| known.name == *name) {
+                bail!(
+                    "{name} is not installed (Debian package {})",
+                    missing.package
+                );
+            }
+            if !peers.iter().any(|peer| peer.name == *name) {
+                let names: Vec<_> = peers.iter().map(|peer| peer.name.as_str()).collect();
+                bail!(
+                    "no server is called '{name}'; there are {}",
+                    names.join(", ")
+                );
+            }
+        }
+        peers.retain(|peer| options.servers.contains(&peer.name));
+        missing.clear();
+    }
+    Ok(Found { peers, missing })
+}
+
+/// The one that is named; else the release build beside this program or in this folder's
+/// target; else the one in PATH.
+fn find_skd(options: &Options) -> Result<Option<PathBuf>> {
+    if let Some(path) = &options.skd {
+        return match path.canonicalize() {
+            Ok(path) if path.is_file() => Ok(Some(path)),
+            _ => bail!("--skd: there is no file '{}'", path.display()),
+        };
+    }
+    let beside = std::env::current_exe()
+        .ok()
+        .and_then(|exe| Some(exe.parent()?.parent()?.join("release/skd")));
+    let built = beside
+        .into_iter()
+        .chain([PathBuf::from("target/release/skd")]);
+    let built = built
+        .filter_map(|path| path.canonicalize().ok())
+        .find(|path| path.is_file());
+    Ok(built.or_else(|| find_in_path("skd").ok()))
+}

@@ -1,0 +1,274 @@
+//! One server running, from its start to the end of its last process.
+
+use std::cell::Cell;
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+
+use super::{Endpoint, Peer, Transport};
+use crate::handlers::Handler;
+use crate::load;
+use crate::proc::{self, ProcessTable};
+
+/// The folder of this run, and the numbers not yet used in it.
+#[derive(Debug)]
+pub(crate) struct Workspace {
+    folder: PathBuf,
+    serial: Cell<u32>,
+    port: Cell<u16>,
+}
+
+impl Workspace {
+    pub(crate) fn new(folder: &Path) -> Self {
+        // Below the ports that the kernel picks for clients; two runs at once seldom meet.
+        let first = 10_000 + u16::try_from(std::process::id() % 16_000).unwrap_or(0);
+        Self {
+            folder: folder.to_owned(),
+            serial: Cell::new(0),
+            port: Cell::new(first),
+        }
+    }
+
+    fn stem(&self) -> PathBuf {
+        self.serial.set(self.serial.get() + 1);
+        self.folder.join(format!("s{}", self.serial.get()))
+    }
+
+    /// A port that is free for TCP and UDP just now. Each start gets another one.
+    fn free_port(&self) -> Result<u16> {
+        for _ in 0..16_000 {
+            let port = self.port.get();
+            self.port
+                .set(if port >= 31_999 { 10_000 } else { port + 1 });
+            let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+            if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
+                return Ok(port);
+            }
+        }
+        bail!("no free port between 10000 and 31999")
+    }
+
+    fn endpoint(&self, transport: Transport, stem: &Path) -> Result<Endpoint> {
+        let address = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+        Ok(match transport {
+            Transport::Tcp => Endpoint::Tcp(address(self.free_port()?)),
+            Transport::Udp => Endpoint::Udp(address(self.free_port()?)),
+            Transport::Unix => Endpoint::Unix(stem.with_extension("sock")),
+        })
+    }
+}
+
+/// Ends with all its processes when dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    child: Child,
+    pid: i32,
+    pub endpoint: Endpoint,
+    /// From the start of the program to the end of the first answer.
+    pub first_answer: Duration,
+}
+
+const START_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Server {
+    pub(crate) fn start(
+        workspace: &Workspace,
+        peer: &Peer,
+        transport: Transport,
+        handler: &Handler,
+    ) -> Result<Self> {
+        let Some(recipe) = peer.recipes.get(&transport) else {
+            bail!("{} has no command for {transport}", peer.name);
+        };
+        let stem = workspace.stem();
+        let endpoint = workspace.endpoint(transport, &stem)?;
+        let command = recipe.prepare(&peer.program, &endpoint, handler, &stem)?;
+        let errors = stem.with_extension("stderr");
+        let began = Instant::now();
+        let child = Command::new(&command.words[0])
+            .args(&command.words[1..])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&errors)?)
+            // Its own group: an interrupt typed at the terminal is for us to pass on.
+            .process_group(0)
+            // systemd-socket-activate writes a line for each connection.
+            .env("SYSTEMD_LOG_LEVEL", "err")
+            .spawn()
+            .with_context(|| format!("cannot start {}", peer.name))?;
+        let mut server = Self {
+            pid: child.id().cast_signed(),
+            child,
+            endpoint,
+            first_answer: Duration::ZERO,
+        };
+        let outcome = server
+            .settle(command.pidfile.as_deref(), began)
+            .and_then(|()| server.await_answer(handler, began));
+        outcome.map_err(|error| match last_line(&errors, &workspace.folder) {
+            Some(line) => error.context(format!("it says: {line}")),
+            None => error,
+        })?;
+        Ok(server)
+    }
+
+    /// Finds out who the daemon is, if it leaves its parent.
+    fn settle(&mut self, pidfile: Option<&Path>, began: Instant) -> Result<()> {
+        let Some(pidfile) = pidfile else {
+            return Ok(());
+        };
+        while began.elapsed() < START_TIMEOUT {
+            let written = fs::read_to_string(pidfile).ok();
+            if let Some(pid) = written.and_then(|text| text.trim().parse().ok()) {
+                self.pid = pid;
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        bail!("it writes no pid file")
+    }
+
+    fn await_answer(&mut self, handler: &Handler, began: Instant) -> Result<()> {
+        loop {
+            let probe = load::probe(&self.endpoint, handler.reply, Duration::from_secs(2));
+            let Err(error) = probe else {
+                self.first_answer = began.elapsed();
+                return Ok(());
+            };
+            if self.pid == self.child.id().cast_signed()
+                && let Some(status) = self.child.try_wait()?
+            {
+                bail!("it ended with {status}");
+            }
+            if began.elapsed() > START_TIMEOUT {
+                return Err(error).context("it serves nobody");
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    pub(crate) fn cpu_times(&self) -> Result<proc::CpuTimes> {
+        Ok(proc::cpu_times(self.pid)?)
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        proc::cpu_times(self.pid).is_ok_and(|_| !self.is_zombie())
+    }
+
+    fn is_zombie(&self) -> bool {
+        // A zombie has no executable any more.
+        proc::executable(self.pid).is_err()
+    }
+
+    /// The size of the file that it runs, in bytes.
+    pub(crate) fn program_size(&self) -> Result<u64> {
+        Ok(fs::metadata(proc::executable(self.pid)?)?.len())
+    }
+
+    /// Anonymous memory in KiB of the server and of those descendants that are copies of it, as
+    /// a relay's are.
+    pub(crate) fn anonymous_kib(&self) -> Result<u64> {
+        let program = proc::executable(self.pid)?;
+        let own = proc::anonymous_kib(self.pid)?;
+        let copies = ProcessTable::read()?.descendants(self.pid);
+        let copies = copies
+            .into_iter()
+            .filter(|pid| proc::executable(*pid).is_ok_and(|executable| executable == program));
+        Ok(own
+            + copies
+                .filter_map(|pid| proc::anonymous_kib(pid).ok())
+                .sum::<u64>())
+    }
+
+    /// Waits until every handler has ended and been waited for, so that its CPU time counts.
+    pub(crate) fn await_idle(&self, timeout: Duration) -> bool {
+        let began = Instant::now();
+        loop {
+            match ProcessTable::read() {
+                Ok(table) if table.descendants(self.pid).is_empty() => return true,
+                _ if began.elapsed() > timeout => return false,
+                _ => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        let pid = Pid::from_raw(self.pid);
+        // Gone already is as good as stopped.
+        let _ = kill(pid, Signal::SIGTERM);
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(1) {
+            if !self.is_present() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if self.is_present() {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        end_orphans();
+        if let Endpoint::Unix(path) = &self.endpoint {
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// Also waits for it if it has just ended.
+    fn is_present(&mut self) -> bool {
+        if self.pid == self.child.id().cast_signed() {
+            return matches!(self.child.try_wait(), Ok(None));
+        }
+        // A daemon that left its parent became ours, since we are a subreaper.
+        matches!(
+            waitpid(Pid::from_raw(self.pid), Some(WaitPidFlag::WNOHANG)),
+            Ok(nix::sys::wait::WaitStatus::StillAlive)
+        )
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Ends handlers that outlived their server. Being a subreaper, this process is their parent
+/// now, so each is certainly one that we brought about and its number cannot be another's. One
+/// server runs at a time: whatever child there is, is left over.
+fn end_orphans() {
+    let own = std::process::id().cast_signed();
+    // Each end may hand us a further generation.
+    for _ in 0..100 {
+        let Ok(table) = ProcessTable::read() else {
+            return;
+        };
+        let children = table.children(own);
+        if children.is_empty() {
+            return;
+        }
+        for child in &children {
+            let _ = kill(Pid::from_raw(*child), Signal::SIGKILL);
+        }
+        for child in children {
+            while waitpid(Pid::from_raw(child), None) == Err(Errno::EINTR) {}
+        }
+    }
+}
+
+/// The last thing that a server has to say, without the names of our temporary files.
+fn last_line(errors: &Path, folder: &Path) -> Option<String> {
+    let text = String::from_utf8_lossy(&fs::read(errors).ok()?).into_owned();
+    let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
+    let line: String = line.chars().take(200).collect();
+    Some(line.replace(&format!("{}/", folder.display()), ""))
+}

@@ -1,0 +1,183 @@
+//! What /proc tells of processes: proc_pid_stat(5), proc_pid_status(5), proc_meminfo(5).
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::unistd::{SysconfVar, sysconf};
+
+/// CPU time, user and system together.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct CpuTimes {
+    /// Of the process itself, all its threads, the ended ones too.
+    pub own: Duration,
+    /// Of the children it has waited for, and of those that they have waited for.
+    pub children: Duration,
+}
+
+impl CpuTimes {
+    pub(crate) fn since(self, earlier: Self) -> Self {
+        Self {
+            own: self.own.saturating_sub(earlier.own),
+            children: self.children.saturating_sub(earlier.children),
+        }
+    }
+}
+
+pub(crate) fn cpu_times(pid: i32) -> io::Result<CpuTimes> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let ticks_a_second = sysconf(SysconfVar::CLK_TCK)?.unwrap_or(100);
+    parse_cpu_times(&stat, ticks_a_second as f64)
+        .ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat has an unknown form")))
+}
+
+fn parse_cpu_times(stat: &str, ticks_a_second: f64) -> Option<CpuTimes> {
+    let fields = after_name(stat)?;
+    let ticks = |index: usize| fields.get(index)?.parse::<u32>().ok();
+    // Fields 14 to 17 of the manual page, which counts from 1 and has pid and name before ours.
+    let (utime, stime, cutime, cstime) = (ticks(11)?, ticks(12)?, ticks(13)?, ticks(14)?);
+    let time =
+        |a: u32, b: u32| Duration::from_secs_f64((f64::from(a) + f64::from(b)) / ticks_a_second);
+    Some(CpuTimes {
+        own: time(utime, stime),
+        children: time(cutime, cstime),
+    })
+}
+
+/// The fields of a stat line behind the name, which itself may hold blanks and brackets.
+fn after_name(stat: &str) -> Option<Vec<&str>> {
+    Some(
+        stat.get(stat.rfind(')')? + 1..)?
+            .split_ascii_whitespace()
+            .collect(),
+    )
+}
+
+/// Anonymous resident memory in KiB.
+pub(crate) fn anonymous_kib(pid: i32) -> io::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    field_kib(&status, "RssAnon:").ok_or_else(|| io::Error::other("no RssAnon in /proc/PID/status"))
+}
+
+pub(crate) fn memory_available_kib() -> io::Result<u64> {
+    meminfo_kib("MemAvailable:")
+}
+
+pub(crate) fn memory_total_kib() -> io::Result<u64> {
+    meminfo_kib("MemTotal:")
+}
+
+fn meminfo_kib(key: &str) -> io::Result<u64> {
+    let meminfo = fs::read_to_string("/proc/meminfo")?;
+    field_kib(&meminfo, key).ok_or_else(|| io::Error::other(format!("no {key} in /proc/meminfo")))
+}
+
+fn field_kib(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find(|line| line.starts_with(key))?;
+    line.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+/// The file that a process runs.
+pub(crate) fn executable(pid: i32) -> io::Result<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/exe"))
+}
+
+/// The most process ids that the kernel hands out.
+pub(crate) fn pid_max() -> usize {
+    fs::read_to_string("/proc/sys/kernel/pid_max")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(32_768)
+}
+
+/// Every process, with its parent, as it was at some moment of the call.
+pub(crate) struct ProcessTable {
+    parents: HashMap<i32, i32>,
+}
+
+impl ProcessTable {
+    pub(crate) fn read() -> io::Result<Self> {
+        let mut parents = HashMap::new();
+        for entry in fs::read_dir("/proc")? {
+            let Some(pid) = entry?
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<i32>().ok())
+            else {
+                continue;
+            };
+            // A process may end between the listing and this.
+            let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+                continue;
+            };
+            let parent = after_name(&stat).and_then(|fields| fields.get(1)?.parse().ok());
+            if let Some(parent) = parent {
+                parents.insert(pid, parent);
+            }
+        }
+        Ok(Self { parents })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.parents.len()
+    }
+
+    pub(crate) fn children(&self, parent: i32) -> Vec<i32> {
+        self.parents
+            .iter()
+            .filter(|(_, p)| **p == parent)
+            .map(|(pid, _)| *pid)
+            .collect()
+    }
+
+    pub(crate) fn descendants(&self, ancestor: i32) -> Vec<i32> {
+        let mut by_parent: HashMap<i32, Vec<i32>> = HashMap::new();
+        for (pid, parent) in &self.parents {
+            by_parent.entry(*parent).or_default().push(*pid);
+        }
+        let mut found = Vec::new();
+        let mut open = vec![ancestor];
+        while let Some(parent) = open.pop() {
+            let children = by_parent.remove(&parent).unwrap_or_default();
+            found.extend_from_slice(&children);
+            open.extend(children);
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_times_behind_a_hostile_name() {
+        let stat = "42 (a) b) (c) S 1 42 42 0 -1 4194560 100 0 0 0 150 50 300 100 20 0 3 0 5 6 7";
+        let times = parse_cpu_times(stat, 100.0);
+        let expected = CpuTimes {
+            own: Duration::from_secs(2),
+            children: Duration::from_secs(4),
+        };
+        assert_eq!(times, Some(expected));
+        assert_eq!(parse_cpu_times("42 (short) S 1", 100.0), None);
+    }
+
+    #[test]
+    fn memory_fields() {
+        let status = "Name:\tskd\nVmRSS:\t    2000 kB\nRssAnon:\t     120 kB\n";
+        assert_eq!(field_kib(status, "RssAnon:"), Some(120));
+        assert_eq!(field_kib(status, "RssFile:"), None);
+    }
+
+    #[test]
+    fn descendants_are_found_through_generations() {
+        let parents = HashMap::from([(2, 1), (3, 2), (4, 3), (5, 1), (6, 4)]);
+        let table = ProcessTable { parents };
+        let mut found = table.descendants(2);
+        found.sort_unstable();
+        assert_eq!(found, [3, 4, 6]);
+        assert_eq!(table.children(3), [4]);
+    }
+}

@@ -1,0 +1,74 @@
+//! How near the servers come to the bare kernel.
+
+use super::{Section, by_speed, clients_text, find, handlers, plural};
+use crate::peers::Transport;
+use crate::report::format::{median, micros, percent, spread, thousands};
+use crate::report::table::Table;
+use crate::results::{Results, StreamCell};
+use crate::stats::Summary;
+
+pub(super) fn kernel(results: &Results) -> Section {
+    let threads = results.settings.kernel_threads;
+    let title = format!(
+        "Programs a second, bare kernel, {}",
+        plural(threads, "thread")
+    );
+    let columns = ["programs/s", "CPU each"].map(str::to_owned);
+    let mut bare = Table::of_figures(title, "handler", columns);
+    for cell in &results.kernel {
+        bare.row([
+            cell.handler.to_owned(),
+            spread(
+                Summary::of(cell.rounds.iter().map(|round| round.rate)),
+                thousands,
+            ),
+            median(
+                Summary::of(cell.rounds.iter().map(|round| round.cpu)),
+                micros,
+            ),
+        ]);
+    }
+    let usual = results.settings.usual_clients();
+    let names = handlers(results);
+    let title = format!("Share of the bare kernel, TCP, {}", clients_text(usual));
+    let mut shares =
+        Table::of_figures(title, "server", names.iter().map(|name| (*name).to_owned()));
+    let share = |server: &str, handler: &str| {
+        share_of_kernel(
+            results,
+            find(&results.rates, server, Transport::Tcp, handler, usual)?,
+        )
+    };
+    let order = by_speed(results, |server| {
+        Some(share(server, names.first()?)?.median)
+    });
+    for server in order {
+        let cells = names
+            .iter()
+            .map(|handler| spread(share(&server, handler), percent));
+        shares.row([server.clone()].into_iter().chain(cells));
+    }
+    Section {
+        title: "The bare kernel",
+        text: "The limit that no launcher passes: the same programs started by vfork-style clone, \
+               exec and wait, with no socket, on as many threads as skd accepts with. The shares \
+               take the load generator's own CPU time off: a server is compared with what the \
+               bare kernel would reach on the cores that the clients leave free.",
+        tables: vec![bare, shares],
+        plots: "kernel",
+    }
+}
+
+/// A server's rate over what the bare kernel would reach on the cores that the clients left.
+fn share_of_kernel(results: &Results, cell: &StreamCell) -> Option<Summary> {
+    let kernel = results
+        .kernel
+        .iter()
+        .find(|kernel| kernel.handler == cell.key.handler)?;
+    let limit = Summary::of(kernel.rounds.iter().map(|round| round.rate))?.median;
+    let (cores, threads) = (results.machine.cores as f64, kernel.threads as f64);
+    cell.summary(|round| {
+        let free = ((cores - round.load_cores) / threads).clamp(0.01, 1.0);
+        round.rate / (limit * free)
+    })
+}

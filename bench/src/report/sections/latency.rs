@@ -1,0 +1,59 @@
+//! How long a client waits.
+
+use super::{Section, by_speed, clients_text, find, handlers, positive};
+use crate::report::format::{median, micros};
+use crate::report::table::Table;
+use crate::results::{Results, StreamRound};
+
+pub(super) fn latency(results: &Results) -> Section {
+    let usual = results.settings.usual_clients();
+    let points = ["p50", "p99", "p99.9"];
+    let columns: Vec<String> = ["first byte", "end"]
+        .iter()
+        .flat_map(|what| points.iter().map(move |point| format!("{what} {point}")))
+        .collect();
+    let mut tables = Vec::new();
+    for transport in &results.settings.transports {
+        for handler in handlers(results) {
+            for clients in &results.settings.clients {
+                let title = format!(
+                    "Latency, {transport}, handler {handler}, {}",
+                    clients_text(*clients)
+                );
+                let mut table = Table::of_figures(title, "server", columns.iter().cloned());
+                table.detail = handler != "tiny" || *clients != usual;
+                let cell =
+                    |server: &str| find(&results.rates, server, *transport, handler, *clients);
+                let quickness = |server: &str| {
+                    let latency = cell(server)?.summary(|round| positive(round.end.p50));
+                    Some(latency.map_or(f64::NEG_INFINITY, |latency| -latency.median))
+                };
+                for server in by_speed(results, quickness) {
+                    let figures: [fn(&StreamRound) -> u64; 6] = [
+                        |round| round.first_byte.p50,
+                        |round| round.first_byte.p99,
+                        |round| round.first_byte.p999,
+                        |round| round.end.p50,
+                        |round| round.end.p99,
+                        |round| round.end.p999,
+                    ];
+                    let cells = figures.map(|figure| {
+                        let summary = cell(&server)
+                            .and_then(|cell| cell.summary(|round| positive(figure(round))));
+                        median(summary, micros)
+                    });
+                    table.row([server.clone()].into_iter().chain(cells));
+                }
+                tables.push(table);
+            }
+        }
+    }
+    Section {
+        title: "Latency",
+        text: "From the call of connect to the first byte and to the end of file; medians of the \
+               rounds' percentiles. The clients of one measurement compete for the cores with the \
+               server, so latency grows with their number.",
+        tables,
+        plots: "latency",
+    }
+}

@@ -1,0 +1,189 @@
+//! The figures in tables, by topic.
+
+mod cost;
+mod data;
+mod kernel;
+mod latency;
+mod live;
+mod rates;
+mod servers;
+
+use super::format::{NOTHING, spread, thousands};
+use super::table::Table;
+use crate::peers::Transport;
+use crate::results::{Results, StreamCell};
+use crate::stats::Summary;
+
+pub(in crate::report) struct Section {
+    pub(in crate::report) title: &'static str,
+    /// What the figures say and how they came about; Markdown.
+    pub(in crate::report) text: &'static str,
+    pub(in crate::report) tables: Vec<Table>,
+    /// File names of plots begin with this.
+    pub(in crate::report) plots: &'static str,
+}
+
+/// Those that have figures.
+pub(in crate::report) fn all(results: &Results) -> Vec<Section> {
+    let sections = [
+        rates::rates(results),
+        rates::ratios(results),
+        live::live(results),
+        latency::latency(results),
+        kernel::kernel(results),
+        cost::costs(results),
+        data::bulk(results),
+        data::datagrams(results),
+        servers::servers(results),
+    ];
+    let mut sections = Vec::from(sections);
+    for section in &mut sections {
+        section.tables.retain(|table| !table.is_empty());
+    }
+    sections.retain(|section| !section.tables.is_empty());
+    sections
+}
+
+pub(in crate::report) fn machine(results: &Results) -> String {
+    let machine = &results.machine;
+    let settings = &results.settings;
+    format!(
+        "{}, {} cores{}, {} MiB of memory, Linux {} ({}), {}; {} of {} s{}; {}",
+        machine.cpu,
+        machine.cores,
+        if machine.virtual_machine {
+            " of a virtual machine"
+        } else {
+            ""
+        },
+        thousands(machine.memory_mib as f64),
+        machine.kernel,
+        machine.architecture,
+        machine.distribution,
+        plural(settings.rounds as usize, "round"),
+        settings.window.as_secs_f64(),
+        if settings.quick {
+            " (a quick run: its figures mean nothing)"
+        } else {
+            ""
+        },
+        results.date,
+    )
+}
+
+fn plural(count: usize, what: &str) -> String {
+    if count == 1 {
+        format!("1 {what}")
+    } else {
+        format!("{} {what}s", thousands(count as f64))
+    }
+}
+
+/// Whether the figures can be trusted, in lines.
+pub(in crate::report) fn soundness(results: &Results) -> Vec<String> {
+    let mut lines = Vec::new();
+    if results.interrupted {
+        lines.push("The run was interrupted; its figures are incomplete.".to_owned());
+    }
+    if results.settings.rounds < 5 {
+        lines.push("Fewer than five rounds: medians of so few mean little.".to_owned());
+    }
+    if results.machine.load_before > 0.5 {
+        lines.push(format!(
+            "The machine was not idle before the run: load average {:.2}.",
+            results.machine.load_before
+        ));
+    }
+    let failed = results.failed_connections(None);
+    lines.push(if failed == 0 {
+        "Every connection of the rates was answered in full.".to_owned()
+    } else {
+        format!(
+            "{} connections FAILED; figures marked (!) come from such runs.",
+            thousands(failed as f64)
+        )
+    });
+    for problem in &results.problems {
+        let transport = problem
+            .transport
+            .map_or_else(String::new, |kind| format!(", {kind}"));
+        let times = if problem.times > 1 {
+            format!(" ({} times)", problem.times)
+        } else {
+            String::new()
+        };
+        lines.push(format!(
+            "{}{transport}: {}{times}",
+            problem.server, problem.what
+        ));
+    }
+    for missing in &results.missing {
+        lines.push(format!(
+            "{}: not installed (Debian package {})",
+            missing.name, missing.package
+        ));
+    }
+    lines
+}
+
+/// Percentiles of no connection at all are 0 and mean nothing.
+fn positive(micros: u64) -> f64 {
+    if micros == 0 { f64::NAN } else { micros as f64 }
+}
+
+/// Servers of some cells, the fastest first, where `weight` finds a figure.
+fn by_speed(results: &Results, weight: impl Fn(&str) -> Option<f64>) -> Vec<String> {
+    let names = results.servers.iter().map(|server| server.name.clone());
+    let mut weighed: Vec<(String, f64)> = names
+        .filter_map(|name| weight(&name).map(|weight| (name, weight)))
+        .collect();
+    weighed.sort_by(|a, b| b.1.total_cmp(&a.1));
+    weighed.into_iter().map(|(name, _)| name).collect()
+}
+
+fn find<'a>(
+    cells: &'a [StreamCell],
+    server: &str,
+    transport: Transport,
+    handler: &str,
+    clients: usize,
+) -> Option<&'a StreamCell> {
+    cells.iter().find(|cell| {
+        let key = &cell.key;
+        key.server == server
+            && key.transport == transport
+            && key.handler == handler
+            && key.clients == clients
+    })
+}
+
+pub(in crate::report) fn rate_of(cell: &StreamCell) -> Option<Summary> {
+    cell.summary(|round| round.rate)
+}
+
+fn rate_text(cell: Option<&StreamCell>) -> String {
+    cell.map_or_else(
+        || NOTHING.to_owned(),
+        |cell| {
+            let mark = if cell.failures().total() > 0 {
+                " (!)"
+            } else {
+                ""
+            };
+            spread(rate_of(cell), thousands) + mark
+        },
+    )
+}
+
+fn handlers(results: &Results) -> Vec<&'static str> {
+    results
+        .settings
+        .handlers
+        .iter()
+        .map(|handler| handler.as_str())
+        .collect()
+}
+
+fn clients_text(clients: usize) -> String {
+    plural(clients, "client")
+}

@@ -1,0 +1,129 @@
+//! Connections a second, and how many times those of another.
+
+use super::{Section, by_speed, clients_text, find, handlers, rate_of, rate_text};
+use crate::report::format::{NOTHING, ratio, spread, thousands};
+use crate::report::table::Table;
+use crate::results::Results;
+
+pub(super) fn rates(results: &Results) -> Section {
+    let usual = results.settings.usual_clients();
+    let names = handlers(results);
+    let mut tables = Vec::new();
+    let mut details = Vec::new();
+    for transport in &results.settings.transports {
+        let order = |handler: &str, clients| {
+            by_speed(results, |server| {
+                let cell = find(&results.rates, server, *transport, handler, clients)?;
+                Some(rate_of(cell)?.median)
+            })
+        };
+        let title = format!("Connections a second, {transport}, {}", clients_text(usual));
+        let mut table =
+            Table::of_figures(title, "server", names.iter().map(|name| (*name).to_owned()));
+        let Some(first) = names.first() else { continue };
+        for server in order(first, usual) {
+            let cells = names.iter().map(|handler| {
+                rate_text(find(&results.rates, &server, *transport, handler, usual))
+            });
+            table.row([server.clone()].into_iter().chain(cells));
+        }
+        tables.push(table);
+        for handler in &names {
+            let title = format!("Connections a second, {transport}, handler {handler}");
+            let columns = results
+                .settings
+                .clients
+                .iter()
+                .map(|clients| clients_text(*clients));
+            let mut table = Table::of_figures(title, "server", columns).into_detail();
+            for server in order(handler, usual) {
+                let cells = results.settings.clients.iter().map(|clients| {
+                    rate_text(find(&results.rates, &server, *transport, handler, *clients))
+                });
+                table.row([server.clone()].into_iter().chain(cells));
+            }
+            details.push(table);
+        }
+    }
+    tables.extend(details);
+    Section {
+        title: "Connections a second",
+        text: "Each client connects, reads the handler's answer to the end, compares it and \
+               begins again. Medians, with the lowest and the highest round in brackets. The \
+               handlers: *tiny*, a static program of two system calls; *dynamic*, `echo ok`, linked \
+               to the C library; *shell*, a script for `/bin/sh`; *python*, one for Python 3. The \
+               dashed line in the plots is the bare kernel, see below.",
+        tables,
+        plots: "rates",
+    }
+}
+
+pub(super) fn ratios(results: &Results) -> Section {
+    let base = &results.settings.base;
+    let usual = results.settings.usual_clients();
+    let mut tables = Vec::new();
+    for transport in &results.settings.transports {
+        let rates = handlers(results)
+            .into_iter()
+            .map(|handler| (handler.to_owned(), handler, 0));
+        let live = results
+            .settings
+            .live
+            .iter()
+            .map(|live| (format!("{} live", thousands(*live as f64)), "gate", *live));
+        let mut columns: Vec<_> = rates.chain(live).collect();
+        let cell = |server: &str, handler: &str, live: usize| {
+            let cells = if handler == "gate" {
+                &results.live
+            } else {
+                &results.rates
+            };
+            cells.iter().find(|cell| {
+                let key = &cell.key;
+                key.server == server
+                    && key.transport == *transport
+                    && key.handler == handler
+                    && key.clients == usual
+                    && key.live == live
+            })
+        };
+        let others: Vec<_> = results
+            .servers
+            .iter()
+            .filter(|server| server.name != *base)
+            .collect();
+        let ratio_to = |server: &str, handler: &str, live: usize| {
+            cell(base, handler, live)?.ratio_to(cell(server, handler, live)?)
+        };
+        columns.retain(|(_, handler, live)| {
+            others
+                .iter()
+                .any(|server| ratio_to(&server.name, handler, *live).is_some())
+        });
+        let title = format!("{base} over each, {transport}, {}", clients_text(usual));
+        let mut table = Table::of_figures(
+            title,
+            "server",
+            columns.iter().map(|(title, ..)| title.clone()),
+        );
+        for server in others {
+            let ratios: Vec<String> = columns
+                .iter()
+                .map(|(_, handler, live)| spread(ratio_to(&server.name, handler, *live), ratio))
+                .collect();
+            if ratios.iter().any(|ratio| ratio != NOTHING) {
+                table.row([server.name.clone()].into_iter().chain(ratios));
+            }
+        }
+        tables.push(table);
+    }
+    Section {
+        title: "Ratios",
+        text: "How many times as many connections a second the base server handles: above 1 it is \
+               the faster one. Ratios are taken round by round, of measurements that were \
+               neighbours in time, and these are their medians. Only ratios within one run mean \
+               something; absolute figures belong to the machine.",
+        tables,
+        plots: "ratios",
+    }
+}

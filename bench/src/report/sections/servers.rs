@@ -1,0 +1,30 @@
+//! Which servers were measured, and how they were started.
+
+use super::Section;
+use crate::report::format::NOTHING;
+use crate::report::table::{Align, Table};
+use crate::results::Results;
+
+pub(super) fn servers(results: &Results) -> Section {
+    let columns =
+        ["server", "version", "socket", "command", "remark"].map(|name| (name, Align::Left));
+    let mut table = Table::new("Servers", &columns).into_detail();
+    for server in &results.servers {
+        for (transport, command) in &server.commands {
+            table.row([
+                server.name.clone(),
+                server.version.clone().unwrap_or_else(|| NOTHING.to_owned()),
+                transport.to_string(),
+                format!("`{command}`"),
+                server.remark.clone(),
+            ]);
+        }
+    }
+    Section {
+        title: "Servers",
+        text: "All with their limits opened, the longest backlog that they take, and look-ups and \
+               logging off.",
+        tables: vec![table],
+        plots: "servers",
+    }
+}
