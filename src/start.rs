@@ -2,9 +2,6 @@
 
 use std::process::ExitCode;
 
-use nix::sys::prctl::get_child_subreaper;
-use nix::unistd::Pid;
-
 use crate::child::environment::Variables;
 use crate::child::plan::{Role, raise_file_limit};
 use crate::child::{Method, Plan};
@@ -108,6 +105,7 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
         }
         // All that the caller should see has been said.
         report::use_sink(log.take_over()?);
+        log.keep();
 
         let threads = acceptors(daemon, &listeners);
         let resources = Resources {
@@ -116,7 +114,7 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
             reserved,
             log,
             hangup_ends: !daemon.background && !inherited.ignored(Signal::SIGHUP),
-            adopts: Pid::this().as_raw() == 1 || get_child_subreaper() == Ok(true),
+            adopts: process::adopts_orphans(),
         };
         let service = serve::Service {
             plan,

@@ -127,7 +127,7 @@ further clients wait in the backlog and are served as places come free.",
                 kind: Value("OCTAL", ValueHint::Other),
                 help: "Mode of unix socket files [0777 less the umask]",
                 manual: "\
-From the moment the file exists. Write permission is what a client needs to connect. An error \
+The file has it from the moment it exists. A client needs write permission to connect. An error \
 with an abstract name, which has no mode.",
             },
             Opt {
@@ -206,7 +206,7 @@ and without --supervise, PROG inherits the locked descriptor and the file stays.
                 kind: Flag,
                 help: "After binding, chroot to $ROOT and become $UID and $GID",
                 manual: "\
-Both are decimal numbers, UID not 0; ROOT may be unset. GID is then the only group. Not with \
+Both are decimal numbers, $UID not 0; $ROOT may be unset. $GID is then the only group. Not with \
 --user.",
             },
             Opt {
@@ -216,8 +216,8 @@ Both are decimal numbers, UID not 0; ROOT may be unset. GID is then the only gro
                 help: "After binding, become this user, with all its groups",
                 manual: "\
 Names or numbers; a number without an entry in passwd(5) needs GROUP. GROUP replaces the user's \
-primary group. Sets HOME, USER, LOGNAME and SHELL, or unsets them for a user without an entry. \
-Not root, and not with --drop-privileges.",
+primary group. Sets $HOME, $USER, $LOGNAME and $SHELL, or unsets them for a user without an \
+entry. Not root, and not with --drop-privileges.",
             },
             Opt {
                 long: "chroot",

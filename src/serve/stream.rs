@@ -41,7 +41,7 @@ pub(super) fn start(index: usize, shared: Arc<Shared>, spawner: Spawner) -> io::
             let acceptor = Acceptor {
                 index,
                 poller,
-                lines: shared.services.iter().map(Line::new).collect(),
+                lanes: shared.services.iter().map(Lane::new).collect(),
                 shared: &shared,
                 spawner,
             };
@@ -58,12 +58,12 @@ struct Acceptor<'a> {
     shared: &'a Shared,
     poller: Poller,
     /// One for each service.
-    lines: Vec<Line<'a>>,
+    lanes: Vec<Lane<'a>>,
     spawner: Spawner,
 }
 
 /// A service as one thread sees it.
-struct Line<'a> {
+struct Lane<'a> {
     served: &'a Served,
     /// The place for the next connection, taken before it is accepted.
     place: Option<Place>,
@@ -74,7 +74,7 @@ struct Line<'a> {
     environment: Environment,
 }
 
-impl<'a> Line<'a> {
+impl<'a> Lane<'a> {
     fn new(served: &'a Served) -> Self {
         Self {
             served,
@@ -114,17 +114,17 @@ impl Acceptor<'_> {
     /// Takes a place in each service where it has none, and says whether it has any at all.
     fn take_places(&mut self) -> bool {
         let mut any = false;
-        for line in &mut self.lines {
-            if line.place.is_none() && !line.served.listeners.is_empty() {
-                line.place = line.served.places.take(self.index);
-                if line.place.is_none() && report::full_is_due() {
+        for lane in &mut self.lanes {
+            if lane.place.is_none() && !lane.served.listeners.is_empty() {
+                lane.place = lane.served.places.take(self.index);
+                if lane.place.is_none() && report::full_is_due() {
                     // Whether clients wait is for the main thread to see: to look at the
                     // listener from here would take the wake-up from another acceptor.
-                    line.served.full.store(true, Ordering::SeqCst);
+                    lane.served.full.store(true, Ordering::SeqCst);
                     self.shared.main.wake();
                 }
             }
-            any |= line.place.is_some();
+            any |= lane.place.is_some();
         }
         any
     }
@@ -133,17 +133,17 @@ impl Acceptor<'_> {
     /// waits for another to be drained; says whether there was one.
     fn serve_ready(&mut self) -> bool {
         let mut any = false;
-        for service in 0..self.lines.len() {
-            for listener in 0..self.lines[service].ready.len() {
-                if !self.lines[service].ready[listener] {
+        for service in 0..self.lanes.len() {
+            for listener in 0..self.lanes[service].ready.len() {
+                if !self.lanes[service].ready[listener] {
                     continue;
                 }
-                let Some(place) = self.lines[service].place.take() else {
+                let Some(place) = self.lanes[service].place.take() else {
                     break;
                 };
                 match self.serve(service, listener, place) {
                     Attempt::Served => any = true,
-                    Attempt::Drained => self.lines[service].ready[listener] = false,
+                    Attempt::Drained => self.lanes[service].ready[listener] = false,
                     Attempt::Short => {
                         self.sleep(Some(PAUSE));
                         return true;
@@ -156,12 +156,12 @@ impl Acceptor<'_> {
     }
 
     fn serve(&mut self, service: usize, index: usize, place: Place) -> Attempt {
-        let served = self.lines[service].served;
+        let served = self.lanes[service].served;
         let listener = &served.listeners[index];
         let (connection, peer) = match listener.accept() {
             Ok(accepted) => accepted,
             Err(reason) => {
-                self.lines[service].place = Some(place);
+                self.lanes[service].place = Some(place);
                 return not_accepted(listener, &reason);
             }
         };
@@ -207,10 +207,10 @@ impl Acceptor<'_> {
 
     /// Writes into the environment who has called where.
     fn introduce(&mut self, service: usize, listener: &Listener, peer: &Peer) {
-        let environment = &mut self.lines[service].environment;
+        let environment = &mut self.lanes[service].environment;
         environment.clear();
-        for line in listener.variables() {
-            environment.line(line);
+        for variable in listener.variables() {
+            environment.line(variable);
         }
         peer.variables(|name, value| environment.set(name, value));
     }
@@ -218,9 +218,9 @@ impl Acceptor<'_> {
     /// Starts the handler of what the slot holds; waits until a shortage is over, for the
     /// client has been accepted. `None` if the program can't be run, or skd is stopping.
     fn spawn(&mut self, service: usize) -> Option<Spawned> {
-        let plan = &self.lines[service].served.plan;
+        let plan = &self.lanes[service].served.plan;
         loop {
-            let environment = &mut self.lines[service].environment;
+            let environment = &mut self.lanes[service].environment;
             let why = match self.spawner.spawn(plan, environment) {
                 Ok(spawned) => return Some(spawned),
                 Err(why) => why,
@@ -239,7 +239,7 @@ impl Acceptor<'_> {
 
     /// Waits until a connection may be there.
     fn wait(&mut self) {
-        for index in 0..self.lines.len() {
+        for index in 0..self.lanes.len() {
             self.watch(index);
         }
         let mut room = no_events();
@@ -252,7 +252,7 @@ impl Acceptor<'_> {
                 self.shared.wakers[self.index].clear();
             } else {
                 let (service, listener) = ((key >> 32) as usize, key as u32 as usize);
-                self.lines[service].ready[listener] = true;
+                self.lanes[service].ready[listener] = true;
             }
         }
     }
@@ -260,13 +260,13 @@ impl Acceptor<'_> {
     /// Has the listeners of a service in the epoll set just if there is a place for a
     /// connection: one who is woken and doesn't accept keeps others from being woken.
     fn watch(&mut self, index: usize) {
-        let line = &mut self.lines[index];
-        let wanted = line.place.is_some();
-        if line.watched == wanted {
+        let lane = &mut self.lanes[index];
+        let wanted = lane.place.is_some();
+        if lane.watched == wanted {
             return;
         }
         let mut done = Ok(());
-        for (number, listener) in line.served.listeners.iter().enumerate() {
+        for (number, listener) in lane.served.listeners.iter().enumerate() {
             let key = ((index as u64) << 32) | number as u64;
             let result = if wanted {
                 self.poller.add(listener, Interest::ReadableOne, key)
@@ -280,12 +280,12 @@ impl Acceptor<'_> {
             }
         }
         match done {
-            Ok(()) => line.watched = wanted,
+            Ok(()) => lane.watched = wanted,
             Err(errno) => {
                 let text = format_args!("a listener can't be watched: {}", errno.desc());
                 report::event(Event::Trouble(Cause::Watch, &text));
                 // Not watched is not waited for; so try it at once, and then again.
-                line.ready.fill(true);
+                lane.ready.fill(true);
                 self.sleep(Some(PAUSE));
             }
         }

@@ -61,6 +61,7 @@ pub fn run(plan: &Plan, terminal: bool, log: Log, ready: &mut Option<Ready>) -> 
         relay_started: Instant::now(),
         signals,
         stack,
+        adopts: process::adopts_orphans(),
         ending: false,
     };
     let mut delay = FIRST_DELAY;
@@ -69,6 +70,7 @@ pub fn run(plan: &Plan, terminal: bool, log: Log, ready: &mut Option<Ready>) -> 
         let ended = match supervisor.start() {
             Ok(pid) => {
                 if let Some(ready) = ready.take() {
+                    supervisor.log.keep();
                     ready.serving();
                 }
                 report::event(Event::Started(&plan.name()));
@@ -117,6 +119,8 @@ struct Supervisor<'a> {
     relay_started: Instant,
     signals: Signals,
     stack: Stack,
+    /// Whether strangers become this process's children, and are to be reaped.
+    adopts: bool,
     /// Whether the program isn't to be run again.
     ending: bool,
 }
@@ -154,6 +158,9 @@ impl Supervisor<'_> {
             match process::wait(Target::Process(pid), Wait::NOW_OR_STOPPED) {
                 Ok(Some((_, Change::Ended(ended)))) => {
                     self.take_terminal();
+                    if self.adopts {
+                        bury_strangers(None);
+                    }
                     // Interrupted from the terminal, which we have given away, it was all
                     // of us that was interrupted.
                     let interrupted = [Signal::SIGINT, Signal::SIGQUIT]
@@ -192,6 +199,9 @@ impl Supervisor<'_> {
     fn pass_on(&mut self, signal: Signal, program: Option<Pid>) {
         if matches!(signal, Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT) {
             self.ending = true;
+        }
+        if signal == Signal::SIGCHLD && self.adopts {
+            bury_strangers(program);
         }
         if let Some(pid) = program
             && signal != Signal::SIGCHLD
@@ -242,5 +252,15 @@ impl Supervisor<'_> {
         if self.terminal {
             let _ = tcsetpgrp(io::stdin(), getpgrp());
         }
+    }
+}
+
+/// Reaps every child that has ended but the program, whose end is looked at elsewhere.
+fn bury_strangers(program: Option<Pid>) {
+    while let Ok(Some((pid, Change::Ended(_)))) = process::wait(Target::Any, Wait::PEEK) {
+        if Some(pid) == program {
+            return;
+        }
+        let _ = process::wait(Target::Process(pid), Wait::NOW);
     }
 }

@@ -115,6 +115,13 @@ impl Log {
         Ok(self.sink.take().unwrap_or(Sink::Plain))
     }
 
+    /// Says that the start has succeeded: a log file that it made stays.
+    pub fn keep(&mut self) {
+        if let Target::File(file) = &mut self.target {
+            file.fresh = false;
+        }
+    }
+
     /// Opens a log file again, as after logrotate(8) has moved it away; says whether there
     /// is one. A failure keeps the old one.
     pub fn reopen(&mut self) -> Result<bool, String> {
@@ -145,7 +152,7 @@ struct LogFile {
     entry: Entry,
     file: File,
     truncate: bool,
-    /// Whether it was made here and isn't in use yet: then a start that fails removes it.
+    /// Whether it was made here by a start that hasn't succeeded yet: if it fails, it goes.
     fresh: bool,
 }
 
@@ -172,7 +179,6 @@ impl LogFile {
             self.file.set_len(0)?;
         }
         dup2_stderr(&self.file)?;
-        self.fresh = false;
         Ok(())
     }
 

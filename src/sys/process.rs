@@ -96,6 +96,12 @@ pub fn open_pidfd(pid: Pid) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
+/// Whether this process inherits the children of others that have ended: it is process 1
+/// of its namespace, or a subreaper (prctl(2), `PR_SET_CHILD_SUBREAPER`).
+pub fn adopts_orphans() -> bool {
+    std::process::id() == 1 || nix::sys::prctl::get_child_subreaper() == Ok(true)
+}
+
 /// The two sides of [`fork`].
 #[derive(Debug)]
 pub enum Fork {
