@@ -12,7 +12,7 @@ use crate::net::{self, Listener};
 use crate::report;
 use crate::serve::{self, Resources, supervise};
 use crate::setup::{Log, PidFile, Ready, Side, privileges};
-use crate::sys::child::{Descriptors, Launch, Stage, take_over};
+use crate::sys::child::{self, Stage};
 use crate::sys::descriptors::Reserved;
 use crate::sys::signals::{self, Inherited, Signal};
 use crate::sys::{memory, process};
@@ -60,10 +60,11 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
     let daemon = &config.daemon;
     // A descriptor for each live handler; handlers get the old limit back.
     let files = raise_file_limit();
-    // Before any descriptor is opened, so that all of ours are above the reserved ones; and
+    // Before any descriptor of ours is opened, so that all are above the reserved ones; and
     // a handler gets its connection and nothing that skd was given by accident.
-    let reserved = Reserved::take()
-        .map_err(|reason| Error::start("the low descriptors can't be reserved", reason))?;
+    let reserved = Reserved::take().map_err(|reason| {
+        Error::start("the low descriptors can't be reserved by /dev/null", reason)
+    })?;
     // The resolver may take long: nothing is held or changed yet, and INT still ends skd.
     let wanted = net::resolve_all(&service.listeners)?;
     // From here on there may be something to remove: signals wait until that can be done.
@@ -104,8 +105,7 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
             log.leave_terminal(true)?;
         }
         // All that the caller should see has been said.
-        report::use_sink(log.take_over()?);
-        log.keep();
+        log.take_over()?;
 
         let threads = acceptors(daemon, &listeners);
         let resources = Resources {
@@ -114,7 +114,6 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
             reserved,
             log,
             hangup_ends: !daemon.background && !inherited.ignored(Signal::SIGHUP),
-            adopts: process::adopts_orphans(),
         };
         let service = serve::Service {
             plan,
@@ -136,9 +135,8 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
 /// Runs a program without a listener: becomes it, or supervises it.
 fn run_program(config: &Config, service: &Service, inherited: &Inherited) -> Result<u8, Error> {
     let daemon = &config.daemon;
-    if daemon.supervise {
-        signals::block();
-    }
+    // As above; a program that replaces skd gets what has arrived meanwhile.
+    signals::block();
     let pidfile = lock_pidfile(daemon)?;
     let log = Log::open(daemon.log.as_ref(), daemon.background)?;
     let Some(ready) = split(daemon)? else {
@@ -161,7 +159,7 @@ fn run_program(config: &Config, service: &Service, inherited: &Inherited) -> Res
         if daemon.background {
             log.leave_terminal(false)?;
         }
-        report::use_sink(log.take_over()?);
+        log.take_over()?;
         if daemon.supervise {
             return supervise::run(&plan, terminal, log, ready);
         }
@@ -170,11 +168,7 @@ fn run_program(config: &Config, service: &Service, inherited: &Inherited) -> Res
                 .bequeath()
                 .map_err(|reason| Error::start("--pidfile can't be handed on", reason))?;
         }
-        if let Some(ready) = ready {
-            ready.becoming();
-        }
-        inherited.restore();
-        Err(become_program(&plan))
+        become_program(&plan, ready, inherited)
     })
 }
 
@@ -263,20 +257,19 @@ fn acceptors(daemon: &Daemon, listeners: &[Listener]) -> usize {
 }
 
 /// Becomes the program; comes back only with the reason why not.
-fn become_program(plan: &Plan) -> Error {
-    let mut environment = plan.environment();
-    let launch = Launch {
-        descriptors: Descriptors::Inherit,
-        connection: None,
-        steps: plan.steps(),
-        image: Some(plan.image()),
-        environment: environment.finish(),
-        want_pidfd: false,
-    };
-    let (stage, errno) = take_over(&launch);
-    let text = plan.explain(stage, errno).to_string();
-    match stage {
-        Stage::Exec => Error::NotRunnable(text),
-        _ => Error::Start(text),
+fn become_program(
+    plan: &Plan,
+    ready: &mut Option<Ready>,
+    inherited: &Inherited,
+) -> Result<u8, Error> {
+    let explain = |stage, errno| plan.explain(stage, errno).to_string();
+    child::prepare(plan.steps()).map_err(|(stage, errno)| Error::Start(explain(stage, errno)))?;
+    // All has been done that is likely to fail.
+    if let Some(ready) = ready {
+        ready.becoming();
     }
+    inherited.restore();
+    let mut environment = plan.environment();
+    let errno = child::exec(plan.image(), environment.finish());
+    Err(Error::NotRunnable(explain(Stage::Exec, errno)))
 }

@@ -4,7 +4,7 @@
 use std::ffi::{CString, OsStr};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -84,6 +84,16 @@ impl Plan {
         OsStr::from_bytes(name).display()
     }
 
+    /// Where the program is as seen by this process, which isn't in the handler's directory.
+    fn path_from_here(&self) -> PathBuf {
+        let path = Path::new(OsStr::from_bytes(self.image.path().to_bytes()));
+        let directory = self.steps.iter().find_map(|step| match step {
+            Step::ChangeDirectory(directory) => Some(OsStr::from_bytes(directory.to_bytes())),
+            _ => None,
+        });
+        Path::new(directory.unwrap_or_default()).join(path)
+    }
+
     /// Why a child could not become the program, in words.
     pub fn explain(&self, stage: Stage, errno: Errno) -> impl fmt::Display {
         fmt::from_fn(move |f| {
@@ -95,11 +105,11 @@ impl Plan {
                     None => f.write_str("its preparation failed")?,
                 },
                 Stage::Exec => {
-                    let path = Path::new(OsStr::from_bytes(self.image.path().to_bytes()));
+                    let path = self.path_from_here();
                     // The kernel says that there is no such file for a missing interpreter
                     // too.
                     if errno == Errno::ENOENT
-                        && let Some(interpreter) = program::missing_interpreter(path)
+                        && let Some(interpreter) = program::missing_interpreter(&path)
                     {
                         let interpreter = interpreter.display();
                         return write!(f, "its interpreter {interpreter} doesn't exist");

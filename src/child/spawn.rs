@@ -153,8 +153,8 @@ impl Spawner {
     }
 
     /// Takes what the next handler's 0 and 1 will be (dup3(2)). The caller closes its own.
-    pub fn hold(&mut self, socket: impl AsFd) -> io::Result<()> {
-        dup3(socket, &mut self.slot, OFlag::O_CLOEXEC).map_err(io::Error::from)
+    pub fn hold(&mut self, socket: impl AsFd) -> Result<(), Errno> {
+        dup3(socket, &mut self.slot, OFlag::O_CLOEXEC)
     }
 
     /// Lets go of it: a connection left in the slot would keep its client from seeing the

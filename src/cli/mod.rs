@@ -210,20 +210,28 @@ fn listeners(given: &Given<'_>) -> Result<Vec<Listen>, Error> {
             "--datagram says of what style -i, -l and -x are, and there is none; for UDP use -u",
         );
     }
-    if found.is_empty() {
-        for option in [
-            "backlog",
-            "max-clients",
-            "unix-mode",
-            "unix-owner",
-            "threads",
-        ] {
-            if given.0.contains_id(option) {
-                return usage(format!("--{option} has no use without a listener"));
-            }
+    // Without a listener, what skd 1.2 knew is accepted and unused, as it was there.
+    let unix = found.iter().any(|(_, option, ..)| *option == "unix");
+    let stream = found.iter().any(|(.., style)| *style == Style::Stream);
+    for (option, used, by) in [
+        ("unix-mode", unix, "--unix"),
+        ("unix-owner", unix, "--unix"),
+        ("threads", stream, "a stream listener"),
+    ] {
+        if !used && given.0.contains_id(option) {
+            return usage(format!("--{option} has no use without {by}"));
         }
     }
     found.sort_by_key(|(place, ..)| *place);
+    for (index, (_, option, value, endpoint, style)) in found.iter().enumerate() {
+        let mut earlier = found[..index].iter();
+        let twice = |(.., other, other_style): &(_, _, _, Endpoint, Style)| {
+            other == endpoint && other_style == style && !endpoint.may_be_repeated()
+        };
+        if earlier.any(twice) {
+            return usage(format!("--{option} {} is given twice", value.display()));
+        }
+    }
     Ok(found
         .into_iter()
         .map(|(_, option, value, endpoint, style)| Listen {
@@ -326,7 +334,7 @@ fn surroundings(given: &Given<'_>, serves: bool) -> Result<Surroundings, Error> 
         directory: directory
             .map(|path| c_string(path.into_os_string()))
             .transpose()?,
-        umask: given.read("umask", values::umask)?,
+        umask: given.read("umask", values::mode)?,
         nice: given.read("nice", values::nice)?,
         limits,
         environment,

@@ -44,22 +44,13 @@ pub(super) fn path(text: &OsStr) -> Result<PathBuf, Why> {
     Ok(PathBuf::from(text))
 }
 
-fn octal(text: &OsStr, highest: u32) -> Option<u32> {
-    let text = text.to_str()?;
-    if !text.bytes().all(|byte| matches!(byte, b'0'..=b'7')) {
-        return None;
-    }
-    u32::from_str_radix(text, 8)
-        .ok()
-        .filter(|number| *number <= highest)
-}
-
+/// A file mode or a mask of such.
 pub(super) fn mode(text: &OsStr) -> Result<u32, Why> {
-    octal(text, 0o777).ok_or_else(|| "it takes an octal number from 0 to 777, as 660".into())
-}
-
-pub(super) fn umask(text: &OsStr) -> Result<u32, Why> {
-    octal(text, 0o777).ok_or_else(|| "it takes an octal number from 0 to 777, as 027".into())
+    text.to_str()
+        .filter(|text| text.bytes().all(|byte| matches!(byte, b'0'..=b'7')))
+        .and_then(|text| u32::from_str_radix(text, 8).ok())
+        .filter(|number| *number <= 0o777)
+        .ok_or_else(|| "it takes an octal number from 0 to 777".into())
 }
 
 pub(super) fn nice(text: &OsStr) -> Result<i32, Why> {
@@ -296,10 +287,9 @@ mod tests {
     #[test]
     fn modes_are_octal() {
         assert_eq!(mode(os("660")), Ok(0o660));
-        assert_eq!(umask(os("0027")), Ok(0o27));
+        assert_eq!(mode(os("0027")), Ok(0o27));
         for text in ["", "0o17", "8", "1777", "rw", "-1"] {
             assert!(mode(os(text)).is_err(), "{text:?}");
-            assert!(umask(os(text)).is_err(), "{text:?}");
         }
     }
 

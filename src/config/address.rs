@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -89,7 +89,8 @@ fn bracketed(text: &str) -> Result<Host, AddressError> {
     };
     match address.parse() {
         Ok(IpAddr::V4(_)) if zone.is_some() => wrong("an IPv4 address has no '%INTERFACE'"),
-        Ok(address) => Ok(Host::Address(address, zone)),
+        // ::ffff:a.b.c.d is an IPv4 address in the clothes of IPv6.
+        Ok(address) => Ok(Host::Address(address.to_canonical(), zone)),
         Err(_) => wrong("brackets enclose an IPv6 or IPv4 address, as in [::1]:80"),
     }
 }
@@ -208,11 +209,6 @@ impl fmt::Display for UnixAddress {
     }
 }
 
-/// `::ffff:a.b.c.d` as the IPv4 address that it stands for; others as they are.
-pub fn plain(address: Ipv6Addr) -> IpAddr {
-    address.to_canonical()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,6 +240,7 @@ mod tests {
             ("65535", number(Host::Any, 65535)),
             ("127.0.0.1:80", number(ip("127.0.0.1"), 80)),
             ("[127.0.0.1]:80", number(ip("127.0.0.1"), 80)),
+            ("[::ffff:127.0.0.1]:80", number(ip("127.0.0.1"), 80)),
             ("[::]:80", number(ip("::"), 80)),
             ("[fe80::1%eth0]:80", number(scoped, 80)),
             ("mail.example:80", number(name, 80)),

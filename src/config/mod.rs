@@ -1,11 +1,12 @@
 //! What skd was asked to do, as plain data: complete, checked, and without a trace of the
 //! words that it came from.
 
-pub mod address;
+mod address;
 mod log_target;
 
 use std::ffi::{CString, OsStr, OsString};
 use std::num::NonZeroUsize;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use nix::unistd::{Gid, Uid};
@@ -126,6 +127,13 @@ pub enum Endpoint {
     },
 }
 
+impl Endpoint {
+    /// Whether two of the same kind can both be bound: each takes a free port.
+    pub fn may_be_repeated(&self) -> bool {
+        matches!(self, Self::Inet { port: 0, .. })
+    }
+}
+
 /// The style of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
@@ -188,15 +196,16 @@ pub const RESOURCES: [(&str, Resource); 16] = [
 /// Whether skd itself sets or removes this variable for each handler, so that one inherited
 /// from elsewhere can't be taken for its word.
 pub fn is_reserved_variable(name: &OsStr) -> bool {
-    let Some(name) = name.to_str() else {
-        return false;
+    let name = name.as_bytes();
+    let connection = |protocol: &[u8]| {
+        let rest = |side: &[u8]| name.strip_prefix(protocol)?.strip_prefix(side);
+        let what = rest(b"LOCAL").or_else(|| rest(b"REMOTE"));
+        what.is_some_and(|what| matches!(what, b"IP" | b"PORT" | b"HOST" | b"INFO"))
     };
-    let connection = |protocol| {
-        let rest = |side| name.strip_prefix(protocol)?.strip_prefix(side);
-        let side: Option<&str> = rest("LOCAL").or_else(|| rest("REMOTE"));
-        side.is_some_and(|what| ["IP", "PORT", "HOST", "INFO"].contains(&what))
-    };
-    connection("TCP") || connection("UDP") || name.starts_with("SKD_") || RESERVED.contains(&name)
+    connection(b"TCP")
+        || connection(b"UDP")
+        || name.starts_with(b"SKD_")
+        || RESERVED.iter().any(|reserved| reserved.as_bytes() == name)
 }
 
 const RESERVED: [&str; 22] = [

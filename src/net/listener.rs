@@ -165,10 +165,11 @@ fn bind_addresses(
 }
 
 fn open(listen: &Listen, address: SocketAddr, nodelay: bool) -> io::Result<Socket> {
-    let (protocol, domain) = match listen.style {
-        Style::Stream => (Protocol::TCP, Domain::for_address(address)),
-        Style::Datagram => (Protocol::UDP, Domain::for_address(address)),
+    let protocol = match listen.style {
+        Style::Stream => Protocol::TCP,
+        Style::Datagram => Protocol::UDP,
     };
+    let domain = Domain::for_address(address);
     let socket = Socket::new(domain, kind(listen.style), Some(protocol))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -260,7 +261,7 @@ impl Listener {
                 .listen(self.backlog.unwrap_or(i32::MAX))
                 .map_err(|reason| {
                     let hint = match reason.raw_os_error().map(Errno::from_raw) {
-                        Some(Errno::EADDRINUSE) => "; another program listens there",
+                        Some(Errno::EADDRINUSE) => "; another program listens there, or another listener of this command line",
                         _ => "",
                     };
                     let why = reason.reason();

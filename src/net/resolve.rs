@@ -50,7 +50,9 @@ pub(super) fn resolve(option: &str, host: &Host, port: u16) -> Result<Vec<Socket
 }
 
 fn interface(zone: &str) -> nix::Result<u32> {
-    if let Ok(index) = zone.parse() {
+    if zone.bytes().all(|byte| byte.is_ascii_digit())
+        && let Ok(index) = zone.parse()
+    {
         return Ok(index);
     }
     nix::net::if_::if_nametoindex(zone)

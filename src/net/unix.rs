@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::AtFlags;
-use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstatat, umask};
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, umask};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, unlinkat};
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -30,6 +30,17 @@ pub struct SocketFile {
 impl SocketFile {
     fn stat(directory: impl AsFd, name: &OsString) -> Result<FileStat, Errno> {
         fstatat(directory, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
+    }
+
+    /// Changes the owner: of the file that was made, whatever its name may stand for by now.
+    fn give(&self, uid: Uid, gid: Option<Gid>) -> Result<(), Errno> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = openat(&self.directory, self.name.as_os_str(), flags, Mode::empty())?;
+        let found = fstat(&file)?;
+        if (found.st_dev, found.st_ino) != self.identity {
+            return Err(Errno::ESTALE);
+        }
+        fchownat(&file, "", Some(uid), gid, AtFlags::AT_EMPTY_PATH)
     }
 }
 
@@ -96,15 +107,7 @@ pub(super) fn bind(
         identity: (made.st_dev, made.st_ino),
     };
     if let Some((uid, gid)) = owner {
-        let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
-        fchownat(
-            &file.directory,
-            file.name.as_os_str(),
-            Some(uid),
-            gid,
-            flags,
-        )
-        .map_err(|errno| {
+        file.give(uid, gid).map_err(|errno| {
             Error::start(format!("{option}: the socket's owner can't be set"), errno)
         })?;
     }

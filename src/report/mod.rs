@@ -10,8 +10,8 @@ mod text;
 
 use std::fmt;
 use std::io::{self, Write};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
@@ -48,6 +48,20 @@ pub enum Event<'a> {
     Ended(&'a dyn fmt::Display, Ended),
     /// A supervised program will be started again.
     Restarting(&'a dyn fmt::Display, Duration),
+    /// A datagram that its handlers left unread was read away. Not limited in number like
+    /// other troubles: there can't be many, and each is a datagram lost.
+    ReadAway {
+        /// Whose it was.
+        peer: &'a dyn fmt::Display,
+        /// Its length in bytes.
+        length: usize,
+        /// Where it came.
+        listener: &'a dyn fmt::Display,
+        /// Who left it.
+        program: &'a dyn fmt::Display,
+        /// How often.
+        starts: u32,
+    },
     /// Something went wrong.
     Trouble(Cause, &'a dyn fmt::Display),
 }
@@ -75,25 +89,22 @@ pub enum Cause {
     Exec,
     /// A datagram couldn't be received.
     Receive,
-    /// A handler left its datagram unread.
-    Unread,
     /// A descriptor couldn't be watched.
     Watch,
-    /// The log couldn't be opened again, or its relay started again.
+    /// The log couldn't be opened again, or its relay had to be started again.
     Log,
-    /// The signals, or a file to be removed at the end.
-    Other,
 }
 
 /// How often a trouble of one cause is reported.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
 
-const CAUSES: usize = Cause::Other as usize + 1;
+const CAUSES: usize = Cause::Log as usize + 1;
 
 /// Statics, because standard error is one for the process too, and because whoever reports
 /// must not have to be handed anything.
 static VERBOSITY: AtomicU8 = AtomicU8::new(0);
-static SINK: OnceLock<Sink> = OnceLock::new();
+/// Locked for each line; but those who write never wait while they hold it.
+static SINK: RwLock<Sink> = RwLock::new(Sink::Plain);
 static LOST: AtomicU32 = AtomicU32::new(0);
 static TROUBLE: [AtomicU64; CAUSES] = [const { AtomicU64::new(0) }; CAUSES];
 static FULL: AtomicU64 = AtomicU64::new(0);
@@ -103,10 +114,9 @@ pub fn set_verbosity(verbosity: u8) {
     VERBOSITY.store(verbosity, Ordering::Relaxed);
 }
 
-/// Sends everything there from now on; to standard error until then.
+/// Sends everything there from now on; plainly to standard error until then.
 pub fn use_sink(sink: Sink) {
-    // Only start-up calls this, once.
-    let _ = SINK.set(sink);
+    *SINK.write().unwrap_or_else(PoisonError::into_inner) = sink;
 }
 
 /// Whether events of this verbosity are reported at all: for callers who would prepare one
@@ -158,7 +168,7 @@ pub fn answer(text: &str) -> io::Result<()> {
 }
 
 fn send(line: &[u8]) {
-    let sink = SINK.get().unwrap_or(&Sink::Plain);
+    let sink = SINK.read().unwrap_or_else(PoisonError::into_inner);
     let lost = LOST.swap(0, Ordering::Relaxed);
     if lost > 0 {
         let mut note = Line::new();

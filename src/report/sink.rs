@@ -4,11 +4,15 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 
 use nix::sys::socket::{MsgFlags, send};
+use nix::sys::stat::{SFlag, fstat};
 
 use crate::sys::events::is_writable;
+
+/// The bits of a mode that say what kind of file it is.
+const S_IFMT: u32 = SFlag::S_IFMT.bits();
 
 /// A way to write a line without waiting.
 #[derive(Debug)]
@@ -29,14 +33,10 @@ impl Sink {
     ///
     /// To be called while /proc can be seen, that is, before chroot(2).
     pub fn to(output: impl AsFd) -> Self {
-        let kind = output
-            .as_fd()
-            .try_clone_to_owned()
-            .and_then(|fd| File::from(fd).metadata())
-            .map(|metadata| metadata.file_type());
+        let kind = fstat(&output).map(|stat| SFlag::from_bits_truncate(stat.st_mode & S_IFMT));
         match kind {
-            Ok(kind) if kind.is_socket() => Self::Socket,
-            Ok(kind) if kind.is_fifo() || kind.is_char_device() => {
+            Ok(SFlag::S_IFSOCK) => Self::Socket,
+            Ok(SFlag::S_IFIFO | SFlag::S_IFCHR) => {
                 let path = format!("/proc/self/fd/{}", output.as_fd().as_raw_fd());
                 File::options()
                     .write(true)

@@ -11,7 +11,7 @@ impl Event<'_> {
     /// From which verbosity on it is reported.
     pub(super) fn verbosity(&self) -> u8 {
         match self {
-            Self::Trouble(..) | Self::Full(_) => 0,
+            Self::Trouble(..) | Self::Full(_) | Self::ReadAway { .. } => 0,
             Self::Accepted(_)
             | Self::Received(_)
             | Self::Closed(..)
@@ -50,6 +50,17 @@ impl fmt::Display for Event<'_> {
             Self::Restarting(program, delay) => {
                 write!(f, "Restarting {program} in {:.1}s", delay.as_secs_f64())
             }
+            Self::ReadAway {
+                peer,
+                length,
+                listener,
+                program,
+                starts,
+            } => write!(
+                f,
+                "skd: '{program}' was started {starts} times on {listener} and left a {peer} \
+                 unread, {length} bytes; it was read away"
+            ),
             Self::Trouble(_, what) => write!(f, "skd: {what}"),
         }
     }

@@ -1,16 +1,19 @@
 //! The main thread: signals, the ends of handlers, datagrams, and whatever is due.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU8, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
 use super::admit::Places;
 use super::datagram::Datagrams;
-use super::handlers::{self, Handlers, Work};
-use super::reap::{self, After};
-use super::{Resources, Served, Service, Shared, Starting, stream};
+use super::handlers::{Handlers, Work};
+use super::key::Key;
+use super::reap::{self, After, Births};
+use super::{Phase, Resources, Served, Service, Shared, stream};
 use crate::child::{Pidfds, Spawner};
 use crate::config::Style;
 use crate::error::Error;
@@ -18,25 +21,14 @@ use crate::net::SocketFile;
 use crate::report::{self, Cause, Event};
 use crate::setup::Log;
 use crate::sys::descriptors::Reserved;
-use crate::sys::events::{Interest, Poller, Waker, no_events};
+use crate::sys::events::{Interest, Poller, Waker, no_events, wait_readable};
+use crate::sys::process;
 use crate::sys::signals::{Signal, Signals};
 
-/// Keys of the main poller, below those of handlers.
-mod key {
-    pub(super) const SIGNALS: u64 = 0;
-    pub(super) const WAKER: u64 = 1;
-    pub(super) const RELAY: u64 = 2;
-    /// A stream listener with waiting clients: service and listener.
-    pub(super) const WAITING: u64 = 1 << 24;
-    pub(super) const DATAGRAMS: u64 = 2 << 24;
-    pub(super) const INDEX: u64 = (1 << 24) - 1;
-}
-
-const ENDING: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
 const USED: [Signal; 6] = [
-    ENDING[0],
-    ENDING[1],
-    ENDING[2],
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
     Signal::SIGHUP,
     Signal::SIGUSR1,
     Signal::SIGUSR2,
@@ -45,12 +37,13 @@ const USED: [Signal; 6] = [
 /// The least time between two starts of the relay to syslog.
 const RELAY_PAUSE: Duration = Duration::from_secs(1);
 
-/// The main thread's own part.
+/// The running daemon, as the main thread has it.
 #[derive(Debug)]
 pub struct Daemon {
     /// Removed, and dropped, while their sockets are still open.
     files: Vec<SocketFile>,
     shared: Arc<Shared>,
+    acceptors: Vec<JoinHandle<()>>,
     signals: Signals,
     datagrams: Vec<Datagrams>,
     spawner: Spawner,
@@ -58,7 +51,9 @@ pub struct Daemon {
     _reserved: Reserved,
     log: Log,
     hangup_ends: bool,
-    /// Whether CHLD is listened to, since not all children have watched pidfds.
+    /// Whether there are always children without a watched pidfd: strangers, or all.
+    always_sweeps: bool,
+    /// Whether CHLD is listened to.
     sweeping: bool,
     sweep_at: Option<Instant>,
     relay_at: Option<Instant>,
@@ -66,7 +61,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Makes ready all that can fail, and starts the acceptor threads.
+    /// Makes ready all that can fail, and then lets the acceptor threads begin.
     pub fn start(services: Vec<Service>, mut resources: Resources) -> Result<Self, Error> {
         let threads = resources.threads;
         let failed = |what| move |errno: Errno| Error::start(what, errno);
@@ -74,7 +69,6 @@ impl Daemon {
             .map(|_| Waker::new())
             .collect::<Result<_, _>>()
             .map_err(failed("no descriptor to wake a thread"))?;
-        let poller = Poller::new().map_err(failed("no epoll descriptor"))?;
 
         let mut files = Vec::new();
         let mut datagrams = Vec::new();
@@ -87,7 +81,10 @@ impl Daemon {
                 files.extend(listener.take_file());
                 match listener.style() {
                     Style::Stream => streams.push(listener),
-                    Style::Datagram => datagrams.push(Datagrams::new(listener, Arc::clone(&plan))),
+                    Style::Datagram => {
+                        let index = datagrams.len();
+                        datagrams.push(Datagrams::new(listener, Arc::clone(&plan), index));
+                    }
                 }
             }
             served.push(Served {
@@ -100,37 +97,38 @@ impl Daemon {
         let shared = Arc::new(Shared {
             services: served,
             handlers: Handlers::new(threads + 1),
-            poller,
+            poller: Poller::new().map_err(failed("no epoll descriptor"))?,
             main: Waker::new().map_err(failed("no descriptor to wake the main thread"))?,
-            stopping: AtomicBool::new(false),
-            blind: AtomicBool::new(false),
-            starting: (0..=threads).map(|_| Starting::default()).collect(),
+            births: (0..threads).map(|_| Births::default()).collect(),
             wakers,
-            parked: (Mutex::new(0), Condvar::new()),
+            phase: AtomicU8::new(Phase::Starting as u8),
+            unwatched: AtomicIsize::new(0),
         });
 
-        let mut spawners = Vec::new();
-        for _ in 0..=threads {
+        let mut spawner = || {
             let slot = resources.reserved.slot();
             let slot = slot.ok_or_else(|| Error::Start("too many threads".into()))?;
-            let spawner = Spawner::new(resources.method, slot)
-                .map_err(|reason| Error::start("a thread can't start handlers", reason))?;
-            spawners.push(spawner);
-        }
-        // The last one is the main thread's.
-        let Some(spawner) = spawners.pop() else {
-            return Err(Error::Start("no thread to start handlers".into()));
+            Spawner::new(resources.method, slot)
+                .map_err(|reason| Error::start("a thread can't start handlers", reason))
         };
-        let signals = Signals::new(&USED).map_err(failed("no descriptor for signals"))?;
+        let main_spawner = spawner()?;
+        let mut acceptors = Vec::new();
+        for index in 0..threads {
+            let acceptor = stream::start(index, Arc::clone(&shared), spawner()?)
+                .map_err(|reason| Error::start("no thread to accept connections", reason))?;
+            acceptors.push(acceptor);
+        }
         let mut daemon = Self {
-            shared,
-            signals,
-            datagrams,
-            spawner,
-            _reserved: resources.reserved,
             files,
+            shared,
+            acceptors,
+            signals: Signals::new(&USED).map_err(failed("no descriptor for signals"))?,
+            datagrams,
+            spawner: main_spawner,
+            _reserved: resources.reserved,
             log: resources.log,
             hangup_ends: resources.hangup_ends,
+            always_sweeps: process::adopts_orphans() || resources.method.pidfds == Pidfds::None,
             sweeping: false,
             sweep_at: None,
             relay_at: None,
@@ -139,30 +137,25 @@ impl Daemon {
         daemon
             .watch()
             .map_err(failed("a descriptor can't be watched"))?;
-        if resources.adopts || resources.method.pidfds == Pidfds::None {
-            daemon.start_sweeping();
-        }
-        for (index, spawner) in spawners.into_iter().enumerate() {
-            stream::start(index, Arc::clone(&daemon.shared), spawner)
-                .map_err(|reason| Error::start("no thread to accept connections", reason))?;
-        }
+        daemon.choose_to_sweep();
+        daemon.log.keep();
+        daemon.shared.enter_phase(Phase::Serving);
         Ok(daemon)
     }
 
-    fn watch(&mut self) -> Result<(), Errno> {
+    fn watch(&self) -> Result<(), Errno> {
         let poller = &self.shared.poller;
-        poller.add(&self.signals, Interest::Readable, key::SIGNALS)?;
-        poller.add(&self.shared.main, Interest::Readable, key::WAKER)?;
+        poller.add(&self.signals, Interest::Readable, Key::Signals.into())?;
+        poller.add(&self.shared.main, Interest::Readable, Key::Waker.into())?;
         if let Some(relay) = self.log.relay_end() {
-            poller.add(relay, Interest::Readable, key::RELAY)?;
+            poller.add(relay, Interest::Readable, Key::Relay.into())?;
         }
-        for (index, datagrams) in self.datagrams.iter_mut().enumerate() {
-            datagrams.watch(poller, key::DATAGRAMS + index as u64)?;
+        for datagrams in &self.datagrams {
+            datagrams.watch(poller)?;
         }
         for (service, served) in self.shared.services.iter().enumerate() {
             for (index, listener) in served.listeners.iter().enumerate() {
-                let key = key::WAITING + ((service as u64) << 12) + index as u64;
-                poller.add(listener, Interest::Paused, key)?;
+                poller.add(listener, Interest::Paused, waiting(service, index))?;
             }
         }
         Ok(())
@@ -170,11 +163,10 @@ impl Daemon {
 
     /// Serves until a signal ends it.
     pub fn run(mut self) {
-        let shared = Arc::clone(&self.shared);
         let mut room = no_events();
         loop {
             let limit = self.next_time();
-            let events = match shared.poller.wait(&mut room, limit) {
+            let events = match self.shared.poller.wait(&mut room, limit) {
                 Ok(events) => events,
                 Err(errno) => {
                     // Nothing that an epoll descriptor in order can say; don't spin on it.
@@ -185,25 +177,24 @@ impl Daemon {
                 }
             };
             for event in events {
-                match event {
-                    handlers::FIRST_KEY.. => {
-                        let after = reap::reap(&shared, event);
+                match Key::from(event) {
+                    Key::Handler { thread, index } => {
+                        let after = reap::reap(&self.shared, (thread, index));
                         self.after(after);
                     }
-                    key::SIGNALS => {
+                    Key::Datagrams(index) => {
+                        self.datagrams[index].look(&self.shared, &mut self.spawner);
+                    }
+                    Key::Signals => {
                         while let Some(signal) = self.signals.next() {
                             if self.signal(signal) {
                                 return self.stop();
                             }
                         }
                     }
-                    key::WAKER => self.woken(),
-                    key::RELAY => self.relay_ended(),
-                    key::DATAGRAMS.. => {
-                        let index = (event & key::INDEX) as usize;
-                        self.datagrams[index].look(&shared, &mut self.spawner, index);
-                    }
-                    _ => self.clients_wait(event & key::INDEX),
+                    Key::Waker => self.woken(),
+                    Key::Relay => self.relay_ended(),
+                    Key::Waiting { service, listener } => self.client_waits(service, listener),
                 }
             }
             self.on_time(Instant::now());
@@ -227,9 +218,9 @@ impl Daemon {
     }
 
     fn on_time(&mut self, now: Instant) {
-        for index in 0..self.datagrams.len() {
-            if self.datagrams[index].due().is_some_and(|due| due <= now) {
-                self.datagrams[index].look(&self.shared, &mut self.spawner, index);
+        for datagrams in &mut self.datagrams {
+            if datagrams.due().is_some_and(|due| due <= now) {
+                datagrams.look(&self.shared, &mut self.spawner);
             }
         }
         if self.sweep_at.is_some_and(|due| due <= now) {
@@ -247,39 +238,51 @@ impl Daemon {
         if reap::sweep(&shared, |after| self.after(after)) {
             self.sweep_at = Some(now + reap::PAUSE);
         }
+        self.choose_to_sweep();
     }
 
-    fn start_sweeping(&mut self) {
-        if !self.sweeping {
-            let mut used = USED.to_vec();
-            used.push(Signal::SIGCHLD);
-            self.sweeping = self.signals.set(&used).is_ok();
+    /// Listens to CHLD just if there are children whose end nothing else tells.
+    fn choose_to_sweep(&mut self) {
+        let wanted = self.always_sweeps || self.has_unwatched();
+        if wanted == self.sweeping {
+            return;
+        }
+        let mut signals = USED.to_vec();
+        if wanted {
+            signals.push(Signal::SIGCHLD);
+            // One may have ended before anybody listened.
             self.sweep_at = Some(Instant::now());
         }
+        if self.signals.set(&signals).is_ok() {
+            self.sweeping = wanted;
+        }
+    }
+
+    fn has_unwatched(&self) -> bool {
+        self.shared.unwatched.load(Ordering::SeqCst) > 0
     }
 
     /// Acts on a signal; says whether skd ends.
     fn signal(&mut self, signal: Signal) -> bool {
-        let handlers = &self.shared.handlers;
         match signal {
             Signal::SIGTERM => {}
             Signal::SIGINT | Signal::SIGQUIT => {
                 self.park();
                 self.shared.handlers.signal(Signal::SIGTERM, |_| true);
+                return true;
             }
             Signal::SIGHUP => match self.log.reopen() {
-                Ok(true) => return false,
                 Ok(false) if self.hangup_ends => {}
-                Ok(false) => return false,
+                Ok(_) => return false,
                 Err(text) => {
                     report::event(Event::Trouble(Cause::Log, &text));
                     return false;
                 }
             },
             Signal::SIGCHLD => {
-                // At most ten times a second where a stranger can wait; but places wait for
-                // a handler without a pidfd.
-                let pause = if self.shared.blind.load(Ordering::SeqCst) {
+                // At most ten times a second for strangers, who can wait; but a place may
+                // depend on a handler.
+                let pause = if self.has_unwatched() {
                     Duration::ZERO
                 } else {
                     reap::PAUSE
@@ -291,7 +294,7 @@ impl Daemon {
             _ => return false,
         }
         // These hold the listening socket itself.
-        handlers.signal(Signal::SIGTERM, |handler| {
+        self.shared.handlers.signal(Signal::SIGTERM, |handler| {
             matches!(handler.work, Work::Datagrams(_))
         });
         true
@@ -299,15 +302,14 @@ impl Daemon {
 
     fn woken(&mut self) {
         self.shared.main.clear();
-        if self.shared.blind.load(Ordering::SeqCst) {
-            self.start_sweeping();
-            // The handler may have ended before anybody listened.
+        if self.has_unwatched() {
+            self.choose_to_sweep();
             self.sweep_at = Some(Instant::now());
         }
         for (service, served) in self.shared.services.iter().enumerate() {
             if served.full.swap(false, Ordering::SeqCst) {
                 for (index, listener) in served.listeners.iter().enumerate() {
-                    let key = key::WAITING + ((service as u64) << 12) + index as u64;
+                    let key = waiting(service, index);
                     let _ = self
                         .shared
                         .poller
@@ -317,11 +319,14 @@ impl Daemon {
         }
     }
 
-    /// A client is in the backlog of a service that was found full.
-    fn clients_wait(&self, key: u64) {
-        if let Some(served) = self.shared.services.get((key >> 12) as usize)
-            && served.places.full()
-            && let Some(limit) = served.places.limit()
+    /// A client has come to a listener whose service was found full.
+    fn client_waits(&self, service: usize, listener: usize) {
+        let served = &self.shared.services[service];
+        let listener = &served.listeners[listener];
+        // It may have been taken meanwhile, into the last place; the next acceptor who finds
+        // the service full asks again.
+        if let Some(limit) = served.places.full()
+            && wait_readable([listener.as_fd()], Some(Duration::ZERO)) == [true]
         {
             report::event(Event::Full(limit));
         }
@@ -342,10 +347,8 @@ impl Daemon {
                 let text = "the relay to syslog had ended and was started again";
                 report::event(Event::Trouble(Cause::Log, &text));
                 if let Some(relay) = self.log.relay_end() {
-                    let _ = self
-                        .shared
-                        .poller
-                        .add(relay, Interest::Readable, key::RELAY);
+                    let key = Key::Relay.into();
+                    let _ = self.shared.poller.add(relay, Interest::Readable, key);
                 }
             }
             Err(_) => self.relay_at = Some(self.relay_started + RELAY_PAUSE),
@@ -356,29 +359,28 @@ impl Daemon {
     fn stop(mut self) {
         self.park();
         self.files.clear();
-        for listener in self
+        let streams = self
             .shared
             .services
             .iter()
-            .flat_map(|served| &served.listeners)
-        {
+            .flat_map(|served| &served.listeners);
+        for listener in streams.chain(self.datagrams.iter().map(Datagrams::listener)) {
             report::event(Event::ClosedListener(listener));
-        }
-        for datagrams in &self.datagrams {
-            report::event(Event::ClosedListener(datagrams.listener()));
         }
     }
 
     /// Stops the acceptor threads, each when the connection that it has accepted has its
     /// handler. One that is held up by a handler's preparation isn't waited for long.
     fn park(&self) {
-        self.shared.stopping.store(true, Ordering::SeqCst);
-        for waker in &*self.shared.wakers {
-            waker.wake();
+        self.shared.enter_phase(Phase::Stopping);
+        let deadline = Instant::now() + Duration::from_secs(1);
+        while !self.acceptors.iter().all(JoinHandle::is_finished) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_micros(200));
         }
-        let (parked, change) = &self.shared.parked;
-        let parked = parked.lock().unwrap_or_else(PoisonError::into_inner);
-        let all = self.shared.wakers.len();
-        let _ = change.wait_timeout_while(parked, Duration::from_secs(1), |count| *count < all);
     }
+}
+
+/// The key of a stream listener whose clients may wait.
+fn waiting(service: usize, listener: usize) -> u64 {
+    Key::Waiting { service, listener }.into()
 }

@@ -13,7 +13,8 @@ use nix::sys::time::TimeSpec;
 
 use super::Shared;
 use super::handlers::{Handler, Work};
-use crate::child::{Plan, SpawnError, Spawner};
+use super::key::Key;
+use crate::child::{Plan, SpawnError, Spawned, Spawner};
 use crate::net::{Listener, Peer};
 use crate::report::{self, Cause, Event};
 use crate::sys::descriptors;
@@ -37,9 +38,10 @@ pub(super) struct Datagrams {
     listener: Listener,
     plan: Arc<Plan>,
     environment: Environment,
-    key: u64,
+    /// Its place among the datagram listeners.
+    index: usize,
     /// The datagram for which a handler was started last, and how often that was.
-    last: Option<(TimeSpec, u32)>,
+    last: Option<(Option<TimeSpec>, u32)>,
     /// Since when no handler has the socket.
     free_since: Instant,
     /// When the socket is to be looked at again, if not when something arrives.
@@ -47,12 +49,12 @@ pub(super) struct Datagrams {
 }
 
 impl Datagrams {
-    pub(super) fn new(listener: Listener, plan: Arc<Plan>) -> Self {
+    pub(super) fn new(listener: Listener, plan: Arc<Plan>, index: usize) -> Self {
         Self {
             environment: plan.environment(),
             listener,
             plan,
-            key: 0,
+            index,
             last: None,
             free_since: Instant::now(),
             due: None,
@@ -63,11 +65,14 @@ impl Datagrams {
         &self.listener
     }
 
-    /// Waits for the first datagram, which the main poller tells under this key.
-    pub(super) fn watch(&mut self, poller: &Poller, key: u64) -> Result<(), Errno> {
-        self.key = key;
+    /// Waits for the first datagram.
+    pub(super) fn watch(&self, poller: &Poller) -> Result<(), Errno> {
         sockets::set_receive_time(&self.listener, true)?;
-        poller.add(&self.listener, Interest::ReadableOnce, key)
+        poller.add(&self.listener, Interest::ReadableOnce, self.key())
+    }
+
+    fn key(&self) -> u64 {
+        Key::Datagrams(self.index).into()
     }
 
     /// When to call [`Self::look`] without anything having arrived.
@@ -82,34 +87,28 @@ impl Datagrams {
         self.rearm(shared);
     }
 
-    /// Looks at the socket: something has arrived, or it is time to try again. `index` is
-    /// this listener's own.
-    pub(super) fn look(&mut self, shared: &Shared, spawner: &mut Spawner, index: usize) {
+    /// Looks at the socket: something has arrived, or it is time to try again.
+    pub(super) fn look(&mut self, shared: &Shared, spawner: &mut Spawner) {
         self.due = None;
         let datagram = match sockets::peek_datagram(&self.listener) {
             Ok(Some(datagram)) => datagram,
+            Ok(None) if sockets::is_shut_down(&self.listener) => {
+                self.trouble(
+                    Cause::Receive,
+                    "a handler has shut the socket down; restart skd",
+                );
+                return self.pause(LONGEST_DELAY);
+            }
             Ok(None) => return self.rearm(shared),
             Err(errno) => {
                 self.trouble(Cause::Receive, errno.desc());
                 return self.pause(PAUSE);
             }
         };
-        let Some(received) = datagram.received else {
-            // Every datagram has a time, so this is the end of file of a socket that a
-            // handler has shut down: nothing will ever arrive.
-            self.trouble(
-                Cause::Receive,
-                "a handler has shut the socket down; restart skd",
-            );
-            return self.pause(LONGEST_DELAY);
-        };
-        let starts = match self.last {
-            Some((last, starts)) if last == received => starts,
-            _ => 0,
-        };
+        let known = self.last.filter(|(last, _)| *last == datagram.received);
+        let starts = known.map_or(0, |(_, starts)| starts);
         if starts == STARTS {
-            self.discard();
-            return self.rearm(shared);
+            return self.discard(shared);
         }
         if starts > 0 {
             let due = self.free_since + delay(starts);
@@ -119,11 +118,12 @@ impl Datagrams {
             }
         }
         let peer = self.listener.sender(datagram.sender);
-        if starts == 0 {
+        if known.is_none() {
             report::event(Event::Received(&peer));
         }
-        match self.start(shared, spawner, index, peer) {
-            Ok(()) => self.last = Some((received, starts + 1)),
+        self.last = Some((datagram.received, starts));
+        match self.start(shared, spawner, peer) {
+            Ok(()) => self.last = Some((datagram.received, starts + 1)),
             Err(why @ SpawnError::Shortage(_)) => {
                 report::event(Event::Trouble(Cause::Spawn, &why.explain(&self.plan)));
                 self.note_times(true);
@@ -131,7 +131,7 @@ impl Datagrams {
             }
             Err(why @ SpawnError::Failed(..)) => {
                 report::event(Event::Trouble(Cause::Exec, &why.explain(&self.plan)));
-                self.last = Some((received, starts + 1));
+                self.last = Some((datagram.received, starts + 1));
                 self.returned(shared);
             }
         }
@@ -142,64 +142,63 @@ impl Datagrams {
         &mut self,
         shared: &Shared,
         spawner: &mut Spawner,
-        index: usize,
         peer: Peer,
     ) -> Result<(), SpawnError> {
-        let short = |reason: std::io::Error| {
-            SpawnError::Shortage(reason.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
-        };
-        spawner.hold(&self.listener).map_err(short)?;
+        let thread = shared.main_index();
+        let room = shared.handlers.reserve(thread);
+        room.map_err(|_| SpawnError::Shortage(Errno::ENOMEM))?;
         // An earlier handler may have left it non-blocking.
         descriptors::make_blocking(&self.listener).map_err(SpawnError::Shortage)?;
+        spawner.hold(&self.listener).map_err(SpawnError::Shortage)?;
         // On, it would take room from the handler's own control data.
         self.note_times(false);
         self.environment.clear();
-        for line in self.listener.variables() {
-            self.environment.line(line);
+        for variable in self.listener.variables() {
+            self.environment.line(variable);
         }
         peer.variables(|name, value| self.environment.set(name, value));
-        let starting = shared.main_starting();
-        starting.begin();
         let spawned = spawner.spawn(&self.plan, &mut self.environment);
-        let result = spawned.map(|spawned| {
-            let handler = Handler {
-                pid: spawned.pid,
-                pidfd: spawned.pidfd,
-                work: Work::Datagrams(index),
-                peer,
-                started: Instant::now(),
-            };
-            shared.enter(shared.main_index(), handler);
-        });
-        starting.end();
         spawner.release();
-        result
+        let Spawned { pid, pidfd } = spawned?;
+        let handler = Handler {
+            pid,
+            pidfd,
+            work: Work::Datagrams(self.index),
+            peer,
+            started: Instant::now(),
+        };
+        shared.enter(thread, handler);
+        Ok(())
     }
 
     /// Reads the first datagram away and says whose it was.
-    fn discard(&mut self) {
-        let Ok(Some(Datagram { sender, length, .. })) = sockets::discard_datagram(&self.listener)
-        else {
-            return;
-        };
+    fn discard(&mut self, shared: &Shared) {
         self.last = None;
-        let peer = self.listener.sender(sender);
-        let text = format_args!(
-            "'{}' was started {STARTS} times on {} and left a {peer} unread, {length} bytes; it \
-             was read away",
-            self.plan.name(),
-            self.listener
-        );
-        report::event(Event::Trouble(Cause::Unread, &text));
+        match sockets::discard_datagram(&self.listener) {
+            Ok(Some(Datagram { sender, length, .. })) => {
+                let peer = self.listener.sender(sender);
+                report::event(Event::ReadAway {
+                    peer: &peer,
+                    length,
+                    listener: &self.listener,
+                    program: &self.plan.name(),
+                    starts: STARTS,
+                });
+                self.rearm(shared);
+            }
+            Ok(None) => self.rearm(shared),
+            Err(errno) => {
+                self.trouble(Cause::Receive, errno.desc());
+                self.pause(PAUSE);
+            }
+        }
     }
 
     /// Waits for the next datagram, or for the same one again.
     fn rearm(&mut self, shared: &Shared) {
         let listener = &self.listener;
-        if let Err(errno) = shared
-            .poller
-            .change(listener, Interest::ReadableOnce, self.key)
-        {
+        let key = self.key();
+        if let Err(errno) = shared.poller.change(listener, Interest::ReadableOnce, key) {
             self.trouble(Cause::Watch, errno.desc());
             self.pause(PAUSE);
         }

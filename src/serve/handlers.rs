@@ -1,16 +1,16 @@
 //! The table of live handlers. An entry owns all that its handler holds of skd: its pidfd
 //! and its place.
 
+use std::collections::TryReserveError;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
-use slab::Slab;
 
 use super::admit::Place;
+use super::key::Key;
 use crate::net::Peer;
 use crate::sys::events::{Interest, Poller};
 use crate::sys::signals::{Signal, kill, killpg};
@@ -30,39 +30,35 @@ pub(super) struct Handler {
 /// What a handler is for.
 #[derive(Debug)]
 pub(super) enum Work {
-    /// A connection, and the place that it takes, held until the entry goes.
+    /// A connection, and the place that it takes for as long as the entry lives.
     Connection(Place),
     /// The datagrams of the listener with this index.
     Datagrams(usize),
 }
 
-/// Keys of handlers in the main poller begin here.
-pub(super) const FIRST_KEY: u64 = 1 << 32;
-
 /// All of them, in one part for each thread that starts some: so a thread shares the lock
 /// of its part with nobody but the one who removes entries.
 #[derive(Debug)]
 pub(super) struct Handlers {
-    parts: Vec<Mutex<Slab<Handler>>>,
-    count: AtomicUsize,
+    parts: Vec<Mutex<Part>>,
 }
 
 impl Handlers {
     /// An empty table for so many threads.
     pub(super) fn new(threads: usize) -> Self {
         Self {
-            parts: (0..threads).map(|_| Mutex::new(Slab::new())).collect(),
-            count: AtomicUsize::new(0),
+            parts: (0..threads).map(|_| Mutex::default()).collect(),
         }
     }
 
-    /// How many run.
-    pub(super) fn count(&self) -> usize {
-        self.count.load(Ordering::Relaxed)
+    /// Makes room for one more handler of this thread: before it is started, since memory
+    /// may be short, and what runs must be entered.
+    pub(super) fn reserve(&self, thread: usize) -> Result<(), TryReserveError> {
+        self.part(thread).reserve()
     }
 
-    /// Enters a handler and has its end watched for. If that can't be, it is entered
-    /// without its pidfd, and the reason returned.
+    /// Enters a handler, for which there is room, and has its end watched for. If that can't
+    /// be, it is entered without its pidfd, and the reason returned.
     pub(super) fn insert(
         &self,
         thread: usize,
@@ -70,38 +66,32 @@ impl Handlers {
         mut handler: Handler,
     ) -> Result<(), Errno> {
         let mut part = self.part(thread);
-        let entry = part.vacant_entry();
-        let key = ((thread as u64 + 1) << 32) | entry.key() as u64;
+        let index = part.next();
         let watched = match &handler.pidfd {
-            Some(pidfd) => poller.add(pidfd, Interest::Readable, key),
-            None => Err(Errno::EBADF),
+            Some(pidfd) => {
+                let key = Key::Handler { thread, index };
+                poller.add(pidfd, Interest::Readable, key.into())
+            }
+            None => Ok(()),
         };
         if watched.is_err() {
             handler.pidfd = None;
         }
-        entry.insert(handler);
-        self.count.fetch_add(1, Ordering::Relaxed);
+        part.insert(handler);
         watched
     }
 
-    /// Takes the handler out that the main poller knows by this key.
-    pub(super) fn remove(&self, key: u64) -> Option<Handler> {
-        let thread = usize::try_from((key >> 32).checked_sub(1)?).ok()?;
-        let index = (key & u64::from(u32::MAX)) as usize;
-        let removed = self.parts.get(thread)?.lock();
-        let removed = removed
-            .unwrap_or_else(PoisonError::into_inner)
-            .try_remove(index)?;
-        self.count.fetch_sub(1, Ordering::Relaxed);
-        Some(removed)
+    /// Takes a handler out.
+    pub(super) fn remove(&self, thread: usize, index: usize) -> Option<Handler> {
+        self.part(thread).remove(index)
     }
 
-    /// The key of a handler, found by looking at all of them.
-    pub(super) fn find(&self, pid: Pid) -> Option<u64> {
+    /// Where a handler is, found by looking at all of them.
+    pub(super) fn find(&self, pid: Pid) -> Option<(usize, usize)> {
         (0..self.parts.len()).find_map(|thread| {
             let part = self.part(thread);
-            let found = part.iter().find(|(_, handler)| handler.pid == pid);
-            found.map(|(index, _)| ((thread as u64 + 1) << 32) | index as u64)
+            let found = part.live().find(|(_, handler)| handler.pid == pid);
+            found.map(|(index, _)| (thread, index))
         })
     }
 
@@ -111,11 +101,8 @@ impl Handlers {
     /// thread, reaps.
     pub(super) fn signal(&self, signal: Signal, which: impl Fn(&Handler) -> bool) {
         for thread in 0..self.parts.len() {
-            for (_, handler) in self
-                .part(thread)
-                .iter()
-                .filter(|(_, handler)| which(handler))
-            {
+            let part = self.part(thread);
+            for (_, handler) in part.live().filter(|(_, handler)| which(handler)) {
                 // One that has left its group isn't spared.
                 if killpg(handler.pid, signal).is_err() {
                     let _ = kill(handler.pid, signal);
@@ -124,9 +111,112 @@ impl Handlers {
         }
     }
 
-    fn part(&self, thread: usize) -> MutexGuard<'_, Slab<Handler>> {
+    fn part(&self, thread: usize) -> MutexGuard<'_, Part> {
         self.parts[thread]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Entries that keep their index for life. Those that are free are chained, so that neither
+/// entering nor removing allocates.
+#[derive(Debug, Default)]
+struct Part {
+    entries: Vec<Entry>,
+    free: Option<usize>,
+}
+
+#[derive(Debug)]
+enum Entry {
+    Live(Handler),
+    /// Free, and the next one that is.
+    Free(Option<usize>),
+}
+
+impl Part {
+    fn reserve(&mut self) -> Result<(), TryReserveError> {
+        match self.free {
+            Some(_) => Ok(()),
+            None => self.entries.try_reserve(1),
+        }
+    }
+
+    /// The index of the entry that [`Self::insert`] will make.
+    fn next(&self) -> usize {
+        self.free.unwrap_or(self.entries.len())
+    }
+
+    fn insert(&mut self, handler: Handler) {
+        let index = self.next();
+        match self.entries.get_mut(index) {
+            Some(entry) => {
+                if let Entry::Free(next) = *entry {
+                    self.free = next;
+                }
+                *entry = Entry::Live(handler);
+            }
+            None => self.entries.push(Entry::Live(handler)),
+        }
+    }
+
+    fn remove(&mut self, index: usize) -> Option<Handler> {
+        let entry = self.entries.get_mut(index)?;
+        if let Entry::Free(_) = entry {
+            return None;
+        }
+        match std::mem::replace(entry, Entry::Free(self.free)) {
+            Entry::Live(handler) => {
+                self.free = Some(index);
+                Some(handler)
+            }
+            Entry::Free(_) => None,
+        }
+    }
+
+    fn live(&self) -> impl Iterator<Item = (usize, &Handler)> {
+        self.entries
+            .iter()
+            .enumerate()
+            .filter_map(|(index, entry)| match entry {
+                Entry::Live(handler) => Some((index, handler)),
+                Entry::Free(_) => None,
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn handler(pid: i32) -> Handler {
+        Handler {
+            pid: Pid::from_raw(pid),
+            pidfd: None,
+            work: Work::Datagrams(0),
+            peer: Peer::LocalDatagram,
+            started: Instant::now(),
+        }
+    }
+
+    #[test]
+    fn entries_keep_their_index_and_free_ones_are_used_again() {
+        let mut part = Part::default();
+        for pid in 1..=3 {
+            part.reserve().unwrap();
+            part.insert(handler(pid));
+        }
+        assert_eq!(part.remove(1).unwrap().pid.as_raw(), 2);
+        assert!(part.remove(1).is_none());
+        assert_eq!(part.remove(0).unwrap().pid.as_raw(), 1);
+        assert!(part.remove(7).is_none());
+        assert_eq!(part.next(), 0);
+        part.insert(handler(4));
+        part.insert(handler(5));
+        let live: Vec<(usize, i32)> = part
+            .live()
+            .map(|(index, handler)| (index, handler.pid.as_raw()))
+            .collect();
+        assert_eq!(live, [(0, 4), (1, 5), (2, 3)]);
+        assert_eq!(part.next(), 3);
     }
 }

@@ -9,13 +9,14 @@ mod admit;
 mod control;
 mod datagram;
 mod handlers;
+mod key;
 mod reap;
 mod stream;
 pub mod supervise;
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU8, Ordering};
 
 use crate::child::{Method, Plan};
 use crate::net::Listener;
@@ -27,6 +28,7 @@ use crate::sys::events::{Poller, Waker};
 use admit::Places;
 pub use control::Daemon;
 use handlers::{Handler, Handlers};
+use reap::Births;
 
 /// A service that is ready to be served.
 #[derive(Debug)]
@@ -52,8 +54,6 @@ pub struct Resources {
     pub log: Log,
     /// Whether HUP ends a daemon that has nothing to open again.
     pub hangup_ends: bool,
-    /// Whether this process inherits orphans: it is process 1, or a subreaper.
-    pub adopts: bool,
 }
 
 /// What all threads of the running daemon share.
@@ -64,12 +64,23 @@ struct Shared {
     /// The main thread's.
     poller: Poller,
     main: Waker,
-    stopping: AtomicBool,
-    /// Whether a handler had to be entered without a pidfd.
-    blind: AtomicBool,
-    starting: Vec<Starting>,
+    /// One for each acceptor.
     wakers: Arc<[Waker]>,
-    parked: (Mutex<usize>, Condvar),
+    /// One for each acceptor.
+    births: Box<[Births]>,
+    phase: AtomicU8,
+    /// How many handlers are in the table without a pidfd that is watched. Less than none
+    /// for a moment, if one is removed before it has been counted.
+    unwatched: AtomicIsize,
+}
+
+/// What acceptors do: wait until all of them are there, serve, end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Phase {
+    Starting,
+    Serving,
+    Stopping,
 }
 
 /// The part of a service that acceptors need.
@@ -82,64 +93,41 @@ struct Served {
     full: AtomicBool,
 }
 
-/// Whether a thread is between making a handler and entering it: odd if so.
-#[derive(Debug, Default)]
-struct Starting(AtomicU32);
-
-impl Starting {
-    fn begin(&self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
-
-    fn end(&self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
-
-    fn count(&self) -> u32 {
-        self.0.load(Ordering::SeqCst)
-    }
-
-    /// Whether what was going on at `count` still is.
-    fn busy(&self, count: u32) -> bool {
-        count % 2 == 1 && self.count() == count
+impl Served {
+    fn report_places(&self) {
+        report::event(Event::Places(self.places.used(), self.places.limit()));
     }
 }
 
 impl Shared {
-    fn report_places(&self) {
-        if report::wants(2) {
-            let limit = match &self.services[..] {
-                [only] => only.places.limit(),
-                _ => None,
-            };
-            report::event(Event::Places(self.handlers.count(), limit));
+    /// Has all acceptors go over to this phase, those who wait too.
+    fn enter_phase(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::SeqCst);
+        for waker in &*self.wakers {
+            waker.wake();
         }
     }
 
-    fn starters(&self) -> impl Iterator<Item = &Starting> {
-        self.starting.iter()
-    }
-
-    /// The main thread's index among those that start handlers: after the acceptors.
+    /// The main thread's part of the table of handlers, after those of the acceptors.
     fn main_index(&self) -> usize {
         self.wakers.len()
     }
 
-    fn main_starting(&self) -> &Starting {
-        &self.starting[self.main_index()]
+    fn is_in(&self, phase: Phase) -> bool {
+        self.phase.load(Ordering::SeqCst) == phase as u8
     }
 
     /// Enters a handler; one that can't be watched is found by looking at all children.
     fn enter(&self, thread: usize, handler: Handler) {
-        let had_pidfd = handler.pidfd.is_some();
-        if let Err(errno) = self.handlers.insert(thread, &self.poller, handler) {
-            if had_pidfd {
-                let text = format_args!("a handler can't be watched: {}", errno.desc());
-                report::event(Event::Trouble(Cause::Watch, &text));
-            }
-            self.blind.store(true, Ordering::SeqCst);
+        let has_pidfd = handler.pidfd.is_some();
+        let watched = self.handlers.insert(thread, &self.poller, handler);
+        if let Err(errno) = watched {
+            let text = format_args!("a handler can't be watched: {}", errno.desc());
+            report::event(Event::Trouble(Cause::Watch, &text));
+        }
+        if !has_pidfd || watched.is_err() {
+            self.unwatched.fetch_add(1, Ordering::SeqCst);
             self.main.wake();
         }
-        self.report_places();
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! A pidfd tells of the end of just one process, at a cost that doesn't depend on how many
 //! others live. Looking at all children, which does, is for process 1, who inherits
-//! strangers, and for kernels without pidfds.
+//! strangers, and for handlers whose pidfd can't be had or watched.
 
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Shared;
@@ -20,52 +22,62 @@ pub(super) enum After {
     Listener(usize),
 }
 
-/// Reaps the handler with this key, which has ended.
-pub(super) fn reap(shared: &Shared, key: u64) -> After {
-    let Some(handler) = shared.handlers.remove(key) else {
+/// Reaps a handler that has ended: the one at this place of the table.
+pub(super) fn reap(shared: &Shared, (thread, index): (usize, usize)) -> After {
+    let Some(mut handler) = shared.handlers.remove(thread, index) else {
         return After::Done;
     };
     let target = match &handler.pidfd {
-        Some(pidfd) => Target::Descriptor(std::os::fd::AsFd::as_fd(pidfd)),
+        Some(pidfd) => Target::Descriptor(pidfd.as_fd()),
         None => Target::Process(handler.pid),
     };
-    let ended = match process::wait(target, Wait::UNTIL_END) {
-        Ok(Some((_, Change::Ended(ended)))) => ended,
-        // Somebody else has reaped it; nobody in this program does.
-        _ => Ended::Exited(0),
-    };
-    if let Some(pidfd) = &handler.pidfd {
+    let found = process::wait(target, Wait::NOW);
+    match handler.pidfd.take() {
         // Before it is closed: a newborn child that still shares the table would keep the
         // registration alive, under a number that is soon another's.
-        let _ = shared.poller.remove(pidfd);
+        Some(pidfd) => drop(shared.poller.remove(&pidfd)),
+        None => drop(shared.unwatched.fetch_sub(1, Ordering::SeqCst)),
     }
-    finish(shared, handler, ended)
+    match found {
+        Ok(Some((_, Change::Ended(ended)))) => finish(handler, ended),
+        // It has ended, but whoever traces it is to know first; after that, CHLD comes.
+        Ok(_) => {
+            let part = shared.main_index();
+            if shared.handlers.reserve(part).is_ok() {
+                shared.enter(part, handler);
+            }
+            After::Done
+        }
+        // Nobody else reaps in this process; so there is nothing to be known.
+        Err(_) => finish(handler, Ended::Exited(0)),
+    }
 }
 
-fn finish(shared: &Shared, handler: Handler, ended: Ended) -> After {
+fn finish(handler: Handler, ended: Ended) -> After {
     let Handler {
         pid,
-        pidfd,
+        pidfd: _,
         work,
         peer,
         started,
     } = handler;
-    drop(pidfd);
     let outcome = Outcome {
         pid: pid.as_raw(),
         ended,
         after: started.elapsed(),
     };
-    let (after, event) = match work {
-        Work::Datagrams(index) => (After::Listener(index), Event::Finished(&peer, outcome)),
-        Work::Connection(place) => {
-            drop(place);
-            (After::Done, Event::Closed(&peer, outcome))
+    match work {
+        Work::Datagrams(index) => {
+            report::event(Event::Finished(&peer, outcome));
+            After::Listener(index)
         }
-    };
-    report::event(event);
-    shared.report_places();
-    after
+        Work::Connection(place) => {
+            report::event(Event::Closed(&peer, outcome));
+            let (used, limit) = place.release();
+            report::event(Event::Places(used, limit));
+            After::Done
+        }
+    }
 }
 
 /// How long to wait before children are looked at again: ten times a second is enough for
@@ -77,16 +89,16 @@ pub(super) const PAUSE: Duration = Duration::from_millis(100);
 pub(super) fn sweep(shared: &Shared, mut after: impl FnMut(After)) -> bool {
     // What is found is left in place until it is known to whom it belongs.
     while let Ok(Some((pid, Change::Ended(_)))) = process::wait(Target::Any, Wait::PEEK) {
-        if let Some(key) = shared.handlers.find(pid) {
-            after(reap(shared, key));
+        if let Some(place) = shared.handlers.find(pid) {
+            after(reap(shared, place));
             continue;
         }
         // A stranger, or a handler whose starter hasn't entered it yet.
-        if !starters_settled(shared) {
+        if !births_settled(shared) {
             return true;
         }
-        if let Some(key) = shared.handlers.find(pid) {
-            after(reap(shared, key));
+        if let Some(place) = shared.handlers.find(pid) {
+            after(reap(shared, place));
         } else {
             let _ = process::wait(Target::Process(pid), Wait::NOW);
         }
@@ -94,13 +106,13 @@ pub(super) fn sweep(shared: &Shared, mut after: impl FnMut(After)) -> bool {
     false
 }
 
-/// Waits, for a moment at most, until every thread that was starting a handler has entered
+/// Waits, for a moment at most, until every thread that was making a handler has entered
 /// it.
-fn starters_settled(shared: &Shared) -> bool {
+fn births_settled(shared: &Shared) -> bool {
     let deadline = Instant::now() + Duration::from_millis(5);
-    shared.starters().all(|starting| {
-        let before = starting.count();
-        while starting.busy(before) {
+    shared.births.iter().all(|births| {
+        let before = births.count();
+        while births.still_at(before) {
             if Instant::now() >= deadline {
                 return false;
             }
@@ -108,4 +120,34 @@ fn starters_settled(shared: &Shared) -> bool {
         }
         true
     })
+}
+
+/// Whether a thread is between making a handler and entering it: a count that is odd then.
+#[derive(Debug, Default)]
+pub(super) struct Births(AtomicU32);
+
+/// One such time, which ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Birth<'a>(&'a Births);
+
+impl Births {
+    pub(super) fn begin(&self) -> Birth<'_> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Birth(self)
+    }
+
+    fn count(&self) -> u32 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// Whether what was going on at `count` still is.
+    fn still_at(&self, count: u32) -> bool {
+        count % 2 == 1 && self.count() == count
+    }
+}
+
+impl Drop for Birth<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_add(1, Ordering::SeqCst);
+    }
 }

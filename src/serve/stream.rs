@@ -7,9 +7,9 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -17,7 +17,8 @@ use socket2::Socket;
 
 use super::admit::Place;
 use super::handlers::{Handler, Work};
-use super::{Served, Shared};
+use super::reap::Birth;
+use super::{Phase, Served, Shared};
 use crate::child::{SpawnError, Spawned, Spawner};
 use crate::net::{Listener, Peer};
 use crate::report::{self, Cause, Event};
@@ -30,8 +31,12 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The key of the thread's waker; listeners have their index in [`Acceptor::listeners`].
 const WAKER: u64 = u64::MAX;
 
-/// Starts an acceptor thread.
-pub(super) fn start(index: usize, shared: Arc<Shared>, spawner: Spawner) -> io::Result<()> {
+/// Starts an acceptor thread, which waits until all are there.
+pub(super) fn start(
+    index: usize,
+    shared: Arc<Shared>,
+    spawner: Spawner,
+) -> io::Result<JoinHandle<()>> {
     let poller = Poller::new()?;
     poller.add(&shared.wakers[index], Interest::Readable, WAKER)?;
     thread::Builder::new()
@@ -44,13 +49,10 @@ pub(super) fn start(index: usize, shared: Arc<Shared>, spawner: Spawner) -> io::
                 lanes: shared.services.iter().map(Lane::new).collect(),
                 shared: &shared,
                 spawner,
+                room: false,
             };
             acceptor.run();
-            let (parked, change) = &shared.parked;
-            *parked.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-            change.notify_all();
-        })?;
-    Ok(())
+        })
 }
 
 struct Acceptor<'a> {
@@ -60,6 +62,8 @@ struct Acceptor<'a> {
     /// One for each service.
     lanes: Vec<Lane<'a>>,
     spawner: Spawner,
+    /// Whether the table has room for the next handler.
+    room: bool,
 }
 
 /// A service as one thread sees it.
@@ -96,8 +100,11 @@ enum Attempt {
     Short,
 }
 
-impl Acceptor<'_> {
+impl<'a> Acceptor<'a> {
     fn run(mut self) {
+        while self.shared.is_in(Phase::Starting) {
+            self.sleep(None);
+        }
         while !self.stopping() {
             if !self.take_places() {
                 self.sleep(None);
@@ -108,7 +115,7 @@ impl Acceptor<'_> {
     }
 
     fn stopping(&self) -> bool {
-        self.shared.stopping.load(Ordering::SeqCst)
+        self.shared.is_in(Phase::Stopping)
     }
 
     /// Takes a place in each service where it has none, and says whether it has any at all.
@@ -158,6 +165,10 @@ impl Acceptor<'_> {
     fn serve(&mut self, service: usize, index: usize, place: Place) -> Attempt {
         let served = self.lanes[service].served;
         let listener = &served.listeners[index];
+        if !self.make_room() {
+            self.lanes[service].place = Some(place);
+            return Attempt::Short;
+        }
         let (connection, peer) = match listener.accept() {
             Ok(accepted) => accepted,
             Err(reason) => {
@@ -170,32 +181,42 @@ impl Acceptor<'_> {
             return Attempt::Short;
         }
         self.introduce(service, listener, &peer);
-        // So that a child that looks like a stranger's is known to be in the making. Two
-        // atomic additions.
-        let starting = &self.shared.starting[self.index];
-        starting.begin();
-        if let Some(Spawned { pid, pidfd }) = self.spawn(service) {
+        if let Some((Spawned { pid, pidfd }, birth)) = self.spawn(service) {
             let handler = Handler {
                 pid,
                 pidfd,
-                work: Work::Connection(place),
+                work: Work::Connection(place.in_use()),
                 peer,
                 started: Instant::now(),
             };
-            // A lock, but one that only the reaper ever holds besides this thread, and
-            // an allocation only when more handlers live than ever before.
+            // A lock, but one that only the reaper ever holds besides this thread.
             self.shared.enter(self.index, handler);
+            drop(birth);
+            served.report_places();
+            self.room = false;
         }
-        starting.end();
         self.spawner.release();
         Attempt::Served
+    }
+
+    /// Has room for the next handler in the table, before its client is accepted: one that
+    /// runs must be entered. Allocates only when more handlers live than ever before.
+    fn make_room(&mut self) -> bool {
+        if !self.room {
+            match self.shared.handlers.reserve(self.index) {
+                Ok(()) => self.room = true,
+                Err(why) => report::event(Event::Trouble(Cause::Spawn, &why)),
+            }
+        }
+        self.room
     }
 
     /// Puts the connection into the thread's slot, however long that takes; not if skd is
     /// stopping.
     fn hold(&mut self, connection: Socket) -> bool {
-        while let Err(reason) = self.spawner.hold(&connection) {
-            let text = format_args!("a connection can't be handed over: {reason}; trying again");
+        while let Err(errno) = self.spawner.hold(&connection) {
+            let why = errno.desc();
+            let text = format_args!("a connection can't be handed over: {why}; trying again");
             report::event(Event::Trouble(Cause::Spawn, &text));
             if self.stopping() {
                 return false;
@@ -217,14 +238,17 @@ impl Acceptor<'_> {
 
     /// Starts the handler of what the slot holds; waits until a shortage is over, for the
     /// client has been accepted. `None` if the program can't be run, or skd is stopping.
-    fn spawn(&mut self, service: usize) -> Option<Spawned> {
+    fn spawn(&mut self, service: usize) -> Option<(Spawned, Birth<'a>)> {
         let plan = &self.lanes[service].served.plan;
         loop {
+            // So that the new child isn't taken for a stranger's. Two atomic additions.
+            let birth = self.shared.births[self.index].begin();
             let environment = &mut self.lanes[service].environment;
             let why = match self.spawner.spawn(plan, environment) {
-                Ok(spawned) => return Some(spawned),
+                Ok(spawned) => return Some((spawned, birth)),
                 Err(why) => why,
             };
+            drop(birth);
             let cause = match why {
                 SpawnError::Shortage(_) => Cause::Spawn,
                 SpawnError::Failed(..) => Cause::Exec,
@@ -240,7 +264,9 @@ impl Acceptor<'_> {
     /// Waits until a connection may be there.
     fn wait(&mut self) {
         for index in 0..self.lanes.len() {
-            self.watch(index);
+            if !self.watch(index) {
+                return self.sleep(Some(PAUSE));
+            }
         }
         let mut room = no_events();
         let Ok(events) = self.poller.wait(&mut room, None) else {
@@ -258,12 +284,14 @@ impl Acceptor<'_> {
     }
 
     /// Has the listeners of a service in the epoll set just if there is a place for a
-    /// connection: one who is woken and doesn't accept keeps others from being woken.
-    fn watch(&mut self, index: usize) {
+    /// connection: a thread that waits, is woken and doesn't accept keeps others from being
+    /// woken. (One that doesn't wait in its epoll set is passed over by the kernel.) Says
+    /// whether that could be done.
+    fn watch(&mut self, index: usize) -> bool {
         let lane = &mut self.lanes[index];
         let wanted = lane.place.is_some();
         if lane.watched == wanted {
-            return;
+            return true;
         }
         let mut done = Ok(());
         for (number, listener) in lane.served.listeners.iter().enumerate() {
@@ -280,13 +308,16 @@ impl Acceptor<'_> {
             }
         }
         match done {
-            Ok(()) => lane.watched = wanted,
+            Ok(()) => {
+                lane.watched = wanted;
+                true
+            }
             Err(errno) => {
                 let text = format_args!("a listener can't be watched: {}", errno.desc());
                 report::event(Event::Trouble(Cause::Watch, &text));
-                // Not watched is not waited for; so try it at once, and then again.
+                // What isn't watched has to be tried.
                 lane.ready.fill(true);
-                self.sleep(Some(PAUSE));
+                false
             }
         }
     }
@@ -305,18 +336,18 @@ fn not_accepted(listener: &Listener, reason: &io::Error) -> Attempt {
     let (attempt, then) = match errno {
         Errno::EAGAIN => return Attempt::Drained,
         Errno::EINTR => return Attempt::Served,
-        // The client has gone, or the network has, or a firewall didn't let it in.
+        // The client has gone, or the network has.
         Errno::ECONNABORTED
         | Errno::EPROTO
         | Errno::ENOPROTOOPT
-        | Errno::EPERM
         | Errno::ENETDOWN
         | Errno::ENETUNREACH
         | Errno::EHOSTDOWN
         | Errno::EHOSTUNREACH
         | Errno::ENONET
-        | Errno::ETIMEDOUT
-        | Errno::EOPNOTSUPP => (Attempt::Served, "the client is gone"),
+        | Errno::ETIMEDOUT => (Attempt::Served, "the client is gone"),
+        // A shortage; or a firewall or filter says EPERM, for this client or for all: then
+        // nothing was taken from the backlog.
         _ => (Attempt::Short, "trying again"),
     };
     let text = format_args!(

@@ -14,7 +14,7 @@ use crate::sys::child::{self, Born, Descriptors, Launch, Stage};
 use crate::sys::events::wait_readable;
 use crate::sys::memory::Stack;
 use crate::sys::process::{self, Change, Ended, Target, Wait};
-use crate::sys::signals::{self, Signal, Signals, kill, killpg};
+use crate::sys::signals::{Signal, Signals, kill, killpg};
 
 /// A run of this length or more is followed by another at once.
 const GOOD_RUN: Duration = Duration::from_secs(10);
@@ -50,9 +50,6 @@ pub fn has_terminal() -> bool {
 pub fn run(plan: &Plan, terminal: bool, log: Log, ready: &mut Option<Ready>) -> Result<u8, Error> {
     let failed = |what| move |errno| Error::start(what, errno);
     let signals = Signals::new(&SIGNALS).map_err(failed("no descriptor for signals"))?;
-    if terminal {
-        signals::block_terminal_output();
-    }
     let stack = Stack::new().map_err(failed("no memory for the stack of a newborn child"))?;
     let mut supervisor = Supervisor {
         plan,
@@ -241,7 +238,8 @@ impl Supervisor<'_> {
             return;
         }
         self.take_terminal();
-        let _ = kill(Pid::this(), Signal::SIGSTOP);
+        // Not STOP: where there is no shell to continue us, the kernel ignores this one.
+        let _ = kill(Pid::this(), Signal::SIGTSTP);
         if has_terminal() {
             let _ = tcsetpgrp(io::stdin(), pid);
         }

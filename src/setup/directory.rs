@@ -19,6 +19,9 @@ pub(super) struct Entry {
     name: OsString,
 }
 
+/// How often to try when somebody else makes and removes the same file.
+const TRIES: u32 = 100;
+
 impl Entry {
     /// Opens the directory of `path`, for no more than to reach names in it.
     pub(super) fn of(path: &Path) -> Result<Self, Errno> {
@@ -47,7 +50,7 @@ impl Entry {
 
     /// Opens the file, or makes it; says whether it was made.
     pub(super) fn open_or_create(&self, flags: OFlag, mode: u32) -> Result<(File, bool), Errno> {
-        loop {
+        for _ in 0..TRIES {
             match self.open(flags, mode) {
                 Err(Errno::ENOENT) => {}
                 found => return found.map(|file| (file, false)),
@@ -62,6 +65,7 @@ impl Entry {
                 made => return made.map(|file| (file, true)),
             }
         }
+        Err(Errno::ENOENT)
     }
 
     /// Whether the name stands for this open file.

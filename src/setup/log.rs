@@ -12,7 +12,7 @@ use super::directory::Entry;
 use super::relay::Relay;
 use crate::config::{Identity, LogTarget};
 use crate::error::Error;
-use crate::report::Sink;
+use crate::report::{self, Sink};
 use crate::sys::descriptors;
 
 /// The log, opened while that is possible, and taken as standard error when all else has
@@ -101,7 +101,7 @@ impl Log {
     }
 
     /// Makes the log standard error, and empties a file that is to be emptied.
-    pub fn take_over(&mut self) -> Result<Sink, Error> {
+    pub fn take_over(&mut self) -> Result<(), Error> {
         let result = match &mut self.target {
             Target::Inherited => Ok(()),
             Target::Null(null) => dup2_stderr(&*null).map_err(io::Error::from),
@@ -112,7 +112,10 @@ impl Log {
         if let Target::Syslog(relay) = &mut self.target {
             relay.close_input();
         }
-        Ok(self.sink.take().unwrap_or(Sink::Plain))
+        if let Some(sink) = self.sink.take() {
+            report::use_sink(sink);
+        }
+        Ok(())
     }
 
     /// Says that the start has succeeded: a log file that it made stays.
@@ -134,6 +137,15 @@ impl Log {
                 )),
             },
             _ => Ok(false),
+        }
+    }
+
+    /// Starts the relay again after it has ended. What handlers wrote meanwhile waits in
+    /// the pipe.
+    pub fn restart_relay(&mut self) -> io::Result<()> {
+        match &mut self.target {
+            Target::Syslog(relay) => relay.start(None),
+            _ => Ok(()),
         }
     }
 
@@ -191,6 +203,8 @@ impl LogFile {
         }?;
         descriptors::make_blocking(&file)?;
         dup2_stderr(&file)?;
+        // It may be of another kind than the old one.
+        report::use_sink(Sink::to(&file));
         self.file = file;
         Ok(())
     }
@@ -200,17 +214,6 @@ impl Drop for LogFile {
     fn drop(&mut self) {
         if self.fresh {
             self.entry.remove(&self.file);
-        }
-    }
-}
-
-impl Log {
-    /// Starts the relay again after it has ended. What handlers wrote meanwhile waits in
-    /// the pipe.
-    pub fn restart_relay(&mut self) -> io::Result<()> {
-        match &mut self.target {
-            Target::Syslog(relay) => relay.start(None),
-            _ => Ok(()),
         }
     }
 }

@@ -24,6 +24,9 @@ pub struct PidFile {
     written: bool,
 }
 
+/// How often a file that was removed between opening and locking is opened anew.
+const TRIES: u32 = 100;
+
 impl PidFile {
     /// Opens and locks the file (flock(2)), without changing what is in it.
     pub fn lock(path: &Path) -> Result<Self, Error> {
@@ -31,7 +34,7 @@ impl PidFile {
             Error::Start(format!("--pidfile {}: {}", path.display(), reason.reason()))
         };
         let entry = Entry::of(path).map_err(|errno| failed(&errno))?;
-        loop {
+        for _ in 0..TRIES {
             // Non-blocking, for a FIFO of that name would wait for a reader.
             let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
             let (file, created) = match entry.open_or_create(flags, 0o644) {
@@ -59,6 +62,10 @@ impl PidFile {
                 });
             }
         }
+        Err(Error::Start(format!(
+            "--pidfile {} is replaced again and again by somebody else",
+            path.display()
+        )))
     }
 
     /// Writes the process id and a newline.

@@ -64,7 +64,7 @@ impl Ready {
             Fork::Parent(_) => {
                 drop(writer);
                 // Whoever waits here can be interrupted.
-                signals::unblock();
+                signals::allow_ending();
                 Ok(Side::Witness(witness(reader)))
             }
             Fork::Child => {

@@ -101,7 +101,6 @@ impl Relay {
             Signal::SIGQUIT,
             Signal::SIGPIPE,
         ]);
-        signals::unblock();
         if let Some(devices) = &self.devices {
             let _ = fchdir(devices);
         }

@@ -218,14 +218,18 @@ pub fn spawn(stack: &mut Stack, launch: Launch<'_>) -> Result<Born, Errno> {
     })
 }
 
-/// Runs the steps in this very process and becomes the program; comes back only with what
-/// failed.
-pub fn take_over(launch: &Launch<'_>) -> (Stage, Errno) {
-    match run(launch) {
-        Err(failure) => failure,
-        // Only a launch without an image gets here.
-        Ok(()) => (Stage::Exec, Errno::ENOENT),
+/// Runs the steps, in order, in a child or in this very process; says which one failed.
+pub fn prepare(steps: &[Step]) -> Result<(), (Stage, Errno)> {
+    for (index, step) in steps.iter().enumerate() {
+        perform(step).map_err(|errno| (Stage::Step(index), errno))?;
     }
+    Ok(())
+}
+
+/// Becomes the program, in a child or in this very process; comes back only with the reason
+/// why not.
+pub fn exec(image: &Image, environment: Finished<'_>) -> Errno {
+    image.exec(environment)
 }
 
 struct Birth<'a> {
@@ -249,9 +253,7 @@ extern "C" fn child(birth: *mut c_void) -> c_int {
 
 fn run(launch: &Launch<'_>) -> Result<(), (Stage, Errno)> {
     take_descriptors(launch).map_err(|errno| (Stage::Descriptors, errno))?;
-    for (index, step) in launch.steps.iter().enumerate() {
-        perform(step).map_err(|errno| (Stage::Step(index), errno))?;
-    }
+    prepare(launch.steps)?;
     match launch.image {
         None => Ok(()),
         Some(image) => Err((Stage::Exec, image.exec(launch.environment))),
@@ -285,8 +287,8 @@ fn take_descriptors(launch: &Launch<'_>) -> Result<(), Errno> {
     }
 }
 
-/// Raw system calls throughout: what the C library wraps around some of them is meant for
-/// threads, and a child of this kind is none.
+/// One system call each. Among those of the C library that it also makes in other threads,
+/// which a child of this kind has none of, there is none here.
 fn perform(step: &Step) -> Result<(), Errno> {
     // SAFETY: each call gets integers, or pointers to memory of the right type that the
     // step owns; none changes memory that this process shares with the child.

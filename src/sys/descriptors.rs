@@ -104,8 +104,8 @@ pub(super) fn close_from(first: u32) -> Result<(), Errno> {
 
 fn close_range(first: u32, last: u32, flags: libc::c_uint) -> Result<(), Errno> {
     // SAFETY: the call takes three integers. Closing is sound only for descriptors that
-    // nobody owns: callers are start-up, before anything was opened, and children, whose
-    // table is a copy that no owner knows.
+    // nobody owns: callers are start-up, before anything was opened, and children and forked
+    // processes, in whose tables the owners of what is closed have no more to do.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
     Errno::result(result).map(drop)
 }

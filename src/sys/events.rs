@@ -27,8 +27,8 @@ impl Interest {
             Self::Readable => EpollFlags::EPOLLIN,
             Self::ReadableOne => EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE,
             Self::ReadableOnce => EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT,
-            // What a one-shot registration becomes by itself once it has fired: not even
-            // errors are told.
+            // What a one-shot registration becomes by itself once it has fired. An error would
+            // be told, once.
             Self::Paused => EpollFlags::EPOLLONESHOT,
         }
     }

@@ -38,11 +38,6 @@ pub fn syslog_time(buffer: &mut [u8; 16]) -> &str {
     std::str::from_utf8(&buffer[..length]).unwrap_or_default()
 }
 
-/// What the kernel calls an errno or a signal name's text: the C library's own words.
-pub fn errno_text(errno: nix::errno::Errno) -> &'static str {
-    errno.desc()
-}
-
 /// The name of the interface with this index (if_indextoname(3)), in memory given by the caller.
 pub fn interface_name(index: u32, buffer: &mut [u8; libc::IF_NAMESIZE]) -> Option<&str> {
     // SAFETY: the buffer has the IF_NAMESIZE bytes that the call may write, NUL included.

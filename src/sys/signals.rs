@@ -37,22 +37,30 @@ impl Inherited {
     /// Notes what was inherited, then empties the mask and makes every ignored signal
     /// default: an ignored CHLD would reap handlers unseen, and all of it would pass to
     /// them.
+    ///
+    /// Three are blocked from the first moment. A write to a closed pipe, or beyond the
+    /// limit of a file's size, is an error like others and no reason to die; and a HUP that
+    /// was ignored must not end the start.
     pub fn sanitise() -> Self {
         let mut mask = SigSet::empty();
-        let _ = sigprocmask(
-            SigmaskHow::SIG_SETMASK,
-            Some(&SigSet::empty()),
-            Some(&mut mask),
-        );
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, None, Some(&mut mask));
+        let mut blocked: SigSet = [Signal::SIGPIPE, Signal::SIGXFSZ].into_iter().collect();
+        if is_ignored(libc::SIGHUP) {
+            blocked.add(Signal::SIGHUP);
+        }
+        let _ = blocked.thread_set_mask();
         let mut ignored = Vec::new();
         for signal in 1..=libc::SIGRTMAX() {
-            if signal == libc::SIGPIPE {
-                if PIPE_WAS_IGNORED.load(Ordering::Relaxed) {
-                    ignored.push(signal);
-                }
-                set_disposition(signal, libc::SIG_DFL);
-            } else if is_ignored(signal) {
+            // Rust's runtime has ignored PIPE before this could be called.
+            let was_ignored = if signal == libc::SIGPIPE {
+                PIPE_WAS_IGNORED.load(Ordering::Relaxed)
+            } else {
+                is_ignored(signal)
+            };
+            if was_ignored {
                 ignored.push(signal);
+            }
+            if was_ignored || signal == libc::SIGPIPE {
                 set_disposition(signal, libc::SIG_DFL);
             }
         }
@@ -98,9 +106,10 @@ pub fn ignore(signals: &[Signal]) {
     }
 }
 
-/// The signals that a running daemon uses, or must not be hurt by: PIPE and XFSZ come of
-/// writing to a log.
-const USED: [Signal; 12] = [
+/// The signals that skd uses once something may have to be removed, or must not be hurt by:
+/// PIPE and XFSZ come of writing to a log, TTOU of writing to the terminal of others and of
+/// naming its foreground group.
+const USED: [Signal; 13] = [
     Signal::SIGTERM,
     Signal::SIGINT,
     Signal::SIGQUIT,
@@ -113,6 +122,7 @@ const USED: [Signal; 12] = [
     Signal::SIGCONT,
     Signal::SIGPIPE,
     Signal::SIGXFSZ,
+    Signal::SIGTTOU,
 ];
 
 /// Blocks the signals used, in this thread and those that it will make.
@@ -120,17 +130,12 @@ pub fn block() {
     let _ = USED.into_iter().collect::<SigSet>().thread_block();
 }
 
-/// Unblocks every signal, in a process that is forked to wait.
-pub fn unblock() {
-    let _ = SigSet::empty().thread_set_mask();
-}
-
-/// Lets a process of a background group write to its terminal and name the foreground
-/// group (tcsetpgrp(3)) without being stopped.
-pub fn block_terminal_output() {
-    let mut set = SigSet::empty();
-    set.add(Signal::SIGTTOU);
-    let _ = set.thread_block();
+/// Lets a process that waits for another be ended.
+pub fn allow_ending() {
+    let _ = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT]
+        .into_iter()
+        .collect::<SigSet>()
+        .thread_unblock();
 }
 
 /// Signals as data (signalfd(2)). Those in question have been blocked with [`block`].

@@ -1,13 +1,10 @@
 //! What sockets say about their peers and their datagrams.
 
-use std::io::IoSliceMut;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{
-    ControlMessageOwned, MsgFlags, SockaddrStorage, getsockopt, recvmsg, setsockopt, sockopt,
-};
+use nix::sys::socket::{SockaddrIn, SockaddrIn6, SockaddrLike, getsockopt, setsockopt, sockopt};
 use nix::sys::time::TimeSpec;
 
 /// Who connected to a unix socket (unix(7), `SO_PEERCRED`). Ids as the kernel gives them:
@@ -51,37 +48,36 @@ pub struct Datagram {
 /// Looks at the first datagram and leaves it there (recvmsg(2), `MSG_PEEK`); `None` if
 /// there is none.
 pub fn peek_datagram(socket: impl AsFd) -> Result<Option<Datagram>, Errno> {
-    receive(socket, MsgFlags::MSG_PEEK)
+    receive(socket, libc::MSG_PEEK)
 }
 
 /// Takes the first datagram away and says what it was.
 pub fn discard_datagram(socket: impl AsFd) -> Result<Option<Datagram>, Errno> {
-    receive(socket, MsgFlags::empty())
+    receive(socket, 0)
 }
 
-fn receive(socket: impl AsFd, flags: MsgFlags) -> Result<Option<Datagram>, Errno> {
+fn receive(socket: impl AsFd, flags: libc::c_int) -> Result<Option<Datagram>, Errno> {
     // MSG_TRUNC makes the kernel give the whole length for any room offered, so no payload
     // is copied.
-    let flags = flags | MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
-    let mut room = [];
-    let mut parts = [IoSliceMut::new(&mut room)];
-    let mut control = nix::cmsg_space!(TimeSpec);
-    let fd = socket.as_fd().as_raw_fd();
+    let flags = flags | libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+    // SAFETY: all-zero is a valid value of these: no address, no parts, no control data.
+    let (mut sender, mut message): (libc::sockaddr_storage, libc::msghdr) =
+        unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+    let mut control = Control([0; CONTROL_LENGTH]);
     loop {
-        return match recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut control), flags) {
-            Ok(message) => {
-                let received = message.cmsgs().ok().and_then(|mut all| {
-                    all.find_map(|one| match one {
-                        ControlMessageOwned::ScmTimestampns(time) => Some(time),
-                        _ => None,
-                    })
-                });
-                Ok(Some(Datagram {
-                    sender: message.address.and_then(internet_address),
-                    received,
-                    length: message.bytes,
-                }))
-            }
+        message.msg_name = (&raw mut sender).cast();
+        message.msg_namelen = size_of_val(&sender) as libc::socklen_t;
+        message.msg_control = control.0.as_mut_ptr().cast();
+        message.msg_controllen = CONTROL_LENGTH as _;
+        // SAFETY: the header points to an address and to control data of the lengths that it
+        // says, both of which outlive the call.
+        let result = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, flags) };
+        return match Errno::result(result) {
+            Ok(length) => Ok(Some(Datagram {
+                sender: internet_address(&sender),
+                received: receive_time(&message),
+                length: length as usize,
+            })),
             Err(Errno::EAGAIN) => Ok(None),
             Err(Errno::EINTR) => continue,
             Err(errno) => Err(errno),
@@ -89,11 +85,60 @@ fn receive(socket: impl AsFd, flags: MsgFlags) -> Result<Option<Datagram>, Errno
     }
 }
 
-fn internet_address(address: SockaddrStorage) -> Option<SocketAddr> {
-    if let Some(v4) = address.as_sockaddr_in() {
-        return Some(SocketAddr::V4((*v4).into()));
+/// Room for the receive time and for nothing else, aligned as cmsg(3) wants it. The time
+/// comes first, whatever options a handler has left on; and with more room the kernel would
+/// install the descriptors that a client of a unix socket may have sent along.
+#[repr(C, align(8))]
+struct Control([u8; CONTROL_LENGTH]);
+
+// SAFETY: it computes a length.
+const CONTROL_LENGTH: usize =
+    unsafe { libc::CMSG_SPACE(size_of::<libc::timespec>() as u32) as usize };
+
+fn receive_time(message: &libc::msghdr) -> Option<TimeSpec> {
+    // SAFETY: the kernel has filled in the control data, whose length the header says; the
+    // macros stay within it, and the time is read unaligned from as many bytes as it has.
+    unsafe {
+        let header = libc::CMSG_FIRSTHDR(message).as_ref()?;
+        let is_time = header.cmsg_level == libc::SOL_SOCKET
+            && header.cmsg_type == libc::SCM_TIMESTAMPNS
+            && header.cmsg_len as usize
+                >= libc::CMSG_LEN(size_of::<libc::timespec>() as u32) as usize;
+        is_time.then(|| {
+            let time = libc::CMSG_DATA(header)
+                .cast::<libc::timespec>()
+                .read_unaligned();
+            TimeSpec::from(time)
+        })
     }
-    address
-        .as_sockaddr_in6()
-        .map(|v6| SocketAddr::V6((*v6).into()))
+}
+
+fn internet_address(address: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    let pointer = (&raw const *address).cast::<libc::sockaddr>();
+    match libc::c_int::from(address.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the storage is large enough for any address, and this is one of IPv4.
+            let v4 = unsafe { SockaddrIn::from_raw(pointer, None) }?;
+            Some(SocketAddr::V4(v4.into()))
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above, of IPv6.
+            let v6 = unsafe { SockaddrIn6::from_raw(pointer, None) }?;
+            Some(SocketAddr::V6(v6.into()))
+        }
+        _ => None,
+    }
+}
+
+/// Whether nothing more can be received, since somebody has shut the socket down
+/// (shutdown(2)): unlike an empty one, such a socket always looks readable.
+pub fn is_shut_down(socket: impl AsFd) -> bool {
+    let mut fd = libc::pollfd {
+        fd: socket.as_fd().as_raw_fd(),
+        events: libc::POLLRDHUP,
+        revents: 0,
+    };
+    // SAFETY: one pollfd, which outlives the call. nix's has no POLLRDHUP.
+    let found = unsafe { libc::poll(&raw mut fd, 1, 0) };
+    found == 1 && fd.revents & libc::POLLRDHUP != 0
 }

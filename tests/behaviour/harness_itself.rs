@@ -5,6 +5,7 @@ use crate::harness::{
     environment, exists, ids, limit, process_group, requires_root, session, signal_masks,
     wait_until,
 };
+use nix::errno::Errno;
 use nix::sys::resource::Resource;
 use nix::sys::signal::Signal;
 use std::os::unix::net::UnixDatagram;
@@ -78,6 +79,22 @@ fn prepares_as_it_is_told() {
         running.wait_with_output().killed_by(),
         Some(Signal::SIGKILL)
     );
+}
+
+#[test]
+fn makes_system_calls_fail() {
+    crate::harness::requires_command("perl");
+    // What the call says of an empty range, without the flag and with it.
+    let script = "for my $flag (0, 2) { print syscall($ARGV[0], 4000, 4000, $flag) ? \"$!\\n\" : \"ok\\n\" }";
+    let call = libc::SYS_close_range.to_string();
+    let perl = || Skd::new(["-e", script, &call]).binary("/usr/bin/perl");
+    assert_eq!(perl().end().stdout, "ok\nok\n");
+    let skd = perl().refusing(libc::SYS_close_range, Errno::ENOSYS);
+    assert_eq!(skd.end().stdout, "Function not implemented\n".repeat(2));
+    let skd = perl()
+        .refusing(libc::SYS_pidfd_open, Errno::ENOSYS)
+        .refusing_bits(libc::SYS_close_range, 2, 2, Errno::EINVAL);
+    assert_eq!(skd.end().stdout, "ok\nInvalid argument\n");
 }
 
 #[test]

@@ -17,5 +17,27 @@
 
 mod harness;
 
+mod architecture;
+mod background;
+mod command_line;
+mod datagrams;
+mod differences;
+mod documents;
+mod environment;
+mod examples;
+mod fallbacks;
 mod harness_itself;
+mod in_place;
+mod install;
+mod listeners;
+mod log_lines;
+mod logs;
+mod manual;
+mod pidfile;
+mod privileges;
+mod resources;
+mod signals;
 mod stream;
+mod supervise;
+mod surroundings;
+mod syslog;

@@ -12,7 +12,10 @@ use crate::sys::events::Waker;
 #[derive(Debug)]
 pub(in crate::serve) struct Places {
     limit: Option<NonZeroUsize>,
+    /// Those that are taken, which acceptors do in advance.
     taken: AtomicUsize,
+    /// Those of handlers that run.
+    used: AtomicUsize,
     /// For each acceptor, whether it waits for a place.
     waiting: Box<[AtomicBool]>,
     wakers: Arc<[Waker]>,
@@ -20,7 +23,10 @@ pub(in crate::serve) struct Places {
 
 /// One place. Dropping it frees it and wakes one acceptor who waits for it.
 #[derive(Debug)]
-pub(in crate::serve) struct Place(Arc<Places>);
+pub(in crate::serve) struct Place {
+    places: Arc<Places>,
+    used: bool,
+}
 
 impl Places {
     /// So many places, or as many as anybody asks for; `wakers` are the acceptors'.
@@ -28,6 +34,7 @@ impl Places {
         Arc::new(Self {
             limit,
             taken: AtomicUsize::new(0),
+            used: AtomicUsize::new(0),
             waiting: wakers.iter().map(|_| AtomicBool::new(false)).collect(),
             wakers,
         })
@@ -38,17 +45,21 @@ impl Places {
         self.limit.map(NonZeroUsize::get)
     }
 
-    /// Whether none is free.
-    pub(in crate::serve) fn full(&self) -> bool {
-        self.limit()
-            .is_some_and(|limit| self.taken.load(Ordering::SeqCst) >= limit)
+    /// How many have a handler.
+    pub(in crate::serve) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// How many there are, if all of them have a handler.
+    pub(in crate::serve) fn full(&self) -> Option<usize> {
+        self.limit().filter(|limit| self.used() >= *limit)
     }
 
     /// Takes a place for this acceptor. If there is none, the acceptor will be woken when
     /// it is worth trying again.
     pub(in crate::serve) fn take(self: &Arc<Self>, acceptor: usize) -> Option<Place> {
         if self.limit.is_none() || self.try_take() {
-            return Some(Place(Arc::clone(self)));
+            return Some(self.place());
         }
         // Announced first and tried again after: a place freed in between is either seen
         // here or wakes us. That takes the sequential order of all four operations.
@@ -56,8 +67,16 @@ impl Places {
         if !self.try_take() {
             return None;
         }
+        // Or it would be woken for a place that another waits for.
         self.waiting[acceptor].store(false, Ordering::SeqCst);
-        Some(Place(Arc::clone(self)))
+        Some(self.place())
+    }
+
+    fn place(self: &Arc<Self>) -> Place {
+        Place {
+            places: Arc::clone(self),
+            used: false,
+        }
     }
 
     fn try_take(&self) -> bool {
@@ -83,9 +102,28 @@ impl Places {
     }
 }
 
+impl Place {
+    /// Frees the place; says how many have a handler now, and how many there are.
+    pub(in crate::serve) fn release(self) -> (usize, Option<usize>) {
+        let places = Arc::clone(&self.places);
+        drop(self);
+        (places.used(), places.limit())
+    }
+
+    /// The same place, now that it has a handler.
+    pub(in crate::serve) fn in_use(mut self) -> Self {
+        self.places.used.fetch_add(1, Ordering::Relaxed);
+        self.used = true;
+        self
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.free();
+        if self.used {
+            self.places.used.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.places.free();
     }
 }
 
@@ -97,10 +135,8 @@ mod tests {
 
     fn places(limit: usize, acceptors: usize) -> (Arc<Places>, Arc<[Waker]>) {
         let wakers: Arc<[Waker]> = (0..acceptors).map(|_| Waker::new().unwrap()).collect();
-        (
-            Places::new(NonZeroUsize::new(limit), Arc::clone(&wakers)),
-            wakers,
-        )
+        let places = Places::new(NonZeroUsize::new(limit), Arc::clone(&wakers));
+        (places, wakers)
     }
 
     fn woken(waker: &Waker) -> bool {
@@ -112,7 +148,6 @@ mod tests {
     fn a_place_dropped_wakes_one_of_those_who_wait() {
         let (places, wakers) = places(1, 2);
         let place = places.take(0).unwrap();
-        assert!(places.full());
         assert!(places.take(0).is_none());
         assert!(places.take(1).is_none());
         assert!(!woken(&wakers[0]) && !woken(&wakers[1]));
@@ -120,7 +155,17 @@ mod tests {
         assert!(woken(&wakers[0]) && !woken(&wakers[1]));
         drop(places.take(0).unwrap());
         assert!(woken(&wakers[1]));
-        assert!(!places.full());
+    }
+
+    #[test]
+    fn places_taken_in_advance_are_not_in_use() {
+        let (places, _) = places(2, 2);
+        let (first, second) = (places.take(0).unwrap(), places.take(1).unwrap());
+        assert_eq!((places.used(), places.full()), (0, None));
+        let (first, second) = (first.in_use(), second.in_use());
+        assert_eq!((places.used(), places.full()), (2, Some(2)));
+        drop((first, second));
+        assert_eq!(places.used(), 0);
     }
 
     #[test]
@@ -136,11 +181,9 @@ mod tests {
                             match places.take(acceptor) {
                                 Some(place) => break place,
                                 None => {
-                                    crate::sys::events::wait_readable(
-                                        [wakers[acceptor].as_fd()],
-                                        None,
-                                    );
-                                    wakers[acceptor].clear();
+                                    let waker = &wakers[acceptor];
+                                    crate::sys::events::wait_readable([waker.as_fd()], None);
+                                    waker.clear();
                                 }
                             }
                         };

@@ -59,6 +59,16 @@ pub fn try_talk(mut stream: impl Conversation, bytes: &[u8]) -> io::Result<Vec<u
     })
 }
 
+/// Sends `bytes` to a handler that is `cat` and returns when they have come back: then it has been exec'd,
+/// and goes on living as long as the stream.
+#[track_caller]
+pub fn echo(stream: &mut impl Conversation, bytes: &[u8]) {
+    if let Err(error) = stream.write_all(bytes) {
+        panic!("sending: {error}");
+    }
+    assert_eq!(receive(stream, bytes.len()), bytes);
+}
+
 /// Reads exactly `length` bytes, for conversations that go back and forth.
 #[track_caller]
 pub fn receive(stream: &mut impl Read, length: usize) -> Vec<u8> {

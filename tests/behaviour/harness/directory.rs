@@ -65,6 +65,34 @@ impl Directory {
         String::from_utf8_lossy(&fs::read(self.join(name)).unwrap_or_default()).into_owned()
     }
 
+    /// The names of what is in it, hidden ones too, in order.
+    pub fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.path()).expect("the test's directory");
+        let name = |entry: fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
+        let mut names: Vec<_> = entries.flatten().map(name).collect();
+        names.sort();
+        names
+    }
+
+    /// Copies programs into it with the libraries that they need, all at their own paths, so that they run
+    /// where this is the root directory.
+    #[track_caller]
+    pub fn install(&self, programs: &[&str]) {
+        // ldd(1) says of a static program that it is none of its business, and that is all right.
+        let line = r#"
+            root=$1; shift
+            for program; do
+                for file in "$program" $(ldd "$program" 2> /dev/null | grep -o '/[^ ]*'); do
+                    cp -L --parents -- "$file" "$root"
+                done
+            done
+        "#;
+        let mut copying = std::process::Command::new("sh");
+        copying.args(["-ec", line, "sh"]).arg(self.path());
+        let status = copying.args(programs).status();
+        assert!(status.expect("sh").success(), "copying {programs:?}");
+    }
+
     /// Sets the mode of `name`, or of the directory itself where that is empty.
     pub fn chmod(&self, name: &str, mode: u32) {
         let permissions = fs::Permissions::from_mode(mode);

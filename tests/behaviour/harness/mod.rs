@@ -47,8 +47,8 @@ mod terminal;
 
 pub use self::capture::{Capture, Line, Source};
 pub use self::client::{
-    Conversation, ask, ask_udp, ask_unix_datagram, connect, connect_unix, datagram_echo, receive,
-    send_unix_datagram, talk, try_talk, udp_client, unix_datagram_client,
+    Conversation, ask, ask_udp, ask_unix_datagram, connect, connect_unix, datagram_echo, echo,
+    receive, send_unix_datagram, talk, try_talk, udp_client, unix_datagram_client,
 };
 pub use self::directory::Directory;
 pub use self::instance::Instance;

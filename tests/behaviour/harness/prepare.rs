@@ -29,6 +29,61 @@ pub(super) struct Preparation {
     pub closed: Vec<RawFd>,
     /// Descriptors to pass on, each under a number.
     pub passed: Vec<(OwnedFd, RawFd)>,
+    /// System calls that fail, for this child and all that it starts.
+    pub refused: Vec<Refusal>,
+}
+
+/// A system call that fails as if the kernel didn't have it, or a container's filter forbade it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refusal {
+    pub call: libc::c_long,
+    /// Only if the argument of this index, from 0, has one of these bits.
+    pub bits: Option<(u32, u32)>,
+    pub errno: nix::errno::Errno,
+}
+
+impl Refusal {
+    /// The part of a filter (seccomp(2)) that makes the call fail; goes on behind it otherwise.
+    fn instructions(self) -> Vec<libc::sock_filter> {
+        // Offsets in struct seccomp_data: the number, and the low half of an argument.
+        const NUMBER: u32 = 0;
+        let low = if cfg!(target_endian = "big") { 4 } else { 0 };
+        let load = |offset| instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, offset);
+        let fail = libc::SECCOMP_RET_ERRNO | self.errno as u32;
+        let fail = instruction(libc::BPF_RET | libc::BPF_K, 0, 0, fail);
+        let call = u32::try_from(self.call).expect("the number of a system call");
+        let is_call =
+            |skip| instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, skip, call);
+        match self.bits {
+            None => vec![load(NUMBER), is_call(1), fail],
+            Some((argument, bits)) => vec![
+                load(NUMBER),
+                is_call(3),
+                load(16 + 8 * argument + low),
+                instruction(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 1, bits),
+                fail,
+            ],
+        }
+    }
+}
+
+fn instruction(code: u32, yes: u8, no: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter {
+        code: code as u16,
+        jt: yes,
+        jf: no,
+        k,
+    }
+}
+
+/// A filter of system calls, ready to be installed.
+fn filter(refused: &[Refusal]) -> Vec<libc::sock_filter> {
+    let mut filter: Vec<_> = refused.iter().flat_map(|it| it.instructions()).collect();
+    if !filter.is_empty() {
+        let allow = libc::SECCOMP_RET_ALLOW;
+        filter.push(instruction(libc::BPF_RET | libc::BPF_K, 0, 0, allow));
+    }
+    filter
 }
 
 type SigSetOrNone = Option<SigSet>;
@@ -42,11 +97,15 @@ pub(super) struct User {
 
 /// Makes the children of `command` do all of `preparation`.
 pub(super) fn prepare(command: &mut Command, preparation: Preparation) {
+    let filter = filter(&preparation.refused);
     // SAFETY: the closure runs in a child forked from a threaded process, where only async-signal-safe
     // functions may be called and no lock be taken. `apply` makes system calls with arguments that were
     // ready before the fork; its vectors are read in place, and an error is a number, not an allocation.
     unsafe {
-        command.pre_exec(move || preparation.apply());
+        command.pre_exec(move || {
+            preparation.apply()?;
+            install(&filter)
+        });
     }
 }
 
@@ -119,9 +178,13 @@ impl Preparation {
     /// Default dispositions and an empty mask but for what the test asks for, whatever it inherited itself.
     fn signals(&self) -> io::Result<()> {
         for number in 1..=libc::SIGRTMAX() {
-            // SAFETY: SIG_DFL is a valid disposition. KILL, STOP and those that libc keeps for itself are
-            // refused with EINVAL, which is as good.
-            unsafe { libc::signal(number, libc::SIG_DFL) };
+            // Not through libc, which refuses to touch the two that it keeps for itself: posix_spawn(3) of
+            // some programs, cargo among them, starts its children with those ignored.
+            let default = [0_u64; 4];
+            let none = std::ptr::null_mut::<u64>();
+            // SAFETY: a kernel sigaction of zeros, which is SIG_DFL without flags or mask, and no larger than
+            // this; with a null old action nothing is written. KILL and STOP are refused, which is as good.
+            unsafe { libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), none, 8) };
         }
         for &signal in &self.ignored {
             // SAFETY: SIG_IGN is a valid disposition for every signal that can be named here.
@@ -133,6 +196,29 @@ impl Preparation {
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&blocked), None)?;
         Ok(())
     }
+}
+
+/// Installs a filter of system calls, for good.
+fn install(filter: &[libc::sock_filter]) -> io::Result<()> {
+    if filter.is_empty() {
+        return Ok(());
+    }
+    let program = libc::sock_fprog {
+        len: filter.len() as libc::c_ushort,
+        filter: filter.as_ptr().cast_mut(),
+    };
+    // Without it only root may filter; and a program of another user could be fooled.
+    // SAFETY: plain numbers.
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
+    // SAFETY: the program points to the instructions, which the kernel copies.
+    check(unsafe {
+        libc::prctl(
+            libc::PR_SET_SECCOMP,
+            libc::SECCOMP_MODE_FILTER,
+            &raw const program,
+        )
+    })?;
+    Ok(())
 }
 
 /// A descriptor for the process `pid`, which keeps meaning that process (pidfd_open(2)). `None` when it is

@@ -70,6 +70,19 @@ impl Running {
         self.output(status)
     }
 
+    /// Waits for a start that fails with this status and says so in one line on stderr, which contains `texts`,
+    /// and sees that it leaves no process.
+    #[track_caller]
+    pub fn expect_refusal(&self, code: i32, texts: &[&str]) -> Output {
+        let output = self.wait_with_output();
+        output.expect_code(code).expect_stderr(texts);
+        let lines: Vec<_> = output.stderr.lines().collect();
+        let one = lines.len() == 1 && lines[0].starts_with("skd: ");
+        assert!(one, "one line that begins \"skd: \": {output:#?}");
+        self.wait_until("no process is left", || self.processes().is_empty());
+        output
+    }
+
     /// Writes to a stdin of [`Stream::Pipe`].
     #[track_caller]
     pub fn write_stdin(&self, bytes: &[u8]) {
@@ -192,6 +205,18 @@ impl Output {
     #[track_caller]
     pub fn expect_code(&self, code: i32) -> &Self {
         assert_eq!(self.code(), Some(code), "{self:#?}");
+        self
+    }
+
+    /// Asserts that it said no with this status in one line on stderr that begins `skd: ` and contains each of
+    /// `texts`, and wrote nothing to stdout; chains.
+    #[track_caller]
+    pub fn expect_refusal(&self, code: i32, texts: &[&str]) -> &Self {
+        self.expect_code(code).expect_stderr(texts);
+        assert_eq!(self.stderr.lines().count(), 1, "not one line: {self:#?}");
+        assert!(self.stderr.starts_with("skd: "), "{self:#?}");
+        assert!(self.stderr.ends_with('\n'), "{self:#?}");
+        assert_eq!(self.stdout, "", "{self:#?}");
         self
     }
 

@@ -4,9 +4,10 @@ use super::capture::{Capture, Source};
 use super::instance::{Handle, Instance};
 use super::namespace::{Namespace, Spaces};
 use super::options::Options;
-use super::prepare::{Preparation, User, prepare};
+use super::prepare::{Preparation, Refusal, User, prepare};
 use super::running::{Daemon, Output, Running};
 use super::{DEADLINE, Directory, Program, Terminal, poll_for, process};
+use nix::errno::Errno;
 use nix::sys::resource::Resource;
 use nix::sys::signal::{SigSet, Signal};
 use std::ffi::{CString, OsStr, OsString};
@@ -222,6 +223,33 @@ impl Skd {
         self
     }
 
+    /// Makes a system call (`libc::SYS_…`) fail for skd and all that it starts, as on an older kernel or under a
+    /// container's filter. The exec of skd itself can't be among them.
+    pub fn refusing(mut self, call: libc::c_long, errno: Errno) -> Self {
+        self.preparation.refused.push(Refusal {
+            call,
+            bits: None,
+            errno,
+        });
+        self
+    }
+
+    /// The same only if the argument of this index, from 0, has one of `bits` set: a flag that is unknown.
+    pub fn refusing_bits(
+        mut self,
+        call: libc::c_long,
+        argument: u32,
+        bits: u32,
+        errno: Errno,
+    ) -> Self {
+        self.preparation.refused.push(Refusal {
+            call,
+            bits: Some((argument, bits)),
+            errno,
+        });
+        self
+    }
+
     /// Starts as the leader of a session of its own, without a terminal.
     pub fn new_session(mut self) -> Self {
         self.preparation.new_session = true;
@@ -351,6 +379,12 @@ impl Skd {
             pidfile: pidfile_here,
             directory,
         }
+    }
+
+    /// Starts with the options as the whole command line (PROG among them, if any), and waits for nothing.
+    #[track_caller]
+    pub fn start_bare(self) -> Running {
+        self.launch(Vec::new())
     }
 
     /// Runs with the options as the whole command line (PROG among them, if any) until it ends.

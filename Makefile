@@ -1,0 +1,56 @@
+# make                builds skd
+# make install        installs it, its manual and completions; PREFIX, BINDIR and DESTDIR are honoured
+# make uninstall      removes them again
+# make check          installs what the tests need, and runs all tests
+# make documents      writes the manual and the completions anew, after a change of the options
+# make clean          removes what was built
+
+PREFIX = /usr/local
+BINDIR = $(PREFIX)/bin
+DATADIR = $(PREFIX)/share
+MANDIR = $(DATADIR)/man
+BASHDIR = $(DATADIR)/bash-completion/completions
+ZSHDIR = $(DATADIR)/zsh/site-functions
+FISHDIR = $(DATADIR)/fish/vendor_completions.d
+
+CARGO = cargo
+INSTALL = install
+CARGO_TARGET_DIR ?= target
+SKD = $(CARGO_TARGET_DIR)/release/skd
+
+.PHONY: all install uninstall check documents clean
+
+# Cargo knows what has to be built anew.
+all:
+	$(CARGO) build --release --locked
+
+# Only if there is none: "sudo make install" needn't find cargo.
+$(SKD):
+	$(CARGO) build --release --locked
+
+install: $(SKD)
+	$(INSTALL) -D -m 755 $(SKD) $(DESTDIR)$(BINDIR)/skd
+	$(INSTALL) -D -m 644 man/skd.8 $(DESTDIR)$(MANDIR)/man8/skd.8
+	$(INSTALL) -D -m 644 completions/skd.bash $(DESTDIR)$(BASHDIR)/skd
+	$(INSTALL) -D -m 644 completions/_skd $(DESTDIR)$(ZSHDIR)/_skd
+	$(INSTALL) -D -m 644 completions/skd.fish $(DESTDIR)$(FISHDIR)/skd.fish
+
+uninstall:
+	rm -f $(DESTDIR)$(BINDIR)/skd
+	rm -f $(DESTDIR)$(MANDIR)/man8/skd.8
+	rm -f $(DESTDIR)$(BASHDIR)/skd
+	rm -f $(DESTDIR)$(ZSHDIR)/_skd
+	rm -f $(DESTDIR)$(FISHDIR)/skd.fish
+
+# The benchmark's own tests are apart: built together, the two would share features of crates that skd alone
+# is built without.
+check:
+	.ci/packages
+	$(CARGO) test --locked --package skd-bench
+	$(CARGO) test --locked
+
+documents:
+	$(CARGO) run --locked --example documents
+
+clean:
+	$(CARGO) clean

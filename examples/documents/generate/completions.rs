@@ -1,0 +1,105 @@
+//! The shell completions: clap's, with what it lacks. It knows no shell where the words of
+//! another command follow the options.
+
+use clap::ValueHint;
+use clap_complete::Shell;
+use skd::cli::{GROUPS, Kind, Opt, command};
+
+const BASH: &str = include_str!("skd.bash");
+const FISH: &str = include_str!("skd.fish");
+
+/// The first lines, for those who would change the wrong file. Zsh has one of its own that
+/// must come first.
+const ORIGIN: &str = "# Generated from src/cli/options.rs by: cargo run --example documents\n";
+
+pub(super) fn bash() -> String {
+    let letters = with_value().filter_map(|option| option.shorts.first().map(|_| option.shorts));
+    let ours = BASH
+        .replace("@LONG@", &longs(with_value(), "|"))
+        .replace("@SHORT@", &letters.flatten().collect::<String>())
+        .replace("@USERS@", &longs(with_value().filter(takes_user), "|"));
+    let theirs = replaced(
+        generated(Shell::Bash),
+        "complete -F _skd ",
+        "complete -F _skd_or_prog ",
+    );
+    // The functions before the lines that name them.
+    let at = theirs.rfind("\nif [[").map_or(0, |at| at + 1);
+    let (function, registration) = theirs.split_at(at);
+    format!("{ORIGIN}{function}{ours}\n{registration}")
+}
+
+pub(super) fn zsh() -> String {
+    let script = replaced(
+        generated(Shell::Zsh),
+        "'*::command:_cmdambivalent' \\\n",
+        "'(-)1:command: _command_names -e' \\\n'*::arguments: _normal' \\\n",
+    );
+    let script = replaced(script, "#compdef skd\n", &format!("#compdef skd\n{ORIGIN}"));
+    // To _arguments a colon ends the name of a value.
+    with_value().fold(script, |script, option| match option.kind {
+        Kind::Value(name, _) | Kind::Values(name, _) => script.replace(
+            &format!(":{name}:"),
+            &format!(":{}:", name.replace(':', "\\:")),
+        ),
+        _ => script,
+    })
+}
+
+pub(super) fn fish() -> String {
+    let options = GROUPS.iter().flat_map(|(_, options)| *options);
+    let specification = |option: &Opt| {
+        let value = if takes_value(option) { "=" } else { "" };
+        let (first, more) = match option.shorts.split_first() {
+            None => (String::new(), &[][..]),
+            Some((first, more)) => (format!("{first}/"), more),
+        };
+        let mut words = vec![format!("{first}{}{value}", option.long)];
+        words.extend(more.iter().map(|short| format!("{short}{value}")));
+        words
+    };
+    let all: Vec<String> = options.flat_map(specification).collect();
+    let ours = FISH.replace("@SPECIFICATIONS@", &all.join(" "));
+    let theirs = replaced(
+        generated(Shell::Fish),
+        "complete -c skd ",
+        "complete -c skd -n __skd_before_prog ",
+    );
+    format!("{ORIGIN}{ours}\n{theirs}")
+}
+
+fn generated(shell: Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command(), "skd", &mut script);
+    String::from_utf8_lossy(&script).into_owned()
+}
+
+/// Replaces what must be there: a new version of clap may write something else.
+fn replaced(script: String, old: &str, new: &str) -> String {
+    assert!(
+        script.contains(old),
+        "clap doesn't write {old:?} any more:\n{script}"
+    );
+    script.replace(old, new)
+}
+
+fn with_value() -> impl Iterator<Item = &'static Opt> {
+    let options = GROUPS.iter().flat_map(|(_, options)| *options);
+    options.filter(|option| takes_value(option))
+}
+
+fn takes_value(option: &Opt) -> bool {
+    matches!(option.kind, Kind::Value(..) | Kind::Values(..))
+}
+
+fn takes_user(option: &&Opt) -> bool {
+    matches!(
+        option.kind,
+        Kind::Value(_, ValueHint::Username) | Kind::Values(_, ValueHint::Username)
+    )
+}
+
+fn longs(options: impl Iterator<Item = &'static Opt>, between: &str) -> String {
+    let names: Vec<String> = options.map(|option| format!("--{}", option.long)).collect();
+    names.join(between)
+}

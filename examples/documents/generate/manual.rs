@@ -1,0 +1,144 @@
+//! The manual page: man/skd.8.in, with the options put in their place.
+
+use roff::{Inline, Roff, bold, italic, roman};
+use skd::cli::{GROUPS, Kind, Opt};
+
+const SECTIONS: &str = include_str!("../../../man/skd.8.in");
+
+/// The first line, for those who would change the wrong file.
+const ORIGIN: &str =
+    ".\\\" Generated from man/skd.8.in and src/cli/options.rs by: cargo run --example documents\n";
+
+pub(super) fn page() -> String {
+    // The comment at the top is about the source.
+    let start = SECTIONS.find(".TH").unwrap_or(0);
+    let page = SECTIONS[start..]
+        .replace("@VERSION@", env!("CARGO_PKG_VERSION"))
+        .replace("@OPTIONS@\n", &options());
+    format!("{ORIGIN}{page}")
+}
+
+fn options() -> String {
+    let mut roff = Roff::new();
+    for (heading, options) in GROUPS {
+        roff.control("SS", [*heading]);
+        for option in *options {
+            describe(&mut roff, option);
+        }
+    }
+    roff.to_roff()
+}
+
+/// A tagged paragraph: the names; the line of `--help` as a sentence; the rest.
+fn describe(roff: &mut Roff, option: &Opt) {
+    roff.control("TP", []);
+    let mut names = Vec::new();
+    for short in option.shorts {
+        names.extend([bold(format!("-{short}")), roman(", ")]);
+    }
+    names.push(bold(format!("--{}", option.long)));
+    if let Kind::Value(value, _) | Kind::Values(value, _) = option.kind {
+        names.push(roman(" "));
+        names.extend(marked_up(value));
+    }
+    roff.text(names);
+    sentences(roff, &as_sentence(option.help));
+    for (number, paragraph) in option.manual.split("\n\n").enumerate() {
+        if paragraph.is_empty() {
+            continue;
+        }
+        if number > 0 {
+            roff.control("IP", []);
+        }
+        sentences(roff, paragraph);
+    }
+}
+
+/// A line for each, since roff takes the end of a line for the end of a sentence.
+fn sentences(roff: &mut Roff, paragraph: &str) {
+    for sentence in paragraph.split_inclusive(". ") {
+        roff.text(marked_up(sentence.trim_end()));
+    }
+}
+
+/// `Do it [if not said]` becomes two sentences.
+fn as_sentence(help: &str) -> String {
+    match help
+        .strip_suffix(']')
+        .and_then(|text| text.split_once(" ["))
+    {
+        Some((what, default)) => format!("{what}. The default is {default}."),
+        None => format!("{help}."),
+    }
+}
+
+/// Fonts for plain text, as man(7) has them: literal words bold, placeholders and paths italic.
+fn marked_up(text: &str) -> Vec<Inline> {
+    let mut inlines = Vec::new();
+    for (number, word) in text.split(' ').enumerate() {
+        if number > 0 {
+            inlines.push(roman(" "));
+        }
+        let start = word.find(|first| !"('".contains(first)).unwrap_or(0);
+        let end = word.trim_end_matches(|last| ",.;:')".contains(last)).len();
+        let (before, rest) = word.split_at(start);
+        let (word, after) = rest.split_at(end.saturating_sub(start));
+        // The parenthesis of services(5) is its own.
+        let (word, after) = match after.strip_prefix(')') {
+            Some(more) if word.contains('(') => (format!("{word})"), more),
+            _ => (word.to_owned(), after),
+        };
+        inlines.push(roman(before));
+        inlines.extend(fonts(&word));
+        inlines.push(roman(after));
+    }
+    inlines.retain(|inline| *inline != roman(""));
+    inlines
+}
+
+fn fonts(word: &str) -> Vec<Inline> {
+    let begins = |mark: &str, fits: fn(char) -> bool| {
+        let rest = word.strip_prefix(mark);
+        rest.is_some_and(|rest| rest.starts_with(fits))
+    };
+    let lower = |letter: char| letter.is_ascii_lowercase();
+    if begins("-", |next| next == '-' || next.is_ascii_alphabetic())
+        || begins("$", char::is_alphabetic)
+    {
+        return vec![bold(word)];
+    }
+    if begins("/", lower) {
+        return vec![italic(word)];
+    }
+    if let Some((page, section)) = word.split_once('(')
+        && section.ends_with(')')
+    {
+        return vec![bold(page), roman(format!("({section}"))];
+    }
+    // Of [HOST:]PORT, the names; of SIGHUP, nothing.
+    let mut inlines = Vec::new();
+    for part in word.split_inclusive(|letter: char| !letter.is_ascii_alphanumeric()) {
+        let name = part.trim_end_matches(|letter: char| !letter.is_ascii_alphanumeric());
+        if is_placeholder(name) {
+            inlines.extend([italic(name), roman(&part[name.len()..])]);
+        } else {
+            inlines.push(roman(part));
+        }
+    }
+    inlines
+}
+
+fn is_placeholder(word: &str) -> bool {
+    let others = ["PROG", "ARGS", "TAG", "FACILITY", "PRIORITY"];
+    let values = GROUPS.iter().flat_map(|(_, options)| *options);
+    let mut values = values.filter_map(|option| match option.kind {
+        Kind::Value(value, _) | Kind::Values(value, _) => Some(value),
+        _ => None,
+    });
+    let is_part = |value: &str| {
+        value
+            .split(|letter: char| !letter.is_ascii_alphanumeric())
+            .any(|part| part == word)
+    };
+    !word.is_empty() && (others.contains(&word) || values.any(is_part))
+}

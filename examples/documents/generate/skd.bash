@@ -1,0 +1,52 @@
+# PROG is completed as a command, and what follows it as that command's own arguments.
+_skd_or_prog() {
+    local i=1 word
+    while (( i < COMP_CWORD )); do
+        word=${COMP_WORDS[i]}
+        case $word in
+            --)
+                (( i++ ))
+                break
+                ;;
+            @LONG@)
+                (( i++ ))
+                ;;
+            --*)
+                (( i++ ))
+                continue
+                ;;
+            -[!-]*)
+                (( i++ ))
+                # Of a bundle, the first letter that takes a value takes the rest, if there is any.
+                word=${word#"${word%%[@SHORT@]*}"}
+                (( ${#word} == 1 )) || continue
+                ;;
+            *)
+                break
+                ;;
+        esac
+        # The value. Readline makes words of their own of colons, equals signs and the like.
+        while [[ $i -lt $COMP_CWORD && ${COMP_WORDS[i]} == [:=@\<\>]* ]]; do
+            (( i++ ))
+        done
+        (( i++ ))
+        while [[ $i -lt $COMP_CWORD && ${COMP_WORDS[i]} == [:=@]* ]]; do
+            (( i += 2 ))
+        done
+    done
+
+    if (( i > COMP_CWORD )) || [[ $i -eq $COMP_CWORD && $2 == -* && ${COMP_WORDS[i-1]} != -- ]]; then
+        case $3 in
+            @USERS@)
+                COMPREPLY=( $(compgen -u -- "$2") )
+                ;;
+            *)
+                _skd "$@"
+                ;;
+        esac
+    elif declare -F _command_offset >/dev/null; then
+        _command_offset "$i"
+    elif (( i == COMP_CWORD )); then
+        COMPREPLY=( $(compgen -c -- "$2") )
+    fi
+}

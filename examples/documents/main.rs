@@ -1,0 +1,11 @@
+//! Writes the manual page and the shell completions: `cargo run --example documents`, in the
+//! directory of the project.
+
+mod generate;
+
+fn main() -> std::io::Result<()> {
+    for (path, text) in generate::documents() {
+        std::fs::write(path, text)?;
+    }
+    Ok(())
+}

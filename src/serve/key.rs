@@ -1,0 +1,79 @@
+//! What the main poller knows a descriptor by: a number that says whose it is.
+
+/// Whose descriptor is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Key {
+    /// Signals have arrived.
+    Signals,
+    /// Another thread has something to say.
+    Waker,
+    /// The relay to syslog has ended.
+    Relay,
+    /// A client has come to a stream listener whose service was found full.
+    Waiting { service: usize, listener: usize },
+    /// A datagram has come to the datagram listener with this index.
+    Datagrams(usize),
+    /// A handler has ended: the part of the table that it is in, and its index there.
+    Handler { thread: usize, index: usize },
+}
+
+/// Kind, then two numbers of 24 and 32 bits, far more than there can be of each.
+impl From<Key> for u64 {
+    fn from(key: Key) -> Self {
+        let (kind, first, second) = match key {
+            Key::Signals => (0, 0, 0),
+            Key::Waker => (1, 0, 0),
+            Key::Relay => (2, 0, 0),
+            Key::Waiting { service, listener } => (3, service, listener),
+            Key::Datagrams(index) => (4, 0, index),
+            Key::Handler { thread, index } => (5, thread, index),
+        };
+        kind << 56 | (first as Self) << 32 | second as Self
+    }
+}
+
+impl From<u64> for Key {
+    fn from(number: u64) -> Self {
+        let first = (number >> 32 & 0xff_ffff) as usize;
+        let second = (number & 0xffff_ffff) as usize;
+        match number >> 56 {
+            0 => Self::Signals,
+            1 => Self::Waker,
+            2 => Self::Relay,
+            3 => Self::Waiting {
+                service: first,
+                listener: second,
+            },
+            4 => Self::Datagrams(second),
+            _ => Self::Handler {
+                thread: first,
+                index: second,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_comes_back_as_it_was() {
+        for key in [
+            Key::Signals,
+            Key::Waker,
+            Key::Relay,
+            Key::Waiting {
+                service: 3,
+                listener: 7,
+            },
+            Key::Datagrams(5),
+            Key::Handler {
+                thread: 16,
+                index: 4_000_000,
+            },
+        ] {
+            assert_eq!(Key::from(u64::from(key)), key);
+        }
+    }
+}

@@ -1,0 +1,714 @@
+//! What may be written, what it means, and how the rest is refused.
+
+use crate::harness::{
+    Directory, Kind, Output, Skd, connect, connect_unix, limit, run_to_end, sockets, talk,
+};
+use nix::sys::signal::Signal;
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap()
+}
+
+// How options are written.
+
+#[test]
+fn every_listener_option_has_its_short_and_long_names() {
+    let directory = Directory::new();
+    let path = directory.name("socket");
+    for (words, kind) in [
+        (["-t", "127.0.0.1:0"], Kind::Tcp),
+        (["--tcp", "127.0.0.1:0"], Kind::Tcp),
+        (["-t127.0.0.1:0", "-s"], Kind::Tcp),
+        (["--tcp=127.0.0.1:0", "--stream"], Kind::Tcp),
+        (["-u", "127.0.0.1:0"], Kind::Udp),
+        (["--udp", "127.0.0.1:0"], Kind::Udp),
+        (["-i", "127.0.0.1:0"], Kind::Tcp),
+        (["--inet", "127.0.0.1:0"], Kind::Tcp),
+        (["-di", "127.0.0.1:0"], Kind::Udp),
+        (["--inet=127.0.0.1:0", "--datagram"], Kind::Udp),
+        (["-l", &path], Kind::UnixStream),
+        (["-x", &path], Kind::UnixStream),
+        (["--unix", &path], Kind::UnixStream),
+        (["-dl", &path], Kind::UnixDatagram),
+        (["-dx", &path], Kind::UnixDatagram),
+    ] {
+        let skd = Skd::new(words).run("cat");
+        let found: Vec<Kind> = sockets(skd.pid())
+            .iter()
+            .map(|socket| socket.kind)
+            .collect();
+        assert_eq!(found, [kind], "{words:?}");
+        assert_eq!(skd.stop().code(), Some(0));
+    }
+}
+
+#[test]
+fn style_is_that_of_the_last_option_wherever_it_stands() {
+    for (words, kind) in [
+        (&["-d", "-i", "127.0.0.1:0"][..], Kind::Udp),
+        (&["-i", "127.0.0.1:0", "-d"], Kind::Udp),
+        (&["-d", "-s", "-i", "127.0.0.1:0"], Kind::Tcp),
+        (&["-d", "-i", "127.0.0.1:0", "--stream"], Kind::Tcp),
+        (&["-sd", "-i", "127.0.0.1:0"], Kind::Udp),
+        (&["-dsi127.0.0.1:0", "--datagram"], Kind::Udp),
+        (&["-ddi127.0.0.1:0"], Kind::Udp),
+    ] {
+        let skd = Skd::new(words).run("cat");
+        let found: Vec<Kind> = sockets(skd.pid())
+            .iter()
+            .map(|socket| socket.kind)
+            .collect();
+        assert_eq!(found, [kind], "{words:?}");
+    }
+    // -t and -u are what they are.
+    let skd = Skd::new([
+        "-d",
+        "-t",
+        "127.0.0.1:0",
+        "-u",
+        "127.0.0.1:0",
+        "-i",
+        "127.0.0.1:0",
+    ])
+    .run("cat");
+    let found: Vec<Kind> = sockets(skd.pid())
+        .iter()
+        .map(|socket| socket.kind)
+        .collect();
+    assert_eq!(found, [Kind::Tcp, Kind::Udp, Kind::Udp]);
+}
+
+#[test]
+fn short_options_bundle_and_take_attached_values() {
+    let directory = Directory::new();
+    let path = directory.name("socket");
+    let skd = Skd::new(["-vl", &path]).run("cat");
+    assert_eq!(talk(skd.connect_unix(), b"1"), b"1");
+    skd.wait_for_log("Accepted local connection");
+    drop(skd);
+
+    let skd = Skd::new(["-nvc1", "-t127.0.0.1:0"]).run("cat");
+    let first = skd.connect();
+    skd.wait_for_log("Accepted");
+    let _second = skd.connect();
+    skd.wait_for_log("all 1 places are taken");
+    drop((first, skd));
+
+    let skd = Skd::new(["-BP", &directory.name("pid"), "-vvt0"]).daemon("cat");
+    assert_eq!(directory.read("pid"), format!("{}\n", skd.pid()));
+    skd.stop();
+
+    let skd = Skd::new(["-svnb5c9i127.0.0.1:0", "cat"]).end();
+    // A value is all that follows.
+    skd.expect_refusal(2, &["--backlog", "'5c9i127.0.0.1:0'"]);
+}
+
+#[test]
+fn a_value_may_begin_with_a_hyphen() {
+    let directory = Directory::new();
+    let skd = Skd::new(["-l", "-socket", "--nice", "-0", "--env", "-X=1"])
+        .cwd(directory.path())
+        .run("cat");
+    assert_eq!(talk(connect_unix(directory.join("-socket")), b"1"), b"1");
+    drop(skd);
+}
+
+#[test]
+fn options_end_where_the_program_begins() {
+    let show = ["-c", "printf '<%s>' \"$@\"", "sh"];
+    for (words, expected) in [
+        (
+            &["-l", "x", "-v", "--help", "-V", "-t", "0"][..],
+            "<-l><x><-v><--help><-V><-t><0>",
+        ),
+        (&["--", "-d"], "<--><-d>"),
+        (&["-"], "<->"),
+        (&["--no-such-option", "-Z"], "<--no-such-option><-Z>"),
+    ] {
+        let skd = Skd::new(["-t", "127.0.0.1:0"]).run_with("sh", show.iter().chain(words));
+        assert_eq!(text(talk(skd.connect(), b"")), expected);
+        // Without a listener too.
+        let output = Skd::new(["sh"]).args(show).args(words).end();
+        assert_eq!(output.stdout, expected);
+    }
+}
+
+#[test]
+fn two_hyphens_end_the_options() {
+    let directory = Directory::new();
+    directory.script("-v", "#!/bin/sh\nprintf '<%s>' \"$@\"\n");
+    let path = format!("{}:/usr/bin:/bin", directory.path().display());
+    let skd = Skd::new(["-t", "127.0.0.1:0", "--"])
+        .env("PATH", &path)
+        .run_with("-v", ["--", "-l"]);
+    assert_eq!(text(talk(skd.connect(), b"")), "<--><-l>");
+    assert_eq!(skd.stop().code(), Some(0));
+    assert!(skd.log_lines().is_empty(), "that was no option");
+    let output = Skd::new(["--", "-v", "a"]).env("PATH", &path).end();
+    assert_eq!(output.stdout, "<a>");
+}
+
+#[test]
+fn of_an_option_given_twice_the_last_counts() {
+    let directory = Directory::new();
+    let (first, last) = (directory.name("first"), directory.name("last"));
+    let (log, no_log) = (
+        format!(">{}", directory.name("log")),
+        format!(">{}", directory.name("no-log")),
+    );
+    let words = [
+        "-c",
+        "7",
+        "--max-clients=1",
+        "-P",
+        &first,
+        "--pidfile",
+        &last,
+        "-L",
+        &no_log,
+        "-L",
+        &log,
+        "-b1",
+        "-b",
+        "2",
+        "--chdir",
+        "/nonexistent",
+        "--chdir",
+        "/",
+        "--umask",
+        "0",
+        "--umask=31",
+        "--nice",
+        "1",
+        "--nice=3",
+        "--threads=1",
+        "--threads=2",
+        "--limit",
+        "core=512",
+        "--limit=core=1024:1536",
+        "--env",
+        "A=1",
+        "--env",
+        "A=2",
+        "-n",
+        "-n",
+        "--no-new-privs",
+        "--no-new-privs",
+        "-t",
+        "127.0.0.1:0",
+    ];
+    let skd = Skd::new(words).run_with(
+        "sh",
+        [
+            "-c",
+            "pwd; umask; nice; ulimit -Sc; ulimit -Hc; echo $A; exec cat",
+        ],
+    );
+    assert_eq!(text(talk(skd.connect(), b"")), "/\n0031\n3\n2\n3\n2\n");
+    assert_eq!(directory.read("last"), format!("{}\n", skd.pid()));
+    let (_one, _two) = (skd.connect(), skd.connect());
+    assert!(
+        crate::harness::wait_for_text(directory.join("log"), "places").contains("all 1 places")
+    );
+    assert!(!Path::new(&first).exists() && !directory.join("no-log").exists());
+}
+
+#[test]
+fn of_the_same_limit_the_last_counts_and_others_stay() {
+    let skd = Skd::new([
+        "--limit",
+        "core=512",
+        "--limit",
+        "nofile=50:60",
+        "--limit",
+        "core=2",
+        "-t",
+        "127.0.0.1:0",
+    ])
+    .run("cat");
+    let mut stream = skd.connect();
+    crate::harness::echo(&mut stream, b".");
+    let handler = skd.wait_for_children(1)[0];
+    let of = |name| limit(handler, name).unwrap();
+    assert_eq!(of("Max core file size"), ("2".into(), "2".into()));
+    assert_eq!(of("Max open files"), ("50".into(), "60".into()));
+}
+
+// What is only asked for.
+
+#[test]
+fn version_and_help_go_to_stdout() {
+    for option in ["-V", "--version"] {
+        let output = run_to_end([option]);
+        output.expect_code(0);
+        assert_eq!(
+            output.stdout,
+            format!("skd {}\n", env!("CARGO_PKG_VERSION"))
+        );
+        assert_eq!(output.stderr, "");
+    }
+    for option in ["-h", "--help"] {
+        let output = run_to_end([option]);
+        output.expect_code(0);
+        assert!(
+            output.stdout.contains("skd [OPTIONS] [--] PROG [ARGS]..."),
+            "{}",
+            output.stdout
+        );
+        assert_eq!(output.stderr, "");
+    }
+    assert_eq!(run_to_end(["-h"]).stdout, run_to_end(["--help"]).stdout);
+}
+
+#[test]
+fn help_comes_first_whatever_else_is_asked_for() {
+    let directory = Directory::new();
+    let output = Skd::new(["-P"])
+        .arg(directory.join("pid"))
+        .args(["-t", "0", "--help"])
+        .end();
+    output.expect_code(0);
+    assert!(fs::read_dir(directory.path()).unwrap().next().is_none());
+}
+
+#[test]
+fn help_names_every_option() {
+    let help = run_to_end(["--help"]).stdout;
+    for option in [
+        "-t, --tcp",
+        "-u, --udp",
+        "-i, --inet",
+        "-l, --unix",
+        "-x",
+        "-s, --stream",
+        "-d, --datagram",
+        "-b, --backlog",
+        "-c, --max-clients",
+        "-n, --nodelay",
+        "-v, --verbose",
+        "-B, --background",
+        "-L, --log",
+        "-P, --pidfile",
+        "-S, --supervise",
+        "-U, --drop-privileges",
+        "--user",
+        "--chroot",
+        "--unix-mode",
+        "--unix-owner",
+        "--chdir",
+        "--umask",
+        "--nice",
+        "--limit",
+        "--env",
+        "--no-new-privs",
+        "--threads",
+        "-V, --version",
+        "-h, --help",
+    ] {
+        assert!(help.contains(option), "{option} isn't in:\n{help}");
+    }
+}
+
+#[test]
+fn help_that_cannot_be_written_is_an_error() {
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = Skd::new(["--help"]).stdout(full).end();
+    output
+        .expect_code(1)
+        .expect_stderr(&["skd: ", "No space left on device"]);
+    // Who reads no further has what was wanted, and hears no complaint.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = Skd::new(["--help"]).stdout(writer).end();
+    assert_eq!(output.stderr, "");
+    assert!(
+        output.code() == Some(0) || output.killed_by() == Some(Signal::SIGPIPE),
+        "{output:?}"
+    );
+}
+
+// What is refused.
+
+/// Runs to the end in an empty directory, and expects a refusal for bad usage, with nothing created.
+#[track_caller]
+fn refused(words: &[&str], parts: &[&str]) -> Output {
+    let directory = Directory::new();
+    let output = Skd::new(words)
+        .cwd(directory.path())
+        .env_remove("UID")
+        .env_remove("GID")
+        .end();
+    output.expect_refusal(2, parts);
+    let left: Vec<_> = fs::read_dir(directory.path())
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.file_name())
+        .collect();
+    assert!(left.is_empty(), "{words:?} left {left:?}");
+    output
+}
+
+#[test]
+fn wrong_ports_and_hosts_are_refused() {
+    for option in ["--tcp", "--udp", "--inet"] {
+        for value in [
+            "",
+            ":",
+            "65536",
+            "99999",
+            "4294967376",
+            "-1",
+            "+80",
+            "0x50",
+            "80x",
+            "80 ",
+            " 80",
+            "8 0",
+            "1e3",
+            "80.0",
+            "[::1]",
+            "[::1]80",
+            "[::1",
+            "::1]:80",
+            "::1:80",
+            "[::1]:",
+            "[::1]:65536",
+            "[127.0.0.1]:x9",
+            "[mail]:80",
+            "[]:80",
+            "[::1%]:80",
+            "[127.0.0.1%lo]:80",
+            "127.0.0.1:",
+            "127.0.0.1",
+            "127.1:80",
+            "256.0.0.1:80",
+            "0177.0.0.1:80",
+            "1.2.3.4.5:80",
+            "*:80",
+            "a b:80",
+            "localhost:no-such-service",
+            "no-such-service",
+            "é:80",
+        ] {
+            let output = refused(&[option, value, "cat"], &[option, &format!("'{value}'")]);
+            assert!(
+                output.stderr.len() > "skd: invalid value '' for --tcp: .".len() + value.len(),
+                "{output:?}"
+            );
+        }
+    }
+    refused(&["-t", "65536", "cat"], &["0 to 65535"]);
+}
+
+#[test]
+fn wrong_paths_are_refused() {
+    refused(&["-l", "", "cat"], &["--unix", "empty"]);
+    refused(&["-l", "@", "cat"], &["--unix", "'@'"]);
+    refused(&["-l", "directory/", "cat"], &["--unix", "'directory/'"]);
+    let long = "x".repeat(108);
+    refused(&["-l", &long, "cat"], &["--unix", "108", "107"]);
+    refused(
+        &["-l", &format!("@{long}"), "cat"],
+        &["--unix", "108", "107"],
+    );
+    refused(&["-P", "", "cat"], &["--pidfile", "empty"]);
+    refused(&["--chdir", "", "cat"], &["--chdir", "empty"]);
+    refused(&["--user", "nobody", "--chroot", "", "cat"], &["empty"]);
+}
+
+#[test]
+fn wrong_numbers_are_refused() {
+    for option in ["--max-clients", "--backlog"] {
+        for value in [
+            "",
+            "0",
+            "-1",
+            "+1",
+            "1 ",
+            " 1",
+            "0x10",
+            "1k",
+            "1.5",
+            "many",
+            "2147483648",
+            "99999999999999999999",
+        ] {
+            refused(
+                &["-t", "0", option, value, "cat"],
+                &[option, &format!("'{value}'"), "from 1 to 2147483647"],
+            );
+        }
+    }
+    for value in ["", "0", "17", "-1", "two", "0x1", "2 "] {
+        refused(
+            &["-t", "0", "--threads", value, "cat"],
+            &["--threads", &format!("'{value}'"), "from 1 to 16"],
+        );
+    }
+    for value in ["", "-", "-21", "20", "+5", "5.0", "low"] {
+        refused(
+            &["--nice", value, "cat"],
+            &["--nice", &format!("'{value}'"), "from -20 to 19"],
+        );
+    }
+    for option in ["--unix-mode", "--umask"] {
+        for value in ["", "8", "888", "1000", "0o17", "-1", "u=rw", "77 "] {
+            refused(
+                &["-l", "socket", option, value, "cat"],
+                &[option, &format!("'{value}'"), "octal", "777"],
+            );
+        }
+    }
+}
+
+#[test]
+fn wrong_limits_are_refused() {
+    for value in [
+        "",
+        "nofile",
+        "nofile=",
+        "=5",
+        "files=1",
+        "nofile=1:",
+        "nofile=:1",
+        "nofile=2:1",
+        "nofile=0x1",
+        "nofile=1k",
+        "nofile=-1",
+        "nofile=1:2:3",
+        "nofile=18446744073709551616",
+        "NOFILE=1",
+        "nofile=unlimited:1",
+    ] {
+        refused(
+            &["--limit", value, "cat"],
+            &["--limit", &format!("'{value}'")],
+        );
+    }
+    refused(
+        &["--limit", "files=1", "cat"],
+        &["'files'", "nofile", "stack"],
+    );
+}
+
+#[test]
+fn wrong_logs_are_refused() {
+    for value in [
+        "",
+        ":",
+        "tag:",
+        "tag:daemon",
+        "tag:daemon.",
+        "tag:.info",
+        "tag:nothing.info",
+        "tag:daemon.nothing",
+        "tag:daemon.info.x",
+        "tag:24.0",
+        "tag:0.8",
+        ">",
+        ">>",
+        "> ",
+    ] {
+        refused(&["--log", value, "cat"], &["--log", &format!("'{value}'")]);
+    }
+}
+
+#[test]
+fn wrong_users_are_refused() {
+    for option in ["--user", "--unix-owner"] {
+        for value in [
+            "",
+            ":",
+            "no-such-user",
+            "nobody:no-such-group",
+            "nobody:",
+            ":nogroup",
+            "4294967295",
+            "4294967296",
+            "-1",
+            "1:4294967295",
+            "0x1",
+        ] {
+            refused(
+                &["-l", "socket", option, value, "cat"],
+                &[option, &format!("'{value}'")],
+            );
+        }
+    }
+    for value in ["root", "0", "0:1", "root:daemon"] {
+        refused(
+            &["-l", "socket", "--user", value, "cat"],
+            &["--user", &format!("'{value}'"), "root"],
+        );
+    }
+    // Without an entry there is no group to take.
+    refused(&["--user", "54321", "cat"], &["--user", "54321:GROUP"]);
+}
+
+#[test]
+fn options_that_contradict_each_other_are_refused() {
+    refused(&["-d", "cat"], &["--datagram", "-i", "-u"]);
+    refused(&["-t", "0", "-d", "cat"], &["--datagram", "-i", "-u"]);
+    refused(&["-u", "0", "-d", "cat"], &["--datagram"]);
+    for listener in [["-t", "0"], ["-u", "0"], ["-i", "0"], ["-l", "socket"]] {
+        refused(
+            &[listener[0], listener[1], "-S", "cat"],
+            &["--supervise", "listener"],
+        );
+    }
+    refused(
+        &["--chroot", "/", "cat"],
+        &["--chroot", "--user", "--drop-privileges"],
+    );
+    refused(&["--chroot", "/", "-t", "0", "cat"], &["--chroot"]);
+    refused(
+        &["-U", "--user", "nobody", "cat"],
+        &["--user", "--drop-privileges"],
+    );
+    for option in [["--unix-mode", "600"], ["--unix-owner", "nobody"]] {
+        refused(
+            &["-l", "@name", option[0], option[1], "cat"],
+            &[option[0], "@name"],
+        );
+        refused(
+            &["-l", "socket", "-l", "@name", option[0], option[1], "cat"],
+            &[option[0], "@name"],
+        );
+    }
+}
+
+#[test]
+fn options_that_would_have_no_use_are_refused() {
+    for option in [
+        ["--unix-mode", "600"],
+        ["--unix-owner", "nobody"],
+        ["--threads", "2"],
+    ] {
+        refused(&[option[0], option[1], "cat"], &[option[0], "no use"]);
+    }
+}
+
+#[test]
+fn missing_and_unknown_words_are_refused() {
+    refused(&[], &["PROG"]);
+    refused(&["-t", "0"], &["PROG"]);
+    refused(&["-t", "0", "--"], &["PROG"]);
+    refused(&[""], &["PROG"]);
+    refused(&["-Z", "cat"], &["-Z"]);
+    refused(&["-vZ", "cat"], &["-Z"]);
+    refused(&["--no-such-option", "cat"], &["--no-such-option"]);
+    refused(&["--no-such-option=1", "cat"], &["--no-such-option"]);
+    refused(&["--tpc", "0", "cat"], &["--tpc"]);
+    for option in [
+        "-t", "--tcp", "-u", "-i", "-l", "-x", "-b", "-c", "-L", "-P", "--user", "--limit",
+        "--env", "--nice",
+    ] {
+        let output = refused(&[option], &[]);
+        assert!(output.stderr.contains("value"), "{output:?}");
+    }
+    refused(&["--verbose=2", "cat"], &["--verbose"]);
+    refused(&["--background=yes", "cat"], &["--background"]);
+    // No abbreviations: a later option might begin the same.
+    refused(&["--verb", "cat"], &["--verb"]);
+}
+
+#[test]
+fn privileges_without_ids_are_refused() {
+    let skd = |uid: Option<&str>, gid: Option<&str>| {
+        let mut skd = Skd::new(["-U", "-t", "0", "cat"])
+            .env_remove("UID")
+            .env_remove("GID")
+            .env_remove("ROOT");
+        if let Some(uid) = uid {
+            skd = skd.env("UID", uid);
+        }
+        if let Some(gid) = gid {
+            skd = skd.env("GID", gid);
+        }
+        skd.end()
+    };
+    skd(None, Some("1")).expect_refusal(2, &["$UID"]);
+    skd(Some("1"), None).expect_refusal(2, &["$GID"]);
+    for wrong in [
+        "",
+        "0x1",
+        "1x",
+        "-1",
+        " 1",
+        "4294967295",
+        "4294967296",
+        "nobody",
+    ] {
+        skd(Some(wrong), Some("1"))
+            .expect_refusal(2, &["$UID", &format!("'{wrong}'"), "4294967294"]);
+        skd(Some("1"), Some(wrong))
+            .expect_refusal(2, &["$GID", &format!("'{wrong}'"), "4294967294"]);
+    }
+    skd(Some("0"), Some("1")).expect_refusal(2, &["$UID", "'0'"]);
+}
+
+#[test]
+fn a_wrong_word_is_found_before_anything_is_bound_or_changed() {
+    let directory = Directory::new();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    // Had it been tried, this port would have been said to be in use.
+    let words = [
+        "-t", &address, "-l", "socket", "-P", "pid", "-L", ">log", "-c", "none", "cat",
+    ];
+    refused(&words, &["--max-clients", "'none'"]);
+    let log = directory.write("log", "old\n");
+    let output = Skd::new(["-L"])
+        .arg(format!(">{}", log.display()))
+        .args(["-t", "99999", "cat"])
+        .end();
+    output.expect_refusal(2, &["99999"]);
+    assert_eq!(directory.read("log"), "old\n");
+}
+
+#[test]
+fn a_wrong_word_is_refused_by_its_launcher() {
+    refused(
+        &["-B", "-L", ">log", "-P", "pid", "-t", "99999", "cat"],
+        &["99999"],
+    );
+}
+
+#[test]
+fn what_is_wrong_is_said_without_its_control_characters() {
+    let output = run_to_end(["-t", "80\n\x1b[31mred", "cat"]);
+    output.expect_refusal(2, &["80\\x0a\\x1b[31mred"]);
+    let output = run_to_end(["--no\nsuch", "cat"]);
+    output.expect_refusal(2, &["--no\\x0asuch"]);
+}
+
+#[test]
+fn words_that_are_not_utf8_are_taken_or_refused_but_never_lost() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let directory = Directory::new();
+    let name = OsStr::from_bytes(b"socket\xff");
+    let skd = Skd::new(["-l"])
+        .arg(name)
+        .cwd(directory.path())
+        .start_with("printf", [OsStr::from_bytes(b"<\xfe>")]);
+    skd.wait_until("it serves", || {
+        directory.join(name).exists() && sockets(skd.pid()).iter().any(|it| it.listening)
+    });
+    assert_eq!(talk(connect_unix(directory.join(name)), b""), b"<\xfe>");
+    Skd::new(["-t"])
+        .arg(OsStr::from_bytes(b"80\xff"))
+        .arg("cat")
+        .end()
+        .expect_refusal(2, &["--tcp"]);
+}
+
+#[test]
+fn a_host_may_be_left_out_before_its_colon() {
+    let skd = Skd::new(["-t", ":0"]).run("cat");
+    assert_eq!(sockets(skd.pid()).len(), 2);
+    assert_eq!(talk(connect(skd.address()), b"1"), b"1");
+}

@@ -1,0 +1,203 @@
+//! Manual, completions, `--help` and README: each says what the table of options says, no less and no more.
+
+use crate::harness::{requires_command, run_to_end};
+use skd::cli::{GROUPS, Opt};
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::process::Command;
+
+// What `cargo run --example documents` writes.
+#[path = "../../examples/documents/generate/mod.rs"]
+mod generate;
+
+#[test]
+fn the_generated_files_are_up_to_date() {
+    for (path, text) in generate::documents() {
+        let committed = fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            committed == text,
+            "{path} is out of date: cargo run --example documents"
+        );
+    }
+}
+
+#[test]
+fn help_has_every_option_and_no_other() {
+    let help = run_to_end(["--help"]);
+    help.expect_code(0);
+    let mut found = BTreeSet::new();
+    for line in help.stdout.lines().map(str::trim) {
+        if let Some((_, aliases)) = line.split_once("[alias: ") {
+            found.insert(aliases.trim_end_matches(']').to_owned());
+        }
+        if line.starts_with('-') {
+            let (names, _) = line.split_once("  ").expect("names and what they are for");
+            found.extend(options_among(names.split([',', ' '])));
+        }
+    }
+    assert_eq!(found, table());
+}
+
+#[test]
+fn the_manual_has_every_option_and_no_other() {
+    let page = fs::read_to_string("man/skd.8").unwrap();
+    let (_, rest) = page.split_once(".SH OPTIONS\n").unwrap();
+    let (section, _) = rest.split_once("\n.SH ").unwrap();
+    let tags = section.split(".TP\n").skip(1);
+    let tags = tags.map(|paragraph| paragraph.lines().next().unwrap());
+    let bold = tags.flat_map(|tag| tag.split("\\fB").skip(1));
+    let names = bold.map(|text| text.split("\\fR").next().unwrap().replace("\\-", "-"));
+    assert_eq!(names.collect::<BTreeSet<_>>(), table());
+}
+
+#[test]
+fn the_readme_has_every_option_and_no_other() {
+    let readme = fs::read_to_string("README.md").unwrap();
+    let rows = readme.lines().filter(|line| line.starts_with("| `-"));
+    let firsts = rows.map(|row| row[2..].split(" | ").next().unwrap());
+    let found = options_among(firsts.flat_map(|cell| cell.split(['`', ' ', ','])));
+    assert_eq!(found, table());
+}
+
+#[test]
+fn the_completion_for_bash_has_every_option_and_no_other() {
+    let script = fs::read_to_string("completions/skd.bash").unwrap();
+    let (_, rest) = script.split_once("opts=\"-").unwrap();
+    let (words, _) = rest.split_once('"').unwrap();
+    let words = format!("-{words}");
+    assert_eq!(options_among(words.split(' ')), table());
+    assert_valid("bash", "completions/skd.bash");
+}
+
+#[test]
+fn the_completion_for_zsh_has_every_option_and_no_other() {
+    let script = fs::read_to_string("completions/_skd").unwrap();
+    let specifications = script.lines().filter_map(|line| line.strip_prefix('\''));
+    let names = specifications.map(|text| {
+        let name = text.trim_start_matches('*');
+        name.split(['[', '=', '+']).next().unwrap()
+    });
+    assert_eq!(options_among(names), table());
+    assert_valid("zsh", "completions/_skd");
+}
+
+#[test]
+fn the_completion_for_fish_has_every_option_and_no_other() {
+    let script = fs::read_to_string("completions/skd.fish").unwrap();
+    let mut found = BTreeSet::new();
+    for line in script.lines().filter(|line| line.starts_with("complete ")) {
+        let (names, _) = line.split_once(" -d ").unwrap_or_default();
+        let words: Vec<&str> = names.split(' ').collect();
+        for pair in words.windows(2) {
+            match pair {
+                ["-s", short] => found.insert(format!("-{short}")),
+                ["-l", long] => found.insert(format!("--{long}")),
+                _ => false,
+            };
+        }
+    }
+    assert_eq!(found, table());
+    assert_valid("fish", "completions/skd.fish");
+}
+
+#[test]
+fn bash_completes_options_values_and_programs() {
+    let complete = |words: &[&str]| {
+        let line = r#"
+            source completions/skd.bash
+            compopt() { :; }  # which only readline has
+            COMP_WORDS=("$@")
+            COMP_CWORD=$(($# - 1))
+            function=$(complete -p skd | sed 's/.*-F \([^ ]*\).*/\1/')
+            "$function" "$1" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+            printf '%s\n' "${COMPREPLY[@]}"
+        "#;
+        let mut arguments = vec!["--norc", "-c", line, "bash"];
+        arguments.extend(words);
+        lines_of("bash", &arguments)
+    };
+    assert_eq!(complete(&["skd", "--max-cl"]), ["--max-clients"]);
+    assert_eq!(complete(&["skd", "-v", "--user", "roo"]), ["root"]);
+    assert_eq!(complete(&["skd", "-P", "Cargo.to"]), ["Cargo.toml"]);
+    // The words as readline cuts them.
+    for before in [
+        &["skd"][..],
+        &["skd", "--"],
+        &["skd", "-vt", "80"],
+        &["skd", "-t80", "-nc", "5", "-BP", "file"],
+        &["skd", "--tcp", "=", "80"],
+        &["skd", "-t", "127.0.0.1", ":", "80"],
+        &["skd", "-l", "@", "name"],
+    ] {
+        let words = [before, &["basenam"]].concat();
+        let found: BTreeSet<_> = complete(&words).into_iter().collect();
+        assert_eq!(found, BTreeSet::from(["basename".into()]), "{before:?}");
+    }
+    // Options of another program aren't ours to complete.
+    assert_eq!(complete(&["skd", "-t80", "cat", "--max-cl"]), [""]);
+}
+
+#[test]
+fn fish_completes_options_values_and_programs() {
+    requires_command("fish");
+    let complete = |line: &str| {
+        let script = "source completions/skd.fish; complete -C $argv[1]";
+        let found = lines_of("fish", &["--no-config", "-c", script, line]);
+        let words = found.iter().map(|line| line.split('\t').next().unwrap());
+        words.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(complete("skd --max-cl"), ["--max-clients"]);
+    assert_eq!(complete("skd -v --user roo"), ["root"]);
+    assert_eq!(complete("skd -P Cargo.to"), ["Cargo.toml"]);
+    for before in ["skd", "skd --", "skd -vt 80", "skd -t80 -nc 5 -x file"] {
+        assert_eq!(complete(&format!("{before} basenam")), ["basename"]);
+    }
+    assert_eq!(complete("skd -t80 cat --max-cl"), [""; 0]);
+}
+
+#[test]
+fn the_manual_is_correct_for_its_formatter() {
+    requires_command("mandoc");
+    let warnings = lines_of("mandoc", &["-Tlint", "-Wwarning", "man/skd.8"]);
+    assert_eq!(warnings, [""; 0]);
+}
+
+/// Every option's names, as they are typed.
+fn table() -> BTreeSet<String> {
+    let options = GROUPS.iter().flat_map(|(_, options)| *options);
+    let names = |option: &Opt| {
+        let shorts = option.shorts.iter().map(|short| format!("-{short}"));
+        let all = shorts.chain([format!("--{}", option.long)]);
+        all.collect::<Vec<_>>()
+    };
+    options.flat_map(names).collect()
+}
+
+fn options_among<'a>(words: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
+    let names = words.into_iter().filter(|word| word.starts_with('-'));
+    names
+        .map(|name| name.trim_end_matches('.').to_owned())
+        .collect()
+}
+
+#[track_caller]
+fn assert_valid(shell: &str, script: &str) {
+    requires_command(shell);
+    assert_eq!(lines_of(shell, &["-n", script]), [""; 0]);
+}
+
+/// Runs a command that must succeed without a word on stderr.
+#[track_caller]
+fn lines_of(program: &str, arguments: &[impl AsRef<OsStr>]) -> Vec<String> {
+    let output = Command::new(program).args(arguments).output();
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert!(
+        output.status.success() && stderr.is_empty(),
+        "{program}: {}\n{stdout}{stderr}",
+        output.status
+    );
+    stdout.lines().map(str::to_owned).collect()
+}

@@ -1,0 +1,351 @@
+//! Kernels and containers without the newer system calls: the service is the same.
+
+use crate::harness::{
+    Directory, Running, SignalMasks, Skd, ask_udp, datagram_echo, descriptors, echo, process_group,
+    signal_masks, sockets, talk,
+};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
+use std::thread;
+
+/// `CLONE_PIDFD` of clone(2), among its flags.
+const PIDFD: u32 = libc::CLONE_PIDFD as u32;
+
+/// Makes a skd that runs on another machine.
+type Machine = fn(Skd) -> Skd;
+
+/// skd as it is on this machine and on those where something is missing: what is, and how.
+fn machines() -> Vec<(&'static str, Machine)> {
+    vec![
+        ("nothing", |skd| skd),
+        ("close_range: ENOSYS", |skd| {
+            skd.refusing(libc::SYS_close_range, Errno::ENOSYS)
+        }),
+        ("close_range: EPERM", |skd| {
+            skd.refusing(libc::SYS_close_range, Errno::EPERM)
+        }),
+        // The call without its flag, Linux 5.9 to 5.10.
+        ("CLOSE_RANGE_UNSHARE: EINVAL", |skd| {
+            skd.refusing_bits(
+                libc::SYS_close_range,
+                2,
+                libc::CLOSE_RANGE_UNSHARE,
+                Errno::EINVAL,
+            )
+        }),
+        ("CLONE_PIDFD: EPERM", |skd| {
+            skd.refusing_bits(libc::SYS_clone, 0, PIDFD, Errno::EPERM)
+        }),
+        ("CLONE_PIDFD: EINVAL", |skd| {
+            skd.refusing_bits(libc::SYS_clone, 0, PIDFD, Errno::EINVAL)
+        }),
+        ("pidfds", |skd| {
+            skd.refusing_bits(libc::SYS_clone, 0, PIDFD, Errno::EINVAL)
+                .refusing(libc::SYS_pidfd_open, Errno::ENOSYS)
+        }),
+        ("pidfds: EPERM", |skd| {
+            skd.refusing_bits(libc::SYS_clone, 0, PIDFD, Errno::EPERM)
+                .refusing(libc::SYS_pidfd_open, Errno::EPERM)
+        }),
+        ("P_PIDFD of waitid", |skd| {
+            // Of P_ALL, P_PID, P_PGID and P_PIDFD, from 0 up, the last two: nobody waits for a group.
+            skd.refusing_bits(libc::SYS_waitid, 0, 2, Errno::EINVAL)
+        }),
+        ("clone3", |skd| {
+            skd.refusing(libc::SYS_clone3, Errno::ENOSYS)
+        }),
+        ("all of them", |skd| {
+            skd.refusing(libc::SYS_close_range, Errno::ENOSYS)
+                .refusing_bits(libc::SYS_clone, 0, PIDFD, Errno::EINVAL)
+                .refusing(libc::SYS_pidfd_open, Errno::ENOSYS)
+                .refusing(libc::SYS_clone3, Errno::ENOSYS)
+                .refusing(libc::SYS_faccessat2, Errno::ENOSYS)
+        }),
+    ]
+}
+
+fn on_each_machine(test: impl Fn(Machine)) {
+    for (missing, machine) in machines() {
+        // Shown only if the test fails here.
+        println!("without {missing}");
+        test(machine);
+    }
+}
+
+fn handlers_with(skd: &Running, count: usize) -> Vec<TcpStream> {
+    let mut streams: Vec<TcpStream> = (0..count).map(|_| skd.connect()).collect();
+    for stream in &mut streams {
+        echo(stream, b".");
+    }
+    streams
+}
+
+#[test]
+fn connections_are_served_and_handlers_reaped() {
+    on_each_machine(|machine| {
+        let skd = machine(Skd::new(["-vt", "127.0.0.1:0"])).run("cat");
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..10 {
+                        assert_eq!(talk(skd.connect(), b"served"), b"served");
+                    }
+                });
+            }
+        });
+        // Every end is seen and told, and nothing stays behind.
+        skd.wait_for_logs("exited with status 0 after", 40);
+        skd.wait_until("none is left", || skd.children().is_empty());
+        assert!(skd.logged("skd: ").is_empty(), "{:?}", skd.log_lines());
+        assert_eq!(skd.stop().code(), Some(0));
+    });
+}
+
+#[test]
+fn a_handler_starts_with_what_it_should_and_nothing_else() {
+    on_each_machine(|machine| {
+        let file = || fs::File::open("/dev/null").unwrap();
+        let skd = Skd::new(["-t", "127.0.0.1:0"])
+            .descriptor(3, file())
+            .descriptor(20, file())
+            .descriptor(40, file())
+            .descriptor(800, file())
+            .ignoring(Signal::SIGINT)
+            .blocking(Signal::SIGTERM);
+        let skd = machine(skd).run("cat");
+        // Several live, so that there is something to leak.
+        let streams = handlers_with(&skd, 8);
+        for handler in skd.wait_for_children(8) {
+            let open: Vec<i32> = descriptors(handler).into_keys().collect();
+            assert_eq!(open, [0, 1, 2]);
+            let none = SignalMasks {
+                pending: 0,
+                blocked: 0,
+                ignored: 0,
+                caught: 0,
+            };
+            assert_eq!(signal_masks(handler), none);
+            assert_eq!(process_group(handler), Some(handler));
+        }
+        drop(streams);
+    });
+}
+
+#[test]
+fn a_connection_ends_with_its_handler() {
+    on_each_machine(|machine| {
+        let skd = machine(Skd::new(["-t", "127.0.0.1:0"])).run("cat");
+        let mut streams = handlers_with(&skd, 6);
+        let mut handlers = skd.wait_for_children(6);
+        for left in (0..6).rev() {
+            // Were it open in another handler, its client would see no end.
+            assert_eq!(talk(streams.pop().unwrap(), b"last"), b"last");
+            handlers = skd.wait_for_children(left);
+        }
+        assert!(handlers.is_empty());
+    });
+}
+
+#[test]
+fn no_more_handlers_run_than_the_limit_says() {
+    on_each_machine(|machine| {
+        let skd = machine(Skd::new(["-c", "2", "-t", "127.0.0.1:0"])).run("cat");
+        let mut served = handlers_with(&skd, 2);
+        let mut waiting: Vec<TcpStream> = (0..5).map(|_| skd.connect()).collect();
+        for stream in &mut waiting {
+            stream.write_all(b"w").unwrap();
+        }
+        for turn in 0..4 {
+            let before = skd.wait_for_children(2);
+            echo(&mut served[1], b"still");
+            assert_eq!(skd.children(), before);
+            if turn % 2 == 0 {
+                talk(served.remove(0), b"");
+            } else {
+                kill(Pid::from_raw(before[0]), Signal::SIGKILL).unwrap();
+                kill(Pid::from_raw(before[1]), Signal::SIGKILL).unwrap();
+                served.clear();
+                served.push(next(&mut waiting));
+            }
+            if waiting.is_empty() {
+                return;
+            }
+            served.push(next(&mut waiting));
+        }
+    });
+}
+
+/// The next one of those that wait, once it is served.
+fn next(waiting: &mut Vec<TcpStream>) -> TcpStream {
+    let mut stream = waiting.remove(0);
+    assert_eq!(crate::harness::receive(&mut stream, 1), b"w");
+    stream
+}
+
+#[test]
+fn datagrams_are_served() {
+    on_each_machine(|machine| {
+        let (prog, args) = datagram_echo();
+        let skd = machine(Skd::new(["-u", "127.0.0.1:0"])).run_with(prog, args);
+        for request in [b"one", b"two", b"six"] {
+            assert_eq!(ask_udp(skd.address(), request), request);
+        }
+        skd.wait_until("none is left", || skd.children().is_empty());
+    });
+}
+
+#[test]
+fn surroundings_are_as_asked_for() {
+    on_each_machine(|machine| {
+        let options = [
+            "--chdir",
+            "/",
+            "--umask",
+            "31",
+            "--nice",
+            "3",
+            "-t",
+            "127.0.0.1:0",
+        ];
+        let skd = machine(Skd::new(options)).run_with("sh", ["-c", "pwd; umask; nice"]);
+        assert_eq!(talk(skd.connect(), b""), b"/\n0031\n3\n");
+        machine(Skd::new([
+            "-t",
+            "127.0.0.1:0",
+            "--chdir",
+            "/nonexistent",
+            "/bin/cat",
+        ]))
+        .end()
+        .expect_stderr(&["/nonexistent"]);
+    });
+}
+
+#[test]
+fn a_program_that_goes_away_is_told() {
+    on_each_machine(|machine| {
+        let directory = Directory::new();
+        let prog = directory.script("handler", "#!/bin/sh\nexec cat\n");
+        let skd = machine(Skd::new(["-c1", "-t", "127.0.0.1:0"])).run(&prog);
+        fs::rename(&prog, directory.join("away")).unwrap();
+        for _ in 0..3 {
+            assert_eq!(talk(skd.connect(), b""), b"");
+        }
+        skd.wait_for_log("can't be run: No such file or directory");
+        fs::rename(directory.join("away"), &prog).unwrap();
+        assert_eq!(talk(skd.connect(), b"back"), b"back");
+    });
+}
+
+#[test]
+fn a_signal_ends_it_and_its_handlers() {
+    on_each_machine(|machine| {
+        let skd = machine(Skd::new(["-t", "127.0.0.1:0"])).run("cat");
+        let streams = handlers_with(&skd, 3);
+        skd.signal(Signal::SIGINT);
+        assert_eq!(skd.wait().code(), Some(0));
+        for stream in streams {
+            assert_eq!(talk(stream, b""), b"");
+        }
+    });
+}
+
+#[test]
+fn a_supervised_program_is_run_again() {
+    on_each_machine(|machine| {
+        let skd = machine(Skd::new(["-vS"])).start_with("sh", ["-c", "exit 3"]);
+        skd.wait_for_logs("Started sh", 2);
+        let first = &skd.log_lines()[..2];
+        assert_eq!(first, ["Started sh", "sh exited abnormally with status 3"]);
+        // 0 between two runs; in the middle of one, what that ended with.
+        let code = skd.stop().code();
+        assert!(
+            [Some(0), Some(3), Some(128 + 15)].contains(&code),
+            "{code:?}"
+        );
+    });
+}
+
+#[test]
+fn a_daemon_in_the_background_serves() {
+    on_each_machine(|machine| {
+        let directory = Directory::new();
+        let skd = machine(Skd::new([
+            "-vL",
+            &format!(">{}", directory.name("log")),
+            "-t",
+            "127.0.0.1:0",
+        ]))
+        .daemon("cat");
+        assert_eq!(talk(skd.connect(), b"served"), b"served");
+        crate::harness::wait_for_text(directory.join("log"), "Closed connection");
+        skd.stop();
+    });
+}
+
+#[test]
+fn without_ipv6_a_bare_port_is_ipv4_alone() {
+    // AF_INET6 is 10, and no other family in use here has that bit.
+    let machine = |skd: Skd| skd.refusing_bits(libc::SYS_socket, 0, 8, Errno::EAFNOSUPPORT);
+    for option in ["-vt0", "-vu0"] {
+        let skd = machine(Skd::new([option])).start("cat");
+        let port = skd.stdout_line();
+        let bound = sockets(skd.pid());
+        let bound: Vec<String> = bound
+            .iter()
+            .filter_map(|socket| socket.address)
+            .map(|it| it.to_string())
+            .collect();
+        assert_eq!(bound, [format!("0.0.0.0:{port}")]);
+        let line = skd.wait_for_log("[::]");
+        assert!(line.contains("Address family not supported"), "{line}");
+    }
+    let skd = machine(Skd::new(["-t0"])).start("cat");
+    let port: u16 = skd.stdout_line().parse().unwrap();
+    assert_eq!(
+        talk(crate::harness::connect(([127, 0, 0, 1], port).into()), b"4"),
+        b"4"
+    );
+    // And what was asked for by name isn't replaced by something else.
+    machine(Skd::new(["-t", "[::]:0", "cat"]))
+        .end()
+        .expect_refusal(1, &["[::]", "not supported"]);
+}
+
+#[test]
+fn with_one_call_that_fails_now_and_then_it_goes_on() {
+    // By strace(1), which can make a call fail once and then not again, in each thread.
+    crate::harness::requires_command("strace");
+    for injection in [
+        "clone:error=EAGAIN:when=2",
+        "clone:error=ENOMEM:when=2+3",
+        "accept4:error=ENFILE:when=2",
+        "accept4:error=ECONNABORTED:when=1",
+        "accept4:error=EPROTO:when=2",
+        "dup3:error=EBUSY:when=3",
+    ] {
+        let directory = Directory::new();
+        let inject = format!("inject={injection}");
+        let skd = Skd::new(["--threads", "1", "-t", "127.0.0.1:0"])
+            .wrapper([
+                "strace",
+                "-f",
+                "-q",
+                "-o",
+                &directory.name("trace"),
+                "-e",
+                &inject,
+            ])
+            .run("cat");
+        for _ in 0..3 {
+            assert_eq!(talk(skd.connect(), b"served"), b"served", "{injection}");
+        }
+        skd.wait_until("none is left", || skd.children().is_empty());
+        let trace = directory.read("trace");
+        assert!(trace.contains("(INJECTED)"), "{injection}: {trace}");
+    }
+}

@@ -1,0 +1,278 @@
+//! Without a listener, skd becomes the program.
+
+use crate::harness::{
+    Directory, Instance, Program, Skd, Stream, command, descriptors, each_program, environment,
+    exists, limit, process_group, run_to_end, session, signal_masks, stat_field, status_field,
+    wait_until,
+};
+use nix::sys::resource::Resource;
+use nix::sys::signal::Signal;
+
+#[track_caller]
+fn wait_for_sleep(skd: &Instance) {
+    wait_until("sleep runs", || command(skd.pid()) == ["sleep", "1000"]);
+    // While it is being loaded, its libraries are open.
+    wait_until("sleep sleeps", || stat_field(skd.pid(), 3).unwrap() == "S");
+}
+
+const SLEEP: [&str; 1] = ["1000"];
+
+#[test]
+fn the_program_has_the_process_of_skd() {
+    each_program(|program| {
+        let skd = program.skd(["-v"]).start_with("sleep", SLEEP);
+        let group = process_group(skd.pid());
+        wait_for_sleep(&skd);
+        assert!(exists(skd.pid()));
+        assert_eq!(process_group(skd.pid()), group);
+        assert_ne!(session(skd.pid()), Some(skd.pid()));
+        assert_eq!(skd.children(), [0; 0]);
+        skd.signal(Signal::SIGTERM);
+        assert_eq!(skd.wait_with_output().killed_by(), Some(Signal::SIGTERM));
+    });
+}
+
+#[test]
+fn standard_input_and_output_stay() {
+    each_program(|program| {
+        let skd = program.skd(["-v"]).stdin(Stream::Pipe).start("cat");
+        skd.write_stdin(b"through\n");
+        assert_eq!(skd.stdout_line(), "through");
+        skd.close_stdin();
+        assert!(skd.wait().success());
+    });
+}
+
+#[test]
+fn the_status_is_that_of_the_program() {
+    each_program(|program| {
+        let skd = program.skd(["-v"]).start_with("sh", ["-c", "exit 42"]);
+        assert_eq!(skd.wait().code(), Some(42));
+    });
+}
+
+#[test]
+fn arguments_are_passed_as_they_are() {
+    let odd = ["-v", "--", "", "a b", "--help", "\u{fc}", "-t80"];
+    let skd = Skd::new(["-v"]).start_with("printf", ["[%s]"].into_iter().chain(odd));
+    let output = skd.wait_with_output();
+    assert_eq!(output.stdout, "[-v][--][][a b][--help][\u{fc}][-t80]");
+}
+
+#[test]
+fn the_signal_mask_and_ignored_signals_are_inherited() {
+    each_program(|program| {
+        for (ignored, blocked) in [
+            (&[][..], &[][..]),
+            (&[Signal::SIGHUP][..], &[][..]),
+            (&[Signal::SIGPIPE][..], &[][..]),
+            (
+                &[Signal::SIGCHLD, Signal::SIGINT],
+                &[Signal::SIGUSR1, Signal::SIGTERM][..],
+            ),
+            (
+                &[][..],
+                &[Signal::SIGPIPE, Signal::SIGHUP, Signal::SIGCHLD][..],
+            ),
+        ] {
+            let mut skd = program.skd(["-v"]);
+            for &signal in ignored {
+                skd = skd.ignoring(signal);
+            }
+            for &signal in blocked {
+                skd = skd.blocking(signal);
+            }
+            let skd = skd.start_with("sleep", SLEEP);
+            wait_for_sleep(&skd);
+            let set = |signals: &[Signal]| {
+                signals
+                    .iter()
+                    .fold(0_u64, |set, &signal| set | 1 << (signal as u32 - 1))
+            };
+            let masks = signal_masks(skd.pid());
+            assert_eq!(masks.ignored, set(ignored), "{ignored:?}");
+            assert_eq!(masks.blocked, set(blocked), "{blocked:?}");
+            assert_eq!(masks.caught, 0);
+        }
+    });
+}
+
+#[test]
+fn nohup_works() {
+    let skd = Skd::new(["-v"])
+        .wrapper(["nohup"])
+        .start_with("sleep", SLEEP);
+    // Its process id, since nohup and skd are the same one, one after the other.
+    wait_for_sleep(&skd);
+    skd.signal(Signal::SIGHUP);
+    skd.signal(Signal::SIGCONT);
+    wait_until("no signal waits", || {
+        status_field(skd.pid(), "ShdPnd").is_some_and(|set| set == "0000000000000000")
+    });
+    assert!(exists(skd.pid()));
+}
+
+#[test]
+fn other_descriptors_are_left_alone() {
+    each_program(|program| {
+        let pipe = || std::io::pipe().unwrap();
+        let ends: Vec<_> = (0..3).map(|_| pipe()).collect();
+        let mut skd = program.skd(["-v"]);
+        for (number, (reader, _)) in [3, 7, 40].into_iter().zip(&ends) {
+            skd = skd.descriptor(number, reader.try_clone().unwrap());
+        }
+        let skd = skd.start_with("sleep", SLEEP);
+        wait_for_sleep(&skd);
+        let open: Vec<i32> = descriptors(skd.pid()).into_keys().collect();
+        assert_eq!(open, [0, 1, 2, 3, 7, 40]);
+    });
+}
+
+#[test]
+fn the_environment_is_left_alone() {
+    each_program(|program| {
+        let variables = [
+            ("LISTEN_FDS", "1"),
+            ("LISTEN_PID", "4321"),
+            ("LISTEN_FDNAMES", "socket"),
+            ("NOTIFY_SOCKET", "/run/notify"),
+            ("WATCHDOG_USEC", "1000000"),
+            ("PROTO", "TCP"),
+            ("TCPREMOTEIP", "192.0.2.1"),
+            ("REMOTE_ADDR", "192.0.2.1"),
+            ("SKD_ANYTHING", "kept"),
+            ("ODD", "a=b\nc"),
+            ("EMPTY", ""),
+        ];
+        let mut skd = program.skd(["-v"]).env_clear().env("PATH", "/bin:/usr/bin");
+        for (name, value) in variables {
+            skd = skd.env(name, value);
+        }
+        let skd = skd.start_with("sleep", SLEEP);
+        wait_for_sleep(&skd);
+        let environment = environment(skd.pid());
+        for (name, value) in variables {
+            assert_eq!(
+                environment.get(name).map(String::as_str),
+                Some(value),
+                "{name}"
+            );
+        }
+        // And PATH, and the mark of the run.
+        assert_eq!(environment.len(), variables.len() + 2, "{environment:?}");
+    });
+}
+
+#[test]
+fn limits_stay() {
+    each_program(|program| {
+        let skd = program
+            .skd(["-v"])
+            .limit(Resource::RLIMIT_NOFILE, 99, 128)
+            .start_with("sleep", SLEEP);
+        wait_for_sleep(&skd);
+        let found = limit(skd.pid(), "Max open files").unwrap();
+        assert_eq!(found, ("99".to_owned(), "128".to_owned()));
+    });
+}
+
+#[test]
+fn a_program_that_is_missing_or_cannot_be_run_has_the_status_of_a_shell() {
+    let directory = Directory::new();
+    directory.write("data", "");
+    for (name, ours) in [
+        ("no-such-program", 127),
+        ("./missing", 127),
+        ("./data", 126),
+        ("/", 126),
+    ] {
+        each_program(|program| {
+            let skd = program
+                .skd(["-v"])
+                .cwd(directory.path())
+                .env("PATH", "/bin:/usr/bin")
+                .start(name);
+            match program {
+                Program::Ours => drop(skd.expect_refusal(ours, &[name])),
+                Program::Original => assert_eq!(skd.wait().code(), Some(1)),
+            }
+        });
+    }
+}
+
+#[test]
+fn a_file_without_a_format_is_given_to_the_shell() {
+    each_program(|program| {
+        let directory = Directory::new();
+        let script = directory.script("script", "echo \"$1 and $2\"\n");
+        let skd = program.skd(["-v"]).start_with(&script, ["one", "two"]);
+        assert_eq!(skd.stdout_line(), "one and two");
+        assert!(skd.wait().success());
+    });
+}
+
+#[test]
+fn surroundings_are_as_asked_for() {
+    for background in [false, true] {
+        let directory = Directory::new();
+        let skd = Skd::new([
+            "--chdir",
+            directory.path().to_str().unwrap(),
+            "--umask",
+            "027",
+        ])
+        .args([
+            "--nice",
+            "7",
+            "--limit",
+            "nofile=50:60",
+            "--env",
+            "ADDED=a value",
+        ])
+        .args(["--env", "REMOVED", "--no-new-privs"])
+        .env("REMOVED", "x");
+        let (mut running, mut daemon) = (None, None);
+        let skd: &Instance = if background {
+            daemon.insert(skd.daemon_with("sleep", SLEEP))
+        } else {
+            running.insert(skd.start_with("sleep", SLEEP))
+        };
+        wait_for_sleep(skd);
+        let pid = skd.pid();
+        let cwd = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap();
+        assert_eq!(cwd, directory.path());
+        assert_eq!(status_field(pid, "Umask").unwrap(), "0027");
+        // Field 19 of proc(5) is nice.
+        assert_eq!(stat_field(pid, 19).unwrap(), "7");
+        let files = limit(pid, "Max open files").unwrap();
+        assert_eq!(files, ("50".to_owned(), "60".to_owned()));
+        assert_eq!(status_field(pid, "NoNewPrivs").unwrap(), "1");
+        let environment = environment(pid);
+        assert_eq!(environment.get("ADDED").unwrap(), "a value");
+        assert!(!environment.contains_key("REMOVED"));
+    }
+}
+
+#[test]
+fn a_relative_program_is_looked_for_where_it_will_run() {
+    let directory = Directory::new();
+    directory.script("here", "#!/bin/sh\npwd\n");
+    let output = run_to_end(["--chdir", directory.path().to_str().unwrap(), "./here"]);
+    output.expect_code(0);
+    assert_eq!(output.stdout, format!("{}\n", directory.path().display()));
+}
+
+#[test]
+fn options_for_listeners_are_unused_if_skd_1_2_had_them_and_refused_if_not() {
+    each_program(|program| {
+        for option in [&["-b", "5"][..], &["-c", "5"], &["-n"]] {
+            let words = option.iter().copied().chain(["true"]);
+            program.skd(words).end().expect_code(0);
+        }
+    });
+    for option in ["--unix-mode=600", "--unix-owner=1", "--threads=2"] {
+        run_to_end([option, "true"])
+            .expect_code(2)
+            .expect_stderr(&["has no use without"]);
+    }
+}

@@ -1,0 +1,122 @@
+//! What is installed: skd by `make install`, and what the tests need by `.ci/packages`.
+
+use crate::harness::{Directory, requires_command};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+/// Of coreutils, without which there is no Debian.
+const COREUTILS: [&str; 1] = ["nohup"];
+
+#[test]
+fn installs_and_uninstalls_under_a_prefix() {
+    let stage = Directory::new();
+    make(&stage, "install", &["PREFIX=/usr"]);
+    let expected = [
+        ("usr/bin/skd", 0o755),
+        ("usr/share/man/man8/skd.8", 0o644),
+        ("usr/share/bash-completion/completions/skd", 0o644),
+        ("usr/share/fish/vendor_completions.d/skd.fish", 0o644),
+        ("usr/share/zsh/site-functions/_skd", 0o644),
+    ];
+    let expected = expected.map(|(path, mode)| (path.to_owned(), mode));
+    assert_eq!(files(stage.path()), BTreeMap::from(expected));
+    for (source, installed) in [
+        (env!("CARGO_BIN_EXE_skd"), "usr/bin/skd"),
+        ("man/skd.8", "usr/share/man/man8/skd.8"),
+        ("completions/_skd", "usr/share/zsh/site-functions/_skd"),
+    ] {
+        let same = fs::read(source).unwrap() == fs::read(stage.join(installed)).unwrap();
+        assert!(same, "{installed}");
+    }
+    make(&stage, "uninstall", &["PREFIX=/usr"]);
+    assert_eq!(files(stage.path()), BTreeMap::new());
+}
+
+#[test]
+fn installs_under_usr_local_and_where_else_it_is_told() {
+    let stage = Directory::new();
+    make(
+        &stage,
+        "install",
+        &["BINDIR=/usr/local/sbin", "MANDIR=/man"],
+    );
+    let files = files(stage.path());
+    for path in [
+        "usr/local/sbin/skd",
+        "man/man8/skd.8",
+        "usr/local/share/zsh/site-functions/_skd",
+    ] {
+        assert!(files.contains_key(path), "{path}: {files:?}");
+    }
+}
+
+#[test]
+fn every_command_that_a_test_needs_is_among_the_packages() {
+    let script = fs::read_to_string(".ci/packages").unwrap();
+    let (_, rest) = script.split_once("<<'END'\n").unwrap();
+    let (table, _) = rest.split_once("\nEND\n").unwrap();
+    // Some packages have more commands than the one that they are looked for by.
+    let listed = |command: &str| {
+        let words = table.split([' ', '\n', ',', ';']);
+        words.into_iter().any(|word| word == command)
+    };
+    let mut directories = vec![Path::new("tests").to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap().flatten() {
+            if entry.path().is_dir() {
+                directories.push(entry.path());
+                continue;
+            }
+            let text = fs::read_to_string(entry.path()).unwrap();
+            for call in text.split("requires_command(\"").skip(1) {
+                let (command, _) = call.split_once('"').unwrap();
+                assert!(
+                    COREUTILS.contains(&command) || listed(command),
+                    "{command}, which {} needs",
+                    entry.path().display()
+                );
+            }
+        }
+    }
+}
+
+/// With the binary that is there, since what is tried is the installing.
+#[track_caller]
+fn make(stage: &Directory, target: &str, variables: &[&str]) {
+    requires_command("make");
+    let output = Command::new("make")
+        .args(["--silent", target])
+        .arg(format!("DESTDIR={}", stage.path().display()))
+        .arg(concat!("SKD=", env!("CARGO_BIN_EXE_skd")))
+        .args(variables)
+        // The tests may have been started by make themselves.
+        .env_remove("MAKEFLAGS")
+        .env_remove("MAKELEVEL")
+        .output()
+        .expect("make");
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{output:?}"
+    );
+}
+
+/// All files under a directory, with their modes.
+fn files(directory: &Path) -> BTreeMap<String, u32> {
+    let mut found = BTreeMap::new();
+    let mut directories = vec![directory.to_owned()];
+    while let Some(next) = directories.pop() {
+        for entry in fs::read_dir(next).unwrap().flatten() {
+            let (path, metadata) = (entry.path(), entry.metadata().unwrap());
+            if metadata.is_dir() {
+                directories.push(path);
+            } else {
+                let name = path.strip_prefix(directory).unwrap().to_str().unwrap();
+                found.insert(name.to_owned(), metadata.permissions().mode() & 0o7777);
+            }
+        }
+    }
+    found
+}

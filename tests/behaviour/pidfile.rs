@@ -1,0 +1,452 @@
+//! `-P`: one daemon for one pid file, and a file that tells the truth.
+
+use crate::harness::{
+    Directory, Program, Skd, connect_unix, descriptors, each_program, exists, ids,
+    requires_command, requires_root, talk, wait_for, wait_until,
+};
+use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use std::fs::{self, File};
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+#[test]
+fn the_file_has_the_process_id_and_a_newline() {
+    each_program(|program| {
+        let directory = Directory::new();
+        let skd = program
+            .skd(["-t", "127.0.0.1:0", "-P", &directory.name("pid")])
+            .run("cat");
+        assert_eq!(directory.read("pid"), format!("{}\n", skd.pid()));
+    });
+}
+
+#[test]
+fn the_file_has_the_id_of_the_daemon_and_not_of_the_launcher() {
+    each_program(|program| {
+        let directory = Directory::new();
+        let launcher = program
+            .skd([
+                "-BP",
+                &directory.name("pid"),
+                "-l",
+                &directory.name("socket"),
+            ])
+            .start("cat");
+        assert_eq!(launcher.wait().code(), Some(0));
+        let text = directory.read("pid");
+        let pid: i32 = text.trim_end().parse().unwrap();
+        assert_eq!(text, format!("{pid}\n"));
+        assert_ne!(pid, launcher.pid());
+        assert!(exists(pid));
+        // It is the one that serves.
+        connect_unix(directory.join("socket"));
+        let open = crate::harness::sockets(pid);
+        assert!(open.iter().any(|socket| socket.listening), "{open:?}");
+    });
+}
+
+#[test]
+fn the_file_is_removed_at_the_end() {
+    each_program(|program| {
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
+            let directory = Directory::new();
+            let skd = program
+                .skd([
+                    "-P",
+                    &directory.name("pid"),
+                    "-l",
+                    &directory.name("socket"),
+                ])
+                .limit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0)
+                .run("cat");
+            skd.signal(signal);
+            let status = skd.wait();
+            match program {
+                Program::Ours => {
+                    assert_eq!(status.code(), Some(0), "{signal}");
+                    assert_eq!(directory.names(), [""; 0], "{signal}");
+                }
+                // It leaves both behind.
+                Program::Original => assert_eq!(directory.names(), ["pid", "socket"]),
+            }
+        }
+    });
+}
+
+#[test]
+fn the_file_is_removed_last() {
+    requires_command("strace");
+    let directory = Directory::new();
+    let traces = Directory::new();
+    let trace = traces.name("trace");
+    let skd = Skd::new([
+        "-P",
+        &directory.name("pid"),
+        "-l",
+        &directory.name("socket"),
+    ])
+    .wrapper([
+        "strace",
+        "-f",
+        "-qq",
+        "-e",
+        "trace=unlink,unlinkat",
+        "-o",
+        &trace,
+    ])
+    .run("cat");
+    assert_eq!(skd.stop().code(), Some(0));
+    let trace = traces.read("trace");
+    let at = |name: &str| trace.find(&format!("\"{name}\"")).expect("a removal");
+    assert!(at("socket") < at("pid"), "{trace}");
+}
+
+#[test]
+fn a_second_daemon_is_refused_with_the_first_ones_id() {
+    for background in ["-v", "-B"] {
+        let directory = Directory::new();
+        let pidfile = directory.name("pid");
+        let first = Skd::new(["-P", &pidfile, "-l", &directory.name("first")]).run("cat");
+        let id = first.pid().to_string();
+        Skd::new([background, "-P", &pidfile, "-l", &directory.name("second")])
+            .args(["-L", &format!(">{}", directory.name("log"))])
+            .start("cat")
+            .expect_refusal(1, &[&pidfile, &id]);
+        assert_eq!(directory.names(), ["first", "pid"]);
+        assert_eq!(directory.read("pid"), format!("{id}\n"));
+        assert_eq!(talk(first.connect_unix(), b"untouched"), b"untouched");
+    }
+}
+
+#[test]
+fn the_file_of_a_daemon_that_was_killed_is_taken_over() {
+    let directory = Directory::new();
+    let pidfile = directory.name("pid");
+    let start = || Skd::new(["-P", &pidfile, "-l", &directory.name("socket")]).run("cat");
+    let first = start();
+    first.signal(Signal::SIGKILL);
+    first.wait();
+    assert_eq!(directory.read("pid"), format!("{}\n", first.pid()));
+    let second = start();
+    assert_eq!(directory.read("pid"), format!("{}\n", second.pid()));
+    assert_eq!(second.stop().code(), Some(0));
+    assert_eq!(directory.names(), [""; 0]);
+}
+
+#[test]
+fn whatever_stands_in_an_unlocked_file_is_replaced() {
+    // Longer than an id, the id of a process that lives, and nothing at all.
+    for text in [
+        "this was never a pid file and has many words\n\n",
+        "1\n",
+        "",
+    ] {
+        let directory = Directory::new();
+        let pidfile = directory.write("pid", text);
+        let before = fs::metadata(&pidfile).unwrap().ino();
+        let skd = Skd::new(["-t", "127.0.0.1:0", "-P"])
+            .arg(&pidfile)
+            .run("cat");
+        assert_eq!(directory.read("pid"), format!("{}\n", skd.pid()));
+        assert_eq!(fs::metadata(&pidfile).unwrap().ino(), before);
+    }
+}
+
+#[test]
+fn anything_but_a_regular_file_is_refused_and_left_alone() {
+    let directory = Directory::new();
+    directory.write("target", "precious\n");
+    symlink("target", directory.join("link")).unwrap();
+    symlink("nowhere", directory.join("dangling")).unwrap();
+    mkfifo(&directory.join("fifo"), Mode::from_bits_truncate(0o600)).unwrap();
+    fs::create_dir(directory.join("directory")).unwrap();
+    let _listener = UnixListener::bind(directory.join("live")).unwrap();
+    let before = directory.names();
+    for name in [
+        "link",
+        "dangling",
+        "fifo",
+        "directory",
+        "live",
+        "directory/",
+        ".",
+    ] {
+        for background in ["-v", "-B"] {
+            Skd::new([background, "-P", name, "-l", "socket"])
+                .cwd(directory.path())
+                .start("cat")
+                .expect_refusal(1, &["--pidfile", name]);
+            assert_eq!(directory.names(), before, "{name}");
+        }
+    }
+    Skd::new(["-P", "/dev/null", "-t", "127.0.0.1:0"])
+        .start("cat")
+        .expect_refusal(1, &["--pidfile", "/dev/null"]);
+    assert_eq!(directory.read("target"), "precious\n");
+}
+
+#[test]
+fn a_file_whose_directory_is_missing_is_refused() {
+    let directory = Directory::new();
+    Skd::new(["-P", "missing/pid", "-l", "socket"])
+        .cwd(directory.path())
+        .start("cat")
+        .expect_refusal(1, &["--pidfile missing/pid", "No such file"]);
+    assert_eq!(directory.names(), [""; 0]);
+}
+
+#[test]
+fn a_file_that_was_put_in_its_place_is_not_removed() {
+    let directory = Directory::new();
+    let skd = Skd::new(["-P", &directory.name("pid"), "-t", "127.0.0.1:0"]).run("cat");
+    directory.write("new", "someone else's\n");
+    fs::rename(directory.join("new"), directory.join("pid")).unwrap();
+    assert_eq!(skd.stop().code(), Some(0));
+    assert_eq!(directory.read("pid"), "someone else's\n");
+}
+
+#[test]
+fn a_file_that_was_removed_is_no_harm() {
+    let directory = Directory::new();
+    let skd = Skd::new(["-P", &directory.name("pid"), "-t", "127.0.0.1:0"]).run("cat");
+    fs::remove_file(directory.join("pid")).unwrap();
+    assert_eq!(skd.stop().code(), Some(0));
+    assert_eq!(directory.names(), [""; 0]);
+}
+
+#[test]
+fn a_file_is_removed_from_a_directory_that_was_renamed() {
+    let directory = Directory::new();
+    fs::create_dir(directory.join("before")).unwrap();
+    let skd = Skd::new(["-P", &directory.name("before/pid"), "-t", "127.0.0.1:0"]).run("cat");
+    fs::rename(directory.join("before"), directory.join("after")).unwrap();
+    assert_eq!(skd.stop().code(), Some(0));
+    assert_eq!(fs::read_dir(directory.join("after")).unwrap().count(), 0);
+}
+
+#[test]
+fn of_two_simultaneous_starts_one_wins() {
+    for round in 0..20 {
+        let directory = Directory::new();
+        let pidfile = directory.name("pid");
+        let starts = ["a", "b"]
+            .map(|name| Skd::new(["-P", &pidfile, "-l", &directory.name(name)]).start("cat"));
+        let loser = wait_for("one start that fails", || {
+            (0..2).find(|&index| starts[index].try_wait(std::time::Duration::ZERO).is_some())
+        });
+        let winner = &starts[1 - loser];
+        winner.wait_ready();
+        starts[loser].expect_refusal(1, &["--pidfile", &pidfile, "locked"]);
+        // Whatever the loser saw of it, the winner's file is whole.
+        assert_eq!(
+            directory.read("pid"),
+            format!("{}\n", winner.pid()),
+            "round {round}"
+        );
+        assert_eq!(directory.names(), [["a", "b"][1 - loser], "pid"]);
+        assert_eq!(winner.stop().code(), Some(0));
+        assert_eq!(directory.names(), [""; 0]);
+    }
+}
+
+#[test]
+fn a_start_just_when_another_ends_gets_the_file() {
+    // The old owner removes the file between the new one's opening and its lock: then that lock is on
+    // nothing, and it has to begin again.
+    for round in 0..20 {
+        let directory = Directory::new();
+        let pidfile = directory.name("pid");
+        let old = Skd::new(["-P", &pidfile, "-t", "127.0.0.1:0"]).run("cat");
+        old.signal(Signal::SIGTERM);
+        let mut refused = 0;
+        let new = loop {
+            let new = Skd::new(["-P", &pidfile, "-t", "127.0.0.1:0"]).start("cat");
+            wait_until("it serves or is refused", || {
+                !new.stdout_lines().is_empty() || new.try_wait(std::time::Duration::ZERO).is_some()
+            });
+            if !new.stdout_lines().is_empty() {
+                break new;
+            }
+            new.expect_refusal(1, &["locked"]);
+            refused += 1;
+            assert!(refused < 1000, "round {round}");
+        };
+        assert_eq!(old.wait().code(), Some(0));
+        assert_eq!(
+            directory.read("pid"),
+            format!("{}\n", new.pid()),
+            "round {round}"
+        );
+    }
+}
+
+#[test]
+fn a_failed_start_leaves_an_old_file_as_it_was() {
+    for background in ["-v", "-B"] {
+        let directory = Directory::new();
+        let pidfile = directory.write("pid", "4321\n");
+        Skd::new([background, "-t", "127.0.0.1:0", "-P"])
+            .arg(&pidfile)
+            .start("no-such-program")
+            .expect_refusal(127, &["no-such-program"]);
+        assert_eq!(directory.read("pid"), "4321\n");
+    }
+}
+
+#[test]
+fn a_handler_has_nothing_of_the_file() {
+    let directory = Directory::new();
+    let skd = Skd::new(["-P", &directory.name("pid"), "-t", "127.0.0.1:0"]).run("cat");
+    let _stream = skd.connect();
+    let handler = skd.wait_for_children(1)[0];
+    wait_until("it has been exec'd with 0, 1 and 2", || {
+        descriptors(handler).into_keys().eq([0, 1, 2])
+    });
+    // So that a handler that outlives skd keeps nobody from starting anew.
+    assert_eq!(skd.stop().code(), Some(0));
+    assert!(exists(handler));
+    let new = Skd::new(["-P", &directory.name("pid"), "-t", "127.0.0.1:0"]).run("cat");
+    assert_eq!(directory.read("pid"), format!("{}\n", new.pid()));
+}
+
+/// Whether the process holds the file open.
+fn holds(pid: i32, path: &Path) -> bool {
+    descriptors(pid)
+        .values()
+        .any(|target| Path::new(target) == path)
+}
+
+#[test]
+fn a_program_that_is_run_in_place_inherits_the_lock() {
+    for background in [false, true] {
+        let directory = Directory::new();
+        let pidfile = directory.join("pid");
+        let options = ["-P", pidfile.to_str().unwrap()];
+        let skd = Skd::new(options);
+        let line = ["-c", "exec sleep 1000"];
+        let (pid, _running, _daemon) = if background {
+            let daemon = skd.daemon_with("sh", line);
+            (daemon.pid(), None, Some(daemon))
+        } else {
+            let running = skd.start_with("sh", line);
+            (running.pid(), Some(running), None)
+        };
+        wait_until("sleep runs", || {
+            crate::harness::command(pid)
+                .first()
+                .is_some_and(|word| word == "sleep")
+        });
+        assert_eq!(directory.read("pid"), format!("{pid}\n"));
+        assert!(holds(pid, &pidfile));
+        Skd::new(options)
+            .start("true")
+            .expect_refusal(1, &["locked", &pid.to_string()]);
+        let handle = nix::unistd::Pid::from_raw(pid);
+        nix::sys::signal::kill(handle, Signal::SIGKILL).unwrap();
+        wait_until("sleep has ended", || !exists(pid));
+        // Nobody is left who would remove it, and nobody is in the way.
+        assert_eq!(directory.read("pid"), format!("{pid}\n"));
+        let next = Skd::new(options).start("true");
+        assert_eq!(next.wait().code(), Some(0));
+        assert_eq!(directory.read("pid"), format!("{}\n", next.pid()));
+    }
+}
+
+#[test]
+fn a_supervisor_keeps_the_file_to_itself() {
+    let directory = Directory::new();
+    let pidfile = directory.join("pid");
+    let skd = Skd::new(["-S", "-P"])
+        .arg(&pidfile)
+        .start_with("sleep", ["1000"]);
+    let program = skd.wait_for_children(1)[0];
+    assert_eq!(directory.read("pid"), format!("{}\n", skd.pid()));
+    wait_until("sleep runs", || {
+        crate::harness::command(program)
+            .first()
+            .is_some_and(|word| word == "sleep")
+    });
+    assert!(holds(skd.pid(), &pidfile));
+    assert!(!holds(program, &pidfile));
+    skd.stop();
+    assert_eq!(directory.names(), [""; 0]);
+}
+
+/// Started by root, and nobody's by now.
+fn dropped(directory: &Directory) -> Skd {
+    requires_root();
+    Skd::new([
+        "-U",
+        "-P",
+        &directory.name("pid"),
+        "-l",
+        &directory.name("socket"),
+    ])
+    .env("UID", "61234")
+    .env("GID", "61235")
+    .env_remove("ROOT")
+}
+
+#[test]
+fn after_a_drop_of_privileges_the_file_is_emptied_where_it_cannot_be_removed() {
+    let directory = Directory::public();
+    for round in 0..2 {
+        let skd = dropped(&directory).run("cat");
+        assert_eq!(ids(skd.pid()).0, [61234; 4]);
+        assert_eq!(directory.read("pid"), format!("{}\n", skd.pid()));
+        assert_eq!(
+            talk(skd.connect_unix(), b"there"),
+            b"there",
+            "round {round}"
+        );
+        assert_eq!(skd.stop().code(), Some(0));
+        // Both are in the way of nobody: the second round takes them over.
+        assert_eq!(directory.names(), ["pid", "socket"]);
+        assert_eq!(directory.read("pid"), "");
+    }
+}
+
+#[test]
+fn after_a_drop_of_privileges_the_file_is_removed_where_it_can_be() {
+    let directory = Directory::public();
+    directory.chmod("", 0o777);
+    let skd = dropped(&directory).run("cat");
+    assert_eq!(skd.stop().code(), Some(0));
+    assert_eq!(directory.names(), [""; 0]);
+}
+
+#[test]
+fn after_a_chroot_the_file_is_removed_from_where_it_was() {
+    let (directory, root) = (Directory::public(), Directory::public());
+    directory.chmod("", 0o777);
+    root.install(&["/bin/cat"]);
+    // Of the same name, and not ours.
+    fs::create_dir_all(root.join(directory.name("").trim_start_matches('/'))).unwrap();
+    let inside = root.join(directory.name("pid").trim_start_matches('/'));
+    fs::write(&inside, "inside\n").unwrap();
+    let skd = dropped(&directory).env("ROOT", root.path()).run("/bin/cat");
+    assert_eq!(talk(skd.connect_unix(), b"there"), b"there");
+    assert_eq!(skd.stop().code(), Some(0));
+    assert_eq!(directory.names(), [""; 0]);
+    assert_eq!(fs::read_to_string(inside).unwrap(), "inside\n");
+}
+
+#[test]
+fn a_file_that_cannot_be_written_fails_the_start() {
+    requires_root();
+    let namespace = crate::harness::Namespace::new();
+    // A disk of one page, full.
+    namespace
+        .shell("mount -t tmpfs -o size=4k,mode=777 tmpfs /mnt; head -c 4096 /dev/zero > /mnt/full");
+    Skd::new(["-P", "/mnt/pid", "-l", "/mnt/socket"])
+        .inside(&namespace)
+        .start("cat")
+        .expect_refusal(1, &["--pidfile /mnt/pid", "No space left"]);
+    let left = fs::read_dir(namespace.path("/mnt")).unwrap();
+    let left: Vec<_> = left.flatten().map(|entry| entry.file_name()).collect();
+    assert_eq!(left, ["full"]);
+    File::open(namespace.path("/mnt/full")).unwrap();
+}

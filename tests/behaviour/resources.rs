@@ -1,0 +1,280 @@
+//! What serving costs, and what happens when there is no more of it. The figures are printed: run with
+//! `--nocapture` to see them.
+
+use crate::harness::{
+    Directory, Running, Skd, connect_unix, cpu_ticks, descriptors, echo, requires_root, rss_anon,
+    status_field, talk, threads, wait_for,
+};
+use nix::sys::resource::Resource;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What `skd` holds: what may not grow with the number of connections that it has served.
+#[derive(Debug)]
+struct Holdings {
+    descriptors: usize,
+    threads: usize,
+    kib: u64,
+}
+
+impl Holdings {
+    fn of(skd: &Running) -> Self {
+        Self {
+            descriptors: descriptors(skd.pid()).len(),
+            threads: threads(skd.pid()).len(),
+            kib: rss_anon(skd.pid()),
+        }
+    }
+
+    /// No more descriptors and threads than `before`, and memory within what allocators do.
+    #[track_caller]
+    fn expect_like(&self, before: &Self) {
+        assert_eq!(
+            (self.descriptors, self.threads),
+            (before.descriptors, before.threads),
+            "before: {before:?}"
+        );
+        assert!(self.kib <= before.kib + 512, "{self:?}, before: {before:?}");
+    }
+}
+
+/// Serves so many connections, some by TCP and some by a unix socket, and looks at what is left.
+fn short_connections(count: usize) {
+    let directory = Directory::new();
+    let skd = Skd::new(["-t", "0.0.0.0:0", "-l", &directory.name("socket")]).run("true");
+    let serve = |count: usize| {
+        thread::scope(|scope| {
+            for client in 0..4 {
+                let (skd, path) = (&skd, directory.join("socket"));
+                scope.spawn(move || {
+                    for turn in 0..count / 4 {
+                        let mut rest = Vec::new();
+                        let result = if client < 2 {
+                            // To many addresses: each has its own ports.
+                            let last = u8::try_from(turn % 200).unwrap() + 1;
+                            let host = Ipv4Addr::new(127, 0, client, last);
+                            crate::harness::connect((host, skd.port()).into())
+                                .read_to_end(&mut rest)
+                        } else {
+                            connect_unix(&path).read_to_end(&mut rest)
+                        };
+                        assert_eq!(result.expect("the end of the connection"), 0);
+                    }
+                });
+            }
+        });
+        skd.wait_until("all are reaped", || skd.children().is_empty());
+    };
+    serve(400);
+    let before = Holdings::of(&skd);
+    let ticks = cpu_ticks(skd.pid());
+    let begin = Instant::now();
+    serve(count);
+    let after = Holdings::of(&skd);
+    println!(
+        "{count} connections in {:?}, {} ticks of skd's own: {after:?}, before {before:?}",
+        begin.elapsed(),
+        cpu_ticks(skd.pid()) - ticks
+    );
+    after.expect_like(&before);
+    assert!(skd.log_lines().is_empty(), "{:?}", skd.log_lines());
+}
+
+#[test]
+fn nothing_is_left_of_ten_thousand_connections() {
+    short_connections(10_000);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn nothing_is_left_of_a_hundred_thousand_connections() {
+    short_connections(100_000);
+}
+
+/// Has so many handlers live at once.
+fn live_handlers(count: usize) {
+    let directory = Directory::new();
+    let path = directory.join("socket");
+    let skd = Skd::new(["-l"]).arg(&path).run("cat");
+    let empty = Holdings::of(&skd);
+    let mut streams: Vec<UnixStream> = Vec::new();
+    for _ in 0..count {
+        let mut stream = connect_unix(&path);
+        stream.write_all(b".").unwrap();
+        streams.push(stream);
+    }
+    for stream in &mut streams {
+        assert_eq!(crate::harness::receive(stream, 1), b".");
+    }
+    assert_eq!(skd.children().len(), count);
+    let full = Holdings::of(&skd);
+    println!("{count} live handlers: {full:?}, before {empty:?}");
+    // Of each, one descriptor to see its end by, and no thread.
+    assert!(
+        full.descriptors <= empty.descriptors + count,
+        "{full:?}, {empty:?}"
+    );
+    assert_eq!(full.threads, empty.threads);
+    // The oldest, the newest, and those between are all alive, and the next client as well.
+    for stream in &mut streams {
+        echo(stream, b"still there");
+    }
+    assert_eq!(talk(connect_unix(&path), b"next"), b"next");
+    drop(streams);
+    skd.wait_until("all are reaped", || skd.children().is_empty());
+    skd.wait_until("their descriptors are closed", || {
+        descriptors(skd.pid()).len() == empty.descriptors
+    });
+    assert_eq!(talk(connect_unix(&path), b"after"), b"after");
+}
+
+#[test]
+fn a_thousand_handlers_live_and_are_reaped() {
+    live_handlers(1_000);
+}
+
+#[test]
+#[ignore = "takes gigabytes"]
+fn ten_thousand_handlers_live_and_are_reaped() {
+    live_handlers(10_000);
+}
+
+/// Waits until a shortage has been reported several times, and checks that this cost neither log nor processor.
+fn expect_calm(skd: &Running, text: &str) {
+    skd.wait_for_log(text);
+    let (begin, ticks, said) = (
+        Instant::now(),
+        cpu_ticks(skd.pid()),
+        skd.logged("skd: ").len(),
+    );
+    // Two more lines take two seconds, if there is one a second at most.
+    skd.wait_for_logs(text, said + 2);
+    let (time, ticks, lines) = (
+        begin.elapsed(),
+        cpu_ticks(skd.pid()) - ticks,
+        skd.logged("skd: ").len() - said,
+    );
+    println!(
+        "a shortage of {time:?}: {ticks} ticks, {lines} lines: {:?}",
+        skd.log_lines()
+    );
+    // A thread that spins takes a hundred ticks a second; this one a few.
+    let seconds = time.as_secs() + 1;
+    assert!(ticks < 25 * seconds, "{ticks} ticks in {time:?}");
+    // Of accepting and of starting each.
+    assert!(lines as u64 <= 2 * (seconds + 1), "{:?}", skd.log_lines());
+}
+
+/// As many connections as that, each with a byte on its way.
+fn knock(skd: &Running, count: usize) -> Vec<TcpStream> {
+    let address: SocketAddr = skd.address();
+    let connect = |_| {
+        let mut stream = crate::harness::connect(address);
+        stream.write_all(b"k").unwrap();
+        stream
+    };
+    (0..count).map(connect).collect()
+}
+
+/// Serves what waits, as the handlers before it end, first come first served or not.
+fn expect_all_served(skd: &Running, mut streams: Vec<TcpStream>) {
+    for stream in &mut streams {
+        stream
+            .set_read_timeout(Some(Duration::from_millis(1)))
+            .unwrap();
+    }
+    wait_for("every client is served", || {
+        // Whoever has been answered goes, and makes room.
+        streams.retain_mut(|stream| stream.read(&mut [0]).is_err());
+        streams.is_empty().then_some(())
+    });
+    assert_eq!(talk(skd.connect(), b"recovered"), b"recovered");
+    skd.wait_until("all are reaped", || skd.children().is_empty());
+}
+
+#[test]
+fn a_shortage_of_descriptors_is_waited_out() {
+    let skd = Skd::new(["-t", "127.0.0.1:0"])
+        .limit(Resource::RLIMIT_NOFILE, 70, 70)
+        .run("cat");
+    let streams = knock(&skd, 60);
+    expect_calm(&skd, "Too many open files");
+    let served = skd.children().len();
+    assert!((5..60).contains(&served), "{served} handlers");
+    expect_all_served(&skd, streams);
+}
+
+#[test]
+fn a_shortage_of_processes_is_waited_out() {
+    requires_root();
+    // A user that nobody else here is, for the limit counts all of its processes and threads.
+    let skd = Skd::new(["--threads", "1", "-t", "127.0.0.1:0"])
+        .user(54_321, 54_321, [])
+        .limit(Resource::RLIMIT_NPROC, 8, 8)
+        .run("cat");
+    let streams = knock(&skd, 12);
+    expect_calm(&skd, "skd: no process for 'cat'");
+    assert!((2..8).contains(&skd.children().len()));
+    expect_all_served(&skd, streams);
+}
+
+#[test]
+fn a_shortage_does_not_keep_skd_from_ending() {
+    requires_root();
+    let skd = Skd::new(["--threads", "1", "-t", "127.0.0.1:0"])
+        .user(54_323, 54_323, [])
+        .limit(Resource::RLIMIT_NPROC, 4, 4)
+        .run("cat");
+    let _streams = knock(&skd, 5);
+    skd.wait_for_log("skd: no process for 'cat'");
+    assert_eq!(skd.stop().code(), Some(0));
+}
+
+#[test]
+fn a_start_that_is_short_of_descriptors_is_refused() {
+    for limit in [10, 20, 30, 36] {
+        let skd =
+            Skd::new(["-t", "127.0.0.1:0", "cat"]).limit(Resource::RLIMIT_NOFILE, limit, limit);
+        let output = skd.end();
+        output
+            .expect_code(1)
+            .expect_stderr(&["skd: ", "Too many open files"]);
+        assert_eq!(output.stderr.lines().count(), 1, "{output:#?}");
+    }
+}
+
+#[test]
+fn a_shortage_of_processes_is_waited_out_for_datagrams_too() {
+    requires_root();
+    let skd = Skd::new(["--threads", "1", "-t", "127.0.0.1:0", "-u", "127.0.0.1:0"])
+        .user(54_322, 54_322, [])
+        .limit(Resource::RLIMIT_NPROC, 4, 4)
+        .run_with("sh", ["-c", "test $PROTO = TCP && exec cat; exec perl -e 'print STDERR \"took it\\n\" if recv(STDIN, my $x, 9, 0)'"]);
+    let mut streams = knock(&skd, 2);
+    for stream in &mut streams {
+        assert_eq!(crate::harness::receive(stream, 1), b"k");
+    }
+    // Now there is no process left for this one.
+    crate::harness::udp_client(skd.addresses()[1])
+        .send(b"wait")
+        .unwrap();
+    skd.wait_for_logs("skd: no process for 'sh'", 2);
+    assert!(skd.logged("unread").is_empty() && skd.logged("took it").is_empty());
+    drop(streams);
+    skd.wait_for_log("took it");
+}
+
+#[test]
+fn memory_is_not_given_for_more_threads_than_are_there() {
+    let skd = Skd::new(["--threads", "16", "-t", "127.0.0.1:0"]).run("cat");
+    assert_eq!(talk(skd.connect(), b"1"), b"1");
+    let peak = status_field(skd.pid(), "VmHWM");
+    println!(
+        "16 threads: {} KiB of its own, {peak:?} in all",
+        rss_anon(skd.pid())
+    );
+    assert!(rss_anon(skd.pid()) < 4096);
+}

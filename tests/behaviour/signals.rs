@@ -1,0 +1,475 @@
+//! What signals do to a daemon that serves, and a daemon that is process 1.
+
+use crate::harness::{
+    Directory, Program, Running, SignalMasks, Skd, Terminal, children, connect_unix, each_program,
+    exists, is_zombie, receive, requires_command, requires_root, send_unix_datagram, signal_masks,
+    talk, wait_for_text, wait_until, zombies,
+};
+use nix::sys::signal::Signal;
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::TcpStream;
+use std::os::unix::net::UnixListener;
+
+/// A connection whose handler is known to run.
+fn served(skd: &Running) -> TcpStream {
+    let mut stream = skd.connect();
+    stream.write_all(b".").unwrap();
+    assert_eq!(receive(&mut stream, 1), b".");
+    stream
+}
+
+#[test]
+fn term_ends_skd_and_leaves_handlers_to_finish() {
+    each_program(|program| {
+        let skd = program.skd(["-t", "127.0.0.1:0"]).run("cat");
+        let mut streams = [served(&skd), served(&skd)];
+        let handlers = skd.wait_for_children(2);
+        skd.signal(Signal::SIGTERM);
+        let status = skd.wait();
+        match program {
+            Program::Ours => assert_eq!(status.code(), Some(0)),
+            Program::Original => assert_eq!(status.code(), None),
+        }
+        for stream in &mut streams {
+            stream.write_all(b"more").unwrap();
+            assert_eq!(receive(stream, 4), b"more");
+        }
+        if program.is_ours() {
+            TcpStream::connect(skd.address()).expect_err("nobody listens any more");
+        }
+        for stream in streams {
+            talk(stream, b"");
+        }
+        for handler in handlers {
+            wait_until("the handler finishes", || !exists(handler));
+        }
+    });
+}
+
+#[test]
+fn int_and_quit_end_handlers_and_all_of_their_groups() {
+    for signal in [Signal::SIGINT, Signal::SIGQUIT] {
+        // With a child that stays in its group.
+        let script = "sleep 1000 & echo started; wait";
+        let skd = Skd::new(["-t", "127.0.0.1:0"]).run_with("sh", ["-c", script]);
+        let mut streams = [skd.connect(), skd.connect()];
+        for stream in &mut streams {
+            assert_eq!(receive(stream, 8), b"started\n");
+        }
+        let handlers = skd.wait_for_children(2);
+        let mut all = handlers.clone();
+        for &handler in &handlers {
+            all.extend(children(handler));
+        }
+        assert_eq!(all.len(), 4);
+        skd.signal(signal);
+        assert_eq!(skd.wait().code(), Some(0), "{signal}");
+        for pid in all {
+            wait_until("everybody ends", || !exists(pid));
+        }
+    }
+}
+
+#[test]
+fn handlers_get_term_whatever_ended_skd() {
+    let directory = Directory::new();
+    let script = "trap 'echo TERM > \"$0\"; exit' TERM; trap 'echo INT > \"$0\"; exit' INT QUIT; \
+                  echo ready; while :; do sleep 0.01; done";
+    for signal in [Signal::SIGINT, Signal::SIGQUIT] {
+        let told = directory.name(signal.as_str());
+        let skd = Skd::new(["-t", "127.0.0.1:0"]).run_with("sh", ["-c", script, &told]);
+        assert_eq!(receive(&mut skd.connect(), 6), b"ready\n");
+        skd.signal(signal);
+        assert_eq!(skd.wait().code(), Some(0));
+        wait_for_text(told, "TERM\n");
+    }
+}
+
+#[test]
+fn a_datagram_handler_gets_term_since_it_holds_the_socket() {
+    let directory = Directory::new();
+    let socket = directory.name("socket");
+    let skd = Skd::new(["-d", "-l", &socket]).run_with("sleep", ["1000"]);
+    send_unix_datagram(&socket, b"unread");
+    let handler = skd.wait_for_children(1)[0];
+    assert_eq!(skd.stop().code(), Some(0));
+    wait_until("the handler ends", || !exists(handler));
+    assert_eq!(directory.names(), [""; 0]);
+}
+
+#[test]
+fn stream_and_datagram_handlers_are_told_apart() {
+    let directory = Directory::new();
+    let skd = Skd::new(["-t", "127.0.0.1:0", "-u", "127.0.0.1:0"]).run_with(
+        "sh",
+        [
+            "-c",
+            "echo \"$PROTO $$\" >> \"$0\"; exec sleep 1000",
+            &directory.name("log"),
+        ],
+    );
+    let _stream = skd.connect_to(skd.addresses()[0]);
+    let client = crate::harness::udp_client(skd.addresses()[1]);
+    client.send(b"unread").unwrap();
+    wait_until("both handlers", || {
+        directory.read("log").lines().count() == 2
+    });
+    let pid_of = |protocol: &str| -> i32 {
+        let log = directory.read("log");
+        let line = log.lines().find_map(|line| line.strip_prefix(protocol));
+        line.unwrap().trim().parse().unwrap()
+    };
+    let (stream, datagram) = (pid_of("TCP"), pid_of("UDP"));
+    assert_eq!(skd.stop().code(), Some(0));
+    wait_until("the datagram handler ends", || !exists(datagram));
+    assert!(exists(stream));
+}
+
+#[test]
+fn the_socket_file_is_removed() {
+    for signal in [
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGHUP,
+    ] {
+        let directory = Directory::new();
+        let (first, second) = (directory.name("first"), directory.name("second"));
+        let skd = Skd::new(["-l", &first, "-l", &second]).run("cat");
+        assert_eq!(directory.names(), ["first", "second"]);
+        skd.signal(signal);
+        assert_eq!(skd.wait().code(), Some(0));
+        assert_eq!(directory.names(), [""; 0], "{signal}");
+    }
+}
+
+#[test]
+fn the_socket_of_somebody_else_at_the_path_is_not_removed() {
+    let directory = Directory::new();
+    let path = directory.join("socket");
+    let skd = Skd::new(["-l"]).arg(&path).run("cat");
+    fs::remove_file(&path).unwrap();
+    let _theirs = UnixListener::bind(&path).unwrap();
+    assert_eq!(skd.stop().code(), Some(0));
+    connect_unix(&path);
+}
+
+#[test]
+fn a_file_at_the_path_of_the_socket_is_not_removed() {
+    let directory = Directory::new();
+    let path = directory.join("socket");
+    let skd = Skd::new(["-l"]).arg(&path).run("cat");
+    directory.write("new", "precious");
+    fs::rename(directory.join("new"), &path).unwrap();
+    assert_eq!(skd.stop().code(), Some(0));
+    assert_eq!(directory.read("socket"), "precious");
+}
+
+#[test]
+fn a_socket_whose_directory_was_renamed_is_removed() {
+    let directory = Directory::new();
+    fs::create_dir(directory.join("before")).unwrap();
+    let skd = Skd::new(["-l", "before/socket"])
+        .cwd(directory.path())
+        .run("cat");
+    fs::rename(directory.join("before"), directory.join("after")).unwrap();
+    assert_eq!(skd.stop().code(), Some(0));
+    assert_eq!(fs::read_dir(directory.join("after")).unwrap().count(), 0);
+}
+
+#[test]
+fn hup_ends_a_skd_in_the_foreground_that_has_nothing_to_reopen() {
+    each_program(|program| {
+        let skd = program.skd(["-t", "127.0.0.1:0"]).run("cat");
+        let mut stream = served(&skd);
+        skd.signal(Signal::SIGHUP);
+        let status = skd.wait();
+        match program {
+            Program::Ours => assert_eq!(status.code(), Some(0)),
+            Program::Original => assert_eq!(status.code(), None),
+        }
+        stream.write_all(b"1").unwrap();
+        assert_eq!(receive(&mut stream, 1), b"1");
+    });
+}
+
+#[test]
+fn a_closed_terminal_ends_a_skd_in_the_foreground() {
+    each_program(|program| {
+        let terminal = Terminal::new();
+        let skd = program
+            .skd(["-t", "127.0.0.1:0"])
+            .controlled_by(&terminal)
+            .stdin(terminal.end())
+            .run("cat");
+        terminal.hang_up();
+        skd.wait();
+    });
+}
+
+/// Sends a signal that must not end skd, and sees that it has been seen to.
+#[track_caller]
+fn survives(skd: &crate::harness::Instance, signal: Signal) {
+    skd.signal(signal);
+    wait_until("the signal has arrived", || {
+        !SignalMasks::has(signal_masks(skd.pid()).pending, signal)
+            && !shared_pending(skd.pid(), signal)
+    });
+    for _ in 0..3 {
+        assert_eq!(
+            talk(skd.connect(), b"still here"),
+            b"still here",
+            "{signal}"
+        );
+    }
+}
+
+/// Whether a signal waits for the process as a whole (ShdPnd of proc(5)).
+fn shared_pending(pid: i32, signal: Signal) -> bool {
+    let set = crate::harness::status_field(pid, "ShdPnd").unwrap();
+    SignalMasks::has(u64::from_str_radix(&set, 16).unwrap(), signal)
+}
+
+#[test]
+fn hup_that_was_ignored_at_the_start_ends_nothing() {
+    each_program(|program| {
+        let skd = program
+            .skd(["-t", "127.0.0.1:0"])
+            .ignoring(Signal::SIGHUP)
+            .run("cat");
+        survives(&skd, Signal::SIGHUP);
+    });
+}
+
+#[test]
+fn nohup_keeps_skd_through_the_end_of_a_terminal() {
+    requires_command("nohup");
+    let terminal = Terminal::new();
+    let skd = Skd::new(["-t", "127.0.0.1:0"])
+        .wrapper(["nohup"])
+        .controlled_by(&terminal)
+        .stdin(terminal.end())
+        .run("cat");
+    terminal.hang_up();
+    assert_eq!(talk(skd.connect(), b"still here"), b"still here");
+    survives(&skd, Signal::SIGHUP);
+}
+
+#[test]
+fn hup_ends_no_skd_with_a_log_file_or_in_the_background() {
+    let directory = Directory::new();
+    let log = format!(">>{}", directory.name("log"));
+    let skd = Skd::new(["-t", "127.0.0.1:0", "-L", &log]).run("cat");
+    survives(&skd, Signal::SIGHUP);
+    let daemon = Skd::new(["-t", "127.0.0.1:0"]).daemon("cat");
+    survives(&daemon, Signal::SIGHUP);
+    let daemon = Skd::new(["-t", "127.0.0.1:0", "-L", &log]).daemon("cat");
+    survives(&daemon, Signal::SIGHUP);
+}
+
+#[test]
+fn user_signals_and_those_that_concern_terminals_are_ignored() {
+    for signal in [
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGPIPE,
+        Signal::SIGCHLD,
+        Signal::SIGWINCH,
+        Signal::SIGURG,
+        Signal::SIGCONT,
+    ] {
+        let skd = Skd::new(["-t", "127.0.0.1:0"]).run("cat");
+        skd.signal(signal);
+        for _ in 0..3 {
+            assert_eq!(talk(skd.connect(), b"here"), b"here", "{signal}");
+        }
+        // It has had the signal: another one comes through after it.
+        assert_eq!(skd.stop().code(), Some(0), "{signal}");
+    }
+}
+
+#[test]
+fn ignored_signals_that_were_inherited_do_not_matter() {
+    let ignored = [
+        Signal::SIGCHLD,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGTERM,
+        Signal::SIGPIPE,
+        Signal::SIGUSR1,
+        Signal::SIGALRM,
+    ];
+    for ending in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
+        let mut skd = Skd::new(["-vt", "127.0.0.1:0"]);
+        for signal in ignored {
+            skd = skd.ignoring(signal);
+        }
+        let skd = skd.run_with("sh", ["-c", "cat; exit 3"]);
+        let stream = served(&skd);
+        let handler = skd.wait_for_children(1)[0];
+        // The shell itself blocks signals now and then, but not for long.
+        wait_until("nothing is ignored or blocked", || {
+            let masks = signal_masks(handler);
+            (masks.ignored, masks.blocked) == (0, 0)
+        });
+        talk(stream, b"");
+        // Had CHLD stayed ignored, the kernel would have thrown the status away.
+        skd.wait_for_log("exited with status 3");
+        skd.signal(ending);
+        assert_eq!(skd.wait().code(), Some(0), "{ending}");
+    }
+}
+
+#[test]
+fn blocked_signals_that_were_inherited_do_not_matter() {
+    let blocked = [
+        Signal::SIGCHLD,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGUSR1,
+        Signal::SIGPROF,
+    ];
+    for ending in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let mut skd = Skd::new(["-vt", "127.0.0.1:0"]);
+        for signal in blocked {
+            skd = skd.blocking(signal);
+        }
+        let skd = skd.run_with("sh", ["-c", "cat; exit 3"]);
+        let stream = served(&skd);
+        let handler = skd.wait_for_children(1)[0];
+        // The shell itself blocks signals now and then, but not for long.
+        wait_until("nothing is ignored or blocked", || {
+            let masks = signal_masks(handler);
+            (masks.ignored, masks.blocked) == (0, 0)
+        });
+        talk(stream, b"");
+        skd.wait_for_log("exited with status 3");
+        skd.signal(ending);
+        assert_eq!(skd.wait().code(), Some(0), "{ending}");
+    }
+}
+
+#[test]
+fn a_signal_during_the_start_is_not_lost_and_leaves_nothing() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let directory = Directory::new();
+        // Held up in its start by a directory that somebody else has locked.
+        let held = File::open(directory.path()).unwrap();
+        held.lock().unwrap();
+        let skd = Skd::new([
+            "-P",
+            &directory.name("pid"),
+            "-l",
+            &directory.name("socket"),
+        ])
+        .start("cat");
+        wait_until("it waits for the directory", || {
+            directory.names() == ["pid"]
+        });
+        skd.signal(signal);
+        drop(held);
+        // It may end before it serves or just after, but it ends and leaves nothing.
+        assert_eq!(skd.wait().code(), Some(0), "{signal}");
+        assert_eq!(directory.names(), [""; 0], "{signal}");
+    }
+}
+
+#[test]
+fn a_storm_of_signals_during_starts_leaves_nothing() {
+    let directory = Directory::new();
+    for round in 0..40 {
+        let skd = Skd::new([
+            "-P",
+            &directory.name("pid"),
+            "-l",
+            &directory.name("socket"),
+        ])
+        .start("cat");
+        // Sooner or later in its start: the rounds differ.
+        for _ in 0..round * 20 {
+            std::thread::yield_now();
+        }
+        skd.signal(Signal::SIGTERM);
+        skd.wait();
+        skd.wait_until("nothing is left", || skd.processes().is_empty());
+        assert_eq!(directory.names(), [""; 0], "round {round}");
+    }
+}
+
+/// skd as process 1 of a pid namespace of its own, with a /proc that shows it.
+fn as_process_1(options: &[&str], prog: &str, args: &[&str]) -> Running {
+    requires_root();
+    requires_command("unshare");
+    let skd = Skd::new(options)
+        .wrapper(["unshare", "-p", "-f", "--mount-proc", "--kill-child"])
+        .run_with(prog, args);
+    let inside = crate::harness::status_field(skd.pid(), "NSpid").unwrap();
+    assert_eq!(inside.split_whitespace().last(), Some("1"), "{inside}");
+    skd
+}
+
+#[test]
+fn process_1_reaps_what_it_inherits() {
+    let directory = Directory::new();
+    let fifo = directory.join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let orphan = "read line < \"$0\"";
+    let script = format!("sh -c '{orphan}' \"$0\" > /dev/null & exit 7");
+    let skd = as_process_1(
+        &["-vt", "127.0.0.1:0"],
+        "sh",
+        &["-c", &script, fifo.to_str().unwrap()],
+    );
+    talk(skd.connect(), b"");
+    skd.wait_for_log("exited with status 7");
+    let orphan = skd.wait_for_children(1)[0];
+    // Opened for writing, which waits for the orphan to have opened it for reading, and closed.
+    drop(File::options().write(true).open(&fifo).unwrap());
+    wait_until("the orphan is reaped", || children(skd.pid()).is_empty());
+    assert!(!exists(orphan) && !is_zombie(orphan));
+    assert_eq!(skd.stop().code(), Some(0));
+}
+
+#[test]
+fn process_1_mistakes_no_handler_for_an_orphan_under_load() {
+    const CLIENTS: usize = 4;
+    const EACH: usize = 50;
+    // Each leaves orphans that end at once, some sooner and some later than itself.
+    let script = "(true & true & true &); exit 5";
+    let skd = as_process_1(&["-vt", "127.0.0.1:0"], "sh", &["-c", script]);
+    let address = skd.address();
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                for _ in 0..EACH {
+                    talk(crate::harness::connect(address), b"");
+                }
+            });
+        }
+    });
+    skd.wait_for_logs(" exited with status 5 ", CLIENTS * EACH);
+    assert_eq!(skd.logged("Closed connection").len(), CLIENTS * EACH);
+    wait_until("all are reaped", || children(skd.pid()).is_empty());
+    assert_eq!(zombies(skd.pid()), [0; 0]);
+    assert_eq!(skd.stop().code(), Some(0));
+}
+
+#[test]
+fn process_1_obeys_signals() {
+    for (signal, name) in [
+        (Signal::SIGTERM, "TERM"),
+        (Signal::SIGINT, "INT"),
+        (Signal::SIGHUP, "HUP"),
+    ] {
+        let skd = as_process_1(&["-t", "127.0.0.1:0"], "cat", &[]);
+        skd.signal(signal);
+        assert_eq!(skd.wait().code(), Some(0), "{signal}");
+        // From inside as well, where the kernel protects process 1 from signals that it doesn't expect.
+        let skd = as_process_1(&["-t", "127.0.0.1:0"], "kill", &[&format!("-{name}"), "1"]);
+        let _ = crate::harness::try_talk(skd.connect(), b"");
+        assert_eq!(skd.wait().code(), Some(0), "{signal}");
+    }
+}
