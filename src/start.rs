@@ -99,15 +99,16 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
         for listener in &listeners {
             listener.listen()?;
         }
-        // Not before: whoever reads it may connect at once.
-        announce(&listeners)?;
-        if daemon.background {
-            log.leave_terminal(true)?;
-        }
-        // All that the caller should see has been said.
-        log.take_over()?;
-
+        let ports: Vec<u16> = listeners
+            .iter()
+            .filter_map(Listener::announced_port)
+            .collect();
         let threads = acceptors(daemon, &listeners);
+        let service = serve::Service {
+            plan,
+            listeners,
+            max_clients: service.max_clients,
+        };
         let resources = Resources {
             method,
             threads,
@@ -115,17 +116,18 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
             log,
             hangup_ends: !daemon.background && !inherited.ignored(Signal::SIGHUP),
         };
-        let service = serve::Service {
-            plan,
-            listeners,
-            max_clients: service.max_clients,
-        };
+        // The last that is likely to fail. Threads are made here, and not before: the steps
+        // above change the process as a whole.
+        let mut running = serve::Daemon::new(vec![service], resources)?;
+        // Not before: whoever reads it may connect at once.
+        announce(&ports)?;
+        // All that the caller should see has been said.
+        running.take_log()?;
         memory::return_freed();
-        let daemon = serve::Daemon::start(vec![service], resources)?;
         if let Some(ready) = ready.take() {
             ready.serving();
         }
-        daemon.run();
+        running.run();
         // The last thing to go, so that whoever waits for it finds nothing else left.
         drop(pidfile);
         Ok(0)
@@ -156,9 +158,7 @@ fn run_program(config: &Config, service: &Service, inherited: &Inherited) -> Res
         };
         let plan = Plan::new(&service.command, surroundings, &variables, role, None)?;
         write_pidfile(&mut pidfile)?;
-        if daemon.background {
-            log.leave_terminal(false)?;
-        }
+        log.leave_terminal(false)?;
         log.take_over()?;
         if daemon.supervise {
             return supervise::run(&plan, terminal, log, ready);
@@ -236,8 +236,8 @@ fn inherited_variables(daemon: &Daemon, surroundings: &Surroundings) -> Variable
 }
 
 /// Prints the ports that the kernel chose.
-fn announce(listeners: &[Listener]) -> Result<(), Error> {
-    for port in listeners.iter().filter_map(Listener::announced_port) {
+fn announce(ports: &[u16]) -> Result<(), Error> {
+    for port in ports {
         report::answer(&format!("{port}\n"))
             .map_err(|reason| Error::start("the port can't be printed", reason))?;
     }

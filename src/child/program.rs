@@ -22,10 +22,7 @@ const DEFAULT_PATH: &str = "/bin:/usr/bin";
 pub fn find(name: &CStr, path: Option<&OsStr>, directory: Option<&CStr>) -> Result<CString, Error> {
     let text = OsStr::from_bytes(name.to_bytes());
     let base = directory.map(|directory| Path::new(OsStr::from_bytes(directory.to_bytes())));
-    let check = |candidate: &Path| match base {
-        Some(base) => runnable(&base.join(candidate)),
-        None => runnable(candidate),
-    };
+    let check = |candidate: &Path| runnable(&base.unwrap_or(Path::new("")).join(candidate));
     if text.as_bytes().contains(&b'/') {
         check(Path::new(text)).map_err(|why| why.error(text))?;
         return Ok(name.to_owned());
@@ -40,7 +37,9 @@ pub fn find(name: &CStr, path: Option<&OsStr>, directory: Option<&CStr>) -> Resu
                 return CString::new(candidate.into_os_string().as_bytes())
                     .map_err(|_| Refusal::Missing(Errno::ENOENT).error(text));
             }
-            Err(Refusal::Missing(_)) => {}
+            // Nobody can say what is in a directory that can't be searched; as for a shell,
+            // nothing is.
+            Err(Refusal::Missing(_) | Refusal::Hidden(_)) => {}
             // Like execvp(3): go on looking, but remember that there was one.
             Err(why) => denied = denied.or(Some(why)),
         }
@@ -57,6 +56,8 @@ pub fn find(name: &CStr, path: Option<&OsStr>, directory: Option<&CStr>) -> Resu
 
 enum Refusal {
     Missing(Errno),
+    /// Something on the way to it can't be passed.
+    Hidden(Errno),
     NotRunnable(String),
 }
 
@@ -66,6 +67,9 @@ impl Refusal {
         match self {
             Self::Missing(errno) => {
                 Error::NotFound(format!("'{name}' can't be run: {}", errno.desc()))
+            }
+            Self::Hidden(errno) => {
+                Error::NotRunnable(format!("'{name}' can't be run: {}", errno.desc()))
             }
             Self::NotRunnable(why) => Error::NotRunnable(format!("'{name}' can't be run: {why}")),
         }
@@ -77,7 +81,7 @@ fn runnable(path: &Path) -> Result<(), Refusal> {
         path.metadata()
             .map_err(|reason| match reason.raw_os_error().map(Errno::from_raw) {
                 Some(errno @ (Errno::ENOENT | Errno::ENOTDIR)) => Refusal::Missing(errno),
-                errno => Refusal::NotRunnable(errno.unwrap_or(Errno::EIO).desc().into()),
+                errno => Refusal::Hidden(errno.unwrap_or(Errno::EIO)),
             })?;
     if metadata.is_dir() {
         return Err(Refusal::NotRunnable("it is a directory".into()));

@@ -116,6 +116,11 @@ impl SpawnError {
     /// In words.
     pub fn explain(self, plan: &Plan) -> impl fmt::Display {
         fmt::from_fn(move |f| match self {
+            Self::Shortage(Errno::EAGAIN) => write!(
+                f,
+                "no process for '{}': as many run as may (RLIMIT_NPROC, pids.max); trying again",
+                plan.name()
+            ),
             Self::Shortage(errno) => {
                 write!(
                     f,

@@ -80,7 +80,7 @@ pub(super) fn gid(text: &OsStr) -> Result<Gid, Why> {
         .ok_or_else(|| "it takes a decimal number from 0 to 4294967294".into())
 }
 
-/// USER[:GROUP] as text, either part by name or number.
+/// `USER[:GROUP]` as text, either part by name or number.
 fn user_and_group(text: &OsStr) -> Result<(&OsStr, Option<&OsStr>), Why> {
     let bytes = text.as_bytes();
     let (user, group) = match bytes.iter().position(|&byte| byte == b':') {

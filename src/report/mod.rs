@@ -21,7 +21,7 @@ use line::Line;
 pub use sink::Sink;
 
 /// Something that happened. What a peer is called is the business of those who know peers:
-/// "connection from [::1]:80", "local datagram".
+/// `connection from [::1]:80`, `local datagram`.
 #[derive(Clone, Copy)]
 pub enum Event<'a> {
     /// A connection was accepted.

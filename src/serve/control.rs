@@ -17,7 +17,7 @@ use super::{Phase, Resources, Served, Service, Shared, stream};
 use crate::child::{Pidfds, Spawner};
 use crate::config::Style;
 use crate::error::Error;
-use crate::net::SocketFile;
+use crate::net::{Listener, SocketFile};
 use crate::report::{self, Cause, Event};
 use crate::setup::Log;
 use crate::sys::descriptors::Reserved;
@@ -61,8 +61,8 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Makes ready all that can fail, and then lets the acceptor threads begin.
-    pub fn start(services: Vec<Service>, mut resources: Resources) -> Result<Self, Error> {
+    /// Makes ready all that can fail, acceptor threads too, but nothing is served yet.
+    pub fn new(services: Vec<Service>, mut resources: Resources) -> Result<Self, Error> {
         let threads = resources.threads;
         let failed = |what| move |errno: Errno| Error::start(what, errno);
         let wakers: Arc<[Waker]> = (0..threads)
@@ -77,7 +77,6 @@ impl Daemon {
             let plan = Arc::new(service.plan);
             let mut streams = Vec::new();
             for mut listener in service.listeners {
-                report::event(Event::Listening(&listener));
                 files.extend(listener.take_file());
                 match listener.style() {
                     Style::Stream => streams.push(listener),
@@ -138,9 +137,16 @@ impl Daemon {
             .watch()
             .map_err(failed("a descriptor can't be watched"))?;
         daemon.choose_to_sweep();
-        daemon.log.keep();
-        daemon.shared.enter_phase(Phase::Serving);
         Ok(daemon)
+    }
+
+    /// Makes the log standard error, when all that the caller should see has been said; and
+    /// leaves the caller's terminal, in the background.
+    pub fn take_log(&mut self) -> Result<(), Error> {
+        self.log.leave_terminal(true)?;
+        self.log.take_over()?;
+        self.log.keep();
+        Ok(())
     }
 
     fn watch(&self) -> Result<(), Errno> {
@@ -163,6 +169,8 @@ impl Daemon {
 
     /// Serves until a signal ends it.
     pub fn run(mut self) {
+        self.each_listener(|listener| report::event(Event::Listening(listener)));
+        self.shared.enter_phase(Phase::Serving);
         let mut room = no_events();
         loop {
             let limit = self.next_time();
@@ -359,14 +367,18 @@ impl Daemon {
     fn stop(mut self) {
         self.park();
         self.files.clear();
-        let streams = self
-            .shared
-            .services
+        self.each_listener(|listener| report::event(Event::ClosedListener(listener)));
+    }
+
+    fn each_listener(&self, tell: impl Fn(&Listener)) {
+        let services = self.shared.services.iter();
+        services
+            .flat_map(|served| &served.listeners)
+            .for_each(&tell);
+        self.datagrams
             .iter()
-            .flat_map(|served| &served.listeners);
-        for listener in streams.chain(self.datagrams.iter().map(Datagrams::listener)) {
-            report::event(Event::ClosedListener(listener));
-        }
+            .map(Datagrams::listener)
+            .for_each(&tell);
     }
 
     /// Stops the acceptor threads, each when the connection that it has accepted has its

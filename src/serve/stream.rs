@@ -28,7 +28,7 @@ use crate::sys::events::{Interest, Poller, no_events, wait_readable};
 /// How long a shortage is waited out before the next try.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The key of the thread's waker; listeners have their index in [`Acceptor::listeners`].
+/// The key of the thread's waker; those of listeners are a service and an index.
 const WAKER: u64 = u64::MAX;
 
 /// Starts an acceptor thread, which waits until all are there.

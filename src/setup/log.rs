@@ -22,15 +22,15 @@ pub struct Log {
     target: Target,
     /// How reports will be written, found out while /proc is in sight.
     sink: Option<Sink>,
-    /// /dev/null, opened while that is in sight: what a daemon in the background has as
-    /// standard input and output.
+    /// /dev/null, opened while that is in sight: what a daemon in the background has for a
+    /// terminal.
     null: Option<OwnedFd>,
 }
 
 #[derive(Debug)]
 enum Target {
     Inherited,
-    Null(File),
+    Nowhere,
     File(LogFile),
     Syslog(Relay),
 }
@@ -46,11 +46,7 @@ impl Log {
             .transpose()
             .map_err(|reason| Error::start("can't open /dev/null", reason))?;
         let (target, sink) = match wanted {
-            None if background && io::stderr().is_terminal() => {
-                let null = descriptors::null()
-                    .map_err(|reason| Error::start("can't open /dev/null", reason))?;
-                (Target::Null(null.into()), Sink::Plain)
-            }
+            None if background && io::stderr().is_terminal() => (Target::Nowhere, Sink::Plain),
             None => (Target::Inherited, Sink::to(io::stderr())),
             Some(LogTarget::File { path, truncate }) => {
                 let file = LogFile::open(path, *truncate).map_err(|errno| {
@@ -87,15 +83,15 @@ impl Log {
     /// Puts /dev/null on standard input and output of a daemon in the background: on both
     /// always, or where they are a terminal.
     pub fn leave_terminal(&mut self, always: bool) -> Result<(), Error> {
-        let Some(null) = self.null.take() else {
+        let Some(null) = &self.null else {
             return Ok(());
         };
         let failed = |errno: Errno| Error::start("can't leave the terminal", errno);
         if always || io::stdin().is_terminal() {
-            nix::unistd::dup2_stdin(&null).map_err(failed)?;
+            nix::unistd::dup2_stdin(null).map_err(failed)?;
         }
         if always || io::stdout().is_terminal() {
-            nix::unistd::dup2_stdout(&null).map_err(failed)?;
+            nix::unistd::dup2_stdout(null).map_err(failed)?;
         }
         Ok(())
     }
@@ -104,7 +100,10 @@ impl Log {
     pub fn take_over(&mut self) -> Result<(), Error> {
         let result = match &mut self.target {
             Target::Inherited => Ok(()),
-            Target::Null(null) => dup2_stderr(&*null).map_err(io::Error::from),
+            Target::Nowhere => match self.null.take() {
+                Some(null) => dup2_stderr(&null).map_err(io::Error::from),
+                None => Ok(()),
+            },
             Target::File(file) => file.take_over(),
             Target::Syslog(relay) => dup2_stderr(relay.input()).map_err(io::Error::from),
         };

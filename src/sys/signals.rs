@@ -82,22 +82,40 @@ impl Inherited {
 }
 
 fn is_ignored(signal: libc::c_int) -> bool {
-    // SAFETY: an all-zero sigaction is valid memory for the kernel to write to; with a null
-    // new action the call only reads.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0
-            && action.sa_sigaction == libc::SIG_IGN
-    }
+    let mut action = [0; ACTION];
+    // SAFETY: with a null new action the call only writes the old one, to memory that is
+    // large enough and may have any value.
+    let result = unsafe {
+        let none = std::ptr::null::<usize>();
+        libc::syscall(
+            libc::SYS_rt_sigaction,
+            signal,
+            none,
+            action.as_mut_ptr(),
+            SET,
+        )
+    };
+    result == 0 && action[0] == libc::SIG_IGN
 }
 
 fn set_disposition(signal: libc::c_int, disposition: libc::sighandler_t) {
-    // SAFETY: SIG_DFL and SIG_IGN run no code of this process. Numbers that the kernel or
-    // the C library keeps for itself are refused, which is all right.
+    let mut action: [usize; ACTION] = [0; ACTION];
+    action[0] = disposition;
+    // SAFETY: the action is one of the kernel's, with no flags and an empty mask; SIG_DFL and
+    // SIG_IGN run no code of this process. KILL and STOP are refused, which is all right.
     unsafe {
-        libc::signal(signal, disposition);
+        let none = std::ptr::null_mut::<usize>();
+        libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), none, SET);
     }
 }
+
+/// The kernel's own `struct sigaction` (rt_sigaction(2)), with room to spare, and the size of
+/// its signal set. Its first word is the disposition, everywhere but on MIPS.
+///
+/// The C library's function keeps two signals to itself, and a process can inherit those
+/// ignored like others.
+const ACTION: usize = 8;
+const SET: usize = 8;
 
 /// Makes these signals ignored, in a process that was forked to be deaf to them.
 pub fn ignore(signals: &[Signal]) {
