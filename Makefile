@@ -16,7 +16,8 @@ FISHDIR = $(DATADIR)/fish/vendor_completions.d
 CARGO = cargo
 INSTALL = install
 CARGO_TARGET_DIR ?= target
-SKD = $(CARGO_TARGET_DIR)/release/skd
+BUILT = $(CARGO_TARGET_DIR)/release/skd
+SKD = $(BUILT)
 
 .PHONY: all install uninstall check documents clean
 
@@ -24,8 +25,8 @@ SKD = $(CARGO_TARGET_DIR)/release/skd
 all:
 	$(CARGO) build --release --locked
 
-# Only if there is none: "sudo make install" needn't find cargo.
-$(SKD):
+# Only if something has changed: after "make", "sudo make install" needn't find cargo.
+$(BUILT): Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 	$(CARGO) build --release --locked
 
 install: $(SKD)

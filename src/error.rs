@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 
 /// Why skd doesn't start, or can't go on. The text is a sentence for an administrator:
 /// which option, which address, which file, why, and what to do.
@@ -17,7 +18,9 @@ pub enum Error {
     NotRunnable(String),
     /// PROG doesn't exist.
     NotFound(String),
-    /// Another process has said why already; this is its exit status.
+    /// A signal ended the start.
+    Ended(Signal),
+    /// It has been said why already; this is the exit status.
     Told(u8),
 }
 
@@ -29,6 +32,7 @@ impl Error {
             Self::Start(_) => 1,
             Self::NotRunnable(_) => 126,
             Self::NotFound(_) => 127,
+            Self::Ended(signal) => 128 + *signal as u8,
             Self::Told(status) => *status,
         }
     }
@@ -46,6 +50,7 @@ impl fmt::Display for Error {
             | Self::Start(text)
             | Self::NotRunnable(text)
             | Self::NotFound(text) => f.write_str(text),
+            Self::Ended(signal) => write!(f, "{signal} has ended the start"),
             Self::Told(_) => Ok(()),
         }
     }

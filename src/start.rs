@@ -34,8 +34,11 @@ pub fn main() -> ExitCode {
         Err(error) => Err(error),
     };
     let status = result.unwrap_or_else(|error| {
-        if !matches!(error, Error::Told(_)) {
-            report::failure(&error);
+        match error {
+            Error::Told(_) => {}
+            // All has been removed; whoever waits sees what it was.
+            Error::Ended(signal) => signals::end_by(signal),
+            _ => report::failure(&error),
         }
         error.status()
     });
@@ -78,6 +81,8 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
     let Some(ready) = split(daemon)? else {
         process::exit_now(0);
     };
+    // While the cgroup that limits them can be seen.
+    let threads = acceptors(daemon, &listeners);
     service_side(ready, |ready| {
         let mut log = log;
         let mut pidfile = pidfile;
@@ -103,7 +108,6 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
             .iter()
             .filter_map(Listener::announced_port)
             .collect();
-        let threads = acceptors(daemon, &listeners);
         let service = serve::Service {
             plan,
             listeners,
@@ -124,9 +128,10 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
         // All that the caller should see has been said.
         running.take_log()?;
         memory::return_freed();
-        if let Some(ready) = ready.take() {
-            ready.serving();
+        if let Some(ready) = ready {
+            ready.serving()?;
         }
+        *ready = None;
         running.run();
         // The last thing to go, so that whoever waits for it finds nothing else left.
         drop(pidfile);
@@ -161,14 +166,14 @@ fn run_program(config: &Config, service: &Service, inherited: &Inherited) -> Res
         log.leave_terminal(false)?;
         log.take_over()?;
         if daemon.supervise {
-            return supervise::run(&plan, terminal, log, ready);
+            return supervise::run(&plan, terminal, inherited, log, ready);
         }
         if let Some(pidfile) = &pidfile {
             pidfile
                 .bequeath()
                 .map_err(|reason| Error::start("--pidfile can't be handed on", reason))?;
         }
-        become_program(&plan, ready, inherited)
+        become_program(&plan, log, ready, inherited)
     })
 }
 
@@ -211,7 +216,10 @@ fn service_side(
     match (rest(&mut ready), ready) {
         (Err(error), Some(ready)) => {
             ready.failed(&error);
-            Err(Error::Told(error.status()))
+            Err(match error {
+                Error::Ended(_) => error,
+                _ => Error::Told(error.status()),
+            })
         }
         (result, _) => result,
     }
@@ -259,15 +267,20 @@ fn acceptors(daemon: &Daemon, listeners: &[Listener]) -> usize {
 /// Becomes the program; comes back only with the reason why not.
 fn become_program(
     plan: &Plan,
+    log: Log,
     ready: &mut Option<Ready>,
     inherited: &Inherited,
 ) -> Result<u8, Error> {
     let explain = |stage, errno| plan.explain(stage, errno).to_string();
     child::prepare(plan.steps()).map_err(|(stage, errno)| Error::Start(explain(stage, errno)))?;
+    if let Some(signal) = inherited.awaits_end() {
+        return Err(Error::Ended(signal));
+    }
     // All has been done that is likely to fail.
     if let Some(ready) = ready {
-        ready.becoming();
+        ready.becoming()?;
     }
+    log.empty()?;
     inherited.restore();
     let mut environment = plan.environment();
     let errno = child::exec(plan.image(), environment.finish());

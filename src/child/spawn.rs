@@ -63,16 +63,18 @@ impl Method {
             };
             match child::spawn(&mut stack, launch) {
                 Ok(born) => {
-                    if method.pidfds == Pidfds::Clone && born.pidfd.is_none() {
-                        method.pidfds = Pidfds::Open;
-                    }
-                    if method.pidfds == Pidfds::Open && process::open_pidfd(born.pid).is_err() {
-                        method.pidfds = Pidfds::None;
-                    }
-                    if let Some(pidfd) = &born.pidfd
-                        && process::wait(Target::Descriptor(pidfd.as_fd()), Wait::PEEK).is_err()
-                    {
-                        // waitid(2) learnt P_PIDFD two versions after clone(2) CLONE_PIDFD.
+                    let pidfd = match &born.pidfd {
+                        Some(pidfd) => pidfd.try_clone().ok(),
+                        None => {
+                            method.pidfds = Pidfds::Open;
+                            process::open_pidfd(born.pid).ok()
+                        }
+                    };
+                    // waitid(2) learnt P_PIDFD two versions after clone(2) CLONE_PIDFD.
+                    let waits = |pidfd: OwnedFd| {
+                        process::wait(Target::Descriptor(pidfd.as_fd()), Wait::PEEK).is_ok()
+                    };
+                    if !pidfd.is_some_and(waits) {
                         method.pidfds = Pidfds::None;
                     }
                     bury(&born);

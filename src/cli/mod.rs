@@ -50,7 +50,9 @@ fn sentence(error: &clap::Error) -> String {
         Some(ContextValue::Strings(texts)) => texts.first().cloned(),
         _ => None,
     };
+    // clap adds what the option takes: "--tcp <[HOST:]PORT>", "--verbose...".
     let option = context(ContextKind::InvalidArg).unwrap_or_default();
+    let option = option.split([' ', '.']).next().unwrap_or_default();
     match error.kind() {
         ErrorKind::UnknownArgument => {
             let like = context(ContextKind::SuggestedArg);

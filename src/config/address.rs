@@ -8,6 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::Refused;
+
 /// `[HOST:]PORT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InetAddress {
@@ -37,26 +39,14 @@ pub enum Port {
     Service(String),
 }
 
-/// Why a text is no address: a clause that goes on after "invalid value".
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AddressError(pub(crate) String);
-
-impl fmt::Display for AddressError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for AddressError {}
-
-fn wrong<T>(why: impl Into<String>) -> Result<T, AddressError> {
-    Err(AddressError(why.into()))
+fn wrong<T>(why: impl Into<String>) -> Result<T, Refused> {
+    Err(Refused(why.into()))
 }
 
 impl FromStr for InetAddress {
-    type Err = AddressError;
+    type Err = Refused;
 
-    fn from_str(text: &str) -> Result<Self, AddressError> {
+    fn from_str(text: &str) -> Result<Self, Refused> {
         let (host, port) = if let Some(rest) = text.strip_prefix('[') {
             let Some((inside, after)) = rest.split_once(']') else {
                 return wrong("'[' without ']'");
@@ -81,7 +71,7 @@ impl FromStr for InetAddress {
     }
 }
 
-fn bracketed(text: &str) -> Result<Host, AddressError> {
+fn bracketed(text: &str) -> Result<Host, Refused> {
     let (address, zone) = match text.split_once('%') {
         Some((_, "")) => return wrong("no interface after '%'"),
         Some((address, zone)) => (address, Some(zone.to_owned())),
@@ -95,7 +85,7 @@ fn bracketed(text: &str) -> Result<Host, AddressError> {
     }
 }
 
-fn unbracketed(text: &str) -> Result<Host, AddressError> {
+fn unbracketed(text: &str) -> Result<Host, Refused> {
     if let Ok(address) = text.parse::<Ipv4Addr>() {
         return Ok(Host::Address(address.into(), None));
     }
@@ -120,9 +110,9 @@ fn is_number(text: &str) -> bool {
 }
 
 impl FromStr for Port {
-    type Err = AddressError;
+    type Err = Refused;
 
-    fn from_str(text: &str) -> Result<Self, AddressError> {
+    fn from_str(text: &str) -> Result<Self, Refused> {
         if text.is_empty() {
             return wrong("the port is missing");
         }
@@ -178,7 +168,7 @@ const LONGEST: usize = 107;
 
 impl UnixAddress {
     /// Reads PATH or `@NAME`.
-    pub fn parse(text: &OsStr) -> Result<Self, AddressError> {
+    pub fn parse(text: &OsStr) -> Result<Self, Refused> {
         let bytes = text.as_bytes();
         let (address, length) = match bytes.strip_prefix(b"@") {
             Some(b"") => return wrong("an abstract name has at least one byte after '@'"),
@@ -215,7 +205,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn parse(text: &str) -> Result<InetAddress, String> {
-        text.parse().map_err(|error: AddressError| error.0)
+        text.parse().map_err(|error: Refused| error.0)
     }
 
     fn number(host: Host, port: u16) -> InetAddress {

@@ -1,9 +1,10 @@
 //! Where standard error goes: the SPEC of `--log`.
 
 use std::ffi::{OsStr, OsString};
-use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+
+use super::Refused;
 
 /// The target of `--log`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,21 +47,9 @@ impl Level {
     }
 }
 
-/// Why a text is no SPEC: a clause that goes on after "invalid value".
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogTargetError(String);
-
-impl fmt::Display for LogTargetError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for LogTargetError {}
-
 impl LogTarget {
     /// Reads `TAG`, `TAG:FACILITY.SEVERITY`, `>FILE` or `>>FILE`.
-    pub fn parse(text: &OsStr) -> Result<Self, LogTargetError> {
+    pub fn parse(text: &OsStr) -> Result<Self, Refused> {
         let bytes = text.as_bytes();
         if let Some(rest) = bytes.strip_prefix(b">") {
             let (rest, truncate) = match rest.strip_prefix(b">") {
@@ -89,11 +78,11 @@ impl LogTarget {
     }
 }
 
-fn wrong<T>(why: impl Into<String>) -> Result<T, LogTargetError> {
-    Err(LogTargetError(why.into()))
+fn wrong<T>(why: impl Into<String>) -> Result<T, Refused> {
+    Err(Refused(why.into()))
 }
 
-fn parse_level(text: &[u8]) -> Result<Level, LogTargetError> {
+fn parse_level(text: &[u8]) -> Result<Level, Refused> {
     let Some((facility, severity)) = std::str::from_utf8(text)
         .ok()
         .and_then(|text| text.split_once('.'))

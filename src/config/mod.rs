@@ -5,6 +5,7 @@ mod address;
 mod log_target;
 
 use std::ffi::{CString, OsStr, OsString};
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -13,8 +14,21 @@ use nix::unistd::{Gid, Uid};
 
 use crate::sys::child::Resource;
 
-pub use address::{AddressError, Host, InetAddress, Port, UnixAddress};
-pub use log_target::{Level, LogTarget, LogTargetError};
+pub use address::{Host, InetAddress, Port, UnixAddress};
+pub use log_target::{Level, LogTarget};
+
+/// Why a text can't be read as what it is to be: a clause that goes on after "invalid
+/// value".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused(String);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Refused {}
 
 /// All that skd was asked to do.
 #[derive(Debug)]

@@ -119,9 +119,8 @@ pub fn use_sink(sink: Sink) {
     *SINK.write().unwrap_or_else(PoisonError::into_inner) = sink;
 }
 
-/// Whether events of this verbosity are reported at all: for callers who would prepare one
-/// in vain.
-pub fn wants(verbosity: u8) -> bool {
+/// Whether events of this verbosity are reported.
+fn wants(verbosity: u8) -> bool {
     VERBOSITY.load(Ordering::Relaxed) >= verbosity
 }
 

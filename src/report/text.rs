@@ -58,7 +58,7 @@ impl fmt::Display for Event<'_> {
                 starts,
             } => write!(
                 f,
-                "skd: '{program}' was started {starts} times on {listener} and left a {peer} \
+                "skd: '{program}' was tried {starts} times on {listener} and left a {peer} \
                  unread, {length} bytes; it was read away"
             ),
             Self::Trouble(_, what) => write!(f, "skd: {what}"),

@@ -34,9 +34,6 @@ const USED: [Signal; 6] = [
     Signal::SIGUSR2,
 ];
 
-/// The least time between two starts of the relay to syslog.
-const RELAY_PAUSE: Duration = Duration::from_secs(1);
-
 /// The running daemon, as the main thread has it.
 #[derive(Debug)]
 pub struct Daemon {
@@ -57,7 +54,6 @@ pub struct Daemon {
     sweeping: bool,
     sweep_at: Option<Instant>,
     relay_at: Option<Instant>,
-    relay_started: Instant,
 }
 
 impl Daemon {
@@ -104,6 +100,8 @@ impl Daemon {
             unwatched: AtomicIsize::new(0),
         });
 
+        // Dropped before the sockets if something fails below.
+        let files = files;
         let mut spawner = || {
             let slot = resources.reserved.slot();
             let slot = slot.ok_or_else(|| Error::Start("too many threads".into()))?;
@@ -131,7 +129,6 @@ impl Daemon {
             sweeping: false,
             sweep_at: None,
             relay_at: None,
-            relay_started: Instant::now(),
         };
         daemon
             .watch()
@@ -145,6 +142,7 @@ impl Daemon {
     pub fn take_log(&mut self) -> Result<(), Error> {
         self.log.leave_terminal(true)?;
         self.log.take_over()?;
+        self.log.empty()?;
         self.log.keep();
         Ok(())
     }
@@ -344,22 +342,18 @@ impl Daemon {
         if let Some(relay) = self.log.relay_end() {
             let _ = self.shared.poller.remove(relay);
         }
-        let pause = RELAY_PAUSE.saturating_sub(self.relay_started.elapsed());
-        self.relay_at = Some(Instant::now() + pause);
+        self.relay_at = Some(self.log.relay_due());
     }
 
     fn restart_relay(&mut self) {
-        self.relay_started = Instant::now();
-        match self.log.restart_relay() {
-            Ok(()) => {
-                let text = "the relay to syslog had ended and was started again";
-                report::event(Event::Trouble(Cause::Log, &text));
-                if let Some(relay) = self.log.relay_end() {
-                    let key = Key::Relay.into();
-                    let _ = self.shared.poller.add(relay, Interest::Readable, key);
-                }
-            }
-            Err(_) => self.relay_at = Some(self.relay_started + RELAY_PAUSE),
+        self.log.restart_relay();
+        let watched = self.log.relay_end().is_some_and(|relay| {
+            let key = Key::Relay.into();
+            let poller = &self.shared.poller;
+            poller.add(relay, Interest::Readable, key).is_ok()
+        });
+        if !watched {
+            self.relay_at = Some(self.log.relay_due());
         }
     }
 

@@ -178,7 +178,7 @@ impl<'a> Acceptor<'a> {
         };
         report::event(Event::Accepted(&peer));
         if !self.hold(connection) {
-            return Attempt::Short;
+            return Attempt::Served;
         }
         self.introduce(service, listener, &peer);
         if let Some((Spawned { pid, pidfd }, birth)) = self.spawn(service) {

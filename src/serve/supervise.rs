@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{Pid, getpgrp, tcsetpgrp};
 
-use crate::child::Plan;
+use crate::child::{Method, Plan};
 use crate::error::Error;
 use crate::report::{self, Cause, Event};
 use crate::setup::{Log, Ready};
@@ -14,7 +14,7 @@ use crate::sys::child::{self, Born, Descriptors, Launch, Stage};
 use crate::sys::events::wait_readable;
 use crate::sys::memory::Stack;
 use crate::sys::process::{self, Change, Ended, Target, Wait};
-use crate::sys::signals::{Signal, Signals, kill, killpg};
+use crate::sys::signals::{Inherited, Signal, Signals, kill, killpg};
 
 /// A run of this length or more is followed by another at once.
 const GOOD_RUN: Duration = Duration::from_secs(10);
@@ -47,7 +47,13 @@ pub fn has_terminal() -> bool {
 ///
 /// `ready` is told when the program has been executed for the first time. Until then a
 /// program that can't be is an error.
-pub fn run(plan: &Plan, terminal: bool, log: Log, ready: &mut Option<Ready>) -> Result<u8, Error> {
+pub fn run(
+    plan: &Plan,
+    terminal: bool,
+    inherited: &Inherited,
+    log: Log,
+    ready: &mut Option<Ready>,
+) -> Result<u8, Error> {
     let failed = |what| move |errno| Error::start(what, errno);
     let signals = Signals::new(&SIGNALS).map_err(failed("no descriptor for signals"))?;
     let stack = Stack::new().map_err(failed("no memory for the stack of a newborn child"))?;
@@ -55,21 +61,30 @@ pub fn run(plan: &Plan, terminal: bool, log: Log, ready: &mut Option<Ready>) -> 
         plan,
         terminal,
         log,
-        relay_started: Instant::now(),
         signals,
         stack,
         adopts: process::adopts_orphans(),
+        passes_hangup: !inherited.ignored(Signal::SIGHUP),
         ending: false,
     };
+    // What would fail for every run fails here, and the log is emptied before the first one
+    // writes to it.
+    Method::probe(plan)?;
+    supervisor.take_terminal();
+    supervisor.log.empty()?;
     let mut delay = FIRST_DELAY;
     loop {
         let started = Instant::now();
         let ended = match supervisor.start() {
             Ok(pid) => {
-                if let Some(ready) = ready.take() {
-                    supervisor.log.keep();
-                    ready.serving();
+                if let Some(ready) = ready
+                    && let Err(error) = ready.serving()
+                {
+                    let _ = killpg(pid, Signal::SIGTERM);
+                    return Err(error);
                 }
+                *ready = None;
+                supervisor.log.keep();
                 report::event(Event::Started(&plan.name()));
                 let ended = supervisor.watch(pid)?;
                 report::event(Event::Ended(&plan.name(), ended));
@@ -113,11 +128,12 @@ struct Supervisor<'a> {
     plan: &'a Plan,
     terminal: bool,
     log: Log,
-    relay_started: Instant,
     signals: Signals,
     stack: Stack,
     /// Whether strangers become this process's children, and are to be reaped.
     adopts: bool,
+    /// Whether HUP is passed on: not under nohup(1).
+    passes_hangup: bool,
     /// Whether the program isn't to be run again.
     ending: bool,
 }
@@ -200,8 +216,13 @@ impl Supervisor<'_> {
         if signal == Signal::SIGCHLD && self.adopts {
             bury_strangers(program);
         }
+        let passed_on = match signal {
+            Signal::SIGCHLD => false,
+            Signal::SIGHUP => self.passes_hangup,
+            _ => true,
+        };
         if let Some(pid) = program
-            && signal != Signal::SIGCHLD
+            && passed_on
             && killpg(pid, signal).is_err()
         {
             let _ = kill(pid, signal);
@@ -221,12 +242,13 @@ impl Supervisor<'_> {
         };
         let [_, ended] = wait_readable([self.signals.as_fd(), relay], limit);
         if ended {
-            // A second at least between two starts, and no spinning until then.
-            let pause = Duration::from_secs(1).saturating_sub(self.relay_started.elapsed());
+            let pause = self
+                .log
+                .relay_due()
+                .saturating_duration_since(Instant::now());
             let [signal] = wait_readable([self.signals.as_fd()], Some(pause));
             if !signal || pause.is_zero() {
-                self.relay_started = Instant::now();
-                let _ = self.log.restart_relay();
+                self.log.restart_relay();
             }
         }
     }

@@ -3,17 +3,21 @@
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::dup2_stderr;
 
-use super::directory::Entry;
 use super::relay::Relay;
 use crate::config::{Identity, LogTarget};
 use crate::error::Error;
-use crate::report::{self, Sink};
+use crate::report::{self, Cause, Event, Sink};
 use crate::sys::descriptors;
+use crate::sys::directory::{Entry, FileId};
+
+/// The least time between two starts of the relay.
+const RELAY_PAUSE: Duration = Duration::from_secs(1);
 
 /// The log, opened while that is possible, and taken as standard error when all else has
 /// succeeded: until then, errors go where the caller sees them.
@@ -59,7 +63,7 @@ impl Log {
             Some(LogTarget::Syslog { tag, level }) => {
                 let relay = Relay::new(tag.clone(), *level)
                     .map_err(|reason| Error::start("--log: no pipe for the relay", reason))?;
-                let sink = Sink::to(relay.input());
+                let sink = relay.sink();
                 (Target::Syslog(relay), sink)
             }
         };
@@ -96,7 +100,7 @@ impl Log {
         Ok(())
     }
 
-    /// Makes the log standard error, and empties a file that is to be emptied.
+    /// Makes the log standard error.
     pub fn take_over(&mut self) -> Result<(), Error> {
         let result = match &mut self.target {
             Target::Inherited => Ok(()),
@@ -104,17 +108,25 @@ impl Log {
                 Some(null) => dup2_stderr(&null).map_err(io::Error::from),
                 None => Ok(()),
             },
-            Target::File(file) => file.take_over(),
-            Target::Syslog(relay) => dup2_stderr(relay.input()).map_err(io::Error::from),
+            Target::File(file) => dup2_stderr(&file.file).map_err(io::Error::from),
+            Target::Syslog(relay) => relay.take_over(),
         };
         result.map_err(|reason| Error::start("the log can't become standard error", reason))?;
-        if let Target::Syslog(relay) = &mut self.target {
-            relay.close_input();
-        }
         if let Some(sink) = self.sink.take() {
             report::use_sink(sink);
         }
         Ok(())
+    }
+
+    /// Empties a log file that is to be emptied: when all has succeeded that is likely to
+    /// fail, and before anybody else writes to it.
+    pub fn empty(&self) -> Result<(), Error> {
+        match &self.target {
+            Target::File(file) => file
+                .empty()
+                .map_err(|reason| Error::start("the log file can't be emptied", reason)),
+            _ => Ok(()),
+        }
     }
 
     /// Says that the start has succeeded: a log file that it made stays.
@@ -139,12 +151,23 @@ impl Log {
         }
     }
 
-    /// Starts the relay again after it has ended. What handlers wrote meanwhile waits in
-    /// the pipe.
-    pub fn restart_relay(&mut self) -> io::Result<()> {
-        match &mut self.target {
-            Target::Syslog(relay) => relay.start(None),
-            _ => Ok(()),
+    /// When a relay that has ended may be started again: at most once a second.
+    pub fn relay_due(&self) -> Instant {
+        match &self.target {
+            Target::Syslog(relay) => relay.started() + RELAY_PAUSE,
+            _ => Instant::now(),
+        }
+    }
+
+    /// Starts the relay again after it has ended, and says so. What handlers wrote meanwhile
+    /// waits in the pipe.
+    pub fn restart_relay(&mut self) {
+        if let Target::Syslog(relay) = &mut self.target {
+            let text = match relay.start(None) {
+                Ok(()) => "the relay to syslog had ended and was started again",
+                Err(_) => "the relay to syslog has ended and can't be started; trying again",
+            };
+            report::event(Event::Trouble(Cause::Log, &text));
         }
     }
 
@@ -185,11 +208,10 @@ impl LogFile {
         })
     }
 
-    fn take_over(&mut self) -> io::Result<()> {
-        if self.truncate && self.file.metadata()?.is_file() {
+    fn empty(&self) -> io::Result<()> {
+        if self.truncate && FileId::of_open(&self.file)?.is_file() {
             self.file.set_len(0)?;
         }
-        dup2_stderr(&self.file)?;
         Ok(())
     }
 
@@ -211,8 +233,11 @@ impl LogFile {
 
 impl Drop for LogFile {
     fn drop(&mut self) {
-        if self.fresh {
-            self.entry.remove(&self.file);
+        if self.fresh
+            && let Ok(id) = FileId::of_open(&self.file)
+        {
+            // If it can't be, the witness of the start may still have the right.
+            let _ = self.entry.remove(id);
         }
     }
 }

@@ -1,6 +1,5 @@
 //! Things done once, to this process: what makes a daemon of it.
 
-mod directory;
 pub mod log;
 pub mod pidfile;
 pub mod privileges;

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
-use super::directory::Entry;
 use crate::error::{Error, Reason};
 use crate::sys::descriptors;
+use crate::sys::directory::{Entry, FileId};
 
 /// A locked pid file. Dropping it removes the file, if it was made or written here and is
 /// still the one at its path.
@@ -20,6 +20,7 @@ pub struct PidFile {
     path: PathBuf,
     entry: Entry,
     file: File,
+    id: FileId,
     created: bool,
     written: bool,
 }
@@ -42,8 +43,8 @@ impl PidFile {
                 Err(Errno::ELOOP) => return Err(not_a_file(path)),
                 Err(errno) => return Err(failed(&errno)),
             };
-            let metadata = file.metadata().map_err(|reason| failed(&reason))?;
-            if !metadata.is_file() {
+            let id = FileId::of_open(&file).map_err(|errno| failed(&errno))?;
+            if !id.is_file() {
                 return Err(not_a_file(path));
             }
             match file.try_lock() {
@@ -52,11 +53,12 @@ impl PidFile {
                 Err(TryLockError::Error(reason)) => return Err(failed(&reason)),
             }
             // The last owner may have removed it between our opening and our lock.
-            if entry.is(&file) {
+            if entry.id() == Ok(id) {
                 return Ok(Self {
                     path: path.to_owned(),
                     entry,
                     file,
+                    id,
                     created,
                     written: false,
                 });
@@ -92,8 +94,7 @@ impl Drop for PidFile {
         if !self.created && !self.written {
             return;
         }
-        let gone = self.entry.remove(&self.file);
-        if !gone && self.written {
+        if self.entry.remove(self.id).is_err() && self.written {
             // After a drop of privileges the directory may be out of reach: then at least
             // it names no process any more.
             let _ = self.file.set_len(0);

@@ -86,20 +86,22 @@ impl Ready {
         }
     }
 
-    /// Says that the service serves.
-    pub fn serving(mut self) {
-        self.say(SERVING);
+    /// Says that the service serves. If the caller of a start in the background has gone,
+    /// it was told that the start had failed; so it has.
+    pub fn serving(&mut self) -> Result<(), Error> {
+        self.say(SERVING)
     }
 
     /// Says that this process is about to become another program. Where the witness is its
     /// child, it is gone first, for that program wouldn't know it.
-    pub fn becoming(&mut self) {
+    pub fn becoming(&mut self) -> Result<(), Error> {
         self.say(if self.child.is_some() {
             SERVING
         } else {
             BECOMING
-        });
+        })?;
         self.reap();
+        Ok(())
     }
 
     /// Says that the start failed, and why, and waits until a witness of this process's own
@@ -107,13 +109,16 @@ impl Ready {
     pub fn failed(mut self, error: &Error) {
         let _ = dup2_stderr(&self.caller);
         report::failure(error);
-        self.say(error.status());
+        // Whoever has gone needn't hear it.
+        let _ = self.say(error.status());
     }
 
-    fn say(&mut self, word: u8) {
-        if let Some(writer) = &mut self.word {
-            // A caller who was killed meanwhile hears nothing, and nobody is harmed.
-            let _ = writer.write_all(&[word]);
+    fn say(&mut self, word: u8) -> Result<(), Error> {
+        match &mut self.word {
+            Some(writer) => writer.write_all(&[word]).map_err(|reason| {
+                Error::start("whoever started skd has not waited for it", reason)
+            }),
+            None => Ok(()),
         }
     }
 

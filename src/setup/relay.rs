@@ -17,10 +17,11 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{MsgFlags, send};
 use nix::sys::stat::Mode;
-use nix::unistd::{fchdir, setsid};
+use nix::unistd::{dup2_stderr, fchdir, setsid};
 
 use super::privileges;
 use crate::config::{Identity, Level};
+use crate::report::Sink;
 use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
 use crate::sys::signals::{self, Signal};
 use crate::sys::{descriptors, events, names};
@@ -36,6 +37,7 @@ pub(super) struct Relay {
     input: Option<PipeWriter>,
     /// Held by the relay alone: its other end is at end of file when the relay has ended.
     life: Option<PipeReader>,
+    started: Instant,
     /// /dev as it was before chroot(2), from where `log` can be reached for ever.
     devices: Option<OwnedFd>,
 }
@@ -50,19 +52,28 @@ impl Relay {
             output,
             input: Some(input),
             life: None,
+            started: Instant::now(),
             devices: open("/dev", flags, Mode::empty()).ok(),
         })
     }
 
-    /// What is to become standard error.
-    pub(super) fn input(&self) -> BorrowedFd<'_> {
-        self.input.as_ref().map_or(self.output.as_fd(), AsFd::as_fd)
+    /// How to write lines of our own to it.
+    pub(super) fn sink(&self) -> Sink {
+        self.input.as_ref().map_or(Sink::Plain, Sink::to)
     }
 
-    /// Closes what standard error has replaced, so that the pipe ends with the last of
-    /// those who have it as standard error.
-    pub(super) fn close_input(&mut self) {
-        self.input = None;
+    /// Makes the pipe standard error, and only that: it ends with the last of those who have
+    /// it as such.
+    pub(super) fn take_over(&mut self) -> io::Result<()> {
+        match self.input.take() {
+            Some(input) => Ok(dup2_stderr(input)?),
+            None => Ok(()),
+        }
+    }
+
+    /// When it was started last.
+    pub(super) fn started(&self) -> Instant {
+        self.started
     }
 
     pub(super) fn end(&self) -> Option<BorrowedFd<'_>> {
@@ -71,6 +82,8 @@ impl Relay {
 
     /// Starts the process, as `identity` if skd hasn't become that already.
     pub(super) fn start(&mut self, identity: Option<&Identity>) -> io::Result<()> {
+        self.started = Instant::now();
+        self.life = None;
         let (life, held) = pipe()?;
         match process::fork()? {
             Fork::Parent(child) => {

@@ -65,21 +65,23 @@ fn close_inherited() {
     if close_range(3, u32::MAX, 0).is_ok() {
         return;
     }
-    let Ok(listing) = std::fs::read_dir("/proc/self/fd") else {
-        return;
-    };
-    for entry in listing.flatten() {
-        let number = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok());
-        if let Some(number @ 3..) = number {
-            // SAFETY: the number was open a moment ago, in the only thread there is; should
-            // it be the listing's own, fcntl on it does no harm.
-            let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-            let _ = set_close_on_exec(borrowed, true);
-        }
+    for number in open_numbers().into_iter().filter(|number| *number >= 3) {
+        // SAFETY: the number was open a moment ago, in the only thread there is; should it be
+        // gone again, fcntl on it does no harm.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(number as i32) };
+        let _ = set_close_on_exec(borrowed, true);
     }
+}
+
+/// The numbers of all open descriptors; where /proc can't be seen, all that are likely.
+fn open_numbers() -> Vec<u32> {
+    let Ok(listing) = std::fs::read_dir("/proc/self/fd") else {
+        return (0..1 << 16).collect();
+    };
+    let names = listing.flatten().map(|entry| entry.file_name());
+    names
+        .filter_map(|name| name.to_str()?.parse().ok())
+        .collect()
 }
 
 /// Says whether a child can take its own copy of the low part of a shared table:
@@ -133,26 +135,28 @@ pub fn make_blocking(fd: impl AsFd) -> Result<(), Errno> {
 /// Closes everything but the given descriptors, in a process that was forked to keep only
 /// those (close_range(2), or one close(2) for each number).
 pub fn keep_only(kept: &[BorrowedFd<'_>]) {
-    let mut numbers: Vec<u32> = kept.iter().map(|fd| fd.as_raw_fd() as u32).collect();
-    numbers.sort_unstable();
-    let mut first = 0;
-    for number in numbers.iter().copied().chain([u32::MAX]) {
-        if first < number {
-            close_each(first, number - 1);
+    let mut kept: Vec<u32> = kept.iter().map(|fd| fd.as_raw_fd() as u32).collect();
+    kept.sort_unstable();
+    if close_around(&kept).is_ok() {
+        return;
+    }
+    for number in open_numbers() {
+        if !kept.contains(&number) {
+            // SAFETY: the process was forked for one job, and the owners of these numbers are
+            // gone with the code that will never run here.
+            unsafe { libc::close(number as i32) };
         }
-        first = number.saturating_add(1);
     }
 }
 
-fn close_each(first: u32, last: u32) {
-    if close_range(first, last, 0).is_ok() {
-        return;
+/// Closes the ranges before, between and after these numbers, which are sorted.
+fn close_around(kept: &[u32]) -> Result<(), Errno> {
+    let mut first = 0;
+    for number in kept.iter().copied().chain([u32::MAX]) {
+        if first < number {
+            close_range(first, number - 1, 0)?;
+        }
+        first = number.saturating_add(1);
     }
-    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
-    let limit = limit.map_or(1024, |(soft, _)| u32::try_from(soft).unwrap_or(1 << 20));
-    for number in first..=last.min(limit) {
-        // SAFETY: the process was forked for one job and its owners of these numbers are
-        // gone with the code that will never run here.
-        unsafe { libc::close(number as i32) };
-    }
+    Ok(())
 }

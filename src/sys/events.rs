@@ -127,8 +127,14 @@ fn poll<const N: usize>(
     let timeout = limit.map_or(PollTimeout::NONE, |limit| {
         PollTimeout::try_from(milliseconds(limit)).unwrap_or(PollTimeout::MAX)
     });
-    if nix::poll::poll(&mut fds, timeout).is_err() {
-        return [false; N];
+    match nix::poll::poll(&mut fds, timeout) {
+        Ok(_) => {}
+        Err(Errno::EINTR) => return [false; N],
+        Err(_) => {
+            // Memory is short. Whoever waits in a loop must not spin on that.
+            std::thread::sleep(Duration::from_millis(10));
+            return [false; N];
+        }
     }
     fds.map(|fd| fd.any().unwrap_or(false))
 }

@@ -8,6 +8,7 @@
 
 pub mod child;
 pub mod descriptors;
+pub mod directory;
 pub mod environment;
 pub mod events;
 pub mod memory;

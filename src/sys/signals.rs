@@ -72,6 +72,27 @@ impl Inherited {
         self.ignored.contains(&(signal as libc::c_int))
     }
 
+    /// A signal that has arrived, is blocked, and would end the process once everything is put
+    /// back (sigpending(2)).
+    pub fn awaits_end(&self) -> Option<Signal> {
+        let mut pending = SigSet::empty();
+        let mut raw = *pending.as_ref();
+        // SAFETY: the set is valid memory for the call to write to.
+        if unsafe { libc::sigpending(&raw mut raw) } == 0 {
+            // SAFETY: the call has filled the set in.
+            pending = unsafe { SigSet::from_sigset_t_unchecked(raw) };
+        }
+        let ends = [
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGQUIT,
+            Signal::SIGHUP,
+        ];
+        ends.into_iter().find(|signal| {
+            pending.contains(*signal) && !self.mask.contains(*signal) && !self.ignored(*signal)
+        })
+    }
+
     /// Puts everything back, for a program that takes this process over.
     pub fn restore(&self) {
         for &signal in &self.ignored {
@@ -146,6 +167,12 @@ const USED: [Signal; 13] = [
 /// Blocks the signals used, in this thread and those that it will make.
 pub fn block() {
     let _ = USED.into_iter().collect::<SigSet>().thread_block();
+}
+
+/// Ends the process by this signal, whose disposition is default.
+pub fn end_by(signal: Signal) {
+    let _ = [signal].into_iter().collect::<SigSet>().thread_unblock();
+    let _ = nix::sys::signal::raise(signal);
 }
 
 /// Lets a process that waits for another be ended.

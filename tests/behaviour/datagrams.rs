@@ -5,10 +5,15 @@ use crate::harness::{
     descriptors, each_program, echo, requires_command, send_unix_datagram, sockets, udp_client,
     unix_datagram_client,
 };
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use nix::unistd::Pid;
 use std::fs;
+use std::io::{IoSlice, PipeReader};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixDatagram;
 
 /// A handler in perl. In front of `script` stands a function `take`, which receives a datagram, and `give`,
 /// which sends to whoever sent the last one.
@@ -23,7 +28,13 @@ fn perl(options: Skd, script: &str) -> Running {
 /// A handler that leaves its datagram where it is, until there is a file `go` in `directory`; then it
 /// echoes.
 fn unwilling(skd: Skd, directory: &Directory) -> Running {
+    unwilling_with(skd, directory, "")
+}
+
+/// The same, and before it echoes, it does what `first` says in perl.
+fn unwilling_with(skd: Skd, directory: &Directory, first: &str) -> Running {
     let (prog, [option, script]) = datagram_echo();
+    let script = &format!("{first}{script}");
     let line = "echo started >&2; test -e \"$1\" || exit 0; shift; exec \"$@\"";
     let go = directory.name("go");
     skd.run_with("sh", ["-c", line, "sh", &go, prog, option, script])
@@ -178,7 +189,10 @@ fn an_unread_datagram_starts_a_few_handlers_and_is_then_read_away() {
         assert!(line.contains(part), "{part}: {line}");
     }
     assert_eq!(
-        skd.logged("started").len() - 1,
+        skd.log_lines()
+            .iter()
+            .filter(|line| *line == "started")
+            .count(),
         STARTS,
         "{:?}",
         skd.log_lines()
@@ -186,7 +200,7 @@ fn an_unread_datagram_starts_a_few_handlers_and_is_then_read_away() {
     // The service is as it was.
     directory.write("go", "");
     assert_eq!(ask(&client, b"next"), b"next");
-    assert_eq!(skd.logged("started").len() - 1, STARTS + 1);
+    assert_eq!(skd.logged("started").len(), STARTS + 1);
     assert_eq!(skd.logged("skd: ").len(), 1);
 }
 
@@ -306,6 +320,109 @@ fn a_program_that_cannot_be_run_makes_no_storm() {
     assert!(skd.logged(&why).len() <= 3, "{:?}", skd.log_lines());
     fs::rename(directory.join("away"), &handler).unwrap();
     assert_eq!(ask(&client, b"next"), b"next");
+}
+
+// What comes with a datagram, and what a handler leaves behind.
+
+/// Sends a datagram together with a descriptor, the writing end of a pipe whose reading end is returned.
+fn send_with_a_descriptor(path: &str, bytes: &[u8]) -> PipeReader {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let descriptors = [writer.as_raw_fd()];
+    sendmsg(
+        UnixDatagram::unbound().unwrap().as_raw_fd(),
+        &[IoSlice::new(bytes)],
+        &[ControlMessage::ScmRights(&descriptors)],
+        MsgFlags::empty(),
+        Some(&UnixAddr::new(path).unwrap()),
+    )
+    .expect("sending a descriptor");
+    reader
+}
+
+/// Whether nobody has the writing end of a pipe that nothing was written to.
+fn is_at_its_end(pipe: &PipeReader) -> bool {
+    let mut wanted = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+    poll(&mut wanted, PollTimeout::ZERO) == Ok(1)
+}
+
+#[test]
+fn a_datagram_that_brings_a_descriptor_is_one_like_others() {
+    let directory = Directory::new();
+    let path = directory.name("socket");
+    let skd = unwilling(Skd::new(["-dl", &path]), &directory);
+    // Looked at several times, and read away, by skd alone: it takes the datagram and leaves the descriptor.
+    let pipe = send_with_a_descriptor(&path, b"unread");
+    assert!(!is_at_its_end(&pipe));
+    skd.wait_for_log("unread, 6 bytes");
+    skd.wait_until("the descriptor is gone", || is_at_its_end(&pipe));
+    directory.write("go", "");
+    let pipe = send_with_a_descriptor(&path, b"taken");
+    assert_eq!(
+        ask_unix_datagram(directory.join("client"), &path, b"next"),
+        b"next"
+    );
+    skd.wait_until("the descriptor is gone", || is_at_its_end(&pipe));
+    assert_eq!(skd.logged("skd: ").len(), 1, "{:?}", skd.log_lines());
+}
+
+#[test]
+fn socket_options_that_a_handler_leaves_on_do_no_harm() {
+    for (listener, options) in [
+        (
+            "-u127.0.0.1:0",
+            &[
+                (libc::IPPROTO_IP, libc::IP_PKTINFO),
+                (libc::IPPROTO_IP, libc::IP_RECVTOS),
+            ][..],
+        ),
+        (
+            "-u[::1]:0",
+            &[
+                (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+                (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS),
+            ],
+        ),
+        ("-dl", &[(libc::SOL_SOCKET, libc::SO_PASSCRED)]),
+    ] {
+        let directory = Directory::new();
+        let path = directory.join("socket");
+        let mut set = String::new();
+        for (level, name) in options {
+            set += &format!("setsockopt(STDIN, {level}, {name}, 1) or die $!; ");
+        }
+        let mut skd = Skd::new([listener]);
+        let unix = listener == "-dl";
+        if unix {
+            skd = skd.arg(&path);
+        }
+        let skd = unwilling_with(skd, &directory, &set);
+        let answer = |request: &str| {
+            if unix {
+                ask_unix_datagram(directory.join(request), &path, request.as_bytes())
+            } else {
+                ask_udp(skd.address(), request.as_bytes())
+            }
+        };
+        directory.write("go", "");
+        for request in ["one", "two", "three"] {
+            assert_eq!(text(&answer(request)), request, "{listener}");
+        }
+        // They are still told apart by their times, too.
+        fs::remove_file(directory.join("go")).unwrap();
+        skd.wait_until("the last one has ended", || skd.children().is_empty());
+        let before = skd.log_lines().len();
+        for _ in 0..2 {
+            if unix {
+                send_unix_datagram(&path, b"unread");
+            } else {
+                udp_client(skd.address()).send(b"unread").unwrap();
+            }
+        }
+        skd.wait_for_logs("unread, 6 bytes", 2);
+        assert_eq!(skd.log_lines().len() - before, 2 * (STARTS + 1));
+        directory.write("go", "");
+        assert_eq!(text(&answer("four")), "four", "{listener}");
+    }
 }
 
 // What tells datagrams apart.

@@ -5,7 +5,9 @@ use crate::harness::{
     each_program, requires_command, requires_root, run_to_end, talk,
 };
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::unix::ffi::OsStrExt;
 
 /// Every name that skd sets or removes.
 const RESERVED: &[&str] = &[
@@ -364,6 +366,18 @@ fn names_that_merely_look_alike_are_kept() {
     for name in alike {
         assert_eq!(seen.get(name).map(String::as_str), Some("kept"), "{name}");
     }
+}
+
+#[test]
+fn names_that_are_not_utf8_are_left_out_or_kept_like_others() {
+    let skd = Skd::new(["-t", "127.0.0.1:0"])
+        .env(OsStr::from_bytes(b"SKD_\xff"), "a lie")
+        .env(OsStr::from_bytes(b"SKD\xff"), "kept")
+        .run_with(SHOW.0, SHOW.1);
+    let seen = talk(skd.connect(), b"");
+    let seen: Vec<&[u8]> = seen.split(|&byte| byte == 0).collect();
+    assert!(seen.contains(&&b"SKD\xff=kept"[..]));
+    assert!(!seen.iter().any(|entry| entry.starts_with(b"SKD_")));
 }
 
 #[test]

@@ -1,16 +1,20 @@
 //! Kernels and containers without the newer system calls: the service is the same.
 
 use crate::harness::{
-    Directory, Running, SignalMasks, Skd, ask_udp, datagram_echo, descriptors, echo, process_group,
-    signal_masks, sockets, talk,
+    DEADLINE, Directory, Program, Running, SignalMasks, Skd, ask_udp, connect_unix, cpu_ticks,
+    datagram_echo, descriptors, echo, poll_for, process_group, requires_command, requires_root,
+    signal_masks, sockets, stat_field, status_field, talk, threads, wait_for, wait_until,
 };
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
-use std::io::Write;
+use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::net::TcpStream;
+use std::process::{Child, Command};
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// `CLONE_PIDFD` of clone(2), among its flags.
 const PIDFD: u32 = libc::CLONE_PIDFD as u32;
@@ -28,7 +32,7 @@ fn machines() -> Vec<(&'static str, Machine)> {
         ("close_range: EPERM", |skd| {
             skd.refusing(libc::SYS_close_range, Errno::EPERM)
         }),
-        // The call without its flag, Linux 5.9 to 5.10.
+        // The call without its flag, as a filter may have it.
         ("CLOSE_RANGE_UNSHARE: EINVAL", |skd| {
             skd.refusing_bits(
                 libc::SYS_close_range,
@@ -153,30 +157,34 @@ fn a_connection_ends_with_its_handler() {
 #[test]
 fn no_more_handlers_run_than_the_limit_says() {
     on_each_machine(|machine| {
-        let skd = machine(Skd::new(["-c", "2", "-t", "127.0.0.1:0"])).run("cat");
-        let mut served = handlers_with(&skd, 2);
-        let mut waiting: Vec<TcpStream> = (0..5).map(|_| skd.connect()).collect();
-        for stream in &mut waiting {
-            stream.write_all(b"w").unwrap();
-        }
-        for turn in 0..4 {
-            let before = skd.wait_for_children(2);
-            echo(&mut served[1], b"still");
-            assert_eq!(skd.children(), before);
-            if turn % 2 == 0 {
-                talk(served.remove(0), b"");
-            } else {
-                kill(Pid::from_raw(before[0]), Signal::SIGKILL).unwrap();
-                kill(Pid::from_raw(before[1]), Signal::SIGKILL).unwrap();
-                served.clear();
-                served.push(next(&mut waiting));
-            }
-            if waiting.is_empty() {
-                return;
-            }
+        expect_two_at_once(&machine(Skd::new(["-c", "2", "-t", "127.0.0.1:0"])).run("cat"));
+    });
+}
+
+/// Has more clients than the two that may be served at once, whose handlers end in one way or another.
+fn expect_two_at_once(skd: &Running) {
+    let mut served = handlers_with(skd, 2);
+    let mut waiting: Vec<TcpStream> = (0..5).map(|_| skd.connect()).collect();
+    for stream in &mut waiting {
+        stream.write_all(b"w").unwrap();
+    }
+    for turn in 0..4 {
+        let before = skd.wait_for_children(2);
+        echo(&mut served[1], b"still");
+        assert_eq!(skd.children(), before);
+        if turn % 2 == 0 {
+            talk(served.remove(0), b"");
+        } else {
+            kill(Pid::from_raw(before[0]), Signal::SIGKILL).unwrap();
+            kill(Pid::from_raw(before[1]), Signal::SIGKILL).unwrap();
+            served.clear();
             served.push(next(&mut waiting));
         }
-    });
+        if waiting.is_empty() {
+            return;
+        }
+        served.push(next(&mut waiting));
+    }
 }
 
 /// The next one of those that wait, once it is served.
@@ -316,10 +324,130 @@ fn without_ipv6_a_bare_port_is_ipv4_alone() {
         .expect_refusal(1, &["[::]", "not supported"]);
 }
 
+/// A pipe into which nothing more goes until somebody reads.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    while writer.write(&[b'\n'; 4096]).is_ok() {}
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    (reader, writer)
+}
+
+/// A strace(1) of one thread, in which it makes a system call fail until it is dropped.
+struct Tampering(Child);
+
+impl Tampering {
+    /// Returns when strace has the thread in its hands.
+    fn with(thread: i32, injection: &str) -> Self {
+        requires_command("strace");
+        let strace = Command::new("strace")
+            .args(["-q", "-p", &thread.to_string(), "-o", "/dev/null"])
+            .args(["-e", "trace=epoll_ctl", "-e", injection])
+            .spawn();
+        let mut tampering = Self(strace.unwrap());
+        let strace = i32::try_from(tampering.0.id()).unwrap();
+        wait_until("strace has attached to it and waits", || {
+            assert_eq!(tampering.0.try_wait().unwrap(), None, "strace can't attach");
+            status_field(thread, "TracerPid") == Some(strace.to_string())
+                && stat_field(strace, 3).is_some_and(|state| state == "S")
+        });
+        tampering
+    }
+}
+
+impl Drop for Tampering {
+    fn drop(&mut self) {
+        // Its thread is let go with it.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn listeners_that_cannot_be_watched_are_served() {
+    requires_root();
+    let directory = Directory::new();
+    let socket = directory.join("socket");
+    let (mut reader, writer) = full_pipe();
+    // The threads are made before the port is printed, which here takes as long as the test likes; and they
+    // watch the listeners after that. By a shell, so that the harness doesn't expect that port.
+    let line = "exec \"$0\" --threads 1 -t 127.0.0.1:0 -l \"$1\" cat";
+    let skd = Skd::new(["-c", line])
+        .arg(Program::Ours.path())
+        .arg(&socket)
+        .binary("/bin/sh")
+        .stdout(writer)
+        .start_bare();
+    let (thread, _) = wait_for("the thread", || {
+        let mut threads = threads(skd.pid()).into_iter();
+        threads.find(|(_, name)| name == "accept-0")
+    });
+    let tampering = Tampering::with(thread, "inject=epoll_ctl:error=ENOSPC");
+    thread::spawn(move || reader.read_to_end(&mut Vec::new()));
+    skd.wait_for_log("skd: a listener can't be watched: No space left on device");
+    let (begin, ticks) = (Instant::now(), cpu_ticks(skd.pid()));
+    // Of listeners and handlers together there is at most one line a second.
+    let lines = || skd.logged("can't be watched").len();
+    let mut count = 0;
+    while lines() < 3 {
+        assert_eq!(talk(connect_unix(&socket), b"served"), b"served");
+        count += 1;
+        assert!(begin.elapsed() < DEADLINE, "{:?}", skd.log_lines());
+    }
+    let (time, ticks) = (begin.elapsed(), cpu_ticks(skd.pid()) - ticks);
+    println!("{count} connections and {ticks} ticks in {time:?}");
+    let seconds = time.as_secs() + 1;
+    // A thread that spins takes a hundred ticks a second.
+    assert!(ticks < 25 * seconds, "{ticks} ticks in {time:?}");
+    drop(tampering);
+    for _ in 0..50 {
+        assert_eq!(talk(connect_unix(&socket), b"served"), b"served");
+    }
+    skd.signal(Signal::SIGTERM);
+    assert_eq!(skd.wait().code(), Some(0));
+}
+
+#[test]
+fn handlers_that_cannot_be_watched_are_reaped_all_the_same() {
+    requires_command("strace");
+    let skd = Skd::new(["-vc2", "--threads", "1", "-t", "127.0.0.1:0"])
+        // The start takes four calls of the main thread; the other one watches the listener and three handlers
+        // before its fifth.
+        .wrapper([
+            "strace",
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            "trace=epoll_ctl",
+            "-e",
+            "inject=epoll_ctl:error=ENOSPC:when=5+",
+        ])
+        .run("cat");
+    for count in 1..=8 {
+        assert_eq!(talk(skd.connect(), b"served"), b"served");
+        skd.wait_for_logs("exited with status 0 after", count);
+    }
+    skd.wait_for_log("skd: a handler can't be watched: No space left on device");
+    skd.wait_until("none is left", || skd.children().is_empty());
+    expect_two_at_once(&skd);
+    skd.wait_until("none is left", || skd.children().is_empty());
+    // Nor does it look all the time.
+    let streams = handlers_with(&skd, 2);
+    let ticks = cpu_ticks(skd.pid());
+    let fewer = || (skd.children().len() < 2).then_some(());
+    assert_eq!(poll_for(Duration::from_secs(1), fewer), None);
+    let ticks = cpu_ticks(skd.pid()) - ticks;
+    assert!(ticks < 25, "{ticks} ticks");
+    drop(streams);
+    assert_eq!(skd.stop().code(), Some(0));
+}
+
 #[test]
 fn with_one_call_that_fails_now_and_then_it_goes_on() {
     // By strace(1), which can make a call fail once and then not again, in each thread.
-    crate::harness::requires_command("strace");
+    requires_command("strace");
     for injection in [
         "clone:error=EAGAIN:when=2",
         "clone:error=ENOMEM:when=2+3",

@@ -1,9 +1,9 @@
 //! Without a listener, skd becomes the program.
 
 use crate::harness::{
-    Directory, Instance, Program, Skd, Stream, command, descriptors, each_program, environment,
-    exists, limit, process_group, run_to_end, session, signal_masks, stat_field, status_field,
-    wait_until,
+    Directory, Instance, Program, Running, SignalMasks, Skd, Stream, command, descriptors,
+    each_program, environment, exists, limit, process_group, requires_command, requires_root,
+    run_to_end, session, signal_masks, stat_field, status_field, wait_until,
 };
 use nix::sys::resource::Resource;
 use nix::sys::signal::Signal;
@@ -113,6 +113,75 @@ fn nohup_works() {
 }
 
 #[test]
+fn ignored_signals_that_the_c_library_hides_are_inherited() {
+    let skd = Skd::new(["-v"])
+        .ignoring_number(32)
+        .ignoring_number(33)
+        .start_with("sleep", SLEEP);
+    wait_for_sleep(&skd);
+    assert_eq!(signal_masks(skd.pid()).ignored, 1 << 31 | 1 << 32);
+}
+
+/// A skd that is held up for a second before it changes directory, one of the last things that it does before it
+/// becomes the program. It is there when this returns.
+fn held_up(skd: Skd) -> Running {
+    requires_command("strace");
+    let skd = skd
+        .args(["--chdir", "/"])
+        .wrapper([
+            "strace",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            "trace=chdir",
+            "-e",
+            "inject=chdir:delay_enter=1000000",
+        ])
+        .start_with("sleep", SLEEP);
+    wait_until("it is held up", || {
+        let call = std::fs::read_to_string(format!("/proc/{}/syscall", skd.pid()));
+        let call = call.unwrap_or_default();
+        call.split(' ').next() == Some(&libc::SYS_chdir.to_string())
+    });
+    skd
+}
+
+/// Whether a signal waits for the process as a whole.
+fn is_pending(skd: &Running, signal: Signal) -> bool {
+    let set = status_field(skd.pid(), "ShdPnd").unwrap();
+    SignalMasks::has(u64::from_str_radix(&set, 16).unwrap(), signal)
+}
+
+#[test]
+fn a_signal_during_the_start_is_not_lost() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let directory = Directory::new();
+        let pidfile = directory.name("pid");
+        let skd = held_up(Skd::new(["-v", "-P", &pidfile]));
+        skd.signal(signal);
+        assert_eq!(skd.wait_with_output().killed_by(), Some(signal));
+        assert!(directory.names().is_empty(), "the pid file is left");
+        // One that was blocked waits for the program.
+        let skd = held_up(Skd::new(["-v"]).blocking(signal));
+        skd.signal(signal);
+        wait_for_sleep(&skd);
+        assert!(is_pending(&skd, signal), "{signal}");
+    }
+}
+
+#[test]
+fn a_signal_during_the_start_that_was_ignored_does_nothing() {
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM] {
+        let skd = held_up(Skd::new(["-v"]).ignoring(signal));
+        skd.signal(signal);
+        wait_for_sleep(&skd);
+        assert!(!is_pending(&skd, signal), "{signal}");
+        assert!(exists(skd.pid()));
+    }
+}
+
+#[test]
 fn other_descriptors_are_left_alone() {
     each_program(|program| {
         let pipe = || std::io::pipe().unwrap();
@@ -197,6 +266,29 @@ fn a_program_that_is_missing_or_cannot_be_run_has_the_status_of_a_shell() {
                 Program::Original => assert_eq!(skd.wait().code(), Some(1)),
             }
         });
+    }
+}
+
+#[test]
+fn a_program_that_cannot_have_its_surroundings_leaves_no_pid_file() {
+    requires_root();
+    let directory = Directory::public();
+    std::fs::create_dir(directory.join("closed")).unwrap();
+    directory.chmod("closed", 0o700);
+    let closed = directory.name("closed");
+    for option in [["--chdir", closed.as_str()], ["--nice", "-5"]] {
+        for identity in [&["--user", "65534:65534"][..], &["-U"]] {
+            // To its directory, the user has no right.
+            Skd::new(["-P", &directory.name("pid")])
+                .args(option)
+                .args(identity)
+                .env("UID", "65534")
+                .env("GID", "65534")
+                .env_remove("ROOT")
+                .start("/bin/true")
+                .expect_refusal(1, &[option[0], option[1], "Permission denied"]);
+            assert_eq!(directory.names(), ["closed"], "{option:?} {identity:?}");
+        }
     }
 }
 

@@ -317,6 +317,24 @@ fn a_link_local_address_has_its_interface() {
         .inside(&namespace)
         .end();
     output.expect_refusal(1, &["[fe80::1%nothing0]:0", "nothing0"]);
+    // No number, though some readers of numbers take it for one.
+    let output = Skd::new(["-t", "[fe80::1%+1]:0", "cat"])
+        .inside(&namespace)
+        .end();
+    output.expect_refusal(1, &["[fe80::1%+1]:0"]);
+}
+
+#[test]
+fn an_ipv4_address_in_the_clothes_of_ipv6_is_ipv4() {
+    for (option, kind) in [("-t", Kind::Tcp), ("-u", Kind::Udp)] {
+        let skd = Skd::new([option, "[::ffff:127.0.0.1]:0"]).start("cat");
+        let port = skd.stdout_line().parse().unwrap();
+        assert_eq!(bound(&skd, kind), [v4(Ipv4Addr::LOCALHOST, port)]);
+        if kind == Kind::Tcp {
+            let stream = connect(v4(Ipv4Addr::LOCALHOST, port));
+            assert_eq!(talk(stream, b"served"), b"served");
+        }
+    }
 }
 
 #[test]

@@ -276,6 +276,24 @@ fn vv_tells_of_handlers_without_a_limit_too() {
 }
 
 #[test]
+fn vv_counts_no_handlers_of_datagrams() {
+    let line = "test $PROTO = TCP && exec cat; exec cat > /dev/null";
+    let skd =
+        Skd::new(["-vvc5", "-u", "127.0.0.1:0", "-t", "127.0.0.1:0"]).run_with("sh", ["-c", line]);
+    udp_client(skd.addresses()[0]).send(b"1").unwrap();
+    let datagrams = handler_of(&skd);
+    let mut stream = skd.connect();
+    echo(&mut stream, b"2");
+    skd.wait_for_log("Running 1 of 5 handlers");
+    kill(Pid::from_raw(datagrams), Signal::SIGKILL).unwrap();
+    skd.wait_for_log("Finished datagram");
+    talk(stream, b"");
+    skd.wait_for_log("Running 0 of 5 handlers");
+    assert_eq!(skd.stop().code(), Some(0));
+    assert_eq!(skd.logged("Running").len(), 2, "{:?}", skd.log_lines());
+}
+
+#[test]
 fn v_given_more_often_is_like_vv() {
     for option in [["-vvv", "-v"], ["--verbose", "--verbose"]] {
         let skd = Skd::new(option).args(["-t", "127.0.0.1:0"]).run("cat");

@@ -1,7 +1,7 @@
 //! `-P`: one daemon for one pid file, and a file that tells the truth.
 
 use crate::harness::{
-    Directory, Program, Skd, connect_unix, descriptors, each_program, exists, ids,
+    Directory, Program, Skd, command, connect_unix, descriptors, each_program, exists, ids,
     requires_command, requires_root, talk, wait_for, wait_until,
 };
 use nix::sys::signal::Signal;
@@ -335,7 +335,7 @@ fn a_program_that_is_run_in_place_inherits_the_lock() {
             (running.pid(), Some(running), None)
         };
         wait_until("sleep runs", || {
-            crate::harness::command(pid)
+            command(pid)
                 .first()
                 .is_some_and(|word| word == "sleep")
         });
@@ -362,13 +362,12 @@ fn a_supervisor_keeps_the_file_to_itself() {
     let skd = Skd::new(["-S", "-P"])
         .arg(&pidfile)
         .start_with("sleep", ["1000"]);
-    let program = skd.wait_for_children(1)[0];
-    assert_eq!(directory.read("pid"), format!("{}\n", skd.pid()));
-    wait_until("sleep runs", || {
-        crate::harness::command(program)
-            .first()
-            .is_some_and(|word| word == "sleep")
+    // Not any child: one that only tries the preparation comes first.
+    let program = wait_for("sleep runs", || {
+        let runs = |pid: &i32| command(*pid).first().is_some_and(|word| word == "sleep");
+        skd.children().into_iter().find(runs)
     });
+    assert_eq!(directory.read("pid"), format!("{}\n", skd.pid()));
     assert!(holds(skd.pid(), &pidfile));
     assert!(!holds(program, &pidfile));
     skd.stop();

@@ -2,13 +2,14 @@
 //! `--nocapture` to see them.
 
 use crate::harness::{
-    Directory, Running, Skd, connect_unix, cpu_ticks, descriptors, echo, requires_root, rss_anon,
-    status_field, talk, threads, wait_for,
+    DEADLINE, Directory, Running, Skd, connect_unix, cpu_ticks, descriptors, echo, poll_for,
+    receive, requires_command, requires_root, rss_anon, status_field, talk, threads, wait_for,
 };
 use nix::sys::resource::Resource;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -107,7 +108,7 @@ fn live_handlers(count: usize) {
         streams.push(stream);
     }
     for stream in &mut streams {
-        assert_eq!(crate::harness::receive(stream, 1), b".");
+        assert_eq!(receive(stream, 1), b".");
     }
     assert_eq!(skd.children().len(), count);
     let full = Holdings::of(&skd);
@@ -247,15 +248,44 @@ fn a_start_that_is_short_of_descriptors_is_refused() {
 }
 
 #[test]
+fn a_start_that_is_short_of_descriptors_prints_no_port() {
+    // From too few for what comes after binding, which takes the 33rd, to enough.
+    let mut refused = 0;
+    for limit in 34.. {
+        let skd = Skd::new(["--threads", "2", "-t", "127.0.0.1:0", "cat"])
+            .limit(Resource::RLIMIT_NOFILE, limit, limit)
+            .start_bare();
+        let end = poll_for(DEADLINE, || {
+            let ended = skd.try_wait(Duration::ZERO);
+            let printed = !skd.stdout_lines().is_empty();
+            (ended.is_some() || printed).then_some(ended)
+        });
+        match end.expect("an end or a port") {
+            Some(status) => {
+                assert_eq!(status.code(), Some(1), "{limit}");
+                assert_eq!(skd.stdout_lines(), [""; 0], "{limit}");
+                refused += 1;
+            }
+            None => {
+                // It meant it.
+                assert_eq!(skd.stop().code(), Some(0), "{limit}");
+                break;
+            }
+        }
+    }
+    assert!(refused > 3, "{refused}");
+}
+
+#[test]
 fn a_shortage_of_processes_is_waited_out_for_datagrams_too() {
     requires_root();
-    let skd = Skd::new(["--threads", "1", "-t", "127.0.0.1:0", "-u", "127.0.0.1:0"])
+    let skd = Skd::new(["-v", "--threads", "1", "-t", "127.0.0.1:0", "-u", "127.0.0.1:0"])
         .user(54_322, 54_322, [])
         .limit(Resource::RLIMIT_NPROC, 4, 4)
         .run_with("sh", ["-c", "test $PROTO = TCP && exec cat; exec perl -e 'print STDERR \"took it\\n\" if recv(STDIN, my $x, 9, 0)'"]);
     let mut streams = knock(&skd, 2);
     for stream in &mut streams {
-        assert_eq!(crate::harness::receive(stream, 1), b"k");
+        assert_eq!(receive(stream, 1), b"k");
     }
     // Now there is no process left for this one.
     crate::harness::udp_client(skd.addresses()[1])
@@ -265,6 +295,68 @@ fn a_shortage_of_processes_is_waited_out_for_datagrams_too() {
     assert!(skd.logged("unread").is_empty() && skd.logged("took it").is_empty());
     drop(streams);
     skd.wait_for_log("took it");
+    // However often a handler was tried for.
+    assert_eq!(skd.logged("Received initial datagram").len(), 1);
+}
+
+#[test]
+fn a_shortage_of_memory_is_waited_out() {
+    requires_command("prlimit");
+    // Of skd alone: its handlers have all that they want.
+    let skd = Skd::new([
+        "--threads",
+        "1",
+        "--limit",
+        "as=unlimited",
+        "-t",
+        "127.0.0.1:0",
+    ])
+    .run("cat");
+    let size = status_field(skd.pid(), "VmSize").unwrap();
+    let kib: u64 = size.trim_end_matches(" kB").parse().unwrap();
+    let limited = Command::new("prlimit")
+        .args(["--pid", &skd.pid().to_string()])
+        .arg(format!("--as={}:", kib * 1024))
+        .status();
+    assert!(limited.unwrap().success());
+    // There is some room left, for a hundred handlers or several.
+    let mut streams = Vec::new();
+    while skd.logged("skd: ").is_empty() {
+        assert!(streams.len() < 3000, "memory is never short");
+        streams.append(&mut knock(&skd, 1));
+        skd.wait_until("it is served, or that is refused", || {
+            !skd.logged("skd: ").is_empty() || skd.children().len() == streams.len()
+        });
+    }
+    println!("{} handlers", streams.len());
+    streams.append(&mut knock(&skd, 3));
+    expect_calm(&skd, "skd: memory allocation failed");
+    expect_all_served(&skd, streams);
+    assert_eq!(skd.stop().code(), Some(0));
+}
+
+#[test]
+fn a_filter_that_forbids_to_accept_is_waited_out() {
+    requires_command("strace");
+    let skd = Skd::new(["--threads", "1", "-t", "127.0.0.1:0"])
+        // Each of these costs a tenth of a second at least.
+        .wrapper([
+            "strace",
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            "trace=accept4",
+            "-e",
+            "inject=accept4:error=EPERM:when=1..30",
+        ])
+        .run("cat");
+    let mut streams = knock(&skd, 3);
+    expect_calm(&skd, "wasn't accepted: Operation not permitted");
+    for stream in &mut streams {
+        assert_eq!(receive(stream, 1), b"k");
+    }
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! What signals do to a daemon that serves, and a daemon that is process 1.
 
 use crate::harness::{
-    Directory, Program, Running, SignalMasks, Skd, Terminal, children, connect_unix, each_program,
-    exists, is_zombie, receive, requires_command, requires_root, send_unix_datagram, signal_masks,
-    talk, wait_for_text, wait_until, zombies,
+    Directory, Namespace, Program, Running, SignalMasks, Skd, Terminal, children, connect_unix,
+    each_program, exists, is_zombie, receive, requires_command, requires_root, send_unix_datagram,
+    signal_masks, talk, wait_for_text, wait_until, zombies,
 };
+use nix::sys::resource::Resource;
 use nix::sys::signal::Signal;
 use std::fs::{self, File};
 use std::io::Write;
@@ -243,6 +244,33 @@ fn hup_that_was_ignored_at_the_start_ends_nothing() {
 }
 
 #[test]
+fn hup_that_was_ignored_at_the_start_does_not_end_the_start_either() {
+    requires_root();
+    // Held up in the resolver, which reads that file first: here it is a FIFO.
+    const HOLDS: &str = "/etc/resolv.conf";
+    let (namespace, directory) = (Namespace::new(), Directory::new());
+    let fifo = directory.join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    namespace.replace_file("/etc/nsswitch.conf", "hosts: files\n");
+    namespace.replace_file("/etc/hosts", "127.0.0.1 held.example\n");
+    namespace.run(["mount", "--bind", fifo.to_str().unwrap(), HOLDS]);
+    let skd = Skd::new(["-t", "held.example:0"])
+        .inside(&namespace)
+        .ignoring(Signal::SIGHUP)
+        .start("cat");
+    // Waits until somebody reads it.
+    let writer = File::options().write(true).open(&fifo).unwrap();
+    skd.signal(Signal::SIGHUP);
+    // Should it be read once more, it is what it always was.
+    namespace.run(["umount", "--lazy", HOLDS]);
+    drop(writer);
+    let port = skd.stdout_line().parse().unwrap();
+    let stream = skd.connect_to(([127, 0, 0, 1], port).into());
+    assert_eq!(talk(stream, b"still here"), b"still here");
+    assert_eq!(skd.stop().code(), Some(0));
+}
+
+#[test]
 fn nohup_keeps_skd_through_the_end_of_a_terminal() {
     requires_command("nohup");
     let terminal = Terminal::new();
@@ -401,9 +429,13 @@ fn a_storm_of_signals_during_starts_leaves_nothing() {
 
 /// skd as process 1 of a pid namespace of its own, with a /proc that shows it.
 fn as_process_1(options: &[&str], prog: &str, args: &[&str]) -> Running {
+    run_as_process_1(Skd::new(options), prog, args)
+}
+
+fn run_as_process_1(skd: Skd, prog: &str, args: &[&str]) -> Running {
     requires_root();
     requires_command("unshare");
-    let skd = Skd::new(options)
+    let skd = skd
         .wrapper(["unshare", "-p", "-f", "--mount-proc", "--kill-child"])
         .run_with(prog, args);
     let inside = crate::harness::status_field(skd.pid(), "NSpid").unwrap();
@@ -454,6 +486,51 @@ fn process_1_mistakes_no_handler_for_an_orphan_under_load() {
     assert_eq!(skd.logged("Closed connection").len(), CLIENTS * EACH);
     wait_until("all are reaped", || children(skd.pid()).is_empty());
     assert_eq!(zombies(skd.pid()), [0; 0]);
+    assert_eq!(skd.stop().code(), Some(0));
+}
+
+#[test]
+fn process_1_reaps_strangers_while_there_is_no_process_for_a_handler() {
+    const USER: &str = "54324";
+    const ORPHANS: usize = 6;
+    // Those, a handler, and the two threads of skd.
+    const LIMIT: u64 = 9;
+    let directory = Directory::public();
+    let fifo = directory.join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    directory.chmod("fifo", 0o666);
+    let script = "read what; test $what = cat && echo cat && exec cat; \
+                  for orphan in 1 2 3 4 5 6; do { read line < \"$0\"; } > /dev/null & done";
+    let skd = Skd::new(["-U", "--threads", "1", "-t", "127.0.0.1:0"])
+        .env("UID", USER)
+        .env("GID", USER)
+        .env_remove("ROOT")
+        .env("PATH", "/bin:/usr/bin")
+        .limit(Resource::RLIMIT_NPROC, LIMIT, LIMIT);
+    let skd = run_as_process_1(skd, "sh", &["-c", script, fifo.to_str().unwrap()]);
+    let _ = crate::harness::try_talk(skd.connect(), b"orphans\n");
+    wait_until("the orphans are left", || {
+        let children = children(skd.pid());
+        children.len() == ORPHANS && children.into_iter().all(exists)
+    });
+    let call = || {
+        let mut stream = skd.connect();
+        stream.write_all(b"cat\n").unwrap();
+        stream
+    };
+    let mut last = call();
+    assert_eq!(receive(&mut last, 4), b"cat\n");
+    let mut waiting = call();
+    skd.wait_for_log("skd: no process for 'sh'");
+    // A line for each of them; they end, and as long as they aren't reaped, they count.
+    let mut lines = File::options().read(true).write(true).open(&fifo).unwrap();
+    lines.write_all(&[b'\n'; ORPHANS]).unwrap();
+    assert_eq!(receive(&mut waiting, 4), b"cat\n");
+    wait_until("all strangers are reaped", || {
+        children(skd.pid()).len() == 2
+    });
+    assert_eq!(zombies(skd.pid()), [0; 0]);
+    assert_eq!(talk(call(), b""), b"cat\n");
     assert_eq!(skd.stop().code(), Some(0));
 }
 

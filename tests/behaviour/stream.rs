@@ -1,9 +1,9 @@
 //! Stream sockets: a program for each connection.
 
 use crate::harness::{
-    Directory, Program, Running, SignalMasks, Skd, Stream, connect, connect_unix, descriptors,
-    each_program, echo, ids, limit, parent, process_group, receive, requires_command,
-    requires_root, run_to_end, session, signal_masks, talk, try_talk,
+    Directory, Program, Running, SignalMasks, Skd, Stream, connect, connect_unix, cpu_ticks,
+    descriptors, each_program, echo, ids, limit, parent, poll_for, process_group, receive,
+    requires_command, requires_root, run_to_end, session, signal_masks, talk, try_talk, zombies,
 };
 use nix::sys::resource::Resource;
 use nix::sys::signal::{Signal, kill};
@@ -13,6 +13,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 #[test]
 fn answers_a_tcp_connection() {
@@ -244,6 +245,16 @@ fn a_handler_starts_with_no_signal_blocked_or_ignored() {
 }
 
 #[test]
+fn a_handler_starts_with_those_signals_not_ignored_that_the_c_library_hides() {
+    let skd = Skd::new(["-t", "127.0.0.1:0"])
+        .ignoring_number(32)
+        .ignoring_number(33)
+        .run("cat");
+    let (_stream, handler) = with_handler(&skd);
+    assert_eq!(signal_masks(handler).ignored, 0);
+}
+
+#[test]
 fn a_handler_leads_a_process_group_of_its_own() {
     let skd = Skd::new(["-t", "127.0.0.1:0"]).run("cat");
     let (_first, one) = with_handler(&skd);
@@ -446,6 +457,63 @@ fn handlers_are_reaped() {
 
 // Places.
 
+/// A handler that gives back the byte that it gets. If that is a `t`, it is traced by then by a child of its own,
+/// which lives until somebody opens the FIFO that is the argument; and it ends with 7.
+fn traced_handler() -> String {
+    requires_command("perl");
+    // PR_SET_PTRACER_ANY, for where only parents may trace; PTRACE_SEIZE.
+    format!(
+        "sysread STDIN, my $byte, 1;
+         if ($byte ne 't') {{ syswrite STDOUT, $byte; exit }}
+         syscall {}, 0x59616d61, -1, 0, 0, 0;
+         pipe my $reader, my $writer;
+         my $handler = $$;
+         if (!(fork // die)) {{
+             close STDIN;
+             close STDOUT;
+             syscall({}, 0x4206, $handler, 0, 0) == 0 or die $!;
+             close $writer;
+             open my $fifo, '<', $ARGV[0];
+             exit;
+         }}
+         close $writer;
+         sysread $reader, my $nothing, 1;
+         syswrite STDOUT, $byte;
+         exit 7;",
+        libc::SYS_prctl,
+        libc::SYS_ptrace
+    )
+}
+
+#[test]
+fn a_handler_that_somebody_traces_holds_nothing_up() {
+    for let_go in [true, false] {
+        let directory = Directory::new();
+        let fifo = directory.join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let args = ["-e".into(), traced_handler(), fifo.display().to_string()];
+        let skd = Skd::new(["-v", "-t", "127.0.0.1:0"]).run_with("perl", args);
+        assert_eq!(talk(skd.connect(), b"t"), b"t");
+        // It stays one: whoever traces it is to know of its end first, and doesn't look.
+        skd.wait_until("it has ended", || zombies(skd.pid()).len() == 1);
+        for count in 1..=3 {
+            assert_eq!(talk(skd.connect(), b"o"), b"o");
+            skd.wait_for_logs("exited with status 0 after", count);
+        }
+        let ticks = cpu_ticks(skd.pid());
+        let told = || (!skd.logged("exited with status 7").is_empty()).then_some(());
+        assert_eq!(poll_for(Duration::from_secs(1), told), None);
+        let ticks = cpu_ticks(skd.pid()) - ticks;
+        assert!(ticks < 25, "{ticks} ticks");
+        if let_go {
+            fs::File::options().write(true).open(&fifo).unwrap();
+            skd.wait_for_log("exited with status 7 after");
+            skd.wait_until("all are reaped", || skd.children().is_empty());
+        }
+        assert_eq!(skd.stop().code(), Some(0));
+    }
+}
+
 #[test]
 fn clients_beyond_the_limit_are_served_as_places_come_free() {
     each_program(|program| {
@@ -639,6 +707,21 @@ fn a_program_is_found_in_path_by_the_user_that_runs_it() {
         .user(65534, 65534, [])
         .end();
     output.expect_refusal(126, &["'program'", "Permission denied"]);
+}
+
+#[test]
+fn a_program_that_is_nowhere_is_missing_even_where_some_directories_are_closed() {
+    requires_root();
+    let closed = Directory::public();
+    closed.chmod("", 0o700);
+    for listener in [&["-t", "127.0.0.1:0"][..], &["-u", "127.0.0.1:0"], &[]] {
+        let output = Skd::new(listener)
+            .arg("no-such-program")
+            .env("PATH", format!("{}:/usr/bin:/bin", closed.name("")))
+            .user(65534, 65534, [])
+            .end();
+        output.expect_refusal(127, &["'no-such-program'", "PATH"]);
+    }
 }
 
 #[test]

@@ -248,6 +248,26 @@ fn a_relative_program_is_looked_for_where_it_will_run() {
 }
 
 #[test]
+fn a_relative_program_whose_interpreter_goes_away_names_it() {
+    let directory = Directory::new();
+    let interpreter = directory.script("interpreter", "#!/bin/sh\nexec cat\n");
+    directory.script("handler", &format!("#!{}\n", interpreter.display()));
+    let skd = Skd::new(["--chdir"])
+        .arg(directory.path())
+        .args(["-t", "127.0.0.1:0"])
+        .cwd("/")
+        .run("./handler");
+    assert_eq!(talk(skd.connect(), b"1"), b"1");
+    fs::remove_file(&interpreter).unwrap();
+    assert_eq!(talk(skd.connect(), b""), b"");
+    let expected = format!(
+        "skd: './handler' can't be run: its interpreter {} doesn't exist",
+        interpreter.display()
+    );
+    assert_eq!(skd.wait_for_log("skd: "), expected);
+}
+
+#[test]
 fn a_relative_directory_counts_from_where_skd_is() {
     let directory = Directory::new();
     fs::create_dir(directory.join("inside")).unwrap();

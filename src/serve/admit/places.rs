@@ -58,7 +58,12 @@ impl Places {
     /// Takes a place for this acceptor. If there is none, the acceptor will be woken when
     /// it is worth trying again.
     pub(in crate::serve) fn take(self: &Arc<Self>, acceptor: usize) -> Option<Place> {
-        if self.limit.is_none() || self.try_take() {
+        if self.limit.is_none() {
+            return Some(self.place());
+        }
+        if self.try_take() {
+            // It may have waited, and been woken for another reason.
+            self.waiting[acceptor].store(false, Ordering::SeqCst);
             return Some(self.place());
         }
         // Announced first and tried again after: a place freed in between is either seen

@@ -23,7 +23,8 @@ pub(super) struct Preparation {
     pub umask: Option<u32>,
     pub limits: Vec<(Resource, u64, u64)>,
     pub user: Option<User>,
-    pub ignored: Vec<Signal>,
+    /// Numbers, since not every signal has a name.
+    pub ignored: Vec<i32>,
     pub blocked: SigSetOrNone,
     /// Standard descriptors to close.
     pub closed: Vec<RawFd>,
@@ -186,11 +187,13 @@ impl Preparation {
             // this; with a null old action nothing is written. KILL and STOP are refused, which is as good.
             unsafe { libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), none, 8) };
         }
-        for &signal in &self.ignored {
-            // SAFETY: SIG_IGN is a valid disposition for every signal that can be named here.
-            if unsafe { libc::signal(signal as i32, libc::SIG_IGN) } == libc::SIG_ERR {
-                return Err(io::Error::last_os_error());
-            }
+        for &number in &self.ignored {
+            let ignore = [libc::SIG_IGN as u64, 0, 0, 0];
+            let none = std::ptr::null_mut::<u64>();
+            // SAFETY: as above, with the first word SIG_IGN.
+            let result =
+                unsafe { libc::syscall(libc::SYS_rt_sigaction, number, ignore.as_ptr(), none, 8) };
+            check(result as i32)?;
         }
         let blocked = self.blocked.unwrap_or_else(SigSet::empty);
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&blocked), None)?;

@@ -209,8 +209,13 @@ impl Skd {
     }
 
     /// Starts with this signal ignored, as nohup does with HUP.
-    pub fn ignoring(mut self, signal: Signal) -> Self {
-        self.preparation.ignored.push(signal);
+    pub fn ignoring(self, signal: Signal) -> Self {
+        self.ignoring_number(signal as i32)
+    }
+
+    /// The same for a signal that has no name, as those that the C library keeps for itself.
+    pub fn ignoring_number(mut self, number: i32) -> Self {
+        self.preparation.ignored.push(number);
         self
     }
 

@@ -3,19 +3,19 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
-use nix::sys::stat::{Mode, fstatat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 /// A name in a directory.
 #[derive(Debug)]
-pub(super) struct Entry {
-    directory: std::os::fd::OwnedFd,
+pub struct Entry {
+    directory: OwnedFd,
     name: OsString,
 }
 
@@ -24,7 +24,7 @@ const TRIES: u32 = 100;
 
 impl Entry {
     /// Opens the directory of `path`, for no more than to reach names in it.
-    pub(super) fn of(path: &Path) -> Result<Self, Errno> {
+    pub fn of(path: &Path) -> Result<Self, Errno> {
         let bytes = path.as_os_str().as_bytes();
         let (parent, name) = match bytes.iter().rposition(|&byte| byte == b'/') {
             None => (b".".as_slice(), bytes),
@@ -42,14 +42,14 @@ impl Entry {
     }
 
     /// Opens the file, close-on-exec, never as a controlling terminal (openat(2)).
-    pub(super) fn open(&self, flags: OFlag, mode: u32) -> Result<File, Errno> {
+    pub fn open(&self, flags: OFlag, mode: u32) -> Result<File, Errno> {
         let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
         let mode = Mode::from_bits_truncate(mode);
         openat(&self.directory, self.name.as_os_str(), flags, mode).map(File::from)
     }
 
     /// Opens the file, or makes it; says whether it was made.
-    pub(super) fn open_or_create(&self, flags: OFlag, mode: u32) -> Result<(File, bool), Errno> {
+    pub fn open_or_create(&self, flags: OFlag, mode: u32) -> Result<(File, bool), Errno> {
         for _ in 0..TRIES {
             match self.open(flags, mode) {
                 Err(Errno::ENOENT) => {}
@@ -68,27 +68,65 @@ impl Entry {
         Err(Errno::ENOENT)
     }
 
-    /// Whether the name stands for this open file.
-    pub(super) fn is(&self, file: &File) -> bool {
-        let there = fstatat(
+    /// Which file the name stands for.
+    pub fn id(&self) -> Result<FileId, Errno> {
+        let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+        Ok(FileId::of(&fstatat(
             &self.directory,
             self.name.as_os_str(),
-            AtFlags::AT_SYMLINK_NOFOLLOW,
-        );
-        match (there, file.metadata()) {
-            (Ok(there), Ok(here)) => (there.st_dev, there.st_ino) == (here.dev(), here.ino()),
-            _ => false,
+            flags,
+        )?))
+    }
+
+    /// Removes the name, if it stands for this file. Afterwards it doesn't, unless that
+    /// can't be done or found out.
+    pub fn remove(&self, file: FileId) -> Result<(), Errno> {
+        match self.id() {
+            Ok(id) if id == file => self.unlink(),
+            Ok(_) | Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(errno),
         }
     }
 
-    /// Removes the name, if it stands for this open file; says whether it is gone.
-    pub(super) fn remove(&self, file: &File) -> bool {
-        !self.is(file)
-            || unlinkat(
-                &self.directory,
-                self.name.as_os_str(),
-                UnlinkatFlags::NoRemoveDir,
-            )
-            .is_ok()
+    /// Removes the name, whatever it stands for (unlinkat(2)).
+    pub fn unlink(&self) -> Result<(), Errno> {
+        unlinkat(
+            &self.directory,
+            self.name.as_os_str(),
+            UnlinkatFlags::NoRemoveDir,
+        )
+    }
+}
+
+/// Which file it is, for as long as somebody has it open: device and inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+    kind: SFlag,
+}
+
+impl FileId {
+    fn of(stat: &FileStat) -> Self {
+        Self {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            kind: SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT,
+        }
+    }
+
+    /// Of an open file.
+    pub fn of_open(file: impl AsFd) -> Result<Self, Errno> {
+        Ok(Self::of(&fstat(file)?))
+    }
+
+    /// Whether it is a socket.
+    pub fn is_socket(self) -> bool {
+        self.kind == SFlag::S_IFSOCK
+    }
+
+    /// Whether it is a regular file.
+    pub fn is_file(self) -> bool {
+        self.kind == SFlag::S_IFREG
     }
 }
