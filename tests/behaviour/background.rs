@@ -2,9 +2,10 @@
 
 use crate::harness::{
     Directory, Namespace, Program, Running, Skd, Stream, Syslog, Terminal, command, connect_unix,
-    descriptors, each_program, process_group, requires_root, session, status_field, talk, wait_for,
-    wait_for_text,
+    descriptors, each_program, process_group, requires_command, requires_root, session,
+    status_field, talk, wait_for, wait_for_text,
 };
+use nix::sys::signal::Signal;
 use std::fs::File;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
@@ -262,6 +263,45 @@ fn the_original_says_nothing_of_a_start_that_fails() {
             Program::Original => 0,
         });
     });
+}
+
+#[test]
+fn a_launcher_that_is_ended_takes_the_start_with_it() {
+    requires_command("strace");
+    let directory = Directory::new();
+    let skd = Skd::new([
+        "-B",
+        "-P",
+        &directory.name("pid"),
+        "-l",
+        &directory.name("socket"),
+    ])
+    .wrapper([
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=listen",
+        "-e",
+        "inject=listen:delay_enter=1000000",
+    ])
+    .start("cat");
+    let listens = |pid: &i32| {
+        let call = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+        call.split(' ').next() == Some(&libc::SYS_listen.to_string())
+    };
+    let daemon = wait_for("the start is held up", || {
+        skd.processes().into_iter().find(listens)
+    });
+    assert_ne!(daemon, skd.pid(), "that isn't the launcher");
+    assert!(directory.join("socket").exists());
+    skd.signal(Signal::SIGINT);
+    // It is strace that ends here, after all others, and as the launcher has.
+    assert_eq!(skd.wait_with_output().killed_by(), Some(Signal::SIGINT));
+    skd.wait_until("no process is left", || skd.processes().is_empty());
+    assert_eq!(directory.names(), [""; 0]);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::SystemTime;
 
 /// Of coreutils, without which there is no Debian.
 const COREUTILS: [&str; 1] = ["nohup"];
@@ -51,6 +52,30 @@ fn installs_under_usr_local_and_where_else_it_is_told() {
     ] {
         assert!(files.contains_key(path), "{path}: {files:?}");
     }
+}
+
+#[test]
+fn what_is_installed_is_built_if_a_source_is_newer_and_only_then() {
+    let target = Directory::new();
+    fs::create_dir(target.join("release")).unwrap();
+    let variable = format!("CARGO_TARGET_DIR={}", target.path().display());
+    let builds = |more: &[&str]| {
+        let lines = would_run(&[&[variable.as_str()], more].concat());
+        let count = |text: &str| lines.lines().filter(|line| line.contains(text)).count();
+        assert_eq!(count("/bin/skd"), 1, "{lines}");
+        count("no-cargo build --release")
+    };
+    assert_eq!(builds(&[]), 1, "there is no binary");
+    let binary = fs::File::create(target.join("release/skd")).unwrap();
+    assert_eq!(builds(&[]), 0, "the binary is new");
+    binary.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    assert_eq!(builds(&[]), 1, "the sources are newer");
+    // Whatever lies there, it was named.
+    let other = target.write("other", "");
+    let other = fs::File::options().append(true).open(other).unwrap();
+    other.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    let named = format!("SKD={}", target.name("other"));
+    assert_eq!(builds(&[&named]), 0, "another was named");
 }
 
 #[test]
@@ -101,6 +126,25 @@ fn make(stage: &Directory, target: &str, variables: &[&str]) {
         output.status.success() && output.stderr.is_empty(),
         "{output:?}"
     );
+}
+
+/// What `make install` would run.
+#[track_caller]
+fn would_run(variables: &[&str]) -> String {
+    requires_command("make");
+    let output = Command::new("make")
+        // If it ran something after all, it would be no cargo.
+        .args(["--dry-run", "install", "CARGO=no-cargo"])
+        .args(variables)
+        .env_remove("MAKEFLAGS")
+        .env_remove("MAKELEVEL")
+        .output()
+        .expect("make");
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{output:?}"
+    );
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// All files under a directory, with their modes.

@@ -585,6 +585,40 @@ fn a_unix_socket_with_a_full_backlog_is_live() {
 }
 
 #[test]
+fn a_socket_of_which_it_cannot_be_found_out_is_left_alone() {
+    requires_root();
+    let directory = Directory::public();
+    // Nobody could remove it.
+    directory.chmod("", 0o777);
+    let path = directory.join("socket");
+    drop(unix_socket(SockType::Stream, &path));
+    directory.chmod("socket", 0o700);
+    let before = fs::symlink_metadata(&path).unwrap();
+    for style in ["-l", "-dl"] {
+        let option = format!("--unix {}", path.display());
+        Skd::new([style])
+            .arg(&path)
+            .user(65534, 65534, [])
+            .start("cat")
+            .expect_refusal(
+                1,
+                &[
+                    &option,
+                    "can't be found out",
+                    "Permission denied",
+                    "left alone",
+                ],
+            );
+        let after = fs::symlink_metadata(&path).unwrap();
+        assert_eq!((before.ino(), before.mode()), (after.ino(), after.mode()));
+        assert_eq!(directory.names(), ["socket"]);
+    }
+    // Root can, and does.
+    let skd = Skd::new(["-l"]).arg(&path).run("cat");
+    assert_eq!(talk(skd.connect_unix(), b"new"), b"new");
+}
+
+#[test]
 fn to_look_whether_a_socket_is_live_reaches_nobody() {
     let directory = Directory::new();
     let path = directory.join("listener");

@@ -49,6 +49,31 @@ fn one_mark_empties_the_file_and_two_keep_what_is_in_it() {
 }
 
 #[test]
+fn a_start_that_fails_without_a_listener_empties_no_log() {
+    // More open files than the kernel allows anybody, and a directory that isn't there.
+    for (option, value, says) in [
+        (
+            "--limit",
+            "nofile=4G:4G",
+            "the limit nofile=4294967296:4294967296 can't be set",
+        ),
+        ("--chdir", "/nonexistent", "--chdir /nonexistent"),
+    ] {
+        for mode in ["-v", "-S", "-B", "-BS"] {
+            let directory = Directory::new();
+            let log = directory.write("log", "before\n");
+            let inode = fs::metadata(&log).unwrap().ino();
+            Skd::new([mode, "-L", &format!(">{}", log.display()), option, value])
+                .start("true")
+                .expect_refusal(1, &[says]);
+            assert_eq!(directory.read("log"), "before\n", "{mode} {option}");
+            assert_eq!(fs::metadata(&log).unwrap().ino(), inode);
+            assert_eq!(directory.names(), ["log"]);
+        }
+    }
+}
+
+#[test]
 fn a_new_file_has_the_mode_that_the_umask_leaves() {
     each_program(|program| {
         let directory = Directory::new();

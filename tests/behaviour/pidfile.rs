@@ -335,9 +335,7 @@ fn a_program_that_is_run_in_place_inherits_the_lock() {
             (running.pid(), Some(running), None)
         };
         wait_until("sleep runs", || {
-            command(pid)
-                .first()
-                .is_some_and(|word| word == "sleep")
+            command(pid).first().is_some_and(|word| word == "sleep")
         });
         assert_eq!(directory.read("pid"), format!("{pid}\n"));
         assert!(holds(pid, &pidfile));
@@ -405,6 +403,26 @@ fn after_a_drop_of_privileges_the_file_is_emptied_where_it_cannot_be_removed() {
         // Both are in the way of nobody: the second round takes them over.
         assert_eq!(directory.names(), ["pid", "socket"]);
         assert_eq!(directory.read("pid"), "");
+    }
+}
+
+#[test]
+fn the_file_is_emptied_in_a_directory_that_the_user_cannot_even_search() {
+    requires_root();
+    let directory = Directory::public();
+    fs::create_dir(directory.join("priv")).unwrap();
+    directory.chmod("priv", 0o700);
+    for round in 0..2 {
+        let skd = Skd::new(["-P", &directory.name("priv/pid"), "--user", "nobody"])
+            .args(["-t", "127.0.0.1:0"])
+            .run("cat");
+        assert!(!ids(skd.pid()).0.contains(&0), "round {round}");
+        assert_eq!(directory.read("priv/pid"), format!("{}\n", skd.pid()));
+        let status = skd.stop();
+        assert_eq!(status.code(), Some(0), "round {round}");
+        assert_eq!(skd.log_lines(), [""; 0]);
+        // There, and empty.
+        assert_eq!(fs::read(directory.join("priv/pid")).unwrap(), b"");
     }
 }
 

@@ -370,3 +370,12 @@ fn memory_is_not_given_for_more_threads_than_are_there() {
     );
     assert!(rss_anon(skd.pid()) < 4096);
 }
+
+#[test]
+fn an_idle_skd_holds_little_memory() {
+    let skd = Skd::new(["--threads", "2", "-t", "127.0.0.1:0"]).run("cat");
+    let kib = rss_anon(skd.pid());
+    println!("idle: {kib} KiB of its own");
+    let limit = if cfg!(debug_assertions) { 512 } else { 350 };
+    assert!((1..limit).contains(&kib), "{kib} KiB");
+}

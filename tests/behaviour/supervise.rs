@@ -75,15 +75,17 @@ fn a_program_that_ran_for_long_is_run_again_at_once() {
 
 /// A program that says which signals it gets, and ends at none of them.
 fn listener(options: &[&str]) -> Running {
+    listener_of(Skd::new(["-S"]).args(options))
+}
+
+fn listener_of(skd: Skd) -> Running {
     requires_command("perl");
     let script = "$| = 1; for my $name (@ARGV) { $SIG{$name} = sub { print \"got $name\\n\" } } \
                   print \"ready\\n\"; sleep 1000 while 1";
     let names = [
         "TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "ALRM", "WINCH", "CONT",
     ];
-    let skd = Skd::new(["-S"])
-        .args(options)
-        .start_with("perl", ["-e", script].into_iter().chain(names));
+    let skd = skd.start_with("perl", ["-e", script].into_iter().chain(names));
     assert_eq!(skd.stdout_line(), "ready");
     skd
 }
@@ -125,6 +127,35 @@ fn signals_are_passed_on() {
                 });
             }
         }
+    }
+}
+
+#[test]
+fn a_hangup_that_was_ignored_at_the_start_is_not_passed_on() {
+    for with_log in [false, true] {
+        let directory = Directory::new();
+        let log = format!(">{}", directory.name("log"));
+        let skd = Skd::new(["-vS"]).ignoring(Signal::SIGHUP);
+        let skd = listener_of(if with_log {
+            skd.args(["-L", &log])
+        } else {
+            skd
+        });
+        let program = skd.wait_for_children(1)[0];
+        if with_log {
+            std::fs::rename(directory.join("log"), directory.join("old")).unwrap();
+        }
+        skd.signal(Signal::SIGHUP);
+        if with_log {
+            // For that it is still good.
+            wait_until("a new log", || directory.join("log").exists());
+        }
+        // Of two that wait, the one with the lower number comes first: HUP has been dealt with when this one
+        // arrives.
+        skd.signal(Signal::SIGUSR1);
+        skd.wait_for_line("another", |line| line.text == "got USR1");
+        assert_eq!(skd.stdout_lines(), ["ready", "got USR1"]);
+        assert_eq!(skd.wait_for_children(1), [program]);
     }
 }
 
