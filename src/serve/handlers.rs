@@ -58,13 +58,14 @@ impl Handlers {
     }
 
     /// Enters a handler, for which there is room, and has its end watched for. If that can't
-    /// be, it is entered without its pidfd, and the reason returned.
+    /// be, it is entered without its pidfd, and the reason given. Says whether there is room
+    /// for another.
     pub(super) fn insert(
         &self,
         thread: usize,
         poller: &Poller,
         mut handler: Handler,
-    ) -> Result<(), Errno> {
+    ) -> (Result<(), Errno>, bool) {
         let mut part = self.part(thread);
         let index = part.next();
         let watched = match &handler.pidfd {
@@ -78,7 +79,7 @@ impl Handlers {
             handler.pidfd = None;
         }
         part.insert(handler);
-        watched
+        (watched, part.has_room())
     }
 
     /// Takes a handler out.
@@ -134,11 +135,15 @@ enum Entry {
 }
 
 impl Part {
+    fn has_room(&self) -> bool {
+        self.free.is_some() || self.entries.len() < self.entries.capacity()
+    }
+
     fn reserve(&mut self) -> Result<(), TryReserveError> {
-        match self.free {
-            Some(_) => Ok(()),
-            None => self.entries.try_reserve(1),
+        if self.has_room() {
+            return Ok(());
         }
+        self.entries.try_reserve(1)
     }
 
     /// The index of the entry that [`Self::insert`] will make.

@@ -117,10 +117,11 @@ impl Shared {
         self.phase.load(Ordering::SeqCst) == phase as u8
     }
 
-    /// Enters a handler; one that can't be watched is found by looking at all children.
-    fn enter(&self, thread: usize, handler: Handler) {
+    /// Enters a handler; one that can't be watched is found by looking at all children. Says
+    /// whether there is room for another.
+    fn enter(&self, thread: usize, handler: Handler) -> bool {
         let has_pidfd = handler.pidfd.is_some();
-        let watched = self.handlers.insert(thread, &self.poller, handler);
+        let (watched, room) = self.handlers.insert(thread, &self.poller, handler);
         if let Err(errno) = watched {
             let text = format_args!("a handler can't be watched: {}", errno.desc());
             report::event(Event::Trouble(Cause::Watch, &text));
@@ -129,5 +130,6 @@ impl Shared {
             self.unwatched.fetch_add(1, Ordering::SeqCst);
             self.main.wake();
         }
+        room
     }
 }

@@ -190,10 +190,9 @@ impl<'a> Acceptor<'a> {
                 started: Instant::now(),
             };
             // A lock, but one that only the reaper ever holds besides this thread.
-            self.shared.enter(self.index, handler);
+            self.room = self.shared.enter(self.index, handler);
             drop(birth);
             served.report_places();
-            self.room = false;
         }
         self.spawner.release();
         Attempt::Served
