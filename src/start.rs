@@ -283,6 +283,6 @@ fn become_program(
     log.empty()?;
     inherited.restore();
     let mut environment = plan.environment();
-    let errno = child::exec(plan.image(), environment.finish());
+    let errno = plan.image().exec(environment.finish());
     Err(Error::NotRunnable(explain(Stage::Exec, errno)))
 }

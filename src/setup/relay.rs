@@ -83,7 +83,6 @@ impl Relay {
     /// Starts the process, as `identity` if skd hasn't become that already.
     pub(super) fn start(&mut self, identity: Option<&Identity>) -> io::Result<()> {
         self.started = Instant::now();
-        self.life = None;
         let (life, held) = pipe()?;
         match process::fork()? {
             Fork::Parent(child) => {

@@ -104,11 +104,12 @@ impl Image {
         &self.arguments
     }
 
-    /// Becomes the program (execve(2)); comes back only with the reason why not.
+    /// Becomes the program (execve(2)), in a child or in this very process; comes back only
+    /// with the reason why not.
     ///
     /// A file without a format that the kernel knows is handed to the shell, as execvp(3)
     /// does.
-    fn exec(&self, environment: Finished<'_>) -> Errno {
+    pub fn exec(&self, environment: Finished<'_>) -> Errno {
         // SAFETY: path, argv and environment end in NUL or null, and their owners outlive
         // the call: this value, and the one that the environment is borrowed from.
         unsafe {
@@ -224,12 +225,6 @@ pub fn prepare(steps: &[Step]) -> Result<(), (Stage, Errno)> {
         perform(step).map_err(|errno| (Stage::Step(index), errno))?;
     }
     Ok(())
-}
-
-/// Becomes the program, in a child or in this very process; comes back only with the reason
-/// why not.
-pub fn exec(image: &Image, environment: Finished<'_>) -> Errno {
-    image.exec(environment)
 }
 
 struct Birth<'a> {
