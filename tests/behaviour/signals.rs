@@ -333,20 +333,25 @@ fn ignored_signals_that_were_inherited_do_not_matter() {
         for signal in ignored {
             skd = skd.ignoring(signal);
         }
-        let skd = skd.run_with("sh", ["-c", "cat; exit 3"]);
-        let stream = served(&skd);
-        let handler = skd.wait_for_children(1)[0];
-        // The shell itself blocks signals now and then, but not for long.
-        wait_until("nothing is ignored or blocked", || {
-            let masks = signal_masks(handler);
-            (masks.ignored, masks.blocked) == (0, 0)
-        });
-        talk(stream, b"");
-        // Had CHLD stayed ignored, the kernel would have thrown the status away.
-        skd.wait_for_log("exited with status 3");
-        skd.signal(ending);
-        assert_eq!(skd.wait().code(), Some(0), "{ending}");
+        serves_and_ends(skd, ending);
     }
+}
+
+/// A handler has nothing ignored or blocked, its status is seen, and the signal ends skd.
+fn serves_and_ends(skd: Skd, ending: Signal) {
+    let skd = skd.run_with("sh", ["-c", "cat; exit 3"]);
+    let stream = served(&skd);
+    let handler = skd.wait_for_children(1)[0];
+    // The shell itself blocks signals now and then, but not for long.
+    wait_until("nothing is ignored or blocked", || {
+        let masks = signal_masks(handler);
+        (masks.ignored, masks.blocked) == (0, 0)
+    });
+    talk(stream, b"");
+    // Had CHLD stayed ignored, the kernel would have thrown the status away.
+    skd.wait_for_log("exited with status 3");
+    skd.signal(ending);
+    assert_eq!(skd.wait().code(), Some(0), "{ending}");
 }
 
 #[test]
@@ -365,18 +370,7 @@ fn blocked_signals_that_were_inherited_do_not_matter() {
         for signal in blocked {
             skd = skd.blocking(signal);
         }
-        let skd = skd.run_with("sh", ["-c", "cat; exit 3"]);
-        let stream = served(&skd);
-        let handler = skd.wait_for_children(1)[0];
-        // The shell itself blocks signals now and then, but not for long.
-        wait_until("nothing is ignored or blocked", || {
-            let masks = signal_masks(handler);
-            (masks.ignored, masks.blocked) == (0, 0)
-        });
-        talk(stream, b"");
-        skd.wait_for_log("exited with status 3");
-        skd.signal(ending);
-        assert_eq!(skd.wait().code(), Some(0), "{ending}");
+        serves_and_ends(skd, ending);
     }
 }
 
