@@ -25,7 +25,7 @@ complete -c skd -n __skd_before_prog -s b -l backlog -d 'Let N connections wait 
 complete -c skd -n __skd_before_prog -s c -l max-clients -d 'Run at most N handlers at once [no limit]' -r -f
 complete -c skd -n __skd_before_prog -l unix-mode -d 'Mode of unix socket files [0777 less the umask]' -r -f
 complete -c skd -n __skd_before_prog -l unix-owner -d 'Owner of unix socket files' -r -f -a "(__fish_complete_users)"
-complete -c skd -n __skd_before_prog -l threads -d 'Accept connections in N threads, 1 to 16 [one a core, up to 8]' -r -f
+complete -c skd -n __skd_before_prog -l threads -d 'Accept connections in N threads, 1 to 16 [three for two cores]' -r -f
 complete -c skd -n __skd_before_prog -s L -l log -d 'Send stderr to TAG, TAG:FACILITY.PRIORITY, >FILE or >>FILE' -r -F
 complete -c skd -n __skd_before_prog -s P -l pidfile -d 'Write the process id to FILE, and lock it' -r -F
 complete -c skd -n __skd_before_prog -l user -d 'After binding, become this user, with all its groups' -r -f -a "(__fish_complete_users)"

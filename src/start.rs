@@ -6,7 +6,7 @@ use crate::child::environment::Variables;
 use crate::child::plan::{Role, raise_file_limit};
 use crate::child::{Method, Plan};
 use crate::cli::{self, Request};
-use crate::config::{Config, Daemon, Service, Style, Surroundings};
+use crate::config::{Config, Daemon, MOST_THREADS, Service, Style, Surroundings};
 use crate::error::Error;
 use crate::net::{self, Listener};
 use crate::report;
@@ -65,7 +65,7 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
     let files = raise_file_limit();
     // Before any descriptor of ours is opened, so that all are above the reserved ones; and
     // a handler gets its connection and nothing that skd was given by accident.
-    let reserved = Reserved::take().map_err(|reason| {
+    let reserved = Reserved::take(MOST_THREADS + 1).map_err(|reason| {
         Error::start("the low descriptors can't be reserved by /dev/null", reason)
     })?;
     // The resolver may take long: nothing is held or changed yet, and INT still ends skd.
@@ -83,6 +83,9 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
     };
     // While the cgroup that limits them can be seen.
     let threads = acceptors(daemon, &listeners);
+    // One for each, and one for the main thread.
+    let low = reserved.low(threads + 1);
+    let low = low.ok_or_else(|| Error::Start("too many threads".into()))?;
     service_side(ready, |ready| {
         let mut log = log;
         let mut pidfile = pidfile;
@@ -98,7 +101,7 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
             Role::Handler,
             files,
         )?;
-        let method = Method::probe(&plan)?;
+        let method = Method::probe(&plan, low)?;
         // By the process that has the id, and before anybody can connect.
         write_pidfile(&mut pidfile)?;
         for listener in &listeners {
@@ -260,8 +263,11 @@ fn acceptors(daemon: &Daemon, listeners: &[Listener]) -> usize {
     {
         return 0;
     }
-    let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get().min(8));
-    daemon.threads.map_or_else(cores, |threads| threads.get())
+    // While one waits for its child to exec, another can use the core; many more would only
+    // have children wait for each other.
+    let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let usual = || (cores() * 3).div_ceil(2).min(MOST_THREADS);
+    daemon.threads.map_or_else(usual, |threads| threads.get())
 }
 
 /// Becomes the program; comes back only with the reason why not.

@@ -11,7 +11,7 @@ use nix::unistd::{Pid, dup3};
 use super::plan::Plan;
 use crate::error::Error;
 use crate::sys::child::{self, Born, Descriptors, Launch, Stage};
-use crate::sys::descriptors;
+use crate::sys::descriptors::{self, Low};
 use crate::sys::environment::Environment;
 use crate::sys::memory::Stack;
 use crate::sys::process::{self, Target, Wait};
@@ -39,13 +39,13 @@ pub enum Pidfds {
 impl Method {
     /// Tries what this kernel, or a container's filter, lets through, by making a child
     /// that goes through all of `plan` but the exec; so a step that must fail for every
-    /// handler fails the start.
-    pub fn probe(plan: &Plan) -> Result<Self, Error> {
+    /// handler fails the start. Connections will stand in `low` descriptors.
+    pub fn probe(plan: &Plan, low: Low) -> Result<Self, Error> {
         let mut method = Self {
             descriptors: if descriptors::can_unshare() {
-                Descriptors::Unshare
+                Descriptors::Unshare(low)
             } else {
-                Descriptors::Copy
+                Descriptors::Copy(low)
             },
             pidfds: Pidfds::Clone,
         };

@@ -143,10 +143,10 @@ an abstract name.",
                 long: "threads",
                 shorts: &[],
                 kind: Value("N", ValueHint::Other),
-                help: "Accept connections in N threads, 1 to 16 [one a core, up to 8]",
+                help: "Accept connections in N threads, 1 to 16 [three for two cores]",
                 manual: "\
 Starting a program stops the thread that does it until the program has been executed; the other \
-threads go on.",
+threads go on, which is why more of them than cores serve faster.",
             },
         ],
     ),

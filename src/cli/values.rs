@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
-use crate::config::{Account, Identity, Limit, RESOURCES};
+use crate::config::{Account, Identity, Limit, MOST_THREADS, RESOURCES};
 
 /// Why a value is refused: a clause that goes on after "invalid value … for …".
 type Why = String;
@@ -33,8 +33,8 @@ pub(super) fn positive(text: &OsStr) -> Result<i32, Why> {
 pub(super) fn threads(text: &OsStr) -> Result<NonZeroUsize, Why> {
     decimal(text)
         .and_then(NonZeroUsize::new)
-        .filter(|number| number.get() <= 16)
-        .ok_or_else(|| "it takes a decimal number from 1 to 16".into())
+        .filter(|number| number.get() <= MOST_THREADS)
+        .ok_or_else(|| format!("it takes a decimal number from 1 to {MOST_THREADS}"))
 }
 
 pub(super) fn path(text: &OsStr) -> Result<PathBuf, Why> {

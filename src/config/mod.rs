@@ -39,6 +39,9 @@ pub struct Config {
     pub services: Vec<Service>,
 }
 
+/// How many threads can accept connections.
+pub const MOST_THREADS: usize = 16;
+
 /// What concerns the process as a whole.
 #[derive(Debug)]
 pub struct Daemon {
@@ -56,7 +59,7 @@ pub struct Daemon {
     pub identity: Option<Identity>,
     /// The root directory to take before that.
     pub root: Option<PathBuf>,
-    /// How many threads accept connections; one a core, if not said.
+    /// How many threads accept connections, up to [`MOST_THREADS`]; three for two cores, if not said.
     pub threads: Option<NonZeroUsize>,
 }
 

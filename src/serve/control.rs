@@ -1,8 +1,9 @@
-//! The main thread: signals, the ends of handlers, datagrams, and whatever is due.
+//! The main thread: signals, datagrams and the ends of their handlers, children that nobody
+//! else sees to, and whatever is due.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,6 @@ use crate::error::Error;
 use crate::net::{Listener, SocketFile};
 use crate::report::{self, Cause, Event};
 use crate::setup::Log;
-use crate::sys::descriptors::Reserved;
 use crate::sys::events::{Interest, Poller, Waker, no_events, wait_readable};
 use crate::sys::process;
 use crate::sys::signals::{Signal, Signals};
@@ -44,8 +44,6 @@ pub struct Daemon {
     signals: Signals,
     datagrams: Vec<Datagrams>,
     spawner: Spawner,
-    /// Occupied for as long as the daemon runs.
-    _reserved: Reserved,
     log: Log,
     hangup_ends: bool,
     /// Whether there are always children without a watched pidfd: strangers, or all.
@@ -92,12 +90,14 @@ impl Daemon {
         let shared = Arc::new(Shared {
             services: served,
             handlers: Handlers::new(threads + 1),
-            poller: Poller::new().map_err(failed("no epoll descriptor"))?,
+            pollers: (0..=threads)
+                .map(|_| Poller::new())
+                .collect::<Result<_, _>>()
+                .map_err(failed("no epoll descriptor"))?,
             main: Waker::new().map_err(failed("no descriptor to wake the main thread"))?,
             births: (0..threads).map(|_| Births::default()).collect(),
             wakers,
             phase: AtomicU8::new(Phase::Starting as u8),
-            unwatched: AtomicIsize::new(0),
         });
 
         // Dropped before the sockets if something fails below.
@@ -122,7 +122,6 @@ impl Daemon {
             signals: Signals::new(&USED).map_err(failed("no descriptor for signals"))?,
             datagrams,
             spawner: main_spawner,
-            _reserved: resources.reserved,
             log: resources.log,
             hangup_ends: resources.hangup_ends,
             always_sweeps: process::adopts_orphans() || resources.method.pidfds == Pidfds::None,
@@ -134,6 +133,8 @@ impl Daemon {
             .watch()
             .map_err(failed("a descriptor can't be watched"))?;
         daemon.choose_to_sweep();
+        // What was opened above is out of the way of those that come and go from now on.
+        drop(resources.reserved);
         Ok(daemon)
     }
 
@@ -148,7 +149,7 @@ impl Daemon {
     }
 
     fn watch(&self) -> Result<(), Errno> {
-        let poller = &self.shared.poller;
+        let poller = self.shared.main_poller();
         poller.add(&self.signals, Interest::Readable, Key::Signals.into())?;
         poller.add(&self.shared.main, Interest::Readable, Key::Waker.into())?;
         if let Some(relay) = self.log.relay_end() {
@@ -159,7 +160,7 @@ impl Daemon {
         }
         for (service, served) in self.shared.services.iter().enumerate() {
             for (index, listener) in served.listeners.iter().enumerate() {
-                poller.add(listener, Interest::Paused, waiting(service, index))?;
+                poller.add(listener, Interest::Paused, stream_key(service, index))?;
             }
         }
         Ok(())
@@ -172,7 +173,7 @@ impl Daemon {
         let mut room = no_events();
         loop {
             let limit = self.next_time();
-            let events = match self.shared.poller.wait(&mut room, limit) {
+            let events = match self.shared.main_poller().wait(&mut room, limit) {
                 Ok(events) => events,
                 Err(errno) => {
                     // Nothing that an epoll descriptor in order can say; don't spin on it.
@@ -185,7 +186,8 @@ impl Daemon {
             for event in events {
                 match Key::from(event) {
                     Key::Handler { thread, index } => {
-                        let after = reap::reap(&self.shared, (thread, index));
+                        let main = self.shared.main_index();
+                        let after = reap::reap(&self.shared, main, (thread, index), None);
                         self.after(after);
                     }
                     Key::Datagrams(index) => {
@@ -200,7 +202,7 @@ impl Daemon {
                     }
                     Key::Waker => self.woken(),
                     Key::Relay => self.relay_ended(),
-                    Key::Waiting { service, listener } => self.client_waits(service, listener),
+                    Key::Listener { service, listener } => self.client_waits(service, listener),
                 }
             }
             self.on_time(Instant::now());
@@ -265,7 +267,7 @@ impl Daemon {
     }
 
     fn has_unwatched(&self) -> bool {
-        self.shared.unwatched.load(Ordering::SeqCst) > 0
+        self.shared.handlers.has_unwatched()
     }
 
     /// Acts on a signal; says whether skd ends.
@@ -315,11 +317,9 @@ impl Daemon {
         for (service, served) in self.shared.services.iter().enumerate() {
             if served.full.swap(false, Ordering::SeqCst) {
                 for (index, listener) in served.listeners.iter().enumerate() {
-                    let key = waiting(service, index);
-                    let _ = self
-                        .shared
-                        .poller
-                        .change(listener, Interest::ReadableOnce, key);
+                    let key = stream_key(service, index);
+                    let poller = self.shared.main_poller();
+                    let _ = poller.change(listener, Interest::ReadableOnce, key);
                 }
             }
         }
@@ -340,7 +340,7 @@ impl Daemon {
 
     fn relay_ended(&mut self) {
         if let Some(relay) = self.log.relay_end() {
-            let _ = self.shared.poller.remove(relay);
+            let _ = self.shared.main_poller().remove(relay);
         }
         self.relay_at = Some(self.log.relay_due());
     }
@@ -349,7 +349,7 @@ impl Daemon {
         self.log.restart_relay();
         let watched = self.log.relay_end().is_some_and(|relay| {
             let key = Key::Relay.into();
-            let poller = &self.shared.poller;
+            let poller = self.shared.main_poller();
             poller.add(relay, Interest::Readable, key).is_ok()
         });
         if !watched {
@@ -386,7 +386,6 @@ impl Daemon {
     }
 }
 
-/// The key of a stream listener whose clients may wait.
-fn waiting(service: usize, listener: usize) -> u64 {
-    Key::Waiting { service, listener }.into()
+fn stream_key(service: usize, listener: usize) -> u64 {
+    Key::Listener { service, listener }.into()
 }

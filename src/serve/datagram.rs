@@ -198,7 +198,8 @@ impl Datagrams {
     fn rearm(&mut self, shared: &Shared) {
         let listener = &self.listener;
         let key = self.key();
-        if let Err(errno) = shared.poller.change(listener, Interest::ReadableOnce, key) {
+        let poller = shared.main_poller();
+        if let Err(errno) = poller.change(listener, Interest::ReadableOnce, key) {
             self.trouble(Cause::Watch, errno.desc());
             self.pause(PAUSE);
         }

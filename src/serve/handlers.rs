@@ -2,7 +2,8 @@
 //! and its place.
 
 use std::collections::TryReserveError;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -13,14 +14,15 @@ use super::admit::Place;
 use super::key::Key;
 use crate::net::Peer;
 use crate::sys::events::{Interest, Poller};
+use crate::sys::process::{self, Change, Ended, Target, Wait};
 use crate::sys::signals::{Signal, kill, killpg};
 
 /// A handler that runs.
 #[derive(Debug)]
 pub(super) struct Handler {
     pub(super) pid: Pid,
-    /// Watched by the main thread. Where there is none, the handler's end is found by
-    /// looking at all children.
+    /// Watched by the thread that started it. Where there is none, the handler's end is found
+    /// by looking at all children.
     pub(super) pidfd: Option<OwnedFd>,
     pub(super) work: Work,
     pub(super) peer: Peer,
@@ -36,11 +38,15 @@ pub(super) enum Work {
     Datagrams(usize),
 }
 
-/// All of them, in one part for each thread that starts some: so a thread shares the lock
-/// of its part with nobody but the one who removes entries.
+/// All of them, in one part for each thread that starts some and reaps them. What is in the
+/// table has not been reaped, so its pid is nobody else's. A thread shares the lock of its
+/// part with nobody but the main thread, who takes it for signals and where it has to look at
+/// all children.
 #[derive(Debug)]
 pub(super) struct Handlers {
     parts: Vec<Mutex<Part>>,
+    /// How many are without a pidfd that is watched.
+    unwatched: AtomicUsize,
 }
 
 impl Handlers {
@@ -48,6 +54,7 @@ impl Handlers {
     pub(super) fn new(threads: usize) -> Self {
         Self {
             parts: (0..threads).map(|_| Mutex::default()).collect(),
+            unwatched: AtomicUsize::new(0),
         }
     }
 
@@ -78,13 +85,62 @@ impl Handlers {
         if watched.is_err() {
             handler.pidfd = None;
         }
+        if handler.pidfd.is_none() {
+            self.unwatched.fetch_add(1, Ordering::SeqCst);
+        }
         part.insert(handler);
         (watched, part.has_room())
     }
 
-    /// Takes a handler out.
-    pub(super) fn remove(&self, thread: usize, index: usize) -> Option<Handler> {
-        self.part(thread).remove(index)
+    /// Reaps a handler that has ended, and takes it out: the one at this place, if it is the
+    /// one with this id. (Between being found and being reaped, a handler may have been reaped
+    /// by its own thread and another entered in its place.)
+    pub(super) fn reap(
+        &self,
+        poller: &Poller,
+        (thread, index): (usize, usize),
+        pid: Option<Pid>,
+    ) -> Reaped {
+        let mut part = self.part(thread);
+        let handler = part.get(index);
+        let Some(handler) = handler.filter(|handler| pid.is_none_or(|pid| handler.pid == pid))
+        else {
+            return Reaped::Nobody;
+        };
+        let target = match &handler.pidfd {
+            Some(pidfd) => Target::Descriptor(pidfd.as_fd()),
+            None => Target::Process(handler.pid),
+        };
+        let found = process::wait(target, Wait::NOW);
+        // Before it is closed: a newborn child that still shares the table would keep the
+        // registration alive, under a number that is soon another's.
+        let watched = handler.pidfd.take();
+        if let Some(pidfd) = &watched {
+            let _ = poller.remove(pidfd);
+        }
+        let ended = match found {
+            Ok(Some((_, Change::Ended(ended)))) => ended,
+            // Whoever traces it is to know first; after that, CHLD comes.
+            Ok(_) if watched.is_some() => {
+                self.unwatched.fetch_add(1, Ordering::SeqCst);
+                return Reaped::Later;
+            }
+            Ok(_) => return Reaped::Nobody,
+            // Nobody else reaps in this process; so there is nothing to be known.
+            Err(_) => Ended::Exited(0),
+        };
+        if watched.is_none() {
+            self.unwatched.fetch_sub(1, Ordering::SeqCst);
+        }
+        match part.remove(index) {
+            Some(handler) => Reaped::Handler(handler, ended),
+            None => Reaped::Nobody,
+        }
+    }
+
+    /// Whether there are handlers whose end is found only by looking at all children.
+    pub(super) fn has_unwatched(&self) -> bool {
+        self.unwatched.load(Ordering::SeqCst) > 0
     }
 
     /// Where a handler is, found by looking at all of them.
@@ -97,9 +153,6 @@ impl Handlers {
     }
 
     /// Sends a signal to the process groups of those handlers for which `which` says so.
-    ///
-    /// None can have been reaped, so no pid can be another's: only the caller, the main
-    /// thread, reaps.
     pub(super) fn signal(&self, signal: Signal, which: impl Fn(&Handler) -> bool) {
         for thread in 0..self.parts.len() {
             let part = self.part(thread);
@@ -117,6 +170,17 @@ impl Handlers {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What was found where a handler was said to have ended.
+#[derive(Debug)]
+pub(super) enum Reaped {
+    /// It, and how it ended.
+    Handler(Handler, Ended),
+    /// It can't be reaped yet, and isn't watched any more.
+    Later,
+    /// Nothing to be done.
+    Nobody,
 }
 
 /// Entries that keep their index for life. Those that are free are chained, so that neither
@@ -161,6 +225,13 @@ impl Part {
                 *entry = Entry::Live(handler);
             }
             None => self.entries.push(Entry::Live(handler)),
+        }
+    }
+
+    fn get(&mut self, index: usize) -> Option<&mut Handler> {
+        match self.entries.get_mut(index) {
+            Some(Entry::Live(handler)) => Some(handler),
+            Some(Entry::Free(_)) | None => None,
         }
     }
 

@@ -1,4 +1,4 @@
-//! What the main poller knows a descriptor by: a number that says whose it is.
+//! What a poller knows a descriptor by: a number that says whose it is.
 
 /// Whose descriptor is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,8 +9,8 @@ pub(super) enum Key {
     Waker,
     /// The relay to syslog has ended.
     Relay,
-    /// A client has come to a stream listener whose service was found full.
-    Waiting { service: usize, listener: usize },
+    /// A client has come to a stream listener.
+    Listener { service: usize, listener: usize },
     /// A datagram has come to the datagram listener with this index.
     Datagrams(usize),
     /// A handler has ended: the part of the table that it is in, and its index there.
@@ -24,7 +24,7 @@ impl From<Key> for u64 {
             Key::Signals => (0, 0, 0),
             Key::Waker => (1, 0, 0),
             Key::Relay => (2, 0, 0),
-            Key::Waiting { service, listener } => (3, service, listener),
+            Key::Listener { service, listener } => (3, service, listener),
             Key::Datagrams(index) => (4, 0, index),
             Key::Handler { thread, index } => (5, thread, index),
         };
@@ -40,7 +40,7 @@ impl From<u64> for Key {
             0 => Self::Signals,
             1 => Self::Waker,
             2 => Self::Relay,
-            3 => Self::Waiting {
+            3 => Self::Listener {
                 service: first,
                 listener: second,
             },
@@ -63,7 +63,7 @@ mod tests {
             Key::Signals,
             Key::Waker,
             Key::Relay,
-            Key::Waiting {
+            Key::Listener {
                 service: 3,
                 listener: 7,
             },

@@ -1,9 +1,9 @@
 //! The running daemon: connections and datagrams become handlers, handlers end, signals
 //! arrive. The only place where mechanisms meet.
 //!
-//! The main thread waits for signals, for the end of handlers and for datagrams
-//! ([`control`], [`reap`], [`datagram`]); acceptor threads wait for connections
-//! ([`stream`]). Without a listener there is only [`supervise`].
+//! Acceptor threads wait for connections and for the ends of the handlers that they started
+//! ([`stream`], [`reap`]); the main thread waits for signals, for datagrams, and for whatever
+//! else ends ([`control`], [`datagram`]). Without a listener there is only [`supervise`].
 
 mod admit;
 mod control;
@@ -16,7 +16,7 @@ pub mod supervise;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use crate::child::{Method, Plan};
 use crate::net::Listener;
@@ -61,17 +61,14 @@ pub struct Resources {
 struct Shared {
     services: Vec<Served>,
     handlers: Handlers,
-    /// The main thread's.
-    poller: Poller,
+    /// One for each acceptor, and the main thread's.
+    pollers: Box<[Poller]>,
     main: Waker,
     /// One for each acceptor.
     wakers: Arc<[Waker]>,
     /// One for each acceptor.
     births: Box<[Births]>,
     phase: AtomicU8,
-    /// How many handlers are in the table without a pidfd that is watched. Less than none
-    /// for a moment, if one is removed before it has been counted.
-    unwatched: AtomicIsize,
 }
 
 /// What acceptors do: wait until all of them are there, serve, end.
@@ -113,21 +110,26 @@ impl Shared {
         self.wakers.len()
     }
 
+    /// What the main thread waits with.
+    fn main_poller(&self) -> &Poller {
+        &self.pollers[self.main_index()]
+    }
+
     fn is_in(&self, phase: Phase) -> bool {
         self.phase.load(Ordering::SeqCst) == phase as u8
     }
 
-    /// Enters a handler; one that can't be watched is found by looking at all children. Says
-    /// whether there is room for another.
+    /// Enters a handler that this thread has started; one that can't be watched is found by
+    /// looking at all children. Says whether there is room for another.
     fn enter(&self, thread: usize, handler: Handler) -> bool {
         let has_pidfd = handler.pidfd.is_some();
-        let (watched, room) = self.handlers.insert(thread, &self.poller, handler);
+        let poller = &self.pollers[thread];
+        let (watched, room) = self.handlers.insert(thread, poller, handler);
         if let Err(errno) = watched {
             let text = format_args!("a handler can't be watched: {}", errno.desc());
             report::event(Event::Trouble(Cause::Watch, &text));
         }
         if !has_pidfd || watched.is_err() {
-            self.unwatched.fetch_add(1, Ordering::SeqCst);
             self.main.wake();
         }
         room

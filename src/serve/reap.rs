@@ -1,15 +1,16 @@
-//! Where every handler ends: status, then its place freed, then a report.
+//! Where every handler ends: status, then a report, then its place freed.
 //!
 //! A pidfd tells of the end of just one process, at a cost that doesn't depend on how many
 //! others live. Looking at all children, which does, is for process 1, who inherits
 //! strangers, and for handlers whose pidfd can't be had or watched.
 
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::unistd::Pid;
+
 use super::Shared;
-use super::handlers::{Handler, Work};
+use super::handlers::{Handler, Reaped, Work};
 use crate::report::{self, Event, Outcome};
 use crate::sys::process::{self, Change, Ended, Target, Wait};
 
@@ -22,38 +23,21 @@ pub(super) enum After {
     Listener(usize),
 }
 
-/// Reaps a handler that has ended: the one at this place of the table.
-pub(super) fn reap(shared: &Shared, (thread, index): (usize, usize)) -> After {
-    let Some(mut handler) = shared.handlers.remove(thread, index) else {
-        return After::Done;
-    };
-    let target = match &handler.pidfd {
-        Some(pidfd) => Target::Descriptor(pidfd.as_fd()),
-        None => Target::Process(handler.pid),
-    };
-    let found = process::wait(target, Wait::NOW);
-    match handler.pidfd.take() {
-        // Before it is closed: a newborn child that still shares the table would keep the
-        // registration alive, under a number that is soon another's.
-        Some(pidfd) => drop(shared.poller.remove(&pidfd)),
-        None => drop(shared.unwatched.fetch_sub(1, Ordering::SeqCst)),
-    }
-    match found {
-        Ok(Some((_, Change::Ended(ended)))) => finish(handler, ended),
-        // It has ended, but whoever traces it is to know first; after that, CHLD comes.
-        Ok(_) => {
-            let part = shared.main_index();
-            if shared.handlers.reserve(part).is_ok() {
-                shared.enter(part, handler);
-            }
+/// Reaps a handler that has ended: the one at this place of the table, if it is the one with
+/// this id. `by` is the thread that does so.
+pub(super) fn reap(shared: &Shared, by: usize, entry: (usize, usize), pid: Option<Pid>) -> After {
+    let poller = &shared.pollers[entry.0];
+    match shared.handlers.reap(poller, entry, pid) {
+        Reaped::Handler(handler, ended) => finish(handler, ended, by),
+        Reaped::Later => {
+            shared.main.wake();
             After::Done
         }
-        // Nobody else reaps in this process; so there is nothing to be known.
-        Err(_) => finish(handler, Ended::Exited(0)),
+        Reaped::Nobody => After::Done,
     }
 }
 
-fn finish(handler: Handler, ended: Ended) -> After {
+fn finish(handler: Handler, ended: Ended, by: usize) -> After {
     let Handler {
         pid,
         pidfd: _,
@@ -73,7 +57,7 @@ fn finish(handler: Handler, ended: Ended) -> After {
         }
         Work::Connection(place) => {
             report::event(Event::Closed(&peer, outcome));
-            let (used, limit) = place.release();
+            let (used, limit) = place.release(by);
             report::event(Event::Places(used, limit));
             After::Done
         }
@@ -87,18 +71,19 @@ pub(super) const PAUSE: Duration = Duration::from_millis(100);
 /// Looks at all children that have ended; calls `after` for each handler among them. Says
 /// whether some may be left for later.
 pub(super) fn sweep(shared: &Shared, mut after: impl FnMut(After)) -> bool {
+    let main = shared.main_index();
     // What is found is left in place until it is known to whom it belongs.
     while let Ok(Some((pid, Change::Ended(_)))) = process::wait(Target::Any, Wait::PEEK) {
-        if let Some(place) = shared.handlers.find(pid) {
-            after(reap(shared, place));
+        if let Some(entry) = shared.handlers.find(pid) {
+            after(reap(shared, main, entry, Some(pid)));
             continue;
         }
         // A stranger, or a handler whose starter hasn't entered it yet.
         if !births_settled(shared) {
             return true;
         }
-        if let Some(place) = shared.handlers.find(pid) {
-            after(reap(shared, place));
+        if let Some(entry) = shared.handlers.find(pid) {
+            after(reap(shared, main, entry, Some(pid)));
         } else {
             let _ = process::wait(Target::Process(pid), Wait::NOW);
         }

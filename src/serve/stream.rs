@@ -1,12 +1,12 @@
-//! Acceptor threads: place → accept → identify → admit → spawn → hold.
+//! Acceptor threads: place → accept → identify → admit → spawn → hold; and reap.
 //!
 //! Several of them, since starting a handler stops the thread that does it until the
-//! handler has been executed. Each waits for all listeners with an epoll set of its own,
+//! handler has been executed. Each waits, with an epoll set of its own, for all listeners,
 //! and the kernel wakes one of them for a connection. A service without a free place is
-//! not waited for at all.
+//! not waited for at all. Each also waits for the ends of the handlers that it started: to
+//! wake another thread for each end would cost more than the reaping.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
@@ -17,19 +17,21 @@ use socket2::Socket;
 
 use super::admit::Place;
 use super::handlers::{Handler, Work};
-use super::reap::Birth;
+use super::key::Key;
+use super::reap::{self, Birth};
 use super::{Phase, Served, Shared};
 use crate::child::{SpawnError, Spawned, Spawner};
 use crate::net::{Listener, Peer};
 use crate::report::{self, Cause, Event};
 use crate::sys::environment::Environment;
-use crate::sys::events::{Interest, Poller, no_events, wait_readable};
+use crate::sys::events::{Interest, Poller, no_events};
 
 /// How long a shortage is waited out before the next try.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The key of the thread's waker; those of listeners are a service and an index.
-const WAKER: u64 = u64::MAX;
+/// How many connections are served before a look at what else has happened, while there is
+/// always another.
+const ROW: usize = 16;
 
 /// Starts an acceptor thread, which waits until all are there.
 pub(super) fn start(
@@ -37,15 +39,15 @@ pub(super) fn start(
     shared: Arc<Shared>,
     spawner: Spawner,
 ) -> io::Result<JoinHandle<()>> {
-    let poller = Poller::new()?;
-    poller.add(&shared.wakers[index], Interest::Readable, WAKER)?;
+    let waker = &shared.wakers[index];
+    shared.pollers[index].add(waker, Interest::Readable, Key::Waker.into())?;
     thread::Builder::new()
         .name(format!("accept-{index}"))
         .stack_size(128 * 1024)
         .spawn(move || {
             let acceptor = Acceptor {
                 index,
-                poller,
+                poller: &shared.pollers[index],
                 lanes: shared.services.iter().map(Lane::new).collect(),
                 shared: &shared,
                 spawner,
@@ -58,7 +60,7 @@ pub(super) fn start(
 struct Acceptor<'a> {
     index: usize,
     shared: &'a Shared,
-    poller: Poller,
+    poller: &'a Poller,
     /// One for each service.
     lanes: Vec<Lane<'a>>,
     spawner: Spawner,
@@ -103,13 +105,21 @@ enum Attempt {
 impl<'a> Acceptor<'a> {
     fn run(mut self) {
         while self.shared.is_in(Phase::Starting) {
-            self.sleep(None);
+            self.look(None);
         }
+        let mut row = 0;
         while !self.stopping() {
-            if !self.take_places() {
-                self.sleep(None);
-            } else if !self.serve_ready() {
-                self.wait();
+            self.take_places();
+            match self.serve_ready() {
+                0 => {
+                    row = 0;
+                    self.wait();
+                }
+                served if row + served < ROW => row += served,
+                _ => {
+                    row = 0;
+                    self.look(Some(Duration::ZERO));
+                }
             }
         }
     }
@@ -118,9 +128,8 @@ impl<'a> Acceptor<'a> {
         self.shared.is_in(Phase::Stopping)
     }
 
-    /// Takes a place in each service where it has none, and says whether it has any at all.
-    fn take_places(&mut self) -> bool {
-        let mut any = false;
+    /// Takes a place in each service where it has none.
+    fn take_places(&mut self) {
         for lane in &mut self.lanes {
             if lane.place.is_none() && !lane.served.listeners.is_empty() {
                 lane.place = lane.served.places.take(self.index);
@@ -131,15 +140,13 @@ impl<'a> Acceptor<'a> {
                     self.shared.main.wake();
                 }
             }
-            any |= lane.place.is_some();
         }
-        any
     }
 
     /// Serves one connection of each listener that may have one, in turn, so that none
-    /// waits for another to be drained; says whether there was one.
-    fn serve_ready(&mut self) -> bool {
-        let mut any = false;
+    /// waits for another to be drained; says how many there were.
+    fn serve_ready(&mut self) -> usize {
+        let mut served = 0;
         for service in 0..self.lanes.len() {
             for listener in 0..self.lanes[service].ready.len() {
                 if !self.lanes[service].ready[listener] {
@@ -149,17 +156,18 @@ impl<'a> Acceptor<'a> {
                     break;
                 };
                 match self.serve(service, listener, place) {
-                    Attempt::Served => any = true,
+                    Attempt::Served => served += 1,
                     Attempt::Drained => self.lanes[service].ready[listener] = false,
                     Attempt::Short => {
-                        self.sleep(Some(PAUSE));
-                        return true;
+                        self.pause();
+                        // To be tried again, whatever else there is to wait for.
+                        return served.max(1);
                     }
                 }
                 self.take_places();
             }
         }
-        any
+        served
     }
 
     fn serve(&mut self, service: usize, index: usize, place: Place) -> Attempt {
@@ -181,7 +189,10 @@ impl<'a> Acceptor<'a> {
             return Attempt::Served;
         }
         self.introduce(service, listener, &peer);
-        if let Some((Spawned { pid, pidfd }, birth)) = self.spawn(service) {
+        let spawned = self.spawn(service);
+        // First of all: until then the client can't see the end, should the handler be quick.
+        self.spawner.release();
+        if let Some((Spawned { pid, pidfd }, birth)) = spawned {
             let handler = Handler {
                 pid,
                 pidfd,
@@ -189,12 +200,11 @@ impl<'a> Acceptor<'a> {
                 peer,
                 started: Instant::now(),
             };
-            // A lock, but one that only the reaper ever holds besides this thread.
+            // A lock, but one that hardly any other thread ever takes.
             self.room = self.shared.enter(self.index, handler);
             drop(birth);
             served.report_places();
         }
-        self.spawner.release();
         Attempt::Served
     }
 
@@ -220,7 +230,7 @@ impl<'a> Acceptor<'a> {
             if self.stopping() {
                 return false;
             }
-            self.sleep(Some(PAUSE));
+            self.pause();
         }
         true
     }
@@ -256,76 +266,90 @@ impl<'a> Acceptor<'a> {
             if cause == Cause::Exec || self.stopping() {
                 return None;
             }
-            self.sleep(Some(PAUSE));
+            self.pause();
         }
     }
 
-    /// Waits until a connection may be there.
+    /// Waits until something happens; for connections, where there is a place for one.
     fn wait(&mut self) {
         for index in 0..self.lanes.len() {
-            if !self.watch(index) {
-                return self.sleep(Some(PAUSE));
+            if self.lanes[index].place.is_none() {
+                self.unwatch(index);
+            } else if !self.watch(index) {
+                return self.pause();
             }
         }
+        self.look(None);
+    }
+
+    /// Lets time pass before the next try, unless something happens that may have ended a
+    /// shortage; that no connection does.
+    fn pause(&mut self) {
+        for index in 0..self.lanes.len() {
+            self.unwatch(index);
+        }
+        self.look(Some(PAUSE));
+    }
+
+    /// Acts on what has happened; waits for it, at most so long.
+    fn look(&mut self, limit: Option<Duration>) {
         let mut room = no_events();
-        let Ok(events) = self.poller.wait(&mut room, None) else {
-            self.sleep(Some(PAUSE));
+        let Ok(events) = self.poller.wait(&mut room, limit) else {
+            // Nothing that an epoll descriptor in order can say; don't spin on it.
+            thread::sleep(PAUSE);
             return;
         };
-        for key in events {
-            if key == WAKER {
-                self.shared.wakers[self.index].clear();
-            } else {
-                let (service, listener) = ((key >> 32) as usize, key as u32 as usize);
-                self.lanes[service].ready[listener] = true;
+        for event in events {
+            match Key::from(event) {
+                Key::Listener { service, listener } => self.lanes[service].ready[listener] = true,
+                Key::Handler { thread, index } => {
+                    reap::reap(self.shared, self.index, (thread, index), None);
+                }
+                Key::Waker => self.shared.wakers[self.index].clear(),
+                _ => {}
             }
         }
     }
 
-    /// Has the listeners of a service in the epoll set just if there is a place for a
-    /// connection: a thread that waits, is woken and doesn't accept keeps others from being
-    /// woken. (One that doesn't wait in its epoll set is passed over by the kernel.) Says
-    /// whether that could be done.
+    /// Has the listeners of a service in the epoll set; says whether that could be done.
     fn watch(&mut self, index: usize) -> bool {
         let lane = &mut self.lanes[index];
-        let wanted = lane.place.is_some();
-        if lane.watched == wanted {
+        if lane.watched {
             return true;
         }
-        let mut done = Ok(());
+        lane.watched = true;
         for (number, listener) in lane.served.listeners.iter().enumerate() {
-            let key = ((index as u64) << 32) | number as u64;
-            let result = if wanted {
-                self.poller.add(listener, Interest::ReadableOne, key)
-            } else {
-                self.poller.remove(listener)
+            let key = Key::Listener {
+                service: index,
+                listener: number,
             };
-            match result {
-                // It was there, or wasn't, after an attempt that failed half-way.
-                Ok(()) | Err(Errno::EEXIST | Errno::ENOENT) => {}
-                Err(errno) => done = Err(errno),
+            match self.poller.add(listener, Interest::ReadableOne, key.into()) {
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(errno) => {
+                    let text = format_args!("a listener can't be watched: {}", errno.desc());
+                    report::event(Event::Trouble(Cause::Watch, &text));
+                    // What isn't watched has to be tried.
+                    lane.ready.fill(true);
+                    self.unwatch(index);
+                    return false;
+                }
             }
         }
-        match done {
-            Ok(()) => {
-                lane.watched = wanted;
-                true
-            }
-            Err(errno) => {
-                let text = format_args!("a listener can't be watched: {}", errno.desc());
-                report::event(Event::Trouble(Cause::Watch, &text));
-                // What isn't watched has to be tried.
-                lane.ready.fill(true);
-                false
-            }
-        }
+        true
     }
 
-    /// Waits until somebody wakes the thread, or for so long.
-    fn sleep(&self, limit: Option<Duration>) {
-        let waker = &self.shared.wakers[self.index];
-        wait_readable([waker.as_fd()], limit);
-        waker.clear();
+    /// Takes them out again: a thread that waits, is woken and doesn't accept keeps others from
+    /// being woken. (One that doesn't wait in its epoll set is passed over by the kernel.)
+    fn unwatch(&mut self, index: usize) {
+        let lane = &mut self.lanes[index];
+        if !lane.watched {
+            return;
+        }
+        lane.watched = false;
+        for listener in &lane.served.listeners {
+            // Fails only for one that isn't there.
+            let _ = self.poller.remove(listener);
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::report::{self, Cause, Event};
 use crate::setup::{Log, Ready};
 use crate::sys::child::{self, Born, Descriptors, Launch, Stage};
+use crate::sys::descriptors::Low;
 use crate::sys::events::wait_readable;
 use crate::sys::memory::Stack;
 use crate::sys::process::{self, Change, Ended, Target, Wait};
@@ -69,7 +70,7 @@ pub fn run(
     };
     // What would fail for every run fails here, and the log is emptied before the first one
     // writes to it.
-    Method::probe(plan)?;
+    Method::probe(plan, Low::STANDARD)?;
     supervisor.take_terminal();
     supervisor.log.empty()?;
     let mut delay = FIRST_DELAY;

@@ -6,7 +6,7 @@
 //!
 //! Descriptors come in three ways, see [`Descriptors`]. With [`Descriptors::Unshare`] the
 //! child starts on this process's own table (`CLONE_FILES`), so that the kernel needn't
-//! copy thousands of descriptors, and then takes a copy of the low [`RESERVED`] alone.
+//! copy thousands of descriptors, and then takes a copy of the [`Low`] ones alone.
 //! Until that has succeeded it works on a table that other threads use: if it fails, the
 //! child does nothing but end. And since a child not yet unshared keeps an open file alive
 //! that its parent has closed, a pidfd must be removed from an epoll set before it is
@@ -20,18 +20,18 @@ use nix::errno::Errno;
 use nix::sys::signal::SigSet;
 use nix::unistd::Pid;
 
-use super::descriptors::{self, RESERVED};
+use super::descriptors::{self, Low};
 use super::environment::Finished;
 use super::memory::Stack;
 
 /// Where a child's descriptors come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Descriptors {
-    /// 0 and 1 are a connection that stands in a reserved number, 2 is ours, and no other:
+    /// 0 and 1 are a connection that stands in a low number, 2 is ours, and no other:
     /// by a shared table and close_range(2) with `CLOSE_RANGE_UNSHARE`.
-    Unshare,
+    Unshare(Low),
     /// The same where that call is missing: by a copied table and close(2).
-    Copy,
+    Copy(Low),
     /// All those of this process that aren't close-on-exec.
     Inherit,
 }
@@ -141,7 +141,7 @@ unsafe impl Sync for Image {}
 pub struct Launch<'a> {
     /// Where its descriptors come from.
     pub descriptors: Descriptors,
-    /// What becomes its 0 and 1, unless those are inherited: a reserved number.
+    /// What becomes its 0 and 1, unless those are inherited: a low number.
     pub connection: Option<BorrowedFd<'a>>,
     /// What it does before it execs.
     pub steps: &'a [Step],
@@ -180,7 +180,7 @@ pub struct Born {
 /// The error is the clone's own: no process, no memory, no descriptor for the pidfd.
 pub fn spawn(stack: &mut Stack, launch: Launch<'_>) -> Result<Born, Errno> {
     let mut flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-    if launch.descriptors == Descriptors::Unshare {
+    if matches!(launch.descriptors, Descriptors::Unshare(_)) {
         flags |= libc::CLONE_FILES;
     }
     if launch.want_pidfd {
@@ -257,8 +257,8 @@ fn run(launch: &Launch<'_>) -> Result<(), (Stage, Errno)> {
 
 fn take_descriptors(launch: &Launch<'_>) -> Result<(), Errno> {
     // Nothing may come before this: until then, the table is the parent's.
-    if launch.descriptors == Descriptors::Unshare {
-        descriptors::unshare_below(RESERVED)?;
+    if let Descriptors::Unshare(low) = launch.descriptors {
+        descriptors::unshare_below(low)?;
     }
     if let Some(connection) = launch.connection {
         for target in [0, 1] {
@@ -270,10 +270,10 @@ fn take_descriptors(launch: &Launch<'_>) -> Result<(), Errno> {
     // Now and not at exec: a copy of another thread's connection would keep its client from
     // seeing the end for as long as this child's steps take.
     match launch.descriptors {
-        Descriptors::Unshare => descriptors::close_from(3),
-        Descriptors::Copy => {
-            for number in 3..RESERVED {
-                // SAFETY: as above; all above the reserved ones are close-on-exec.
+        Descriptors::Unshare(_) => descriptors::close_from(3),
+        Descriptors::Copy(Low(end)) => {
+            for number in 3..end {
+                // SAFETY: as above; all above the low ones are close-on-exec.
                 unsafe { libc::close(number as c_int) };
             }
             Ok(())

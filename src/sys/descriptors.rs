@@ -1,8 +1,8 @@
 //! The table of descriptors: what was inherited, what is reserved, what may not leak.
 //!
-//! A daemon keeps descriptors 0 to [`RESERVED`]`- 1` always occupied, so that accept(2)
-//! and clone(2) can only hand out numbers above. A child that shares the table then takes
-//! a copy of the low part alone: see [`super::child`].
+//! The lowest descriptors of a daemon, 0, 1, 2 and one for each thread that starts handlers,
+//! are always occupied, so that accept(2) and clone(2) can only hand out numbers above. A
+//! child that shares the table then takes a copy of these alone: see [`super::child`].
 
 use std::fs::File;
 use std::io;
@@ -10,41 +10,62 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-
-/// How many descriptors, from 0, are never handed out by the kernel while a daemon serves.
-pub const RESERVED: u32 = 32;
+use nix::sys::resource::{Resource, getrlimit};
 
 /// `CLOSE_RANGE_UNSHARE` of close_range(2).
 const UNSHARE: libc::c_uint = 1 << 1;
 
-/// Numbers below [`RESERVED`], each occupied by /dev/null until somebody needs it.
+/// How many entries the kernel looks at when a child takes a copy of the low part of a
+/// table, however low (`NR_OPEN_DEFAULT`). A daemon opens its own descriptors above if it
+/// can: each below is copied, and closed again, for every connection.
+const WORD: u32 = 64;
+
+/// Descriptors from 3 up, occupied by /dev/null until somebody needs one, or until this is
+/// dropped.
 #[derive(Debug)]
 pub struct Reserved {
+    /// The lowest last.
     slots: Vec<OwnedFd>,
 }
 
+/// How many descriptors, from 0, are low: those that a child takes a copy of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Low(pub(super) u32);
+
+impl Low {
+    /// 0, 1 and 2 alone.
+    pub const STANDARD: Self = Self(3);
+}
+
 impl Reserved {
-    /// Closes whatever was inherited besides 0, 1 and 2, and occupies the numbers up to
-    /// [`RESERVED`].
-    pub fn take() -> io::Result<Self> {
+    /// Closes whatever was inherited besides 0, 1 and 2, and occupies the lowest numbers: no
+    /// more of them than `slots` where few may be open.
+    pub fn take(slots: usize) -> io::Result<Self> {
         close_inherited();
-        let null = null()?;
-        let mut slots = Vec::with_capacity(RESERVED as usize);
-        loop {
-            let slot = null.try_clone()?;
-            if slot.as_raw_fd() >= RESERVED as i32 {
+        let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+        let few = limit < 4 * u64::from(WORD);
+        let mut taken = Vec::with_capacity(WORD as usize);
+        taken.push(null()?);
+        while !(few && taken.len() == slots) {
+            let next = taken[0].try_clone()?;
+            if next.as_raw_fd() as u32 >= WORD {
                 break;
             }
-            slots.push(slot);
+            taken.push(next);
         }
-        // The first descriptor opened has the lowest number of all.
-        slots.push(null);
-        Ok(Self { slots })
+        taken.reverse();
+        Ok(Self { slots: taken })
     }
 
-    /// One reserved number, for as long as the caller lives.
+    /// The lowest number that is left, for as long as the caller lives.
     pub fn slot(&mut self) -> Option<OwnedFd> {
         self.slots.pop()
+    }
+
+    /// 0, 1, 2 and so many of the lowest numbers.
+    pub fn low(&self, slots: usize) -> Option<Low> {
+        let last = self.slots.iter().rev().nth(slots.checked_sub(1)?)?;
+        Some(Low(last.as_raw_fd() as u32 + 1))
     }
 }
 
@@ -91,11 +112,11 @@ pub fn can_unshare() -> bool {
     close_range(u32::MAX, u32::MAX, UNSHARE).is_ok()
 }
 
-/// Makes the calling process's table its own, without the descriptors from `first` up.
+/// Makes the calling process's table its own, with the low descriptors alone.
 ///
 /// For a child that shares its parent's table; until this has succeeded, it may not touch
 /// any descriptor.
-pub(super) fn unshare_below(first: u32) -> Result<(), Errno> {
+pub(super) fn unshare_below(Low(first): Low) -> Result<(), Errno> {
     close_range(first, u32::MAX, UNSHARE)
 }
 

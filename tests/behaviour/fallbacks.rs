@@ -411,8 +411,8 @@ fn listeners_that_cannot_be_watched_are_served() {
 fn handlers_that_cannot_be_watched_are_reaped_all_the_same() {
     requires_command("strace");
     let skd = Skd::new(["-vc2", "--threads", "1", "-t", "127.0.0.1:0"])
-        // The start takes four calls of the main thread; the other one watches the listener and three handlers
-        // before its fifth.
+        // The start takes four calls of the main thread. The other one watches the listener and a handler, lets go
+        // of it when it has ended and watches the next before its fifth.
         .wrapper([
             "strace",
             "-f",

@@ -25,7 +25,15 @@ pub(in crate::serve) struct Places {
 #[derive(Debug)]
 pub(in crate::serve) struct Place {
     places: Arc<Places>,
-    used: bool,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Taken,
+    /// It has a handler.
+    Used,
+    Freed,
 }
 
 impl Places {
@@ -80,7 +88,7 @@ impl Places {
     fn place(self: &Arc<Self>) -> Place {
         Place {
             places: Arc::clone(self),
-            used: false,
+            state: State::Taken,
         }
     }
 
@@ -93,11 +101,18 @@ impl Places {
             .is_ok()
     }
 
-    fn free(&self) {
+    /// Frees one; `thread` is the one that does.
+    fn free(&self, thread: Option<usize>) {
         if self.limit.is_none() {
             return;
         }
         self.taken.fetch_sub(1, Ordering::SeqCst);
+        // An acceptor who waits for it and frees it itself needn't be woken.
+        if let Some(waiting) = thread.and_then(|thread| self.waiting.get(thread))
+            && waiting.swap(false, Ordering::SeqCst)
+        {
+            return;
+        }
         for (waiting, waker) in self.waiting.iter().zip(&*self.wakers) {
             if waiting.swap(false, Ordering::SeqCst) {
                 waker.wake();
@@ -108,27 +123,34 @@ impl Places {
 }
 
 impl Place {
-    /// Frees the place; says how many have a handler now, and how many there are.
-    pub(in crate::serve) fn release(self) -> (usize, Option<usize>) {
-        let places = Arc::clone(&self.places);
-        drop(self);
-        (places.used(), places.limit())
+    /// Frees the place, in this thread; says how many have a handler now, and how many there
+    /// are.
+    pub(in crate::serve) fn release(mut self, thread: usize) -> (usize, Option<usize>) {
+        self.free(Some(thread));
+        (self.places.used(), self.places.limit())
     }
 
     /// The same place, now that it has a handler.
     pub(in crate::serve) fn in_use(mut self) -> Self {
         self.places.used.fetch_add(1, Ordering::Relaxed);
-        self.used = true;
+        self.state = State::Used;
         self
+    }
+
+    fn free(&mut self, thread: Option<usize>) {
+        if self.state == State::Used {
+            self.places.used.fetch_sub(1, Ordering::Relaxed);
+        }
+        if self.state != State::Freed {
+            self.state = State::Freed;
+            self.places.free(thread);
+        }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.used {
-            self.places.used.fetch_sub(1, Ordering::Relaxed);
-        }
-        self.places.free();
+        self.free(None);
     }
 }
 
@@ -160,6 +182,30 @@ mod tests {
         assert!(woken(&wakers[0]) && !woken(&wakers[1]));
         drop(places.take(0).unwrap());
         assert!(woken(&wakers[1]));
+    }
+
+    #[test]
+    fn who_frees_the_place_that_it_waits_for_is_not_woken_nor_is_another() {
+        let (places, wakers) = places(1, 2);
+        let place = places.take(1).unwrap();
+        assert!(places.take(0).is_none());
+        assert!(places.take(1).is_none());
+        place.release(1);
+        assert!(!woken(&wakers[0]) && !woken(&wakers[1]));
+        // It takes the place; the other is woken for the next one, whoever frees that.
+        let place = places.take(1).unwrap();
+        place.in_use().release(2);
+        assert!(woken(&wakers[0]) && !woken(&wakers[1]));
+        assert_eq!(places.used(), 0);
+    }
+
+    #[test]
+    fn who_frees_a_place_and_waits_for_none_wakes_another() {
+        let (places, wakers) = places(1, 2);
+        let place = places.take(1).unwrap();
+        assert!(places.take(0).is_none());
+        place.release(1);
+        assert!(woken(&wakers[0]) && !woken(&wakers[1]));
     }
 
     #[test]
