@@ -69,7 +69,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=65_536))]
     pub bulk_mib: Option<u64>,
 
-    /// Threads of the bare kernel's loop; as many as skd has acceptors [default: cores, at most 8]
+    /// Threads of the bare kernel's loop; as many as skd has acceptors [default: three for two cores, at most 16]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub threads: Option<usize>,
 
@@ -177,7 +177,9 @@ impl Settings {
             timeout: Duration::from_secs(10),
             bulk_bytes: options.bulk_mib.unwrap_or(if quick { 16 } else { 256 }) << 20,
             cost_live: if quick { 50 } else { 500 },
-            kernel_threads: options.threads.unwrap_or_else(|| cores.clamp(1, 8)),
+            kernel_threads: options
+                .threads
+                .unwrap_or_else(|| (3 * cores).div_ceil(2).min(16)),
             load_threads: options
                 .load_threads
                 .unwrap_or_else(|| (cores / 2).clamp(1, 4)),

@@ -5,7 +5,6 @@ use std::ffi::{CString, c_char, c_int, c_void};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::ffi::OsStringExt;
 use std::ptr;
 
 /// Runs one program again and again, each time with vfork-style clone, exec and wait: what
@@ -37,10 +36,10 @@ impl BareLauncher {
         for word in words {
             strings.push(CString::new(word.as_str())?);
         }
-        for (name, value) in std::env::vars_os() {
-            let mut variable = name.into_vec();
+        for (name, value) in crate::peers::environment() {
+            let mut variable = name.as_bytes().to_vec();
             variable.push(b'=');
-            variable.extend(value.into_vec());
+            variable.extend(value.into_bytes());
             strings.push(CString::new(variable)?);
         }
         // Moving a CString moves no bytes: these stay valid while `strings` lives.

@@ -21,6 +21,16 @@ pub(crate) use server::{Server, Workspace};
 use crate::handlers::find_in_path;
 use crate::options::Options;
 
+/// What every server is started with, and so every handler: nothing of ours but the way to
+/// programs, since the kernel copies each variable for each process.
+pub(crate) fn environment() -> [(&'static str, String); 2] {
+    [
+        ("PATH", std::env::var("PATH").unwrap_or_default()),
+        // systemd-socket-activate writes a line for each connection.
+        ("SYSTEMD_LOG_LEVEL", "err".to_owned()),
+    ]
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Transport {

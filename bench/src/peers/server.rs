@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
-use super::{Endpoint, Peer, Transport};
+use super::{Endpoint, Peer, Transport, environment};
 use crate::handlers::Handler;
 use crate::load;
 use crate::proc::{self, ProcessTable};
@@ -101,8 +101,8 @@ impl Server {
             .stderr(File::create(&errors)?)
             // Its own group: an interrupt typed at the terminal is for us to pass on.
             .process_group(0)
-            // systemd-socket-activate writes a line for each connection.
-            .env("SYSTEMD_LOG_LEVEL", "err")
+            .env_clear()
+            .envs(environment())
             .spawn()
             .with_context(|| format!("cannot start {}", peer.name))?;
         let mut server = Self {

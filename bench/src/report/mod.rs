@@ -22,6 +22,9 @@ use table::{Align, Table};
 /// The folder of plots and data beside performance.md.
 const FOLDER: &str = "performance";
 
+/// Where what people have written into performance.md begins; a new run keeps it.
+const BY_HAND: &str = "<!-- From here on by hand: skd-bench keeps it. -->";
+
 pub(crate) fn print(results: &Results) {
     println!("{}", sections::machine(results));
     for section in sections::all(results) {
@@ -51,9 +54,19 @@ pub(crate) fn write(results: &Results, output: &Path) -> Result<()> {
         }
     }
     let page = output.join("performance.md");
-    fs::write(&page, markdown::page(results, &plots))?;
+    let mut text = markdown::page(results, &plots);
+    if let Some(kept) = fs::read_to_string(&page).ok().as_deref().and_then(by_hand) {
+        text.push('\n');
+        text.push_str(kept);
+    }
+    fs::write(&page, text)?;
     println!("\nWritten to {} and {}.", page.display(), folder.display());
     Ok(())
+}
+
+/// The part of an earlier page that was written by hand.
+fn by_hand(page: &str) -> Option<&str> {
+    page.find(BY_HAND).map(|start| &page[start..])
 }
 
 /// The servers found, for `--list`.
@@ -81,5 +94,20 @@ pub(crate) fn list(found: &Found) {
             "not installed: {} (Debian package {})",
             missing.name, missing.package
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_by_hand_is_kept() {
+        let page = format!("# Performance\n\nold\n\n{BY_HAND}\n\n## Why\n");
+        assert_eq!(
+            by_hand(&page),
+            Some(format!("{BY_HAND}\n\n## Why\n").as_str())
+        );
+        assert_eq!(by_hand("# Performance\n"), None);
     }
 }

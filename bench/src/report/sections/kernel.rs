@@ -66,9 +66,10 @@ fn share_of_kernel(results: &Results, cell: &StreamCell) -> Option<Summary> {
         .iter()
         .find(|kernel| kernel.handler == cell.key.handler)?;
     let limit = Summary::of(kernel.rounds.iter().map(|round| round.rate))?.median;
-    let (cores, threads) = (results.machine.cores as f64, kernel.threads as f64);
+    let cores = results.machine.cores as f64;
+    let used = cores.min(kernel.threads as f64);
     cell.summary(|round| {
-        let free = ((cores - round.load_cores) / threads).clamp(0.01, 1.0);
+        let free = ((cores - round.load_cores) / used).clamp(0.01, 1.0);
         round.rate / (limit * free)
     })
 }
