@@ -146,7 +146,7 @@ an abstract name.",
                 help: "Accept connections in N threads, 1 to 16 [three for two cores]",
                 manual: "\
 Starting a program stops the thread that does it until the program has been executed; the other \
-threads go on, which is why more of them than cores serve faster.",
+threads go on, which is why a few more of them than cores serve faster.",
             },
         ],
     ),

@@ -147,6 +147,7 @@ impl<'a> Acceptor<'a> {
     /// waits for another to be drained; says how many there were.
     fn serve_ready(&mut self) -> usize {
         let mut served = 0;
+        let mut short = false;
         for service in 0..self.lanes.len() {
             for listener in 0..self.lanes[service].ready.len() {
                 if !self.lanes[service].ready[listener] {
@@ -158,14 +159,16 @@ impl<'a> Acceptor<'a> {
                 match self.serve(service, listener, place) {
                     Attempt::Served => served += 1,
                     Attempt::Drained => self.lanes[service].ready[listener] = false,
-                    Attempt::Short => {
-                        self.pause();
-                        // To be tried again, whatever else there is to wait for.
-                        return served.max(1);
-                    }
+                    // Which another listener needn't be.
+                    Attempt::Short => short = true,
                 }
                 self.take_places();
             }
+        }
+        if short {
+            self.pause();
+            // To be tried again, whatever else there is to wait for.
+            served = served.max(1);
         }
         served
     }
@@ -323,16 +326,14 @@ impl<'a> Acceptor<'a> {
                 service: index,
                 listener: number,
             };
-            match self.poller.add(listener, Interest::ReadableOne, key.into()) {
-                Ok(()) | Err(Errno::EEXIST) => {}
-                Err(errno) => {
-                    let text = format_args!("a listener can't be watched: {}", errno.desc());
-                    report::event(Event::Trouble(Cause::Watch, &text));
-                    // What isn't watched has to be tried.
-                    lane.ready.fill(true);
-                    self.unwatch(index);
-                    return false;
-                }
+            let watched = self.poller.add(listener, Interest::ReadableOne, key.into());
+            if let Err(errno) = watched {
+                let text = format_args!("a listener can't be watched: {}", errno.desc());
+                report::event(Event::Trouble(Cause::Watch, &text));
+                // What isn't watched has to be tried.
+                lane.ready.fill(true);
+                self.unwatch(index);
+                return false;
             }
         }
         true

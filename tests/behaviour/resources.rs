@@ -433,6 +433,6 @@ fn an_idle_skd_holds_little_memory() {
     let skd = Skd::new(["--threads", "2", "-t", "127.0.0.1:0"]).run("cat");
     let kib = rss_anon(skd.pid());
     println!("idle: {kib} KiB of its own");
-    let limit = if cfg!(debug_assertions) { 512 } else { 350 };
+    let limit = if cfg!(debug_assertions) { 512 } else { 292 };
     assert!((1..limit).contains(&kib), "{kib} KiB");
 }
