@@ -35,6 +35,7 @@ mod logs;
 mod manual;
 mod pidfile;
 mod privileges;
+mod recipes;
 mod resources;
 mod signals;
 mod stream;
