@@ -124,11 +124,12 @@ fn bind_addresses(
         if let Some(port) = chosen_port {
             address.set_port(port);
         }
-        let (socket, address) = match open(listen, address, nodelay) {
-            Ok(socket) => match socket.local_addr().map(|local| local.as_socket()) {
-                Ok(Some(local)) => (socket, local),
-                _ => (socket, address),
-            },
+        let opened = open(listen, address, nodelay).and_then(|socket| {
+            let local = socket.local_addr()?.as_socket();
+            Ok((socket, local.unwrap_or(address)))
+        });
+        let (socket, address) = match opened {
+            Ok(opened) => opened,
             Err(reason) => {
                 let errno = reason.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
                 let error = cannot_bind(listen, Some(address), &reason);

@@ -199,13 +199,15 @@ impl LogFile {
     fn open(path: &std::path::Path, truncate: bool) -> Result<Self, Errno> {
         let entry = Entry::of(path)?;
         let (file, fresh) = entry.open_or_create(FLAGS, 0o666)?;
-        descriptors::make_blocking(&file)?;
-        Ok(Self {
+        // Dropped if the rest fails, and with it goes a file that was made.
+        let log = Self {
             entry,
             file,
             truncate,
             fresh,
-        })
+        };
+        descriptors::make_blocking(&log.file)?;
+        Ok(log)
     }
 
     fn empty(&self) -> io::Result<()> {

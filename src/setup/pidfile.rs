@@ -43,14 +43,26 @@ impl PidFile {
                 Err(Errno::ELOOP) => return Err(not_a_file(path)),
                 Err(errno) => return Err(failed(&errno)),
             };
-            let id = FileId::of_open(&file).map_err(|errno| failed(&errno))?;
+            // For a file made here that isn't anybody else's, who would have locked it.
+            let forget = || {
+                if created {
+                    let _ = entry.unlink();
+                }
+            };
+            let id = FileId::of_open(&file).map_err(|errno| {
+                forget();
+                failed(&errno)
+            })?;
             if !id.is_file() {
                 return Err(not_a_file(path));
             }
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Err(taken(path, &file)),
-                Err(TryLockError::Error(reason)) => return Err(failed(&reason)),
+                Err(TryLockError::Error(reason)) => {
+                    forget();
+                    return Err(failed(&reason));
+                }
             }
             // The last owner may have removed it between our opening and our lock.
             if entry.id() == Ok(id) {

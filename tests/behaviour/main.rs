@@ -26,6 +26,7 @@ mod documents;
 mod environment;
 mod examples;
 mod fallbacks;
+mod faults;
 mod harness_itself;
 mod in_place;
 mod install;
