@@ -19,6 +19,7 @@ mod harness;
 
 mod architecture;
 mod background;
+mod bug_classes;
 mod command_line;
 mod datagrams;
 mod differences;
@@ -28,6 +29,7 @@ mod examples;
 mod fallbacks;
 mod faults;
 mod harness_itself;
+mod hostile;
 mod in_place;
 mod install;
 mod listeners;
