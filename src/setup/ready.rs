@@ -65,7 +65,12 @@ impl Ready {
                 drop(writer);
                 // Whoever waits here can be interrupted.
                 signals::allow_ending();
-                Ok(Side::Witness(witness(reader)))
+                match words(reader).as_slice() {
+                    [] => Err(Error::Start(
+                        "the daemon was killed before it could serve".into(),
+                    )),
+                    words => Ok(Side::Witness(verdict(words))),
+                }
             }
             Fork::Child => {
                 setsid().map_err(|errno| Error::start("no session of its own", errno))?;
@@ -81,7 +86,7 @@ impl Ready {
             Fork::Parent(child) => Ok(Side::Service(Self::new(Some(writer), Some(child))?)),
             Fork::Child => {
                 drop(writer);
-                Ok(Side::Witness(witness(reader)))
+                Ok(Side::Witness(verdict(&words(reader))))
             }
         }
     }
@@ -144,19 +149,19 @@ fn fork() -> Result<Fork, Error> {
     process::fork().map_err(|errno| Error::start("no process for the start", errno))
 }
 
-/// Waits for the service's word. Close-on-exec ends the pipe when it becomes another
-/// program.
-fn witness(mut reader: PipeReader) -> u8 {
+/// Waits for the service's words, and that there are no more. Close-on-exec ends the pipe
+/// when it becomes another program.
+fn words(mut reader: PipeReader) -> Vec<u8> {
     let mut words = Vec::new();
     let _ = reader.read_to_end(&mut words);
-    verdict(&words)
+    words
 }
 
 fn verdict(words: &[u8]) -> u8 {
     match words {
         [SERVING, ..] | [BECOMING] => 0,
         [BECOMING, status, ..] | [status, ..] => *status,
-        // Killed before it could say anything.
+        // Killed before it could say anything. In the foreground, whoever waits for it sees that.
         [] => 1,
     }
 }

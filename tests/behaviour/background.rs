@@ -5,7 +5,8 @@ use crate::harness::{
     descriptors, each_program, process_group, requires_command, requires_root, session,
     status_field, talk, wait_for, wait_for_text,
 };
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::fs::File;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
@@ -265,10 +266,9 @@ fn the_original_says_nothing_of_a_start_that_fails() {
     });
 }
 
-#[test]
-fn a_launcher_that_is_ended_takes_the_start_with_it() {
+/// A start in the background that is held up before it listens, and the pid of the daemon to be.
+fn held_up(directory: &Directory) -> (Running, i32) {
     requires_command("strace");
-    let directory = Directory::new();
     let skd = Skd::new([
         "-B",
         "-P",
@@ -297,10 +297,29 @@ fn a_launcher_that_is_ended_takes_the_start_with_it() {
     });
     assert_ne!(daemon, skd.pid(), "that isn't the launcher");
     assert!(directory.join("socket").exists());
+    (skd, daemon)
+}
+
+#[test]
+fn a_launcher_that_is_ended_takes_the_start_with_it() {
+    let directory = Directory::new();
+    let (skd, _) = held_up(&directory);
     skd.signal(Signal::SIGINT);
     // It is strace that ends here, after all others, and as the launcher has.
     assert_eq!(skd.wait_with_output().killed_by(), Some(Signal::SIGINT));
     skd.wait_until("no process is left", || skd.processes().is_empty());
+    assert_eq!(directory.names(), [""; 0]);
+}
+
+#[test]
+fn a_daemon_that_is_killed_before_it_serves_is_a_start_that_failed() {
+    let directory = Directory::new();
+    let (skd, daemon) = held_up(&directory);
+    kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
+    // strace may have something to say of its own.
+    skd.wait_with_output()
+        .expect_code(1)
+        .expect_stderr(&["skd: the daemon was killed before it could serve\n"]);
     assert_eq!(directory.names(), [""; 0]);
 }
 
