@@ -60,22 +60,29 @@ impl Ready {
     /// Goes into the background: the child, in a session of its own, is the service.
     pub fn in_background() -> Result<Side, Error> {
         let (reader, writer) = pipes()?;
+        let ready = Self::new(Some(writer), None)?;
         match fork()? {
             Fork::Parent(_) => {
-                drop(writer);
+                drop(ready);
                 // Whoever waits here can be interrupted.
                 signals::allow_ending();
-                match words(reader).as_slice() {
-                    [] => Err(Error::Start(
+                match words(reader) {
+                    Ok(words) if words.is_empty() => Err(Error::Start(
                         "the daemon was killed before it could serve".into(),
                     )),
-                    words => Ok(Side::Witness(verdict(words))),
+                    Ok(words) => Ok(Side::Witness(verdict(&words))),
+                    // The daemon will say that nobody waits for it any more.
+                    Err(_) => Ok(Side::Witness(1)),
                 }
             }
-            Fork::Child => {
-                setsid().map_err(|errno| Error::start("no session of its own", errno))?;
-                Ok(Side::Service(Self::new(Some(writer), None)?))
-            }
+            Fork::Child => match setsid() {
+                Ok(_) => Ok(Side::Service(ready)),
+                Err(errno) => {
+                    let error = Error::start("no session of its own", errno);
+                    ready.failed(&error);
+                    Err(Error::Told(error.status()))
+                }
+            },
         }
     }
 
@@ -86,7 +93,9 @@ impl Ready {
             Fork::Parent(child) => Ok(Side::Service(Self::new(Some(writer), Some(child))?)),
             Fork::Child => {
                 drop(writer);
-                Ok(Side::Witness(verdict(&words(reader))))
+                // Should the words be lost, so is the start.
+                let words = words(reader).unwrap_or_default();
+                Ok(Side::Witness(verdict(&words)))
             }
         }
     }
@@ -151,10 +160,13 @@ fn fork() -> Result<Fork, Error> {
 
 /// Waits for the service's words, and that there are no more. Close-on-exec ends the pipe
 /// when it becomes another program.
-fn words(mut reader: PipeReader) -> Vec<u8> {
+fn words(mut reader: PipeReader) -> io::Result<Vec<u8>> {
     let mut words = Vec::new();
-    let _ = reader.read_to_end(&mut words);
-    words
+    match reader.read_to_end(&mut words) {
+        Err(reason) if words.is_empty() => Err(reason),
+        // What has been said has been said.
+        _ => Ok(words),
+    }
 }
 
 fn verdict(words: &[u8]) -> u8 {
