@@ -293,12 +293,8 @@ fn a_relay_that_was_killed_is_started_again() {
             relays.len() == 1 && relays != [killed]
         });
     }
-    wait_until("it was reported", || {
-        syslog
-            .logged("skd: the relay to syslog had ended and was started again")
-            .len()
-            == 2
-    });
+    // The second is no more than a second after the first, and may be passed over: so often is trouble told.
+    syslog.wait_for("skd: the relay to syslog had ended and was started again");
 }
 
 #[test]
