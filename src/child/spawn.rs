@@ -62,14 +62,11 @@ impl Method {
                 want_pidfd: method.pidfds == Pidfds::Clone,
             };
             match child::spawn(&mut stack, launch) {
-                Ok(born) => {
-                    let pidfd = match &born.pidfd {
-                        Some(pidfd) => pidfd.try_clone().ok(),
-                        None => {
-                            method.pidfds = Pidfds::Open;
-                            process::open_pidfd(born.pid).ok()
-                        }
-                    };
+                Ok(mut born) => {
+                    let pidfd = born.pidfd.take().or_else(|| {
+                        method.pidfds = Pidfds::Open;
+                        process::open_pidfd(born.pid).ok()
+                    });
                     // waitid(2) learnt P_PIDFD two versions after clone(2) CLONE_PIDFD.
                     let waits = |pidfd: OwnedFd| {
                         process::wait(Target::Descriptor(pidfd.as_fd()), Wait::PEEK).is_ok()

@@ -2,8 +2,8 @@
 
 use crate::harness::{
     Directory, Namespace, Program, Running, Skd, Stream, Syslog, Terminal, command, connect_unix,
-    descriptors, each_program, process_group, requires_command, requires_root, session,
-    status_field, talk, wait_for, wait_for_text,
+    descriptors, each_program, is_in_call, process_group, requires_root, session, status_field,
+    talk, tampering, wait_for, wait_for_text,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -268,7 +268,6 @@ fn the_original_says_nothing_of_a_start_that_fails() {
 
 /// A start in the background that is held up before it listens, and the pid of the daemon to be.
 fn held_up(directory: &Directory) -> (Running, i32) {
-    requires_command("strace");
     let skd = Skd::new([
         "-B",
         "-P",
@@ -276,22 +275,9 @@ fn held_up(directory: &Directory) -> (Running, i32) {
         "-l",
         &directory.name("socket"),
     ])
-    .wrapper([
-        "strace",
-        "-f",
-        "-qq",
-        "-o",
-        "/dev/null",
-        "-e",
-        "trace=listen",
-        "-e",
-        "inject=listen:delay_enter=1000000",
-    ])
+    .wrapper(tampering("listen", "delay_enter=1000000"))
     .start("cat");
-    let listens = |pid: &i32| {
-        let call = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
-        call.split(' ').next() == Some(&libc::SYS_listen.to_string())
-    };
+    let listens = |pid: &i32| is_in_call(*pid, libc::SYS_listen);
     let daemon = wait_for("the start is held up", || {
         skd.processes().into_iter().find(listens)
     });

@@ -3,8 +3,8 @@
 
 use crate::harness::{
     Directory, Running, SignalMasks, Skd, ask, ask_udp, connect, connect_unix, cpu_ticks,
-    datagram_echo, descriptors, echo, ids, requires_command, requires_root, signal_masks, sockets,
-    talk, udp_client, wait_until, zombies,
+    datagram_echo, descriptors, echo, ids, in_a_storm, requires_command, requires_root,
+    signal_masks, sockets, talk, udp_client, wait_until, zombies,
 };
 use nix::errno::Errno;
 use nix::sys::resource::Resource;
@@ -16,7 +16,6 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -213,25 +212,16 @@ fn signal_handler_races_and_errno() {
     for signal in signals.into_iter().chain([Signal::SIGTERM, Signal::SIGHUP]) {
         assert!(!SignalMasks::has(caught, signal), "{signal}");
     }
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                signals.iter().for_each(|signal| skd.signal(*signal));
-                // Nearly as fast as they can be taken one by one.
-                thread::sleep(Duration::from_micros(50));
+    in_a_storm(&skd, &signals, || {
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..EACH {
+                        assert_eq!(talk(skd.connect(), b"served"), b"served");
+                    }
+                });
             }
         });
-        let clients = [(); 4].map(|()| {
-            scope.spawn(|| {
-                for _ in 0..EACH {
-                    assert_eq!(talk(skd.connect(), b"served"), b"served");
-                }
-            })
-        });
-        let ends = clients.map(|client| client.join());
-        over.store(true, Ordering::Relaxed);
-        assert!(ends.iter().all(Result::is_ok), "not all were served");
     });
     let ends = || directory.read("log").matches("with status 3 after").count();
     skd.wait_until("each end was seen", || ends() >= 4 * EACH);

@@ -3,7 +3,8 @@
 use crate::harness::{
     DEADLINE, Directory, Program, Running, SignalMasks, Skd, ask_udp, connect_unix, cpu_ticks,
     datagram_echo, descriptors, echo, poll_for, process_group, requires_command, requires_root,
-    signal_masks, sockets, stat_field, status_field, talk, threads, wait_for, wait_until,
+    signal_masks, sockets, stat_field, status_field, talk, tampering, threads, wait_for,
+    wait_until,
 };
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -409,21 +410,10 @@ fn listeners_that_cannot_be_watched_are_served() {
 
 #[test]
 fn handlers_that_cannot_be_watched_are_reaped_all_the_same() {
-    requires_command("strace");
     let skd = Skd::new(["-vc2", "--threads", "1", "-t", "127.0.0.1:0"])
         // The start takes four calls of the main thread. The other one watches the listener and a handler, lets go
         // of it when it has ended and watches the next before its fifth.
-        .wrapper([
-            "strace",
-            "-f",
-            "-qq",
-            "-o",
-            "/dev/null",
-            "-e",
-            "trace=epoll_ctl",
-            "-e",
-            "inject=epoll_ctl:error=ENOSPC:when=5+",
-        ])
+        .wrapper(tampering("epoll_ctl", "error=ENOSPC:when=5+"))
         .run("cat");
     for count in 1..=8 {
         assert_eq!(talk(skd.connect(), b"served"), b"served");

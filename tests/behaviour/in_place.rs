@@ -2,8 +2,8 @@
 
 use crate::harness::{
     Directory, Instance, Program, Running, SignalMasks, Skd, Stream, command, descriptors,
-    each_program, environment, exists, limit, process_group, requires_command, requires_root,
-    run_to_end, session, signal_masks, stat_field, status_field, wait_until,
+    each_program, environment, exists, is_in_call, limit, process_group, requires_root, run_to_end,
+    session, signal_masks, stat_field, status_field, tampering, wait_until,
 };
 use nix::sys::resource::Resource;
 use nix::sys::signal::Signal;
@@ -125,25 +125,11 @@ fn ignored_signals_that_the_c_library_hides_are_inherited() {
 /// A skd that is held up for a second before it changes directory, one of the last things that it does before it
 /// becomes the program. It is there when this returns.
 fn held_up(skd: Skd) -> Running {
-    requires_command("strace");
     let skd = skd
         .args(["--chdir", "/"])
-        .wrapper([
-            "strace",
-            "-qq",
-            "-o",
-            "/dev/null",
-            "-e",
-            "trace=chdir",
-            "-e",
-            "inject=chdir:delay_enter=1000000",
-        ])
+        .wrapper(tampering("chdir", "delay_enter=1000000"))
         .start_with("sleep", SLEEP);
-    wait_until("it is held up", || {
-        let call = std::fs::read_to_string(format!("/proc/{}/syscall", skd.pid()));
-        let call = call.unwrap_or_default();
-        call.split(' ').next() == Some(&libc::SYS_chdir.to_string())
-    });
+    wait_until("it is held up", || is_in_call(skd.pid(), libc::SYS_chdir));
     skd
 }
 

@@ -111,31 +111,26 @@ fn every_command_that_a_test_needs_is_among_the_packages() {
 /// With the binary that is there, since what is tried is the installing.
 #[track_caller]
 fn make(stage: &Directory, target: &str, variables: &[&str]) {
-    requires_command("make");
-    let output = Command::new("make")
-        .args(["--silent", target])
-        .arg(format!("DESTDIR={}", stage.path().display()))
-        .arg(concat!("SKD=", env!("CARGO_BIN_EXE_skd")))
-        .args(variables)
-        // The tests may have been started by make themselves.
-        .env_remove("MAKEFLAGS")
-        .env_remove("MAKELEVEL")
-        .output()
-        .expect("make");
-    assert!(
-        output.status.success() && output.stderr.is_empty(),
-        "{output:?}"
-    );
+    let destination = format!("DESTDIR={}", stage.path().display());
+    let skd = concat!("SKD=", env!("CARGO_BIN_EXE_skd"));
+    run_make(&["--silent", target, &destination, skd], variables);
 }
 
 /// What `make install` would run.
 #[track_caller]
 fn would_run(variables: &[&str]) -> String {
+    // If it ran something after all, it would be no cargo.
+    run_make(&["--dry-run", "install", "CARGO=no-cargo"], variables)
+}
+
+/// Runs make, and gives what it says.
+#[track_caller]
+fn run_make(words: &[&str], variables: &[&str]) -> String {
     requires_command("make");
     let output = Command::new("make")
-        // If it ran something after all, it would be no cargo.
-        .args(["--dry-run", "install", "CARGO=no-cargo"])
+        .args(words)
         .args(variables)
+        // The tests may have been started by make themselves.
         .env_remove("MAKEFLAGS")
         .env_remove("MAKELEVEL")
         .output()

@@ -2,7 +2,7 @@
 
 use crate::harness::{
     Directory, Namespace, Running, Skd, capabilities, connect_unix, each_program, environment, ids,
-    receive, requires_command, requires_root, run_to_end, talk,
+    receive, requires_command, requires_root, run_to_end, talk, tampering,
 };
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
@@ -330,10 +330,8 @@ fn a_program_that_is_run_in_place_or_supervised_has_no_capability_either() {
 /// in a directory of root's, from where the dropped user could remove none of it.
 fn start_without(call: &str, how: &str, options: &[&str]) -> (Running, Directory) {
     requires_root();
-    requires_command("strace");
     requires_command("setpriv");
     let directory = Directory::public();
-    let (trace, inject) = (format!("trace={call}"), format!("inject={call}:{how}"));
     let skd = dropping(["-l", &directory.name("socket")])
         .args(["-P", &directory.name("pid")])
         .args(["-L", &format!(">{}", directory.name("log"))])
@@ -342,17 +340,8 @@ fn start_without(call: &str, how: &str, options: &[&str]) -> (Running, Directory
         .wrapper(
             ["setpriv", "--securebits", "+no_setuid_fixup"]
                 .into_iter()
-                .chain([
-                    "strace",
-                    "-f",
-                    "-qq",
-                    "-o",
-                    "/dev/null",
-                    "-e",
-                    &trace,
-                    "-e",
-                    &inject,
-                ]),
+                .map(str::to_owned)
+                .chain(tampering(call, how)),
         )
         .start("cat");
     (skd, directory)

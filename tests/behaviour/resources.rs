@@ -2,9 +2,9 @@
 //! `--nocapture` to see them.
 
 use crate::harness::{
-    DEADLINE, Directory, Running, Skd, connect_unix, cpu_ticks, descriptors, echo, poll_for,
-    receive, requires_command, requires_root, rss_anon, status_field, talk, threads, wait_for,
-    zombies,
+    DEADLINE, Directory, Holdings, Running, Skd, connect_unix, cpu_ticks, descriptors, echo,
+    poll_for, receive, requires_command, requires_root, rss_anon, status_field, talk, tampering,
+    threads, wait_for, zombies,
 };
 use nix::sys::resource::Resource;
 use std::io::{Read, Write};
@@ -14,35 +14,6 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// What `skd` holds: what may not grow with the number of connections that it has served.
-#[derive(Debug)]
-struct Holdings {
-    descriptors: usize,
-    threads: usize,
-    kib: u64,
-}
-
-impl Holdings {
-    fn of(skd: &Running) -> Self {
-        Self {
-            descriptors: descriptors(skd.pid()).len(),
-            threads: threads(skd.pid()).len(),
-            kib: rss_anon(skd.pid()),
-        }
-    }
-
-    /// No more descriptors and threads than `before`, and memory within what allocators do.
-    #[track_caller]
-    fn expect_like(&self, before: &Self) {
-        assert_eq!(
-            (self.descriptors, self.threads),
-            (before.descriptors, before.threads),
-            "before: {before:?}"
-        );
-        assert!(self.kib <= before.kib + 512, "{self:?}, before: {before:?}");
-    }
-}
 
 /// Serves so many connections, some by TCP and some by a unix socket, and looks at what is left.
 fn short_connections(count: usize) {
@@ -393,20 +364,9 @@ fn a_shortage_of_memory_is_waited_out() {
 
 #[test]
 fn a_filter_that_forbids_to_accept_is_waited_out() {
-    requires_command("strace");
     let skd = Skd::new(["--threads", "1", "-t", "127.0.0.1:0"])
         // Each of these costs a tenth of a second at least.
-        .wrapper([
-            "strace",
-            "-f",
-            "-qq",
-            "-o",
-            "/dev/null",
-            "-e",
-            "trace=accept4",
-            "-e",
-            "inject=accept4:error=EPERM:when=1..30",
-        ])
+        .wrapper(tampering("accept4", "error=EPERM:when=1..30"))
         .run("cat");
     let mut streams = knock(&skd, 3);
     expect_calm(&skd, "wasn't accepted: Operation not permitted");

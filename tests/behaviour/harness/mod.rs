@@ -33,6 +33,7 @@
 mod capture;
 mod client;
 mod directory;
+mod holdings;
 mod instance;
 mod namespace;
 mod options;
@@ -42,7 +43,9 @@ mod program;
 mod running;
 mod skd;
 mod sockets;
+mod storm;
 mod syslog;
+mod tampering;
 mod terminal;
 
 pub use self::capture::{Capture, Line, Source};
@@ -51,18 +54,21 @@ pub use self::client::{
     receive, send_unix_datagram, talk, try_talk, udp_client, unix_datagram_client,
 };
 pub use self::directory::Directory;
+pub use self::holdings::Holdings;
 pub use self::instance::Instance;
 pub use self::namespace::Namespace;
 pub use self::process::{
     SignalMasks, capabilities, children, command, cpu_ticks, descendants, descriptors, environment,
-    exists, ids, is_zombie, limit, mark_of, parent, process_group, rss_anon, session, signal_masks,
-    stat_field, status_field, threads, zombies,
+    exists, ids, is_in_call, is_zombie, limit, mark_of, parent, process_group, rss_anon, session,
+    signal_masks, stat_field, status_field, threads, zombies,
 };
 pub use self::program::{Program, each_program, original};
 pub use self::running::{Daemon, Output, Running};
 pub use self::skd::{MARK, Skd, Stream, run_to_end};
 pub use self::sockets::{Kind, Socket, sockets};
+pub use self::storm::{Over, in_a_storm};
 pub use self::syslog::{Message, Syslog};
+pub use self::tampering::tampering;
 pub use self::terminal::Terminal;
 
 use std::path::Path;

@@ -207,6 +207,12 @@ pub fn stat_field(pid: i32, number: usize) -> Option<String> {
     )
 }
 
+/// Whether `pid` is in this system call, or waits to enter it.
+pub fn is_in_call(pid: i32, call: libc::c_long) -> bool {
+    let text = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    text.split(' ').next() == Some(&call.to_string())
+}
+
 /// Whether `pid` was started with `name=value` in its environment.
 pub fn mark_of(pid: i32, name: &str, value: &OsStr) -> bool {
     let bytes = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
