@@ -65,7 +65,7 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
     let files = raise_file_limit();
     // Before any descriptor of ours is opened, so that all are above the reserved ones; and
     // a handler gets its connection and nothing that skd was given by accident.
-    let reserved = Reserved::take(MOST_THREADS + 1).map_err(|reason| {
+    let reserved = Reserved::take(MOST_THREADS + 1, &[]).map_err(|reason| {
         Error::start("the low descriptors can't be reserved by /dev/null", reason)
     })?;
     // The resolver may take long: nothing is held or changed yet, and INT still ends skd.

@@ -15,7 +15,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::config::{
     Account, Config, Daemon, Endpoint, Identity, InetAddress, Listen, LogTarget, Port, Service,
-    Style, Surroundings, UnixAddress,
+    Span, Style, Surroundings, UnixAddress,
 };
 use crate::error::Error;
 use crate::sys::names;
@@ -99,6 +99,10 @@ fn config(matches: &ArgMatches) -> Result<Config, Error> {
             log: given.read("log", LogTarget::parse)?,
             pidfile: given.read("pidfile", values::path)?,
             supervise,
+            drain: given.read("drain", values::duration)?,
+            kill_after: given
+                .read("kill-after", values::duration)?
+                .unwrap_or(Span::seconds(5)),
             identity,
             root,
             threads: given.read("threads", values::threads)?,

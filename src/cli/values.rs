@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
-use crate::config::{Account, Identity, Limit, MOST_THREADS, RESOURCES};
+use crate::config::{Account, Identity, Limit, MOST_THREADS, RESOURCES, Refused, Span};
 
 /// Why a value is refused: a clause that goes on after "invalid value … for …".
 type Why = String;
@@ -42,6 +42,12 @@ pub(super) fn path(text: &OsStr) -> Result<PathBuf, Why> {
         return Err("the path is empty".into());
     }
     Ok(PathBuf::from(text))
+}
+
+pub(super) fn duration(text: &OsStr) -> Result<Span, Why> {
+    // What isn't text is no duration either.
+    let text = text.to_str().unwrap_or_default();
+    text.parse().map_err(|why: Refused| why.to_string())
 }
 
 /// A file mode or a mask of such.

@@ -2,6 +2,7 @@
 //! words that it came from.
 
 mod address;
+mod duration;
 mod log_target;
 
 use std::ffi::{CString, OsStr, OsString};
@@ -15,6 +16,7 @@ use nix::unistd::{Gid, Uid};
 use crate::sys::child::Resource;
 
 pub use address::{Host, InetAddress, Port, UnixAddress};
+pub use duration::Span;
 pub use log_target::{Level, LogTarget};
 
 /// Why a text can't be read as what it is to be: a clause that goes on after "invalid
@@ -55,6 +57,10 @@ pub struct Daemon {
     pub pidfile: Option<PathBuf>,
     /// Without a listener: whether to run the program again whenever it exits.
     pub supervise: bool,
+    /// How long handlers are waited for at the end; not at all, if not said.
+    pub drain: Option<Span>,
+    /// How long what was told to end may still run before it is killed.
+    pub kill_after: Span,
     /// Whom to become after binding.
     pub identity: Option<Identity>,
     /// The root directory to take before that.

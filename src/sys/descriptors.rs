@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -38,10 +38,10 @@ impl Low {
 }
 
 impl Reserved {
-    /// Closes whatever was inherited besides 0, 1 and 2, and occupies the lowest numbers: no
-    /// more of them than `slots` where few may be open.
-    pub fn take(slots: usize) -> io::Result<Self> {
-        close_inherited();
+    /// Closes whatever was inherited besides 0, 1, 2 and what is `kept`, and occupies the
+    /// lowest numbers: no more of them than `slots` where few may be open.
+    pub fn take(slots: usize, kept: &[OwnedFd]) -> io::Result<Self> {
+        close_inherited(kept);
         let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
         let few = limit < 4 * u64::from(WORD);
         let mut taken = Vec::with_capacity(WORD as usize);
@@ -69,6 +69,23 @@ impl Reserved {
     }
 }
 
+/// Takes over a descriptor that was handed to this process under this number, close-on-exec
+/// and out of the way of those that will be reserved (fcntl(2), `F_DUPFD_CLOEXEC`).
+pub fn claim(number: i32) -> Result<OwnedFd, Errno> {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+    // Where few may be open, the highest that can be had.
+    let above = u64::from(WORD).min(limit.saturating_sub(8)) as i32;
+    if number < 0 {
+        return Err(Errno::EBADF);
+    }
+    // SAFETY: start-up, and nothing in this process owns what it was handed; if it wasn't, the
+    // call says so.
+    let handed = unsafe { BorrowedFd::borrow_raw(number) };
+    let copy = fcntl(handed, FcntlArg::F_DUPFD_CLOEXEC(above))?;
+    // SAFETY: the kernel has just made it for the caller.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
 /// /dev/null, open for reading and writing.
 pub fn null() -> io::Result<OwnedFd> {
     File::options()
@@ -82,11 +99,17 @@ pub fn null() -> io::Result<OwnedFd> {
 ///
 /// Where close_range(2) is missing or forbidden, each is marked close-on-exec instead:
 /// what matters is that no handler gets it.
-fn close_inherited() {
-    if close_range(3, u32::MAX, 0).is_ok() {
+fn close_inherited(kept: &[OwnedFd]) {
+    let kept = kept.iter().map(|fd| fd.as_raw_fd() as u32);
+    let mut kept: Vec<u32> = kept.chain([0, 1, 2]).collect();
+    kept.sort_unstable();
+    if close_around(&kept).is_ok() {
         return;
     }
-    for number in open_numbers().into_iter().filter(|number| *number >= 3) {
+    for number in open_numbers() {
+        if kept.contains(&number) {
+            continue;
+        }
         // SAFETY: the number was open a moment ago, in the only thread there is; should it be
         // gone again, fcntl on it does no harm.
         let borrowed = unsafe { BorrowedFd::borrow_raw(number as i32) };

@@ -1,0 +1,145 @@
+//! How long something may take, as an administrator writes it: `30s`, `5m`, `1h30m`, `250ms`.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::Refused;
+
+/// The units, the longest first, in milliseconds.
+const UNITS: [(&str, u64); 5] = [
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1_000),
+    ("ms", 1),
+];
+
+/// The longest that is taken, ten years: more is a slip of the pen, and every clock can add it.
+const LONGEST: u64 = 3_650 * 86_400_000;
+
+/// A duration of whole milliseconds; written as it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(u64);
+
+impl Span {
+    /// So many seconds.
+    pub const fn seconds(seconds: u64) -> Self {
+        Self(seconds * 1_000)
+    }
+}
+
+impl From<Span> for Duration {
+    fn from(span: Span) -> Self {
+        Self::from_millis(span.0)
+    }
+}
+
+impl FromStr for Span {
+    type Err = Refused;
+
+    fn from_str(text: &str) -> Result<Self, Refused> {
+        read(text).map(Self).ok_or_else(|| {
+            Refused("it takes a duration like 30s, 5m, 1h30m or 250ms, ten years at most".into())
+        })
+    }
+}
+
+/// Number and unit, again and again, each unit shorter than the one before.
+fn read(text: &str) -> Option<u64> {
+    let mut units = UNITS.iter();
+    let mut rest = text;
+    let mut total: u64 = 0;
+    loop {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, after) = rest.split_at(digits);
+        let letters = after.bytes().take_while(u8::is_ascii_lowercase).count();
+        let (unit, after) = after.split_at(letters);
+        let (_, milliseconds) = units.find(|(name, _)| *name == unit)?;
+        let part = number.parse::<u64>().ok()?.checked_mul(*milliseconds)?;
+        total = total.checked_add(part).filter(|total| *total <= LONGEST)?;
+        if after.is_empty() {
+            return Some(total);
+        }
+        rest = after;
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0;
+        if rest == 0 {
+            return f.write_str("0s");
+        }
+        for (unit, milliseconds) in UNITS {
+            if rest >= milliseconds {
+                write!(f, "{}{unit}", rest / milliseconds)?;
+                rest %= milliseconds;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn durations_are_read() {
+        for (text, milliseconds) in [
+            ("30s", 30_000),
+            ("5m", 300_000),
+            ("1h30m", 5_400_000),
+            ("250ms", 250),
+            ("1m250ms", 60_250),
+            ("90s", 90_000),
+            ("0s", 0),
+            ("2d", 172_800_000),
+            ("3650d", LONGEST),
+        ] {
+            assert_eq!(text.parse(), Ok(Span(milliseconds)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_duration_is_refused() {
+        for text in [
+            "",
+            "5",
+            "s",
+            "5 s",
+            "-5s",
+            "+5s",
+            "5S",
+            "1.5s",
+            "5s5",
+            "30m1h",
+            "1s1s",
+            "5sec",
+            "5s ",
+            "3651d",
+            "99999999999999999999s",
+            "18446744073709551615d",
+            "٣s",
+            "5µs",
+        ] {
+            assert!(text.parse::<Span>().is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_reads_back(milliseconds in 0..=LONGEST) {
+            let span = Span(milliseconds);
+            prop_assert_eq!(span.to_string().parse(), Ok(span));
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in "[0-9a-z]{0,12}|.{0,8}") {
+            let _ = text.parse::<Span>();
+        }
+    }
+}
