@@ -4,7 +4,6 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -24,6 +23,7 @@ use crate::setup::Log;
 use crate::sys::events::{Interest, Poller, Waker, no_events, wait_readable};
 use crate::sys::process;
 use crate::sys::signals::{Signal, Signals};
+use crate::sys::thread::Thread;
 
 const USED: [Signal; 6] = [
     Signal::SIGTERM,
@@ -40,7 +40,7 @@ pub struct Daemon {
     /// Removed, and dropped, while their sockets are still open.
     files: Vec<SocketFile>,
     shared: Arc<Shared>,
-    acceptors: Vec<JoinHandle<()>>,
+    acceptors: Vec<Thread>,
     signals: Signals,
     datagrams: Vec<Datagrams>,
     spawner: Spawner,
@@ -380,7 +380,7 @@ impl Daemon {
     fn park(&self) {
         self.shared.enter_phase(Phase::Stopping);
         let deadline = Instant::now() + Duration::from_secs(1);
-        while !self.acceptors.iter().all(JoinHandle::is_finished) && Instant::now() < deadline {
+        while !self.acceptors.iter().all(Thread::is_finished) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_micros(200));
         }
     }

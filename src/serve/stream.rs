@@ -6,10 +6,11 @@
 //! not waited for at all. Each also waits for the ends of the handlers that it started: to
 //! wake another thread for each end would cost more than the reaping.
 
+use std::ffi::CString;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -25,6 +26,7 @@ use crate::net::{Listener, Peer};
 use crate::report::{self, Cause, Event};
 use crate::sys::environment::Environment;
 use crate::sys::events::{Interest, Poller, no_events};
+use crate::sys::thread::Thread;
 
 /// How long a shortage is waited out before the next try.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -34,27 +36,21 @@ const PAUSE: Duration = Duration::from_millis(100);
 const ROW: usize = 16;
 
 /// Starts an acceptor thread, which waits until all are there.
-pub(super) fn start(
-    index: usize,
-    shared: Arc<Shared>,
-    spawner: Spawner,
-) -> io::Result<JoinHandle<()>> {
+pub(super) fn start(index: usize, shared: Arc<Shared>, spawner: Spawner) -> Result<Thread, Errno> {
     let waker = &shared.wakers[index];
     shared.pollers[index].add(waker, Interest::Readable, Key::Waker.into())?;
-    thread::Builder::new()
-        .name(format!("accept-{index}"))
-        .stack_size(128 * 1024)
-        .spawn(move || {
-            let acceptor = Acceptor {
-                index,
-                poller: &shared.pollers[index],
-                lanes: shared.services.iter().map(Lane::new).collect(),
-                shared: &shared,
-                spawner,
-                room: false,
-            };
-            acceptor.run();
-        })
+    let name = CString::new(format!("accept-{index}")).unwrap_or_default();
+    Thread::start(name, 128 * 1024, move || {
+        let acceptor = Acceptor {
+            index,
+            poller: &shared.pollers[index],
+            lanes: shared.services.iter().map(Lane::new).collect(),
+            shared: &shared,
+            spawner,
+            room: false,
+        };
+        acceptor.run();
+    })
 }
 
 struct Acceptor<'a> {

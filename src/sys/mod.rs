@@ -16,6 +16,7 @@ pub mod names;
 pub mod process;
 pub mod signals;
 pub mod sockets;
+pub mod thread;
 
 use nix::errno::Errno;
 

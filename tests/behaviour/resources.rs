@@ -363,6 +363,38 @@ fn a_shortage_of_memory_is_waited_out() {
 }
 
 #[test]
+fn a_start_for_which_memory_is_short_anywhere_leaves_nothing() {
+    requires_command("prlimit");
+    let directory = Directory::new();
+    let start = || {
+        let (pid, socket) = (directory.name("pid"), directory.name("socket"));
+        Skd::new(["--threads", "2", "-P", &pid, "-l", &socket])
+    };
+    let whole = start().run("cat");
+    let peak = status_field(whole.pid(), "VmPeak").unwrap();
+    let peak: u64 = peak.trim_end_matches(" kB").parse().unwrap();
+    whole.stop();
+    let (mut served, mut refused) = (0, 0);
+    for step in 0..48 {
+        let limit = format!("--as={}:", (peak + 64 - 24 * step) * 1024);
+        let skd = start().wrapper(["prlimit", &limit]).start("cat");
+        skd.wait_until("it serves, or has ended", || {
+            !directory.read("pid").is_empty() || skd.try_wait(Duration::ZERO).is_some()
+        });
+        match skd.try_wait(Duration::ZERO) {
+            None => {
+                skd.stop();
+                served += 1;
+            }
+            Some(_) => refused += 1,
+        }
+        assert_eq!(directory.names(), [""; 0], "{limit}");
+    }
+    println!("{served} served, {refused} did not");
+    assert!(served > 0 && refused > 0, "{served}, {refused}");
+}
+
+#[test]
 fn a_filter_that_forbids_to_accept_is_waited_out() {
     let skd = Skd::new(["--threads", "1", "-t", "127.0.0.1:0"])
         // Each of these costs a tenth of a second at least.
