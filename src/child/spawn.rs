@@ -10,7 +10,7 @@ use nix::unistd::{Pid, dup3};
 
 use super::plan::Plan;
 use crate::error::Error;
-use crate::sys::child::{self, Born, Descriptors, Launch, Stage};
+use crate::sys::child::{self, Born, Descriptors, Launch, Stage, Step};
 use crate::sys::descriptors::{self, Low};
 use crate::sys::environment::Environment;
 use crate::sys::memory::Stack;
@@ -41,6 +41,15 @@ impl Method {
     /// that goes through all of `plan` but the exec; so a step that must fail for every
     /// handler fails the start. Connections will stand in `low` descriptors.
     pub fn probe(plan: &Plan, low: Low) -> Result<Self, Error> {
+        Self::try_out(plan, plan.steps(), low)
+    }
+
+    /// The same for a daemon that goes on whatever has become of its steps.
+    pub fn probe_without_steps(plan: &Plan, low: Low) -> Result<Self, Error> {
+        Self::try_out(plan, &[], low)
+    }
+
+    fn try_out(plan: &Plan, steps: &[Step], low: Low) -> Result<Self, Error> {
         let mut method = Self {
             descriptors: if descriptors::can_unshare() {
                 Descriptors::Unshare(low)
@@ -56,7 +65,7 @@ impl Method {
             let launch = Launch {
                 descriptors: method.descriptors,
                 connection: None,
-                steps: plan.steps(),
+                steps,
                 image: None,
                 environment: environment.finish(),
                 want_pidfd: method.pidfds == Pidfds::Clone,

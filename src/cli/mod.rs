@@ -31,10 +31,22 @@ pub enum Request {
     Print(String),
 }
 
+/// What a running daemon knows already. Names are not looked up again for the image that
+/// takes over from it: perhaps in another root directory, and whatever they stand for by now,
+/// the process is who it is.
+#[derive(Debug)]
+pub struct Known {
+    /// Whom it has become, if anybody.
+    pub identity: Option<Identity>,
+}
+
 /// Reads the command line; the first of `arguments` is the program's own name.
-pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, Error> {
+pub fn parse(
+    arguments: impl IntoIterator<Item = OsString>,
+    known: Option<Known>,
+) -> Result<Request, Error> {
     match command().try_get_matches_from(arguments) {
-        Ok(matches) => Ok(Request::Run(Box::new(config(&matches)?))),
+        Ok(matches) => Ok(Request::Run(Box::new(config(&matches, known)?))),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp => Ok(Request::Print(error.to_string())),
             ErrorKind::DisplayVersion => Ok(Request::Print(error.to_string())),
@@ -73,8 +85,11 @@ fn sentence(error: &clap::Error) -> String {
     }
 }
 
-fn config(matches: &ArgMatches) -> Result<Config, Error> {
-    let given = Given(matches);
+fn config(matches: &ArgMatches, known: Option<Known>) -> Result<Config, Error> {
+    let given = Given {
+        matches,
+        names: known.is_none(),
+    };
     let Some(command) = matches.get_many::<OsString>(options::COMMAND) else {
         return usage("no PROG to run: skd [OPTIONS] [--] PROG [ARGS]... (see skd --help)");
     };
@@ -90,7 +105,10 @@ fn config(matches: &ArgMatches) -> Result<Config, Error> {
     if supervise && !listeners.is_empty() {
         return usage("--supervise runs a program without a listener: leave out one or the other");
     }
-    let identity = identity(&given)?;
+    let identity = match known {
+        Some(known) => known.identity,
+        None => identity(&given)?,
+    };
     let root = root(&given, identity.is_some())?;
     Ok(Config {
         daemon: Daemon {
@@ -128,11 +146,15 @@ fn c_string(text: OsString) -> Result<CString, Error> {
 }
 
 /// What was typed, by the long name of the option.
-struct Given<'a>(&'a ArgMatches);
+struct Given<'a> {
+    matches: &'a ArgMatches,
+    /// Whether names are looked up.
+    names: bool,
+}
 
 impl Given<'_> {
     fn flag(&self, option: &str) -> bool {
-        self.0.get_flag(option)
+        self.matches.get_flag(option)
     }
 
     /// The value of an option, read by `reader`.
@@ -141,14 +163,17 @@ impl Given<'_> {
         option: &str,
         reader: impl Fn(&OsStr) -> Result<T, E>,
     ) -> Result<Option<T>, Error> {
-        let value = self.0.get_one::<OsString>(option);
+        let value = self.matches.get_one::<OsString>(option);
         value.map(|value| read(option, value, &reader)).transpose()
     }
 
     /// The values of a repeatable option, with their places on the command line.
     fn each(&self, option: &str) -> impl Iterator<Item = (usize, &OsStr)> {
-        let values = self.0.get_many::<OsString>(option).unwrap_or_default();
-        let places = self.0.indices_of(option).into_iter().flatten();
+        let values = self
+            .matches
+            .get_many::<OsString>(option)
+            .unwrap_or_default();
+        let places = self.matches.indices_of(option).into_iter().flatten();
         places.zip(values.map(OsString::as_os_str))
     }
 }
@@ -175,7 +200,11 @@ fn listeners(given: &Given<'_>) -> Result<Vec<Listen>, Error> {
     let nodelay = given.flag("nodelay");
     let backlog = given.read("backlog", values::positive)?;
     let mode = given.read("unix-mode", values::mode)?;
-    let owner = given.read("unix-owner", values::owner)?;
+    let owner = if given.names {
+        given.read("unix-owner", values::owner)?
+    } else {
+        None
+    };
 
     let mut found = Vec::new();
     for (option, style) in [
@@ -184,7 +213,9 @@ fn listeners(given: &Given<'_>) -> Result<Vec<Listen>, Error> {
         ("inet", style),
     ] {
         for (place, value) in given.each(option) {
-            let endpoint = read(option, value, |value| inet(value, style, nodelay))?;
+            let endpoint = read(option, value, |value| {
+                inet(value, style, nodelay, given.names)
+            })?;
             found.push((place, option, value, endpoint, style));
         }
     }
@@ -224,7 +255,7 @@ fn listeners(given: &Given<'_>) -> Result<Vec<Listen>, Error> {
         ("unix-owner", unix, "--unix"),
         ("threads", stream, "a stream listener"),
     ] {
-        if !used && given.0.contains_id(option) {
+        if !used && given.matches.contains_id(option) {
             return usage(format!("--{option} has no use without {by}"));
         }
     }
@@ -249,7 +280,7 @@ fn listeners(given: &Given<'_>) -> Result<Vec<Listen>, Error> {
         .collect())
 }
 
-fn inet(value: &OsStr, style: Style, nodelay: bool) -> Result<Endpoint, String> {
+fn inet(value: &OsStr, style: Style, nodelay: bool, names: bool) -> Result<Endpoint, String> {
     let text = value.to_str().ok_or("it isn't text in UTF-8")?;
     let address: InetAddress = text.parse().map_err(|why| format!("{why}"))?;
     let protocol = match style {
@@ -258,6 +289,8 @@ fn inet(value: &OsStr, style: Style, nodelay: bool) -> Result<Endpoint, String> 
     };
     let port = match address.port {
         Port::Number(number) => number,
+        // Of a socket that is bound already.
+        Port::Service(_) if !names => 0,
         Port::Service(name) => names::service_port(&name, protocol).ok_or_else(|| {
             format!("there is no {protocol} service '{name}' in services(5); a port is a number from 0 to 65535 or such a name")
         })?,

@@ -14,11 +14,14 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+
 use crate::error::Error;
+use crate::sys::descriptors::HandOver;
 use crate::sys::process::Ended;
 
 use line::Line;
-pub use sink::Sink;
+pub use sink::{HandedSink, Sink};
 
 /// Something that happened. What a peer is called is the business of those who know peers:
 /// `connection from [::1]:80`, `local datagram`.
@@ -62,6 +65,8 @@ pub enum Event<'a> {
         /// How often.
         starts: u32,
     },
+    /// This image has taken over from one of this version.
+    Upgraded(&'a dyn fmt::Display),
     /// Something went wrong.
     Trouble(Cause, &'a dyn fmt::Display),
 }
@@ -93,12 +98,14 @@ pub enum Cause {
     Watch,
     /// The log couldn't be opened again, or its relay had to be started again.
     Log,
+    /// A new image can't take over.
+    Upgrade,
 }
 
 /// How often a trouble of one cause is reported.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
 
-const CAUSES: usize = Cause::Log as usize + 1;
+const CAUSES: usize = Cause::Upgrade as usize + 1;
 
 /// Statics, because standard error is one for the process too, and because whoever reports
 /// must not have to be handed anything.
@@ -117,6 +124,12 @@ pub fn set_verbosity(verbosity: u8) {
 /// Sends everything there from now on; plainly to standard error until then.
 pub fn use_sink(sink: Sink) {
     *SINK.write().unwrap_or_else(PoisonError::into_inner) = sink;
+}
+
+/// Lets the next image of this process report where this one does.
+pub fn hand_over(to: &mut HandOver) -> Result<HandedSink, Errno> {
+    let sink = SINK.read().unwrap_or_else(PoisonError::into_inner);
+    sink.hand_over(to)
 }
 
 /// Whether events of this verbosity are reported.

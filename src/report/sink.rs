@@ -6,9 +6,12 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, send};
 use nix::sys::stat::{SFlag, fstat};
+use serde::{Deserialize, Serialize};
 
+use crate::sys::descriptors::{self, HandOver};
 use crate::sys::events::is_writable;
 
 /// The bits of a mode that say what kind of file it is.
@@ -28,7 +31,40 @@ pub enum Sink {
     WhenWritable,
 }
 
+/// The same for another image of this process.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub enum HandedSink {
+    /// [`Sink::Plain`].
+    Plain,
+    /// [`Sink::Socket`].
+    Socket,
+    /// [`Sink::Own`], by its descriptor.
+    Own(i32),
+    /// [`Sink::WhenWritable`].
+    WhenWritable,
+}
+
 impl Sink {
+    /// Lets the next image of this process have it: by then /proc may be out of sight.
+    pub(super) fn hand_over(&self, to: &mut HandOver) -> Result<HandedSink, Errno> {
+        Ok(match self {
+            Self::Plain => HandedSink::Plain,
+            Self::Socket => HandedSink::Socket,
+            Self::Own(file) => HandedSink::Own(to.pass(file)?),
+            Self::WhenWritable => HandedSink::WhenWritable,
+        })
+    }
+
+    /// What an earlier image had.
+    pub fn resume(handed: HandedSink) -> Result<Self, Errno> {
+        Ok(match handed {
+            HandedSink::Plain => Self::Plain,
+            HandedSink::Socket => Self::Socket,
+            HandedSink::Own(number) => Self::Own(descriptors::claim(number)?.into()),
+            HandedSink::WhenWritable => Self::WhenWritable,
+        })
+    }
+
     /// The way to write to what `output` is, and what standard error is or will be.
     ///
     /// To be called while /proc can be seen, that is, before chroot(2).

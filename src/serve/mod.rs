@@ -13,10 +13,11 @@ mod key;
 mod reap;
 mod stream;
 pub mod supervise;
+pub mod upgrade;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use crate::child::{Method, Plan};
 use crate::net::Listener;
@@ -29,6 +30,7 @@ use admit::Places;
 pub use control::Daemon;
 use handlers::{Handler, Handlers};
 use reap::Births;
+use upgrade::{Handed, Origin};
 
 /// A service that is ready to be served.
 #[derive(Debug)]
@@ -52,8 +54,10 @@ pub struct Resources {
     pub reserved: Reserved,
     /// The log, to be opened again and to be kept going.
     pub log: Log,
-    /// Whether HUP ends a daemon that has nothing to open again.
-    pub hangup_ends: bool,
+    /// What else is known from the start.
+    pub origin: Origin,
+    /// What an earlier image has left.
+    pub handed: Handed,
 }
 
 /// What all threads of the running daemon share.
@@ -69,14 +73,17 @@ struct Shared {
     /// One for each acceptor.
     births: Box<[Births]>,
     phase: AtomicU8,
+    /// How many acceptors are parked.
+    parked: AtomicUsize,
 }
 
-/// What acceptors do: wait until all of them are there, serve, end.
+/// What acceptors do: wait until all of them are there, serve, wait for an upgrade, end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Phase {
     Starting,
     Serving,
+    Parked,
     Stopping,
 }
 

@@ -8,6 +8,7 @@
 
 use std::ffi::CString;
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -25,7 +26,7 @@ use crate::child::{SpawnError, Spawned, Spawner};
 use crate::net::{Listener, Peer};
 use crate::report::{self, Cause, Event};
 use crate::sys::environment::Environment;
-use crate::sys::events::{Interest, Poller, no_events};
+use crate::sys::events::{Interest, Poller, no_events, wait_readable};
 use crate::sys::thread::Thread;
 
 /// How long a shortage is waited out before the next try.
@@ -105,6 +106,10 @@ impl<'a> Acceptor<'a> {
         }
         let mut row = 0;
         while !self.stopping() {
+            if self.shared.is_in(Phase::Parked) {
+                self.rest();
+                continue;
+            }
             self.take_places();
             match self.serve_ready() {
                 0 => {
@@ -118,6 +123,17 @@ impl<'a> Acceptor<'a> {
                 }
             }
         }
+    }
+
+    /// Does nothing, not even reap, with nothing in hand, until the phase changes.
+    fn rest(&self) {
+        self.shared.parked.fetch_add(1, Ordering::SeqCst);
+        let waker = &self.shared.wakers[self.index];
+        while self.shared.is_in(Phase::Parked) {
+            wait_readable([waker.as_fd()], None);
+            waker.clear();
+        }
+        self.shared.parked.fetch_sub(1, Ordering::SeqCst);
     }
 
     fn stopping(&self) -> bool {
@@ -211,7 +227,7 @@ impl<'a> Acceptor<'a> {
     /// runs must be entered. Allocates only when more handlers live than ever before.
     fn make_room(&mut self) -> bool {
         if !self.room {
-            match self.shared.handlers.reserve(self.index) {
+            match self.shared.handlers.reserve(self.index, 1) {
                 Ok(()) => self.room = true,
                 Err(why) => report::event(Event::Trouble(Cause::Spawn, &why)),
             }

@@ -18,13 +18,15 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{MsgFlags, send};
 use nix::sys::stat::Mode;
 use nix::unistd::{dup2_stderr, fchdir, setsid};
+use serde::{Deserialize, Serialize};
 
 use super::privileges;
 use crate::config::{Identity, Level};
 use crate::report::Sink;
+use crate::sys::descriptors::{self, HandOver};
 use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
 use crate::sys::signals::{self, Signal};
-use crate::sys::{descriptors, events, names};
+use crate::sys::{events, names};
 
 /// The relay as skd sees it.
 #[derive(Debug)]
@@ -42,7 +44,39 @@ pub(super) struct Relay {
     devices: Option<OwnedFd>,
 }
 
+/// The same for another image of this process; the relay's own process goes on.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct HandedRelay {
+    output: i32,
+    life: Option<i32>,
+    devices: Option<i32>,
+}
+
 impl Relay {
+    /// Lets the next image of this process have it.
+    pub(super) fn hand_over(&self, to: &mut HandOver) -> Result<HandedRelay, Errno> {
+        let mut pass = |fd: Option<BorrowedFd<'_>>| fd.map(|fd| to.pass(fd)).transpose();
+        Ok(HandedRelay {
+            life: pass(self.end())?,
+            devices: pass(self.devices.as_ref().map(AsFd::as_fd))?,
+            output: to.pass(&self.output)?,
+        })
+    }
+
+    /// What an earlier image had.
+    pub(super) fn resume(tag: OsString, level: Level, handed: &HandedRelay) -> Result<Self, Errno> {
+        let claim = |number: Option<i32>| number.map(descriptors::claim).transpose();
+        Ok(Self {
+            tag,
+            level,
+            output: descriptors::claim(handed.output)?.into(),
+            input: None,
+            life: claim(handed.life)?.map(PipeReader::from),
+            started: Instant::now(),
+            devices: claim(handed.devices)?,
+        })
+    }
+
     pub(super) fn new(tag: OsString, level: Level) -> io::Result<Self> {
         let (output, input) = pipe()?;
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;

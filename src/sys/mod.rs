@@ -11,6 +11,7 @@ pub mod descriptors;
 pub mod directory;
 pub mod environment;
 pub mod events;
+pub mod image;
 pub mod memory;
 pub mod names;
 pub mod process;
