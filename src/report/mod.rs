@@ -10,7 +10,7 @@ mod text;
 
 use std::fmt;
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use crate::sys::descriptors::HandOver;
 use crate::sys::process::Ended;
 
 use line::Line;
+use sink::Taken;
 pub use sink::{HandedSink, Sink};
 
 /// Something that happened. What a peer is called is the business of those who know peers:
@@ -113,6 +114,8 @@ static VERBOSITY: AtomicU8 = AtomicU8::new(0);
 /// Locked for each line; but those who write never wait while they hold it.
 static SINK: RwLock<Sink> = RwLock::new(Sink::Plain);
 static LOST: AtomicU32 = AtomicU32::new(0);
+/// Whether one of those lost has left its beginning, without a newline.
+static TORN: AtomicBool = AtomicBool::new(false);
 static TROUBLE: [AtomicU64; CAUSES] = [const { AtomicU64::new(0) }; CAUSES];
 static FULL: AtomicU64 = AtomicU64::new(0);
 
@@ -184,16 +187,30 @@ fn send(line: &[u8]) {
     let lost = LOST.swap(0, Ordering::Relaxed);
     if lost > 0 {
         let mut note = Line::new();
-        let text = format_args!("skd: {lost} lines were lost here: nobody read the log");
+        let torn = TORN.swap(false, Ordering::Relaxed);
+        if torn {
+            note.separate();
+        }
+        let text = format_args!("skd: {lost} lines were lost here: the log took none");
         let _ = fmt::Write::write_fmt(&mut note, text);
-        if !sink.write(note.finish()) {
+        if !write(&sink, note.finish()) {
+            TORN.fetch_or(torn, Ordering::Relaxed);
             LOST.fetch_add(lost.saturating_add(1), Ordering::Relaxed);
             return;
         }
     }
-    if !sink.write(line) {
+    if !write(&sink, line) {
         LOST.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// Writes a line and says whether it was taken.
+fn write(sink: &Sink, line: &[u8]) -> bool {
+    let taken = sink.write(line);
+    if taken == Taken::Part {
+        TORN.store(true, Ordering::Relaxed);
+    }
+    taken == Taken::All
 }
 
 /// Whether so much time has gone since the last time this said yes.

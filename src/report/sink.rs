@@ -84,23 +84,46 @@ impl Sink {
         }
     }
 
-    /// Writes a line in one piece and says whether it was taken.
-    pub(super) fn write(&self, line: &[u8]) -> bool {
+    /// Writes a line, in one piece where there is room for it, and says what was taken.
+    pub(super) fn write(&self, line: &[u8]) -> Taken {
+        let mut rest = line;
+        while !rest.is_empty() {
+            match self.write_some(rest) {
+                Ok(0) => break,
+                Ok(length) => rest = &rest[length..],
+                Err(reason) if reason.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        match rest.len() {
+            0 => Taken::All,
+            length if length == line.len() => Taken::Nothing,
+            _ => Taken::Part,
+        }
+    }
+
+    fn write_some(&self, bytes: &[u8]) -> io::Result<usize> {
         let error = io::stderr();
-        let result = match self {
-            Self::Plain => error.lock().write_all(line),
+        match self {
+            Self::Plain => error.lock().write(bytes),
             Self::Socket => {
                 let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-                send(error.as_raw_fd(), line, flags)
-                    .map(drop)
-                    .map_err(io::Error::from)
+                Ok(send(error.as_raw_fd(), bytes, flags)?)
             }
-            Self::Own(file) => (&mut &*file).write_all(line),
+            Self::Own(file) => (&mut &*file).write(bytes),
             Self::WhenWritable if !is_writable(error.as_fd()) => {
                 Err(io::ErrorKind::WouldBlock.into())
             }
-            Self::WhenWritable => error.lock().write_all(line),
-        };
-        result.is_ok()
+            Self::WhenWritable => error.lock().write(bytes),
+        }
     }
+}
+
+/// How much of a line went where lines go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    All,
+    /// Its beginning, which the end of a disk or of a buffer has cut off.
+    Part,
+    Nothing,
 }
