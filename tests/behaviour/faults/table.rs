@@ -134,7 +134,7 @@ pub(super) const TABLE: &[Row] = &[
     row(Start, "setpgid", "EACCES EPERM", EACH, Refused),
     row(Start, "chdir", "EACCES EIO ENOENT", EACH, Refused),
     row(Start, "setpriority", "EACCES EPERM", EACH, Refused),
-    // In place. The files that nobody may not remove are left: the pid file is empty.
+    // In place. In the foreground, files that nobody may not remove are left, the pid file empty.
     row(Start, "execve", "E2BIG EACCES EAGAIN EINVAL EIO EISDIR ELIBBAD ELOOP EMFILE", EACH, Refused),
     row(Start, "execve", "ENAMETOOLONG ENFILE ENOENT ENOMEM ENOTDIR EPERM ETXTBSY", EACH, Refused),
     // Privileges.
