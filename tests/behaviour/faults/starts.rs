@@ -8,8 +8,8 @@ use super::table::Then::{Refused, Serves};
 use super::table::{NEEDLESS, Phase, Row, TABLE, Then, rows};
 use crate::harness::{
     Directory, Namespace, Running, Skd, Syslog, capabilities, children, command, connect_unix,
-    exists, ids, is_in_call, machine, relays, requires_command, requires_root, send_unix_datagram,
-    talk, threads, wait_for,
+    exists, ids, is_in_call, is_zombie, machine, relays, requires_command, requires_root,
+    send_unix_datagram, talk, threads, wait_for,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -325,7 +325,8 @@ fn expect_all_nobody(setting: Setting, skd: &Running, directory: &Directory) {
     if setting == Supervised {
         // The witness of the start may still be there.
         skd.wait_until("there is nobody but the program", || {
-            children(service).into_iter().all(sleeps)
+            let mut children = children(service).into_iter();
+            children.all(|pid| is_zombie(pid) || sleeps(pid))
         });
     }
     if setting.mode() != Mode::InPlace {
