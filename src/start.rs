@@ -427,11 +427,12 @@ fn become_program(
     if let Some(signal) = inherited.awaits_end() {
         return Err(Error::Ended(signal));
     }
-    // All has been done that is likely to fail.
+    // All has been done that is likely to fail. Afterwards nobody may have the right to remove
+    // what was made.
+    log.empty()?;
     if let Some(ready) = ready {
         ready.becoming()?;
     }
-    log.empty()?;
     inherited.restore();
     let mut environment = plan.environment();
     let errno = plan.image().exec(environment.finish());

@@ -161,6 +161,7 @@ impl Datagrams {
         }
         peer.variables(|name, value| self.environment.set(name, value));
         let spawned = spawner.spawn(&self.plan, &mut self.environment);
+        // What may be left there is the listener, whose end nobody waits for.
         spawner.release();
         let Spawned { pid, pidfd } = spawned?;
         let handler = Handler {

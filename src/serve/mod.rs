@@ -105,6 +105,10 @@ impl Served {
 
 impl Shared {
     /// Has all acceptors go over to this phase, those who wait too.
+    ///
+    /// A wake-up can't fail: the only errno of a write to such a descriptor is EAGAIN, of a
+    /// counter that is full, and that one wakes. Should a filter forbid it, acceptors look for
+    /// [`Phase::Serving`] by themselves, and nobody waits long for them to stop.
     fn enter_phase(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::SeqCst);
         for waker in &*self.wakers {

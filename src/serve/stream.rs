@@ -102,7 +102,8 @@ enum Attempt {
 impl<'a> Acceptor<'a> {
     fn run(mut self) {
         while self.shared.is_in(Phase::Starting) {
-            self.look(None);
+            // Not for good: a moment later it costs nothing to look once more.
+            self.look(Some(PAUSE));
         }
         let mut row = 0;
         while !self.stopping() {
@@ -287,6 +288,9 @@ impl<'a> Acceptor<'a> {
 
     /// Waits until something happens; for connections, where there is a place for one.
     fn wait(&mut self) {
+        // No system call, unless a connection couldn't be let go of when its handler started:
+        // then its client waits for the end.
+        let released = self.spawner.release();
         for index in 0..self.lanes.len() {
             if self.lanes[index].place.is_none() {
                 self.unwatch(index);
@@ -294,11 +298,15 @@ impl<'a> Acceptor<'a> {
                 return self.pause();
             }
         }
-        self.look(None);
+        self.look((!released).then_some(PAUSE));
     }
 
     /// Lets time pass before the next try, unless something happens that may have ended a
     /// shortage; that no connection does.
+    ///
+    /// Where one daemon has several services, a thread held here by one of them would keep its
+    /// place in another, or the wake-up for one, from the other threads for as long. There is
+    /// one service; with a second, places and turns to wait are to be given up before this.
     fn pause(&mut self) {
         for index in 0..self.lanes.len() {
             self.unwatch(index);

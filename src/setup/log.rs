@@ -132,7 +132,7 @@ impl Log {
     /// Starts the relay to syslog, if the log needs one, as the user that skd will be.
     pub fn start_relay(&mut self, identity: Option<&Identity>) -> Result<(), Error> {
         match &mut self.target {
-            Target::Syslog(relay) => relay.start(identity).map_err(|reason| {
+            Target::Syslog(relay) => relay.start(identity).map(drop).map_err(|reason| {
                 Error::start("--log: the relay to syslog can't be started", reason)
             }),
             _ => Ok(()),
@@ -214,12 +214,13 @@ impl Log {
         }
     }
 
-    /// Starts the relay again after it has ended, and says so. What handlers wrote meanwhile
-    /// waits in the pipe.
+    /// Starts the relay again if it has ended, and says so. What handlers wrote meanwhile waits
+    /// in the pipe.
     pub fn restart_relay(&mut self) {
         if let Target::Syslog(relay) = &mut self.target {
             let text = match relay.start(None) {
-                Ok(()) => "the relay to syslog had ended and was started again",
+                Ok(true) => "the relay to syslog had ended and was started again",
+                Ok(false) => return,
                 Err(_) => "the relay to syslog has ended and can't be started; trying again",
             };
             report::event(Event::Trouble(Cause::Log, &text));

@@ -77,16 +77,23 @@ impl PidFile {
                 }
             }
             // The last owner may have removed it between our opening and our lock.
-            if entry.id() == Ok(id) {
-                return Ok(Self {
-                    path: path.to_owned(),
-                    entry,
-                    file,
-                    id,
-                    created,
-                    written: false,
-                    borrowed: false,
-                });
+            match entry.id() {
+                Ok(found) if found == id => {
+                    return Ok(Self {
+                        path: path.to_owned(),
+                        entry,
+                        file,
+                        id,
+                        created,
+                        written: false,
+                        borrowed: false,
+                    });
+                }
+                Ok(_) | Err(Errno::ENOENT) => {}
+                Err(errno) => {
+                    forget();
+                    return Err(failed(&errno));
+                }
             }
         }
         Err(Error::Start(format!(

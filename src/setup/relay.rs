@@ -105,7 +105,7 @@ impl Relay {
         }
     }
 
-    /// When it was started last.
+    /// When it was started last, or was to be.
     pub(super) fn started(&self) -> Instant {
         self.started
     }
@@ -114,9 +114,16 @@ impl Relay {
         self.life.as_ref().map(AsFd::as_fd)
     }
 
-    /// Starts the process, as `identity` if skd hasn't become that already.
-    pub(super) fn start(&mut self, identity: Option<&Identity>) -> io::Result<()> {
+    /// Starts the process, as `identity` if skd hasn't become that already; says whether it had
+    /// to be.
+    pub(super) fn start(&mut self, identity: Option<&Identity>) -> io::Result<bool> {
         self.started = Instant::now();
+        // One that nobody could watch needs no second beside it: both would take lines to pieces.
+        if let Some(end) = self.end()
+            && events::wait_readable([end], Some(Duration::ZERO)) == [false]
+        {
+            return Ok(false);
+        }
         let (life, held) = pipe()?;
         match process::fork()? {
             Fork::Parent(child) => {
@@ -125,7 +132,7 @@ impl Relay {
                     return Err(Errno::EAGAIN.into());
                 }
                 self.life = Some(life);
-                Ok(())
+                Ok(true)
             }
             Fork::Child => match process::fork() {
                 Ok(Fork::Child) => {
@@ -147,9 +154,10 @@ impl Relay {
             Signal::SIGQUIT,
             Signal::SIGPIPE,
         ]);
-        if let Some(devices) = &self.devices {
-            let _ = fchdir(devices);
-        }
+        let name = match &self.devices {
+            Some(devices) if fchdir(devices).is_ok() => "log",
+            _ => "/dev/log",
+        };
         descriptors::keep_only(&[self.output.as_fd(), held.as_fd()]);
         if let Some(identity) = identity
             && privileges::drop_to(identity).is_err()
@@ -157,11 +165,6 @@ impl Relay {
             // Never with more rights than asked for.
             return;
         }
-        let name = if self.devices.is_some() {
-            "log"
-        } else {
-            "/dev/log"
-        };
         let mut syslog = Syslog::new(name, self.tag.as_bytes(), self.level);
         relay(&self.output, &mut syslog);
     }
@@ -282,6 +285,7 @@ impl<'a> Syslog<'a> {
     /// one that was found stuck.
     fn send(&mut self) -> bool {
         let deadline = Instant::now() + PATIENCE;
+        let mut has_room = false;
         loop {
             match self.try_send() {
                 Ok(()) => {
@@ -293,10 +297,16 @@ impl<'a> Syslog<'a> {
                     self.stuck = true;
                     return false;
                 }
+                // Waited for, unless it has just been said to be there.
+                Err(Errno::EAGAIN) if !has_room && self.socket.is_some() => {
+                    has_room = self
+                        .socket
+                        .as_ref()
+                        .is_some_and(|socket| events::wait_writable(socket.as_fd(), PAUSE));
+                }
                 Err(Errno::EAGAIN | Errno::ENOBUFS) => {
-                    if let Some(socket) = &self.socket {
-                        events::wait_writable(socket.as_fd(), PAUSE);
-                    }
+                    has_room = false;
+                    std::thread::sleep(PAUSE);
                 }
                 Err(_) => {
                     // Its socket is gone; the next try connects anew.

@@ -70,7 +70,7 @@ pub use self::running::{Daemon, Output, Running};
 pub use self::skd::{MARK, Skd, Stream, run_to_end};
 pub use self::sockets::{Kind, Socket, sockets};
 pub use self::storm::{Over, in_a_storm};
-pub use self::syslog::{Message, Syslog};
+pub use self::syslog::{Message, Syslog, machine, relays};
 pub use self::tampering::tampering;
 pub use self::terminal::Terminal;
 
