@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::net::{self, Listener};
 use crate::report;
 use crate::serve::{self, Resources, supervise};
-use crate::setup::{Log, PidFile, Ready, Side, privileges};
+use crate::setup::{Log, Manager, PidFile, Ready, ReadyFd, Side, privileges};
 use crate::sys::child::{self, Stage};
 use crate::sys::descriptors::Reserved;
 use crate::sys::signals::{self, Inherited, Signal};
@@ -63,13 +63,18 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
     let daemon = &config.daemon;
     // A descriptor for each live handler; handlers get the old limit back.
     let files = raise_file_limit();
+    // What skd was given on purpose.
+    let ready_fd = daemon.ready_fd.map(ReadyFd::claim).transpose()?;
+    let kept = ready_fd.as_ref().map_or(&[][..], ReadyFd::kept);
     // Before any descriptor of ours is opened, so that all are above the reserved ones; and
     // a handler gets its connection and nothing that skd was given by accident.
-    let reserved = Reserved::take(MOST_THREADS + 1, &[]).map_err(|reason| {
+    let reserved = Reserved::take(MOST_THREADS + 1, kept).map_err(|reason| {
         Error::start("the low descriptors can't be reserved by /dev/null", reason)
     })?;
     // The resolver may take long: nothing is held or changed yet, and INT still ends skd.
     let wanted = net::resolve_all(&service.listeners)?;
+    // While its socket can be reached, and before it could be told of a start that fails.
+    let mut manager = Manager::connect()?;
     // From here on there may be something to remove: signals wait until that can be done.
     signals::block();
     // Before anything is changed: of two daemons the second leaves no trace.
@@ -78,7 +83,7 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
     let listeners = net::bind_all(&wanted)?;
     let log = Log::open(daemon.log.as_ref(), daemon.background)?;
 
-    let Some(ready) = split(daemon)? else {
+    let Some(ready) = split(daemon, manager.as_mut(), ready_fd)? else {
         process::exit_now(0);
     };
     // While the cgroup that limits them can be seen.
@@ -121,7 +126,11 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
             threads,
             reserved,
             log,
-            hangup_ends: !daemon.background && !inherited.ignored(Signal::SIGHUP),
+            // Under a service manager there is no terminal that it could be about.
+            hangup_ends: !daemon.background
+                && manager.is_none()
+                && !inherited.ignored(Signal::SIGHUP),
+            manager,
         };
         // The last that is likely to fail. Threads are made here, and not before: the steps
         // above change the process as a whole.
@@ -145,19 +154,29 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
 /// Runs a program without a listener: becomes it, or supervises it.
 fn run_program(config: &Config, service: &Service, inherited: &Inherited) -> Result<u8, Error> {
     let daemon = &config.daemon;
+    let ready_fd = daemon.ready_fd.map(ReadyFd::claim).transpose()?;
+    // PROG says itself that it is ready; but who the main process is, is for the old one to say.
+    let mut manager = match daemon.background {
+        true => Manager::connect()?,
+        false => None,
+    };
+    let started = std::process::id();
     // As above; a program that replaces skd gets what has arrived meanwhile.
     signals::block();
     let pidfile = lock_pidfile(daemon)?;
     let log = Log::open(daemon.log.as_ref(), daemon.background)?;
-    let Some(ready) = split(daemon)? else {
+    let Some(ready) = split(daemon, manager.as_mut(), ready_fd)? else {
         process::exit_now(0);
     };
+    drop(manager);
     service_side(ready, |ready| {
         let mut log = log;
         let mut pidfile = pidfile;
         give_up_rights(daemon, &mut log)?;
         let surroundings = &service.surroundings;
-        let variables = inherited_variables(daemon, surroundings);
+        let program = (!daemon.supervise).then(std::process::id);
+        let variables =
+            inherited_variables(daemon, surroundings).with_watchdog_for(program, started);
         let terminal = daemon.supervise && supervise::has_terminal();
         let role = if daemon.supervise {
             Role::Supervised { terminal }
@@ -195,15 +214,22 @@ fn write_pidfile(pidfile: &mut Option<PidFile>) -> Result<(), Error> {
 /// its word to the witness, and the witness of a success `None`; that of a failure has an
 /// error that was told, and removes what it holds, with rights that the service may have
 /// given up.
-fn split(daemon: &Daemon) -> Result<Option<Ready>, Error> {
+fn split(
+    daemon: &Daemon,
+    manager: Option<&mut Manager>,
+    ready_fd: Option<ReadyFd>,
+) -> Result<Option<Ready>, Error> {
     let drops = daemon.identity.is_some() || daemon.root.is_some();
     let side = match (daemon.background, drops) {
-        (true, _) => Ready::in_background(),
+        (true, _) => Ready::in_background(manager),
         (false, true) => Ready::with_witness(),
         (false, false) => Ready::alone(),
     };
     match side? {
-        Side::Service(ready) => Ok(Some(ready)),
+        Side::Service(mut ready) => {
+            ready.tell_descriptor(ready_fd);
+            Ok(Some(ready))
+        }
         Side::Witness(0) => Ok(None),
         Side::Witness(status) => Err(Error::Told(status)),
     }

@@ -93,12 +93,14 @@ pub enum Cause {
     Watch,
     /// The log couldn't be opened again, or its relay had to be started again.
     Log,
+    /// The service manager, or whoever else waits for readiness, couldn't be told.
+    Manager,
 }
 
 /// How often a trouble of one cause is reported.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
 
-const CAUSES: usize = Cause::Log as usize + 1;
+const CAUSES: usize = Cause::Manager as usize + 1;
 
 /// Statics, because standard error is one for the process too, and because whoever reports
 /// must not have to be handed anything.

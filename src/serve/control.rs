@@ -14,6 +14,7 @@ use super::datagram::Datagrams;
 use super::handlers::{Handlers, Work};
 use super::key::Key;
 use super::reap::{self, After, Births};
+use super::status::{Signs, Status};
 use super::{Phase, Resources, Served, Service, Shared, stream};
 use crate::child::{Pidfds, Spawner};
 use crate::config::Style;
@@ -45,6 +46,7 @@ pub struct Daemon {
     datagrams: Vec<Datagrams>,
     spawner: Spawner,
     log: Log,
+    status: Status,
     hangup_ends: bool,
     /// Whether there are always children without a watched pidfd: strangers, or all.
     always_sweeps: bool,
@@ -96,9 +98,13 @@ impl Daemon {
                 .map_err(failed("no epoll descriptor"))?,
             main: Waker::new().map_err(failed("no descriptor to wake the main thread"))?,
             births: (0..threads).map(|_| Births::default()).collect(),
+            signs: Signs::new(threads),
             wakers,
             phase: AtomicU8::new(Phase::Starting as u8),
         });
+
+        let limit = shared.limit().map(|limit| limit + datagrams.len());
+        let status = Status::new(resources.manager, limit);
 
         // Dropped before the sockets if something fails below.
         let files = files;
@@ -123,6 +129,7 @@ impl Daemon {
             datagrams,
             spawner: main_spawner,
             log: resources.log,
+            status,
             hangup_ends: resources.hangup_ends,
             always_sweeps: process::adopts_orphans() || resources.method.pidfds == Pidfds::None,
             sweeping: false,
@@ -170,6 +177,7 @@ impl Daemon {
     pub fn run(mut self) {
         self.each_listener(|listener| report::event(Event::Listening(listener)));
         self.shared.enter_phase(Phase::Serving);
+        self.status.ready(&self.shared);
         let mut room = no_events();
         loop {
             let limit = self.next_time();
@@ -221,11 +229,13 @@ impl Daemon {
         datagrams
             .chain(self.sweep_at)
             .chain(self.relay_at)
+            .chain(self.status.due())
             .min()
             .map(|due| due.saturating_duration_since(Instant::now()))
     }
 
     fn on_time(&mut self, now: Instant) {
+        self.status.look(&self.shared, now);
         for datagrams in &mut self.datagrams {
             if datagrams.due().is_some_and(|due| due <= now) {
                 datagrams.look(&self.shared, &mut self.spawner);
@@ -279,14 +289,19 @@ impl Daemon {
                 self.shared.handlers.signal(Signal::SIGTERM, |_| true);
                 return true;
             }
-            Signal::SIGHUP => match self.log.reopen() {
-                Ok(false) if self.hangup_ends => {}
-                Ok(_) => return false,
-                Err(text) => {
-                    report::event(Event::Trouble(Cause::Log, &text));
-                    return false;
+            Signal::SIGHUP => {
+                self.status.reloading();
+                let reopened = self.log.reopen();
+                self.status.ready(&self.shared);
+                match reopened {
+                    Ok(false) if self.hangup_ends => {}
+                    Ok(_) => return false,
+                    Err(text) => {
+                        report::event(Event::Trouble(Cause::Log, &text));
+                        return false;
+                    }
                 }
-            },
+            }
             Signal::SIGCHLD => {
                 // At most ten times a second for strangers, who can wait; but a place may
                 // depend on a handler.
@@ -377,7 +392,8 @@ impl Daemon {
 
     /// Stops the acceptor threads, each when the connection that it has accepted has its
     /// handler. One that is held up by a handler's preparation isn't waited for long.
-    fn park(&self) {
+    fn park(&mut self) {
+        self.status.stopping(&self.shared, false);
         self.shared.enter_phase(Phase::Stopping);
         let deadline = Instant::now() + Duration::from_secs(1);
         while !self.acceptors.iter().all(JoinHandle::is_finished) && Instant::now() < deadline {

@@ -308,7 +308,10 @@ impl<'a> Acceptor<'a> {
                 Key::Handler { thread, index } => {
                     reap::reap(self.shared, self.index, (thread, index), None);
                 }
-                Key::Waker => self.shared.wakers[self.index].clear(),
+                Key::Waker => {
+                    self.shared.wakers[self.index].clear();
+                    self.shared.answer(self.index);
+                }
                 _ => {}
             }
         }
