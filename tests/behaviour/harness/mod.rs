@@ -19,6 +19,7 @@
 //! | `sockets` | what the kernel says of a process's sockets |
 //! | `namespace` | [`Namespace`]: private mounts and network |
 //! | `syslog` | [`Syslog`]: a stand-in for the daemon behind /dev/log |
+//! | `manager` | [`ServiceManager`]: a stand-in for the one behind NOTIFY_SOCKET |
 //! | `terminal` | [`Terminal`]: a pseudo-terminal |
 //! | `directory` | [`Directory`]: a private directory |
 //! | `prepare` | the only unsafe lines: what happens between fork and exec, and pidfds |
@@ -35,6 +36,7 @@ mod client;
 mod directory;
 mod holdings;
 mod instance;
+mod manager;
 mod namespace;
 mod options;
 mod prepare;
@@ -56,6 +58,7 @@ pub use self::client::{
 pub use self::directory::Directory;
 pub use self::holdings::Holdings;
 pub use self::instance::Instance;
+pub use self::manager::{Notice, ServiceManager};
 pub use self::namespace::Namespace;
 pub use self::process::{
     SignalMasks, capabilities, children, command, cpu_ticks, descendants, descriptors, environment,
