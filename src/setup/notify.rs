@@ -143,14 +143,19 @@ impl Manager {
         let Err(errno) = result else {
             return true;
         };
+        let again = matches!(errno, Errno::EAGAIN | Errno::ENOBUFS | Errno::EINTR);
         if !deaf {
             let address = self.address.display();
-            let why = errno.desc();
+            let why = if again {
+                "it reads nothing"
+            } else {
+                errno.desc()
+            };
             let text =
                 format_args!("the service manager on NOTIFY_SOCKET={address} takes nothing: {why}");
             report::event(Event::Trouble(Cause::Manager, &text));
         }
-        !matches!(errno, Errno::EAGAIN | Errno::ENOBUFS | Errno::EINTR)
+        !again
     }
 }
 

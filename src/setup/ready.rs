@@ -224,7 +224,10 @@ impl ReadyFd {
         let closed = kept.next().map(dup2_stdout);
         if let Some(Err(errno)) = written.into_iter().chain(closed).find(Result::is_err) {
             let number = self.number;
-            let why = errno.desc();
+            let why = match errno {
+                Errno::EAGAIN => "its reader is stuck",
+                errno => errno.desc(),
+            };
             let text = format_args!("--ready-fd {number}: nobody could be told there: {why}");
             report::event(Event::Trouble(Cause::Manager, &text));
         }
