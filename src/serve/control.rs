@@ -316,6 +316,7 @@ impl Daemon {
             }
             _ => return false,
         }
+        self.status.stopping(&self.shared, false);
         // These hold the listening socket itself.
         self.shared.handlers.signal(Signal::SIGTERM, |handler| {
             matches!(handler.work, Work::Datagrams(_))

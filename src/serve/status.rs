@@ -235,19 +235,19 @@ impl Status {
         shared.signs.wanted.store(true, Ordering::SeqCst);
         let (live, served) = shared.handlers.counts();
         if self.ending == Ending::Draining {
-            return format!("draining, {} left", Handlers(live));
+            return format!("draining, {} left", Count(live));
         }
         let served = Grouped(served);
         match self.limit {
-            Some(limit) => format!("{live} of {}, {served} served", Handlers(limit)),
-            None => format!("{}, {served} served", Handlers(live)),
+            Some(limit) => format!("{live} of {}, {served} served", Count(limit)),
+            None => format!("{}, {served} served", Count(live)),
         }
     }
 }
 
-struct Handlers(usize);
+struct Count(usize);
 
-impl fmt::Display for Handlers {
+impl fmt::Display for Count {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plural = if self.0 == 1 { "" } else { "s" };
         write!(f, "{} handler{plural}", self.0)
@@ -278,7 +278,7 @@ mod tests {
             ["0", "999", "1,000", "1,204", "1,000,000", "12,034,056"]
         );
         assert_eq!(
-            [0, 1, 2].map(|n| Handlers(n).to_string()),
+            [0, 1, 2].map(|n| Count(n).to_string()),
             ["0 handlers", "1 handler", "2 handlers"]
         );
     }

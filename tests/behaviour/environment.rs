@@ -179,6 +179,8 @@ fn of_a_link_local_tcp_connection_has_the_interface() {
     namespace.add_address("fe80::1/64");
     for listener in ["[fe80::1%lo]:0", "0"] {
         let skd = lied_to(Skd::new(["-vt", listener]))
+            // Abstract names are those of a network.
+            .env_remove("NOTIFY_SOCKET")
             .inside(&namespace)
             .run_with(SHOW.0, SHOW.1);
         let port = skd.stdout_line().parse().unwrap();
