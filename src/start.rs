@@ -16,7 +16,7 @@ use crate::report;
 use crate::serve::upgrade::{Arrival, Handed, Origin, State};
 use crate::serve::{self, Resources, supervise};
 use crate::setup::executable::Executable;
-use crate::setup::{Log, PidFile, Ready, Side, privileges};
+use crate::setup::{Log, Manager, PidFile, Ready, ReadyFd, Side, privileges};
 use crate::sys::child::{self, Stage};
 use crate::sys::descriptors::{Low, Reserved};
 use crate::sys::signals::{self, Inherited, Signal};
@@ -97,11 +97,16 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
     let daemon = &config.daemon;
     // A descriptor for each live handler; handlers get the old limit back.
     let files = raise_file_limit();
+    // What skd was given on purpose.
+    let ready_fd = daemon.ready_fd.map(ReadyFd::claim).transpose()?;
+    let kept = ready_fd.as_ref().map_or(&[][..], ReadyFd::kept);
     // Before any descriptor of ours is opened, so that all are above the reserved ones; and
     // a handler gets its connection and nothing that skd was given by accident.
-    let reserved = reserve(&[])?;
+    let reserved = reserve(kept)?;
     // The resolver may take long: nothing is held or changed yet, and INT still ends skd.
     let wanted = net::resolve_all(&service.listeners)?;
+    // While its socket can be reached, and before it could be told of a start that fails.
+    let mut manager = Manager::connect()?;
     // From here on there may be something to remove: signals wait until that can be done.
     signals::block();
     // Before anything is changed: of two daemons the second leaves no trace.
@@ -113,7 +118,7 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
     // While /proc and its path are in sight.
     let mut executable = Executable::find();
 
-    let Some(ready) = split(daemon)? else {
+    let Some(ready) = split(daemon, manager.as_mut(), ready_fd)? else {
         process::exit_now(0);
     };
     // While the cgroup that limits them can be seen.
@@ -137,14 +142,18 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
             .collect();
         let origin = Origin {
             executable,
-            hangup_ends: !daemon.background && !inherited.ignored(Signal::SIGHUP),
+            // Under a service manager there is no terminal that it could be about.
+            hangup_ends: !daemon.background
+                && manager.is_none()
+                && !inherited.ignored(Signal::SIGHUP),
             files,
             identity: daemon.identity.clone(),
             pidfile,
         };
         // The last that is likely to fail. Threads are made here, and not before: the steps
         // above change the process as a whole.
-        let mut running = ground.build(&service, listeners, log, origin, Handed::default())?;
+        let handed = Handed::default();
+        let mut running = ground.build(&service, listeners, log, manager, origin, handed)?;
         // Not before: whoever reads it may connect at once.
         announce(&ports)?;
         // All that the caller should see has been said.
@@ -190,11 +199,9 @@ fn resume(state: &mut State, returned: bool) -> Result<u8, Error> {
         Method::probe
     };
     let ground = Ground::new(daemon, &service, origin.files, reserved, threads, probe)?;
-    let handed = Handed {
-        socket_files: state.socket_files().map_err(failed)?,
-        handlers: std::mem::take(&mut state.handlers),
-    };
-    let running = ground.build(&service, listeners, log, origin, handed)?;
+    let manager = state.manager().map_err(failed)?;
+    let handed = state.handed().map_err(failed)?;
+    let running = ground.build(&service, listeners, log, manager, origin, handed)?;
     memory::return_freed();
     drop(originals);
     state.tell(returned);
@@ -260,6 +267,7 @@ impl Ground {
         service: &Service,
         listeners: Vec<Listener>,
         log: Log,
+        manager: Option<Manager>,
         origin: Origin,
         handed: Handed,
     ) -> Result<serve::Daemon, Error> {
@@ -273,6 +281,7 @@ impl Ground {
             threads: self.threads,
             reserved: self.reserved,
             log,
+            manager,
             origin,
             handed,
         };
@@ -290,19 +299,29 @@ fn reserve(kept: &[OwnedFd]) -> Result<Reserved, Error> {
 /// Runs a program without a listener: becomes it, or supervises it.
 fn run_program(config: &Config, service: &Service, inherited: &Inherited) -> Result<u8, Error> {
     let daemon = &config.daemon;
+    let ready_fd = daemon.ready_fd.map(ReadyFd::claim).transpose()?;
+    // PROG says itself that it is ready; but who the main process is, is for the old one to say.
+    let mut manager = match daemon.background {
+        true => Manager::connect()?,
+        false => None,
+    };
+    let started = std::process::id();
     // As above; a program that replaces skd gets what has arrived meanwhile.
     signals::block();
     let pidfile = lock_pidfile(daemon)?;
     let log = Log::open(daemon.log.as_ref(), daemon.background)?;
-    let Some(ready) = split(daemon)? else {
+    let Some(ready) = split(daemon, manager.as_mut(), ready_fd)? else {
         process::exit_now(0);
     };
+    drop(manager);
     service_side(ready, |ready| {
         let mut log = log;
         let mut pidfile = pidfile;
         give_up_rights(daemon, &mut log)?;
         let surroundings = &service.surroundings;
-        let variables = inherited_variables(daemon, surroundings);
+        let program = (!daemon.supervise).then(std::process::id);
+        let variables =
+            inherited_variables(daemon, surroundings).with_watchdog_for(program, started);
         let terminal = daemon.supervise && supervise::has_terminal();
         let role = if daemon.supervise {
             Role::Supervised { terminal }
@@ -340,15 +359,22 @@ fn write_pidfile(pidfile: &mut Option<PidFile>) -> Result<(), Error> {
 /// its word to the witness, and the witness of a success `None`; that of a failure has an
 /// error that was told, and removes what it holds, with rights that the service may have
 /// given up.
-fn split(daemon: &Daemon) -> Result<Option<Ready>, Error> {
+fn split(
+    daemon: &Daemon,
+    manager: Option<&mut Manager>,
+    ready_fd: Option<ReadyFd>,
+) -> Result<Option<Ready>, Error> {
     let drops = daemon.identity.is_some() || daemon.root.is_some();
     let side = match (daemon.background, drops) {
-        (true, _) => Ready::in_background(),
+        (true, _) => Ready::in_background(manager),
         (false, true) => Ready::with_witness(),
         (false, false) => Ready::alone(),
     };
     match side? {
-        Side::Service(ready) => Ok(Some(ready)),
+        Side::Service(mut ready) => {
+            ready.tell_descriptor(ready_fd);
+            Ok(Some(ready))
+        }
         Side::Witness(0) => Ok(None),
         Side::Witness(status) => Err(Error::Told(status)),
     }

@@ -45,6 +45,18 @@ impl Variables {
         self
     }
 
+    /// With WATCHDOG_PID made to name `program` where it named the process `named`; not set if
+    /// that can't be known, for without it any process is meant (sd_watchdog_enabled(3)).
+    pub fn with_watchdog_for(mut self, program: Option<u32>, named: u32) -> Self {
+        const NAME: &str = "WATCHDOG_PID";
+        let is = |pid: &OsStr| pid.to_str().and_then(|pid| pid.parse().ok()) == Some(named);
+        if self.get(NAME).is_some_and(is) {
+            let program = program.map(|pid| OsString::from(pid.to_string()));
+            self.change(OsStr::new(NAME), program.as_deref());
+        }
+        self
+    }
+
     fn change(&mut self, name: &OsStr, value: Option<&OsStr>) {
         self.0.retain(|(known, _)| known != name);
         if let Some(value) = value {

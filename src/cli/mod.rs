@@ -105,6 +105,19 @@ fn config(matches: &ArgMatches, known: Option<Known>) -> Result<Config, Error> {
     if supervise && !listeners.is_empty() {
         return usage("--supervise runs a program without a listener: leave out one or the other");
     }
+    let ready_fd = given.read("ready-fd", values::ready_fd)?;
+    match ready_fd {
+        Some(number) if listeners.is_empty() && !supervise => {
+            return usage(format!(
+                "--ready-fd {number} has no use without a listener or --supervise: PROG inherits \
+                 the descriptor, and says itself when it is ready"
+            ));
+        }
+        Some(1) if supervise => {
+            return usage("--ready-fd 1 can't be used with --supervise: it is PROG's own output");
+        }
+        _ => {}
+    }
     let identity = match known {
         Some(known) => known.identity,
         None => identity(&given)?,
@@ -117,6 +130,7 @@ fn config(matches: &ArgMatches, known: Option<Known>) -> Result<Config, Error> {
             log: given.read("log", LogTarget::parse)?,
             pidfile: given.read("pidfile", values::path)?,
             supervise,
+            ready_fd,
             drain: given.read("drain", values::duration)?,
             kill_after: given
                 .read("kill-after", values::duration)?

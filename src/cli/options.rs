@@ -201,6 +201,14 @@ and without --supervise, PROG inherits the locked descriptor and the file stays.
                 manual: "See SUPERVISING.",
             },
             Opt {
+                long: "ready-fd",
+                shorts: &[],
+                kind: Value("N", ValueHint::Other),
+                help: "Write a newline to descriptor N when ready, and close it",
+                manual: "\
+N is 1 or more than 2, and open for writing. With --supervise, more than 2. See READINESS.",
+            },
+            Opt {
                 long: "drain",
                 shorts: &[],
                 kind: Value("DURATION", ValueHint::Other),

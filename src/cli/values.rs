@@ -37,6 +37,17 @@ pub(super) fn threads(text: &OsStr) -> Result<NonZeroUsize, Why> {
         .ok_or_else(|| format!("it takes a decimal number from 1 to {MOST_THREADS}"))
 }
 
+/// A descriptor that can be given away: standard output, or none of the three.
+pub(super) fn ready_fd(text: &OsStr) -> Result<i32, Why> {
+    decimal(text)
+        .filter(|number| *number == 1 || *number >= 3)
+        .ok_or_else(|| {
+            "it takes the number of a descriptor, 1 or from 3 up; 0 and 2 are standard input and \
+             standard error, which go on to be used"
+                .into()
+        })
+}
+
 pub(super) fn path(text: &OsStr) -> Result<PathBuf, Why> {
     if text.is_empty() {
         return Err("the path is empty".into());

@@ -58,6 +58,8 @@ pub struct Daemon {
     pub pidfile: Option<PathBuf>,
     /// Without a listener: whether to run the program again whenever it exits.
     pub supervise: bool,
+    /// The descriptor that gets a newline when skd is ready: standard output, or one from 3 up.
+    pub ready_fd: Option<i32>,
     /// How long handlers are waited for at the end; not at all, if not said.
     pub drain: Option<Span>,
     /// How long what was told to end may still run before it is killed.

@@ -101,12 +101,14 @@ pub enum Cause {
     Log,
     /// A new image can't take over.
     Upgrade,
+    /// The service manager, or whoever else waits for readiness, couldn't be told.
+    Manager,
 }
 
 /// How often a trouble of one cause is reported.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
 
-const CAUSES: usize = Cause::Upgrade as usize + 1;
+const CAUSES: usize = Cause::Manager as usize + 1;
 
 /// Statics, because standard error is one for the process too, and because whoever reports
 /// must not have to be handed anything.

@@ -13,6 +13,7 @@ use super::datagram::Datagrams;
 use super::handlers::{Handlers, Work};
 use super::key::Key;
 use super::reap::{self, After, Births};
+use super::status::{Signs, Status};
 use super::upgrade::{HandedHandler, Origin, Trial};
 use super::{Phase, Resources, Served, Service, Shared, stream};
 use crate::child::{Method, Pidfds, Spawner};
@@ -47,6 +48,7 @@ pub struct Daemon {
     spawner: Spawner,
     pub(super) method: Method,
     pub(super) log: Log,
+    pub(super) status: Status,
     /// The handlers of an earlier image, until they are entered.
     pub(super) handed: Vec<HandedHandler>,
     /// A new image that is tried.
@@ -72,6 +74,7 @@ impl Daemon {
             .collect::<Result<_, _>>()
             .map_err(failed("no descriptor to wake a thread"))?;
 
+        let earlier = resources.handed.earlier();
         let mut files = resources.handed.socket_files;
         let mut datagrams = Vec::new();
         let mut served = Vec::new();
@@ -97,17 +100,21 @@ impl Daemon {
         }
         let shared = Arc::new(Shared {
             services: served,
-            handlers: Handlers::new(threads + 1),
+            handlers: Handlers::new(threads + 1, earlier),
             pollers: (0..=threads)
                 .map(|_| Poller::new())
                 .collect::<Result<_, _>>()
                 .map_err(failed("no epoll descriptor"))?,
             main: Waker::new().map_err(failed("no descriptor to wake the main thread"))?,
             births: (0..threads).map(|_| Births::default()).collect(),
+            signs: Signs::new(threads),
             wakers,
             phase: AtomicU8::new(Phase::Starting as u8),
             parked: AtomicUsize::new(0),
         });
+
+        let limit = shared.limit().map(|limit| limit + datagrams.len());
+        let status = Status::new(resources.manager, limit);
 
         // Dropped before the sockets if something fails below.
         let files = files;
@@ -133,6 +140,7 @@ impl Daemon {
             spawner: main_spawner,
             method: resources.method,
             log: resources.log,
+            status,
             origin: resources.origin,
             handed: resources.handed.handlers,
             trial: None,
@@ -190,6 +198,7 @@ impl Daemon {
         self.enter_handlers();
         self.each_listener(|listener| report::event(Event::Listening(listener)));
         self.shared.enter_phase(Phase::Serving);
+        self.status.ready(&self.shared);
         let mut room = no_events();
         loop {
             let limit = self.next_time();
@@ -245,11 +254,13 @@ impl Daemon {
             .chain(self.sweep_at)
             .chain(self.relay_at)
             .chain(self.trial.as_ref().map(|trial| trial.due))
+            .chain(self.status.due())
             .min()
             .map(|due| due.saturating_duration_since(Instant::now()))
     }
 
     fn on_time(&mut self, now: Instant) {
+        self.status.look(&self.shared, now);
         for datagrams in &mut self.datagrams {
             if datagrams.due().is_some_and(|due| due <= now) {
                 datagrams.look(&self.shared, &mut self.spawner);
@@ -306,14 +317,19 @@ impl Daemon {
                 self.shared.handlers.signal(Signal::SIGTERM, |_| true);
                 return true;
             }
-            Signal::SIGHUP => match self.log.reopen() {
-                Ok(false) if self.origin.hangup_ends => {}
-                Ok(_) => return false,
-                Err(text) => {
-                    report::event(Event::Trouble(Cause::Log, &text));
-                    return false;
+            Signal::SIGHUP => {
+                self.status.reloading();
+                let reopened = self.log.reopen();
+                self.status.ready(&self.shared);
+                match reopened {
+                    Ok(false) if self.origin.hangup_ends => {}
+                    Ok(_) => return false,
+                    Err(text) => {
+                        report::event(Event::Trouble(Cause::Log, &text));
+                        return false;
+                    }
                 }
-            },
+            }
             Signal::SIGCHLD => {
                 // At most ten times a second for strangers, who can wait; but a place may
                 // depend on a handler.
@@ -332,6 +348,7 @@ impl Daemon {
             }
             _ => return false,
         }
+        self.status.stopping(&self.shared, false);
         // These hold the listening socket itself.
         self.shared.handlers.signal(Signal::SIGTERM, |handler| {
             matches!(handler.work, Work::Datagrams(_))
@@ -408,7 +425,8 @@ impl Daemon {
 
     /// Stops the acceptor threads, each when the connection that it has accepted has its
     /// handler. One that is held up by a handler's preparation isn't waited for long.
-    fn park(&self) {
+    fn park(&mut self) {
+        self.status.stopping(&self.shared, false);
         self.shared.enter_phase(Phase::Stopping);
         let deadline = Instant::now() + Duration::from_secs(1);
         while !self.acceptors.iter().all(Thread::is_finished) && Instant::now() < deadline {

@@ -47,14 +47,17 @@ pub(super) struct Handlers {
     parts: Vec<Mutex<Part>>,
     /// How many are without a pidfd that is watched.
     unwatched: AtomicUsize,
+    /// How many handlers had ended before this table was made.
+    earlier: u64,
 }
 
 impl Handlers {
-    /// An empty table for so many threads.
-    pub(super) fn new(threads: usize) -> Self {
+    /// An empty table for so many threads, after `earlier` handlers of another image.
+    pub(super) fn new(threads: usize, earlier: u64) -> Self {
         Self {
             parts: (0..threads).map(|_| Mutex::default()).collect(),
             unwatched: AtomicUsize::new(0),
+            earlier,
         }
     }
 
@@ -143,6 +146,17 @@ impl Handlers {
         self.unwatched.load(Ordering::SeqCst) > 0
     }
 
+    /// How many there are, and how many there have been.
+    pub(super) fn counts(&self) -> (usize, u64) {
+        let parts = (0..self.parts.len()).map(|thread| {
+            let part = self.part(thread);
+            (part.live, part.entered)
+        });
+        parts.fold((0, self.earlier), |(live, entered), part| {
+            (live + part.0, entered + part.1)
+        })
+    }
+
     /// Where a handler is, found by looking at all of them.
     pub(super) fn find(&self, pid: Pid) -> Option<(usize, usize)> {
         (0..self.parts.len()).find_map(|thread| {
@@ -198,6 +212,10 @@ pub(super) enum Reaped {
 struct Part {
     entries: Vec<Entry>,
     free: Option<usize>,
+    /// How many are live, and how many have ever been: under the lock that is held anyway, so
+    /// that counting costs nothing.
+    live: usize,
+    entered: u64,
 }
 
 #[derive(Debug)]
@@ -226,6 +244,8 @@ impl Part {
 
     fn insert(&mut self, handler: Handler) {
         let index = self.next();
+        self.live += 1;
+        self.entered += 1;
         match self.entries.get_mut(index) {
             Some(entry) => {
                 if let Entry::Free(next) = *entry {
@@ -252,6 +272,7 @@ impl Part {
         match std::mem::replace(entry, Entry::Free(self.free)) {
             Entry::Live(handler) => {
                 self.free = Some(index);
+                self.live -= 1;
                 Some(handler)
             }
             Entry::Free(_) => None,
@@ -302,6 +323,7 @@ mod tests {
             .map(|(index, handler)| (index, handler.pid.as_raw()))
             .collect();
         assert_eq!(live, [(0, 4), (1, 5), (2, 3)]);
+        assert_eq!((part.live, part.entered), (3, 5));
         assert_eq!(part.next(), 3);
     }
 }

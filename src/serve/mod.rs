@@ -11,6 +11,7 @@ mod datagram;
 mod handlers;
 mod key;
 mod reap;
+mod status;
 mod stream;
 pub mod supervise;
 pub mod upgrade;
@@ -22,7 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use crate::child::{Method, Plan};
 use crate::net::Listener;
 use crate::report::{self, Cause, Event};
-use crate::setup::Log;
+use crate::setup::{Log, Manager};
 use crate::sys::descriptors::Reserved;
 use crate::sys::events::{Poller, Waker};
 
@@ -30,6 +31,7 @@ use admit::Places;
 pub use control::Daemon;
 use handlers::{Handler, Handlers};
 use reap::Births;
+use status::Signs;
 use upgrade::{Handed, Origin};
 
 /// A service that is ready to be served.
@@ -54,6 +56,8 @@ pub struct Resources {
     pub reserved: Reserved,
     /// The log, to be opened again and to be kept going.
     pub log: Log,
+    /// The service manager, to be told how things are.
+    pub manager: Option<Manager>,
     /// What else is known from the start.
     pub origin: Origin,
     /// What an earlier image has left.
@@ -72,6 +76,7 @@ struct Shared {
     wakers: Arc<[Waker]>,
     /// One for each acceptor.
     births: Box<[Births]>,
+    signs: Signs,
     phase: AtomicU8,
     /// How many acceptors are parked.
     parked: AtomicUsize,
@@ -116,6 +121,17 @@ impl Shared {
         }
     }
 
+    /// How many handlers the stream listeners may have at once, if there are such and that is
+    /// limited.
+    fn limit(&self) -> Option<usize> {
+        let services = self.services.iter();
+        let mut streams = services
+            .filter(|served| !served.listeners.is_empty())
+            .peekable();
+        streams.peek()?;
+        streams.map(|served| served.places.limit()).sum()
+    }
+
     /// The main thread's part of the table of handlers, after those of the acceptors.
     fn main_index(&self) -> usize {
         self.wakers.len()
@@ -143,6 +159,7 @@ impl Shared {
         if !has_pidfd || watched.is_err() {
             self.main.wake();
         }
+        self.note_change();
         room
     }
 }

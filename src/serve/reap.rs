@@ -30,7 +30,10 @@ pub(super) enum After {
 pub(super) fn reap(shared: &Shared, by: usize, entry: (usize, usize), pid: Option<Pid>) -> After {
     let poller = &shared.pollers[entry.0];
     match shared.handlers.reap(poller, entry, pid) {
-        Reaped::Handler(handler, ended) => finish(handler, ended, by),
+        Reaped::Handler(handler, ended) => {
+            shared.note_change();
+            finish(handler, ended, by)
+        }
         Reaped::Later => {
             shared.main.wake();
             After::Done

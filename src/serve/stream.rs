@@ -133,6 +133,7 @@ impl<'a> Acceptor<'a> {
         while self.shared.is_in(Phase::Parked) {
             wait_readable([waker.as_fd()], None);
             waker.clear();
+            self.shared.answer(self.index);
         }
         self.shared.parked.fetch_sub(1, Ordering::SeqCst);
     }
@@ -328,7 +329,10 @@ impl<'a> Acceptor<'a> {
                 Key::Handler { thread, index } => {
                     reap::reap(self.shared, self.index, (thread, index), None);
                 }
-                Key::Waker => self.shared.wakers[self.index].clear(),
+                Key::Waker => {
+                    self.shared.wakers[self.index].clear();
+                    self.shared.answer(self.index);
+                }
                 _ => {}
             }
         }

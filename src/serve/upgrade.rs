@@ -29,8 +29,10 @@ use crate::config::{Account, Identity};
 use crate::error::{Error, Reason};
 use crate::net::{HandedFile, HandedListener, Peer, SocketFile};
 use crate::report::{self, Cause, Event};
+use crate::setup::Manager;
 use crate::setup::executable::{self, Executable, HandedExecutable};
 use crate::setup::log::HandedLog;
+use crate::setup::notify::HandedManager;
 use crate::setup::pidfile::{HandedPidFile, PidFile};
 use crate::sys::descriptors::{self, HandOver};
 use crate::sys::events::Interest;
@@ -87,8 +89,11 @@ pub struct State {
     pub listeners: Vec<HandedListener>,
     /// Those of the listeners.
     socket_files: Vec<HandedFile>,
+    manager: Option<HandedManager>,
     /// All that live.
-    pub handlers: Vec<HandedHandler>,
+    handlers: Vec<HandedHandler>,
+    /// How many there have been.
+    served: u64,
 }
 
 /// What the running daemon takes over from an earlier image.
@@ -98,6 +103,15 @@ pub struct Handed {
     pub socket_files: Vec<SocketFile>,
     /// Its handlers.
     pub handlers: Vec<HandedHandler>,
+    /// How many it has had, those among them.
+    pub served: u64,
+}
+
+impl Handed {
+    /// How many handlers had ended before.
+    pub(super) fn earlier(&self) -> u64 {
+        self.served.saturating_sub(self.handlers.len() as u64)
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -221,10 +235,19 @@ impl State {
         numbers.map(descriptors::adopt).collect()
     }
 
-    /// The files of the listeners.
-    pub fn socket_files(&mut self) -> Result<Vec<SocketFile>, Errno> {
+    /// What goes on to be served.
+    pub fn handed(&mut self) -> Result<Handed, Errno> {
         let files = self.socket_files.drain(..);
-        files.map(SocketFile::resume).collect()
+        Ok(Handed {
+            socket_files: files.map(SocketFile::resume).collect::<Result<_, _>>()?,
+            handlers: std::mem::take(&mut self.handlers),
+            served: self.served,
+        })
+    }
+
+    /// The service manager, if there is one.
+    pub fn manager(&mut self) -> Result<Option<Manager>, Errno> {
+        self.manager.take().map(Manager::resume).transpose()
     }
 
     /// Says that another image goes on.
@@ -415,6 +438,7 @@ impl Daemon {
             self.shared.enter_phase(Phase::Serving);
             return "a handler's preparation hangs; try again later".into();
         }
+        self.status.reloading();
         let why = match self.write_state(next) {
             Ok(state) => {
                 let words = words(state.memory, "resume", &[]);
@@ -428,6 +452,7 @@ impl Daemon {
             Err(reason) => format!("the state can't be written down: {}", reason.reason()),
         };
         self.shared.enter_phase(Phase::Serving);
+        self.status.ready(&self.shared);
         why
     }
 
@@ -495,7 +520,9 @@ impl Daemon {
             log: self.log.hand_over(&mut to)?,
             listeners,
             socket_files,
+            manager: self.status.hand_over(&mut to)?,
             handlers: self.shared.hand_over_handlers(),
+            served: self.shared.handlers.counts().1,
             descriptors: to.numbers().to_vec(),
         };
         file.write_all(&serde_json::to_vec(&state)?)?;

@@ -2,11 +2,13 @@
 
 pub mod executable;
 pub mod log;
+pub mod notify;
 pub mod pidfile;
 pub mod privileges;
 pub mod ready;
 mod relay;
 
 pub use log::Log;
+pub use notify::Manager;
 pub use pidfile::PidFile;
-pub use ready::{Ready, Side};
+pub use ready::{Ready, ReadyFd, Side};

@@ -7,14 +7,17 @@
 //! rights to remove what was made.
 
 use std::io::{self, PipeReader, PipeWriter, Read, Write, pipe};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use nix::unistd::{Pid, dup2_stderr, setsid};
+use nix::errno::Errno;
+use nix::unistd::{Pid, dup2_stderr, dup2_stdout, setsid, write};
 
+use super::Manager;
 use crate::error::Error;
-use crate::report;
+use crate::report::{self, Cause, Event};
 use crate::sys::process::{self, Fork, Target, Wait};
 use crate::sys::signals;
+use crate::sys::{descriptors, events};
 
 /// Which of the two processes this is.
 #[derive(Debug)]
@@ -35,6 +38,7 @@ pub struct Ready {
     /// Standard error as the caller knows it, until the start has ended: by then the log
     /// may have taken its place.
     caller: OwnedFd,
+    descriptor: Option<ReadyFd>,
 }
 
 /// The service's words: serving, or about to become another program, after which the end
@@ -49,6 +53,7 @@ impl Ready {
             word,
             child,
             caller: caller.map_err(|reason| Error::start("no descriptor for errors", reason))?,
+            descriptor: None,
         })
     }
 
@@ -57,13 +62,19 @@ impl Ready {
         Ok(Side::Service(Self::new(None, None)?))
     }
 
-    /// Goes into the background: the child, in a session of its own, is the service.
-    pub fn in_background() -> Result<Side, Error> {
+    /// Goes into the background: the child, in a session of its own, is the service, and its
+    /// main process to the service manager.
+    pub fn in_background(manager: Option<&mut Manager>) -> Result<Side, Error> {
         let (reader, writer) = pipes()?;
+        let (handed_over, hands_over) = pipes()?;
         let ready = Self::new(Some(writer), None)?;
         match fork()? {
-            Fork::Parent(_) => {
+            Fork::Parent(child) => {
                 drop(ready);
+                if let Some(manager) = manager {
+                    manager.hand_over(child);
+                }
+                drop(hands_over);
                 // Whoever waits here can be interrupted.
                 signals::allow_ending();
                 match words(reader) {
@@ -75,14 +86,21 @@ impl Ready {
                     Err(_) => Ok(Side::Witness(1)),
                 }
             }
-            Fork::Child => match setsid() {
-                Ok(_) => Ok(Side::Service(ready)),
-                Err(errno) => {
-                    let error = Error::start("no session of its own", errno);
-                    ready.failed(&error);
-                    Err(Error::Told(error.status()))
+            Fork::Child => {
+                drop(hands_over);
+                if manager.is_some() {
+                    // What this process says may be passed over until it is the main one.
+                    let _ = words(handed_over);
                 }
-            },
+                match setsid() {
+                    Ok(_) => Ok(Side::Service(ready)),
+                    Err(errno) => {
+                        let error = Error::start("no session of its own", errno);
+                        ready.failed(&error);
+                        Err(Error::Told(error.status()))
+                    }
+                }
+            }
         }
     }
 
@@ -100,10 +118,19 @@ impl Ready {
         }
     }
 
+    /// Has this descriptor told too, when the service serves.
+    pub fn tell_descriptor(&mut self, descriptor: Option<ReadyFd>) {
+        self.descriptor = descriptor;
+    }
+
     /// Says that the service serves. If the caller of a start in the background has gone,
     /// it was told that the start had failed; so it has.
     pub fn serving(&mut self) -> Result<(), Error> {
-        self.say(SERVING)
+        self.say(SERVING)?;
+        if let Some(descriptor) = self.descriptor.take() {
+            descriptor.tell();
+        }
+        Ok(())
     }
 
     /// Says that this process is about to become another program. Where the witness is its
@@ -147,6 +174,63 @@ impl Ready {
 impl Drop for Ready {
     fn drop(&mut self) {
         self.reap();
+    }
+}
+
+/// The descriptor of `--ready-fd`. A newline on it, and its end, say that the service serves;
+/// its end alone, that the start has failed.
+#[derive(Debug)]
+pub struct ReadyFd {
+    number: i32,
+    /// The descriptor itself; and for standard output /dev/null, which comes in its place.
+    kept: Vec<OwnedFd>,
+}
+
+impl ReadyFd {
+    /// Takes the descriptor over, out of sight of every program that skd runs.
+    pub fn claim(number: i32) -> Result<Self, Error> {
+        let refused = |why: &str| Error::Start(format!("--ready-fd {number}: {why}"));
+        let claimed = descriptors::claim(number).map_err(|errno| match errno {
+            Errno::EBADF => refused("whoever started skd has left no such descriptor open"),
+            errno => refused(errno.desc()),
+        })?;
+        if !descriptors::takes_writing(&claimed) {
+            return Err(refused("the descriptor isn't open for writing"));
+        }
+        let mut kept = vec![claimed];
+        if number == 1 {
+            let null = descriptors::null()
+                .and_then(|null| Ok(descriptors::claim(null.as_raw_fd())?))
+                .map_err(|reason| Error::start("can't open /dev/null", reason))?;
+            kept.push(null);
+        } else {
+            descriptors::close_claimed(number);
+        }
+        Ok(Self { number, kept })
+    }
+
+    /// What must stay open until then.
+    pub fn kept(&self) -> &[OwnedFd] {
+        &self.kept
+    }
+
+    /// Writes the newline, without waiting for anybody to make room for it.
+    fn tell(self) {
+        let mut kept = self.kept.iter();
+        let written = kept.next().map(|fd| match events::is_writable(fd.as_fd()) {
+            true => write(fd, b"\n").map(drop),
+            false => Err(Errno::EAGAIN),
+        });
+        let closed = kept.next().map(dup2_stdout);
+        if let Some(Err(errno)) = written.into_iter().chain(closed).find(Result::is_err) {
+            let number = self.number;
+            let why = match errno {
+                Errno::EAGAIN => "its reader is stuck",
+                errno => errno.desc(),
+            };
+            let text = format_args!("--ready-fd {number}: nobody could be told there: {why}");
+            report::event(Event::Trouble(Cause::Manager, &text));
+        }
     }
 }
 

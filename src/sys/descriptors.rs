@@ -144,6 +144,21 @@ pub fn claim(number: i32) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
+/// Closes what was handed to this process under this number, once it has been claimed, so
+/// that its other end is seen to end with the claimed copy.
+pub fn close_claimed(number: i32) {
+    // SAFETY: as for claim, nothing in this process owns it.
+    unsafe { libc::close(number) };
+}
+
+/// Whether this was opened for writing (fcntl(2), `F_GETFL`).
+pub fn takes_writing(fd: impl AsFd) -> bool {
+    let flags = fcntl(fd, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
+    flags.is_ok_and(|flags| {
+        !flags.contains(OFlag::O_PATH) && flags & OFlag::O_ACCMODE != OFlag::O_RDONLY
+    })
+}
+
 /// /dev/null, open for reading and writing.
 pub fn null() -> io::Result<OwnedFd> {
     File::options()

@@ -1,13 +1,14 @@
 //! What a handler's environment has, and what it doesn't.
 
 use crate::harness::{
-    Directory, MARK, Namespace, Program, Skd, ask_udp, ask_unix_datagram, connect, connect_unix,
-    each_program, requires_command, requires_root, run_to_end, talk,
+    Directory, MARK, Namespace, Program, ServiceManager, Skd, ask_udp, ask_unix_datagram, connect,
+    connect_unix, each_program, requires_command, requires_root, run_to_end, talk,
 };
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::LazyLock;
 
 /// Every name that skd sets or removes.
 const RESERVED: &[&str] = &[
@@ -55,6 +56,8 @@ const RESERVED: &[&str] = &[
 
 type Variables = BTreeMap<String, String>;
 
+static MANAGER: LazyLock<ServiceManager> = LazyLock::new(ServiceManager::without_a_path);
+
 /// skd with just PATH, one variable of no meaning, and a lie for each reserved name.
 fn lied_to(skd: Skd) -> Skd {
     let mut skd = skd
@@ -62,7 +65,13 @@ fn lied_to(skd: Skd) -> Skd {
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")
         .env("KEPT", "kept");
     for name in RESERVED {
-        skd = skd.env(name, "a lie");
+        let lie = match *name {
+            // These skd believes itself.
+            "NOTIFY_SOCKET" => MANAGER.address(),
+            "WATCHDOG_PID" | "WATCHDOG_USEC" => "4321",
+            _ => "a lie",
+        };
+        skd = skd.env(name, lie);
     }
     skd
 }
@@ -170,6 +179,8 @@ fn of_a_link_local_tcp_connection_has_the_interface() {
     namespace.add_address("fe80::1/64");
     for listener in ["[fe80::1%lo]:0", "0"] {
         let skd = lied_to(Skd::new(["-vt", listener]))
+            // Abstract names are those of a network.
+            .env_remove("NOTIFY_SOCKET")
             .inside(&namespace)
             .run_with(SHOW.0, SHOW.1);
         let port = skd.stdout_line().parse().unwrap();

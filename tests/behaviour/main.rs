@@ -38,6 +38,7 @@ mod logs;
 mod manual;
 mod pidfile;
 mod privileges;
+mod readiness;
 mod recipes;
 mod resources;
 mod shortages;

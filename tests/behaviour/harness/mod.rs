@@ -20,6 +20,7 @@
 //! | `namespace` | [`Namespace`]: private mounts and network |
 //! | `cgroup` | [`Cgroup`]: a limit of memory for all of a run |
 //! | `syslog` | [`Syslog`]: a stand-in for the daemon behind /dev/log |
+//! | `manager` | [`ServiceManager`]: a stand-in for the one behind NOTIFY_SOCKET |
 //! | `terminal` | [`Terminal`]: a pseudo-terminal |
 //! | `directory` | [`Directory`]: a private directory |
 //! | `prepare` | the only unsafe lines: what happens between fork and exec, and pidfds |
@@ -37,6 +38,7 @@ mod client;
 mod directory;
 mod holdings;
 mod instance;
+mod manager;
 mod namespace;
 mod options;
 mod prepare;
@@ -59,6 +61,7 @@ pub use self::client::{
 pub use self::directory::Directory;
 pub use self::holdings::Holdings;
 pub use self::instance::Instance;
+pub use self::manager::{Notice, ServiceManager};
 pub use self::namespace::Namespace;
 pub use self::process::{
     SignalMasks, capabilities, children, command, cpu_ticks, descendants, descriptors, environment,
