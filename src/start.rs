@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use crate::check;
 use crate::child::environment::Variables;
 use crate::child::plan::{Role, raise_file_limit};
 use crate::child::{Method, Plan};
@@ -30,6 +31,7 @@ pub fn main() -> ExitCode {
             }
             _ => Ok(0),
         },
+        Ok(Request::Check(config, faults)) => check::run(&config, faults),
         Ok(Request::Run(config)) => run(*config, &inherited),
         Err(error) => Err(error),
     };

@@ -14,7 +14,7 @@ use super::environment::Variables;
 use super::program;
 use crate::config::Surroundings;
 use crate::error::Error;
-use crate::sys::child::{Image, Stage, Step};
+use crate::sys::child::{self, Image, Stage, Step};
 use crate::sys::environment::Environment;
 use crate::sys::signals::SigSet;
 
@@ -52,14 +52,35 @@ impl Plan {
         role: Role,
         files: Option<libc::rlimit>,
     ) -> Result<Self, Error> {
-        let name = command.first().cloned().unwrap_or_default();
-        let directory = surroundings.directory.as_deref();
-        let path = program::find(&name, variables.get("PATH"), directory)?;
+        let path = find(command, surroundings, variables)?;
         Ok(Self {
             image: Image::new(path, command.to_vec()),
             steps: steps(surroundings, role, files),
             variables: variables.lines(),
         })
+    }
+
+    /// All that keeps the program from being run, found by doing what a child of this process
+    /// would do up to the exec: for a process that has nothing else to do. The first is what
+    /// [`Self::new`], or a child's preparation, fails with.
+    pub fn rehearse(
+        command: &[CString],
+        surroundings: &Surroundings,
+        variables: &Variables,
+    ) -> Vec<Error> {
+        let path = find(command, surroundings, variables);
+        let plan = Self {
+            image: Image::new(CString::default(), command.to_vec()),
+            steps: steps(surroundings, Role::InPlace, None),
+            variables: Arc::default(),
+        };
+        let fails = |(index, step)| {
+            let (_, errno) = child::prepare(std::slice::from_ref(step)).err()?;
+            let why = plan.explain(Stage::Step(index), errno);
+            Some(Error::Start(why.to_string()))
+        };
+        let steps = plan.steps.iter().enumerate().filter_map(fails);
+        path.err().into_iter().chain(steps).collect()
     }
 
     /// The program and its arguments.
@@ -120,6 +141,16 @@ impl Plan {
             write!(f, ": {}", errno.desc())
         })
     }
+}
+
+fn find(
+    command: &[CString],
+    surroundings: &Surroundings,
+    variables: &Variables,
+) -> Result<CString, Error> {
+    let name = command.first().cloned().unwrap_or_default();
+    let directory = surroundings.directory.as_deref();
+    program::find(&name, variables.get("PATH"), directory)
 }
 
 fn steps(surroundings: &Surroundings, role: Role, files: Option<libc::rlimit>) -> Vec<Step> {
@@ -191,7 +222,7 @@ impl fmt::Display for Amount {
     }
 }
 
-fn limit_name(resource: crate::sys::child::Resource) -> &'static str {
+fn limit_name(resource: child::Resource) -> &'static str {
     crate::config::RESOURCES
         .iter()
         .find(|(_, number)| *number == resource)
