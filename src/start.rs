@@ -259,17 +259,12 @@ fn announce(ports: &[u16]) -> Result<(), Error> {
 
 /// How many threads accept connections.
 fn acceptors(daemon: &Daemon, listeners: &[Listener]) -> usize {
-    if !listeners
-        .iter()
-        .any(|listener| listener.style() == Style::Stream)
-    {
-        return 0;
+    let stream = |listener: &Listener| listener.style() == Style::Stream;
+    if listeners.iter().any(stream) {
+        serve::acceptors(daemon.threads)
+    } else {
+        0
     }
-    // While one waits for its child to exec, another can use the core; many more would only
-    // have children wait for each other.
-    let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
-    let usual = || (cores() * 3).div_ceil(2).min(MOST_THREADS);
-    daemon.threads.map_or_else(usual, |threads| threads.get())
 }
 
 /// Becomes the program; comes back only with the reason why not.

@@ -4,8 +4,9 @@
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Uid;
 
-use crate::config::{Daemon, MOST_THREADS, Service, Style};
+use crate::config::{Daemon, Service, Style};
 use crate::report;
+use crate::serve;
 use crate::sys::names::kernel_parameter;
 use crate::sys::process::{Capability, has_capability};
 
@@ -19,7 +20,7 @@ pub(super) fn notes(daemon: &Daemon, service: &Service) {
         return;
     };
     let clients = clients.get() as u64;
-    let threads = daemon.threads.map_or(MOST_THREADS, |threads| threads.get()) as u64;
+    let threads = serve::acceptors(daemon.threads) as u64;
     for (limit, own, what) in [
         (
             // The soft one is raised at the start.
@@ -63,11 +64,11 @@ fn backlog(service: &Service) {
     }
 }
 
-/// The descriptors that aren't handlers': the low ones, of which all are occupied, and above
-/// them log, signals and listeners, and for each thread what it waits and is woken with, the
-/// connection in its hands and the pidfd of the next handler.
+/// The descriptors that aren't handlers': those of the main thread, the log and the pid file;
+/// for each listener its sockets or its directory; for each thread what it waits and is woken
+/// with, its low one, and the connection in its hands.
 fn own_files(listeners: u64, threads: u64) -> u64 {
-    64 + 8 + 2 * listeners + 4 * threads
+    20 + 2 * listeners + 4 * threads
 }
 
 /// How many processes the user that starts handlers may have (getrlimit(2)).

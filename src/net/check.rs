@@ -7,7 +7,9 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use nix::errno::Errno;
-use nix::ifaddrs::getifaddrs;
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
+use nix::net::if_::InterfaceFlags;
+use nix::sys::socket::SockaddrStorage;
 
 use super::listener::{Named, Place, Resolved, cannot_bind, cannot_listen};
 use super::unix;
@@ -58,18 +60,25 @@ fn is_missing(address: IpAddr) -> bool {
     if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
         return false;
     }
-    let Ok(interfaces) = getifaddrs() else {
-        return false;
+    let plain = |given: Option<SockaddrStorage>| {
+        let given = given?;
+        let v4 = given.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()));
+        v4.or_else(|| given.as_sockaddr_in6().map(|it| IpAddr::V6(it.ip())))
     };
-    let mut own = interfaces.flat_map(|interface| [interface.address, interface.broadcast]);
-    !own.any(|own| {
-        own.is_some_and(|own| {
-            own.as_sockaddr_in()
-                .map(|own| IpAddr::V4(own.ip()))
-                .or_else(|| own.as_sockaddr_in6().map(|own| IpAddr::V6(own.ip())))
-                == Some(address)
-        })
-    })
+    let has = |interface: InterfaceAddress| {
+        let (own, mask) = (plain(interface.address), plain(interface.netmask));
+        own == Some(address)
+            || plain(interface.broadcast) == Some(address)
+            // Of lo, all addresses of a network are this machine's.
+            || match (own, mask, address) {
+                (Some(IpAddr::V4(own)), Some(IpAddr::V4(mask)), IpAddr::V4(address)) => {
+                    interface.flags.contains(InterfaceFlags::IFF_LOOPBACK)
+                        && own & mask == address & mask
+                }
+                _ => false,
+            }
+    };
+    getifaddrs().is_ok_and(|mut interfaces| !interfaces.any(has))
 }
 
 /// The listeners of this style of one command line that are in each other's way.

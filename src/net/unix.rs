@@ -96,9 +96,11 @@ pub(super) fn check(
     let entry = entry(option, path)?;
     drop(open_directory(option, path)?);
     let found = found(option, path, &entry)?;
-    entry
-        .may_create()
-        .map_err(|errno| cannot_bind(option, &errno))?;
+    let allowed = match found {
+        Found::Stale => entry.may_remove(),
+        Found::Nothing | Found::Live => entry.may_create(),
+    };
+    allowed.map_err(|errno| cannot_bind(option, &errno))?;
     if owner.is_some_and(|owner| !may_give(owner)) {
         return Err(cannot_give(option, Errno::EPERM));
     }

@@ -10,7 +10,9 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
-use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, unlinkat};
+use nix::unistd::{AccessFlags, Uid, UnlinkatFlags, faccessat, unlinkat};
+
+use super::process::{Capability, has_capability};
 
 /// A name in a directory.
 #[derive(Debug)]
@@ -95,7 +97,23 @@ impl Entry {
         faccessat(&self.directory, name, access, AtFlags::AT_EACCESS)
     }
 
-    /// Whether this process may make files in the directory, or remove its own; makes none.
+    /// Whether this process may remove the name: beside what it takes to make one, in a
+    /// sticky directory (unlink(2)).
+    pub fn may_remove(&self) -> Result<(), Errno> {
+        self.may_create()?;
+        let directory = fstat(&self.directory)?;
+        let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+        let file = fstatat(&self.directory, self.name.as_os_str(), flags)?;
+        let me = Uid::effective().as_raw();
+        let sticky = directory.st_mode & libc::S_ISVTX != 0;
+        let owns = directory.st_uid == me || file.st_uid == me;
+        if sticky && !owns && !has_capability(Capability::Owner) {
+            return Err(Errno::EPERM);
+        }
+        Ok(())
+    }
+
+    /// Whether this process may make files in the directory; makes none.
     pub fn may_create(&self) -> Result<(), Errno> {
         let access = AccessFlags::W_OK | AccessFlags::X_OK;
         faccessat(&self.directory, ".", access, AtFlags::AT_EACCESS)

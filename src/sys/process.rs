@@ -161,6 +161,8 @@ pub fn has_capabilities() -> Result<bool, Errno> {
 pub enum Capability {
     /// To give a file to somebody else.
     ChangeOwner = 0,
+    /// To do with files of others what their owners may.
+    Owner = 3,
     /// To bind low ports.
     BindService = 10,
     /// To do most things; more processes than the limit among them.

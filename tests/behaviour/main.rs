@@ -20,6 +20,7 @@ mod harness;
 mod architecture;
 mod background;
 mod bug_classes;
+mod check;
 mod command_line;
 mod datagrams;
 mod differences;
