@@ -16,6 +16,7 @@ use crate::config::Surroundings;
 use crate::error::Error;
 use crate::sys::child::{self, Image, Stage, Step};
 use crate::sys::environment::Environment;
+use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
 use crate::sys::signals::SigSet;
 
 /// Everything about a handler that is the same for all connections.
@@ -60,9 +61,11 @@ impl Plan {
         })
     }
 
-    /// All that keeps the program from being run, found by doing what a child of this process
-    /// would do up to the exec: for a process that has nothing else to do. The first is what
-    /// [`Self::new`], or a child's preparation, fails with.
+    /// All that keeps the program from being run. The first is what [`Self::new`], or a
+    /// child's preparation, fails with.
+    ///
+    /// Each step is taken by a child of its own: after some, a limit of memory for one, it
+    /// could do no more than end. While there is one thread.
     pub fn rehearse(
         command: &[CString],
         surroundings: &Surroundings,
@@ -75,7 +78,7 @@ impl Plan {
             variables: Arc::default(),
         };
         let fails = |(index, step)| {
-            let (_, errno) = child::prepare(std::slice::from_ref(step)).err()?;
+            let errno = try_alone(step)?;
             let why = plan.explain(Stage::Step(index), errno);
             Some(Error::Start(why.to_string()))
         };
@@ -140,6 +143,26 @@ impl Plan {
             }
             write!(f, ": {}", errno.desc())
         })
+    }
+}
+
+/// Takes a step in a child, and says what it failed with.
+fn try_alone(step: &Step) -> Option<Errno> {
+    match process::fork() {
+        Ok(Fork::Child) => {
+            let result = child::prepare(std::slice::from_ref(step));
+            process::exit_now(result.map_or_else(|(_, errno)| errno as u8, |()| 0));
+        }
+        Ok(Fork::Parent(child)) => {
+            let end = process::wait(Target::Process(child), Wait::UNTIL_END);
+            match end {
+                Ok(Some((_, Change::Ended(Ended::Exited(number @ 1..))))) => {
+                    Some(Errno::from_raw(number.into()))
+                }
+                _ => None,
+            }
+        }
+        Err(errno) => Some(errno),
     }
 }
 

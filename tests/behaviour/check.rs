@@ -448,6 +448,31 @@ fn what_is_right_is_passed_in_silence_or_with_v_with_what_would_listen() {
     assert!(version.starts_with("skd "), "{version}");
 }
 
+#[test]
+fn a_limit_of_the_program_is_none_of_whoever_checks() {
+    requires_root();
+    let own = Directory::public();
+    let file = fs::File::create(own.join("said")).unwrap();
+    let words = [
+        "--limit", "as=1", "--limit", "fsize=0", "--limit", "cpu=0", "--nice", "19",
+    ];
+    let wrong = [
+        "--limit",
+        "nofile=99999999999",
+        "--limit",
+        "nproc=0",
+        "no-such-program",
+    ];
+    let skd = check(words).args(wrong).user(UID, GID, [GID]).stderr(file);
+    skd.end().expect_code(127);
+    let said = own.read("said");
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!(lines.len(), 2, "{said}");
+    assert!(lines[0].contains("no such program"), "{said}");
+    assert!(lines[1].contains("nofile=99999999999"), "{said}");
+    silent(&check(words).arg("cat").end());
+}
+
 // What is so at present.
 
 #[test]
