@@ -22,6 +22,7 @@ mod background;
 mod bug_classes;
 mod check;
 mod command_line;
+mod contrib;
 mod datagrams;
 mod differences;
 mod documents;
