@@ -24,7 +24,7 @@ _skd() {
 
     case "${cmd}" in
         skd)
-            opts="-t -u -i -x -l -s -d -b -c -n -v -B -L -P -S -U -V -h --tcp --udp --inet --unix --stream --datagram --backlog --max-clients --nodelay --unix-mode --unix-owner --threads --verbose --background --log --pidfile --supervise --ready-fd --drain --kill-after --drop-privileges --user --chroot --version --help --chdir --umask --nice --limit --env --no-new-privs"
+            opts="-t -u -i -x -l -s -d -b -c -n -v -B -L -P -S -U -V -h --tcp --udp --inet --unix --stream --datagram --backlog --max-clients --nodelay --unix-mode --unix-owner --threads --verbose --background --log --pidfile --supervise --ready-fd --drain --kill-after --drop-privileges --user --chroot --check --version --help --chdir --umask --nice --limit --env --no-new-privs"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

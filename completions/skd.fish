@@ -3,7 +3,7 @@
 function __skd_prog
     set -l words (commandline -opc) (commandline -ct)
     set -e words[1]
-    argparse --stop-nonopt t/tcp= u/udp= i/inet= l/unix= x= s/stream d/datagram b/backlog= c/max-clients= n/nodelay unix-mode= unix-owner= threads= v/verbose B/background L/log= P/pidfile= S/supervise ready-fd= drain= kill-after= U/drop-privileges user= chroot= V/version h/help chdir= umask= nice= limit= env= no-new-privs -- $words 2>/dev/null
+    argparse --stop-nonopt t/tcp= u/udp= i/inet= l/unix= x= s/stream d/datagram b/backlog= c/max-clients= n/nodelay unix-mode= unix-owner= threads= v/verbose B/background L/log= P/pidfile= S/supervise ready-fd= drain= kill-after= U/drop-privileges user= chroot= check V/version h/help chdir= umask= nice= limit= env= no-new-privs -- $words 2>/dev/null
     test -n "$argv"
     and not string match -q -- '-*' $argv[1]
     and string join -- ' ' (string escape -- $argv)
@@ -45,6 +45,7 @@ complete -c skd -n __skd_before_prog -s v -l verbose -d 'Report connections; -vv
 complete -c skd -n __skd_before_prog -s B -l background -d 'Run as a daemon in the background'
 complete -c skd -n __skd_before_prog -s S -l supervise -d 'Without a listener: run PROG again whenever it exits'
 complete -c skd -n __skd_before_prog -s U -l drop-privileges -d 'After binding, chroot to $ROOT and become $UID and $GID'
+complete -c skd -n __skd_before_prog -l check -d 'Say all that is wrong with this command line, and don\'t start'
 complete -c skd -n __skd_before_prog -s V -l version -d 'Print the version'
 complete -c skd -n __skd_before_prog -s h -l help -d 'Print this help'
 complete -c skd -n __skd_before_prog -l no-new-privs -d 'Let it gain no privileges by set-user-id programs'

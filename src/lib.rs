@@ -10,7 +10,7 @@
 //! | 1 | [`report`] | what happened, a line an event |
 //! | 2 | [`cli`], [`setup`], [`net`], [`child`] | strangers to each other |
 //! | 3 | [`serve`] | where mechanisms meet |
-//! | 4 | [`start`] | the only file that knows the order of start-up |
+//! | 4 | [`start`], [`check`] | the only file that knows the order of start-up; what it would come to |
 
 pub mod config;
 pub mod error;
@@ -25,4 +25,5 @@ pub mod setup;
 
 pub mod serve;
 
+pub mod check;
 pub mod start;

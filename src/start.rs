@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use nix::errno::Errno;
 
+use crate::check;
 use crate::child::environment::Variables;
 use crate::child::plan::{Role, raise_file_limit};
 use crate::child::{Method, Plan};
@@ -44,20 +45,10 @@ pub fn main() -> ExitCode {
 fn begin(arrival: Arrival, inherited: &Inherited) -> Result<u8, Error> {
     match arrival {
         Arrival::Fresh => answer_or_run(inherited),
-        Arrival::Trial(state) => {
-            let (config, service) = resumed_config(&state)?;
-            let surroundings = &service.surroundings;
-            let variables = inherited_variables(&config.daemon, surroundings).without_reserved();
-            // All that could be wrong by now, but for shortages.
-            Plan::new(
-                &service.command,
-                surroundings,
-                &variables,
-                Role::Handler,
-                None,
-            )?;
-            Ok(0)
-        }
+        Arrival::Trial(state) => match cli::parse(std::env::args_os(), Some(known(&state)))? {
+            Request::Check(config, faults) => check::take_over(&config, faults),
+            _ => Err(Error::Start("a trial comes with --check".into())),
+        },
         Arrival::Upgrade(mut state) => resume(&mut state, false).map_err(|error| {
             report::failure(&error);
             Error::start("the old skd can't go on", state.go_back())
@@ -75,6 +66,7 @@ fn answer_or_run(inherited: &Inherited) -> Result<u8, Error> {
             }
             _ => Ok(0),
         },
+        Request::Check(config, faults) => check::run(&config, faults),
         Request::Run(config) => run(*config, inherited),
     }
 }
@@ -211,15 +203,18 @@ fn resume(state: &mut State, returned: bool) -> Result<u8, Error> {
 
 /// The command line of a running daemon, read again.
 fn resumed_config(state: &State) -> Result<(Config, Service), Error> {
-    let known = cli::Known {
-        identity: state.identity(),
-    };
-    match cli::parse(std::env::args_os(), Some(known))? {
+    match cli::parse(std::env::args_os(), Some(known(state)))? {
         Request::Run(mut config) => match config.services.pop() {
             Some(service) => Ok((*config, service)),
             None => Err(Error::Start("there is no service to take over".into())),
         },
-        Request::Print(_) => Err(Error::Start("there is nothing to take over".into())),
+        _ => Err(Error::Start("there is nothing to take over".into())),
+    }
+}
+
+fn known(state: &State) -> cli::Known {
+    cli::Known {
+        identity: state.identity(),
     }
 }
 
@@ -428,17 +423,12 @@ fn announce(ports: &[u16]) -> Result<(), Error> {
 
 /// How many threads accept connections.
 fn acceptors(daemon: &Daemon, listeners: &[Listener]) -> usize {
-    if !listeners
-        .iter()
-        .any(|listener| listener.style() == Style::Stream)
-    {
-        return 0;
+    let stream = |listener: &Listener| listener.style() == Style::Stream;
+    if listeners.iter().any(stream) {
+        serve::acceptors(daemon.threads)
+    } else {
+        0
     }
-    // While one waits for its child to exec, another can use the core; many more would only
-    // have children wait for each other.
-    let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
-    let usual = || (cores() * 3).div_ceil(2).min(MOST_THREADS);
-    daemon.threads.map_or_else(usual, |threads| threads.get())
 }
 
 /// Becomes the program; comes back only with the reason why not.

@@ -14,8 +14,9 @@ use super::environment::Variables;
 use super::program;
 use crate::config::Surroundings;
 use crate::error::Error;
-use crate::sys::child::{Image, Stage, Step};
+use crate::sys::child::{self, Image, Stage, Step};
 use crate::sys::environment::Environment;
+use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
 use crate::sys::signals::SigSet;
 
 /// Everything about a handler that is the same for all connections.
@@ -52,14 +53,37 @@ impl Plan {
         role: Role,
         files: Option<libc::rlimit>,
     ) -> Result<Self, Error> {
-        let name = command.first().cloned().unwrap_or_default();
-        let directory = surroundings.directory.as_deref();
-        let path = program::find(&name, variables.get("PATH"), directory)?;
+        let path = find(command, surroundings, variables)?;
         Ok(Self {
             image: Image::new(path, command.to_vec()),
             steps: steps(surroundings, role, files),
             variables: variables.lines(),
         })
+    }
+
+    /// All that keeps the program from being run. The first is what [`Self::new`], or a
+    /// child's preparation, fails with.
+    ///
+    /// Each step is taken by a child of its own: after some, a limit of memory for one, it
+    /// could do no more than end. While there is one thread.
+    pub fn rehearse(
+        command: &[CString],
+        surroundings: &Surroundings,
+        variables: &Variables,
+    ) -> Vec<Error> {
+        let path = find(command, surroundings, variables);
+        let plan = Self {
+            image: Image::new(CString::default(), command.to_vec()),
+            steps: steps(surroundings, Role::InPlace, None),
+            variables: Arc::default(),
+        };
+        let fails = |(index, step)| {
+            let errno = try_alone(step)?;
+            let why = plan.explain(Stage::Step(index), errno);
+            Some(Error::Start(why.to_string()))
+        };
+        let steps = plan.steps.iter().enumerate().filter_map(fails);
+        path.err().into_iter().chain(steps).collect()
     }
 
     /// The program and its arguments.
@@ -120,6 +144,36 @@ impl Plan {
             write!(f, ": {}", errno.desc())
         })
     }
+}
+
+/// Takes a step in a child, and says what it failed with.
+fn try_alone(step: &Step) -> Option<Errno> {
+    match process::fork() {
+        Ok(Fork::Child) => {
+            let result = child::prepare(std::slice::from_ref(step));
+            process::exit_now(result.map_or_else(|(_, errno)| errno as u8, |()| 0));
+        }
+        Ok(Fork::Parent(child)) => {
+            let end = process::wait(Target::Process(child), Wait::UNTIL_END);
+            match end {
+                Ok(Some((_, Change::Ended(Ended::Exited(number @ 1..))))) => {
+                    Some(Errno::from_raw(number.into()))
+                }
+                _ => None,
+            }
+        }
+        Err(errno) => Some(errno),
+    }
+}
+
+fn find(
+    command: &[CString],
+    surroundings: &Surroundings,
+    variables: &Variables,
+) -> Result<CString, Error> {
+    let name = command.first().cloned().unwrap_or_default();
+    let directory = surroundings.directory.as_deref();
+    program::find(&name, variables.get("PATH"), directory)
 }
 
 fn steps(surroundings: &Surroundings, role: Role, files: Option<libc::rlimit>) -> Vec<Step> {
@@ -191,7 +245,7 @@ impl fmt::Display for Amount {
     }
 }
 
-fn limit_name(resource: crate::sys::child::Resource) -> &'static str {
+fn limit_name(resource: child::Resource) -> &'static str {
     crate::config::RESOURCES
         .iter()
         .find(|(_, number)| *number == resource)

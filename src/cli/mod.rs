@@ -4,6 +4,7 @@
 mod options;
 mod values;
 
+use std::cell::RefCell;
 use std::env;
 use std::ffi::{CString, OsStr, OsString};
 use std::num::NonZeroUsize;
@@ -27,6 +28,10 @@ pub use options::{GROUPS, Kind, Opt, command};
 pub enum Request {
     /// To run.
     Run(Box<Config>),
+    /// To say what is wrong, beginning with these faults of the command line itself. What
+    /// couldn't be read is left out of the config; of a program that would run who knows
+    /// where, or as who knows whom, the whole command.
+    Check(Box<Config>, Vec<Error>),
     /// To print this text on standard output.
     Print(String),
 }
@@ -46,7 +51,22 @@ pub fn parse(
     known: Option<Known>,
 ) -> Result<Request, Error> {
     match command().try_get_matches_from(arguments) {
-        Ok(matches) => Ok(Request::Run(Box::new(config(&matches, known)?))),
+        Ok(matches) => {
+            let given = Given {
+                matches: &matches,
+                names: known.is_none(),
+                faults: RefCell::default(),
+            };
+            let config = Box::new(config(&given, known));
+            let mut faults = given.faults.into_inner();
+            if matches.get_flag("check") {
+                return Ok(Request::Check(config, faults));
+            }
+            match faults.is_empty() {
+                true => Ok(Request::Run(config)),
+                false => Err(faults.swap_remove(0)),
+            }
+        }
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp => Ok(Request::Print(error.to_string())),
             ErrorKind::DisplayVersion => Ok(Request::Print(error.to_string())),
@@ -85,90 +105,103 @@ fn sentence(error: &clap::Error) -> String {
     }
 }
 
-fn config(matches: &ArgMatches, known: Option<Known>) -> Result<Config, Error> {
-    let given = Given {
-        matches,
-        names: known.is_none(),
-    };
-    let Some(command) = matches.get_many::<OsString>(options::COMMAND) else {
-        return usage("no PROG to run: skd [OPTIONS] [--] PROG [ARGS]... (see skd --help)");
-    };
-    let command = command
-        .cloned()
-        .map(c_string)
-        .collect::<Result<Vec<_>, _>>()?;
-    if command.first().is_some_and(|name| name.is_empty()) {
-        return usage("PROG is empty");
-    }
-    let listeners = listeners(&given)?;
+/// Reads all that was typed. What is wrong with it is kept in `given`, and what can't be
+/// read is as if it hadn't been given; whether something was, where that matters for
+/// another option, is therefore asked of `given`.
+fn config(given: &Given<'_>, known: Option<Known>) -> Config {
+    let command = program(given);
+    let listeners = listeners(given);
     let supervise = given.flag("supervise");
-    if supervise && !listeners.is_empty() {
-        return usage("--supervise runs a program without a listener: leave out one or the other");
+    if supervise && given.listens() {
+        given.refuse("--supervise runs a program without a listener: leave out one or the other");
     }
-    let ready_fd = given.read("ready-fd", values::ready_fd)?;
+    let ready_fd = given.read("ready-fd", values::ready_fd);
     match ready_fd {
-        Some(number) if listeners.is_empty() && !supervise => {
-            return usage(format!(
-                "--ready-fd {number} has no use without a listener or --supervise: PROG inherits \
-                 the descriptor, and says itself when it is ready"
-            ));
-        }
+        Some(number) if !given.listens() && !supervise => given.refuse(format!(
+            "--ready-fd {number} has no use without a listener or --supervise: PROG inherits the \
+             descriptor, and says itself when it is ready"
+        )),
         Some(1) if supervise => {
-            return usage("--ready-fd 1 can't be used with --supervise: it is PROG's own output");
+            given.refuse("--ready-fd 1 can't be used with --supervise: it is PROG's own output");
         }
         _ => {}
     }
+    let faults = given.faults.borrow().len();
     let identity = match known {
         Some(known) => known.identity,
-        None => identity(&given)?,
+        None => identity(given),
     };
-    let root = root(&given, identity.is_some())?;
-    Ok(Config {
+    let root = root(given);
+    let surroundings = surroundings(given);
+    let misplaced = given.faults.borrow().len() > faults;
+    Config {
         daemon: Daemon {
-            verbosity: matches.get_count("verbose"),
+            verbosity: given.matches.get_count("verbose"),
             background: given.flag("background"),
-            log: given.read("log", LogTarget::parse)?,
-            pidfile: given.read("pidfile", values::path)?,
+            log: given.read("log", LogTarget::parse),
+            pidfile: given.read("pidfile", values::path),
             supervise,
             ready_fd,
-            drain: given.read("drain", values::duration)?,
+            drain: given.read("drain", values::duration),
             kill_after: given
-                .read("kill-after", values::duration)?
+                .read("kill-after", values::duration)
                 .unwrap_or(Span::seconds(5)),
             identity,
             root,
-            threads: given.read("threads", values::threads)?,
+            threads: given.read("threads", values::threads),
         },
         services: vec![Service {
-            surroundings: surroundings(&given, !listeners.is_empty())?,
+            surroundings,
             listeners,
-            command,
+            command: if misplaced { Vec::new() } else { command },
             max_clients: given
-                .read("max-clients", values::positive)?
+                .read("max-clients", values::positive)
                 .and_then(|number| NonZeroUsize::new(number as usize)),
         }],
-    })
+    }
 }
 
-fn usage<T>(text: impl Into<String>) -> Result<T, Error> {
-    Err(Error::Usage(text.into()))
+fn program(given: &Given<'_>) -> Vec<CString> {
+    let Some(command) = given.matches.get_many::<OsString>(options::COMMAND) else {
+        given.refuse("no PROG to run: skd [OPTIONS] [--] PROG [ARGS]... (see skd --help)");
+        return Vec::new();
+    };
+    let command: Vec<CString> = command
+        .filter_map(|word| given.c_string(word.clone()))
+        .collect();
+    if command.first().is_some_and(|name| name.is_empty()) {
+        given.refuse("PROG is empty");
+        return Vec::new();
+    }
+    command
 }
 
-fn c_string(text: OsString) -> Result<CString, Error> {
-    // Arguments of a process have no NUL inside; nor has anything made from them.
-    CString::new(text.into_vec()).or_else(|_| usage("an argument has a NUL byte inside"))
-}
-
-/// What was typed, by the long name of the option.
+/// What was typed, by the long name of the option, and what is wrong with it.
 struct Given<'a> {
     matches: &'a ArgMatches,
     /// Whether names are looked up.
     names: bool,
+    faults: RefCell<Vec<Error>>,
 }
 
 impl Given<'_> {
+    fn refuse(&self, text: impl Into<String>) {
+        self.faults.borrow_mut().push(Error::Usage(text.into()));
+    }
+
     fn flag(&self, option: &str) -> bool {
         self.matches.get_flag(option)
+    }
+
+    /// Whether an option that takes a value was given, readable or not.
+    fn has(&self, option: &str) -> bool {
+        self.matches.contains_id(option)
+    }
+
+    fn listens(&self) -> bool {
+        ["tcp", "udp", "inet", "unix"]
+            .iter()
+            .any(|option| self.has(option))
     }
 
     /// The value of an option, read by `reader`.
@@ -176,48 +209,51 @@ impl Given<'_> {
         &self,
         option: &str,
         reader: impl Fn(&OsStr) -> Result<T, E>,
-    ) -> Result<Option<T>, Error> {
-        let value = self.matches.get_one::<OsString>(option);
-        value.map(|value| read(option, value, &reader)).transpose()
+    ) -> Option<T> {
+        let value = self.matches.get_one::<OsString>(option)?;
+        self.value(option, value, reader)
+    }
+
+    /// One value of an option, read by `reader`.
+    fn value<T, E: std::fmt::Display>(
+        &self,
+        option: &str,
+        value: &OsStr,
+        reader: impl Fn(&OsStr) -> Result<T, E>,
+    ) -> Option<T> {
+        let refuse = |why| {
+            let value = value.display();
+            self.refuse(format!("invalid value '{value}' for --{option}: {why}"));
+        };
+        reader(value).map_err(refuse).ok()
     }
 
     /// The values of a repeatable option, with their places on the command line.
     fn each(&self, option: &str) -> impl Iterator<Item = (usize, &OsStr)> {
-        let values = self
-            .matches
-            .get_many::<OsString>(option)
-            .unwrap_or_default();
+        let values = self.matches.get_many::<OsString>(option);
         let places = self.matches.indices_of(option).into_iter().flatten();
-        places.zip(values.map(OsString::as_os_str))
+        places.zip(values.unwrap_or_default().map(OsString::as_os_str))
+    }
+
+    fn c_string(&self, text: OsString) -> Option<CString> {
+        // Arguments of a process have no NUL inside; nor has anything made from them.
+        let refuse = |_| self.refuse("an argument has a NUL byte inside");
+        CString::new(text.into_vec()).map_err(refuse).ok()
     }
 }
 
-fn read<T, E: std::fmt::Display>(
-    option: &str,
-    value: &OsStr,
-    reader: impl Fn(&OsStr) -> Result<T, E>,
-) -> Result<T, Error> {
-    reader(value).map_err(|why| {
-        Error::Usage(format!(
-            "invalid value '{}' for --{option}: {why}",
-            value.display()
-        ))
-    })
-}
-
-fn listeners(given: &Given<'_>) -> Result<Vec<Listen>, Error> {
+fn listeners(given: &Given<'_>) -> Vec<Listen> {
     let style = if given.flag("datagram") {
         Style::Datagram
     } else {
         Style::Stream
     };
     let nodelay = given.flag("nodelay");
-    let backlog = given.read("backlog", values::positive)?;
-    let mode = given.read("unix-mode", values::mode)?;
-    let owner = if given.names {
-        given.read("unix-owner", values::owner)?
-    } else {
-        None
+    let backlog = given.read("backlog", values::positive);
+    let mode = given.read("unix-mode", values::mode);
+    let owner = match given.names {
+        true => given.read("unix-owner", values::owner),
+        false => None,
     };
 
     let mut found = Vec::new();
@@ -227,21 +263,20 @@ fn listeners(given: &Given<'_>) -> Result<Vec<Listen>, Error> {
         ("inet", style),
     ] {
         for (place, value) in given.each(option) {
-            let endpoint = read(option, value, |value| {
+            let endpoint = given.value(option, value, |value| {
                 inet(value, style, nodelay, given.names)
-            })?;
-            found.push((place, option, value, endpoint, style));
+            });
+            found.extend(endpoint.map(|endpoint| (place, option, value, endpoint, style)));
         }
     }
     for (place, value) in given.each("unix") {
-        let address = read("unix", value, UnixAddress::parse)?;
+        let Some(address) = given.value("unix", value, UnixAddress::parse) else {
+            continue;
+        };
         if let UnixAddress::Abstract(_) = address {
-            for (option, set) in [
-                ("unix-mode", mode.is_some()),
-                ("unix-owner", owner.is_some()),
-            ] {
-                if set {
-                    return usage(format!(
+            for option in ["unix-mode", "unix-owner"] {
+                if given.has(option) {
+                    given.refuse(format!(
                         "--{option} can't be used with {address}: an abstract socket has no file"
                     ));
                 }
@@ -255,22 +290,22 @@ fn listeners(given: &Given<'_>) -> Result<Vec<Listen>, Error> {
         found.push((place, "unix", value, endpoint, style));
     }
 
-    let styled = |option: &str| option == "inet" || option == "unix";
-    if style == Style::Datagram && !found.iter().any(|(_, option, ..)| styled(option)) {
-        return usage(
+    let unix = given.has("unix");
+    let styled = given.has("inet") || unix;
+    if style == Style::Datagram && !styled {
+        given.refuse(
             "--datagram says of what style -i, -l and -x are, and there is none; for UDP use -u",
         );
     }
     // Without a listener, what skd 1.2 knew is accepted and unused, as it was there.
-    let unix = found.iter().any(|(_, option, ..)| *option == "unix");
-    let stream = found.iter().any(|(.., style)| *style == Style::Stream);
+    let stream = given.has("tcp") || styled && style == Style::Stream;
     for (option, used, by) in [
         ("unix-mode", unix, "--unix"),
         ("unix-owner", unix, "--unix"),
         ("threads", stream, "a stream listener"),
     ] {
-        if !used && given.matches.contains_id(option) {
-            return usage(format!("--{option} has no use without {by}"));
+        if !used && given.has(option) {
+            given.refuse(format!("--{option} has no use without {by}"));
         }
     }
     found.sort_by_key(|(place, ..)| *place);
@@ -280,10 +315,10 @@ fn listeners(given: &Given<'_>) -> Result<Vec<Listen>, Error> {
             other == endpoint && other_style == style && !endpoint.may_be_repeated()
         };
         if earlier.any(twice) {
-            return usage(format!("--{option} {} is given twice", value.display()));
+            given.refuse(format!("--{option} {} is given twice", value.display()));
         }
     }
-    Ok(found
+    found
         .into_iter()
         .map(|(_, option, value, endpoint, style)| Listen {
             option: format!("--{option} {}", value.display()),
@@ -291,7 +326,7 @@ fn listeners(given: &Given<'_>) -> Result<Vec<Listen>, Error> {
             style,
             backlog,
         })
-        .collect())
+        .collect()
 }
 
 fn inet(value: &OsStr, style: Style, nodelay: bool, names: bool) -> Result<Endpoint, String> {
@@ -316,81 +351,85 @@ fn inet(value: &OsStr, style: Style, nodelay: bool, names: bool) -> Result<Endpo
     })
 }
 
-fn identity(given: &Given<'_>) -> Result<Option<Identity>, Error> {
-    let by_name = given.read("user", values::identity)?;
+fn identity(given: &Given<'_>) -> Option<Identity> {
+    let by_name = given.read("user", values::identity);
     if !given.flag("drop-privileges") {
-        return Ok(by_name);
+        return by_name;
     }
-    if by_name.is_some() {
-        return usage("--user can't be used with --drop-privileges (-U): each says whom to become");
+    if given.has("user") {
+        given.refuse("--user can't be used with --drop-privileges (-U): each says whom to become");
+        return by_name;
     }
-    let uid = from_environment("UID", values::uid)?;
-    let gid = from_environment("GID", values::gid)?;
-    Ok(Some(Identity {
-        uid,
+    let uid = from_environment(given, "UID", values::uid);
+    let gid = from_environment(given, "GID", values::gid)?;
+    Some(Identity {
+        uid: uid?,
         gid,
         groups: vec![gid],
         account: Account::Inherited,
-    }))
+    })
 }
 
 fn from_environment<T, E: std::fmt::Display>(
+    given: &Given<'_>,
     name: &str,
     reader: impl Fn(&OsStr) -> Result<T, E>,
-) -> Result<T, Error> {
+) -> Option<T> {
     let Some(value) = env::var_os(name) else {
-        return usage(format!(
+        given.refuse(format!(
             "--drop-privileges (-U) takes the id from ${name}, which is not set"
         ));
+        return None;
     };
-    reader(&value).map_err(|why| {
-        Error::Usage(format!(
-            "invalid value '{}' of ${name} for --drop-privileges (-U): {why}",
-            value.display()
-        ))
-    })
+    let refuse = |why| {
+        let value = value.display();
+        given.refuse(format!(
+            "invalid value '{value}' of ${name} for --drop-privileges (-U): {why}"
+        ));
+    };
+    reader(&value).map_err(refuse).ok()
 }
 
-fn root(given: &Given<'_>, drops: bool) -> Result<Option<PathBuf>, Error> {
-    if let Some(root) = given.read("chroot", values::path)? {
-        if !drops {
-            return usage(
+fn root(given: &Given<'_>) -> Option<PathBuf> {
+    let drops = given.flag("drop-privileges");
+    if given.has("chroot") {
+        let root = given.read("chroot", values::path);
+        if !drops && !given.has("user") {
+            given.refuse(
                 "--chroot needs --user or --drop-privileges: root can leave any root directory",
             );
         }
-        return Ok(Some(root));
+        return root;
     }
-    if !given.flag("drop-privileges") {
-        return Ok(None);
+    let root = env::var_os("ROOT").filter(|_| drops)?;
+    if root.is_empty() {
+        given.refuse("$ROOT for --drop-privileges (-U) is empty; unset it, or name a directory");
+        return None;
     }
-    match env::var_os("ROOT") {
-        Some(root) if root.is_empty() => {
-            usage("$ROOT for --drop-privileges (-U) is empty; unset it, or name a directory")
-        }
-        root => Ok(root.map(PathBuf::from)),
-    }
+    Some(PathBuf::from(root))
 }
 
-fn surroundings(given: &Given<'_>, serves: bool) -> Result<Surroundings, Error> {
+fn surroundings(given: &Given<'_>) -> Surroundings {
     let mut limits: Vec<crate::config::Limit> = Vec::new();
     for (_, value) in given.each("limit") {
-        let limit = read("limit", value, values::limit)?;
-        limits.retain(|earlier| earlier.name != limit.name);
-        limits.push(limit);
+        if let Some(limit) = given.value("limit", value, values::limit) {
+            limits.retain(|earlier| earlier.name != limit.name);
+            limits.push(limit);
+        }
     }
-    let mut environment = Vec::new();
-    for (_, value) in given.each("env") {
-        environment.push(read("env", value, |value| values::variable(value, serves))?);
-    }
-    let directory = given.read("chdir", values::path)?;
-    Ok(Surroundings {
-        directory: directory
-            .map(|path| c_string(path.into_os_string()))
-            .transpose()?,
-        umask: given.read("umask", values::mode)?,
-        nice: given.read("nice", values::nice)?,
+    let serves = given.listens();
+    let variable = |value: &OsStr| values::variable(value, serves);
+    Surroundings {
         limits,
-        environment,
+        environment: given
+            .each("env")
+            .filter_map(|(_, value)| given.value("env", value, variable))
+            .collect(),
+        directory: given
+            .read("chdir", values::path)
+            .and_then(|path| given.c_string(path.into_os_string())),
+        umask: given.read("umask", values::mode),
+        nice: given.read("nice", values::nice),
         no_new_privileges: given.flag("no-new-privs"),
-    })
+    }
 }

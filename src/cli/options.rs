@@ -249,6 +249,13 @@ entry. Not root, and not with --drop-privileges.",
                 manual: "An error without either. Takes precedence over $ROOT.",
             },
             Opt {
+                long: "check",
+                shorts: &[],
+                kind: Flag,
+                help: "Say all that is wrong with this command line, and don't start",
+                manual: "See CHECKING.",
+            },
+            Opt {
                 long: "version",
                 shorts: &['V'],
                 kind: Kind::Version,

@@ -7,6 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use nix::errno::Errno;
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
 use crate::config::{Account, Identity, Limit, MOST_THREADS, RESOURCES, Refused, Span};
@@ -118,11 +119,10 @@ fn find_user(text: &OsStr) -> Result<(Uid, Option<User>), Why> {
             return Err("4294967295 is no user id".into());
         }
         let uid = Uid::from_raw(number);
-        let entry = User::from_uid(uid).map_err(|errno| looked_up("user", text, errno))?;
+        let entry = entry(User::from_uid(uid)).map_err(|errno| looked_up("user", text, errno))?;
         return Ok((uid, entry));
     }
-    let entry = text.to_str().map(User::from_name);
-    match entry {
+    match text.to_str().map(|name| entry(User::from_name(name))) {
         Some(Ok(Some(entry))) => Ok((entry.uid, Some(entry))),
         Some(Err(errno)) => Err(looked_up("user", text, errno)),
         _ => Err(format!("there is no user '{}'", text.display())),
@@ -136,14 +136,23 @@ fn find_group(text: &OsStr) -> Result<Gid, Why> {
             number => Ok(Gid::from_raw(number)),
         };
     }
-    match text.to_str().map(Group::from_name) {
+    match text.to_str().map(|name| entry(Group::from_name(name))) {
         Some(Ok(Some(entry))) => Ok(entry.gid),
         Some(Err(errno)) => Err(looked_up("group", text, errno)),
         _ => Err(format!("there is no group '{}'", text.display())),
     }
 }
 
-fn looked_up(what: &str, text: &OsStr, errno: nix::errno::Errno) -> Why {
+/// Where there is no passwd(5) or group(5) at all, as in a container of one program, nobody is
+/// in it; and for want of an entry some libraries give an error (getpwnam(3)).
+fn entry<T>(found: nix::Result<Option<T>>) -> nix::Result<Option<T>> {
+    match found {
+        Err(Errno::ENOENT | Errno::ESRCH) => Ok(None),
+        found => found,
+    }
+}
+
+fn looked_up(what: &str, text: &OsStr, errno: Errno) -> Why {
     format!(
         "the {what} '{}' can't be looked up: {}",
         text.display(),

@@ -37,7 +37,7 @@ pub struct Listener {
 
 /// Where a listener is.
 #[derive(Clone, Debug)]
-enum Place {
+pub(super) enum Place {
     Inet(SocketAddr),
     Unix(UnixAddress),
 }
@@ -61,20 +61,24 @@ enum HandedPlace {
 /// A listener of the command line with the addresses that its name stands for.
 #[derive(Debug)]
 pub struct Resolved<'a> {
-    listen: &'a Listen,
-    addresses: Vec<SocketAddr>,
+    pub(super) listen: &'a Listen,
+    pub(super) addresses: Vec<SocketAddr>,
 }
 
-/// Looks up every name, before anything is bound.
-pub fn resolve_all(wanted: &[Listen]) -> Result<Vec<Resolved<'_>>, Error> {
-    let resolved = wanted.iter().map(|listen| {
+impl<'a> Resolved<'a> {
+    /// Looks up its name, if it has one.
+    pub fn of(listen: &'a Listen) -> Result<Self, Error> {
         let addresses = match &listen.endpoint {
             Endpoint::Inet { host, port, .. } => resolve(&listen.option, host, *port)?,
             Endpoint::Unix { .. } => Vec::new(),
         };
-        Ok(Resolved { listen, addresses })
-    });
-    resolved.collect()
+        Ok(Self { listen, addresses })
+    }
+}
+
+/// Looks up every name, before anything is bound.
+pub fn resolve_all(wanted: &[Listen]) -> Result<Vec<Resolved<'_>>, Error> {
+    wanted.iter().map(Resolved::of).collect()
 }
 
 /// Binds everything, or nothing: what was bound before a failure is let go and removed.
@@ -228,7 +232,11 @@ fn unusable(listen: &Listen, reason: &io::Error) -> Error {
     )
 }
 
-fn cannot_bind(listen: &Listen, address: Option<SocketAddr>, reason: &io::Error) -> Error {
+pub(super) fn cannot_bind(
+    listen: &Listen,
+    address: Option<SocketAddr>,
+    reason: &io::Error,
+) -> Error {
     let option = &listen.option;
     let place = address
         .map(|address| format!(" {}", Place::Inet(address)))
@@ -246,6 +254,18 @@ fn cannot_bind(listen: &Listen, address: Option<SocketAddr>, reason: &io::Error)
         "{option}: can't bind{place}: {}{hint}",
         reason.reason()
     ))
+}
+
+/// `what` is a listener.
+pub(super) fn cannot_listen(what: impl fmt::Display, reason: &io::Error) -> Error {
+    let hint = match reason.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EADDRINUSE) => {
+            "; another program listens there, or another listener of this command line"
+        }
+        _ => "",
+    };
+    let why = reason.reason();
+    Error::Start(format!("can't listen on {what}: {why}{hint}"))
 }
 
 impl Listener {
@@ -309,14 +329,7 @@ impl Listener {
             // The kernel takes no more than its limit.
             self.socket
                 .listen(self.backlog.unwrap_or(i32::MAX))
-                .map_err(|reason| {
-                    let hint = match reason.raw_os_error().map(Errno::from_raw) {
-                        Some(Errno::EADDRINUSE) => "; another program listens there, or another listener of this command line",
-                        _ => "",
-                    };
-                    let why = reason.reason();
-                    Error::Start(format!("can't listen on {self}: {why}{hint}"))
-                })?;
+                .map_err(|reason| cannot_listen(self, &reason))?;
         }
         Ok(())
     }
@@ -370,7 +383,8 @@ impl fmt::Display for Listener {
     }
 }
 
-struct Named<'a>(Style, &'a Place);
+/// What a listener is called.
+pub(super) struct Named<'a>(pub(super) Style, pub(super) &'a Place);
 
 impl fmt::Display for Named<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

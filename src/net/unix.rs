@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{Mode, fchmod, umask};
-use nix::unistd::{Gid, Uid, fchownat};
+use nix::unistd::{Gid, Uid, fchownat, getgroups};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::error::{Error, Reason};
 use crate::sys::descriptors::HandOver;
 use crate::sys::directory::{Entry, FileId, HandedEntry};
+use crate::sys::process::{Capability, has_capability};
 
 /// The file of a bound socket. Dropping it removes the file, if it is still the one that
 /// was made.
@@ -91,38 +92,18 @@ pub(super) fn bind(
     mode: Option<u32>,
     owner: Option<(Uid, Option<Gid>)>,
 ) -> Result<SocketFile, Error> {
-    let failed = |reason: &dyn Reason| {
-        Error::Start(format!("{option}: can't be bound: {}", reason.reason()))
-    };
-    let entry = Entry::of(path).map_err(|errno| {
-        let what = format!("{option}: the directory can't be reached");
-        Error::start(what, errno)
-    })?;
+    let failed = |reason: &dyn Reason| cannot_bind(option, reason);
+    let entry = entry(option, path)?;
     let lock = lock(option, path)?;
-    match entry.id() {
-        Err(Errno::ENOENT) => {}
-        Err(errno) => return Err(failed(&errno)),
-        Ok(found) if !found.is_socket() => {
+    match found(option, path, &entry)? {
+        Found::Nothing => {}
+        Found::Stale => entry.unlink().map_err(|errno| failed(&errno))?,
+        Found::Live => {
             return Err(Error::Start(format!(
-                "{option}: the path exists and isn't a socket; it is left alone"
+                "{option}: another program has a socket there; stop it first, or choose \
+                 another path"
             )));
         }
-        Ok(_) => match holder(path).map_err(|reason| failed(&reason))? {
-            Holder::Nobody => entry.unlink().map_err(|errno| failed(&errno))?,
-            Holder::Somebody => {
-                return Err(Error::Start(format!(
-                    "{option}: another program has a socket there; stop it first, or choose \
-                     another path"
-                )));
-            }
-            Holder::Unknown(errno) => {
-                return Err(Error::Start(format!(
-                    "{option}: there is a socket, and whether a program has it can't be found \
-                     out: {}; it is left alone",
-                    errno.desc()
-                )));
-            }
-        },
     }
 
     bind_with_mode(socket, path, mode).map_err(|reason| failed(&reason))?;
@@ -139,25 +120,91 @@ pub(super) fn bind(
         borrowed: false,
     };
     if let Some((uid, gid)) = owner {
-        file.give(uid, gid).map_err(|errno| {
-            Error::start(format!("{option}: the socket's owner can't be set"), errno)
-        })?;
+        file.give(uid, gid)
+            .map_err(|errno| cannot_give(option, errno))?;
     }
     drop(lock);
     Ok(file)
 }
 
+/// Says what [`bind`] would fail with, as far as that shows without binding. Not for a
+/// socket that a program has: it may be the very daemon that the next is to follow. That is
+/// given back as a note.
+pub(super) fn check(
+    option: &str,
+    path: &Path,
+    owner: Option<(Uid, Option<Gid>)>,
+) -> Result<Option<String>, Error> {
+    let entry = entry(option, path)?;
+    drop(open_directory(option, path)?);
+    let found = found(option, path, &entry)?;
+    let allowed = match found {
+        Found::Stale => entry.may_remove(),
+        Found::Nothing | Found::Live => entry.may_create(),
+    };
+    allowed.map_err(|errno| cannot_bind(option, &errno))?;
+    if owner.is_some_and(|owner| !may_give(owner)) {
+        return Err(cannot_give(option, Errno::EPERM));
+    }
+    Ok(match found {
+        Found::Live => Some(format!("{option}: a program has a socket there")),
+        _ => None,
+    })
+}
+
+/// Whether this process may give a file of its own to that user and group (chown(2)).
+fn may_give((uid, gid): (Uid, Option<Gid>)) -> bool {
+    let mine = |gid| gid == Gid::effective() || getgroups().is_ok_and(|all| all.contains(&gid));
+    has_capability(Capability::ChangeOwner) || uid == Uid::effective() && gid.is_none_or(mine)
+}
+
+fn cannot_bind(option: &str, reason: &dyn Reason) -> Error {
+    Error::Start(format!("{option}: can't be bound: {}", reason.reason()))
+}
+
+fn cannot_give(option: &str, errno: Errno) -> Error {
+    Error::start(format!("{option}: the socket's owner can't be set"), errno)
+}
+
+fn entry(option: &str, path: &Path) -> Result<Entry, Error> {
+    Entry::of(path).map_err(|errno| {
+        let what = format!("{option}: the directory can't be reached");
+        Error::start(what, errno)
+    })
+}
+
+/// What stands at a path where a socket is to be, if a start can cope with it at all.
+enum Found {
+    Nothing,
+    /// A socket that nobody has.
+    Stale,
+    /// A socket that somebody has.
+    Live,
+}
+
+fn found(option: &str, path: &Path, entry: &Entry) -> Result<Found, Error> {
+    match entry.id() {
+        Err(Errno::ENOENT) => Ok(Found::Nothing),
+        Err(errno) => Err(cannot_bind(option, &errno)),
+        Ok(found) if !found.is_socket() => Err(Error::Start(format!(
+            "{option}: the path exists and isn't a socket; it is left alone"
+        ))),
+        Ok(_) => match holder(path).map_err(|reason| cannot_bind(option, &reason))? {
+            Holder::Nobody => Ok(Found::Stale),
+            Holder::Somebody => Ok(Found::Live),
+            Holder::Unknown(errno) => Err(Error::Start(format!(
+                "{option}: there is a socket, and whether a program has it can't be found \
+                 out: {}; it is left alone",
+                errno.desc()
+            ))),
+        },
+    }
+}
+
 /// Locks the directory, so that of two starts only one can find a stale socket and replace
 /// it. Closing what is returned unlocks it.
 fn lock(option: &str, path: &Path) -> Result<File, Error> {
-    let path = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let directory = File::open(path).map_err(|reason| {
-        let what = format!("{option}: the directory {} can't be opened", path.display());
-        Error::start(what, reason)
-    })?;
+    let (path, directory) = open_directory(option, path)?;
     let deadline = Instant::now() + PATIENCE;
     loop {
         match directory.try_lock() {
@@ -179,6 +226,19 @@ fn lock(option: &str, path: &Path) -> Result<File, Error> {
             }
         }
     }
+}
+
+/// Opens the directory of a path, as it has to be for a lock.
+fn open_directory<'a>(option: &str, path: &'a Path) -> Result<(&'a Path, File), Error> {
+    let path = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let directory = File::open(path).map_err(|reason| {
+        let what = format!("{option}: the directory {} can't be opened", path.display());
+        Error::start(what, reason)
+    })?;
+    Ok((path, directory))
 }
 
 /// Who has the socket of a path.

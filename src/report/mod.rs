@@ -42,6 +42,8 @@ pub enum Event<'a> {
     Full(usize),
     /// A socket listens.
     Listening(&'a dyn fmt::Display),
+    /// A socket would listen, if skd weren't only asked what it thinks of its command line.
+    WouldListen(&'a dyn fmt::Display),
     /// A socket was closed.
     ClosedListener(&'a dyn fmt::Display),
     /// An address of a name was passed over.
@@ -174,6 +176,13 @@ pub fn failure(error: &Error) {
     let mut line = Line::new();
     let _ = fmt::Write::write_fmt(&mut line, format_args!("skd: {error}"));
     // Not where reports go by now, but where the caller reads.
+    Sink::Plain.write(line.finish());
+}
+
+/// Says what whoever checks a command line should know, though nothing is wrong with that.
+pub fn note(text: impl fmt::Display) {
+    let mut line = Line::new();
+    let _ = fmt::Write::write_fmt(&mut line, format_args!("skd: note: {text}"));
     Sink::Plain.write(line.finish());
 }
 

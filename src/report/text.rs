@@ -17,6 +17,7 @@ impl Event<'_> {
             | Self::Closed(..)
             | Self::Finished(..)
             | Self::PassedOver(..)
+            | Self::WouldListen(_)
             | Self::Started(_)
             | Self::Ended(..)
             | Self::Restarting(..)
@@ -37,6 +38,7 @@ impl fmt::Display for Event<'_> {
             Self::Places(taken, Some(limit)) => write!(f, "Running {taken} of {limit} handlers"),
             Self::Full(limit) => write!(f, "skd: all {limit} places are taken; clients wait"),
             Self::Listening(listener) => write!(f, "Listening on {listener}"),
+            Self::WouldListen(listener) => write!(f, "Would listen on {listener}"),
             Self::ClosedListener(listener) => write!(f, "Closed {listener}"),
             Self::PassedOver(listener, why) => write!(f, "Passed over {listener}: {why}"),
             Self::Started(program) => write!(f, "Started {program}"),

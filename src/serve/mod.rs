@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use crate::child::{Method, Plan};
+use crate::config::MOST_THREADS;
 use crate::net::Listener;
 use crate::report::{self, Cause, Event};
 use crate::setup::{Log, Manager};
@@ -33,6 +34,15 @@ use handlers::{Handler, Handlers};
 use reap::Births;
 use status::Signs;
 use upgrade::{Handed, Origin};
+
+/// How many threads accept connections, where there are any.
+pub fn acceptors(wanted: Option<NonZeroUsize>) -> usize {
+    // While one waits for its child to exec, another can use the core; many more would only
+    // have children wait for each other.
+    let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let usual = || (cores() * 3).div_ceil(2).min(MOST_THREADS);
+    wanted.map_or_else(usual, |threads| threads.get())
+}
 
 /// A service that is ready to be served.
 #[derive(Debug)]

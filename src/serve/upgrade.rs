@@ -6,11 +6,10 @@
 //! travels in a memory file, descriptors under their numbers. An image that can't take over
 //! becomes the old one again.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, PipeReader, Read, Write, pipe};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -269,11 +268,9 @@ impl State {
 }
 
 /// The command line and the environment for the next image, with `more` options before all.
-fn words(memory: i32, word: &str, more: &[&OsStr]) -> Words {
+fn words(memory: i32, word: &str, more: &[&str]) -> Words {
     let mut arguments = executable::arguments();
-    let more = more
-        .iter()
-        .filter_map(|option| CString::new(option.as_bytes()).ok());
+    let more = more.iter().filter_map(|option| CString::new(*option).ok());
     let at = arguments.len().min(1);
     arguments.splice(at..at, more);
     let mut environment = executable::environment(VARIABLE);
@@ -324,7 +321,7 @@ impl Daemon {
         let state = self
             .write_state(&next)
             .map_err(|reason| format!("its state can't be written down: {}", reason.reason()))?;
-        let words = words(state.memory, "trial", &[]);
+        let words = words(state.memory, "trial", &["--check"]);
         let failed = |reason: io::Error| format!("no process to try {path}: {}", reason.reason());
         let (failure, mut writer) = pipe().map_err(failed)?;
         match process::fork().map_err(|errno| failed(errno.into()))? {

@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::unistd::dup2_stderr;
+use nix::unistd::{AccessFlags, dup2_stderr};
 use serde::{Deserialize, Serialize};
 
 use super::relay::{HandedRelay, Relay};
@@ -68,10 +69,8 @@ impl Log {
             None if background && io::stderr().is_terminal() => (Target::Nowhere, Sink::Plain),
             None => (Target::Inherited, Sink::to(io::stderr())),
             Some(LogTarget::File { path, truncate }) => {
-                let file = LogFile::open(path, *truncate).map_err(|errno| {
-                    let what = format!("--log {}: the file can't be opened", path.display());
-                    Error::start(what, errno)
-                })?;
+                let file =
+                    LogFile::open(path, *truncate).map_err(|errno| cannot_open(path, errno))?;
                 let sink = Sink::to(&file.file);
                 (Target::File(file), sink)
             }
@@ -127,6 +126,17 @@ impl Log {
             sink: None,
             null: None,
         })
+    }
+
+    /// Says what [`Self::open`] would fail with, as far as that shows without opening or
+    /// making anything.
+    pub fn check(wanted: Option<&LogTarget>) -> Result<(), Error> {
+        match wanted {
+            Some(LogTarget::File { path, .. }) => {
+                LogFile::check(path).map_err(|errno| cannot_open(path, errno))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Starts the relay to syslog, if the log needs one, as the user that skd will be.
@@ -236,6 +246,11 @@ impl Log {
     }
 }
 
+fn cannot_open(path: &Path, errno: Errno) -> Error {
+    let path = path.display();
+    Error::start(format!("--log {path}: the file can't be opened"), errno)
+}
+
 /// A log file and where it is.
 #[derive(Debug)]
 struct LogFile {
@@ -252,7 +267,7 @@ const FLAGS: OFlag = OFlag::O_WRONLY
     .union(OFlag::O_NONBLOCK);
 
 impl LogFile {
-    fn open(path: &std::path::Path, truncate: bool) -> Result<Self, Errno> {
+    fn open(path: &Path, truncate: bool) -> Result<Self, Errno> {
         let entry = Entry::of(path)?;
         let (file, fresh) = entry.open_or_create(FLAGS, 0o666)?;
         // Dropped if the rest fails, and with it goes a file that was made.
@@ -264,6 +279,21 @@ impl LogFile {
         };
         descriptors::make_blocking(&log.file)?;
         Ok(log)
+    }
+
+    fn check(path: &Path) -> Result<(), Errno> {
+        let entry = Entry::of(path)?;
+        match entry.target() {
+            Ok(id) if id.is_directory() => Err(Errno::EISDIR),
+            Ok(id) if id.is_socket() => Err(Errno::ENXIO),
+            Ok(_) => entry.may_open(AccessFlags::W_OK),
+            Err(Errno::ENOENT) => match entry.id() {
+                // A symbolic link to what isn't there yet, which opening it would make.
+                Ok(_) => Ok(()),
+                Err(_) => entry.may_create(),
+            },
+            Err(errno) => Err(errno),
+        }
     }
 
     fn empty(&self) -> io::Result<()> {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::unistd::AccessFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Reason};
@@ -43,9 +44,7 @@ const TRIES: u32 = 100;
 impl PidFile {
     /// Opens and locks the file (flock(2)), without changing what is in it.
     pub fn lock(path: &Path) -> Result<Self, Error> {
-        let failed = |reason: &dyn Reason| {
-            Error::Start(format!("--pidfile {}: {}", path.display(), reason.reason()))
-        };
+        let failed = |reason: &dyn Reason| failed(path, reason);
         let entry = Entry::of(path).map_err(|errno| failed(&errno))?;
         for _ in 0..TRIES {
             // Non-blocking, for a FIFO of that name would wait for a reader.
@@ -100,6 +99,30 @@ impl PidFile {
             "--pidfile {} is replaced again and again by somebody else",
             path.display()
         )))
+    }
+
+    /// Says what [`Self::lock`] would fail with, as far as that shows from outside: it makes,
+    /// opens and locks nothing. Not for a lock that somebody has, which is no fault of the
+    /// command line and given back as a note.
+    pub fn check(path: &Path) -> Result<Option<String>, Error> {
+        let entry = Entry::of(path).map_err(|errno| failed(path, &errno))?;
+        let id = entry.id();
+        let allowed = match id {
+            Ok(id) if id.is_file() => entry.may_open(AccessFlags::R_OK | AccessFlags::W_OK),
+            Ok(id) if id.is_directory() => Err(Errno::EISDIR),
+            Ok(id) if id.is_socket() => Err(Errno::ENXIO),
+            Ok(_) => return Err(not_a_file(path)),
+            Err(Errno::ENOENT) => entry.may_create(),
+            Err(errno) => Err(errno),
+        };
+        allowed.map_err(|errno| failed(path, &errno))?;
+        Ok(match id {
+            Ok(id) if id.is_locked() => {
+                let path = path.display();
+                Some(format!("--pidfile {path} is locked by a daemon that runs"))
+            }
+            _ => None,
+        })
     }
 
     /// Writes the process id and a newline.
@@ -160,6 +183,10 @@ impl Drop for PidFile {
             let _ = self.file.set_len(0);
         }
     }
+}
+
+fn failed(path: &Path, reason: &dyn Reason) -> Error {
+    Error::Start(format!("--pidfile {}: {}", path.display(), reason.reason()))
 }
 
 fn not_a_file(path: &Path) -> Error {

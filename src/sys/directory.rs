@@ -10,10 +10,11 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{AccessFlags, Uid, UnlinkatFlags, faccessat, unlinkat};
 use serde::{Deserialize, Serialize};
 
 use super::descriptors::{self, HandOver};
+use super::process::{Capability, has_capability};
 
 /// A name in a directory.
 #[derive(Debug)]
@@ -104,6 +105,45 @@ impl Entry {
         )?))
     }
 
+    /// Which file the name leads to, through symbolic links.
+    pub fn target(&self) -> Result<FileId, Errno> {
+        let name = self.name.as_os_str();
+        Ok(FileId::of(&fstatat(
+            &self.directory,
+            name,
+            AtFlags::empty(),
+        )?))
+    }
+
+    /// Whether this process, with its effective ids, may open what the name leads to
+    /// (faccessat(2)); opens nothing.
+    pub fn may_open(&self, access: AccessFlags) -> Result<(), Errno> {
+        let name = self.name.as_os_str();
+        faccessat(&self.directory, name, access, AtFlags::AT_EACCESS)
+    }
+
+    /// Whether this process may remove the name: beside what it takes to make one, in a
+    /// sticky directory (unlink(2)).
+    pub fn may_remove(&self) -> Result<(), Errno> {
+        self.may_create()?;
+        let directory = fstat(&self.directory)?;
+        let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+        let file = fstatat(&self.directory, self.name.as_os_str(), flags)?;
+        let me = Uid::effective().as_raw();
+        let sticky = directory.st_mode & libc::S_ISVTX != 0;
+        let owns = directory.st_uid == me || file.st_uid == me;
+        if sticky && !owns && !has_capability(Capability::Owner) {
+            return Err(Errno::EPERM);
+        }
+        Ok(())
+    }
+
+    /// Whether this process may make files in the directory; makes none.
+    pub fn may_create(&self) -> Result<(), Errno> {
+        let access = AccessFlags::W_OK | AccessFlags::X_OK;
+        faccessat(&self.directory, ".", access, AtFlags::AT_EACCESS)
+    }
+
     /// Removes the name, if it stands for this file. Afterwards it doesn't, unless that
     /// can't be done or found out.
     pub fn remove(&self, file: FileId) -> Result<(), Errno> {
@@ -168,5 +208,24 @@ impl FileId {
     /// Whether it is a regular file.
     pub fn is_file(self) -> bool {
         self.kind == SFlag::S_IFREG
+    }
+
+    /// Whether it is a directory.
+    pub fn is_directory(self) -> bool {
+        self.kind == SFlag::S_IFDIR
+    }
+
+    /// Whether anybody has it locked as a whole (flock(2)), as far as /proc/locks says so.
+    pub fn is_locked(self) -> bool {
+        let (major, minor) = (
+            nix::sys::stat::major(self.device),
+            nix::sys::stat::minor(self.device),
+        );
+        let file = format!("{major:02x}:{minor:02x}:{}", self.inode);
+        let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+        locks.lines().any(|line| {
+            let mut words = line.split_ascii_whitespace();
+            words.any(|word| word == "FLOCK") && words.any(|word| word == file)
+        })
     }
 }

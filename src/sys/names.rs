@@ -1,4 +1,5 @@
-//! Names of ports and of moments, as the C library knows them.
+//! Names of ports and of moments, as the C library knows them; and numbers that the kernel
+//! has under a name.
 
 use std::ffi::{CStr, CString};
 
@@ -16,6 +17,13 @@ pub fn service_port(name: &str, protocol: &str) -> Option<u16> {
             .as_ref()
             .map(|entry| u16::from_be(entry.s_port as u16))
     }
+}
+
+/// A number that the administrator sets for the whole system, by its path in /proc/sys
+/// (sysctl(8)); `None` where it can't be seen.
+pub fn kernel_parameter(path: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/sys/{path}")).ok()?;
+    text.trim().parse().ok()
 }
 
 /// The local time as syslog writes it (RFC 3164 §4.1.2): `Nov 22 09:05:00`.

@@ -155,6 +155,31 @@ pub fn has_capabilities() -> Result<bool, Errno> {
         .any(|set| set.effective | set.permitted | set.inheritable != 0))
 }
 
+/// A right that root has and others may be given (capabilities(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Capability {
+    /// To give a file to somebody else.
+    ChangeOwner = 0,
+    /// To do with files of others what their owners may.
+    Owner = 3,
+    /// To bind low ports.
+    BindService = 10,
+    /// To do most things; more processes than the limit among them.
+    Administrator = 21,
+    /// To go beyond limits, that of processes among them.
+    Resource = 24,
+}
+
+/// Whether the calling thread has a capability in effect (capget(2)).
+pub fn has_capability(capability: Capability) -> bool {
+    let mut header = CapabilityHeader::this_thread();
+    let mut sets = [CapabilitySets::default(); 2];
+    // SAFETY: as for capset; the kernel writes two sets to room for two.
+    let result = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) };
+    result == 0 && sets[0].effective & 1 << capability as u32 != 0
+}
+
 #[repr(C)]
 struct CapabilityHeader {
     version: u32,

@@ -304,6 +304,7 @@ fn help_names_every_option() {
         "--env",
         "--no-new-privs",
         "--threads",
+        "--check",
         "-V, --version",
         "-h, --help",
     ] {

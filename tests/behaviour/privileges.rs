@@ -146,6 +146,27 @@ fn with_accounts() -> Namespace {
 }
 
 #[test]
+fn numbers_need_no_accounts_at_all() {
+    requires_root();
+    // As in a container of one program.
+    let namespace = Namespace::new();
+    namespace.tmpfs("/etc");
+    let user = format!("{UID}:{GID}");
+    let skd = Skd::new(["-t", "127.0.0.1:0", "--user", &user]);
+    let skd = skd.inside(&namespace).run("cat");
+    assert_eq!(identity(skd.pid()), (UID, GID, vec![GID]));
+    for (user, why) in [
+        ("61234", "no entry in passwd(5)"),
+        ("service:0", "no user 'service'"),
+        ("61234:service", "no group 'service'"),
+    ] {
+        let skd = Skd::new(["-t", "127.0.0.1:0", "--user", user]);
+        let output = skd.inside(&namespace).start("cat");
+        output.expect_refusal(2, &["--user", why]);
+    }
+}
+
+#[test]
 fn a_user_comes_with_groups_of_its_own() {
     requires_root();
     let namespace = with_accounts();

@@ -1,0 +1,87 @@
+//! Whether as many handlers as are allowed have room in the limits of this process and of
+//! the system. They are reached one by one, if ever: so these are notes.
+
+use nix::sys::resource::{Resource, getrlimit};
+use nix::unistd::Uid;
+
+use crate::config::{Daemon, Service, Style};
+use crate::report;
+use crate::serve;
+use crate::sys::names::kernel_parameter;
+use crate::sys::process::{Capability, has_capability};
+
+pub(super) fn notes(daemon: &Daemon, service: &Service) {
+    backlog(service);
+    let stream = service
+        .listeners
+        .iter()
+        .any(|listen| listen.style == Style::Stream);
+    let Some(clients) = service.max_clients.filter(|_| stream) else {
+        return;
+    };
+    let clients = clients.get() as u64;
+    let threads = serve::acceptors(daemon.threads) as u64;
+    for (limit, own, what) in [
+        (
+            // The soft one is raised at the start.
+            getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard),
+            own_files(service.listeners.len() as u64, threads),
+            "open files (ulimit -Hn)",
+        ),
+        (
+            processes(daemon),
+            1 + threads,
+            "processes of that user (ulimit -u)",
+        ),
+        (
+            kernel_parameter("kernel/pid_max").unwrap_or(u64::MAX),
+            1 + threads,
+            "process ids (kernel.pid_max)",
+        ),
+        (
+            kernel_parameter("kernel/threads-max").unwrap_or(u64::MAX),
+            1 + threads,
+            "processes of the system (kernel.threads-max)",
+        ),
+    ] {
+        let room = limit.saturating_sub(own);
+        if clients > room {
+            report::note(format_args!(
+                "--max-clients {clients}: there is room for {room} or so in {limit} {what}"
+            ));
+        }
+    }
+}
+
+fn backlog(service: &Service) {
+    let most = kernel_parameter("net/core/somaxconn").unwrap_or(u64::MAX);
+    let wanted = service.listeners.iter().filter_map(|listen| listen.backlog);
+    // The same for all.
+    if let Some(backlog) = wanted.max().filter(|backlog| *backlog as u64 > most) {
+        report::note(format_args!(
+            "--backlog {backlog}: the kernel makes it {most} (net.core.somaxconn)"
+        ));
+    }
+}
+
+/// The descriptors that aren't handlers': those of the main thread, the log and the pid file;
+/// for each listener its sockets or its directory; for each thread what it waits and is woken
+/// with, its low one, and the connection in its hands.
+fn own_files(listeners: u64, threads: u64) -> u64 {
+    20 + 2 * listeners + 4 * threads
+}
+
+/// How many processes the user that starts handlers may have (getrlimit(2)).
+fn processes(daemon: &Daemon) -> u64 {
+    let user = match &daemon.identity {
+        Some(identity) => identity.uid,
+        None => Uid::effective(),
+    };
+    let exempt = user.is_root()
+        || daemon.identity.is_none()
+            && (has_capability(Capability::Resource) || has_capability(Capability::Administrator));
+    if exempt {
+        return u64::MAX;
+    }
+    getrlimit(Resource::RLIMIT_NPROC).map_or(u64::MAX, |(soft, _)| soft)
+}

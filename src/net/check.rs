@@ -1,0 +1,127 @@
+//! What binding would fail with, as far as that shows without binding.
+//!
+//! A port or a path that is in use doesn't count: whoever checks a command line may do so
+//! while the daemon that it is for still runs.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use nix::errno::Errno;
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
+use nix::net::if_::InterfaceFlags;
+use nix::sys::socket::SockaddrStorage;
+
+use super::listener::{Named, Place, Resolved, cannot_bind, cannot_listen};
+use super::unix;
+use crate::config::{Endpoint, Style, UnixAddress};
+use crate::error::Error;
+use crate::sys::names::kernel_parameter;
+use crate::sys::process::{Capability, has_capability};
+
+/// Says why this can't be bound; or gives notes about what may be in its way.
+pub fn check(wanted: &Resolved<'_>) -> Result<Vec<String>, Error> {
+    let Resolved { listen, addresses } = wanted;
+    let mut notes = Vec::new();
+    if let Endpoint::Unix {
+        address: UnixAddress::Path(path),
+        owner,
+        ..
+    } = &listen.endpoint
+    {
+        notes.extend(unix::check(&listen.option, path, *owner)?);
+    }
+    if let Some(address) = addresses
+        .iter()
+        .find(|address| is_forbidden(address.port()))
+    {
+        let reason = io::Error::from(Errno::EACCES);
+        return Err(cannot_bind(listen, Some(*address), &reason));
+    }
+    // One that is missing among several is passed over.
+    let missing = |address: &SocketAddr| is_missing(address.ip());
+    if !addresses.is_empty() && addresses.iter().all(missing) {
+        notes.push(format!(
+            "{}: {} is no address of this machine at present",
+            listen.option,
+            addresses[0].ip()
+        ));
+    }
+    Ok(notes)
+}
+
+/// Whether ports below the first free one are not for this process (ip(7)).
+fn is_forbidden(port: u16) -> bool {
+    let first_free = kernel_parameter("net/ipv4/ip_unprivileged_port_start").unwrap_or(1024);
+    port != 0 && u64::from(port) < first_free && !has_capability(Capability::BindService)
+}
+
+/// Whether no interface has the address, as far as interfaces are known to say so.
+fn is_missing(address: IpAddr) -> bool {
+    if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
+        return false;
+    }
+    let plain = |given: Option<SockaddrStorage>| {
+        let given = given?;
+        let v4 = given.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()));
+        v4.or_else(|| given.as_sockaddr_in6().map(|it| IpAddr::V6(it.ip())))
+    };
+    let has = |interface: InterfaceAddress| {
+        let (own, mask) = (plain(interface.address), plain(interface.netmask));
+        own == Some(address)
+            || plain(interface.broadcast) == Some(address)
+            // Of lo, all addresses of a network are this machine's.
+            || match (own, mask, address) {
+                (Some(IpAddr::V4(own)), Some(IpAddr::V4(mask)), IpAddr::V4(address)) => {
+                    interface.flags.contains(InterfaceFlags::IFF_LOOPBACK)
+                        && own & mask == address & mask
+                }
+                _ => false,
+            }
+    };
+    getifaddrs().is_ok_and(|mut interfaces| !interfaces.any(has))
+}
+
+/// The listeners of this style of one command line that are in each other's way.
+pub fn clashes(wanted: &[Resolved<'_>], style: Style) -> Vec<Error> {
+    let wanted = wanted.iter().filter(|it| it.listen.style == style);
+    let sockets = wanted.flat_map(|Resolved { listen, addresses }| {
+        addresses.iter().map(move |address| (*listen, *address))
+    });
+    let sockets: Vec<_> = sockets.collect();
+    let reason = || io::Error::from(Errno::EADDRINUSE);
+    let mut found = Vec::new();
+    for (index, (listen, address)) in sockets.iter().enumerate() {
+        let clashes = sockets[..index]
+            .iter()
+            .any(|(other, earlier)| other != listen && overlap(*earlier, *address));
+        if clashes {
+            found.push(match style {
+                // TCP sockets can be bound to the same port, until one listens.
+                Style::Stream => cannot_listen(Named(style, &Place::Inet(*address)), &reason()),
+                Style::Datagram => cannot_bind(listen, Some(*address), &reason()),
+            });
+        }
+    }
+    found
+}
+
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let any = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port()
+        && one.port() != 0
+        && one.is_ipv4() == other.is_ipv4()
+        && (any || one == other)
+}
+
+impl Resolved<'_> {
+    /// What would listen, each as it is called in reports.
+    pub fn names(&self) -> Vec<String> {
+        let style = self.listen.style;
+        let place = match &self.listen.endpoint {
+            Endpoint::Unix { address, .. } => vec![Place::Unix(address.clone())],
+            Endpoint::Inet { .. } => self.addresses.iter().copied().map(Place::Inet).collect(),
+        };
+        let name = |place: &Place| Named(style, place).to_string();
+        place.iter().map(name).collect()
+    }
+}

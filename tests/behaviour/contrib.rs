@@ -1,0 +1,286 @@
+//! The files of contrib/: that those who read them take them, and that skd takes what they say to it.
+
+use crate::harness::{Directory, Namespace, Skd, requires_command, requires_root, run_to_end};
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Where the files say that skd is.
+const INSTALLED: &str = "/usr/local/bin/skd";
+
+/// What can't be checked without a service manager, and what is checked in its place: sockets that systemd
+/// hands over, and a descriptor on which s6 waits for word.
+const HANDED_OVER: [(&str, &str); 2] = [("--systemd ", "-t 17 "), ("--ready-fd 3 ", "")];
+
+#[track_caller]
+fn run(command: &mut Command) -> Output {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {output:?} {said}");
+    output
+}
+
+fn text(path: impl AsRef<Path>) -> String {
+    let path = Path::new("contrib").join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The units, with the skd that was built.
+fn units(directory: &Directory) -> Vec<PathBuf> {
+    let units = fs::read_dir("contrib/systemd").unwrap();
+    let mut units: Vec<_> = units.map(|entry| entry.unwrap().file_name()).collect();
+    units.sort();
+    let copy = |name: &std::ffi::OsString| {
+        let unit = text(Path::new("systemd").join(name));
+        let unit = unit.replace(INSTALLED, env!("CARGO_BIN_EXE_skd"));
+        directory.write(name.to_str().unwrap(), unit)
+    };
+    units.iter().map(copy).collect()
+}
+
+/// Every command line of skd in contrib/, by file, as a shell would read it.
+fn command_lines() -> Vec<(&'static str, String)> {
+    let after = |file: &'static str, mark: &str| {
+        let text = text(file);
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix(mark));
+        let line = lines
+            .next()
+            .unwrap_or_else(|| panic!("no {mark} in {file}"));
+        (file, line.to_owned())
+    };
+    let openrc = "command_args=\"";
+    let (_, openrc) = after("openrc/motd", openrc);
+    let openrc = openrc.trim_end_matches('"');
+    let openrc = openrc
+        .replace("$pidfile", "/run/motd.pid")
+        .replace("$RC_SVCNAME", "motd");
+    let exec = "ExecStart=/usr/local/bin/skd ";
+    vec![
+        after("systemd/motd.service", exec),
+        after("systemd/motd-activated.service", exec),
+        after("s6/motd/run", "exec skd "),
+        ("openrc/motd", openrc),
+    ]
+}
+
+#[test]
+fn what_they_say_to_skd_is_right() {
+    requires_root();
+    let help = run_to_end(["--help"]).stdout;
+    for (file, line) in command_lines() {
+        for option in line.split(' ').filter(|word| word.starts_with("--")) {
+            let known = help.contains(&format!("{option} "));
+            let by_hand = HANDED_OVER.iter().any(|(it, _)| it.starts_with(option));
+            assert!(known || by_hand, "{file}: {option}");
+        }
+        let line = HANDED_OVER
+            .iter()
+            .fold(line, |line, (words, instead)| line.replace(words, instead));
+        // The message of the day needn't be there, but cat does.
+        let output = Skd::new(["--check"]).args(line.split(' ')).end();
+        output.expect_code(0);
+        assert!(
+            !output.stderr.contains("skd: "),
+            "{file}: {line}: {output:#?}"
+        );
+    }
+}
+
+#[test]
+fn units_are_taken_by_systemd() {
+    requires_command("systemd-analyze");
+    let directory = Directory::new();
+    let units = units(&directory);
+    assert_eq!(units.len(), 3, "{units:?}");
+    let output = run(Command::new("systemd-analyze")
+        .args(["verify", "--man=no"])
+        .args(&units));
+    // Unknown settings are only warned of.
+    let said = String::from_utf8_lossy(&output.stderr);
+    for line in said.lines() {
+        let ours = units.iter().any(|unit| {
+            let name = unit.file_name().unwrap().to_str().unwrap();
+            line.contains(name)
+        });
+        assert!(!ours, "{line}");
+    }
+}
+
+#[test]
+fn units_leave_little_that_skd_could_do() {
+    requires_command("systemd-analyze");
+    let directory = Directory::new();
+    // In tenths, of ten: that which may become somebody else, and that which may do nothing.
+    for (unit, most) in [("motd.service", "26"), ("motd-activated.service", "10")] {
+        units(&directory);
+        run(Command::new("systemd-analyze")
+            .args(["security", "--offline=true", "--threshold", most])
+            .arg(directory.join(unit)));
+    }
+}
+
+/// The system calls of a set, and of the sets within.
+fn system_calls(set: &str, found: &mut BTreeSet<String>) {
+    let output = run(Command::new("systemd-analyze").args(["syscall-filter", set]));
+    let text = String::from_utf8(output.stdout).unwrap();
+    for name in text.lines().skip(1).map(str::trim) {
+        if name.starts_with('@') {
+            system_calls(name, found);
+        } else if !name.starts_with('#') {
+            found.insert(name.to_owned());
+        }
+    }
+}
+
+/// Those that skd and its handlers make, with these options, from start to end.
+fn traced(options: &[&str]) -> BTreeSet<String> {
+    let directory = Directory::new();
+    let trace = directory.name("trace");
+    let skd = Skd::new(["-vvt", "127.0.0.1:0", "-c", "3", "--drain", "30s"])
+        .args(options)
+        .wrapper(["strace", "-f", "-qq", "-o", &trace])
+        .run("cat");
+    assert_eq!(crate::harness::talk(skd.connect(), b"1"), b"1");
+    skd.wait_for_log("exited with status 0");
+    skd.stop();
+    let calls = directory.read("trace");
+    let call = |line: &str| {
+        let (_, call) = line.split_once(' ')?;
+        let call = call.trim().trim_start_matches("<... ");
+        let end = call.find(|it: char| !it.is_ascii_alphanumeric() && it != '_')?;
+        Some(call[..end].to_owned()).filter(|name| !name.is_empty())
+    };
+    calls.lines().filter_map(call).collect()
+}
+
+#[test]
+fn the_filters_of_the_units_let_skd_live() {
+    requires_root();
+    requires_command("systemd-analyze");
+    requires_command("strace");
+    let mut service = BTreeSet::new();
+    system_calls("@system-service", &mut service);
+    let mut privileged = BTreeSet::new();
+    system_calls("@privileged", &mut privileged);
+    assert!(service.contains("accept4") && privileged.contains("chroot"));
+    // Which the documentation says.
+    assert!(!service.contains("chroot"));
+    // strace's name, and systemd's.
+    service.insert("umount2".into());
+
+    let calls = traced(&["--user", "nobody"]);
+    assert!(calls.contains("close_range") && calls.contains("setgroups"));
+    let refused: Vec<_> = calls.difference(&service).collect();
+    assert!(refused.is_empty(), "motd.service: {refused:?}");
+
+    let calls = traced(&[]);
+    let allowed: BTreeSet<_> = service.difference(&privileged).cloned().collect();
+    let refused: Vec<_> = calls.difference(&allowed).collect();
+    assert!(refused.is_empty(), "motd-activated.service: {refused:?}");
+}
+
+#[test]
+fn the_capabilities_of_the_unit_are_enough() {
+    requires_root();
+    requires_command("setpriv");
+    let unit = text("systemd/motd.service");
+    let set = |line: &str| Some(line.strip_prefix("CapabilityBoundingSet=")?.to_lowercase());
+    let set = unit.lines().find_map(set).unwrap();
+    let set = set.replace(" cap_", ",+").replace("cap_", "+");
+    let namespace = Namespace::new();
+    namespace.sysctl("net.ipv4.ip_unprivileged_port_start", "1024");
+    let (_, line) = &command_lines()[0];
+    let start = |set: &str| {
+        let words = line.split(' ').take_while(|word| *word != "cat");
+        let bounding = format!("--bounding-set=-all,{set}");
+        let skd = Skd::new(words).wrapper(["setpriv", "--no-new-privs", &bounding]);
+        skd.inside(&namespace).start("cat")
+    };
+    let skd = start(&set);
+    skd.wait_ready();
+    assert_eq!(crate::harness::talk(skd.connect(), b"1"), b"1");
+    assert_eq!(skd.stop().code(), Some(0));
+    // And none is too many.
+    for capability in set.split(',') {
+        let fewer: Vec<_> = set.split(',').filter(|it| *it != capability).collect();
+        start(&fewer.join(",")).expect_refusal(1, &[]);
+    }
+}
+
+#[test]
+fn scripts_are_scripts() {
+    for script in [
+        "s6/motd/run",
+        "s6/motd/finish",
+        "s6/motd/log/run",
+        "openrc/motd",
+    ] {
+        let path = Path::new("contrib").join(script);
+        run(Command::new("sh").arg("-n").arg(&path));
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o111, 0o111, "{script} isn't executable");
+    }
+    for (status, again) in [
+        ("0", true),
+        ("1", true),
+        ("2", false),
+        ("127", false),
+        ("256", true),
+    ] {
+        let mut finish = Command::new("contrib/s6/motd/finish");
+        let status = finish.args([status, "0"]).status().unwrap();
+        assert_eq!(status.code(), Some(if again { 0 } else { 125 }));
+    }
+    assert_eq!(text("s6/motd/notification-fd"), "3\n");
+}
+
+#[test]
+fn a_service_of_openrc_is_checked_before_it_is_started_or_restarted() {
+    requires_root();
+    // As openrc-run(8) has it, a shell that reads the file and calls what is in it.
+    let call = |function: &str, wrong: bool| {
+        let line = r#"
+            RC_SVCNAME=motd; RC_CMD=restart
+            . contrib/openrc/motd
+            command=$1; command_args="$command_args"
+            if [ -n "$2" ]; then command_args="$2 $command_args"; fi
+            "$3"
+        "#;
+        let mut shell = Command::new("sh");
+        shell.args(["-c", line, "sh", env!("CARGO_BIN_EXE_skd")]);
+        shell.args([if wrong { "-t 99999" } else { "" }, function]);
+        shell.output().unwrap().status.code()
+    };
+    for function in ["check", "start_pre", "stop_pre"] {
+        assert_eq!(call(function, false), Some(0), "{function}");
+        assert_eq!(call(function, true), Some(2), "{function}");
+    }
+}
+
+#[test]
+fn the_container_is_built_from_what_is_here() {
+    let text = text("container/Containerfile");
+    let manifest = fs::read_to_string("Cargo.toml").unwrap();
+    let version = manifest
+        .lines()
+        .find_map(|line| line.strip_prefix("rust-version = "));
+    let version = version.unwrap().trim_matches('"');
+    assert!(
+        text.contains(&format!("/rust:{version}-alpine ")),
+        "{version}"
+    );
+    let mut copied = 0;
+    for line in text.lines().filter_map(|line| line.strip_prefix("COPY ")) {
+        let words: Vec<_> = line.split(' ').collect();
+        let (_, sources) = words.split_last().unwrap();
+        for source in sources.iter().filter(|_| !line.starts_with("--from")) {
+            assert!(Path::new(source).exists(), "{source}");
+            copied += 1;
+        }
+    }
+    assert!(copied > 4, "{text}");
+}
