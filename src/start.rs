@@ -63,9 +63,11 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
     let daemon = &config.daemon;
     // A descriptor for each live handler; handlers get the old limit back.
     let files = raise_file_limit();
+    // Before what else was inherited is closed.
+    let handed = net::take_over(&service.listeners)?;
     // Before any descriptor of ours is opened, so that all are above the reserved ones; and
     // a handler gets its connection and nothing that skd was given by accident.
-    let reserved = Reserved::take(MOST_THREADS + 1, &[]).map_err(|reason| {
+    let reserved = Reserved::take(MOST_THREADS + 1, &handed).map_err(|reason| {
         Error::start("the low descriptors can't be reserved by /dev/null", reason)
     })?;
     // The resolver may take long: nothing is held or changed yet, and INT still ends skd.
@@ -75,7 +77,7 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
     // Before anything is changed: of two daemons the second leaves no trace.
     let pidfile = lock_pidfile(daemon)?;
     // With the rights to low ports, and while the old root directory is there.
-    let listeners = net::bind_all(&wanted)?;
+    let listeners = net::bind_all(&wanted, handed)?;
     let log = Log::open(daemon.log.as_ref(), daemon.background)?;
 
     let Some(ready) = split(daemon)? else {

@@ -14,8 +14,8 @@ use clap::ArgMatches;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::config::{
-    Account, Config, Daemon, Endpoint, Identity, InetAddress, Listen, LogTarget, Port, Service,
-    Span, Style, Surroundings, UnixAddress,
+    Account, Config, Daemon, Endpoint, Giver, Identity, InetAddress, Listen, LogTarget, Port,
+    Service, Span, Style, Surroundings, UnixAddress,
 };
 use crate::error::Error;
 use crate::sys::names;
@@ -185,7 +185,7 @@ fn listeners(given: &Given<'_>) -> Result<Vec<Listen>, Error> {
     ] {
         for (place, value) in given.each(option) {
             let endpoint = read(option, value, |value| inet(value, style, nodelay))?;
-            found.push((place, option, value, endpoint, style));
+            found.push((place, spelt(option, value), endpoint));
         }
     }
     for (place, value) in given.each("unix") {
@@ -203,22 +203,34 @@ fn listeners(given: &Given<'_>) -> Result<Vec<Listen>, Error> {
             }
         }
         let endpoint = Endpoint::Unix {
+            style,
             address,
             mode,
             owner,
         };
-        found.push((place, "unix", value, endpoint, style));
+        found.push((place, spelt("unix", value), endpoint));
     }
-
-    let styled = |option: &str| option == "inet" || option == "unix";
-    if style == Style::Datagram && !found.iter().any(|(_, option, ..)| styled(option)) {
+    let unix = given.0.contains_id("unix");
+    if style == Style::Datagram && !unix && !given.0.contains_id("inet") {
         return usage(
             "--datagram says of what style -i, -l and -x are, and there is none; for UDP use -u",
         );
     }
+    for (place, value) in given.each("listen-fd") {
+        let by = Giver::Number(read("listen-fd", value, values::descriptor)?);
+        let endpoint = Endpoint::Given { by, nodelay };
+        found.push((place, spelt("listen-fd", value), endpoint));
+    }
+    if given.flag("systemd") {
+        let by = Giver::Systemd;
+        let place = given.0.index_of("systemd").unwrap_or_default();
+        found.push((place, "--systemd".into(), Endpoint::Given { by, nodelay }));
+    }
+
     // Without a listener, what skd 1.2 knew is accepted and unused, as it was there.
-    let unix = found.iter().any(|(_, option, ..)| *option == "unix");
-    let stream = found.iter().any(|(.., style)| *style == Style::Stream);
+    let stream = found
+        .iter()
+        .any(|(.., endpoint)| endpoint.style() != Some(Style::Datagram));
     for (option, used, by) in [
         ("unix-mode", unix, "--unix"),
         ("unix-owner", unix, "--unix"),
@@ -229,24 +241,25 @@ fn listeners(given: &Given<'_>) -> Result<Vec<Listen>, Error> {
         }
     }
     found.sort_by_key(|(place, ..)| *place);
-    for (index, (_, option, value, endpoint, style)) in found.iter().enumerate() {
+    for (index, (_, option, endpoint)) in found.iter().enumerate() {
         let mut earlier = found[..index].iter();
-        let twice = |(.., other, other_style): &(_, _, _, Endpoint, Style)| {
-            other == endpoint && other_style == style && !endpoint.may_be_repeated()
-        };
-        if earlier.any(twice) {
-            return usage(format!("--{option} {} is given twice", value.display()));
+        if !endpoint.may_be_repeated() && earlier.any(|(.., other)| other == endpoint) {
+            return usage(format!("{option} is given twice"));
         }
     }
     Ok(found
         .into_iter()
-        .map(|(_, option, value, endpoint, style)| Listen {
-            option: format!("--{option} {}", value.display()),
+        .map(|(_, option, endpoint)| Listen {
+            option,
             endpoint,
-            style,
             backlog,
         })
         .collect())
+}
+
+/// An option with its value, for messages.
+fn spelt(option: &str, value: &OsStr) -> String {
+    format!("--{option} {}", value.display())
 }
 
 fn inet(value: &OsStr, style: Style, nodelay: bool) -> Result<Endpoint, String> {
@@ -263,6 +276,7 @@ fn inet(value: &OsStr, style: Style, nodelay: bool) -> Result<Endpoint, String> 
         })?,
     };
     Ok(Endpoint::Inet {
+        style,
         host: address.host,
         port,
         nodelay,

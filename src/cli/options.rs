@@ -85,6 +85,20 @@ use, and anything that isn't a socket, is left alone and skd doesn't start. PATH
 bytes.",
             },
             Opt {
+                long: "systemd",
+                shorts: &[],
+                kind: Flag,
+                help: "Take the sockets that systemd hands over (LISTEN_FDS)",
+                manual: "See SOCKETS FROM OTHERS.",
+            },
+            Opt {
+                long: "listen-fd",
+                shorts: &[],
+                kind: Values("N", ValueHint::Other),
+                help: "Take the socket that is open as descriptor N",
+                manual: "0, or 3 and more. See SOCKETS FROM OTHERS.",
+            },
+            Opt {
                 long: "stream",
                 shorts: &['s'],
                 kind: Flag,

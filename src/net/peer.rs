@@ -114,7 +114,7 @@ impl fmt::Display for Peer {
 }
 
 /// An IPv4 peer of a dual-stack socket as the IPv4 peer that it is.
-fn plain(address: SocketAddr) -> SocketAddr {
+pub(super) fn plain(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
             Some(v4) => SocketAddrV4::new(v4, v6.port()).into(),

@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::net::{Listener, SocketFile};
 use crate::report::{self, Cause, Event};
 use crate::setup::Log;
+use crate::sys::descriptors;
 use crate::sys::events::{Interest, Poller, Waker, no_events, wait_readable};
 use crate::sys::process;
 use crate::sys::signals::{Signal, Signals};
@@ -73,7 +74,13 @@ impl Daemon {
             for mut listener in service.listeners {
                 files.extend(listener.take_file());
                 match listener.style() {
-                    Style::Stream => streams.push(listener),
+                    Style::Stream => {
+                        // Of several threads that are woken, one gets the connection. Those
+                        // that were handed over may block.
+                        descriptors::set_blocking(&listener, false)
+                            .map_err(failed("a listener can't be made non-blocking"))?;
+                        streams.push(listener);
+                    }
                     Style::Datagram => {
                         let index = datagrams.len();
                         datagrams.push(Datagrams::new(listener, Arc::clone(&plan), index));

@@ -148,7 +148,7 @@ impl Datagrams {
         let room = shared.handlers.reserve(thread);
         room.map_err(|_| SpawnError::Shortage(Errno::ENOMEM))?;
         // An earlier handler may have left it non-blocking.
-        descriptors::make_blocking(&self.listener).map_err(SpawnError::Shortage)?;
+        descriptors::set_blocking(&self.listener, true).map_err(SpawnError::Shortage)?;
         spawner.hold(&self.listener).map_err(SpawnError::Shortage)?;
         // On, it would take room from the handler's own control data.
         self.note_times(false);
