@@ -1,5 +1,6 @@
 //! The whole start-up, in the one order that works, with the reason for each place.
 
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use crate::child::environment::Variables;
@@ -10,7 +11,7 @@ use crate::config::{Config, Daemon, MOST_THREADS, Service, Style, Surroundings};
 use crate::error::Error;
 use crate::net::{self, Listener};
 use crate::report;
-use crate::serve::{self, Resources, supervise};
+use crate::serve::{self, Resources, supervise, supervise::Sockets};
 use crate::setup::{Log, PidFile, Ready, Side, privileges};
 use crate::sys::child::{self, Stage};
 use crate::sys::descriptors::Reserved;
@@ -84,7 +85,11 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
         process::exit_now(0);
     };
     // While the cgroup that limits them can be seen.
-    let threads = acceptors(daemon, &listeners);
+    let threads = if service.wait || daemon.supervise {
+        0
+    } else {
+        acceptors(daemon, &listeners)
+    };
     // One for each, and one for the main thread.
     let low = reserved.low(threads + 1);
     let low = low.ok_or_else(|| Error::Start("too many threads".into()))?;
@@ -96,14 +101,20 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
         let variables = inherited_variables(daemon, surroundings).without_reserved();
         // As the user that handlers will be, in the root directory where they will be. What
         // must fail for each of them fails here, once.
-        let plan = Plan::new(
-            &service.command,
-            surroundings,
-            &variables,
-            Role::Handler,
-            files,
-        )?;
-        let method = Method::probe(&plan, low)?;
+        let role = if daemon.supervise {
+            Role::Supervised { terminal: false }
+        } else {
+            Role::Handler
+        };
+        let mut plan = Plan::new(&service.command, surroundings, &variables, role, files)?;
+        let method = if daemon.supervise {
+            let sockets = listeners.iter();
+            plan.hand_over(sockets.map(|listener| (listener.as_fd(), listener.name())))?;
+            supervise::rehearse(&plan)?;
+            None
+        } else {
+            Some(Method::probe(&plan, low)?)
+        };
         // By the process that has the id, and before anybody can connect.
         write_pidfile(&mut pidfile)?;
         for listener in &listeners {
@@ -113,9 +124,22 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
             .iter()
             .filter_map(Listener::announced_port)
             .collect();
+        let Some(method) = method else {
+            let sockets = Sockets::new(&listeners, daemon.on_demand)?;
+            announce(&ports)?;
+            // Whoever reads the ports isn't kept waiting for PROG to close the pipe.
+            log.leave_terminal(true)?;
+            log.take_over()?;
+            memory::return_freed();
+            let status = supervise::run(&plan, Some(sockets), false, inherited, log, ready)?;
+            // As below, the pid file last.
+            drop((listeners, pidfile));
+            return Ok(status);
+        };
         let service = serve::Service {
             plan,
             listeners,
+            wait: service.wait,
             max_clients: service.max_clients,
         };
         let resources = Resources {
@@ -167,11 +191,14 @@ fn run_program(config: &Config, service: &Service, inherited: &Inherited) -> Res
             Role::InPlace
         };
         let plan = Plan::new(&service.command, surroundings, &variables, role, None)?;
+        if daemon.supervise {
+            supervise::rehearse(&plan)?;
+        }
         write_pidfile(&mut pidfile)?;
         log.leave_terminal(false)?;
         log.take_over()?;
         if daemon.supervise {
-            return supervise::run(&plan, terminal, inherited, log, ready);
+            return supervise::run(&plan, None, terminal, inherited, log, ready);
         }
         if let Some(pidfile) = &pidfile {
             pidfile

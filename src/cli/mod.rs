@@ -86,10 +86,7 @@ fn config(matches: &ArgMatches) -> Result<Config, Error> {
         return usage("PROG is empty");
     }
     let listeners = listeners(&given)?;
-    let supervise = given.flag("supervise");
-    if supervise && !listeners.is_empty() {
-        return usage("--supervise runs a program without a listener: leave out one or the other");
-    }
+    who_accepts(&given, &listeners)?;
     let identity = identity(&given)?;
     let root = root(&given, identity.is_some())?;
     Ok(Config {
@@ -98,7 +95,8 @@ fn config(matches: &ArgMatches) -> Result<Config, Error> {
             background: given.flag("background"),
             log: given.read("log", LogTarget::parse)?,
             pidfile: given.read("pidfile", values::path)?,
-            supervise,
+            supervise: given.flag("supervise"),
+            on_demand: given.flag("on-demand"),
             drain: given.read("drain", values::duration)?,
             kill_after: given
                 .read("kill-after", values::duration)?
@@ -109,6 +107,7 @@ fn config(matches: &ArgMatches) -> Result<Config, Error> {
         },
         services: vec![Service {
             surroundings: surroundings(&given, !listeners.is_empty())?,
+            wait: given.flag("wait"),
             listeners,
             command,
             max_clients: given
@@ -255,6 +254,42 @@ fn listeners(given: &Given<'_>) -> Result<Vec<Listen>, Error> {
             backlog,
         })
         .collect())
+}
+
+/// Refuses what has no use when skd doesn't accept connections itself, or when it does.
+fn who_accepts(given: &Given<'_>, listeners: &[Listen]) -> Result<(), Error> {
+    let supervise = given.flag("supervise");
+    let wait = given.flag("wait");
+    let stream = |listen: &Listen| listen.endpoint.style() != Some(Style::Datagram);
+    if wait && !listeners.iter().any(stream) {
+        return usage(
+            "--wait has no use without a stream listener: datagrams are served so anyway",
+        );
+    }
+    if given.flag("on-demand") && (!supervise || listeners.is_empty()) {
+        return usage(
+            "--on-demand needs --supervise (-S) and a listener, at which the demand is seen",
+        );
+    }
+    let taker = match (supervise && !listeners.is_empty(), wait) {
+        (true, true) => {
+            return usage(
+                "--wait can't be used with --supervise (-S): both hand the sockets over, one to \
+                 a program that stays and one to a program that ends",
+            );
+        }
+        (true, false) => "--supervise (-S) and a listener",
+        (false, true) => "--wait",
+        (false, false) => return Ok(()),
+    };
+    for option in ["max-clients", "threads"] {
+        if given.0.contains_id(option) {
+            return usage(format!(
+                "--{option} has no use with {taker}: PROG accepts the connections itself"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// An option with its value, for messages.

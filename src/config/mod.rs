@@ -55,8 +55,11 @@ pub struct Daemon {
     pub log: Option<LogTarget>,
     /// Where the process id is written.
     pub pidfile: Option<PathBuf>,
-    /// Without a listener: whether to run the program again whenever it exits.
+    /// Whether to run the program, which gets the sockets if there are some, and to run it
+    /// again whenever it exits.
     pub supervise: bool,
+    /// Whether such a program waits for a client before it is run, each time.
+    pub on_demand: bool,
     /// How long handlers are waited for at the end; not at all, if not said.
     pub drain: Option<Span>,
     /// How long what was told to end may still run before it is killed.
@@ -108,6 +111,8 @@ pub struct Service {
     pub listeners: Vec<Listen>,
     /// The program's name and arguments.
     pub command: Vec<CString>,
+    /// Whether a stream listener is lent to its handler, which accepts connections itself.
+    pub wait: bool,
     /// How many handlers the stream listeners may have at once; any number, if not said.
     pub max_clients: Option<NonZeroUsize>,
     /// The surroundings that a handler starts in.

@@ -337,6 +337,25 @@ impl Listener {
         }
     }
 
+    /// Where it is bound, if on the internet.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self.place {
+            Place::Inet(address) => Some(address),
+            Place::Unix(_) => None,
+        }
+    }
+
+    /// A name for it where sockets are handed on: the one that it was given, or its kind.
+    pub fn name(&self) -> &str {
+        let given = self.given.as_ref().and_then(|given| given.name.as_deref());
+        given.unwrap_or(match (self.style, &self.place) {
+            (Style::Stream, Place::Inet(_)) => "tcp",
+            (Style::Datagram, Place::Inet(_)) => "udp",
+            (Style::Stream, Place::Unix(_)) => "unix-stream",
+            (Style::Datagram, Place::Unix(_)) => "unix-dgram",
+        })
+    }
+
     /// What a handler's environment says whoever the client is, as `NAME=VALUE`.
     pub fn variables(&self) -> &[CString] {
         &self.variables

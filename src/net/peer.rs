@@ -25,6 +25,9 @@ pub enum Peer {
     Udp(SocketAddr),
     /// The sender of a unix datagram.
     LocalDatagram,
+    /// Somebody whom the handler itself will accept, at this address of the listener's if it
+    /// is one of the internet.
+    Unaccepted(Option<SocketAddr>),
 }
 
 impl Peer {
@@ -87,7 +90,7 @@ impl Peer {
                 set("UNIXREMOTEEUID", format_args!("{uid}"));
                 set("UNIXREMOTEEGID", format_args!("{gid}"));
             }
-            Self::UnixStream(None) | Self::LocalDatagram => {}
+            Self::UnixStream(None) | Self::LocalDatagram | Self::Unaccepted(_) => {}
         }
     }
 }
@@ -107,7 +110,10 @@ impl fmt::Display for Peer {
                     "local connection from pid {pid} (uid = {uid}, gid = {gid})"
                 )
             }
-            Self::UnixStream(None) => f.write_str("local connection"),
+            Self::Unaccepted(Some(local)) => {
+                write!(f, "connection to [{}]:{}", scoped(*local), local.port())
+            }
+            Self::UnixStream(None) | Self::Unaccepted(None) => f.write_str("local connection"),
             Self::LocalDatagram => f.write_str("local datagram"),
         }
     }

@@ -26,11 +26,11 @@ pub use sink::Sink;
 pub enum Event<'a> {
     /// A connection was accepted.
     Accepted(&'a dyn fmt::Display),
-    /// A datagram is there for which a handler will be run.
+    /// A datagram is there, or a connection, for which a handler will be run on the socket.
     Received(&'a dyn fmt::Display),
     /// A handler of a connection ended.
     Closed(&'a dyn fmt::Display, Outcome),
-    /// A handler of datagrams ended.
+    /// A handler that had the socket ended.
     Finished(&'a dyn fmt::Display, Outcome),
     /// How many handlers run, and how many may, where that is limited.
     Places(usize, Option<usize>),
@@ -58,6 +58,15 @@ pub enum Event<'a> {
         /// Where it came.
         listener: &'a dyn fmt::Display,
         /// Who left it.
+        program: &'a dyn fmt::Display,
+        /// How often.
+        starts: u32,
+    },
+    /// Connections wait, and handlers that had the socket have accepted none. As above.
+    LeftWaiting {
+        /// Where they wait.
+        listener: &'a dyn fmt::Display,
+        /// Who left them.
         program: &'a dyn fmt::Display,
         /// How often.
         starts: u32,

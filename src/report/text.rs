@@ -11,7 +11,10 @@ impl Event<'_> {
     /// From which verbosity on it is reported.
     pub(super) fn verbosity(&self) -> u8 {
         match self {
-            Self::Trouble(..) | Self::Full(_) | Self::ReadAway { .. } => 0,
+            Self::Trouble(..)
+            | Self::Full(_)
+            | Self::ReadAway { .. }
+            | Self::LeftWaiting { .. } => 0,
             Self::Accepted(_)
             | Self::Received(_)
             | Self::Closed(..)
@@ -60,6 +63,15 @@ impl fmt::Display for Event<'_> {
                 f,
                 "skd: '{program}' was tried {starts} times on {listener} and left a {peer} \
                  unread, {length} bytes; it was read away"
+            ),
+            Self::LeftWaiting {
+                listener,
+                program,
+                starts,
+            } => write!(
+                f,
+                "skd: '{program}' was tried {starts} times on {listener} and accepted nothing; \
+                 clients wait, and it is tried again every second"
             ),
             Self::Trouble(_, what) => write!(f, "skd: {what}"),
         }

@@ -1,4 +1,4 @@
-//! The main thread: signals, datagrams and the ends of their handlers, children that nobody
+//! The main thread: signals, sockets that are lent and the ends of their handlers, children that nobody
 //! else sees to, and whatever is due.
 
 use std::os::fd::AsFd;
@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::admit::Places;
-use super::datagram::Datagrams;
 use super::handlers::{Handlers, Work};
 use super::key::Key;
+use super::lend::Lent;
 use super::reap::{self, After, Births};
 use super::{Phase, Resources, Served, Service, Shared, stream};
 use crate::child::{Pidfds, Spawner};
@@ -43,7 +43,7 @@ pub struct Daemon {
     shared: Arc<Shared>,
     acceptors: Vec<JoinHandle<()>>,
     signals: Signals,
-    datagrams: Vec<Datagrams>,
+    lent: Vec<Lent>,
     spawner: Spawner,
     log: Log,
     hangup_ends: bool,
@@ -66,25 +66,22 @@ impl Daemon {
             .map_err(failed("no descriptor to wake a thread"))?;
 
         let mut files = Vec::new();
-        let mut datagrams = Vec::new();
+        let mut lent = Vec::new();
         let mut served = Vec::new();
         for service in services {
             let plan = Arc::new(service.plan);
             let mut streams = Vec::new();
             for mut listener in service.listeners {
                 files.extend(listener.take_file());
-                match listener.style() {
-                    Style::Stream => {
-                        // Of several threads that are woken, one gets the connection. Those
-                        // that were handed over may block.
-                        descriptors::set_blocking(&listener, false)
-                            .map_err(failed("a listener can't be made non-blocking"))?;
-                        streams.push(listener);
-                    }
-                    Style::Datagram => {
-                        let index = datagrams.len();
-                        datagrams.push(Datagrams::new(listener, Arc::clone(&plan), index));
-                    }
+                if listener.style() == Style::Stream && !service.wait {
+                    // Of several threads that are woken, one gets the connection. What was
+                    // handed over may block.
+                    descriptors::set_blocking(&listener, false)
+                        .map_err(failed("a listener can't be made non-blocking"))?;
+                    streams.push(listener);
+                } else {
+                    let one = Lent::new(listener, Arc::clone(&plan), lent.len());
+                    lent.push(one.map_err(failed("a listener can't be watched"))?);
                 }
             }
             served.push(Served {
@@ -127,7 +124,7 @@ impl Daemon {
             shared,
             acceptors,
             signals: Signals::new(&USED).map_err(failed("no descriptor for signals"))?,
-            datagrams,
+            lent,
             spawner: main_spawner,
             log: resources.log,
             hangup_ends: resources.hangup_ends,
@@ -162,8 +159,8 @@ impl Daemon {
         if let Some(relay) = self.log.relay_end() {
             poller.add(relay, Interest::Readable, Key::Relay.into())?;
         }
-        for datagrams in &self.datagrams {
-            datagrams.watch(poller)?;
+        for lent in &self.lent {
+            lent.watch(poller)?;
         }
         for (service, served) in self.shared.services.iter().enumerate() {
             for (index, listener) in served.listeners.iter().enumerate() {
@@ -197,8 +194,8 @@ impl Daemon {
                         let after = reap::reap(&self.shared, main, (thread, index), None);
                         self.after(after);
                     }
-                    Key::Datagrams(index) => {
-                        self.datagrams[index].look(&self.shared, &mut self.spawner);
+                    Key::Lent(index) => {
+                        self.lent[index].look(&self.shared, &mut self.spawner);
                     }
                     Key::Signals => {
                         while let Some(signal) = self.signals.next() {
@@ -218,24 +215,23 @@ impl Daemon {
 
     fn after(&mut self, after: After) {
         if let After::Listener(index) = after {
-            self.datagrams[index].returned(&self.shared);
+            self.lent[index].returned(&self.shared);
         }
     }
 
     /// How long until something is due.
     fn next_time(&self) -> Option<Duration> {
-        let datagrams = self.datagrams.iter().filter_map(Datagrams::due);
-        datagrams
-            .chain(self.sweep_at)
+        let lent = self.lent.iter().filter_map(Lent::due);
+        lent.chain(self.sweep_at)
             .chain(self.relay_at)
             .min()
             .map(|due| due.saturating_duration_since(Instant::now()))
     }
 
     fn on_time(&mut self, now: Instant) {
-        for datagrams in &mut self.datagrams {
-            if datagrams.due().is_some_and(|due| due <= now) {
-                datagrams.look(&self.shared, &mut self.spawner);
+        for lent in &mut self.lent {
+            if lent.due().is_some_and(|due| due <= now) {
+                lent.look(&self.shared, &mut self.spawner);
             }
         }
         if self.sweep_at.is_some_and(|due| due <= now) {
@@ -310,7 +306,7 @@ impl Daemon {
         }
         // These hold the listening socket itself.
         self.shared.handlers.signal(Signal::SIGTERM, |handler| {
-            matches!(handler.work, Work::Datagrams(_))
+            matches!(handler.work, Work::Lent(_))
         });
         true
     }
@@ -376,10 +372,7 @@ impl Daemon {
         services
             .flat_map(|served| &served.listeners)
             .for_each(&tell);
-        self.datagrams
-            .iter()
-            .map(Datagrams::listener)
-            .for_each(&tell);
+        self.lent.iter().map(Lent::listener).for_each(&tell);
     }
 
     /// Stops the acceptor threads, each when the connection that it has accepted has its

@@ -11,8 +11,8 @@ pub(super) enum Key {
     Relay,
     /// A client has come to a stream listener.
     Listener { service: usize, listener: usize },
-    /// A datagram has come to the datagram listener with this index.
-    Datagrams(usize),
+    /// Something has come to the lent listener with this index.
+    Lent(usize),
     /// A handler has ended: the part of the table that it is in, and its index there.
     Handler { thread: usize, index: usize },
 }
@@ -25,7 +25,7 @@ impl From<Key> for u64 {
             Key::Waker => (1, 0, 0),
             Key::Relay => (2, 0, 0),
             Key::Listener { service, listener } => (3, service, listener),
-            Key::Datagrams(index) => (4, 0, index),
+            Key::Lent(index) => (4, 0, index),
             Key::Handler { thread, index } => (5, thread, index),
         };
         kind << 56 | (first as Self) << 32 | second as Self
@@ -44,7 +44,7 @@ impl From<u64> for Key {
                 service: first,
                 listener: second,
             },
-            4 => Self::Datagrams(second),
+            4 => Self::Lent(second),
             _ => Self::Handler {
                 thread: first,
                 index: second,
@@ -67,7 +67,7 @@ mod tests {
                 service: 3,
                 listener: 7,
             },
-            Key::Datagrams(5),
+            Key::Lent(5),
             Key::Handler {
                 thread: 16,
                 index: 4_000_000,

@@ -1,18 +1,21 @@
-//! One program without a listener, run again whenever it exits, with signals passed on.
+//! One program, run again whenever it exits, with signals passed on. Sockets that it is
+//! handed stay open here, so that no client is refused in between.
 
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::unistd::{Pid, getpgrp, tcsetpgrp};
 
-use crate::child::{Method, Plan};
+use crate::child::Plan;
 use crate::error::Error;
+use crate::net::Listener;
 use crate::report::{self, Cause, Event};
 use crate::setup::{Log, Ready};
-use crate::sys::child::{self, Born, Descriptors, Launch, Stage};
-use crate::sys::descriptors::Low;
-use crate::sys::events::wait_readable;
+use crate::sys::child::{self, Born, Descriptors, Image, Launch, Stage};
+use crate::sys::descriptors::set_blocking;
+use crate::sys::events::{Interest, Poller, is_readable, wait_readable};
 use crate::sys::memory::Stack;
 use crate::sys::process::{self, Change, Ended, Target, Wait};
 use crate::sys::signals::{Inherited, Signal, Signals, kill, killpg};
@@ -46,10 +49,12 @@ pub fn has_terminal() -> bool {
 
 /// Runs the program until a signal ends skd; gives the status to leave with.
 ///
-/// `ready` is told when the program has been executed for the first time. Until then a
-/// program that can't be is an error.
+/// `ready` is told when the program has been executed for the first time, and until then a
+/// program that can't be is an error; or it is told at once, where the program waits for a
+/// client.
 pub fn run(
     plan: &Plan,
+    sockets: Option<Sockets<'_>>,
     terminal: bool,
     inherited: &Inherited,
     log: Log,
@@ -57,35 +62,36 @@ pub fn run(
 ) -> Result<u8, Error> {
     let failed = |what| move |errno| Error::start(what, errno);
     let signals = Signals::new(&SIGNALS).map_err(failed("no descriptor for signals"))?;
-    let stack = Stack::new().map_err(failed("no memory for the stack of a newborn child"))?;
     let mut supervisor = Supervisor {
         plan,
+        sockets,
         terminal,
         log,
         signals,
-        stack,
+        stack: stack()?,
         adopts: process::adopts_orphans(),
         passes_hangup: !inherited.ignored(Signal::SIGHUP),
         ending: false,
     };
-    // What would fail for every run fails here, and the log is emptied before the first one
-    // writes to it.
-    Method::probe(plan, Low::STANDARD)?;
     supervisor.take_terminal();
+    // Before the first one writes to it.
     supervisor.log.empty()?;
     let mut delay = FIRST_DELAY;
     loop {
+        if supervisor.on_demand().is_some() {
+            supervisor.begin(ready)?;
+            supervisor.await_client();
+            if supervisor.ending {
+                return Ok(0);
+            }
+        }
         let started = Instant::now();
         let ended = match supervisor.start() {
             Ok(pid) => {
-                if let Some(ready) = ready
-                    && let Err(error) = ready.serving()
-                {
+                if let Err(error) = supervisor.begin(ready) {
                     let _ = killpg(pid, Signal::SIGTERM);
                     return Err(error);
                 }
-                *ready = None;
-                supervisor.log.keep();
                 report::event(Event::Started(&plan.name()));
                 let ended = supervisor.watch(pid)?;
                 report::event(Event::Ended(&plan.name(), ended));
@@ -100,13 +106,18 @@ pub fn run(
         if supervisor.ending {
             return Ok(status(ended));
         }
-        let pause = if started.elapsed() >= GOOD_RUN {
+        let client = supervisor.on_demand().map(Sockets::client_waits);
+        // One that is run on demand ends when it has nothing more to do.
+        let done = client == Some(false) && ended == Ended::Exited(0);
+        let pause = if done || started.elapsed() >= GOOD_RUN {
             delay = FIRST_DELAY;
             Duration::ZERO
         } else {
             delay
         };
-        report::event(Event::Restarting(&plan.name(), pause));
+        if client != Some(false) {
+            report::event(Event::Restarting(&plan.name(), pause));
+        }
         supervisor.pause(pause);
         if supervisor.ending {
             return Ok(0);
@@ -114,6 +125,67 @@ pub fn run(
         if !pause.is_zero() {
             delay = (2 * delay).min(LONGEST_DELAY);
         }
+    }
+}
+
+/// Makes a child that does all that the program's would but become it: what must fail for
+/// every run fails here.
+pub fn rehearse(plan: &Plan) -> Result<(), Error> {
+    let Born { pid, failure, .. } = launch(plan, &mut stack()?, None)?;
+    let _ = process::wait(Target::Process(pid), Wait::UNTIL_END);
+    match failure {
+        None => Ok(()),
+        Some((stage, errno)) => Err(Error::Start(plan.explain(stage, errno).to_string())),
+    }
+}
+
+fn stack() -> Result<Stack, Error> {
+    Stack::new().map_err(|errno| Error::start("no memory for the stack of a newborn child", errno))
+}
+
+fn launch(plan: &Plan, stack: &mut Stack, image: Option<&Image>) -> Result<Born, Error> {
+    let mut environment = plan.environment();
+    let launch = Launch {
+        descriptors: Descriptors::Inherit,
+        connection: None,
+        steps: plan.steps(),
+        image,
+        environment: environment.finish(),
+        // One child: CHLD tells of its end as well, and of its stops besides.
+        want_pidfd: false,
+    };
+    child::spawn(stack, launch)
+        .map_err(|errno| Error::start(format!("no process for '{}'", plan.name()), errno))
+}
+
+/// The sockets of a supervised program.
+#[derive(Debug)]
+pub struct Sockets<'a> {
+    listeners: &'a [Listener],
+    /// Ready when a client waits at one of them; for a program that is started then.
+    demand: Option<Poller>,
+}
+
+impl<'a> Sockets<'a> {
+    /// These; `on_demand` says that the program waits for a client.
+    pub fn new(listeners: &'a [Listener], on_demand: bool) -> Result<Self, Error> {
+        let demand = || {
+            let demand = Poller::new()?;
+            for listener in listeners {
+                demand.add(listener, Interest::Readable, 0)?;
+            }
+            Ok(demand)
+        };
+        let demand = on_demand.then(demand).transpose();
+        Ok(Self {
+            listeners,
+            demand: demand
+                .map_err(|errno: Errno| Error::start("the sockets can't be watched", errno))?,
+        })
+    }
+
+    fn client_waits(&self) -> bool {
+        self.demand.as_ref().is_some_and(is_readable)
     }
 }
 
@@ -127,6 +199,7 @@ fn status(ended: Ended) -> u8 {
 
 struct Supervisor<'a> {
     plan: &'a Plan,
+    sockets: Option<Sockets<'a>>,
     terminal: bool,
     log: Log,
     signals: Signals,
@@ -140,20 +213,33 @@ struct Supervisor<'a> {
 }
 
 impl Supervisor<'_> {
+    /// The sockets, if the program is started when a client comes.
+    fn on_demand(&self) -> Option<&Sockets<'_>> {
+        let sockets = self.sockets.as_ref();
+        sockets.filter(|sockets| sockets.demand.is_some())
+    }
+
+    /// Says that the start has succeeded, the first time.
+    fn begin(&mut self, ready: &mut Option<Ready>) -> Result<(), Error> {
+        if let Some(ready) = ready {
+            ready.serving()?;
+            let listeners = self.sockets.iter().flat_map(|sockets| sockets.listeners);
+            listeners.for_each(|listener| report::event(Event::Listening(listener)));
+        }
+        *ready = None;
+        self.log.keep();
+        Ok(())
+    }
+
     fn start(&mut self) -> Result<Pid, Error> {
-        let mut environment = self.plan.environment();
-        let launch = Launch {
-            descriptors: Descriptors::Inherit,
-            connection: None,
-            steps: self.plan.steps(),
-            image: Some(self.plan.image()),
-            environment: environment.finish(),
-            // One child: CHLD tells of its end as well, and of its stops besides.
-            want_pidfd: false,
-        };
-        let name = self.plan.name();
-        let Born { pid, failure, .. } = child::spawn(&mut self.stack, launch)
-            .map_err(|errno| Error::start(format!("no process for '{name}'"), errno))?;
+        for listener in self.sockets.iter().flat_map(|sockets| sockets.listeners) {
+            // As programs expect it; an earlier run may have left it otherwise.
+            set_blocking(listener, true).map_err(|errno| {
+                Error::start(format!("{listener} can't be made blocking"), errno)
+            })?;
+        }
+        let image = Some(self.plan.image());
+        let Born { pid, failure, .. } = launch(self.plan, &mut self.stack, image)?;
         let Some((stage, errno)) = failure else {
             return Ok(pid);
         };
@@ -185,12 +271,22 @@ impl Supervisor<'_> {
                 }
                 Ok(Some((_, Change::Stopped))) => self.stop_too(pid),
                 Ok(None) => {
-                    self.wait(None);
+                    self.wait(None, false);
                     while let Some(signal) = self.signals.next() {
                         self.pass_on(signal, Some(pid));
                     }
                 }
                 Err(errno) => return Err(Error::start("the program was lost sight of", errno)),
+            }
+        }
+    }
+
+    /// Waits for a client, unless a signal ends skd.
+    fn await_client(&mut self) {
+        while !self.ending && !self.on_demand().is_none_or(Sockets::client_waits) {
+            self.wait(None, true);
+            while let Some(signal) = self.signals.next() {
+                self.pass_on(signal, None);
             }
         }
     }
@@ -206,7 +302,7 @@ impl Supervisor<'_> {
             if left.is_zero() {
                 return;
             }
-            self.wait(Some(left));
+            self.wait(Some(left), false);
         }
     }
 
@@ -235,14 +331,17 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Waits for a signal, and keeps the relay to syslog alive.
-    fn wait(&mut self, limit: Option<Duration>) {
-        let Some(relay) = self.log.relay_end() else {
-            wait_readable([self.signals.as_fd()], limit);
-            return;
-        };
-        let [_, ended] = wait_readable([self.signals.as_fd(), relay], limit);
-        if ended {
+    /// Waits for a signal, or for a client if that is wanted, and keeps the relay to syslog
+    /// alive.
+    fn wait(&mut self, limit: Option<Duration>, client: bool) {
+        let signals = self.signals.as_fd();
+        let relay = self.log.relay_end();
+        let demand = self.sockets.as_ref().and_then(|it| it.demand.as_ref());
+        let demand = demand.filter(|_| client).map(AsFd::as_fd);
+        // In the place of what there isn't stands another that is waited for in any case.
+        let wanted = [signals, relay.unwrap_or(signals), demand.unwrap_or(signals)];
+        let [_, ended, _] = wait_readable(wanted, limit);
+        if relay.is_some() && ended {
             let pause = self
                 .log
                 .relay_due()

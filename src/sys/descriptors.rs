@@ -81,7 +81,12 @@ pub fn claim(number: i32) -> Result<OwnedFd, Errno> {
     // SAFETY: start-up, and nothing in this process owns what it was handed; if it wasn't, the
     // call says so.
     let handed = unsafe { BorrowedFd::borrow_raw(number) };
-    let copy = fcntl(handed, FcntlArg::F_DUPFD_CLOEXEC(above))?;
+    copy_above(handed, above)
+}
+
+/// Another descriptor for the same, close-on-exec and with this number or a higher one.
+pub fn copy_above(fd: impl AsFd, lowest: i32) -> Result<OwnedFd, Errno> {
+    let copy = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(lowest))?;
     // SAFETY: the kernel has just made it for the caller.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
