@@ -364,6 +364,11 @@ impl Listener {
     /// Accepts a connection (accept4(2)) and says whose it is; the error is the kernel's.
     pub fn accept(&self) -> io::Result<(Socket, Peer)> {
         let (connection, address) = self.socket.accept()?;
+        if self.given.as_ref().is_some_and(|given| given.nodelay) {
+            // It may have come before the listener was told, and inherited nothing. An error
+            // would come up again with the handler.
+            let _ = connection.set_tcp_nodelay(true);
+        }
         let peer = match (&self.place, address.as_socket()) {
             (Place::Inet(local), Some(remote)) => Peer::tcp(&connection, *local, remote),
             _ => Peer::unix_stream(&connection),
