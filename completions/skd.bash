@@ -24,7 +24,7 @@ _skd() {
 
     case "${cmd}" in
         skd)
-            opts="-t -u -i -x -l -s -d -b -c -n -v -B -L -P -S -U -V -h --tcp --udp --inet --unix --systemd --listen-fd --stream --datagram --backlog --max-clients --wait --nodelay --unix-mode --unix-owner --threads --verbose --background --log --pidfile --supervise --on-demand --drain --kill-after --drop-privileges --user --chroot --version --help --chdir --umask --nice --limit --env --no-new-privs"
+            opts="-t -u -i -x -l -s -d -b -c -n -v -B -L -P -S -U -V -h --tcp --udp --inet --unix --systemd --listen-fd --stream --datagram --backlog --max-clients --wait --nodelay --unix-mode --unix-owner --threads --verbose --background --log --pidfile --supervise --on-demand --idle-exit --drain --kill-after --drop-privileges --user --chroot --version --help --chdir --umask --nice --limit --env --no-new-privs"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -230,6 +230,13 @@ _skd() {
                     fi
                     return 0
                     ;;
+                --idle-exit)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 --drain)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -310,7 +317,7 @@ _skd_or_prog() {
                 (( i++ ))
                 break
                 ;;
-            --tcp|--udp|--inet|--unix|--listen-fd|--backlog|--max-clients|--unix-mode|--unix-owner|--threads|--log|--pidfile|--drain|--kill-after|--user|--chroot|--chdir|--umask|--nice|--limit|--env)
+            --tcp|--udp|--inet|--unix|--listen-fd|--backlog|--max-clients|--unix-mode|--unix-owner|--threads|--log|--pidfile|--idle-exit|--drain|--kill-after|--user|--chroot|--chdir|--umask|--nice|--limit|--env)
                 (( i++ ))
                 ;;
             --*)

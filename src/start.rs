@@ -11,7 +11,8 @@ use crate::config::{Config, Daemon, MOST_THREADS, Service, Style, Surroundings};
 use crate::error::Error;
 use crate::net::{self, Listener};
 use crate::report;
-use crate::serve::{self, Resources, supervise, supervise::Sockets};
+use crate::serve::handover::Sockets;
+use crate::serve::{self, Resources, supervise};
 use crate::setup::{Log, PidFile, Ready, Side, privileges};
 use crate::sys::child::{self, Stage};
 use crate::sys::descriptors::Reserved;
@@ -125,13 +126,15 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
             .filter_map(Listener::announced_port)
             .collect();
         let Some(method) = method else {
-            let sockets = Sockets::new(&listeners, daemon.on_demand)?;
+            let sockets = Sockets::new(&listeners, daemon)?;
             announce(&ports)?;
             // Whoever reads the ports isn't kept waiting for PROG to close the pipe.
             log.leave_terminal(true)?;
             log.take_over()?;
             memory::return_freed();
-            let status = supervise::run(&plan, Some(sockets), false, inherited, log, ready)?;
+            let kill_after = daemon.kill_after.into();
+            let sockets = Some(sockets);
+            let status = supervise::run(&plan, sockets, kill_after, false, inherited, log, ready)?;
             // As below, the pid file last.
             drop((listeners, pidfile));
             return Ok(status);
@@ -198,7 +201,8 @@ fn run_program(config: &Config, service: &Service, inherited: &Inherited) -> Res
         log.leave_terminal(false)?;
         log.take_over()?;
         if daemon.supervise {
-            return supervise::run(&plan, None, terminal, inherited, log, ready);
+            let kill_after = daemon.kill_after.into();
+            return supervise::run(&plan, None, kill_after, terminal, inherited, log, ready);
         }
         if let Some(pidfile) = &pidfile {
             pidfile

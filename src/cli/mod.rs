@@ -97,6 +97,7 @@ fn config(matches: &ArgMatches) -> Result<Config, Error> {
             pidfile: given.read("pidfile", values::path)?,
             supervise: given.flag("supervise"),
             on_demand: given.flag("on-demand"),
+            idle_exit: given.read("idle-exit", values::duration)?,
             drain: given.read("drain", values::duration)?,
             kill_after: given
                 .read("kill-after", values::duration)?
@@ -270,6 +271,18 @@ fn who_accepts(given: &Given<'_>, listeners: &[Listen]) -> Result<(), Error> {
         return usage(
             "--on-demand needs --supervise (-S) and a listener, at which the demand is seen",
         );
+    }
+    if given.0.contains_id("idle-exit") {
+        if !given.flag("on-demand") {
+            return usage("--idle-exit needs --on-demand, or PROG would be run again at once");
+        }
+        let datagram = |listen: &&Listen| listen.endpoint.style() == Some(Style::Datagram);
+        if let Some(Listen { option, .. }) = listeners.iter().find(datagram) {
+            return usage(format!(
+                "--idle-exit can't be used with {option}: datagrams have no connections, so that \
+                 nobody can say who is still being served"
+            ));
+        }
     }
     let taker = match (supervise && !listeners.is_empty(), wait) {
         (true, true) => {

@@ -229,6 +229,13 @@ and without --supervise, PROG inherits the locked descriptor and the file stays.
                 manual: "See SOCKETS FOR ONE PROGRAM.",
             },
             Opt {
+                long: "idle-exit",
+                shorts: &[],
+                kind: Value("DURATION", ValueHint::Other),
+                help: "With --on-demand: end PROG when it had no client for so long",
+                manual: "See SOCKETS FOR ONE PROGRAM.",
+            },
+            Opt {
                 long: "drain",
                 shorts: &[],
                 kind: Value("DURATION", ValueHint::Other),

@@ -60,6 +60,8 @@ pub struct Daemon {
     pub supervise: bool,
     /// Whether such a program waits for a client before it is run, each time.
     pub on_demand: bool,
+    /// How long such a program may be without clients before it is told to end.
+    pub idle_exit: Option<Span>,
     /// How long handlers are waited for at the end; not at all, if not said.
     pub drain: Option<Span>,
     /// How long what was told to end may still run before it is killed.

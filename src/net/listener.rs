@@ -46,8 +46,10 @@ struct Given {
 
 /// Where a listener is.
 #[derive(Clone, Debug)]
-pub(super) enum Place {
+pub enum Place {
+    /// An address and port.
     Inet(SocketAddr),
+    /// A path or name.
     Unix(UnixAddress),
 }
 
@@ -337,12 +339,9 @@ impl Listener {
         }
     }
 
-    /// Where it is bound, if on the internet.
-    pub fn address(&self) -> Option<SocketAddr> {
-        match self.place {
-            Place::Inet(address) => Some(address),
-            Place::Unix(_) => None,
-        }
+    /// Where it is bound.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// A name for it where sockets are handed on: the one that it was given, or its kind.

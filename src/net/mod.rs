@@ -7,6 +7,6 @@ mod resolve;
 mod unix;
 
 pub use given::{Handed, take_over};
-pub use listener::{Listener, bind_all, resolve_all};
+pub use listener::{Listener, Place, bind_all, resolve_all};
 pub use peer::Peer;
 pub use unix::SocketFile;

@@ -48,6 +48,8 @@ pub enum Event<'a> {
     Ended(&'a dyn fmt::Display, Ended),
     /// A supervised program will be started again.
     Restarting(&'a dyn fmt::Display, Duration),
+    /// A supervised program is told to end: it has had no client for so long.
+    Idle(&'a dyn fmt::Display, Duration),
     /// A datagram that its handlers left unread was read away. Not limited in number like
     /// other troubles: there can't be many, and each is a datagram lost.
     ReadAway {

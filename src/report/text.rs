@@ -22,7 +22,8 @@ impl Event<'_> {
             | Self::PassedOver(..)
             | Self::Started(_)
             | Self::Ended(..)
-            | Self::Restarting(..) => 1,
+            | Self::Restarting(..)
+            | Self::Idle(..) => 1,
             Self::Places(..) | Self::Listening(_) | Self::ClosedListener(_) => 2,
         }
     }
@@ -52,6 +53,13 @@ impl fmt::Display for Event<'_> {
             Self::Restarting(program, Duration::ZERO) => write!(f, "Restarting {program} at once"),
             Self::Restarting(program, delay) => {
                 write!(f, "Restarting {program} in {:.1}s", delay.as_secs_f64())
+            }
+            Self::Idle(program, span) => {
+                write!(
+                    f,
+                    "Stopping {program}: no client for {:.1}s",
+                    span.as_secs_f64()
+                )
             }
             Self::ReadAway {
                 peer,

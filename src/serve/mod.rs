@@ -8,6 +8,7 @@
 mod admit;
 mod control;
 mod handlers;
+pub mod handover;
 mod key;
 mod lend;
 mod reap;

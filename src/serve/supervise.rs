@@ -5,23 +5,24 @@ use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::unistd::{Pid, getpgrp, tcsetpgrp};
 
+use super::handover::Sockets;
 use crate::child::Plan;
 use crate::error::Error;
-use crate::net::Listener;
 use crate::report::{self, Cause, Event};
 use crate::setup::{Log, Ready};
 use crate::sys::child::{self, Born, Descriptors, Image, Launch, Stage};
-use crate::sys::descriptors::set_blocking;
-use crate::sys::events::{Interest, Poller, is_readable, wait_readable};
+use crate::sys::events::wait_readable;
 use crate::sys::memory::Stack;
 use crate::sys::process::{self, Change, Ended, Target, Wait};
 use crate::sys::signals::{Inherited, Signal, Signals, kill, killpg};
 
 /// A run of this length or more is followed by another at once.
 const GOOD_RUN: Duration = Duration::from_secs(10);
+
+/// How often a program is killed that doesn't end by that.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// The delay after the first short run, and the longest one.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
@@ -55,6 +56,7 @@ pub fn has_terminal() -> bool {
 pub fn run(
     plan: &Plan,
     sockets: Option<Sockets<'_>>,
+    kill_after: Duration,
     terminal: bool,
     inherited: &Inherited,
     log: Log,
@@ -65,6 +67,8 @@ pub fn run(
     let mut supervisor = Supervisor {
         plan,
         sockets,
+        kill_after,
+        kill_at: None,
         terminal,
         log,
         signals,
@@ -108,7 +112,8 @@ pub fn run(
         }
         let client = supervisor.on_demand().map(Sockets::client_waits);
         // One that is run on demand ends when it has nothing more to do.
-        let done = client == Some(false) && ended == Ended::Exited(0);
+        let stopped = supervisor.kill_at.take().is_some();
+        let done = stopped || client == Some(false) && ended == Ended::Exited(0);
         let pause = if done || started.elapsed() >= GOOD_RUN {
             delay = FIRST_DELAY;
             Duration::ZERO
@@ -158,37 +163,6 @@ fn launch(plan: &Plan, stack: &mut Stack, image: Option<&Image>) -> Result<Born,
         .map_err(|errno| Error::start(format!("no process for '{}'", plan.name()), errno))
 }
 
-/// The sockets of a supervised program.
-#[derive(Debug)]
-pub struct Sockets<'a> {
-    listeners: &'a [Listener],
-    /// Ready when a client waits at one of them; for a program that is started then.
-    demand: Option<Poller>,
-}
-
-impl<'a> Sockets<'a> {
-    /// These; `on_demand` says that the program waits for a client.
-    pub fn new(listeners: &'a [Listener], on_demand: bool) -> Result<Self, Error> {
-        let demand = || {
-            let demand = Poller::new()?;
-            for listener in listeners {
-                demand.add(listener, Interest::Readable, 0)?;
-            }
-            Ok(demand)
-        };
-        let demand = on_demand.then(demand).transpose();
-        Ok(Self {
-            listeners,
-            demand: demand
-                .map_err(|errno: Errno| Error::start("the sockets can't be watched", errno))?,
-        })
-    }
-
-    fn client_waits(&self) -> bool {
-        self.demand.as_ref().is_some_and(is_readable)
-    }
-}
-
 /// As a shell says it: 128 and the signal's number.
 fn status(ended: Ended) -> u8 {
     match ended {
@@ -200,6 +174,9 @@ fn status(ended: Ended) -> u8 {
 struct Supervisor<'a> {
     plan: &'a Plan,
     sockets: Option<Sockets<'a>>,
+    /// How long a program that was told to end may go on, and until when that is.
+    kill_after: Duration,
+    kill_at: Option<Instant>,
     terminal: bool,
     log: Log,
     signals: Signals,
@@ -216,14 +193,14 @@ impl Supervisor<'_> {
     /// The sockets, if the program is started when a client comes.
     fn on_demand(&self) -> Option<&Sockets<'_>> {
         let sockets = self.sockets.as_ref();
-        sockets.filter(|sockets| sockets.demand.is_some())
+        sockets.filter(|sockets| sockets.demand().is_some())
     }
 
     /// Says that the start has succeeded, the first time.
     fn begin(&mut self, ready: &mut Option<Ready>) -> Result<(), Error> {
         if let Some(ready) = ready {
             ready.serving()?;
-            let listeners = self.sockets.iter().flat_map(|sockets| sockets.listeners);
+            let listeners = self.sockets.iter().flat_map(Sockets::listeners);
             listeners.for_each(|listener| report::event(Event::Listening(listener)));
         }
         *ready = None;
@@ -232,11 +209,8 @@ impl Supervisor<'_> {
     }
 
     fn start(&mut self) -> Result<Pid, Error> {
-        for listener in self.sockets.iter().flat_map(|sockets| sockets.listeners) {
-            // As programs expect it; an earlier run may have left it otherwise.
-            set_blocking(listener, true).map_err(|errno| {
-                Error::start(format!("{listener} can't be made blocking"), errno)
-            })?;
+        if let Some(sockets) = &mut self.sockets {
+            sockets.prepare()?;
         }
         let image = Some(self.plan.image());
         let Born { pid, failure, .. } = launch(self.plan, &mut self.stack, image)?;
@@ -271,13 +245,33 @@ impl Supervisor<'_> {
                 }
                 Ok(Some((_, Change::Stopped))) => self.stop_too(pid),
                 Ok(None) => {
-                    self.wait(None, false);
+                    let due = self.kill_at;
+                    let due = due.or_else(|| self.sockets.as_ref()?.look_at());
+                    let limit = due.map(|due| due.saturating_duration_since(Instant::now()));
+                    self.wait(limit, false);
                     while let Some(signal) = self.signals.next() {
                         self.pass_on(signal, Some(pid));
                     }
+                    self.stop_idle(pid);
                 }
                 Err(errno) => return Err(Error::start("the program was lost sight of", errno)),
             }
+        }
+    }
+
+    /// Ends a program that has been without clients for so long as was said.
+    fn stop_idle(&mut self, pid: Pid) {
+        if let Some(kill_at) = self.kill_at {
+            let now = Instant::now();
+            if now >= kill_at {
+                let _ = killpg(pid, Signal::SIGKILL);
+                // Which may take a while to show.
+                self.kill_at = Some(now + self.kill_after.max(GRACE));
+            }
+        } else if let Some(span) = self.sockets.as_mut().and_then(Sockets::idle) {
+            report::event(Event::Idle(&self.plan.name(), span));
+            let _ = killpg(pid, Signal::SIGTERM);
+            self.kill_at = Some(Instant::now() + self.kill_after);
         }
     }
 
@@ -336,8 +330,8 @@ impl Supervisor<'_> {
     fn wait(&mut self, limit: Option<Duration>, client: bool) {
         let signals = self.signals.as_fd();
         let relay = self.log.relay_end();
-        let demand = self.sockets.as_ref().and_then(|it| it.demand.as_ref());
-        let demand = demand.filter(|_| client).map(AsFd::as_fd);
+        let demand = self.sockets.as_ref().filter(|_| client);
+        let demand = demand.and_then(Sockets::demand);
         // In the place of what there isn't stands another that is waited for in any case.
         let wanted = [signals, relay.unwrap_or(signals), demand.unwrap_or(signals)];
         let [_, ended, _] = wait_readable(wanted, limit);

@@ -90,6 +90,16 @@ impl Poller {
     }
 }
 
+impl Poller {
+    /// Whether anything is ready, which is then forgotten if it is told once only. What can't
+    /// be known counts as ready.
+    pub fn take_ready(&self) -> bool {
+        let mut room = no_events();
+        let events = self.wait(&mut room, Some(Duration::ZERO));
+        events.map_or(true, |mut events| events.next().is_some())
+    }
+}
+
 /// Itself readable when anything in the set is ready.
 impl AsFd for Poller {
     fn as_fd(&self) -> BorrowedFd<'_> {

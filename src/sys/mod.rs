@@ -9,6 +9,7 @@
 pub mod backlog;
 pub mod child;
 pub mod descriptors;
+pub mod diagnosis;
 pub mod directory;
 pub mod environment;
 pub mod events;

@@ -580,6 +580,18 @@ fn options_that_contradict_each_other_are_refused() {
     ] {
         refused(&[words, &["cat"]].concat(), &["--wait", "stream listener"]);
     }
+    refused(
+        &["-St0", "--idle-exit", "1s", "cat"],
+        &["--idle-exit", "--on-demand"],
+    );
+    refused(
+        &["-St0", "--on-demand", "--idle-exit", "1", "cat"],
+        &["--idle-exit", "'1'"],
+    );
+    refused(
+        &["-St0", "-u7", "--on-demand", "--idle-exit=1s", "cat"],
+        &["--idle-exit", "--udp 7"],
+    );
     for words in [&["-S"][..], &["-t0"], &[]] {
         refused(
             &[words, &["--on-demand", "cat"]].concat(),

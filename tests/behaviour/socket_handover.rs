@@ -6,6 +6,7 @@ use crate::harness::{
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::thread;
@@ -210,6 +211,84 @@ fn one_that_leaves_its_client_waiting_is_no_storm() {
         let expected = expected.map(|delay| format!("Restarting {program} in {delay}"));
         assert_eq!(lines[..4], expected);
     }
+}
+
+#[test]
+fn one_without_clients_is_told_to_end() {
+    let directory = Directory::new();
+    let path = directory.name("socket");
+    let options = ["-vS", "--on-demand", "--idle-exit", "200ms"];
+    // Others, one after another, tell the time.
+    let clock = || {
+        let skd = Skd::new(options).args(["-t", "127.0.0.1:0"]);
+        let skd = server(skd, "print \"$$\\n\"");
+        talk(skd.connect(), b"");
+        skd.wait_for_log("Stopping perl: no client for 0.2s");
+    };
+    for place in [["-t", "127.0.0.1:0"], ["-l", &path]] {
+        let skd = Skd::new(options).args(place);
+        let skd = server(skd, "print \"$$\\n\"; 1 while <$c>");
+        let mut client: Box<dyn Read> = match place[0] {
+            "-t" => Box::new(skd.connect()),
+            _ => Box::new(skd.connect_unix()),
+        };
+        let mut first = [0; 1];
+        client.read_exact(&mut first).unwrap();
+        let program = skd.wait_for_children(1);
+        clock();
+        clock();
+        assert_eq!(skd.children(), program, "its client is still there");
+        assert_eq!(skd.logged("Stopping"), [""; 0]);
+        drop(client);
+        skd.wait_for_log("Stopping perl: no client for 0.2s");
+        skd.wait_until("it has ended", || skd.children().is_empty());
+        // As often as one likes, and without the delay of one that fails.
+        for _ in 0..3 {
+            match place[0] {
+                "-t" => talk(skd.connect(), b""),
+                _ => talk(skd.connect_unix(), b""),
+            };
+        }
+        assert_eq!(skd.logged(" in "), [""; 0]);
+    }
+}
+
+#[test]
+fn one_that_doesn_t_end_when_told_is_killed() {
+    let options = [
+        "-vS",
+        "--on-demand",
+        "--idle-exit=50ms",
+        "--kill-after=100ms",
+    ];
+    let skd = Skd::new(options).args(["-t", "127.0.0.1:0"]);
+    let skd = server(skd, "$SIG{TERM} = 'IGNORE'; print \"$$\\n\"");
+    let first = talk(skd.connect(), b"");
+    skd.wait_for_log("perl was terminated by signal 9");
+    assert_ne!(talk(skd.connect(), b""), first);
+}
+
+#[test]
+fn sockets_whose_clients_cant_be_known_are_refused() {
+    let options = [
+        "-S",
+        "--on-demand",
+        "--idle-exit",
+        "1s",
+        "--listen-fd",
+        "3",
+        "cat",
+    ];
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let refusal = Skd::new(options).descriptor(3, udp).end();
+    refusal.expect_refusal(1, &["--idle-exit", "UDP", "has no connections"]);
+    // The kernel doesn't tell of sockets at all.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let refusal = Skd::new(options)
+        .descriptor(3, listener)
+        .refusing(libc::SYS_sendto, nix::errno::Errno::EPERM)
+        .end();
+    refusal.expect_refusal(1, &["--idle-exit", "TCP", "the kernel"]);
 }
 
 #[test]

@@ -2,16 +2,14 @@
 //! away. So a handler is judged by what it leaves: if as many wait as when it was started,
 //! and none has come since, it has accepted nothing.
 
-use std::time::Duration;
-
 use nix::errno::Errno;
 
 use super::{Found, STARTS};
 use crate::child::Plan;
-use crate::net::{Listener, Peer};
+use crate::net::{Listener, Peer, Place};
 use crate::report::{self, Event};
 use crate::sys::backlog::Backlog;
-use crate::sys::events::{Interest, Poller, is_readable, no_events};
+use crate::sys::events::{Interest, Poller, is_readable};
 use crate::sys::sockets;
 
 /// What became of the connections that waited last.
@@ -35,7 +33,7 @@ impl Connections {
         comers.add(listener, Interest::ReadableEdge, 0)?;
         Ok(Self {
             comers,
-            backlog: Backlog::new(),
+            backlog: Backlog::default(),
             waiting: None,
             starts: 0,
             known: false,
@@ -52,7 +50,10 @@ impl Connections {
         }
         let new = !std::mem::replace(&mut self.known, true);
         Found::Somebody {
-            peer: Peer::Unaccepted(listener.address()),
+            peer: Peer::Unaccepted(match listener.place() {
+                Place::Inet(address) => Some(*address),
+                Place::Unix(_) => None,
+            }),
             new,
             starts: self.starts,
         }
@@ -60,7 +61,7 @@ impl Connections {
 
     /// A handler is about to have the socket.
     pub(super) fn lend(&mut self, listener: &Listener) {
-        self.has_come();
+        self.comers.take_ready();
         self.waiting = self.backlog.length(listener);
     }
 
@@ -77,7 +78,7 @@ impl Connections {
         let fewer = waiting
             .zip(self.waiting)
             .is_some_and(|(now, then)| now < then);
-        if self.has_come() || fewer || !is_readable(listener) {
+        if self.comers.take_ready() || fewer || !is_readable(listener) {
             self.starts = 0;
             self.known = false;
         } else if self.starts == STARTS && waiting.is_some() {
@@ -87,12 +88,5 @@ impl Connections {
                 starts: STARTS,
             });
         }
-    }
-
-    fn has_come(&self) -> bool {
-        let mut room = no_events();
-        // What can't be known counts as yes: at worst, the next start is sooner.
-        let events = self.comers.wait(&mut room, Some(Duration::ZERO));
-        events.map_or(true, |mut events| events.next().is_some())
     }
 }
