@@ -24,7 +24,7 @@ _skd() {
 
     case "${cmd}" in
         skd)
-            opts="-t -u -i -x -l -s -d -b -c -n -v -B -L -P -S -U -V -h --tcp --udp --inet --unix --stream --datagram --backlog --max-clients --nodelay --unix-mode --unix-owner --threads --verbose --background --log --pidfile --supervise --ready-fd --drain --kill-after --drop-privileges --user --chroot --check --version --help --chdir --umask --nice --limit --env --no-new-privs"
+            opts="-t -u -i -x -l -s -d -b -c -n -v -B -L -P -S -U -V -h --tcp --udp --inet --unix --systemd --listen-fd --stream --datagram --backlog --max-clients --wait --nodelay --unix-mode --unix-owner --threads --verbose --background --log --pidfile --supervise --on-demand --idle-exit --ready-fd --drain --kill-after --drop-privileges --user --chroot --check --version --help --chdir --umask --nice --limit --env --no-new-privs"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -114,6 +114,13 @@ _skd() {
                     fi
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --listen-fd)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
                     fi
                     return 0
                     ;;
@@ -223,6 +230,13 @@ _skd() {
                     fi
                     return 0
                     ;;
+                --idle-exit)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 --ready-fd)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -310,7 +324,7 @@ _skd_or_prog() {
                 (( i++ ))
                 break
                 ;;
-            --tcp|--udp|--inet|--unix|--backlog|--max-clients|--unix-mode|--unix-owner|--threads|--log|--pidfile|--ready-fd|--drain|--kill-after|--user|--chroot|--chdir|--umask|--nice|--limit|--env)
+            --tcp|--udp|--inet|--unix|--listen-fd|--backlog|--max-clients|--unix-mode|--unix-owner|--threads|--log|--pidfile|--idle-exit|--ready-fd|--drain|--kill-after|--user|--chroot|--chdir|--umask|--nice|--limit|--env)
                 (( i++ ))
                 ;;
             --*)

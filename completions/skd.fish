@@ -3,7 +3,7 @@
 function __skd_prog
     set -l words (commandline -opc) (commandline -ct)
     set -e words[1]
-    argparse --stop-nonopt t/tcp= u/udp= i/inet= l/unix= x= s/stream d/datagram b/backlog= c/max-clients= n/nodelay unix-mode= unix-owner= threads= v/verbose B/background L/log= P/pidfile= S/supervise ready-fd= drain= kill-after= U/drop-privileges user= chroot= check V/version h/help chdir= umask= nice= limit= env= no-new-privs -- $words 2>/dev/null
+    argparse --stop-nonopt t/tcp= u/udp= i/inet= l/unix= x= systemd listen-fd= s/stream d/datagram b/backlog= c/max-clients= wait n/nodelay unix-mode= unix-owner= threads= v/verbose B/background L/log= P/pidfile= S/supervise on-demand idle-exit= ready-fd= drain= kill-after= U/drop-privileges user= chroot= check V/version h/help chdir= umask= nice= limit= env= no-new-privs -- $words 2>/dev/null
     test -n "$argv"
     and not string match -q -- '-*' $argv[1]
     and string join -- ' ' (string escape -- $argv)
@@ -21,6 +21,7 @@ complete -c skd -n __skd_before_prog -s t -l tcp -d 'Listen on TCP' -r -f
 complete -c skd -n __skd_before_prog -s u -l udp -d 'Receive on UDP' -r -f
 complete -c skd -n __skd_before_prog -s i -l inet -d 'TCP, or UDP with -d' -r -f
 complete -c skd -n __skd_before_prog -s l -s x -l unix -d 'Listen on a unix-domain socket, or an abstract @NAME' -r -F
+complete -c skd -n __skd_before_prog -l listen-fd -d 'Take the socket that is open as descriptor N' -r -f
 complete -c skd -n __skd_before_prog -s b -l backlog -d 'Let N connections wait to be accepted [the kernel\'s limit]' -r -f
 complete -c skd -n __skd_before_prog -s c -l max-clients -d 'Run at most N handlers at once [no limit]' -r -f
 complete -c skd -n __skd_before_prog -l unix-mode -d 'Mode of unix socket files [0777 less the umask]' -r -f
@@ -28,6 +29,7 @@ complete -c skd -n __skd_before_prog -l unix-owner -d 'Owner of unix socket file
 complete -c skd -n __skd_before_prog -l threads -d 'Accept connections in N threads, 1 to 16 [three for two cores]' -r -f
 complete -c skd -n __skd_before_prog -s L -l log -d 'Send stderr to TAG, TAG:FACILITY.PRIORITY, >FILE or >>FILE' -r -F
 complete -c skd -n __skd_before_prog -s P -l pidfile -d 'Write the process id to FILE, and lock it' -r -F
+complete -c skd -n __skd_before_prog -l idle-exit -d 'With --on-demand: end PROG when it had no client for so long' -r -f
 complete -c skd -n __skd_before_prog -l ready-fd -d 'Write a newline to descriptor N when ready, and close it' -r -f
 complete -c skd -n __skd_before_prog -l drain -d 'At SIGTERM, wait so long for handlers to end' -r -f
 complete -c skd -n __skd_before_prog -l kill-after -d 'Kill what still runs so long after it was told to end [5s]' -r -f
@@ -38,12 +40,15 @@ complete -c skd -n __skd_before_prog -l umask -d 'Set its umask' -r -f
 complete -c skd -n __skd_before_prog -l nice -d 'Set its nice value, -20 to 19' -r -f
 complete -c skd -n __skd_before_prog -l limit -d 'Set a resource limit; may be repeated' -r -f
 complete -c skd -n __skd_before_prog -l env -d 'Set a variable, or unset it; may be repeated' -r -f
+complete -c skd -n __skd_before_prog -l systemd -d 'Take the sockets that systemd hands over (LISTEN_FDS)'
 complete -c skd -n __skd_before_prog -s s -l stream -d 'Make every -i, -l and -x a stream socket (the default)'
 complete -c skd -n __skd_before_prog -s d -l datagram -d 'Make every -i, -l and -x a datagram socket'
+complete -c skd -n __skd_before_prog -l wait -d 'Let PROG accept connections itself, on the listening socket'
 complete -c skd -n __skd_before_prog -s n -l nodelay -d 'Set TCP_NODELAY on every TCP connection'
 complete -c skd -n __skd_before_prog -s v -l verbose -d 'Report connections; -vv reports more'
 complete -c skd -n __skd_before_prog -s B -l background -d 'Run as a daemon in the background'
-complete -c skd -n __skd_before_prog -s S -l supervise -d 'Without a listener: run PROG again whenever it exits'
+complete -c skd -n __skd_before_prog -s S -l supervise -d 'Run PROG, with the sockets if any, again whenever it exits'
+complete -c skd -n __skd_before_prog -l on-demand -d 'With -S: run PROG when a client comes, each time it has exited'
 complete -c skd -n __skd_before_prog -s U -l drop-privileges -d 'After binding, chroot to $ROOT and become $UID and $GID'
 complete -c skd -n __skd_before_prog -l check -d 'Say all that is wrong with this command line, and don\'t start'
 complete -c skd -n __skd_before_prog -s V -l version -d 'Print the version'

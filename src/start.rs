@@ -1,6 +1,6 @@
 //! The whole start-up, in the one order that works, with the reason for each place.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 
 use nix::errno::Errno;
@@ -14,6 +14,7 @@ use crate::config::{Config, Daemon, MOST_THREADS, Service, Style, Surroundings};
 use crate::error::Error;
 use crate::net::{self, Listener};
 use crate::report;
+use crate::serve::handover::Sockets;
 use crate::serve::upgrade::{Arrival, Handed, Origin, State};
 use crate::serve::{self, Resources, supervise};
 use crate::setup::executable::Executable;
@@ -91,10 +92,12 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
     let files = raise_file_limit();
     // What skd was given on purpose.
     let ready_fd = daemon.ready_fd.map(ReadyFd::claim).transpose()?;
-    let kept = ready_fd.as_ref().map_or(&[][..], ReadyFd::kept);
+    let handed = net::take_over(&service.listeners)?;
     // Before any descriptor of ours is opened, so that all are above the reserved ones; and
     // a handler gets its connection and nothing that skd was given by accident.
-    let reserved = reserve(kept)?;
+    let kept = ready_fd.iter().flat_map(ReadyFd::kept).map(AsFd::as_fd);
+    let kept: Vec<_> = kept.chain(handed.iter().map(AsFd::as_fd)).collect();
+    let reserved = reserve(&kept)?;
     // The resolver may take long: nothing is held or changed yet, and INT still ends skd.
     let wanted = net::resolve_all(&service.listeners)?;
     // While its socket can be reached, and before it could be told of a start that fails.
@@ -104,7 +107,7 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
     // Before anything is changed: of two daemons the second leaves no trace.
     let pidfile = lock_pidfile(daemon)?;
     // With the rights to low ports, and while the old root directory is there.
-    let listeners = net::bind_all(&wanted)?;
+    let listeners = net::bind_all(&wanted, handed)?;
     let log = Log::open(daemon.log.as_ref(), daemon.background)?;
 
     // While /proc and its path are in sight.
@@ -114,24 +117,25 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
         process::exit_now(0);
     };
     // While the cgroup that limits them can be seen.
-    let threads = acceptors(daemon, &listeners);
+    let threads = acceptors(daemon, &service, &listeners);
     service_side(ready, |ready| {
         let mut log = log;
         let mut pidfile = pidfile;
         give_up_rights(daemon, &mut log)?;
+        if daemon.supervise {
+            let bound = Bound {
+                listeners,
+                manager,
+                log,
+                pidfile,
+            };
+            return hand_over(config, &service, files, bound, inherited, ready);
+        }
         if daemon.root.is_some() {
             executable.iter_mut().for_each(Executable::entered_root);
         }
         let ground = Ground::new(daemon, &service, files, reserved, threads, Method::probe)?;
-        // By the process that has the id, and before anybody can connect.
-        write_pidfile(&mut pidfile)?;
-        for listener in &listeners {
-            listener.listen()?;
-        }
-        let ports: Vec<u16> = listeners
-            .iter()
-            .filter_map(Listener::announced_port)
-            .collect();
+        let ports = publish(&mut pidfile, &listeners)?;
         let origin = Origin {
             executable,
             // Under a service manager there is no terminal that it could be about.
@@ -160,13 +164,72 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
     })
 }
 
+/// What a program that accepts connections itself is run with.
+struct Bound {
+    listeners: Vec<Listener>,
+    manager: Option<Manager>,
+    log: Log,
+    /// The last to go.
+    pidfile: Option<PidFile>,
+}
+
+/// Hands the sockets to the program, and keeps it running.
+fn hand_over(
+    config: &Config,
+    service: &Service,
+    files: Option<libc::rlimit>,
+    mut bound: Bound,
+    inherited: &Inherited,
+    ready: &mut Option<Ready>,
+) -> Result<u8, Error> {
+    let daemon = &config.daemon;
+    let surroundings = &service.surroundings;
+    let variables = inherited_variables(daemon, surroundings).without_reserved();
+    let role = Role::Supervised { terminal: false };
+    let mut plan = Plan::new(&service.command, surroundings, &variables, role, files)?;
+    let listeners = &bound.listeners;
+    let sockets = listeners.iter();
+    plan.hand_over(sockets.map(|listener| (listener.as_fd(), listener.name())))?;
+    supervise::rehearse(&plan)?;
+    let ports = publish(&mut bound.pidfile, listeners)?;
+    let sockets = Sockets::new(listeners, daemon, bound.manager)?;
+    announce(&ports)?;
+    // Whoever reads the ports isn't kept waiting for PROG to close the pipe.
+    bound.log.leave_terminal(true)?;
+    bound.log.take_over()?;
+    memory::return_freed();
+    let kill_after = daemon.kill_after.into();
+    let log = bound.log;
+    supervise::run(
+        &plan,
+        Some(sockets),
+        kill_after,
+        false,
+        inherited,
+        log,
+        ready,
+    )
+}
+
+/// Writes the pid file, by the process that has the id, and before anybody can connect; then
+/// listens. Gives the ports to be announced.
+fn publish(pidfile: &mut Option<PidFile>, listeners: &[Listener]) -> Result<Vec<u16>, Error> {
+    write_pidfile(pidfile)?;
+    for listener in listeners {
+        listener.listen()?;
+    }
+    let ports = listeners.iter().filter_map(Listener::announced_port);
+    Ok(ports.collect())
+}
+
 /// Takes over from another image of this process. If that fails, nothing was closed, removed or
 /// reaped that it needs to go on.
 fn resume(state: &mut State, returned: bool) -> Result<u8, Error> {
     let failed = |errno: Errno| Error::start("what the running skd left can't be had", errno);
     // Closed when there is no way back. What follows has copies.
     let originals = state.originals().map_err(failed)?;
-    let reserved = reserve(&originals)?;
+    let kept: Vec<_> = originals.iter().map(AsFd::as_fd).collect();
+    let reserved = reserve(&kept)?;
     let (config, service) = resumed_config(state)?;
     let daemon = &config.daemon;
     report::set_verbosity(daemon.verbosity);
@@ -183,7 +246,7 @@ fn resume(state: &mut State, returned: bool) -> Result<u8, Error> {
     if let Some(identity) = &daemon.identity {
         privileges::drop_to(identity)?;
     }
-    let threads = acceptors(daemon, &listeners);
+    let threads = acceptors(daemon, &service, &listeners);
     // There is no further way back.
     let probe = if returned {
         Method::probe_without_steps
@@ -269,6 +332,7 @@ impl Ground {
         let service = serve::Service {
             plan: self.plan,
             listeners,
+            wait: service.wait,
             max_clients: service.max_clients,
         };
         let resources = Resources {
@@ -285,7 +349,7 @@ impl Ground {
 }
 
 /// Occupies the low descriptors, and closes what was inherited but for what is `kept`.
-fn reserve(kept: &[OwnedFd]) -> Result<Reserved, Error> {
+fn reserve(kept: &[BorrowedFd<'_>]) -> Result<Reserved, Error> {
     Reserved::take(MOST_THREADS + 1, kept).map_err(|reason| {
         Error::start("the low descriptors can't be reserved by /dev/null", reason)
     })
@@ -324,11 +388,15 @@ fn run_program(config: &Config, service: &Service, inherited: &Inherited) -> Res
             Role::InPlace
         };
         let plan = Plan::new(&service.command, surroundings, &variables, role, None)?;
+        if daemon.supervise {
+            supervise::rehearse(&plan)?;
+        }
         write_pidfile(&mut pidfile)?;
         log.leave_terminal(false)?;
         log.take_over()?;
         if daemon.supervise {
-            return supervise::run(&plan, terminal, inherited, log, ready);
+            let kill_after = daemon.kill_after.into();
+            return supervise::run(&plan, None, kill_after, terminal, inherited, log, ready);
         }
         if let Some(pidfile) = &pidfile {
             pidfile
@@ -422,9 +490,9 @@ fn announce(ports: &[u16]) -> Result<(), Error> {
 }
 
 /// How many threads accept connections.
-fn acceptors(daemon: &Daemon, listeners: &[Listener]) -> usize {
+fn acceptors(daemon: &Daemon, service: &Service, listeners: &[Listener]) -> usize {
     let stream = |listener: &Listener| listener.style() == Style::Stream;
-    if listeners.iter().any(stream) {
+    if !service.wait && listeners.iter().any(stream) {
         serve::acceptors(daemon.threads)
     } else {
         0

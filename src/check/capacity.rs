@@ -15,7 +15,7 @@ pub(super) fn notes(daemon: &Daemon, service: &Service) {
     let stream = service
         .listeners
         .iter()
-        .any(|listen| listen.style == Style::Stream);
+        .any(|listen| listen.endpoint.style() != Some(Style::Datagram));
     let Some(clients) = service.max_clients.filter(|_| stream) else {
         return;
     };

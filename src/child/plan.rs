@@ -3,6 +3,7 @@
 
 use std::ffi::{CString, OsStr};
 use std::fmt;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use super::program;
 use crate::config::Surroundings;
 use crate::error::Error;
 use crate::sys::child::{self, Image, Stage, Step};
+use crate::sys::descriptors::copy_above;
 use crate::sys::environment::Environment;
 use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
 use crate::sys::signals::SigSet;
@@ -25,7 +27,12 @@ pub struct Plan {
     image: Image,
     steps: Vec<Step>,
     variables: Arc<[CString]>,
+    /// What is handed over: the steps know them by their numbers.
+    sockets: Vec<OwnedFd>,
 }
+
+/// Where a program looks for the first socket that it is handed (sd_listen_fds(3)).
+const FIRST_SOCKET: RawFd = 3;
 
 /// What a program is run as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +65,7 @@ impl Plan {
             image: Image::new(path, command.to_vec()),
             steps: steps(surroundings, role, files),
             variables: variables.lines(),
+            sockets: Vec::new(),
         })
     }
 
@@ -76,6 +84,7 @@ impl Plan {
             image: Image::new(CString::default(), command.to_vec()),
             steps: steps(surroundings, Role::InPlace, None),
             variables: Arc::default(),
+            sockets: Vec::new(),
         };
         let fails = |(index, step)| {
             let errno = try_alone(step)?;
@@ -84,6 +93,33 @@ impl Plan {
         };
         let steps = plan.steps.iter().enumerate().filter_map(fails);
         path.err().into_iter().chain(steps).collect()
+    }
+
+    /// Has each child find these sockets from descriptor 3 up, and what sd_listen_fds(3)
+    /// needs in its environment; the first one is its standard input too.
+    pub fn hand_over<'a>(
+        &mut self,
+        sockets: impl IntoIterator<Item = (BorrowedFd<'a>, &'a str)>,
+    ) -> Result<(), Error> {
+        let (sockets, names): (Vec<_>, Vec<_>) = sockets.into_iter().unzip();
+        let end = FIRST_SOCKET + sockets.len() as RawFd;
+        // Out of the way of those that they will be.
+        let copies = sockets.iter().map(|socket| copy_above(socket, end));
+        self.sockets = copies
+            .collect::<Result<_, _>>()
+            .map_err(|errno| Error::start("no descriptor to hand over a socket", errno))?;
+        let numbers = || self.sockets.iter().map(AsRawFd::as_raw_fd);
+        let places = (FIRST_SOCKET..).zip(numbers());
+        let handed = places.map(|(place, number)| Step::Descriptor(number, place));
+        let input = numbers().take(1).map(|number| Step::Descriptor(number, 0));
+        let steps: Vec<_> = input.chain(handed).collect();
+        self.steps.splice(0..0, steps);
+        let count = format!("LISTEN_FDS={}", sockets.len());
+        let names = format!("LISTEN_FDNAMES={}", names.join(":"));
+        // Names have come through an environment, or are our own.
+        let lines = [count, names].map(CString::new).into_iter().flatten();
+        self.variables = self.variables.iter().cloned().chain(lines).collect();
+        Ok(())
     }
 
     /// The program and its arguments.
@@ -98,7 +134,8 @@ impl Plan {
 
     /// An environment to be filled in for one connection after the other.
     pub fn environment(&self) -> Environment {
-        Environment::new(Arc::clone(&self.variables))
+        let own_id = (!self.sockets.is_empty()).then_some("LISTEN_PID");
+        Environment::new(Arc::clone(&self.variables), own_id)
     }
 
     /// PROG as it was given.
@@ -218,6 +255,7 @@ fn describe(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match step {
         Step::LeadGroup => f.write_str("it can't have a process group of its own"),
         Step::TakeTerminal => f.write_str("it can't have the terminal"),
+        Step::Descriptor(..) => f.write_str("it can't be handed a socket"),
         Step::Umask(mask) => write!(f, "--umask {mask:o} can't be set"),
         Step::Nice(value) => write!(f, "--nice {value} can't be set"),
         Step::Limit(resource, limit) => {

@@ -15,8 +15,8 @@ use clap::ArgMatches;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::config::{
-    Account, Config, Daemon, Endpoint, Identity, InetAddress, Listen, LogTarget, Port, Service,
-    Span, Style, Surroundings, UnixAddress,
+    Account, Config, Daemon, Endpoint, Giver, Identity, InetAddress, Listen, LogTarget, Port,
+    Service, Span, Style, Surroundings, UnixAddress,
 };
 use crate::error::Error;
 use crate::sys::names;
@@ -112,9 +112,7 @@ fn config(given: &Given<'_>, known: Option<Known>) -> Config {
     let command = program(given);
     let listeners = listeners(given);
     let supervise = given.flag("supervise");
-    if supervise && given.listens() {
-        given.refuse("--supervise runs a program without a listener: leave out one or the other");
-    }
+    who_accepts(given, &listeners);
     let ready_fd = given.read("ready-fd", values::ready_fd);
     match ready_fd {
         Some(number) if !given.listens() && !supervise => given.refuse(format!(
@@ -141,6 +139,8 @@ fn config(given: &Given<'_>, known: Option<Known>) -> Config {
             log: given.read("log", LogTarget::parse),
             pidfile: given.read("pidfile", values::path),
             supervise,
+            on_demand: given.flag("on-demand"),
+            idle_exit: given.read("idle-exit", values::duration),
             ready_fd,
             drain: given.read("drain", values::duration),
             kill_after: given
@@ -152,6 +152,7 @@ fn config(given: &Given<'_>, known: Option<Known>) -> Config {
         },
         services: vec![Service {
             surroundings,
+            wait: given.flag("wait"),
             listeners,
             command: if misplaced { Vec::new() } else { command },
             max_clients: given
@@ -199,9 +200,8 @@ impl Given<'_> {
     }
 
     fn listens(&self) -> bool {
-        ["tcp", "udp", "inet", "unix"]
-            .iter()
-            .any(|option| self.has(option))
+        let options = ["tcp", "udp", "inet", "unix", "listen-fd"];
+        self.flag("systemd") || options.iter().any(|option| self.has(option))
     }
 
     /// The value of an option, read by `reader`.
@@ -266,7 +266,7 @@ fn listeners(given: &Given<'_>) -> Vec<Listen> {
             let endpoint = given.value(option, value, |value| {
                 inet(value, style, nodelay, given.names)
             });
-            found.extend(endpoint.map(|endpoint| (place, option, value, endpoint, style)));
+            found.extend(endpoint.map(|endpoint| (place, spelt(option, value), endpoint)));
         }
     }
     for (place, value) in given.each("unix") {
@@ -283,11 +283,12 @@ fn listeners(given: &Given<'_>) -> Vec<Listen> {
             }
         }
         let endpoint = Endpoint::Unix {
+            style,
             address,
             mode,
             owner,
         };
-        found.push((place, "unix", value, endpoint, style));
+        found.push((place, spelt("unix", value), endpoint));
     }
 
     let unix = given.has("unix");
@@ -297,8 +298,28 @@ fn listeners(given: &Given<'_>) -> Vec<Listen> {
             "--datagram says of what style -i, -l and -x are, and there is none; for UDP use -u",
         );
     }
+    for (place, value) in given.each("listen-fd") {
+        let number = given.value("listen-fd", value, values::descriptor);
+        found.extend(number.map(|number| {
+            let by = Giver::Number(number);
+            (
+                place,
+                spelt("listen-fd", value),
+                Endpoint::Given { by, nodelay },
+            )
+        }));
+    }
+    if given.flag("systemd") {
+        let by = Giver::Systemd;
+        let place = given.matches.index_of("systemd").unwrap_or_default();
+        found.push((place, "--systemd".into(), Endpoint::Given { by, nodelay }));
+    }
+
     // Without a listener, what skd 1.2 knew is accepted and unused, as it was there.
-    let stream = given.has("tcp") || styled && style == Style::Stream;
+    let stream = given.has("tcp")
+        || styled && style == Style::Stream
+        || given.has("listen-fd")
+        || given.flag("systemd");
     for (option, used, by) in [
         ("unix-mode", unix, "--unix"),
         ("unix-owner", unix, "--unix"),
@@ -309,24 +330,71 @@ fn listeners(given: &Given<'_>) -> Vec<Listen> {
         }
     }
     found.sort_by_key(|(place, ..)| *place);
-    for (index, (_, option, value, endpoint, style)) in found.iter().enumerate() {
+    for (index, (_, option, endpoint)) in found.iter().enumerate() {
         let mut earlier = found[..index].iter();
-        let twice = |(.., other, other_style): &(_, _, _, Endpoint, Style)| {
-            other == endpoint && other_style == style && !endpoint.may_be_repeated()
-        };
-        if earlier.any(twice) {
-            given.refuse(format!("--{option} {} is given twice", value.display()));
+        if !endpoint.may_be_repeated() && earlier.any(|(.., other)| other == endpoint) {
+            given.refuse(format!("{option} is given twice"));
         }
     }
     found
         .into_iter()
-        .map(|(_, option, value, endpoint, style)| Listen {
-            option: format!("--{option} {}", value.display()),
+        .map(|(_, option, endpoint)| Listen {
+            option,
             endpoint,
-            style,
             backlog,
         })
         .collect()
+}
+
+/// Refuses what has no use when skd doesn't accept connections itself, or when it does.
+fn who_accepts(given: &Given<'_>, listeners: &[Listen]) {
+    let supervise = given.flag("supervise");
+    let wait = given.flag("wait");
+    let stream = |listen: &Listen| listen.endpoint.style() != Some(Style::Datagram);
+    if wait && !listeners.iter().any(stream) {
+        given.refuse("--wait has no use without a stream listener: datagrams are served so anyway");
+    }
+    if given.flag("on-demand") && (!supervise || listeners.is_empty()) {
+        given.refuse(
+            "--on-demand needs --supervise (-S) and a listener, at which the demand is seen",
+        );
+    }
+    if given.has("idle-exit") {
+        if !given.flag("on-demand") {
+            given.refuse("--idle-exit needs --on-demand, or PROG would be run again at once");
+        }
+        let datagram = |listen: &&Listen| listen.endpoint.style() == Some(Style::Datagram);
+        if let Some(Listen { option, .. }) = listeners.iter().find(datagram) {
+            given.refuse(format!(
+                "--idle-exit can't be used with {option}: datagrams have no connections, so that \
+                 nobody can say who is still being served"
+            ));
+        }
+    }
+    let taker = match (supervise && !listeners.is_empty(), wait) {
+        (true, true) => {
+            given.refuse(
+                "--wait can't be used with --supervise (-S): both hand the sockets over, one to \
+                 a program that stays and one to a program that ends",
+            );
+            return;
+        }
+        (true, false) => "--supervise (-S) and a listener",
+        (false, true) => "--wait",
+        (false, false) => return,
+    };
+    for option in ["max-clients", "threads"] {
+        if given.has(option) {
+            given.refuse(format!(
+                "--{option} has no use with {taker}: PROG accepts the connections itself"
+            ));
+        }
+    }
+}
+
+/// An option with its value, for messages.
+fn spelt(option: &str, value: &OsStr) -> String {
+    format!("--{option} {}", value.display())
 }
 
 fn inet(value: &OsStr, style: Style, nodelay: bool, names: bool) -> Result<Endpoint, String> {
@@ -345,6 +413,7 @@ fn inet(value: &OsStr, style: Style, nodelay: bool, names: bool) -> Result<Endpo
         })?,
     };
     Ok(Endpoint::Inet {
+        style,
         host: address.host,
         port,
         nodelay,

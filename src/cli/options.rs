@@ -85,6 +85,20 @@ use, and anything that isn't a socket, is left alone and skd doesn't start. PATH
 bytes.",
             },
             Opt {
+                long: "systemd",
+                shorts: &[],
+                kind: Flag,
+                help: "Take the sockets that systemd hands over (LISTEN_FDS)",
+                manual: "See SOCKETS FROM OTHERS.",
+            },
+            Opt {
+                long: "listen-fd",
+                shorts: &[],
+                kind: Values("N", ValueHint::Other),
+                help: "Take the socket that is open as descriptor N",
+                manual: "0, or 3 and more. See SOCKETS FROM OTHERS.",
+            },
+            Opt {
                 long: "stream",
                 shorts: &['s'],
                 kind: Flag,
@@ -113,6 +127,13 @@ bytes.",
                 manual: "\
 1 or more, on all stream sockets together. When N handlers run, skd accepts no connection; \
 further clients wait in the backlog and are served as places come free.",
+            },
+            Opt {
+                long: "wait",
+                shorts: &[],
+                kind: Flag,
+                help: "Let PROG accept connections itself, on the listening socket",
+                manual: "See SOCKETS FOR ONE PROGRAM.",
             },
             Opt {
                 long: "nodelay",
@@ -197,8 +218,22 @@ and without --supervise, PROG inherits the locked descriptor and the file stays.
                 long: "supervise",
                 shorts: &['S'],
                 kind: Flag,
-                help: "Without a listener: run PROG again whenever it exits",
-                manual: "See SUPERVISING.",
+                help: "Run PROG, with the sockets if any, again whenever it exits",
+                manual: "See SUPERVISING, and SOCKETS FOR ONE PROGRAM.",
+            },
+            Opt {
+                long: "on-demand",
+                shorts: &[],
+                kind: Flag,
+                help: "With -S: run PROG when a client comes, each time it has exited",
+                manual: "See SOCKETS FOR ONE PROGRAM.",
+            },
+            Opt {
+                long: "idle-exit",
+                shorts: &[],
+                kind: Value("DURATION", ValueHint::Other),
+                help: "With --on-demand: end PROG when it had no client for so long",
+                manual: "See SOCKETS FOR ONE PROGRAM.",
             },
             Opt {
                 long: "ready-fd",

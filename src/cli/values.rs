@@ -31,6 +31,13 @@ pub(super) fn positive(text: &OsStr) -> Result<i32, Why> {
         .ok_or_else(|| format!("it takes a decimal number from 1 to {}", i32::MAX))
 }
 
+/// The number of a descriptor that can have been handed over: 1 and 2 are for what is said.
+pub(super) fn descriptor(text: &OsStr) -> Result<i32, Why> {
+    decimal(text)
+        .filter(|number: &i32| !matches!(number, 1 | 2))
+        .ok_or_else(|| "it takes 0, or a decimal number from 3".into())
+}
+
 pub(super) fn threads(text: &OsStr) -> Result<NonZeroUsize, Why> {
     decimal(text)
         .and_then(NonZeroUsize::new)

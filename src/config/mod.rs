@@ -56,8 +56,13 @@ pub struct Daemon {
     pub log: Option<LogTarget>,
     /// Where the process id is written.
     pub pidfile: Option<PathBuf>,
-    /// Without a listener: whether to run the program again whenever it exits.
+    /// Whether to run the program, which gets the sockets if there are some, and to run it
+    /// again whenever it exits.
     pub supervise: bool,
+    /// Whether such a program waits for a client before it is run, each time.
+    pub on_demand: bool,
+    /// How long such a program may be without clients before it is told to end.
+    pub idle_exit: Option<Span>,
     /// The descriptor that gets a newline when skd is ready: standard output, or one from 3 up.
     pub ready_fd: Option<i32>,
     /// How long handlers are waited for at the end; not at all, if not said.
@@ -111,21 +116,21 @@ pub struct Service {
     pub listeners: Vec<Listen>,
     /// The program's name and arguments.
     pub command: Vec<CString>,
+    /// Whether a stream listener is lent to its handler, which accepts connections itself.
+    pub wait: bool,
     /// How many handlers the stream listeners may have at once; any number, if not said.
     pub max_clients: Option<NonZeroUsize>,
     /// The surroundings that a handler starts in.
     pub surroundings: Surroundings,
 }
 
-/// A socket to bind.
+/// A socket to bind, or to take over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
     /// The option that asked for it, for messages: `--tcp 80`.
     pub option: String,
     /// Where.
     pub endpoint: Endpoint,
-    /// Streams or datagrams.
-    pub style: Style,
     /// How many connections may wait; as many as the kernel allows, if not said.
     pub backlog: Option<i32>,
 }
@@ -135,6 +140,8 @@ pub struct Listen {
 pub enum Endpoint {
     /// TCP or UDP.
     Inet {
+        /// TCP or UDP.
+        style: Style,
         /// Host and port, the port already a number.
         host: Host,
         /// 0 takes a free one and prints it.
@@ -144,6 +151,8 @@ pub enum Endpoint {
     },
     /// Unix-domain.
     Unix {
+        /// Streams or datagrams.
+        style: Style,
         /// Path or abstract name.
         address: UnixAddress,
         /// Mode of the socket file; 0777 less the umask, if not said.
@@ -151,9 +160,34 @@ pub enum Endpoint {
         /// Owner of the socket file, and its group if given.
         owner: Option<(Uid, Option<Gid>)>,
     },
+    /// Nowhere: somebody else has made it and handed it to this process. Of what kind it is,
+    /// the socket itself says.
+    Given {
+        /// How it was handed over.
+        by: Giver,
+        /// TCP_NODELAY for each TCP connection.
+        nodelay: bool,
+    },
+}
+
+/// How sockets were handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Giver {
+    /// Under this number.
+    Number(i32),
+    /// As many as there are, as sd_listen_fds(3) has it.
+    Systemd,
 }
 
 impl Endpoint {
+    /// Streams or datagrams, where that is known from the command line.
+    pub fn style(&self) -> Option<Style> {
+        match self {
+            Self::Inet { style, .. } | Self::Unix { style, .. } => Some(*style),
+            Self::Given { .. } => None,
+        }
+    }
+
     /// Whether two of the same kind can both be bound: each takes a free port.
     pub fn may_be_repeated(&self) -> bool {
         matches!(self, Self::Inet { port: 0, .. })

@@ -30,6 +30,12 @@ pub fn check(wanted: &Resolved<'_>) -> Result<Vec<String>, Error> {
     {
         notes.extend(unix::check(&listen.option, path, *owner)?);
     }
+    if let Endpoint::Given { .. } = listen.endpoint {
+        notes.push(format!(
+            "{}: what is handed over at the start can't be looked at before",
+            listen.option
+        ));
+    }
     if let Some(address) = addresses
         .iter()
         .find(|address| is_forbidden(address.port()))
@@ -83,7 +89,9 @@ fn is_missing(address: IpAddr) -> bool {
 
 /// The listeners of this style of one command line that are in each other's way.
 pub fn clashes(wanted: &[Resolved<'_>], style: Style) -> Vec<Error> {
-    let wanted = wanted.iter().filter(|it| it.listen.style == style);
+    let wanted = wanted
+        .iter()
+        .filter(|it| it.listen.endpoint.style() == Some(style));
     let sockets = wanted.flat_map(|Resolved { listen, addresses }| {
         addresses.iter().map(move |address| (*listen, *address))
     });
@@ -116,9 +124,12 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
 impl Resolved<'_> {
     /// What would listen, each as it is called in reports.
     pub fn names(&self) -> Vec<String> {
-        let style = self.listen.style;
+        let Some(style) = self.listen.endpoint.style() else {
+            return Vec::new();
+        };
         let place = match &self.listen.endpoint {
             Endpoint::Unix { address, .. } => vec![Place::Unix(address.clone())],
+            Endpoint::Given { .. } => Vec::new(),
             Endpoint::Inet { .. } => self.addresses.iter().copied().map(Place::Inet).collect(),
         };
         let name = |place: &Place| Named(style, place).to_string();

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use super::given::{Handed, Nature};
 use super::peer::{Peer, scoped};
 use super::resolve::resolve;
 use super::unix::{self, SocketFile};
@@ -29,16 +30,28 @@ pub struct Listener {
     style: Style,
     place: Place,
     backlog: Option<i32>,
+    /// What was found of a socket that somebody else has made.
+    given: Option<Given>,
     /// Whether its port was left to the kernel, and is to be printed. Of several sockets of
     /// one option, the first says so.
     announce: bool,
     variables: Vec<CString>,
 }
 
+#[derive(Debug)]
+struct Given {
+    /// What the giver calls it.
+    name: Option<String>,
+    listens: bool,
+    nodelay: bool,
+}
+
 /// Where a listener is.
 #[derive(Clone, Debug)]
-pub(super) enum Place {
+pub enum Place {
+    /// An address and port.
     Inet(SocketAddr),
+    /// A path or name.
     Unix(UnixAddress),
 }
 
@@ -70,7 +83,7 @@ impl<'a> Resolved<'a> {
     pub fn of(listen: &'a Listen) -> Result<Self, Error> {
         let addresses = match &listen.endpoint {
             Endpoint::Inet { host, port, .. } => resolve(&listen.option, host, *port)?,
-            Endpoint::Unix { .. } => Vec::new(),
+            Endpoint::Unix { .. } | Endpoint::Given { .. } => Vec::new(),
         };
         Ok(Self { listen, addresses })
     }
@@ -81,20 +94,26 @@ pub fn resolve_all(wanted: &[Listen]) -> Result<Vec<Resolved<'_>>, Error> {
     wanted.iter().map(Resolved::of).collect()
 }
 
-/// Binds everything, or nothing: what was bound before a failure is let go and removed.
-pub fn bind_all(wanted: &[Resolved<'_>]) -> Result<Vec<Listener>, Error> {
+/// Binds everything, or nothing: what was bound before a failure is let go and removed. What
+/// was handed over takes its place in the order of the command line.
+pub fn bind_all(wanted: &[Resolved<'_>], mut handed: Vec<Handed>) -> Result<Vec<Listener>, Error> {
     let mut listeners = Vec::new();
     for Resolved { listen, addresses } in wanted {
         match &listen.endpoint {
-            Endpoint::Inet { nodelay, .. } => {
-                listeners.extend(bind_inet(listen, addresses, *nodelay)?);
+            Endpoint::Given { by, .. } => {
+                let these = handed.extract_if(.., |handed| handed.by == *by);
+                listeners.extend(these.map(|handed| handed.listener));
+            }
+            Endpoint::Inet { style, nodelay, .. } => {
+                listeners.extend(bind_inet(listen, addresses, *style, *nodelay)?);
             }
             Endpoint::Unix {
+                style,
                 address,
                 mode,
                 owner,
             } => {
-                let socket = Socket::new(Domain::UNIX, kind(listen.style), None)
+                let socket = Socket::new(Domain::UNIX, kind(*style), None)
                     .map_err(|reason| unusable(listen, &reason))?;
                 let file = match address {
                     UnixAddress::Path(path) => {
@@ -107,7 +126,7 @@ pub fn bind_all(wanted: &[Resolved<'_>]) -> Result<Vec<Listener>, Error> {
                     }
                 };
                 let place = Place::Unix(address.clone());
-                listeners.push(Listener::new(listen, socket, place, file, false)?);
+                listeners.push(Listener::new(listen, socket, *style, place, file, false));
             }
         }
     }
@@ -120,13 +139,14 @@ const PORT_TRIES: u32 = 64;
 fn bind_inet(
     listen: &Listen,
     addresses: &[SocketAddr],
+    style: Style,
     nodelay: bool,
 ) -> Result<Vec<Listener>, Error> {
     let any_port = addresses.iter().all(|address| address.port() == 0);
     let mut tries = if any_port { PORT_TRIES } else { 1 };
     loop {
         tries -= 1;
-        match bind_addresses(listen, addresses, nodelay) {
+        match bind_addresses(listen, addresses, style, nodelay) {
             Err((Errno::EADDRINUSE, _)) if tries > 0 => {}
             result => return result.map_err(|(_, error)| error),
         }
@@ -136,6 +156,7 @@ fn bind_inet(
 fn bind_addresses(
     listen: &Listen,
     addresses: &[SocketAddr],
+    style: Style,
     nodelay: bool,
 ) -> Result<Vec<Listener>, (Errno, Error)> {
     let mut bound: Vec<Listener> = Vec::new();
@@ -146,7 +167,7 @@ fn bind_addresses(
         if let Some(port) = chosen_port {
             address.set_port(port);
         }
-        let opened = open(listen, address, nodelay).and_then(|socket| {
+        let opened = open(address, style, nodelay).and_then(|socket| {
             let local = socket.local_addr()?.as_socket();
             Ok((socket, local.unwrap_or(address)))
         });
@@ -167,9 +188,7 @@ fn bind_addresses(
         let announce = addresses[0].port() == 0 && chosen_port.is_none();
         chosen_port = Some(address.port());
         let place = Place::Inet(address);
-        let listener = Listener::new(listen, socket, place, None, announce)
-            .map_err(|error| (Errno::EIO, error))?;
-        bound.push(listener);
+        bound.push(Listener::new(listen, socket, style, place, None, announce));
     }
     if bound.is_empty() {
         return match passed_over.into_iter().next() {
@@ -181,23 +200,23 @@ fn bind_addresses(
         };
     }
     for (address, errno, _) in passed_over {
-        let socket = Named(listen.style, &Place::Inet(address));
+        let socket = Named(style, &Place::Inet(address));
         report::event(Event::PassedOver(&socket, &errno.desc()));
     }
     Ok(bound)
 }
 
-fn open(listen: &Listen, address: SocketAddr, nodelay: bool) -> io::Result<Socket> {
-    let protocol = match listen.style {
+fn open(address: SocketAddr, style: Style, nodelay: bool) -> io::Result<Socket> {
+    let protocol = match style {
         Style::Stream => Protocol::TCP,
         Style::Datagram => Protocol::UDP,
     };
     let domain = Domain::for_address(address);
-    let socket = Socket::new(domain, kind(listen.style), Some(protocol))?;
+    let socket = Socket::new(domain, kind(style), Some(protocol))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    if listen.style == Style::Stream {
+    if style == Style::Stream {
         // Not for UDP, where two daemons would then share the port.
         socket.set_reuse_address(true)?;
         if nodelay {
@@ -272,19 +291,45 @@ impl Listener {
     fn new(
         listen: &Listen,
         socket: Socket,
+        style: Style,
         place: Place,
         file: Option<SocketFile>,
         announce: bool,
-    ) -> Result<Self, Error> {
-        Ok(Self {
-            variables: variables(listen.style, &place),
+    ) -> Self {
+        Self {
+            variables: variables(style, &place),
             file,
             socket,
-            style: listen.style,
+            style,
             place,
             backlog: listen.backlog,
+            given: None,
             announce,
-        })
+        }
+    }
+
+    /// A socket that somebody else has made. If it has a file, that isn't ours to remove.
+    pub(super) fn given(
+        listen: &Listen,
+        socket: Socket,
+        nature: Nature,
+        name: Option<String>,
+        nodelay: bool,
+    ) -> Self {
+        let Nature {
+            style,
+            place,
+            listens,
+        } = nature;
+        let given = Given {
+            name,
+            listens,
+            nodelay: nodelay && matches!(place, Place::Inet(_)),
+        };
+        Self {
+            given: Some(given),
+            ..Self::new(listen, socket, style, place, None, false)
+        }
     }
 
     /// Lets the next image of this process have it; its file is handed over by itself.
@@ -314,6 +359,7 @@ impl Listener {
             variables: variables(handed.style, &place),
             place,
             backlog: None,
+            given: None,
             announce: false,
         })
     }
@@ -325,7 +371,21 @@ impl Listener {
 
     /// Starts to listen, where the style has that (listen(2)).
     pub fn listen(&self) -> Result<(), Error> {
-        if self.style == Style::Stream {
+        if self.style != Style::Stream {
+            return Ok(());
+        }
+        let mut listens = false;
+        if let Some(given) = &self.given {
+            listens = given.listens;
+            if given.nodelay {
+                let set = self.socket.set_tcp_nodelay(true);
+                set.map_err(|reason| {
+                    Error::start(format!("--nodelay can't be set on {self}"), reason)
+                })?;
+            }
+        }
+        // Once more, it would change the backlog of a socket that another has made listen.
+        if !listens || self.backlog.is_some() {
             // The kernel takes no more than its limit.
             self.socket
                 .listen(self.backlog.unwrap_or(i32::MAX))
@@ -342,6 +402,22 @@ impl Listener {
         }
     }
 
+    /// Where it is bound.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// A name for it where sockets are handed on: the one that it was given, or its kind.
+    pub fn name(&self) -> &str {
+        let given = self.given.as_ref().and_then(|given| given.name.as_deref());
+        given.unwrap_or(match (self.style, &self.place) {
+            (Style::Stream, Place::Inet(_)) => "tcp",
+            (Style::Datagram, Place::Inet(_)) => "udp",
+            (Style::Stream, Place::Unix(_)) => "unix-stream",
+            (Style::Datagram, Place::Unix(_)) => "unix-dgram",
+        })
+    }
+
     /// What a handler's environment says whoever the client is, as `NAME=VALUE`.
     pub fn variables(&self) -> &[CString] {
         &self.variables
@@ -350,6 +426,11 @@ impl Listener {
     /// Accepts a connection (accept4(2)) and says whose it is; the error is the kernel's.
     pub fn accept(&self) -> io::Result<(Socket, Peer)> {
         let (connection, address) = self.socket.accept()?;
+        if self.given.as_ref().is_some_and(|given| given.nodelay) {
+            // It may have come before the listener was told, and inherited nothing. An error
+            // would come up again with the handler.
+            let _ = connection.set_tcp_nodelay(true);
+        }
         let peer = match (&self.place, address.as_socket()) {
             (Place::Inet(local), Some(remote)) => Peer::tcp(&connection, *local, remote),
             _ => Peer::unix_stream(&connection),

@@ -1,11 +1,13 @@
 //! Sockets: binding them, and knowing who calls.
 
 pub mod check;
+mod given;
 pub mod listener;
 pub mod peer;
 mod resolve;
 mod unix;
 
-pub use listener::{HandedListener, Listener, Resolved, bind_all, resolve_all};
+pub use given::{Handed, take_over};
+pub use listener::{HandedListener, Listener, Place, Resolved, bind_all, resolve_all};
 pub use peer::Peer;
 pub use unix::{HandedFile, SocketFile};

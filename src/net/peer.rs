@@ -26,6 +26,9 @@ pub enum Peer {
     Udp(SocketAddr),
     /// The sender of a unix datagram.
     LocalDatagram,
+    /// Somebody whom the handler itself will accept, at this address of the listener's if it
+    /// is one of the internet.
+    Unaccepted(Option<SocketAddr>),
 }
 
 impl Peer {
@@ -88,7 +91,7 @@ impl Peer {
                 set("UNIXREMOTEEUID", format_args!("{uid}"));
                 set("UNIXREMOTEEGID", format_args!("{gid}"));
             }
-            Self::UnixStream(None) | Self::LocalDatagram => {}
+            Self::UnixStream(None) | Self::LocalDatagram | Self::Unaccepted(_) => {}
         }
     }
 }
@@ -108,14 +111,17 @@ impl fmt::Display for Peer {
                     "local connection from pid {pid} (uid = {uid}, gid = {gid})"
                 )
             }
-            Self::UnixStream(None) => f.write_str("local connection"),
+            Self::Unaccepted(Some(local)) => {
+                write!(f, "connection to [{}]:{}", scoped(*local), local.port())
+            }
+            Self::UnixStream(None) | Self::Unaccepted(None) => f.write_str("local connection"),
             Self::LocalDatagram => f.write_str("local datagram"),
         }
     }
 }
 
 /// An IPv4 peer of a dual-stack socket as the IPv4 peer that it is.
-fn plain(address: SocketAddr) -> SocketAddr {
+pub(super) fn plain(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
             Some(v4) => SocketAddrV4::new(v4, v6.port()).into(),

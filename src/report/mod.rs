@@ -30,11 +30,11 @@ pub use sink::{HandedSink, Sink};
 pub enum Event<'a> {
     /// A connection was accepted.
     Accepted(&'a dyn fmt::Display),
-    /// A datagram is there for which a handler will be run.
+    /// A datagram is there, or a connection, for which a handler will be run on the socket.
     Received(&'a dyn fmt::Display),
     /// A handler of a connection ended.
     Closed(&'a dyn fmt::Display, Outcome),
-    /// A handler of datagrams ended.
+    /// A handler that had the socket ended.
     Finished(&'a dyn fmt::Display, Outcome),
     /// How many handlers run, and how many may, where that is limited.
     Places(usize, Option<usize>),
@@ -54,6 +54,8 @@ pub enum Event<'a> {
     Ended(&'a dyn fmt::Display, Ended),
     /// A supervised program will be started again.
     Restarting(&'a dyn fmt::Display, Duration),
+    /// A supervised program is told to end: it has had no client for so long.
+    Idle(&'a dyn fmt::Display, Duration),
     /// A datagram that its handlers left unread was read away. Not limited in number like
     /// other troubles: there can't be many, and each is a datagram lost.
     ReadAway {
@@ -70,6 +72,15 @@ pub enum Event<'a> {
     },
     /// This image has taken over from one of this version.
     Upgraded(&'a dyn fmt::Display),
+    /// Connections wait, and handlers that had the socket have accepted none. As above.
+    LeftWaiting {
+        /// Where they wait.
+        listener: &'a dyn fmt::Display,
+        /// Who left them.
+        program: &'a dyn fmt::Display,
+        /// How often.
+        starts: u32,
+    },
     /// Something went wrong.
     Trouble(Cause, &'a dyn fmt::Display),
 }

@@ -11,7 +11,10 @@ impl Event<'_> {
     /// From which verbosity on it is reported.
     pub(super) fn verbosity(&self) -> u8 {
         match self {
-            Self::Trouble(..) | Self::Full(_) | Self::ReadAway { .. } => 0,
+            Self::Trouble(..)
+            | Self::Full(_)
+            | Self::ReadAway { .. }
+            | Self::LeftWaiting { .. } => 0,
             Self::Accepted(_)
             | Self::Received(_)
             | Self::Closed(..)
@@ -21,7 +24,8 @@ impl Event<'_> {
             | Self::Started(_)
             | Self::Ended(..)
             | Self::Restarting(..)
-            | Self::Upgraded(_) => 1,
+            | Self::Upgraded(_)
+            | Self::Idle(..) => 1,
             Self::Places(..) | Self::Listening(_) | Self::ClosedListener(_) => 2,
         }
     }
@@ -58,6 +62,13 @@ impl fmt::Display for Event<'_> {
                 "Upgraded from skd {version} to skd {}",
                 env!("CARGO_PKG_VERSION")
             ),
+            Self::Idle(program, span) => {
+                write!(
+                    f,
+                    "Stopping {program}: no client for {:.1}s",
+                    span.as_secs_f64()
+                )
+            }
             Self::ReadAway {
                 peer,
                 length,
@@ -68,6 +79,15 @@ impl fmt::Display for Event<'_> {
                 f,
                 "skd: '{program}' was tried {starts} times on {listener} and left a {peer} \
                  unread, {length} bytes; it was read away"
+            ),
+            Self::LeftWaiting {
+                listener,
+                program,
+                starts,
+            } => write!(
+                f,
+                "skd: '{program}' was tried {starts} times on {listener} and accepted nothing; \
+                 clients wait, and it is tried again every second"
             ),
             Self::Trouble(_, what) => write!(f, "skd: {what}"),
         }

@@ -1,4 +1,4 @@
-//! The main thread: signals, datagrams and the ends of their handlers, children that nobody
+//! The main thread: signals, sockets that are lent and the ends of their handlers, children that nobody
 //! else sees to, and whatever is due.
 
 use std::os::fd::AsFd;
@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::admit::Places;
-use super::datagram::Datagrams;
 use super::handlers::{Handlers, Work};
 use super::key::Key;
+use super::lend::Lent;
 use super::reap::{self, After, Births};
 use super::status::{Signs, Status};
 use super::upgrade::{HandedHandler, Origin, Trial};
@@ -22,6 +22,7 @@ use crate::error::Error;
 use crate::net::{Listener, SocketFile};
 use crate::report::{self, Cause, Event};
 use crate::setup::Log;
+use crate::sys::descriptors;
 use crate::sys::events::{Interest, Poller, Waker, no_events, wait_readable};
 use crate::sys::process;
 use crate::sys::signals::{Signal, Signals};
@@ -44,7 +45,7 @@ pub struct Daemon {
     pub(super) shared: Arc<Shared>,
     pub(super) acceptors: Vec<Thread>,
     signals: Signals,
-    pub(super) datagrams: Vec<Datagrams>,
+    pub(super) lent: Vec<Lent>,
     spawner: Spawner,
     pub(super) method: Method,
     pub(super) log: Log,
@@ -76,19 +77,22 @@ impl Daemon {
 
         let earlier = resources.handed.earlier();
         let mut files = resources.handed.socket_files;
-        let mut datagrams = Vec::new();
+        let mut lent = Vec::new();
         let mut served = Vec::new();
         for service in services {
             let plan = Arc::new(service.plan);
             let mut streams = Vec::new();
             for mut listener in service.listeners {
                 files.extend(listener.take_file());
-                match listener.style() {
-                    Style::Stream => streams.push(listener),
-                    Style::Datagram => {
-                        let index = datagrams.len();
-                        datagrams.push(Datagrams::new(listener, Arc::clone(&plan), index));
-                    }
+                if listener.style() == Style::Stream && !service.wait {
+                    // Of several threads that are woken, one gets the connection. What was
+                    // handed over may block.
+                    descriptors::set_blocking(&listener, false)
+                        .map_err(failed("a listener can't be made non-blocking"))?;
+                    streams.push(listener);
+                } else {
+                    let one = Lent::new(listener, Arc::clone(&plan), lent.len());
+                    lent.push(one.map_err(failed("a listener can't be watched"))?);
                 }
             }
             served.push(Served {
@@ -113,7 +117,7 @@ impl Daemon {
             parked: AtomicUsize::new(0),
         });
 
-        let limit = shared.limit().map(|limit| limit + datagrams.len());
+        let limit = shared.limit().map(|limit| limit + lent.len());
         let status = Status::new(resources.manager, limit);
 
         // Dropped before the sockets if something fails below.
@@ -136,7 +140,7 @@ impl Daemon {
             shared,
             acceptors,
             signals: Signals::new(&USED).map_err(failed("no descriptor for signals"))?,
-            datagrams,
+            lent,
             spawner: main_spawner,
             method: resources.method,
             log: resources.log,
@@ -176,10 +180,10 @@ impl Daemon {
         if let Some(relay) = self.log.relay_end() {
             poller.add(relay, Interest::Readable, Key::Relay.into())?;
         }
-        for (index, datagrams) in self.datagrams.iter().enumerate() {
+        for (index, lent) in self.lent.iter().enumerate() {
             let mut handed = self.handed.iter();
-            let lent = handed.any(|handler| handler.datagrams() == Some(index));
-            datagrams.watch(poller, lent)?;
+            let taken = handed.any(|handler| handler.lent() == Some(index));
+            lent.watch(poller, taken)?;
         }
         for (service, served) in self.shared.services.iter().enumerate() {
             for (index, listener) in served.listeners.iter().enumerate() {
@@ -219,8 +223,8 @@ impl Daemon {
                         let after = reap::reap(&self.shared, main, (thread, index), None);
                         self.after(after);
                     }
-                    Key::Datagrams(index) => {
-                        self.datagrams[index].look(&self.shared, &mut self.spawner);
+                    Key::Lent(index) => {
+                        self.lent[index].look(&self.shared, &mut self.spawner);
                     }
                     Key::Signals => {
                         while let Some(signal) = self.signals.next() {
@@ -242,16 +246,15 @@ impl Daemon {
     fn after(&mut self, after: After) {
         match after {
             After::Done => {}
-            After::Listener(index) => self.datagrams[index].returned(&self.shared),
+            After::Listener(index) => self.lent[index].returned(&self.shared),
             After::Stranger(pid, ended) => self.end_trial(pid, ended),
         }
     }
 
     /// How long until something is due.
     fn next_time(&self) -> Option<Duration> {
-        let datagrams = self.datagrams.iter().filter_map(Datagrams::due);
-        datagrams
-            .chain(self.sweep_at)
+        let lent = self.lent.iter().filter_map(Lent::due);
+        lent.chain(self.sweep_at)
             .chain(self.relay_at)
             .chain(self.trial.as_ref().map(|trial| trial.due))
             .chain(self.status.due())
@@ -261,9 +264,9 @@ impl Daemon {
 
     fn on_time(&mut self, now: Instant) {
         self.status.look(&self.shared, now);
-        for datagrams in &mut self.datagrams {
-            if datagrams.due().is_some_and(|due| due <= now) {
-                datagrams.look(&self.shared, &mut self.spawner);
+        for lent in &mut self.lent {
+            if lent.due().is_some_and(|due| due <= now) {
+                lent.look(&self.shared, &mut self.spawner);
             }
         }
         if self.sweep_at.is_some_and(|due| due <= now) {
@@ -351,7 +354,7 @@ impl Daemon {
         self.status.stopping(&self.shared, false);
         // These hold the listening socket itself.
         self.shared.handlers.signal(Signal::SIGTERM, |handler| {
-            matches!(handler.work, Work::Datagrams(_))
+            matches!(handler.work, Work::Lent(_))
         });
         true
     }
@@ -417,10 +420,7 @@ impl Daemon {
         services
             .flat_map(|served| &served.listeners)
             .for_each(&tell);
-        self.datagrams
-            .iter()
-            .map(Datagrams::listener)
-            .for_each(&tell);
+        self.lent.iter().map(Lent::listener).for_each(&tell);
     }
 
     /// Stops the acceptor threads, each when the connection that it has accepted has its

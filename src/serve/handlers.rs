@@ -34,8 +34,8 @@ pub(super) struct Handler {
 pub(super) enum Work {
     /// A connection, and the place that it takes for as long as the entry lives.
     Connection(Place),
-    /// The datagrams of the listener with this index.
-    Datagrams(usize),
+    /// Whatever comes to the listener with this index, which it was lent.
+    Lent(usize),
 }
 
 /// All of them, in one part for each thread that starts some and reaps them. What is in the
@@ -298,7 +298,7 @@ mod tests {
         Handler {
             pid: Pid::from_raw(pid),
             pidfd: None,
-            work: Work::Datagrams(0),
+            work: Work::Lent(0),
             peer: Peer::LocalDatagram,
             started: Instant::now(),
         }

@@ -13,8 +13,8 @@ pub(super) enum Key {
     Trial,
     /// A client has come to a stream listener.
     Listener { service: usize, listener: usize },
-    /// A datagram has come to the datagram listener with this index.
-    Datagrams(usize),
+    /// Something has come to the lent listener with this index.
+    Lent(usize),
     /// A handler has ended: the part of the table that it is in, and its index there.
     Handler { thread: usize, index: usize },
 }
@@ -27,7 +27,7 @@ impl From<Key> for u64 {
             Key::Waker => (1, 0, 0),
             Key::Relay => (2, 0, 0),
             Key::Listener { service, listener } => (3, service, listener),
-            Key::Datagrams(index) => (4, 0, index),
+            Key::Lent(index) => (4, 0, index),
             Key::Handler { thread, index } => (5, thread, index),
             Key::Trial => (6, 0, 0),
         };
@@ -47,7 +47,7 @@ impl From<u64> for Key {
                 service: first,
                 listener: second,
             },
-            4 => Self::Datagrams(second),
+            4 => Self::Lent(second),
             6 => Self::Trial,
             _ => Self::Handler {
                 thread: first,
@@ -71,7 +71,7 @@ mod tests {
                 service: 3,
                 listener: 7,
             },
-            Key::Datagrams(5),
+            Key::Lent(5),
             Key::Trial,
             Key::Handler {
                 thread: 16,

@@ -2,14 +2,15 @@
 //! arrive. The only place where mechanisms meet.
 //!
 //! Acceptor threads wait for connections and for the ends of the handlers that they started
-//! ([`stream`], [`reap`]); the main thread waits for signals, for datagrams, and for whatever
-//! else ends ([`control`], [`datagram`]). Without a listener there is only [`supervise`].
+//! ([`stream`], [`reap`]); the main thread waits for signals, for what comes to sockets that
+//! are lent, and for whatever else ends ([`control`], [`lend`]). Without a listener there is only [`supervise`].
 
 mod admit;
 mod control;
-mod datagram;
 mod handlers;
+pub mod handover;
 mod key;
+mod lend;
 mod reap;
 mod status;
 mod stream;
@@ -51,6 +52,8 @@ pub struct Service {
     pub plan: Plan,
     /// Its sockets, which listen.
     pub listeners: Vec<Listener>,
+    /// Whether its stream listeners are lent to their handlers, as datagram ones always are.
+    pub wait: bool,
     /// How many handlers its stream listeners may have at once.
     pub max_clients: Option<NonZeroUsize>,
 }

@@ -19,7 +19,7 @@ use crate::sys::process::{self, Change, Ended, Target, Wait};
 pub(super) enum After {
     /// Nothing.
     Done,
-    /// The datagram listener with this index is skd's again.
+    /// The lent listener with this index is skd's again.
     Listener(usize),
     /// It was a child that is no handler.
     Stranger(Pid, Ended),
@@ -56,7 +56,7 @@ fn finish(handler: Handler, ended: Ended, by: usize) -> After {
         after: started.elapsed(),
     };
     match work {
-        Work::Datagrams(index) => {
+        Work::Lent(index) => {
             report::event(Event::Finished(&peer, outcome));
             After::Listener(index)
         }

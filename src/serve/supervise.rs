@@ -1,4 +1,5 @@
-//! One program without a listener, run again whenever it exits, with signals passed on.
+//! One program, run again whenever it exits, with signals passed on. Sockets that it is
+//! handed stay open here, so that no client is refused in between.
 
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
@@ -6,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{Pid, getpgrp, tcsetpgrp};
 
-use crate::child::{Method, Plan};
+use super::handover::Sockets;
+use crate::child::Plan;
 use crate::error::Error;
 use crate::report::{self, Cause, Event};
 use crate::setup::{Log, Ready};
-use crate::sys::child::{self, Born, Descriptors, Launch, Stage};
-use crate::sys::descriptors::Low;
+use crate::sys::child::{self, Born, Descriptors, Image, Launch, Stage};
 use crate::sys::events::wait_readable;
 use crate::sys::memory::Stack;
 use crate::sys::process::{self, Change, Ended, Target, Wait};
@@ -19,6 +20,9 @@ use crate::sys::signals::{Inherited, Signal, Signals, kill, killpg};
 
 /// A run of this length or more is followed by another at once.
 const GOOD_RUN: Duration = Duration::from_secs(10);
+
+/// How often a program is killed that doesn't end by that.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// The delay after the first short run, and the longest one.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
@@ -46,10 +50,13 @@ pub fn has_terminal() -> bool {
 
 /// Runs the program until a signal ends skd; gives the status to leave with.
 ///
-/// `ready` is told when the program has been executed for the first time. Until then a
-/// program that can't be is an error.
+/// `ready` is told when the program has been executed for the first time, and until then a
+/// program that can't be is an error; or it is told at once, where the program waits for a
+/// client.
 pub fn run(
     plan: &Plan,
+    sockets: Option<Sockets<'_>>,
+    kill_after: Duration,
     terminal: bool,
     inherited: &Inherited,
     log: Log,
@@ -57,35 +64,38 @@ pub fn run(
 ) -> Result<u8, Error> {
     let failed = |what| move |errno| Error::start(what, errno);
     let signals = Signals::new(&SIGNALS).map_err(failed("no descriptor for signals"))?;
-    let stack = Stack::new().map_err(failed("no memory for the stack of a newborn child"))?;
     let mut supervisor = Supervisor {
         plan,
+        sockets,
+        kill_after,
+        kill_at: None,
         terminal,
         log,
         signals,
-        stack,
+        stack: stack()?,
         adopts: process::adopts_orphans(),
         passes_hangup: !inherited.ignored(Signal::SIGHUP),
         ending: false,
     };
-    // What would fail for every run fails here, and the log is emptied before the first one
-    // writes to it.
-    Method::probe(plan, Low::STANDARD)?;
     supervisor.take_terminal();
+    // Before the first one writes to it.
     supervisor.log.empty()?;
     let mut delay = FIRST_DELAY;
     loop {
+        if supervisor.on_demand().is_some() {
+            supervisor.begin(ready)?;
+            supervisor.await_client();
+            if supervisor.ending {
+                return Ok(0);
+            }
+        }
         let started = Instant::now();
         let ended = match supervisor.start() {
             Ok(pid) => {
-                if let Some(ready) = ready
-                    && let Err(error) = ready.serving()
-                {
+                if let Err(error) = supervisor.begin(ready) {
                     let _ = killpg(pid, Signal::SIGTERM);
                     return Err(error);
                 }
-                *ready = None;
-                supervisor.log.keep();
                 report::event(Event::Started(&plan.name()));
                 let ended = supervisor.watch(pid)?;
                 report::event(Event::Ended(&plan.name(), ended));
@@ -100,13 +110,19 @@ pub fn run(
         if supervisor.ending {
             return Ok(status(ended));
         }
-        let pause = if started.elapsed() >= GOOD_RUN {
+        let client = supervisor.on_demand().map(Sockets::client_waits);
+        // One that is run on demand ends when it has nothing more to do.
+        let stopped = supervisor.kill_at.take().is_some();
+        let done = stopped || client == Some(false) && ended == Ended::Exited(0);
+        let pause = if done || started.elapsed() >= GOOD_RUN {
             delay = FIRST_DELAY;
             Duration::ZERO
         } else {
             delay
         };
-        report::event(Event::Restarting(&plan.name(), pause));
+        if client != Some(false) {
+            report::event(Event::Restarting(&plan.name(), pause));
+        }
         supervisor.pause(pause);
         if supervisor.ending {
             return Ok(0);
@@ -115,6 +131,36 @@ pub fn run(
             delay = (2 * delay).min(LONGEST_DELAY);
         }
     }
+}
+
+/// Makes a child that does all that the program's would but become it: what must fail for
+/// every run fails here.
+pub fn rehearse(plan: &Plan) -> Result<(), Error> {
+    let Born { pid, failure, .. } = launch(plan, &mut stack()?, None)?;
+    let _ = process::wait(Target::Process(pid), Wait::UNTIL_END);
+    match failure {
+        None => Ok(()),
+        Some((stage, errno)) => Err(Error::Start(plan.explain(stage, errno).to_string())),
+    }
+}
+
+fn stack() -> Result<Stack, Error> {
+    Stack::new().map_err(|errno| Error::start("no memory for the stack of a newborn child", errno))
+}
+
+fn launch(plan: &Plan, stack: &mut Stack, image: Option<&Image>) -> Result<Born, Error> {
+    let mut environment = plan.environment();
+    let launch = Launch {
+        descriptors: Descriptors::Inherit,
+        connection: None,
+        steps: plan.steps(),
+        image,
+        environment: environment.finish(),
+        // One child: CHLD tells of its end as well, and of its stops besides.
+        want_pidfd: false,
+    };
+    child::spawn(stack, launch)
+        .map_err(|errno| Error::start(format!("no process for '{}'", plan.name()), errno))
 }
 
 /// As a shell says it: 128 and the signal's number.
@@ -127,6 +173,10 @@ fn status(ended: Ended) -> u8 {
 
 struct Supervisor<'a> {
     plan: &'a Plan,
+    sockets: Option<Sockets<'a>>,
+    /// How long a program that was told to end may go on, and until when that is.
+    kill_after: Duration,
+    kill_at: Option<Instant>,
     terminal: bool,
     log: Log,
     signals: Signals,
@@ -140,20 +190,33 @@ struct Supervisor<'a> {
 }
 
 impl Supervisor<'_> {
+    /// The sockets, if the program is started when a client comes.
+    fn on_demand(&self) -> Option<&Sockets<'_>> {
+        let sockets = self.sockets.as_ref();
+        sockets.filter(|sockets| sockets.demand().is_some())
+    }
+
+    /// Says that the start has succeeded, the first time.
+    fn begin(&mut self, ready: &mut Option<Ready>) -> Result<(), Error> {
+        if let Some(ready) = ready {
+            ready.serving()?;
+            if let Some(sockets) = &mut self.sockets {
+                sockets.ready();
+            }
+            let listeners = self.sockets.iter().flat_map(Sockets::listeners);
+            listeners.for_each(|listener| report::event(Event::Listening(listener)));
+        }
+        *ready = None;
+        self.log.keep();
+        Ok(())
+    }
+
     fn start(&mut self) -> Result<Pid, Error> {
-        let mut environment = self.plan.environment();
-        let launch = Launch {
-            descriptors: Descriptors::Inherit,
-            connection: None,
-            steps: self.plan.steps(),
-            image: Some(self.plan.image()),
-            environment: environment.finish(),
-            // One child: CHLD tells of its end as well, and of its stops besides.
-            want_pidfd: false,
-        };
-        let name = self.plan.name();
-        let Born { pid, failure, .. } = child::spawn(&mut self.stack, launch)
-            .map_err(|errno| Error::start(format!("no process for '{name}'"), errno))?;
+        if let Some(sockets) = &mut self.sockets {
+            sockets.prepare()?;
+        }
+        let image = Some(self.plan.image());
+        let Born { pid, failure, .. } = launch(self.plan, &mut self.stack, image)?;
         let Some((stage, errno)) = failure else {
             return Ok(pid);
         };
@@ -185,12 +248,42 @@ impl Supervisor<'_> {
                 }
                 Ok(Some((_, Change::Stopped))) => self.stop_too(pid),
                 Ok(None) => {
-                    self.wait(None);
+                    let due = self.kill_at;
+                    let due = due.or_else(|| self.sockets.as_ref()?.look_at());
+                    let limit = due.map(|due| due.saturating_duration_since(Instant::now()));
+                    self.wait(limit, false);
                     while let Some(signal) = self.signals.next() {
                         self.pass_on(signal, Some(pid));
                     }
+                    self.stop_idle(pid);
                 }
                 Err(errno) => return Err(Error::start("the program was lost sight of", errno)),
+            }
+        }
+    }
+
+    /// Ends a program that has been without clients for so long as was said.
+    fn stop_idle(&mut self, pid: Pid) {
+        if let Some(kill_at) = self.kill_at {
+            let now = Instant::now();
+            if now >= kill_at {
+                let _ = killpg(pid, Signal::SIGKILL);
+                // Which may take a while to show.
+                self.kill_at = Some(now + self.kill_after.max(GRACE));
+            }
+        } else if let Some(span) = self.sockets.as_mut().and_then(Sockets::idle) {
+            report::event(Event::Idle(&self.plan.name(), span));
+            let _ = killpg(pid, Signal::SIGTERM);
+            self.kill_at = Some(Instant::now() + self.kill_after);
+        }
+    }
+
+    /// Waits for a client, unless a signal ends skd.
+    fn await_client(&mut self) {
+        while !self.ending && !self.on_demand().is_none_or(Sockets::client_waits) {
+            self.wait(None, true);
+            while let Some(signal) = self.signals.next() {
+                self.pass_on(signal, None);
             }
         }
     }
@@ -206,13 +299,16 @@ impl Supervisor<'_> {
             if left.is_zero() {
                 return;
             }
-            self.wait(Some(left));
+            self.wait(Some(left), false);
         }
     }
 
     fn pass_on(&mut self, signal: Signal, program: Option<Pid>) {
         if matches!(signal, Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT) {
             self.ending = true;
+            if let Some(sockets) = &mut self.sockets {
+                sockets.stopping();
+            }
         }
         if signal == Signal::SIGCHLD && self.adopts {
             bury_strangers(program);
@@ -235,14 +331,17 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Waits for a signal, and keeps the relay to syslog alive.
-    fn wait(&mut self, limit: Option<Duration>) {
-        let Some(relay) = self.log.relay_end() else {
-            wait_readable([self.signals.as_fd()], limit);
-            return;
-        };
-        let [_, ended] = wait_readable([self.signals.as_fd(), relay], limit);
-        if ended {
+    /// Waits for a signal, or for a client if that is wanted, and keeps the relay to syslog
+    /// alive.
+    fn wait(&mut self, limit: Option<Duration>, client: bool) {
+        let signals = self.signals.as_fd();
+        let relay = self.log.relay_end();
+        let demand = self.sockets.as_ref().filter(|_| client);
+        let demand = demand.and_then(Sockets::demand);
+        // In the place of what there isn't stands another that is waited for in any case.
+        let wanted = [signals, relay.unwrap_or(signals), demand.unwrap_or(signals)];
+        let [_, ended, _] = wait_readable(wanted, limit);
+        if relay.is_some() && ended {
             let pause = self
                 .log
                 .relay_due()

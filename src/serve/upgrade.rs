@@ -19,9 +19,9 @@ use nix::unistd::{Gid, Pid, Uid, getppid};
 use serde::{Deserialize, Serialize};
 
 use super::control::Daemon;
-use super::datagram::Datagrams;
 use super::handlers::{Handler, Work};
 use super::key::Key;
+use super::lend::Lent;
 use super::{Phase, Shared};
 use crate::child::{Pidfds, program};
 use crate::config::{Account, Identity};
@@ -135,8 +135,8 @@ pub struct HandedHandler {
 enum HandedWork {
     /// A connection of the service with this index.
     Connection(usize),
-    /// The datagrams of the listener with this index.
-    Datagrams(usize),
+    /// The lent listener with this index.
+    Lent(usize),
 }
 
 /// How this image came to run.
@@ -484,9 +484,9 @@ impl Daemon {
             .services
             .iter()
             .flat_map(|served| &served.listeners);
-        let datagrams = self.datagrams.iter().map(Datagrams::listener);
+        let lent = self.lent.iter().map(Lent::listener);
         let listeners = streams
-            .chain(datagrams)
+            .chain(lent)
             .map(|listener| listener.hand_over(&mut to));
         let listeners = listeners.collect::<Result<_, _>>()?;
         let pidfile = self.origin.pidfile.as_ref();
@@ -563,7 +563,7 @@ impl Daemon {
                         };
                         Work::Connection(served.places.occupy())
                     }
-                    HandedWork::Datagrams(index) => Work::Datagrams(index),
+                    HandedWork::Lent(index) => Work::Lent(index),
                 },
                 peer: handed.peer,
                 started: now
@@ -582,10 +582,10 @@ fn refuse(why: &dyn std::fmt::Display) {
 }
 
 impl HandedHandler {
-    /// Which datagram listener it has, if any.
-    pub(super) fn datagrams(&self) -> Option<usize> {
+    /// Which lent listener it has, if any.
+    pub(super) fn lent(&self) -> Option<usize> {
         match self.work {
-            HandedWork::Datagrams(index) => Some(index),
+            HandedWork::Lent(index) => Some(index),
             HandedWork::Connection(_) => None,
         }
     }
@@ -611,7 +611,7 @@ impl Shared {
                     let service = services.position(|served| place.is_of(&served.places));
                     HandedWork::Connection(service.unwrap_or_default())
                 }
-                Work::Datagrams(index) => HandedWork::Datagrams(*index),
+                Work::Lent(index) => HandedWork::Lent(*index),
             };
             let age = handler.started.elapsed().as_millis();
             handed.push(HandedHandler {

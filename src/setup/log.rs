@@ -277,7 +277,7 @@ impl LogFile {
             truncate,
             fresh,
         };
-        descriptors::make_blocking(&log.file)?;
+        descriptors::set_blocking(&log.file, true)?;
         Ok(log)
     }
 
@@ -310,7 +310,7 @@ impl LogFile {
             Err(Errno::ENOENT) => self.entry.open(FLAGS | OFlag::O_CREAT, 0o666),
             opened => opened,
         }?;
-        descriptors::make_blocking(&file)?;
+        descriptors::set_blocking(&file, true)?;
         dup2_stderr(&file)?;
         // It may be of another kind than the old one.
         report::use_sink(Sink::to(&file));

@@ -45,6 +45,8 @@ pub enum Step {
     TakeTerminal,
     /// umask(2).
     Umask(libc::mode_t),
+    /// Have the second number stand for what the first one does: dup2(2). They differ.
+    Descriptor(RawFd, RawFd),
     /// setpriority(2) of this process.
     Nice(c_int),
     /// setrlimit(2).
@@ -251,7 +253,10 @@ fn run(launch: &Launch<'_>) -> Result<(), (Stage, Errno)> {
     prepare(launch.steps)?;
     match launch.image {
         None => Ok(()),
-        Some(image) => Err((Stage::Exec, image.exec(launch.environment))),
+        Some(image) => {
+            launch.environment.tell_own_id(std::process::id());
+            Err((Stage::Exec, image.exec(launch.environment)))
+        }
     }
 }
 
@@ -295,6 +300,7 @@ fn perform(step: &Step) -> Result<(), Errno> {
                 libc::umask(*mask);
                 0
             }
+            Step::Descriptor(from, to) => libc::dup2(*from, *to),
             Step::Nice(value) => libc::setpriority(libc::PRIO_PROCESS, 0, *value),
             Step::Limit(resource, limit) => libc::setrlimit(*resource, limit),
             Step::ChangeDirectory(path) => libc::chdir(path.as_ptr()),

@@ -40,7 +40,7 @@ impl Low {
 impl Reserved {
     /// Closes whatever was inherited besides 0, 1, 2 and what is `kept`, and occupies the
     /// lowest numbers: no more of them than `slots` where few may be open.
-    pub fn take(slots: usize, kept: &[OwnedFd]) -> io::Result<Self> {
+    pub fn take(slots: usize, kept: &[impl AsFd]) -> io::Result<Self> {
         close_inherited(kept);
         let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
         let few = limit < 4 * u64::from(WORD);
@@ -139,7 +139,12 @@ pub fn claim(number: i32) -> Result<OwnedFd, Errno> {
     // SAFETY: start-up, and nothing in this process owns what it was handed; if it wasn't, the
     // call says so.
     let handed = unsafe { BorrowedFd::borrow_raw(number) };
-    let copy = fcntl(handed, FcntlArg::F_DUPFD_CLOEXEC(above))?;
+    copy_above(handed, above)
+}
+
+/// Another descriptor for the same, close-on-exec and with this number or a higher one.
+pub fn copy_above(fd: impl AsFd, lowest: i32) -> Result<OwnedFd, Errno> {
+    let copy = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(lowest))?;
     // SAFETY: the kernel has just made it for the caller.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
@@ -172,8 +177,8 @@ pub fn null() -> io::Result<OwnedFd> {
 ///
 /// Where close_range(2) is missing or forbidden, each is marked close-on-exec instead:
 /// what matters is that no handler gets it.
-fn close_inherited(kept: &[OwnedFd]) {
-    let kept = kept.iter().map(|fd| fd.as_raw_fd() as u32);
+fn close_inherited(kept: &[impl AsFd]) {
+    let kept = kept.iter().map(|fd| fd.as_fd().as_raw_fd() as u32);
     let mut kept: Vec<u32> = kept.chain([0, 1, 2]).collect();
     kept.sort_unstable();
     if close_around(&kept).is_ok() {
@@ -239,12 +244,14 @@ pub fn set_close_on_exec(fd: impl AsFd, on: bool) -> Result<(), Errno> {
     fcntl(fd, FcntlArg::F_SETFD(flag)).map(drop)
 }
 
-/// Makes reads and writes wait again, for everyone who shares the open file
+/// Has reads, writes and accepts wait or not, for everyone who shares the open file
 /// (fcntl(2), `O_NONBLOCK` of `F_SETFL`).
-pub fn make_blocking(fd: impl AsFd) -> Result<(), Errno> {
+pub fn set_blocking(fd: impl AsFd, on: bool) -> Result<(), Errno> {
     let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
-    if flags.contains(OFlag::O_NONBLOCK) {
-        fcntl(&fd, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+    let mut wanted = flags;
+    wanted.set(OFlag::O_NONBLOCK, !on);
+    if wanted != flags {
+        fcntl(&fd, FcntlArg::F_SETFL(wanted))?;
     }
     Ok(())
 }

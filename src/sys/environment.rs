@@ -7,6 +7,7 @@ use std::fmt;
 use std::io::Write;
 use std::ptr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// How many variables may differ from one connection to the next.
 const ROOM: usize = 16;
@@ -18,7 +19,8 @@ const TEXT: usize = 1024;
 #[derive(Debug)]
 pub struct Environment {
     common: Arc<[CString]>,
-    /// [`ROOM`] places filled from the end, then those of `common`, then null.
+    own_id: Option<OwnId>,
+    /// [`ROOM`] places filled from the end, then those of `common` and `own_id`, then null.
     pointers: Vec<*const c_char>,
     text: Vec<u8>,
     /// Where in `text` each line starts.
@@ -27,23 +29,80 @@ pub struct Environment {
 
 /// A finished environment, for as long as what it points to stays.
 #[derive(Clone, Copy, Debug)]
-pub struct Finished<'a>(&'a [*const c_char]);
+pub struct Finished<'a> {
+    pointers: &'a [*const c_char],
+    own_id: Option<&'a OwnId>,
+}
 
 impl Finished<'_> {
     /// An array of pointers to lines that end in NUL; the last is null.
     pub(super) fn as_ptr(&self) -> *const *const c_char {
-        self.0.as_ptr()
+        self.pointers.as_ptr()
+    }
+
+    /// Writes a process id where one is to stand. Called by a newborn child, who alone knows
+    /// it before it execs; the parent is stopped meanwhile, and has no use for the line.
+    pub(super) fn tell_own_id(&self, id: u32) {
+        if let Some(own_id) = self.own_id {
+            own_id.write(id);
+        }
+    }
+}
+
+/// A line `NAME=ID` that the child completes.
+#[derive(Debug)]
+struct OwnId {
+    line: Box<[AtomicU8]>,
+    /// Where the id begins.
+    start: usize,
+}
+
+impl OwnId {
+    /// As many digits as a process id can have.
+    const DIGITS: usize = 10;
+
+    fn new(name: &str) -> Self {
+        let bytes = name.bytes().chain(*b"=").chain([0; Self::DIGITS + 1]);
+        Self {
+            line: bytes.map(AtomicU8::new).collect(),
+            start: name.len() + 1,
+        }
+    }
+
+    fn write(&self, id: u32) {
+        let mut power = 1;
+        while id / power >= 10 {
+            power *= 10;
+        }
+        for place in self.line.iter().skip(self.start) {
+            // After the last digit, NUL.
+            let byte = match power {
+                0 => 0,
+                _ => b'0' + (id / power % 10) as u8,
+            };
+            place.store(byte, Ordering::Relaxed);
+            power /= 10;
+        }
     }
 }
 
 impl Environment {
-    /// An environment that begins as these lines, each `NAME=VALUE`.
-    pub fn new(common: Arc<[CString]>) -> Self {
+    /// An environment that begins as these lines, each `NAME=VALUE`; in the variable
+    /// `own_id`, if there is to be one, the child writes its own process id.
+    pub fn new(common: Arc<[CString]>, own_id: Option<&str>) -> Self {
         let room = [ptr::null(); ROOM];
         let lines = common.iter().map(|line| line.as_ptr());
-        let pointers = room.into_iter().chain(lines).chain([ptr::null()]).collect();
+        let own_id = own_id.map(OwnId::new);
+        let own_line = own_id.iter().map(|own_id| own_id.line.as_ptr().cast());
+        let pointers = room
+            .into_iter()
+            .chain(lines)
+            .chain(own_line)
+            .chain([ptr::null()])
+            .collect();
         Self {
             common,
+            own_id,
             pointers,
             text: Vec::with_capacity(TEXT),
             starts: Vec::with_capacity(ROOM),
@@ -85,17 +144,21 @@ impl Environment {
 
     /// The whole of it.
     pub fn finish(&mut self) -> Finished<'_> {
-        debug_assert_eq!(self.pointers.len(), ROOM + self.common.len() + 1);
+        let own = usize::from(self.own_id.is_some());
+        debug_assert_eq!(self.pointers.len(), ROOM + self.common.len() + own + 1);
         let first = ROOM - self.starts.len();
         for (pointer, start) in self.pointers[first..].iter_mut().zip(&self.starts) {
             *pointer = self.text[*start..].as_ptr().cast();
         }
-        Finished(&self.pointers[first..])
+        Finished {
+            pointers: &self.pointers[first..],
+            own_id: self.own_id.as_ref(),
+        }
     }
 }
 
 // SAFETY: the pointers point into lines that the value shares and nobody changes, or into
-// its own text.
+// its own text, or into its own line, which is made of atomics.
 unsafe impl Send for Environment {}
 
 #[cfg(test)]
@@ -104,7 +167,7 @@ mod tests {
 
     /// The lines as a program would find them.
     fn lines(environment: &mut Environment) -> Vec<String> {
-        let Finished(pointers) = environment.finish();
+        let Finished { pointers, .. } = environment.finish();
         let (end, lines) = pointers.split_last().unwrap();
         assert!(end.is_null());
         let text = |line: &*const c_char| {
@@ -119,7 +182,7 @@ mod tests {
 
     #[test]
     fn what_differs_comes_before_what_is_common_and_is_forgotten() {
-        let mut environment = Environment::new(Arc::from([c"A=1".into(), c"B=2".into()]));
+        let mut environment = Environment::new(Arc::from([c"A=1".into(), c"B=2".into()]), None);
         environment.line(c"PROTO=TCP");
         environment.set("PORT", format_args!("{}", 80));
         assert_eq!(
@@ -135,5 +198,16 @@ mod tests {
         assert_eq!(found[1..], ["C=3", "A=1", "B=2"]);
         environment.clear();
         assert_eq!(lines(&mut environment), ["A=1", "B=2"]);
+    }
+
+    #[test]
+    fn the_child_s_own_id_stands_where_it_is_to_stand() {
+        let mut environment = Environment::new(Arc::from([c"A=1".into()]), Some("LISTEN_PID"));
+        environment.set("B", format_args!("2"));
+        for id in [7, 10, 32768, 4_194_304, u32::MAX, 99, 0] {
+            environment.finish().tell_own_id(id);
+            let expected = ["B=2", "A=1", &format!("LISTEN_PID={id}")].map(str::to_owned);
+            assert_eq!(lines(&mut environment), expected);
+        }
     }
 }

@@ -17,6 +17,8 @@ pub enum Interest {
     ReadableOne,
     /// Readable, told once until watched again (`EPOLLONESHOT`).
     ReadableOnce,
+    /// Readable, told once for each time that something arrives (`EPOLLET`).
+    ReadableEdge,
     /// Known, but not looked at until watched again.
     Paused,
 }
@@ -27,6 +29,7 @@ impl Interest {
             Self::Readable => EpollFlags::EPOLLIN,
             Self::ReadableOne => EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE,
             Self::ReadableOnce => EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT,
+            Self::ReadableEdge => EpollFlags::EPOLLIN | EpollFlags::EPOLLET,
             // What a one-shot registration becomes by itself once it has fired. An error would
             // be told, once.
             Self::Paused => EpollFlags::EPOLLONESHOT,
@@ -87,6 +90,23 @@ impl Poller {
     }
 }
 
+impl Poller {
+    /// Whether anything is ready, which is then forgotten if it is told once only. What can't
+    /// be known counts as ready.
+    pub fn take_ready(&self) -> bool {
+        let mut room = no_events();
+        let events = self.wait(&mut room, Some(Duration::ZERO));
+        events.map_or(true, |mut events| events.next().is_some())
+    }
+}
+
+/// Itself readable when anything in the set is ready.
+impl AsFd for Poller {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
+    }
+}
+
 /// Milliseconds, rounded up so that a wait never ends before its time and then spins.
 fn milliseconds(limit: Duration) -> i32 {
     let rounded = limit.as_nanos().div_ceil(1_000_000);
@@ -106,6 +126,11 @@ pub fn wait_readable<const N: usize>(
     limit: Option<Duration>,
 ) -> [bool; N] {
     poll(fds, PollFlags::POLLIN, limit)
+}
+
+/// Says whether a read or accept would go through now.
+pub fn is_readable(fd: impl AsFd) -> bool {
+    wait_readable([fd.as_fd()], Some(Duration::ZERO)) == [true]
 }
 
 /// Says whether a write of up to `PIPE_BUF` bytes would go through now.

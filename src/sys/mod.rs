@@ -6,8 +6,10 @@
 
 #![allow(unsafe_code)] // The one place for it; each block says why it holds.
 
+pub mod backlog;
 pub mod child;
 pub mod descriptors;
+pub mod diagnosis;
 pub mod directory;
 pub mod environment;
 pub mod events;

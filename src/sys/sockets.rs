@@ -131,8 +131,8 @@ fn internet_address(address: &libc::sockaddr_storage) -> Option<SocketAddr> {
     }
 }
 
-/// Whether nothing more can be received, since somebody has shut the socket down
-/// (shutdown(2)): unlike an empty one, such a socket always looks readable.
+/// Whether nothing more can be received or accepted, since somebody has shut the socket
+/// down (shutdown(2)): unlike an empty one, such a socket always looks readable.
 pub fn is_shut_down(socket: impl AsFd) -> bool {
     let mut fd = libc::pollfd {
         fd: socket.as_fd().as_raw_fd(),
@@ -141,5 +141,5 @@ pub fn is_shut_down(socket: impl AsFd) -> bool {
     };
     // SAFETY: one pollfd, which outlives the call. nix's has no POLLRDHUP.
     let found = unsafe { libc::poll(&raw mut fd, 1, 0) };
-    found == 1 && fd.revents & libc::POLLRDHUP != 0
+    found == 1 && fd.revents & (libc::POLLRDHUP | libc::POLLHUP) != 0
 }

@@ -563,10 +563,40 @@ fn options_that_contradict_each_other_are_refused() {
     refused(&["-d", "cat"], &["--datagram", "-i", "-u"]);
     refused(&["-t", "0", "-d", "cat"], &["--datagram", "-i", "-u"]);
     refused(&["-u", "0", "-d", "cat"], &["--datagram"]);
-    for listener in [["-t", "0"], ["-u", "0"], ["-i", "0"], ["-l", "socket"]] {
+    for words in [["-St0", "--wait"], ["--wait", "-St0"]] {
+        refused(&[words[0], words[1], "cat"], &["--wait", "--supervise"]);
+    }
+    for option in [["-c", "5"], ["--threads", "2"]] {
+        for taker in ["-S", "--wait"] {
+            refused(
+                &["-t", "0", taker, option[0], option[1], "cat"],
+                &["accepts the connections itself"],
+            );
+        }
+    }
+    for words in [
+        &["--wait"][..],
+        &["-u0", "--wait"],
+        &["-dlsocket", "--wait"],
+    ] {
+        refused(&[words, &["cat"]].concat(), &["--wait", "stream listener"]);
+    }
+    refused(
+        &["-St0", "--idle-exit", "1s", "cat"],
+        &["--idle-exit", "--on-demand"],
+    );
+    refused(
+        &["-St0", "--on-demand", "--idle-exit", "1", "cat"],
+        &["--idle-exit", "'1'"],
+    );
+    refused(
+        &["-St0", "-u7", "--on-demand", "--idle-exit=1s", "cat"],
+        &["--idle-exit", "--udp 7"],
+    );
+    for words in [&["-S"][..], &["-t0"], &[]] {
         refused(
-            &[listener[0], listener[1], "-S", "cat"],
-            &["--supervise", "listener"],
+            &[words, &["--on-demand", "cat"]].concat(),
+            &["--on-demand", "--supervise", "listener"],
         );
     }
     refused(

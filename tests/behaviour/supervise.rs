@@ -416,10 +416,3 @@ fn process_1_reaps_orphans_beside_its_program() {
     });
     assert_eq!(skd.stop().code(), Some(128 + 15));
 }
-
-#[test]
-fn a_supervisor_takes_no_listener() {
-    crate::harness::run_to_end(["-S", "-t", "127.0.0.1:0", "true"])
-        .expect_code(2)
-        .expect_stderr(&["--supervise"]);
-}

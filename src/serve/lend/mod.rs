@@ -1,81 +1,114 @@
-//! Datagram sockets in the manner of inetd's "wait": the first datagram starts a handler
-//! on the listening socket itself, and nothing more is looked at until it ends.
+//! Sockets lent to a handler, in the manner of inetd's "wait": what first arrives starts a
+//! handler on the listening socket itself, and nothing more is looked at until it ends. So
+//! with every datagram socket, and with stream sockets if that is asked for.
 //!
-//! A handler that leaves its datagram unread must not make a storm. A datagram is known
-//! by the time at which the kernel received it, so two equal ones are two. Starts for the
-//! same one are spaced by a delay that doubles, and after a few of them it is read away.
+//! A handler that leaves what it was started for where it is must not make a storm: starts
+//! for the same are spaced by a delay that doubles. What is the same, and what becomes of it
+//! in the end, is another matter for datagrams than for connections: see [`Datagrams`] and
+//! [`Connections`].
+
+mod connections;
+mod datagrams;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::time::TimeSpec;
 
 use super::Shared;
 use super::handlers::{Handler, Work};
 use super::key::Key;
 use crate::child::{Plan, SpawnError, Spawned, Spawner};
+use crate::config::Style;
 use crate::net::{Listener, Peer};
 use crate::report::{self, Cause, Event};
 use crate::sys::descriptors;
 use crate::sys::environment::Environment;
 use crate::sys::events::{Interest, Poller};
-use crate::sys::sockets::{self, Datagram};
 
-/// The delay before a second start for the same datagram, and the longest one.
+use connections::Connections;
+use datagrams::Datagrams;
+
+/// The delay before a second start for the same, and the longest one.
 const FIRST_DELAY: Duration = Duration::from_millis(10);
 const LONGEST_DELAY: Duration = Duration::from_secs(1);
 
-/// How many starts a datagram gets.
+/// After how many starts for the same something is done, or said, about it.
 const STARTS: u32 = 8;
 
 /// How long a shortage, or a socket that fails, is waited out.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A datagram listener and what has become of its last datagram.
+/// A listener that is lent, and what it was last lent for.
 #[derive(Debug)]
-pub(super) struct Datagrams {
+pub(super) struct Lent {
     listener: Listener,
     plan: Arc<Plan>,
     environment: Environment,
-    /// Its place among the datagram listeners.
+    /// Its place among those that are lent.
     index: usize,
-    /// The datagram for which a handler was started last, and how often that was.
-    last: Option<(Option<TimeSpec>, u32)>,
+    arrivals: Arrivals,
     /// Since when no handler has the socket.
     free_since: Instant,
     /// When the socket is to be looked at again, if not when something arrives.
     due: Option<Instant>,
 }
 
-impl Datagrams {
-    pub(super) fn new(listener: Listener, plan: Arc<Plan>, index: usize) -> Self {
-        Self {
+/// What arrives there.
+#[derive(Debug)]
+enum Arrivals {
+    Datagrams(Datagrams),
+    Connections(Connections),
+}
+
+/// What was found to have arrived.
+enum Found {
+    Nothing,
+    /// Somebody, for whom a handler was started so often already.
+    Somebody {
+        peer: Peer,
+        new: bool,
+        starts: u32,
+    },
+    /// The socket is of no use any more.
+    ShutDown,
+    Trouble(Errno),
+}
+
+impl Lent {
+    pub(super) fn new(listener: Listener, plan: Arc<Plan>, index: usize) -> Result<Self, Errno> {
+        let arrivals = match listener.style() {
+            Style::Datagram => Arrivals::Datagrams(Datagrams::default()),
+            Style::Stream => Arrivals::Connections(Connections::new(&listener)?),
+        };
+        Ok(Self {
             environment: plan.environment(),
             listener,
             plan,
             index,
-            last: None,
+            arrivals,
             free_since: Instant::now(),
             due: None,
-        }
+        })
     }
 
     pub(super) fn listener(&self) -> &Listener {
         &self.listener
     }
 
-    /// Waits for the first datagram; not if a handler has the socket already.
-    pub(super) fn watch(&self, poller: &Poller, lent: bool) -> Result<(), Errno> {
-        if lent {
+    /// Waits for the first arrival; not if a handler has the socket already.
+    pub(super) fn watch(&self, poller: &Poller, taken: bool) -> Result<(), Errno> {
+        if taken {
             return poller.add(&self.listener, Interest::Paused, self.key());
         }
-        sockets::set_receive_time(&self.listener, true)?;
+        if let Arrivals::Datagrams(_) = self.arrivals {
+            Datagrams::note_times(&self.listener, true)?;
+        }
         poller.add(&self.listener, Interest::ReadableOnce, self.key())
     }
 
     fn key(&self) -> u64 {
-        Key::Datagrams(self.index).into()
+        Key::Lent(self.index).into()
     }
 
     /// When to call [`Self::look`] without anything having arrived.
@@ -86,33 +119,33 @@ impl Datagrams {
     /// The handler has ended: the socket is skd's again.
     pub(super) fn returned(&mut self, shared: &Shared) {
         self.free_since = Instant::now();
-        self.note_times(true);
+        match &mut self.arrivals {
+            Arrivals::Datagrams(_) => self.note_times(true),
+            Arrivals::Connections(connections) => connections.returned(&self.listener, &self.plan),
+        }
         self.rearm(shared);
     }
 
     /// Looks at the socket: something has arrived, or it is time to try again.
     pub(super) fn look(&mut self, shared: &Shared, spawner: &mut Spawner) {
         self.due = None;
-        let datagram = match sockets::peek_datagram(&self.listener) {
-            Ok(Some(datagram)) => datagram,
-            Ok(None) if sockets::is_shut_down(&self.listener) => {
-                self.trouble(
-                    Cause::Receive,
-                    "a handler has shut the socket down; restart skd",
-                );
+        let found = match &mut self.arrivals {
+            Arrivals::Datagrams(datagrams) => datagrams.find(&self.listener, &self.plan),
+            Arrivals::Connections(connections) => connections.find(&self.listener),
+        };
+        let (peer, new, starts) = match found {
+            Found::Somebody { peer, new, starts } => (peer, new, starts),
+            Found::Nothing => return self.rearm(shared),
+            Found::ShutDown => {
+                let why = "a handler has shut the socket down; restart skd";
+                self.trouble(Cause::Receive, why);
                 return self.pause(LONGEST_DELAY);
             }
-            Ok(None) => return self.rearm(shared),
-            Err(errno) => {
+            Found::Trouble(errno) => {
                 self.trouble(Cause::Receive, errno.desc());
                 return self.pause(PAUSE);
             }
         };
-        let known = self.last.filter(|(last, _)| *last == datagram.received);
-        let starts = known.map_or(0, |(_, starts)| starts);
-        if starts == STARTS {
-            return self.discard(shared);
-        }
         if starts > 0 {
             let due = self.free_since + delay(starts);
             if Instant::now() < due {
@@ -120,23 +153,30 @@ impl Datagrams {
                 return;
             }
         }
-        let peer = self.listener.sender(datagram.sender);
-        if known.is_none() {
+        if new {
             report::event(Event::Received(&peer));
         }
-        self.last = Some((datagram.received, starts));
         match self.start(shared, spawner, peer) {
-            Ok(()) => self.last = Some((datagram.received, starts + 1)),
+            Ok(()) => self.tried(),
             Err(why @ SpawnError::Shortage(_)) => {
                 report::event(Event::Trouble(Cause::Spawn, &why.explain(&self.plan)));
-                self.note_times(true);
+                if let Arrivals::Datagrams(_) = self.arrivals {
+                    self.note_times(true);
+                }
                 self.pause(PAUSE);
             }
             Err(why @ SpawnError::Failed(..)) => {
                 report::event(Event::Trouble(Cause::Exec, &why.explain(&self.plan)));
-                self.last = Some((datagram.received, starts + 1));
+                self.tried();
                 self.returned(shared);
             }
+        }
+    }
+
+    fn tried(&mut self) {
+        match &mut self.arrivals {
+            Arrivals::Datagrams(datagrams) => datagrams.tried(),
+            Arrivals::Connections(connections) => connections.tried(),
         }
     }
 
@@ -151,10 +191,12 @@ impl Datagrams {
         let room = shared.handlers.reserve(thread, 1);
         room.map_err(|_| SpawnError::Shortage(Errno::ENOMEM))?;
         // An earlier handler may have left it non-blocking.
-        descriptors::make_blocking(&self.listener).map_err(SpawnError::Shortage)?;
+        descriptors::set_blocking(&self.listener, true).map_err(SpawnError::Shortage)?;
         spawner.hold(&self.listener).map_err(SpawnError::Shortage)?;
-        // On, it would take room from the handler's own control data.
-        self.note_times(false);
+        match &mut self.arrivals {
+            Arrivals::Datagrams(_) => self.note_times(false),
+            Arrivals::Connections(connections) => connections.lend(&self.listener),
+        }
         self.environment.clear();
         for variable in self.listener.variables() {
             self.environment.line(variable);
@@ -167,7 +209,7 @@ impl Datagrams {
         let handler = Handler {
             pid,
             pidfd,
-            work: Work::Datagrams(self.index),
+            work: Work::Lent(self.index),
             peer,
             started: Instant::now(),
         };
@@ -175,30 +217,7 @@ impl Datagrams {
         Ok(())
     }
 
-    /// Reads the first datagram away and says whose it was.
-    fn discard(&mut self, shared: &Shared) {
-        self.last = None;
-        match sockets::discard_datagram(&self.listener) {
-            Ok(Some(Datagram { sender, length, .. })) => {
-                let peer = self.listener.sender(sender);
-                report::event(Event::ReadAway {
-                    peer: &peer,
-                    length,
-                    listener: &self.listener,
-                    program: &self.plan.name(),
-                    starts: STARTS,
-                });
-                self.rearm(shared);
-            }
-            Ok(None) => self.rearm(shared),
-            Err(errno) => {
-                self.trouble(Cause::Receive, errno.desc());
-                self.pause(PAUSE);
-            }
-        }
-    }
-
-    /// Waits for the next datagram, or for the same one again.
+    /// Waits for the next arrival, or for the same one again.
     fn rearm(&mut self, shared: &Shared) {
         let listener = &self.listener;
         let key = self.key();
@@ -214,7 +233,7 @@ impl Datagrams {
     }
 
     fn note_times(&self, on: bool) {
-        if let Err(errno) = sockets::set_receive_time(&self.listener, on) {
+        if let Err(errno) = Datagrams::note_times(&self.listener, on) {
             self.trouble(Cause::Receive, errno.desc());
         }
     }
@@ -225,7 +244,7 @@ impl Datagrams {
     }
 }
 
-/// The delay before the next start for the same datagram, after so many.
+/// The delay before the next start for the same, after so many.
 fn delay(starts: u32) -> Duration {
     FIRST_DELAY
         .saturating_mul(1 << (starts - 1).min(16))

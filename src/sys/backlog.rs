@@ -1,0 +1,75 @@
+//! How many connections wait in a listening socket to be accepted.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use nix::errno::Errno;
+
+use super::diagnosis::Diagnosis;
+
+/// What is needed to ask the kernel.
+#[derive(Debug, Default)]
+pub struct Backlog {
+    /// For unix sockets; opened when first needed.
+    diagnosis: Option<Diagnosis>,
+}
+
+impl Backlog {
+    /// How many connections wait there, if the kernel says.
+    pub fn length(&mut self, listener: impl AsFd) -> Option<u32> {
+        if let Some(length) = tcp(&listener) {
+            return Some(length);
+        }
+        if self.diagnosis.is_none() {
+            self.diagnosis = Diagnosis::new().ok();
+        }
+        self.diagnosis.as_mut()?.unix_backlog(listener).ok()
+    }
+}
+
+/// tcp(7), `TCP_INFO`: of a listening socket, `tcpi_unacked` is the length of its queue.
+fn tcp(listener: impl AsFd) -> Option<u32> {
+    /// Eight bytes of flags, then words: rto, ato, snd_mss, rcv_mss, unacked.
+    const UNACKED: usize = 6;
+    let mut info = [0_u32; UNACKED + 1];
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the kernel writes no more than `length` bytes to memory that has as many.
+    let result = unsafe {
+        libc::getsockopt(
+            listener.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    Errno::result(result).ok()?;
+    (length as usize == size_of_val(&info)).then(|| info[UNACKED])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    #[test]
+    fn those_who_wait_are_counted_until_they_are_accepted() {
+        let mut backlog = Backlog::default();
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let unix = UnixListener::bind(&path).unwrap();
+        assert_eq!(backlog.length(&unix), Some(0));
+        let _clients = [(); 3].map(|()| UnixStream::connect(&path).unwrap());
+        assert_eq!(backlog.length(&unix), Some(3));
+        unix.accept().unwrap();
+        assert_eq!(backlog.length(&unix), Some(2));
+
+        assert_eq!(backlog.length(&tcp), Some(0));
+        let address = tcp.local_addr().unwrap();
+        let _clients = [(); 2].map(|()| TcpStream::connect(address).unwrap());
+        assert_eq!(backlog.length(&tcp), Some(2));
+        tcp.accept().unwrap();
+        assert_eq!(backlog.length(&tcp), Some(1));
+    }
+}
