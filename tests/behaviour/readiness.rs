@@ -209,7 +209,7 @@ fn a_service_manager_that_is_stuck_costs_nothing_and_is_told_in_the_end() {
     let mut client = skd.connect();
     echo(&mut client, b"there");
     let line = skd.wait_for_log("skd: the service manager on NOTIFY_SOCKET=");
-    assert!(line.ends_with("takes nothing: it reads nothing"), "{line}");
+    assert!(line.ends_with("can't be told: it reads nothing"), "{line}");
     skd.signal(Signal::SIGHUP);
     echo(&mut client, b"still there");
     manager.unstick();
@@ -239,7 +239,7 @@ fn a_service_manager_that_is_gone_is_no_reason_to_go() {
     manager.leave();
     let line = skd.wait_for_log("skd: the service manager on NOTIFY_SOCKET=");
     assert!(
-        line.ends_with("takes nothing: Connection refused"),
+        line.ends_with("can't be told: Connection refused"),
         "{line}"
     );
     assert_eq!(talk(skd.connect(), b"there"), b"there");
