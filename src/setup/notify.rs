@@ -186,7 +186,7 @@ impl Manager {
                 errno.desc()
             };
             let text =
-                format_args!("the service manager on NOTIFY_SOCKET={address} takes nothing: {why}");
+                format_args!("the service manager on NOTIFY_SOCKET={address} can't be told: {why}");
             report::event(Event::Trouble(Cause::Manager, &text));
         }
         !again

@@ -217,9 +217,12 @@ impl ReadyFd {
     /// Writes the newline, without waiting for anybody to make room for it.
     fn tell(self) {
         let mut kept = self.kept.iter();
-        let written = kept.next().map(|fd| match events::is_writable(fd.as_fd()) {
-            true => write(fd, b"\n").map(drop),
-            false => Err(Errno::EAGAIN),
+        let written = kept.next().map(|fd| {
+            // Not given up for a moment's want of memory: somebody would wait in vain.
+            match (0..3).any(|_| events::is_writable(fd.as_fd())) {
+                true => write(fd, b"\n").map(drop),
+                false => Err(Errno::EAGAIN),
+            }
         });
         let closed = kept.next().map(dup2_stdout);
         if let Some(Err(errno)) = written.into_iter().chain(closed).find(Result::is_err) {
