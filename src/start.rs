@@ -6,11 +6,11 @@ use crate::child::environment::Variables;
 use crate::child::plan::{Role, raise_file_limit};
 use crate::child::{Method, Plan};
 use crate::cli::{self, Request};
-use crate::config::{Config, Daemon, MOST_THREADS, Service, Style, Surroundings};
+use crate::config::{Config, Daemon, KILL_AFTER, MOST_THREADS, Service, Style, Surroundings};
 use crate::error::Error;
 use crate::net::{self, Listener};
 use crate::report;
-use crate::serve::{self, Resources, supervise};
+use crate::serve::{self, Patience, Resources, supervise};
 use crate::setup::{Log, PidFile, Ready, Side, privileges};
 use crate::sys::child::{self, Stage};
 use crate::sys::descriptors::Reserved;
@@ -65,9 +65,8 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
     let files = raise_file_limit();
     // Before any descriptor of ours is opened, so that all are above the reserved ones; and
     // a handler gets its connection and nothing that skd was given by accident.
-    let reserved = Reserved::take(MOST_THREADS + 1, &[]).map_err(|reason| {
-        Error::start("the low descriptors can't be reserved by /dev/null", reason)
-    })?;
+    let reserved = Reserved::take(MOST_THREADS + 1, &[])
+        .map_err(|reason| Error::start("the low descriptors can't be reserved", reason))?;
     // The resolver may take long: nothing is held or changed yet, and INT still ends skd.
     let wanted = net::resolve_all(&service.listeners)?;
     // From here on there may be something to remove: signals wait until that can be done.
@@ -122,6 +121,10 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
             reserved,
             log,
             hangup_ends: !daemon.background && !inherited.ignored(Signal::SIGHUP),
+            patience: daemon.drain.map(|drain| Patience {
+                drain,
+                kill_after: daemon.kill_after.unwrap_or(KILL_AFTER),
+            }),
         };
         // The last that is likely to fail. Threads are made here, and not before: the steps
         // above change the process as a whole.
@@ -135,10 +138,10 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
             ready.serving()?;
         }
         *ready = None;
-        running.run();
+        let status = running.run();
         // The last thing to go, so that whoever waits for it finds nothing else left.
         drop(pidfile);
-        Ok(0)
+        Ok(status)
     })
 }
 
@@ -169,7 +172,8 @@ fn run_program(config: &Config, service: &Service, inherited: &Inherited) -> Res
         log.leave_terminal(false)?;
         log.take_over()?;
         if daemon.supervise {
-            return supervise::run(&plan, terminal, inherited, log, ready);
+            let kill_after = daemon.kill_after.map(Into::into);
+            return supervise::run(&plan, terminal, kill_after, inherited, log, ready);
         }
         if let Some(pidfile) = &pidfile {
             pidfile

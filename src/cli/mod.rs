@@ -15,7 +15,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::config::{
     Account, Config, Daemon, Endpoint, Identity, InetAddress, Listen, LogTarget, Port, Service,
-    Span, Style, Surroundings, UnixAddress,
+    Style, Surroundings, UnixAddress,
 };
 use crate::error::Error;
 use crate::sys::names;
@@ -90,6 +90,18 @@ fn config(matches: &ArgMatches) -> Result<Config, Error> {
     if supervise && !listeners.is_empty() {
         return usage("--supervise runs a program without a listener: leave out one or the other");
     }
+    for (option, used, by) in [
+        ("drain", !listeners.is_empty(), "a listener"),
+        (
+            "kill-after",
+            given.0.contains_id("drain") || supervise,
+            "--drain or --supervise",
+        ),
+    ] {
+        if !used && given.0.contains_id(option) {
+            return usage(format!("--{option} has no use without {by}"));
+        }
+    }
     let identity = identity(&given)?;
     let root = root(&given, identity.is_some())?;
     Ok(Config {
@@ -100,9 +112,7 @@ fn config(matches: &ArgMatches) -> Result<Config, Error> {
             pidfile: given.read("pidfile", values::path)?,
             supervise,
             drain: given.read("drain", values::duration)?,
-            kill_after: given
-                .read("kill-after", values::duration)?
-                .unwrap_or(Span::seconds(5)),
+            kill_after: given.read("kill-after", values::duration)?,
             identity,
             root,
             threads: given.read("threads", values::threads)?,

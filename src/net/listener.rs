@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 
@@ -16,6 +16,7 @@ use super::unix::{self, SocketFile};
 use crate::config::{Endpoint, Listen, Style, UnixAddress};
 use crate::error::{Error, Reason};
 use crate::report::{self, Event};
+use crate::sys::{descriptors, sockets};
 
 /// A bound socket.
 #[derive(Debug)]
@@ -301,6 +302,23 @@ impl Listener {
             (Place::Inet(_), Some(remote)) => Peer::udp(remote),
             _ => Peer::LocalDatagram,
         }
+    }
+
+    /// Has whoever comes from now on refused, sooner or later, while those who have come can
+    /// still be accepted: so none of them is reset when the socket is closed. As far as that
+    /// can be had; and not for a socket that another process listens on as well.
+    pub fn refuse(&self) {
+        let _ = match self.place {
+            Place::Inet(_) => sockets::ignore_new(&self.socket),
+            Place::Unix(_) => self.socket.shutdown(Shutdown::Read),
+        };
+    }
+
+    /// Closes the socket, though others refer to this: its number, which stays taken until
+    /// this is dropped, is `by`'s from now on.
+    pub fn close(&self, by: impl AsFd) {
+        // Fails only for what isn't open.
+        let _ = descriptors::replace(&self.socket, by);
     }
 
     /// The socket's file, to be dropped before the socket is closed.

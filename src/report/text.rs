@@ -11,7 +11,11 @@ impl Event<'_> {
     /// From which verbosity on it is reported.
     pub(super) fn verbosity(&self) -> u8 {
         match self {
-            Self::Trouble(..) | Self::Full(_) | Self::ReadAway { .. } => 0,
+            Self::Trouble(..)
+            | Self::Full(_)
+            | Self::ReadAway { .. }
+            | Self::Killing(_)
+            | Self::Overdue(..) => 0,
             Self::Accepted(_)
             | Self::Received(_)
             | Self::Closed(..)
@@ -19,7 +23,8 @@ impl Event<'_> {
             | Self::PassedOver(..)
             | Self::Started(_)
             | Self::Ended(..)
-            | Self::Restarting(..) => 1,
+            | Self::Restarting(..)
+            | Self::Draining(..) => 1,
             Self::Places(..) | Self::Listening(_) | Self::ClosedListener(_) => 2,
         }
     }
@@ -61,6 +66,15 @@ impl fmt::Display for Event<'_> {
                 "skd: '{program}' was tried {starts} times on {listener} and left a {peer} \
                  unread, {length} bytes; it was read away"
             ),
+            Self::Killing(program) => {
+                write!(f, "skd: '{program}' has not ended: KILL is sent to it")
+            }
+            Self::Draining(count, time) => {
+                write!(f, "Draining: {count} handlers have {time} to end")
+            }
+            Self::Overdue(count, then) => {
+                write!(f, "skd: {count} handlers have not ended: {then}")
+            }
             Self::Trouble(_, what) => write!(f, "skd: {what}"),
         }
     }

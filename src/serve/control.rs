@@ -3,7 +3,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use nix::errno::Errno;
 
 use super::admit::Places;
 use super::datagram::Datagrams;
+use super::drain::{self, Drain, Patience};
 use super::handlers::{Handlers, Work};
 use super::key::Key;
 use super::reap::{self, After, Births};
@@ -46,6 +47,10 @@ pub struct Daemon {
     spawner: Spawner,
     log: Log,
     hangup_ends: bool,
+    /// How long handlers are waited for at the end, if they are.
+    patience: Option<Patience>,
+    /// The end, once it has begun and handlers are waited for.
+    drain: Option<Drain>,
     /// Whether there are always children without a watched pidfd: strangers, or all.
     always_sweeps: bool,
     /// Whether CHLD is listened to.
@@ -98,6 +103,7 @@ impl Daemon {
             births: (0..threads).map(|_| Births::default()).collect(),
             wakers,
             phase: AtomicU8::new(Phase::Starting as u8),
+            left: AtomicUsize::new(0),
         });
 
         // Dropped before the sockets if something fails below.
@@ -124,6 +130,8 @@ impl Daemon {
             spawner: main_spawner,
             log: resources.log,
             hangup_ends: resources.hangup_ends,
+            patience: resources.patience,
+            drain: None,
             always_sweeps: process::adopts_orphans() || resources.method.pidfds == Pidfds::None,
             sweeping: false,
             sweep_at: None,
@@ -166,8 +174,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// Serves until a signal ends it.
-    pub fn run(mut self) {
+    /// Serves until a signal ends it; gives the status to leave with.
+    pub fn run(mut self) -> u8 {
         self.each_listener(|listener| report::event(Event::Listening(listener)));
         self.shared.enter_phase(Phase::Serving);
         let mut room = no_events();
@@ -196,22 +204,31 @@ impl Daemon {
                     Key::Signals => {
                         while let Some(signal) = self.signals.next() {
                             if self.signal(signal) {
-                                return self.stop();
+                                self.stop();
+                                return 0;
                             }
                         }
                     }
                     Key::Waker => self.woken(),
                     Key::Relay => self.relay_ended(),
                     Key::Listener { service, listener } => self.client_waits(service, listener),
+                    Key::Acceptor(thread) => drain::look(&self.shared, thread),
                 }
             }
             self.on_time(Instant::now());
+            let drain = self.drain.as_mut();
+            if let Some(status) = drain.and_then(|drain| drain.advance(&self.shared)) {
+                return status;
+            }
         }
     }
 
     fn after(&mut self, after: After) {
-        if let After::Listener(index) = after {
-            self.datagrams[index].returned(&self.shared);
+        // Draining, there is none any more.
+        if let After::Listener(index) = after
+            && let Some(datagrams) = self.datagrams.get_mut(index)
+        {
+            datagrams.returned(&self.shared);
         }
     }
 
@@ -221,6 +238,7 @@ impl Daemon {
         datagrams
             .chain(self.sweep_at)
             .chain(self.relay_at)
+            .chain(self.drain.as_ref().map(Drain::due))
             .min()
             .map(|due| due.saturating_duration_since(Instant::now()))
     }
@@ -270,17 +288,14 @@ impl Daemon {
         self.shared.handlers.has_unwatched()
     }
 
-    /// Acts on a signal; says whether skd ends.
+    /// Acts on a signal; says whether skd ends at once.
     fn signal(&mut self, signal: Signal) -> bool {
+        let at_once = matches!(signal, Signal::SIGINT | Signal::SIGQUIT);
         match signal {
-            Signal::SIGTERM => {}
-            Signal::SIGINT | Signal::SIGQUIT => {
-                self.park();
-                self.shared.handlers.signal(Signal::SIGTERM, |_| true);
-                return true;
-            }
+            Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT => {}
             Signal::SIGHUP => match self.log.reopen() {
-                Ok(false) if self.hangup_ends => {}
+                // A terminal that is closed may well say so twice: no reason to hurry.
+                Ok(false) if self.hangup_ends && self.drain.is_none() => {}
                 Ok(_) => return false,
                 Err(text) => {
                     report::event(Event::Trouble(Cause::Log, &text));
@@ -301,11 +316,36 @@ impl Daemon {
             }
             _ => return false,
         }
-        // These hold the listening socket itself.
+        if let Some(patience) = self.patience {
+            self.drain(patience, at_once);
+            return false;
+        }
+        if at_once {
+            self.park();
+        }
+        // Those of datagrams hold the listening socket itself.
         self.shared.handlers.signal(Signal::SIGTERM, |handler| {
-            matches!(handler.work, Work::Datagrams(_))
+            at_once || matches!(handler.work, Work::Datagrams(_))
         });
         true
+    }
+
+    /// Begins to drain, or goes on to its next step.
+    fn drain(&mut self, patience: Patience, at_once: bool) {
+        let shared = &self.shared;
+        let begun = self.drain.is_some();
+        let drain = self.drain.get_or_insert_with(|| {
+            self.files.clear();
+            for datagrams in self.datagrams.drain(..) {
+                // A handler may have the socket too, and it would be told of still.
+                let _ = shared.main_poller().remove(datagrams.listener());
+                report::event(Event::ClosedListener(datagrams.listener()));
+            }
+            Drain::begin(shared, patience)
+        });
+        if begun || at_once {
+            drain.skip(shared);
+        }
     }
 
     fn woken(&mut self) {
@@ -365,10 +405,7 @@ impl Daemon {
     }
 
     fn each_listener(&self, tell: impl Fn(&Listener)) {
-        let services = self.shared.services.iter();
-        services
-            .flat_map(|served| &served.listeners)
-            .for_each(&tell);
+        self.shared.listeners().for_each(&tell);
         self.datagrams
             .iter()
             .map(Datagrams::listener)

@@ -143,6 +143,12 @@ impl Handlers {
         self.unwatched.load(Ordering::SeqCst) > 0
     }
 
+    /// How many live.
+    pub(super) fn count(&self) -> usize {
+        let parts = 0..self.parts.len();
+        parts.map(|thread| self.part(thread).count).sum()
+    }
+
     /// Where a handler is, found by looking at all of them.
     pub(super) fn find(&self, pid: Pid) -> Option<(usize, usize)> {
         (0..self.parts.len()).find_map(|thread| {
@@ -189,6 +195,8 @@ pub(super) enum Reaped {
 struct Part {
     entries: Vec<Entry>,
     free: Option<usize>,
+    /// How many live.
+    count: usize,
 }
 
 #[derive(Debug)]
@@ -217,6 +225,7 @@ impl Part {
 
     fn insert(&mut self, handler: Handler) {
         let index = self.next();
+        self.count += 1;
         match self.entries.get_mut(index) {
             Some(entry) => {
                 if let Entry::Free(next) = *entry {
@@ -243,6 +252,7 @@ impl Part {
         match std::mem::replace(entry, Entry::Free(self.free)) {
             Entry::Live(handler) => {
                 self.free = Some(index);
+                self.count -= 1;
                 Some(handler)
             }
             Entry::Free(_) => None,
@@ -293,6 +303,7 @@ mod tests {
             .map(|(index, handler)| (index, handler.pid.as_raw()))
             .collect();
         assert_eq!(live, [(0, 4), (1, 5), (2, 3)]);
+        assert_eq!(part.count, 3);
         assert_eq!(part.next(), 3);
     }
 }

@@ -15,6 +15,8 @@ pub(super) enum Key {
     Datagrams(usize),
     /// A handler has ended: the part of the table that it is in, and its index there.
     Handler { thread: usize, index: usize },
+    /// Something has happened that this acceptor would have seen.
+    Acceptor(usize),
 }
 
 /// Kind, then two numbers of 24 and 32 bits, far more than there can be of each.
@@ -27,6 +29,7 @@ impl From<Key> for u64 {
             Key::Listener { service, listener } => (3, service, listener),
             Key::Datagrams(index) => (4, 0, index),
             Key::Handler { thread, index } => (5, thread, index),
+            Key::Acceptor(thread) => (6, thread, 0),
         };
         kind << 56 | (first as Self) << 32 | second as Self
     }
@@ -45,6 +48,7 @@ impl From<u64> for Key {
                 listener: second,
             },
             4 => Self::Datagrams(second),
+            6 => Self::Acceptor(first),
             _ => Self::Handler {
                 thread: first,
                 index: second,
@@ -72,6 +76,7 @@ mod tests {
                 thread: 16,
                 index: 4_000_000,
             },
+            Key::Acceptor(15),
         ] {
             assert_eq!(Key::from(u64::from(key)), key);
         }

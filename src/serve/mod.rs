@@ -8,6 +8,7 @@
 mod admit;
 mod control;
 mod datagram;
+mod drain;
 mod handlers;
 mod key;
 mod reap;
@@ -16,7 +17,7 @@ pub mod supervise;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use crate::child::{Method, Plan};
 use crate::net::Listener;
@@ -27,6 +28,7 @@ use crate::sys::events::{Poller, Waker};
 
 use admit::Places;
 pub use control::Daemon;
+pub use drain::Patience;
 use handlers::{Handler, Handlers};
 use reap::Births;
 
@@ -54,6 +56,8 @@ pub struct Resources {
     pub log: Log,
     /// Whether HUP ends a daemon that has nothing to open again.
     pub hangup_ends: bool,
+    /// How long handlers are waited for at the end, if they are.
+    pub patience: Option<Patience>,
 }
 
 /// What all threads of the running daemon share.
@@ -69,14 +73,18 @@ struct Shared {
     /// One for each acceptor.
     births: Box<[Births]>,
     phase: AtomicU8,
+    /// How many acceptors have ended, after all else that they do.
+    left: AtomicUsize,
 }
 
-/// What acceptors do: wait until all of them are there, serve, end.
+/// What acceptors do: wait until all of them are there, serve, serve those who have come
+/// already, end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Phase {
     Starting,
     Serving,
+    Closing,
     Stopping,
 }
 
@@ -113,6 +121,15 @@ impl Shared {
     /// What the main thread waits with.
     fn main_poller(&self) -> &Poller {
         &self.pollers[self.main_index()]
+    }
+
+    fn acceptors_have_left(&self) -> bool {
+        self.left.load(Ordering::SeqCst) == self.wakers.len()
+    }
+
+    /// All stream listeners.
+    fn listeners(&self) -> impl Iterator<Item = &Listener> {
+        self.services.iter().flat_map(|served| &served.listeners)
     }
 
     fn is_in(&self, phase: Phase) -> bool {

@@ -108,7 +108,7 @@ impl<'a> Acceptor<'a> {
             self.look(None);
         }
         let mut row = 0;
-        while !self.stopping() {
+        while self.shared.is_in(Phase::Serving) {
             self.take_places();
             match self.serve_ready() {
                 0 => {
@@ -120,6 +120,24 @@ impl<'a> Acceptor<'a> {
                     row = 0;
                     self.look(Some(Duration::ZERO));
                 }
+            }
+        }
+        self.serve_last();
+        let shared = self.shared;
+        drop(self);
+        shared.left.fetch_add(1, Ordering::SeqCst);
+        shared.main.wake();
+    }
+
+    /// Serves those who have come already, as far as there are places for them now.
+    fn serve_last(&mut self) {
+        for lane in &mut self.lanes {
+            lane.ready.fill(true);
+        }
+        while self.shared.is_in(Phase::Closing) {
+            self.take_places();
+            if self.serve_ready() == 0 {
+                return;
             }
         }
     }

@@ -47,10 +47,12 @@ pub fn has_terminal() -> bool {
 /// Runs the program until a signal ends skd; gives the status to leave with.
 ///
 /// `ready` is told when the program has been executed for the first time. Until then a
-/// program that can't be is an error.
+/// program that can't be is an error. So long after a signal that ends both has been passed
+/// on, if said, what is left of the program is killed.
 pub fn run(
     plan: &Plan,
     terminal: bool,
+    kill_after: Option<Duration>,
     inherited: &Inherited,
     log: Log,
     ready: &mut Option<Ready>,
@@ -67,6 +69,8 @@ pub fn run(
         adopts: process::adopts_orphans(),
         passes_hangup: !inherited.ignored(Signal::SIGHUP),
         ending: false,
+        kill_after,
+        kill_at: None,
     };
     // What would fail for every run fails here, and the log is emptied before the first one
     // writes to it.
@@ -137,6 +141,9 @@ struct Supervisor<'a> {
     passes_hangup: bool,
     /// Whether the program isn't to be run again.
     ending: bool,
+    kill_after: Option<Duration>,
+    /// When the program is to be killed.
+    kill_at: Option<Instant>,
 }
 
 impl Supervisor<'_> {
@@ -185,7 +192,13 @@ impl Supervisor<'_> {
                 }
                 Ok(Some((_, Change::Stopped))) => self.stop_too(pid),
                 Ok(None) => {
-                    self.wait(None);
+                    let now = Instant::now();
+                    if self.kill_at.is_some_and(|due| due <= now) {
+                        self.kill_at = None;
+                        report::event(Event::Killing(&self.plan.name()));
+                        signal_group(pid, Signal::SIGKILL);
+                    }
+                    self.wait(self.kill_at.map(|due| due.saturating_duration_since(now)));
                     while let Some(signal) = self.signals.next() {
                         self.pass_on(signal, Some(pid));
                     }
@@ -213,6 +226,9 @@ impl Supervisor<'_> {
     fn pass_on(&mut self, signal: Signal, program: Option<Pid>) {
         if matches!(signal, Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT) {
             self.ending = true;
+            // The first of them counts.
+            let due = || Some(Instant::now() + self.kill_after?);
+            self.kill_at = self.kill_at.or_else(due);
         }
         if signal == Signal::SIGCHLD && self.adopts {
             bury_strangers(program);
@@ -224,9 +240,8 @@ impl Supervisor<'_> {
         };
         if let Some(pid) = program
             && passed_on
-            && killpg(pid, signal).is_err()
         {
-            let _ = kill(pid, signal);
+            signal_group(pid, signal);
         }
         if signal == Signal::SIGHUP
             && let Err(text) = self.log.reopen()
@@ -273,6 +288,13 @@ impl Supervisor<'_> {
         if self.terminal {
             let _ = tcsetpgrp(io::stdin(), getpgrp());
         }
+    }
+}
+
+/// One that has left its group isn't spared.
+fn signal_group(pid: Pid, signal: Signal) {
+    if killpg(pid, signal).is_err() {
+        let _ = kill(pid, signal);
     }
 }
 

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit};
 
 /// `CLOSE_RANGE_UNSHARE` of close_range(2).
@@ -20,7 +21,7 @@ const UNSHARE: libc::c_uint = 1 << 1;
 /// can: each below is copied, and closed again, for every connection.
 const WORD: u32 = 64;
 
-/// Descriptors from 3 up, occupied by /dev/null until somebody needs one, or until this is
+/// Descriptors from 3 up, occupied by a placeholder until somebody needs one, or until this is
 /// dropped.
 #[derive(Debug)]
 pub struct Reserved {
@@ -45,7 +46,7 @@ impl Reserved {
         let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
         let few = limit < 4 * u64::from(WORD);
         let mut taken = Vec::with_capacity(WORD as usize);
-        taken.push(null()?);
+        taken.push(placeholder()?);
         while !(few && taken.len() == slots) {
             let next = taken[0].try_clone()?;
             if next.as_raw_fd() as u32 >= WORD {
@@ -84,6 +85,12 @@ pub fn claim(number: i32) -> Result<OwnedFd, Errno> {
     let copy = fcntl(handed, FcntlArg::F_DUPFD_CLOEXEC(above))?;
     // SAFETY: the kernel has just made it for the caller.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// /dev/null, open for reading and writing, or what does as little and needs no name: in the
+/// root directory of a container there may be no /dev. No handler ever sees it.
+fn placeholder() -> io::Result<OwnedFd> {
+    null().or_else(|_| Ok(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?.into()))
 }
 
 /// /dev/null, open for reading and writing.
@@ -164,6 +171,16 @@ pub fn set_close_on_exec(fd: impl AsFd, on: bool) -> Result<(), Errno> {
         nix::fcntl::FdFlag::empty()
     };
     fcntl(fd, FcntlArg::F_SETFD(flag)).map(drop)
+}
+
+/// Closes what is open under the number of `fd` and has it stand for the same as `by`
+/// (dup3(2)).
+pub fn replace(fd: impl AsFd, by: impl AsFd) -> Result<(), Errno> {
+    let (fd, by) = (fd.as_fd().as_raw_fd(), by.as_fd().as_raw_fd());
+    // SAFETY: both are open, and `fd` still is afterwards, so whoever owns it closes what is its
+    // own.
+    let result = unsafe { libc::dup3(by, fd, libc::O_CLOEXEC) };
+    Errno::result(result).map(drop)
 }
 
 /// Makes reads and writes wait again, for everyone who shares the open file

@@ -87,6 +87,13 @@ impl Poller {
     }
 }
 
+/// Readable while something in the set is.
+impl AsFd for Poller {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
+    }
+}
+
 /// Milliseconds, rounded up so that a wait never ends before its time and then spins.
 fn milliseconds(limit: Duration) -> i32 {
     let rounded = limit.as_nanos().div_ceil(1_000_000);
