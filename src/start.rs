@@ -47,6 +47,17 @@ pub fn main() -> ExitCode {
 
 fn run(mut config: Config, inherited: &Inherited) -> Result<u8, Error> {
     report::set_verbosity(config.daemon.verbosity);
+    if process::is_first() {
+        if config.daemon.background {
+            return Err(Error::Usage(
+                "--background can't be used by process 1: all of a container ends when that \
+                 returns; leave it out"
+                    .into(),
+            ));
+        }
+        // What isn't blocked is lost on process 1, so a stop during the start would be.
+        signals::block();
+    }
     // A command line yields one service.
     let Some(service) = config.services.pop() else {
         return Ok(0);
