@@ -7,6 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use nix::errno::Errno;
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
 use crate::config::{Account, Identity, Limit, MOST_THREADS, RESOURCES, Refused, Span};
@@ -107,10 +108,11 @@ fn find_user(text: &OsStr) -> Result<(Uid, Option<User>), Why> {
             return Err("4294967295 is no user id".into());
         }
         let uid = Uid::from_raw(number);
-        let entry = User::from_uid(uid).map_err(|errno| looked_up("user", text, errno))?;
+        let entry = found(User::from_uid(uid));
+        let entry = entry.map_err(|errno| looked_up("user", text, errno))?;
         return Ok((uid, entry));
     }
-    let entry = text.to_str().map(User::from_name);
+    let entry = text.to_str().map(|name| found(User::from_name(name)));
     match entry {
         Some(Ok(Some(entry))) => Ok((entry.uid, Some(entry))),
         Some(Err(errno)) => Err(looked_up("user", text, errno)),
@@ -125,14 +127,23 @@ fn find_group(text: &OsStr) -> Result<Gid, Why> {
             number => Ok(Gid::from_raw(number)),
         };
     }
-    match text.to_str().map(Group::from_name) {
+    match text.to_str().map(|name| found(Group::from_name(name))) {
         Some(Ok(Some(entry))) => Ok(entry.gid),
         Some(Err(errno)) => Err(looked_up("group", text, errno)),
         _ => Err(format!("there is no group '{}'", text.display())),
     }
 }
 
-fn looked_up(what: &str, text: &OsStr, errno: nix::errno::Errno) -> Why {
+/// That there is no such entry is said in several ways (getpwnam(3)); without passwd(5) or
+/// group(5), as in a small container, musl says that there is no such file.
+fn found<T>(answer: Result<Option<T>, Errno>) -> Result<Option<T>, Errno> {
+    match answer {
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ESRCH) => Ok(None),
+        answer => answer,
+    }
+}
+
+fn looked_up(what: &str, text: &OsStr, errno: Errno) -> Why {
     format!(
         "the {what} '{}' can't be looked up: {}",
         text.display(),

@@ -115,9 +115,9 @@ impl Drain {
             close(shared);
             self.step = Step::Waiting;
             self.due = self.tell_at;
-            if now < self.due {
-                let time = self.patience.drain;
-                report::event(Event::Draining(alive(shared), &time));
+            let alive = alive(shared);
+            if alive > 0 && now < self.due {
+                report::event(Event::Draining(alive, &self.patience.drain));
             }
         }
         if !self.watched {

@@ -6,11 +6,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, getrlimit};
 
 /// `CLOSE_RANGE_UNSHARE` of close_range(2).
@@ -21,7 +22,7 @@ const UNSHARE: libc::c_uint = 1 << 1;
 /// can: each below is copied, and closed again, for every connection.
 const WORD: u32 = 64;
 
-/// Descriptors from 3 up, occupied by a placeholder until somebody needs one, or until this is
+/// Descriptors from 3 up, occupied by /dev/null until somebody needs one, or until this is
 /// dropped.
 #[derive(Debug)]
 pub struct Reserved {
@@ -46,7 +47,7 @@ impl Reserved {
         let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
         let few = limit < 4 * u64::from(WORD);
         let mut taken = Vec::with_capacity(WORD as usize);
-        taken.push(placeholder()?);
+        taken.push(null()?);
         while !(few && taken.len() == slots) {
             let next = taken[0].try_clone()?;
             if next.as_raw_fd() as u32 >= WORD {
@@ -87,20 +88,41 @@ pub fn claim(number: i32) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
-/// /dev/null, open for reading and writing, or what does as little and needs no name: in the
-/// root directory of a container there may be no /dev. No handler ever sees it.
-fn placeholder() -> io::Result<OwnedFd> {
-    null().or_else(|_| Ok(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?.into()))
+/// /dev/null, open for reading and writing; or its like where there is none, as in the root
+/// directory of a small container.
+pub fn null() -> io::Result<OwnedFd> {
+    let null = File::options().read(true).write(true).open("/dev/null");
+    match null {
+        Ok(file) => Ok(file.into()),
+        Err(reason) => empty(MFdFlags::MFD_CLOEXEC).map_err(|_| reason),
+    }
 }
 
-/// /dev/null, open for reading and writing.
-pub fn null() -> io::Result<OwnedFd> {
-    File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/null")
-        .map(OwnedFd::from)
+/// A file that reads as empty and takes nothing (memfd_create(2), `F_ADD_SEALS`). Unlike the end
+/// of a pipe it ends nobody who writes to it.
+fn empty(flags: MFdFlags) -> Result<OwnedFd, Errno> {
+    let file = memfd_create(c"null", flags | MFdFlags::MFD_ALLOW_SEALING)?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::all()))?;
+    Ok(file)
 }
+
+/// Runs before `main`: where 0, 1 or 2 is closed, Rust's runtime opens /dev/null, and aborts
+/// where there is none. The first process of a machine can meet with both.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static OPEN_STANDARD: extern "C" fn() = {
+    extern "C" fn open() {
+        for number in 0..3 {
+            // SAFETY: the call takes integers, and only looks.
+            let closed = unsafe { libc::fcntl(number, libc::F_GETFD) } < 0;
+            if closed && !Path::new("/dev/null").exists() {
+                // The lowest number that is free: this one.
+                let _ = empty(MFdFlags::empty()).map(OwnedFd::into_raw_fd);
+            }
+        }
+    }
+    open
+};
 
 /// Closes every descriptor from 3 up that nobody in this process owns yet.
 ///
