@@ -1,8 +1,8 @@
 //! skd as process 1 of a container, and with nothing else in there.
 
 use crate::harness::{
-    Directory, Namespace, Running, Skd, Stream, children, connect_unix, echo, exists, is_zombie,
-    receive, requires_command, requires_root, talk, wait_for_text, wait_until, zombies,
+    DEADLINE, Directory, Namespace, Running, Skd, Stream, children, connect_unix, echo, exists,
+    is_zombie, receive, requires_command, requires_root, talk, wait_for_text, wait_until, zombies,
 };
 use nix::sys::resource::Resource;
 use nix::sys::signal::Signal;
@@ -12,6 +12,7 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// skd as process 1 of a pid namespace of its own, with a /proc that shows it.
 fn as_process_1(options: &[&str], prog: &str, args: &[&str]) -> Running {
@@ -225,11 +226,19 @@ fn process_1_that_supervises_obeys_signals() {
 fn process_1_becomes_a_program_that_has_signals_as_they_were() {
     // No disposition is of skd's making: what the program catches reaches it.
     let script = "trap 'exit 7' TERM; echo $$; while :; do sleep 0.01; done";
-    let skd = start_as_process_1(Skd::new([""; 0]), "sh", &["-c", script]);
+    // skd itself can't be found any more, nor need it be.
+    let skd = Skd::new([""; 0]).deadline(Duration::from_secs(1));
+    let skd = start_as_process_1(skd, "sh", &["-c", script]);
     assert_eq!(skd.stdout_line(), "1");
-    let program = children(skd.pid())[0];
+    let inside = |pid: &i32| crate::harness::status_field(*pid, "NSpid").unwrap_or_default();
+    let mut all = skd.processes();
+    all.retain(|pid| inside(pid).split_whitespace().skip(1).eq(["1"]));
+    let [program] = all[..] else {
+        panic!("no process 1: {all:?}")
+    };
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(program), Signal::SIGTERM).unwrap();
-    assert_eq!(skd.wait().code(), Some(7));
+    let status = skd.try_wait(DEADLINE).expect("its end");
+    assert_eq!(status.code(), Some(7));
 }
 
 #[test]
