@@ -199,7 +199,10 @@ impl Daemon {
                         self.after(after);
                     }
                     Key::Datagrams(index) => {
-                        self.datagrams[index].look(&self.shared, &mut self.spawner);
+                        // Draining, there is none any more.
+                        if let Some(datagrams) = self.datagrams.get_mut(index) {
+                            datagrams.look(&self.shared, &mut self.spawner);
+                        }
                     }
                     Key::Signals => {
                         while let Some(signal) = self.signals.next() {
@@ -224,7 +227,7 @@ impl Daemon {
     }
 
     fn after(&mut self, after: After) {
-        // Draining, there is none any more.
+        // As above.
         if let After::Listener(index) = after
             && let Some(datagrams) = self.datagrams.get_mut(index)
         {

@@ -243,6 +243,7 @@ fn who_has_come_before_is_served_as_far_as_there_are_places() {
             assert_eq!(talk(client, b"bye"), b"bye");
         }
         assert_eq!(skd.wait().code(), Some(0), "{options:?}");
+        assert_eq!(skd.log_lines(), [""; 0], "{options:?}");
     });
 }
 
@@ -401,6 +402,22 @@ fn handlers_of_datagrams_are_handlers_like_others() {
     skd.wait_for_log("ready");
     assert_eq!(skd.stop().code(), Some(4));
     assert_eq!(directory.names(), [""; 0]);
+}
+
+#[test]
+fn datagrams_and_the_signal_may_come_together() {
+    // What one wait brings: in which order, differs.
+    for round in 0..20 {
+        let directory = Directory::new();
+        let (first, second) = (directory.name("first"), directory.name("second"));
+        let skd = Skd::new(["-dl", &first, "-l", &second, "--drain=1h"]).run("true");
+        skd.signal(Signal::SIGSTOP);
+        send_unix_datagram(&first, b"lost");
+        skd.signal(Signal::SIGTERM);
+        send_unix_datagram(&second, b"lost");
+        skd.signal(Signal::SIGCONT);
+        assert_eq!(skd.wait().code(), Some(0), "{round}");
+    }
 }
 
 #[test]
