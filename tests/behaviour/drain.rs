@@ -3,7 +3,7 @@
 use crate::harness::{
     DEADLINE, Directory, Over, Running, Skd, ask, children, connect_unix, cpu_ticks, descriptors,
     echo, exists, receive, requires_command, run_to_end, send_unix_datagram, sockets, status_field,
-    talk, try_talk, udp_client, wait_for_text, wait_until,
+    talk, tampering, try_talk, udp_client, wait_for_text, wait_until,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -317,6 +317,28 @@ fn under_load_every_client_is_served_or_refused() {
             assert_eq!(skd.wait().code(), Some(0), "{options:?}");
         }
     });
+}
+
+#[test]
+fn a_handler_that_is_held_up_before_it_runs_is_waited_for_and_holds_no_port() {
+    let options = [
+        "-t",
+        "127.0.0.1:0",
+        "--threads=1",
+        "--chdir=/",
+        "--drain=1h",
+    ];
+    let skd = Skd::new(options)
+        // For longer than its thread is waited for.
+        .wrapper(tampering("chdir", "delay_enter=3000000"))
+        .run("cat");
+    let mut client = skd.connect();
+    skd.wait_for_children(1);
+    begin(&skd, Signal::SIGTERM);
+    refused(skd.address());
+    echo(&mut client, b"served");
+    assert_eq!(talk(client, b"bye"), b"bye");
+    assert_eq!(skd.wait().code(), Some(0));
 }
 
 #[test]
