@@ -10,13 +10,13 @@ use crate::child::environment::Variables;
 use crate::child::plan::{Role, raise_file_limit};
 use crate::child::{Method, Plan};
 use crate::cli::{self, Request};
-use crate::config::{Config, Daemon, MOST_THREADS, Service, Style, Surroundings};
+use crate::config::{Config, Daemon, KILL_AFTER, MOST_THREADS, Service, Style, Surroundings};
 use crate::error::Error;
 use crate::net::{self, Listener};
 use crate::report;
 use crate::serve::handover::Sockets;
 use crate::serve::upgrade::{Arrival, Handed, Origin, State};
-use crate::serve::{self, Resources, supervise};
+use crate::serve::{self, Patience, Resources, supervise};
 use crate::setup::executable::Executable;
 use crate::setup::{Log, Manager, PidFile, Ready, ReadyFd, Side, privileges};
 use crate::sys::child::{self, Stage};
@@ -74,6 +74,17 @@ fn answer_or_run(inherited: &Inherited) -> Result<u8, Error> {
 
 fn run(mut config: Config, inherited: &Inherited) -> Result<u8, Error> {
     report::set_verbosity(config.daemon.verbosity);
+    if process::is_first() {
+        if config.daemon.background {
+            return Err(Error::Usage(
+                "--background can't be used by process 1: all of a container ends when that \
+                 returns; leave it out"
+                    .into(),
+            ));
+        }
+        // What isn't blocked is lost on process 1, so a stop during the start would be.
+        signals::block();
+    }
     // A command line yields one service.
     let Some(service) = config.services.pop() else {
         return Ok(0);
@@ -159,8 +170,7 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
             ready.serving()?;
         }
         *ready = None;
-        running.run();
-        Ok(0)
+        Ok(running.run())
     })
 }
 
@@ -198,7 +208,7 @@ fn hand_over(
     bound.log.leave_terminal(true)?;
     bound.log.take_over()?;
     memory::return_freed();
-    let kill_after = daemon.kill_after.into();
+    let kill_after = daemon.kill_after.map(Into::into);
     let log = bound.log;
     supervise::run(
         &plan,
@@ -260,8 +270,7 @@ fn resume(state: &mut State, returned: bool) -> Result<u8, Error> {
     memory::return_freed();
     drop(originals);
     state.tell(returned);
-    running.run();
-    Ok(0)
+    Ok(running.run())
 }
 
 /// The command line of a running daemon, read again.
@@ -288,6 +297,8 @@ struct Ground {
     threads: usize,
     plan: Plan,
     method: Method,
+    /// How long handlers are waited for at the end, if they are.
+    patience: Option<Patience>,
 }
 
 impl Ground {
@@ -317,6 +328,10 @@ impl Ground {
             threads,
             method: probe(&plan, low)?,
             plan,
+            patience: daemon.drain.map(|drain| Patience {
+                drain,
+                kill_after: daemon.kill_after.unwrap_or(KILL_AFTER),
+            }),
         })
     }
 
@@ -343,6 +358,7 @@ impl Ground {
             manager,
             origin,
             handed,
+            patience: self.patience,
         };
         serve::Daemon::new(vec![service], resources)
     }
@@ -350,9 +366,8 @@ impl Ground {
 
 /// Occupies the low descriptors, and closes what was inherited but for what is `kept`.
 fn reserve(kept: &[BorrowedFd<'_>]) -> Result<Reserved, Error> {
-    Reserved::take(MOST_THREADS + 1, kept).map_err(|reason| {
-        Error::start("the low descriptors can't be reserved by /dev/null", reason)
-    })
+    Reserved::take(MOST_THREADS + 1, kept)
+        .map_err(|reason| Error::start("the low descriptors can't be reserved", reason))
 }
 
 /// Runs a program without a listener: becomes it, or supervises it.
@@ -395,7 +410,7 @@ fn run_program(config: &Config, service: &Service, inherited: &Inherited) -> Res
         log.leave_terminal(false)?;
         log.take_over()?;
         if daemon.supervise {
-            let kill_after = daemon.kill_after.into();
+            let kill_after = daemon.kill_after.map(Into::into);
             return supervise::run(&plan, None, kill_after, terminal, inherited, log, ready);
         }
         if let Some(pidfile) = &pidfile {

@@ -16,7 +16,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::config::{
     Account, Config, Daemon, Endpoint, Giver, Identity, InetAddress, Listen, LogTarget, Port,
-    Service, Span, Style, Surroundings, UnixAddress,
+    Service, Style, Surroundings, UnixAddress,
 };
 use crate::error::Error;
 use crate::sys::names;
@@ -124,6 +124,18 @@ fn config(given: &Given<'_>, known: Option<Known>) -> Config {
         }
         _ => {}
     }
+    for (option, used, by) in [
+        ("drain", given.listens() && !supervise, "a listener"),
+        (
+            "kill-after",
+            given.has("drain") || supervise,
+            "--drain or --supervise",
+        ),
+    ] {
+        if !used && given.has(option) {
+            given.refuse(format!("--{option} has no use without {by}"));
+        }
+    }
     let faults = given.faults.borrow().len();
     let identity = match known {
         Some(known) => known.identity,
@@ -143,9 +155,7 @@ fn config(given: &Given<'_>, known: Option<Known>) -> Config {
             idle_exit: given.read("idle-exit", values::duration),
             ready_fd,
             drain: given.read("drain", values::duration),
-            kill_after: given
-                .read("kill-after", values::duration)
-                .unwrap_or(Span::seconds(5)),
+            kill_after: given.read("kill-after", values::duration),
             identity,
             root,
             threads: given.read("threads", values::threads),

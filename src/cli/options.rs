@@ -248,14 +248,17 @@ N is 1 or more than 2, and open for writing. With --supervise, more than 2. See 
                 shorts: &[],
                 kind: Value("DURATION", ValueHint::Other),
                 help: "At SIGTERM, wait so long for handlers to end",
-                manual: "See DRAINING. A duration is written like 30s, 5m, 1h30m or 250ms.",
+                manual: "\
+See DRAINING. A duration is written like 30s, 5m, 1h30m or 250ms. An error without a listener.",
             },
             Opt {
                 long: "kill-after",
                 shorts: &[],
                 kind: Value("DURATION", ValueHint::Other),
                 help: "Kill what still runs so long after it was told to end [5s]",
-                manual: "See DRAINING.",
+                manual: "\
+See DRAINING and SUPERVISING. Without --drain or --supervise an error; with the latter, PROG isn't \
+killed unless the option is given.",
             },
             Opt {
                 long: "drop-privileges",

@@ -154,7 +154,7 @@ fn find_group(text: &OsStr) -> Result<Gid, Why> {
 /// in it; and for want of an entry some libraries give an error (getpwnam(3)).
 fn entry<T>(found: nix::Result<Option<T>>) -> nix::Result<Option<T>> {
     match found {
-        Err(Errno::ENOENT | Errno::ESRCH) => Ok(None),
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ESRCH) => Ok(None),
         found => found,
     }
 }

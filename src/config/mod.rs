@@ -42,6 +42,9 @@ pub struct Config {
     pub services: Vec<Service>,
 }
 
+/// How long what was told to end may still run, where it isn't said.
+pub const KILL_AFTER: Span = Span::seconds(5);
+
 /// How many threads can accept connections.
 pub const MOST_THREADS: usize = 16;
 
@@ -67,8 +70,8 @@ pub struct Daemon {
     pub ready_fd: Option<i32>,
     /// How long handlers are waited for at the end; not at all, if not said.
     pub drain: Option<Span>,
-    /// How long what was told to end may still run before it is killed.
-    pub kill_after: Span,
+    /// How long what was told to end may still run before it is killed, if said.
+    pub kill_after: Option<Span>,
     /// Whom to become after binding.
     pub identity: Option<Identity>,
     /// The root directory to take before that.

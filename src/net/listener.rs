@@ -3,7 +3,7 @@
 use std::ffi::{CString, OsString};
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 
@@ -19,6 +19,7 @@ use crate::config::{Endpoint, Listen, Style, UnixAddress};
 use crate::error::{Error, Reason};
 use crate::report::{self, Event};
 use crate::sys::descriptors::{self, HandOver};
+use crate::sys::sockets;
 
 /// A bound socket.
 #[derive(Debug)]
@@ -61,6 +62,8 @@ pub struct HandedListener {
     socket: i32,
     style: Style,
     place: HandedPlace,
+    /// Whether somebody else has made it.
+    given: bool,
 }
 
 /// A path, or an abstract name, as bytes: they needn't be text.
@@ -337,6 +340,7 @@ impl Listener {
         Ok(HandedListener {
             socket: to.pass(&self.socket)?,
             style: self.style,
+            given: self.given.is_some(),
             place: match &self.place {
                 Place::Inet(address) => HandedPlace::Inet(*address),
                 Place::Unix(UnixAddress::Path(path)) => HandedPlace::Path(path.into()),
@@ -359,7 +363,11 @@ impl Listener {
             variables: variables(handed.style, &place),
             place,
             backlog: None,
-            given: None,
+            given: handed.given.then_some(Given {
+                name: None,
+                listens: true,
+                nodelay: false,
+            }),
             announce: false,
         })
     }
@@ -444,6 +452,27 @@ impl Listener {
             (Place::Inet(_), Some(remote)) => Peer::udp(remote),
             _ => Peer::LocalDatagram,
         }
+    }
+
+    /// Has whoever comes from now on refused, sooner or later, while those who have come can
+    /// still be accepted: so none of them is reset when the socket is closed. As far as that
+    /// can be had; and not for a socket that another process listens on as well.
+    pub fn refuse(&self) {
+        // Whoever gave it may want it again.
+        if self.given.is_some() {
+            return;
+        }
+        let _ = match self.place {
+            Place::Inet(_) => sockets::ignore_new(&self.socket),
+            Place::Unix(_) => self.socket.shutdown(Shutdown::Read),
+        };
+    }
+
+    /// Closes the socket, though others refer to this: its number, which stays taken until
+    /// this is dropped, is `by`'s from now on.
+    pub fn close(&self, by: impl AsFd) {
+        // Fails only for what isn't open.
+        let _ = descriptors::replace(&self.socket, by);
     }
 
     /// The socket's file, to be dropped before the socket is closed.

@@ -81,6 +81,12 @@ pub enum Event<'a> {
         /// How often.
         starts: u32,
     },
+    /// A supervised program hasn't ended in time, and is killed.
+    Killing(&'a dyn fmt::Display),
+    /// The daemon waits for so many handlers to end, for so long at most.
+    Draining(usize, &'a dyn fmt::Display),
+    /// So many handlers haven't ended in time; and what is done about it.
+    Overdue(usize, &'static str),
     /// Something went wrong.
     Trouble(Cause, &'a dyn fmt::Display),
 }

@@ -14,7 +14,9 @@ impl Event<'_> {
             Self::Trouble(..)
             | Self::Full(_)
             | Self::ReadAway { .. }
-            | Self::LeftWaiting { .. } => 0,
+            | Self::LeftWaiting { .. }
+            | Self::Killing(_)
+            | Self::Overdue(..) => 0,
             Self::Accepted(_)
             | Self::Received(_)
             | Self::Closed(..)
@@ -25,7 +27,8 @@ impl Event<'_> {
             | Self::Ended(..)
             | Self::Restarting(..)
             | Self::Upgraded(_)
-            | Self::Idle(..) => 1,
+            | Self::Idle(..)
+            | Self::Draining(..) => 1,
             Self::Places(..) | Self::Listening(_) | Self::ClosedListener(_) => 2,
         }
     }
@@ -89,6 +92,15 @@ impl fmt::Display for Event<'_> {
                 "skd: '{program}' was tried {starts} times on {listener} and accepted nothing; \
                  clients wait, and it is tried again every second"
             ),
+            Self::Killing(program) => {
+                write!(f, "skd: '{program}' has not ended: KILL is sent to it")
+            }
+            Self::Draining(count, time) => {
+                write!(f, "Draining: {count} handlers have {time} to end")
+            }
+            Self::Overdue(count, then) => {
+                write!(f, "skd: {count} handlers have not ended: {then}")
+            }
             Self::Trouble(_, what) => write!(f, "skd: {what}"),
         }
     }

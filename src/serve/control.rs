@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::admit::Places;
+use super::drain::{self, Drain, Patience};
 use super::handlers::{Handlers, Work};
 use super::key::Key;
 use super::lend::Lent;
@@ -54,6 +55,10 @@ pub struct Daemon {
     pub(super) handed: Vec<HandedHandler>,
     /// A new image that is tried.
     pub(super) trial: Option<Trial>,
+    /// How long handlers are waited for at the end, if they are.
+    patience: Option<Patience>,
+    /// The end, once it has begun and handlers are waited for.
+    pub(super) drain: Option<Drain>,
     /// Whether there are always children without a watched pidfd: strangers, or all.
     always_sweeps: bool,
     /// Whether CHLD is listened to.
@@ -115,6 +120,7 @@ impl Daemon {
             wakers,
             phase: AtomicU8::new(Phase::Starting as u8),
             parked: AtomicUsize::new(0),
+            left: AtomicUsize::new(0),
         });
 
         let limit = shared.limit().map(|limit| limit + lent.len());
@@ -148,6 +154,8 @@ impl Daemon {
             origin: resources.origin,
             handed: resources.handed.handlers,
             trial: None,
+            patience: resources.patience,
+            drain: None,
             always_sweeps: process::adopts_orphans() || resources.method.pidfds == Pidfds::None,
             sweeping: false,
             sweep_at: None,
@@ -193,8 +201,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// Serves until a signal ends it.
-    pub fn run(mut self) {
+    /// Serves until a signal ends it; gives the status to leave with.
+    pub fn run(mut self) -> u8 {
         self.files.iter_mut().for_each(SocketFile::own);
         if let Some(pidfile) = &mut self.origin.pidfile {
             pidfile.own();
@@ -224,12 +232,16 @@ impl Daemon {
                         self.after(after);
                     }
                     Key::Lent(index) => {
-                        self.lent[index].look(&self.shared, &mut self.spawner);
+                        // Draining, there is none any more.
+                        if let Some(lent) = self.lent.get_mut(index) {
+                            lent.look(&self.shared, &mut self.spawner);
+                        }
                     }
                     Key::Signals => {
                         while let Some(signal) = self.signals.next() {
                             if self.signal(signal) {
-                                return self.stop();
+                                self.stop();
+                                return 0;
                             }
                         }
                     }
@@ -237,16 +249,26 @@ impl Daemon {
                     Key::Relay => self.relay_ended(),
                     Key::Trial => self.look_at_trial(),
                     Key::Listener { service, listener } => self.client_waits(service, listener),
+                    Key::Acceptor(thread) => drain::look(&self.shared, thread),
                 }
             }
             self.on_time(Instant::now());
+            let drain = self.drain.as_mut();
+            if let Some(status) = drain.and_then(|drain| drain.advance(&self.shared)) {
+                return status;
+            }
         }
     }
 
     fn after(&mut self, after: After) {
         match after {
             After::Done => {}
-            After::Listener(index) => self.lent[index].returned(&self.shared),
+            // As above.
+            After::Listener(index) => {
+                if let Some(lent) = self.lent.get_mut(index) {
+                    lent.returned(&self.shared);
+                }
+            }
             After::Stranger(pid, ended) => self.end_trial(pid, ended),
         }
     }
@@ -258,6 +280,7 @@ impl Daemon {
             .chain(self.relay_at)
             .chain(self.trial.as_ref().map(|trial| trial.due))
             .chain(self.status.due())
+            .chain(self.drain.as_ref().map(Drain::due))
             .min()
             .map(|due| due.saturating_duration_since(Instant::now()))
     }
@@ -311,21 +334,18 @@ impl Daemon {
         self.shared.handlers.has_unwatched()
     }
 
-    /// Acts on a signal; says whether skd ends.
+    /// Acts on a signal; says whether skd ends at once.
     fn signal(&mut self, signal: Signal) -> bool {
+        let at_once = matches!(signal, Signal::SIGINT | Signal::SIGQUIT);
         match signal {
-            Signal::SIGTERM => {}
-            Signal::SIGINT | Signal::SIGQUIT => {
-                self.park();
-                self.shared.handlers.signal(Signal::SIGTERM, |_| true);
-                return true;
-            }
+            Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT => {}
             Signal::SIGHUP => {
                 self.status.reloading();
                 let reopened = self.log.reopen();
                 self.status.ready(&self.shared);
                 match reopened {
-                    Ok(false) if self.origin.hangup_ends => {}
+                    // A terminal that is closed may well say so twice: no reason to hurry.
+                    Ok(false) if self.origin.hangup_ends && self.drain.is_none() => {}
                     Ok(_) => return false,
                     Err(text) => {
                         report::event(Event::Trouble(Cause::Log, &text));
@@ -351,12 +371,37 @@ impl Daemon {
             }
             _ => return false,
         }
-        self.status.stopping(&self.shared, false);
-        // These hold the listening socket itself.
+        self.status.stopping(&self.shared, self.patience.is_some());
+        if let Some(patience) = self.patience {
+            self.drain(patience, at_once);
+            return false;
+        }
+        if at_once {
+            self.park();
+        }
+        // Those of lent listeners hold the listening socket itself.
         self.shared.handlers.signal(Signal::SIGTERM, |handler| {
-            matches!(handler.work, Work::Lent(_))
+            at_once || matches!(handler.work, Work::Lent(_))
         });
         true
+    }
+
+    /// Begins to drain, or goes on to its next step.
+    fn drain(&mut self, patience: Patience, at_once: bool) {
+        let shared = &self.shared;
+        let begun = self.drain.is_some();
+        let drain = self.drain.get_or_insert_with(|| {
+            self.files.clear();
+            for lent in self.lent.drain(..) {
+                // A handler may have the socket too, and it would be told of still.
+                let _ = shared.main_poller().remove(lent.listener());
+                report::event(Event::ClosedListener(lent.listener()));
+            }
+            Drain::begin(shared, patience)
+        });
+        if begun || at_once {
+            drain.skip(shared);
+        }
     }
 
     fn woken(&mut self) {
@@ -416,10 +461,7 @@ impl Daemon {
     }
 
     fn each_listener(&self, tell: impl Fn(&Listener)) {
-        let services = self.shared.services.iter();
-        services
-            .flat_map(|served| &served.listeners)
-            .for_each(&tell);
+        self.shared.listeners().for_each(&tell);
         self.lent.iter().map(Lent::listener).for_each(&tell);
     }
 

@@ -17,6 +17,8 @@ pub(super) enum Key {
     Lent(usize),
     /// A handler has ended: the part of the table that it is in, and its index there.
     Handler { thread: usize, index: usize },
+    /// Something has happened that this acceptor would have seen.
+    Acceptor(usize),
 }
 
 /// Kind, then two numbers of 24 and 32 bits, far more than there can be of each.
@@ -30,6 +32,7 @@ impl From<Key> for u64 {
             Key::Lent(index) => (4, 0, index),
             Key::Handler { thread, index } => (5, thread, index),
             Key::Trial => (6, 0, 0),
+            Key::Acceptor(thread) => (7, thread, 0),
         };
         kind << 56 | (first as Self) << 32 | second as Self
     }
@@ -49,6 +52,7 @@ impl From<u64> for Key {
             },
             4 => Self::Lent(second),
             6 => Self::Trial,
+            7 => Self::Acceptor(first),
             _ => Self::Handler {
                 thread: first,
                 index: second,
@@ -77,6 +81,7 @@ mod tests {
                 thread: 16,
                 index: 4_000_000,
             },
+            Key::Acceptor(15),
         ] {
             assert_eq!(Key::from(u64::from(key)), key);
         }

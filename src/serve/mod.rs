@@ -7,6 +7,7 @@
 
 mod admit;
 mod control;
+mod drain;
 mod handlers;
 pub mod handover;
 mod key;
@@ -31,6 +32,7 @@ use crate::sys::events::{Poller, Waker};
 
 use admit::Places;
 pub use control::Daemon;
+pub use drain::Patience;
 use handlers::{Handler, Handlers};
 use reap::Births;
 use status::Signs;
@@ -75,6 +77,8 @@ pub struct Resources {
     pub origin: Origin,
     /// What an earlier image has left.
     pub handed: Handed,
+    /// How long handlers are waited for at the end, if they are.
+    pub patience: Option<Patience>,
 }
 
 /// What all threads of the running daemon share.
@@ -93,15 +97,19 @@ struct Shared {
     phase: AtomicU8,
     /// How many acceptors are parked.
     parked: AtomicUsize,
+    /// How many acceptors have ended, after all else that they do.
+    left: AtomicUsize,
 }
 
-/// What acceptors do: wait until all of them are there, serve, wait for an upgrade, end.
+/// What acceptors do: wait until all of them are there, serve, wait for an upgrade, serve those
+/// who have come already, end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Phase {
     Starting,
     Serving,
     Parked,
+    Closing,
     Stopping,
 }
 
@@ -153,6 +161,15 @@ impl Shared {
     /// What the main thread waits with.
     fn main_poller(&self) -> &Poller {
         &self.pollers[self.main_index()]
+    }
+
+    fn acceptors_have_left(&self) -> bool {
+        self.left.load(Ordering::SeqCst) == self.wakers.len()
+    }
+
+    /// All stream listeners.
+    fn listeners(&self) -> impl Iterator<Item = &Listener> {
+        self.services.iter().flat_map(|served| &served.listeners)
     }
 
     fn is_in(&self, phase: Phase) -> bool {

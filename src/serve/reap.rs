@@ -132,6 +132,11 @@ impl Births {
         self.0.load(Ordering::SeqCst)
     }
 
+    /// Whether a handler is being made.
+    pub(super) fn under_way(&self) -> bool {
+        self.count() % 2 == 1
+    }
+
     /// Whether what was going on at `count` still is.
     fn still_at(&self, count: u32) -> bool {
         count % 2 == 1 && self.count() == count

@@ -106,7 +106,7 @@ impl<'a> Acceptor<'a> {
             self.look(Some(PAUSE));
         }
         let mut row = 0;
-        while !self.stopping() {
+        while self.shared.is_in(Phase::Serving) || self.shared.is_in(Phase::Parked) {
             if self.shared.is_in(Phase::Parked) {
                 self.rest();
                 continue;
@@ -122,6 +122,24 @@ impl<'a> Acceptor<'a> {
                     row = 0;
                     self.look(Some(Duration::ZERO));
                 }
+            }
+        }
+        self.serve_last();
+        let shared = self.shared;
+        drop(self);
+        shared.left.fetch_add(1, Ordering::SeqCst);
+        shared.main.wake();
+    }
+
+    /// Serves those who have come already, as far as there are places for them now.
+    fn serve_last(&mut self) {
+        for lane in &mut self.lanes {
+            lane.ready.fill(true);
+        }
+        while self.shared.is_in(Phase::Closing) {
+            self.take_places();
+            if self.serve_ready() == 0 {
+                return;
             }
         }
     }

@@ -9,6 +9,7 @@ use nix::unistd::{Pid, getpgrp, tcsetpgrp};
 
 use super::handover::Sockets;
 use crate::child::Plan;
+use crate::config::KILL_AFTER;
 use crate::error::Error;
 use crate::report::{self, Cause, Event};
 use crate::setup::{Log, Ready};
@@ -20,9 +21,6 @@ use crate::sys::signals::{Inherited, Signal, Signals, kill, killpg};
 
 /// A run of this length or more is followed by another at once.
 const GOOD_RUN: Duration = Duration::from_secs(10);
-
-/// How often a program is killed that doesn't end by that.
-const GRACE: Duration = Duration::from_secs(1);
 
 /// The delay after the first short run, and the longest one.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
@@ -56,7 +54,7 @@ pub fn has_terminal() -> bool {
 pub fn run(
     plan: &Plan,
     sockets: Option<Sockets<'_>>,
-    kill_after: Duration,
+    kill_after: Option<Duration>,
     terminal: bool,
     inherited: &Inherited,
     log: Log,
@@ -174,8 +172,9 @@ fn status(ended: Ended) -> u8 {
 struct Supervisor<'a> {
     plan: &'a Plan,
     sockets: Option<Sockets<'a>>,
-    /// How long a program that was told to end may go on, and until when that is.
-    kill_after: Duration,
+    /// How long a program that was told to end may go on, if that was said; and until when
+    /// that is.
+    kill_after: Option<Duration>,
     kill_at: Option<Instant>,
     terminal: bool,
     log: Log,
@@ -255,26 +254,28 @@ impl Supervisor<'_> {
                     while let Some(signal) = self.signals.next() {
                         self.pass_on(signal, Some(pid));
                     }
-                    self.stop_idle(pid);
+                    self.see_to_end(pid);
                 }
                 Err(errno) => return Err(Error::start("the program was lost sight of", errno)),
             }
         }
     }
 
-    /// Ends a program that has been without clients for so long as was said.
-    fn stop_idle(&mut self, pid: Pid) {
+    /// Ends a program that has been without clients for so long as was said, and kills one that
+    /// was told to end and hasn't.
+    fn see_to_end(&mut self, pid: Pid) {
+        let now = Instant::now();
         if let Some(kill_at) = self.kill_at {
-            let now = Instant::now();
             if now >= kill_at {
-                let _ = killpg(pid, Signal::SIGKILL);
+                report::event(Event::Killing(&self.plan.name()));
+                signal_group(pid, Signal::SIGKILL);
                 // Which may take a while to show.
-                self.kill_at = Some(now + self.kill_after.max(GRACE));
+                self.kill_at = Some(now + Duration::from(KILL_AFTER));
             }
         } else if let Some(span) = self.sockets.as_mut().and_then(Sockets::idle) {
             report::event(Event::Idle(&self.plan.name(), span));
-            let _ = killpg(pid, Signal::SIGTERM);
-            self.kill_at = Some(Instant::now() + self.kill_after);
+            signal_group(pid, Signal::SIGTERM);
+            self.kill_at = Some(now + self.kill_after.unwrap_or(KILL_AFTER.into()));
         }
     }
 
@@ -306,6 +307,9 @@ impl Supervisor<'_> {
     fn pass_on(&mut self, signal: Signal, program: Option<Pid>) {
         if matches!(signal, Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT) {
             self.ending = true;
+            // The first of them counts.
+            let due = || Some(Instant::now() + self.kill_after?);
+            self.kill_at = self.kill_at.or_else(due);
             if let Some(sockets) = &mut self.sockets {
                 sockets.stopping();
             }
@@ -320,9 +324,8 @@ impl Supervisor<'_> {
         };
         if let Some(pid) = program
             && passed_on
-            && killpg(pid, signal).is_err()
         {
-            let _ = kill(pid, signal);
+            signal_group(pid, signal);
         }
         if signal == Signal::SIGHUP
             && let Err(text) = self.log.reopen()
@@ -372,6 +375,13 @@ impl Supervisor<'_> {
         if self.terminal {
             let _ = tcsetpgrp(io::stdin(), getpgrp());
         }
+    }
+}
+
+/// One that has left its group isn't spared.
+fn signal_group(pid: Pid, signal: Signal) {
+    if killpg(pid, signal).is_err() {
+        let _ = kill(pid, signal);
     }
 }
 

@@ -304,6 +304,9 @@ impl Daemon {
         if self.trial.is_some() {
             return refuse(&"one is being tried already");
         }
+        if self.drain.is_some() {
+            return refuse(&"it is about to end");
+        }
         match self.start_trial() {
             Ok(trial) => self.trial = Some(trial),
             Err(why) => refuse(&why),
@@ -431,6 +434,9 @@ impl Daemon {
 
     /// Parks the acceptors and becomes the next image; comes back with the reason why not.
     fn become_next(&mut self, next: &OwnedFd) -> String {
+        if self.drain.is_some() {
+            return "it is about to end".into();
+        }
         if !self.park_acceptors() {
             self.shared.enter_phase(Phase::Serving);
             return "a handler's preparation hangs; try again later".into();

@@ -6,10 +6,12 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, getrlimit};
 
 /// `CLOSE_RANGE_UNSHARE` of close_range(2).
@@ -121,8 +123,8 @@ pub fn adopt(number: i32) -> Result<OwnedFd, Errno> {
 
 /// A file without a name that holds this text (memfd_create(2)).
 pub fn memory_file(text: &[u8]) -> io::Result<File> {
-    let flags = nix::sys::memfd::MFdFlags::MFD_CLOEXEC;
-    let mut file = File::from(nix::sys::memfd::memfd_create(c"skd", flags)?);
+    let flags = MFdFlags::MFD_CLOEXEC;
+    let mut file = File::from(memfd_create(c"skd", flags)?);
     file.write_all(text)?;
     Ok(file)
 }
@@ -164,14 +166,41 @@ pub fn takes_writing(fd: impl AsFd) -> bool {
     })
 }
 
-/// /dev/null, open for reading and writing.
+/// /dev/null, open for reading and writing; or its like where there is none, as in the root
+/// directory of a small container.
 pub fn null() -> io::Result<OwnedFd> {
-    File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/null")
-        .map(OwnedFd::from)
+    let null = File::options().read(true).write(true).open("/dev/null");
+    match null {
+        Ok(file) => Ok(file.into()),
+        Err(reason) => empty(MFdFlags::MFD_CLOEXEC).map_err(|_| reason),
+    }
 }
+
+/// A file that reads as empty and takes nothing (memfd_create(2), `F_ADD_SEALS`). Unlike the end
+/// of a pipe it ends nobody who writes to it.
+fn empty(flags: MFdFlags) -> Result<OwnedFd, Errno> {
+    let file = memfd_create(c"null", flags | MFdFlags::MFD_ALLOW_SEALING)?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::all()))?;
+    Ok(file)
+}
+
+/// Runs before `main`: where 0, 1 or 2 is closed, Rust's runtime opens /dev/null, and aborts
+/// where there is none. The first process of a machine can meet with both.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static OPEN_STANDARD: extern "C" fn() = {
+    extern "C" fn open() {
+        for number in 0..3 {
+            // SAFETY: the call takes integers, and only looks.
+            let closed = unsafe { libc::fcntl(number, libc::F_GETFD) } < 0;
+            if closed && !Path::new("/dev/null").exists() {
+                // The lowest number that is free: this one.
+                let _ = empty(MFdFlags::empty()).map(OwnedFd::into_raw_fd);
+            }
+        }
+    }
+    open
+};
 
 /// Closes every descriptor from 3 up that nobody in this process owns yet.
 ///
@@ -242,6 +271,16 @@ pub fn set_close_on_exec(fd: impl AsFd, on: bool) -> Result<(), Errno> {
         nix::fcntl::FdFlag::empty()
     };
     fcntl(fd, FcntlArg::F_SETFD(flag)).map(drop)
+}
+
+/// Closes what is open under the number of `fd` and has it stand for the same as `by`
+/// (dup3(2)).
+pub fn replace(fd: impl AsFd, by: impl AsFd) -> Result<(), Errno> {
+    let (fd, by) = (fd.as_fd().as_raw_fd(), by.as_fd().as_raw_fd());
+    // SAFETY: both are open, and `fd` still is afterwards, so whoever owns it closes what is its
+    // own.
+    let result = unsafe { libc::dup3(by, fd, libc::O_CLOEXEC) };
+    Errno::result(result).map(drop)
 }
 
 /// Has reads, writes and accepts wait or not, for everyone who shares the open file

@@ -99,7 +99,13 @@ pub fn open_pidfd(pid: Pid) -> Result<OwnedFd, Errno> {
 /// Whether this process inherits the children of others that have ended: it is process 1
 /// of its namespace, or a subreaper (prctl(2), `PR_SET_CHILD_SUBREAPER`).
 pub fn adopts_orphans() -> bool {
-    std::process::id() == 1 || nix::sys::prctl::get_child_subreaper() == Ok(true)
+    is_first() || nix::sys::prctl::get_child_subreaper() == Ok(true)
+}
+
+/// Whether this is process 1 of its namespace (pid_namespaces(7)): its end is that of all
+/// others, and signals without a handler pass it by unless they are blocked.
+pub fn is_first() -> bool {
+    std::process::id() == 1
 }
 
 /// The two sides of [`fork`].

@@ -1,5 +1,6 @@
 //! What sockets say about their peers and their datagrams.
 
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -28,6 +29,42 @@ pub fn peer_credentials(socket: impl AsFd) -> Result<Credentials, Errno> {
         uid: peer.uid(),
         gid: peer.gid(),
     })
+}
+
+/// Has a TCP listener ignore whoever wants to connect from now on, until it is closed and they
+/// are refused: the kernel drops their SYNs (socket(7), `SO_ATTACH_FILTER`). Handshakes under
+/// way are finished, and connections that wait can be accepted.
+pub fn ignore_new(listener: impl AsFd) -> io::Result<()> {
+    // What a filter of a TCP socket sees begins with the TCP header; its flags are byte 13.
+    const SYN: u32 = 0x02;
+    let mut program = [
+        (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 13),
+        (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 1, SYN),
+        (libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        (libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ]
+    .map(|(code, jt, jf, k)| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    });
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: the kernel copies the filter, and as many instructions as it says, both of which
+    // outlive the call.
+    let result = unsafe {
+        libc::setsockopt(
+            listener.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            size_of_val(&filter) as libc::socklen_t,
+        )
+    };
+    Ok(Errno::result(result).map(drop)?)
 }
 
 /// Turns the kernel's receive time on or off (socket(7), `SO_TIMESTAMPNS`).

@@ -185,6 +185,12 @@ fn of_an_option_given_twice_the_last_counts() {
         "--nice=3",
         "--threads=1",
         "--threads=2",
+        "--drain=1s",
+        "--drain",
+        "2s",
+        "--kill-after",
+        "1s",
+        "--kill-after=2s",
         "--limit",
         "core=512",
         "--limit=core=1024:1536",
@@ -652,9 +658,17 @@ fn options_that_would_have_no_use_are_refused() {
         ["--unix-mode", "600"],
         ["--unix-owner", "nobody"],
         ["--threads", "2"],
+        ["--drain", "1s"],
+        ["--kill-after", "1s"],
     ] {
         refused(&[option[0], option[1], "cat"], &[option[0], "no use"]);
     }
+    refused(&["-S", "--drain=1s", "cat"], &["--drain", "a listener"]);
+    refused(
+        &["-t", "0", "--kill-after=1s", "cat"],
+        &["--kill-after", "--drain or --supervise"],
+    );
+    refused(&["-t", "0", "--drain", "1", "cat"], &["--drain", "30s"]);
 }
 
 #[test]

@@ -111,6 +111,29 @@ fn connections_are_served_and_handlers_reaped() {
 }
 
 #[test]
+fn handlers_are_drained() {
+    on_each_machine(|machine| {
+        let options = ["-t", "127.0.0.1:0", "--drain=1h"];
+        let skd = machine(Skd::new(options)).run("cat");
+        let mut streams = handlers_with(&skd, 8);
+        skd.signal(Signal::SIGTERM);
+        wait_until("nobody is let in", || {
+            TcpStream::connect(skd.address()).is_err()
+        });
+        streams.truncate(4);
+        skd.wait_for_children(4);
+        assert_eq!(skd.try_wait(Duration::ZERO), None);
+        drop(streams);
+        assert_eq!(skd.wait().code(), Some(0));
+
+        let skd = machine(Skd::new(options)).run("cat");
+        let _streams = handlers_with(&skd, 8);
+        skd.signal(Signal::SIGINT);
+        assert_eq!(skd.wait().code(), Some(3));
+    });
+}
+
+#[test]
 fn a_handler_starts_with_what_it_should_and_nothing_else() {
     on_each_machine(|machine| {
         let file = || fs::File::open("/dev/null").unwrap();
@@ -432,6 +455,25 @@ fn handlers_that_cannot_be_watched_are_reaped_all_the_same() {
     assert!(ticks < 25, "{ticks} ticks");
     drop(streams);
     assert_eq!(skd.stop().code(), Some(0));
+}
+
+#[test]
+fn handlers_that_cannot_be_watched_are_drained_all_the_same() {
+    let skd = Skd::new(["--threads", "1", "-t", "127.0.0.1:0", "--drain=1h"])
+        // After the four of the start, all of the main thread's.
+        .wrapper(tampering("epoll_ctl", "error=ENOSPC:when=5+"))
+        .run("cat");
+    let mut streams = handlers_with(&skd, 2);
+    skd.signal(Signal::SIGTERM);
+    skd.wait_for_log("skd: handlers can't be watched: No space left on device");
+    streams.pop();
+    skd.wait_for_children(1);
+    let ticks = cpu_ticks(skd.pid());
+    assert_eq!(skd.try_wait(Duration::from_secs(1)), None);
+    let ticks = cpu_ticks(skd.pid()) - ticks;
+    assert!(ticks < 25, "{ticks} ticks");
+    drop(streams);
+    assert_eq!(skd.wait().code(), Some(0));
 }
 
 #[test]

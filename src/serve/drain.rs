@@ -1,0 +1,212 @@
+//! Draining: nobody new comes in, and every handler ends, by itself, told, or killed.
+//!
+//! The acceptors accept who has come already, and end. From then on the main thread sees the
+//! ends of their handlers too, by watching what they watched.
+
+use std::time::{Duration, Instant};
+
+use super::key::Key;
+use super::reap;
+use super::{Phase, Shared};
+use crate::config::Span;
+use crate::report::{self, Cause, Event};
+use crate::sys::events::{Interest, no_events};
+use crate::sys::signals::Signal;
+
+/// How long the steps may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// How long handlers are waited for.
+    pub drain: Span,
+    /// How long they may run after they were told to end.
+    pub kill_after: Span,
+}
+
+/// How long accepting the last clients may take, which doesn't depend on any of them.
+const LAST_CALL: Duration = Duration::from_secs(1);
+
+/// How long the kernel may take to end what was killed. One that hangs in a dead file
+/// server, or is held by a debugger, takes for ever.
+const LAST_WAIT: Duration = Duration::from_secs(5);
+
+/// How often handlers are looked at whose ends can't be told.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Where a daemon that drains has got to.
+#[derive(Debug)]
+pub(super) struct Drain {
+    step: Step,
+    /// When the step is over, if nothing ends it before.
+    due: Instant,
+    /// When handlers are told to end.
+    tell_at: Instant,
+    patience: Patience,
+    /// Whether the ends of all handlers are told.
+    watched: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// Acceptors serve those who have come, and end.
+    Closing,
+    Waiting,
+    Told,
+    Killed,
+}
+
+impl Step {
+    /// What skd exits with once all have ended.
+    fn status(self) -> u8 {
+        match self {
+            Self::Closing | Self::Waiting => 0,
+            Self::Told => 3,
+            Self::Killed => 4,
+        }
+    }
+}
+
+impl Drain {
+    /// Begins. Whoever comes from now on is refused.
+    pub(super) fn begin(shared: &Shared, patience: Patience) -> Self {
+        let now = Instant::now();
+        for listener in shared.listeners() {
+            // It would tell the main thread that it has been shut down.
+            let _ = shared.main_poller().remove(listener);
+            listener.refuse();
+        }
+        shared.enter_phase(Phase::Closing);
+        Self {
+            step: Step::Closing,
+            due: now + LAST_CALL,
+            tell_at: now + patience.drain.into(),
+            patience,
+            watched: false,
+        }
+    }
+
+    /// Goes over to the next step without waiting any longer.
+    pub(super) fn skip(&mut self, shared: &Shared) {
+        let now = Instant::now();
+        match self.step {
+            // Who holds a connection still makes its handler, which is then told like others.
+            Step::Closing => {
+                self.tell_at = now;
+                shared.enter_phase(Phase::Stopping);
+            }
+            _ => self.due = now,
+        }
+    }
+
+    /// When to call [`Self::advance`], should nothing happen before.
+    pub(super) fn due(&self) -> Instant {
+        if self.watched || self.step == Step::Closing {
+            return self.due;
+        }
+        self.due.min(Instant::now() + PAUSE)
+    }
+
+    /// Goes on if it is time to; gives the exit status when it is over.
+    pub(super) fn advance(&mut self, shared: &Shared) -> Option<u8> {
+        let now = Instant::now();
+        if self.step == Step::Closing {
+            if now < self.due && !shared.acceptors_have_left() {
+                return None;
+            }
+            close(shared);
+            self.step = Step::Waiting;
+            self.due = self.tell_at;
+            let alive = alive(shared);
+            if alive > 0 && now < self.due {
+                report::event(Event::Draining(alive, &self.patience.drain));
+            }
+        }
+        if !self.watched {
+            self.watched = watch(shared);
+        }
+        let alive = alive(shared);
+        if alive == 0 {
+            return Some(self.step.status());
+        }
+        if now < self.due {
+            return None;
+        }
+        match self.step {
+            Step::Closing | Step::Waiting => {
+                report::event(Event::Overdue(alive, "TERM is sent to them"));
+                shared.handlers.signal(Signal::SIGTERM, |_| true);
+                self.step = Step::Told;
+                self.due = now + self.patience.kill_after.into();
+            }
+            Step::Told => {
+                report::event(Event::Overdue(alive, "KILL is sent to them"));
+                shared.handlers.signal(Signal::SIGKILL, |_| true);
+                self.step = Step::Killed;
+                self.due = now + LAST_WAIT;
+            }
+            Step::Killed => {
+                report::event(Event::Overdue(
+                    alive,
+                    "KILL didn't help; they are left behind",
+                ));
+                return Some(self.step.status());
+            }
+        }
+        None
+    }
+}
+
+/// How many handlers live, those who are just being made too: they are counted first, since
+/// they are entered before they stop being that.
+fn alive(shared: &Shared) -> usize {
+    let newborn = shared.births.iter().filter(|births| births.under_way());
+    newborn.count() + shared.handlers.counts().0
+}
+
+/// Closes the listeners, whoever of the acceptors may still be about.
+fn close(shared: &Shared) {
+    shared.enter_phase(Phase::Stopping);
+    for listener in shared.listeners() {
+        // Not by closing alone: others may have the socket, and it would be told of still.
+        for acceptor in &shared.pollers[..shared.main_index()] {
+            let _ = acceptor.remove(listener);
+        }
+        report::event(Event::ClosedListener(listener));
+        listener.close(&shared.main);
+    }
+}
+
+/// Watches what the acceptors watched. Says whether that could be done; if not, looks.
+fn watch(shared: &Shared) -> bool {
+    let main = shared.main_index();
+    (0..main).fold(true, |watched, thread| {
+        let key = Key::Acceptor(thread).into();
+        let acceptor = &shared.pollers[thread];
+        match shared.main_poller().add(acceptor, Interest::Readable, key) {
+            Ok(()) | Err(nix::errno::Errno::EEXIST) => watched,
+            Err(errno) => {
+                let text = format_args!("handlers can't be watched: {}", errno.desc());
+                report::event(Event::Trouble(Cause::Watch, &text));
+                look(shared, thread);
+                false
+            }
+        }
+    })
+}
+
+/// Acts on what an acceptor would have seen.
+pub(super) fn look(shared: &Shared, thread: usize) {
+    let poller = &shared.pollers[thread];
+    let mut room = no_events();
+    let Ok(events) = poller.wait(&mut room, Some(Duration::ZERO)) else {
+        return;
+    };
+    for event in events {
+        match Key::from(event) {
+            Key::Handler { thread, index } => {
+                reap::reap(shared, shared.main_index(), (thread, index), None);
+            }
+            Key::Waker => shared.wakers[thread].clear(),
+            _ => {}
+        }
+    }
+}
