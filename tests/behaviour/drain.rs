@@ -102,6 +102,7 @@ fn a_skd_without_handlers_ends_at_once() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         let skd = Skd::new(["-t", "127.0.0.1:0", "--drain", "1h"]).run("cat");
         assert_eq!(talk(skd.connect(), b"."), b".");
+        skd.wait_until("it is reaped", || skd.children().is_empty());
         skd.signal(signal);
         assert_eq!(skd.wait().code(), Some(0), "{signal}");
         assert_eq!(skd.log_lines(), [""; 0]);
@@ -337,6 +338,7 @@ fn a_handler_that_is_held_up_before_it_runs_is_waited_for_and_holds_no_port() {
     begin(&skd, Signal::SIGTERM);
     refused(skd.address());
     echo(&mut client, b"served");
+    assert!(exists(skd.pid()));
     assert_eq!(talk(client, b"bye"), b"bye");
     assert_eq!(skd.wait().code(), Some(0));
 }
