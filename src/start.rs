@@ -1,6 +1,9 @@
 //! The whole start-up, in the one order that works, with the reason for each place.
 
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
+
+use nix::errno::Errno;
 
 use crate::check;
 use crate::child::environment::Variables;
@@ -11,30 +14,22 @@ use crate::config::{Config, Daemon, MOST_THREADS, Service, Style, Surroundings};
 use crate::error::Error;
 use crate::net::{self, Listener};
 use crate::report;
+use crate::serve::upgrade::{Arrival, Handed, Origin, State};
 use crate::serve::{self, Resources, supervise};
+use crate::setup::executable::Executable;
 use crate::setup::{Log, PidFile, Ready, Side, privileges};
 use crate::sys::child::{self, Stage};
-use crate::sys::descriptors::Reserved;
+use crate::sys::descriptors::{Low, Reserved};
 use crate::sys::signals::{self, Inherited, Signal};
 use crate::sys::{memory, process};
 
 /// The program: from the command line to the exit status.
 pub fn main() -> ExitCode {
+    let arrival = Arrival::find();
     // Before anything else: an ignored CHLD would reap children unseen.
-    let inherited = Inherited::sanitise();
+    let inherited = Inherited::sanitise(!matches!(arrival, Ok(Arrival::Fresh)));
     memory::use_one_arena();
-    let result = match cli::parse(std::env::args_os()) {
-        Ok(Request::Print(text)) => match report::answer(&text) {
-            // Whoever asked has read enough: skd --help | head.
-            Err(reason) if reason.kind() != std::io::ErrorKind::BrokenPipe => {
-                Err(Error::start("standard output can't be written", reason))
-            }
-            _ => Ok(0),
-        },
-        Ok(Request::Check(config, faults)) => check::run(&config, faults),
-        Ok(Request::Run(config)) => run(*config, &inherited),
-        Err(error) => Err(error),
-    };
+    let result = arrival.and_then(|arrival| begin(arrival, &inherited));
     let status = result.unwrap_or_else(|error| {
         match error {
             Error::Told(_) => {}
@@ -45,6 +40,45 @@ pub fn main() -> ExitCode {
         error.status()
     });
     ExitCode::from(status)
+}
+
+fn begin(arrival: Arrival, inherited: &Inherited) -> Result<u8, Error> {
+    match arrival {
+        Arrival::Fresh => answer_or_run(inherited),
+        Arrival::Trial(state) => {
+            let (config, service) = resumed_config(&state)?;
+            let surroundings = &service.surroundings;
+            let variables = inherited_variables(&config.daemon, surroundings).without_reserved();
+            // All that could be wrong by now, but for shortages.
+            Plan::new(
+                &service.command,
+                surroundings,
+                &variables,
+                Role::Handler,
+                None,
+            )?;
+            Ok(0)
+        }
+        Arrival::Upgrade(mut state) => resume(&mut state, false).map_err(|error| {
+            report::failure(&error);
+            Error::start("the old skd can't go on", state.go_back())
+        }),
+        Arrival::Return(mut state) => resume(&mut state, true),
+    }
+}
+
+fn answer_or_run(inherited: &Inherited) -> Result<u8, Error> {
+    match cli::parse(std::env::args_os(), None)? {
+        Request::Print(text) => match report::answer(&text) {
+            // Whoever asked has read enough: skd --help | head.
+            Err(reason) if reason.kind() != std::io::ErrorKind::BrokenPipe => {
+                Err(Error::start("standard output can't be written", reason))
+            }
+            _ => Ok(0),
+        },
+        Request::Check(config, faults) => check::run(&config, faults),
+        Request::Run(config) => run(*config, inherited),
+    }
 }
 
 fn run(mut config: Config, inherited: &Inherited) -> Result<u8, Error> {
@@ -67,9 +101,7 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
     let files = raise_file_limit();
     // Before any descriptor of ours is opened, so that all are above the reserved ones; and
     // a handler gets its connection and nothing that skd was given by accident.
-    let reserved = Reserved::take(MOST_THREADS + 1, &[]).map_err(|reason| {
-        Error::start("the low descriptors can't be reserved by /dev/null", reason)
-    })?;
+    let reserved = reserve(&[])?;
     // The resolver may take long: nothing is held or changed yet, and INT still ends skd.
     let wanted = net::resolve_all(&service.listeners)?;
     // From here on there may be something to remove: signals wait until that can be done.
@@ -80,30 +112,22 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
     let listeners = net::bind_all(&wanted)?;
     let log = Log::open(daemon.log.as_ref(), daemon.background)?;
 
+    // While /proc and its path are in sight.
+    let mut executable = Executable::find();
+
     let Some(ready) = split(daemon)? else {
         process::exit_now(0);
     };
     // While the cgroup that limits them can be seen.
     let threads = acceptors(daemon, &listeners);
-    // One for each, and one for the main thread.
-    let low = reserved.low(threads + 1);
-    let low = low.ok_or_else(|| Error::Start("too many threads".into()))?;
     service_side(ready, |ready| {
         let mut log = log;
         let mut pidfile = pidfile;
         give_up_rights(daemon, &mut log)?;
-        let surroundings = &service.surroundings;
-        let variables = inherited_variables(daemon, surroundings).without_reserved();
-        // As the user that handlers will be, in the root directory where they will be. What
-        // must fail for each of them fails here, once.
-        let plan = Plan::new(
-            &service.command,
-            surroundings,
-            &variables,
-            Role::Handler,
-            files,
-        )?;
-        let method = Method::probe(&plan, low)?;
+        if daemon.root.is_some() {
+            executable.iter_mut().for_each(Executable::entered_root);
+        }
+        let ground = Ground::new(daemon, &service, files, reserved, threads, Method::probe)?;
         // By the process that has the id, and before anybody can connect.
         write_pidfile(&mut pidfile)?;
         for listener in &listeners {
@@ -113,21 +137,16 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
             .iter()
             .filter_map(Listener::announced_port)
             .collect();
-        let service = serve::Service {
-            plan,
-            listeners,
-            max_clients: service.max_clients,
-        };
-        let resources = Resources {
-            method,
-            threads,
-            reserved,
-            log,
+        let origin = Origin {
+            executable,
             hangup_ends: !daemon.background && !inherited.ignored(Signal::SIGHUP),
+            files,
+            identity: daemon.identity.clone(),
+            pidfile,
         };
         // The last that is likely to fail. Threads are made here, and not before: the steps
         // above change the process as a whole.
-        let mut running = serve::Daemon::new(vec![service], resources)?;
+        let mut running = ground.build(&service, listeners, log, origin, Handed::default())?;
         // Not before: whoever reads it may connect at once.
         announce(&ports)?;
         // All that the caller should see has been said.
@@ -138,9 +157,137 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
         }
         *ready = None;
         running.run();
-        // The last thing to go, so that whoever waits for it finds nothing else left.
-        drop(pidfile);
         Ok(0)
+    })
+}
+
+/// Takes over from another image of this process. If that fails, nothing was closed, removed or
+/// reaped that it needs to go on.
+fn resume(state: &mut State, returned: bool) -> Result<u8, Error> {
+    let failed = |errno: Errno| Error::start("what the running skd left can't be had", errno);
+    // Closed when there is no way back. What follows has copies.
+    let originals = state.originals().map_err(failed)?;
+    let reserved = reserve(&originals)?;
+    let (config, service) = resumed_config(state)?;
+    let daemon = &config.daemon;
+    report::set_verbosity(daemon.verbosity);
+    let origin = state.origin().map_err(failed)?;
+    let log = Log::resume(daemon.log.as_ref(), &state.log).map_err(failed)?;
+    let listeners: Vec<Listener> = state
+        .listeners
+        .drain(..)
+        .map(Listener::resume)
+        .collect::<Result<_, _>>()
+        .map_err(failed)?;
+    // Executing a file can give back what was given up: it may be set-user-id by now, or have
+    // capabilities.
+    if let Some(identity) = &daemon.identity {
+        privileges::drop_to(identity)?;
+    }
+    let threads = acceptors(daemon, &listeners);
+    // There is no further way back.
+    let probe = if returned {
+        Method::probe_without_steps
+    } else {
+        Method::probe
+    };
+    let ground = Ground::new(daemon, &service, origin.files, reserved, threads, probe)?;
+    let handed = Handed {
+        socket_files: state.socket_files().map_err(failed)?,
+        handlers: std::mem::take(&mut state.handlers),
+    };
+    let running = ground.build(&service, listeners, log, origin, handed)?;
+    memory::return_freed();
+    drop(originals);
+    state.tell(returned);
+    running.run();
+    Ok(0)
+}
+
+/// The command line of a running daemon, read again.
+fn resumed_config(state: &State) -> Result<(Config, Service), Error> {
+    let known = cli::Known {
+        identity: state.identity(),
+    };
+    match cli::parse(std::env::args_os(), Some(known))? {
+        Request::Run(mut config) => match config.services.pop() {
+            Some(service) => Ok((*config, service)),
+            None => Err(Error::Start("there is no service to take over".into())),
+        },
+        Request::Print(_) | Request::Check(..) => {
+            Err(Error::Start("there is nothing to take over".into()))
+        }
+    }
+}
+
+/// What handlers are made from, as the user that they will be, in the root directory where they
+/// will be.
+struct Ground {
+    reserved: Reserved,
+    threads: usize,
+    plan: Plan,
+    method: Method,
+}
+
+impl Ground {
+    /// What must fail for each handler fails here, once.
+    fn new(
+        daemon: &Daemon,
+        service: &Service,
+        files: Option<libc::rlimit>,
+        reserved: Reserved,
+        threads: usize,
+        probe: fn(&Plan, Low) -> Result<Method, Error>,
+    ) -> Result<Self, Error> {
+        // One for each thread, and one for the main thread.
+        let low = reserved.low(threads + 1);
+        let low = low.ok_or_else(|| Error::Start("too many threads".into()))?;
+        let surroundings = &service.surroundings;
+        let variables = inherited_variables(daemon, surroundings).without_reserved();
+        let plan = Plan::new(
+            &service.command,
+            surroundings,
+            &variables,
+            Role::Handler,
+            files,
+        )?;
+        Ok(Self {
+            reserved,
+            threads,
+            method: probe(&plan, low)?,
+            plan,
+        })
+    }
+
+    fn build(
+        self,
+        service: &Service,
+        listeners: Vec<Listener>,
+        log: Log,
+        origin: Origin,
+        handed: Handed,
+    ) -> Result<serve::Daemon, Error> {
+        let service = serve::Service {
+            plan: self.plan,
+            listeners,
+            max_clients: service.max_clients,
+        };
+        let resources = Resources {
+            method: self.method,
+            threads: self.threads,
+            reserved: self.reserved,
+            log,
+            origin,
+            handed,
+        };
+        serve::Daemon::new(vec![service], resources)
+    }
+}
+
+/// Occupies the low descriptors, and closes what was inherited but for what is `kept`.
+fn reserve(kept: &[OwnedFd]) -> Result<Reserved, Error> {
+    Reserved::take(MOST_THREADS + 1, kept).map_err(|reason| {
+        Error::start("the low descriptors can't be reserved by /dev/null", reason)
     })
 }
 
@@ -279,11 +426,12 @@ fn become_program(
     if let Some(signal) = inherited.awaits_end() {
         return Err(Error::Ended(signal));
     }
-    // All has been done that is likely to fail.
+    // All has been done that is likely to fail. Afterwards nobody may have the right to remove
+    // what was made.
+    log.empty()?;
     if let Some(ready) = ready {
         ready.becoming()?;
     }
-    log.empty()?;
     inherited.restore();
     let mut environment = plan.environment();
     let errno = plan.image().exec(environment.finish());

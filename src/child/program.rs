@@ -108,7 +108,11 @@ fn runnable(path: &Path) -> Result<(), Refusal> {
 /// The interpreter that the kernel would look for in vain: of a script, or the dynamic
 /// linker of a program. A file that can be executed but not read keeps its secret.
 pub fn missing_interpreter(program: &Path) -> Option<PathBuf> {
-    let mut file = File::open(program).ok()?;
+    missing_interpreter_of(File::open(program).ok()?)
+}
+
+/// The same of an open program.
+pub fn missing_interpreter_of(mut file: File) -> Option<PathBuf> {
     let mut head = Vec::with_capacity(256);
     file.by_ref().take(256).read_to_end(&mut head).ok()?;
     let interpreter = match head.get(..4)? {

@@ -10,7 +10,7 @@ use nix::unistd::{Pid, dup3};
 
 use super::plan::Plan;
 use crate::error::Error;
-use crate::sys::child::{self, Born, Descriptors, Launch, Stage};
+use crate::sys::child::{self, Born, Descriptors, Launch, Stage, Step};
 use crate::sys::descriptors::{self, Low};
 use crate::sys::environment::Environment;
 use crate::sys::memory::Stack;
@@ -41,6 +41,15 @@ impl Method {
     /// that goes through all of `plan` but the exec; so a step that must fail for every
     /// handler fails the start. Connections will stand in `low` descriptors.
     pub fn probe(plan: &Plan, low: Low) -> Result<Self, Error> {
+        Self::try_out(plan, plan.steps(), low)
+    }
+
+    /// The same for a daemon that goes on whatever has become of its steps.
+    pub fn probe_without_steps(plan: &Plan, low: Low) -> Result<Self, Error> {
+        Self::try_out(plan, &[], low)
+    }
+
+    fn try_out(plan: &Plan, steps: &[Step], low: Low) -> Result<Self, Error> {
         let mut method = Self {
             descriptors: if descriptors::can_unshare() {
                 Descriptors::Unshare(low)
@@ -56,7 +65,7 @@ impl Method {
             let launch = Launch {
                 descriptors: method.descriptors,
                 connection: None,
-                steps: plan.steps(),
+                steps,
                 image: None,
                 environment: environment.finish(),
                 want_pidfd: method.pidfds == Pidfds::Clone,
@@ -142,6 +151,8 @@ pub struct Spawner {
     /// /dev/null between connections, so that the number is always taken.
     slot: OwnedFd,
     null: OwnedFd,
+    /// Whether there is something else in the slot.
+    held: bool,
 }
 
 impl Spawner {
@@ -153,19 +164,28 @@ impl Spawner {
             // Not opened by its name: after chroot(2) there may be none of that name.
             null: slot.try_clone()?,
             slot,
+            held: false,
         })
     }
 
     /// Takes what the next handler's 0 and 1 will be (dup3(2)). The caller closes its own.
     pub fn hold(&mut self, socket: impl AsFd) -> Result<(), Errno> {
-        dup3(socket, &mut self.slot, OFlag::O_CLOEXEC)
+        dup3(socket, &mut self.slot, OFlag::O_CLOEXEC)?;
+        self.held = true;
+        Ok(())
     }
 
     /// Lets go of it: a connection left in the slot would keep its client from seeing the
-    /// end.
-    pub fn release(&mut self) {
-        // The slot stays open in any case, and the next connection replaces what is in it.
-        let _ = dup3(&self.null, &mut self.slot, OFlag::O_CLOEXEC);
+    /// end. Says whether that could be done; if not, it is to be tried again soon.
+    ///
+    /// On a number that is taken dup3(2) hardly fails: EINTR and EBUSY are documented, for
+    /// races that such a number can't have; a filter may say anything. Nothing else would do
+    /// instead. Closed and opened anew, the number could meanwhile be given to another
+    /// thread's connection, and shutdown(2) would end the one that the handler has. The slot
+    /// stays open in any case, and the next connection replaces what is in it.
+    pub fn release(&mut self) -> bool {
+        self.held = self.held && dup3(&self.null, &mut self.slot, OFlag::O_CLOEXEC).is_err();
+        !self.held
     }
 
     /// Starts a handler on what is held.

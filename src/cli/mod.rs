@@ -36,15 +36,28 @@ pub enum Request {
     Print(String),
 }
 
+/// What a running daemon knows already. Names are not looked up again for the image that
+/// takes over from it: perhaps in another root directory, and whatever they stand for by now,
+/// the process is who it is.
+#[derive(Debug)]
+pub struct Known {
+    /// Whom it has become, if anybody.
+    pub identity: Option<Identity>,
+}
+
 /// Reads the command line; the first of `arguments` is the program's own name.
-pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, Error> {
+pub fn parse(
+    arguments: impl IntoIterator<Item = OsString>,
+    known: Option<Known>,
+) -> Result<Request, Error> {
     match command().try_get_matches_from(arguments) {
         Ok(matches) => {
             let given = Given {
                 matches: &matches,
+                names: known.is_none(),
                 faults: RefCell::default(),
             };
-            let config = Box::new(config(&given));
+            let config = Box::new(config(&given, known));
             let mut faults = given.faults.into_inner();
             if matches.get_flag("check") {
                 return Ok(Request::Check(config, faults));
@@ -95,7 +108,7 @@ fn sentence(error: &clap::Error) -> String {
 /// Reads all that was typed. What is wrong with it is kept in `given`, and what can't be
 /// read is as if it hadn't been given; whether something was, where that matters for
 /// another option, is therefore asked of `given`.
-fn config(given: &Given<'_>) -> Config {
+fn config(given: &Given<'_>, known: Option<Known>) -> Config {
     let command = program(given);
     let listeners = listeners(given);
     let supervise = given.flag("supervise");
@@ -103,7 +116,10 @@ fn config(given: &Given<'_>) -> Config {
         given.refuse("--supervise runs a program without a listener: leave out one or the other");
     }
     let faults = given.faults.borrow().len();
-    let identity = identity(given);
+    let identity = match known {
+        Some(known) => known.identity,
+        None => identity(given),
+    };
     let root = root(given);
     let surroundings = surroundings(given);
     let misplaced = given.faults.borrow().len() > faults;
@@ -151,6 +167,8 @@ fn program(given: &Given<'_>) -> Vec<CString> {
 /// What was typed, by the long name of the option, and what is wrong with it.
 struct Given<'a> {
     matches: &'a ArgMatches,
+    /// Whether names are looked up.
+    names: bool,
     faults: RefCell<Vec<Error>>,
 }
 
@@ -221,7 +239,10 @@ fn listeners(given: &Given<'_>) -> Vec<Listen> {
     let nodelay = given.flag("nodelay");
     let backlog = given.read("backlog", values::positive);
     let mode = given.read("unix-mode", values::mode);
-    let owner = given.read("unix-owner", values::owner);
+    let owner = match given.names {
+        true => given.read("unix-owner", values::owner),
+        false => None,
+    };
 
     let mut found = Vec::new();
     for (option, style) in [
@@ -230,7 +251,8 @@ fn listeners(given: &Given<'_>) -> Vec<Listen> {
         ("inet", style),
     ] {
         for (place, value) in given.each(option) {
-            let endpoint = given.value(option, value, |value| inet(value, style, nodelay));
+            let read = |value: &OsStr| inet(value, style, nodelay, given.names);
+            let endpoint = given.value(option, value, read);
             found.extend(endpoint.map(|endpoint| (place, option, value, endpoint, style)));
         }
     }
@@ -294,7 +316,7 @@ fn listeners(given: &Given<'_>) -> Vec<Listen> {
         .collect()
 }
 
-fn inet(value: &OsStr, style: Style, nodelay: bool) -> Result<Endpoint, String> {
+fn inet(value: &OsStr, style: Style, nodelay: bool, names: bool) -> Result<Endpoint, String> {
     let text = value.to_str().ok_or("it isn't text in UTF-8")?;
     let address: InetAddress = text.parse().map_err(|why| format!("{why}"))?;
     let protocol = match style {
@@ -303,6 +325,8 @@ fn inet(value: &OsStr, style: Style, nodelay: bool) -> Result<Endpoint, String> 
     };
     let port = match address.port {
         Port::Number(number) => number,
+        // Of a socket that is bound already.
+        Port::Service(_) if !names => 0,
         Port::Service(name) => names::service_port(&name, protocol).ok_or_else(|| {
             format!("there is no {protocol} service '{name}' in services(5); a port is a number from 0 to 65535 or such a name")
         })?,

@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use nix::unistd::{Gid, Uid};
+use serde::{Deserialize, Serialize};
 
 use crate::sys::child::Resource;
 
@@ -83,7 +84,7 @@ pub struct Identity {
 }
 
 /// What a change of user makes of HOME, USER, LOGNAME and SHELL.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Account {
     /// They stay as they were inherited.
     Inherited,
@@ -158,7 +159,7 @@ impl Endpoint {
 }
 
 /// The style of a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Style {
     /// A connection for each client.
     Stream,

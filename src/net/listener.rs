@@ -1,6 +1,6 @@
 //! Listeners: sockets that are bound, and all of them or none.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::peer::{Peer, scoped};
@@ -16,6 +17,7 @@ use super::unix::{self, SocketFile};
 use crate::config::{Endpoint, Listen, Style, UnixAddress};
 use crate::error::{Error, Reason};
 use crate::report::{self, Event};
+use crate::sys::descriptors::{self, HandOver};
 
 /// A bound socket.
 #[derive(Debug)]
@@ -38,6 +40,22 @@ pub struct Listener {
 pub(super) enum Place {
     Inet(SocketAddr),
     Unix(UnixAddress),
+}
+
+/// A listener for another image of this process.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HandedListener {
+    socket: i32,
+    style: Style,
+    place: HandedPlace,
+}
+
+/// A path, or an abstract name, as bytes: they needn't be text.
+#[derive(Debug, Serialize, Deserialize)]
+enum HandedPlace {
+    Inet(SocketAddr),
+    Path(OsString),
+    Abstract(Vec<u8>),
 }
 
 /// A listener of the command line with the addresses that its name stands for.
@@ -266,6 +284,37 @@ impl Listener {
             place,
             backlog: listen.backlog,
             announce,
+        })
+    }
+
+    /// Lets the next image of this process have it; its file is handed over by itself.
+    pub fn hand_over(&self, to: &mut HandOver) -> Result<HandedListener, Errno> {
+        Ok(HandedListener {
+            socket: to.pass(&self.socket)?,
+            style: self.style,
+            place: match &self.place {
+                Place::Inet(address) => HandedPlace::Inet(*address),
+                Place::Unix(UnixAddress::Path(path)) => HandedPlace::Path(path.into()),
+                Place::Unix(UnixAddress::Abstract(name)) => HandedPlace::Abstract(name.clone()),
+            },
+        })
+    }
+
+    /// What an earlier image had, which listens already.
+    pub fn resume(handed: HandedListener) -> Result<Self, Errno> {
+        let place = match handed.place {
+            HandedPlace::Inet(address) => Place::Inet(address),
+            HandedPlace::Path(path) => Place::Unix(UnixAddress::Path(path.into())),
+            HandedPlace::Abstract(name) => Place::Unix(UnixAddress::Abstract(name)),
+        };
+        Ok(Self {
+            file: None,
+            socket: descriptors::claim(handed.socket)?.into(),
+            style: handed.style,
+            variables: variables(handed.style, &place),
+            place,
+            backlog: None,
+            announce: false,
         })
     }
 

@@ -6,6 +6,6 @@ pub mod peer;
 mod resolve;
 mod unix;
 
-pub use listener::{Listener, Resolved, bind_all, resolve_all};
+pub use listener::{HandedListener, Listener, Resolved, bind_all, resolve_all};
 pub use peer::Peer;
-pub use unix::SocketFile;
+pub use unix::{HandedFile, SocketFile};

@@ -3,13 +3,14 @@
 use std::fmt;
 use std::net::{SocketAddr, SocketAddrV4};
 
+use serde::{Deserialize, Serialize};
 use socket2::Socket;
 
 use crate::sys::names;
 use crate::sys::sockets::{Credentials, peer_credentials};
 
 /// The other end of a connection, or the sender of a datagram.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Peer {
     /// A TCP client, and the address of this machine that it called, where the listener's
     /// own doesn't say.

@@ -10,10 +10,12 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{Mode, fchmod, umask};
 use nix::unistd::{Gid, Uid, fchownat, getgroups};
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::error::{Error, Reason};
-use crate::sys::directory::{Entry, FileId};
+use crate::sys::descriptors::HandOver;
+use crate::sys::directory::{Entry, FileId, HandedEntry};
 use crate::sys::process::{Capability, has_capability};
 
 /// The file of a bound socket. Dropping it removes the file, if it is still the one that
@@ -22,9 +24,43 @@ use crate::sys::process::{Capability, has_capability};
 pub struct SocketFile {
     entry: Entry,
     id: FileId,
+    /// Whether it is another image's of this process until that has given it up.
+    borrowed: bool,
+}
+
+/// The same for another image of this process.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HandedFile {
+    entry: HandedEntry,
+    device: u64,
+    inode: u64,
 }
 
 impl SocketFile {
+    /// Lets the next image of this process have it.
+    pub fn hand_over(&self, to: &mut HandOver) -> Result<HandedFile, Errno> {
+        let (device, inode) = self.id.numbers();
+        Ok(HandedFile {
+            entry: self.entry.hand_over(to)?,
+            device,
+            inode,
+        })
+    }
+
+    /// What an earlier image had. Until [`Self::own`], dropping it leaves the file.
+    pub fn resume(handed: HandedFile) -> Result<Self, Errno> {
+        Ok(Self {
+            entry: Entry::resume(handed.entry)?,
+            id: FileId::of_socket(handed.device, handed.inode),
+            borrowed: true,
+        })
+    }
+
+    /// Takes it over for good.
+    pub fn own(&mut self) {
+        self.borrowed = false;
+    }
+
     /// Changes the owner: of the file that was made, whatever its name may stand for by now.
     fn give(&self, uid: Uid, gid: Option<Gid>) -> Result<(), Errno> {
         let file = self.entry.open(OFlag::O_PATH | OFlag::O_NOFOLLOW, 0)?;
@@ -39,7 +75,9 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         // The socket is still open, so its inode number can't be another's. After a drop of
         // privileges removing it may not be allowed; then it is stale to the next start.
-        let _ = self.entry.remove(self.id);
+        if !self.borrowed {
+            let _ = self.entry.remove(self.id);
+        }
     }
 }
 
@@ -76,7 +114,11 @@ pub(super) fn bind(
             return Err(failed(&errno));
         }
     };
-    let file = SocketFile { entry, id };
+    let file = SocketFile {
+        entry,
+        id,
+        borrowed: false,
+    };
     if let Some((uid, gid)) = owner {
         file.give(uid, gid)
             .map_err(|errno| cannot_give(option, errno))?;

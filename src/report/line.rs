@@ -24,6 +24,11 @@ impl Line {
         }
     }
 
+    /// Ends a line of before that lacks its newline.
+    pub(super) fn separate(&mut self) {
+        self.append(b"\n");
+    }
+
     /// The line with its newline.
     pub(super) fn finish(&mut self) -> &[u8] {
         if self.cut {

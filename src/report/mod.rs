@@ -10,15 +10,19 @@ mod text;
 
 use std::fmt;
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+
 use crate::error::Error;
+use crate::sys::descriptors::HandOver;
 use crate::sys::process::Ended;
 
 use line::Line;
-pub use sink::Sink;
+use sink::Taken;
+pub use sink::{HandedSink, Sink};
 
 /// Something that happened. What a peer is called is the business of those who know peers:
 /// `connection from [::1]:80`, `local datagram`.
@@ -64,6 +68,8 @@ pub enum Event<'a> {
         /// How often.
         starts: u32,
     },
+    /// This image has taken over from one of this version.
+    Upgraded(&'a dyn fmt::Display),
     /// Something went wrong.
     Trouble(Cause, &'a dyn fmt::Display),
 }
@@ -95,12 +101,14 @@ pub enum Cause {
     Watch,
     /// The log couldn't be opened again, or its relay had to be started again.
     Log,
+    /// A new image can't take over.
+    Upgrade,
 }
 
 /// How often a trouble of one cause is reported.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
 
-const CAUSES: usize = Cause::Log as usize + 1;
+const CAUSES: usize = Cause::Upgrade as usize + 1;
 
 /// Statics, because standard error is one for the process too, and because whoever reports
 /// must not have to be handed anything.
@@ -108,6 +116,8 @@ static VERBOSITY: AtomicU8 = AtomicU8::new(0);
 /// Locked for each line; but those who write never wait while they hold it.
 static SINK: RwLock<Sink> = RwLock::new(Sink::Plain);
 static LOST: AtomicU32 = AtomicU32::new(0);
+/// Whether one of those lost has left its beginning, without a newline.
+static TORN: AtomicBool = AtomicBool::new(false);
 static TROUBLE: [AtomicU64; CAUSES] = [const { AtomicU64::new(0) }; CAUSES];
 static FULL: AtomicU64 = AtomicU64::new(0);
 
@@ -119,6 +129,12 @@ pub fn set_verbosity(verbosity: u8) {
 /// Sends everything there from now on; plainly to standard error until then.
 pub fn use_sink(sink: Sink) {
     *SINK.write().unwrap_or_else(PoisonError::into_inner) = sink;
+}
+
+/// Lets the next image of this process report where this one does.
+pub fn hand_over(to: &mut HandOver) -> Result<HandedSink, Errno> {
+    let sink = SINK.read().unwrap_or_else(PoisonError::into_inner);
+    sink.hand_over(to)
 }
 
 /// Whether events of this verbosity are reported.
@@ -180,16 +196,30 @@ fn send(line: &[u8]) {
     let lost = LOST.swap(0, Ordering::Relaxed);
     if lost > 0 {
         let mut note = Line::new();
-        let text = format_args!("skd: {lost} lines were lost here: nobody read the log");
+        let torn = TORN.swap(false, Ordering::Relaxed);
+        if torn {
+            note.separate();
+        }
+        let text = format_args!("skd: {lost} lines were lost here: the log took none");
         let _ = fmt::Write::write_fmt(&mut note, text);
-        if !sink.write(note.finish()) {
+        if !write(&sink, note.finish()) {
+            TORN.fetch_or(torn, Ordering::Relaxed);
             LOST.fetch_add(lost.saturating_add(1), Ordering::Relaxed);
             return;
         }
     }
-    if !sink.write(line) {
+    if !write(&sink, line) {
         LOST.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// Writes a line and says whether it was taken.
+fn write(sink: &Sink, line: &[u8]) -> bool {
+    let taken = sink.write(line);
+    if taken == Taken::Part {
+        TORN.store(true, Ordering::Relaxed);
+    }
+    taken == Taken::All
 }
 
 /// Whether so much time has gone since the last time this said yes.

@@ -6,9 +6,12 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, send};
 use nix::sys::stat::{SFlag, fstat};
+use serde::{Deserialize, Serialize};
 
+use crate::sys::descriptors::{self, HandOver};
 use crate::sys::events::is_writable;
 
 /// The bits of a mode that say what kind of file it is.
@@ -28,7 +31,40 @@ pub enum Sink {
     WhenWritable,
 }
 
+/// The same for another image of this process.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub enum HandedSink {
+    /// [`Sink::Plain`].
+    Plain,
+    /// [`Sink::Socket`].
+    Socket,
+    /// [`Sink::Own`], by its descriptor.
+    Own(i32),
+    /// [`Sink::WhenWritable`].
+    WhenWritable,
+}
+
 impl Sink {
+    /// Lets the next image of this process have it: by then /proc may be out of sight.
+    pub(super) fn hand_over(&self, to: &mut HandOver) -> Result<HandedSink, Errno> {
+        Ok(match self {
+            Self::Plain => HandedSink::Plain,
+            Self::Socket => HandedSink::Socket,
+            Self::Own(file) => HandedSink::Own(to.pass(file)?),
+            Self::WhenWritable => HandedSink::WhenWritable,
+        })
+    }
+
+    /// What an earlier image had.
+    pub fn resume(handed: HandedSink) -> Result<Self, Errno> {
+        Ok(match handed {
+            HandedSink::Plain => Self::Plain,
+            HandedSink::Socket => Self::Socket,
+            HandedSink::Own(number) => Self::Own(descriptors::claim(number)?.into()),
+            HandedSink::WhenWritable => Self::WhenWritable,
+        })
+    }
+
     /// The way to write to what `output` is, and what standard error is or will be.
     ///
     /// To be called while /proc can be seen, that is, before chroot(2).
@@ -48,23 +84,46 @@ impl Sink {
         }
     }
 
-    /// Writes a line in one piece and says whether it was taken.
-    pub(super) fn write(&self, line: &[u8]) -> bool {
+    /// Writes a line, in one piece where there is room for it, and says what was taken.
+    pub(super) fn write(&self, line: &[u8]) -> Taken {
+        let mut rest = line;
+        while !rest.is_empty() {
+            match self.write_some(rest) {
+                Ok(0) => break,
+                Ok(length) => rest = &rest[length..],
+                Err(reason) if reason.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        match rest.len() {
+            0 => Taken::All,
+            length if length == line.len() => Taken::Nothing,
+            _ => Taken::Part,
+        }
+    }
+
+    fn write_some(&self, bytes: &[u8]) -> io::Result<usize> {
         let error = io::stderr();
-        let result = match self {
-            Self::Plain => error.lock().write_all(line),
+        match self {
+            Self::Plain => error.lock().write(bytes),
             Self::Socket => {
                 let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-                send(error.as_raw_fd(), line, flags)
-                    .map(drop)
-                    .map_err(io::Error::from)
+                Ok(send(error.as_raw_fd(), bytes, flags)?)
             }
-            Self::Own(file) => (&mut &*file).write_all(line),
+            Self::Own(file) => (&mut &*file).write(bytes),
             Self::WhenWritable if !is_writable(error.as_fd()) => {
                 Err(io::ErrorKind::WouldBlock.into())
             }
-            Self::WhenWritable => error.lock().write_all(line),
-        };
-        result.is_ok()
+            Self::WhenWritable => error.lock().write(bytes),
+        }
     }
+}
+
+/// How much of a line went where lines go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    All,
+    /// Its beginning, which the end of a disk or of a buffer has cut off.
+    Part,
+    Nothing,
 }

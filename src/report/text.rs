@@ -20,7 +20,8 @@ impl Event<'_> {
             | Self::WouldListen(_)
             | Self::Started(_)
             | Self::Ended(..)
-            | Self::Restarting(..) => 1,
+            | Self::Restarting(..)
+            | Self::Upgraded(_) => 1,
             Self::Places(..) | Self::Listening(_) | Self::ClosedListener(_) => 2,
         }
     }
@@ -52,6 +53,11 @@ impl fmt::Display for Event<'_> {
             Self::Restarting(program, delay) => {
                 write!(f, "Restarting {program} in {:.1}s", delay.as_secs_f64())
             }
+            Self::Upgraded(version) => write!(
+                f,
+                "Upgraded from skd {version} to skd {}",
+                env!("CARGO_PKG_VERSION")
+            ),
             Self::ReadAway {
                 peer,
                 length,

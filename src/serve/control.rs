@@ -3,8 +3,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -14,8 +13,9 @@ use super::datagram::Datagrams;
 use super::handlers::{Handlers, Work};
 use super::key::Key;
 use super::reap::{self, After, Births};
+use super::upgrade::{HandedHandler, Origin, Trial};
 use super::{Phase, Resources, Served, Service, Shared, stream};
-use crate::child::{Pidfds, Spawner};
+use crate::child::{Method, Pidfds, Spawner};
 use crate::config::Style;
 use crate::error::Error;
 use crate::net::{Listener, SocketFile};
@@ -24,6 +24,7 @@ use crate::setup::Log;
 use crate::sys::events::{Interest, Poller, Waker, no_events, wait_readable};
 use crate::sys::process;
 use crate::sys::signals::{Signal, Signals};
+use crate::sys::thread::Thread;
 
 const USED: [Signal; 6] = [
     Signal::SIGTERM,
@@ -38,20 +39,27 @@ const USED: [Signal; 6] = [
 #[derive(Debug)]
 pub struct Daemon {
     /// Removed, and dropped, while their sockets are still open.
-    files: Vec<SocketFile>,
-    shared: Arc<Shared>,
-    acceptors: Vec<JoinHandle<()>>,
+    pub(super) files: Vec<SocketFile>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) acceptors: Vec<Thread>,
     signals: Signals,
-    datagrams: Vec<Datagrams>,
+    pub(super) datagrams: Vec<Datagrams>,
     spawner: Spawner,
-    log: Log,
-    hangup_ends: bool,
+    pub(super) method: Method,
+    pub(super) log: Log,
+    /// The handlers of an earlier image, until they are entered.
+    pub(super) handed: Vec<HandedHandler>,
+    /// A new image that is tried.
+    pub(super) trial: Option<Trial>,
     /// Whether there are always children without a watched pidfd: strangers, or all.
     always_sweeps: bool,
     /// Whether CHLD is listened to.
     sweeping: bool,
     sweep_at: Option<Instant>,
     relay_at: Option<Instant>,
+    /// With the pid file, the last thing to go, so that whoever waits for it finds nothing else
+    /// left.
+    pub(super) origin: Origin,
 }
 
 impl Daemon {
@@ -64,7 +72,7 @@ impl Daemon {
             .collect::<Result<_, _>>()
             .map_err(failed("no descriptor to wake a thread"))?;
 
-        let mut files = Vec::new();
+        let mut files = resources.handed.socket_files;
         let mut datagrams = Vec::new();
         let mut served = Vec::new();
         for service in services {
@@ -98,6 +106,7 @@ impl Daemon {
             births: (0..threads).map(|_| Births::default()).collect(),
             wakers,
             phase: AtomicU8::new(Phase::Starting as u8),
+            parked: AtomicUsize::new(0),
         });
 
         // Dropped before the sockets if something fails below.
@@ -122,13 +131,17 @@ impl Daemon {
             signals: Signals::new(&USED).map_err(failed("no descriptor for signals"))?,
             datagrams,
             spawner: main_spawner,
+            method: resources.method,
             log: resources.log,
-            hangup_ends: resources.hangup_ends,
+            origin: resources.origin,
+            handed: resources.handed.handlers,
+            trial: None,
             always_sweeps: process::adopts_orphans() || resources.method.pidfds == Pidfds::None,
             sweeping: false,
             sweep_at: None,
             relay_at: None,
         };
+        daemon.reserve_handlers(&daemon.handed)?;
         daemon
             .watch()
             .map_err(failed("a descriptor can't be watched"))?;
@@ -155,8 +168,10 @@ impl Daemon {
         if let Some(relay) = self.log.relay_end() {
             poller.add(relay, Interest::Readable, Key::Relay.into())?;
         }
-        for datagrams in &self.datagrams {
-            datagrams.watch(poller)?;
+        for (index, datagrams) in self.datagrams.iter().enumerate() {
+            let mut handed = self.handed.iter();
+            let lent = handed.any(|handler| handler.datagrams() == Some(index));
+            datagrams.watch(poller, lent)?;
         }
         for (service, served) in self.shared.services.iter().enumerate() {
             for (index, listener) in served.listeners.iter().enumerate() {
@@ -168,6 +183,11 @@ impl Daemon {
 
     /// Serves until a signal ends it.
     pub fn run(mut self) {
+        self.files.iter_mut().for_each(SocketFile::own);
+        if let Some(pidfile) = &mut self.origin.pidfile {
+            pidfile.own();
+        }
+        self.enter_handlers();
         self.each_listener(|listener| report::event(Event::Listening(listener)));
         self.shared.enter_phase(Phase::Serving);
         let mut room = no_events();
@@ -202,6 +222,7 @@ impl Daemon {
                     }
                     Key::Waker => self.woken(),
                     Key::Relay => self.relay_ended(),
+                    Key::Trial => self.look_at_trial(),
                     Key::Listener { service, listener } => self.client_waits(service, listener),
                 }
             }
@@ -210,8 +231,10 @@ impl Daemon {
     }
 
     fn after(&mut self, after: After) {
-        if let After::Listener(index) = after {
-            self.datagrams[index].returned(&self.shared);
+        match after {
+            After::Done => {}
+            After::Listener(index) => self.datagrams[index].returned(&self.shared),
+            After::Stranger(pid, ended) => self.end_trial(pid, ended),
         }
     }
 
@@ -221,6 +244,7 @@ impl Daemon {
         datagrams
             .chain(self.sweep_at)
             .chain(self.relay_at)
+            .chain(self.trial.as_ref().map(|trial| trial.due))
             .min()
             .map(|due| due.saturating_duration_since(Instant::now()))
     }
@@ -238,6 +262,9 @@ impl Daemon {
         if self.relay_at.is_some_and(|due| due <= now) {
             self.relay_at = None;
             self.restart_relay();
+        }
+        if self.trial.as_ref().is_some_and(|trial| trial.due <= now) {
+            self.look_at_trial();
         }
     }
 
@@ -280,7 +307,7 @@ impl Daemon {
                 return true;
             }
             Signal::SIGHUP => match self.log.reopen() {
-                Ok(false) if self.hangup_ends => {}
+                Ok(false) if self.origin.hangup_ends => {}
                 Ok(_) => return false,
                 Err(text) => {
                     report::event(Event::Trouble(Cause::Log, &text));
@@ -297,6 +324,10 @@ impl Daemon {
                 };
                 let due = Instant::now() + pause;
                 self.sweep_at = Some(self.sweep_at.map_or(due, |earlier| earlier.min(due)));
+                return false;
+            }
+            Signal::SIGUSR2 => {
+                self.begin_upgrade();
                 return false;
             }
             _ => return false,
@@ -380,7 +411,7 @@ impl Daemon {
     fn park(&self) {
         self.shared.enter_phase(Phase::Stopping);
         let deadline = Instant::now() + Duration::from_secs(1);
-        while !self.acceptors.iter().all(JoinHandle::is_finished) && Instant::now() < deadline {
+        while !self.acceptors.iter().all(Thread::is_finished) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_micros(200));
         }
     }

@@ -65,8 +65,11 @@ impl Datagrams {
         &self.listener
     }
 
-    /// Waits for the first datagram.
-    pub(super) fn watch(&self, poller: &Poller) -> Result<(), Errno> {
+    /// Waits for the first datagram; not if a handler has the socket already.
+    pub(super) fn watch(&self, poller: &Poller, lent: bool) -> Result<(), Errno> {
+        if lent {
+            return poller.add(&self.listener, Interest::Paused, self.key());
+        }
         sockets::set_receive_time(&self.listener, true)?;
         poller.add(&self.listener, Interest::ReadableOnce, self.key())
     }
@@ -145,7 +148,7 @@ impl Datagrams {
         peer: Peer,
     ) -> Result<(), SpawnError> {
         let thread = shared.main_index();
-        let room = shared.handlers.reserve(thread);
+        let room = shared.handlers.reserve(thread, 1);
         room.map_err(|_| SpawnError::Shortage(Errno::ENOMEM))?;
         // An earlier handler may have left it non-blocking.
         descriptors::make_blocking(&self.listener).map_err(SpawnError::Shortage)?;
@@ -158,6 +161,7 @@ impl Datagrams {
         }
         peer.variables(|name, value| self.environment.set(name, value));
         let spawned = spawner.spawn(&self.plan, &mut self.environment);
+        // What may be left there is the listener, whose end nobody waits for.
         spawner.release();
         let Spawned { pid, pidfd } = spawned?;
         let handler = Handler {

@@ -58,10 +58,10 @@ impl Handlers {
         }
     }
 
-    /// Makes room for one more handler of this thread: before it is started, since memory
-    /// may be short, and what runs must be entered.
-    pub(super) fn reserve(&self, thread: usize) -> Result<(), TryReserveError> {
-        self.part(thread).reserve()
+    /// Makes room for so many more handlers of this thread: before they are started, since
+    /// memory may be short, and what runs must be entered.
+    pub(super) fn reserve(&self, thread: usize, more: usize) -> Result<(), TryReserveError> {
+        self.part(thread).reserve(more)
     }
 
     /// Enters a handler, for which there is room, and has its end watched for. If that can't
@@ -165,6 +165,15 @@ impl Handlers {
         }
     }
 
+    /// Looks at all of them.
+    pub(super) fn each(&self, mut look: impl FnMut(&Handler)) {
+        for thread in 0..self.parts.len() {
+            self.part(thread)
+                .live()
+                .for_each(|(_, handler)| look(handler));
+        }
+    }
+
     fn part(&self, thread: usize) -> MutexGuard<'_, Part> {
         self.parts[thread]
             .lock()
@@ -203,11 +212,11 @@ impl Part {
         self.free.is_some() || self.entries.len() < self.entries.capacity()
     }
 
-    fn reserve(&mut self) -> Result<(), TryReserveError> {
-        if self.has_room() {
+    fn reserve(&mut self, more: usize) -> Result<(), TryReserveError> {
+        if more == 1 && self.has_room() {
             return Ok(());
         }
-        self.entries.try_reserve(1)
+        self.entries.try_reserve(more)
     }
 
     /// The index of the entry that [`Self::insert`] will make.
@@ -278,7 +287,7 @@ mod tests {
     fn entries_keep_their_index_and_free_ones_are_used_again() {
         let mut part = Part::default();
         for pid in 1..=3 {
-            part.reserve().unwrap();
+            part.reserve(1).unwrap();
             part.insert(handler(pid));
         }
         assert_eq!(part.remove(1).unwrap().pid.as_raw(), 2);

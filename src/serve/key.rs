@@ -9,6 +9,8 @@ pub(super) enum Key {
     Waker,
     /// The relay to syslog has ended.
     Relay,
+    /// The trial of a new image is over.
+    Trial,
     /// A client has come to a stream listener.
     Listener { service: usize, listener: usize },
     /// A datagram has come to the datagram listener with this index.
@@ -27,6 +29,7 @@ impl From<Key> for u64 {
             Key::Listener { service, listener } => (3, service, listener),
             Key::Datagrams(index) => (4, 0, index),
             Key::Handler { thread, index } => (5, thread, index),
+            Key::Trial => (6, 0, 0),
         };
         kind << 56 | (first as Self) << 32 | second as Self
     }
@@ -45,6 +48,7 @@ impl From<u64> for Key {
                 listener: second,
             },
             4 => Self::Datagrams(second),
+            6 => Self::Trial,
             _ => Self::Handler {
                 thread: first,
                 index: second,
@@ -68,6 +72,7 @@ mod tests {
                 listener: 7,
             },
             Key::Datagrams(5),
+            Key::Trial,
             Key::Handler {
                 thread: 16,
                 index: 4_000_000,

@@ -13,10 +13,11 @@ mod key;
 mod reap;
 mod stream;
 pub mod supervise;
+pub mod upgrade;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use crate::child::{Method, Plan};
 use crate::config::MOST_THREADS;
@@ -30,6 +31,7 @@ use admit::Places;
 pub use control::Daemon;
 use handlers::{Handler, Handlers};
 use reap::Births;
+use upgrade::{Handed, Origin};
 
 /// How many threads accept connections, where there are any.
 pub fn acceptors(wanted: Option<NonZeroUsize>) -> usize {
@@ -62,8 +64,10 @@ pub struct Resources {
     pub reserved: Reserved,
     /// The log, to be opened again and to be kept going.
     pub log: Log,
-    /// Whether HUP ends a daemon that has nothing to open again.
-    pub hangup_ends: bool,
+    /// What else is known from the start.
+    pub origin: Origin,
+    /// What an earlier image has left.
+    pub handed: Handed,
 }
 
 /// What all threads of the running daemon share.
@@ -79,14 +83,17 @@ struct Shared {
     /// One for each acceptor.
     births: Box<[Births]>,
     phase: AtomicU8,
+    /// How many acceptors are parked.
+    parked: AtomicUsize,
 }
 
-/// What acceptors do: wait until all of them are there, serve, end.
+/// What acceptors do: wait until all of them are there, serve, wait for an upgrade, end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Phase {
     Starting,
     Serving,
+    Parked,
     Stopping,
 }
 
@@ -108,6 +115,10 @@ impl Served {
 
 impl Shared {
     /// Has all acceptors go over to this phase, those who wait too.
+    ///
+    /// A wake-up can't fail: the only errno of a write to such a descriptor is EAGAIN, of a
+    /// counter that is full, and that one wakes. Should a filter forbid it, acceptors look for
+    /// [`Phase::Serving`] by themselves, and nobody waits long for them to stop.
     fn enter_phase(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::SeqCst);
         for waker in &*self.wakers {

@@ -21,6 +21,8 @@ pub(super) enum After {
     Done,
     /// The datagram listener with this index is skd's again.
     Listener(usize),
+    /// It was a child that is no handler.
+    Stranger(Pid, Ended),
 }
 
 /// Reaps a handler that has ended: the one at this place of the table, if it is the one with
@@ -84,8 +86,10 @@ pub(super) fn sweep(shared: &Shared, mut after: impl FnMut(After)) -> bool {
         }
         if let Some(entry) = shared.handlers.find(pid) {
             after(reap(shared, main, entry, Some(pid)));
-        } else {
-            let _ = process::wait(Target::Process(pid), Wait::NOW);
+        } else if let Ok(Some((pid, Change::Ended(ended)))) =
+            process::wait(Target::Process(pid), Wait::NOW)
+        {
+            after(After::Stranger(pid, ended));
         }
     }
     false

@@ -6,10 +6,12 @@
 //! not waited for at all. Each also waits for the ends of the handlers that it started: to
 //! wake another thread for each end would cost more than the reaping.
 
+use std::ffi::CString;
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -24,7 +26,8 @@ use crate::child::{SpawnError, Spawned, Spawner};
 use crate::net::{Listener, Peer};
 use crate::report::{self, Cause, Event};
 use crate::sys::environment::Environment;
-use crate::sys::events::{Interest, Poller, no_events};
+use crate::sys::events::{Interest, Poller, no_events, wait_readable};
+use crate::sys::thread::Thread;
 
 /// How long a shortage is waited out before the next try.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -34,27 +37,21 @@ const PAUSE: Duration = Duration::from_millis(100);
 const ROW: usize = 16;
 
 /// Starts an acceptor thread, which waits until all are there.
-pub(super) fn start(
-    index: usize,
-    shared: Arc<Shared>,
-    spawner: Spawner,
-) -> io::Result<JoinHandle<()>> {
+pub(super) fn start(index: usize, shared: Arc<Shared>, spawner: Spawner) -> Result<Thread, Errno> {
     let waker = &shared.wakers[index];
     shared.pollers[index].add(waker, Interest::Readable, Key::Waker.into())?;
-    thread::Builder::new()
-        .name(format!("accept-{index}"))
-        .stack_size(128 * 1024)
-        .spawn(move || {
-            let acceptor = Acceptor {
-                index,
-                poller: &shared.pollers[index],
-                lanes: shared.services.iter().map(Lane::new).collect(),
-                shared: &shared,
-                spawner,
-                room: false,
-            };
-            acceptor.run();
-        })
+    let name = CString::new(format!("accept-{index}")).unwrap_or_default();
+    Thread::start(name, 128 * 1024, move || {
+        let acceptor = Acceptor {
+            index,
+            poller: &shared.pollers[index],
+            lanes: shared.services.iter().map(Lane::new).collect(),
+            shared: &shared,
+            spawner,
+            room: false,
+        };
+        acceptor.run();
+    })
 }
 
 struct Acceptor<'a> {
@@ -105,10 +102,15 @@ enum Attempt {
 impl<'a> Acceptor<'a> {
     fn run(mut self) {
         while self.shared.is_in(Phase::Starting) {
-            self.look(None);
+            // Not for good: a moment later it costs nothing to look once more.
+            self.look(Some(PAUSE));
         }
         let mut row = 0;
         while !self.stopping() {
+            if self.shared.is_in(Phase::Parked) {
+                self.rest();
+                continue;
+            }
             self.take_places();
             match self.serve_ready() {
                 0 => {
@@ -122,6 +124,17 @@ impl<'a> Acceptor<'a> {
                 }
             }
         }
+    }
+
+    /// Does nothing, not even reap, with nothing in hand, until the phase changes.
+    fn rest(&self) {
+        self.shared.parked.fetch_add(1, Ordering::SeqCst);
+        let waker = &self.shared.wakers[self.index];
+        while self.shared.is_in(Phase::Parked) {
+            wait_readable([waker.as_fd()], None);
+            waker.clear();
+        }
+        self.shared.parked.fetch_sub(1, Ordering::SeqCst);
     }
 
     fn stopping(&self) -> bool {
@@ -215,7 +228,7 @@ impl<'a> Acceptor<'a> {
     /// runs must be entered. Allocates only when more handlers live than ever before.
     fn make_room(&mut self) -> bool {
         if !self.room {
-            match self.shared.handlers.reserve(self.index) {
+            match self.shared.handlers.reserve(self.index, 1) {
                 Ok(()) => self.room = true,
                 Err(why) => report::event(Event::Trouble(Cause::Spawn, &why)),
             }
@@ -275,6 +288,9 @@ impl<'a> Acceptor<'a> {
 
     /// Waits until something happens; for connections, where there is a place for one.
     fn wait(&mut self) {
+        // No system call, unless a connection couldn't be let go of when its handler started:
+        // then its client waits for the end.
+        let released = self.spawner.release();
         for index in 0..self.lanes.len() {
             if self.lanes[index].place.is_none() {
                 self.unwatch(index);
@@ -282,11 +298,15 @@ impl<'a> Acceptor<'a> {
                 return self.pause();
             }
         }
-        self.look(None);
+        self.look((!released).then_some(PAUSE));
     }
 
     /// Lets time pass before the next try, unless something happens that may have ended a
     /// shortage; that no connection does.
+    ///
+    /// Where one daemon has several services, a thread held here by one of them would keep its
+    /// place in another, or the wake-up for one, from the other threads for as long. There is
+    /// one service; with a second, places and turns to wait are to be given up before this.
     fn pause(&mut self) {
         for index in 0..self.lanes.len() {
             self.unwatch(index);

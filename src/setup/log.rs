@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::{AccessFlags, dup2_stderr};
+use serde::{Deserialize, Serialize};
 
-use super::relay::Relay;
+use super::relay::{HandedRelay, Relay};
 use crate::config::{Identity, LogTarget};
 use crate::error::Error;
-use crate::report::{self, Cause, Event, Sink};
-use crate::sys::descriptors;
-use crate::sys::directory::{Entry, FileId};
+use crate::report::{self, Cause, Event, HandedSink, Sink};
+use crate::sys::descriptors::{self, HandOver};
+use crate::sys::directory::{Entry, FileId, HandedEntry};
 
 /// The least time between two starts of the relay.
 const RELAY_PAUSE: Duration = Duration::from_secs(1);
@@ -30,6 +31,20 @@ pub struct Log {
     /// /dev/null, opened while that is in sight: what a daemon in the background has for a
     /// terminal.
     null: Option<OwnedFd>,
+}
+
+/// The same for another image of this process, whose standard error it is already.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HandedLog {
+    target: HandedTarget,
+    sink: HandedSink,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum HandedTarget {
+    Elsewhere,
+    File(HandedEntry, i32),
+    Syslog(HandedRelay),
 }
 
 #[derive(Debug)]
@@ -84,10 +99,50 @@ impl Log {
         }
     }
 
+    /// Lets the next image of this process have it.
+    pub fn hand_over(&self, to: &mut HandOver) -> Result<HandedLog, Errno> {
+        Ok(HandedLog {
+            target: match &self.target {
+                Target::Inherited | Target::Nowhere => HandedTarget::Elsewhere,
+                Target::File(log) => {
+                    HandedTarget::File(log.entry.hand_over(to)?, to.pass(&log.file)?)
+                }
+                Target::Syslog(relay) => HandedTarget::Syslog(relay.hand_over(to)?),
+            },
+            sink: report::hand_over(to)?,
+        })
+    }
+
+    /// What an earlier image had, for the log that is `wanted`; reports go there from now on.
+    pub fn resume(wanted: Option<&LogTarget>, handed: &HandedLog) -> Result<Self, Errno> {
+        let target = match (&handed.target, wanted) {
+            (HandedTarget::File(entry, file), Some(LogTarget::File { truncate, .. })) => {
+                Target::File(LogFile {
+                    entry: Entry::resume(entry.clone())?,
+                    file: descriptors::claim(*file)?.into(),
+                    truncate: *truncate,
+                    fresh: false,
+                })
+            }
+            (HandedTarget::Syslog(relay), Some(LogTarget::Syslog { tag, level })) => {
+                Target::Syslog(Relay::resume(tag.clone(), *level, relay)?)
+            }
+            (_, None) => Target::Inherited,
+            // Another log than this command line's.
+            _ => return Err(Errno::EINVAL),
+        };
+        report::use_sink(Sink::resume(handed.sink)?);
+        Ok(Self {
+            target,
+            sink: None,
+            null: None,
+        })
+    }
+
     /// Starts the relay to syslog, if the log needs one, as the user that skd will be.
     pub fn start_relay(&mut self, identity: Option<&Identity>) -> Result<(), Error> {
         match &mut self.target {
-            Target::Syslog(relay) => relay.start(identity).map_err(|reason| {
+            Target::Syslog(relay) => relay.start(identity).map(drop).map_err(|reason| {
                 Error::start("--log: the relay to syslog can't be started", reason)
             }),
             _ => Ok(()),
@@ -169,12 +224,13 @@ impl Log {
         }
     }
 
-    /// Starts the relay again after it has ended, and says so. What handlers wrote meanwhile
-    /// waits in the pipe.
+    /// Starts the relay again if it has ended, and says so. What handlers wrote meanwhile waits
+    /// in the pipe.
     pub fn restart_relay(&mut self) {
         if let Target::Syslog(relay) = &mut self.target {
             let text = match relay.start(None) {
-                Ok(()) => "the relay to syslog had ended and was started again",
+                Ok(true) => "the relay to syslog had ended and was started again",
+                Ok(false) => return,
                 Err(_) => "the relay to syslog has ended and can't be started; trying again",
             };
             report::event(Event::Trouble(Cause::Log, &text));

@@ -1,6 +1,7 @@
 //! The pid file: locked for as long as the daemon lives, so that there is one daemon, and
 //! removed by nobody else.
 
+use std::ffi::OsString;
 use std::fs::{File, TryLockError};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -9,10 +10,11 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::AccessFlags;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Reason};
-use crate::sys::descriptors;
-use crate::sys::directory::{Entry, FileId};
+use crate::sys::descriptors::{self, HandOver};
+use crate::sys::directory::{Entry, FileId, HandedEntry};
 
 /// A locked pid file. Dropping it removes the file, if it was made or written here and is
 /// still the one at its path.
@@ -24,6 +26,16 @@ pub struct PidFile {
     id: FileId,
     created: bool,
     written: bool,
+    /// Whether it is another image's of this process until that has given it up.
+    borrowed: bool,
+}
+
+/// The same for another image of this process, with the lock, which is the open file's.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HandedPidFile {
+    path: OsString,
+    entry: HandedEntry,
+    file: i32,
 }
 
 /// How often a file that was removed between opening and locking is opened anew.
@@ -64,15 +76,23 @@ impl PidFile {
                 }
             }
             // The last owner may have removed it between our opening and our lock.
-            if entry.id() == Ok(id) {
-                return Ok(Self {
-                    path: path.to_owned(),
-                    entry,
-                    file,
-                    id,
-                    created,
-                    written: false,
-                });
+            match entry.id() {
+                Ok(found) if found == id => {
+                    return Ok(Self {
+                        path: path.to_owned(),
+                        entry,
+                        file,
+                        id,
+                        created,
+                        written: false,
+                        borrowed: false,
+                    });
+                }
+                Ok(_) | Err(Errno::ENOENT) => {}
+                Err(errno) => {
+                    forget();
+                    return Err(failed(&errno));
+                }
             }
         }
         Err(Error::Start(format!(
@@ -117,6 +137,34 @@ impl PidFile {
             })
     }
 
+    /// Lets the next image of this process have it.
+    pub fn hand_over(&self, to: &mut HandOver) -> Result<HandedPidFile, Errno> {
+        Ok(HandedPidFile {
+            path: self.path.clone().into(),
+            entry: self.entry.hand_over(to)?,
+            file: to.pass(&self.file)?,
+        })
+    }
+
+    /// What an earlier image had written. Until [`Self::own`], dropping it leaves the file.
+    pub fn resume(handed: HandedPidFile) -> Result<Self, Errno> {
+        let file = File::from(descriptors::claim(handed.file)?);
+        Ok(Self {
+            path: handed.path.into(),
+            entry: Entry::resume(handed.entry)?,
+            id: FileId::of_open(&file)?,
+            file,
+            created: true,
+            written: true,
+            borrowed: true,
+        })
+    }
+
+    /// Takes it over for good.
+    pub fn own(&mut self) {
+        self.borrowed = false;
+    }
+
     /// Lets a program that takes this process over inherit the descriptor, and with it the
     /// lock.
     pub fn bequeath(&self) -> io::Result<()> {
@@ -126,7 +174,7 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        if !self.created && !self.written {
+        if self.borrowed || !self.created && !self.written {
             return;
         }
         if self.entry.remove(self.id).is_err() && self.written {

@@ -18,13 +18,15 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{MsgFlags, send};
 use nix::sys::stat::Mode;
 use nix::unistd::{dup2_stderr, fchdir, setsid};
+use serde::{Deserialize, Serialize};
 
 use super::privileges;
 use crate::config::{Identity, Level};
 use crate::report::Sink;
+use crate::sys::descriptors::{self, HandOver};
 use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
 use crate::sys::signals::{self, Signal};
-use crate::sys::{descriptors, events, names};
+use crate::sys::{events, names};
 
 /// The relay as skd sees it.
 #[derive(Debug)]
@@ -42,7 +44,39 @@ pub(super) struct Relay {
     devices: Option<OwnedFd>,
 }
 
+/// The same for another image of this process; the relay's own process goes on.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct HandedRelay {
+    output: i32,
+    life: Option<i32>,
+    devices: Option<i32>,
+}
+
 impl Relay {
+    /// Lets the next image of this process have it.
+    pub(super) fn hand_over(&self, to: &mut HandOver) -> Result<HandedRelay, Errno> {
+        let mut pass = |fd: Option<BorrowedFd<'_>>| fd.map(|fd| to.pass(fd)).transpose();
+        Ok(HandedRelay {
+            life: pass(self.end())?,
+            devices: pass(self.devices.as_ref().map(AsFd::as_fd))?,
+            output: to.pass(&self.output)?,
+        })
+    }
+
+    /// What an earlier image had.
+    pub(super) fn resume(tag: OsString, level: Level, handed: &HandedRelay) -> Result<Self, Errno> {
+        let claim = |number: Option<i32>| number.map(descriptors::claim).transpose();
+        Ok(Self {
+            tag,
+            level,
+            output: descriptors::claim(handed.output)?.into(),
+            input: None,
+            life: claim(handed.life)?.map(PipeReader::from),
+            started: Instant::now(),
+            devices: claim(handed.devices)?,
+        })
+    }
+
     pub(super) fn new(tag: OsString, level: Level) -> io::Result<Self> {
         let (output, input) = pipe()?;
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
@@ -71,7 +105,7 @@ impl Relay {
         }
     }
 
-    /// When it was started last.
+    /// When it was started last, or was to be.
     pub(super) fn started(&self) -> Instant {
         self.started
     }
@@ -80,9 +114,16 @@ impl Relay {
         self.life.as_ref().map(AsFd::as_fd)
     }
 
-    /// Starts the process, as `identity` if skd hasn't become that already.
-    pub(super) fn start(&mut self, identity: Option<&Identity>) -> io::Result<()> {
+    /// Starts the process, as `identity` if skd hasn't become that already; says whether it had
+    /// to be.
+    pub(super) fn start(&mut self, identity: Option<&Identity>) -> io::Result<bool> {
         self.started = Instant::now();
+        // One that nobody could watch needs no second beside it: both would take lines to pieces.
+        if let Some(end) = self.end()
+            && events::wait_readable([end], Some(Duration::ZERO)) == [false]
+        {
+            return Ok(false);
+        }
         let (life, held) = pipe()?;
         match process::fork()? {
             Fork::Parent(child) => {
@@ -91,7 +132,7 @@ impl Relay {
                     return Err(Errno::EAGAIN.into());
                 }
                 self.life = Some(life);
-                Ok(())
+                Ok(true)
             }
             Fork::Child => match process::fork() {
                 Ok(Fork::Child) => {
@@ -113,9 +154,10 @@ impl Relay {
             Signal::SIGQUIT,
             Signal::SIGPIPE,
         ]);
-        if let Some(devices) = &self.devices {
-            let _ = fchdir(devices);
-        }
+        let name = match &self.devices {
+            Some(devices) if fchdir(devices).is_ok() => "log",
+            _ => "/dev/log",
+        };
         descriptors::keep_only(&[self.output.as_fd(), held.as_fd()]);
         if let Some(identity) = identity
             && privileges::drop_to(identity).is_err()
@@ -123,11 +165,6 @@ impl Relay {
             // Never with more rights than asked for.
             return;
         }
-        let name = if self.devices.is_some() {
-            "log"
-        } else {
-            "/dev/log"
-        };
         let mut syslog = Syslog::new(name, self.tag.as_bytes(), self.level);
         relay(&self.output, &mut syslog);
     }
@@ -248,6 +285,7 @@ impl<'a> Syslog<'a> {
     /// one that was found stuck.
     fn send(&mut self) -> bool {
         let deadline = Instant::now() + PATIENCE;
+        let mut has_room = false;
         loop {
             match self.try_send() {
                 Ok(()) => {
@@ -259,10 +297,16 @@ impl<'a> Syslog<'a> {
                     self.stuck = true;
                     return false;
                 }
+                // Waited for, unless it has just been said to be there.
+                Err(Errno::EAGAIN) if !has_room && self.socket.is_some() => {
+                    has_room = self
+                        .socket
+                        .as_ref()
+                        .is_some_and(|socket| events::wait_writable(socket.as_fd(), PAUSE));
+                }
                 Err(Errno::EAGAIN | Errno::ENOBUFS) => {
-                    if let Some(socket) = &self.socket {
-                        events::wait_writable(socket.as_fd(), PAUSE);
-                    }
+                    has_room = false;
+                    std::thread::sleep(PAUSE);
                 }
                 Err(_) => {
                     // Its socket is gone; the next try connects anew.

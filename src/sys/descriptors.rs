@@ -5,7 +5,7 @@
 //! child that shares the table then takes a copy of these alone: see [`super::child`].
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -67,6 +67,64 @@ impl Reserved {
         let last = self.slots.iter().rev().nth(slots.checked_sub(1)?)?;
         Some(Low(last.as_raw_fd() as u32 + 1))
     }
+}
+
+/// Descriptors that this process is to keep when it becomes another program.
+#[derive(Debug, Default)]
+pub struct HandOver {
+    numbers: Vec<i32>,
+    /// Of those whose own number is low, where the next image will want none.
+    copies: Vec<OwnedFd>,
+}
+
+impl HandOver {
+    /// Takes one along; says under which number it will be found. Its owner stays.
+    pub fn pass(&mut self, fd: impl AsFd) -> Result<i32, Errno> {
+        let mut number = fd.as_fd().as_raw_fd();
+        if (number as u32) < WORD {
+            let copy = claim(number)?;
+            number = copy.as_raw_fd();
+            self.copies.push(copy);
+        }
+        self.numbers.push(number);
+        Ok(number)
+    }
+
+    /// The numbers of all.
+    pub fn numbers(&self) -> &[i32] {
+        &self.numbers
+    }
+
+    /// Has all of them outlive an exec, or not.
+    pub fn survive(&self, on: bool) -> Result<(), Errno> {
+        for number in &self.numbers {
+            // SAFETY: the owners, and this value's copies, are still there.
+            let fd = unsafe { BorrowedFd::borrow_raw(*number) };
+            set_close_on_exec(fd, !on)?;
+        }
+        Ok(())
+    }
+}
+
+/// Owns a descriptor that an earlier image of this process has left open under this number.
+pub fn adopt(number: i32) -> Result<OwnedFd, Errno> {
+    if number < 0 {
+        return Err(Errno::EBADF);
+    }
+    // SAFETY: start-up, and nothing in this process owns what it was handed; if it wasn't, the
+    // call says so.
+    let handed = unsafe { BorrowedFd::borrow_raw(number) };
+    fcntl(handed, FcntlArg::F_GETFD)?;
+    // SAFETY: open, as was just seen, and from here on this value's own.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// A file without a name that holds this text (memfd_create(2)).
+pub fn memory_file(text: &[u8]) -> io::Result<File> {
+    let flags = nix::sys::memfd::MFdFlags::MFD_CLOEXEC;
+    let mut file = File::from(nix::sys::memfd::memfd_create(c"skd", flags)?);
+    file.write_all(text)?;
+    Ok(file)
 }
 
 /// Takes over a descriptor that was handed to this process under this number, close-on-exec

@@ -11,13 +11,22 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::unistd::{AccessFlags, Uid, UnlinkatFlags, faccessat, unlinkat};
+use serde::{Deserialize, Serialize};
 
+use super::descriptors::{self, HandOver};
 use super::process::{Capability, has_capability};
 
 /// A name in a directory.
 #[derive(Debug)]
 pub struct Entry {
     directory: OwnedFd,
+    name: OsString,
+}
+
+/// The same for another image of this process: the directory's descriptor.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HandedEntry {
+    directory: i32,
     name: OsString,
 }
 
@@ -40,6 +49,22 @@ impl Entry {
         Ok(Self {
             directory: open(OsStr::from_bytes(parent), flags, Mode::empty())?,
             name: OsStr::from_bytes(name).to_owned(),
+        })
+    }
+
+    /// Lets the next image of this process have it.
+    pub fn hand_over(&self, to: &mut HandOver) -> Result<HandedEntry, Errno> {
+        Ok(HandedEntry {
+            directory: to.pass(&self.directory)?,
+            name: self.name.clone(),
+        })
+    }
+
+    /// What an earlier image had.
+    pub fn resume(handed: HandedEntry) -> Result<Self, Errno> {
+        Ok(Self {
+            directory: descriptors::claim(handed.directory)?,
+            name: handed.name,
         })
     }
 
@@ -154,6 +179,20 @@ impl FileId {
             inode: stat.st_ino,
             kind: SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT,
         }
+    }
+
+    /// A socket's, as an earlier image of this process knew it.
+    pub fn of_socket(device: u64, inode: u64) -> Self {
+        Self {
+            device,
+            inode,
+            kind: SFlag::S_IFSOCK,
+        }
+    }
+
+    /// Device and inode.
+    pub fn numbers(self) -> (u64, u64) {
+        (self.device, self.inode)
     }
 
     /// Of an open file.

@@ -132,7 +132,7 @@ fn poll<const N: usize>(
         Err(Errno::EINTR) => return [false; N],
         Err(_) => {
             // Memory is short. Whoever waits in a loop must not spin on that.
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(100));
             return [false; N];
         }
     }

@@ -28,23 +28,32 @@ pub fn return_freed() {
     }
 }
 
-/// A stack for a child that shares this process's memory until it execs: 64 KiB above
-/// a guard page.
+/// A stack above a guard page: a thread's, or that of a child that shares this process's memory
+/// until it execs.
 #[derive(Debug)]
 pub struct Stack {
     base: NonNull<c_void>,
+    /// Of the whole mapping.
     length: usize,
+    /// Of the page below.
+    guard: usize,
 }
 
+/// What a newborn child needs, and more.
 const STACK_LENGTH: usize = 64 * 1024;
 
 impl Stack {
-    /// Maps the stack and its guard (mmap(2), mprotect(2)).
+    /// One for newborn children, 64 KiB.
     pub fn new() -> Result<Self, Errno> {
+        Self::of(STACK_LENGTH)
+    }
+
+    /// Maps a stack of so many bytes, whole pages, and its guard (mmap(2), mprotect(2)).
+    pub(super) fn of(length: usize) -> Result<Self, Errno> {
         // SAFETY: sysconf reads a constant of the system.
         let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
         let page = usize::try_from(page).unwrap_or(4096);
-        let length = STACK_LENGTH + page;
+        let length = length + page;
         // SAFETY: a new anonymous mapping at an address of the kernel's choice overlaps
         // nothing that exists.
         let base = unsafe {
@@ -63,10 +72,18 @@ impl Stack {
         let stack = Self {
             base: NonNull::new(base).ok_or(Errno::ENOMEM)?,
             length,
+            guard: page,
         };
         // SAFETY: the page is the lowest of the mapping made above, which this value owns.
         super::check(unsafe { libc::mprotect(base, page, libc::PROT_NONE) })?;
         Ok(stack)
+    }
+
+    /// The lowest address above the guard, and how many bytes there are from it.
+    pub(super) fn usable(&self) -> (*mut c_void, usize) {
+        // SAFETY: the guard is the first page of the mapping.
+        let base = unsafe { self.base.as_ptr().byte_add(self.guard) };
+        (base, self.length - self.guard)
     }
 
     /// The address just above the stack, from which it grows down.

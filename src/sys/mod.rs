@@ -11,11 +11,13 @@ pub mod descriptors;
 pub mod directory;
 pub mod environment;
 pub mod events;
+pub mod image;
 pub mod memory;
 pub mod names;
 pub mod process;
 pub mod signals;
 pub mod sockets;
+pub mod thread;
 
 use nix::errno::Errno;
 

@@ -41,14 +41,22 @@ impl Inherited {
     /// Three are blocked from the first moment. A write to a closed pipe, or beyond the
     /// limit of a file's size, is an error like others and no reason to die; and a HUP that
     /// was ignored must not end the start.
-    pub fn sanitise() -> Self {
+    ///
+    /// An earlier image of this process has blocked what it used (`keep_mask`), and what has
+    /// arrived since then must wait on.
+    pub fn sanitise(keep_mask: bool) -> Self {
         let mut mask = SigSet::empty();
         let _ = sigprocmask(SigmaskHow::SIG_SETMASK, None, Some(&mut mask));
         let mut blocked: SigSet = [Signal::SIGPIPE, Signal::SIGXFSZ].into_iter().collect();
         if is_ignored(libc::SIGHUP) {
             blocked.add(Signal::SIGHUP);
         }
-        let _ = blocked.thread_set_mask();
+        let how = if keep_mask {
+            SigmaskHow::SIG_BLOCK
+        } else {
+            SigmaskHow::SIG_SETMASK
+        };
+        let _ = sigprocmask(how, Some(&blocked), None);
         let mut ignored = Vec::new();
         for signal in 1..=libc::SIGRTMAX() {
             // Rust's runtime has ignored PIPE before this could be called.

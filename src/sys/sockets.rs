@@ -6,10 +6,11 @@ use std::os::fd::{AsFd, AsRawFd};
 use nix::errno::Errno;
 use nix::sys::socket::{SockaddrIn, SockaddrIn6, SockaddrLike, getsockopt, setsockopt, sockopt};
 use nix::sys::time::TimeSpec;
+use serde::{Deserialize, Serialize};
 
 /// Who connected to a unix socket (unix(7), `SO_PEERCRED`). Ids as the kernel gives them:
 /// a pid of 0 is one that this process's namespace can't see.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
     /// Process id.
     pub pid: i32,

@@ -5,8 +5,8 @@
 
 use crate::harness::{
     Conversation, DEADLINE, Directory, Holdings, Instance, Namespace, Over, Running, Skd, Syslog,
-    ask_unix_datagram, command, connect_unix, cpu_ticks, datagram_echo, echo, exists, ids,
-    in_a_storm, poll_for, receive, requires_command, requires_root, send_unix_datagram, session,
+    ask_unix_datagram, command, connect_unix, datagram_echo, echo, exists, ids, in_a_storm,
+    receive, requires_command, requires_descriptors, requires_root, send_unix_datagram, session,
     talk, threads, udp_client, unix_datagram_client, wait_for, wait_until, zombies,
 };
 use nix::errno::Errno;
@@ -25,24 +25,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// What skd holds, once it serves nobody.
-fn held_in_peace(skd: &Instance) -> Holdings {
-    // For a while, since the handlers of a queue of datagrams follow one another; and in that, idle.
-    let mut ticks = 0;
-    skd.wait_until("nobody is served any more", || {
-        ticks = cpu_ticks(skd.pid());
-        let served = || (!skd.children().is_empty()).then_some(());
-        poll_for(Duration::from_millis(300), served).is_none()
-    });
-    let ticks = cpu_ticks(skd.pid()) - ticks;
-    assert!(ticks < 8, "{ticks} ticks for nothing");
-    Holdings::of(skd)
-}
-
 /// Asserts that skd holds what it held before, and owes nobody anything.
 #[track_caller]
 fn expect_as_before(skd: &Instance, before: &Holdings) {
-    let after = held_in_peace(skd);
+    let after = Holdings::in_peace(skd);
     println!("{after:?}, before {before:?}");
     assert_eq!(zombies(skd.pid()), [0; 0]);
     after.expect_like(before);
@@ -86,14 +72,33 @@ impl Dice {
 
 // Clients.
 
+/// Gives back what it gets, on a socket of either style. A handler that costs little more than its process.
+const ECHO: &str = "
+    #include <sys/socket.h>
+    #include <unistd.h>
+    int main(void) {
+        static char bytes[65536];
+        int style;
+        socklen_t size = sizeof style;
+        if (getsockopt(0, SOL_SOCKET, SO_TYPE, &style, &size)) return 1;
+        if (style == SOCK_DGRAM) {
+            struct sockaddr_storage from;
+            size = sizeof from;
+            ssize_t length = recvfrom(0, bytes, sizeof bytes, 0, (void *)&from, &size);
+            return length < 0 || sendto(0, bytes, length, 0, (void *)&from, size) != length;
+        }
+        for (ssize_t length; (length = read(0, bytes, sizeof bytes)) > 0;)
+            for (ssize_t sent = 0, more; sent < length; sent += more)
+                if ((more = write(1, bytes + sent, length - sent)) <= 0) return 1;
+        return 0;
+    }";
+
 /// A skd with `options` that gives back what it gets, by TCP, by a unix socket and by UDP.
 fn echoing(directory: &Directory, options: &[&str]) -> Running {
-    let (perl, [option, script]) = datagram_echo();
-    let line = "test $PROTO = UDP || exec cat; exec \"$0\" \"$@\"";
     Skd::new(["-t", "127.0.0.1:0", "-u", "127.0.0.1:0", "-l"])
         .arg(directory.join("socket"))
         .args(options)
-        .run_with("sh", ["-c", line, perl, option, script])
+        .run(directory.compile("echo", ECHO))
 }
 
 /// Has the kernel reset a connection instead of ending it.
@@ -128,15 +133,15 @@ fn vanish(skd: &Running, turn: usize) {
 }
 
 /// Clients that say each byte for itself, and wait in between.
-fn drip(skd: &Running) {
-    let said = bytes(0, 150);
-    let mut streams: Vec<TcpStream> = (0..8).map(|_| skd.connect()).collect();
+fn drip(skd: &Running, count: usize, length: usize, pause: Duration) {
+    let said = bytes(0, length);
+    let mut streams: Vec<TcpStream> = (0..count).map(|_| skd.connect()).collect();
     for byte in said.chunks(1) {
         for stream in &mut streams {
             stream.write_all(byte).unwrap();
         }
         // That is what they are like.
-        thread::sleep(Duration::from_millis(2));
+        thread::sleep(pause);
     }
     for stream in streams {
         assert_eq!(talk(stream, b""), said);
@@ -178,73 +183,163 @@ fn behave(skd: &Running, turn: usize) {
     assert!(heard == said, "{} of {} bytes", heard.len(), said.len());
 }
 
-#[test]
-fn clients_that_behave_are_answered_in_full_among_clients_from_hell() {
-    let directory = Directory::new();
-    let skd = echoing(&directory, &[]);
-    let datagrams = skd.addresses()[1];
-    for turn in 0..20 {
-        behave(&skd, turn);
-        vanish(&skd, turn);
-    }
-    assert_eq!(ask_again_and_again(datagrams, b"warm"), b"warm");
-    let before = held_in_peace(&skd);
+/// How many clients of each kind there are.
+struct Hell {
+    /// Who say nothing and stay: that many by TCP, and half of that by the unix socket.
+    silent: usize,
+    /// Who have said all, which is nothing, and stay.
+    half_open: usize,
+    /// Who say all that goes, and read nothing.
+    deaf: usize,
+    /// Who say a byte now and then: clients, bytes and the pause.
+    dripping: (usize, usize, Duration),
+    /// Who come all together, and then reset all together.
+    mob: usize,
+    /// Who vanish one after another: threads, and how many each has.
+    vanishing: (usize, usize),
+    /// How often there are 250 datagrams.
+    floods: usize,
+    /// Who behave, one after another in each of three threads: at least that many, or as long as there is anybody
+    /// who doesn't.
+    honest: usize,
+}
 
-    let silent: Vec<TcpStream> = (0..20).map(|_| skd.connect()).collect();
-    let local: Vec<UnixStream> = (0..10).map(|_| skd.connect_unix()).collect();
-    let half_open: Vec<TcpStream> = (0..20).map(|_| skd.connect()).collect();
-    for stream in &half_open {
-        stream.shutdown(Shutdown::Write).unwrap();
-    }
-    let mut deaf: Vec<TcpStream> = (0..3).map(|_| skd.connect()).collect();
-    for stream in &mut deaf {
-        stream.set_nonblocking(true).unwrap();
-        while stream.write(&[b'x'; 65536]).is_ok() {}
-    }
-    let done = AtomicUsize::new(0);
-    thread::scope(|scope| {
-        for first in 0..3 {
-            let (skd, done) = (&skd, &done);
-            scope.spawn(move || {
-                (0..140).for_each(|turn| vanish(skd, first + turn));
-                done.fetch_add(1, Ordering::Relaxed);
-            });
+impl Hell {
+    /// Lets them loose, all at once.
+    fn run(&self) {
+        requires_descriptors(2 * self.silent + self.half_open + self.dripping.0 + self.mob);
+        let directory = Directory::new();
+        let skd = echoing(&directory, &[]);
+        let datagrams = skd.addresses()[1];
+        for turn in 0..20 {
+            behave(&skd, turn);
+            vanish(&skd, turn);
         }
-        scope.spawn(|| {
-            drip(&skd);
-            done.fetch_add(1, Ordering::Relaxed);
-        });
-        scope.spawn(|| {
-            for turn in 0..5 {
-                flood(datagrams);
-                let said = bytes(turn, 1_000 + turn);
-                assert!(ask_again_and_again(datagrams, &said) == said);
+        assert_eq!(ask_again_and_again(datagrams, b"warm"), b"warm");
+        let before = Holdings::in_peace(&skd);
+        let begin = Instant::now();
+
+        let silent: Vec<TcpStream> = (0..self.silent).map(|_| skd.connect()).collect();
+        let local = self.silent / 2;
+        let local: Vec<UnixStream> = (0..local).map(|_| skd.connect_unix()).collect();
+        let half_open: Vec<TcpStream> = (0..self.half_open).map(|_| skd.connect()).collect();
+        for stream in &half_open {
+            stream.shutdown(Shutdown::Write).unwrap();
+        }
+        let mut deaf: Vec<TcpStream> = (0..self.deaf).map(|_| skd.connect()).collect();
+        for stream in &mut deaf {
+            stream.set_nonblocking(true).unwrap();
+            while stream.write(&[b'x'; 65536]).is_ok() {}
+        }
+        let (mut most, answered) = (Holdings::of(&skd), AtomicUsize::new(0));
+        let (threads, turns) = self.vanishing;
+        // Counted down however a thread ends, so that nobody waits for one that has failed.
+        let hostile = AtomicUsize::new(threads + 3);
+        thread::scope(|scope| {
+            for first in 0..threads {
+                let (skd, hostile) = (&skd, &hostile);
+                scope.spawn(move || {
+                    let _gone = Gone(hostile);
+                    (0..turns).for_each(|turn| vanish(skd, first + turn));
+                });
             }
-            done.fetch_add(1, Ordering::Relaxed);
-        });
-        for first in [0, 1_000, 2_000] {
-            let (skd, done) = (&skd, &done);
-            scope.spawn(move || {
-                for turn in first.. {
-                    behave(skd, turn);
-                    // As long as there is anybody who doesn't, unless one of those has failed.
-                    if turn > first + 20
-                        && (done.load(Ordering::Relaxed) == 5 || turn > first + 400)
-                    {
-                        break;
-                    }
+            scope.spawn(|| {
+                let _gone = Gone(&hostile);
+                let (count, length, pause) = self.dripping;
+                drip(&skd, count, length, pause);
+            });
+            scope.spawn(|| {
+                let _gone = Gone(&hostile);
+                let mob: Vec<TcpStream> = (0..self.mob).map(|_| skd.connect()).collect();
+                mob.into_iter().for_each(reset);
+            });
+            scope.spawn(|| {
+                let _gone = Gone(&hostile);
+                for turn in 0..self.floods {
+                    flood(datagrams);
+                    let said = bytes(turn, 1_000 + turn);
+                    assert!(ask_again_and_again(datagrams, &said) == said);
                 }
             });
+            for first in [0, 1_000, 2_000] {
+                let (skd, hostile, answered) = (&skd, &hostile, &answered);
+                scope.spawn(move || {
+                    for turn in first.. {
+                        behave(skd, turn);
+                        answered.fetch_add(1, Ordering::Relaxed);
+                        if turn >= first + self.honest && hostile.load(Ordering::Relaxed) == 0 {
+                            break;
+                        }
+                    }
+                });
+            }
+            while hostile.load(Ordering::Relaxed) > 0 {
+                let now = Holdings::of(&skd);
+                if now.descriptors > most.descriptors {
+                    most = now;
+                }
+                thread::sleep(Duration::from_millis(100));
+            }
+        });
+        for stream in half_open {
+            assert_eq!(talk(stream, b""), b"");
         }
-    });
-    for stream in half_open {
-        assert_eq!(talk(stream, b""), b"");
+        drop((silent, local, deaf));
+        println!(
+            "{} vanished, {} in a mob, {} datagrams; {} honest answers, all in full; {:?}; before {before:?}, at most {most:?}",
+            threads * turns,
+            self.mob,
+            250 * self.floods,
+            answered.load(Ordering::Relaxed),
+            begin.elapsed(),
+        );
+        // Of memory, it may keep what it took to serve the most at once.
+        let kib = before.kib.max(most.kib);
+        expect_as_before(&skd, &Holdings { kib, ..before });
+        assert_eq!(skd.logged("skd: "), [""; 0]);
+        behave(&skd, 1);
+        assert_eq!(skd.stop().code(), Some(0));
     }
-    drop((silent, local, deaf));
-    expect_as_before(&skd, &before);
-    assert_eq!(skd.logged("skd: "), [""; 0]);
-    behave(&skd, 1);
-    assert_eq!(skd.stop().code(), Some(0));
+}
+
+/// Counts down when it goes.
+struct Gone<'a>(&'a AtomicUsize);
+
+impl Drop for Gone<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn clients_that_behave_are_answered_in_full_among_clients_from_hell() {
+    let hell = Hell {
+        silent: 20,
+        half_open: 20,
+        deaf: 3,
+        dripping: (8, 150, Duration::from_millis(2)),
+        mob: 50,
+        vanishing: (3, 140),
+        floods: 5,
+        honest: 20,
+    };
+    hell.run();
+}
+
+#[test]
+#[ignore = "takes a minute, and gigabytes"]
+fn clients_that_behave_are_answered_in_full_among_thousands_from_hell() {
+    let hell = Hell {
+        silent: 2_000,
+        half_open: 1_500,
+        deaf: 20,
+        dripping: (1_000, 20, Duration::from_secs(1)),
+        mob: 1_500,
+        vanishing: (16, 700),
+        floods: 30,
+        honest: 300,
+    };
+    hell.run();
 }
 
 #[test]
@@ -252,7 +347,7 @@ fn clients_that_vanish_leave_their_places_to_others() {
     const PLACES: usize = 3;
     let directory = Directory::new();
     let skd = echoing(&directory, &["-c", &PLACES.to_string()]);
-    let before = held_in_peace(&skd);
+    let before = Holdings::in_peace(&skd);
     thread::scope(|scope| {
         for first in 0..2 {
             let skd = &skd;
@@ -275,7 +370,7 @@ fn senders_of_unix_datagrams_that_vanish_keep_nobody_from_an_answer() {
     let socket = directory.join("socket");
     let (prog, args) = datagram_echo();
     let skd = Skd::new(["-dl"]).arg(&socket).run_with(prog, args);
-    let before = held_in_peace(&skd);
+    let before = Holdings::in_peace(&skd);
     thread::scope(|scope| {
         scope.spawn(|| {
             for turn in 0..40 {
@@ -326,7 +421,7 @@ fn forged_senders_of_datagrams_are_named_and_keep_nobody_from_an_answer() {
     let skd = Skd::new(["-v", "-u", &own.to_string()])
         .inside(&namespace)
         .run_with("perl", ["-e", script]);
-    let before = held_in_peace(&skd);
+    let before = Holdings::in_peace(&skd);
     let senders = [
         // Itself, services that would answer an answer, and those that nobody can be.
         own,
@@ -543,7 +638,7 @@ fn a_storm_of_signals_while_connections_are_served_does_no_harm() {
         ]))
         .arg(directory.join("socket"))
         .run("cat");
-        let before = held_in_peace(&skd);
+        let before = Holdings::in_peace(&skd);
         in_a_storm(&skd, &harmless, || {
             thread::scope(|scope| {
                 for client in 0..4 {
@@ -663,7 +758,7 @@ fn handlers_and_relays_that_are_killed_are_missed_by_nobody_else() {
         .inside(&namespace)
         .run_with("sh", ["-c", "echo $$; exec cat"]);
     wait_until("there is a relay", || relay(&skd).is_some());
-    let before = held_in_peace(&skd);
+    let before = Holdings::in_peace(&skd);
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         for number in 0..2 {

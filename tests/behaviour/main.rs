@@ -42,6 +42,7 @@ mod pidfile;
 mod privileges;
 mod recipes;
 mod resources;
+mod shortages;
 mod signals;
 mod stream;
 mod supervise;

@@ -97,7 +97,7 @@ fn binds_low_and_becomes_nobody(machine: &Machine, example: &str) {
     let pid = machine.namespace.shell("cat /run/qotd.pid");
     let nobody = machine.namespace.shell("id -u nobody");
     let (users, _, _) = ids(pid.trim().parse().unwrap());
-    assert_eq!(users, [nobody.trim().parse().unwrap(); 4]);
+    assert_eq!(users, [nobody.trim().parse::<u32>().unwrap(); 4]);
 }
 
 fn serves_from_another_root(machine: &Machine, example: &str) {

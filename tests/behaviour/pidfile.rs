@@ -2,7 +2,7 @@
 
 use crate::harness::{
     Directory, Program, Skd, command, connect_unix, descriptors, each_program, exists, ids,
-    requires_command, requires_root, talk, wait_for, wait_until,
+    requires_command, requires_root, talk, tampering, wait_for, wait_until,
 };
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
@@ -466,4 +466,17 @@ fn a_file_that_cannot_be_written_fails_the_start() {
     let left: Vec<_> = left.flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(left, ["full"]);
     File::open(namespace.path("/mnt/full")).unwrap();
+}
+
+#[test]
+fn a_file_that_cannot_be_looked_at_when_it_is_locked_goes() {
+    let directory = Directory::new();
+    let mut wrapper = tampering("newfstatat", "error=EIO").to_vec();
+    // By its name, and not by its descriptor.
+    wrapper.splice(1..1, ["-P", "pid"].map(str::to_owned));
+    Skd::new(["-t", "127.0.0.1:0", "-P", &directory.name("pid")])
+        .wrapper(wrapper)
+        .start("cat")
+        .expect_refusal(1, &["--pidfile", "I/O error"]);
+    assert_eq!(directory.names(), [""; 0]);
 }

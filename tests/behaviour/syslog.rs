@@ -2,41 +2,19 @@
 
 use crate::harness::{
     Directory, Instance, Namespace, Running, SignalMasks, Skd, Syslog, children, descriptors,
-    each_program, exists, ids, poll_for, receive, requires_root, run_to_end, session, signal_masks,
-    talk, wait_for, wait_until,
+    each_program, exists, ids, machine, poll_for, receive, relays, requires_root, run_to_end,
+    session, signal_masks, talk, wait_for, wait_until,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
-
-/// A machine with nothing in /dev/log but this.
-fn machine() -> (Namespace, Syslog) {
-    let namespace = Namespace::new();
-    namespace.private_dev();
-    let syslog = Syslog::bind(namespace.path("/dev/log"));
-    (namespace, syslog)
-}
 
 /// The relay of a skd that runs: a process of the same program, nobody's child of this run.
 #[track_caller]
 fn relay(skd: &Instance) -> i32 {
     wait_for("a relay", || relays(skd).first().copied())
-}
-
-fn relays(skd: &Instance) -> Vec<i32> {
-    let program = |pid: i32| {
-        let file = std::fs::metadata(format!("/proc/{pid}/exe")).ok()?;
-        Some((file.dev(), file.ino()))
-    };
-    let mut found = skd.processes();
-    let handlers = skd.children();
-    found.retain(|&pid| {
-        pid != skd.pid() && !handlers.contains(&pid) && program(pid) == program(skd.pid())
-    });
-    found
 }
 
 /// Kills a relay, and waits until it is dead: until then it may still read, and take to its grave.

@@ -85,6 +85,12 @@ impl Places {
         Some(self.place())
     }
 
+    /// The place of a handler that runs already, whether or not there are so many.
+    pub(in crate::serve) fn occupy(self: &Arc<Self>) -> Place {
+        self.taken.fetch_add(1, Ordering::SeqCst);
+        self.place().in_use()
+    }
+
     fn place(self: &Arc<Self>) -> Place {
         Place {
             places: Arc::clone(self),
@@ -128,6 +134,11 @@ impl Place {
     pub(in crate::serve) fn release(mut self, thread: usize) -> (usize, Option<usize>) {
         self.free(Some(thread));
         (self.places.used(), self.places.limit())
+    }
+
+    /// Whether it is one of these.
+    pub(in crate::serve) fn is_of(&self, places: &Arc<Places>) -> bool {
+        Arc::ptr_eq(&self.places, places)
     }
 
     /// The same place, now that it has a handler.

@@ -1,7 +1,8 @@
 //! What skd holds: what may not grow with the number of connections that it has served.
 
-use super::Instance;
-use super::process::{descriptors, rss_anon, threads};
+use super::process::{cpu_ticks, descriptors, rss_anon, threads};
+use super::{Instance, poll_for};
+use std::time::Duration;
 
 #[derive(Debug)]
 pub struct Holdings {
@@ -17,6 +18,21 @@ impl Holdings {
             threads: threads(skd.pid()).len(),
             kib: rss_anon(skd.pid()),
         }
+    }
+
+    /// What skd holds once it serves nobody.
+    #[track_caller]
+    pub fn in_peace(skd: &Instance) -> Self {
+        // For a while, since the handlers of a queue of datagrams follow one another; and in that, idle.
+        let mut ticks = 0;
+        skd.wait_until("nobody is served any more", || {
+            ticks = cpu_ticks(skd.pid());
+            let served = || (!skd.children().is_empty()).then_some(());
+            poll_for(Duration::from_millis(300), served).is_none()
+        });
+        let ticks = cpu_ticks(skd.pid()) - ticks;
+        assert!(ticks < 8, "{ticks} ticks for nothing");
+        Self::of(skd)
     }
 
     /// The same descriptors and threads as `before`, and memory within what allocators do.

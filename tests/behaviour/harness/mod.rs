@@ -18,6 +18,7 @@
 //! | `process` | what /proc says of a process |
 //! | `sockets` | what the kernel says of a process's sockets |
 //! | `namespace` | [`Namespace`]: private mounts and network |
+//! | `cgroup` | [`Cgroup`]: a limit of memory for all of a run |
 //! | `syslog` | [`Syslog`]: a stand-in for the daemon behind /dev/log |
 //! | `terminal` | [`Terminal`]: a pseudo-terminal |
 //! | `directory` | [`Directory`]: a private directory |
@@ -31,6 +32,7 @@
 #![allow(dead_code, unused_imports)]
 
 mod capture;
+mod cgroup;
 mod client;
 mod directory;
 mod holdings;
@@ -49,6 +51,7 @@ mod tampering;
 mod terminal;
 
 pub use self::capture::{Capture, Line, Source};
+pub use self::cgroup::Cgroup;
 pub use self::client::{
     Conversation, ask, ask_udp, ask_unix_datagram, connect, connect_unix, datagram_echo, echo,
     receive, send_unix_datagram, talk, try_talk, udp_client, unix_datagram_client,
@@ -67,7 +70,7 @@ pub use self::running::{Daemon, Output, Running};
 pub use self::skd::{MARK, Skd, Stream, run_to_end};
 pub use self::sockets::{Kind, Socket, sockets};
 pub use self::storm::{Over, in_a_storm};
-pub use self::syslog::{Message, Syslog};
+pub use self::syslog::{Message, Syslog, machine, relays};
 pub use self::tampering::tampering;
 pub use self::terminal::Terminal;
 
@@ -133,6 +136,21 @@ pub fn requires_root() {
         nix::unistd::geteuid().is_root(),
         "this test needs root (run the tests as root, or leave it out by name)"
     );
+}
+
+/// For tests that hold many descriptors themselves, and have skd hold as many: takes them where they may be had.
+#[track_caller]
+pub fn requires_descriptors(count: usize) {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let needed = count as u64 + 500;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("RLIMIT_NOFILE");
+    assert!(
+        hard >= needed,
+        "this test needs {needed} descriptors and may have {hard} (see ulimit -Hn)"
+    );
+    if soft < needed {
+        setrlimit(Resource::RLIMIT_NOFILE, needed, hard).expect("RLIMIT_NOFILE");
+    }
 }
 
 /// For tests that use a program beyond sh and coreutils; fails with its name where it is missing.

@@ -1,7 +1,8 @@
 //! A stand-in for the syslog daemon.
 
-use super::{DEADLINE, poll_for};
+use super::{DEADLINE, Instance, Namespace, poll_for};
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -169,6 +170,29 @@ impl Shared {
         }
         self.ended
     }
+}
+
+/// A machine with nothing in /dev/log but this.
+#[track_caller]
+pub fn machine() -> (Namespace, Syslog) {
+    let namespace = Namespace::new();
+    namespace.private_dev();
+    let syslog = Syslog::bind(namespace.path("/dev/log"));
+    (namespace, syslog)
+}
+
+/// The relays of a skd that runs: processes of the same program, nobody's children of this run.
+pub fn relays(skd: &Instance) -> Vec<i32> {
+    let program = |pid: i32| {
+        let file = std::fs::metadata(format!("/proc/{pid}/exe")).ok()?;
+        Some((file.dev(), file.ino()))
+    };
+    let mut found = skd.processes();
+    let handlers = skd.children();
+    found.retain(|&pid| {
+        pid != skd.pid() && !handlers.contains(&pid) && program(pid) == program(skd.pid())
+    });
+    found
 }
 
 fn open(path: &Path) -> UnixDatagram {

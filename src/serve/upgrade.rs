@@ -1,0 +1,602 @@
+//! Upgrade in place: this process becomes a newer skd, and goes on as if nothing had been.
+//!
+//! Handlers stay its children, and listeners never close. The new image is first tried, by a
+//! child, on what it would get; then the acceptors are parked, for a child between clone and
+//! exec would be unknown to the new image, and the process becomes it. What it needs to know
+//! travels in a memory file, descriptors under their numbers. An image that can't take over
+//! becomes the old one again.
+
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::io::{self, PipeReader, Read, Write, pipe};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::unistd::{Gid, Pid, Uid, getppid};
+use serde::{Deserialize, Serialize};
+
+use super::control::Daemon;
+use super::datagram::Datagrams;
+use super::handlers::{Handler, Work};
+use super::key::Key;
+use super::{Phase, Shared};
+use crate::child::{Pidfds, program};
+use crate::config::{Account, Identity};
+use crate::error::{Error, Reason};
+use crate::net::{HandedFile, HandedListener, Peer, SocketFile};
+use crate::report::{self, Cause, Event};
+use crate::setup::executable::{self, Executable, HandedExecutable};
+use crate::setup::log::HandedLog;
+use crate::setup::pidfile::{HandedPidFile, PidFile};
+use crate::sys::descriptors::{self, HandOver};
+use crate::sys::events::Interest;
+use crate::sys::image::{self, Words};
+use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
+use crate::sys::signals::{Signal, kill};
+
+/// Names the memory file, whose it is, and what for: `FD:PID:trial`, `resume` or `back`.
+const VARIABLE: &str = "SKD_UPGRADE";
+
+/// What the state looks like. Fields may be added; an image that needs one that is missing, or
+/// that sees another number here, fails its trial.
+const FORMAT: u32 = 1;
+
+/// How long a new image may take to say that it can take over.
+const TRIAL: Duration = Duration::from_secs(10);
+
+/// How long an acceptor may take to be done with its connection.
+const PARKING: Duration = Duration::from_secs(5);
+
+/// What is known from the start alone, and what ends with the process.
+#[derive(Debug)]
+pub struct Origin {
+    /// Where this program came from, if that could be seen.
+    pub executable: Option<Executable>,
+    /// Whether HUP ends a daemon that has nothing to open again.
+    pub hangup_ends: bool,
+    /// The limit of open files that handlers get back.
+    pub files: Option<libc::rlimit>,
+    /// Whom it has become.
+    pub identity: Option<Identity>,
+    /// The last to go, so that whoever waits for it finds nothing else left.
+    pub pidfile: Option<PidFile>,
+}
+
+/// All that the next image needs to know besides the command line.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct State {
+    format: u32,
+    /// What is open for the next image.
+    descriptors: Vec<i32>,
+    /// This file's own descriptor, and that of the image that wrote it.
+    memory: i32,
+    old: i32,
+    version: String,
+    hangup_ends: bool,
+    files: Option<(libc::rlim_t, libc::rlim_t)>,
+    identity: Option<HandedIdentity>,
+    executable: HandedExecutable,
+    pidfile: Option<HandedPidFile>,
+    /// To be taken by whoever resumes.
+    pub log: HandedLog,
+    /// To be taken by whoever resumes.
+    pub listeners: Vec<HandedListener>,
+    /// Those of the listeners.
+    socket_files: Vec<HandedFile>,
+    /// All that live.
+    pub handlers: Vec<HandedHandler>,
+}
+
+/// What the running daemon takes over from an earlier image.
+#[derive(Debug, Default)]
+pub struct Handed {
+    /// The files of its listeners.
+    pub socket_files: Vec<SocketFile>,
+    /// Its handlers.
+    pub handlers: Vec<HandedHandler>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct HandedIdentity {
+    uid: u32,
+    gid: u32,
+    groups: Vec<u32>,
+    account: Account,
+}
+
+/// A handler for another image of this process, whose child it stays.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HandedHandler {
+    pid: i32,
+    work: HandedWork,
+    peer: Peer,
+    /// In milliseconds.
+    age: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum HandedWork {
+    /// A connection of the service with this index.
+    Connection(usize),
+    /// The datagrams of the listener with this index.
+    Datagrams(usize),
+}
+
+/// How this image came to run.
+#[derive(Debug)]
+pub enum Arrival {
+    /// By somebody's command.
+    Fresh,
+    /// By an earlier image, to say whether it could take over from it.
+    Trial(Box<State>),
+    /// By an earlier image, to take over.
+    Upgrade(Box<State>),
+    /// By a newer image that can't.
+    Return(Box<State>),
+}
+
+impl Arrival {
+    /// Finds out. A variable left over from somewhere else says nothing.
+    pub fn find() -> Result<Self, Error> {
+        let Some((memory, pid, word)) = said() else {
+            return Ok(Self::Fresh);
+        };
+        let expected = if word == "trial" {
+            getppid()
+        } else {
+            Pid::this()
+        };
+        if Pid::from_raw(pid) != expected {
+            return Ok(Self::Fresh);
+        }
+        let state = State::read(memory).map_err(|reason| {
+            Error::start("the state of the running skd can't be understood", reason)
+        })?;
+        let state = Box::new(state);
+        Ok(match word.as_str() {
+            "trial" => Self::Trial(state),
+            "back" => Self::Return(state),
+            _ => Self::Upgrade(state),
+        })
+    }
+}
+
+fn said() -> Option<(i32, i32, String)> {
+    let value = std::env::var(VARIABLE).ok()?;
+    let mut parts = value.split(':');
+    let memory = parts.next()?.parse().ok()?;
+    let pid = parts.next()?.parse().ok()?;
+    Some((memory, pid, parts.next()?.to_owned()))
+}
+
+impl State {
+    fn read(memory: i32) -> io::Result<Self> {
+        let file = File::from(descriptors::claim(memory)?);
+        let length = file.metadata()?.len();
+        let mut text = vec![0; usize::try_from(length).unwrap_or_default()];
+        // Not from where the last reader left off.
+        file.read_exact_at(&mut text, 0)?;
+        let state: Self = serde_json::from_slice(&text)?;
+        if state.format != FORMAT {
+            let text = format!("it is of format {}, and this is {FORMAT}", state.format);
+            return Err(io::Error::other(text));
+        }
+        Ok(state)
+    }
+
+    /// Whom the process has become, if anybody.
+    pub fn identity(&self) -> Option<Identity> {
+        self.identity.as_ref().map(|identity| Identity {
+            uid: Uid::from_raw(identity.uid),
+            gid: Gid::from_raw(identity.gid),
+            groups: identity.groups.iter().copied().map(Gid::from_raw).collect(),
+            account: identity.account.clone(),
+        })
+    }
+
+    /// What only the start knew.
+    pub fn origin(&mut self) -> Result<Origin, Errno> {
+        let pidfile = self.pidfile.take().map(PidFile::resume).transpose()?;
+        let executable = Executable::resume(self.executable.clone())?;
+        image::set_name(executable.path().as_os_str());
+        Ok(Origin {
+            executable: Some(executable),
+            hangup_ends: self.hangup_ends,
+            files: self
+                .files
+                .map(|(rlim_cur, rlim_max)| libc::rlimit { rlim_cur, rlim_max }),
+            identity: self.identity(),
+            pidfile,
+        })
+    }
+
+    /// The descriptors themselves, which are to stay open until there is no way back. What
+    /// resumes works on copies.
+    pub fn originals(&self) -> Result<Vec<OwnedFd>, Errno> {
+        let numbers = self.descriptors.iter().copied();
+        numbers.map(descriptors::adopt).collect()
+    }
+
+    /// The files of the listeners.
+    pub fn socket_files(&mut self) -> Result<Vec<SocketFile>, Errno> {
+        let files = self.socket_files.drain(..);
+        files.map(SocketFile::resume).collect()
+    }
+
+    /// Says that another image goes on.
+    pub fn tell(&self, returned: bool) {
+        if returned {
+            refuse(&"the new program couldn't take over");
+        } else {
+            report::event(Event::Upgraded(&self.version));
+        }
+    }
+
+    /// Becomes the image that handed over again; comes back only with the reason why not.
+    pub fn go_back(&self) -> Errno {
+        match descriptors::claim(self.old) {
+            Ok(old) => image::become_file(old, &words(self.memory, "back", &[])),
+            Err(errno) => errno,
+        }
+    }
+}
+
+/// The command line and the environment for the next image, with `more` options before all.
+fn words(memory: i32, word: &str, more: &[&OsStr]) -> Words {
+    let mut arguments = executable::arguments();
+    let more = more
+        .iter()
+        .filter_map(|option| CString::new(option.as_bytes()).ok());
+    let at = arguments.len().min(1);
+    arguments.splice(at..at, more);
+    let mut environment = executable::environment(VARIABLE);
+    let line = format!("{VARIABLE}={memory}:{}:{word}", Pid::this());
+    environment.extend(CString::new(line));
+    Words::new(arguments, environment)
+}
+
+/// A new image that a child tries.
+#[derive(Debug)]
+pub(super) struct Trial {
+    pid: Pid,
+    /// Tells of its end, where the kernel has such.
+    pidfd: Option<OwnedFd>,
+    /// Why it couldn't be executed, if it couldn't: the errno.
+    failure: PipeReader,
+    next: OwnedFd,
+    pub(super) due: Instant,
+}
+
+/// A state that is written down, and what goes with it.
+struct Written {
+    memory: i32,
+    carried: HandOver,
+    _file: File,
+}
+
+impl Daemon {
+    /// USR2: tries the program that stands where this one came from.
+    pub(super) fn begin_upgrade(&mut self) {
+        if self.trial.is_some() {
+            return refuse(&"one is being tried already");
+        }
+        match self.start_trial() {
+            Ok(trial) => self.trial = Some(trial),
+            Err(why) => refuse(&why),
+        }
+    }
+
+    fn start_trial(&self) -> Result<Trial, String> {
+        let Some(executable) = &self.origin.executable else {
+            return Err("where skd was started from couldn't be found out".into());
+        };
+        let path = executable.path().display();
+        let next = executable
+            .next()
+            .map_err(|errno| format!("{path} can't be opened: {}", errno.desc()))?;
+        let state = self
+            .write_state(&next)
+            .map_err(|reason| format!("its state can't be written down: {}", reason.reason()))?;
+        let words = words(state.memory, "trial", &[]);
+        let failed = |reason: io::Error| format!("no process to try {path}: {}", reason.reason());
+        let (failure, mut writer) = pipe().map_err(failed)?;
+        match process::fork().map_err(|errno| failed(errno.into()))? {
+            Fork::Child => {
+                let errno = match state.carried.survive(true) {
+                    Ok(()) => image::become_file(&next, &words),
+                    Err(errno) => errno,
+                };
+                let _ = writer.write_all(&(errno as i32).to_ne_bytes());
+                process::exit_now(1)
+            }
+            Fork::Parent(pid) => {
+                let pidfd = match self.method.pidfds {
+                    Pidfds::None => None,
+                    Pidfds::Clone | Pidfds::Open => process::open_pidfd(pid).ok(),
+                };
+                if let Some(pidfd) = &pidfd {
+                    let poller = self.shared.main_poller();
+                    let _ = poller.add(pidfd, Interest::Readable, Key::Trial.into());
+                }
+                Ok(Trial {
+                    pid,
+                    pidfd,
+                    failure,
+                    next,
+                    due: Instant::now() + TRIAL,
+                })
+            }
+        }
+    }
+
+    /// Looks whether the trial is over.
+    pub(super) fn look_at_trial(&mut self) {
+        let Some(trial) = &self.trial else { return };
+        let found = process::wait(Target::Process(trial.pid), Wait::NOW);
+        match found {
+            Ok(Some((pid, Change::Ended(ended)))) => self.end_trial(pid, ended),
+            Ok(_) if Instant::now() < trial.due => {}
+            _ => {
+                let _ = kill(trial.pid, Signal::SIGKILL);
+                let found = process::wait(Target::Process(trial.pid), Wait::UNTIL_END);
+                self.forget_trial();
+                let _ = found;
+                refuse(&format_args!(
+                    "the new program hasn't said within {} s whether it can take over",
+                    TRIAL.as_secs()
+                ));
+            }
+        }
+    }
+
+    fn forget_trial(&mut self) -> Option<Trial> {
+        let trial = self.trial.take()?;
+        if let Some(pidfd) = &trial.pidfd {
+            // Before it is closed: see `sys::child`.
+            let _ = self.shared.main_poller().remove(pidfd);
+        }
+        Some(trial)
+    }
+
+    /// A child has ended that is no handler: it may be the trial.
+    pub(super) fn end_trial(&mut self, pid: Pid, ended: Ended) {
+        if self.trial.as_ref().is_none_or(|trial| trial.pid != pid) {
+            return;
+        }
+        let Some(mut trial) = self.forget_trial() else {
+            return;
+        };
+        if ended == Ended::Exited(0) {
+            let why = self.become_next(&trial.next);
+            return refuse(&why);
+        }
+        let mut errno = [0; 4];
+        if trial.failure.read_exact(&mut errno).is_err() {
+            // It has run, and has said why on standard error.
+            return match ended {
+                Ended::Exited(status) => {
+                    refuse(&format_args!("the new program refuses (status {status})"))
+                }
+                Ended::Killed(signal) => {
+                    refuse(&format_args!("signal {signal} ended the new program"))
+                }
+            };
+        }
+        let executable = self.origin.executable.as_ref();
+        let missing = executable
+            .and_then(Executable::readable)
+            .and_then(program::missing_interpreter_of);
+        match missing {
+            Some(interpreter) => refuse(&format_args!(
+                "the new program's interpreter {} isn't in the root directory; a static skd needs none",
+                interpreter.display()
+            )),
+            // What is closed at the exec can't be read by an interpreter.
+            None if i32::from_ne_bytes(errno) == Errno::ENOENT as i32 => {
+                refuse(&"the new program is a script, and no skd");
+            }
+            None => {
+                let errno = Errno::from_raw(i32::from_ne_bytes(errno));
+                refuse(&format_args!(
+                    "the new program can't be executed: {}",
+                    errno.desc()
+                ));
+            }
+        }
+    }
+
+    /// Parks the acceptors and becomes the next image; comes back with the reason why not.
+    fn become_next(&mut self, next: &OwnedFd) -> String {
+        if !self.park_acceptors() {
+            self.shared.enter_phase(Phase::Serving);
+            return "a handler's preparation hangs; try again later".into();
+        }
+        let why = match self.write_state(next) {
+            Ok(state) => {
+                let words = words(state.memory, "resume", &[]);
+                let errno = match state.carried.survive(true) {
+                    Ok(()) => image::become_file(next, &words),
+                    Err(errno) => errno,
+                };
+                let _ = state.carried.survive(false);
+                format!("the new program can't be executed: {}", errno.desc())
+            }
+            Err(reason) => format!("the state can't be written down: {}", reason.reason()),
+        };
+        self.shared.enter_phase(Phase::Serving);
+        why
+    }
+
+    /// Has every acceptor wait where it has nothing in hand; says whether all do.
+    fn park_acceptors(&self) -> bool {
+        self.shared.enter_phase(Phase::Parked);
+        let deadline = Instant::now() + PARKING;
+        while self.shared.parked.load(Ordering::SeqCst) < self.acceptors.len() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        true
+    }
+
+    fn write_state(&self, next: &OwnedFd) -> io::Result<Written> {
+        let mut file = descriptors::memory_file(b"")?;
+        let mut to = HandOver::default();
+        let memory = to.pass(&file)?;
+        let Some(executable) = &self.origin.executable else {
+            return Err(Errno::ENOENT.into());
+        };
+        let pass_files = |file: &SocketFile| file.hand_over(&mut to);
+        let socket_files = self
+            .files
+            .iter()
+            .map(pass_files)
+            .collect::<Result<_, _>>()?;
+        let streams = self
+            .shared
+            .services
+            .iter()
+            .flat_map(|served| &served.listeners);
+        let datagrams = self.datagrams.iter().map(Datagrams::listener);
+        let listeners = streams
+            .chain(datagrams)
+            .map(|listener| listener.hand_over(&mut to));
+        let listeners = listeners.collect::<Result<_, _>>()?;
+        let pidfile = self.origin.pidfile.as_ref();
+        let state = State {
+            format: FORMAT,
+            memory,
+            old: to.pass(executable.running())?,
+            version: env!("CARGO_PKG_VERSION").into(),
+            hangup_ends: self.origin.hangup_ends,
+            files: self
+                .origin
+                .files
+                .map(|limit| (limit.rlim_cur, limit.rlim_max)),
+            identity: self
+                .origin
+                .identity
+                .as_ref()
+                .map(|identity| HandedIdentity {
+                    uid: identity.uid.as_raw(),
+                    gid: identity.gid.as_raw(),
+                    groups: identity.groups.iter().map(|gid| gid.as_raw()).collect(),
+                    account: identity.account.clone(),
+                }),
+            executable: executable.hand_over(next.as_fd(), &mut to)?,
+            pidfile: pidfile
+                .map(|pidfile| pidfile.hand_over(&mut to))
+                .transpose()?,
+            log: self.log.hand_over(&mut to)?,
+            listeners,
+            socket_files,
+            handlers: self.shared.hand_over_handlers(),
+            descriptors: to.numbers().to_vec(),
+        };
+        file.write_all(&serde_json::to_vec(&state)?)?;
+        Ok(Written {
+            memory,
+            carried: to,
+            _file: file,
+        })
+    }
+
+    /// Makes room for the handlers of an earlier image.
+    pub(super) fn reserve_handlers(&self, handed: &[HandedHandler]) -> Result<(), Error> {
+        for thread in 0..=self.shared.main_index() {
+            let its = handed
+                .iter()
+                .filter(|handler| self.shared.thread_for(handler) == thread);
+            let reserved = self.shared.handlers.reserve(thread, its.count());
+            reserved.map_err(|reason| Error::Start(format!("no memory for handlers: {reason}")))?;
+        }
+        Ok(())
+    }
+
+    /// Takes over the handlers of an earlier image: for good, for they will be reaped.
+    pub(super) fn enter_handlers(&mut self) {
+        for handed in std::mem::take(&mut self.handed) {
+            let thread = self.shared.thread_for(&handed);
+            let pid = Pid::from_raw(handed.pid);
+            let now = Instant::now();
+            let handler = Handler {
+                pid,
+                // Its own child that wasn't reaped: the id is nobody else's.
+                pidfd: match self.method.pidfds {
+                    Pidfds::None => None,
+                    Pidfds::Clone | Pidfds::Open => process::open_pidfd(pid).ok(),
+                },
+                work: match handed.work {
+                    HandedWork::Connection(service) => {
+                        let served = self.shared.services.get(service);
+                        let Some(served) = served.or(self.shared.services.first()) else {
+                            continue;
+                        };
+                        Work::Connection(served.places.occupy())
+                    }
+                    HandedWork::Datagrams(index) => Work::Datagrams(index),
+                },
+                peer: handed.peer,
+                started: now
+                    .checked_sub(Duration::from_millis(handed.age))
+                    .unwrap_or(now),
+            };
+            self.shared.enter(thread, handler);
+        }
+    }
+}
+
+/// Says why there is no upgrade.
+fn refuse(why: &dyn std::fmt::Display) {
+    let text = format_args!("no upgrade: {why}; this skd goes on");
+    report::event(Event::Trouble(Cause::Upgrade, &text));
+}
+
+impl HandedHandler {
+    /// Which datagram listener it has, if any.
+    pub(super) fn datagrams(&self) -> Option<usize> {
+        match self.work {
+            HandedWork::Datagrams(index) => Some(index),
+            HandedWork::Connection(_) => None,
+        }
+    }
+}
+
+impl Shared {
+    /// The part of the table for a handler that no thread of this image has started.
+    fn thread_for(&self, handler: &HandedHandler) -> usize {
+        match handler.work {
+            HandedWork::Connection(_) if self.main_index() > 0 => {
+                handler.pid.unsigned_abs() as usize % self.main_index()
+            }
+            _ => self.main_index(),
+        }
+    }
+
+    fn hand_over_handlers(&self) -> Vec<HandedHandler> {
+        let mut handed = Vec::new();
+        self.handlers.each(|handler| {
+            let work = match &handler.work {
+                Work::Connection(place) => {
+                    let mut services = self.services.iter();
+                    let service = services.position(|served| place.is_of(&served.places));
+                    HandedWork::Connection(service.unwrap_or_default())
+                }
+                Work::Datagrams(index) => HandedWork::Datagrams(*index),
+            };
+            let age = handler.started.elapsed().as_millis();
+            handed.push(HandedHandler {
+                pid: handler.pid.as_raw(),
+                work,
+                peer: handler.peer,
+                age: u64::try_from(age).unwrap_or(u64::MAX),
+            });
+        });
+        handed
+    }
+}

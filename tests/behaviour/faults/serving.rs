@@ -1,0 +1,173 @@
+//! Daemons that serve streams, while calls fail.
+
+use super::starts::{NOBODY, expect_children_nobody, streams};
+use super::table::Phase::{Newborn, Reopening, Serving};
+use super::table::Then::{Closed, Kept, Served, Unreaped, Waits};
+use super::table::{Row, rows};
+use super::{Tampering, expect_calm, on_each};
+use crate::harness::{
+    Directory, Skd, connect, connect_unix, descriptors, echo, is_zombie, receive, requires_command,
+    requires_root, talk,
+};
+use nix::sys::signal::Signal;
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+
+/// Whether nothing came before the connection's end.
+fn is_closed(mut stream: impl Read) -> bool {
+    match stream.read(&mut [0]) {
+        Ok(count) => count == 0,
+        // What was sent had not been read.
+        Err(error) => error.kind() == ErrorKind::ConnectionReset,
+    }
+}
+
+/// A daemon of nobody's while calls of it, or of its handlers to be, fail.
+fn serve_with(row: &Row) {
+    let directory = Directory::public();
+    let user = format!("{NOBODY}:{NOBODY}");
+    let skd = Skd::new(streams(&directory))
+        .args(["--user", &user])
+        .env("PATH", "/bin:/usr/bin")
+        .run("cat");
+    let socket = directory.join("socket");
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, skd.port()));
+    let idle = || skd.wait_until("all are reaped", || skd.children().is_empty());
+    assert_eq!(talk(connect(address), b"before"), b"before");
+    assert_eq!(talk(connect_unix(&socket), b"before"), b"before");
+    idle();
+    let before = descriptors(skd.pid());
+
+    for (turn, errno) in row.errnos().enumerate() {
+        println!("{errno}");
+        let mut earlier = connect(address);
+        echo(&mut earlier, b"earlier");
+        let tampering = Tampering::with(skd.pid(), row, errno, &directory);
+        drop(earlier);
+        // It means nothing.
+        skd.signal(Signal::SIGUSR1);
+        let (mut tcp, mut unix) = (connect(address), connect_unix(&socket));
+        // It may be closed already.
+        let _ = (tcp.write_all(b"t"), unix.write_all(b"u"));
+        tampering.wait_for_fault();
+        if turn == 0 && row.then != Served && row.then != Unreaped {
+            skd.wait_until("it is told", || {
+                directory
+                    .read("log")
+                    .lines()
+                    .any(|line| line.starts_with("skd: "))
+            });
+        }
+        if turn == 0 && row.then != Closed {
+            expect_calm(&skd, skd.pid(), &tampering);
+        }
+        let mut tampering = Some(tampering);
+        if row.then == Waits {
+            tampering.take().map(Tampering::end);
+        }
+        if row.then == Closed {
+            assert!(is_closed(tcp) && is_closed(unix));
+            let trace = tampering.take().map(Tampering::end).unwrap();
+            let execs = trace
+                .lines()
+                .any(|line| line.contains("execve") && line.ends_with("= 0"));
+            assert!(!execs, "{trace}");
+        } else {
+            assert_eq!(receive(&mut tcp, 1), b"t");
+            assert_eq!(receive(&mut unix, 1), b"u");
+            expect_children_nobody(skd.pid());
+            drop((tcp, unix));
+        }
+        drop(tampering);
+        assert_eq!(talk(connect(address), b"after"), b"after");
+        assert_eq!(talk(connect_unix(&socket), b"after"), b"after");
+        if row.then == Unreaped {
+            skd.wait_until("all have ended", || {
+                skd.children().into_iter().all(is_zombie)
+            });
+        } else {
+            idle();
+        }
+        skd.wait_until("no descriptor is lost", || {
+            descriptors(skd.pid()).len() == before.len()
+        });
+    }
+    assert_eq!(skd.stop().code(), Some(0));
+}
+
+#[test]
+fn a_daemon_whose_calls_fail_goes_on() {
+    requires_root();
+    requires_command("strace");
+    on_each(&rows(Serving), serve_with);
+}
+
+#[test]
+fn a_connection_that_cannot_be_let_go_of_at_once_is_let_go_of_soon() {
+    requires_root();
+    requires_command("strace");
+    let row = rows(Serving)
+        .into_iter()
+        .find(|row| row.calls == "dup3" && row.when == "2");
+    let row = row.expect("a row for the second of two");
+    let directory = Directory::public();
+    let skd = Skd::new(streams(&directory)).run("true");
+    for errno in row.errnos() {
+        let tampering = Tampering::with(skd.pid(), &row, errno, &directory);
+        // Nobody comes after this one.
+        assert!(is_closed(skd.connect()), "{errno}");
+        tampering.wait_for_fault();
+    }
+    assert_eq!(skd.stop().code(), Some(0));
+}
+
+#[test]
+fn a_handler_whose_preparation_fails_is_not_run() {
+    requires_root();
+    requires_command("strace");
+    on_each(&rows(Newborn), serve_with);
+}
+
+#[test]
+fn a_log_that_cannot_be_opened_again_is_kept() {
+    requires_root();
+    requires_command("strace");
+    on_each(&rows(Reopening), |row| {
+        let directory = Directory::public();
+        let skd = Skd::new(streams(&directory)).run("cat");
+        let before = descriptors(skd.pid());
+        let serve = |name: &str| {
+            let count = || {
+                directory
+                    .read(name)
+                    .matches("Closed local connection")
+                    .count()
+            };
+            let before = count();
+            assert_eq!(talk(skd.connect_unix(), b"served"), b"served");
+            skd.wait_until("it is told", || count() > before);
+        };
+        for (turn, errno) in row.errnos().enumerate() {
+            println!("{errno}");
+            let tampering = Tampering::with(skd.pid(), row, errno, &directory);
+            skd.signal(Signal::SIGHUP);
+            tampering.wait_for_fault();
+            if row.then == Kept && turn == 0 {
+                skd.wait_until("it is told", || {
+                    directory
+                        .read("log")
+                        .contains("skd: the log file can't be opened again: ")
+                });
+            }
+            serve("log");
+            drop(tampering);
+            fs::rename(directory.join("log"), directory.join("old")).unwrap();
+            skd.signal(Signal::SIGHUP);
+            skd.wait_until("there is a new one", || directory.join("log").exists());
+            serve("log");
+            assert_eq!(descriptors(skd.pid()).len(), before.len());
+        }
+        assert_eq!(skd.stop().code(), Some(0));
+    });
+}

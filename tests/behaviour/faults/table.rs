@@ -1,0 +1,282 @@
+//! What must happen when a call fails.
+
+use Phase::{
+    Ending, Newborn, Receiving, Relaying, Relighting, Reopening, Serving, Start, Supervising,
+};
+use Then::{
+    Closed, Dropped, Either, Emptied, Ends, Kept, Refused, Relit, Served, Serves, Unreaped, Waits,
+};
+
+/// Where a call is made.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) enum Phase {
+    /// From the first line of skd's own to the first client, in all processes and threads of the start.
+    Start,
+    /// By skd while it serves streams.
+    Serving,
+    /// By skd while it serves datagrams.
+    Receiving,
+    /// By skd while it supervises a program.
+    Supervising,
+    /// By the relay to syslog from its first line on.
+    Relaying,
+    /// By skd when the relay has ended.
+    Relighting,
+    /// By a handler to be, up to its exec.
+    Newborn,
+    /// By skd at a HUP.
+    Reopening,
+    /// By skd from a TERM on.
+    Ending,
+}
+
+/// What must happen.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Then {
+    /// The start fails: not with 0, with one line on stderr, with nothing left behind.
+    Refused,
+    /// It serves, and with no more rights than it was told to keep.
+    Serves,
+    /// One or the other: the call is made for several purposes.
+    Either,
+    /// Clients are served meanwhile.
+    Served,
+    /// Clients wait, in peace, and are served when the fault is over.
+    Waits,
+    /// The client's connection is closed, one line says why, and nothing is exec'd.
+    Closed,
+    /// As [`Served`]; but a child that somebody else has reaped isn't there to be reaped.
+    Unreaped,
+    /// Clients are served meanwhile; lines of the log are lost, and the log says so later.
+    Dropped,
+    /// The same, and no line is lost but what the relay had read; there is another relay afterwards.
+    Relit,
+    /// The log stays the old one, and says so.
+    Kept,
+    /// skd ends with 0.
+    Ends,
+    /// The same; what can't be removed stays, the pid file empty, and is no hindrance to the next start.
+    Emptied,
+}
+
+/// What fails, how, and what then.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Row {
+    pub(super) phase: Phase,
+    /// One call, or several names for one, which the C library chooses from. With `@log`, only on the log file.
+    pub(super) calls: &'static str,
+    pub(super) errnos: &'static str,
+    /// Which times, in each thread since the fault began, as strace(1) counts them; [`EACH`] one alone in turn.
+    pub(super) when: &'static str,
+    pub(super) then: Then,
+}
+
+const EACH: &str = "each";
+
+const fn row(
+    phase: Phase,
+    calls: &'static str,
+    errnos: &'static str,
+    when: &'static str,
+    then: Then,
+) -> Row {
+    Row {
+        phase,
+        calls,
+        errnos,
+        when,
+        then,
+    }
+}
+
+#[rustfmt::skip] // A row a line.
+pub(super) const TABLE: &[Row] = &[
+    // Descriptors and memory.
+    row(Start, "openat", "EACCES EMFILE ENFILE ENOENT ENOMEM EIO", EACH, Either),
+    row(Start, "fcntl", "EMFILE EINVAL", EACH, Either),
+    row(Start, "dup2", "EMFILE EBUSY EINTR", EACH, Refused),
+    row(Start, "close_range", "ENOMEM EMFILE EINVAL ENOSYS", EACH, Either),
+    row(Start, "pipe2", "EMFILE ENFILE", EACH, Refused),
+    row(Start, "prlimit64", "EPERM EINVAL", EACH, Either),
+    row(Start, "mmap", "ENOMEM EAGAIN", EACH, Refused),
+    row(Start, "mprotect", "ENOMEM", EACH, Refused),
+    row(Start, "brk,mremap", "ENOMEM", EACH, Serves),
+    // Files.
+    row(Start, "newfstatat,fstat", "EACCES ENOMEM", EACH, Either),
+    row(Start, "statx", "EACCES EIO ENOMEM", EACH, Either),
+    row(Start, "faccessat2,faccessat", "EACCES EIO ENOMEM", EACH, Either),
+    row(Start, "read", "EINTR EIO", EACH, Either),
+    row(Start, "pread64", "EINTR EIO", EACH, Serves),
+    row(Start, "lseek", "ESPIPE", EACH, Serves),
+    row(Start, "flock", "EINTR ENOLCK", EACH, Refused),
+    row(Start, "pwrite64", "ENOSPC EDQUOT EIO", EACH, Refused),
+    row(Start, "ftruncate", "EIO EPERM", EACH, Refused),
+    row(Start, "write", "EPIPE ENOSPC EIO EAGAIN EINTR", EACH, Either),
+    // Sockets.
+    row(Start, "socket", "EMFILE ENFILE ENOBUFS ENOMEM EACCES", EACH, Refused),
+    row(Start, "setsockopt", "ENOMEM ENOPROTOOPT", EACH, Refused),
+    row(Start, "fchmod", "EIO EPERM", EACH, Refused),
+    row(Start, "bind", "EACCES ENOMEM EADDRNOTAVAIL EROFS", EACH, Refused),
+    // Of a port that was left to the kernel there are others.
+    row(Start, "bind", "EADDRINUSE", EACH, Either),
+    row(Start, "getsockname", "ENOBUFS", EACH, Refused),
+    row(Start, "listen", "EADDRINUSE", EACH, Refused),
+    // Processes and threads.
+    row(Start, "clone", "EAGAIN ENOMEM", EACH, Either),
+    row(Start, "clone3", "EAGAIN ENOMEM", EACH, Refused),
+    // The relay to syslog does without.
+    row(Start, "setsid", "EPERM", EACH, Either),
+    // A relay to syslog isn't known to have been started.
+    row(Start, "waitid", "EINTR ECHILD", EACH, Either),
+    row(Start, "prctl", "EINVAL EPERM", EACH, Either),
+    row(Start, "sched_getaffinity", "EFAULT", EACH, Serves),
+    // What a handler does too, which is tried at the start.
+    row(Start, "setpgid", "EACCES EPERM", EACH, Refused),
+    row(Start, "chdir", "EACCES EIO ENOENT", EACH, Refused),
+    row(Start, "setpriority", "EACCES EPERM", EACH, Refused),
+    // In place. In the foreground, files that nobody may not remove are left, the pid file empty.
+    row(Start, "execve", "E2BIG EACCES EAGAIN EINVAL EIO EISDIR ELIBBAD ELOOP EMFILE", EACH, Refused),
+    row(Start, "execve", "ENAMETOOLONG ENFILE ENOENT ENOMEM ENOTDIR EPERM ETXTBSY", EACH, Refused),
+    // Privileges.
+    row(Start, "chroot", "EACCES EIO ELOOP ENAMETOOLONG ENOENT ENOMEM ENOTDIR EPERM", EACH, Refused),
+    row(Start, "setgroups", "EPERM ENOMEM", EACH, Refused),
+    row(Start, "setresgid", "EPERM EAGAIN", EACH, Refused),
+    row(Start, "setresuid", "EPERM EAGAIN", EACH, Refused),
+    row(Start, "capset", "EPERM", EACH, Refused),
+    row(Start, "getgroups", "EFAULT", EACH, Refused),
+    // A group more since they were counted.
+    row(Start, "getgroups", "EINVAL", EACH, Either),
+    row(Start, "getresgid", "EFAULT", EACH, Refused),
+    row(Start, "getresuid", "EFAULT", EACH, Refused),
+    row(Start, "capget", "EPERM EFAULT", EACH, Refused),
+    // These are tried because they must fail.
+    row(Start, "setgid", "EPERM", EACH, Serves),
+    row(Start, "setuid", "EPERM EAGAIN", EACH, Serves),
+    // Waiting.
+    row(Start, "epoll_create1", "EMFILE ENFILE ENOMEM", EACH, Refused),
+    row(Start, "eventfd2", "EMFILE ENFILE ENODEV ENOMEM", EACH, Refused),
+    row(Start, "signalfd4", "EMFILE ENFILE ENODEV ENOMEM", EACH, Refused),
+    row(Start, "epoll_ctl", "ENOMEM ENOSPC", EACH, Refused),
+    row(Start, "epoll_wait", "EINTR", EACH, Serves),
+    // What isn't a terminal is left alone.
+    row(Start, "ioctl", "ENOTTY EIO", EACH, Serves),
+    // The relay to syslog; it may try once more.
+    row(Start, "fchdir", "EACCES EIO", EACH, Serves),
+    row(Start, "connect", "ECONNREFUSED ENOENT EACCES EAGAIN", EACH, Serves),
+    row(Start, "sendto", "EINTR EAGAIN ENOBUFS ECONNREFUSED EACCES EMSGSIZE", EACH, Serves),
+    // A client who has gone or a signal; nothing is taken from the backlog by a fault of strace's.
+    row(Serving, "accept4", "ECONNABORTED EPROTO EINTR ENETDOWN ETIMEDOUT", "1..3", Served),
+    row(Serving, "accept4", "EMFILE ENFILE ENOBUFS ENOMEM EPERM", "1+", Waits),
+    row(Serving, "getsockname", "ENOBUFS", "1+", Served),
+    row(Serving, "getsockopt", "ENOPROTOOPT", "1+", Served),
+    row(Serving, "dup3", "EMFILE EBUSY EINTR", "1+", Waits),
+    // The connection is left in the slot until the thread waits, or, if another comes, as long as that takes.
+    row(Serving, "dup3", "EMFILE EBUSY EINTR", "2", Served),
+    row(Serving, "clone", "EAGAIN ENOMEM EMFILE ENFILE", "1+", Waits),
+    row(Serving, "epoll_ctl", "ENOMEM ENOSPC", "1+", Served),
+    row(Serving, "epoll_wait", "EINTR", "1..3", Served),
+    row(Serving, "epoll_wait", "EFAULT", "1+", Waits),
+    row(Serving, "read", "EINTR EAGAIN", "1..3", Served),
+    row(Serving, "waitid", "EINTR", "1..3", Served),
+    row(Serving, "waitid", "ECHILD", "1", Unreaped),
+    row(Serving, "write@log", "EAGAIN EPIPE ENOSPC EDQUOT EFBIG EIO", "1+", Served),
+    row(Serving, "write@log", "EINTR", "1..3", Served),
+    // A datagram is looked at.
+    row(Receiving, "recvmsg", "EINTR EAGAIN", "1..3", Served),
+    row(Receiving, "recvmsg", "ENOMEM ENOBUFS ECONNREFUSED ENETDOWN", "1+", Waits),
+    // Without the time of its receipt it is taken for the one before.
+    row(Receiving, "setsockopt", "ENOMEM ENOPROTOOPT", "1+", Served),
+    row(Receiving, "fcntl", "EPERM EINVAL", "1+", Waits),
+    row(Receiving, "dup3", "EMFILE EBUSY EINTR", "1+", Waits),
+    row(Receiving, "dup3", "EMFILE EBUSY EINTR", "2", Served),
+    row(Receiving, "clone", "EAGAIN ENOMEM EMFILE ENFILE", "1+", Waits),
+    row(Receiving, "epoll_ctl", "ENOMEM ENOSPC", "1+", Served),
+    row(Receiving, "epoll_wait", "EINTR", "1..3", Served),
+    row(Receiving, "epoll_wait", "EFAULT", "1+", Waits),
+    row(Receiving, "read", "EINTR EAGAIN", "1..3", Served),
+    row(Receiving, "waitid", "EINTR", "1..3", Served),
+    row(Receiving, "waitid", "ECHILD", "1", Unreaped),
+    row(Receiving, "write@log", "EAGAIN EPIPE ENOSPC EDQUOT EFBIG EIO", "1+", Served),
+    row(Receiving, "write@log", "EINTR", "1..3", Served),
+    row(Supervising, "poll", "EINTR", "1..3", Served),
+    row(Supervising, "poll", "ENOMEM", "1+", Served),
+    row(Supervising, "read", "EINTR EAGAIN", "1..3", Served),
+    // ECHILD would mean that somebody else has taken the program's end: then skd leaves rather than run two.
+    row(Supervising, "waitid", "EINTR", "1..3", Served),
+    row(Supervising, "clone", "EAGAIN ENOMEM", "1+", Waits),
+    // A signal isn't passed on.
+    row(Supervising, "kill", "EPERM ESRCH", "1+", Served),
+    row(Supervising, "write@log", "EAGAIN EPIPE ENOSPC EDQUOT EFBIG EIO", "1+", Served),
+    row(Supervising, "write@log", "EINTR", "1..3", Served),
+    row(Relaying, "read", "EINTR", "1..3", Served),
+    row(Relaying, "read", "EIO ENOMEM", "1", Relit),
+    row(Relaying, "sendto", "EINTR EAGAIN ENOBUFS", "1..3", Served),
+    row(Relaying, "sendto", "ECONNREFUSED ECONNRESET ENOTCONN EPIPE", "1..3", Served),
+    row(Relaying, "sendto", "EAGAIN ENOBUFS ENOMEM EACCES EMSGSIZE ECONNREFUSED", "1+", Dropped),
+    row(Relaying, "sendto,poll", "ENOMEM EINVAL", "1+", Dropped),
+    row(Relaying, "sendto,socket", "ENOBUFS ENOMEM EMFILE ENFILE EACCES", "1+", Dropped),
+    row(Relaying, "sendto,connect", "ECONNREFUSED EACCES ENOENT EAGAIN EPROTOTYPE", "1+", Dropped),
+    row(Relighting, "pipe2", "EMFILE ENFILE", "1+", Relit),
+    row(Relighting, "clone", "EAGAIN ENOMEM", "1+", Relit),
+    row(Relighting, "poll", "EINTR ENOMEM", "1+", Relit),
+    row(Relighting, "waitid", "EINTR", "1..3", Relit),
+    // It lives, unwatched, and there is no second one beside it.
+    // (The first call only takes the end of the old one out.)
+    row(Relighting, "epoll_ctl", "ENOMEM ENOSPC", "2+", Relit),
+    // The first gives a child its own table, the second empties that.
+    row(Newborn, "close_range", "ENOMEM EMFILE", "1", Waits),
+    row(Newborn, "close_range", "ENOMEM EMFILE", "2", Waits),
+    row(Newborn, "dup2", "EMFILE", "1", Waits),
+    row(Newborn, "dup2", "EBUSY EINTR", "1", Closed),
+    row(Newborn, "dup2", "EBUSY EINTR", "2", Closed),
+    row(Newborn, "setpgid", "EACCES EPERM", "1", Closed),
+    row(Newborn, "chdir", "EACCES EIO ELOOP ENAMETOOLONG ENOENT ENOMEM ENOTDIR", "1", Closed),
+    row(Newborn, "setpriority", "EACCES EPERM", "1", Closed),
+    row(Newborn, "prlimit64", "EINVAL EPERM", "1", Closed),
+    row(Newborn, "prctl", "EINVAL", "1", Closed),
+    row(Newborn, "rt_sigprocmask", "EINVAL", "1", Closed),
+    row(Newborn, "execve", "EAGAIN EMFILE ENFILE ENOMEM", "1+", Waits),
+    row(Newborn, "execve", "E2BIG EACCES EINVAL EIO EISDIR ELIBBAD ELOOP", "1+", Closed),
+    row(Newborn, "execve", "ENAMETOOLONG ENOENT ENOEXEC ENOTDIR EPERM ETXTBSY", "1+", Closed),
+    row(Reopening, "openat", "EACCES EIO ELOOP EMFILE ENFILE ENOENT ENOSPC EROFS", "1+", Kept),
+    row(Reopening, "fcntl", "EPERM", "1+", Kept),
+    row(Reopening, "dup2", "EMFILE EBUSY EINTR", "1+", Kept),
+    // Then it is taken for a plain file.
+    row(Reopening, "newfstatat,fstat", "ENOMEM", "1+", Served),
+    row(Ending, "unlinkat", "EACCES EBUSY EIO EPERM EROFS", "1+", Emptied),
+    row(Ending, "newfstatat,fstat", "EACCES ENOMEM", "1+", Emptied),
+    row(Ending, "ftruncate,unlinkat", "EIO EPERM", "1+", Ends),
+    row(Ending, "read", "EINTR EAGAIN", "1..2", Ends),
+    row(Ending, "write", "EAGAIN", "1+", Ends),
+    row(Ending, "kill", "EPERM ESRCH", "1+", Ends),
+    row(Ending, "waitid", "EINTR", "1..3", Ends),
+];
+
+/// Calls that need no row, and why.
+#[rustfmt::skip] // As above.
+pub(super) const NEEDLESS: &[(&str, &str)] = &[
+    ("close", "an error says nothing: the number is free; and strace would keep it open"),
+    ("brk", "besides its row: in the relay, where the C library takes mmap instead"),
+    ("fcntl", "besides its rows: before every close, in builds with assertions"),
+    ("rt_sigaction rt_sigprocmask rt_sigpending sigaltstack", "fail for wrong arguments alone"),
+    ("set_robust_list rseq", "what the C library does for a new thread, likewise"),
+    ("umask getpid gettid getuid geteuid getgid getegid sched_yield", "can't fail"),
+    ("munmap madvise", "give back; nothing depends on it"),
+    ("futex clock_nanosleep", "the standard library's, which goes on waiting"),
+    ("exit exit_group", "don't come back"),
+];
+
+pub(super) fn rows(phase: Phase) -> Vec<Row> {
+    let rows = TABLE.iter().filter(|row| row.phase == phase);
+    rows.copied().collect()
+}
+
+impl Row {
+    pub(super) fn calls(&self) -> impl Iterator<Item = &'static str> {
+        self.calls.trim_end_matches("@log").split(',')
+    }
+
+    pub(super) fn errnos(&self) -> impl Iterator<Item = &'static str> + use<> {
+        self.errnos.split(' ')
+    }
+}
