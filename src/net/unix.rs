@@ -97,7 +97,11 @@ pub(super) fn bind(
     let lock = lock(option, path)?;
     match found(option, path, &entry)? {
         Found::Nothing => {}
-        Found::Stale => entry.unlink().map_err(|errno| failed(&errno))?,
+        Found::Stale => match entry.unlink() {
+            // One that was just ending has removed it itself.
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(failed(&errno)),
+        },
         Found::Live => {
             return Err(Error::Start(format!(
                 "{option}: another program has a socket there; stop it first, or choose \
@@ -261,7 +265,8 @@ fn holder(path: &Path) -> io::Result<Holder> {
         return Ok(Holder::Somebody);
     };
     Ok(match reason.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::ECONNREFUSED) => Holder::Nobody,
+        // It is stale, or it is gone since it was looked at.
+        Some(Errno::ECONNREFUSED | Errno::ENOENT) => Holder::Nobody,
         // Of another type; or connected to somebody else.
         Some(Errno::EPROTOTYPE | Errno::EPERM) => Holder::Somebody,
         errno => Holder::Unknown(errno.unwrap_or(Errno::EIO)),

@@ -1,5 +1,5 @@
-//! The main thread: signals, sockets that are lent and the ends of their handlers, children that nobody
-//! else sees to, and whatever is due.
+//! The main thread: signals, sockets that are lent and the ends of their handlers, children
+//! that nobody else sees to, and whatever is due.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;

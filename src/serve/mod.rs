@@ -3,7 +3,8 @@
 //!
 //! Acceptor threads wait for connections and for the ends of the handlers that they started
 //! ([`stream`], [`reap`]); the main thread waits for signals, for what comes to sockets that
-//! are lent, and for whatever else ends ([`control`], [`lend`]). Without a listener there is only [`supervise`].
+//! are lent, and for whatever else ends ([`control`], [`lend`]). A program that is supervised,
+//! with sockets ([`handover`]) or without, has [`supervise`] alone.
 
 mod admit;
 mod control;

@@ -4,6 +4,7 @@ use crate::harness::{
     Directory, Running, Skd, ask_udp, connect, connect_unix, cpu_ticks, descriptors, echo,
     environment, exists, requires_command, sockets, talk,
 };
+use nix::errno::Errno;
 use std::io::Read;
 use std::net::TcpListener;
 use std::thread;
@@ -105,6 +106,25 @@ fn handlers_that_accept_one_connection_each_follow_one_another() {
     );
     assert_eq!(skd.stop().code(), Some(0));
     assert_eq!(directory.names(), [""; 0], "its file is gone");
+}
+
+#[test]
+fn where_the_kernel_tells_no_queue_clients_are_served_all_the_same() {
+    let directory = Directory::new();
+    let path = directory.name("socket");
+    let skd = Skd::new(["--wait", "-l", &path]).refusing(libc::SYS_sendto, Errno::EPERM);
+    let go = directory.name("go");
+    let skd = perl(
+        skd,
+        &format!("select undef, undef, undef, 0.01 until -e '{go}'; {ONE_EACH}"),
+    );
+    // All wait before the first is accepted, so that no other comes.
+    let clients = [(); 5].map(|()| skd.connect_unix());
+    directory.write("go", "");
+    for client in clients {
+        assert_eq!(talk(client, b""), b"served\n");
+    }
+    assert_eq!(skd.logged("accepted nothing"), [""; 0]);
 }
 
 #[test]
