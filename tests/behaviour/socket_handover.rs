@@ -8,6 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::net::UnixStream;
 use std::thread;
 
@@ -34,6 +35,7 @@ fn a_program_finds_the_sockets_and_nothing_else() {
     let given = TcpListener::bind("127.0.0.1:0").unwrap();
     given.set_nonblocking(true).unwrap();
     let options = ["-S", "--listen-fd", "7", "-u", "127.0.0.1:0", "-l", &path];
+    let manager = UnixDatagram::bind(directory.join("manager")).unwrap();
     // With others that are none of its business.
     let stray = std::fs::File::open("/dev/null").unwrap();
     let skd = Skd::new(options)
@@ -41,7 +43,7 @@ fn a_program_finds_the_sockets_and_nothing_else() {
         .descriptor(9, stray)
         .env("PROTO", "old")
         .env("LISTEN_PID", "1")
-        .env("NOTIFY_SOCKET", "/old")
+        .env("NOTIFY_SOCKET", directory.name("manager"))
         .run_with("sleep", ["1000"]);
     let program = skd.wait_for_children(1)[0];
     skd.wait_until("it has been executed", || {
@@ -54,6 +56,10 @@ fn a_program_finds_the_sockets_and_nothing_else() {
     for name in ["PROTO", "NOTIFY_SOCKET"] {
         assert!(!variables.contains_key(name), "{name}");
     }
+    let mut message = [0; 256];
+    let length = manager.recv(&mut message).unwrap();
+    let ready = format!("READY=1\nMAINPID={}\n", skd.pid());
+    assert!(message[..length].starts_with(ready.as_bytes()));
     let open = descriptors(program);
     assert_eq!(open.keys().copied().collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
     assert_eq!(open[&0], open[&3]);
