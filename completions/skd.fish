@@ -3,7 +3,7 @@
 function __skd_prog
     set -l words (commandline -opc) (commandline -ct)
     set -e words[1]
-    argparse --stop-nonopt t/tcp= u/udp= i/inet= l/unix= x= systemd listen-fd= s/stream d/datagram b/backlog= c/max-clients= wait n/nodelay unix-mode= unix-owner= threads= v/verbose B/background L/log= P/pidfile= S/supervise on-demand idle-exit= ready-fd= drain= kill-after= U/drop-privileges user= chroot= check V/version h/help chdir= umask= nice= limit= env= no-new-privs -- $words 2>/dev/null
+    argparse --stop-nonopt t/tcp= u/udp= i/inet= l/unix= x= systemd listen-fd= s/stream d/datagram b/backlog= c/max-clients= wait unix-mode= unix-owner= threads= n/nodelay keepalive=\? user-timeout= defer-accept= fast-open= reuse-port freebind device= tos= mark= send-buffer= receive-buffer= v/verbose B/background L/log= P/pidfile= S/supervise on-demand idle-exit= ready-fd= drain= kill-after= U/drop-privileges user= chroot= check V/version h/help chdir= umask= nice= limit= env= no-new-privs -- $words 2>/dev/null
     test -n "$argv"
     and not string match -q -- '-*' $argv[1]
     and string join -- ' ' (string escape -- $argv)
@@ -27,6 +27,15 @@ complete -c skd -n __skd_before_prog -s c -l max-clients -d 'Run at most N handl
 complete -c skd -n __skd_before_prog -l unix-mode -d 'Mode of unix socket files [0777 less the umask]' -r -f
 complete -c skd -n __skd_before_prog -l unix-owner -d 'Owner of unix socket files' -r -f -a "(__fish_complete_users)"
 complete -c skd -n __skd_before_prog -l threads -d 'Accept connections in N threads, 1 to 16 [three for two cores]' -r -f
+complete -c skd -n __skd_before_prog -l keepalive -d 'End TCP connections whose peer is gone' -f
+complete -c skd -n __skd_before_prog -l user-timeout -d 'Let TCP data be unacknowledged for so long' -r -f
+complete -c skd -n __skd_before_prog -l defer-accept -d 'Accept TCP clients when they have sent data' -r -f
+complete -c skd -n __skd_before_prog -l fast-open -d 'Let N TCP clients send data with the SYN' -r -f
+complete -c skd -n __skd_before_prog -l device -d 'Hear only what comes by the interface IF' -r -f
+complete -c skd -n __skd_before_prog -l tos -d 'DSCP name or TOS byte of what is sent' -r -f
+complete -c skd -n __skd_before_prog -l mark -d 'Firewall mark of what is sent' -r -f
+complete -c skd -n __skd_before_prog -l send-buffer -d 'Send buffer\'s size [the kernel\'s choice]' -r -f
+complete -c skd -n __skd_before_prog -l receive-buffer -d 'Receive buffer\'s size [the kernel\'s choice]' -r -f
 complete -c skd -n __skd_before_prog -s L -l log -d 'Send stderr to TAG, TAG:FACILITY.PRIORITY, >FILE or >>FILE' -r -F
 complete -c skd -n __skd_before_prog -s P -l pidfile -d 'Write the process id to FILE, and lock it' -r -F
 complete -c skd -n __skd_before_prog -l idle-exit -d 'With --on-demand: end PROG when it had no client for so long' -r -f
@@ -45,6 +54,8 @@ complete -c skd -n __skd_before_prog -s s -l stream -d 'Make every -i, -l and -x
 complete -c skd -n __skd_before_prog -s d -l datagram -d 'Make every -i, -l and -x a datagram socket'
 complete -c skd -n __skd_before_prog -l wait -d 'Let PROG accept connections itself, on the listening socket'
 complete -c skd -n __skd_before_prog -s n -l nodelay -d 'Set TCP_NODELAY on every TCP connection'
+complete -c skd -n __skd_before_prog -l reuse-port -d 'Share ports with programs that do so too'
+complete -c skd -n __skd_before_prog -l freebind -d 'Bind addresses that may not be there yet'
 complete -c skd -n __skd_before_prog -s v -l verbose -d 'Report connections; -vv reports more'
 complete -c skd -n __skd_before_prog -s B -l background -d 'Run as a daemon in the background'
 complete -c skd -n __skd_before_prog -s S -l supervise -d 'Run PROG, with the sockets if any, again whenever it exits'

@@ -4,7 +4,8 @@
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Uid;
 
-use crate::config::{Daemon, Service, Style};
+use crate::config::{Daemon, Service, SocketOption, Style};
+use crate::net;
 use crate::report;
 use crate::serve;
 use crate::sys::names::kernel_parameter;
@@ -12,6 +13,7 @@ use crate::sys::process::{Capability, has_capability};
 
 pub(super) fn notes(daemon: &Daemon, service: &Service) {
     backlog(service);
+    sockets(service);
     let stream = service
         .listeners
         .iter()
@@ -60,6 +62,28 @@ fn backlog(service: &Service) {
     if let Some(backlog) = wanted.max().filter(|backlog| *backlog as u64 > most) {
         report::note(format_args!(
             "--backlog {backlog}: the kernel makes it {most} (net.core.somaxconn)"
+        ));
+    }
+}
+
+fn sockets(service: &Service) {
+    // The same for all.
+    let Some(listen) = service.listeners.first() else {
+        return;
+    };
+    for note in net::check::changed_buffers(&listen.options) {
+        report::note(note);
+    }
+    /// Of net.ipv4.tcp_fastopen: for those who accept.
+    const SERVER: u64 = 2;
+    let is_fast = |option: &SocketOption| matches!(option, SocketOption::FastOpen(_));
+    let allowed = kernel_parameter("net/ipv4/tcp_fastopen");
+    if listen.options.iter().any(is_fast)
+        && let Some(allowed) = allowed.filter(|allowed| allowed & SERVER == 0)
+    {
+        report::note(format_args!(
+            "--fast-open: it is of no use while net.ipv4.tcp_fastopen is {allowed}, without the \
+             {SERVER} that is for servers"
         ));
     }
 }

@@ -2,6 +2,7 @@
 //! checked again.
 
 mod options;
+mod sockets;
 mod values;
 
 use std::cell::RefCell;
@@ -258,7 +259,6 @@ fn listeners(given: &Given<'_>) -> Vec<Listen> {
     } else {
         Style::Stream
     };
-    let nodelay = given.flag("nodelay");
     let backlog = given.read("backlog", values::positive);
     let mode = given.read("unix-mode", values::mode);
     let owner = match given.names {
@@ -273,9 +273,7 @@ fn listeners(given: &Given<'_>) -> Vec<Listen> {
         ("inet", style),
     ] {
         for (place, value) in given.each(option) {
-            let endpoint = given.value(option, value, |value| {
-                inet(value, style, nodelay, given.names)
-            });
+            let endpoint = given.value(option, value, |value| inet(value, style, given.names));
             found.extend(endpoint.map(|endpoint| (place, spelt(option, value), endpoint)));
         }
     }
@@ -312,24 +310,18 @@ fn listeners(given: &Given<'_>) -> Vec<Listen> {
         let number = given.value("listen-fd", value, values::descriptor);
         found.extend(number.map(|number| {
             let by = Giver::Number(number);
-            (
-                place,
-                spelt("listen-fd", value),
-                Endpoint::Given { by, nodelay },
-            )
+            (place, spelt("listen-fd", value), Endpoint::Given { by })
         }));
     }
     if given.flag("systemd") {
         let by = Giver::Systemd;
         let place = given.matches.index_of("systemd").unwrap_or_default();
-        found.push((place, "--systemd".into(), Endpoint::Given { by, nodelay }));
+        found.push((place, "--systemd".into(), Endpoint::Given { by }));
     }
 
     // Without a listener, what skd 1.2 knew is accepted and unused, as it was there.
-    let stream = given.has("tcp")
-        || styled && style == Style::Stream
-        || given.has("listen-fd")
-        || given.flag("systemd");
+    let handed = given.has("listen-fd") || given.flag("systemd");
+    let stream = given.has("tcp") || styled && style == Style::Stream || handed;
     for (option, used, by) in [
         ("unix-mode", unix, "--unix"),
         ("unix-owner", unix, "--unix"),
@@ -339,6 +331,13 @@ fn listeners(given: &Given<'_>) -> Vec<Listen> {
             given.refuse(format!("--{option} has no use without {by}"));
         }
     }
+    let kinds = sockets::Kinds {
+        tcp: given.has("tcp") || given.has("inet") && style == Style::Stream,
+        udp: given.has("udp") || given.has("inet") && style == Style::Datagram,
+        unix_datagram: unix && style == Style::Datagram,
+        given: handed,
+    };
+    let options = sockets::options(given, &kinds);
     found.sort_by_key(|(place, ..)| *place);
     for (index, (_, option, endpoint)) in found.iter().enumerate() {
         let mut earlier = found[..index].iter();
@@ -352,6 +351,7 @@ fn listeners(given: &Given<'_>) -> Vec<Listen> {
             option,
             endpoint,
             backlog,
+            options: options.clone(),
         })
         .collect()
 }
@@ -407,7 +407,7 @@ fn spelt(option: &str, value: &OsStr) -> String {
     format!("--{option} {}", value.display())
 }
 
-fn inet(value: &OsStr, style: Style, nodelay: bool, names: bool) -> Result<Endpoint, String> {
+fn inet(value: &OsStr, style: Style, names: bool) -> Result<Endpoint, String> {
     let text = value.to_str().ok_or("it isn't text in UTF-8")?;
     let address: InetAddress = text.parse().map_err(|why| format!("{why}"))?;
     let protocol = match style {
@@ -426,7 +426,6 @@ fn inet(value: &OsStr, style: Style, nodelay: bool, names: bool) -> Result<Endpo
         style,
         host: address.host,
         port,
-        nodelay,
     })
 }
 

@@ -28,6 +28,8 @@ pub enum Kind {
     Count,
     /// A value; the last one counts.
     Value(&'static str, ValueHint),
+    /// A value or none, after an equals sign; the last one counts.
+    Optional(&'static str, ValueHint),
     /// A value each time.
     Values(&'static str, ValueHint),
     /// Ends the program with a text.
@@ -36,7 +38,7 @@ pub enum Kind {
     Version,
 }
 
-use Kind::{Count, Flag, Value, Values};
+use Kind::{Count, Flag, Optional, Value, Values};
 
 /// The options by heading, in the order of `--help`.
 pub const GROUPS: &[(&str, &[Opt])] = &[
@@ -136,13 +138,6 @@ further clients wait in the backlog and are served as places come free.",
                 manual: "See SOCKETS FOR ONE PROGRAM.",
             },
             Opt {
-                long: "nodelay",
-                shorts: &['n'],
-                kind: Flag,
-                help: "Set TCP_NODELAY on every TCP connection",
-                manual: "See tcp(7).",
-            },
-            Opt {
                 long: "unix-mode",
                 shorts: &[],
                 kind: Value("OCTAL", ValueHint::Other),
@@ -168,6 +163,125 @@ an abstract name.",
                 manual: "\
 Starting a program stops the thread that does it until the program has been executed; the other \
 threads go on, which is why a few more of them than cores serve faster.",
+            },
+        ],
+    ),
+    (
+        "Options of sockets, and of their connections",
+        &[
+            Opt {
+                long: "nodelay",
+                shorts: &['n'],
+                kind: Flag,
+                help: "Set TCP_NODELAY on every TCP connection",
+                manual: "See tcp(7).",
+            },
+            Opt {
+                long: "keepalive",
+                shorts: &[],
+                kind: Optional("TIME:INTERVAL:PROBES", ValueHint::Other),
+                help: "End TCP connections whose peer is gone",
+                manual: "\
+After TIME without a word from the peer it is asked for one, again after each INTERVAL, and \
+given up when PROBES such probes are without an answer: reading then fails. \
+--keepalive=10m:30s:4 gives it up after 12 minutes. TIME and INTERVAL are whole seconds up to \
+32767s, PROBES is 1 to 127. Without a value they are the kernel's, net.ipv4.tcp_keepalive_time \
+and its like: two hours and some minutes in all. See SO_KEEPALIVE in socket(7).",
+            },
+            Opt {
+                long: "user-timeout",
+                shorts: &[],
+                kind: Value("DURATION", ValueHint::Other),
+                help: "Let TCP data be unacknowledged for so long",
+                manual: "\
+1ms to 24d; then the connection ends. It also decides for --keepalive when a peer is given up, in \
+the place of PROBES. See tcp(7).",
+            },
+            Opt {
+                long: "defer-accept",
+                shorts: &[],
+                kind: Value("DURATION", ValueHint::Other),
+                help: "Accept TCP clients when they have sent data",
+                manual: "\
+For protocols in which the client speaks first: until then nothing runs for it. Whole seconds, 1s \
+to 8h; the kernel makes it 1, 3, 7, 15 and so on, the times of its retransmissions. Who says \
+nothing for so long is accepted too, when it next acknowledges. See TCP_DEFER_ACCEPT in tcp(7).",
+            },
+            Opt {
+                long: "fast-open",
+                shorts: &[],
+                kind: Value("N", ValueHint::Other),
+                help: "Let N TCP clients send data with the SYN",
+                manual: "\
+1 or more, up to net.core.somaxconn. net.ipv4.tcp_fastopen must have the 2 that is for servers. A \
+packet that the network duplicates may run PROG twice with the same data, so this is for requests \
+that bear it. See TCP_FASTOPEN in tcp(7).",
+            },
+            Opt {
+                long: "reuse-port",
+                shorts: &[],
+                kind: Flag,
+                help: "Share ports with programs that do so too",
+                manual: "\
+For TCP and UDP. All must be of one user; the kernel distributes the clients among them. A second \
+skd on the same port is then no error. See SO_REUSEPORT in socket(7).",
+            },
+            Opt {
+                long: "freebind",
+                shorts: &[],
+                kind: Flag,
+                help: "Bind addresses that may not be there yet",
+                manual: "\
+For TCP and UDP. They are served when this machine has them. See IP_FREEBIND in ip(7).",
+            },
+            Opt {
+                long: "device",
+                shorts: &[],
+                kind: Value("IF", ValueHint::Other),
+                help: "Hear only what comes by the interface IF",
+                manual: "\
+For TCP and UDP; what is sent leaves by it too. The interface must exist. See SO_BINDTODEVICE in \
+socket(7).",
+            },
+            Opt {
+                long: "tos",
+                shorts: &[],
+                kind: Value("VALUE", ValueHint::Other),
+                help: "DSCP name or TOS byte of what is sent",
+                manual: "\
+For TCP and UDP. VALUE is cs0 to cs7, af11 to af43, ef or le; or a number from 0 to 255, decimal \
+or like 0xb8, for the whole byte: ef is 0xb8. The two low bits belong to congestion notification, \
+and on TCP the kernel leaves them out. See IP_TOS in ip(7) and IPV6_TCLASS in ipv6(7).",
+            },
+            Opt {
+                long: "mark",
+                shorts: &[],
+                kind: Value("N", ValueHint::Other),
+                help: "Firewall mark of what is sent",
+                manual: "\
+For TCP and UDP: 0 to 4294967295, decimal or like 0x1f. Needs CAP_NET_ADMIN. See SO_MARK in \
+socket(7).",
+            },
+            Opt {
+                long: "send-buffer",
+                shorts: &[],
+                kind: Value("SIZE", ValueHint::Other),
+                help: "Send buffer's size [the kernel's choice]",
+                manual: "\
+1 to 1G bytes, with K, M or G for powers of 1024 if wished. For TCP, UDP and unix datagram \
+sockets. Above net.core.wmem_max it needs CAP_NET_ADMIN, in the initial user namespace; without, \
+the kernel makes it that limit, and --check says so. It shows doubled, as in ss(8), for the \
+kernel's own bookkeeping; and the kernel then no longer tunes it by itself. See SO_SNDBUF in \
+socket(7).",
+            },
+            Opt {
+                long: "receive-buffer",
+                shorts: &[],
+                kind: Value("SIZE", ValueHint::Other),
+                help: "Receive buffer's size [the kernel's choice]",
+                manual: "\
+For TCP and UDP, up to net.core.rmem_max, and otherwise as for --send-buffer. See SO_RCVBUF in \
+socket(7).",
             },
         ],
     ),
@@ -417,6 +531,11 @@ fn argument(option: &Opt) -> Arg {
         Value(name, hint) => {
             with_value(arg.action(ArgAction::Set), name, hint).overrides_with(option.long)
         }
+        Optional(name, hint) => with_value(arg.action(ArgAction::Set), name, hint)
+            .num_args(0..=1)
+            // The next word is PROG, perhaps.
+            .require_equals(true)
+            .overrides_with(option.long),
         Values(name, hint) => with_value(arg.action(ArgAction::Append), name, hint),
         Kind::Help => arg.action(ArgAction::Help),
         Kind::Version => arg.action(ArgAction::Version),

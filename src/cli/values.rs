@@ -13,10 +13,10 @@ use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 use crate::config::{Account, Identity, Limit, MOST_THREADS, RESOURCES, Refused, Span};
 
 /// Why a value is refused: a clause that goes on after "invalid value … for …".
-type Why = String;
+pub(super) type Why = String;
 
 /// A decimal number and nothing else: no sign, no blank, no prefix.
-fn decimal<T: FromStr>(text: &OsStr) -> Option<T> {
+pub(super) fn decimal<T: FromStr>(text: &OsStr) -> Option<T> {
     let text = text.to_str()?;
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -244,7 +244,7 @@ pub(super) fn limit(text: &OsStr) -> Result<Limit, Why> {
     })
 }
 
-fn amount(text: &str) -> Option<u64> {
+pub(super) fn amount(text: &str) -> Option<u64> {
     if text == "unlimited" {
         return Some(u64::MAX);
     }

@@ -4,6 +4,7 @@
 mod address;
 mod duration;
 mod log_target;
+mod socket_option;
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
@@ -19,6 +20,7 @@ use crate::sys::child::Resource;
 pub use address::{Host, InetAddress, Port, UnixAddress};
 pub use duration::Span;
 pub use log_target::{Level, LogTarget};
+pub use socket_option::{Probes, Scope, SocketOption};
 
 /// Why a text can't be read as what it is to be: a clause that goes on after "invalid
 /// value".
@@ -136,6 +138,8 @@ pub struct Listen {
     pub endpoint: Endpoint,
     /// How many connections may wait; as many as the kernel allows, if not said.
     pub backlog: Option<i32>,
+    /// What is set on it, as far as it has that.
+    pub options: Vec<SocketOption>,
 }
 
 /// Where a socket is bound, with what belongs to that kind alone.
@@ -149,8 +153,6 @@ pub enum Endpoint {
         host: Host,
         /// 0 takes a free one and prints it.
         port: u16,
-        /// TCP_NODELAY for each connection.
-        nodelay: bool,
     },
     /// Unix-domain.
     Unix {
@@ -168,8 +170,6 @@ pub enum Endpoint {
     Given {
         /// How it was handed over.
         by: Giver,
-        /// TCP_NODELAY for each TCP connection.
-        nodelay: bool,
     },
 }
 

@@ -10,10 +10,11 @@ use nix::errno::Errno;
 use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::SockaddrStorage;
+use socket2::{Domain, Socket, Type};
 
-use super::listener::{Named, Place, Resolved, cannot_bind, cannot_listen};
-use super::unix;
-use crate::config::{Endpoint, Style, UnixAddress};
+use super::listener::{Named, Place, Resolved, cannot_bind, cannot_listen, open};
+use super::{options, unix};
+use crate::config::{Endpoint, Listen, SocketOption, Style, UnixAddress};
 use crate::error::Error;
 use crate::sys::names::kernel_parameter;
 use crate::sys::process::{Capability, has_capability};
@@ -36,6 +37,11 @@ pub fn check(wanted: &Resolved<'_>) -> Result<Vec<String>, Error> {
             listen.option
         ));
     }
+    if let Endpoint::Inet { style, .. } = listen.endpoint {
+        for address in addresses {
+            try_options(listen, *address, style)?;
+        }
+    }
     if let Some(address) = addresses
         .iter()
         .find(|address| is_forbidden(address.port()))
@@ -45,7 +51,8 @@ pub fn check(wanted: &Resolved<'_>) -> Result<Vec<String>, Error> {
     }
     // One that is missing among several is passed over.
     let missing = |address: &SocketAddr| is_missing(address.ip());
-    if !addresses.is_empty() && addresses.iter().all(missing) {
+    let free = listen.options.contains(&SocketOption::FreeBind);
+    if !free && !addresses.is_empty() && addresses.iter().all(missing) {
         notes.push(format!(
             "{}: {} is no address of this machine at present",
             listen.option,
@@ -53,6 +60,26 @@ pub fn check(wanted: &Resolved<'_>) -> Result<Vec<String>, Error> {
         ));
     }
     Ok(notes)
+}
+
+/// Sets the options on a socket that is then thrown away: what the kernel allows, it says best
+/// itself.
+fn try_options(listen: &Listen, address: SocketAddr, style: Style) -> Result<(), Error> {
+    // One of a family that the kernel lacks is another matter.
+    let Ok(socket) = open(address, style) else {
+        return Ok(());
+    };
+    let place = Place::Inet(address);
+    options::set(&socket, &listen.options, &Named(style, &place))
+}
+
+/// What the kernel makes of buffers that aren't as it would have them: notes.
+pub fn changed_buffers(wanted: &[SocketOption]) -> Vec<String> {
+    let Ok(socket) = Socket::new(Domain::UNIX, Type::DGRAM.cloexec(), None) else {
+        return Vec::new();
+    };
+    let changed = |option| options::changed_buffer(&socket, option);
+    wanted.iter().filter_map(changed).collect()
 }
 
 /// Whether ports below the first free one are not for this process (ip(7)).
@@ -99,9 +126,10 @@ pub fn clashes(wanted: &[Resolved<'_>], style: Style) -> Vec<Error> {
     let reason = || io::Error::from(Errno::EADDRINUSE);
     let mut found = Vec::new();
     for (index, (listen, address)) in sockets.iter().enumerate() {
-        let clashes = sockets[..index]
-            .iter()
-            .any(|(other, earlier)| other != listen && overlap(*earlier, *address));
+        let clashes = sockets[..index].iter().any(|(other, earlier)| {
+            let share = |listen: &Listen| listen.options.contains(&SocketOption::ReusePort);
+            other != listen && overlap(*earlier, *address) && !(share(other) && share(listen))
+        });
         if clashes {
             found.push(match style {
                 // TCP sockets can be bound to the same port, until one listens.

@@ -39,7 +39,7 @@ pub fn take_over(wanted: &[Listen]) -> Result<Vec<Handed>, Error> {
     // Which numbers were taken, and for which option.
     let mut taken: Vec<(i32, &str)> = Vec::new();
     for listen in wanted {
-        let Endpoint::Given { by, nodelay } = listen.endpoint else {
+        let Endpoint::Given { by } = listen.endpoint else {
             continue;
         };
         let announced = match by {
@@ -62,7 +62,7 @@ pub fn take_over(wanted: &[Listen]) -> Result<Vec<Handed>, Error> {
             taken.push((number, &listen.option));
             let (socket, nature) =
                 examine(number).map_err(|why| Error::Start(format!("{what}: {why}")))?;
-            let listener = Listener::given(listen, socket, nature, name, nodelay);
+            let listener = Listener::given(listen, socket, nature, name);
             handed.push(Handed { by, listener });
         }
     }

@@ -6,18 +6,21 @@ use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::given::{Handed, Nature};
+use super::options;
 use super::peer::{Peer, scoped};
 use super::resolve::resolve;
 use super::unix::{self, SocketFile};
-use crate::config::{Endpoint, Listen, Style, UnixAddress};
+use crate::config::{Endpoint, Listen, SocketOption, Style, UnixAddress};
 use crate::error::{Error, Reason};
 use crate::report::{self, Event};
+use crate::sys::backlog::Backlog;
 use crate::sys::descriptors::{self, HandOver};
 use crate::sys::sockets;
 
@@ -44,7 +47,10 @@ struct Given {
     /// What the giver calls it.
     name: Option<String>,
     listens: bool,
-    nodelay: bool,
+    /// What it is to have.
+    options: Vec<SocketOption>,
+    /// How many of the next connections came before it had that, and inherited nothing.
+    early: AtomicU32,
 }
 
 /// Where a listener is.
@@ -103,12 +109,12 @@ pub fn bind_all(wanted: &[Resolved<'_>], mut handed: Vec<Handed>) -> Result<Vec<
     let mut listeners = Vec::new();
     for Resolved { listen, addresses } in wanted {
         match &listen.endpoint {
-            Endpoint::Given { by, .. } => {
+            Endpoint::Given { by } => {
                 let these = handed.extract_if(.., |handed| handed.by == *by);
                 listeners.extend(these.map(|handed| handed.listener));
             }
-            Endpoint::Inet { style, nodelay, .. } => {
-                listeners.extend(bind_inet(listen, addresses, *style, *nodelay)?);
+            Endpoint::Inet { style, .. } => {
+                listeners.extend(bind_inet(listen, addresses, *style)?);
             }
             Endpoint::Unix {
                 style,
@@ -118,6 +124,8 @@ pub fn bind_all(wanted: &[Resolved<'_>], mut handed: Vec<Handed>) -> Result<Vec<
             } => {
                 let socket = Socket::new(Domain::UNIX, kind(*style), None)
                     .map_err(|reason| unusable(listen, &reason))?;
+                let place = Place::Unix(address.clone());
+                options::set(&socket, &listen.options, &Named(*style, &place))?;
                 let file = match address {
                     UnixAddress::Path(path) => {
                         Some(unix::bind(&listen.option, &socket, path, *mode, *owner)?)
@@ -128,7 +136,6 @@ pub fn bind_all(wanted: &[Resolved<'_>], mut handed: Vec<Handed>) -> Result<Vec<
                         None
                     }
                 };
-                let place = Place::Unix(address.clone());
                 listeners.push(Listener::new(listen, socket, *style, place, file, false));
             }
         }
@@ -143,13 +150,12 @@ fn bind_inet(
     listen: &Listen,
     addresses: &[SocketAddr],
     style: Style,
-    nodelay: bool,
 ) -> Result<Vec<Listener>, Error> {
     let any_port = addresses.iter().all(|address| address.port() == 0);
     let mut tries = if any_port { PORT_TRIES } else { 1 };
     loop {
         tries -= 1;
-        match bind_addresses(listen, addresses, style, nodelay) {
+        match bind_addresses(listen, addresses, style) {
             Err((Errno::EADDRINUSE, _)) if tries > 0 => {}
             result => return result.map_err(|(_, error)| error),
         }
@@ -160,7 +166,6 @@ fn bind_addresses(
     listen: &Listen,
     addresses: &[SocketAddr],
     style: Style,
-    nodelay: bool,
 ) -> Result<Vec<Listener>, (Errno, Error)> {
     let mut bound: Vec<Listener> = Vec::new();
     let mut passed_over = Vec::new();
@@ -170,23 +175,29 @@ fn bind_addresses(
         if let Some(port) = chosen_port {
             address.set_port(port);
         }
-        let opened = open(address, style, nodelay).and_then(|socket| {
-            let local = socket.local_addr()?.as_socket();
+        let failed = |reason: io::Error| {
+            let errno = reason.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+            (errno, cannot_bind(listen, Some(address), &reason))
+        };
+        let opened = open(address, style).map_err(failed).and_then(|socket| {
+            options::set(
+                &socket,
+                &listen.options,
+                &Named(style, &Place::Inet(address)),
+            )
+            // Nothing that another address or port would mend.
+            .map_err(|error| (Errno::UnknownErrno, error))?;
+            socket.bind(&address.into()).map_err(failed)?;
+            let local = socket.local_addr().map_err(failed)?.as_socket();
             Ok((socket, local.unwrap_or(address)))
         });
         let (socket, address) = match opened {
             Ok(opened) => opened,
-            Err(reason) => {
-                let errno = reason.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
-                let error = cannot_bind(listen, Some(address), &reason);
-                match errno {
-                    Errno::EADDRNOTAVAIL | Errno::EAFNOSUPPORT => {
-                        passed_over.push((address, errno, error));
-                        continue;
-                    }
-                    _ => return Err((errno, error)),
-                }
+            Err((errno @ (Errno::EADDRNOTAVAIL | Errno::EAFNOSUPPORT), error)) => {
+                passed_over.push((address, errno, error));
+                continue;
             }
+            Err(failure) => return Err(failure),
         };
         let announce = addresses[0].port() == 0 && chosen_port.is_none();
         chosen_port = Some(address.port());
@@ -209,7 +220,8 @@ fn bind_addresses(
     Ok(bound)
 }
 
-fn open(address: SocketAddr, style: Style, nodelay: bool) -> io::Result<Socket> {
+/// A socket for an address, to be bound.
+pub(super) fn open(address: SocketAddr, style: Style) -> io::Result<Socket> {
     let protocol = match style {
         Style::Stream => Protocol::TCP,
         Style::Datagram => Protocol::UDP,
@@ -222,12 +234,7 @@ fn open(address: SocketAddr, style: Style, nodelay: bool) -> io::Result<Socket> 
     if style == Style::Stream {
         // Not for UDP, where two daemons would then share the port.
         socket.set_reuse_address(true)?;
-        if nodelay {
-            // On Linux every accepted connection inherits it.
-            socket.set_tcp_nodelay(true)?;
-        }
     }
-    socket.bind(&address.into())?;
     Ok(socket)
 }
 
@@ -317,7 +324,6 @@ impl Listener {
         socket: Socket,
         nature: Nature,
         name: Option<String>,
-        nodelay: bool,
     ) -> Self {
         let Nature {
             style,
@@ -327,7 +333,8 @@ impl Listener {
         let given = Given {
             name,
             listens,
-            nodelay: nodelay && matches!(place, Place::Inet(_)),
+            options: options::for_bound(&listen.options, style, matches!(place, Place::Inet(_))),
+            early: AtomicU32::new(0),
         };
         Self {
             given: Some(given),
@@ -366,7 +373,8 @@ impl Listener {
             given: handed.given.then_some(Given {
                 name: None,
                 listens: true,
-                nodelay: false,
+                options: Vec::new(),
+                early: AtomicU32::new(0),
             }),
             announce: false,
         })
@@ -379,18 +387,24 @@ impl Listener {
 
     /// Starts to listen, where the style has that (listen(2)).
     pub fn listen(&self) -> Result<(), Error> {
-        if self.style != Style::Stream {
-            return Ok(());
-        }
         let mut listens = false;
         if let Some(given) = &self.given {
             listens = given.listens;
-            if given.nodelay {
-                let set = self.socket.set_tcp_nodelay(true);
-                set.map_err(|reason| {
-                    Error::start(format!("--nodelay can't be set on {self}"), reason)
-                })?;
+            options::set(
+                &self.socket,
+                &given.options,
+                &Named(self.style, &self.place),
+            )?;
+            if listens && !given.options.is_empty() {
+                // All, where the kernel doesn't say how many.
+                let early = Backlog::default().length(&self.socket);
+                given
+                    .early
+                    .store(early.unwrap_or(u32::MAX), Ordering::Relaxed);
             }
+        }
+        if self.style != Style::Stream {
+            return Ok(());
         }
         // Once more, it would change the backlog of a socket that another has made listen.
         if !listens || self.backlog.is_some() {
@@ -434,10 +448,10 @@ impl Listener {
     /// Accepts a connection (accept4(2)) and says whose it is; the error is the kernel's.
     pub fn accept(&self) -> io::Result<(Socket, Peer)> {
         let (connection, address) = self.socket.accept()?;
-        if self.given.as_ref().is_some_and(|given| given.nodelay) {
-            // It may have come before the listener was told, and inherited nothing. An error
-            // would come up again with the handler.
-            let _ = connection.set_tcp_nodelay(true);
+        if let Some(given) = &self.given
+            && given.takes_early()
+        {
+            options::set_on_connection(&connection, &given.options);
         }
         let peer = match (&self.place, address.as_socket()) {
             (Place::Inet(local), Some(remote)) => Peer::tcp(&connection, *local, remote),
@@ -478,6 +492,19 @@ impl Listener {
     /// The socket's file, to be dropped before the socket is closed.
     pub fn take_file(&mut self) -> Option<SocketFile> {
         self.file.take()
+    }
+}
+
+impl Given {
+    /// Whether the connection just accepted is one of the early ones.
+    fn takes_early(&self) -> bool {
+        let one_less = |early: u32| early.checked_sub(1);
+        // Looked at first: of many connections, few are early.
+        self.early.load(Ordering::Relaxed) > 0
+            && self
+                .early
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
+                .is_ok()
     }
 }
 

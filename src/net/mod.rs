@@ -3,6 +3,7 @@
 pub mod check;
 mod given;
 pub mod listener;
+mod options;
 pub mod peer;
 mod resolve;
 mod unix;

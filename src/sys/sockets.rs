@@ -180,3 +180,23 @@ pub fn is_shut_down(socket: impl AsFd) -> bool {
     let found = unsafe { libc::poll(&raw mut fd, 1, 0) };
     found == 1 && fd.revents & (libc::POLLRDHUP | libc::POLLHUP) != 0
 }
+
+/// Sets an option whose value is an int (setsockopt(2)): nix and socket2 lack some.
+pub fn set_number(
+    socket: impl AsFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> Result<(), Errno> {
+    // SAFETY: the kernel reads one int, which outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    Errno::result(result).map(drop)
+}

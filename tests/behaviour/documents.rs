@@ -33,7 +33,7 @@ fn help_has_every_option_and_no_other() {
         }
         if line.starts_with('-') {
             let (names, _) = line.split_once("  ").expect("names and what they are for");
-            found.extend(options_among(names.split([',', ' '])));
+            found.extend(options_among(names.split([',', ' ', '['])));
         }
     }
     assert_eq!(found, table());
@@ -56,7 +56,7 @@ fn the_readme_has_every_option_and_no_other() {
     let readme = fs::read_to_string("README.md").unwrap();
     let rows = readme.lines().filter(|line| line.starts_with("| `-"));
     let firsts = rows.map(|row| row[2..].split(" | ").next().unwrap());
-    let found = options_among(firsts.flat_map(|cell| cell.split(['`', ' ', ','])));
+    let found = options_among(firsts.flat_map(|cell| cell.split(['`', ' ', ',', '['])));
     assert_eq!(found, table());
 }
 
@@ -129,11 +129,17 @@ fn bash_completes_options_values_and_programs() {
         &["skd", "--tcp", "=", "80"],
         &["skd", "-t", "127.0.0.1", ":", "80"],
         &["skd", "-l", "@", "name"],
+        &["skd", "--keepalive"],
+        &["skd", "--keepalive", "=", "1m", ":", "1s", ":", "3"],
     ] {
         let words = [before, &["basenam"]].concat();
         let found: BTreeSet<_> = complete(&words).into_iter().collect();
         assert_eq!(found, BTreeSet::from(["basename".into()]), "{before:?}");
     }
+    assert_eq!(
+        complete(&["skd", "--keepalive", "--max-cl"]),
+        ["--max-clients"]
+    );
     // Options of another program aren't ours to complete.
     assert_eq!(complete(&["skd", "-t80", "cat", "--max-cl"]), [""]);
 }
@@ -150,7 +156,14 @@ fn fish_completes_options_values_and_programs() {
     assert_eq!(complete("skd --max-cl"), ["--max-clients"]);
     assert_eq!(complete("skd -v --user roo"), ["root"]);
     assert_eq!(complete("skd -P Cargo.to"), ["Cargo.toml"]);
-    for before in ["skd", "skd --", "skd -vt 80", "skd -t80 -nc 5 -x file"] {
+    for before in [
+        "skd",
+        "skd --",
+        "skd -vt 80",
+        "skd -t80 -nc 5 -x file",
+        "skd --keepalive",
+        "skd --keepalive=1m:1s:3",
+    ] {
         assert_eq!(complete(&format!("{before} basenam")), ["basename"]);
     }
     assert_eq!(complete("skd -t80 cat --max-cl"), [""; 0]);

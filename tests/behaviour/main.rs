@@ -49,6 +49,7 @@ mod shortages;
 mod signals;
 mod socket_activation;
 mod socket_handover;
+mod socket_options;
 mod stream;
 mod supervise;
 mod surroundings;

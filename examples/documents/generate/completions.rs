@@ -16,6 +16,7 @@ pub(super) fn bash() -> String {
     let letters = with_value().filter_map(|option| option.shorts.first().map(|_| option.shorts));
     let ours = BASH
         .replace("@LONG@", &longs(with_value(), "|"))
+        .replace("@OPTIONAL@", &longs(with_optional(), "|"))
         .replace("@SHORT@", &letters.flatten().collect::<String>())
         .replace("@USERS@", &longs(with_value().filter(takes_user), "|"));
     let theirs = replaced(
@@ -37,8 +38,14 @@ pub(super) fn zsh() -> String {
     );
     let script = replaced(script, "#compdef skd\n", &format!("#compdef skd\n{ORIGIN}"));
     // To _arguments a colon ends the name of a value.
-    with_value().fold(script, |script, option| match option.kind {
-        Kind::Value(name, _) | Kind::Values(name, _) => script.replace(
+    // A value that isn't in the same word is none.
+    let script = with_optional().fold(script, |script, option| {
+        let name = format!("'--{}=", option.long);
+        replaced(script, &format!("{name}["), &format!("{name}-["))
+    });
+    let all = with_value().chain(with_optional());
+    all.fold(script, |script, option| match option.kind {
+        Kind::Value(name, _) | Kind::Values(name, _) | Kind::Optional(name, _) => script.replace(
             &format!(":{name}:"),
             &format!(":{}:", name.replace(':', "\\:")),
         ),
@@ -49,7 +56,12 @@ pub(super) fn zsh() -> String {
 pub(super) fn fish() -> String {
     let options = GROUPS.iter().flat_map(|(_, options)| *options);
     let specification = |option: &Opt| {
-        let value = if takes_value(option) { "=" } else { "" };
+        let value = match option.kind {
+            // Quoted from its wildcards.
+            Kind::Optional(..) => "=\\?",
+            _ if takes_value(option) => "=",
+            _ => "",
+        };
         let (first, more) = match option.shorts.split_first() {
             None => (String::new(), &[][..]),
             Some((first, more)) => (format!("{first}/"), more),
@@ -65,6 +77,11 @@ pub(super) fn fish() -> String {
         "complete -c skd ",
         "complete -c skd -n __skd_before_prog ",
     );
+    // Nor does it have to be there.
+    let theirs = with_optional().fold(theirs, |script, option| {
+        let line = format!(" -l {} -d '{}'", option.long, option.help);
+        replaced(script, &format!("{line} -r"), &line)
+    });
     format!("{ORIGIN}{ours}\n{theirs}")
 }
 
@@ -88,6 +105,12 @@ fn with_value() -> impl Iterator<Item = &'static Opt> {
     options.filter(|option| takes_value(option))
 }
 
+fn with_optional() -> impl Iterator<Item = &'static Opt> {
+    let options = GROUPS.iter().flat_map(|(_, options)| *options);
+    options.filter(|option| matches!(option.kind, Kind::Optional(..)))
+}
+
+/// As the next word, if not in the same.
 fn takes_value(option: &Opt) -> bool {
     matches!(option.kind, Kind::Value(..) | Kind::Values(..))
 }

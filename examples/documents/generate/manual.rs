@@ -41,6 +41,11 @@ fn describe(roff: &mut Roff, option: &Opt) {
         names.push(roman(" "));
         names.extend(marked_up(value));
     }
+    if let Kind::Optional(value, _) = option.kind {
+        names.push(roman("[="));
+        names.extend(marked_up(value));
+        names.push(roman("]"));
+    }
     roff.text(names);
     sentences(roff, &as_sentence(option.help));
     for (number, paragraph) in option.manual.split("\n\n").enumerate() {
@@ -132,7 +137,7 @@ fn is_placeholder(word: &str) -> bool {
     let others = ["PROG", "ARGS", "TAG", "FACILITY", "PRIORITY"];
     let values = GROUPS.iter().flat_map(|(_, options)| *options);
     let mut values = values.filter_map(|option| match option.kind {
-        Kind::Value(value, _) | Kind::Values(value, _) => Some(value),
+        Kind::Value(value, _) | Kind::Values(value, _) | Kind::Optional(value, _) => Some(value),
         _ => None,
     });
     let is_part = |value: &str| {

@@ -11,6 +11,11 @@ _skd_or_prog() {
             @LONG@)
                 (( i++ ))
                 ;;
+            @OPTIONAL@)
+                (( i++ ))
+                # Only after an equals sign.
+                [[ ${COMP_WORDS[i]} == = ]] || continue
+                ;;
             --*)
                 (( i++ ))
                 continue
@@ -39,6 +44,9 @@ _skd_or_prog() {
         case $3 in
             @USERS@)
                 COMPREPLY=( $(compgen -u -- "$2") )
+                ;;
+            @OPTIONAL@)
+                _skd "$1" "$2" ''
                 ;;
             *)
                 _skd "$@"

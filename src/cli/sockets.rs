@@ -1,0 +1,303 @@
+//! The options of sockets: their values, and whether there is a socket for them.
+
+use std::ffi::OsStr;
+use std::time::Duration;
+
+use super::Given;
+use super::values::{Why, amount, decimal, duration, positive};
+use crate::config::{Probes, Scope, SocketOption, Style};
+
+/// Which kinds of listeners were asked for, readable or not.
+pub(super) struct Kinds {
+    pub(super) tcp: bool,
+    pub(super) udp: bool,
+    pub(super) unix_datagram: bool,
+    /// Of a kind that shows when they are handed over.
+    pub(super) given: bool,
+}
+
+impl Kinds {
+    fn have(&self, scope: Scope) -> bool {
+        let has = |inet, style| scope.has(inet, style);
+        self.tcp && has(true, Style::Stream)
+            || self.udp && has(true, Style::Datagram)
+            || self.unix_datagram && has(false, Style::Datagram)
+            || self.given && scope != Scope::Unbound
+    }
+}
+
+/// All that were given, in the order in which they are set.
+pub(super) fn options(given: &Given<'_>, kinds: &Kinds) -> Vec<SocketOption> {
+    let flag = |option: SocketOption| Some(option).filter(|it| given.flag(it.name()));
+    let keepalive = match given.read("keepalive", probes) {
+        // Without a value, or with one that can't be read.
+        None => given.has("keepalive").then_some(None),
+        probes => Some(probes),
+    };
+    let options = [
+        flag(SocketOption::NoDelay),
+        keepalive.map(SocketOption::KeepAlive),
+        given
+            .read("user-timeout", user_timeout)
+            .map(SocketOption::UserTimeout),
+        given
+            .read("defer-accept", defer_accept)
+            .map(SocketOption::DeferAccept),
+        given
+            .read("fast-open", positive)
+            .map(SocketOption::FastOpen),
+        flag(SocketOption::ReusePort),
+        flag(SocketOption::FreeBind),
+        given.read("device", interface).map(SocketOption::Device),
+        given
+            .read("tos", type_of_service)
+            .map(SocketOption::TypeOfService),
+        given.read("mark", mark).map(SocketOption::Mark),
+        given
+            .read("send-buffer", size)
+            .map(SocketOption::SendBuffer),
+        given
+            .read("receive-buffer", size)
+            .map(SocketOption::ReceiveBuffer),
+    ];
+    let used = |option: &SocketOption| {
+        // As skd 1.2 had it.
+        if *option == SocketOption::NoDelay || kinds.have(option.scope()) {
+            return true;
+        }
+        given.refuse(format!(
+            "--{} has no use without {}",
+            option.name(),
+            match option.scope() {
+                Scope::Tcp => "a TCP listener",
+                Scope::Inet => "a TCP or UDP listener",
+                Scope::Unbound => {
+                    "a TCP or UDP listener that skd binds itself: what is handed over is bound"
+                }
+                Scope::Sending => {
+                    "a TCP, UDP or unix datagram listener: connections of unix sockets don't \
+                     inherit it"
+                }
+            }
+        ));
+        false
+    };
+    options.into_iter().flatten().filter(used).collect()
+}
+
+/// A decimal number, or a hexadecimal one after 0x.
+fn number(text: &OsStr) -> Option<u32> {
+    let hex = |text: &str| {
+        let digits = text
+            .strip_prefix("0x")
+            .or_else(|| text.strip_prefix("0X"))?;
+        let fits = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+        u32::from_str_radix(digits, 16).ok().filter(|_| fits)
+    };
+    decimal(text).or_else(|| text.to_str().and_then(hex))
+}
+
+/// Whole seconds up to `most`.
+fn seconds(text: &OsStr, most: u64) -> Option<i32> {
+    let span = Duration::from(duration(text).ok()?);
+    let whole = span.subsec_nanos() == 0 && (1..=most).contains(&span.as_secs());
+    i32::try_from(span.as_secs()).ok().filter(|_| whole)
+}
+
+/// What the kernel takes (include/net/tcp.h: MAX_TCP_KEEPIDLE and its like).
+fn probes(text: &OsStr) -> Result<Probes, Why> {
+    const MOST_SECONDS: u64 = 32_767;
+    const MOST_PROBES: i32 = 127;
+    let read = || {
+        let mut parts = text.to_str()?.split(':').map(OsStr::new);
+        let probes = Probes {
+            time: seconds(parts.next()?, MOST_SECONDS)?,
+            interval: seconds(parts.next()?, MOST_SECONDS)?,
+            count: decimal(parts.next()?).filter(|count| (1..=MOST_PROBES).contains(count))?,
+        };
+        parts.next().is_none().then_some(probes)
+    };
+    read().ok_or_else(|| {
+        format!(
+            "it takes TIME:INTERVAL:PROBES like 10m:30s:4, durations of whole seconds from 1s to \
+             {MOST_SECONDS}s and 1 to {MOST_PROBES} probes"
+        )
+    })
+}
+
+fn user_timeout(text: &OsStr) -> Result<i32, Why> {
+    // As many milliseconds as an int of the kernel holds, cut to days.
+    const MOST: u128 = 24 * 86_400_000;
+    let span = Duration::from(duration(text)?);
+    i32::try_from(span.as_millis())
+        .ok()
+        .filter(|_| (1..=MOST).contains(&span.as_millis()))
+        .ok_or_else(|| "it takes a duration from 1ms to 24d".into())
+}
+
+fn defer_accept(text: &OsStr) -> Result<i32, Why> {
+    // The kernel counts retransmissions, in eight bits; these end a little later.
+    seconds(text, 8 * 3600)
+        .ok_or_else(|| "it takes a duration of whole seconds, from 1s to 8h".into())
+}
+
+/// A name that the kernel could have given (dev_valid_name of net/core/dev.c); it would cut a
+/// longer one.
+fn interface(text: &OsStr) -> Result<String, Why> {
+    let fits = |byte: u8| !byte.is_ascii_whitespace() && !b"/:\0\x0b".contains(&byte);
+    text.to_str()
+        .filter(|name| (1..libc::IFNAMSIZ).contains(&name.len()) && name.bytes().all(fits))
+        .map(str::to_owned)
+        .ok_or_else(|| "it takes the name of a network interface, of 1 to 15 bytes".into())
+}
+
+fn type_of_service(text: &OsStr) -> Result<u8, Why> {
+    let named = || {
+        let name = text.to_str()?.to_ascii_lowercase();
+        dscp(&name).map(|dscp| dscp << 2)
+    };
+    number(text)
+        .and_then(|number| u8::try_from(number).ok())
+        .or_else(named)
+        .ok_or_else(|| {
+            "it takes a number from 0 to 255, decimal or like 0xb8, or one of cs0 to cs7, af11 \
+             to af43, ef and le"
+                .into()
+        })
+}
+
+/// The upper six bits of the byte, by the names of RFC 2474, 2597, 3246 and 8622.
+fn dscp(name: &str) -> Option<u8> {
+    let digit = |byte: u8, range: std::ops::RangeInclusive<u8>| {
+        Some(byte.wrapping_sub(b'0')).filter(|digit| range.contains(digit))
+    };
+    match *name.as_bytes() {
+        [b'e', b'f'] => Some(46),
+        [b'l', b'e'] => Some(1),
+        [b'c', b's', class] => Some(digit(class, 0..=7)? << 3),
+        [b'a', b'f', class, drop] => Some(digit(class, 1..=4)? << 3 | digit(drop, 1..=3)? << 1),
+        _ => None,
+    }
+}
+
+fn mark(text: &OsStr) -> Result<u32, Why> {
+    number(text)
+        .ok_or_else(|| "it takes a number from 0 to 4294967295, decimal or like 0x1f".into())
+}
+
+/// Up to half of what an int of the kernel holds, since that doubles it.
+fn size(text: &OsStr) -> Result<i32, Why> {
+    text.to_str()
+        .and_then(amount)
+        .filter(|bytes| (1..=1 << 30).contains(bytes))
+        .and_then(|bytes| i32::try_from(bytes).ok())
+        .ok_or_else(|| {
+            "it takes a decimal number of bytes from 1 to 1G, with K, M or G if wished".into()
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn os(text: &str) -> &OsStr {
+        OsStr::new(text)
+    }
+
+    #[test]
+    fn probes_have_three_parts() {
+        let probes = |text| probes(os(text)).map(|it| (it.time, it.interval, it.count));
+        assert_eq!(probes("10m:30s:4"), Ok((600, 30, 4)));
+        assert_eq!(probes("1s:32767s:127"), Ok((1, 32_767, 127)));
+        for text in [
+            "",
+            ":",
+            "1m",
+            "1m:1s",
+            "1m:1s:",
+            "1m:1s:0",
+            "1m:1s:128",
+            "0s:1s:1",
+            "1s:0s:1",
+            "500ms:1s:1",
+            "1s500ms:1s:1",
+            "60:1s:1",
+            "32768s:1s:1",
+            "1s:10h:1",
+            "1s:1s:1:1",
+            "1s:1s:+1",
+        ] {
+            assert!(probes(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn durations_are_what_the_kernel_can_hold() {
+        assert_eq!(user_timeout(os("250ms")), Ok(250));
+        assert_eq!(user_timeout(os("24d")), Ok(2_073_600_000));
+        assert_eq!(defer_accept(os("8h")), Ok(28_800));
+        for text in ["", "0s", "0ms", "24d1ms", "30", "-1s"] {
+            assert!(user_timeout(os(text)).is_err(), "{text:?}");
+        }
+        for text in ["", "0s", "1500ms", "8h1s", "30"] {
+            assert!(defer_accept(os(text)).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn types_of_service_have_names_and_numbers() {
+        for (text, byte) in [
+            ("0", 0),
+            ("255", 255),
+            ("0xb8", 0xb8),
+            ("0XB8", 0xb8),
+            ("ef", 0xb8),
+            ("EF", 0xb8),
+            ("le", 0x04),
+            ("cs0", 0),
+            ("cs7", 0xe0),
+            ("af11", 0x28),
+            ("af23", 0x58),
+            ("af43", 0x98),
+        ] {
+            assert_eq!(type_of_service(os(text)), Ok(byte), "{text}");
+        }
+        for text in [
+            "", "256", "0x", "0x100", "0x+1", "x", "-1", "b8", "cs", "cs8", "af", "af10", "af14",
+            "af51", "af1", "eff", "be ",
+        ] {
+            assert!(type_of_service(os(text)).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn marks_sizes_and_interfaces() {
+        assert_eq!(mark(os("0xffffffff")), Ok(u32::MAX));
+        assert_eq!(mark(os("4294967295")), Ok(u32::MAX));
+        assert_eq!(size(os("64K")), Ok(65_536));
+        assert_eq!(size(os("1G")), Ok(1 << 30));
+        assert_eq!(
+            interface(os("wlan0.1234567-8")),
+            Ok("wlan0.1234567-8".into())
+        );
+        for text in ["", "4294967296", "0x100000000", "0x", "-1", "1k"] {
+            assert!(mark(os(text)).is_err(), "{text:?}");
+        }
+        for text in ["", "0", "2G", "1025M", "1T", "64k", "unlimited", "-1", "K"] {
+            assert!(size(os(text)).is_err(), "{text:?}");
+        }
+        for text in ["", "sixteen-letters0", "a/b", "a b", "a:b", "a\n"] {
+            assert!(interface(os(text)).is_err(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused_without_a_panic(text in ".*|[0-9a-zA-Z:]{0,12}") {
+            let text = os(&text);
+            let _ = (probes(text), user_timeout(text), defer_accept(text), interface(text));
+            let _ = (type_of_service(text), mark(text), size(text));
+        }
+    }
+}

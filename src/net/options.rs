@@ -1,0 +1,140 @@
+//! Setting the options of sockets. All are set on the listener, before it listens: on Linux a
+//! connection inherits them, so that they cost it nothing.
+
+use std::io;
+
+use libc::{IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, SOL_SOCKET, c_int};
+use nix::errno::Errno;
+use socket2::{Domain, Socket};
+
+use super::listener::{Named, Place};
+use crate::config::{Scope, SocketOption, Style};
+use crate::error::{Error, Reason};
+use crate::sys::sockets::set_number;
+
+/// Sets those that such a socket has; it isn't bound yet.
+pub(super) fn set(
+    socket: &Socket,
+    options: &[SocketOption],
+    listener: &Named<'_>,
+) -> Result<(), Error> {
+    let Named(style, place) = *listener;
+    let inet = matches!(place, Place::Inet(_));
+    for option in options {
+        if option.scope().has(inet, style) {
+            set_one(socket, option).map_err(|reason| cannot_set(option, listener, &reason))?;
+        }
+    }
+    Ok(())
+}
+
+/// Those that a socket has which somebody else has bound.
+pub(super) fn for_bound(options: &[SocketOption], style: Style, inet: bool) -> Vec<SocketOption> {
+    let scopes = options.iter().filter(|option| {
+        let scope = option.scope();
+        scope != Scope::Unbound && scope.has(inet, style)
+    });
+    scopes.cloned().collect()
+}
+
+/// Sets them on a connection that was there before its listener had them, as far as that can
+/// be had. An error would come up again with the handler.
+pub(super) fn set_on_connection(connection: &Socket, options: &[SocketOption]) {
+    for option in options {
+        let _ = set_one(connection, option);
+    }
+}
+
+fn set_one(socket: &Socket, option: &SocketOption) -> io::Result<()> {
+    let tcp = |name, value| Ok(set_number(socket, IPPROTO_TCP, name, value)?);
+    let general = |name, value| Ok(set_number(socket, SOL_SOCKET, name, value)?);
+    let is_v6 = || Ok::<_, io::Error>(socket.domain()? == Domain::IPV6);
+    match option {
+        SocketOption::NoDelay => tcp(libc::TCP_NODELAY, 1),
+        SocketOption::KeepAlive(probes) => {
+            if let Some(probes) = probes {
+                tcp(libc::TCP_KEEPIDLE, probes.time)?;
+                tcp(libc::TCP_KEEPINTVL, probes.interval)?;
+                tcp(libc::TCP_KEEPCNT, probes.count)?;
+            }
+            general(libc::SO_KEEPALIVE, 1)
+        }
+        SocketOption::UserTimeout(milliseconds) => tcp(libc::TCP_USER_TIMEOUT, *milliseconds),
+        SocketOption::DeferAccept(seconds) => tcp(libc::TCP_DEFER_ACCEPT, *seconds),
+        SocketOption::FastOpen(length) => tcp(libc::TCP_FASTOPEN, *length),
+        SocketOption::ReusePort => general(libc::SO_REUSEPORT, 1),
+        SocketOption::FreeBind => match is_v6()? {
+            true => Ok(set_number(socket, IPPROTO_IPV6, libc::IPV6_FREEBIND, 1)?),
+            false => Ok(set_number(socket, IPPROTO_IP, libc::IP_FREEBIND, 1)?),
+        },
+        SocketOption::Device(name) => socket.bind_device(Some(name.as_bytes())),
+        SocketOption::TypeOfService(byte) => {
+            let byte = c_int::from(*byte);
+            if is_v6()? {
+                set_number(socket, IPPROTO_IPV6, libc::IPV6_TCLASS, byte)?;
+            }
+            // Of an IPv6 socket, for IPv4 clients, which one from elsewhere may have.
+            Ok(set_number(socket, IPPROTO_IP, libc::IP_TOS, byte)?)
+        }
+        SocketOption::Mark(mark) => general(libc::SO_MARK, mark.cast_signed()),
+        SocketOption::SendBuffer(size) => {
+            buffer(socket, [libc::SO_SNDBUFFORCE, libc::SO_SNDBUF], *size)
+        }
+        SocketOption::ReceiveBuffer(size) => {
+            buffer(socket, [libc::SO_RCVBUFFORCE, libc::SO_RCVBUF], *size)
+        }
+    }
+}
+
+/// Beyond the kernel's limit where that is allowed; up to it otherwise.
+fn buffer(socket: &Socket, [force, ask]: [c_int; 2], size: i32) -> io::Result<()> {
+    match set_number(socket, SOL_SOCKET, force, size) {
+        Err(Errno::EPERM) => Ok(set_number(socket, SOL_SOCKET, ask, size)?),
+        result => Ok(result?),
+    }
+}
+
+/// What becomes of a buffer, if not what was asked for: a note. `socket` is any.
+pub(super) fn changed_buffer(socket: &Socket, option: &SocketOption) -> Option<String> {
+    let (size, got, limit) = match option {
+        SocketOption::SendBuffer(size) => {
+            set_one(socket, option).ok()?;
+            (size, socket.send_buffer_size(), "wmem_max")
+        }
+        SocketOption::ReceiveBuffer(size) => {
+            set_one(socket, option).ok()?;
+            (size, socket.recv_buffer_size(), "rmem_max")
+        }
+        _ => return None,
+    };
+    // The kernel doubles it, for its own bookkeeping (socket(7)).
+    let (wanted, got) = (usize::try_from(*size).ok()?, got.ok()? / 2);
+    let why = match got < wanted {
+        true => format!("; its limit is net.core.{limit}, but for CAP_NET_ADMIN"),
+        false => String::new(),
+    };
+    // The largest of all is one byte less than is asked for.
+    (got.abs_diff(wanted) > 1).then(|| {
+        let name = option.name();
+        format!("--{name} {size}: the kernel makes it {got}{why}")
+    })
+}
+
+fn cannot_set(option: &SocketOption, listener: &Named<'_>, reason: &io::Error) -> Error {
+    let name = option.name();
+    let hint = match (reason.raw_os_error().map(Errno::from_raw), option) {
+        (Some(Errno::ENODEV), SocketOption::Device(interface)) => {
+            format!("; there is no interface '{interface}' (see ip link)")
+        }
+        (Some(Errno::EPERM), SocketOption::Mark(_)) => "; it needs CAP_NET_ADMIN".into(),
+        (Some(Errno::EPERM), SocketOption::Device(_)) => {
+            "; before Linux 5.7 it needs CAP_NET_RAW".into()
+        }
+        (Some(Errno::ENOPROTOOPT | Errno::EOPNOTSUPP), _) => {
+            "; the kernel doesn't have it for such a socket".into()
+        }
+        _ => String::new(),
+    };
+    let why = reason.reason();
+    Error::Start(format!("--{name} can't be set on {listener}: {why}{hint}"))
+}
