@@ -2,7 +2,7 @@
 //! checked again.
 
 mod options;
-mod values;
+pub mod values;
 
 use std::env;
 use std::ffi::{CString, OsStr, OsString};

@@ -3,29 +3,23 @@
 
 use std::fmt;
 
-/// Shorter than `PIPE_BUF`, so that lines of several threads and handlers don't mix.
-const LENGTH: usize = 1024;
-
 const CUT: &[u8] = "…".as_bytes();
 
 /// A line in the making. Text that doesn't fit is cut, and an ellipsis says so.
-pub(super) struct Line {
-    bytes: [u8; LENGTH],
+#[derive(Debug)]
+pub struct Line {
+    bytes: [u8; Self::LENGTH],
     length: usize,
     cut: bool,
 }
 
 impl Line {
-    pub(super) fn new() -> Self {
-        Self {
-            bytes: [0; LENGTH],
-            length: 0,
-            cut: false,
-        }
-    }
+    /// The longest line, its newline included, in bytes: shorter than `PIPE_BUF`, so that
+    /// lines of several threads and handlers don't mix.
+    pub const LENGTH: usize = 1024;
 
-    /// The line with its newline.
-    pub(super) fn finish(&mut self) -> &[u8] {
+    /// The line with its newline. To be called once.
+    pub fn finish(&mut self) -> &[u8] {
         if self.cut {
             self.append(CUT);
         }
@@ -41,11 +35,21 @@ impl Line {
     /// Appends what must not be cut in the middle, if there is room besides what
     /// [`Self::finish`] needs.
     fn push(&mut self, bytes: &[u8]) {
-        if self.length + bytes.len() > LENGTH - CUT.len() - 1 {
+        if self.length + bytes.len() > Self::LENGTH - CUT.len() - 1 {
             self.cut = true;
         }
         if !self.cut {
             self.append(bytes);
+        }
+    }
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self {
+            bytes: [0; Self::LENGTH],
+            length: 0,
+            cut: false,
         }
     }
 }
@@ -73,7 +77,7 @@ mod tests {
     use std::fmt::Write;
 
     fn line(text: &str) -> String {
-        let mut line = Line::new();
+        let mut line = Line::default();
         line.write_str(text).unwrap();
         String::from_utf8(line.finish().to_vec()).unwrap()
     }
@@ -89,7 +93,7 @@ mod tests {
     #[test]
     fn what_is_too_long_is_cut_and_marked() {
         let long = line(&"é".repeat(2000));
-        assert!(long.len() <= LENGTH);
+        assert!(long.len() <= Line::LENGTH);
         assert!(long.ends_with("é…\n"), "{long}");
     }
 
@@ -97,7 +101,7 @@ mod tests {
         #[test]
         fn any_text_makes_one_line(text in "(.|[\\x00-\\xff\n]){0,3000}") {
             let line = line(&text);
-            prop_assert!(line.len() <= LENGTH);
+            prop_assert!(line.len() <= Line::LENGTH);
             prop_assert_eq!(line.matches('\n').count(), 1);
             let controls = line.chars().filter(|c| c.is_control()).count();
             prop_assert_eq!(controls, 1);

@@ -56,6 +56,7 @@ impl From<u64> for Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_key_comes_back_as_it_was() {
@@ -74,6 +75,25 @@ mod tests {
             },
         ] {
             assert_eq!(Key::from(u64::from(key)), key);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_key_comes_back_as_it_was(first in 0_usize..1 << 24, second in 0_usize..1 << 32) {
+            for key in [
+                Key::Listener { service: first, listener: second },
+                Key::Datagrams(second),
+                Key::Handler { thread: first, index: second },
+            ] {
+                prop_assert_eq!(Key::from(u64::from(key)), key);
+            }
+        }
+
+        #[test]
+        fn any_number_is_a_key(number in any::<u64>()) {
+            let key = Key::from(number);
+            prop_assert_eq!(Key::from(u64::from(key)), key);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Things done once, to this process: what makes a daemon of it.
 
+pub mod lines;
 pub mod log;
 pub mod pidfile;
 pub mod privileges;

@@ -29,7 +29,14 @@ pub struct Environment {
 #[derive(Clone, Copy, Debug)]
 pub struct Finished<'a>(&'a [*const c_char]);
 
-impl Finished<'_> {
+impl<'a> Finished<'a> {
+    /// The lines as the program will find them.
+    pub fn lines(self) -> impl Iterator<Item = &'a CStr> {
+        let lines = self.0.iter().take_while(|line| !line.is_null());
+        // SAFETY: each was made from a line that ends in NUL, and stays for as long as this.
+        lines.map(|line| unsafe { CStr::from_ptr(*line) })
+    }
+
     /// An array of pointers to lines that end in NUL; the last is null.
     pub(super) fn as_ptr(&self) -> *const *const c_char {
         self.0.as_ptr()
@@ -104,17 +111,10 @@ mod tests {
 
     /// The lines as a program would find them.
     fn lines(environment: &mut Environment) -> Vec<String> {
-        let Finished(pointers) = environment.finish();
-        let (end, lines) = pointers.split_last().unwrap();
-        assert!(end.is_null());
-        let text = |line: &*const c_char| {
-            // SAFETY: each was made from a line that ends in NUL and is still there.
-            unsafe { CStr::from_ptr(*line) }
-                .to_str()
-                .unwrap()
-                .to_owned()
-        };
-        lines.iter().map(text).collect()
+        let finished = environment.finish();
+        assert!(finished.0.last().unwrap().is_null());
+        let text = |line: &CStr| line.to_str().unwrap().to_owned();
+        finished.lines().map(text).collect()
     }
 
     #[test]
