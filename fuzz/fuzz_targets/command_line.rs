@@ -13,7 +13,7 @@ use skd::error::Error;
 
 // Words end in newlines: NUL is left for what must be refused.
 fuzz_target!(|data: &[u8]| {
-    let words = data.split(|&byte| byte == b'\n').map(|word| os(word));
+    let words = data.split(|&byte| byte == b'\n').map(os);
     let words = [OsString::from("skd")].into_iter().chain(words);
     match cli::parse(words) {
         Ok(Request::Run(config)) => {
