@@ -312,6 +312,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "getpwnam(3)")]
     fn ids_leave_out_those_that_mean_something_else() {
         assert_eq!(uid(os("4294967294")), Ok(Uid::from_raw(4_294_967_294)));
         assert_eq!(gid(os("0")), Ok(Gid::from_raw(0)));

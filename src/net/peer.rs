@@ -161,6 +161,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "if_indextoname(3)")]
     fn a_link_local_client_has_its_interface() {
         let remote = SocketAddr::V6(std::net::SocketAddrV6::new(
             "fe80::1".parse().unwrap(),
@@ -191,6 +192,7 @@ mod tests {
 
     proptest! {
         #[test]
+        #[cfg_attr(miri, ignore = "if_indextoname(3)")]
         fn any_address_is_written_so_that_it_reads_the_same(
             remote in any::<SocketAddr>(),
             local in any::<SocketAddr>(),
