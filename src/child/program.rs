@@ -129,9 +129,9 @@ pub fn missing_interpreter(program: &Path) -> Option<PathBuf> {
 /// isn't empty and has no NUL inside. `read_at` fills a buffer from somewhere in the program,
 /// or says that it can't.
 pub fn interpreter(head: &[u8], read_at: impl FnMut(u64, &mut [u8]) -> bool) -> Option<Vec<u8>> {
-    let path = match head.get(..4)? {
+    let path = match head {
         [b'#', b'!', ..] => script_interpreter(head)?.to_vec(),
-        [0x7f, b'E', b'L', b'F'] => dynamic_linker(head, read_at)?,
+        [0x7f, b'E', b'L', b'F', ..] => dynamic_linker(head, read_at)?,
         _ => return None,
     };
     (!path.is_empty()).then_some(path)
@@ -209,6 +209,9 @@ mod tests {
             ("#! \t/usr/bin/env python3\nx", Some("/usr/bin/env")),
             ("#!/bin/sh", Some("/bin/sh")),
             ("#!/bin/sh\0-e", Some("/bin/sh")),
+            ("#!x", Some("x")),
+            ("#!", None),
+            ("", None),
             ("#!\n/bin/sh", None),
             ("#!  ", None),
             ("#!\0/bin/sh", None),
