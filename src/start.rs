@@ -44,25 +44,16 @@ pub fn main() -> ExitCode {
 fn begin(arrival: Arrival, inherited: &Inherited) -> Result<u8, Error> {
     match arrival {
         Arrival::Fresh => answer_or_run(inherited),
-        Arrival::Trial(state) => {
-            let (config, service) = resumed_config(&state)?;
-            let surroundings = &service.surroundings;
-            let variables = inherited_variables(&config.daemon, surroundings).without_reserved();
-            // All that could be wrong by now, but for shortages.
-            Plan::new(
-                &service.command,
-                surroundings,
-                &variables,
-                Role::Handler,
-                None,
-            )?;
-            Ok(0)
+        Arrival::Trial(mut state) => {
+            let originals = originals(&state)?;
+            let _running = take_over(&mut state, &originals, false)?;
+            let accepted = state.accept();
+            accepted.map_err(|reason| Error::start("the running skd can't be told", reason))?;
+            // At once: threads run, and what it has is the running skd's.
+            process::exit_now(0)
         }
-        Arrival::Upgrade(mut state) => resume(&mut state, false).map_err(|error| {
-            report::failure(&error);
-            Error::start("the old skd can't go on", state.go_back())
-        }),
-        Arrival::Return(mut state) => resume(&mut state, true),
+        Arrival::Upgrade(state) => resume(state, false),
+        Arrival::Return(state) => resume(state, true),
     }
 }
 
@@ -159,31 +150,62 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
     })
 }
 
-/// Takes over from another image of this process. If that fails, nothing was closed, removed or
-/// reaped that it needs to go on.
-fn resume(state: &mut State, returned: bool) -> Result<u8, Error> {
-    let failed = |errno: Errno| Error::start("what the running skd left can't be had", errno);
-    // Closed when there is no way back. What follows has copies.
-    let originals = state.originals().map_err(failed)?;
-    let reserved = reserve(&originals)?;
+/// Takes over from another image of this process and goes on, or becomes that again.
+fn resume(mut state: Box<State>, returned: bool) -> Result<u8, Error> {
+    let originals = originals(&state)?;
+    let running = match take_over(&mut state, &originals, returned) {
+        Ok(running) => running,
+        Err(error) if returned => return Err(error),
+        Err(error) => {
+            report::failure(&error);
+            let errno = state.go_back(&originals);
+            return Err(Error::start("the old skd can't go on", errno));
+        }
+    };
+    memory::return_freed();
+    // There is no further way back.
+    drop(originals);
+    state.tell(returned);
+    drop(state);
+    running.run();
+    Ok(0)
+}
+
+/// The descriptors that another image has left. What takes over works on copies.
+fn originals(state: &State) -> Result<Vec<OwnedFd>, Error> {
+    state.originals().map_err(not_left)
+}
+
+fn not_left(errno: Errno) -> Error {
+    Error::start("what the running skd left can't be had", errno)
+}
+
+/// Makes ready all that another image has left. Whether or not that succeeds, nothing is closed,
+/// removed, reaped or changed that the other needs to go on: it may be a trial.
+fn take_over(
+    state: &mut State,
+    originals: &[OwnedFd],
+    returned: bool,
+) -> Result<serve::Daemon, Error> {
+    let reserved = reserve(originals)?;
     let (config, service) = resumed_config(state)?;
     let daemon = &config.daemon;
     report::set_verbosity(daemon.verbosity);
-    let origin = state.origin().map_err(failed)?;
-    let log = Log::resume(daemon.log.as_ref(), &state.log).map_err(failed)?;
+    let origin = state.origin(returned).map_err(not_left)?;
+    let log = Log::resume(daemon.log.as_ref(), &state.log).map_err(not_left)?;
     let listeners: Vec<Listener> = state
         .listeners
         .drain(..)
         .map(Listener::resume)
         .collect::<Result<_, _>>()
-        .map_err(failed)?;
+        .map_err(not_left)?;
     // Executing a file can give back what was given up: it may be set-user-id by now, or have
     // capabilities.
     if let Some(identity) = &daemon.identity {
         privileges::drop_to(identity)?;
     }
     let threads = acceptors(daemon, &listeners);
-    // There is no further way back.
+    // What has come back goes on, if its handlers can't be prepared any more.
     let probe = if returned {
         Method::probe_without_steps
     } else {
@@ -191,15 +213,10 @@ fn resume(state: &mut State, returned: bool) -> Result<u8, Error> {
     };
     let ground = Ground::new(daemon, &service, origin.files, reserved, threads, probe)?;
     let handed = Handed {
-        socket_files: state.socket_files().map_err(failed)?,
+        socket_files: state.socket_files().map_err(not_left)?,
         handlers: std::mem::take(&mut state.handlers),
     };
-    let running = ground.build(&service, listeners, log, origin, handed)?;
-    memory::return_freed();
-    drop(originals);
-    state.tell(returned);
-    running.run();
-    Ok(0)
+    ground.build(&service, listeners, log, origin, handed)
 }
 
 /// The command line of a running daemon, read again.

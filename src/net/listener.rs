@@ -18,6 +18,7 @@ use crate::config::{Endpoint, Listen, Style, UnixAddress};
 use crate::error::{Error, Reason};
 use crate::report::{self, Event};
 use crate::sys::descriptors::{self, HandOver};
+use crate::sys::sockets::set_receive_time;
 
 /// A bound socket.
 #[derive(Debug)]
@@ -303,9 +304,12 @@ impl Listener {
         self.style
     }
 
-    /// Starts to listen, where the style has that (listen(2)).
+    /// Starts to listen, where the style has that (listen(2)); has datagrams come with the time.
     pub fn listen(&self) -> Result<(), Error> {
-        if self.style == Style::Stream {
+        if self.style == Style::Datagram {
+            set_receive_time(&self.socket, true)
+                .map_err(|errno| Error::start(format!("no times of receipt on {self}"), errno))?;
+        } else {
             // The kernel takes no more than its limit.
             self.socket
                 .listen(self.backlog.unwrap_or(i32::MAX))

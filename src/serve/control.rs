@@ -390,6 +390,7 @@ impl Daemon {
 
     /// Ends: whoever is being served stays served.
     fn stop(mut self) {
+        self.abandon_trial();
         self.park();
         self.files.clear();
         self.each_listener(|listener| report::event(Event::ClosedListener(listener)));

@@ -67,11 +67,12 @@ impl Datagrams {
 
     /// Waits for the first datagram; not if a handler has the socket already.
     pub(super) fn watch(&self, poller: &Poller, lent: bool) -> Result<(), Errno> {
-        if lent {
-            return poller.add(&self.listener, Interest::Paused, self.key());
-        }
-        sockets::set_receive_time(&self.listener, true)?;
-        poller.add(&self.listener, Interest::ReadableOnce, self.key())
+        let interest = if lent {
+            Interest::Paused
+        } else {
+            Interest::ReadableOnce
+        };
+        poller.add(&self.listener, interest, self.key())
     }
 
     fn key(&self) -> u64 {

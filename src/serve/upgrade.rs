@@ -9,7 +9,7 @@
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, PipeReader, Read, Write, pipe};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
@@ -72,13 +72,16 @@ pub struct State {
     format: u32,
     /// What is open for the next image.
     descriptors: Vec<i32>,
-    /// This file's own descriptor, and that of the image that wrote it.
+    /// This file's own descriptor, and those of the image that wrote it and of the next.
     memory: i32,
     old: i32,
+    new: i32,
     version: String,
     hangup_ends: bool,
     files: Option<(libc::rlim_t, libc::rlim_t)>,
     identity: Option<HandedIdentity>,
+    /// Whether others of its user may look into it.
+    dumpable: bool,
     executable: HandedExecutable,
     pidfile: Option<HandedPidFile>,
     /// To be taken by whoever resumes.
@@ -145,12 +148,13 @@ impl Arrival {
         let Some((memory, pid, word)) = said() else {
             return Ok(Self::Fresh);
         };
-        let expected = if word == "trial" {
-            getppid()
-        } else {
-            Pid::this()
-        };
-        if Pid::from_raw(pid) != expected {
+        let pid = Pid::from_raw(pid);
+        if word == "trial" && pid != getppid() {
+            // It must not become a daemon of its own, with the same listeners.
+            let why = "it was to be tried by a skd that has ended meanwhile";
+            return Err(Error::Start(why.into()));
+        }
+        if word != "trial" && pid != Pid::this() {
             return Ok(Self::Fresh);
         }
         let state = State::read(memory).map_err(|reason| {
@@ -198,10 +202,14 @@ impl State {
         })
     }
 
-    /// What only the start knew.
-    pub fn origin(&mut self) -> Result<Origin, Errno> {
+    /// What only the start knew. The image that runs is the new one, or has `returned`.
+    pub fn origin(&mut self, returned: bool) -> Result<Origin, Errno> {
+        if !self.dumpable {
+            process::forbid_dumping()?;
+        }
         let pidfile = self.pidfile.take().map(PidFile::resume).transpose()?;
-        let executable = Executable::resume(self.executable.clone())?;
+        let running = if returned { self.old } else { self.new };
+        let executable = Executable::resume(self.executable.clone(), running)?;
         image::set_name(executable.path().as_os_str());
         Ok(Origin {
             executable: Some(executable),
@@ -236,11 +244,20 @@ impl State {
         }
     }
 
-    /// Becomes the image that handed over again; comes back only with the reason why not.
-    pub fn go_back(&self) -> Errno {
-        match descriptors::claim(self.old) {
-            Ok(old) => image::become_file(old, &words(self.memory, "back", &[])),
-            Err(errno) => errno,
+    /// Lets the image that tries this one know that it could take over: any program can end
+    /// with 0, but this one has read the state, and adds a blank to it.
+    pub fn accept(&self) -> io::Result<()> {
+        let file = File::from(descriptors::claim(self.memory)?);
+        file.write_all_at(b"\n", file.metadata()?.len())
+    }
+
+    /// Becomes the image that handed over again, whose descriptors are all there; comes back
+    /// only with the reason why not.
+    pub fn go_back(&self, originals: &[OwnedFd]) -> Errno {
+        let mut originals = originals.iter();
+        match originals.find(|fd| fd.as_raw_fd() == self.old) {
+            Some(old) => image::become_file(old, &words(self.memory, "back", &[])),
+            None => Errno::EBADF,
         }
     }
 }
@@ -268,6 +285,9 @@ pub(super) struct Trial {
     /// Why it couldn't be executed, if it couldn't: the errno.
     failure: PipeReader,
     next: OwnedFd,
+    /// What it was told, and the length of that.
+    state: File,
+    length: u64,
     pub(super) due: Instant,
 }
 
@@ -275,7 +295,8 @@ pub(super) struct Trial {
 struct Written {
     memory: i32,
     carried: HandOver,
-    _file: File,
+    file: File,
+    length: u64,
 }
 
 impl Daemon {
@@ -306,6 +327,8 @@ impl Daemon {
         let (failure, mut writer) = pipe().map_err(failed)?;
         match process::fork().map_err(|errno| failed(errno.into()))? {
             Fork::Child => {
+                // It must not outlive those whose listeners it has.
+                let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
                 let errno = match state.carried.survive(true) {
                     Ok(()) => image::become_file(&next, &words),
                     Err(errno) => errno,
@@ -327,6 +350,8 @@ impl Daemon {
                     pidfd,
                     failure,
                     next,
+                    state: state.file,
+                    length: state.length,
                     due: Instant::now() + TRIAL,
                 })
             }
@@ -341,15 +366,20 @@ impl Daemon {
             Ok(Some((pid, Change::Ended(ended)))) => self.end_trial(pid, ended),
             Ok(_) if Instant::now() < trial.due => {}
             _ => {
-                let _ = kill(trial.pid, Signal::SIGKILL);
-                let found = process::wait(Target::Process(trial.pid), Wait::UNTIL_END);
-                self.forget_trial();
-                let _ = found;
+                self.abandon_trial();
                 refuse(&format_args!(
                     "the new program hasn't said within {} s whether it can take over",
                     TRIAL.as_secs()
                 ));
             }
+        }
+    }
+
+    /// Ends a trial that may still go on.
+    pub(super) fn abandon_trial(&mut self) {
+        if let Some(trial) = self.forget_trial() {
+            let _ = kill(trial.pid, Signal::SIGKILL);
+            let _ = process::wait(Target::Process(trial.pid), Wait::UNTIL_END);
         }
     }
 
@@ -370,14 +400,21 @@ impl Daemon {
         let Some(mut trial) = self.forget_trial() else {
             return;
         };
-        if ended == Ended::Exited(0) {
-            let why = self.become_next(&trial.next);
-            return refuse(&why);
-        }
+        let accepted = trial.state.metadata();
+        let accepted = accepted.is_ok_and(|state| state.len() > trial.length);
         let mut errno = [0; 4];
         if trial.failure.read_exact(&mut errno).is_err() {
             // It has run, and has said why on standard error.
             return match ended {
+                Ended::Exited(0) if accepted => {
+                    // Its descriptors would go with it.
+                    let Trial { next, .. } = trial;
+                    let why = self.become_next(&next);
+                    refuse(&why);
+                }
+                Ended::Exited(0) => {
+                    refuse(&"the new program doesn't know how to take over; is it a skd?");
+                }
                 Ended::Exited(status) => {
                     refuse(&format_args!("the new program refuses (status {status})"))
                 }
@@ -472,6 +509,7 @@ impl Daemon {
             format: FORMAT,
             memory,
             old: to.pass(executable.running())?,
+            new: to.pass(next)?,
             version: env!("CARGO_PKG_VERSION").into(),
             hangup_ends: self.origin.hangup_ends,
             files: self
@@ -488,7 +526,8 @@ impl Daemon {
                     groups: identity.groups.iter().map(|gid| gid.as_raw()).collect(),
                     account: identity.account.clone(),
                 }),
-            executable: executable.hand_over(next.as_fd(), &mut to)?,
+            dumpable: process::is_dumpable(),
+            executable: executable.hand_over(&mut to)?,
             pidfile: pidfile
                 .map(|pidfile| pidfile.hand_over(&mut to))
                 .transpose()?,
@@ -498,11 +537,13 @@ impl Daemon {
             handlers: self.shared.hand_over_handlers(),
             descriptors: to.numbers().to_vec(),
         };
-        file.write_all(&serde_json::to_vec(&state)?)?;
+        let text = serde_json::to_vec(&state)?;
+        file.write_all(&text)?;
         Ok(Written {
             memory,
             carried: to,
-            _file: file,
+            file,
+            length: text.len() as u64,
         })
     }
 

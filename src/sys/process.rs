@@ -155,6 +155,18 @@ pub fn has_capabilities() -> Result<bool, Errno> {
         .any(|set| set.effective | set.permitted | set.inheritable != 0))
 }
 
+/// Whether others of the same user may look into this process, and trace it (prctl(2),
+/// `PR_GET_DUMPABLE`): not after a change of ids, until it executes another program.
+pub fn is_dumpable() -> bool {
+    // SAFETY: the call takes and gives integers.
+    unsafe { libc::prctl(libc::PR_GET_DUMPABLE) == 1 }
+}
+
+/// Forbids them to (`PR_SET_DUMPABLE`).
+pub fn forbid_dumping() -> Result<(), Errno> {
+    nix::sys::prctl::set_dumpable(false)
+}
+
 #[repr(C)]
 struct CapabilityHeader {
     version: u32,
