@@ -90,7 +90,7 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
     let files = raise_file_limit();
     // Before any descriptor of ours is opened, so that all are above the reserved ones; and
     // a handler gets its connection and nothing that skd was given by accident.
-    let reserved = reserve(&[])?;
+    let reserved = reserve(&[], None)?;
     // The resolver may take long: nothing is held or changed yet, and INT still ends skd.
     let wanted = net::resolve_all(&service.listeners)?;
     // From here on there may be something to remove: signals wait until that can be done.
@@ -187,7 +187,7 @@ fn take_over(
     originals: &[OwnedFd],
     returned: bool,
 ) -> Result<serve::Daemon, Error> {
-    let reserved = reserve(originals)?;
+    let reserved = reserve(originals, state.null(originals))?;
     let (config, service) = resumed_config(state)?;
     let daemon = &config.daemon;
     report::set_verbosity(daemon.verbosity);
@@ -298,8 +298,8 @@ impl Ground {
 }
 
 /// Occupies the low descriptors, and closes what was inherited but for what is `kept`.
-fn reserve(kept: &[OwnedFd]) -> Result<Reserved, Error> {
-    Reserved::take(MOST_THREADS + 1, kept).map_err(|reason| {
+fn reserve(kept: &[OwnedFd], null: Option<&OwnedFd>) -> Result<Reserved, Error> {
+    Reserved::take(MOST_THREADS + 1, kept, null).map_err(|reason| {
         Error::start("the low descriptors can't be reserved by /dev/null", reason)
     })
 }

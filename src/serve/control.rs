@@ -44,7 +44,7 @@ pub struct Daemon {
     pub(super) acceptors: Vec<Thread>,
     signals: Signals,
     pub(super) datagrams: Vec<Datagrams>,
-    spawner: Spawner,
+    pub(super) spawner: Spawner,
     pub(super) method: Method,
     pub(super) log: Log,
     /// The handlers of an earlier image, until they are entered.

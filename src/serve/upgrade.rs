@@ -72,10 +72,12 @@ pub struct State {
     format: u32,
     /// What is open for the next image.
     descriptors: Vec<i32>,
-    /// This file's own descriptor, and those of the image that wrote it and of the next.
+    /// This file's own descriptor, those of the image that wrote it and of the next,
+    /// and /dev/null.
     memory: i32,
     old: i32,
     new: i32,
+    null: i32,
     version: String,
     hangup_ends: bool,
     files: Option<(libc::rlim_t, libc::rlim_t)>,
@@ -229,6 +231,11 @@ impl State {
         numbers.map(descriptors::adopt).collect()
     }
 
+    /// /dev/null among those.
+    pub fn null<'fd>(&self, originals: &'fd [OwnedFd]) -> Option<&'fd OwnedFd> {
+        find(originals, self.null)
+    }
+
     /// The files of the listeners.
     pub fn socket_files(&mut self) -> Result<Vec<SocketFile>, Errno> {
         let files = self.socket_files.drain(..);
@@ -254,12 +261,15 @@ impl State {
     /// Becomes the image that handed over again, whose descriptors are all there; comes back
     /// only with the reason why not.
     pub fn go_back(&self, originals: &[OwnedFd]) -> Errno {
-        let mut originals = originals.iter();
-        match originals.find(|fd| fd.as_raw_fd() == self.old) {
+        match find(originals, self.old) {
             Some(old) => image::become_file(old, &words(self.memory, "back", &[])),
             None => Errno::EBADF,
         }
     }
+}
+
+fn find(originals: &[OwnedFd], number: i32) -> Option<&OwnedFd> {
+    originals.iter().find(|fd| fd.as_raw_fd() == number)
 }
 
 /// The command line and the environment for the next image, with `more` options before all.
@@ -429,10 +439,10 @@ impl Daemon {
             .and_then(program::missing_interpreter_of);
         match missing {
             Some(interpreter) => refuse(&format_args!(
-                "the new program's interpreter {} isn't in the root directory; a static skd needs none",
+                "the new program's interpreter {} isn't there; after --chroot it would have to be in that directory, but a static skd needs none",
                 interpreter.display()
             )),
-            // What is closed at the exec can't be read by an interpreter.
+            // See `write_state`.
             None if i32::from_ne_bytes(errno) == Errno::ENOENT as i32 => {
                 refuse(&"the new program is a script, and no skd");
             }
@@ -509,7 +519,9 @@ impl Daemon {
             format: FORMAT,
             memory,
             old: to.pass(executable.running())?,
-            new: to.pass(next)?,
+            // An interpreter couldn't open one that is closed at its exec: so no script gets far.
+            new: to.pass_copy(next)?,
+            null: to.pass(self.spawner.null())?,
             version: env!("CARGO_PKG_VERSION").into(),
             hangup_ends: self.origin.hangup_ends,
             files: self

@@ -45,3 +45,4 @@ mod stream;
 mod supervise;
 mod surroundings;
 mod syslog;
+mod upgrade;
