@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Gid, Pid, Uid, getppid};
 use serde::{Deserialize, Serialize};
 
@@ -119,8 +120,8 @@ pub struct HandedHandler {
     pid: i32,
     work: HandedWork,
     peer: Peer,
-    /// In milliseconds.
-    age: u64,
+    /// Milliseconds of the system's clock that only goes on.
+    started: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -573,10 +574,11 @@ impl Daemon {
 
     /// Takes over the handlers of an earlier image: for good, for they will be reaped.
     pub(super) fn enter_handlers(&mut self) {
+        let (now, clock) = (Instant::now(), clock());
         for handed in std::mem::take(&mut self.handed) {
             let thread = self.shared.thread_for(&handed);
             let pid = Pid::from_raw(handed.pid);
-            let now = Instant::now();
+            let age = clock.saturating_sub(handed.started);
             let handler = Handler {
                 pid,
                 // Its own child that wasn't reaped: the id is nobody else's.
@@ -595,13 +597,17 @@ impl Daemon {
                     HandedWork::Datagrams(index) => Work::Datagrams(index),
                 },
                 peer: handed.peer,
-                started: now
-                    .checked_sub(Duration::from_millis(handed.age))
-                    .unwrap_or(now),
+                started: now.checked_sub(Duration::from_millis(age)).unwrap_or(now),
             };
             self.shared.enter(thread, handler);
         }
     }
+}
+
+/// Milliseconds of the clock behind [`Instant`], whose own values no other image understands.
+fn clock() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from);
+    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or_default())
 }
 
 /// Says why there is no upgrade.
@@ -633,6 +639,7 @@ impl Shared {
 
     fn hand_over_handlers(&self) -> Vec<HandedHandler> {
         let mut handed = Vec::new();
+        let clock = clock();
         self.handlers.each(|handler| {
             let work = match &handler.work {
                 Work::Connection(place) => {
@@ -642,12 +649,12 @@ impl Shared {
                 }
                 Work::Datagrams(index) => HandedWork::Datagrams(*index),
             };
-            let age = handler.started.elapsed().as_millis();
+            let age = u64::try_from(handler.started.elapsed().as_millis());
             handed.push(HandedHandler {
                 pid: handler.pid.as_raw(),
                 work,
                 peer: handler.peer,
-                age: u64::try_from(age).unwrap_or(u64::MAX),
+                started: clock.saturating_sub(age.unwrap_or_default()),
             });
         });
         handed
