@@ -24,7 +24,7 @@ _skd() {
 
     case "${cmd}" in
         skd)
-            opts="-t -u -i -x -l -s -d -b -c -n -v -B -L -P -S -U -V -h --tcp --udp --inet --unix --stream --datagram --backlog --max-clients --nodelay --unix-mode --unix-owner --threads --verbose --background --log --pidfile --supervise --drop-privileges --user --chroot --version --help --chdir --umask --nice --limit --env --no-new-privs"
+            opts="-t -u -i -x -l -s -d -b -c -n -v -B -L -P -S -U -V -h --tcp --udp --inet --unix --stream --datagram --backlog --max-clients --nodelay --unix-mode --unix-owner --threads --verbose --background --log --pidfile --supervise --drain --kill-after --drop-privileges --user --chroot --version --help --chdir --umask --nice --limit --env --no-new-privs"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -223,6 +223,20 @@ _skd() {
                     fi
                     return 0
                     ;;
+                --drain)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --kill-after)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 --user)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -289,7 +303,7 @@ _skd_or_prog() {
                 (( i++ ))
                 break
                 ;;
-            --tcp|--udp|--inet|--unix|--backlog|--max-clients|--unix-mode|--unix-owner|--threads|--log|--pidfile|--user|--chroot|--chdir|--umask|--nice|--limit|--env)
+            --tcp|--udp|--inet|--unix|--backlog|--max-clients|--unix-mode|--unix-owner|--threads|--log|--pidfile|--drain|--kill-after|--user|--chroot|--chdir|--umask|--nice|--limit|--env)
                 (( i++ ))
                 ;;
             --*)

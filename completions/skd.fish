@@ -3,7 +3,7 @@
 function __skd_prog
     set -l words (commandline -opc) (commandline -ct)
     set -e words[1]
-    argparse --stop-nonopt t/tcp= u/udp= i/inet= l/unix= x= s/stream d/datagram b/backlog= c/max-clients= n/nodelay unix-mode= unix-owner= threads= v/verbose B/background L/log= P/pidfile= S/supervise U/drop-privileges user= chroot= V/version h/help chdir= umask= nice= limit= env= no-new-privs -- $words 2>/dev/null
+    argparse --stop-nonopt t/tcp= u/udp= i/inet= l/unix= x= s/stream d/datagram b/backlog= c/max-clients= n/nodelay unix-mode= unix-owner= threads= v/verbose B/background L/log= P/pidfile= S/supervise drain= kill-after= U/drop-privileges user= chroot= V/version h/help chdir= umask= nice= limit= env= no-new-privs -- $words 2>/dev/null
     test -n "$argv"
     and not string match -q -- '-*' $argv[1]
     and string join -- ' ' (string escape -- $argv)
@@ -28,6 +28,8 @@ complete -c skd -n __skd_before_prog -l unix-owner -d 'Owner of unix socket file
 complete -c skd -n __skd_before_prog -l threads -d 'Accept connections in N threads, 1 to 16 [three for two cores]' -r -f
 complete -c skd -n __skd_before_prog -s L -l log -d 'Send stderr to TAG, TAG:FACILITY.PRIORITY, >FILE or >>FILE' -r -F
 complete -c skd -n __skd_before_prog -s P -l pidfile -d 'Write the process id to FILE, and lock it' -r -F
+complete -c skd -n __skd_before_prog -l drain -d 'At SIGTERM, wait so long for handlers to end' -r -f
+complete -c skd -n __skd_before_prog -l kill-after -d 'Kill what still runs so long after it was told to end [5s]' -r -f
 complete -c skd -n __skd_before_prog -l user -d 'After binding, become this user, with all its groups' -r -f -a "(__fish_complete_users)"
 complete -c skd -n __skd_before_prog -l chroot -d 'The root directory for -U or --user' -r -f -a "(__fish_complete_directories)"
 complete -c skd -n __skd_before_prog -l chdir -d 'Start it in DIR' -r -f -a "(__fish_complete_directories)"

@@ -23,7 +23,7 @@ use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use Phase::{Ending, Newborn, Reopening, Serving, Start};
+use Phase::{Ending, Newborn, Reopening, Serving, Start, Upgrading};
 use Then::{Closed, Either, Emptied, Ends, Kept, Refused, Served, Serves, Unreaped, Waits};
 
 /// Where a call is made.
@@ -37,6 +37,8 @@ enum Phase {
     Newborn,
     /// By skd at a HUP.
     Reopening,
+    /// By the main thread from a USR2 on, whichever image that is; the trial has no faults.
+    Upgrading,
     /// By skd from a TERM on.
     Ending,
 }
@@ -58,7 +60,7 @@ enum Then {
     Closed,
     /// As [`Served`]; but a child that somebody else has reaped isn't there to be reaped.
     Unreaped,
-    /// The log stays the old one, and says so.
+    /// The log, or the image of skd, stays the old one, and says so.
     Kept,
     /// skd ends with 0.
     Ends,
@@ -196,6 +198,22 @@ const TABLE: &[Row] = &[
     row(Reopening, "dup2", "EMFILE EBUSY EINTR", "1+", Kept),
     // Then it is taken for a plain file.
     row(Reopening, "newfstatat,fstat", "ENOMEM", "1+", Served),
+    // By the old image, to try the new one; and when that has said yes.
+    row(Upgrading, "openat", "EACCES EMFILE ENFILE ENOENT ENOMEM ESTALE ETXTBSY", "1", Kept),
+    row(Upgrading, "memfd_create", "EMFILE ENFILE ENOMEM ENOSYS", "1", Kept),
+    row(Upgrading, "fcntl", "EMFILE EINVAL", "1+", Kept),
+    row(Upgrading, "write", "ENOSPC EIO ENOMEM", "1", Kept),
+    row(Upgrading, "pipe2", "EMFILE ENFILE", "1", Kept),
+    row(Upgrading, "clone", "EAGAIN ENOMEM", "1", Kept),
+    row(Upgrading, "memfd_create", "EMFILE ENFILE ENOMEM", "2", Kept),
+    row(Upgrading, "execveat", "EACCES E2BIG EAGAIN ENOENT ENOEXEC ENOMEM EPERM", "1+", Kept),
+    // By the new one, which then becomes the old one again.
+    row(Upgrading, "epoll_create1", "EMFILE ENFILE ENOMEM", "1", Kept),
+    row(Upgrading, "eventfd2", "EMFILE ENFILE ENOMEM", "1", Kept),
+    row(Upgrading, "signalfd4", "EMFILE ENFILE ENOMEM", "1", Kept),
+    row(Upgrading, "epoll_ctl", "ENOMEM ENOSPC", "5", Kept),
+    row(Upgrading, "clone", "EAGAIN ENOMEM", "2", Kept),
+    row(Upgrading, "clone3", "EAGAIN ENOMEM", "1", Kept),
     row(Ending, "unlinkat", "EACCES EBUSY EIO EPERM EROFS", "1+", Emptied),
     row(Ending, "newfstatat,fstat", "EACCES ENOMEM", "1+", Emptied),
     row(Ending, "ftruncate,unlinkat", "EIO EPERM", "1+", Ends),
@@ -928,6 +946,44 @@ fn a_log_that_cannot_be_opened_again_is_kept() {
             serve("log");
             assert_eq!(descriptors(skd.pid()).len(), before.len());
         }
+        assert_eq!(skd.stop().code(), Some(0));
+    });
+}
+
+#[test]
+fn an_upgrade_in_which_a_call_fails_is_none() {
+    requires_root();
+    requires_command("strace");
+    on_each(&rows(Upgrading), |row| {
+        let directory = Directory::public();
+        let skd = daemon(&directory);
+        let upgrades = || directory.read("log").matches("Upgraded from").count();
+        let mut client = connect_unix(directory.join("socket"));
+        echo(&mut client, b"before");
+        let handlers = skd.wait_for_children(1);
+        let before = descriptors(skd.pid());
+        for errno in row.errnos() {
+            println!("{errno}");
+            let earlier = upgrades();
+            let tampering = Tampering::with(skd.pid(), row, errno, &directory);
+            skd.signal(Signal::SIGUSR2);
+            tampering.wait_for_fault();
+            assert_eq!(talk(connect_unix(directory.join("socket")), b"new"), b"new");
+            echo(&mut client, b"during");
+            wait_until("it is told", || {
+                directory.read("log").contains("skd: no upgrade: ")
+            });
+            drop(tampering);
+            assert_eq!(upgrades(), earlier);
+            assert_eq!(skd.wait_for_children(1), handlers);
+            skd.wait_until("no descriptor is lost", || {
+                descriptors(skd.pid()).len() == before.len()
+            });
+            skd.signal(Signal::SIGUSR2);
+            wait_until("it succeeds", || upgrades() > earlier);
+            echo(&mut client, b"after");
+        }
+        drop(client);
         assert_eq!(skd.stop().code(), Some(0));
     });
 }
