@@ -204,14 +204,14 @@ fn take_over(
     if let Some(identity) = &daemon.identity {
         privileges::drop_to(identity)?;
     }
-    let threads = acceptors(daemon, &listeners);
     // What has come back goes on, if its handlers can't be prepared any more.
     let probe = if returned {
         Method::probe_without_steps
     } else {
         Method::probe
     };
-    let ground = Ground::new(daemon, &service, origin.files, reserved, threads, probe)?;
+    let (files, threads) = (origin.files, state.threads);
+    let ground = Ground::new(daemon, &service, files, reserved, threads, probe)?;
     let handed = Handed {
         socket_files: state.socket_files().map_err(not_left)?,
         handlers: std::mem::take(&mut state.handlers),

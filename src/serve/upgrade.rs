@@ -81,6 +81,8 @@ pub struct State {
     null: i32,
     version: String,
     hangup_ends: bool,
+    /// How many acceptors there are: after chroot(2), what limits them can't be seen.
+    pub threads: usize,
     files: Option<(libc::rlim_t, libc::rlim_t)>,
     identity: Option<HandedIdentity>,
     /// Whether others of its user may look into it.
@@ -461,7 +463,7 @@ impl Daemon {
     fn become_next(&mut self, next: &OwnedFd) -> String {
         if !self.park_acceptors() {
             self.shared.enter_phase(Phase::Serving);
-            return "a handler's preparation hangs; try again later".into();
+            return "a handler can't be started at the moment, or hangs before its exec; try again later".into();
         }
         let why = match self.write_state(next) {
             Ok(state) => {
@@ -525,6 +527,7 @@ impl Daemon {
             null: to.pass(self.spawner.null())?,
             version: env!("CARGO_PKG_VERSION").into(),
             hangup_ends: self.origin.hangup_ends,
+            threads: self.acceptors.len(),
             files: self
                 .origin
                 .files

@@ -334,7 +334,7 @@ fn what_cannot_take_over_is_refused_in_a_sentence() {
     ] {
         next();
         let script = script.replace("$ENV{REAL}", &format!("'{BINARY}'"));
-        install_perl(&directory, &script.replace("\\d", "\\d"));
+        install_perl(&directory, &script);
         refused(&skd, why);
     }
     skd.wait_for_log("it is of format 9, and this is 1");
@@ -633,9 +633,11 @@ fn signals_that_come_in_between_are_not_lost() {
             let skd = Skd::new(["-t", "127.0.0.1:0", "-l", &path]).run("cat");
             let mut client = skd.connect();
             echo(&mut client, b"before");
-            skd.signal(Signal::SIGUSR2);
-            // At the trial, around the exec, after all: some moment or other.
-            thread::sleep(Duration::from_millis(6 * turn));
+            // In a trial, around an exec, after all: some moment or other.
+            for _ in 0..=turn {
+                skd.signal(Signal::SIGUSR2);
+                thread::sleep(Duration::from_millis(5));
+            }
             skd.signal(signal);
             assert_eq!(skd.wait().code(), Some(0), "{signal} {turn}");
             assert_eq!(directory.names(), [""; 0], "{signal} {turn}");
@@ -644,6 +646,22 @@ fn signals_that_come_in_between_are_not_lost() {
             }
         }
     }
+}
+
+#[test]
+fn a_log_is_opened_again_whenever_hup_comes() {
+    let directory = Directory::new();
+    let log = format!(">{}", directory.name("log"));
+    let skd = Skd::new(["-L", &log, "-t", "127.0.0.1:0"]).run("cat");
+    for turn in 0..16 {
+        fs::rename(directory.join("log"), directory.join("old")).unwrap();
+        skd.signal(Signal::SIGUSR2);
+        thread::sleep(Duration::from_millis(3 * turn));
+        skd.signal(Signal::SIGHUP);
+        wait_until("there is a new log", || directory.join("log").exists());
+    }
+    assert_eq!(talk(skd.connect(), b"served"), b"served");
+    assert_eq!(skd.stop().code(), Some(0));
 }
 
 #[test]
@@ -698,7 +716,7 @@ fn a_handler_that_cannot_be_prepared_puts_the_upgrade_off() {
     skd.wait_for_children(2);
     let line = attempt(&skd, || skd.log_lines());
     assert!(
-        line.contains("a handler's preparation hangs; try again later"),
+        line.contains("hangs before its exec; try again later"),
         "{line}"
     );
     echo(&mut earlier, b"after");
