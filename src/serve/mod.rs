@@ -13,6 +13,7 @@ mod key;
 mod reap;
 mod stream;
 pub mod supervise;
+mod trial;
 pub mod upgrade;
 
 use std::num::NonZeroUsize;

@@ -8,11 +8,10 @@
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
-use std::io::{self, PipeReader, Read, Write, pipe};
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -20,24 +19,21 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Gid, Pid, Uid, getppid};
 use serde::{Deserialize, Serialize};
 
+use super::Shared;
 use super::control::Daemon;
 use super::datagram::Datagrams;
 use super::handlers::{Handler, Work};
-use super::key::Key;
-use super::{Phase, Shared};
-use crate::child::{Pidfds, program};
+use crate::child::Pidfds;
 use crate::config::{Account, Identity};
-use crate::error::{Error, Reason};
+use crate::error::Error;
 use crate::net::{HandedFile, HandedListener, Peer, SocketFile};
 use crate::report::{self, Cause, Event};
 use crate::setup::executable::{self, Executable, HandedExecutable};
 use crate::setup::log::HandedLog;
 use crate::setup::pidfile::{HandedPidFile, PidFile};
 use crate::sys::descriptors::{self, HandOver};
-use crate::sys::events::Interest;
 use crate::sys::image::{self, Words};
-use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
-use crate::sys::signals::{Signal, kill};
+use crate::sys::process;
 
 /// Names the memory file, whose it is, and what for: `FD:PID:trial`, `resume` or `back`.
 const VARIABLE: &str = "SKD_UPGRADE";
@@ -45,12 +41,6 @@ const VARIABLE: &str = "SKD_UPGRADE";
 /// What the state looks like. Fields may be added; an image that needs one that is missing, or
 /// that sees another number here, fails its trial.
 const FORMAT: u32 = 1;
-
-/// How long a new image may take to say that it can take over.
-const TRIAL: Duration = Duration::from_secs(10);
-
-/// How long an acceptor may take to be done with its connection.
-const PARKING: Duration = Duration::from_secs(5);
 
 /// What is known from the start alone, and what ends with the process.
 #[derive(Debug)]
@@ -276,7 +266,7 @@ fn find(originals: &[OwnedFd], number: i32) -> Option<&OwnedFd> {
 }
 
 /// The command line and the environment for the next image, with `more` options before all.
-fn words(memory: i32, word: &str, more: &[&OsStr]) -> Words {
+pub(super) fn words(memory: i32, word: &str, more: &[&OsStr]) -> Words {
     let mut arguments = executable::arguments();
     let more = more
         .iter()
@@ -289,212 +279,17 @@ fn words(memory: i32, word: &str, more: &[&OsStr]) -> Words {
     Words::new(arguments, environment)
 }
 
-/// A new image that a child tries.
-#[derive(Debug)]
-pub(super) struct Trial {
-    pid: Pid,
-    /// Tells of its end, where the kernel has such.
-    pidfd: Option<OwnedFd>,
-    /// Why it couldn't be executed, if it couldn't: the errno.
-    failure: PipeReader,
-    next: OwnedFd,
-    /// What it was told, and the length of that.
-    state: File,
-    length: u64,
-    pub(super) due: Instant,
-}
-
 /// A state that is written down, and what goes with it.
-struct Written {
-    memory: i32,
-    carried: HandOver,
-    file: File,
-    length: u64,
+pub(super) struct Written {
+    pub(super) memory: i32,
+    pub(super) carried: HandOver,
+    pub(super) file: File,
+    pub(super) length: u64,
 }
 
 impl Daemon {
-    /// USR2: tries the program that stands where this one came from.
-    pub(super) fn begin_upgrade(&mut self) {
-        if self.trial.is_some() {
-            return refuse(&"one is being tried already");
-        }
-        match self.start_trial() {
-            Ok(trial) => self.trial = Some(trial),
-            Err(why) => refuse(&why),
-        }
-    }
-
-    fn start_trial(&self) -> Result<Trial, String> {
-        let Some(executable) = &self.origin.executable else {
-            return Err("where skd was started from couldn't be found out".into());
-        };
-        let path = executable.path().display();
-        let next = executable
-            .next()
-            .map_err(|errno| format!("{path} can't be opened: {}", errno.desc()))?;
-        let state = self
-            .write_state(&next)
-            .map_err(|reason| format!("its state can't be written down: {}", reason.reason()))?;
-        let words = words(state.memory, "trial", &[]);
-        let failed = |reason: io::Error| format!("no process to try {path}: {}", reason.reason());
-        let (failure, mut writer) = pipe().map_err(failed)?;
-        match process::fork().map_err(|errno| failed(errno.into()))? {
-            Fork::Child => {
-                // It must not outlive those whose listeners it has.
-                let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
-                let errno = match state.carried.survive(true) {
-                    Ok(()) => image::become_file(&next, &words),
-                    Err(errno) => errno,
-                };
-                let _ = writer.write_all(&(errno as i32).to_ne_bytes());
-                process::exit_now(1)
-            }
-            Fork::Parent(pid) => {
-                let pidfd = match self.method.pidfds {
-                    Pidfds::None => None,
-                    Pidfds::Clone | Pidfds::Open => process::open_pidfd(pid).ok(),
-                };
-                if let Some(pidfd) = &pidfd {
-                    let poller = self.shared.main_poller();
-                    let _ = poller.add(pidfd, Interest::Readable, Key::Trial.into());
-                }
-                Ok(Trial {
-                    pid,
-                    pidfd,
-                    failure,
-                    next,
-                    state: state.file,
-                    length: state.length,
-                    due: Instant::now() + TRIAL,
-                })
-            }
-        }
-    }
-
-    /// Looks whether the trial is over.
-    pub(super) fn look_at_trial(&mut self) {
-        let Some(trial) = &self.trial else { return };
-        let found = process::wait(Target::Process(trial.pid), Wait::NOW);
-        match found {
-            Ok(Some((pid, Change::Ended(ended)))) => self.end_trial(pid, ended),
-            Ok(_) if Instant::now() < trial.due => {}
-            _ => {
-                self.abandon_trial();
-                refuse(&format_args!(
-                    "the new program hasn't said within {} s whether it can take over",
-                    TRIAL.as_secs()
-                ));
-            }
-        }
-    }
-
-    /// Ends a trial that may still go on.
-    pub(super) fn abandon_trial(&mut self) {
-        if let Some(trial) = self.forget_trial() {
-            let _ = kill(trial.pid, Signal::SIGKILL);
-            let _ = process::wait(Target::Process(trial.pid), Wait::UNTIL_END);
-        }
-    }
-
-    fn forget_trial(&mut self) -> Option<Trial> {
-        let trial = self.trial.take()?;
-        if let Some(pidfd) = &trial.pidfd {
-            // Before it is closed: see `sys::child`.
-            let _ = self.shared.main_poller().remove(pidfd);
-        }
-        Some(trial)
-    }
-
-    /// A child has ended that is no handler: it may be the trial.
-    pub(super) fn end_trial(&mut self, pid: Pid, ended: Ended) {
-        if self.trial.as_ref().is_none_or(|trial| trial.pid != pid) {
-            return;
-        }
-        let Some(mut trial) = self.forget_trial() else {
-            return;
-        };
-        let accepted = trial.state.metadata();
-        let accepted = accepted.is_ok_and(|state| state.len() > trial.length);
-        let mut errno = [0; 4];
-        if trial.failure.read_exact(&mut errno).is_err() {
-            // It has run, and has said why on standard error.
-            return match ended {
-                Ended::Exited(0) if accepted => {
-                    // Its descriptors would go with it.
-                    let Trial { next, .. } = trial;
-                    let why = self.become_next(&next);
-                    refuse(&why);
-                }
-                Ended::Exited(0) => {
-                    refuse(&"the new program doesn't know how to take over; is it a skd?");
-                }
-                Ended::Exited(status) => {
-                    refuse(&format_args!("the new program refuses (status {status})"))
-                }
-                Ended::Killed(signal) => {
-                    refuse(&format_args!("signal {signal} ended the new program"))
-                }
-            };
-        }
-        let executable = self.origin.executable.as_ref();
-        let missing = executable
-            .and_then(Executable::readable)
-            .and_then(program::missing_interpreter_of);
-        match missing {
-            Some(interpreter) => refuse(&format_args!(
-                "the new program's interpreter {} isn't there; after --chroot it would have to be in that directory, but a static skd needs none",
-                interpreter.display()
-            )),
-            // See `write_state`.
-            None if i32::from_ne_bytes(errno) == Errno::ENOENT as i32 => {
-                refuse(&"the new program is a script, and no skd");
-            }
-            None => {
-                let errno = Errno::from_raw(i32::from_ne_bytes(errno));
-                refuse(&format_args!(
-                    "the new program can't be executed: {}",
-                    errno.desc()
-                ));
-            }
-        }
-    }
-
-    /// Parks the acceptors and becomes the next image; comes back with the reason why not.
-    fn become_next(&mut self, next: &OwnedFd) -> String {
-        if !self.park_acceptors() {
-            self.shared.enter_phase(Phase::Serving);
-            return "a handler can't be started at the moment, or hangs before its exec; try again later".into();
-        }
-        let why = match self.write_state(next) {
-            Ok(state) => {
-                let words = words(state.memory, "resume", &[]);
-                let errno = match state.carried.survive(true) {
-                    Ok(()) => image::become_file(next, &words),
-                    Err(errno) => errno,
-                };
-                let _ = state.carried.survive(false);
-                format!("the new program can't be executed: {}", errno.desc())
-            }
-            Err(reason) => format!("the state can't be written down: {}", reason.reason()),
-        };
-        self.shared.enter_phase(Phase::Serving);
-        why
-    }
-
-    /// Has every acceptor wait where it has nothing in hand; says whether all do.
-    fn park_acceptors(&self) -> bool {
-        self.shared.enter_phase(Phase::Parked);
-        let deadline = Instant::now() + PARKING;
-        while self.shared.parked.load(Ordering::SeqCst) < self.acceptors.len() {
-            if Instant::now() >= deadline {
-                return false;
-            }
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        true
-    }
-
-    fn write_state(&self, next: &OwnedFd) -> io::Result<Written> {
+    /// Writes down what the next image needs to know.
+    pub(super) fn write_state(&self, next: &OwnedFd) -> io::Result<Written> {
         let mut file = descriptors::memory_file(b"")?;
         let mut to = HandOver::default();
         let memory = to.pass(&file)?;
@@ -614,7 +409,7 @@ fn clock() -> u64 {
 }
 
 /// Says why there is no upgrade.
-fn refuse(why: &dyn std::fmt::Display) {
+pub(super) fn refuse(why: &dyn std::fmt::Display) {
     let text = format_args!("no upgrade: {why}; this skd goes on");
     report::event(Event::Trouble(Cause::Upgrade, &text));
 }

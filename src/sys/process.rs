@@ -155,6 +155,12 @@ pub fn has_capabilities() -> Result<bool, Errno> {
         .any(|set| set.effective | set.permitted | set.inheritable != 0))
 }
 
+/// Has this process killed when its parent ends (prctl(2), `PR_SET_PDEATHSIG`), unless it executes
+/// a set-user-id program.
+pub fn end_with_parent() -> Result<(), Errno> {
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
+}
+
 /// Whether others of the same user may look into this process, and trace it (prctl(2),
 /// `PR_GET_DUMPABLE`): not after a change of ids, until it executes another program.
 pub fn is_dumpable() -> bool {
