@@ -25,6 +25,9 @@ use crate::sys::signals::{Signal, kill};
 /// How long a new image may take to say that it can take over.
 const TRIAL: Duration = Duration::from_secs(10);
 
+/// How long one that was killed may take to be dead.
+const DEAD: Duration = Duration::from_secs(1);
+
 /// How long an acceptor may take to be done with its connection.
 const PARKING: Duration = Duration::from_secs(5);
 
@@ -40,7 +43,10 @@ pub(super) struct Trial {
     /// What it was told, and the length of that.
     state: File,
     length: u64,
+    /// When to look at it, even if nothing tells of its end.
     pub(super) due: Instant,
+    /// Whether it was killed, and that told.
+    killed: bool,
 }
 
 impl Daemon {
@@ -97,6 +103,7 @@ impl Daemon {
                     state: state.file,
                     length: state.length,
                     due: Instant::now() + TRIAL,
+                    killed: false,
                 })
             }
         }
@@ -104,26 +111,38 @@ impl Daemon {
 
     /// Looks whether the trial is over.
     pub(super) fn look_at_trial(&mut self) {
-        let Some(trial) = &self.trial else { return };
+        let Some(trial) = &mut self.trial else { return };
         let found = process::wait(Target::Process(trial.pid), Wait::NOW);
         match found {
             Ok(Some((pid, Change::Ended(ended)))) => self.end_trial(pid, ended),
+            // Nobody else reaps in this process.
+            Err(_) => drop(self.forget_trial()),
             Ok(_) if Instant::now() < trial.due => {}
-            _ => {
-                self.abandon_trial();
-                refuse(&format_args!(
-                    "the new program hasn't said within {} s whether it can take over",
-                    TRIAL.as_secs()
-                ));
+            Ok(_) => {
+                let _ = kill(trial.pid, Signal::SIGKILL);
+                // Its end isn't waited for: on a dead file server it may take long.
+                trial.due = Instant::now() + DEAD;
+                if !std::mem::replace(&mut trial.killed, true) {
+                    refuse(&format_args!(
+                        "the new program hasn't said within {} s whether it can take over",
+                        TRIAL.as_secs()
+                    ));
+                }
             }
         }
     }
 
-    /// Ends a trial that may still go on.
+    /// Ends a trial that may still go on, and has the lock of the pid file too.
     pub(super) fn abandon_trial(&mut self) {
-        if let Some(trial) = self.forget_trial() {
-            let _ = kill(trial.pid, Signal::SIGKILL);
-            let _ = process::wait(Target::Process(trial.pid), Wait::UNTIL_END);
+        let Some(trial) = self.forget_trial() else {
+            return;
+        };
+        let _ = kill(trial.pid, Signal::SIGKILL);
+        let deadline = Instant::now() + DEAD;
+        while let Ok(None) = process::wait(Target::Process(trial.pid), Wait::NOW)
+            && Instant::now() < deadline
+        {
+            std::thread::sleep(Duration::from_micros(200));
         }
     }
 
@@ -144,6 +163,9 @@ impl Daemon {
         let Some(mut trial) = self.forget_trial() else {
             return;
         };
+        if trial.killed {
+            return;
+        }
         let accepted = trial.state.metadata();
         let accepted = accepted.is_ok_and(|state| state.len() > trial.length);
         let mut errno = [0; 4];
@@ -151,9 +173,7 @@ impl Daemon {
             // It has run, and has said why on standard error.
             return match ended {
                 Ended::Exited(0) if accepted => {
-                    // Its descriptors would go with it.
-                    let Trial { next, .. } = trial;
-                    let why = self.become_next(&next);
+                    let why = self.become_next(&trial.next);
                     refuse(&why);
                 }
                 Ended::Exited(0) => {

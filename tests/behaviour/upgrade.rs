@@ -738,7 +738,7 @@ fn a_handler_that_cannot_be_prepared_puts_the_upgrade_off() {
 #[test]
 fn handlers_see_nothing_of_it() {
     let show =
-        "env; ls -l /proc/$$/fd; grep -E '^(SigBlk|SigIgn|Groups)' /proc/$$/status; ulimit -a";
+        "env; ls -l /proc/$$/fd; grep -E '^(SigBlk|SigIgn|Groups)' /proc/self/status; ulimit -a";
     let skd = Skd::new(["-v", "-t", "127.0.0.1:0"]).run_with("sh", ["-c", show]);
     let seen = || {
         let text = String::from_utf8(talk(skd.connect(), b"")).unwrap();
