@@ -15,11 +15,13 @@ use skd::error::Error;
 fuzz_target!(|data: &[u8]| {
     let words = data.split(|&byte| byte == b'\n').map(os);
     let words = [OsString::from("skd")].into_iter().chain(words);
-    match cli::parse(words) {
+    match cli::parse(words, None) {
         Ok(Request::Run(config)) => {
             checked(&config);
             reads_as_the_same(&config);
         }
+        // What is wrong is left out of it.
+        Ok(Request::Check(..)) => {}
         Ok(Request::Print(text)) => assert!(text.ends_with('\n')),
         Err(Error::Usage(text)) => {
             assert!(!text.is_empty() && !text.starts_with("error"), "{text:?}");
@@ -43,7 +45,8 @@ fn checked(config: &Config) {
         panic!("a command line is one service");
     };
     assert!(!service.command[0].is_empty());
-    assert!(!daemon.supervise || service.listeners.is_empty());
+    assert!(!daemon.on_demand || daemon.supervise && !service.listeners.is_empty());
+    assert!(!(service.wait && daemon.supervise));
     assert!(daemon.root.is_none() || daemon.identity.is_some());
     assert!(
         daemon
@@ -70,7 +73,7 @@ fn checked(config: &Config) {
             assert!(mode.is_none_or(|mode| mode <= 0o777));
         }
         for other in &service.listeners[..at] {
-            let same = other.endpoint == listen.endpoint && other.style == listen.style;
+            let same = other.endpoint == listen.endpoint;
             assert!(
                 !same || listen.endpoint.may_be_repeated(),
                 "twice {}",
@@ -106,7 +109,7 @@ fn reads_as_the_same(config: &Config) {
     if config.services[0].listeners.iter().any(lossy) {
         return;
     }
-    match cli::parse(written(config)) {
+    match cli::parse(written(config), None) {
         Ok(Request::Run(again)) => {
             assert_eq!(format!("{again:?}"), shown);
         }
@@ -125,6 +128,12 @@ fn written(Config { daemon, services }: &Config) -> Vec<OsString> {
     (0..daemon.verbosity).for_each(|_| words.flag("verbose", true));
     words.flag("background", daemon.background);
     words.flag("supervise", daemon.supervise);
+    words.flag("on-demand", daemon.on_demand);
+    words.flag("wait", service.wait);
+    words.value("idle-exit", daemon.idle_exit.map(|span| span.to_string()));
+    words.value("drain", daemon.drain.map(|span| span.to_string()));
+    words.value("kill-after", daemon.kill_after.map(|span| span.to_string()));
+    words.value("ready-fd", daemon.ready_fd.map(|number| number.to_string()));
     words.value("pidfile", daemon.pidfile.as_ref());
     words.value("chroot", daemon.root.as_ref());
     words.value("threads", daemon.threads.map(|threads| threads.to_string()));
@@ -141,13 +150,20 @@ fn written(Config { daemon, services }: &Config) -> Vec<OsString> {
     );
     words.value("log", daemon.log.as_ref().map(log));
     for listen in &service.listeners {
-        let (option, value) = listen.option.split_once(' ').unwrap();
+        let (option, value) = match listen.option.split_once(' ') {
+            Some((option, value)) => (option, Some(value)),
+            None => (listen.option.as_str(), None),
+        };
         let styled = matches!(option, "--inet" | "--unix");
-        words.flag("datagram", styled && listen.style == Style::Datagram);
-        words.value(&option[2..], Some(value));
+        let datagram = listen.endpoint.style() == Some(Style::Datagram);
+        words.flag("datagram", styled && datagram);
+        words.flag(&option[2..], value.is_none());
+        words.value(&option[2..], value);
         words.value("backlog", listen.backlog.map(|backlog| backlog.to_string()));
         match &listen.endpoint {
-            Endpoint::Inet { nodelay, .. } => words.flag("nodelay", *nodelay),
+            Endpoint::Inet { nodelay, .. } | Endpoint::Given { nodelay, .. } => {
+                words.flag("nodelay", *nodelay)
+            }
             Endpoint::Unix { mode, owner, .. } => {
                 words.value("unix-mode", mode.map(|mode| format!("{mode:o}")));
                 words.value(

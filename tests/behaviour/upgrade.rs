@@ -284,12 +284,25 @@ fn a_link_that_leads_elsewhere_by_now_is_followed() {
     refused(&skd, "No such file");
 }
 
-/// Installs a perl(1) that is called as skd, whose options `-t 127.0.0.1:0` it takes for its own and the name of
-/// this script.
+/// Installs this perl(1) script as a skd; it finds the words after `-t 127.0.0.1:0` as its arguments.
 fn install_perl(directory: &Directory, script: &str) {
     requires_command("perl");
-    directory.write("127.0.0.1:0", script);
-    install(directory, "skd", "/usr/bin/perl");
+    let script = directory.write(".script", script);
+    let source = r#"
+        #include <string.h>
+        #include <unistd.h>
+        int main(int count, char **words) {
+            int first = count > 1 && !strcmp(words[1], "--check") ? 4 : 3;
+            char *perl[count + 2];
+            perl[0] = "perl";
+            perl[1] = "SCRIPT";
+            memcpy(perl + 2, words + first, (count - first + 1) * sizeof *words);
+            execvp("perl", perl);
+            return 99;
+        }
+    "#;
+    let stub = directory.compile(".stub", &source.replace("SCRIPT", script.to_str().unwrap()));
+    install(directory, "skd", stub);
 }
 
 #[test]
