@@ -3,7 +3,7 @@
 
 mod options;
 mod sockets;
-mod values;
+pub mod values;
 
 use std::cell::RefCell;
 use std::env;

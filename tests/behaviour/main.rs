@@ -54,4 +54,5 @@ mod stream;
 mod supervise;
 mod surroundings;
 mod syslog;
+mod upgrade;
 mod wait;

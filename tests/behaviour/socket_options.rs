@@ -4,6 +4,7 @@ use crate::harness::{
     Directory, Namespace, Running, Skd, ask, ask_unix_datagram, connect, receive, requires_command,
     requires_root, run_to_end, talk, udp_client,
 };
+use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
 use std::collections::BTreeSet;
 use std::fs;
@@ -460,6 +461,24 @@ fn what_is_for_binding_is_nothing_for_sockets_from_others() {
         let skd = skd.descriptor(3, listener).run("cat");
         assert_eq!(talk(skd.connect(), b"served"), b"served");
     }
+}
+
+// What becomes of them.
+
+#[test]
+fn an_upgrade_leaves_them_as_they_are() {
+    requires_root();
+    let expected = [(KEEP_IDLE, "60"), (TOS, "184"), (MARK, "7")];
+    // Who takes over hasn't the right to set the mark.
+    let skd = Skd::new(["-v", "--keepalive=1m:1s:3", "--tos=ef", "--mark=7"]);
+    let skd = skd.args(["--user=61234:61235", "-t", "127.0.0.1:0"]);
+    let skd = serve(skd, &expected);
+    skd.signal(Signal::SIGUSR2);
+    skd.wait_for_log("Upgraded from skd ");
+    for _ in 0..2 {
+        assert_eq!(say(&talk(skd.connect(), b"x")), values(&expected));
+    }
+    assert_eq!(skd.stop().code(), Some(0));
 }
 
 // What they cost.
