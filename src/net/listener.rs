@@ -170,6 +170,11 @@ fn bind_addresses(
     let mut bound: Vec<Listener> = Vec::new();
     let mut passed_over = Vec::new();
     let mut chosen_port = None;
+    // Of UDP ports, the kernel counts those as free which others share.
+    let any_port = addresses.iter().any(|address| address.port() == 0);
+    let (later, first): (Vec<_>, Vec<_>) = listen.options.iter().cloned().partition(|option| {
+        any_port && style == Style::Datagram && *option == SocketOption::ReusePort
+    });
     for address in addresses {
         let mut address = *address;
         if let Some(port) = chosen_port {
@@ -180,14 +185,15 @@ fn bind_addresses(
             (errno, cannot_bind(listen, Some(address), &reason))
         };
         let opened = open(address, style).map_err(failed).and_then(|socket| {
-            options::set(
-                &socket,
-                &listen.options,
-                &Named(style, &Place::Inet(address)),
-            )
-            // Nothing that another address or port would mend.
-            .map_err(|error| (Errno::UnknownErrno, error))?;
+            let place = Place::Inet(address);
+            let set = |options: &[SocketOption]| {
+                options::set(&socket, options, &Named(style, &place))
+                    // Nothing that another address or port would mend.
+                    .map_err(|error| (Errno::UnknownErrno, error))
+            };
+            set(&first)?;
             socket.bind(&address.into()).map_err(failed)?;
+            set(&later)?;
             let local = socket.local_addr().map_err(failed)?.as_socket();
             Ok((socket, local.unwrap_or(address)))
         });

@@ -331,6 +331,18 @@ fn listeners_of_one_command_line_share_a_port_too() {
 }
 
 #[test]
+fn a_free_port_is_shared_with_nobody_yet() {
+    let namespace = Namespace::new();
+    namespace.sysctl("net/ipv4/ip_local_port_range", "40000 40003");
+    for listen in ["-t", "-u"] {
+        let skd = Skd::new(["--reuse-port"]).args([listen, "127.0.0.1:0"].repeat(4));
+        let skd = skd.inside(&namespace).run("cat");
+        let ports = BTreeSet::from_iter(skd.stdout_lines());
+        assert_eq!(ports.len(), 4, "{listen} {ports:?}");
+    }
+}
+
+#[test]
 fn an_address_is_bound_before_it_is_there() {
     requires_root();
     let namespace = Namespace::new();
