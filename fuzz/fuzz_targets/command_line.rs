@@ -25,10 +25,8 @@ fuzz_target!(|data: &[u8]| {
         Ok(Request::Print(text)) => assert!(text.ends_with('\n')),
         Err(Error::Usage(text)) => {
             assert!(!text.is_empty() && !text.starts_with("error"), "{text:?}");
-            assert!(
-                !text.contains("USAGE") && !text.contains("Usage:"),
-                "{text:?}"
-            );
+            // One line, and so without what clap adds; words have no newline inside.
+            assert!(!text.contains('\n'), "{text:?}");
         }
         Err(other) => panic!("{other:?}"),
     }
