@@ -8,7 +8,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use libfuzzer_sys::fuzz_target;
 use skd::cli::{self, Request};
-use skd::config::{Config, Endpoint, LogTarget, MOST_THREADS, Style, UnixAddress};
+use skd::config::{
+    Config, Endpoint, LogTarget, MOST_THREADS, Probes, SocketOption, Style, UnixAddress,
+};
 use skd::error::Error;
 
 // Words end in newlines: NUL is left for what must be refused.
@@ -115,6 +117,30 @@ fn reads_as_the_same(config: &Config) {
     }
 }
 
+/// Its value, if it has one.
+fn socket_option(option: &SocketOption) -> Option<String> {
+    match option {
+        SocketOption::NoDelay
+        | SocketOption::ReusePort
+        | SocketOption::FreeBind
+        | SocketOption::KeepAlive(None) => None,
+        SocketOption::KeepAlive(Some(Probes {
+            time,
+            interval,
+            count,
+        })) => Some(format!("{time}s:{interval}s:{count}")),
+        SocketOption::UserTimeout(milliseconds) => Some(format!("{milliseconds}ms")),
+        SocketOption::DeferAccept(seconds) => Some(format!("{seconds}s")),
+        SocketOption::FastOpen(length) => Some(length.to_string()),
+        SocketOption::Device(name) => Some(name.clone()),
+        SocketOption::TypeOfService(byte) => Some(byte.to_string()),
+        SocketOption::Mark(mark) => Some(mark.to_string()),
+        SocketOption::SendBuffer(size) | SocketOption::ReceiveBuffer(size) => {
+            Some(size.to_string())
+        }
+    }
+}
+
 /// A command line for the same, in long options.
 fn written(Config { daemon, services }: &Config) -> Vec<OsString> {
     let service = &services[0];
@@ -158,20 +184,19 @@ fn written(Config { daemon, services }: &Config) -> Vec<OsString> {
         words.flag(&option[2..], value.is_none());
         words.value(&option[2..], value);
         words.value("backlog", listen.backlog.map(|backlog| backlog.to_string()));
-        match &listen.endpoint {
-            Endpoint::Inet { nodelay, .. } | Endpoint::Given { nodelay, .. } => {
-                words.flag("nodelay", *nodelay)
-            }
-            Endpoint::Unix { mode, owner, .. } => {
-                words.value("unix-mode", mode.map(|mode| format!("{mode:o}")));
-                words.value(
-                    "unix-owner",
-                    owner.map(|(uid, gid)| match gid {
-                        Some(gid) => format!("{uid}:{gid}"),
-                        None => uid.to_string(),
-                    }),
-                );
-            }
+        for option in &listen.options {
+            words.value(option.name(), socket_option(option));
+            words.flag(option.name(), socket_option(option).is_none());
+        }
+        if let Endpoint::Unix { mode, owner, .. } = &listen.endpoint {
+            words.value("unix-mode", mode.map(|mode| format!("{mode:o}")));
+            words.value(
+                "unix-owner",
+                owner.map(|(uid, gid)| match gid {
+                    Some(gid) => format!("{uid}:{gid}"),
+                    None => uid.to_string(),
+                }),
+            );
         }
     }
     let surroundings = &service.surroundings;
@@ -225,8 +250,10 @@ impl Words {
 
     fn value(&mut self, option: &str, value: Option<impl AsRef<OsStr>>) {
         if let Some(value) = value {
-            self.0.push(format!("--{option}").into());
-            self.0.push(value.as_ref().to_owned());
+            // In one word, as --keepalive wants it.
+            let mut word = OsString::from(format!("--{option}="));
+            word.push(value);
+            self.0.push(word);
         }
     }
 }
