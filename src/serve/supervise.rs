@@ -335,8 +335,11 @@ impl Supervisor<'_> {
     }
 
     /// Waits for a signal, or for a client if that is wanted, and keeps the relay to syslog
-    /// alive.
+    /// alive and the service manager informed.
     fn wait(&mut self, limit: Option<Duration>, client: bool) {
+        let tell_at = self.sockets.as_ref().and_then(Sockets::tell_at);
+        let until = |due: Instant| due.saturating_duration_since(Instant::now());
+        let limit = limit.into_iter().chain(tell_at.map(until)).min();
         let signals = self.signals.as_fd();
         let relay = self.log.relay_end();
         let demand = self.sockets.as_ref().filter(|_| client);
@@ -353,6 +356,9 @@ impl Supervisor<'_> {
             if !signal || pause.is_zero() {
                 self.log.restart_relay();
             }
+        }
+        if let Some(sockets) = &mut self.sockets {
+            sockets.keep_told();
         }
     }
 
