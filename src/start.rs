@@ -1,6 +1,6 @@
 //! The whole start-up, in the one order that works, with the reason for each place.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 
 use nix::errno::Errno;
@@ -46,15 +46,16 @@ pub fn main() -> ExitCode {
 fn begin(arrival: Arrival, inherited: &Inherited) -> Result<u8, Error> {
     match arrival {
         Arrival::Fresh => answer_or_run(inherited),
-        Arrival::Trial(state) => match cli::parse(std::env::args_os(), Some(known(&state)))? {
-            Request::Check(config, faults) => check::take_over(&config, faults),
-            _ => Err(Error::Start("a trial comes with --check".into())),
-        },
-        Arrival::Upgrade(mut state) => resume(&mut state, false).map_err(|error| {
-            report::failure(&error);
-            Error::start("the old skd can't go on", state.go_back())
-        }),
-        Arrival::Return(mut state) => resume(&mut state, true),
+        Arrival::Trial(mut state) => {
+            let originals = originals(&state)?;
+            let _running = take_over(&mut state, &originals, false)?;
+            let accepted = state.accept();
+            accepted.map_err(|reason| Error::start("the running skd can't be told", reason))?;
+            // At once: threads run, and what it has is the running skd's.
+            process::exit_now(0)
+        }
+        Arrival::Upgrade(state) => resume(state, false),
+        Arrival::Return(state) => resume(state, true),
     }
 }
 
@@ -108,7 +109,7 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
     // a handler gets its connection and nothing that skd was given by accident.
     let kept = ready_fd.iter().flat_map(ReadyFd::kept).map(AsFd::as_fd);
     let kept: Vec<_> = kept.chain(handed.iter().map(AsFd::as_fd)).collect();
-    let reserved = reserve(&kept)?;
+    let reserved = reserve(&kept, None)?;
     // The resolver may take long: nothing is held or changed yet, and INT still ends skd.
     let wanted = net::resolve_all(&service.listeners)?;
     // While its socket can be reached, and before it could be told of a start that fails.
@@ -232,61 +233,90 @@ fn publish(pidfile: &mut Option<PidFile>, listeners: &[Listener]) -> Result<Vec<
     Ok(ports.collect())
 }
 
-/// Takes over from another image of this process. If that fails, nothing was closed, removed or
-/// reaped that it needs to go on.
-fn resume(state: &mut State, returned: bool) -> Result<u8, Error> {
-    let failed = |errno: Errno| Error::start("what the running skd left can't be had", errno);
-    // Closed when there is no way back. What follows has copies.
-    let originals = state.originals().map_err(failed)?;
+/// Takes over from another image of this process and goes on, or becomes that again.
+fn resume(mut state: Box<State>, returned: bool) -> Result<u8, Error> {
+    let originals = originals(&state)?;
+    let running = match take_over(&mut state, &originals, returned) {
+        Ok(running) => running,
+        Err(error) if returned => return Err(error),
+        Err(error) => {
+            report::failure(&error);
+            let errno = state.go_back(&originals);
+            return Err(Error::start("the old skd can't go on", errno));
+        }
+    };
+    memory::return_freed();
+    // There is no further way back.
+    drop(originals);
+    state.tell(returned);
+    drop(state);
+    Ok(running.run())
+}
+
+/// The descriptors that another image has left. What takes over works on copies.
+fn originals(state: &State) -> Result<Vec<OwnedFd>, Error> {
+    state.originals().map_err(not_left)
+}
+
+fn not_left(errno: Errno) -> Error {
+    Error::start("what the running skd left can't be had", errno)
+}
+
+/// Makes ready all that another image has left. Whether or not that succeeds, nothing is closed,
+/// removed, reaped or changed that the other needs to go on: it may be a trial.
+fn take_over(
+    state: &mut State,
+    originals: &[OwnedFd],
+    returned: bool,
+) -> Result<serve::Daemon, Error> {
     let kept: Vec<_> = originals.iter().map(AsFd::as_fd).collect();
-    let reserved = reserve(&kept)?;
+    let reserved = reserve(&kept, state.null(originals))?;
     let (config, service) = resumed_config(state)?;
     let daemon = &config.daemon;
     report::set_verbosity(daemon.verbosity);
-    let origin = state.origin().map_err(failed)?;
-    let log = Log::resume(daemon.log.as_ref(), &state.log).map_err(failed)?;
+    let origin = state.origin(returned).map_err(not_left)?;
+    let log = Log::resume(daemon.log.as_ref(), &state.log).map_err(not_left)?;
     let listeners: Vec<Listener> = state
         .listeners
         .drain(..)
         .map(Listener::resume)
         .collect::<Result<_, _>>()
-        .map_err(failed)?;
+        .map_err(not_left)?;
     // Executing a file can give back what was given up: it may be set-user-id by now, or have
     // capabilities.
     if let Some(identity) = &daemon.identity {
         privileges::drop_to(identity)?;
     }
-    let threads = acceptors(daemon, &service, &listeners);
-    // There is no further way back.
+    // What has come back goes on, if its handlers can't be prepared any more.
     let probe = if returned {
         Method::probe_without_steps
     } else {
         Method::probe
     };
-    let ground = Ground::new(daemon, &service, origin.files, reserved, threads, probe)?;
-    let manager = state.manager().map_err(failed)?;
-    let handed = state.handed().map_err(failed)?;
-    let running = ground.build(&service, listeners, log, manager, origin, handed)?;
-    memory::return_freed();
-    drop(originals);
-    state.tell(returned);
-    Ok(running.run())
+    let (files, threads) = (origin.files, state.threads);
+    let ground = Ground::new(daemon, &service, files, reserved, threads, probe)?;
+    let manager = state.manager().map_err(not_left)?;
+    let handed = state.handed().map_err(not_left)?;
+    ground.build(&service, listeners, log, manager, origin, handed)
 }
 
 /// The command line of a running daemon, read again.
 fn resumed_config(state: &State) -> Result<(Config, Service), Error> {
-    match cli::parse(std::env::args_os(), Some(known(state)))? {
-        Request::Run(mut config) => match config.services.pop() {
-            Some(service) => Ok((*config, service)),
-            None => Err(Error::Start("there is no service to take over".into())),
-        },
-        _ => Err(Error::Start("there is nothing to take over".into())),
-    }
-}
-
-fn known(state: &State) -> cli::Known {
-    cli::Known {
+    let known = cli::Known {
         identity: state.identity(),
+    };
+    let mut config = match cli::parse(std::env::args_os(), Some(known))? {
+        Request::Run(config) => config,
+        // A trial.
+        Request::Check(config, faults) => match faults.into_iter().next() {
+            None => config,
+            Some(fault) => return Err(fault),
+        },
+        Request::Print(_) => return Err(Error::Start("there is nothing to take over".into())),
+    };
+    match config.services.pop() {
+        Some(service) => Ok((*config, service)),
+        None => Err(Error::Start("there is no service to take over".into())),
     }
 }
 
@@ -365,8 +395,8 @@ impl Ground {
 }
 
 /// Occupies the low descriptors, and closes what was inherited but for what is `kept`.
-fn reserve(kept: &[BorrowedFd<'_>]) -> Result<Reserved, Error> {
-    Reserved::take(MOST_THREADS + 1, kept)
+fn reserve(kept: &[BorrowedFd<'_>], null: Option<&OwnedFd>) -> Result<Reserved, Error> {
+    Reserved::take(MOST_THREADS + 1, kept, null)
         .map_err(|reason| Error::start("the low descriptors can't be reserved", reason))
 }
 

@@ -41,19 +41,6 @@ pub fn run(config: &Config, faults: Vec<Error>) -> Result<u8, Error> {
     verdict.result()
 }
 
-/// Says what an image that takes over from a running daemon would fail with: what that has
-/// bound, written down and become needn't be done again. By a process that then ends.
-pub fn take_over(config: &Config, faults: Vec<Error>) -> Result<u8, Error> {
-    let mut verdict = Verdict::default();
-    for fault in faults {
-        verdict.fault(fault);
-    }
-    for service in &config.services {
-        rehearse_program(&config.daemon, service, true, &mut verdict);
-    }
-    verdict.result()
-}
-
 /// What has been found so far: the status of the first fault.
 #[derive(Debug, Default)]
 struct Verdict {

@@ -13,7 +13,16 @@ pub struct Variables(Vec<(OsString, OsString)>);
 impl Variables {
     /// What this process inherited, with a user's own variables, and with changes on top.
     pub fn inherited(account: Option<&Account>, changes: &[(OsString, Option<OsString>)]) -> Self {
-        let mut variables = Self(std::env::vars_os().collect());
+        Self::of(std::env::vars_os(), account, changes)
+    }
+
+    /// The same, from an environment that is given.
+    pub fn of(
+        inherited: impl IntoIterator<Item = (OsString, OsString)>,
+        account: Option<&Account>,
+        changes: &[(OsString, Option<OsString>)],
+    ) -> Self {
+        let mut variables = Self(inherited.into_iter().collect());
         match account {
             None | Some(Account::Inherited) => {}
             Some(Account::Unknown) => {
@@ -80,5 +89,61 @@ impl Variables {
             CString::new(line).ok()
         };
         self.0.iter().filter_map(line).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn name() -> impl Strategy<Value = OsString> {
+        "(A|B|HOME|TCPREMOTEIP|SKD_X|[^=\0]{1,3})".prop_map(OsString::from)
+    }
+
+    fn value() -> impl Strategy<Value = OsString> {
+        "[^\0]{0,3}".prop_map(OsString::from)
+    }
+
+    proptest! {
+        #[test]
+        fn the_last_change_of_a_variable_counts_and_the_reserved_are_gone(
+            inherited in prop::collection::vec((name(), value()), 0..6),
+            changes in prop::collection::vec((name(), prop::option::of(value())), 0..6),
+            home in prop::option::of(value()),
+        ) {
+            let account = match &home {
+                None => Account::Unknown,
+                Some(home) => Account::Known {
+                    name: "a".into(),
+                    home: home.clone(),
+                    shell: "/bin/sh".into(),
+                },
+            };
+            let all = Variables::of(inherited.clone(), Some(&account), &changes);
+            let last = |name: &OsStr| {
+                let change = changes.iter().rev().find(|(changed, _)| changed == name);
+                let found = inherited.iter().find(|(known, _)| known == name);
+                match change {
+                    Some((_, value)) => value.clone(),
+                    None if name == "HOME" => home.clone(),
+                    None => found.map(|(_, value)| value.clone()),
+                }
+            };
+            let changed = changes.iter().map(|(name, _)| name);
+            for name in inherited.iter().map(|(name, _)| name).chain(changed) {
+                let found = all.get(name.to_str().unwrap()).map(OsStr::to_owned);
+                prop_assert_eq!(found, last(name), "{:?}", name);
+            }
+
+            let left = all.without_reserved();
+            let lines = left.lines();
+            prop_assert_eq!(lines.len(), left.0.len());
+            for (line, (name, value)) in lines.iter().zip(&left.0) {
+                prop_assert!(!is_reserved_variable(name));
+                let expected = [name.as_bytes(), value.as_bytes()].join(&b'=');
+                prop_assert_eq!(line.as_bytes(), expected);
+            }
+        }
     }
 }

@@ -115,13 +115,8 @@ pub fn missing_interpreter(program: &Path) -> Option<PathBuf> {
 pub fn missing_interpreter_of(mut file: File) -> Option<PathBuf> {
     let mut head = Vec::with_capacity(256);
     file.by_ref().take(256).read_to_end(&mut head).ok()?;
-    let interpreter = match head.get(..4)? {
-        [b'#', b'!', ..] => script_interpreter(&head)?.to_vec(),
-        [0x7f, b'E', b'L', b'F'] => dynamic_linker(&head, |offset, buffer| {
-            file.read_exact_at(buffer, offset).is_ok()
-        })?,
-        _ => return None,
-    };
+    let read_at = |offset, buffer: &mut [u8]| file.read_exact_at(buffer, offset).is_ok();
+    let interpreter = interpreter(&head, read_at)?;
     let interpreter = PathBuf::from(OsStr::from_bytes(&interpreter));
     let missing = matches!(
         interpreter
@@ -134,13 +129,25 @@ pub fn missing_interpreter_of(mut file: File) -> Option<PathBuf> {
     missing.then_some(interpreter)
 }
 
+/// The interpreter of a program that begins with `head`, if it names one: a path that
+/// isn't empty and has no NUL inside. `read_at` fills a buffer from somewhere in the program,
+/// or says that it can't.
+pub fn interpreter(head: &[u8], read_at: impl FnMut(u64, &mut [u8]) -> bool) -> Option<Vec<u8>> {
+    let path = match head {
+        [b'#', b'!', ..] => script_interpreter(head)?.to_vec(),
+        [0x7f, b'E', b'L', b'F', ..] => dynamic_linker(head, read_at)?,
+        _ => return None,
+    };
+    (!path.is_empty()).then_some(path)
+}
+
 /// The path after `#!` (execve(2)).
 fn script_interpreter(head: &[u8]) -> Option<&[u8]> {
     let line = head.get(2..)?.split(|&byte| byte == b'\n').next()?;
     let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
     let start = line.iter().position(|byte| !blank(byte))?;
-    let path = line[start..].split(blank).next()?;
-    (!path.is_empty()).then_some(path)
+    // The kernel stops at a NUL too.
+    line[start..].split(|byte| blank(byte) || *byte == 0).next()
 }
 
 /// The path in a program's `PT_INTERP` (elf(5)), of programs of this machine's own word
@@ -205,11 +212,16 @@ mod tests {
             ("#!/bin/sh\n", Some("/bin/sh")),
             ("#! \t/usr/bin/env python3\nx", Some("/usr/bin/env")),
             ("#!/bin/sh", Some("/bin/sh")),
+            ("#!/bin/sh\0-e", Some("/bin/sh")),
+            ("#!x", Some("x")),
+            ("#!", None),
+            ("", None),
             ("#!\n/bin/sh", None),
             ("#!  ", None),
+            ("#!\0/bin/sh", None),
         ] {
-            let found = script_interpreter(head.as_bytes());
-            assert_eq!(found, expected.map(str::as_bytes), "{head:?}");
+            let found = interpreter(head.as_bytes(), |_, _| false);
+            assert_eq!(found.as_deref(), expected.map(str::as_bytes), "{head:?}");
         }
     }
 
@@ -227,14 +239,31 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_head_is_read_without_a_panic(head in proptest::collection::vec(any::<u8>(), 0..256)) {
-            let _ = script_interpreter(&head);
-            let mut elf = b"\x7fELF\x02\x01".to_vec();
-            elf.extend_from_slice(&head);
-            let _ = dynamic_linker(&elf, |offset, buffer| {
-                buffer.fill(offset as u8);
+        fn any_head_names_a_path_or_none(
+            elf in any::<bool>(),
+            head in proptest::collection::vec(any::<u8>(), 0..250),
+            fill in any::<u8>(),
+        ) {
+            let mark: &[u8] = if elf { b"\x7fELF\x02\x01" } else { b"#!" };
+            let head = [mark, &head].concat();
+            let found = interpreter(&head, |offset, buffer| {
+                buffer.fill(fill.wrapping_add(offset as u8));
                 true
             });
+            if let Some(path) = found {
+                prop_assert!(!path.is_empty() && !path.contains(&0));
+            }
+        }
+
+        #[test]
+        fn an_interpreter_is_found_whatever_its_name(
+            blanks in "[ \t]{0,3}",
+            path in "/[^ \t\n\0]{0,50}",
+            rest in "([ \t\n\0](.|\n)*)?",
+        ) {
+            let head = format!("#!{blanks}{path}{rest}");
+            let found = interpreter(head.as_bytes(), |_, _| false);
+            prop_assert_eq!(found, Some(path.into_bytes()));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -166,6 +166,11 @@ impl Spawner {
             slot,
             held: false,
         })
+    }
+
+    /// /dev/null, whether or not there is one of that name.
+    pub fn null(&self) -> BorrowedFd<'_> {
+        self.null.as_fd()
     }
 
     /// Takes what the next handler's 0 and 1 will be (dup3(2)). The caller closes its own.

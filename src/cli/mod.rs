@@ -2,7 +2,7 @@
 //! checked again.
 
 mod options;
-mod values;
+pub mod values;
 
 use std::cell::RefCell;
 use std::env;

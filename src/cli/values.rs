@@ -13,7 +13,10 @@ use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 use crate::config::{Account, Identity, Limit, MOST_THREADS, RESOURCES, Refused, Span};
 
 /// Why a value is refused: a clause that goes on after "invalid value … for …".
-type Why = String;
+pub type Why = String;
+
+/// The kernel would take what comes before it for the whole.
+const NUL: &str = "it has a NUL byte inside";
 
 /// A decimal number and nothing else: no sign, no blank, no prefix.
 fn decimal<T: FromStr>(text: &OsStr) -> Option<T> {
@@ -25,20 +28,21 @@ fn decimal<T: FromStr>(text: &OsStr) -> Option<T> {
 }
 
 /// 1 or more, up to what an int of the kernel holds.
-pub(super) fn positive(text: &OsStr) -> Result<i32, Why> {
+pub fn positive(text: &OsStr) -> Result<i32, Why> {
     decimal(text)
         .filter(|number| *number >= 1)
         .ok_or_else(|| format!("it takes a decimal number from 1 to {}", i32::MAX))
 }
 
 /// The number of a descriptor that can have been handed over: 1 and 2 are for what is said.
-pub(super) fn descriptor(text: &OsStr) -> Result<i32, Why> {
+pub fn descriptor(text: &OsStr) -> Result<i32, Why> {
     decimal(text)
         .filter(|number: &i32| !matches!(number, 1 | 2))
         .ok_or_else(|| "it takes 0, or a decimal number from 3".into())
 }
 
-pub(super) fn threads(text: &OsStr) -> Result<NonZeroUsize, Why> {
+/// 1 to [`MOST_THREADS`].
+pub fn threads(text: &OsStr) -> Result<NonZeroUsize, Why> {
     decimal(text)
         .and_then(NonZeroUsize::new)
         .filter(|number| number.get() <= MOST_THREADS)
@@ -46,7 +50,7 @@ pub(super) fn threads(text: &OsStr) -> Result<NonZeroUsize, Why> {
 }
 
 /// A descriptor that can be given away: standard output, or none of the three.
-pub(super) fn ready_fd(text: &OsStr) -> Result<i32, Why> {
+pub fn ready_fd(text: &OsStr) -> Result<i32, Why> {
     decimal(text)
         .filter(|number| *number == 1 || *number >= 3)
         .ok_or_else(|| {
@@ -56,21 +60,26 @@ pub(super) fn ready_fd(text: &OsStr) -> Result<i32, Why> {
         })
 }
 
-pub(super) fn path(text: &OsStr) -> Result<PathBuf, Why> {
+/// A path, which may or may not be there.
+pub fn path(text: &OsStr) -> Result<PathBuf, Why> {
     if text.is_empty() {
         return Err("the path is empty".into());
+    }
+    if text.as_bytes().contains(&0) {
+        return Err(NUL.into());
     }
     Ok(PathBuf::from(text))
 }
 
-pub(super) fn duration(text: &OsStr) -> Result<Span, Why> {
+/// How long something may take.
+pub fn duration(text: &OsStr) -> Result<Span, Why> {
     // What isn't text is no duration either.
     let text = text.to_str().unwrap_or_default();
     text.parse().map_err(|why: Refused| why.to_string())
 }
 
 /// A file mode or a mask of such.
-pub(super) fn mode(text: &OsStr) -> Result<u32, Why> {
+pub fn mode(text: &OsStr) -> Result<u32, Why> {
     text.to_str()
         .filter(|text| text.bytes().all(|byte| matches!(byte, b'0'..=b'7')))
         .and_then(|text| u32::from_str_radix(text, 8).ok())
@@ -78,7 +87,8 @@ pub(super) fn mode(text: &OsStr) -> Result<u32, Why> {
         .ok_or_else(|| "it takes an octal number from 0 to 777".into())
 }
 
-pub(super) fn nice(text: &OsStr) -> Result<i32, Why> {
+/// A nice value (setpriority(2)): -20 to 19.
+pub fn nice(text: &OsStr) -> Result<i32, Why> {
     let (digits, sign) = match text.as_bytes().strip_prefix(b"-") {
         Some(digits) => (OsStr::from_bytes(digits), -1),
         None => (text, 1),
@@ -90,7 +100,8 @@ pub(super) fn nice(text: &OsStr) -> Result<i32, Why> {
         .ok_or_else(|| "it takes a decimal number from -20 to 19".into())
 }
 
-pub(super) fn uid(text: &OsStr) -> Result<Uid, Why> {
+/// A user id to become.
+pub fn uid(text: &OsStr) -> Result<Uid, Why> {
     // setresuid(2) takes 4294967295 for "leave it", and becoming root is no drop.
     decimal::<u32>(text)
         .filter(|number| (1..u32::MAX).contains(number))
@@ -98,7 +109,8 @@ pub(super) fn uid(text: &OsStr) -> Result<Uid, Why> {
         .ok_or_else(|| "it takes a decimal number from 1 to 4294967294".into())
 }
 
-pub(super) fn gid(text: &OsStr) -> Result<Gid, Why> {
+/// A group id to become.
+pub fn gid(text: &OsStr) -> Result<Gid, Why> {
     decimal::<u32>(text)
         .filter(|number| *number != u32::MAX)
         .map(Gid::from_raw)
@@ -167,13 +179,15 @@ fn looked_up(what: &str, text: &OsStr, errno: Errno) -> Why {
     )
 }
 
-pub(super) fn owner(text: &OsStr) -> Result<(Uid, Option<Gid>), Why> {
+/// `USER[:GROUP]`, the owner of a file.
+pub fn owner(text: &OsStr) -> Result<(Uid, Option<Gid>), Why> {
     let (user, group) = user_and_group(text)?;
     let (uid, _) = find_user(user)?;
     Ok((uid, group.map(find_group).transpose()?))
 }
 
-pub(super) fn identity(text: &OsStr) -> Result<Identity, Why> {
+/// `USER[:GROUP]`, whom to become, with all groups of that user.
+pub fn identity(text: &OsStr) -> Result<Identity, Why> {
     let (user, group) = user_and_group(text)?;
     let (uid, entry) = find_user(user)?;
     if uid.is_root() {
@@ -214,7 +228,8 @@ fn groups_of(name: &str, gid: Gid) -> Result<Vec<Gid>, Why> {
         .map_err(|errno| format!("the user's groups can't be looked up: {}", errno.desc()))
 }
 
-pub(super) fn limit(text: &OsStr) -> Result<Limit, Why> {
+/// `NAME=SOFT[:HARD]` (setrlimit(2)).
+pub fn limit(text: &OsStr) -> Result<Limit, Why> {
     let form = "it takes NAME=SOFT or NAME=SOFT:HARD, as nofile=256 or core=0:unlimited";
     let (name, values) = text
         .to_str()
@@ -260,7 +275,8 @@ fn amount(text: &str) -> Option<u64> {
         .filter(|number| *number != u64::MAX)
 }
 
-pub(super) fn variable(text: &OsStr, serves: bool) -> Result<(OsString, Option<OsString>), Why> {
+/// `NAME=VALUE`, or `NAME` to unset; where skd serves, none that it sets itself.
+pub fn variable(text: &OsStr, serves: bool) -> Result<(OsString, Option<OsString>), Why> {
     let bytes = text.as_bytes();
     let (name, value) = match bytes.iter().position(|&byte| byte == b'=') {
         None => (bytes, None),
@@ -268,6 +284,9 @@ pub(super) fn variable(text: &OsStr, serves: bool) -> Result<(OsString, Option<O
     };
     if name.is_empty() {
         return Err("it takes NAME=VALUE, or NAME to unset".into());
+    }
+    if bytes.contains(&0) {
+        return Err(NUL.into());
     }
     let name = OsString::from_vec(name.to_vec());
     if serves && value.is_some() && crate::config::is_reserved_variable(&name) {
@@ -327,6 +346,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "getpwnam(3)")]
     fn ids_leave_out_those_that_mean_something_else() {
         assert_eq!(uid(os("4294967294")), Ok(Uid::from_raw(4_294_967_294)));
         assert_eq!(gid(os("0")), Ok(Gid::from_raw(0)));
@@ -366,6 +386,58 @@ mod tests {
         fn any_text_is_read_or_refused_without_a_panic(text in ".*") {
             let _ = (positive(os(&text)), nice(os(&text)), mode(os(&text)), limit(os(&text)));
             let _ = (uid(os(&text)), variable(os(&text), true), user_and_group(os(&text)));
+        }
+
+        #[test]
+        fn numbers_are_read_as_they_are_written_and_no_others(number in -50_i64..5_000_000_000) {
+            let text = number.to_string();
+            let text = os(&text);
+            prop_assert_eq!(positive(text).ok(), i32::try_from(number).ok().filter(|n| *n >= 1));
+            prop_assert_eq!(nice(text).is_ok(), (-20..20).contains(&number));
+            let id = u32::try_from(number).ok().filter(|id| *id != u32::MAX);
+            prop_assert_eq!(gid(text).ok(), id.map(Gid::from_raw));
+            prop_assert_eq!(uid(text).ok(), id.filter(|id| *id != 0).map(Uid::from_raw));
+            prop_assert_eq!(threads(text).is_ok(), (1..=MOST_THREADS as i64).contains(&number));
+        }
+
+        #[test]
+        fn modes_and_nice_values_are_read_as_they_are_written(number in 0_u32..0o2000, value in -20_i32..20) {
+            let text = format!("{number:o}");
+            prop_assert_eq!(mode(os(&text)).ok(), Some(number).filter(|mode| *mode <= 0o777));
+            prop_assert_eq!(nice(os(&value.to_string())), Ok(value));
+        }
+
+        #[test]
+        fn a_limit_is_read_as_it_is_written(
+            which in 0..RESOURCES.len(),
+            soft in any::<u64>(),
+            hard in any::<u64>(),
+        ) {
+            let name = RESOURCES[which].0;
+            let amount = |value| match value {
+                u64::MAX => "unlimited".to_owned(),
+                value => value.to_string(),
+            };
+            let text = format!("{name}={}:{}", amount(soft), amount(hard));
+            let read = limit(os(&text)).ok().map(|limit| (limit.name, limit.soft, limit.hard));
+            prop_assert_eq!(read, (soft <= hard).then_some((name, soft, hard)));
+        }
+
+        #[test]
+        fn a_variable_is_taken_apart_at_its_first_equals_sign(text in "[A-Z_\0]{0,3}=?.{0,9}") {
+            if let Ok((name, value)) = variable(os(&text), false) {
+                let value = value.map(|value| format!("={}", value.display())).unwrap_or_default();
+                prop_assert!(!name.is_empty() && !text.contains('\0'));
+                prop_assert!(!name.as_bytes().contains(&b'='));
+                prop_assert_eq!(format!("{}{value}", name.display()), text);
+            }
+        }
+
+        #[test]
+        fn a_path_stays_as_it_is(bytes in proptest::collection::vec(any::<u8>(), 0..9)) {
+            let text = OsStr::from_bytes(&bytes);
+            let fits = !bytes.is_empty() && !bytes.contains(&0);
+            prop_assert_eq!(path(text).ok(), fits.then(|| PathBuf::from(text)));
         }
     }
 }

@@ -74,13 +74,17 @@ impl FromStr for InetAddress {
 fn bracketed(text: &str) -> Result<Host, Refused> {
     let (address, zone) = match text.split_once('%') {
         Some((_, "")) => return wrong("no interface after '%'"),
+        Some((_, zone)) if zone.contains('\0') => return wrong("an interface has no NUL byte"),
         Some((address, zone)) => (address, Some(zone.to_owned())),
         None => (text, None),
     };
-    match address.parse() {
+    // ::ffff:a.b.c.d is an IPv4 address in the clothes of IPv6.
+    let address = address
+        .parse()
+        .map(|address: IpAddr| address.to_canonical());
+    match address {
         Ok(IpAddr::V4(_)) if zone.is_some() => wrong("an IPv4 address has no '%INTERFACE'"),
-        // ::ffff:a.b.c.d is an IPv4 address in the clothes of IPv6.
-        Ok(address) => Ok(Host::Address(address.to_canonical(), zone)),
+        Ok(address) => Ok(Host::Address(address, zone)),
         Err(_) => wrong("brackets enclose an IPv6 or IPv4 address, as in [::1]:80"),
     }
 }
@@ -116,17 +120,17 @@ impl FromStr for Port {
         if text.is_empty() {
             return wrong("the port is missing");
         }
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_+./*".contains(&byte);
+        let fits = text.bytes().all(fits);
         if !text.starts_with(|first: char| first.is_ascii_digit()) {
-            let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_+./*".contains(&byte);
-            let first = text.as_bytes()[0];
-            return if first.is_ascii_alphabetic() && text.bytes().all(fits) {
+            return if fits && text.starts_with(|first: char| first.is_ascii_alphabetic()) {
                 Ok(Self::Service(text.to_owned()))
             } else {
                 wrong("a port is a number from 0 to 65535 or a service name")
             };
         }
         // Services such as 3com-tsmux begin with a digit.
-        if text.bytes().any(|byte| byte.is_ascii_alphabetic()) && text.contains('-') {
+        if fits && text.bytes().any(|byte| byte.is_ascii_alphabetic()) && text.contains('-') {
             return Ok(Self::Service(text.to_owned()));
         }
         match text.parse() {
@@ -186,6 +190,9 @@ impl UnixAddress {
         if bytes.ends_with(b"/") {
             return wrong("a socket can't be a directory");
         }
+        if matches!(address, Self::Path(_)) && bytes.contains(&0) {
+            return wrong("a path has no NUL byte");
+        }
         Ok(address)
     }
 }
@@ -203,6 +210,7 @@ impl fmt::Display for UnixAddress {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::net::Ipv6Addr;
 
     fn parse(text: &str) -> Result<InetAddress, String> {
         text.parse().map_err(|error: Refused| error.0)
@@ -261,6 +269,10 @@ mod tests {
             "[mail]:80",
             "[::1%]:80",
             "[127.0.0.1%lo]:80",
+            "[::ffff:127.0.0.1%lo]:80",
+            "[fe80::1%\0]:80",
+            "1-a b",
+            "[::1]:1-a]",
             "127.1:80",
             "0x7f.1:80",
             "1.2.3.4.5:80",
@@ -287,7 +299,8 @@ mod tests {
         assert!(parse(&format!("@{}", "x".repeat(107))).is_ok());
         let too_long = parse(&"x".repeat(108)).unwrap_err();
         assert!(too_long.0.contains("107"), "{too_long}");
-        for text in ["", "@", "/run/"] {
+        assert!(parse("@a\0b").is_ok());
+        for text in ["", "@", "/run/", "\0x", "/run/x\0"] {
             assert!(parse(text).is_err(), "{text:?}");
         }
     }
@@ -303,6 +316,29 @@ mod tests {
         fn what_is_read_is_written_so_that_it_reads_the_same(text in "[\\[a-z0-9.:%\\]-]{1,20}") {
             if let Ok(address) = parse(&text) {
                 prop_assert_eq!(parse(&address.to_string()), Ok(address));
+            }
+        }
+
+        #[test]
+        fn addresses_in_brackets_are_written_so_that_they_read_the_same(
+            bits in any::<u128>(),
+            mapped in any::<bool>(),
+            zone in "(%[^\\]]{0,3})?",
+            port in ".{0,5}",
+        ) {
+            let bits = if mapped { bits >> 96 | 0xffff << 32 } else { bits };
+            let text = format!("[{}{zone}]:{port}", Ipv6Addr::from(bits));
+            if let Ok(address) = parse(&text) {
+                prop_assert_eq!(parse(&address.to_string()), Ok(address));
+            }
+        }
+
+        #[test]
+        fn a_unix_address_is_written_as_it_was_read(text in "[@/.]?.{0,120}") {
+            if let Ok(address) = UnixAddress::parse(OsStr::new(&text)) {
+                prop_assert!(text.len() <= LONGEST + 1);
+                prop_assert!(text.starts_with('@') || !text.contains('\0'));
+                prop_assert_eq!(address.to_string(), text);
             }
         }
 

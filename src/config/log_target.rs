@@ -60,6 +60,9 @@ impl LogTarget {
             if path.is_empty() {
                 return wrong("no file after '>'");
             }
+            if path.contains(&0) {
+                return wrong("a path has no NUL byte");
+            }
             let path = PathBuf::from(OsString::from_vec(path.to_vec()));
             return Ok(Self::File { path, truncate });
         }
@@ -217,6 +220,7 @@ mod tests {
             ">",
             ">>",
             ">> ",
+            ">x\0y",
             "a\nb",
         ] {
             assert!(parse(text).is_err(), "{text:?} was taken");
@@ -227,6 +231,29 @@ mod tests {
         #[test]
         fn any_text_is_read_or_refused_without_a_panic(text in ".*") {
             let _ = parse(&text);
+        }
+
+        #[test]
+        fn what_is_read_reads_the_same_when_written_out(
+            tag in "[^:]{0,9}",
+            level in proptest::option::of("(local[0-9]|[A-Za-z]{1,4}|[0-9]{1,2})\\.(info|[0-9]{1,2})"),
+            sign in "(>|>>)?[ \t]?",
+        ) {
+            let level = level.map(|level| format!(":{level}")).unwrap_or_default();
+            if let Ok(target) = parse(&format!("{sign}{tag}{level}")) {
+                let again = match &target {
+                    LogTarget::Syslog { tag, level: Level { facility, severity } } => {
+                        prop_assert!(*facility <= 23 && *severity <= 7);
+                        format!("{}:{facility}.{severity}", tag.display())
+                    }
+                    LogTarget::File { path, truncate } => {
+                        let sign = if *truncate { ">" } else { ">>" };
+                        format!("{sign} {}", path.display())
+                    }
+                };
+                prop_assert!(!again.contains('\0'));
+                prop_assert_eq!(parse(&again), Ok(target));
+            }
         }
     }
 }

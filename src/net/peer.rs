@@ -148,6 +148,10 @@ pub(super) fn scoped(address: SocketAddr) -> impl fmt::Display {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::net::IpAddr;
+
+    use crate::config::is_reserved_variable;
 
     fn variables(peer: Peer) -> Vec<String> {
         let mut found = Vec::new();
@@ -164,6 +168,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "if_indextoname(3)")]
     fn a_link_local_client_has_its_interface() {
         let remote = SocketAddr::V6(std::net::SocketAddrV6::new(
             "fe80::1".parse().unwrap(),
@@ -190,5 +195,34 @@ mod tests {
         let found = variables(Peer::UnixStream(Some(unseen)));
         assert!(!found.iter().any(|line| line.contains("PID")), "{found:?}");
         assert!(found.contains(&"PEERUID=7".into()));
+    }
+
+    proptest! {
+        #[test]
+        #[cfg_attr(miri, ignore = "if_indextoname(3)")]
+        fn any_address_is_written_so_that_it_reads_the_same(
+            remote in any::<SocketAddr>(),
+            local in any::<SocketAddr>(),
+        ) {
+            let remote = plain(remote);
+            prop_assert_eq!(remote.ip().to_canonical(), remote.ip());
+            let without_scope = |text: &str| text.split('%').next().unwrap().parse::<IpAddr>();
+            for (peer, name) in [
+                (Peer::Udp(remote), "UDPREMOTEIP"),
+                (Peer::Tcp { remote, local: Some(local) }, "TCPREMOTEIP"),
+            ] {
+                let mut ip = None;
+                peer.variables(|variable, value| {
+                    assert!(is_reserved_variable(variable.as_ref()), "{variable}");
+                    if variable == name {
+                        ip = Some(value.to_string());
+                    }
+                });
+                let ip = ip.unwrap();
+                prop_assert_eq!(without_scope(&ip), Ok(remote.ip()));
+                let end = format!("from [{ip}]:{}", remote.port());
+                prop_assert!(peer.to_string().ends_with(&end), "{}", peer);
+            }
+        }
     }
 }

@@ -3,34 +3,28 @@
 
 use std::fmt;
 
-/// Shorter than `PIPE_BUF`, so that lines of several threads and handlers don't mix.
-const LENGTH: usize = 1024;
-
 const CUT: &[u8] = "…".as_bytes();
 
 /// A line in the making. Text that doesn't fit is cut, and an ellipsis says so.
-pub(super) struct Line {
-    bytes: [u8; LENGTH],
+#[derive(Debug)]
+pub struct Line {
+    bytes: [u8; Self::LENGTH],
     length: usize,
     cut: bool,
 }
 
 impl Line {
-    pub(super) fn new() -> Self {
-        Self {
-            bytes: [0; LENGTH],
-            length: 0,
-            cut: false,
-        }
-    }
+    /// The longest line, its newline included, in bytes: shorter than `PIPE_BUF`, so that
+    /// lines of several threads and handlers don't mix.
+    pub const LENGTH: usize = 1024;
 
     /// Ends a line of before that lacks its newline.
-    pub(super) fn separate(&mut self) {
+    pub fn separate(&mut self) {
         self.append(b"\n");
     }
 
-    /// The line with its newline.
-    pub(super) fn finish(&mut self) -> &[u8] {
+    /// The line with its newline. To be called once.
+    pub fn finish(&mut self) -> &[u8] {
         if self.cut {
             self.append(CUT);
         }
@@ -46,11 +40,21 @@ impl Line {
     /// Appends what must not be cut in the middle, if there is room besides what
     /// [`Self::finish`] needs.
     fn push(&mut self, bytes: &[u8]) {
-        if self.length + bytes.len() > LENGTH - CUT.len() - 1 {
+        if self.length + bytes.len() > Self::LENGTH - CUT.len() - 1 {
             self.cut = true;
         }
         if !self.cut {
             self.append(bytes);
+        }
+    }
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self {
+            bytes: [0; Self::LENGTH],
+            length: 0,
+            cut: false,
         }
     }
 }
@@ -78,7 +82,7 @@ mod tests {
     use std::fmt::Write;
 
     fn line(text: &str) -> String {
-        let mut line = Line::new();
+        let mut line = Line::default();
         line.write_str(text).unwrap();
         String::from_utf8(line.finish().to_vec()).unwrap()
     }
@@ -94,7 +98,7 @@ mod tests {
     #[test]
     fn what_is_too_long_is_cut_and_marked() {
         let long = line(&"é".repeat(2000));
-        assert!(long.len() <= LENGTH);
+        assert!(long.len() <= Line::LENGTH);
         assert!(long.ends_with("é…\n"), "{long}");
     }
 
@@ -102,7 +106,7 @@ mod tests {
         #[test]
         fn any_text_makes_one_line(text in "(.|[\\x00-\\xff\n]){0,3000}") {
             let line = line(&text);
-            prop_assert!(line.len() <= LENGTH);
+            prop_assert!(line.len() <= Line::LENGTH);
             prop_assert_eq!(line.matches('\n').count(), 1);
             let controls = line.chars().filter(|c| c.is_control()).count();
             prop_assert_eq!(controls, 1);

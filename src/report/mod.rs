@@ -4,7 +4,7 @@
 //! Reporting never fails, never panics and never waits: a line that nobody takes is
 //! dropped and counted.
 
-mod line;
+pub mod line;
 mod sink;
 mod text;
 
@@ -182,7 +182,7 @@ pub fn event(event: Event<'_>) {
     if !due {
         return;
     }
-    let mut line = Line::new();
+    let mut line = Line::default();
     // Writing to a Line can't fail; a Display that says so has had its say.
     let _ = fmt::Write::write_fmt(&mut line, format_args!("{event}"));
     send(line.finish());
@@ -190,7 +190,7 @@ pub fn event(event: Event<'_>) {
 
 /// Says why the program ends, on standard error.
 pub fn failure(error: &Error) {
-    let mut line = Line::new();
+    let mut line = Line::default();
     let _ = fmt::Write::write_fmt(&mut line, format_args!("skd: {error}"));
     // Not where reports go by now, but where the caller reads.
     Sink::Plain.write(line.finish());
@@ -198,7 +198,7 @@ pub fn failure(error: &Error) {
 
 /// Says what whoever checks a command line should know, though nothing is wrong with that.
 pub fn note(text: impl fmt::Display) {
-    let mut line = Line::new();
+    let mut line = Line::default();
     let _ = fmt::Write::write_fmt(&mut line, format_args!("skd: note: {text}"));
     Sink::Plain.write(line.finish());
 }
@@ -214,7 +214,7 @@ fn send(line: &[u8]) {
     let sink = SINK.read().unwrap_or_else(PoisonError::into_inner);
     let lost = LOST.swap(0, Ordering::Relaxed);
     if lost > 0 {
-        let mut note = Line::new();
+        let mut note = Line::default();
         let torn = TORN.swap(false, Ordering::Relaxed);
         if torn {
             note.separate();

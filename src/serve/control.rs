@@ -15,7 +15,8 @@ use super::key::Key;
 use super::lend::Lent;
 use super::reap::{self, After, Births};
 use super::status::{Signs, Status};
-use super::upgrade::{HandedHandler, Origin, Trial};
+use super::trial::Trial;
+use super::upgrade::{HandedHandler, Origin};
 use super::{Phase, Resources, Served, Service, Shared, stream};
 use crate::child::{Method, Pidfds, Spawner};
 use crate::config::Style;
@@ -47,7 +48,7 @@ pub struct Daemon {
     pub(super) acceptors: Vec<Thread>,
     signals: Signals,
     pub(super) lent: Vec<Lent>,
-    spawner: Spawner,
+    pub(super) spawner: Spawner,
     pub(super) method: Method,
     pub(super) log: Log,
     pub(super) status: Status,
@@ -81,6 +82,7 @@ impl Daemon {
             .map_err(failed("no descriptor to wake a thread"))?;
 
         let earlier = resources.handed.earlier();
+        let resumed = resources.handed.resumed;
         let mut files = resources.handed.socket_files;
         let mut lent = Vec::new();
         let mut served = Vec::new();
@@ -162,6 +164,12 @@ impl Daemon {
             relay_at: None,
         };
         daemon.reserve_handlers(&daemon.handed)?;
+        if !resumed {
+            for lent in &daemon.lent {
+                lent.prepare()
+                    .map_err(failed("a datagram socket can't tell when it received"))?;
+            }
+        }
         daemon
             .watch()
             .map_err(failed("a descriptor can't be watched"))?;
@@ -455,6 +463,7 @@ impl Daemon {
 
     /// Ends: whoever is being served stays served.
     fn stop(mut self) {
+        self.abandon_trial();
         self.park();
         self.files.clear();
         self.each_listener(|listener| report::event(Event::ClosedListener(listener)));

@@ -64,6 +64,7 @@ impl From<u64> for Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_key_comes_back_as_it_was() {
@@ -84,6 +85,25 @@ mod tests {
             Key::Acceptor(15),
         ] {
             assert_eq!(Key::from(u64::from(key)), key);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_key_comes_back_as_it_was(first in 0_usize..1 << 24, second in 0_usize..1 << 32) {
+            for key in [
+                Key::Listener { service: first, listener: second },
+                Key::Lent(second),
+                Key::Handler { thread: first, index: second },
+            ] {
+                prop_assert_eq!(Key::from(u64::from(key)), key);
+            }
+        }
+
+        #[test]
+        fn any_number_is_a_key(number in any::<u64>()) {
+            let key = Key::from(number);
+            prop_assert_eq!(Key::from(u64::from(key)), key);
         }
     }
 }

@@ -17,6 +17,7 @@ mod reap;
 mod status;
 mod stream;
 pub mod supervise;
+mod trial;
 pub mod upgrade;
 
 use std::num::NonZeroUsize;

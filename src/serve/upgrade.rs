@@ -8,24 +8,23 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, PipeReader, Read, Write, pipe};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Gid, Pid, Uid, getppid};
 use serde::{Deserialize, Serialize};
 
+use super::Shared;
 use super::control::Daemon;
 use super::handlers::{Handler, Work};
-use super::key::Key;
 use super::lend::Lent;
-use super::{Phase, Shared};
-use crate::child::{Pidfds, program};
+use crate::child::Pidfds;
 use crate::config::{Account, Identity};
-use crate::error::{Error, Reason};
+use crate::error::Error;
 use crate::net::{HandedFile, HandedListener, Peer, SocketFile};
 use crate::report::{self, Cause, Event};
 use crate::setup::Manager;
@@ -34,10 +33,8 @@ use crate::setup::log::HandedLog;
 use crate::setup::notify::HandedManager;
 use crate::setup::pidfile::{HandedPidFile, PidFile};
 use crate::sys::descriptors::{self, HandOver};
-use crate::sys::events::Interest;
 use crate::sys::image::{self, Words};
-use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
-use crate::sys::signals::{Signal, kill};
+use crate::sys::process;
 
 /// Names the memory file, whose it is, and what for: `FD:PID:trial`, `resume` or `back`.
 const VARIABLE: &str = "SKD_UPGRADE";
@@ -45,12 +42,6 @@ const VARIABLE: &str = "SKD_UPGRADE";
 /// What the state looks like. Fields may be added; an image that needs one that is missing, or
 /// that sees another number here, fails its trial.
 const FORMAT: u32 = 1;
-
-/// How long a new image may take to say that it can take over.
-const TRIAL: Duration = Duration::from_secs(10);
-
-/// How long an acceptor may take to be done with its connection.
-const PARKING: Duration = Duration::from_secs(5);
 
 /// What is known from the start alone, and what ends with the process.
 #[derive(Debug)]
@@ -73,13 +64,20 @@ pub struct State {
     format: u32,
     /// What is open for the next image.
     descriptors: Vec<i32>,
-    /// This file's own descriptor, and that of the image that wrote it.
+    /// This file's own descriptor, those of the image that wrote it and of the next,
+    /// and /dev/null.
     memory: i32,
     old: i32,
+    new: i32,
+    null: i32,
     version: String,
     hangup_ends: bool,
+    /// How many acceptors there are: after chroot(2), what limits them can't be seen.
+    pub threads: usize,
     files: Option<(libc::rlim_t, libc::rlim_t)>,
     identity: Option<HandedIdentity>,
+    /// Whether others of its user may look into it.
+    dumpable: bool,
     executable: HandedExecutable,
     pidfile: Option<HandedPidFile>,
     /// To be taken by whoever resumes.
@@ -104,6 +102,8 @@ pub struct Handed {
     pub handlers: Vec<HandedHandler>,
     /// How many it has had, those among them.
     pub served: u64,
+    /// Whether there is one.
+    pub resumed: bool,
 }
 
 impl Handed {
@@ -127,8 +127,8 @@ pub struct HandedHandler {
     pid: i32,
     work: HandedWork,
     peer: Peer,
-    /// In milliseconds.
-    age: u64,
+    /// Milliseconds of the system's clock that only goes on.
+    started: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,12 +158,13 @@ impl Arrival {
         let Some((memory, pid, word)) = said() else {
             return Ok(Self::Fresh);
         };
-        let expected = if word == "trial" {
-            getppid()
-        } else {
-            Pid::this()
-        };
-        if Pid::from_raw(pid) != expected {
+        let pid = Pid::from_raw(pid);
+        if word == "trial" && pid != getppid() {
+            // It must not become a daemon of its own, with the same listeners.
+            let why = "it was to be tried by a skd that has ended meanwhile";
+            return Err(Error::Start(why.into()));
+        }
+        if word != "trial" && pid != Pid::this() {
             return Ok(Self::Fresh);
         }
         let state = State::read(memory).map_err(|reason| {
@@ -211,10 +212,14 @@ impl State {
         })
     }
 
-    /// What only the start knew.
-    pub fn origin(&mut self) -> Result<Origin, Errno> {
+    /// What only the start knew. The image that runs is the new one, or has `returned`.
+    pub fn origin(&mut self, returned: bool) -> Result<Origin, Errno> {
+        if !self.dumpable {
+            process::forbid_dumping()?;
+        }
         let pidfile = self.pidfile.take().map(PidFile::resume).transpose()?;
-        let executable = Executable::resume(self.executable.clone())?;
+        let running = if returned { self.old } else { self.new };
+        let executable = Executable::resume(self.executable.clone(), running)?;
         image::set_name(executable.path().as_os_str());
         Ok(Origin {
             executable: Some(executable),
@@ -234,6 +239,11 @@ impl State {
         numbers.map(descriptors::adopt).collect()
     }
 
+    /// /dev/null among those.
+    pub fn null<'fd>(&self, originals: &'fd [OwnedFd]) -> Option<&'fd OwnedFd> {
+        find(originals, self.null)
+    }
+
     /// What goes on to be served.
     pub fn handed(&mut self) -> Result<Handed, Errno> {
         let files = self.socket_files.drain(..);
@@ -241,6 +251,7 @@ impl State {
             socket_files: files.map(SocketFile::resume).collect::<Result<_, _>>()?,
             handlers: std::mem::take(&mut self.handlers),
             served: self.served,
+            resumed: true,
         })
     }
 
@@ -258,17 +269,29 @@ impl State {
         }
     }
 
-    /// Becomes the image that handed over again; comes back only with the reason why not.
-    pub fn go_back(&self) -> Errno {
-        match descriptors::claim(self.old) {
-            Ok(old) => image::become_file(old, &words(self.memory, "back", &[])),
-            Err(errno) => errno,
+    /// Lets the image that tries this one know that it could take over: any program can end
+    /// with 0, but this one has read the state, and adds a blank to it.
+    pub fn accept(&self) -> io::Result<()> {
+        let file = File::from(descriptors::claim(self.memory)?);
+        file.write_all_at(b"\n", file.metadata()?.len())
+    }
+
+    /// Becomes the image that handed over again, whose descriptors are all there; comes back
+    /// only with the reason why not.
+    pub fn go_back(&self, originals: &[OwnedFd]) -> Errno {
+        match find(originals, self.old) {
+            Some(old) => image::become_file(old, &words(self.memory, "back", &[])),
+            None => Errno::EBADF,
         }
     }
 }
 
+fn find(originals: &[OwnedFd], number: i32) -> Option<&OwnedFd> {
+    originals.iter().find(|fd| fd.as_raw_fd() == number)
+}
+
 /// The command line and the environment for the next image, with `more` options before all.
-fn words(memory: i32, word: &str, more: &[&str]) -> Words {
+pub(super) fn words(memory: i32, word: &str, more: &[&str]) -> Words {
     let mut arguments = executable::arguments();
     let more = more.iter().filter_map(|option| CString::new(*option).ok());
     let at = arguments.len().min(1);
@@ -279,200 +302,17 @@ fn words(memory: i32, word: &str, more: &[&str]) -> Words {
     Words::new(arguments, environment)
 }
 
-/// A new image that a child tries.
-#[derive(Debug)]
-pub(super) struct Trial {
-    pid: Pid,
-    /// Tells of its end, where the kernel has such.
-    pidfd: Option<OwnedFd>,
-    /// Why it couldn't be executed, if it couldn't: the errno.
-    failure: PipeReader,
-    next: OwnedFd,
-    pub(super) due: Instant,
-}
-
 /// A state that is written down, and what goes with it.
-struct Written {
-    memory: i32,
-    carried: HandOver,
-    _file: File,
+pub(super) struct Written {
+    pub(super) memory: i32,
+    pub(super) carried: HandOver,
+    pub(super) file: File,
+    pub(super) length: u64,
 }
 
 impl Daemon {
-    /// USR2: tries the program that stands where this one came from.
-    pub(super) fn begin_upgrade(&mut self) {
-        if self.trial.is_some() {
-            return refuse(&"one is being tried already");
-        }
-        if self.drain.is_some() {
-            return refuse(&"it is about to end");
-        }
-        match self.start_trial() {
-            Ok(trial) => self.trial = Some(trial),
-            Err(why) => refuse(&why),
-        }
-    }
-
-    fn start_trial(&self) -> Result<Trial, String> {
-        let Some(executable) = &self.origin.executable else {
-            return Err("where skd was started from couldn't be found out".into());
-        };
-        let path = executable.path().display();
-        let next = executable
-            .next()
-            .map_err(|errno| format!("{path} can't be opened: {}", errno.desc()))?;
-        let state = self
-            .write_state(&next)
-            .map_err(|reason| format!("its state can't be written down: {}", reason.reason()))?;
-        let words = words(state.memory, "trial", &["--check"]);
-        let failed = |reason: io::Error| format!("no process to try {path}: {}", reason.reason());
-        let (failure, mut writer) = pipe().map_err(failed)?;
-        match process::fork().map_err(|errno| failed(errno.into()))? {
-            Fork::Child => {
-                let errno = match state.carried.survive(true) {
-                    Ok(()) => image::become_file(&next, &words),
-                    Err(errno) => errno,
-                };
-                let _ = writer.write_all(&(errno as i32).to_ne_bytes());
-                process::exit_now(1)
-            }
-            Fork::Parent(pid) => {
-                let pidfd = match self.method.pidfds {
-                    Pidfds::None => None,
-                    Pidfds::Clone | Pidfds::Open => process::open_pidfd(pid).ok(),
-                };
-                if let Some(pidfd) = &pidfd {
-                    let poller = self.shared.main_poller();
-                    let _ = poller.add(pidfd, Interest::Readable, Key::Trial.into());
-                }
-                Ok(Trial {
-                    pid,
-                    pidfd,
-                    failure,
-                    next,
-                    due: Instant::now() + TRIAL,
-                })
-            }
-        }
-    }
-
-    /// Looks whether the trial is over.
-    pub(super) fn look_at_trial(&mut self) {
-        let Some(trial) = &self.trial else { return };
-        let found = process::wait(Target::Process(trial.pid), Wait::NOW);
-        match found {
-            Ok(Some((pid, Change::Ended(ended)))) => self.end_trial(pid, ended),
-            Ok(_) if Instant::now() < trial.due => {}
-            _ => {
-                let _ = kill(trial.pid, Signal::SIGKILL);
-                let found = process::wait(Target::Process(trial.pid), Wait::UNTIL_END);
-                self.forget_trial();
-                let _ = found;
-                refuse(&format_args!(
-                    "the new program hasn't said within {} s whether it can take over",
-                    TRIAL.as_secs()
-                ));
-            }
-        }
-    }
-
-    fn forget_trial(&mut self) -> Option<Trial> {
-        let trial = self.trial.take()?;
-        if let Some(pidfd) = &trial.pidfd {
-            // Before it is closed: see `sys::child`.
-            let _ = self.shared.main_poller().remove(pidfd);
-        }
-        Some(trial)
-    }
-
-    /// A child has ended that is no handler: it may be the trial.
-    pub(super) fn end_trial(&mut self, pid: Pid, ended: Ended) {
-        if self.trial.as_ref().is_none_or(|trial| trial.pid != pid) {
-            return;
-        }
-        let Some(mut trial) = self.forget_trial() else {
-            return;
-        };
-        if ended == Ended::Exited(0) {
-            let why = self.become_next(&trial.next);
-            return refuse(&why);
-        }
-        let mut errno = [0; 4];
-        if trial.failure.read_exact(&mut errno).is_err() {
-            // It has run, and has said why on standard error.
-            return match ended {
-                Ended::Exited(status) => {
-                    refuse(&format_args!("the new program refuses (status {status})"))
-                }
-                Ended::Killed(signal) => {
-                    refuse(&format_args!("signal {signal} ended the new program"))
-                }
-            };
-        }
-        let executable = self.origin.executable.as_ref();
-        let missing = executable
-            .and_then(Executable::readable)
-            .and_then(program::missing_interpreter_of);
-        match missing {
-            Some(interpreter) => refuse(&format_args!(
-                "the new program's interpreter {} isn't in the root directory; a static skd needs none",
-                interpreter.display()
-            )),
-            // What is closed at the exec can't be read by an interpreter.
-            None if i32::from_ne_bytes(errno) == Errno::ENOENT as i32 => {
-                refuse(&"the new program is a script, and no skd");
-            }
-            None => {
-                let errno = Errno::from_raw(i32::from_ne_bytes(errno));
-                refuse(&format_args!(
-                    "the new program can't be executed: {}",
-                    errno.desc()
-                ));
-            }
-        }
-    }
-
-    /// Parks the acceptors and becomes the next image; comes back with the reason why not.
-    fn become_next(&mut self, next: &OwnedFd) -> String {
-        if self.drain.is_some() {
-            return "it is about to end".into();
-        }
-        if !self.park_acceptors() {
-            self.shared.enter_phase(Phase::Serving);
-            return "a handler's preparation hangs; try again later".into();
-        }
-        self.status.reloading();
-        let why = match self.write_state(next) {
-            Ok(state) => {
-                let words = words(state.memory, "resume", &[]);
-                let errno = match state.carried.survive(true) {
-                    Ok(()) => image::become_file(next, &words),
-                    Err(errno) => errno,
-                };
-                let _ = state.carried.survive(false);
-                format!("the new program can't be executed: {}", errno.desc())
-            }
-            Err(reason) => format!("the state can't be written down: {}", reason.reason()),
-        };
-        self.shared.enter_phase(Phase::Serving);
-        self.status.ready(&self.shared);
-        why
-    }
-
-    /// Has every acceptor wait where it has nothing in hand; says whether all do.
-    fn park_acceptors(&self) -> bool {
-        self.shared.enter_phase(Phase::Parked);
-        let deadline = Instant::now() + PARKING;
-        while self.shared.parked.load(Ordering::SeqCst) < self.acceptors.len() {
-            if Instant::now() >= deadline {
-                return false;
-            }
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        true
-    }
-
-    fn write_state(&self, next: &OwnedFd) -> io::Result<Written> {
+    /// Writes down what the next image needs to know.
+    pub(super) fn write_state(&self, next: &OwnedFd) -> io::Result<Written> {
         let mut file = descriptors::memory_file(b"")?;
         let mut to = HandOver::default();
         let memory = to.pass(&file)?;
@@ -500,8 +340,12 @@ impl Daemon {
             format: FORMAT,
             memory,
             old: to.pass(executable.running())?,
+            // An interpreter couldn't open one that is closed at its exec: so no script gets far.
+            new: to.pass_copy(next)?,
+            null: to.pass(self.spawner.null())?,
             version: env!("CARGO_PKG_VERSION").into(),
             hangup_ends: self.origin.hangup_ends,
+            threads: self.acceptors.len(),
             files: self
                 .origin
                 .files
@@ -516,7 +360,8 @@ impl Daemon {
                     groups: identity.groups.iter().map(|gid| gid.as_raw()).collect(),
                     account: identity.account.clone(),
                 }),
-            executable: executable.hand_over(next.as_fd(), &mut to)?,
+            dumpable: process::is_dumpable(),
+            executable: executable.hand_over(&mut to)?,
             pidfile: pidfile
                 .map(|pidfile| pidfile.hand_over(&mut to))
                 .transpose()?,
@@ -528,11 +373,13 @@ impl Daemon {
             served: self.shared.handlers.counts().1,
             descriptors: to.numbers().to_vec(),
         };
-        file.write_all(&serde_json::to_vec(&state)?)?;
+        let text = serde_json::to_vec(&state)?;
+        file.write_all(&text)?;
         Ok(Written {
             memory,
             carried: to,
-            _file: file,
+            file,
+            length: text.len() as u64,
         })
     }
 
@@ -550,10 +397,11 @@ impl Daemon {
 
     /// Takes over the handlers of an earlier image: for good, for they will be reaped.
     pub(super) fn enter_handlers(&mut self) {
+        let (now, clock) = (Instant::now(), clock());
         for handed in std::mem::take(&mut self.handed) {
             let thread = self.shared.thread_for(&handed);
             let pid = Pid::from_raw(handed.pid);
-            let now = Instant::now();
+            let age = clock.saturating_sub(handed.started);
             let handler = Handler {
                 pid,
                 // Its own child that wasn't reaped: the id is nobody else's.
@@ -572,17 +420,21 @@ impl Daemon {
                     HandedWork::Lent(index) => Work::Lent(index),
                 },
                 peer: handed.peer,
-                started: now
-                    .checked_sub(Duration::from_millis(handed.age))
-                    .unwrap_or(now),
+                started: now.checked_sub(Duration::from_millis(age)).unwrap_or(now),
             };
             self.shared.enter(thread, handler);
         }
     }
 }
 
+/// Milliseconds of the clock behind [`Instant`], whose own values no other image understands.
+fn clock() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from);
+    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or_default())
+}
+
 /// Says why there is no upgrade.
-fn refuse(why: &dyn std::fmt::Display) {
+pub(super) fn refuse(why: &dyn std::fmt::Display) {
     let text = format_args!("no upgrade: {why}; this skd goes on");
     report::event(Event::Trouble(Cause::Upgrade, &text));
 }
@@ -610,6 +462,7 @@ impl Shared {
 
     fn hand_over_handlers(&self) -> Vec<HandedHandler> {
         let mut handed = Vec::new();
+        let clock = clock();
         self.handlers.each(|handler| {
             let work = match &handler.work {
                 Work::Connection(place) => {
@@ -619,12 +472,12 @@ impl Shared {
                 }
                 Work::Lent(index) => HandedWork::Lent(*index),
             };
-            let age = handler.started.elapsed().as_millis();
+            let age = u64::try_from(handler.started.elapsed().as_millis());
             handed.push(HandedHandler {
                 pid: handler.pid.as_raw(),
                 work,
                 peer: handler.peer,
-                age: u64::try_from(age).unwrap_or(u64::MAX),
+                started: clock.saturating_sub(age.unwrap_or_default()),
             });
         });
         handed

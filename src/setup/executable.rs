@@ -33,7 +33,6 @@ pub struct Executable {
 pub struct HandedExecutable {
     path: OsString,
     entry: HandedEntry,
-    running: i32,
     in_root: bool,
 }
 
@@ -85,26 +84,21 @@ impl Executable {
         self.entry.open(OFlag::O_RDONLY, 0).ok()
     }
 
-    /// Lets the next image have it, which is `running`.
-    pub fn hand_over(
-        &self,
-        running: BorrowedFd<'_>,
-        to: &mut HandOver,
-    ) -> Result<HandedExecutable, Errno> {
+    /// Lets another image of this process have it.
+    pub fn hand_over(&self, to: &mut HandOver) -> Result<HandedExecutable, Errno> {
         Ok(HandedExecutable {
             path: self.path.clone().into(),
             entry: self.entry.hand_over(to)?,
-            running: to.pass(running)?,
             in_root: self.in_root,
         })
     }
 
-    /// What an earlier image had.
-    pub fn resume(handed: HandedExecutable) -> Result<Self, Errno> {
+    /// What an earlier image had; the descriptor is of the file that is `running` now.
+    pub fn resume(handed: HandedExecutable, running: i32) -> Result<Self, Errno> {
         Ok(Self {
             path: handed.path.into(),
             entry: Entry::resume(handed.entry)?,
-            running: descriptors::claim(handed.running)?,
+            running: descriptors::claim(running)?,
             in_root: handed.in_root,
         })
     }

@@ -1,6 +1,7 @@
 //! Things done once, to this process: what makes a daemon of it.
 
 pub mod executable;
+pub mod lines;
 pub mod log;
 pub mod notify;
 pub mod pidfile;

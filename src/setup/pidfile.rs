@@ -197,11 +197,55 @@ fn not_a_file(path: &Path) -> Error {
 }
 
 fn taken(path: &Path, mut file: &File) -> Error {
-    let mut text = String::new();
-    let _ = file.by_ref().take(32).read_to_string(&mut text);
-    let owner = match text.trim().parse::<u32>() {
-        Ok(pid) => format!("process {pid}, which is running"),
-        Err(_) => "another process".into(),
+    let mut content = Vec::new();
+    let _ = file.by_ref().take(32).read_to_end(&mut content);
+    let owner = match owner(&content) {
+        Some(pid) => format!("process {pid}, which is running"),
+        None => "another process".into(),
     };
     Error::Start(format!("--pidfile {} is locked by {owner}", path.display()))
+}
+
+/// The process that a pid file names, if that is all it does.
+pub fn owner(content: &[u8]) -> Option<i32> {
+    let digits = content.trim_ascii();
+    if !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let pid = std::str::from_utf8(digits).ok()?.parse().ok();
+    pid.filter(|pid| *pid > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_is_no_process_id_names_nobody() {
+        for content in [
+            "",
+            "\n",
+            "0\n",
+            "-1\n",
+            "+1\n",
+            "12 13\n",
+            "4294967295\n",
+            "x\n",
+        ] {
+            assert_eq!(owner(content.as_bytes()), None, "{content:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_names_its_process(pid in 1..i32::MAX) {
+            prop_assert_eq!(owner(format!("{pid}\n").as_bytes()), Some(pid));
+        }
+
+        #[test]
+        fn any_content_is_read_without_a_panic(content in prop::collection::vec(any::<u8>(), 0..32)) {
+            prop_assert!(owner(&content).is_none_or(|pid| pid > 0));
+        }
+    }
 }

@@ -53,6 +53,7 @@ mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
 
     #[test]
+    #[cfg_attr(miri, ignore = "unix sockets")]
     fn those_who_wait_are_counted_until_they_are_accepted() {
         let mut backlog = Backlog::default();
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();

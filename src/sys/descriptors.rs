@@ -41,13 +41,13 @@ impl Low {
 
 impl Reserved {
     /// Closes whatever was inherited besides 0, 1, 2 and what is `kept`, and occupies the
-    /// lowest numbers: no more of them than `slots` where few may be open.
-    pub fn take(slots: usize, kept: &[impl AsFd]) -> io::Result<Self> {
+    /// lowest numbers: no more of them than `slots` where few may be open. With `handed`, which
+    /// is /dev/null already, none is opened by its name.
+    pub fn take(slots: usize, kept: &[impl AsFd], handed: Option<&OwnedFd>) -> io::Result<Self> {
         close_inherited(kept);
-        let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
-        let few = limit < 4 * u64::from(WORD);
+        let few = few();
         let mut taken = Vec::with_capacity(WORD as usize);
-        taken.push(null()?);
+        taken.push(handed.map_or_else(null, OwnedFd::try_clone)?);
         while !(few && taken.len() == slots) {
             let next = taken[0].try_clone()?;
             if next.as_raw_fd() as u32 >= WORD {
@@ -71,23 +71,37 @@ impl Reserved {
     }
 }
 
+/// Whether so few may be open that none can be spared to keep others out of the way.
+fn few() -> bool {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+    limit < 4 * u64::from(WORD)
+}
+
 /// Descriptors that this process is to keep when it becomes another program.
 #[derive(Debug, Default)]
 pub struct HandOver {
     numbers: Vec<i32>,
-    /// Of those whose own number is low, where the next image will want none.
+    /// Of those that end with this image, or whose own number is low, where the next image will
+    /// want none.
     copies: Vec<OwnedFd>,
 }
 
 impl HandOver {
     /// Takes one along; says under which number it will be found. Its owner stays.
     pub fn pass(&mut self, fd: impl AsFd) -> Result<i32, Errno> {
-        let mut number = fd.as_fd().as_raw_fd();
-        if (number as u32) < WORD {
-            let copy = claim(number)?;
-            number = copy.as_raw_fd();
-            self.copies.push(copy);
+        let number = fd.as_fd().as_raw_fd();
+        if (number as u32) < WORD && !few() {
+            return self.pass_copy(fd);
         }
+        self.numbers.push(number);
+        Ok(number)
+    }
+
+    /// The same of one that is itself to end with this image.
+    pub fn pass_copy(&mut self, fd: impl AsFd) -> Result<i32, Errno> {
+        let copy = claim(fd.as_fd().as_raw_fd())?;
+        let number = copy.as_raw_fd();
+        self.copies.push(copy);
         self.numbers.push(number);
         Ok(number)
     }
@@ -132,9 +146,8 @@ pub fn memory_file(text: &[u8]) -> io::Result<File> {
 /// Takes over a descriptor that was handed to this process under this number, close-on-exec
 /// and out of the way of those that will be reserved (fcntl(2), `F_DUPFD_CLOEXEC`).
 pub fn claim(number: i32) -> Result<OwnedFd, Errno> {
-    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
-    // Where few may be open, the highest that can be had.
-    let above = u64::from(WORD).min(limit.saturating_sub(8)) as i32;
+    // Where few may be open, any that can be had: then more of them are low.
+    let above = if few() { 3 } else { WORD as i32 };
     if number < 0 {
         return Err(Errno::EBADF);
     }

@@ -247,6 +247,7 @@ mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
 
     #[test]
+    #[cfg_attr(miri, ignore = "netlink(7)")]
     fn tcp_connections_are_known_by_the_address_that_they_came_to() {
         let mut diagnosis = Diagnosis::new().unwrap();
         for host in ["127.0.0.1:0", "[::1]:0", "[::ffff:127.0.0.1]:0"] {
@@ -275,6 +276,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "netlink(7)")]
     fn unix_connections_are_known_by_the_name_that_they_came_to() {
         let mut diagnosis = Diagnosis::new().unwrap();
         let directory = tempfile::tempdir().unwrap();

@@ -34,7 +34,14 @@ pub struct Finished<'a> {
     own_id: Option<&'a OwnId>,
 }
 
-impl Finished<'_> {
+impl<'a> Finished<'a> {
+    /// The lines as the program will find them.
+    pub fn lines(self) -> impl Iterator<Item = &'a CStr> {
+        let lines = self.pointers.iter().take_while(|line| !line.is_null());
+        // SAFETY: each was made from a line that ends in NUL, and stays for as long as this.
+        lines.map(|line| unsafe { CStr::from_ptr(*line) })
+    }
+
     /// An array of pointers to lines that end in NUL; the last is null.
     pub(super) fn as_ptr(&self) -> *const *const c_char {
         self.pointers.as_ptr()
@@ -167,17 +174,10 @@ mod tests {
 
     /// The lines as a program would find them.
     fn lines(environment: &mut Environment) -> Vec<String> {
-        let Finished { pointers, .. } = environment.finish();
-        let (end, lines) = pointers.split_last().unwrap();
-        assert!(end.is_null());
-        let text = |line: &*const c_char| {
-            // SAFETY: each was made from a line that ends in NUL and is still there.
-            unsafe { CStr::from_ptr(*line) }
-                .to_str()
-                .unwrap()
-                .to_owned()
-        };
-        lines.iter().map(text).collect()
+        let finished = environment.finish();
+        assert!(finished.pointers.last().unwrap().is_null());
+        let text = |line: &CStr| line.to_str().unwrap().to_owned();
+        finished.lines().map(text).collect()
     }
 
     #[test]

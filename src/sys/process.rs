@@ -186,6 +186,24 @@ pub fn has_capability(capability: Capability) -> bool {
     result == 0 && sets[0].effective & 1 << capability as u32 != 0
 }
 
+/// Has this process killed when its parent ends (prctl(2), `PR_SET_PDEATHSIG`), unless it executes
+/// a set-user-id program.
+pub fn end_with_parent() -> Result<(), Errno> {
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
+}
+
+/// Whether others of the same user may look into this process, and trace it (prctl(2),
+/// `PR_GET_DUMPABLE`): not after a change of ids, until it executes another program.
+pub fn is_dumpable() -> bool {
+    // SAFETY: the call takes and gives integers.
+    unsafe { libc::prctl(libc::PR_GET_DUMPABLE) == 1 }
+}
+
+/// Forbids them to (`PR_SET_DUMPABLE`).
+pub fn forbid_dumping() -> Result<(), Errno> {
+    nix::sys::prctl::set_dumpable(false)
+}
+
 #[repr(C)]
 struct CapabilityHeader {
     version: u32,

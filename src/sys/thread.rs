@@ -95,6 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "a stack of its own")]
     fn a_thread_does_its_work_under_its_name_and_says_when_it_is_done() {
         let (sender, receiver) = mpsc::channel();
         let thread = Thread::start(c"short-name".into(), 128 * 1024, move || {

@@ -53,4 +53,5 @@ mod stream;
 mod supervise;
 mod surroundings;
 mod syslog;
+mod upgrade;
 mod wait;

@@ -299,7 +299,6 @@ fn hup_ends_no_skd_with_a_log_file_or_in_the_background() {
 fn user_signals_and_those_that_concern_terminals_are_ignored() {
     for signal in [
         Signal::SIGUSR1,
-        Signal::SIGUSR2,
         Signal::SIGPIPE,
         Signal::SIGCHLD,
         Signal::SIGWINCH,

@@ -98,13 +98,20 @@ impl Lent {
 
     /// Waits for the first arrival; not if a handler has the socket already.
     pub(super) fn watch(&self, poller: &Poller, taken: bool) -> Result<(), Errno> {
-        if taken {
-            return poller.add(&self.listener, Interest::Paused, self.key());
+        let interest = if taken {
+            Interest::Paused
+        } else {
+            Interest::ReadableOnce
+        };
+        poller.add(&self.listener, interest, self.key())
+    }
+
+    /// Prepares the socket; after an upgrade it is so already.
+    pub(super) fn prepare(&self) -> Result<(), Errno> {
+        match self.arrivals {
+            Arrivals::Datagrams(_) => Datagrams::note_times(&self.listener, true),
+            Arrivals::Connections(_) => Ok(()),
         }
-        if let Arrivals::Datagrams(_) = self.arrivals {
-            Datagrams::note_times(&self.listener, true)?;
-        }
-        poller.add(&self.listener, Interest::ReadableOnce, self.key())
     }
 
     fn key(&self) -> u64 {

@@ -1,13 +1,13 @@
 //! Daemons that serve streams, while calls fail.
 
 use super::starts::{NOBODY, expect_children_nobody, streams};
-use super::table::Phase::{Newborn, Reopening, Serving};
+use super::table::Phase::{Newborn, Reopening, Serving, Upgrading};
 use super::table::Then::{Closed, Kept, Served, Unreaped, Waits};
 use super::table::{Row, rows};
 use super::{Tampering, expect_calm, on_each};
 use crate::harness::{
     Directory, Skd, connect, connect_unix, descriptors, echo, is_zombie, receive, requires_command,
-    requires_root, talk,
+    requires_root, talk, wait_until,
 };
 use nix::sys::signal::Signal;
 use std::fs;
@@ -168,6 +168,44 @@ fn a_log_that_cannot_be_opened_again_is_kept() {
             serve("log");
             assert_eq!(descriptors(skd.pid()).len(), before.len());
         }
+        assert_eq!(skd.stop().code(), Some(0));
+    });
+}
+
+#[test]
+fn an_upgrade_in_which_a_call_fails_is_none() {
+    requires_root();
+    requires_command("strace");
+    on_each(&rows(Upgrading), |row| {
+        let directory = Directory::public();
+        let skd = Skd::new(streams(&directory)).run("cat");
+        let upgrades = || directory.read("log").matches("Upgraded from").count();
+        let mut client = skd.connect_unix();
+        echo(&mut client, b"before");
+        let handlers = skd.wait_for_children(1);
+        let before = descriptors(skd.pid());
+        for errno in row.errnos() {
+            println!("{errno}");
+            let earlier = upgrades();
+            let tampering = Tampering::with(skd.pid(), row, errno, &directory);
+            skd.signal(Signal::SIGUSR2);
+            tampering.wait_for_fault();
+            assert_eq!(talk(skd.connect_unix(), b"new"), b"new");
+            echo(&mut client, b"during");
+            wait_until("it is told", || {
+                directory.read("log").contains("skd: no upgrade: ")
+            });
+            drop(tampering);
+            assert_eq!(upgrades(), earlier);
+            assert_eq!(skd.wait_for_children(1), handlers);
+            skd.wait_until("no descriptor is lost", || {
+                descriptors(skd.pid()).len() == before.len()
+            });
+            skd.signal(Signal::SIGUSR2);
+            wait_until("it succeeds", || upgrades() > earlier);
+            echo(&mut client, b"after");
+        }
+        drop(client);
         assert_eq!(skd.stop().code(), Some(0));
     });
 }

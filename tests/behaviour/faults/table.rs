@@ -2,6 +2,7 @@
 
 use Phase::{
     Ending, Newborn, Receiving, Relaying, Relighting, Reopening, Serving, Start, Supervising,
+    Upgrading,
 };
 use Then::{
     Closed, Dropped, Either, Emptied, Ends, Kept, Refused, Relit, Served, Serves, Unreaped, Waits,
@@ -26,6 +27,8 @@ pub(super) enum Phase {
     Newborn,
     /// By skd at a HUP.
     Reopening,
+    /// By the main thread from a USR2 on, whichever image that is; the trial has no faults.
+    Upgrading,
     /// By skd from a TERM on.
     Ending,
 }
@@ -51,7 +54,7 @@ pub(super) enum Then {
     Dropped,
     /// The same, and no line is lost but what the relay had read; there is another relay afterwards.
     Relit,
-    /// The log stays the old one, and says so.
+    /// The log, or the image of skd, stays the old one, and says so.
     Kept,
     /// skd ends with 0.
     Ends,
@@ -243,6 +246,23 @@ pub(super) const TABLE: &[Row] = &[
     row(Reopening, "dup2", "EMFILE EBUSY EINTR", "1+", Kept),
     // Then it is taken for a plain file.
     row(Reopening, "newfstatat,fstat", "ENOMEM", "1+", Served),
+    // By the old image, to try the new one; and when that has said yes.
+    row(Upgrading, "openat", "EACCES EMFILE ENFILE ENOENT ENOMEM ESTALE ETXTBSY", "1", Kept),
+    row(Upgrading, "memfd_create", "EMFILE ENFILE ENOMEM ENOSYS", "1", Kept),
+    row(Upgrading, "fcntl", "EMFILE EINVAL", "1+", Kept),
+    row(Upgrading, "write", "ENOSPC EIO ENOMEM", "1", Kept),
+    row(Upgrading, "pipe2", "EMFILE ENFILE", "1", Kept),
+    row(Upgrading, "clone", "EAGAIN ENOMEM", "1", Kept),
+    row(Upgrading, "memfd_create", "EMFILE ENFILE ENOMEM", "2", Kept),
+    row(Upgrading, "execveat", "EACCES E2BIG EAGAIN ENOENT ENOEXEC ENOMEM EPERM", "1+", Kept),
+    // By the new one, which then becomes the old one again.
+    row(Upgrading, "epoll_create1", "EMFILE ENFILE ENOMEM", "1", Kept),
+    row(Upgrading, "eventfd2", "EMFILE ENFILE ENOMEM", "1", Kept),
+    row(Upgrading, "signalfd4", "EMFILE ENFILE ENOMEM", "1", Kept),
+    row(Upgrading, "epoll_ctl", "ENOMEM ENOSPC", "5", Kept),
+    // Of one alone it takes that this kernel can't make pidfds with it.
+    row(Upgrading, "clone", "EAGAIN ENOMEM", "2..3", Kept),
+    row(Upgrading, "clone3", "EAGAIN ENOMEM", "1", Kept),
     row(Ending, "unlinkat", "EACCES EBUSY EIO EPERM EROFS", "1+", Emptied),
     row(Ending, "newfstatat,fstat", "EACCES ENOMEM", "1+", Emptied),
     row(Ending, "ftruncate,unlinkat", "EIO EPERM", "1+", Ends),

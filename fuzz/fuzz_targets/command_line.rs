@@ -1,0 +1,232 @@
+//! The command line as a whole: any words are read or refused in a sentence; what is read needs no more
+//! checking, and written out as a command line it reads as the same.
+
+#![no_main]
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use libfuzzer_sys::fuzz_target;
+use skd::cli::{self, Request};
+use skd::config::{Config, Endpoint, LogTarget, MOST_THREADS, Style, UnixAddress};
+use skd::error::Error;
+
+// Words end in newlines: NUL is left for what must be refused.
+fuzz_target!(|data: &[u8]| {
+    let words = data.split(|&byte| byte == b'\n').map(os);
+    let words = [OsString::from("skd")].into_iter().chain(words);
+    match cli::parse(words, None) {
+        Ok(Request::Run(config)) => {
+            checked(&config);
+            reads_as_the_same(&config);
+        }
+        // What is wrong is left out of it.
+        Ok(Request::Check(..)) => {}
+        Ok(Request::Print(text)) => assert!(text.ends_with('\n')),
+        Err(Error::Usage(text)) => {
+            assert!(!text.is_empty() && !text.starts_with("error"), "{text:?}");
+            // One line, and so without what clap adds; words have no newline inside.
+            assert!(!text.contains('\n'), "{text:?}");
+        }
+        Err(other) => panic!("{other:?}"),
+    }
+});
+
+fn os(bytes: &[u8]) -> OsString {
+    OsString::from_vec(bytes.to_vec())
+}
+
+/// What the rest of skd takes for granted.
+fn checked(config: &Config) {
+    let Config { daemon, services } = config;
+    let [service] = services.as_slice() else {
+        panic!("a command line is one service");
+    };
+    assert!(!service.command[0].is_empty());
+    assert!(!daemon.on_demand || daemon.supervise && !service.listeners.is_empty());
+    assert!(!(service.wait && daemon.supervise));
+    assert!(daemon.root.is_none() || daemon.identity.is_some());
+    assert!(
+        daemon
+            .threads
+            .is_none_or(|threads| threads.get() <= MOST_THREADS)
+    );
+    if let Some(identity) = &daemon.identity {
+        assert!(!identity.uid.is_root());
+    }
+    for path in [&daemon.pidfile, &daemon.root].into_iter().flatten() {
+        assert!(!path.as_os_str().is_empty() && !path.as_os_str().as_bytes().contains(&0));
+    }
+    if let Some(LogTarget::File { path, .. }) = &daemon.log {
+        assert!(!path.as_os_str().as_bytes().contains(&0));
+    }
+    for (at, listen) in service.listeners.iter().enumerate() {
+        if let Endpoint::Unix {
+            address: UnixAddress::Path(path),
+            mode,
+            ..
+        } = &listen.endpoint
+        {
+            assert!(!path.as_os_str().as_bytes().contains(&0));
+            assert!(mode.is_none_or(|mode| mode <= 0o777));
+        }
+        for other in &service.listeners[..at] {
+            let same = other.endpoint == listen.endpoint;
+            assert!(
+                !same || listen.endpoint.may_be_repeated(),
+                "twice {}",
+                listen.option
+            );
+        }
+    }
+    let surroundings = &service.surroundings;
+    assert!(surroundings.umask.is_none_or(|mask| mask <= 0o777));
+    for (at, limit) in surroundings.limits.iter().enumerate() {
+        assert!(limit.soft <= limit.hard);
+        assert!(
+            surroundings.limits[..at]
+                .iter()
+                .all(|other| other.name != limit.name)
+        );
+    }
+    for (name, value) in &surroundings.environment {
+        assert!(!name.is_empty() && !name.as_bytes().contains(&b'='));
+        let bytes = [
+            name.as_bytes(),
+            value.as_deref().unwrap_or_default().as_bytes(),
+        ]
+        .concat();
+        assert!(!bytes.contains(&0));
+    }
+}
+
+fn reads_as_the_same(config: &Config) {
+    let shown = format!("{config:?}");
+    // What was not in UTF-8 is shown otherwise than it was.
+    let lossy = |listen: &skd::config::Listen| listen.option.contains('\u{fffd}');
+    if config.services[0].listeners.iter().any(lossy) {
+        return;
+    }
+    match cli::parse(written(config), None) {
+        Ok(Request::Run(again)) => {
+            assert_eq!(format!("{again:?}"), shown);
+        }
+        other => panic!("{other:?} instead of {shown}"),
+    }
+}
+
+/// A command line for the same, in long options.
+fn written(Config { daemon, services }: &Config) -> Vec<OsString> {
+    let service = &services[0];
+    let mut words = Words(vec!["skd".into()]);
+    let amount = |value| match value {
+        u64::MAX => "unlimited".to_owned(),
+        value => value.to_string(),
+    };
+    (0..daemon.verbosity).for_each(|_| words.flag("verbose", true));
+    words.flag("background", daemon.background);
+    words.flag("supervise", daemon.supervise);
+    words.flag("on-demand", daemon.on_demand);
+    words.flag("wait", service.wait);
+    words.value("idle-exit", daemon.idle_exit.map(|span| span.to_string()));
+    words.value("drain", daemon.drain.map(|span| span.to_string()));
+    words.value("kill-after", daemon.kill_after.map(|span| span.to_string()));
+    words.value("ready-fd", daemon.ready_fd.map(|number| number.to_string()));
+    words.value("pidfile", daemon.pidfile.as_ref());
+    words.value("chroot", daemon.root.as_ref());
+    words.value("threads", daemon.threads.map(|threads| threads.to_string()));
+    words.value(
+        "max-clients",
+        service.max_clients.map(|clients| clients.to_string()),
+    );
+    words.value(
+        "user",
+        daemon
+            .identity
+            .as_ref()
+            .map(|who| format!("{}:{}", who.uid, who.gid)),
+    );
+    words.value("log", daemon.log.as_ref().map(log));
+    for listen in &service.listeners {
+        let (option, value) = match listen.option.split_once(' ') {
+            Some((option, value)) => (option, Some(value)),
+            None => (listen.option.as_str(), None),
+        };
+        let styled = matches!(option, "--inet" | "--unix");
+        let datagram = listen.endpoint.style() == Some(Style::Datagram);
+        words.flag("datagram", styled && datagram);
+        words.flag(&option[2..], value.is_none());
+        words.value(&option[2..], value);
+        words.value("backlog", listen.backlog.map(|backlog| backlog.to_string()));
+        match &listen.endpoint {
+            Endpoint::Inet { nodelay, .. } | Endpoint::Given { nodelay, .. } => {
+                words.flag("nodelay", *nodelay)
+            }
+            Endpoint::Unix { mode, owner, .. } => {
+                words.value("unix-mode", mode.map(|mode| format!("{mode:o}")));
+                words.value(
+                    "unix-owner",
+                    owner.map(|(uid, gid)| match gid {
+                        Some(gid) => format!("{uid}:{gid}"),
+                        None => uid.to_string(),
+                    }),
+                );
+            }
+        }
+    }
+    let surroundings = &service.surroundings;
+    let directory = surroundings.directory.as_ref();
+    words.value(
+        "chdir",
+        directory.map(|path| OsStr::from_bytes(path.to_bytes())),
+    );
+    words.value("umask", surroundings.umask.map(|mask| format!("{mask:o}")));
+    words.value("nice", surroundings.nice.map(|nice| nice.to_string()));
+    for limit in &surroundings.limits {
+        let (soft, hard) = (amount(limit.soft), amount(limit.hard));
+        words.value("limit", Some(format!("{}={soft}:{hard}", limit.name)));
+    }
+    for (name, value) in &surroundings.environment {
+        let mut line = name.clone();
+        if let Some(value) = value {
+            line.push("=");
+            line.push(value);
+        }
+        words.value("env", Some(line));
+    }
+    words.flag("no-new-privs", surroundings.no_new_privileges);
+    let Words(mut words) = words;
+    words.push("--".into());
+    words.extend(service.command.iter().map(|word| os(word.to_bytes())));
+    words
+}
+
+fn log(target: &LogTarget) -> OsString {
+    match target {
+        LogTarget::File { path, truncate } => {
+            let sign: &[u8] = if *truncate { b"> " } else { b">> " };
+            os(&[sign, path.as_os_str().as_bytes()].concat())
+        }
+        LogTarget::Syslog { tag, level } => {
+            let level = format!(":{}.{}", level.facility, level.severity);
+            os(&[tag.as_bytes(), level.as_bytes()].concat())
+        }
+    }
+}
+
+struct Words(Vec<OsString>);
+
+impl Words {
+    fn flag(&mut self, option: &str, given: bool) {
+        if given {
+            self.0.push(format!("--{option}").into());
+        }
+    }
+
+    fn value(&mut self, option: &str, value: Option<impl AsRef<OsStr>>) {
+        if let Some(value) = value {
+            self.0.push(format!("--{option}").into());
+            self.0.push(value.as_ref().to_owned());
+        }
+    }
+}

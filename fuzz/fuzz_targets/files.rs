@@ -1,0 +1,105 @@
+//! Files of others that skd looks into: what a program says its interpreter is (execve(2), elf(5)), and whose a
+//! pid file is.
+
+#![no_main]
+
+use arbitrary::Arbitrary;
+use libfuzzer_sys::fuzz_target;
+use skd::child::program::interpreter;
+use skd::setup::pidfile::owner;
+
+#[derive(Arbitrary, Debug)]
+enum Input<'a> {
+    Program(&'a [u8]),
+    Elf(Headers, &'a [u8]),
+    PidFile(&'a [u8]),
+}
+
+/// What a mutation would seldom get right.
+#[derive(Arbitrary, Debug)]
+struct Headers {
+    table: u8,
+    size: u16,
+    count: u16,
+    kind: u8,
+    offset: u64,
+    length: u64,
+}
+
+fuzz_target!(|input: Input<'_>| match input {
+    Input::Program(content) => program(content),
+    Input::Elf(headers, content) => program(&elf(&headers, content)),
+    Input::PidFile(content) => pidfile(content),
+});
+
+fn elf(headers: &Headers, content: &[u8]) -> Vec<u8> {
+    let mut image = vec![0; 64];
+    image[..6].copy_from_slice(b"\x7fELF\x02\x01");
+    image[32..40].copy_from_slice(&u64::from(headers.table).to_ne_bytes());
+    image[54..56].copy_from_slice(&headers.size.to_ne_bytes());
+    image[56..58].copy_from_slice(&headers.count.to_ne_bytes());
+    image.extend_from_slice(content);
+    let at = usize::from(headers.table);
+    if let Some(entry) = image.get_mut(at..at + 56) {
+        entry[..4].copy_from_slice(&u32::from(headers.kind % 8).to_ne_bytes());
+        entry[8..16].copy_from_slice(&headers.offset.to_ne_bytes());
+        entry[32..40].copy_from_slice(&headers.length.to_ne_bytes());
+    }
+    image
+}
+
+fn program(content: &[u8]) {
+    let head = &content[..content.len().min(256)];
+    let mut reads = 0;
+    let mut most = 0;
+    let found = interpreter(head, |offset, buffer| {
+        reads += 1;
+        most = most.max(buffer.len());
+        let start = usize::try_from(offset).ok();
+        let from = start.and_then(|start| content.get(start..)?.get(..buffer.len()));
+        from.is_some_and(|from| {
+            buffer.copy_from_slice(from);
+            true
+        })
+    });
+    // No file makes it read for long, or much at once.
+    assert!(
+        reads <= 1 << 16 && most <= 4096,
+        "{reads} reads of up to {most} bytes"
+    );
+    let expected = content.starts_with(b"#!").then(|| script(head)).flatten();
+    if let Some(path) = &found {
+        assert!(!path.is_empty() && path.len() <= 4096 && !path.contains(&0));
+        let mut windows = content.windows(path.len());
+        assert!(
+            windows.any(|window| window == path),
+            "it stands in the file"
+        );
+    }
+    if !content.starts_with(b"\x7fELF") {
+        assert_eq!(found.as_deref(), expected);
+    }
+}
+
+/// What load_script() of the kernel takes for the path.
+fn script(head: &[u8]) -> Option<&[u8]> {
+    let mut rest = &head[2..];
+    while let [b' ' | b'\t', after @ ..] = rest {
+        rest = after;
+    }
+    let length = rest
+        .iter()
+        .take_while(|byte| !b" \t\n\0".contains(byte))
+        .count();
+    (length > 0).then_some(&rest[..length])
+}
+
+fn pidfile(content: &[u8]) {
+    let found = owner(content);
+    if let Some(pid) = found {
+        assert!(pid > 0);
+        assert_eq!(owner(format!("{pid}\n").as_bytes()), found);
+        let digits = content.trim_ascii();
+        assert!(digits.iter().all(u8::is_ascii_digit));
+    }
+}

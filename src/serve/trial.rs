@@ -1,0 +1,255 @@
+//! Before an upgrade: a child tries the new image on what it would get, and the acceptors are
+//! parked, for a child between clone and exec would be unknown to it.
+
+use std::fs::File;
+use std::io::{self, PipeReader, Read, Write, pipe};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+use super::Phase;
+use super::control::Daemon;
+use super::key::Key;
+use super::upgrade::{refuse, words};
+use crate::child::{Pidfds, program};
+use crate::error::Reason;
+use crate::setup::executable::Executable;
+use crate::sys::events::Interest;
+use crate::sys::image;
+use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
+use crate::sys::signals::{Signal, kill};
+
+/// How long a new image may take to say that it can take over.
+const TRIAL: Duration = Duration::from_secs(10);
+
+/// How long one that was killed may take to be dead.
+const DEAD: Duration = Duration::from_secs(1);
+
+/// How long an acceptor may take to be done with its connection.
+const PARKING: Duration = Duration::from_secs(5);
+
+/// A new image that a child tries.
+#[derive(Debug)]
+pub(super) struct Trial {
+    pid: Pid,
+    /// Tells of its end, where the kernel has such.
+    pidfd: Option<OwnedFd>,
+    /// Why it couldn't be executed, if it couldn't: the errno.
+    failure: PipeReader,
+    next: OwnedFd,
+    /// What it was told, and the length of that.
+    state: File,
+    length: u64,
+    /// When to look at it, even if nothing tells of its end.
+    pub(super) due: Instant,
+    /// Whether it was killed, and that told.
+    killed: bool,
+}
+
+impl Daemon {
+    /// USR2: tries the program that stands where this one came from.
+    pub(super) fn begin_upgrade(&mut self) {
+        if self.trial.is_some() {
+            return refuse(&"one is being tried already");
+        }
+        if self.drain.is_some() {
+            return refuse(&"it is about to end");
+        }
+        match self.start_trial() {
+            Ok(trial) => self.trial = Some(trial),
+            Err(why) => refuse(&why),
+        }
+    }
+
+    fn start_trial(&self) -> Result<Trial, String> {
+        let Some(executable) = &self.origin.executable else {
+            return Err("where skd was started from couldn't be found out".into());
+        };
+        let path = executable.path().display();
+        let next = executable
+            .next()
+            .map_err(|errno| format!("{path} can't be opened: {}", errno.desc()))?;
+        let state = self
+            .write_state(&next)
+            .map_err(|reason| format!("its state can't be written down: {}", reason.reason()))?;
+        let words = words(state.memory, "trial", &["--check"]);
+        let failed = |reason: io::Error| format!("no process to try {path}: {}", reason.reason());
+        let (failure, mut writer) = pipe().map_err(failed)?;
+        match process::fork().map_err(|errno| failed(errno.into()))? {
+            Fork::Child => {
+                // It must not outlive those whose listeners it has.
+                let _ = process::end_with_parent();
+                let errno = match state.carried.survive(true) {
+                    Ok(()) => image::become_file(&next, &words),
+                    Err(errno) => errno,
+                };
+                let _ = writer.write_all(&(errno as i32).to_ne_bytes());
+                process::exit_now(1)
+            }
+            Fork::Parent(pid) => {
+                let pidfd = match self.method.pidfds {
+                    Pidfds::None => None,
+                    Pidfds::Clone | Pidfds::Open => process::open_pidfd(pid).ok(),
+                };
+                if let Some(pidfd) = &pidfd {
+                    let poller = self.shared.main_poller();
+                    let _ = poller.add(pidfd, Interest::Readable, Key::Trial.into());
+                }
+                Ok(Trial {
+                    pid,
+                    pidfd,
+                    failure,
+                    next,
+                    state: state.file,
+                    length: state.length,
+                    due: Instant::now() + TRIAL,
+                    killed: false,
+                })
+            }
+        }
+    }
+
+    /// Looks whether the trial is over.
+    pub(super) fn look_at_trial(&mut self) {
+        let Some(trial) = &mut self.trial else { return };
+        let found = process::wait(Target::Process(trial.pid), Wait::NOW);
+        match found {
+            Ok(Some((pid, Change::Ended(ended)))) => self.end_trial(pid, ended),
+            // Nobody else reaps in this process.
+            Err(_) => drop(self.forget_trial()),
+            Ok(_) if Instant::now() < trial.due => {}
+            Ok(_) => {
+                let _ = kill(trial.pid, Signal::SIGKILL);
+                // Its end isn't waited for: on a dead file server it may take long.
+                trial.due = Instant::now() + DEAD;
+                if !std::mem::replace(&mut trial.killed, true) {
+                    refuse(&format_args!(
+                        "the new program hasn't said within {} s whether it can take over",
+                        TRIAL.as_secs()
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Ends a trial that may still go on, and has the lock of the pid file too.
+    pub(super) fn abandon_trial(&mut self) {
+        let Some(trial) = self.forget_trial() else {
+            return;
+        };
+        let _ = kill(trial.pid, Signal::SIGKILL);
+        let deadline = Instant::now() + DEAD;
+        while let Ok(None) = process::wait(Target::Process(trial.pid), Wait::NOW)
+            && Instant::now() < deadline
+        {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    fn forget_trial(&mut self) -> Option<Trial> {
+        let trial = self.trial.take()?;
+        if let Some(pidfd) = &trial.pidfd {
+            // Before it is closed: see `sys::child`.
+            let _ = self.shared.main_poller().remove(pidfd);
+        }
+        Some(trial)
+    }
+
+    /// A child has ended that is no handler: it may be the trial.
+    pub(super) fn end_trial(&mut self, pid: Pid, ended: Ended) {
+        if self.trial.as_ref().is_none_or(|trial| trial.pid != pid) {
+            return;
+        }
+        let Some(mut trial) = self.forget_trial() else {
+            return;
+        };
+        if trial.killed {
+            return;
+        }
+        let accepted = trial.state.metadata();
+        let accepted = accepted.is_ok_and(|state| state.len() > trial.length);
+        let mut errno = [0; 4];
+        if trial.failure.read_exact(&mut errno).is_err() {
+            // It has run, and has said why on standard error.
+            return match ended {
+                Ended::Exited(0) if accepted => {
+                    let why = self.become_next(&trial.next);
+                    refuse(&why);
+                }
+                Ended::Exited(0) => {
+                    refuse(&"the new program doesn't know how to take over; is it a skd?");
+                }
+                Ended::Exited(status) => {
+                    refuse(&format_args!("the new program refuses (status {status})"))
+                }
+                Ended::Killed(signal) => {
+                    refuse(&format_args!("signal {signal} ended the new program"))
+                }
+            };
+        }
+        let executable = self.origin.executable.as_ref();
+        let missing = executable
+            .and_then(Executable::readable)
+            .and_then(program::missing_interpreter_of);
+        match missing {
+            Some(interpreter) => refuse(&format_args!(
+                "the new program's interpreter {} isn't there; after --chroot it would have to be in that directory, but a static skd needs none",
+                interpreter.display()
+            )),
+            // See `write_state`.
+            None if i32::from_ne_bytes(errno) == Errno::ENOENT as i32 => {
+                refuse(&"the new program is a script, and no skd");
+            }
+            None => {
+                let errno = Errno::from_raw(i32::from_ne_bytes(errno));
+                refuse(&format_args!(
+                    "the new program can't be executed: {}",
+                    errno.desc()
+                ));
+            }
+        }
+    }
+
+    /// Parks the acceptors and becomes the next image; comes back with the reason why not.
+    fn become_next(&mut self, next: &OwnedFd) -> String {
+        if self.drain.is_some() {
+            return "it is about to end".into();
+        }
+        if !self.park_acceptors() {
+            self.shared.enter_phase(Phase::Serving);
+            return "a handler can't be started at the moment, or hangs before its exec; try again later".into();
+        }
+        self.status.reloading();
+        let why = match self.write_state(next) {
+            Ok(state) => {
+                let words = words(state.memory, "resume", &[]);
+                let errno = match state.carried.survive(true) {
+                    Ok(()) => image::become_file(next, &words),
+                    Err(errno) => errno,
+                };
+                let _ = state.carried.survive(false);
+                format!("the new program can't be executed: {}", errno.desc())
+            }
+            Err(reason) => format!("the state can't be written down: {}", reason.reason()),
+        };
+        self.shared.enter_phase(Phase::Serving);
+        self.status.ready(&self.shared);
+        why
+    }
+
+    /// Has every acceptor wait where it has nothing in hand; says whether all do.
+    fn park_acceptors(&self) -> bool {
+        self.shared.enter_phase(Phase::Parked);
+        let deadline = Instant::now() + PARKING;
+        while self.shared.parked.load(Ordering::SeqCst) < self.acceptors.len() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        true
+    }
+}
