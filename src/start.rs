@@ -296,7 +296,7 @@ fn take_over(
     let (files, threads) = (origin.files, state.threads);
     let ground = Ground::new(daemon, &service, files, reserved, threads, probe)?;
     let manager = state.manager().map_err(not_left)?;
-    let handed = state.handed().map_err(not_left)?;
+    let handed = state.handed(returned).map_err(not_left)?;
     ground.build(&service, listeners, log, manager, origin, handed)
 }
 

@@ -453,7 +453,12 @@ impl Listener {
 
     /// Accepts a connection (accept4(2)) and says whose it is; the error is the kernel's.
     pub fn accept(&self) -> io::Result<(Socket, Peer)> {
-        let (connection, address) = self.socket.accept()?;
+        let (connection, address) = self.socket.accept().map_err(|reason| {
+            if self.is_useless(&reason) {
+                return Errno::EINVAL.into();
+            }
+            reason
+        })?;
         if let Some(given) = &self.given
             && given.takes_early()
         {
@@ -464,6 +469,16 @@ impl Listener {
             _ => Peer::unix_stream(&connection),
         };
         Ok((connection, peer))
+    }
+
+    /// Whether an accept found nobody because the socket was shut down (shutdown(2)). A unix
+    /// socket says no more than that nobody waits, and looks readable for ever; TCP says EINVAL.
+    /// One more system call where nobody waits, but only for a socket that others have too.
+    fn is_useless(&self, reason: &io::Error) -> bool {
+        self.given.is_some()
+            && reason.kind() == io::ErrorKind::WouldBlock
+            && matches!(self.place, Place::Unix(_))
+            && sockets::is_shut_down(&self.socket)
     }
 
     /// Who a datagram's sender is.

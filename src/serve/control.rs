@@ -396,6 +396,8 @@ impl Daemon {
 
     /// Begins to drain, or goes on to its next step.
     fn drain(&mut self, patience: Patience, at_once: bool) {
+        // It has the listeners, which are to be closed for everybody.
+        self.abandon_trial();
         let shared = &self.shared;
         let begun = self.drain.is_some();
         let drain = self.drain.get_or_insert_with(|| {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
+use super::status;
 use crate::config::{Daemon, Style, UnixAddress};
 use crate::error::Error;
 use crate::net::{Listener, Place};
@@ -20,6 +21,8 @@ use crate::sys::events::{Interest, Poller, is_readable};
 pub struct Sockets<'a> {
     listeners: &'a [Listener],
     manager: Option<Manager>,
+    /// When the service manager is to hear that skd lives, or what it hasn't taken yet.
+    tell_at: Option<Instant>,
     /// Ready when a client waits at one of them; for a program that is started then.
     demand: Option<Poller>,
     idleness: Option<Idleness>,
@@ -41,6 +44,7 @@ impl<'a> Sockets<'a> {
         Ok(Self {
             listeners,
             manager,
+            tell_at: None,
             demand: demand.transpose()?,
             idleness: idleness.transpose()?,
         })
@@ -50,6 +54,7 @@ impl<'a> Sockets<'a> {
     pub(super) fn ready(&mut self) {
         if let Some(manager) = &mut self.manager {
             manager.ready("the sockets are open");
+            self.tell_at = Some(Instant::now());
         }
     }
 
@@ -57,7 +62,30 @@ impl<'a> Sockets<'a> {
     pub(super) fn stopping(&mut self) {
         if let Some(manager) = &mut self.manager {
             manager.stopping(None);
+            self.tell_at = Some(Instant::now());
         }
+    }
+
+    /// When to call [`Self::keep_told`].
+    pub(super) fn tell_at(&self) -> Option<Instant> {
+        self.tell_at
+    }
+
+    /// Tells it that skd lives, if its watchdog is to hear that, and what it hasn't taken yet:
+    /// the program can do neither, for it knows nothing of it.
+    pub(super) fn keep_told(&mut self) {
+        let now = Instant::now();
+        let Some(manager) = &mut self.manager else {
+            return;
+        };
+        if self.tell_at.is_none_or(|due| now < due) {
+            return;
+        }
+        let owed = (!manager.settle()).then_some(status::PAUSE);
+        let watchdog = manager.watchdog();
+        let alive = watchdog.map(|time| status::watchdog_pause(time, manager.alive()));
+        let pause = owed.into_iter().chain(alive).min();
+        self.tell_at = pause.map(|pause| now + pause);
     }
 
     pub(super) fn listeners(&self) -> &'a [Listener] {

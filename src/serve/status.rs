@@ -16,8 +16,8 @@ use crate::setup::Manager;
 use crate::setup::notify::HandedManager;
 use crate::sys::descriptors::HandOver;
 
-/// The least time between two messages about the numbers.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The least time between two messages about the numbers, or two tries to tell what is owed.
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
 
 /// What the other threads have for the main thread to tell.
 #[derive(Debug)]
@@ -92,10 +92,17 @@ pub(super) struct Status {
 
 #[derive(Debug)]
 struct Watchdog {
-    /// Half of the time in which it has to hear of skd.
-    period: Duration,
+    /// Within what time it has to hear of skd.
+    time: Duration,
     /// When it is to hear of it next; `None` as soon as all have answered.
     due: Option<Instant>,
+}
+
+/// How long until a watchdog that has to hear of skd within such a time is told again: half of
+/// that; if it hasn't `heard`, well before its patience ends.
+pub(super) fn watchdog_pause(time: Duration, heard: bool) -> Duration {
+    // No watchdog is in such a hurry, and none may keep skd busy.
+    (time / if heard { 2 } else { 16 }).max(Duration::from_millis(1))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,11 +121,7 @@ impl Status {
             said: String::new(),
             said_at: Instant::now(),
             due: None,
-            watchdog: time.map(|time| Watchdog {
-                // No watchdog is in such a hurry, and none may keep skd busy.
-                period: (time / 2).max(Duration::from_millis(1)),
-                due: None,
-            }),
+            watchdog: time.map(|time| Watchdog { time, due: None }),
             ending: Ending::No,
         }
     }
@@ -137,7 +140,8 @@ impl Status {
 
     /// Says that skd serves: at the start, and after [`Self::reloading`].
     pub(super) fn ready(&mut self, shared: &Shared) {
-        if self.manager.is_none() {
+        // After STOPPING=1 it would be taken back.
+        if self.manager.is_none() || self.ending != Ending::No {
             return;
         }
         let status = self.text(shared);
@@ -148,9 +152,11 @@ impl Status {
         self.look(shared, self.said_at);
     }
 
-    /// Says that skd reads again what it has read before.
+    /// Says that skd reads again what it has read before; not one that is about to end.
     pub(super) fn reloading(&mut self) {
-        if let Some(manager) = &mut self.manager {
+        if self.ending == Ending::No
+            && let Some(manager) = &mut self.manager
+        {
             manager.reloading();
         }
     }
@@ -229,12 +235,7 @@ impl Status {
         shared.signs.awaited.store(true, Ordering::SeqCst);
         if shared.all_answered() {
             shared.signs.awaited.store(false, Ordering::SeqCst);
-            // One that wasn't taken is tried again well before the watchdog's patience ends.
-            let pause = match manager.alive() {
-                true => watchdog.period,
-                false => (watchdog.period / 8).max(Duration::from_millis(1)),
-            };
-            watchdog.due = Some(now + pause);
+            watchdog.due = Some(now + watchdog_pause(watchdog.time, manager.alive()));
             shared.ask();
         }
     }

@@ -412,6 +412,10 @@ fn not_accepted(listener: &Listener, reason: &io::Error) -> Attempt {
         | Errno::EHOSTUNREACH
         | Errno::ENONET
         | Errno::ETIMEDOUT => (Attempt::Served, "the client is gone"),
+        Errno::EINVAL => (
+            Attempt::Short,
+            "somebody has shut the socket down; restart skd",
+        ),
         // A shortage; or a firewall or filter says EPERM, for this client or for all: then
         // nothing was taken from the backlog.
         _ => (Attempt::Short, "trying again"),

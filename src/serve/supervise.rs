@@ -188,7 +188,7 @@ struct Supervisor<'a> {
     ending: bool,
 }
 
-impl Supervisor<'_> {
+impl<'a> Supervisor<'a> {
     /// The sockets, if the program is started when a client comes.
     fn on_demand(&self) -> Option<&Sockets<'_>> {
         let sockets = self.sockets.as_ref();
@@ -248,7 +248,7 @@ impl Supervisor<'_> {
                 Ok(Some((_, Change::Stopped))) => self.stop_too(pid),
                 Ok(None) => {
                     let due = self.kill_at;
-                    let due = due.or_else(|| self.sockets.as_ref()?.look_at());
+                    let due = due.or_else(|| self.stoppable()?.look_at());
                     let limit = due.map(|due| due.saturating_duration_since(Instant::now()));
                     self.wait(limit, false);
                     while let Some(signal) = self.signals.next() {
@@ -272,11 +272,17 @@ impl Supervisor<'_> {
                 // Which may take a while to show.
                 self.kill_at = Some(now + Duration::from(KILL_AFTER));
             }
-        } else if let Some(span) = self.sockets.as_mut().and_then(Sockets::idle) {
+        } else if let Some(span) = self.stoppable().and_then(Sockets::idle) {
             report::event(Event::Idle(&self.plan.name(), span));
             signal_group(pid, Signal::SIGTERM);
             self.kill_at = Some(now + self.kill_after.unwrap_or(KILL_AFTER.into()));
         }
+    }
+
+    /// The sockets of a program that may be stopped for want of clients: not of one that was
+    /// told to end already, and has perhaps as long for that as it likes.
+    fn stoppable(&mut self) -> Option<&mut Sockets<'a>> {
+        self.sockets.as_mut().filter(|_| !self.ending)
     }
 
     /// Waits for a client, unless a signal ends skd.
@@ -335,8 +341,11 @@ impl Supervisor<'_> {
     }
 
     /// Waits for a signal, or for a client if that is wanted, and keeps the relay to syslog
-    /// alive.
+    /// alive and the service manager informed.
     fn wait(&mut self, limit: Option<Duration>, client: bool) {
+        let tell_at = self.sockets.as_ref().and_then(Sockets::tell_at);
+        let until = |due: Instant| due.saturating_duration_since(Instant::now());
+        let limit = limit.into_iter().chain(tell_at.map(until)).min();
         let signals = self.signals.as_fd();
         let relay = self.log.relay_end();
         let demand = self.sockets.as_ref().filter(|_| client);
@@ -353,6 +362,9 @@ impl Supervisor<'_> {
             if !signal || pause.is_zero() {
                 self.log.restart_relay();
             }
+        }
+        if let Some(sockets) = &mut self.sockets {
+            sockets.keep_told();
         }
     }
 

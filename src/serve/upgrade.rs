@@ -217,7 +217,11 @@ impl State {
         if !self.dumpable {
             process::forbid_dumping()?;
         }
-        let pidfile = self.pidfile.take().map(PidFile::resume).transpose()?;
+        let mut pidfile = self.pidfile.take().map(PidFile::resume).transpose()?;
+        if returned {
+            // There is nobody else to remove it, should even this fail.
+            pidfile.iter_mut().for_each(PidFile::own);
+        }
         let running = if returned { self.old } else { self.new };
         let executable = Executable::resume(self.executable.clone(), running)?;
         image::set_name(executable.path().as_os_str());
@@ -245,10 +249,15 @@ impl State {
     }
 
     /// What goes on to be served.
-    pub fn handed(&mut self) -> Result<Handed, Errno> {
+    pub fn handed(&mut self, returned: bool) -> Result<Handed, Errno> {
         let files = self.socket_files.drain(..);
+        let mut socket_files: Vec<_> = files.map(SocketFile::resume).collect::<Result<_, _>>()?;
+        if returned {
+            // As the pid file.
+            socket_files.iter_mut().for_each(SocketFile::own);
+        }
         Ok(Handed {
-            socket_files: files.map(SocketFile::resume).collect::<Result<_, _>>()?,
+            socket_files,
             handlers: std::mem::take(&mut self.handlers),
             served: self.served,
             resumed: true,

@@ -254,7 +254,7 @@ fn run(launch: &Launch<'_>) -> Result<(), (Stage, Errno)> {
     match launch.image {
         None => Ok(()),
         Some(image) => {
-            launch.environment.tell_own_id(std::process::id());
+            launch.environment.tell_own_id(std::process::id);
             Err((Stage::Exec, image.exec(launch.environment)))
         }
     }

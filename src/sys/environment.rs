@@ -47,11 +47,12 @@ impl<'a> Finished<'a> {
         self.pointers.as_ptr()
     }
 
-    /// Writes a process id where one is to stand. Called by a newborn child, who alone knows
-    /// it before it execs; the parent is stopped meanwhile, and has no use for the line.
-    pub(super) fn tell_own_id(&self, id: u32) {
+    /// Writes a process id where one is to stand, and asks for it only then: most programs
+    /// have none. Called by a newborn child, who alone knows it before it execs; the parent
+    /// is stopped meanwhile, and has no use for the line.
+    pub(super) fn tell_own_id(&self, id: impl FnOnce() -> u32) {
         if let Some(own_id) = self.own_id {
-            own_id.write(id);
+            own_id.write(id());
         }
     }
 }
@@ -205,7 +206,7 @@ mod tests {
         let mut environment = Environment::new(Arc::from([c"A=1".into()]), Some("LISTEN_PID"));
         environment.set("B", format_args!("2"));
         for id in [7, 10, 32768, 4_194_304, u32::MAX, 99, 0] {
-            environment.finish().tell_own_id(id);
+            environment.finish().tell_own_id(|| id);
             let expected = ["B=2", "A=1", &format!("LISTEN_PID={id}")].map(str::to_owned);
             assert_eq!(lines(&mut environment), expected);
         }

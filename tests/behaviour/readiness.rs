@@ -329,6 +329,31 @@ fn every_signal_that_ends_skd_is_told() {
     }
 }
 
+#[test]
+fn whoever_drains_takes_nothing_back_at_a_hangup() {
+    let manager = ServiceManager::new();
+    let directory = Directory::new();
+    let log = directory.join("log");
+    let skd = managed(&manager, ["-t", "127.0.0.1:0", "--drain", "1h", "-L"])
+        .arg(format!(">>{}", log.display()))
+        .run("cat");
+    let mut client = skd.connect();
+    echo(&mut client, b"there");
+    // What it hasn't been told yet isn't forgotten either.
+    manager.stick();
+    skd.signal(Signal::SIGTERM);
+    wait_for_text(&log, "can't be told");
+    fs::rename(&log, directory.join("old")).unwrap();
+    skd.signal(Signal::SIGHUP);
+    wait_for("the log is opened again", || log.exists().then_some(()));
+    manager.unstick();
+    manager.wait_for("STOPPING=1");
+    drop(client);
+    assert_eq!(skd.wait().code(), Some(0));
+    assert_eq!(manager.told("RELOADING=1"), []);
+    assert_eq!(manager.told("READY=1").len(), 1);
+}
+
 // The numbers.
 
 #[test]
@@ -642,6 +667,30 @@ fn a_supervised_program_speaks_for_itself() {
         skd.signal(Signal::SIGTERM);
         skd.wait();
         assert_eq!(manager.notices().len(), 1, "{:?}", manager.notices());
+    }
+}
+
+#[test]
+fn skd_speaks_for_a_program_that_has_sockets() {
+    for demand in [None, Some("--on-demand")] {
+        let manager = ServiceManager::new();
+        manager.stick();
+        let skd = managed(&manager, ["-S", "-t", "127.0.0.1:0"])
+            .args(demand)
+            .env("WATCHDOG_USEC", "200000")
+            .run_with("sleep", ["1000"]);
+        let started = demand.is_none();
+        skd.wait_for_log("skd: the service manager on NOTIFY_SOCKET=");
+        manager.unstick();
+        let status = "the sockets are open";
+        assert_eq!(manager.wait_for("READY=1").text, ready(skd.pid(), status));
+        manager.wait_for_more("WATCHDOG=1", 4);
+        assert_eq!(skd.children().len(), usize::from(started));
+        skd.signal(Signal::SIGTERM);
+        manager.wait_for("STOPPING=1");
+        skd.wait();
+        let others = manager.told_but("FILLER");
+        assert!(others.iter().all(|notice| notice.pid == skd.pid()));
     }
 }
 

@@ -450,3 +450,64 @@ fn an_idle_skd_holds_little_memory() {
     let limit = if cfg!(debug_assertions) { 512 } else { 292 };
     assert!((1..limit).contains(&kib), "{kib} KiB");
 }
+
+/// What one connection may cost, in calls of skd and of its handler before the exec: as in ARCHITECTURE.md. With
+/// one client at a time an acceptor tries once more before it waits.
+const CALLS: &[(&str, usize)] = &[
+    ("accept4", 3),
+    ("dup3", 2),
+    ("close", 2),
+    ("clone", 1),
+    ("epoll_wait", 2),
+    ("epoll_ctl", 2),
+    ("waitid", 1),
+    ("close_range", 2),
+    ("dup2", 2),
+    ("setpgid", 1),
+    ("rt_sigprocmask", 1),
+    // The limit of open files, as it was.
+    ("prlimit64", 1),
+    // Before every close, in builds with assertions.
+    ("fcntl", 4),
+];
+
+#[test]
+fn a_connection_costs_no_more_calls_than_are_written_down() {
+    const CONNECTIONS: usize = 300;
+    requires_command("strace");
+    let directory = Directory::new();
+    // Without the start of a C library: all that it calls is what it is here for.
+    let handler = directory.compile_bare(
+        "handler",
+        "#include <unistd.h>\nvoid _start(void) { _exit(0); }",
+    );
+    let trace = directory.name("trace");
+    let wrapper = ["strace", "-f", "-qq", "-c", "-o", &trace];
+    let skd = Skd::new(["--threads", "1", "-t", "127.0.0.1:0"])
+        .wrapper(wrapper)
+        .run(&handler);
+    for _ in 0..CONNECTIONS {
+        assert_eq!(talk(skd.connect(), b""), b"");
+    }
+    assert_eq!(skd.stop().code(), Some(0));
+    let table = directory.read("trace");
+    let mut seen = 0;
+    for line in table.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (Some(Ok(count)), Some(&call)) = (words.get(3).map(|n| n.parse()), words.last()) else {
+            continue;
+        };
+        let count: usize = count;
+        let known = CALLS.iter().find(|(name, _)| *name == call);
+        let each = known.map_or(usize::from(call == "execve"), |(_, each)| *each);
+        if call != "total" {
+            seen += 1;
+            // The start has its own.
+            assert!(
+                count <= each * CONNECTIONS + 150,
+                "{call}: {count}\n{table}"
+            );
+        }
+    }
+    assert!(seen > CALLS.len(), "{table}");
+}

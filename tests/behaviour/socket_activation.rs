@@ -1,14 +1,15 @@
 //! Sockets that somebody else has made: `--systemd` and `--listen-fd`.
 
 use crate::harness::{
-    Directory, MARK, Program, Running, Skd, ask, connect, connect_unix, datagram_echo, descriptors,
-    echo, environment, ids, receive, requires_command, requires_root, talk, udp_client, wait_for,
+    Directory, MARK, Program, Running, Skd, ask, connect, connect_unix, cpu_ticks, datagram_echo,
+    descriptors, echo, environment, ids, receive, requires_command, requires_root, talk,
+    udp_client, wait_for,
 };
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use socket2::{Domain, Protocol, Type};
 use std::ffi::OsStr;
 use std::io::{Read, Write};
-use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
@@ -434,4 +435,37 @@ fn a_start_that_fails_leaves_them_as_they_were() {
     assert!(!OFlag::from_bits_retain(flags).contains(OFlag::O_NONBLOCK));
     assert_ne!(backlog(address.port()), 9);
     connect(address).write_all(b"still listening").unwrap();
+}
+
+#[test]
+fn a_socket_that_its_giver_shuts_down_is_told_of_and_costs_nothing() {
+    let directory = Directory::new();
+    let path = directory.join("socket");
+    let unix = UnixListener::bind(&path).unwrap();
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let places = [
+        format!("unix stream {}", path.display()),
+        format!("TCP [127.0.0.1]:{}", tcp.local_addr().unwrap().port()),
+    ];
+    let listeners: [OwnedFd; 2] = [unix.into(), tcp.into()];
+    for (place, listener) in places.into_iter().zip(listeners) {
+        let skd = Skd::new(["-vv", "--listen-fd", "3"])
+            .descriptor(3, listener.try_clone().unwrap())
+            .start("cat");
+        skd.wait_for_log("Listening on ");
+        socket2::Socket::from(listener)
+            .shutdown(Shutdown::Both)
+            .unwrap();
+        let line = skd.wait_for_log(&format!("skd: a connection on {place} wasn't accepted: "));
+        assert!(
+            line.ends_with("shut the socket down; restart skd"),
+            "{line}"
+        );
+        let ticks = cpu_ticks(skd.pid());
+        // Which it says once a second.
+        skd.wait_for_logs("shut the socket down", 2);
+        let ticks = cpu_ticks(skd.pid()) - ticks;
+        assert!(ticks < 20, "{place}: {ticks}");
+        assert_eq!(skd.stop().code(), Some(0));
+    }
 }

@@ -1,8 +1,8 @@
 //! `-S` with listeners: one program that stays, with the sockets that skd has bound.
 
 use crate::harness::{
-    Directory, Running, Skd, connect_unix, descriptors, environment, exists, ids, process_group,
-    requires_command, requires_root, sockets, talk, wait_for, wait_until,
+    Directory, Running, Skd, connect_unix, cpu_ticks, descriptors, environment, exists, ids,
+    process_group, requires_command, requires_root, sockets, talk, wait_for, wait_until,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -11,6 +11,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::net::UnixStream;
 use std::thread;
+use std::time::Duration;
 
 /// A server in perl on descriptor 3, of which `body` is run for each connection, $c.
 fn server(options: Skd, body: &str) -> Running {
@@ -257,6 +258,35 @@ fn one_without_clients_is_told_to_end() {
         }
         assert_eq!(skd.logged(" in "), [""; 0]);
     }
+}
+
+#[test]
+fn one_that_was_told_to_end_is_not_told_again_for_want_of_clients() {
+    let options = [
+        "-vS",
+        "--on-demand",
+        "--idle-exit",
+        "50ms",
+        "-t",
+        "127.0.0.1:0",
+    ];
+    let skd = server(
+        Skd::new(options),
+        "$SIG{TERM} = sub { $told++ }; $SIG{USR1} = sub { exit 42 + $told }; print \"$$\\n\"; \
+         sleep 1 until $told; close $c; sleep 1 while 1",
+    );
+    let mut client = skd.connect();
+    client.read_exact(&mut [0; 1]).unwrap();
+    let program = skd.wait_for_children(1)[0];
+    skd.signal(Signal::SIGTERM);
+    // The client is gone when the program has been told.
+    client.read_to_end(&mut Vec::new()).unwrap();
+    let ticks = cpu_ticks(skd.pid());
+    assert_eq!(skd.try_wait(Duration::from_millis(500)), None);
+    assert!(cpu_ticks(skd.pid()) - ticks < 20);
+    kill(Pid::from_raw(program), Signal::SIGUSR1).unwrap();
+    assert_eq!(skd.wait().code(), Some(43));
+    assert_eq!(skd.logged("Stopping"), [""; 0]);
 }
 
 #[test]

@@ -384,6 +384,28 @@ fn a_trial_that_hangs_is_ended() {
 }
 
 #[test]
+fn a_trial_does_not_outlive_the_listeners() {
+    let directory = Directory::new();
+    let skd = replaceable(&directory).args(["--drain", "1h"]).run("cat");
+    let mut client = skd.connect();
+    echo(&mut client, b"there");
+    let handler = skd.wait_for_children(1);
+    install_perl(&directory, "sleep 1000");
+    skd.signal(Signal::SIGUSR2);
+    skd.wait_for_children(2);
+    skd.signal(Signal::SIGTERM);
+    // While the handler is waited for, nobody has them any more.
+    skd.wait_until("the trial is over", || skd.children() == handler);
+    wait_until("whoever comes is refused", || {
+        let refused = TcpStream::connect(skd.address()).map_err(|error| error.kind());
+        refused.is_err_and(|kind| kind == ErrorKind::ConnectionRefused)
+    });
+    echo(&mut client, b"still there");
+    drop(client);
+    assert_eq!(skd.wait().code(), Some(0));
+}
+
+#[test]
 fn a_trial_whose_skd_has_gone_is_no_daemon() {
     // This test's own parent is none that tries it.
     Skd::new(["-t", "127.0.0.1:0", "cat"])

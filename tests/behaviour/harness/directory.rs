@@ -63,11 +63,23 @@ impl Directory {
     /// Makes a static program of a text in C and returns its path: for handlers that cost next to nothing.
     #[track_caller]
     pub fn compile(&self, name: &str, source: &str) -> PathBuf {
+        self.compile_with(&["-static"], name, source)
+    }
+
+    /// The same without the start of the C library: it begins with `_start`.
+    #[track_caller]
+    pub fn compile_bare(&self, name: &str, source: &str) -> PathBuf {
+        self.compile_with(&["-static", "-nostartfiles"], name, source)
+    }
+
+    #[track_caller]
+    fn compile_with(&self, flags: &[&str], name: &str, source: &str) -> PathBuf {
         super::requires_command("cc");
         let text = self.write(&format!(".{name}.c"), source);
         let path = self.join(name);
         let status = std::process::Command::new("cc")
-            .args(["-O2", "-static", "-o"])
+            .args(flags)
+            .args(["-O2", "-o"])
             .args([&path, &text])
             .status();
         assert!(status.expect("cc").success(), "cc {text:?}");
