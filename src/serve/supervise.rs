@@ -88,6 +88,7 @@ pub fn run(
             }
         }
         let started = Instant::now();
+        let mut client = supervisor.client_waits();
         let ended = match supervisor.start() {
             Ok(pid) => {
                 if let Err(error) = supervisor.begin(ready) {
@@ -96,6 +97,8 @@ pub fn run(
                 }
                 report::event(Event::Started(&plan.name()));
                 let ended = supervisor.watch(pid)?;
+                // Before anybody hears of the end, and comes because of it.
+                client = supervisor.client_waits();
                 report::event(Event::Ended(&plan.name(), ended));
                 ended
             }
@@ -108,7 +111,6 @@ pub fn run(
         if supervisor.ending {
             return Ok(status(ended));
         }
-        let client = supervisor.on_demand().map(Sockets::client_waits);
         // One that is run on demand ends when it has nothing more to do.
         let stopped = supervisor.kill_at.take().is_some();
         let done = stopped || client == Some(false) && ended == Ended::Exited(0);
@@ -193,6 +195,11 @@ impl<'a> Supervisor<'a> {
     fn on_demand(&self) -> Option<&Sockets<'_>> {
         let sockets = self.sockets.as_ref();
         sockets.filter(|sockets| sockets.demand().is_some())
+    }
+
+    /// Whether a client waits for a program that is started when one comes.
+    fn client_waits(&self) -> Option<bool> {
+        self.on_demand().map(Sockets::client_waits)
     }
 
     /// Says that the start has succeeded, the first time.
