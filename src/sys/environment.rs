@@ -60,7 +60,8 @@ impl<'a> Finished<'a> {
 /// A line `NAME=ID` that the child completes.
 #[derive(Debug)]
 struct OwnId {
-    line: Box<[AtomicU8]>,
+    /// Shared with the pointer to it: a box would say that it alone leads there.
+    line: Arc<[AtomicU8]>,
     /// Where the id begins.
     start: usize,
 }

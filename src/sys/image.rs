@@ -19,14 +19,17 @@ pub struct Words {
 impl Words {
     /// `arguments` begin with the program's name; each variable is `NAME=VALUE`.
     pub fn new(arguments: Vec<CString>, environment: Vec<CString>) -> Self {
+        let count = arguments.len();
+        // Where they stay: what is pointed to may not be moved any more.
+        let strings: Vec<CString> = arguments.into_iter().chain(environment).collect();
         let pointers = |strings: &[CString]| {
             let pointers = strings.iter().map(|string| string.as_ptr());
             pointers.chain([ptr::null()]).collect()
         };
         Self {
-            arguments: pointers(&arguments),
-            environment: pointers(&environment),
-            _strings: arguments.into_iter().chain(environment).collect(),
+            arguments: pointers(&strings[..count]),
+            environment: pointers(&strings[count..]),
+            _strings: strings,
         }
     }
 }
@@ -34,8 +37,7 @@ impl Words {
 /// Becomes the program in an open file (execveat(2), `AT_EMPTY_PATH`); comes back only with the
 /// reason why not.
 pub fn become_file(file: impl AsFd, words: &Words) -> Errno {
-    // SAFETY: both arrays end in null, and the strings that they point to live in `words`;
-    // moving a CString doesn't move its bytes.
+    // SAFETY: both arrays end in null, and the strings that they point to live in `words`.
     unsafe {
         libc::syscall(
             libc::SYS_execveat,
