@@ -249,10 +249,17 @@ fn fork() -> Result<Fork, Error> {
 /// when it becomes another program.
 fn words(mut reader: PipeReader) -> io::Result<Vec<u8>> {
     let mut words = Vec::new();
-    match reader.read_to_end(&mut words) {
-        Err(reason) if words.is_empty() => Err(reason),
-        // What has been said has been said.
-        _ => Ok(words),
+    let mut tries = 3;
+    loop {
+        tries -= 1;
+        match reader.read_to_end(&mut words) {
+            // Pipes have no errors of their own; and whoever went away now would have said that a
+            // daemon failed which has just said that it hasn't.
+            Err(_) if words.is_empty() && tries > 0 => {}
+            Err(reason) if words.is_empty() => return Err(reason),
+            // What has been said has been said.
+            _ => return Ok(words),
+        }
     }
 }
 
