@@ -119,7 +119,7 @@ impl Program {
 pub(super) fn build(program: Program, folder: &Path) -> Result<PathBuf> {
     let path = folder.join(program.name());
     if cfg!(target_arch = "x86_64") {
-        Ok(write_executable(&path, &image(program.x86_64()))?)
+        write_executable(&path, &image(program.x86_64()))
     } else {
         compile(program.c_source(), &path)
     }

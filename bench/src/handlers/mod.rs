@@ -3,8 +3,7 @@
 mod elf;
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -149,14 +148,28 @@ fn python() -> Result<String> {
     Ok(path)
 }
 
-fn script(folder: &Path, name: &str, source: &str) -> io::Result<PathBuf> {
+fn script(folder: &Path, name: &str, source: &str) -> Result<PathBuf> {
     write_executable(&folder.join(name), source.as_bytes())
 }
 
-fn write_executable(path: &Path, content: &[u8]) -> io::Result<PathBuf> {
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o755);
-    options.open(path)?.write_all(content)?;
+/// A process that another thread forks while the file is open for writing, and that has not yet
+/// executed its own program, would make running the file fail with ETXTBSY. So install(1) writes it.
+fn write_executable(path: &Path, content: &[u8]) -> Result<PathBuf> {
+    let mut install = Command::new("install")
+        .args(["-m", "755", "/dev/stdin"])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .context("install(1) cannot be run")?;
+    let written = match install.stdin.take() {
+        Some(mut input) => input.write_all(content),
+        None => Ok(()),
+    };
+    let status = install.wait()?;
+    if !status.success() {
+        bail!("install(1) could not write {}: {status}", path.display());
+    }
+    written?;
     Ok(path.to_owned())
 }
 
