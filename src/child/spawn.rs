@@ -49,6 +49,15 @@ impl Method {
         Self::try_out(plan, &[], low)
     }
 
+    /// A pidfd of a child that hasn't been reaped, so that its id is nobody else's; where the
+    /// kernel has such.
+    pub fn pidfd_of(self, child: Pid) -> Option<OwnedFd> {
+        match self.pidfds {
+            Pidfds::None => None,
+            Pidfds::Clone | Pidfds::Open => process::open_pidfd(child).ok(),
+        }
+    }
+
     fn try_out(plan: &Plan, steps: &[Step], low: Low) -> Result<Self, Error> {
         let mut method = Self {
             descriptors: if descriptors::can_unshare() {

@@ -4,8 +4,8 @@ use std::ffi::OsStr;
 use std::time::Duration;
 
 use super::Given;
-use super::values::{Why, amount, decimal, duration, positive};
-use crate::config::{Probes, Scope, SocketOption, Style};
+use super::values::{Why, amount, duration, positive};
+use crate::config::{Probes, Scope, SocketOption, Style, decimal};
 
 /// Which kinds of listeners were asked for, readable or not.
 pub(super) struct Kinds {

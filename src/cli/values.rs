@@ -5,27 +5,17 @@ use std::ffi::{CString, OsStr, OsString};
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use nix::errno::Errno;
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
-use crate::config::{Account, Identity, Limit, MOST_THREADS, RESOURCES, Refused, Span};
+use crate::config::{Account, Identity, Limit, MOST_THREADS, RESOURCES, Refused, Span, decimal};
 
 /// Why a value is refused: a clause that goes on after "invalid value … for …".
 pub type Why = String;
 
 /// The kernel would take what comes before it for the whole.
 const NUL: &str = "it has a NUL byte inside";
-
-/// A decimal number and nothing else: no sign, no blank, no prefix.
-pub(super) fn decimal<T: FromStr>(text: &OsStr) -> Option<T> {
-    let text = text.to_str()?;
-    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    text.parse().ok()
-}
 
 /// 1 or more, up to what an int of the kernel holds.
 pub fn positive(text: &OsStr) -> Result<i32, Why> {

@@ -11,6 +11,7 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,15 @@ impl fmt::Display for Refused {
 }
 
 impl std::error::Error for Refused {}
+
+/// A decimal number and nothing else: no sign, no blank, no prefix.
+pub fn decimal<T: FromStr>(text: &OsStr) -> Option<T> {
+    let text = text.to_str()?;
+    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    text.parse().ok()
+}
 
 /// All that skd was asked to do.
 #[derive(Debug)]

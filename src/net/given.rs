@@ -2,7 +2,6 @@
 //! super-server, a shell. What they are is asked of the sockets themselves.
 
 use std::env;
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -12,7 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::listener::{Listener, Place};
 use super::peer::plain;
-use crate::config::{Endpoint, Giver, Listen, Style, UnixAddress};
+use crate::config::{Endpoint, Giver, Listen, Style, UnixAddress, decimal};
 use crate::error::{Error, Reason};
 use crate::sys::descriptors::{self, claim};
 
@@ -86,7 +85,7 @@ fn announced() -> Result<Vec<Option<String>>, Error> {
                  or with systemd-socket-activate(1)"
             ))
         })?;
-        decimal(&value).ok_or_else(|| {
+        decimal::<u32>(&value).ok_or_else(|| {
             let value = value.display();
             wrong(format!("${name} is '{value}', which is no number"))
         })
@@ -126,12 +125,6 @@ fn announced() -> Result<Vec<Option<String>>, Error> {
     }
     let name = |name: String| Some(name).filter(|name| !name.is_empty());
     Ok(names.into_iter().map(name).collect())
-}
-
-fn decimal(text: &OsStr) -> Option<u32> {
-    let text = text.to_str()?;
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|_| digits)
 }
 
 /// What a socket is, and whether it listens already.

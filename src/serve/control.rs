@@ -1,7 +1,6 @@
 //! The main thread: signals, sockets that are lent and the ends of their handlers, children
 //! that nobody else sees to, and whatever is due.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -25,7 +24,7 @@ use crate::net::{Listener, SocketFile};
 use crate::report::{self, Cause, Event};
 use crate::setup::Log;
 use crate::sys::descriptors;
-use crate::sys::events::{Interest, Poller, Waker, no_events, wait_readable};
+use crate::sys::events::{Interest, Poller, Waker, is_readable, no_events};
 use crate::sys::process;
 use crate::sys::signals::{Signal, Signals};
 use crate::sys::thread::Thread;
@@ -438,7 +437,7 @@ impl Daemon {
         // It may have been taken meanwhile, into the last place; the next acceptor who finds
         // the service full asks again.
         if let Some(limit) = served.places.full()
-            && wait_readable([listener.as_fd()], Some(Duration::ZERO)) == [true]
+            && is_readable(listener)
         {
             report::event(Event::Full(limit));
         }
@@ -478,8 +477,7 @@ impl Daemon {
 
     /// Stops the acceptor threads, each when the connection that it has accepted has its
     /// handler. One that is held up by a handler's preparation isn't waited for long.
-    fn park(&mut self) {
-        self.status.stopping(&self.shared, false);
+    fn park(&self) {
         self.shared.enter_phase(Phase::Stopping);
         let deadline = Instant::now() + Duration::from_secs(1);
         while !self.acceptors.iter().all(Thread::is_finished) && Instant::now() < deadline {

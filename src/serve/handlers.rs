@@ -15,7 +15,7 @@ use super::key::Key;
 use crate::net::Peer;
 use crate::sys::events::{Interest, Poller};
 use crate::sys::process::{self, Change, Ended, Target, Wait};
-use crate::sys::signals::{Signal, kill, killpg};
+use crate::sys::signals::{Signal, signal_group};
 
 /// A handler that runs.
 #[derive(Debug)]
@@ -171,10 +171,7 @@ impl Handlers {
         for thread in 0..self.parts.len() {
             let part = self.part(thread);
             for (_, handler) in part.live().filter(|(_, handler)| which(handler)) {
-                // One that has left its group isn't spared.
-                if killpg(handler.pid, signal).is_err() {
-                    let _ = kill(handler.pid, signal);
-                }
+                signal_group(handler.pid, signal);
             }
         }
     }

@@ -17,7 +17,7 @@ use crate::sys::child::{self, Born, Descriptors, Image, Launch, Stage};
 use crate::sys::events::wait_readable;
 use crate::sys::memory::Stack;
 use crate::sys::process::{self, Change, Ended, Target, Wait};
-use crate::sys::signals::{Inherited, Signal, Signals, kill, killpg};
+use crate::sys::signals::{Inherited, Signal, Signals, kill, killpg, signal_group};
 
 /// A run of this length or more is followed by another at once.
 const GOOD_RUN: Duration = Duration::from_secs(10);
@@ -394,13 +394,6 @@ impl<'a> Supervisor<'a> {
         if self.terminal {
             let _ = tcsetpgrp(io::stdin(), getpgrp());
         }
-    }
-}
-
-/// One that has left its group isn't spared.
-fn signal_group(pid: Pid, signal: Signal) {
-    if killpg(pid, signal).is_err() {
-        let _ = kill(pid, signal);
     }
 }
 

@@ -14,11 +14,10 @@ use super::Phase;
 use super::control::Daemon;
 use super::key::Key;
 use super::upgrade::{refuse, words};
-use crate::child::{Pidfds, program};
+use crate::child::program;
 use crate::error::Reason;
 use crate::setup::executable::Executable;
 use crate::sys::events::Interest;
-use crate::sys::image;
 use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
 use crate::sys::signals::{Signal, kill};
 
@@ -82,18 +81,12 @@ impl Daemon {
             Fork::Child => {
                 // It must not outlive those whose listeners it has.
                 let _ = process::end_with_parent();
-                let errno = match state.carried.survive(true) {
-                    Ok(()) => image::become_file(&next, &words),
-                    Err(errno) => errno,
-                };
+                let errno = state.become_file(&next, &words);
                 let _ = writer.write_all(&(errno as i32).to_ne_bytes());
                 process::exit_now(1)
             }
             Fork::Parent(pid) => {
-                let pidfd = match self.method.pidfds {
-                    Pidfds::None => None,
-                    Pidfds::Clone | Pidfds::Open => process::open_pidfd(pid).ok(),
-                };
+                let pidfd = self.method.pidfd_of(pid);
                 if let Some(pidfd) = &pidfd {
                     let poller = self.shared.main_poller();
                     let _ = poller.add(pidfd, Interest::Readable, Key::Trial.into());
@@ -226,10 +219,7 @@ impl Daemon {
         let why = match self.write_state(next) {
             Ok(state) => {
                 let words = words(state.memory, "resume", &[]);
-                let errno = match state.carried.survive(true) {
-                    Ok(()) => image::become_file(next, &words),
-                    Err(errno) => errno,
-                };
+                let errno = state.become_file(next, &words);
                 let _ = state.carried.survive(false);
                 format!("the new program can't be executed: {}", errno.desc())
             }

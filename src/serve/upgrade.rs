@@ -22,7 +22,7 @@ use super::Shared;
 use super::control::Daemon;
 use super::handlers::{Handler, Work};
 use super::lend::Lent;
-use crate::child::Pidfds;
+use crate::child::environment::Variables;
 use crate::config::{Account, Identity};
 use crate::error::Error;
 use crate::net::{HandedFile, HandedListener, Peer, SocketFile};
@@ -305,10 +305,10 @@ pub(super) fn words(memory: i32, word: &str, more: &[&str]) -> Words {
     let more = more.iter().filter_map(|option| CString::new(*option).ok());
     let at = arguments.len().min(1);
     arguments.splice(at..at, more);
-    let mut environment = executable::environment(VARIABLE);
-    let line = format!("{VARIABLE}={memory}:{}:{word}", Pid::this());
-    environment.extend(CString::new(line));
-    Words::new(arguments, environment)
+    let what = format!("{memory}:{}:{word}", Pid::this());
+    let changes = [(VARIABLE.into(), Some(what.into()))];
+    let environment = Variables::inherited(None, &changes).lines();
+    Words::new(arguments, environment.to_vec())
 }
 
 /// A state that is written down, and what goes with it.
@@ -319,10 +319,21 @@ pub(super) struct Written {
     pub(super) length: u64,
 }
 
+impl Written {
+    /// Becomes the program in an open file, with all that is carried; comes back only with the
+    /// reason why not.
+    pub(super) fn become_file(&self, next: &OwnedFd, words: &Words) -> Errno {
+        match self.carried.survive(true) {
+            Ok(()) => image::become_file(next, words),
+            Err(errno) => errno,
+        }
+    }
+}
+
 impl Daemon {
     /// Writes down what the next image needs to know.
     pub(super) fn write_state(&self, next: &OwnedFd) -> io::Result<Written> {
-        let mut file = descriptors::memory_file(b"")?;
+        let mut file = descriptors::memory_file()?;
         let mut to = HandOver::default();
         let memory = to.pass(&file)?;
         let Some(executable) = &self.origin.executable else {
@@ -414,10 +425,7 @@ impl Daemon {
             let handler = Handler {
                 pid,
                 // Its own child that wasn't reaped: the id is nobody else's.
-                pidfd: match self.method.pidfds {
-                    Pidfds::None => None,
-                    Pidfds::Clone | Pidfds::Open => process::open_pidfd(pid).ok(),
-                },
+                pidfd: self.method.pidfd_of(pid),
                 work: match handed.work {
                     HandedWork::Connection(service) => {
                         let served = self.shared.services.get(service);

@@ -133,15 +133,3 @@ pub fn arguments() -> Vec<CString> {
     // None had a NUL inside when it came.
     words.filter_map(|word| CString::new(word).ok()).collect()
 }
-
-/// The variables of this process, each as `NAME=VALUE`, but for that one.
-pub fn environment(without: &str) -> Vec<CString> {
-    let variables = env::vars_os().filter(|(name, _)| name != without);
-    let line = |(name, value): (OsString, OsString)| {
-        let mut line = name.into_vec();
-        line.push(b'=');
-        line.extend(value.into_vec());
-        CString::new(line).ok()
-    };
-    variables.filter_map(line).collect()
-}

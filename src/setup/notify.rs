@@ -18,6 +18,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use crate::config::decimal;
 use crate::error::Error;
 use crate::report::{self, Cause, Event};
 use crate::sys::descriptors::{self, HandOver};
@@ -203,7 +204,7 @@ fn watchdog() -> Result<Option<Duration>, Error> {
         Error::Start(format!("{name}={value}: it takes a decimal number, {what}"))
     };
     if let Some(pid) = variable("WATCHDOG_PID") {
-        match number(&pid) {
+        match decimal::<u64>(&pid) {
             // In the background still that of the process that was started: the daemon goes on
             // for it.
             Some(pid) if pid == u64::from(std::process::id()) => {}
@@ -211,16 +212,10 @@ fn watchdog() -> Result<Option<Duration>, Error> {
             None => return Err(refused("WATCHDOG_PID", &pid, "a process id")),
         }
     }
-    let microseconds = number(&time).filter(|number| (1..u64::MAX).contains(number));
+    let microseconds = decimal(&time).filter(|number| (1..u64::MAX).contains(number));
     let microseconds =
         microseconds.ok_or_else(|| refused("WATCHDOG_USEC", &time, "1 microsecond or more"))?;
     Ok(Some(Duration::from_micros(microseconds)))
-}
-
-fn number(text: &OsStr) -> Option<u64> {
-    let text = text.to_str()?;
-    let decimal = text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|_| decimal)
 }
 
 /// A variable that is set to something.

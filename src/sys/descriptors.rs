@@ -5,7 +5,7 @@
 //! child that shares the table then takes a copy of these alone: see [`super::child`].
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::path::Path;
 
@@ -33,11 +33,6 @@ pub struct Reserved {
 /// How many descriptors, from 0, are low: those that a child takes a copy of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Low(pub(super) u32);
-
-impl Low {
-    /// 0, 1 and 2 alone.
-    pub const STANDARD: Self = Self(3);
-}
 
 impl Reserved {
     /// Closes whatever was inherited besides 0, 1, 2 and what is `kept`, and occupies the
@@ -135,12 +130,9 @@ pub fn adopt(number: i32) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// A file without a name that holds this text (memfd_create(2)).
-pub fn memory_file(text: &[u8]) -> io::Result<File> {
-    let flags = MFdFlags::MFD_CLOEXEC;
-    let mut file = File::from(memfd_create(c"skd", flags)?);
-    file.write_all(text)?;
-    Ok(file)
+/// A file without a name (memfd_create(2)).
+pub fn memory_file() -> Result<File, Errno> {
+    memfd_create(c"skd", MFdFlags::MFD_CLOEXEC).map(File::from)
 }
 
 /// Takes over a descriptor that was handed to this process under this number, close-on-exec

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 pub use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::sys::signal::{SigmaskHow, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
 
 /// Whether SIGPIPE was ignored when the program was started.
 static PIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
@@ -181,6 +182,14 @@ pub fn block() {
 pub fn end_by(signal: Signal) {
     let _ = [signal].into_iter().collect::<SigSet>().thread_unblock();
     let _ = nix::sys::signal::raise(signal);
+}
+
+/// Sends a signal to the process group that a child was made the leader of; one that has left
+/// it isn't spared.
+pub fn signal_group(leader: Pid, signal: Signal) {
+    if killpg(leader, signal).is_err() {
+        let _ = kill(leader, signal);
+    }
 }
 
 /// Lets a process that waits for another be ended.

@@ -1,7 +1,7 @@
 //! skd as process 1 of a container, and with nothing else in there.
 
 use crate::harness::{
-    DEADLINE, Directory, Namespace, Running, Skd, Stream, children, connect_unix, echo, exists,
+    DEADLINE, Directory, HeldStart, Running, Skd, Stream, children, connect_unix, echo, exists,
     is_zombie, receive, requires_command, requires_root, talk, wait_for_text, wait_until, zombies,
 };
 use nix::sys::resource::Resource;
@@ -243,22 +243,11 @@ fn process_1_becomes_a_program_that_has_signals_as_they_were() {
 
 #[test]
 fn a_stop_during_the_start_of_process_1_is_not_lost() {
-    // Held up in the resolver, which reads that file first: here it is a FIFO.
-    const HOLDS: &str = "/etc/resolv.conf";
     requires_root();
-    let (namespace, directory) = (Namespace::new(), Directory::new());
-    let fifo = directory.join("fifo");
-    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    namespace.replace_file("/etc/nsswitch.conf", "hosts: files\n");
-    namespace.replace_file("/etc/hosts", "127.0.0.1 held.example\n");
-    namespace.run(["mount", "--bind", fifo.to_str().unwrap(), HOLDS]);
-    let skd = Skd::new(["-t", "held.example:0"]).inside(&namespace);
+    let held = HeldStart::new();
+    let skd = Skd::new(["-t", "held.example:0"]).inside(&held.namespace);
     let skd = start_as_process_1(skd, "cat", &[]);
-    // Waits until somebody reads it.
-    let writer = File::options().write(true).open(&fifo).unwrap();
-    skd.signal(Signal::SIGTERM);
-    namespace.run(["umount", "--lazy", HOLDS]);
-    drop(writer);
+    held.during(|| skd.signal(Signal::SIGTERM));
     assert_eq!(skd.wait().code(), Some(0));
 }
 

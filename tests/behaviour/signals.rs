@@ -1,7 +1,7 @@
 //! What signals do to a daemon that serves.
 
 use crate::harness::{
-    Directory, Namespace, Program, Running, SignalMasks, Skd, Terminal, children, connect_unix,
+    Directory, HeldStart, Program, Running, SignalMasks, Skd, Terminal, children, connect_unix,
     each_program, exists, receive, requires_command, requires_root, send_unix_datagram,
     signal_masks, talk, wait_for_text, wait_until,
 };
@@ -245,24 +245,12 @@ fn hup_that_was_ignored_at_the_start_ends_nothing() {
 #[test]
 fn hup_that_was_ignored_at_the_start_does_not_end_the_start_either() {
     requires_root();
-    // Held up in the resolver, which reads that file first: here it is a FIFO.
-    const HOLDS: &str = "/etc/resolv.conf";
-    let (namespace, directory) = (Namespace::new(), Directory::new());
-    let fifo = directory.join("fifo");
-    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    namespace.replace_file("/etc/nsswitch.conf", "hosts: files\n");
-    namespace.replace_file("/etc/hosts", "127.0.0.1 held.example\n");
-    namespace.run(["mount", "--bind", fifo.to_str().unwrap(), HOLDS]);
+    let held = HeldStart::new();
     let skd = Skd::new(["-t", "held.example:0"])
-        .inside(&namespace)
+        .inside(&held.namespace)
         .ignoring(Signal::SIGHUP)
         .start("cat");
-    // Waits until somebody reads it.
-    let writer = File::options().write(true).open(&fifo).unwrap();
-    skd.signal(Signal::SIGHUP);
-    // Should it be read once more, it is what it always was.
-    namespace.run(["umount", "--lazy", HOLDS]);
-    drop(writer);
+    held.during(|| skd.signal(Signal::SIGHUP));
     let port = skd.stdout_line().parse().unwrap();
     let stream = skd.connect_to(([127, 0, 0, 1], port).into());
     assert_eq!(talk(stream, b"still here"), b"still here");

@@ -8,8 +8,9 @@ use super::table::Then::{Closed, Dropped, Emptied, Served, Unreaped, Waits};
 use super::table::{Phase, Row, rows};
 use super::{Tampering, expect_calm, on_each};
 use crate::harness::{
-    Directory, Running, Skd, connect_unix, descriptors, exists, is_in_call, is_zombie, receive,
-    relays, requires_command, requires_root, send_unix_datagram, talk, udp_client, wait_for,
+    Directory, Running, Skd, connect_unix, descriptors, exists, idle_descriptors, is_in_call,
+    is_zombie, receive, relays, requires_command, requires_root, send_unix_datagram, talk,
+    udp_client, wait_for,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -90,8 +91,7 @@ fn receive_with(row: &Row) {
     let (skd, directory) = (&receiver.skd, &receiver.directory);
     receiver.send("before");
     receiver.wait_until_heard("before");
-    skd.wait_until("all are reaped", || skd.children().is_empty());
-    let before = descriptors(skd.pid());
+    let before = idle_descriptors(skd.pid());
     for (turn, errno) in row.errnos().enumerate() {
         println!("{errno}");
         let tampering = Tampering::with(skd.pid(), row, errno, directory);
@@ -133,7 +133,7 @@ fn receive_with(row: &Row) {
                 Unreaped => skd.children().into_iter().all(is_zombie),
                 _ => skd.children().is_empty(),
             };
-            ended && descriptors(skd.pid()).len() == before.len()
+            ended && descriptors(skd.pid()).len() == before
         });
     }
     assert_eq!(skd.stop().code(), Some(0));

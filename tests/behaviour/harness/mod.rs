@@ -36,6 +36,7 @@ mod capture;
 mod cgroup;
 mod client;
 mod directory;
+mod held_start;
 mod holdings;
 mod instance;
 mod manager;
@@ -59,14 +60,15 @@ pub use self::client::{
     receive, send_unix_datagram, talk, try_talk, udp_client, unix_datagram_client,
 };
 pub use self::directory::Directory;
+pub use self::held_start::HeldStart;
 pub use self::holdings::Holdings;
 pub use self::instance::Instance;
 pub use self::manager::{Notice, ServiceManager};
 pub use self::namespace::Namespace;
 pub use self::process::{
     SignalMasks, capabilities, children, command, cpu_ticks, descendants, descriptors, environment,
-    exists, ids, is_in_call, is_zombie, limit, mark_of, parent, process_group, rss_anon, session,
-    signal_masks, stat_field, status_field, threads, zombies,
+    exists, idle_descriptors, ids, is_in_call, is_zombie, limit, mark_of, parent, process_group,
+    rss_anon, session, signal_masks, stat_field, status_field, threads, zombies,
 };
 pub use self::program::{Program, each_program, original};
 pub use self::running::{Daemon, Output, Running};

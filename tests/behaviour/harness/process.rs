@@ -1,6 +1,7 @@
 //! What /proc says of a process; see proc(5). Processes come and go while one looks, so whatever is gone
 //! has no entries rather than being an error.
 
+use super::wait_until;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
@@ -11,6 +12,19 @@ use std::os::unix::ffi::OsStrExt;
 #[track_caller]
 pub fn descriptors(pid: i32) -> BTreeMap<i32, String> {
     try_descriptors(pid).unwrap_or_else(|| panic!("the descriptors of {pid} can't be read"))
+}
+
+/// How many descriptors `pid` has when it waits and nothing else: a handler is reaped a moment before its pidfd is closed.
+#[track_caller]
+pub fn idle_descriptors(pid: i32) -> usize {
+    let mut count = 0;
+    wait_until("all handlers are reaped and let go of", || {
+        let open = descriptors(pid);
+        count = open.len();
+        let live = open.values().any(|target| target == "anon_inode:[pidfd]");
+        !live && children(pid).is_empty()
+    });
+    count
 }
 
 pub(super) fn try_descriptors(pid: i32) -> Option<BTreeMap<i32, String>> {
