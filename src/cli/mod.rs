@@ -16,8 +16,8 @@ use clap::ArgMatches;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::config::{
-    Account, Config, Daemon, Endpoint, Giver, Identity, InetAddress, Listen, LogTarget, Port,
-    Service, Style, Surroundings, UnixAddress,
+    Account, Admission, Config, Daemon, Endpoint, Giver, Identity, InetAddress, Listen, LogTarget,
+    Port, Service, Style, Surroundings, UnixAddress,
 };
 use crate::error::Error;
 use crate::sys::names;
@@ -163,6 +163,7 @@ fn config(given: &Given<'_>, known: Option<Known>) -> Config {
         },
         services: vec![Service {
             surroundings,
+            admission: Admission::default(),
             wait: given.flag("wait"),
             listeners,
             command: if misplaced { Vec::new() } else { command },

@@ -2,8 +2,10 @@
 //! words that it came from.
 
 mod address;
+mod admission;
 mod duration;
 mod log_target;
+mod rule;
 mod socket_option;
 
 use std::ffi::{CString, OsStr, OsString};
@@ -19,8 +21,10 @@ use serde::{Deserialize, Serialize};
 use crate::sys::child::Resource;
 
 pub use address::{Host, InetAddress, Port, UnixAddress};
+pub use admission::{Admission, AtLimit, Proxies, Rate, SourcePrefix};
 pub use duration::Span;
 pub use log_target::{Level, LogTarget};
+pub use rule::{Prefix, Rule, RulePlace, Trusted, Who};
 pub use socket_option::{Probes, Scope, SocketOption};
 
 /// Why a text can't be read as what it is to be: a clause that goes on after "invalid
@@ -135,6 +139,8 @@ pub struct Service {
     pub wait: bool,
     /// How many handlers the stream listeners may have at once; any number, if not said.
     pub max_clients: Option<NonZeroUsize>,
+    /// What else is asked of clients.
+    pub admission: Admission,
     /// The surroundings that a handler starts in.
     pub surroundings: Surroundings,
 }

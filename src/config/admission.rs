@@ -1,0 +1,87 @@
+//! Who may come in, how many, how fast and for how long; and what the others hear.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use super::{Rule, Span, Trusted};
+
+/// What a service asks of its clients, as far as it was said: the options of stream listeners
+/// whose connections skd accepts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Admission {
+    /// How many handlers each source may have at once.
+    pub max_per_source: Option<NonZeroUsize>,
+    /// What counts as one source.
+    pub source_prefix: SourcePrefix,
+    /// How many connections are let through in a time, of all sources together.
+    pub rate: Option<Rate>,
+    /// The same of each source.
+    pub rate_per_source: Option<Rate>,
+    /// What happens when all handlers run that may.
+    pub at_max: Option<AtLimit>,
+    /// What happens when all handlers of a source run that may.
+    pub at_source_max: Option<AtLimit>,
+    /// What happens to those who come too fast.
+    pub at_rate: Option<AtLimit>,
+    /// The rules of the command line, in order.
+    pub rules: Vec<Rule>,
+    /// The file with those that follow.
+    pub rules_file: Option<std::path::PathBuf>,
+    /// Who says whom they bring, if anybody does.
+    pub proxies: Option<Proxies>,
+    /// How long a client may be silent before anything is run for it.
+    pub first_byte: Option<Span>,
+    /// How long a handler may run.
+    pub timeout: Option<Span>,
+    /// How long its connection may be idle.
+    pub idle_timeout: Option<Span>,
+    /// How long a client is heard out after its handler's end, so that the answer arrives.
+    pub linger: Option<Span>,
+}
+
+/// The lengths of the prefixes within which addresses count as one source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourcePrefix {
+    /// For IPv4, up to 32.
+    pub v4: u8,
+    /// For IPv6, up to 128.
+    pub v6: u8,
+}
+
+impl Default for SourcePrefix {
+    fn default() -> Self {
+        // What one customer of a provider has (RFC 6177).
+        Self { v4: 32, v6: 64 }
+    }
+}
+
+/// A token bucket's speed and size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// How long it takes for a token to come back; not zero.
+    pub interval: Duration,
+    /// How many there can be; not zero.
+    pub burst: u32,
+}
+
+/// What happens to a connection that is one too many.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AtLimit {
+    /// It waits: in the backlog for as long as it takes, or accepted and for so long at most.
+    Queue(Option<Span>),
+    /// It is closed.
+    Close,
+    /// It is reset.
+    Reset,
+    /// It is told this, and closed.
+    Message(Vec<u8>),
+}
+
+/// Proxies that say in a header who the client is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxies {
+    /// Who they are.
+    pub from: Vec<Trusted>,
+    /// How long a header may take.
+    pub timeout: Span,
+}
