@@ -1,9 +1,8 @@
 //! Who may come in, how many, how fast and for how long; and what the others hear.
 
 use std::num::NonZeroUsize;
-use std::time::Duration;
 
-use super::{Rule, Span, Trusted};
+use super::{Rate, Rule, Span, Trusted};
 
 /// What a service asks of its clients, as far as it was said: the options of stream listeners
 /// whose connections skd accepts.
@@ -53,15 +52,6 @@ impl Default for SourcePrefix {
         // What one customer of a provider has (RFC 6177).
         Self { v4: 32, v6: 64 }
     }
-}
-
-/// A token bucket's speed and size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    /// How long it takes for a token to come back; not zero.
-    pub interval: Duration,
-    /// How many there can be; not zero.
-    pub burst: u32,
 }
 
 /// What happens to a connection that is one too many.
