@@ -32,17 +32,17 @@ complete -c skd -n __skd_before_prog -l deny -d 'Refuse these clients' -r -f
 complete -c skd -n __skd_before_prog -l rules -d 'Read more rules from FILE, again at SIGHUP' -r -F
 complete -c skd -n __skd_before_prog -l explain -d 'Print what the rules make of an address, and don\'t start' -r -f
 complete -c skd -n __skd_before_prog -l max-per-source -d 'Run at most N handlers at once for each source' -r -f
-complete -c skd -n __skd_before_prog -l source-prefix -d 'Bits of an address that tell one source from another [32,64]' -r -f
+complete -c skd -n __skd_before_prog -l source-prefix -d 'Bits of an address that make a source [32,64]' -r -f
 complete -c skd -n __skd_before_prog -l rate -d 'Let in R connections, like 10/s or 300/m' -r -f
 complete -c skd -n __skd_before_prog -l rate-per-source -d 'The same for each source' -r -f
-complete -c skd -n __skd_before_prog -l at-max -d 'With -c: queue, queue:DURATION, close, reset or message:TEXT [queue]' -r -f
-complete -c skd -n __skd_before_prog -l at-source-max -d 'With --max-per-source: the same, but for queue [close]' -r -f
-complete -c skd -n __skd_before_prog -l at-rate -d 'With --rate [queue], --rate-per-source [close]' -r -f
-complete -c skd -n __skd_before_prog -l first-byte -d 'Run nothing for a client before it has sent something, for so long' -r -f
+complete -c skd -n __skd_before_prog -l at-max -d 'With -c: queue[:DURATION], close, reset or message:TEXT' -r -f
+complete -c skd -n __skd_before_prog -l at-source-max -d 'With --max-per-source: the same, but for queue' -r -f
+complete -c skd -n __skd_before_prog -l at-rate -d 'With --rate and --rate-per-source: the same' -r -f
+complete -c skd -n __skd_before_prog -l first-byte -d 'Run nothing for a client before it has sent something' -r -f
 complete -c skd -n __skd_before_prog -l timeout -d 'End a handler that has run for so long' -r -f
 complete -c skd -n __skd_before_prog -l idle-timeout -d 'End a handler whose TCP connection was idle for so long' -r -f
 complete -c skd -n __skd_before_prog -l linger -d 'Have a handler\'s last words arrive, for so long after its end' -r -f
-complete -c skd -n __skd_before_prog -l proxy-from -d 'With it: who sends such, and nobody else may come; may be repeated' -r -f
+complete -c skd -n __skd_before_prog -l proxy-from -d 'With it: who sends such; nobody else may come' -r -f
 complete -c skd -n __skd_before_prog -l proxy-timeout -d 'With it: how long the header may take [3s]' -r -f
 complete -c skd -n __skd_before_prog -l keepalive -d 'End TCP connections whose peer is gone' -f
 complete -c skd -n __skd_before_prog -l user-timeout -d 'Let TCP data be unacknowledged for so long' -r -f

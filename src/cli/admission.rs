@@ -3,12 +3,11 @@
 
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::values::{self, Why};
 use super::{Given, spelt};
-use crate::config::{Admission, AtLimit, Proxies, Refused, Rule, RulePlace, Span, Who};
+use crate::config::{Admission, AtLimit, Proxies, Refused, Rule, RulePlace, Span, Trusted, Who};
 
 /// What `--proxy-timeout` is, if not given.
 const PROXY_TIMEOUT: Span = Span::seconds(3);
@@ -68,7 +67,7 @@ pub(super) fn admission(given: &Given<'_>, accepts: bool, tcp: bool) -> Admissio
         proxies: given.flag("proxy-protocol").then(|| Proxies {
             from: given
                 .each("proxy-from")
-                .filter_map(|(_, value)| given.value("proxy-from", value, parsed))
+                .filter_map(|(_, value)| given.value("proxy-from", value, trusted))
                 .collect(),
             timeout: given.read("proxy-timeout", time).unwrap_or(PROXY_TIMEOUT),
         }),
@@ -111,11 +110,7 @@ fn needs(given: &Given<'_>) {
         ),
         ("at-max", max, "--max-clients"),
         ("at-source-max", source_max, "--max-per-source or --rules"),
-        (
-            "at-rate",
-            rate,
-            "--rate, --rate-per-source or --rules",
-        ),
+        ("at-rate", rate, "--rate, --rate-per-source or --rules"),
         ("proxy-from", proxies, "--proxy-protocol"),
         ("proxy-timeout", proxies, "--proxy-protocol"),
     ] {
@@ -156,7 +151,26 @@ fn rules(given: &Given<'_>) -> Vec<Rule> {
 }
 
 fn who(text: &OsStr) -> Result<Who, Why> {
-    Who::parse(text).map_err(|why| why.to_string())
+    let text = text.to_str().ok_or("it isn't text in UTF-8")?;
+    match text {
+        "all" => Ok(Who::All),
+        "unix" => Ok(Who::Unix),
+        _ => text
+            .parse()
+            .map(Who::Net)
+            .map_err(|why: Refused| why.to_string()),
+    }
+}
+
+fn trusted(text: &OsStr) -> Result<Trusted, Why> {
+    let text = text.to_str().ok_or("it isn't text in UTF-8")?;
+    match text {
+        "unix" => Ok(Trusted::Unix),
+        _ => text
+            .parse()
+            .map(Trusted::Net)
+            .map_err(|why: Refused| why.to_string()),
+    }
 }
 
 /// A duration in which something can happen.

@@ -17,8 +17,8 @@ use clap::ArgMatches;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::config::{
-    Account, Config, Daemon, Endpoint, Giver, Identity, InetAddress, Listen, LogTarget,
-    Port, Service, Style, Surroundings, UnixAddress,
+    Account, Config, Daemon, Endpoint, Giver, Identity, InetAddress, Listen, LogTarget, Port,
+    Service, Style, Surroundings, UnixAddress,
 };
 use crate::error::Error;
 use crate::sys::names;

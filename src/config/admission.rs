@@ -4,9 +4,8 @@ use std::ffi::OsStr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
 
-use super::{Refused, Rule, Span, Trusted, decimal, unescape};
+use super::{Rate, Refused, Rule, Span, Trusted, decimal, unescape};
 
 /// What a service asks of its clients, as far as it was said: the options of stream listeners
 /// whose connections skd accepts.
@@ -56,15 +55,6 @@ impl Default for SourcePrefix {
         // What one customer of a provider has (RFC 6177).
         Self { v4: 32, v6: 64 }
     }
-}
-
-/// A token bucket's speed and size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    /// How long it takes for a token to come back; not zero.
-    pub interval: Duration,
-    /// How many there can be; not zero.
-    pub burst: u32,
 }
 
 /// What happens to a connection that is one too many.
