@@ -326,3 +326,136 @@ impl Watch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::net::{TcpListener, TcpStream};
+
+    fn connection() -> (TcpStream, TcpStream, SocketId) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let server = listener.accept().unwrap().0;
+        let id = SocketId::of(&server).unwrap();
+        (client, server, id)
+    }
+
+    fn times(timeout: Option<u64>, idle: Option<u64>, kill_after: u64) -> Times {
+        let limits = Limits {
+            timeout: timeout.map(Span::seconds),
+            idle: idle.map(Span::seconds),
+            kill_after: Span::seconds(kill_after),
+        };
+        let diagnosis = None;
+        Times { limits, diagnosis }
+    }
+
+    /// All that is done about a handler that never ends, and when: looked at whenever something
+    /// is due, and a little later. `bytes` are the times at which one goes over its connection.
+    fn life(times: &Times, socket: Option<SocketId>, bytes: &[u64], late: u64) -> Vec<(u64, Act)> {
+        let begin = Instant::now();
+        let at = |milliseconds| begin + Duration::from_millis(milliseconds);
+        let mut watch = times.watch(0, begin, socket);
+        let mut acts = Vec::new();
+        let mut looks = 0;
+        while let Some(due) = watch.due() {
+            let now = (due - begin).as_millis() as u64 + late;
+            let ask = |_: &SocketId| {
+                let last = bytes.iter().filter(|byte| **byte <= now).max();
+                // What was before its time is none of it.
+                let quiet = last.map_or(now + 1_000_000, |last| now - last);
+                Ok(Some(Duration::from_millis(quiet)))
+            };
+            let act = watch.step(&times.limits, begin, at(now), ask);
+            acts.extend(act.map(|act| (now, act)));
+            // Each look is for a byte, or the last; then come TERM and KILL.
+            looks += 1;
+            assert!(looks <= bytes.len() + 4, "{looks}");
+        }
+        acts
+    }
+
+    proptest! {
+        #[test]
+        #[cfg_attr(miri, ignore = "sockets")]
+        fn the_first_limit_that_is_reached_ends_a_handler_and_never_sooner(
+            timeout in proptest::option::of(1..60_u64),
+            idle in proptest::option::of(1..30_u64),
+            kill_after in 0..10_u64,
+            mut bytes in proptest::collection::vec(0..80_000_u64, 0..20),
+            late in 0..500_u64,
+        ) {
+            let times = times(timeout, idle, kill_after);
+            let (_client, _server, id) = connection();
+            let socket = idle.map(|_| id);
+            bytes.sort_unstable();
+            let acts = life(&times, socket, &bytes, late);
+            // The same, by going through all bytes.
+            let mut quiet_from = 0;
+            let end_of_idle = idle.map(|idle| {
+                for byte in &bytes {
+                    // Seen if it comes before the look that is for its absence.
+                    if *byte > quiet_from + idle * 1_000 + late {
+                        break;
+                    }
+                    quiet_from = *byte;
+                }
+                quiet_from + idle * 1_000
+            });
+            let first = timeout.map(|limit| limit * 1_000).into_iter().chain(end_of_idle).min();
+            match first {
+                None => prop_assert_eq!(acts, []),
+                Some(first) => {
+                    let [(told, Act::Tell(_)), (killed, Act::Kill)] = acts[..] else {
+                        panic!("{acts:?}");
+                    };
+                    prop_assert!(told >= first && told <= first + late, "{} {}", told, first);
+                    prop_assert_eq!(killed, told + kill_after * 1_000 + late);
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "sockets")]
+    fn a_connection_that_is_over_is_not_asked_for_again_and_a_failure_is() {
+        let times = times(None, Some(10), 0);
+        let (_client, _server, id) = connection();
+        let begin = Instant::now();
+        let mut watch = times.watch(0, begin, Some(id));
+        let due = watch.due().unwrap();
+        assert_eq!(due, begin + Duration::from_secs(10));
+        let step = |watch: &mut Watch, now, answer| {
+            watch.step(&times.limits, begin, now, |_: &SocketId| answer)
+        };
+        let act = step(&mut watch, due, Err(Errno::ENOBUFS));
+        assert_eq!(act, Some(Act::Unknown(Errno::ENOBUFS)));
+        let due = watch.due().unwrap();
+        assert_eq!(due, begin + Duration::from_secs(10) + PAUSE);
+        assert_eq!(step(&mut watch, due, Ok(None)), None);
+        assert_eq!(watch.due(), None);
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "sockets")]
+    fn another_image_goes_on_where_one_left_off() {
+        let times = times(Some(3600), Some(60), 5);
+        let (_client, _server, id) = connection();
+        let begin = Instant::now();
+        let mut watch = times.watch(0, begin, Some(id));
+        let out = |time: Instant| 1_000 + (time - begin).as_millis() as u64;
+        let back = |time: u64| begin + Duration::from_millis(time - 1_000);
+        for _ in 0..3 {
+            let text = serde_json::to_vec(&watch.hand_over(out)).unwrap();
+            let handed = serde_json::from_slice(&text).unwrap();
+            let resumed = Watch::resume(handed, 0, back);
+            assert_eq!(format!("{watch:?}"), format!("{resumed:?}"));
+            let Some(due) = watch.due() else { return };
+            let quiet = Ok(Some(Duration::from_secs(60)));
+            watch = resumed;
+            watch.step(&times.limits, begin, due, |_: &SocketId| quiet);
+        }
+        panic!("{watch:?}");
+    }
+}
