@@ -9,7 +9,7 @@ mod refusals;
 #[allow(dead_code)]
 mod sources;
 
-pub(super) use places::{Place, Places};
+pub(super) use places::{Place, Places, When};
 #[allow(unused_imports)]
 pub(super) use rates::{Bucket, Clock};
 #[allow(unused_imports)]
