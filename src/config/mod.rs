@@ -10,6 +10,7 @@ mod log_target;
 mod prefix;
 mod rate;
 mod rule;
+pub mod rule_file;
 mod socket_option;
 
 use std::ffi::{CString, OsStr, OsString};
@@ -31,7 +32,7 @@ pub use escapes::unescape;
 pub use log_target::{Level, LogTarget};
 pub use prefix::Prefix;
 pub use rate::Rate;
-pub use rule::{Rule, RulePlace, Trusted, Who};
+pub use rule::{Id, Names, Rule, RulePlace, Trusted, Who, look_up};
 pub use socket_option::{Probes, Scope, SocketOption};
 
 /// Why a text can't be read as what it is to be: a clause that goes on after "invalid
