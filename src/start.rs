@@ -379,6 +379,7 @@ impl Ground {
             listeners,
             wait: service.wait,
             max_clients: service.max_clients,
+            admission: service.admission.clone(),
         };
         let resources = Resources {
             method: self.method,

@@ -14,29 +14,32 @@ pub mod handover;
 mod key;
 mod lend;
 mod reap;
+mod room;
 mod status;
 mod stream;
 pub mod supervise;
 mod trial;
 pub mod upgrade;
+mod visit;
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::child::{Method, Plan};
-use crate::config::MOST_THREADS;
+use crate::config::{Admission, MOST_THREADS};
 use crate::net::Listener;
 use crate::report::{self, Cause, Event};
 use crate::setup::{Log, Manager};
 use crate::sys::descriptors::Reserved;
 use crate::sys::events::{Poller, Waker};
 
-use admit::Places;
+use admit::{Clock, Places, Policy};
 pub use control::Daemon;
 pub use drain::Patience;
 use handlers::{Handler, Handlers};
 use reap::Births;
+use room::Visitor;
 use status::Signs;
 use upgrade::{Handed, Origin};
 
@@ -60,6 +63,8 @@ pub struct Service {
     pub wait: bool,
     /// How many handlers its stream listeners may have at once.
     pub max_clients: Option<NonZeroUsize>,
+    /// What else is asked of their clients.
+    pub admission: Admission,
 }
 
 /// What else the running daemon needs.
@@ -97,6 +102,11 @@ struct Shared {
     births: Box<[Births]>,
     signs: Signs,
     phase: AtomicU8,
+    /// What limits by time are reckoned in.
+    clock: Clock,
+    /// Those who wait to be let through, while no acceptor has them. Locked only to leave or take
+    /// over.
+    visitors: Mutex<Vec<Visitor>>,
     /// How many acceptors are parked.
     parked: AtomicUsize,
     /// How many acceptors have ended, after all else that they do.
@@ -121,6 +131,8 @@ struct Served {
     plan: Arc<Plan>,
     listeners: Vec<Listener>,
     places: Arc<Places>,
+    /// What else is asked of clients, if anything.
+    policy: Option<Policy>,
     /// Whether the main thread is asked to find out if clients wait for a place.
     full: AtomicBool,
 }
@@ -172,6 +184,10 @@ impl Shared {
     /// All stream listeners.
     fn listeners(&self) -> impl Iterator<Item = &Listener> {
         self.services.iter().flat_map(|served| &served.listeners)
+    }
+
+    fn visitors(&self) -> MutexGuard<'_, Vec<Visitor>> {
+        self.visitors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_in(&self, phase: Phase) -> bool {
