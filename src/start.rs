@@ -16,7 +16,7 @@ use crate::net::{self, Listener};
 use crate::report;
 use crate::serve::handover::Sockets;
 use crate::serve::upgrade::{Arrival, Handed, Origin, State};
-use crate::serve::{self, Patience, Resources, supervise};
+use crate::serve::{self, Limits, Patience, Resources, supervise};
 use crate::setup::executable::Executable;
 use crate::setup::{Log, Manager, PidFile, Ready, ReadyFd, Side, privileges};
 use crate::sys::child::{self, Stage};
@@ -329,6 +329,8 @@ struct Ground {
     method: Method,
     /// How long handlers are waited for at the end, if they are.
     patience: Option<Patience>,
+    /// What handlers of connections are held to.
+    limits: Option<Limits>,
 }
 
 impl Ground {
@@ -353,15 +355,21 @@ impl Ground {
             Role::Handler,
             files,
         )?;
+        let kill_after = daemon.kill_after.unwrap_or(KILL_AFTER);
+        let admission = &service.admission;
+        let (timeout, idle) = (admission.timeout, admission.idle_timeout);
+        let limits = Limits {
+            timeout,
+            idle,
+            kill_after,
+        };
         Ok(Self {
             reserved,
             threads,
             method: probe(&plan, low)?,
             plan,
-            patience: daemon.drain.map(|drain| Patience {
-                drain,
-                kill_after: daemon.kill_after.unwrap_or(KILL_AFTER),
-            }),
+            patience: daemon.drain.map(|drain| Patience { drain, kill_after }),
+            limits: timeout.or(idle).map(|_| limits),
         })
     }
 
@@ -380,6 +388,7 @@ impl Ground {
             wait: service.wait,
             max_clients: service.max_clients,
             admission: service.admission.clone(),
+            limits: self.limits,
         };
         let resources = Resources {
             method: self.method,

@@ -14,6 +14,7 @@ use super::key::Key;
 use super::lend::Lent;
 use super::reap::{self, After, Births};
 use super::status::{Signs, Status};
+use super::times::Times;
 use super::trial::Trial;
 use super::upgrade::{HandedHandler, Origin};
 use super::{Phase, Resources, Served, Service, Shared, stream};
@@ -103,7 +104,9 @@ impl Daemon {
             }
             let policy = Policy::new(service.admission, &wakers);
             let when = policy.as_ref().map_or(When::Before, Policy::places_when);
+            let times = service.limits.map(|limits| Times::new(limits, &streams));
             served.push(Served {
+                times: times.transpose()?,
                 plan,
                 listeners: streams,
                 places: Places::new(service.max_clients, when, Arc::clone(&wakers)),
@@ -111,9 +114,10 @@ impl Daemon {
                 full: AtomicBool::new(false),
             });
         }
+        let timed = served.iter().any(|served| served.times.is_some());
         let shared = Arc::new(Shared {
             services: served,
-            handlers: Handlers::new(threads + 1, earlier),
+            handlers: Handlers::new(threads + 1, earlier, timed),
             pollers: (0..=threads)
                 .map(|_| Poller::new())
                 .collect::<Result<_, _>>()
@@ -294,7 +298,11 @@ impl Daemon {
             .chain(self.relay_at)
             .chain(self.trial.as_ref().map(|trial| trial.due))
             .chain(self.status.due())
-            .chain(self.drain.as_ref().map(Drain::due))
+            .chain(
+                self.drain
+                    .as_ref()
+                    .and_then(|drain| drain.due(&self.shared)),
+            )
             .min()
             .map(|due| due.saturating_duration_since(Instant::now()))
     }

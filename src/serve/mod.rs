@@ -18,6 +18,8 @@ mod room;
 mod status;
 mod stream;
 pub mod supervise;
+mod timers;
+mod times;
 mod trial;
 pub mod upgrade;
 mod visit;
@@ -41,6 +43,8 @@ use handlers::{Handler, Handlers};
 use reap::Births;
 use room::Visitor;
 use status::Signs;
+pub use times::Limits;
+use times::{Times, Watch};
 use upgrade::{Handed, Origin};
 
 /// How many threads accept connections, where there are any.
@@ -65,6 +69,8 @@ pub struct Service {
     pub max_clients: Option<NonZeroUsize>,
     /// What else is asked of their clients.
     pub admission: Admission,
+    /// What handlers of its connections are held to, if anything.
+    pub limits: Option<Limits>,
 }
 
 /// What else the running daemon needs.
@@ -135,6 +141,8 @@ struct Served {
     policy: Option<Policy>,
     /// Whether the main thread is asked to find out if clients wait for a place.
     full: AtomicBool,
+    /// What handlers are held to.
+    times: Option<Times>,
 }
 
 impl Served {
@@ -196,10 +204,10 @@ impl Shared {
 
     /// Enters a handler that this thread has started; one that can't be watched is found by
     /// looking at all children. Says whether there is room for another.
-    fn enter(&self, thread: usize, handler: Handler) -> bool {
+    fn enter(&self, thread: usize, handler: Handler, watch: Option<Watch>) -> bool {
         let has_pidfd = handler.pidfd.is_some();
         let poller = &self.pollers[thread];
-        let (watched, room) = self.handlers.insert(thread, poller, handler);
+        let (watched, room) = self.handlers.insert(thread, poller, handler, watch);
         if let Err(errno) = watched {
             let text = format_args!("a handler can't be watched: {}", errno.desc());
             report::event(Event::Trouble(Cause::Watch, &text));

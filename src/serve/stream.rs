@@ -357,6 +357,9 @@ impl<'a> Acceptor<'a> {
     ) {
         let served = self.lanes[service].served;
         report::event(Event::Accepted(&peer));
+        // The last that is seen of it.
+        let times = served.times.as_ref();
+        let socket = times.and_then(|times| times.identify(listener, &connection));
         if !self.hold(connection) {
             return;
         }
@@ -365,16 +368,18 @@ impl<'a> Acceptor<'a> {
         // First of all: until then the client can't see the end, should the handler be quick.
         self.spawner.release();
         if let Some((Spawned { pid, pidfd }, birth)) = spawned {
+            let started = Instant::now();
             let handler = Handler {
                 pid,
                 pidfd,
                 work: Work::Connection(place.in_use()),
                 seat,
                 peer,
-                started: Instant::now(),
+                started,
             };
+            let watch = times.map(|times| times.watch(service, started, socket));
             // A lock, but one that hardly any other thread ever takes.
-            self.entry = self.shared.enter(self.index, handler);
+            self.entry = self.shared.enter(self.index, handler, watch);
             drop(birth);
             served.report_places();
         }
@@ -483,6 +488,8 @@ impl<'a> Acceptor<'a> {
     /// Acts on what has happened; waits for it, at most so long.
     fn look(&mut self, limit: Option<Duration>) {
         let mut room = no_events();
+        // Without time limits this is `limit`, and no system call.
+        let limit = self.shared.until_due(self.index, limit);
         let Ok(events) = self.poller.wait(&mut room, limit) else {
             // Nothing that an epoll descriptor in order can say; don't spin on it.
             thread::sleep(PAUSE);
@@ -504,6 +511,8 @@ impl<'a> Acceptor<'a> {
                 _ => {}
             }
         }
+        // After the ends: who has ended isn't late.
+        self.shared.look_at_times(self.index);
     }
 
     /// Has the listeners of a service in the epoll set; says whether that could be done.

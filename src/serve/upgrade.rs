@@ -22,6 +22,7 @@ use super::Shared;
 use super::control::Daemon;
 use super::handlers::{Handler, Work};
 use super::lend::Lent;
+use super::times::{HandedWatch, Watch};
 use crate::child::environment::Variables;
 use crate::config::{Account, Identity};
 use crate::error::Error;
@@ -129,6 +130,9 @@ pub struct HandedHandler {
     peer: Peer,
     /// Milliseconds of the system's clock that only goes on.
     started: u64,
+    /// What it is held to.
+    #[serde(default)]
+    watch: Option<HandedWatch>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -423,6 +427,13 @@ impl Daemon {
             let pid = Pid::from_raw(handed.pid);
             let age = clock.saturating_sub(handed.started);
             let mut seat = None;
+            let service = match handed.work {
+                HandedWork::Connection(service) => service,
+                HandedWork::Lent(_) => 0,
+            };
+            let time = |time: u64| now + Duration::from_millis(time.saturating_sub(clock));
+            let watch = handed.watch;
+            let watch = watch.map(|watch| Watch::resume(watch, service, time));
             let handler = Handler {
                 pid,
                 // Its own child that wasn't reaped: the id is nobody else's.
@@ -443,7 +454,7 @@ impl Daemon {
                 peer: handed.peer,
                 started: now.checked_sub(Duration::from_millis(age)).unwrap_or(now),
             };
-            self.shared.enter(thread, handler);
+            self.shared.enter(thread, handler, watch);
         }
     }
 }
@@ -483,8 +494,12 @@ impl Shared {
 
     fn hand_over_handlers(&self) -> Vec<HandedHandler> {
         let mut handed = Vec::new();
-        let clock = clock();
-        self.handlers.each(|handler| {
+        let (now, clock) = (Instant::now(), clock());
+        let time = |time: Instant| {
+            let left = time.saturating_duration_since(now).as_millis();
+            clock.saturating_add(u64::try_from(left).unwrap_or(u64::MAX))
+        };
+        self.handlers.each(|handler, watch| {
             let work = match &handler.work {
                 Work::Connection(place) => {
                     let mut services = self.services.iter();
@@ -499,6 +514,7 @@ impl Shared {
                 work,
                 peer: handler.peer,
                 started: clock.saturating_sub(age.unwrap_or_default()),
+                watch: watch.map(|watch| watch.hand_over(time)),
             });
         });
         handed

@@ -54,5 +54,6 @@ mod stream;
 mod supervise;
 mod surroundings;
 mod syslog;
+mod timeouts;
 mod upgrade;
 mod wait;

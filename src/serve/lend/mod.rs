@@ -221,7 +221,7 @@ impl Lent {
             peer,
             started: Instant::now(),
         };
-        shared.enter(thread, handler);
+        shared.enter(thread, handler, None);
         Ok(())
     }
 
