@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 
 use super::admit::Place;
 use super::key::Key;
+use super::leave::Kept;
 use crate::net::Peer;
 use crate::sys::events::{Interest, Poller};
 use crate::sys::process::{self, Change, Ended, Target, Wait};
@@ -27,6 +28,8 @@ pub(super) struct Handler {
     pub(super) work: Work,
     pub(super) peer: Peer,
     pub(super) started: Instant,
+    /// Its connection too, if the client is heard out after the handler's end.
+    pub(super) kept: Option<Kept>,
 }
 
 /// What a handler is for.
@@ -298,6 +301,7 @@ mod tests {
             work: Work::Lent(0),
             peer: Peer::LocalDatagram,
             started: Instant::now(),
+            kept: None,
         }
     }
 

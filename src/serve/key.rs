@@ -19,6 +19,9 @@ pub(super) enum Key {
     Handler { thread: usize, index: usize },
     /// Something has happened that this acceptor would have seen.
     Acceptor(usize),
+    /// Something has come on a connection that is leaving: its index in the thread's part of the
+    /// table.
+    Leaving(usize),
 }
 
 /// Kind, then two numbers of 24 and 32 bits, far more than there can be of each.
@@ -33,6 +36,7 @@ impl From<Key> for u64 {
             Key::Handler { thread, index } => (5, thread, index),
             Key::Trial => (6, 0, 0),
             Key::Acceptor(thread) => (7, thread, 0),
+            Key::Leaving(index) => (8, 0, index),
         };
         kind << 56 | (first as Self) << 32 | second as Self
     }
@@ -53,6 +57,7 @@ impl From<u64> for Key {
             4 => Self::Lent(second),
             6 => Self::Trial,
             7 => Self::Acceptor(first),
+            8 => Self::Leaving(second),
             _ => Self::Handler {
                 thread: first,
                 index: second,
@@ -83,6 +88,7 @@ mod tests {
                 index: 4_000_000,
             },
             Key::Acceptor(15),
+            Key::Leaving(1_023),
         ] {
             assert_eq!(Key::from(u64::from(key)), key);
         }

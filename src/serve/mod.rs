@@ -12,6 +12,7 @@ mod drain;
 mod handlers;
 pub mod handover;
 mod key;
+mod leave;
 mod lend;
 mod reap;
 mod status;
@@ -23,9 +24,10 @@ pub mod upgrade;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crate::child::{Method, Plan};
-use crate::config::MOST_THREADS;
+use crate::config::{MOST_THREADS, Span};
 use crate::net::Listener;
 use crate::report::{self, Cause, Event};
 use crate::setup::{Log, Manager};
@@ -36,6 +38,8 @@ use admit::Places;
 pub use control::Daemon;
 pub use drain::Patience;
 use handlers::{Handler, Handlers};
+use leave::Leaving;
+pub use leave::most as most_leaving;
 use reap::Births;
 use status::Signs;
 use upgrade::{Handed, Origin};
@@ -60,6 +64,8 @@ pub struct Service {
     pub wait: bool,
     /// How many handlers its stream listeners may have at once.
     pub max_clients: Option<NonZeroUsize>,
+    /// How long a client is heard out after its handler's end, if it is.
+    pub linger: Option<Span>,
 }
 
 /// What else the running daemon needs.
@@ -88,6 +94,7 @@ pub struct Resources {
 struct Shared {
     services: Vec<Served>,
     handlers: Handlers,
+    leaving: Leaving,
     /// One for each acceptor, and the main thread's.
     pollers: Box<[Poller]>,
     main: Waker,
@@ -121,6 +128,8 @@ struct Served {
     plan: Arc<Plan>,
     listeners: Vec<Listener>,
     places: Arc<Places>,
+    /// How long a client is heard out after its handler's end, if it is.
+    linger: Option<Duration>,
     /// Whether the main thread is asked to find out if clients wait for a place.
     full: AtomicBool,
 }

@@ -20,6 +20,7 @@ use socket2::Socket;
 use super::admit::Place;
 use super::handlers::{Handler, Work};
 use super::key::Key;
+use super::leave::Kept;
 use super::reap::{self, Birth};
 use super::{Phase, Served, Shared};
 use crate::child::{SpawnError, Spawned, Spawner};
@@ -220,9 +221,11 @@ impl<'a> Acceptor<'a> {
             }
         };
         report::event(Event::Accepted(&peer));
-        if !self.hold(connection) {
+        if !self.hold(&connection) {
             return Attempt::Served;
         }
+        // Closed here, where it isn't kept.
+        let kept = served.linger.map(|time| Kept::new(connection, time));
         self.introduce(service, listener, &peer);
         let spawned = self.spawn(service);
         // First of all: until then the client can't see the end, should the handler be quick.
@@ -234,6 +237,7 @@ impl<'a> Acceptor<'a> {
                 work: Work::Connection(place.in_use()),
                 peer,
                 started: Instant::now(),
+                kept,
             };
             // A lock, but one that hardly any other thread ever takes.
             self.room = self.shared.enter(self.index, handler);
@@ -257,8 +261,8 @@ impl<'a> Acceptor<'a> {
 
     /// Puts the connection into the thread's slot, however long that takes; not if skd is
     /// stopping.
-    fn hold(&mut self, connection: Socket) -> bool {
-        while let Err(errno) = self.spawner.hold(&connection) {
+    fn hold(&mut self, connection: &Socket) -> bool {
+        while let Err(errno) = self.spawner.hold(connection) {
             let why = errno.desc();
             let text = format_args!("a connection can't be handed over: {why}; trying again");
             report::event(Event::Trouble(Cause::Spawn, &text));
@@ -335,6 +339,10 @@ impl<'a> Acceptor<'a> {
 
     /// Acts on what has happened; waits for it, at most so long.
     fn look(&mut self, limit: Option<Duration>) {
+        let leaving = &self.shared.leaving;
+        let due = leaving.due(self.index);
+        let left = due.map(|due| due.saturating_duration_since(Instant::now()));
+        let limit = limit.into_iter().chain(left).min();
         let mut room = no_events();
         let Ok(events) = self.poller.wait(&mut room, limit) else {
             // Nothing that an epoll descriptor in order can say; don't spin on it.
@@ -347,6 +355,7 @@ impl<'a> Acceptor<'a> {
                 Key::Handler { thread, index } => {
                     reap::reap(self.shared, self.index, (thread, index), None);
                 }
+                Key::Leaving(index) => leaving.hear(self.index, self.poller, index),
                 Key::Waker => {
                     self.shared.wakers[self.index].clear();
                     self.shared.answer(self.index);
@@ -354,6 +363,7 @@ impl<'a> Acceptor<'a> {
                 _ => {}
             }
         }
+        leaving.on_time(self.index, self.poller);
     }
 
     /// Has the listeners of a service in the epoll set; says whether that could be done.

@@ -219,6 +219,7 @@ impl Lent {
             work: Work::Lent(self.index),
             peer,
             started: Instant::now(),
+            kept: None,
         };
         shared.enter(thread, handler);
         Ok(())
