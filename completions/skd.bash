@@ -24,7 +24,7 @@ _skd() {
 
     case "${cmd}" in
         skd)
-            opts="-t -u -i -x -l -s -d -b -c -n -v -B -L -P -S -U -V -h --tcp --udp --inet --unix --systemd --listen-fd --stream --datagram --backlog --max-clients --wait --unix-mode --unix-owner --threads --nodelay --keepalive --user-timeout --defer-accept --fast-open --reuse-port --freebind --device --tos --mark --send-buffer --receive-buffer --verbose --background --log --pidfile --supervise --on-demand --idle-exit --ready-fd --drain --kill-after --drop-privileges --user --chroot --check --version --help --chdir --umask --nice --limit --env --no-new-privs"
+            opts="-t -u -i -x -l -s -d -b -c -n -v -B -L -P -S -U -V -h --tcp --udp --inet --unix --systemd --listen-fd --stream --datagram --backlog --max-clients --wait --unix-mode --unix-owner --threads --allow --deny --rules --explain --max-per-source --source-prefix --rate --rate-per-source --at-max --at-source-max --at-rate --first-byte --timeout --idle-timeout --linger --proxy-protocol --proxy-from --proxy-timeout --nodelay --keepalive --user-timeout --defer-accept --fast-open --reuse-port --freebind --device --tos --mark --send-buffer --receive-buffer --verbose --background --log --pidfile --supervise --on-demand --idle-exit --ready-fd --drain --kill-after --drop-privileges --user --chroot --check --version --help --chdir --umask --nice --limit --env --no-new-privs"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -164,6 +164,133 @@ _skd() {
                     return 0
                     ;;
                 --threads)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --allow)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --deny)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --rules)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --explain)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --max-per-source)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --source-prefix)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --rate)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --rate-per-source)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --at-max)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --at-source-max)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --at-rate)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --first-byte)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --timeout)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --idle-timeout)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --linger)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --proxy-from)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --proxy-timeout)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
@@ -387,7 +514,7 @@ _skd_or_prog() {
                 (( i++ ))
                 break
                 ;;
-            --tcp|--udp|--inet|--unix|--listen-fd|--backlog|--max-clients|--unix-mode|--unix-owner|--threads|--user-timeout|--defer-accept|--fast-open|--device|--tos|--mark|--send-buffer|--receive-buffer|--log|--pidfile|--idle-exit|--ready-fd|--drain|--kill-after|--user|--chroot|--chdir|--umask|--nice|--limit|--env)
+            --tcp|--udp|--inet|--unix|--listen-fd|--backlog|--max-clients|--unix-mode|--unix-owner|--threads|--allow|--deny|--rules|--explain|--max-per-source|--source-prefix|--rate|--rate-per-source|--at-max|--at-source-max|--at-rate|--first-byte|--timeout|--idle-timeout|--linger|--proxy-from|--proxy-timeout|--user-timeout|--defer-accept|--fast-open|--device|--tos|--mark|--send-buffer|--receive-buffer|--log|--pidfile|--idle-exit|--ready-fd|--drain|--kill-after|--user|--chroot|--chdir|--umask|--nice|--limit|--env)
                 (( i++ ))
                 ;;
             --keepalive)

@@ -3,7 +3,7 @@
 function __skd_prog
     set -l words (commandline -opc) (commandline -ct)
     set -e words[1]
-    argparse --stop-nonopt t/tcp= u/udp= i/inet= l/unix= x= systemd listen-fd= s/stream d/datagram b/backlog= c/max-clients= wait unix-mode= unix-owner= threads= n/nodelay keepalive=\? user-timeout= defer-accept= fast-open= reuse-port freebind device= tos= mark= send-buffer= receive-buffer= v/verbose B/background L/log= P/pidfile= S/supervise on-demand idle-exit= ready-fd= drain= kill-after= U/drop-privileges user= chroot= check V/version h/help chdir= umask= nice= limit= env= no-new-privs -- $words 2>/dev/null
+    argparse --stop-nonopt t/tcp= u/udp= i/inet= l/unix= x= systemd listen-fd= s/stream d/datagram b/backlog= c/max-clients= wait unix-mode= unix-owner= threads= allow= deny= rules= explain= max-per-source= source-prefix= rate= rate-per-source= at-max= at-source-max= at-rate= first-byte= timeout= idle-timeout= linger= proxy-protocol proxy-from= proxy-timeout= n/nodelay keepalive=\? user-timeout= defer-accept= fast-open= reuse-port freebind device= tos= mark= send-buffer= receive-buffer= v/verbose B/background L/log= P/pidfile= S/supervise on-demand idle-exit= ready-fd= drain= kill-after= U/drop-privileges user= chroot= check V/version h/help chdir= umask= nice= limit= env= no-new-privs -- $words 2>/dev/null
     test -n "$argv"
     and not string match -q -- '-*' $argv[1]
     and string join -- ' ' (string escape -- $argv)
@@ -27,6 +27,23 @@ complete -c skd -n __skd_before_prog -s c -l max-clients -d 'Run at most N handl
 complete -c skd -n __skd_before_prog -l unix-mode -d 'Mode of unix socket files [0777 less the umask]' -r -f
 complete -c skd -n __skd_before_prog -l unix-owner -d 'Owner of unix socket files' -r -f -a "(__fish_complete_users)"
 complete -c skd -n __skd_before_prog -l threads -d 'Accept connections in N threads, 1 to 16 [three for two cores]' -r -f
+complete -c skd -n __skd_before_prog -l allow -d 'Let these clients in, and no others but for further rules' -r -f
+complete -c skd -n __skd_before_prog -l deny -d 'Refuse these clients' -r -f
+complete -c skd -n __skd_before_prog -l rules -d 'Read more rules from FILE, again at SIGHUP' -r -F
+complete -c skd -n __skd_before_prog -l explain -d 'Print what the rules make of an address, and don\'t start' -r -f
+complete -c skd -n __skd_before_prog -l max-per-source -d 'Run at most N handlers at once for each source' -r -f
+complete -c skd -n __skd_before_prog -l source-prefix -d 'Bits of an address that make a source [32,64]' -r -f
+complete -c skd -n __skd_before_prog -l rate -d 'Let in R connections, like 10/s or 300/m' -r -f
+complete -c skd -n __skd_before_prog -l rate-per-source -d 'The same for each source' -r -f
+complete -c skd -n __skd_before_prog -l at-max -d 'With -c: queue[:DURATION], close, reset or message:TEXT' -r -f
+complete -c skd -n __skd_before_prog -l at-source-max -d 'With --max-per-source: the same, but for queue' -r -f
+complete -c skd -n __skd_before_prog -l at-rate -d 'With --rate and --rate-per-source: the same' -r -f
+complete -c skd -n __skd_before_prog -l first-byte -d 'Run nothing for a client before it has sent something' -r -f
+complete -c skd -n __skd_before_prog -l timeout -d 'End a handler that has run for so long' -r -f
+complete -c skd -n __skd_before_prog -l idle-timeout -d 'End a handler whose TCP connection was idle for so long' -r -f
+complete -c skd -n __skd_before_prog -l linger -d 'Have a handler\'s last words arrive, for so long after its end' -r -f
+complete -c skd -n __skd_before_prog -l proxy-from -d 'With it: who sends such; nobody else may come' -r -f
+complete -c skd -n __skd_before_prog -l proxy-timeout -d 'With it: how long the header may take [3s]' -r -f
 complete -c skd -n __skd_before_prog -l keepalive -d 'End TCP connections whose peer is gone' -f
 complete -c skd -n __skd_before_prog -l user-timeout -d 'Let TCP data be unacknowledged for so long' -r -f
 complete -c skd -n __skd_before_prog -l defer-accept -d 'Accept TCP clients when they have sent data' -r -f
@@ -53,6 +70,7 @@ complete -c skd -n __skd_before_prog -l systemd -d 'Take the sockets that system
 complete -c skd -n __skd_before_prog -s s -l stream -d 'Make every -i, -l and -x a stream socket (the default)'
 complete -c skd -n __skd_before_prog -s d -l datagram -d 'Make every -i, -l and -x a datagram socket'
 complete -c skd -n __skd_before_prog -l wait -d 'Let PROG accept connections itself, on the listening socket'
+complete -c skd -n __skd_before_prog -l proxy-protocol -d 'Learn the client\'s address from a PROXY header, v1 or v2'
 complete -c skd -n __skd_before_prog -s n -l nodelay -d 'Set TCP_NODELAY on every TCP connection'
 complete -c skd -n __skd_before_prog -l reuse-port -d 'Share ports with programs that do so too'
 complete -c skd -n __skd_before_prog -l freebind -d 'Bind addresses that may not be there yet'

@@ -1,6 +1,7 @@
 //! The command line: from what was typed to a [`Config`] in which nothing needs to be
 //! checked again.
 
+mod admission;
 mod options;
 mod sockets;
 pub mod values;
@@ -16,8 +17,8 @@ use clap::ArgMatches;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::config::{
-    Account, Admission, Config, Daemon, Endpoint, Giver, Identity, InetAddress, Listen, LogTarget,
-    Port, Service, Style, Surroundings, UnixAddress,
+    Account, Config, Daemon, Endpoint, Giver, Identity, InetAddress, Listen, LogTarget, Port,
+    Service, Style, Surroundings, UnixAddress,
 };
 use crate::error::Error;
 use crate::sys::names;
@@ -125,12 +126,13 @@ fn config(given: &Given<'_>, known: Option<Known>) -> Config {
         }
         _ => {}
     }
+    let told = ["drain", "timeout", "idle-timeout"];
     for (option, used, by) in [
         ("drain", given.listens() && !supervise, "a listener"),
         (
             "kill-after",
-            given.has("drain") || supervise,
-            "--drain or --supervise",
+            supervise || told.into_iter().any(|option| given.has(option)),
+            "--drain, --timeout, --idle-timeout or --supervise",
         ),
     ] {
         if !used && given.has(option) {
@@ -145,6 +147,11 @@ fn config(given: &Given<'_>, known: Option<Known>) -> Config {
     let root = root(given);
     let surroundings = surroundings(given);
     let misplaced = given.faults.borrow().len() > faults;
+    let inet = given.has("inet") && !given.flag("datagram");
+    let unix = given.has("unix") && !given.flag("datagram");
+    let tcp = given.has("tcp") || inet || given.has("listen-fd") || given.flag("systemd");
+    let accepts = (tcp || unix) && !supervise && !given.flag("wait");
+    let admission = admission::admission(given, accepts, tcp);
     Config {
         daemon: Daemon {
             verbosity: given.matches.get_count("verbose"),
@@ -163,7 +170,7 @@ fn config(given: &Given<'_>, known: Option<Known>) -> Config {
         },
         services: vec![Service {
             surroundings,
-            admission: Admission::default(),
+            admission,
             wait: given.flag("wait"),
             listeners,
             command: if misplaced { Vec::new() } else { command },

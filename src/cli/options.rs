@@ -1,6 +1,8 @@
 //! Every option, once: this table makes the parser, `--help`, the manual page and the
 //! shell completions.
 
+mod admission;
+
 use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, Command, ValueHint};
 
@@ -166,6 +168,7 @@ threads go on, which is why a few more of them than cores serve faster.",
             },
         ],
     ),
+    ("Who may come in, and for how long", admission::OPTIONS),
     (
         "Options of sockets, and of their connections",
         &[
@@ -371,8 +374,8 @@ See DRAINING. A duration is written like 30s, 5m, 1h30m or 250ms. An error witho
                 kind: Value("DURATION", ValueHint::Other),
                 help: "Kill what still runs so long after it was told to end [5s]",
                 manual: "\
-See DRAINING and SUPERVISING. Without --drain or --supervise an error; with the latter, PROG isn't \
-killed unless the option is given.",
+See DRAINING, TIME LIMITS and SUPERVISING. An error where nothing is ever told to end; with \
+--supervise, PROG isn't killed unless the option is given.",
             },
             Opt {
                 long: "drop-privileges",
@@ -488,14 +491,13 @@ pub(super) const COMMAND: &str = "command";
 pub fn command() -> Command {
     let mut command = Command::new("skd")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("Binds sockets and runs a program for each connection")
+        .about(
+            "Binds sockets and runs PROG for each connection, with stdin and stdout on it; without a\n\
+             listener it just runs PROG. The manual, skd(8), has the details.",
+        )
         .override_usage("skd [OPTIONS] [--] PROG [ARGS]...")
         .disable_help_flag(true)
         .disable_version_flag(true)
-        .after_help(
-            "PROG runs with stdin and stdout on the connection; without a listener it just runs.\n\
-             The manual, skd(8), has the details.",
-        )
         .arg(
             // allow_hyphen_values must stay off: with it, clap swallows bundled options.
             Arg::new(COMMAND)

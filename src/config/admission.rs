@@ -1,9 +1,11 @@
 //! Who may come in, how many, how fast and for how long; and what the others hear.
 
+use std::ffi::OsStr;
 use std::num::NonZeroUsize;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::str::FromStr;
 
-use super::{Rule, Span, Trusted};
+use super::{Rate, Refused, Rule, Span, Trusted, decimal, unescape};
 
 /// What a service asks of its clients, as far as it was said: the options of stream listeners
 /// whose connections skd accepts.
@@ -26,7 +28,7 @@ pub struct Admission {
     /// The rules of the command line, in order.
     pub rules: Vec<Rule>,
     /// The file with those that follow.
-    pub rules_file: Option<std::path::PathBuf>,
+    pub rules_file: Option<PathBuf>,
     /// Who says whom they bring, if anybody does.
     pub proxies: Option<Proxies>,
     /// How long a client may be silent before anything is run for it.
@@ -55,15 +57,6 @@ impl Default for SourcePrefix {
     }
 }
 
-/// A token bucket's speed and size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    /// How long it takes for a token to come back; not zero.
-    pub interval: Duration,
-    /// How many there can be; not zero.
-    pub burst: u32,
-}
-
 /// What happens to a connection that is one too many.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AtLimit {
@@ -84,4 +77,68 @@ pub struct Proxies {
     pub from: Vec<Trusted>,
     /// How long a header may take.
     pub timeout: Span,
+}
+
+impl FromStr for SourcePrefix {
+    type Err = Refused;
+
+    fn from_str(text: &str) -> Result<Self, Refused> {
+        let bits = |text: &str, most| decimal(OsStr::new(text)).filter(|bits| *bits <= most);
+        text.split_once(',')
+            .and_then(|(v4, v6)| {
+                Some(Self {
+                    v4: bits(v4, 32)?,
+                    v6: bits(v6, 128)?,
+                })
+            })
+            .ok_or_else(|| Refused("it takes two decimal numbers like 24,56: how many bits of an IPv4 address, up to 32, and of an IPv6 address, up to 128".into()))
+    }
+}
+
+impl FromStr for AtLimit {
+    type Err = Refused;
+
+    fn from_str(text: &str) -> Result<Self, Refused> {
+        match text.split_once(':') {
+            None => match text {
+                "queue" => Ok(Self::Queue(None)),
+                "close" => Ok(Self::Close),
+                "reset" => Ok(Self::Reset),
+                _ => Err(Refused(
+                    "it takes queue, queue:DURATION, close, reset or message:TEXT".into(),
+                )),
+            },
+            Some(("queue", time)) => Ok(Self::Queue(Some(time.parse()?))),
+            Some(("message", text)) => Ok(Self::Message(unescape(text)?)),
+            Some(_) => Err(Refused(
+                "it takes queue, queue:DURATION, close, reset or message:TEXT".into(),
+            )),
+        }
+    }
+}
+
+impl Admission {
+    /// What happens to those who come when all handlers run that may.
+    pub fn at_max(&self) -> &AtLimit {
+        self.at_max.as_ref().unwrap_or(&AtLimit::Queue(None))
+    }
+
+    /// What happens to those who come too fast, all together.
+    pub fn at_rate(&self) -> &AtLimit {
+        self.at_rate.as_ref().unwrap_or(&AtLimit::Queue(None))
+    }
+
+    /// What happens to those of whose source as many handlers run as may.
+    pub fn at_source_max(&self) -> &AtLimit {
+        self.at_source_max.as_ref().unwrap_or(&AtLimit::Close)
+    }
+
+    /// What happens to those whose source comes too fast. It can't be left in the backlog, where
+    /// it would hold up the others.
+    pub fn at_source_rate(&self) -> &AtLimit {
+        match &self.at_rate {
+            None | Some(AtLimit::Queue(None)) => &AtLimit::Close,
+            Some(other) => other,
+        }
+    }
 }

@@ -1,10 +1,14 @@
 //! What skd was asked to do, as plain data: complete, checked, and without a trace of the
 //! words that it came from.
 
+pub(crate) mod accounts;
 mod address;
 mod admission;
 mod duration;
+mod escapes;
 mod log_target;
+mod prefix;
+mod rate;
 mod rule;
 mod socket_option;
 
@@ -21,10 +25,13 @@ use serde::{Deserialize, Serialize};
 use crate::sys::child::Resource;
 
 pub use address::{Host, InetAddress, Port, UnixAddress};
-pub use admission::{Admission, AtLimit, Proxies, Rate, SourcePrefix};
+pub use admission::{Admission, AtLimit, Proxies, SourcePrefix};
 pub use duration::Span;
+pub use escapes::unescape;
 pub use log_target::{Level, LogTarget};
-pub use rule::{Prefix, Rule, RulePlace, Trusted, Who};
+pub use prefix::Prefix;
+pub use rate::Rate;
+pub use rule::{Rule, RulePlace, Trusted, Who};
 pub use socket_option::{Probes, Scope, SocketOption};
 
 /// Why a text can't be read as what it is to be: a clause that goes on after "invalid

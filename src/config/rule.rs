@@ -1,11 +1,10 @@
 //! Rules about who may come in, and the text that they are written in.
 
 use std::ffi::OsString;
-use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use super::Rate;
+use super::{Prefix, Rate};
 
 /// One rule. The first that fits a client decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,14 +49,6 @@ pub enum Who {
     Uid(u32),
     /// Those of unix sockets that run with this primary group.
     Gid(u32),
-}
-
-/// The addresses that agree in their first bits. An IPv4 address has no other form here than
-/// that: its mapped form in IPv6 is the same one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Prefix {
-    address: IpAddr,
-    length: u8,
 }
 
 /// A proxy whose word about its clients is taken.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 
-use super::admit::Places;
+use super::admit::{Places, When};
 use super::drain::{self, Drain, Patience};
 use super::handlers::{Handlers, Work};
 use super::key::Key;
@@ -112,7 +112,7 @@ impl Daemon {
             served.push(Served {
                 plan,
                 listeners: streams,
-                places: Places::new(service.max_clients, Arc::clone(&wakers)),
+                places: Places::new(service.max_clients, When::Before, Arc::clone(&wakers)),
                 linger: service.linger.map(Into::into),
                 full: AtomicBool::new(false),
             });

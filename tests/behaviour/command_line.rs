@@ -666,7 +666,10 @@ fn options_that_would_have_no_use_are_refused() {
     refused(&["-S", "--drain=1s", "cat"], &["--drain", "a listener"]);
     refused(
         &["-t", "0", "--kill-after=1s", "cat"],
-        &["--kill-after", "--drain or --supervise"],
+        &[
+            "--kill-after",
+            "--drain, --timeout, --idle-timeout or --supervise",
+        ],
     );
     refused(&["-t", "0", "--drain", "1", "cat"], &["--drain", "30s"]);
 }

@@ -2,4 +2,4 @@
 
 mod places;
 
-pub(super) use places::{Place, Places};
+pub(super) use places::{Place, Places, When};

@@ -1,6 +1,10 @@
 //! Places: the right to run a handler. A place is taken before a connection is accepted
 //! and owned by the handler's entry in the table of live handlers, so removing the entry
 //! frees it. Nothing counts by hand.
+//!
+//! Where connections are accepted that may have to wait before they need a place, or that are
+//! refused if there is none, no acceptor takes one in advance: idle in its hands, it would be
+//! one that somebody waits for in another thread.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -12,6 +16,7 @@ use crate::sys::events::Waker;
 #[derive(Debug)]
 pub(in crate::serve) struct Places {
     limit: Option<NonZeroUsize>,
+    when: When,
     /// Those that are taken, which acceptors do in advance.
     taken: AtomicUsize,
     /// Those of handlers that run.
@@ -19,6 +24,15 @@ pub(in crate::serve) struct Places {
     /// For each acceptor, whether it waits for a place.
     waiting: Box<[AtomicBool]>,
     wakers: Arc<[Waker]>,
+}
+
+/// When a place is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::serve) enum When {
+    /// In advance, before a connection is accepted for it.
+    Before,
+    /// When a connection needs it.
+    Needed,
 }
 
 /// One place. Dropping it frees it and wakes one acceptor who waits for it.
@@ -38,9 +52,14 @@ enum State {
 
 impl Places {
     /// So many places, or as many as anybody asks for; `wakers` are the acceptors'.
-    pub(in crate::serve) fn new(limit: Option<NonZeroUsize>, wakers: Arc<[Waker]>) -> Arc<Self> {
+    pub(in crate::serve) fn new(
+        limit: Option<NonZeroUsize>,
+        when: When,
+        wakers: Arc<[Waker]>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             limit,
+            when,
             taken: AtomicUsize::new(0),
             used: AtomicUsize::new(0),
             waiting: wakers.iter().map(|_| AtomicBool::new(false)).collect(),
@@ -85,6 +104,26 @@ impl Places {
         Some(self.place())
     }
 
+    /// Takes a place if there is one; nobody will be woken.
+    pub(in crate::serve) fn take_now(self: &Arc<Self>) -> Option<Place> {
+        (self.limit.is_none() || self.try_take()).then(|| self.place())
+    }
+
+    /// Whether this acceptor may accept a connection that will need a place. If there is none,
+    /// it will be woken when it is worth asking again.
+    pub(in crate::serve) fn may_take(&self, acceptor: usize) -> bool {
+        let Some(limit) = self.limit() else {
+            return true;
+        };
+        let free = || self.taken.load(Ordering::SeqCst) < limit;
+        if free() {
+            return true;
+        }
+        // As in `take`.
+        self.waiting[acceptor].store(true, Ordering::SeqCst);
+        free()
+    }
+
     /// The place of a handler that runs already, whether or not there are so many.
     pub(in crate::serve) fn occupy(self: &Arc<Self>) -> Place {
         self.taken.fetch_add(1, Ordering::SeqCst);
@@ -113,16 +152,21 @@ impl Places {
             return;
         }
         self.taken.fetch_sub(1, Ordering::SeqCst);
+        // All of them, where the first may only have asked whether to accept.
+        let one = self.when == When::Before;
         // An acceptor who waits for it and frees it itself needn't be woken.
         if let Some(waiting) = thread.and_then(|thread| self.waiting.get(thread))
             && waiting.swap(false, Ordering::SeqCst)
+            && one
         {
             return;
         }
         for (waiting, waker) in self.waiting.iter().zip(&*self.wakers) {
             if waiting.swap(false, Ordering::SeqCst) {
                 waker.wake();
-                return;
+                if one {
+                    return;
+                }
             }
         }
     }
@@ -173,7 +217,7 @@ mod tests {
 
     fn places(limit: usize, acceptors: usize) -> (Arc<Places>, Arc<[Waker]>) {
         let wakers: Arc<[Waker]> = (0..acceptors).map(|_| Waker::new().unwrap()).collect();
-        let places = Places::new(NonZeroUsize::new(limit), Arc::clone(&wakers));
+        let places = Places::new(NonZeroUsize::new(limit), When::Before, Arc::clone(&wakers));
         (places, wakers)
     }
 
@@ -218,6 +262,21 @@ mod tests {
         assert!(places.take(0).is_none());
         place.release(1);
         assert!(woken(&wakers[0]) && !woken(&wakers[1]));
+    }
+
+    #[test]
+    fn a_place_taken_when_needed_wakes_all_who_wait_for_it() {
+        let wakers: Arc<[Waker]> = (0..3).map(|_| Waker::new().unwrap()).collect();
+        let places = Places::new(NonZeroUsize::new(1), When::Needed, Arc::clone(&wakers));
+        assert!(places.may_take(0) && places.may_take(1));
+        let place = places.take_now().unwrap();
+        assert!(places.take_now().is_none());
+        assert!(!places.may_take(0));
+        assert!(places.take(1).is_none() && places.take(2).is_none());
+        place.in_use().release(2);
+        // Who freed it looks by itself.
+        assert!(woken(&wakers[0]) && woken(&wakers[1]) && !woken(&wakers[2]));
+        assert!(places.may_take(0));
     }
 
     #[test]

@@ -1,0 +1,188 @@
+//! The options about who may come in: their values, and whether there is somebody whom they
+//! could be about.
+
+use std::ffi::OsStr;
+use std::num::NonZeroUsize;
+use std::str::FromStr;
+
+use super::values::{self, Why};
+use super::{Given, spelt};
+use crate::config::{Admission, AtLimit, Proxies, Refused, Rule, RulePlace, Span, Trusted, Who};
+
+/// What `--proxy-timeout` is, if not given.
+const PROXY_TIMEOUT: Span = Span::seconds(3);
+
+/// All of them, of use only where skd accepts connections.
+const OPTIONS: [&str; 16] = [
+    "allow",
+    "deny",
+    "rules",
+    "max-per-source",
+    "source-prefix",
+    "rate",
+    "rate-per-source",
+    "at-max",
+    "at-source-max",
+    "at-rate",
+    "first-byte",
+    "timeout",
+    "idle-timeout",
+    "linger",
+    "proxy-from",
+    "proxy-timeout",
+];
+
+/// What was asked for, of clients of stream listeners whose connections skd `accepts`. Of them
+/// some may be TCP's.
+pub(super) fn admission(given: &Given<'_>, accepts: bool, tcp: bool) -> Admission {
+    if !accepts {
+        let flag = given.flag("proxy-protocol").then_some("proxy-protocol");
+        let used = OPTIONS.into_iter().filter(|option| given.has(option));
+        for option in used.chain(flag) {
+            given.refuse(format!(
+                "--{option} has no use without a stream listener whose connections skd accepts"
+            ));
+        }
+        return Admission::default();
+    }
+    needs(given);
+    if given.has("idle-timeout") && !tcp {
+        given.refuse(
+            "--idle-timeout has no use without a TCP listener: of other connections the kernel \
+             doesn't know when they were used",
+        );
+    }
+    let admission = Admission {
+        max_per_source: given
+            .read("max-per-source", values::positive)
+            .and_then(|number| NonZeroUsize::new(number as usize)),
+        source_prefix: given.read("source-prefix", parsed).unwrap_or_default(),
+        rate: given.read("rate", parsed),
+        rate_per_source: given.read("rate-per-source", parsed),
+        at_max: given.read("at-max", parsed),
+        at_source_max: given.read("at-source-max", parsed),
+        at_rate: given.read("at-rate", parsed),
+        rules: rules(given),
+        rules_file: given.read("rules", values::path),
+        proxies: given.flag("proxy-protocol").then(|| Proxies {
+            from: given
+                .each("proxy-from")
+                .filter_map(|(_, value)| given.value("proxy-from", value, trusted))
+                .collect(),
+            timeout: given.read("proxy-timeout", time).unwrap_or(PROXY_TIMEOUT),
+        }),
+        first_byte: given.read("first-byte", time),
+        timeout: given.read("timeout", time),
+        idle_timeout: given.read("idle-timeout", time),
+        linger: given.read("linger", time),
+    };
+    if admission.at_source_max == Some(AtLimit::Queue(None)) {
+        given.refuse(
+            "--at-source-max can't be queue: in the backlog those of one source would hold up the \
+             others; queue:DURATION is possible",
+        );
+    }
+    if admission.at_rate == Some(AtLimit::Queue(None)) && !given.has("rate") {
+        given.refuse(
+            "--at-rate can't be queue without --rate: in the backlog those of one source would \
+             hold up the others; queue:DURATION is possible",
+        );
+    }
+    admission
+}
+
+/// Refuses what has no use for want of another option.
+fn needs(given: &Given<'_>) {
+    let any = |options: &[&str]| {
+        let mut options = options.iter();
+        options.any(|option| given.has(option))
+    };
+    let per_source = any(&["max-per-source", "rate-per-source", "rules"]);
+    let source_max = any(&["max-per-source", "rules"]);
+    let rate = any(&["rate", "rate-per-source", "rules"]);
+    let max = any(&["max-clients"]);
+    let proxies = given.flag("proxy-protocol");
+    for (option, used, what) in [
+        (
+            "source-prefix",
+            per_source,
+            "--max-per-source, --rate-per-source or --rules",
+        ),
+        ("at-max", max, "--max-clients"),
+        ("at-source-max", source_max, "--max-per-source or --rules"),
+        ("at-rate", rate, "--rate, --rate-per-source or --rules"),
+        ("proxy-from", proxies, "--proxy-protocol"),
+        ("proxy-timeout", proxies, "--proxy-protocol"),
+    ] {
+        if !used && given.has(option) {
+            given.refuse(format!("--{option} has no use without {what}"));
+        }
+    }
+    if proxies && !given.has("proxy-from") {
+        given.refuse(
+            "--proxy-protocol needs --proxy-from: from anybody else a header would be believed \
+             that says whatever he likes",
+        );
+    }
+}
+
+/// In the order in which they were given, of both options.
+fn rules(given: &Given<'_>) -> Vec<Rule> {
+    let mut found = Vec::new();
+    for (option, allow) in [("allow", true), ("deny", false)] {
+        for (place, value) in given.each(option) {
+            let Some(who) = given.value(option, value, who) else {
+                continue;
+            };
+            let rule = Rule {
+                allow,
+                who,
+                max: None,
+                rate: None,
+                environment: Vec::new(),
+                message: None,
+                place: RulePlace::Option(spelt(option, value)),
+            };
+            found.push((place, rule));
+        }
+    }
+    found.sort_by_key(|(place, _)| *place);
+    found.into_iter().map(|(_, rule)| rule).collect()
+}
+
+fn who(text: &OsStr) -> Result<Who, Why> {
+    let text = text.to_str().ok_or("it isn't text in UTF-8")?;
+    match text {
+        "all" => Ok(Who::All),
+        "unix" => Ok(Who::Unix),
+        _ => text
+            .parse()
+            .map(Who::Net)
+            .map_err(|why: Refused| why.to_string()),
+    }
+}
+
+fn trusted(text: &OsStr) -> Result<Trusted, Why> {
+    let text = text.to_str().ok_or("it isn't text in UTF-8")?;
+    match text {
+        "unix" => Ok(Trusted::Unix),
+        _ => text
+            .parse()
+            .map(Trusted::Net)
+            .map_err(|why: Refused| why.to_string()),
+    }
+}
+
+/// A duration in which something can happen.
+fn time(text: &OsStr) -> Result<Span, Why> {
+    let span = values::duration(text)?;
+    if span == Span::seconds(0) {
+        return Err("it takes a duration that isn't zero".into());
+    }
+    Ok(span)
+}
+
+fn parsed<T: FromStr<Err = Refused>>(text: &OsStr) -> Result<T, Why> {
+    let text = text.to_str().ok_or("it isn't text in UTF-8")?;
+    text.parse().map_err(|why: Refused| why.to_string())
+}
