@@ -236,7 +236,7 @@ fn publish(pidfile: &mut Option<PidFile>, listeners: &[Listener]) -> Result<Vec<
 /// Takes over from another image of this process and goes on, or becomes that again.
 fn resume(mut state: Box<State>, returned: bool) -> Result<u8, Error> {
     let originals = originals(&state)?;
-    let running = match take_over(&mut state, &originals, returned) {
+    let mut running = match take_over(&mut state, &originals, returned) {
         Ok(running) => running,
         Err(error) if returned => return Err(error),
         Err(error) => {
@@ -247,7 +247,7 @@ fn resume(mut state: Box<State>, returned: bool) -> Result<u8, Error> {
     };
     memory::return_freed();
     // There is no further way back.
-    drop(originals);
+    running.keep_connections(originals);
     state.tell(returned);
     drop(state);
     Ok(running.run())
@@ -389,6 +389,7 @@ impl Ground {
             max_clients: service.max_clients,
             admission: service.admission.clone(),
             limits: self.limits,
+            linger: service.admission.linger,
         };
         let resources = Resources {
             method: self.method,

@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 
 use super::admit::{Place, Seat};
 use super::key::Key;
+use super::leave::Kept;
 use super::timers::Timers;
 use super::times::Watch;
 use crate::net::Peer;
@@ -31,6 +32,8 @@ pub(super) struct Handler {
     pub(super) seat: Option<Seat>,
     pub(super) peer: Peer,
     pub(super) started: Instant,
+    /// Its connection too, if the client is heard out after the handler's end.
+    pub(super) kept: Option<Kept>,
 }
 
 /// What a handler is for.
@@ -357,6 +360,7 @@ mod tests {
             seat: None,
             peer: Peer::LocalDatagram,
             started: Instant::now(),
+            kept: None,
         }
     }
 

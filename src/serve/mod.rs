@@ -12,6 +12,7 @@ mod drain;
 mod handlers;
 pub mod handover;
 mod key;
+mod leave;
 mod lend;
 mod reap;
 mod room;
@@ -27,9 +28,10 @@ mod visit;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::child::{Method, Plan};
-use crate::config::{Admission, MOST_THREADS};
+use crate::config::{Admission, MOST_THREADS, Span};
 use crate::net::Listener;
 use crate::report::{self, Cause, Event};
 use crate::setup::{Log, Manager};
@@ -40,6 +42,8 @@ use admit::{Clock, Places, Policy};
 pub use control::Daemon;
 pub use drain::Patience;
 use handlers::{Handler, Handlers};
+use leave::Leaving;
+pub use leave::most as most_leaving;
 use reap::Births;
 use room::Visitor;
 use status::Signs;
@@ -71,6 +75,8 @@ pub struct Service {
     pub admission: Admission,
     /// What handlers of its connections are held to, if anything.
     pub limits: Option<Limits>,
+    /// How long a client is heard out after its handler's end, if it is.
+    pub linger: Option<Span>,
 }
 
 /// What else the running daemon needs.
@@ -99,6 +105,7 @@ pub struct Resources {
 struct Shared {
     services: Vec<Served>,
     handlers: Handlers,
+    leaving: Leaving,
     /// One for each acceptor, and the main thread's.
     pollers: Box<[Poller]>,
     main: Waker,
@@ -139,6 +146,8 @@ struct Served {
     places: Arc<Places>,
     /// What else is asked of clients, if anything.
     policy: Option<Policy>,
+    /// How long a client is heard out after its handler's end, if it is.
+    linger: Option<Duration>,
     /// Whether the main thread is asked to find out if clients wait for a place.
     full: AtomicBool,
     /// What handlers are held to.

@@ -21,6 +21,7 @@ use socket2::Socket;
 use super::admit::{Place, Policy, Refusals, Seat, When};
 use super::handlers::{Handler, Work};
 use super::key::Key;
+use super::leave::Kept;
 use super::reap::{self, Birth};
 use super::room::{Room, Stage, Visitor};
 use super::{Phase, Served, Shared};
@@ -360,9 +361,11 @@ impl<'a> Acceptor<'a> {
         // The last that is seen of it.
         let times = served.times.as_ref();
         let socket = times.and_then(|times| times.identify(listener, &connection));
-        if !self.hold(connection) {
+        if !self.hold(&connection) {
             return;
         }
+        // Closed here, where it isn't kept.
+        let kept = served.linger.map(|time| Kept::new(connection, time));
         self.introduce(service, listener, &peer);
         let spawned = self.spawn(service);
         // First of all: until then the client can't see the end, should the handler be quick.
@@ -376,6 +379,7 @@ impl<'a> Acceptor<'a> {
                 seat,
                 peer,
                 started,
+                kept,
             };
             let watch = times.map(|times| times.watch(service, started, socket));
             // A lock, but one that hardly any other thread ever takes.
@@ -399,8 +403,8 @@ impl<'a> Acceptor<'a> {
 
     /// Puts the connection into the thread's slot, however long that takes; not if skd is
     /// stopping.
-    fn hold(&mut self, connection: Socket) -> bool {
-        while let Err(errno) = self.spawner.hold(&connection) {
+    fn hold(&mut self, connection: &Socket) -> bool {
+        while let Err(errno) = self.spawner.hold(connection) {
             let why = errno.desc();
             let text = format_args!("a connection can't be handed over: {why}; trying again");
             report::event(Event::Trouble(Cause::Spawn, &text));
@@ -487,6 +491,10 @@ impl<'a> Acceptor<'a> {
 
     /// Acts on what has happened; waits for it, at most so long.
     fn look(&mut self, limit: Option<Duration>) {
+        let leaving = &self.shared.leaving;
+        let due = leaving.due(self.index);
+        let left = due.map(|due| due.saturating_duration_since(Instant::now()));
+        let limit = limit.into_iter().chain(left).min();
         let mut room = no_events();
         // Without time limits this is `limit`, and no system call.
         let limit = self.shared.until_due(self.index, limit);
@@ -501,6 +509,7 @@ impl<'a> Acceptor<'a> {
                 Key::Handler { thread, index } => {
                     reap::reap(self.shared, self.index, (thread, index), None);
                 }
+                Key::Leaving(index) => leaving.hear(self.index, self.poller, index),
                 Key::Waker => {
                     self.shared.wakers[self.index].clear();
                     self.shared.answer(self.index);
@@ -513,6 +522,7 @@ impl<'a> Acceptor<'a> {
         }
         // After the ends: who has ended isn't late.
         self.shared.look_at_times(self.index);
+        leaving.on_time(self.index, self.poller);
     }
 
     /// Has the listeners of a service in the epoll set; says whether that could be done.

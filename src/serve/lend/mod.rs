@@ -220,6 +220,7 @@ impl Lent {
             seat: None,
             peer,
             started: Instant::now(),
+            kept: None,
         };
         shared.enter(thread, handler, None);
         Ok(())
