@@ -420,7 +420,7 @@ impl<'a> Acceptor<'a> {
     fn introduce(&mut self, service: usize, listener: &Listener, peer: &Peer) {
         let environment = &mut self.lanes[service].environment;
         environment.clear();
-        for variable in listener.variables() {
+        for variable in listener.variables(peer) {
             environment.line(variable);
         }
         peer.variables(|name, value| environment.set(name, value));
