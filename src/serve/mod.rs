@@ -33,6 +33,7 @@ use crate::sys::descriptors::Reserved;
 use crate::sys::events::{Poller, Waker};
 
 use admit::Places;
+pub use admit::{Client, Decision, HandedRules, Reader, Ready, RuleBook, Rules};
 pub use control::Daemon;
 pub use drain::Patience;
 use handlers::{Handler, Handlers};
