@@ -28,6 +28,7 @@ impl Event<'_> {
             | Self::Restarting(..)
             | Self::Upgraded(_)
             | Self::Idle(..)
+            | Self::ReadRules(_)
             | Self::Draining(..) => 1,
             Self::Places(..) | Self::Listening(_) | Self::ClosedListener(_) => 2,
         }
@@ -101,6 +102,7 @@ impl fmt::Display for Event<'_> {
             Self::Overdue(count, then) => {
                 write!(f, "skd: {count} handlers have not ended: {then}")
             }
+            Self::ReadRules(count) => write!(f, "Read {count} rules again"),
             Self::Trouble(_, what) => write!(f, "skd: {what}"),
         }
     }

@@ -16,13 +16,13 @@ use super::reap::{self, After, Births};
 use super::status::{Signs, Status};
 use super::trial::Trial;
 use super::upgrade::{HandedHandler, Origin};
-use super::{Phase, Resources, Served, Service, Shared, stream};
+use super::{Phase, Resources, RuleBook, Served, Service, Shared, stream};
 use crate::child::{Method, Pidfds, Spawner};
 use crate::config::Style;
 use crate::error::Error;
 use crate::net::{Listener, SocketFile};
 use crate::report::{self, Cause, Event};
-use crate::setup::Log;
+use crate::setup::{Log, RuleFiles};
 use crate::sys::descriptors;
 use crate::sys::events::{Interest, Poller, Waker, is_readable, no_events};
 use crate::sys::process;
@@ -51,6 +51,8 @@ pub struct Daemon {
     pub(super) method: Method,
     pub(super) log: Log,
     pub(super) status: Status,
+    /// Where each service's rules are read again.
+    pub(super) rule_files: Vec<Option<RuleFiles>>,
     /// The handlers of an earlier image, until they are entered.
     pub(super) handed: Vec<HandedHandler>,
     /// A new image that is tried.
@@ -85,6 +87,7 @@ impl Daemon {
         let mut files = resources.handed.socket_files;
         let mut lent = Vec::new();
         let mut served = Vec::new();
+        let mut rule_files = Vec::new();
         for service in services {
             let plan = Arc::new(service.plan);
             let mut streams = Vec::new();
@@ -101,10 +104,13 @@ impl Daemon {
                     lent.push(one.map_err(failed("a listener can't be watched"))?);
                 }
             }
+            let (rules, files) = service.rules.unzip();
+            rule_files.push(files);
             served.push(Served {
                 plan,
                 listeners: streams,
                 places: Places::new(service.max_clients, When::Before, Arc::clone(&wakers)),
+                rules: rules.map(RuleBook::new),
                 full: AtomicBool::new(false),
             });
         }
@@ -152,6 +158,7 @@ impl Daemon {
             method: resources.method,
             log: resources.log,
             status,
+            rule_files,
             origin: resources.origin,
             handed: resources.handed.handlers,
             trial: None,
@@ -349,10 +356,12 @@ impl Daemon {
             Signal::SIGHUP => {
                 self.status.reloading();
                 let reopened = self.log.reopen();
+                // What is wrong with them belongs into the new log.
+                let reread = self.read_rules();
                 self.status.ready(&self.shared);
                 match reopened {
                     // A terminal that is closed may well say so twice: no reason to hurry.
-                    Ok(false) if self.origin.hangup_ends && self.drain.is_none() => {}
+                    Ok(false) if self.origin.hangup_ends && !reread && self.drain.is_none() => {}
                     Ok(_) => return false,
                     Err(text) => {
                         report::event(Event::Trouble(Cause::Log, &text));

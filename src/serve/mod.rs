@@ -14,6 +14,7 @@ pub mod handover;
 mod key;
 mod lend;
 mod reap;
+mod reread;
 mod status;
 mod stream;
 pub mod supervise;
@@ -28,7 +29,7 @@ use crate::child::{Method, Plan};
 use crate::config::MOST_THREADS;
 use crate::net::Listener;
 use crate::report::{self, Cause, Event};
-use crate::setup::{Log, Manager};
+use crate::setup::{Log, Manager, RuleFiles};
 use crate::sys::descriptors::Reserved;
 use crate::sys::events::{Poller, Waker};
 
@@ -61,6 +62,8 @@ pub struct Service {
     pub wait: bool,
     /// How many handlers its stream listeners may have at once.
     pub max_clients: Option<NonZeroUsize>,
+    /// Who may come in, and where that is read again.
+    pub rules: Option<(Rules, RuleFiles)>,
 }
 
 /// What else the running daemon needs.
@@ -122,6 +125,8 @@ struct Served {
     plan: Arc<Plan>,
     listeners: Vec<Listener>,
     places: Arc<Places>,
+    /// Who may come in, where not everybody may.
+    rules: Option<RuleBook>,
     /// Whether the main thread is asked to find out if clients wait for a place.
     full: AtomicBool,
 }

@@ -7,8 +7,8 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::ffi::{CString, OsStr};
-use std::net::{IpAddr, Ipv6Addr};
+use std::ffi::CString;
+use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
@@ -270,6 +270,9 @@ impl<N: Number> Table<N> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::net::Ipv6Addr;
+
     use proptest::prelude::*;
 
     use super::*;
