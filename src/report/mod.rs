@@ -96,6 +96,8 @@ pub enum Event<'a> {
     Draining(usize, &'a dyn fmt::Display),
     /// So many handlers haven't ended in time; and what is done about it.
     Overdue(usize, &'static str),
+    /// So many rules were read again.
+    ReadRules(usize),
     /// Something went wrong.
     Trouble(Cause, &'a dyn fmt::Display),
 }
@@ -140,12 +142,14 @@ pub enum Cause {
     Upgrade,
     /// The service manager, or whoever else waits for readiness, couldn't be told.
     Manager,
+    /// Rules couldn't be read again.
+    Rules,
 }
 
 /// How often a trouble of one cause is reported.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
 
-const CAUSES: usize = Cause::Manager as usize + 1;
+const CAUSES: usize = Cause::Rules as usize + 1;
 
 /// Statics, because standard error is one for the process too, and because whoever reports
 /// must not have to be handed anything.

@@ -32,6 +32,7 @@ impl Event<'_> {
             | Self::Idle(..)
             | Self::Late(..)
             | Self::KillingHandler(..)
+            | Self::ReadRules(_)
             | Self::Draining(..) => 1,
             Self::Places(..) | Self::Listening(_) | Self::ClosedListener(_) => 2,
         }
@@ -121,6 +122,7 @@ impl fmt::Display for Event<'_> {
             Self::Overdue(count, then) => {
                 write!(f, "skd: {count} handlers have not ended: {then}")
             }
+            Self::ReadRules(count) => write!(f, "Read {count} rules again"),
             Self::Trouble(_, what) => write!(f, "skd: {what}"),
         }
     }

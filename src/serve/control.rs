@@ -21,13 +21,13 @@ use super::status::{Signs, Status};
 use super::times::Times;
 use super::trial::Trial;
 use super::upgrade::{HandedHandler, HandedLeaving, Origin};
-use super::{Phase, Resources, Served, Service, Shared, stream};
+use super::{Phase, Resources, RuleBook, Served, Service, Shared, stream};
 use crate::child::{Method, Pidfds, Spawner};
 use crate::config::Style;
 use crate::error::Error;
 use crate::net::{Listener, SocketFile};
 use crate::report::{self, Cause, Event};
-use crate::setup::Log;
+use crate::setup::{Log, RuleFiles};
 use crate::sys::descriptors;
 use crate::sys::events::{Interest, Poller, Waker, is_readable, no_events};
 use crate::sys::process;
@@ -56,6 +56,8 @@ pub struct Daemon {
     pub(super) method: Method,
     pub(super) log: Log,
     pub(super) status: Status,
+    /// Where each service's rules are read again.
+    pub(super) rule_files: Vec<Option<RuleFiles>>,
     /// The handlers of an earlier image, until they are entered.
     pub(super) handed: Vec<HandedHandler>,
     /// The same of its connections that were leaving.
@@ -94,6 +96,7 @@ impl Daemon {
         let mut files = resources.handed.socket_files;
         let mut lent = Vec::new();
         let mut served = Vec::new();
+        let mut rule_files = Vec::new();
         for service in services {
             let plan = Arc::new(service.plan);
             let mut streams = Vec::new();
@@ -113,12 +116,15 @@ impl Daemon {
             let policy = Policy::new(service.admission, &wakers);
             let when = policy.as_ref().map_or(When::Before, Policy::places_when);
             let times = service.limits.map(|limits| Times::new(limits, &streams));
+            let (rules, files) = service.rules.unzip();
+            rule_files.push(files);
             served.push(Served {
                 times: times.transpose()?,
                 plan,
                 listeners: streams,
                 places: Places::new(service.max_clients, when, Arc::clone(&wakers)),
                 policy,
+                rules: rules.map(RuleBook::new),
                 linger: service.linger.map(Into::into),
                 full: AtomicBool::new(false),
             });
@@ -179,6 +185,7 @@ impl Daemon {
             method: resources.method,
             log: resources.log,
             status,
+            rule_files,
             origin: resources.origin,
             handed: resources.handed.handlers,
             handed_leaving: resources.handed.leaving,
@@ -404,10 +411,12 @@ impl Daemon {
             Signal::SIGHUP => {
                 self.status.reloading();
                 let reopened = self.log.reopen();
+                // What is wrong with them belongs into the new log.
+                let reread = self.read_rules();
                 self.status.ready(&self.shared);
                 match reopened {
                     // A terminal that is closed may well say so twice: no reason to hurry.
-                    Ok(false) if self.origin.hangup_ends && self.drain.is_none() => {}
+                    Ok(false) if self.origin.hangup_ends && !reread && self.drain.is_none() => {}
                     Ok(_) => return false,
                     Err(text) => {
                         report::event(Event::Trouble(Cause::Log, &text));

@@ -15,6 +15,7 @@ mod key;
 mod leave;
 mod lend;
 mod reap;
+mod reread;
 mod room;
 mod status;
 mod stream;
@@ -34,10 +35,11 @@ use crate::child::{Method, Plan};
 use crate::config::{Admission, MOST_THREADS, Span};
 use crate::net::Listener;
 use crate::report::{self, Cause, Event};
-use crate::setup::{Log, Manager};
+use crate::setup::{Log, Manager, RuleFiles};
 use crate::sys::descriptors::Reserved;
 use crate::sys::events::{Poller, Waker};
 
+pub use admit::{Client, Decision, HandedRules, Reader, Ready, RuleBook, Rules};
 use admit::{Clock, Places, Policy};
 pub use control::Daemon;
 pub use drain::Patience;
@@ -77,6 +79,8 @@ pub struct Service {
     pub limits: Option<Limits>,
     /// How long a client is heard out after its handler's end, if it is.
     pub linger: Option<Span>,
+    /// Who may come in, and where that is read again.
+    pub rules: Option<(Rules, RuleFiles)>,
 }
 
 /// What else the running daemon needs.
@@ -148,6 +152,8 @@ struct Served {
     policy: Option<Policy>,
     /// How long a client is heard out after its handler's end, if it is.
     linger: Option<Duration>,
+    /// Who may come in, where not everybody may.
+    rules: Option<RuleBook>,
     /// Whether the main thread is asked to find out if clients wait for a place.
     full: AtomicBool,
     /// What handlers are held to.

@@ -19,22 +19,22 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Gid, Pid, Uid, getppid};
 use serde::{Deserialize, Serialize};
 
-use super::Shared;
 use super::control::Daemon;
 use super::handlers::{Handler, Work};
 use super::leave::Kept;
 use super::lend::Lent;
 use super::times::{HandedWatch, Watch};
+use super::{Rules, Shared, reread};
 use crate::child::environment::Variables;
-use crate::config::{Account, Identity};
+use crate::config::{Account, Admission, Identity};
 use crate::error::Error;
 use crate::net::{HandedFile, HandedListener, Peer, SocketFile};
 use crate::report::{self, Cause, Event};
-use crate::setup::Manager;
 use crate::setup::executable::{self, Executable, HandedExecutable};
 use crate::setup::log::HandedLog;
 use crate::setup::notify::HandedManager;
 use crate::setup::pidfile::{HandedPidFile, PidFile};
+use crate::setup::{Manager, RuleFiles};
 use crate::sys::descriptors::{self, HandOver};
 use crate::sys::image::{self, Words};
 use crate::sys::process;
@@ -90,6 +90,9 @@ pub struct State {
     /// Those of the listeners.
     socket_files: Vec<HandedFile>,
     manager: Option<HandedManager>,
+    /// Of each service; missing in what an image says that knew none.
+    #[serde(default)]
+    rules: Vec<Option<reread::Handed>>,
     /// All that live.
     handlers: Vec<HandedHandler>,
     /// All connections that are leaving.
@@ -291,6 +294,25 @@ impl State {
         self.manager.take().map(Manager::resume).transpose()
     }
 
+    /// Who may come in to its service, whose handlers have these variables in common; with files
+    /// that may be read again. `asks` says whether names can be looked up.
+    pub fn rules(
+        &mut self,
+        wanted: &Admission,
+        common: &[CString],
+        asks: bool,
+    ) -> Result<Option<(Rules, RuleFiles)>, Errno> {
+        let handed = self.rules.drain(..).next().flatten();
+        match handed
+            .map(|handed| handed.resume(common, asks))
+            .transpose()?
+        {
+            // Another command line than that of the earlier image.
+            None if wanted.has_rules() => Err(Errno::EINVAL),
+            rules => Ok(rules),
+        }
+    }
+
     /// Says that another image goes on.
     pub fn tell(&self, returned: bool) {
         if returned {
@@ -412,6 +434,7 @@ impl Daemon {
             listeners,
             socket_files,
             manager: self.status.hand_over(&mut to)?,
+            rules: self.hand_over_rules(&mut to)?,
             handlers: self.shared.hand_over_handlers(connections, &mut to),
             leaving: self.shared.hand_over_leaving(connections, &mut to),
             served: self.shared.handlers.counts().1,

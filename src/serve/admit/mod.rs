@@ -1,9 +1,11 @@
 //! Who may come in: pure parts, to which the time and the peer are told. What is done with what
 //! they say is the business of [`super::visit`].
 
+mod book;
 mod places;
 mod rates;
 mod refusals;
+mod rules;
 mod sources;
 
 use std::fmt;
@@ -13,9 +15,11 @@ use crate::config::{Admission, AtLimit};
 use crate::net::Peer;
 use crate::sys::events::Waker;
 
+pub use book::{Reader, RuleBook};
 pub(super) use places::{Place, Places, When};
 pub(super) use rates::{Bucket, Clock};
 pub(super) use refusals::{Refusals, Say};
+pub use rules::{Client, Decision, HandedRules, Ready, Rules};
 pub(super) use sources::{Limits, Over, Seat, Source, Sources};
 
 /// What a service asks of its clients besides a place, if it asks anything.
