@@ -378,7 +378,7 @@ mod tests {
         client.write_all(b"unread").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
         // Its bytes and its end may take a moment.
-        while (&server).peek(&mut [0; 8]).unwrap() < 6 {}
+        while server.peek(&mut [0; 8]).unwrap() < 6 {}
         room.leave(server, FAR);
         room.until_left(0);
         let (read, result) = read_all(&mut client);

@@ -241,7 +241,8 @@ impl<'a> Acceptor<'a> {
             self.refuse(policy, other, Farewell::Close, Reason::Crowd);
         }
         let room = &mut self.lanes[service].room;
-        if let Err((visitor, errno)) = room.enter(self.poller, service, id, visitor) {
+        if let Err(failed) = room.enter(self.poller, service, id, visitor) {
+            let (visitor, errno) = *failed;
             let why = format_args!("it can't be waited for: {}", errno.desc());
             self.refuse(policy, visitor, Farewell::Close, Reason::Short(&why));
         }
@@ -416,10 +417,8 @@ impl<'a> Acceptor<'a> {
         let visitors = std::mem::take(&mut *self.shared.visitors());
         for visitor in visitors {
             let shared: &'a Shared = self.shared;
-            match &shared.services[visitor.service].policy {
-                Some(policy) => self.advance(policy, None, visitor),
-                // The new image asks nothing of them.
-                None => {}
+            if let Some(policy) = &shared.services[visitor.service].policy {
+                self.advance(policy, None, visitor);
             }
         }
     }
