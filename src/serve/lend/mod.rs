@@ -217,10 +217,12 @@ impl Lent {
             pid,
             pidfd,
             work: Work::Lent(self.index),
+            seat: None,
             peer,
             started: Instant::now(),
+            kept: None,
         };
-        shared.enter(thread, handler);
+        shared.enter(thread, handler, None);
         Ok(())
     }
 
