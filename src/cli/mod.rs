@@ -17,8 +17,8 @@ use clap::ArgMatches;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::config::{
-    Account, Config, Daemon, Endpoint, Giver, Identity, InetAddress, Listen, LogTarget, Port,
-    Service, Style, Surroundings, UnixAddress,
+    Account, Config, Daemon, Endpoint, Giver, Identity, InetAddress, Listen, LogTarget, Names,
+    Port, Service, Style, Surroundings, UnixAddress, look_up,
 };
 use crate::error::Error;
 use crate::sys::names;
@@ -207,6 +207,15 @@ struct Given<'a> {
 impl Given<'_> {
     fn refuse(&self, text: impl Into<String>) {
         self.faults.borrow_mut().push(Error::Usage(text.into()));
+    }
+
+    /// How to find users and groups of that name. What is running already has their numbers,
+    /// and any other does until those are put in its place.
+    fn names(&self) -> Names<'static> {
+        match self.names {
+            true => &look_up,
+            false => &|_, _| Ok(u32::MAX),
+        }
     }
 
     fn flag(&self, option: &str) -> bool {

@@ -40,6 +40,13 @@ pub use socket_option::{Probes, Scope, SocketOption};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused(String);
 
+impl Refused {
+    /// For this reason.
+    pub fn because(why: impl Into<String>) -> Self {
+        Self(why.into())
+    }
+}
+
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -31,6 +31,10 @@ pub use sink::{HandedSink, Sink};
 pub enum Event<'a> {
     /// A connection was accepted.
     Accepted(&'a dyn fmt::Display),
+    /// A connection wasn't let through, for this reason.
+    Refused(&'a dyn fmt::Display, &'a dyn fmt::Display),
+    /// So many more weren't, of these clients.
+    RefusedMore(u64, &'a dyn fmt::Display),
     /// A datagram is there, or a connection, for which a handler will be run on the socket.
     Received(&'a dyn fmt::Display),
     /// A handler of a connection ended.
@@ -92,6 +96,8 @@ pub enum Event<'a> {
     Draining(usize, &'a dyn fmt::Display),
     /// So many handlers haven't ended in time; and what is done about it.
     Overdue(usize, &'static str),
+    /// So many rules were read again.
+    ReadRules(usize),
     /// Something went wrong.
     Trouble(Cause, &'a dyn fmt::Display),
 }
@@ -136,12 +142,14 @@ pub enum Cause {
     Upgrade,
     /// The service manager, or whoever else waits for readiness, couldn't be told.
     Manager,
+    /// Rules couldn't be read again.
+    Rules,
 }
 
 /// How often a trouble of one cause is reported.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
 
-const CAUSES: usize = Cause::Manager as usize + 1;
+const CAUSES: usize = Cause::Rules as usize + 1;
 
 /// Statics, because standard error is one for the process too, and because whoever reports
 /// must not have to be handed anything.
@@ -171,7 +179,7 @@ pub fn hand_over(to: &mut HandOver) -> Result<HandedSink, Errno> {
 }
 
 /// Whether events of this verbosity are reported.
-fn wants(verbosity: u8) -> bool {
+pub fn wants(verbosity: u8) -> bool {
     VERBOSITY.load(Ordering::Relaxed) >= verbosity
 }
 

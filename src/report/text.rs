@@ -18,6 +18,8 @@ impl Event<'_> {
             | Self::Killing(_)
             | Self::Overdue(..) => 0,
             Self::Accepted(_)
+            | Self::Refused(..)
+            | Self::RefusedMore(..)
             | Self::Received(_)
             | Self::Closed(..)
             | Self::Finished(..)
@@ -30,6 +32,7 @@ impl Event<'_> {
             | Self::Idle(..)
             | Self::Late(..)
             | Self::KillingHandler(..)
+            | Self::ReadRules(_)
             | Self::Draining(..) => 1,
             Self::Places(..) | Self::Listening(_) | Self::ClosedListener(_) => 2,
         }
@@ -40,6 +43,10 @@ impl fmt::Display for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Accepted(peer) => write!(f, "Accepted {peer}"),
+            Self::Refused(peer, why) => write!(f, "Refused {peer}: {why}"),
+            Self::RefusedMore(count, whom) => {
+                write!(f, "Refused {count} more connections from {whom}")
+            }
             Self::Received(peer) => write!(f, "Received initial {peer}"),
             Self::Closed(peer, outcome) => write!(f, "Closed {peer}: {outcome}"),
             Self::Finished(peer, outcome) => write!(f, "Finished {peer}: {outcome}"),
@@ -115,6 +122,7 @@ impl fmt::Display for Event<'_> {
             Self::Overdue(count, then) => {
                 write!(f, "skd: {count} handlers have not ended: {then}")
             }
+            Self::ReadRules(count) => write!(f, "Read {count} rules again"),
             Self::Trouble(_, what) => write!(f, "skd: {what}"),
         }
     }

@@ -127,7 +127,8 @@ impl Drain {
             self.watched = watch(shared);
         }
         let alive = alive(shared);
-        if alive == 0 {
+        // The clients of those that have ended are heard out, but hold nobody up longer than that.
+        if alive == 0 && (now >= self.due || shared.leaving.len() == 0) {
             return Some(self.step.status());
         }
         if now < self.due {
@@ -213,6 +214,7 @@ pub(super) fn look(shared: &Shared, thread: usize) {
             Key::Handler { thread, index } => {
                 reap::reap(shared, shared.main_index(), (thread, index), None);
             }
+            Key::Leaving(index) => shared.leaving.hear(thread, poller, index),
             Key::Waker => shared.wakers[thread].clear(),
             _ => {}
         }

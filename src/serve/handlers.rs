@@ -10,8 +10,9 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use super::admit::Place;
+use super::admit::{Place, Seat};
 use super::key::Key;
+use super::leave::Kept;
 use super::timers::Timers;
 use super::times::Watch;
 use crate::net::Peer;
@@ -27,8 +28,12 @@ pub(super) struct Handler {
     /// by looking at all children.
     pub(super) pidfd: Option<OwnedFd>,
     pub(super) work: Work,
+    /// What it takes of its source's limits.
+    pub(super) seat: Option<Seat>,
     pub(super) peer: Peer,
     pub(super) started: Instant,
+    /// Its connection too, if the client is heard out after the handler's end.
+    pub(super) kept: Option<Kept>,
 }
 
 /// What a handler is for.
@@ -352,8 +357,10 @@ mod tests {
             pid: Pid::from_raw(pid),
             pidfd: None,
             work: Work::Lent(0),
+            seat: None,
             peer: Peer::LocalDatagram,
             started: Instant::now(),
+            kept: None,
         }
     }
 

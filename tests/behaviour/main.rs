@@ -35,6 +35,7 @@ mod harness_itself;
 mod hostile;
 mod in_place;
 mod install;
+mod linger;
 mod listeners;
 mod log_lines;
 mod logs;
