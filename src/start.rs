@@ -395,6 +395,7 @@ impl Ground {
             wait: service.wait,
             max_clients: service.max_clients,
             rules: self.rules,
+            admission: service.admission.clone(),
         };
         let resources = Resources {
             method: self.method,

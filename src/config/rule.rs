@@ -40,6 +40,15 @@ pub enum RulePlace {
     Line(usize),
 }
 
+impl fmt::Display for RulePlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Option(option) => f.write_str(option),
+            Self::Line(line) => write!(f, "line {line} of the rules file"),
+        }
+    }
+}
+
 /// The clients that a rule fits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Who {

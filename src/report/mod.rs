@@ -30,6 +30,10 @@ pub use sink::{HandedSink, Sink};
 pub enum Event<'a> {
     /// A connection was accepted.
     Accepted(&'a dyn fmt::Display),
+    /// A connection wasn't let through, for this reason.
+    Refused(&'a dyn fmt::Display, &'a dyn fmt::Display),
+    /// So many more weren't, of these clients.
+    RefusedMore(u64, &'a dyn fmt::Display),
     /// A datagram is there, or a connection, for which a handler will be run on the socket.
     Received(&'a dyn fmt::Display),
     /// A handler of a connection ended.
@@ -161,7 +165,7 @@ pub fn hand_over(to: &mut HandOver) -> Result<HandedSink, Errno> {
 }
 
 /// Whether events of this verbosity are reported.
-fn wants(verbosity: u8) -> bool {
+pub fn wants(verbosity: u8) -> bool {
     VERBOSITY.load(Ordering::Relaxed) >= verbosity
 }
 

@@ -18,6 +18,8 @@ impl Event<'_> {
             | Self::Killing(_)
             | Self::Overdue(..) => 0,
             Self::Accepted(_)
+            | Self::Refused(..)
+            | Self::RefusedMore(..)
             | Self::Received(_)
             | Self::Closed(..)
             | Self::Finished(..)
@@ -39,6 +41,10 @@ impl fmt::Display for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Accepted(peer) => write!(f, "Accepted {peer}"),
+            Self::Refused(peer, why) => write!(f, "Refused {peer}: {why}"),
+            Self::RefusedMore(count, whom) => {
+                write!(f, "Refused {count} more connections from {whom}")
+            }
             Self::Received(peer) => write!(f, "Received initial {peer}"),
             Self::Closed(peer, outcome) => write!(f, "Closed {peer}: {outcome}"),
             Self::Finished(peer, outcome) => write!(f, "Finished {peer}: {outcome}"),

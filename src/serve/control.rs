@@ -1,13 +1,13 @@
 //! The main thread: signals, sockets that are lent and the ends of their handlers, children
 //! that nobody else sees to, and whatever is due.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::admit::{Places, When};
+use super::admit::{Clock, Places, Policy, When};
 use super::drain::{self, Drain, Patience};
 use super::handlers::{Handlers, Work};
 use super::key::Key;
@@ -106,10 +106,13 @@ impl Daemon {
             }
             let (rules, files) = service.rules.unzip();
             rule_files.push(files);
+            let policy = Policy::new(service.admission, &wakers);
+            let when = policy.as_ref().map_or(When::Before, Policy::places_when);
             served.push(Served {
                 plan,
                 listeners: streams,
-                places: Places::new(service.max_clients, When::Before, Arc::clone(&wakers)),
+                places: Places::new(service.max_clients, when, Arc::clone(&wakers)),
+                policy,
                 rules: rules.map(RuleBook::new),
                 full: AtomicBool::new(false),
             });
@@ -125,6 +128,8 @@ impl Daemon {
             births: (0..threads).map(|_| Births::default()).collect(),
             signs: Signs::new(threads),
             wakers,
+            clock: Clock::new(Instant::now()),
+            visitors: Mutex::default(),
             phase: AtomicU8::new(Phase::Starting as u8),
             parked: AtomicUsize::new(0),
             left: AtomicUsize::new(0),
@@ -264,6 +269,8 @@ impl Daemon {
                     Key::Trial => self.look_at_trial(),
                     Key::Listener { service, listener } => self.client_waits(service, listener),
                     Key::Acceptor(thread) => drain::look(&self.shared, thread),
+                    // Of an acceptor's own set.
+                    Key::Visitor { .. } => {}
                 }
             }
             self.on_time(Instant::now());

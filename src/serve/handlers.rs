@@ -10,7 +10,7 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use super::admit::Place;
+use super::admit::{Place, Seat};
 use super::key::Key;
 use crate::net::Peer;
 use crate::sys::events::{Interest, Poller};
@@ -25,6 +25,8 @@ pub(super) struct Handler {
     /// by looking at all children.
     pub(super) pidfd: Option<OwnedFd>,
     pub(super) work: Work,
+    /// What it takes of its source's limits.
+    pub(super) seat: Option<Seat>,
     pub(super) peer: Peer,
     pub(super) started: Instant,
 }
@@ -296,6 +298,7 @@ mod tests {
             pid: Pid::from_raw(pid),
             pidfd: None,
             work: Work::Lent(0),
+            seat: None,
             peer: Peer::LocalDatagram,
             started: Instant::now(),
         }

@@ -15,30 +15,33 @@ mod key;
 mod lend;
 mod reap;
 mod reread;
+mod room;
 mod status;
 mod stream;
 pub mod supervise;
 mod trial;
 pub mod upgrade;
+mod visit;
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::child::{Method, Plan};
-use crate::config::MOST_THREADS;
+use crate::config::{Admission, MOST_THREADS};
 use crate::net::Listener;
 use crate::report::{self, Cause, Event};
 use crate::setup::{Log, Manager, RuleFiles};
 use crate::sys::descriptors::Reserved;
 use crate::sys::events::{Poller, Waker};
 
-use admit::Places;
-pub use admit::{Client, Decision, HandedRules, Reader, Ready, RuleBook, Rules};
+pub use admit::{Client, Decision, HandedRules, Ready, Rules};
+use admit::{Clock, Places, Policy, RuleBook};
 pub use control::Daemon;
 pub use drain::Patience;
 use handlers::{Handler, Handlers};
 use reap::Births;
+use room::Visitor;
 use status::Signs;
 use upgrade::{Handed, Origin};
 
@@ -64,6 +67,8 @@ pub struct Service {
     pub max_clients: Option<NonZeroUsize>,
     /// Who may come in, and where that is read again.
     pub rules: Option<(Rules, RuleFiles)>,
+    /// What else is asked of their clients.
+    pub admission: Admission,
 }
 
 /// What else the running daemon needs.
@@ -101,6 +106,11 @@ struct Shared {
     births: Box<[Births]>,
     signs: Signs,
     phase: AtomicU8,
+    /// What limits by time are reckoned in.
+    clock: Clock,
+    /// Those who wait to be let through, while no acceptor has them. Locked only to leave or take
+    /// over.
+    visitors: Mutex<Vec<Visitor>>,
     /// How many acceptors are parked.
     parked: AtomicUsize,
     /// How many acceptors have ended, after all else that they do.
@@ -127,6 +137,8 @@ struct Served {
     places: Arc<Places>,
     /// Who may come in, where not everybody may.
     rules: Option<RuleBook>,
+    /// What else is asked of clients, if anything.
+    policy: Option<Policy>,
     /// Whether the main thread is asked to find out if clients wait for a place.
     full: AtomicBool,
 }
@@ -178,6 +190,10 @@ impl Shared {
     /// All stream listeners.
     fn listeners(&self) -> impl Iterator<Item = &Listener> {
         self.services.iter().flat_map(|served| &served.listeners)
+    }
+
+    fn visitors(&self) -> MutexGuard<'_, Vec<Visitor>> {
+        self.visitors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_in(&self, phase: Phase) -> bool {

@@ -47,6 +47,7 @@ fn finish(handler: Handler, ended: Ended, by: usize) -> After {
         pid,
         pidfd: _,
         work,
+        seat,
         peer,
         started,
     } = handler;
@@ -62,6 +63,7 @@ fn finish(handler: Handler, ended: Ended, by: usize) -> After {
         }
         Work::Connection(place) => {
             report::event(Event::Closed(&peer, outcome));
+            drop(seat);
             let (used, limit) = place.release(by);
             report::event(Event::Places(used, limit));
             After::Done

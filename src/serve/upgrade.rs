@@ -445,6 +445,7 @@ impl Daemon {
             let thread = self.shared.thread_for(&handed);
             let pid = Pid::from_raw(handed.pid);
             let age = clock.saturating_sub(handed.started);
+            let mut seat = None;
             let handler = Handler {
                 pid,
                 // Its own child that wasn't reaped: the id is nobody else's.
@@ -455,10 +456,13 @@ impl Daemon {
                         let Some(served) = served.or(self.shared.services.first()) else {
                             continue;
                         };
+                        let policy = served.policy.as_ref();
+                        seat = policy.and_then(|policy| policy.occupy(&handed.peer));
                         Work::Connection(served.places.occupy())
                     }
                     HandedWork::Lent(index) => Work::Lent(index),
                 },
+                seat,
                 peer: handed.peer,
                 started: now.checked_sub(Duration::from_millis(age)).unwrap_or(now),
             };

@@ -217,6 +217,7 @@ impl Lent {
             pid,
             pidfd,
             work: Work::Lent(self.index),
+            seat: None,
             peer,
             started: Instant::now(),
         };
