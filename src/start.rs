@@ -16,7 +16,7 @@ use crate::net::{self, Listener};
 use crate::report;
 use crate::serve::handover::Sockets;
 use crate::serve::upgrade::{Arrival, Handed, Origin, State};
-use crate::serve::{self, Patience, Resources, Rules, supervise};
+use crate::serve::{self, Limits, Patience, Resources, Rules, supervise};
 use crate::setup::executable::Executable;
 use crate::setup::rules::RuleList;
 use crate::setup::{Log, Manager, PidFile, Ready, ReadyFd, RuleFiles, Side, privileges};
@@ -245,7 +245,7 @@ fn publish(pidfile: &mut Option<PidFile>, listeners: &[Listener]) -> Result<Vec<
 /// Takes over from another image of this process and goes on, or becomes that again.
 fn resume(mut state: Box<State>, returned: bool) -> Result<u8, Error> {
     let originals = originals(&state)?;
-    let running = match take_over(&mut state, &originals, returned) {
+    let mut running = match take_over(&mut state, &originals, returned) {
         Ok(running) => running,
         Err(error) if returned => return Err(error),
         Err(error) => {
@@ -256,7 +256,7 @@ fn resume(mut state: Box<State>, returned: bool) -> Result<u8, Error> {
     };
     memory::return_freed();
     // There is no further way back.
-    drop(originals);
+    running.keep_connections(originals);
     state.tell(returned);
     drop(state);
     Ok(running.run())
@@ -341,6 +341,8 @@ struct Ground {
     method: Method,
     /// How long handlers are waited for at the end, if they are.
     patience: Option<Patience>,
+    /// What handlers of connections are held to.
+    limits: Option<Limits>,
     /// Who may come in, if not everybody.
     rules: Option<(Rules, RuleFiles)>,
 }
@@ -367,15 +369,21 @@ impl Ground {
             Role::Handler,
             files,
         )?;
+        let kill_after = daemon.kill_after.unwrap_or(KILL_AFTER);
+        let admission = &service.admission;
+        let (timeout, idle) = (admission.timeout, admission.idle_timeout);
+        let limits = Limits {
+            timeout,
+            idle,
+            kill_after,
+        };
         Ok(Self {
             reserved,
             threads,
             method: probe(&plan, low)?,
             plan,
-            patience: daemon.drain.map(|drain| Patience {
-                drain,
-                kill_after: daemon.kill_after.unwrap_or(KILL_AFTER),
-            }),
+            patience: daemon.drain.map(|drain| Patience { drain, kill_after }),
+            limits: timeout.or(idle).map(|_| limits),
             rules: None,
         })
     }
@@ -394,8 +402,10 @@ impl Ground {
             listeners,
             wait: service.wait,
             max_clients: service.max_clients,
-            rules: self.rules,
             admission: service.admission.clone(),
+            limits: self.limits,
+            linger: service.admission.linger,
+            rules: self.rules,
         };
         let resources = Resources {
             method: self.method,

@@ -23,30 +23,36 @@ pub(super) fn notes(daemon: &Daemon, service: &Service) {
     };
     let clients = clients.get() as u64;
     let threads = serve::acceptors(daemon.threads) as u64;
-    for (limit, own, what) in [
-        (
-            // The soft one is raised at the start.
-            getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard),
-            own_files(service.listeners.len() as u64, threads),
-            "open files (ulimit -Hn)",
-        ),
+    // The soft one is raised at the start.
+    let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard);
+    let own = own_files(service.listeners.len() as u64, threads);
+    // A handler's pidfd; with --linger its connection too, and those that are leaving.
+    let (each, leaving) = match service.admission.linger {
+        Some(_) => (2, serve::most_leaving(threads as usize, files) as u64),
+        None => (1, 0),
+    };
+    for (limit, own, each, what) in [
+        (files, own + leaving, each, "open files (ulimit -Hn)"),
         (
             processes(daemon),
             1 + threads,
+            1,
             "processes of that user (ulimit -u)",
         ),
         (
             kernel_parameter("kernel/pid_max").unwrap_or(u64::MAX),
             1 + threads,
+            1,
             "process ids (kernel.pid_max)",
         ),
         (
             kernel_parameter("kernel/threads-max").unwrap_or(u64::MAX),
             1 + threads,
+            1,
             "processes of the system (kernel.threads-max)",
         ),
     ] {
-        let room = limit.saturating_sub(own);
+        let room = limit.saturating_sub(own) / each;
         if clients > room {
             report::note(format_args!(
                 "--max-clients {clients}: there is room for {room} or so in {limit} {what}"

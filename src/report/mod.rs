@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
+use crate::config::Span;
 use crate::error::Error;
 use crate::sys::descriptors::HandOver;
 use crate::sys::process::Ended;
@@ -85,6 +86,10 @@ pub enum Event<'a> {
         /// How often.
         starts: u32,
     },
+    /// The handler of a connection, with this id, is told to end, being late.
+    Late(&'a dyn fmt::Display, i32, Late),
+    /// One that was told to end hasn't, and is killed.
+    KillingHandler(&'a dyn fmt::Display, i32),
     /// A supervised program hasn't ended in time, and is killed.
     Killing(&'a dyn fmt::Display),
     /// The daemon waits for so many handlers to end, for so long at most.
@@ -95,6 +100,15 @@ pub enum Event<'a> {
     ReadRules(usize),
     /// Something went wrong.
     Trouble(Cause, &'a dyn fmt::Display),
+}
+
+/// What a handler has done for too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Late {
+    /// It has run.
+    Running(Span),
+    /// No byte has come or gone.
+    Idle(Span),
 }
 
 /// How a handler ended.

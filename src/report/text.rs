@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Event, Outcome};
+use super::{Event, Late, Outcome};
 use crate::sys::process::Ended;
 
 impl Event<'_> {
@@ -30,6 +30,8 @@ impl Event<'_> {
             | Self::Restarting(..)
             | Self::Upgraded(_)
             | Self::Idle(..)
+            | Self::Late(..)
+            | Self::KillingHandler(..)
             | Self::ReadRules(_)
             | Self::Draining(..) => 1,
             Self::Places(..) | Self::Listening(_) | Self::ClosedListener(_) => 2,
@@ -98,6 +100,18 @@ impl fmt::Display for Event<'_> {
                 f,
                 "skd: '{program}' was tried {starts} times on {listener} and accepted nothing; \
                  clients wait, and it is tried again every second"
+            ),
+            Self::Late(peer, pid, Late::Running(span)) => write!(
+                f,
+                "skd: handler {pid} of {peer} has run for {span}: TERM is sent to it"
+            ),
+            Self::Late(peer, pid, Late::Idle(span)) => write!(
+                f,
+                "skd: handler {pid} of {peer} has been idle for {span}: TERM is sent to it"
+            ),
+            Self::KillingHandler(peer, pid) => write!(
+                f,
+                "skd: handler {pid} of {peer} has not ended: KILL is sent to it"
             ),
             Self::Killing(program) => {
                 write!(f, "skd: '{program}' has not ended: KILL is sent to it")

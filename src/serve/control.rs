@@ -1,21 +1,26 @@
 //! The main thread: signals, sockets that are lent and the ends of their handlers, children
 //! that nobody else sees to, and whatever is due.
 
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit};
 
 use super::admit::{Clock, Places, Policy, When};
 use super::drain::{self, Drain, Patience};
 use super::handlers::{Handlers, Work};
 use super::key::Key;
+use super::leave::Leaving;
 use super::lend::Lent;
 use super::reap::{self, After, Births};
 use super::status::{Signs, Status};
+use super::times::Times;
 use super::trial::Trial;
-use super::upgrade::{HandedHandler, Origin};
+use super::upgrade::{HandedHandler, HandedLeaving, Origin};
 use super::{Phase, Resources, RuleBook, Served, Service, Shared, stream};
 use crate::child::{Method, Pidfds, Spawner};
 use crate::config::Style;
@@ -55,6 +60,10 @@ pub struct Daemon {
     pub(super) rule_files: Vec<Option<RuleFiles>>,
     /// The handlers of an earlier image, until they are entered.
     pub(super) handed: Vec<HandedHandler>,
+    /// The same of its connections that were leaving.
+    pub(super) handed_leaving: Vec<HandedLeaving>,
+    /// Its descriptors, by their numbers, until then.
+    pub(super) handed_connections: HashMap<i32, OwnedFd>,
     /// A new image that is tried.
     pub(super) trial: Option<Trial>,
     /// How long handlers are waited for at the end, if they are.
@@ -104,22 +113,35 @@ impl Daemon {
                     lent.push(one.map_err(failed("a listener can't be watched"))?);
                 }
             }
-            let (rules, files) = service.rules.unzip();
-            rule_files.push(files);
             let policy = Policy::new(service.admission, &wakers);
             let when = policy.as_ref().map_or(When::Before, Policy::places_when);
+            let times = service.limits.map(|limits| Times::new(limits, &streams));
+            let (rules, files) = service.rules.unzip();
+            rule_files.push(files);
             served.push(Served {
+                times: times.transpose()?,
                 plan,
                 listeners: streams,
                 places: Places::new(service.max_clients, when, Arc::clone(&wakers)),
                 policy,
                 rules: rules.map(RuleBook::new),
+                linger: service.linger.map(Into::into),
                 full: AtomicBool::new(false),
             });
         }
+        let timed = served.iter().any(|served| served.times.is_some());
+        let leaving = if served.iter().any(|served| served.linger.is_some()) {
+            let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+            Leaving::new(threads, files).map_err(|reason| {
+                Error::Start(format!("no memory for connections that leave: {reason}"))
+            })?
+        } else {
+            Leaving::never()
+        };
         let shared = Arc::new(Shared {
             services: served,
-            handlers: Handlers::new(threads + 1, earlier),
+            handlers: Handlers::new(threads + 1, earlier, timed),
+            leaving,
             pollers: (0..=threads)
                 .map(|_| Poller::new())
                 .collect::<Result<_, _>>()
@@ -166,6 +188,8 @@ impl Daemon {
             rule_files,
             origin: resources.origin,
             handed: resources.handed.handlers,
+            handed_leaving: resources.handed.leaving,
+            handed_connections: HashMap::new(),
             trial: None,
             patience: resources.patience,
             drain: None,
@@ -271,6 +295,10 @@ impl Daemon {
                     Key::Acceptor(thread) => drain::look(&self.shared, thread),
                     // Of an acceptor's own set.
                     Key::Visitor { .. } => {}
+                    Key::Leaving(index) => {
+                        let (main, poller) = (self.shared.main_index(), self.shared.main_poller());
+                        self.shared.leaving.hear(main, poller, index);
+                    }
                 }
             }
             self.on_time(Instant::now());
@@ -301,12 +329,32 @@ impl Daemon {
             .chain(self.relay_at)
             .chain(self.trial.as_ref().map(|trial| trial.due))
             .chain(self.status.due())
-            .chain(self.drain.as_ref().map(Drain::due))
+            .chain(
+                self.drain
+                    .as_ref()
+                    .and_then(|drain| drain.due(&self.shared)),
+            )
+            .chain(
+                self.parting()
+                    .filter_map(|thread| self.shared.leaving.due(thread)),
+            )
             .min()
             .map(|due| due.saturating_duration_since(Instant::now()))
     }
 
+    /// The threads whose leaving connections the main thread sees to: in a drain, those of the
+    /// acceptors, who have ended or will.
+    fn parting(&self) -> std::ops::RangeInclusive<usize> {
+        let main = self.shared.main_index();
+        let first = if self.drain.is_some() { 0 } else { main };
+        first..=main
+    }
+
     fn on_time(&mut self, now: Instant) {
+        for thread in self.parting() {
+            let poller = &self.shared.pollers[thread];
+            self.shared.leaving.on_time(thread, poller);
+        }
         self.status.look(&self.shared, now);
         for lent in &mut self.lent {
             if lent.due().is_some_and(|due| due <= now) {

@@ -21,6 +21,9 @@ pub(super) enum Key {
     Acceptor(usize),
     /// Somebody who waits for a service has sent something, or left.
     Visitor { service: usize, id: u32 },
+    /// Something has come on a connection that is leaving: its index in the thread's part of the
+    /// table.
+    Leaving(usize),
 }
 
 /// Kind, then two numbers of 24 and 32 bits, far more than there can be of each.
@@ -36,6 +39,7 @@ impl From<Key> for u64 {
             Key::Trial => (6, 0, 0),
             Key::Acceptor(thread) => (7, thread, 0),
             Key::Visitor { service, id } => (9, service, id as usize),
+            Key::Leaving(index) => (8, 0, index),
         };
         kind << 56 | (first as Self) << 32 | second as Self
     }
@@ -60,6 +64,7 @@ impl From<u64> for Key {
                 service: first,
                 id: second as u32,
             },
+            8 => Self::Leaving(second),
             _ => Self::Handler {
                 thread: first,
                 index: second,
@@ -94,6 +99,7 @@ mod tests {
                 service: 2,
                 id: u32::MAX,
             },
+            Key::Leaving(1_023),
         ] {
             assert_eq!(Key::from(u64::from(key)), key);
         }

@@ -12,6 +12,7 @@ mod drain;
 mod handlers;
 pub mod handover;
 mod key;
+mod leave;
 mod lend;
 mod reap;
 mod reread;
@@ -19,6 +20,8 @@ mod room;
 mod status;
 mod stream;
 pub mod supervise;
+mod timers;
+mod times;
 mod trial;
 pub mod upgrade;
 mod visit;
@@ -26,9 +29,10 @@ mod visit;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::child::{Method, Plan};
-use crate::config::{Admission, MOST_THREADS};
+use crate::config::{Admission, MOST_THREADS, Span};
 use crate::net::Listener;
 use crate::report::{self, Cause, Event};
 use crate::setup::{Log, Manager, RuleFiles};
@@ -40,9 +44,13 @@ use admit::{Clock, Places, Policy, RuleBook};
 pub use control::Daemon;
 pub use drain::Patience;
 use handlers::{Handler, Handlers};
+use leave::Leaving;
+pub use leave::most as most_leaving;
 use reap::Births;
 use room::Visitor;
 use status::Signs;
+pub use times::Limits;
+use times::{Times, Watch};
 use upgrade::{Handed, Origin};
 
 /// How many threads accept connections, where there are any.
@@ -65,10 +73,14 @@ pub struct Service {
     pub wait: bool,
     /// How many handlers its stream listeners may have at once.
     pub max_clients: Option<NonZeroUsize>,
-    /// Who may come in, and where that is read again.
-    pub rules: Option<(Rules, RuleFiles)>,
     /// What else is asked of their clients.
     pub admission: Admission,
+    /// What handlers of its connections are held to, if anything.
+    pub limits: Option<Limits>,
+    /// How long a client is heard out after its handler's end, if it is.
+    pub linger: Option<Span>,
+    /// Who may come in, and where that is read again.
+    pub rules: Option<(Rules, RuleFiles)>,
 }
 
 /// What else the running daemon needs.
@@ -97,6 +109,7 @@ pub struct Resources {
 struct Shared {
     services: Vec<Served>,
     handlers: Handlers,
+    leaving: Leaving,
     /// One for each acceptor, and the main thread's.
     pollers: Box<[Poller]>,
     main: Waker,
@@ -135,12 +148,16 @@ struct Served {
     plan: Arc<Plan>,
     listeners: Vec<Listener>,
     places: Arc<Places>,
-    /// Who may come in, where not everybody may.
-    rules: Option<RuleBook>,
     /// What else is asked of clients, if anything.
     policy: Option<Policy>,
+    /// How long a client is heard out after its handler's end, if it is.
+    linger: Option<Duration>,
+    /// Who may come in, where not everybody may.
+    rules: Option<RuleBook>,
     /// Whether the main thread is asked to find out if clients wait for a place.
     full: AtomicBool,
+    /// What handlers are held to.
+    times: Option<Times>,
 }
 
 impl Served {
@@ -202,10 +219,10 @@ impl Shared {
 
     /// Enters a handler that this thread has started; one that can't be watched is found by
     /// looking at all children. Says whether there is room for another.
-    fn enter(&self, thread: usize, handler: Handler) -> bool {
+    fn enter(&self, thread: usize, handler: Handler, watch: Option<Watch>) -> bool {
         let has_pidfd = handler.pidfd.is_some();
         let poller = &self.pollers[thread];
-        let (watched, room) = self.handlers.insert(thread, poller, handler);
+        let (watched, room) = self.handlers.insert(thread, poller, handler, watch);
         if let Err(errno) = watched {
             let text = format_args!("a handler can't be watched: {}", errno.desc());
             report::event(Event::Trouble(Cause::Watch, &text));

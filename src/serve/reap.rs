@@ -32,7 +32,7 @@ pub(super) fn reap(shared: &Shared, by: usize, entry: (usize, usize), pid: Optio
     match shared.handlers.reap(poller, entry, pid) {
         Reaped::Handler(handler, ended) => {
             shared.note_change();
-            finish(handler, ended, by)
+            finish(shared, handler, ended, by)
         }
         Reaped::Later => {
             shared.main.wake();
@@ -42,7 +42,7 @@ pub(super) fn reap(shared: &Shared, by: usize, entry: (usize, usize), pid: Optio
     }
 }
 
-fn finish(handler: Handler, ended: Ended, by: usize) -> After {
+fn finish(shared: &Shared, handler: Handler, ended: Ended, by: usize) -> After {
     let Handler {
         pid,
         pidfd: _,
@@ -50,6 +50,7 @@ fn finish(handler: Handler, ended: Ended, by: usize) -> After {
         seat,
         peer,
         started,
+        kept,
     } = handler;
     let outcome = Outcome {
         pid: pid.as_raw(),
@@ -66,6 +67,10 @@ fn finish(handler: Handler, ended: Ended, by: usize) -> After {
             drop(seat);
             let (used, limit) = place.release(by);
             report::event(Event::Places(used, limit));
+            // After its place is free: who sees the end and comes again at once finds it so.
+            if let Some(kept) = kept {
+                kept.part(shared, by, pid);
+            }
             After::Done
         }
     }

@@ -21,6 +21,7 @@ use socket2::Socket;
 use super::admit::{Place, Policy, Reader, Ready, Refusals, RuleBook, Seat, When};
 use super::handlers::{Handler, Work};
 use super::key::Key;
+use super::leave::Kept;
 use super::reap::{self, Birth};
 use super::room::{Room, Stage, Visitor};
 use super::{Phase, Served, Shared};
@@ -363,24 +364,32 @@ impl<'a> Acceptor<'a> {
     ) {
         let served = self.lanes[service].served;
         report::event(Event::Accepted(&peer));
-        if !self.hold(connection) {
+        // The last that is seen of it.
+        let times = served.times.as_ref();
+        let socket = times.and_then(|times| times.identify(listener, &connection));
+        if !self.hold(&connection) {
             return;
         }
+        // Closed here, where it isn't kept.
+        let kept = served.linger.map(|time| Kept::new(connection, time));
         self.introduce(service, listener, &peer, rule);
         let spawned = self.spawn(service);
         // First of all: until then the client can't see the end, should the handler be quick.
         self.spawner.release();
         if let Some((Spawned { pid, pidfd }, birth)) = spawned {
+            let started = Instant::now();
             let handler = Handler {
                 pid,
                 pidfd,
                 work: Work::Connection(place.in_use()),
                 seat,
                 peer,
-                started: Instant::now(),
+                started,
+                kept,
             };
+            let watch = times.map(|times| times.watch(service, started, socket));
             // A lock, but one that hardly any other thread ever takes.
-            self.entry = self.shared.enter(self.index, handler);
+            self.entry = self.shared.enter(self.index, handler, watch);
             drop(birth);
             served.report_places();
         }
@@ -400,8 +409,8 @@ impl<'a> Acceptor<'a> {
 
     /// Puts the connection into the thread's slot, however long that takes; not if skd is
     /// stopping.
-    fn hold(&mut self, connection: Socket) -> bool {
-        while let Err(errno) = self.spawner.hold(&connection) {
+    fn hold(&mut self, connection: &Socket) -> bool {
+        while let Err(errno) = self.spawner.hold(connection) {
             let why = errno.desc();
             let text = format_args!("a connection can't be handed over: {why}; trying again");
             report::event(Event::Trouble(Cause::Spawn, &text));
@@ -429,7 +438,7 @@ impl<'a> Acceptor<'a> {
         environment.clear();
         let changed = rule.and_then(|rule| rule.variables.as_ref());
         environment.rebase(changed.unwrap_or(served.plan.variables()));
-        for variable in listener.variables() {
+        for variable in listener.variables(peer) {
             environment.line(variable);
         }
         peer.variables(|name, value| environment.set(name, value));
@@ -500,7 +509,13 @@ impl<'a> Acceptor<'a> {
 
     /// Acts on what has happened; waits for it, at most so long.
     fn look(&mut self, limit: Option<Duration>) {
+        let leaving = &self.shared.leaving;
+        let due = leaving.due(self.index);
+        let left = due.map(|due| due.saturating_duration_since(Instant::now()));
+        let limit = limit.into_iter().chain(left).min();
         let mut room = no_events();
+        // Without time limits this is `limit`, and no system call.
+        let limit = self.shared.until_due(self.index, limit);
         let Ok(events) = self.poller.wait(&mut room, limit) else {
             // Nothing that an epoll descriptor in order can say; don't spin on it.
             thread::sleep(PAUSE);
@@ -512,6 +527,7 @@ impl<'a> Acceptor<'a> {
                 Key::Handler { thread, index } => {
                     reap::reap(self.shared, self.index, (thread, index), None);
                 }
+                Key::Leaving(index) => leaving.hear(self.index, self.poller, index),
                 Key::Waker => {
                     self.shared.wakers[self.index].clear();
                     self.shared.answer(self.index);
@@ -527,6 +543,9 @@ impl<'a> Acceptor<'a> {
                 _ => {}
             }
         }
+        // After the ends: who has ended isn't late.
+        self.shared.look_at_times(self.index);
+        leaving.on_time(self.index, self.poller);
     }
 
     /// Has the listeners of a service in the epoll set; says whether that could be done.

@@ -72,7 +72,7 @@ impl Daemon {
             .next()
             .map_err(|errno| format!("{path} can't be opened: {}", errno.desc()))?;
         let state = self
-            .write_state(&next)
+            .write_state(&next, false)
             .map_err(|reason| format!("its state can't be written down: {}", reason.reason()))?;
         let words = words(state.memory, "trial", &["--check"]);
         let failed = |reason: io::Error| format!("no process to try {path}: {}", reason.reason());
@@ -216,7 +216,7 @@ impl Daemon {
             return "a handler can't be started at the moment, or hangs before its exec; try again later".into();
         }
         self.status.reloading();
-        let why = match self.write_state(next) {
+        let why = match self.write_state(next, true) {
             Ok(state) => {
                 let words = words(state.memory, "resume", &[]);
                 let errno = state.become_file(next, &words);

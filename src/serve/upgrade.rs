@@ -6,6 +6,7 @@
 //! travels in a memory file, descriptors under their numbers. An image that can't take over
 //! becomes the old one again.
 
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Write};
@@ -20,7 +21,9 @@ use serde::{Deserialize, Serialize};
 
 use super::control::Daemon;
 use super::handlers::{Handler, Work};
+use super::leave::Kept;
 use super::lend::Lent;
+use super::times::{HandedWatch, Watch};
 use super::{Rules, Shared, reread};
 use crate::child::environment::Variables;
 use crate::config::{Account, Admission, Identity};
@@ -92,6 +95,9 @@ pub struct State {
     rules: Vec<Option<reread::Handed>>,
     /// All that live.
     handlers: Vec<HandedHandler>,
+    /// All connections that are leaving.
+    #[serde(default)]
+    leaving: Vec<HandedLeaving>,
     /// How many there have been.
     served: u64,
 }
@@ -103,6 +109,8 @@ pub struct Handed {
     pub socket_files: Vec<SocketFile>,
     /// Its handlers.
     pub handlers: Vec<HandedHandler>,
+    /// Its connections that are leaving.
+    pub leaving: Vec<HandedLeaving>,
     /// How many it has had, those among them.
     pub served: u64,
     /// Whether there is one.
@@ -132,6 +140,19 @@ pub struct HandedHandler {
     peer: Peer,
     /// Milliseconds of the system's clock that only goes on.
     started: u64,
+    /// What it is held to.
+    #[serde(default)]
+    watch: Option<HandedWatch>,
+    /// Its connection, if that is kept. A trial gets none: a client would wait for its end too.
+    connection: Option<i32>,
+}
+
+/// A connection that is leaving.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HandedLeaving {
+    connection: i32,
+    /// Until when it may, on the same clock.
+    until: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -262,6 +283,7 @@ impl State {
         Ok(Handed {
             socket_files,
             handlers: std::mem::take(&mut self.handlers),
+            leaving: std::mem::take(&mut self.leaving),
             served: self.served,
             resumed: true,
         })
@@ -353,8 +375,9 @@ impl Written {
 }
 
 impl Daemon {
-    /// Writes down what the next image needs to know.
-    pub(super) fn write_state(&self, next: &OwnedFd) -> io::Result<Written> {
+    /// Writes down what the next image needs to know; and has it get the connections that are kept,
+    /// if it's to go on with them.
+    pub(super) fn write_state(&self, next: &OwnedFd, connections: bool) -> io::Result<Written> {
         let mut file = descriptors::memory_file()?;
         let mut to = HandOver::default();
         let memory = to.pass(&file)?;
@@ -412,7 +435,8 @@ impl Daemon {
             socket_files,
             manager: self.status.hand_over(&mut to)?,
             rules: self.hand_over_rules(&mut to)?,
-            handlers: self.shared.hand_over_handlers(),
+            handlers: self.shared.hand_over_handlers(connections, &mut to),
+            leaving: self.shared.hand_over_leaving(connections, &mut to),
             served: self.shared.handlers.counts().1,
             descriptors: to.numbers().to_vec(),
         };
@@ -446,6 +470,16 @@ impl Daemon {
             let pid = Pid::from_raw(handed.pid);
             let age = clock.saturating_sub(handed.started);
             let mut seat = None;
+            let service = match handed.work {
+                HandedWork::Connection(service) => service,
+                HandedWork::Lent(_) => 0,
+            };
+            let time = |time: u64| now + Duration::from_millis(time.saturating_sub(clock));
+            let watch = handed.watch;
+            let watch = watch.map(|watch| Watch::resume(watch, service, time));
+            let connection = handed.connection;
+            let connection = connection.and_then(|number| self.handed_connection(number));
+            let mut kept = None;
             let handler = Handler {
                 pid,
                 // Its own child that wasn't reaped: the id is nobody else's.
@@ -458,6 +492,9 @@ impl Daemon {
                         };
                         let policy = served.policy.as_ref();
                         seat = policy.and_then(|policy| policy.occupy(&handed.peer));
+                        kept = connection
+                            .zip(served.linger)
+                            .map(|(fd, time)| Kept::new(fd, time));
                         Work::Connection(served.places.occupy())
                     }
                     HandedWork::Lent(index) => Work::Lent(index),
@@ -465,9 +502,38 @@ impl Daemon {
                 seat,
                 peer: handed.peer,
                 started: now.checked_sub(Duration::from_millis(age)).unwrap_or(now),
+                kept,
             };
-            self.shared.enter(thread, handler);
+            self.shared.enter(thread, handler, watch);
         }
+        for (index, handed) in std::mem::take(&mut self.handed_leaving).iter().enumerate() {
+            if let Some(connection) = self.handed_connection(handed.connection) {
+                let left = Duration::from_millis(handed.until.saturating_sub(clock));
+                let thread = index % self.shared.pollers.len();
+                let poller = &self.shared.pollers[thread];
+                let leaving = &self.shared.leaving;
+                leaving.leave(thread, poller, connection, now + left);
+            }
+        }
+        self.handed_connections.clear();
+    }
+
+    /// Keeps the connections that an earlier image has left, under their own numbers: copies of
+    /// all would take twice as many. There is no way back any more.
+    pub fn keep_connections(&mut self, originals: Vec<OwnedFd>) {
+        let handlers = self.handed.iter().filter_map(|handler| handler.connection);
+        let leaving = self.handed_leaving.iter().map(|leaving| leaving.connection);
+        let connections: HashSet<i32> = handlers.chain(leaving).collect();
+        let kept = originals.into_iter().map(|fd| (fd.as_raw_fd(), fd));
+        let kept = kept.filter(|(number, _)| connections.contains(number));
+        self.handed_connections = kept.collect();
+    }
+
+    fn handed_connection(&mut self, number: i32) -> Option<OwnedFd> {
+        let connection = self.handed_connections.remove(&number)?;
+        // No handler may get it; and what fails here is closed.
+        descriptors::set_close_on_exec(&connection, true).ok()?;
+        Some(connection)
     }
 }
 
@@ -504,10 +570,14 @@ impl Shared {
         }
     }
 
-    fn hand_over_handlers(&self) -> Vec<HandedHandler> {
+    fn hand_over_handlers(&self, connections: bool, to: &mut HandOver) -> Vec<HandedHandler> {
         let mut handed = Vec::new();
-        let clock = clock();
-        self.handlers.each(|handler| {
+        let (now, clock) = (Instant::now(), clock());
+        let time = |time: Instant| {
+            let left = time.saturating_duration_since(now).as_millis();
+            clock.saturating_add(u64::try_from(left).unwrap_or(u64::MAX))
+        };
+        self.handlers.each(|handler, watch| {
             let work = match &handler.work {
                 Work::Connection(place) => {
                     let mut services = self.services.iter();
@@ -517,13 +587,32 @@ impl Shared {
                 Work::Lent(index) => HandedWork::Lent(*index),
             };
             let age = u64::try_from(handler.started.elapsed().as_millis());
+            let kept = handler.kept.as_ref().filter(|_| connections);
             handed.push(HandedHandler {
                 pid: handler.pid.as_raw(),
                 work,
                 peer: handler.peer,
                 started: clock.saturating_sub(age.unwrap_or_default()),
+                watch: watch.map(|watch| watch.hand_over(time)),
+                // One that can't be passed on is closed at the exec.
+                connection: kept.and_then(|kept| to.pass(kept.connection()).ok()),
             });
         });
+        handed
+    }
+
+    fn hand_over_leaving(&self, connections: bool, to: &mut HandOver) -> Vec<HandedLeaving> {
+        let mut handed = Vec::new();
+        let (now, clock) = (Instant::now(), clock());
+        if connections {
+            self.leaving.each(|connection, until| {
+                let left = until.saturating_duration_since(now).as_millis();
+                if let Ok(connection) = to.pass(connection) {
+                    let until = clock.saturating_add(u64::try_from(left).unwrap_or_default());
+                    handed.push(HandedLeaving { connection, until });
+                }
+            });
+        }
         handed
     }
 }

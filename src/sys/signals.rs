@@ -192,6 +192,13 @@ pub fn signal_group(leader: Pid, signal: Signal) {
     }
 }
 
+/// Whether there is anybody, living or not yet reaped, in the process group that a child, which
+/// was reaped, was made the leader of.
+pub fn has_group(leader: Pid) -> bool {
+    // One that may not be signalled is there too.
+    killpg(leader, None) != Err(Errno::ESRCH)
+}
+
 /// Lets a process that waits for another be ended.
 pub fn allow_ending() {
     let _ = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT]

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{SockaddrIn, SockaddrIn6, SockaddrLike, getsockopt, setsockopt, sockopt};
+use nix::sys::socket::{
+    MsgFlags, SockaddrIn, SockaddrIn6, SockaddrLike, getsockopt, recv, send, setsockopt, sockopt,
+};
 use nix::sys::time::TimeSpec;
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +67,60 @@ pub fn ignore_new(listener: impl AsFd) -> io::Result<()> {
         )
     };
     Ok(Errno::result(result).map(drop)?)
+}
+
+/// What [`hear_out`] came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// All that has come so far.
+    All,
+    /// As much as was to be read; there may be more.
+    Some,
+    /// The end: nothing more can come, or the connection is broken.
+    End,
+}
+
+/// Reads what has come on a connection and throws it away, up to `most` bytes or a little more,
+/// without waiting, whether or not the socket is one that waits (`MSG_DONTWAIT`).
+pub fn hear_out(connection: impl AsFd, most: usize) -> Heard {
+    let mut room = [0; 16 * 1024];
+    let mut heard = 0;
+    // A TCP socket copies nothing (tcp(7)); others don't know the flag here, hence the room.
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
+    while heard < most {
+        match recv(connection.as_fd().as_raw_fd(), &mut room, flags) {
+            Ok(0) => return Heard::End,
+            Ok(length) => heard += length,
+            Err(Errno::EAGAIN) => return Heard::All,
+            Err(Errno::EINTR) => {}
+            Err(_) => return Heard::End,
+        }
+    }
+    Heard::Some
+}
+
+/// Writes to a connection without waiting and without a signal (`MSG_DONTWAIT`, `MSG_NOSIGNAL`);
+/// gives how many bytes it has taken.
+pub fn tell(connection: impl AsFd, text: &[u8]) -> Result<usize, Errno> {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    send(connection.as_fd().as_raw_fd(), text, flags)
+}
+
+/// Has close(2) of a TCP connection never wait, whatever whoever had it before has asked for
+/// (socket(7), `SO_LINGER`). Says whether it is to be reset by it.
+pub fn close_at_once(connection: impl AsFd) -> bool {
+    match getsockopt(&connection, sockopt::Linger) {
+        Ok(linger) if linger.l_onoff != 0 && linger.l_linger == 0 => true,
+        Ok(linger) if linger.l_onoff != 0 => {
+            let off = libc::linger {
+                l_onoff: 0,
+                l_linger: 0,
+            };
+            let _ = setsockopt(&connection, sockopt::Linger, &off);
+            false
+        }
+        _ => false,
+    }
 }
 
 /// Turns the kernel's receive time on or off (socket(7), `SO_TIMESTAMPNS`).

@@ -380,6 +380,10 @@ fn rst_eats_the_answer() {
     let line = "head -c 300000 /dev/zero; exec cat > /dev/null";
     let skd = Skd::new(["-t", "127.0.0.1:0"]).run_with("sh", ["-c", line]);
     assert!(talk(skd.connect(), &[b'x'; 300_000]) == [0; 300_000]);
+    // So has one that doesn't, if skd takes it.
+    let line = "head -c 300000 /dev/zero";
+    let skd = Skd::new(["-t", "127.0.0.1:0", "--linger", "1h"]).run_with("sh", ["-c", line]);
+    assert!(talk(skd.connect(), &[b'x'; 300_000]) == [0; 300_000]);
 }
 
 // redpwn/jail#6 (nsjail), socat -t.

@@ -562,6 +562,18 @@ fn as_many_handlers_as_pass_without_a_note_do_run() {
     skd.wait_for_children(number);
     assert!(skd.log_lines().is_empty(), "{:?}", skd.log_lines());
     drop(clients);
+    // Two descriptors each, and a quarter of all for those that leave.
+    let lingering = ["--check", "--linger", "1s", "-c", &room, "cat"];
+    let note = limited(&lingering).end();
+    let half = note.stderr.split("room for ").nth(1).unwrap();
+    let half: usize = half.split(' ').next().unwrap().parse().unwrap();
+    assert!((15..number / 2).contains(&half), "{half}");
+    let room = half.to_string();
+    let skd = limited(&["--linger", "1s", "-c", &room]).run("cat");
+    let clients: Vec<_> = (0..half).map(|_| skd.connect()).collect();
+    skd.wait_for_children(half);
+    assert!(skd.log_lines().is_empty(), "{:?}", skd.log_lines());
+    drop(clients);
 }
 
 #[test]

@@ -70,14 +70,18 @@ pub enum Client {
         /// Its primary group.
         gid: Option<u32>,
     },
+    /// Somebody of whom a proxy doesn't say who it is.
+    Unknown,
 }
 
 impl From<&Peer> for Client {
     fn from(peer: &Peer) -> Self {
         match peer {
-            Peer::Tcp { remote, .. } | Peer::Udp(remote) => Self::Inet(remote.ip()),
             Peer::UnixStream(credentials) => (*credentials).into(),
-            Peer::LocalDatagram | Peer::Unaccepted(_) => None.into(),
+            peer => match peer.address() {
+                Some(address) => Self::Inet(address.ip()),
+                None => Self::Unknown,
+            },
         }
     }
 }
@@ -165,6 +169,10 @@ impl Rules {
                     Who::Gid(wanted) => gid == Some(wanted),
                     _ => true,
                 };
+                self.local.iter().find(fits).copied()
+            }
+            Client::Unknown => {
+                let fits = |index: &&usize| self.rules[**index].rule.who == Who::All;
                 self.local.iter().find(fits).copied()
             }
         };
@@ -429,6 +437,7 @@ mod tests {
         prop_oneof![
             4 => address().prop_map(Client::Inet),
             1 => (id(), id()).prop_map(|(uid, gid)| Client::Unix { uid, gid }),
+            1 => Just(Client::Unknown),
         ]
     }
 

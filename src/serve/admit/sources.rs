@@ -63,9 +63,11 @@ impl Source {
     /// The source that this client belongs to.
     pub(in crate::serve) fn of(peer: &Peer, prefix: SourcePrefix) -> Self {
         match peer {
-            Peer::Tcp { remote, .. } | Peer::Udp(remote) => Self::address(remote.ip(), prefix),
             Peer::UnixStream(Some(Credentials { uid, .. })) => Self::user(*uid),
-            Peer::UnixStream(None) | Peer::LocalDatagram | Peer::Unaccepted(_) => Self::UNKNOWN,
+            peer => match peer.address() {
+                Some(address) => Self::address(address.ip(), prefix),
+                None => Self::UNKNOWN,
+            },
         }
     }
 

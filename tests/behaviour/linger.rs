@@ -1,0 +1,365 @@
+//! `--linger`: what a handler has said arrives, whatever its client goes on sending.
+
+use crate::harness::{
+    Directory, Holdings, Instance, Over, Skd, connect_unix, descriptors, echo, receive, sockets,
+};
+use nix::sys::resource::Resource;
+use nix::sys::signal::Signal;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+const ANSWER: usize = 300_000;
+
+/// Answers at length, as soon as it has been sent something, of which it reads one byte.
+const ANSWERING: [&str; 2] = ["-c", "head -c 1 > /dev/null; head -c 300000 /dev/zero"];
+
+/// The longest that is taken; no test sees its end.
+const FOR_EVER: [&str; 2] = ["--linger", "3650d"];
+
+/// A skd on a free TCP port.
+fn with(options: &[&str]) -> Skd {
+    Skd::new(["-vt", "127.0.0.1:0"]).args(options)
+}
+
+/// Waits until so many handlers have ended.
+#[track_caller]
+fn wait_for_ends(skd: &Instance, count: usize) {
+    skd.wait_for_logs("Closed connection from", count);
+}
+
+/// How much arrives until the connection ends, and how it ends.
+fn read_all(client: &mut impl Read) -> (usize, io::Result<()>) {
+    let mut answer = Vec::new();
+    let result = client.read_to_end(&mut answer).map(drop);
+    (answer.len(), result)
+}
+
+#[track_caller]
+fn expect_answer(client: &mut impl Read) {
+    let (length, result) = read_all(client);
+    assert!(result.is_ok(), "{result:?} after {length} bytes");
+    assert_eq!(length, ANSWER);
+}
+
+/// A client that has sent more than its handler read, which has ended.
+fn one_that_left(skd: &Instance) -> TcpStream {
+    let ended = skd.logged("Closed connection from").len();
+    let mut client = skd.connect();
+    client.write_all(&[b'x'; 10_000]).unwrap();
+    wait_for_ends(skd, ended + 1);
+    client
+}
+
+/// Waits until it has been closed for reading too, and not only for writing.
+#[track_caller]
+fn wait_until_closed(skd: &Instance, client: &mut TcpStream) {
+    let mut end = None;
+    skd.wait_until("the connection is closed", || {
+        end = client.write(b"x").err();
+        end.is_some()
+    });
+    let kind = end.unwrap().kind();
+    assert!(
+        matches!(kind, ErrorKind::BrokenPipe | ErrorKind::ConnectionReset),
+        "{kind}"
+    );
+}
+
+#[track_caller]
+fn wait_for_descriptors(skd: &Instance, count: usize) {
+    skd.wait_until("all descriptors are closed", || {
+        descriptors(skd.pid()).len() == count
+    });
+}
+
+#[test]
+fn an_answer_arrives_though_its_client_has_sent_more_than_was_read() {
+    for lingers in [false, true] {
+        let options: &[&str] = if lingers { &FOR_EVER } else { &[] };
+        let skd = with(options).run_with("sh", ANSWERING);
+        let mut client = skd.connect();
+        let mut sending = client.try_clone().unwrap();
+        // More than the buffers take: nobody reads it but skd.
+        let sender = thread::spawn(move || sending.write_all(&vec![b'x'; 20_000_000]));
+        wait_for_ends(&skd, 1);
+        if lingers {
+            sender.join().unwrap().unwrap();
+            expect_answer(&mut client);
+        } else {
+            let (length, result) = read_all(&mut client);
+            assert!(length < ANSWER, "{length} bytes");
+            assert_eq!(result.unwrap_err().kind(), ErrorKind::ConnectionReset);
+            let _ = sender.join().unwrap();
+        }
+    }
+}
+
+#[test]
+fn an_answer_arrives_though_its_client_goes_on_sending() {
+    let skd = with(&FOR_EVER).run_with("sh", ANSWERING);
+    let before = descriptors(skd.pid()).len();
+    let over = AtomicBool::new(false);
+    let mut client = skd.connect();
+    let mut sending = client.try_clone().unwrap();
+    thread::scope(|scope| {
+        let _over = Over(&over);
+        let over = &over;
+        scope.spawn(move || {
+            while !over.load(Ordering::SeqCst) {
+                sending.write_all(&[b'x'; 65_536]).unwrap();
+            }
+        });
+        wait_for_ends(&skd, 1);
+        expect_answer(&mut client);
+        // Who sends for ever holds up nobody else.
+        expect_answer(&mut one_that_left(&skd));
+    });
+    drop(client);
+    wait_for_descriptors(&skd, before);
+}
+
+#[test]
+fn a_unix_client_sees_the_end_and_no_error() {
+    let directory = Directory::new();
+    let path = directory.name("socket");
+    for lingers in [false, true] {
+        let options: &[&str] = if lingers { &FOR_EVER } else { &[] };
+        let script = "head -c 1 > /dev/null; echo answer";
+        let skd = Skd::new(["-vl", &path])
+            .args(options)
+            .run_with("sh", ["-c", script]);
+        let mut client = connect_unix(&path);
+        client.write_all(b"more than a byte").unwrap();
+        skd.wait_for_log("Closed local connection from");
+        assert_eq!(receive(&mut client, 7), b"answer\n");
+        // Nothing is lost in either case.
+        let end = client.read(&mut [0; 1]).map_err(|error| error.kind());
+        let expected = if lingers {
+            Ok(0)
+        } else {
+            Err(ErrorKind::ConnectionReset)
+        };
+        assert_eq!(end, expected);
+    }
+}
+
+#[test]
+fn a_client_that_never_closes_is_closed_when_its_time_is_over() {
+    let skd = with(&["--linger", "200ms"]).run_with("sh", ANSWERING);
+    let before = descriptors(skd.pid()).len();
+    let mut client = one_that_left(&skd);
+    expect_answer(&mut client);
+    wait_until_closed(&skd, &mut client);
+    wait_for_descriptors(&skd, before);
+}
+
+#[test]
+fn a_connection_that_the_handler_has_left_to_others_is_theirs() {
+    let directory = Directory::new();
+    let go = directory.name("go");
+    let script =
+        format!("{{ until test -e {go}; do sleep 0.01; done; echo second; }} & echo first");
+    let skd = with(&FOR_EVER).run_with("sh", ["-c", &script]);
+    let before = descriptors(skd.pid()).len();
+    let mut client = skd.connect();
+    assert_eq!(receive(&mut client, 6), b"first\n");
+    wait_for_ends(&skd, 1);
+    wait_for_descriptors(&skd, before);
+    directory.write("go", "");
+    assert_eq!(receive(&mut client, 7), b"second\n");
+    assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+}
+
+#[test]
+fn the_end_is_seen_when_the_handler_ends_and_not_before() {
+    let directory = Directory::new();
+    let (closed, go) = (directory.name("closed"), directory.name("go"));
+    let script = format!(
+        "exec < /dev/null > /dev/null; touch {closed}; until test -e {go}; do sleep 0.01; done"
+    );
+    for (lingers, options) in [(false, &[][..]), (true, &FOR_EVER)] {
+        let skd = with(options).run_with("sh", ["-c", &script]);
+        let mut client = skd.connect();
+        skd.wait_until("the handler has closed its connection", || {
+            directory.join("closed").exists()
+        });
+        if lingers {
+            client.set_nonblocking(true).unwrap();
+            let early = client.read(&mut [0; 1]);
+            assert_eq!(early.unwrap_err().kind(), ErrorKind::WouldBlock);
+            client.set_nonblocking(false).unwrap();
+            directory.write("go", "");
+        }
+        assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+        directory.write("go", "");
+        wait_for_ends(&skd, 1);
+        for name in ["closed", "go"] {
+            std::fs::remove_file(directory.join(name)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_place_is_free_at_the_end_of_the_handler() {
+    let skd = with(&FOR_EVER).args(["-c", "1"]).run_with("sh", ANSWERING);
+    let first = one_that_left(&skd);
+    let second = one_that_left(&skd);
+    for mut client in [first, second] {
+        expect_answer(&mut client);
+        client.write_all(b"still there").unwrap();
+    }
+}
+
+#[test]
+fn those_that_leave_are_bounded_and_nothing_of_them_is_left() {
+    let skd = with(&FOR_EVER)
+        .args(["--threads", "2"])
+        .limit(Resource::RLIMIT_NOFILE, 400, 400)
+        .run_with("sh", ["-c", "head -c 1 > /dev/null; echo answer"]);
+    let before = Holdings::in_peace(&skd);
+    // A quarter of 400, the half of that in two acceptors.
+    const MOST: usize = 2 * 25;
+    let mut clients: Vec<TcpStream> = Vec::new();
+    for served in 0..3 * MOST {
+        let mut client = skd.connect();
+        client.write_all(b"more than a byte").unwrap();
+        wait_for_ends(&skd, served + 1);
+        clients.push(client);
+        let open = descriptors(skd.pid()).len();
+        // Some come and go at any time.
+        assert!(open <= before.descriptors + MOST + 8, "{open} descriptors");
+    }
+    // The oldest was closed.
+    wait_until_closed(&skd, &mut clients[0]);
+    let mut last = clients.pop().unwrap();
+    assert_eq!(receive(&mut last, 7), b"answer\n");
+    last.write_all(b"still there").unwrap();
+    drop((clients, last));
+    wait_for_descriptors(&skd, before.descriptors);
+    Holdings::in_peace(&skd).expect_like(&before);
+}
+
+#[test]
+fn many_answers_arrive_at_once() {
+    let skd = with(&FOR_EVER).run_with("sh", ANSWERING);
+    let before = Holdings::in_peace(&skd);
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..10 {
+                    let mut client = skd.connect();
+                    // Which the handler doesn't read; what the buffers don't take, skd does.
+                    client.write_all(&vec![b'x'; 2_000_000]).unwrap();
+                    client.shutdown(Shutdown::Write).unwrap();
+                    expect_answer(&mut client);
+                }
+            });
+        }
+    });
+    wait_for_ends(&skd, 80);
+    wait_for_descriptors(&skd, before.descriptors);
+    Holdings::in_peace(&skd).expect_like(&before);
+}
+
+#[test]
+fn a_drain_waits_for_those_that_leave_within_its_time() {
+    for (time, closes) in [("1h", true), ("1s", false)] {
+        let skd = with(&FOR_EVER)
+            .args(["--drain", time])
+            .run_with("sh", ["-c", "read line; head -c 300000 /dev/zero"]);
+        let before = descriptors(skd.pid()).len();
+        let mut talking = skd.connect();
+        talking.write_all(b"more than").unwrap();
+        let handler = skd.wait_for_children(1);
+        let mut gone = skd.connect();
+        gone.write_all(b"\nmore than a line").unwrap();
+        wait_for_ends(&skd, 1);
+        assert_eq!(skd.children(), handler);
+        skd.signal(Signal::SIGTERM);
+        skd.wait_until("nobody is let in any more", || {
+            !sockets(skd.pid()).iter().any(|socket| socket.is_open())
+        });
+        talking.write_all(b" a line\nand more").unwrap();
+        wait_for_ends(&skd, 2);
+        expect_answer(&mut gone);
+        expect_answer(&mut talking);
+        if closes {
+            gone.write_all(b"still there").unwrap();
+            talking.write_all(b"still there").unwrap();
+            drop(gone);
+            skd.wait_until("one is left", || descriptors(skd.pid()).len() < before + 2);
+            assert!(skd.try_wait(std::time::Duration::ZERO).is_none());
+            drop(talking);
+        }
+        assert_eq!(skd.wait().code(), Some(0));
+    }
+}
+
+#[test]
+fn a_second_signal_waits_for_nobody() {
+    let skd = with(&FOR_EVER)
+        .args(["--drain", "1h"])
+        .run_with("sh", ANSWERING);
+    let mut client = one_that_left(&skd);
+    expect_answer(&mut client);
+    skd.signal(Signal::SIGTERM);
+    skd.wait_until("nobody is let in any more", || {
+        !sockets(skd.pid()).iter().any(|socket| socket.is_open())
+    });
+    skd.signal(Signal::SIGTERM);
+    assert_eq!(skd.wait().code(), Some(0));
+    wait_until_closed(&skd, &mut client);
+}
+
+#[test]
+fn without_a_drain_those_that_leave_are_closed_at_the_end() {
+    let skd = with(&FOR_EVER).run_with("sh", ANSWERING);
+    let mut client = one_that_left(&skd);
+    assert_eq!(skd.stop().code(), Some(0));
+    wait_until_closed(&skd, &mut client);
+}
+
+#[test]
+fn an_upgrade_keeps_connections_of_handlers_and_those_that_leave() {
+    let script = "echo ready; read line; head -c 300000 /dev/zero";
+    let skd = with(&FOR_EVER).run_with("sh", ["-c", script]);
+    let before = descriptors(skd.pid()).len();
+    let mut gone = skd.connect();
+    assert_eq!(receive(&mut gone, 6), b"ready\n");
+    gone.write_all(b"\nmore than a line").unwrap();
+    wait_for_ends(&skd, 1);
+    let mut live = skd.connect();
+    assert_eq!(receive(&mut live, 6), b"ready\n");
+    for upgrades in 1..=2 {
+        skd.signal(Signal::SIGUSR2);
+        skd.wait_for_logs("Upgraded from skd", upgrades);
+        assert_eq!(skd.children().len(), 1);
+    }
+    live.write_all(b"\nmore than a line").unwrap();
+    wait_for_ends(&skd, 2);
+    for mut client in [gone, live] {
+        expect_answer(&mut client);
+        client.write_all(b"still there").unwrap();
+    }
+    // And it goes on.
+    let mut new = skd.connect();
+    assert_eq!(receive(&mut new, 6), b"ready\n");
+    new.write_all(b"\nmore than a line").unwrap();
+    wait_for_ends(&skd, 3);
+    expect_answer(&mut new);
+    drop(new);
+    wait_for_descriptors(&skd, before);
+}
+
+#[test]
+fn handlers_get_no_more_than_ever() {
+    let skd = with(&FOR_EVER).run_with("sh", ["-c", "ls /proc/self/fd; cat"]);
+    let mut clients: Vec<TcpStream> = (0..3).map(|_| skd.connect()).collect();
+    for client in &mut clients {
+        // ls has the directory open.
+        assert_eq!(receive(client, 8), b"0\n1\n2\n3\n");
+        echo(client, b"x");
+    }
+}
