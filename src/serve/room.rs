@@ -3,13 +3,14 @@
 //! waits for them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use socket2::Socket;
 
-use super::admit::{Limits, Place, Seat, Source};
+use super::admit::{Limits, Place, Ready, Seat, Source};
 use super::key::Key;
 use crate::net::Peer;
 use crate::sys::events::{Interest, Poller};
@@ -33,6 +34,8 @@ pub(super) struct Visitor {
     /// When it got its token of the service's rate.
     pub(super) token: Option<u64>,
     pub(super) place: Option<Place>,
+    /// The rule that let it in, if that says anything else about it.
+    pub(super) rule: Option<Arc<Ready>>,
 }
 
 /// What a connection passes, in this order.
