@@ -225,3 +225,12 @@ impl FromStr for Trusted {
         }
     }
 }
+
+impl fmt::Display for RulePlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Option(option) => f.write_str(option),
+            Self::Line(line) => write!(f, "line {line} of the rules"),
+        }
+    }
+}

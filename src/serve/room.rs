@@ -128,13 +128,13 @@ impl Room {
         service: usize,
         id: Option<u32>,
         visitor: Visitor,
-    ) -> Result<(), (Visitor, Errno)> {
+    ) -> Result<(), Box<(Visitor, Errno)>> {
         let id = id.unwrap_or_else(|| self.new_id());
         if visitor.stage.is_clients() {
             let key = Key::Visitor { service, id }.into();
             // What has come before it is watched is told too.
             if let Err(errno) = poller.add(&visitor.connection, Interest::ReadableEdge, key) {
-                return Err((visitor, errno));
+                return Err(Box::new((visitor, errno)));
             }
             *self.shares.entry(visitor.source).or_default() += 1;
         } else {

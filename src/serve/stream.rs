@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use socket2::Socket;
 
-use super::admit::{Place, Policy, Refusals, Seat, When};
+use super::admit::{Place, Policy, Reader, Refusals, Seat, When};
 use super::handlers::{Handler, Work};
 use super::key::Key;
 use super::leave::Kept;
@@ -88,13 +88,15 @@ pub(super) struct Lane<'a> {
     pub(super) room: Room,
     /// Which lines there are about those who are refused.
     pub(super) refusals: Refusals,
+    /// What the rules are, if there are any.
+    pub(super) reader: Option<Reader>,
     /// Whether it is the rate that keeps connections in the backlog.
     pub(super) closed_by_rate: bool,
     /// Whether the listeners are in the thread's epoll set.
     watched: bool,
     /// For each listener, whether a connection may wait.
     ready: Vec<bool>,
-    environment: Environment,
+    pub(super) environment: Environment,
 }
 
 impl<'a> Lane<'a> {
@@ -104,6 +106,7 @@ impl<'a> Lane<'a> {
             place: None,
             room: Room::new(threads),
             refusals: Refusals::new(),
+            reader: None,
             closed_by_rate: false,
             watched: false,
             ready: vec![false; served.listeners.len()],

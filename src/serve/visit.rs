@@ -3,20 +3,23 @@
 //! does so in the [`Room`](super::room), and goes on from there.
 
 use std::fmt;
-use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
-use socket2::Socket;
 
 use super::Shared;
-use super::admit::{Farewell, Limits, Over, Policy, Reason, Say, When};
+use super::admit::{Client, Decision, Farewell, Limits, Over, Policy, Reason, RuleBook, Say, When};
 use super::room::{Stage, Visitor};
-use super::stream::{Acceptor, PAUSE};
-use crate::config::AtLimit;
+use super::stream::{Acceptor, Lane, PAUSE};
+use crate::config::{AtLimit, Proxies};
+use crate::net::Peer;
+use crate::net::proxy::{self, Received};
 use crate::report::{self, Event};
+
+/// How long somebody who was told why is heard out, so that it arrives.
+const HEARING: Duration = Duration::from_secs(5);
 
 /// What came of a stage.
 enum Passed<'a> {
@@ -29,6 +32,8 @@ enum Passed<'a> {
     },
     /// It doesn't go on.
     No(Farewell<'a>, Reason<'a>),
+    /// It doesn't go on for this reason, and may be told what its rule says, if there is one.
+    ByRule(Farewell<'a>, Option<Reason<'a>>),
 }
 
 impl<'a> Acceptor<'a> {
@@ -55,14 +60,26 @@ impl<'a> Acceptor<'a> {
                 Passed::No(farewell, reason) => {
                     return self.refuse(policy, visitor, farewell, reason);
                 }
+                Passed::ByRule(farewell, reason) => {
+                    return self.refuse_by_rule(policy, visitor, farewell, reason);
+                }
             }
         }
     }
 
     fn pass(&mut self, policy: &'a Policy, visitor: &mut Visitor, now: Instant) -> Passed<'a> {
         match visitor.stage {
-            Stage::Header => Passed::Yes,
-            Stage::Rules => Passed::Yes,
+            Stage::Header => match &policy.asked.proxies {
+                Some(proxies) => header(policy, proxies, visitor),
+                None => Passed::Yes,
+            },
+            Stage::Rules => {
+                let decision = self.lanes[visitor.service].decide(&visitor.peer);
+                match decision.is_none_or(|decision| decision.allow) {
+                    true => Passed::Yes,
+                    false => Passed::ByRule(Farewell::Close, None),
+                }
+            }
             Stage::FirstByte => match policy.asked.first_byte {
                 Some(within) => first_byte(visitor, within.into()),
                 None => Passed::Yes,
@@ -82,7 +99,14 @@ impl<'a> Acceptor<'a> {
         let Some(sources) = &policy.sources else {
             return Passed::Yes;
         };
-        let limits = policy.limits;
+        let rule = self.lanes[visitor.service].decide(&visitor.peer);
+        let rule = rule
+            .and_then(|decision| decision.rule)
+            .map(|ready| &ready.rule);
+        let limits = Limits {
+            max: rule.and_then(|rule| rule.max).or(policy.limits.max),
+            rate: rule.and_then(|rule| rule.rate).or(policy.limits.rate),
+        };
         if limits == Limits::default() {
             return Passed::Yes;
         }
@@ -113,7 +137,7 @@ impl<'a> Acceptor<'a> {
                 retry,
                 within: Some((*within).into()),
             },
-            at => Passed::No(Farewell::at(at), reason),
+            at => Passed::ByRule(Farewell::at(at), Some(reason)),
         }
     }
 
@@ -178,7 +202,33 @@ impl<'a> Acceptor<'a> {
         } = visitor;
         let seat = seat.map(|(seat, ..)| seat);
         let listener = &served.listeners[listener];
+        self.lanes[service].prepare(&peer);
         self.start(service, listener, connection, peer, place, seat);
+    }
+
+    /// Refuses somebody for a reason of a rule's, if no other is given, with what that says.
+    fn refuse_by_rule(
+        &mut self,
+        policy: &Policy,
+        visitor: Visitor,
+        farewell: Farewell<'_>,
+        reason: Option<Reason<'_>>,
+    ) {
+        let lane = &self.lanes[visitor.service];
+        // One that stays while the thread does other things with its own.
+        let rules = lane.served.rules.as_ref().map(RuleBook::current);
+        let client = client(&visitor.peer);
+        let rule = rules
+            .as_ref()
+            .and_then(|rules| rules.decide(client).rule)
+            .map(|ready| &ready.rule);
+        let message = rule.and_then(|rule| rule.message.as_deref());
+        let farewell = message.map_or(farewell, Farewell::Tell);
+        let denied = match rule {
+            Some(rule) => Reason::Rule(&rule.place),
+            None => Reason::NoRule,
+        };
+        self.refuse(policy, visitor, farewell, reason.unwrap_or(denied));
     }
 
     fn let_wait(&mut self, policy: &'a Policy, id: Option<u32>, visitor: Visitor) {
@@ -191,7 +241,8 @@ impl<'a> Acceptor<'a> {
             self.refuse(policy, other, Farewell::Close, Reason::Crowd);
         }
         let room = &mut self.lanes[service].room;
-        if let Err((visitor, errno)) = room.enter(self.poller, service, id, visitor) {
+        if let Err(failed) = room.enter(self.poller, service, id, visitor) {
+            let (visitor, errno) = *failed;
             let why = format_args!("it can't be waited for: {}", errno.desc());
             self.refuse(policy, visitor, Farewell::Close, Reason::Short(&why));
         }
@@ -243,7 +294,15 @@ impl<'a> Acceptor<'a> {
                 // Only TCP knows this; where it fails, closing has to do.
                 let _ = visitor.connection.set_linger(Some(Duration::ZERO));
             }
-            Farewell::Tell(text) => tell(&visitor.connection, text),
+            Farewell::Tell(text) => {
+                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+                // As far as that is possible without waiting: to a newcomer it nearly always is.
+                let _ = send(visitor.connection.as_raw_fd(), text, flags);
+                let until = Instant::now() + HEARING;
+                let connection = visitor.connection.into();
+                let leaving = &self.shared.leaving;
+                leaving.leave(self.index, self.poller, connection, until);
+            }
         }
     }
 
@@ -358,20 +417,60 @@ impl<'a> Acceptor<'a> {
         let visitors = std::mem::take(&mut *self.shared.visitors());
         for visitor in visitors {
             let shared: &'a Shared = self.shared;
-            match &shared.services[visitor.service].policy {
-                Some(policy) => self.advance(policy, None, visitor),
-                // The new image asks nothing of them.
-                None => {}
+            if let Some(policy) = &shared.services[visitor.service].policy {
+                self.advance(policy, None, visitor);
             }
         }
     }
 }
 
-/// Tells somebody who isn't let through why, as far as that is possible without waiting.
-fn tell(connection: &Socket, text: &[u8]) {
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    let _ = send(connection.as_raw_fd(), text, flags);
-    let _ = connection.shutdown(Shutdown::Write);
+impl<'a> Lane<'a> {
+    /// What the rules say about a client, if there are any.
+    fn decide(&mut self, peer: &Peer) -> Option<Decision<'_>> {
+        let book = self.served.rules.as_ref()?;
+        let reader = self.reader.get_or_insert_with(|| book.reader());
+        Some(reader.current(book).decide(client(peer)))
+    }
+
+    /// Has the next handler start with the variables that this client's rule gives it.
+    fn prepare(&mut self, peer: &Peer) {
+        let Some(book) = &self.served.rules else {
+            return;
+        };
+        let reader = self.reader.get_or_insert_with(|| book.reader());
+        let rule = reader.current(book).decide(client(peer)).rule;
+        let own = rule.and_then(|rule| rule.variables.as_ref());
+        let common = self.served.plan.variables();
+        self.environment.rebase(own.unwrap_or(common));
+    }
+}
+
+/// A peer as rules see it.
+fn client(peer: &Peer) -> Client {
+    match (peer, peer.address()) {
+        (Peer::UnixStream(credentials), _) => (*credentials).into(),
+        (_, Some(address)) => Client::Inet(address.ip()),
+        (_, None) => None.into(),
+    }
+}
+
+/// Learns from a proxy whom it brings.
+fn header<'a>(policy: &Policy, proxies: &'a Proxies, visitor: &mut Visitor) -> Passed<'a> {
+    if !visitor.peer.is_trusted(&proxies.from) {
+        return Passed::No(Farewell::Close, Reason::Proxy("it is none of --proxy-from"));
+    }
+    match proxy::receive(&visitor.connection) {
+        Received::Header(header) => {
+            visitor.peer = visitor.peer.brings(header);
+            visitor.source = policy.source(&visitor.peer);
+            Passed::Yes
+        }
+        Received::Incomplete { .. } => Passed::Later {
+            retry: None,
+            within: Some(proxies.timeout.into()),
+        },
+        Received::Fault(fault) => Passed::No(Farewell::Close, Reason::Header(fault)),
+    }
 }
 
 /// Whether the client has sent something.

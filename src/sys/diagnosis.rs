@@ -133,6 +133,11 @@ impl Diagnosis {
         }
     }
 
+    /// Whether the kernel tells of TCP sockets at all.
+    pub fn tells_of_tcp(&mut self) -> Result<(), Errno> {
+        self.tcp(1 << LISTEN, |_| ())
+    }
+
     fn tcp(&mut self, states: u32, mut each: impl FnMut(Tcp)) -> Result<(), Errno> {
         let room = &mut vec![0; DUMP];
         for family in [libc::AF_INET, libc::AF_INET6] {
