@@ -4,6 +4,7 @@ use crate::harness::{
     Conversation, DEADLINE, Directory, Instance, Namespace, Running, Skd, connect_from,
     connect_unix, echo, receive, requires_command, requires_root, talk, wait_until,
 };
+use nix::sys::resource::Resource;
 use nix::sys::signal::Signal;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -383,6 +384,37 @@ fn who_waits_holds_up_nobody_of_another_source() {
 }
 
 #[test]
+fn those_of_a_source_who_wait_leave_room_for_others() {
+    for (option, at) in [
+        ("--max-per-source=1", "--at-source-max=queue:1h"),
+        ("--rate-per-source=1/h:1", "--at-rate=queue:1h"),
+    ] {
+        // A room for 32.
+        let skd = Skd::new(["-v", "--threads=1", "-t", "127.0.0.1:0"])
+            .args(["--first-byte=1h", option, at])
+            .limit(Resource::RLIMIT_NOFILE, 64, 64)
+            .run("cat");
+        let _first = served(&skd, "127.0.0.1");
+        let greedy: Vec<_> = (0..50)
+            .map(|_| {
+                let mut stream = client(&skd, "127.0.0.1");
+                stream.write_all(b"x").unwrap();
+                stream
+            })
+            .collect();
+        skd.wait_for_log("Refused connection from [127.0.0.1]:");
+        for last in 2..10 {
+            let mut silent = client(&skd, &format!("127.0.0.{last}"));
+            // It is waited for while others come and go.
+            drop(served(&skd, &format!("127.0.1.{last}")));
+            echo(&mut silent, b"at last");
+        }
+        assert_eq!(skd.logged("Refused connection from [127.0.0.2]"), [""; 0]);
+        drop(greedy);
+    }
+}
+
+#[test]
 fn who_has_gone_while_waiting_takes_nobodys_place() {
     for options in [
         &["-c1", "--at-max=queue:1h"][..],
@@ -444,39 +476,39 @@ fn refusals_are_said_a_few_times_and_counted_after_that() {
     refused(&skd, "127.0.2.1");
     // One who comes once in a while is always named.
     said(&skd, &["Refused connection from [127.0.2.1]:"]);
-    let start = Instant::now();
-    wait_until("all are said or counted", || {
-        let single = skd.logged("Refused connection from [127.0.1.").len();
-        let more = skd.logged(" more connections from 127.0.1.0/24");
-        let counted = more.iter().map(|line| {
-            let number = line.split(' ').nth(1).unwrap();
-            number.parse::<usize>().unwrap()
-        });
-        let counted: usize = counted.sum();
-        assert!(single + counted <= 200, "{:#?}", skd.log_lines());
-        single + counted == 200 && start.elapsed() < DEADLINE
-    });
+    skd.wait_until("all are said or counted", || refusals(&skd) == 201);
     // Of each second that it took, and it can't have taken more of them than there were lines.
     let more = skd.logged(" more connections from ").len();
     let single = skd.logged("Refused connection from [127.0.1.").len();
     assert!(single <= 3 * (more + 1), "{:#?}", skd.log_lines());
 }
 
-#[test]
-fn what_was_counted_is_said_before_the_end() {
-    let skd = echoing(&["--rate-per-source=1/h:1"]);
-    let _first = served(&skd, "127.0.0.1");
-    for _ in 0..50 {
-        refused(&skd, "127.0.0.1");
-    }
-    let status = skd.stop();
-    assert_eq!(status.code(), Some(0));
-    let single = skd.logged("Refused connection from ").len();
-    let more = skd.logged(" more connections from 127.0.0.1");
+/// How many refusals were said or counted.
+fn refusals(skd: &Instance) -> usize {
+    let more = skd.logged(" more connections from ");
     let counted = more.iter().map(|line| {
         let number = line.split(' ').nth(1).unwrap();
         number.parse::<usize>().unwrap()
     });
-    let counted: usize = counted.sum();
-    assert_eq!(single + counted, 50, "{:#?}", skd.log_lines());
+    skd.logged("Refused connection from ").len() + counted.sum::<usize>()
+}
+
+#[test]
+fn what_was_counted_is_said_before_the_end_and_before_an_upgrade() {
+    let skd = echoing(&["--drain=10s", "--rate-per-source=1/h:1"]);
+    let first = served(&skd, "127.0.0.1");
+    for _ in 0..50 {
+        refused(&skd, "127.0.0.1");
+    }
+    skd.signal(Signal::SIGUSR2);
+    skd.wait_for_log("Upgraded from skd ");
+    assert_eq!(refusals(&skd), 50, "{:#?}", skd.log_lines());
+    // Buckets don't go with it.
+    drop(served(&skd, "127.0.0.1"));
+    for _ in 0..50 {
+        refused(&skd, "127.0.0.1");
+    }
+    drop(first);
+    assert_eq!(skd.stop().code(), Some(0));
+    assert_eq!(refusals(&skd), 100, "{:#?}", skd.log_lines());
 }
