@@ -155,6 +155,7 @@ impl<'a> Acceptor<'a> {
             }
         }
         self.serve_last();
+        self.say_what_is_left();
         let shared = self.shared;
         drop(self);
         shared.left.fetch_add(1, Ordering::SeqCst);
@@ -181,6 +182,7 @@ impl<'a> Acceptor<'a> {
     /// Does nothing, not even reap, with nothing in hand, until the phase changes.
     fn rest(&mut self) {
         self.leave_rooms();
+        self.say_what_is_left();
         self.shared.parked.fetch_add(1, Ordering::SeqCst);
         let waker = &self.shared.wakers[self.index];
         while self.shared.is_in(Phase::Parked) {

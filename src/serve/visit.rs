@@ -366,6 +366,14 @@ impl<'a> Acceptor<'a> {
         }
     }
 
+    /// Says all that was counted, since there will be no later.
+    pub(super) fn say_what_is_left(&mut self) {
+        for service in 0..self.lanes.len() {
+            self.lanes[service].refusals.cut_short();
+            self.say_what_was_counted(service);
+        }
+    }
+
     fn say_what_was_counted(&mut self, service: usize) {
         let refusals = &mut self.lanes[service].refusals;
         if refusals.due().is_some() {
