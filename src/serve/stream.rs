@@ -317,6 +317,7 @@ impl<'a> Acceptor<'a> {
                     service,
                     listener: index,
                     stage: Stage::Header,
+                    header: None,
                     deadline: None,
                     retry: None,
                     seat: None,

@@ -361,7 +361,11 @@ impl<'a> Acceptor<'a> {
 
     /// Goes on with somebody from the room.
     pub(super) fn go_on(&mut self, policy: &'a Policy, service: usize, id: u32) {
-        if let Some(visitor) = self.lanes[service].room.take(self.poller, id) {
+        let room = &mut self.lanes[service].room;
+        if room.lacks_header(id, Instant::now()) {
+            return;
+        }
+        if let Some(visitor) = room.take(self.poller, id) {
             self.advance(policy, Some(id), visitor);
         }
     }
@@ -436,7 +440,8 @@ fn header<'a>(policy: &Policy, proxies: &'a Proxies, visitor: &mut Visitor) -> P
     if !visitor.peer.is_trusted(&proxies.from) {
         return Passed::No(Farewell::Close, Reason::Proxy("it is none of --proxy-from"));
     }
-    match proxy::receive(&visitor.connection) {
+    let found = visitor.header.take();
+    match found.unwrap_or_else(|| proxy::receive(&visitor.connection)) {
         Received::Header(header) => {
             visitor.peer = visitor.peer.brings(header);
             visitor.source = policy.source(&visitor.peer);
