@@ -130,7 +130,9 @@ impl Daemon {
             });
         }
         let timed = served.iter().any(|served| served.times.is_some());
-        let leaving = if served.iter().any(|served| served.linger.is_some()) {
+        let tells = |served: &Served| served.policy.as_ref().is_some_and(Policy::tells);
+        let leaves = |served: &Served| served.linger.is_some() || tells(served);
+        let leaving = if served.iter().any(leaves) {
             let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
             Leaving::new(threads, files).map_err(|reason| {
                 Error::Start(format!("no memory for connections that leave: {reason}"))

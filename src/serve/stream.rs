@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use socket2::Socket;
 
-use super::admit::{Place, Policy, Reader, Ready, Refusals, RuleBook, Seat, When};
+use super::admit::{Place, Policy, Reader, Refusals, Seat, When};
 use super::handlers::{Handler, Work};
 use super::key::Key;
 use super::leave::Kept;
@@ -86,17 +86,17 @@ pub(super) struct Lane<'a> {
     pub(super) place: Option<Place>,
     /// Those who are accepted and not let through yet.
     pub(super) room: Room,
-    /// The rules as they were when this thread last looked.
-    pub(super) rules: Option<Reader>,
     /// Which lines there are about those who are refused.
     pub(super) refusals: Refusals,
+    /// What the rules are, if there are any.
+    pub(super) reader: Option<Reader>,
     /// Whether it is the rate that keeps connections in the backlog.
     pub(super) closed_by_rate: bool,
     /// Whether the listeners are in the thread's epoll set.
     watched: bool,
     /// For each listener, whether a connection may wait.
     ready: Vec<bool>,
-    environment: Environment,
+    pub(super) environment: Environment,
 }
 
 impl<'a> Lane<'a> {
@@ -105,8 +105,8 @@ impl<'a> Lane<'a> {
             served,
             place: None,
             room: Room::new(threads),
-            rules: served.rules.as_ref().map(RuleBook::reader),
             refusals: Refusals::new(),
+            reader: None,
             closed_by_rate: false,
             watched: false,
             ready: vec![false; served.listeners.len()],
@@ -304,9 +304,7 @@ impl<'a> Acceptor<'a> {
         match (&served.policy, place) {
             // Without a policy, is_open has seen one.
             (None, None) => {}
-            (None, Some(place)) => {
-                self.start(service, listener, connection, peer, (place, None), None);
-            }
+            (None, Some(place)) => self.start(service, listener, connection, peer, place, None),
             (Some(policy), place) => {
                 let visitor = Visitor {
                     source: policy.source(&peer),
@@ -320,7 +318,6 @@ impl<'a> Acceptor<'a> {
                     seat: None,
                     token,
                     place,
-                    rule: None,
                 };
                 self.advance(policy, None, visitor);
             }
@@ -359,8 +356,8 @@ impl<'a> Acceptor<'a> {
         listener: &Listener,
         connection: Socket,
         peer: Peer,
-        (place, seat): (Place, Option<Seat>),
-        rule: Option<&Ready>,
+        place: Place,
+        seat: Option<Seat>,
     ) {
         let served = self.lanes[service].served;
         report::event(Event::Accepted(&peer));
@@ -372,7 +369,7 @@ impl<'a> Acceptor<'a> {
         }
         // Closed here, where it isn't kept.
         let kept = served.linger.map(|time| Kept::new(connection, time));
-        self.introduce(service, listener, &peer, rule);
+        self.introduce(service, listener, &peer);
         let spawned = self.spawn(service);
         // First of all: until then the client can't see the end, should the handler be quick.
         self.spawner.release();
@@ -423,21 +420,9 @@ impl<'a> Acceptor<'a> {
     }
 
     /// Writes into the environment who has called where.
-    fn introduce(
-        &mut self,
-        service: usize,
-        listener: &Listener,
-        peer: &Peer,
-        rule: Option<&Ready>,
-    ) {
-        let Lane {
-            served,
-            environment,
-            ..
-        } = &mut self.lanes[service];
+    fn introduce(&mut self, service: usize, listener: &Listener, peer: &Peer) {
+        let environment = &mut self.lanes[service].environment;
         environment.clear();
-        let changed = rule.and_then(|rule| rule.variables.as_ref());
-        environment.rebase(changed.unwrap_or(served.plan.variables()));
         for variable in listener.variables(peer) {
             environment.line(variable);
         }
@@ -532,9 +517,8 @@ impl<'a> Acceptor<'a> {
                     self.shared.wakers[self.index].clear();
                     self.shared.answer(self.index);
                     for lane in &mut self.lanes {
-                        if let (Some(rules), Some(book)) = (&mut lane.rules, &lane.served.rules) {
-                            rules.refresh(book);
-                        }
+                        // Rules that don't hold any more may be large.
+                        let _ = lane.rules();
                     }
                     self.woken = self.lanes.iter().any(|lane| !lane.room.is_empty());
                 }

@@ -89,9 +89,12 @@ fn an_answer_arrives_though_its_client_has_sent_more_than_was_read() {
             expect_answer(&mut client);
         } else {
             let (length, result) = read_all(&mut client);
+            let sent = sender.join().unwrap();
             assert!(length < ANSWER, "{length} bytes");
-            assert_eq!(result.unwrap_err().kind(), ErrorKind::ConnectionReset);
-            let _ = sender.join().unwrap();
+            // The reset is told once: to whoever asks first.
+            let reset = [sent, result].into_iter().filter_map(Result::err);
+            let kinds: Vec<_> = reset.map(|reason| reason.kind()).collect();
+            assert!(kinds.contains(&ErrorKind::ConnectionReset), "{kinds:?}");
         }
     }
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use crate::config::{Admission, AtLimit};
 use crate::net::Peer;
+use crate::net::proxy::Fault;
 use crate::sys::events::Waker;
 
 pub(super) use book::{Reader, RuleBook};
@@ -43,7 +44,6 @@ impl Policy {
             max: asked.max_per_source,
             rate: asked.rate_per_source,
         };
-        let rules = asked.has_rules();
         let policy = Self {
             limits,
             // Rules may have limits of their own, now or when they are read again.
@@ -52,7 +52,7 @@ impl Policy {
             bucket: asked.rate.map(Bucket::new),
             asked,
         };
-        let asks = rules
+        let asks = policy.asked.has_rules()
             || policy.sources.is_some()
             || policy.bucket.is_some()
             || policy.places_when() == When::Needed;
@@ -91,6 +91,18 @@ impl Policy {
     /// What this client counts as.
     pub(super) fn source(&self, peer: &Peer) -> Source {
         Source::of(peer, self.asked.source_prefix)
+    }
+
+    /// Whether anybody may be told anything.
+    pub(super) fn tells(&self) -> bool {
+        let Admission {
+            at_max,
+            at_source_max,
+            at_rate,
+            ..
+        } = &self.asked;
+        let mut limits = [at_max, at_source_max, at_rate].into_iter().flatten();
+        limits.any(|at| matches!(at, AtLimit::Message(_))) || self.asked.rules_file.is_some()
     }
 
     /// The seat of a handler that runs already.
@@ -141,8 +153,10 @@ pub(super) enum Reason<'a> {
     Silent,
     /// It ended before it sent anything.
     Left,
+    /// Only proxies may come, and it is none.
+    Proxy(&'static str),
     /// The header in which a proxy says whom it brings.
-    Proxy(&'a dyn fmt::Display),
+    Header(Fault),
     /// It has waited in vain.
     Late(&'a dyn fmt::Display),
     /// Too many wait.
@@ -159,12 +173,13 @@ impl fmt::Display for Reason<'_> {
             Self::Max(limit) => write!(f, "all {limit} places are taken"),
             Self::Rate => f.write_str("connections come faster than --rate"),
             Self::SourceMax(source, limit) => {
-                write!(f, "{source} has {limit} handlers, as many as it may")
+                write!(f, "{source} has as many handlers as it may, {limit}")
             }
             Self::SourceRate(source) => write!(f, "{source} comes faster than it may"),
             Self::Silent => f.write_str("it sent nothing in time"),
             Self::Left => f.write_str("it left before it had sent anything"),
-            Self::Proxy(why) => write!(f, "{why}"),
+            Self::Proxy(why) => f.write_str(why),
+            Self::Header(fault) => write!(f, "{fault}"),
             Self::Late(why) => write!(f, "it has waited in vain: {why}"),
             Self::Crowd => f.write_str("too many wait"),
             Self::Short(why) => write!(f, "{why}"),
