@@ -16,9 +16,10 @@ use crate::net::{self, Listener};
 use crate::report;
 use crate::serve::handover::Sockets;
 use crate::serve::upgrade::{Arrival, Handed, Origin, State};
-use crate::serve::{self, Patience, Resources, supervise};
+use crate::serve::{self, Limits, Patience, Resources, Rules, supervise};
 use crate::setup::executable::Executable;
-use crate::setup::{Log, Manager, PidFile, Ready, ReadyFd, Side, privileges};
+use crate::setup::rules::RuleList;
+use crate::setup::{Log, Manager, PidFile, Ready, ReadyFd, RuleFiles, Side, privileges};
 use crate::sys::child::{self, Stage};
 use crate::sys::descriptors::{Low, Reserved};
 use crate::sys::signals::{self, Inherited, Signal};
@@ -69,6 +70,7 @@ fn answer_or_run(inherited: &Inherited) -> Result<u8, Error> {
             _ => Ok(0),
         },
         Request::Check(config, faults) => check::run(&config, faults),
+        Request::Explain(config, client) => check::explain(&config, &client),
         Request::Run(config) => run(*config, inherited),
     }
 }
@@ -112,6 +114,8 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
     let reserved = reserve(&kept, None)?;
     // The resolver may take long: nothing is held or changed yet, and INT still ends skd.
     let wanted = net::resolve_all(&service.listeners)?;
+    // While files and users are in sight; a fault in them leaves no trace.
+    let mut rules = read_rules(&service)?;
     // While its socket can be reached, and before it could be told of a start that fails.
     let mut manager = Manager::connect()?;
     // From here on there may be something to remove: signals wait until that can be done.
@@ -145,8 +149,14 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
         }
         if daemon.root.is_some() {
             executable.iter_mut().for_each(Executable::entered_root);
+            let files = rules.iter_mut().map(|(files, _)| files);
+            files.for_each(RuleFiles::entered_root);
         }
-        let ground = Ground::new(daemon, &service, files, reserved, threads, Method::probe)?;
+        let mut ground = Ground::new(daemon, &service, files, reserved, threads, Method::probe)?;
+        ground.rules = rules.map(|(files, list)| {
+            let rules = Rules::new(list, ground.plan.variables());
+            (rules, files)
+        });
         let ports = publish(&mut pidfile, &listeners)?;
         let origin = Origin {
             executable,
@@ -294,7 +304,10 @@ fn take_over(
         Method::probe
     };
     let (files, threads) = (origin.files, state.threads);
-    let ground = Ground::new(daemon, &service, files, reserved, threads, probe)?;
+    let mut ground = Ground::new(daemon, &service, files, reserved, threads, probe)?;
+    let (wanted, common) = (&service.admission, ground.plan.variables());
+    let rules = state.rules(wanted, common, daemon.root.is_none());
+    ground.rules = rules.map_err(not_left)?;
     let manager = state.manager().map_err(not_left)?;
     let handed = state.handed(returned).map_err(not_left)?;
     ground.build(&service, listeners, log, manager, origin, handed)
@@ -312,7 +325,9 @@ fn resumed_config(state: &State) -> Result<(Config, Service), Error> {
             None => config,
             Some(fault) => return Err(fault),
         },
-        Request::Print(_) => return Err(Error::Start("there is nothing to take over".into())),
+        Request::Explain(..) | Request::Print(_) => {
+            return Err(Error::Start("there is nothing to take over".into()));
+        }
     };
     match config.services.pop() {
         Some(service) => Ok((*config, service)),
@@ -329,6 +344,10 @@ struct Ground {
     method: Method,
     /// How long handlers are waited for at the end, if they are.
     patience: Option<Patience>,
+    /// What handlers of connections are held to.
+    limits: Option<Limits>,
+    /// Who may come in, if not everybody.
+    rules: Option<(Rules, RuleFiles)>,
 }
 
 impl Ground {
@@ -362,6 +381,8 @@ impl Ground {
                 drain,
                 kill_after: daemon.kill_after.unwrap_or(KILL_AFTER),
             }),
+            limits: Limits::of(daemon, service),
+            rules: None,
         })
     }
 
@@ -379,7 +400,10 @@ impl Ground {
             listeners,
             wait: service.wait,
             max_clients: service.max_clients,
+            admission: service.admission.clone(),
+            limits: self.limits,
             linger: service.admission.linger,
+            rules: self.rules,
         };
         let resources = Resources {
             method: self.method,
@@ -392,6 +416,17 @@ impl Ground {
             patience: self.patience,
         };
         serve::Daemon::new(vec![service], resources)
+    }
+}
+
+/// Opens and reads the rules about who may come in, if there are any.
+fn read_rules(service: &Service) -> Result<Option<(RuleFiles, RuleList)>, Error> {
+    let Some(files) = RuleFiles::open(&service.admission)? else {
+        return Ok(None);
+    };
+    match files.read() {
+        Ok(list) => Ok(Some((files, list))),
+        Err(faults) => Err(Error::Start(faults.into_iter().next().unwrap_or_default())),
     }
 }
 

@@ -132,6 +132,11 @@ impl Plan {
         &self.steps
     }
 
+    /// What all its handlers have in their environment, each `NAME=VALUE`.
+    pub fn variables(&self) -> &Arc<[CString]> {
+        &self.variables
+    }
+
     /// An environment to be filled in for one connection after the other.
     pub fn environment(&self) -> Environment {
         let own_id = (!self.sockets.is_empty()).then_some("LISTEN_PID");

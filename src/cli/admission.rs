@@ -5,18 +5,19 @@ use std::ffi::OsStr;
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 
+use super::Given;
 use super::values::{self, Why};
-use super::{Given, spelt};
-use crate::config::{Admission, AtLimit, Proxies, Refused, Rule, RulePlace, Span, Trusted, Who};
+use crate::config::{Admission, AtLimit, Names, Proxies, Refused, Rule, Span, Trusted, Who};
 
 /// What `--proxy-timeout` is, if not given.
 const PROXY_TIMEOUT: Span = Span::seconds(3);
 
 /// All of them, of use only where skd accepts connections.
-const OPTIONS: [&str; 16] = [
+const OPTIONS: [&str; 17] = [
     "allow",
     "deny",
     "rules",
+    "explain",
     "max-per-source",
     "source-prefix",
     "rate",
@@ -67,7 +68,7 @@ pub(super) fn admission(given: &Given<'_>, accepts: bool, tcp: bool) -> Admissio
         proxies: given.flag("proxy-protocol").then(|| Proxies {
             from: given
                 .each("proxy-from")
-                .filter_map(|(_, value)| given.value("proxy-from", value, trusted))
+                .filter_map(|(_, value)| given.value("proxy-from", value, parsed::<Trusted>))
                 .collect(),
             timeout: given.read("proxy-timeout", time).unwrap_or(PROXY_TIMEOUT),
         }),
@@ -131,45 +132,21 @@ fn rules(given: &Given<'_>) -> Vec<Rule> {
     let mut found = Vec::new();
     for (option, allow) in [("allow", true), ("deny", false)] {
         for (place, value) in given.each(option) {
-            let Some(who) = given.value(option, value, who) else {
-                continue;
-            };
-            let rule = Rule {
-                allow,
-                who,
-                max: None,
-                rate: None,
-                environment: Vec::new(),
-                message: None,
-                place: RulePlace::Option(spelt(option, value)),
-            };
-            found.push((place, rule));
+            let names = given.names();
+            let read = |source: &OsStr| Rule::option(allow, source, names);
+            found.extend(given.value(option, value, read).map(|rule| (place, rule)));
         }
     }
     found.sort_by_key(|(place, _)| *place);
     found.into_iter().map(|(_, rule)| rule).collect()
 }
 
-fn who(text: &OsStr) -> Result<Who, Why> {
-    let text = text.to_str().ok_or("it isn't text in UTF-8")?;
-    match text {
-        "all" => Ok(Who::All),
-        "unix" => Ok(Who::Unix),
-        _ => text
-            .parse()
-            .map(Who::Net)
-            .map_err(|why: Refused| why.to_string()),
-    }
-}
-
-fn trusted(text: &OsStr) -> Result<Trusted, Why> {
-    let text = text.to_str().ok_or("it isn't text in UTF-8")?;
-    match text {
-        "unix" => Ok(Trusted::Unix),
-        _ => text
-            .parse()
-            .map(Trusted::Net)
-            .map_err(|why: Refused| why.to_string()),
+/// Somebody whom rules are asked about.
+pub(super) fn client(text: &OsStr, names: Names<'_>) -> Result<Who, Why> {
+    match Who::parse(text, names).map_err(|why| why.to_string())? {
+        who @ (Who::Unix | Who::Uid(_) | Who::Gid(_)) => Ok(who),
+        Who::Net(prefix) if prefix.is_one() => Ok(Who::Net(prefix)),
+        _ => Err("it takes one address, unix, uid=USER or gid=GROUP".into()),
     }
 }
 

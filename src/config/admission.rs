@@ -118,6 +118,11 @@ impl FromStr for AtLimit {
 }
 
 impl Admission {
+    /// Whether anybody may be refused for who he is.
+    pub fn has_rules(&self) -> bool {
+        !self.rules.is_empty() || self.rules_file.is_some()
+    }
+
     /// What happens to those who come when all handlers run that may.
     pub fn at_max(&self) -> &AtLimit {
         self.at_max.as_ref().unwrap_or(&AtLimit::Queue(None))

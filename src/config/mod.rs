@@ -10,6 +10,7 @@ mod log_target;
 mod prefix;
 mod rate;
 mod rule;
+pub mod rule_file;
 mod socket_option;
 
 use std::ffi::{CString, OsStr, OsString};
@@ -27,17 +28,24 @@ use crate::sys::child::Resource;
 pub use address::{Host, InetAddress, Port, UnixAddress};
 pub use admission::{Admission, AtLimit, Proxies, SourcePrefix};
 pub use duration::Span;
-pub use escapes::unescape;
+pub use escapes::{quoted, unescape};
 pub use log_target::{Level, LogTarget};
 pub use prefix::Prefix;
 pub use rate::Rate;
-pub use rule::{Rule, RulePlace, Trusted, Who};
+pub use rule::{Id, Names, Rule, RulePlace, Trusted, Who, look_up};
 pub use socket_option::{Probes, Scope, SocketOption};
 
 /// Why a text can't be read as what it is to be: a clause that goes on after "invalid
 /// value".
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused(String);
+
+impl Refused {
+    /// For this reason.
+    pub fn because(why: impl Into<String>) -> Self {
+        Self(why.into())
+    }
+}
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

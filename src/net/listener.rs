@@ -446,9 +446,13 @@ impl Listener {
         })
     }
 
-    /// What a handler's environment says whoever the client is, as `NAME=VALUE`.
-    pub fn variables(&self) -> &[CString] {
-        &self.variables
+    /// What a handler's environment says whoever the client is, as `NAME=VALUE`; nothing, if a
+    /// proxy has said what the client called.
+    pub fn variables(&self, peer: &Peer) -> &[CString] {
+        match peer {
+            Peer::Proxied(_) => &[],
+            _ => &self.variables,
+        }
     }
 
     /// Accepts a connection (accept4(2)) and says whose it is; the error is the kernel's.

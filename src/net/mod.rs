@@ -5,6 +5,7 @@ mod given;
 pub mod listener;
 mod options;
 pub mod peer;
+pub mod proxy;
 mod resolve;
 mod unix;
 

@@ -1,11 +1,13 @@
 //! Who called: for the handler's environment and for the log.
 
 use std::fmt;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use serde::{Deserialize, Serialize};
 use socket2::Socket;
 
+use super::proxy::Header;
+use crate::config::Trusted;
 use crate::sys::names;
 use crate::sys::sockets::{Credentials, peer_credentials};
 
@@ -29,6 +31,25 @@ pub enum Peer {
     /// Somebody whom the handler itself will accept, at this address of the listener's if it
     /// is one of the internet.
     Unaccepted(Option<SocketAddr>),
+    /// Whom a proxy has brought, as it says.
+    Proxied(Proxied),
+}
+
+/// A client, and the proxy that speaks for it: in so little room that a [`Peer`], of which
+/// there is one in each handler's entry, isn't larger for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proxied {
+    /// The client and what it called, if they are of the internet.
+    client: Option<(Compact, Compact)>,
+    /// The proxy, if it is, and the interface of a link-local one.
+    proxy: Option<(Compact, [u8; 4])>,
+}
+
+/// An address of the internet, IPv4 in its mapped form. Bytes need no alignment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Compact {
+    ip: [u8; 16],
+    port: [u8; 2],
 }
 
 impl Peer {
@@ -58,6 +79,45 @@ impl Peer {
     /// The sender of a UDP datagram.
     pub(super) fn udp(remote: SocketAddr) -> Self {
         Self::Udp(plain(remote))
+    }
+
+    /// Whether it is a proxy that is believed: the connection's own other end, before anybody
+    /// has spoken.
+    pub fn is_trusted(&self, proxies: &[Trusted]) -> bool {
+        proxies.iter().any(|trusted| match (trusted, self) {
+            (Trusted::Net(prefix), Self::Tcp { remote, .. }) => prefix.contains(remote.ip()),
+            (Trusted::Unix, Self::UnixStream(_)) => true,
+            _ => false,
+        })
+    }
+
+    /// The client that this proxy has named in a header.
+    #[must_use]
+    pub fn brings(self, header: Header) -> Self {
+        let client = match header {
+            Header::Own => return self,
+            Header::Inet {
+                source,
+                destination,
+            } => Some((source.into(), destination.into())),
+            Header::Unix => None,
+        };
+        Self::Proxied(Proxied {
+            client,
+            proxy: match self {
+                Self::Tcp { remote, .. } => Some((remote.into(), scope(remote).to_ne_bytes())),
+                _ => None,
+            },
+        })
+    }
+
+    /// The client's address, if it is one of the internet.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp { remote, .. } | Self::Udp(remote) => Some(*remote),
+            Self::Proxied(Proxied { client, .. }) => client.map(|(source, _)| source.into()),
+            Self::UnixStream(_) | Self::LocalDatagram | Self::Unaccepted(_) => None,
+        }
     }
 
     /// Calls `set` with the name and value of each variable that depends on the peer. What
@@ -91,8 +151,69 @@ impl Peer {
                 set("UNIXREMOTEEUID", format_args!("{uid}"));
                 set("UNIXREMOTEEGID", format_args!("{gid}"));
             }
+            Self::Proxied(proxied) => proxied.variables(set),
             Self::UnixStream(None) | Self::LocalDatagram | Self::Unaccepted(_) => {}
         }
+    }
+}
+
+impl Proxied {
+    /// All that a client's environment has, that of the listener as well: what the client
+    /// called is in front of the proxy. A proxy on a unix socket has no address, and what the
+    /// kernel says of it isn't said here, where it would be taken for the client's.
+    fn variables(&self, mut set: impl FnMut(&str, fmt::Arguments<'_>)) {
+        match self.client {
+            Some((source, destination)) => {
+                let (source, destination) =
+                    (SocketAddr::from(source), SocketAddr::from(destination));
+                set("PROTO", format_args!("TCP"));
+                set("TCPLOCALIP", format_args!("{}", destination.ip()));
+                set("TCPLOCALPORT", format_args!("{}", destination.port()));
+                set("TCPREMOTEIP", format_args!("{}", source.ip()));
+                set("TCPREMOTEPORT", format_args!("{}", source.port()));
+                set("REMOTE_ADDR", format_args!("{}", source.ip()));
+                set("REMOTE_PORT", format_args!("{}", source.port()));
+            }
+            None => set("PROTO", format_args!("UNIX-STREAM")),
+        }
+        if let Some((proxy, scope)) = self.proxy {
+            let proxy = proxy.with_scope(u32::from_ne_bytes(scope));
+            set("SKD_PROXYIP", format_args!("{}", scoped(proxy)));
+            set("SKD_PROXYPORT", format_args!("{}", proxy.port()));
+        }
+    }
+}
+
+impl Compact {
+    fn with_scope(self, scope: u32) -> SocketAddr {
+        let (ip, port) = (Ipv6Addr::from(self.ip), u16::from_ne_bytes(self.port));
+        plain(SocketAddrV6::new(ip, port, 0, scope).into())
+    }
+}
+
+impl From<SocketAddr> for Compact {
+    fn from(address: SocketAddr) -> Self {
+        let ip = match address.ip() {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
+        };
+        Self {
+            ip: ip.octets(),
+            port: address.port().to_ne_bytes(),
+        }
+    }
+}
+
+impl From<Compact> for SocketAddr {
+    fn from(address: Compact) -> Self {
+        address.with_scope(0)
+    }
+}
+
+fn scope(address: SocketAddr) -> u32 {
+    match address {
+        SocketAddr::V6(v6) => v6.scope_id(),
+        SocketAddr::V4(_) => 0,
     }
 }
 
@@ -114,7 +235,16 @@ impl fmt::Display for Peer {
             Self::Unaccepted(Some(local)) => {
                 write!(f, "connection to [{}]:{}", scoped(*local), local.port())
             }
-            Self::UnixStream(None) | Self::Unaccepted(None) => f.write_str("local connection"),
+            Self::Proxied(Proxied {
+                client: Some((source, _)),
+                ..
+            }) => {
+                let source = SocketAddr::from(*source);
+                write!(f, "connection from [{}]:{}", source.ip(), source.port())
+            }
+            Self::UnixStream(None) | Self::Unaccepted(None) | Self::Proxied(_) => {
+                f.write_str("local connection")
+            }
             Self::LocalDatagram => f.write_str("local datagram"),
         }
     }
@@ -149,7 +279,6 @@ pub(super) fn scoped(address: SocketAddr) -> impl fmt::Display {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::net::IpAddr;
 
     use crate::config::is_reserved_variable;
 
@@ -170,12 +299,7 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "if_indextoname(3)")]
     fn a_link_local_client_has_its_interface() {
-        let remote = SocketAddr::V6(std::net::SocketAddrV6::new(
-            "fe80::1".parse().unwrap(),
-            80,
-            0,
-            1,
-        ));
+        let remote = SocketAddr::V6(SocketAddrV6::new("fe80::1".parse().unwrap(), 80, 0, 1));
         let peer = Peer::Tcp {
             remote,
             local: None,
@@ -195,6 +319,86 @@ mod tests {
         let found = variables(Peer::UnixStream(Some(unseen)));
         assert!(!found.iter().any(|line| line.contains("PID")), "{found:?}");
         assert!(found.contains(&"PEERUID=7".into()));
+    }
+
+    fn tcp(remote: &str) -> Peer {
+        Peer::Tcp {
+            remote: plain(remote.parse().unwrap()),
+            local: None,
+        }
+    }
+
+    const UNIX: Peer = Peer::UnixStream(Some(Credentials {
+        pid: 1,
+        uid: 2,
+        gid: 3,
+    }));
+
+    #[test]
+    fn a_proxy_is_trusted_by_its_own_address() {
+        let trusts = |proxies: &str, peer: Peer| {
+            let proxies: Vec<Trusted> =
+                proxies.split(' ').map(|one| one.parse().unwrap()).collect();
+            peer.is_trusted(&proxies)
+        };
+        let nets = "192.0.2.0/28 2001:db8::/32";
+        assert!(trusts(nets, tcp("192.0.2.15:1")));
+        assert!(trusts(nets, tcp("[::ffff:192.0.2.15]:1")));
+        assert!(trusts(nets, tcp("[2001:db8::1]:1")));
+        assert!(!trusts(nets, tcp("192.0.2.16:1")));
+        assert!(!trusts(nets, UNIX));
+        assert!(trusts("unix", UNIX));
+        assert!(trusts("192.0.2.1 unix", Peer::UnixStream(None)));
+        assert!(!trusts("unix", tcp("192.0.2.1:1")));
+        assert!(!UNIX.is_trusted(&[]));
+        // Not for what it says of another.
+        let named = Header::Inet {
+            source: "192.0.2.1:1".parse().unwrap(),
+            destination: "192.0.2.1:1".parse().unwrap(),
+        };
+        assert!(!trusts(nets, tcp("198.51.100.1:1").brings(named)));
+    }
+
+    #[test]
+    fn whom_a_proxy_brings_is_the_client_and_the_proxy_has_variables_of_its_own() {
+        let named = Header::Inet {
+            source: "[2001:db8::1]:1234".parse().unwrap(),
+            destination: "192.0.2.2:80".parse().unwrap(),
+        };
+        let client = [
+            "PROTO=TCP",
+            "TCPLOCALIP=192.0.2.2",
+            "TCPLOCALPORT=80",
+            "TCPREMOTEIP=2001:db8::1",
+            "TCPREMOTEPORT=1234",
+            "REMOTE_ADDR=2001:db8::1",
+            "REMOTE_PORT=1234",
+        ];
+        let proxy = ["SKD_PROXYIP=192.0.2.9", "SKD_PROXYPORT=9"];
+        let brought = tcp("192.0.2.9:9").brings(named);
+        assert_eq!(variables(brought), [&client[..], &proxy].concat());
+        assert_eq!(brought.to_string(), "connection from [2001:db8::1]:1234");
+        assert_eq!(
+            brought.address(),
+            Some("[2001:db8::1]:1234".parse().unwrap())
+        );
+
+        let brought = UNIX.brings(named);
+        assert_eq!(variables(brought), client);
+
+        // Nothing of the proxy is taken for the client's.
+        for (proxy, more) in [(UNIX, &[][..]), (tcp("192.0.2.9:9"), &proxy)] {
+            let brought = proxy.brings(Header::Unix);
+            assert_eq!(variables(brought), [&["PROTO=UNIX-STREAM"], more].concat());
+            assert_eq!(brought.to_string(), "local connection");
+            assert_eq!(brought.address(), None);
+            assert_eq!(proxy.brings(Header::Own), proxy);
+        }
+    }
+
+    #[test]
+    fn a_client_behind_a_proxy_takes_no_more_room_than_one_before() {
+        assert_eq!(size_of::<Peer>(), 2 * size_of::<SocketAddr>());
     }
 
     proptest! {
@@ -223,6 +427,34 @@ mod tests {
                 let end = format!("from [{ip}]:{}", remote.port());
                 prop_assert!(peer.to_string().ends_with(&end), "{}", peer);
             }
+        }
+
+        #[test]
+        #[cfg_attr(miri, ignore = "if_indextoname(3)")]
+        fn a_client_behind_a_proxy_is_as_the_header_says_also_after_an_upgrade(
+            remote in any::<SocketAddr>(),
+            source in any::<(IpAddr, u16)>(),
+            destination in any::<(IpAddr, u16)>(),
+        ) {
+            let (source, destination) = (plain(source.into()), plain(destination.into()));
+            let direct = |remote| Peer::Tcp { remote: plain(remote), local: Some(destination) };
+            let proxy = direct(remote);
+            let brought = proxy.brings(Header::Inet { source, destination });
+            prop_assert_eq!(brought.address(), Some(source));
+            prop_assert_eq!(brought.to_string(), direct(source).to_string());
+            let found = variables(brought);
+            for line in variables(direct(source)) {
+                prop_assert!(found.contains(&line), "{}", line);
+            }
+            let same = |line: &str| line.replace("TCPREMOTE", "SKD_PROXY");
+            let proxy: Vec<String> = variables(proxy)
+                .iter()
+                .filter(|line| line.starts_with("TCPREMOTE"))
+                .map(|line| same(line))
+                .collect();
+            prop_assert_eq!(&found[found.len() - 2..], proxy);
+            let text = serde_json::to_string(&brought).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Peer>(&text).unwrap(), brought);
         }
     }
 }

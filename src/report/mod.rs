@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
+use crate::config::Span;
 use crate::error::Error;
 use crate::sys::descriptors::HandOver;
 use crate::sys::process::Ended;
@@ -30,6 +31,10 @@ pub use sink::{HandedSink, Sink};
 pub enum Event<'a> {
     /// A connection was accepted.
     Accepted(&'a dyn fmt::Display),
+    /// A connection wasn't let through, for this reason.
+    Refused(&'a dyn fmt::Display, &'a dyn fmt::Display),
+    /// So many more weren't, of these clients.
+    RefusedMore(u64, &'a dyn fmt::Display),
     /// A datagram is there, or a connection, for which a handler will be run on the socket.
     Received(&'a dyn fmt::Display),
     /// A handler of a connection ended.
@@ -81,14 +86,29 @@ pub enum Event<'a> {
         /// How often.
         starts: u32,
     },
+    /// The handler of a connection, with this id, is told to end, being late.
+    Late(&'a dyn fmt::Display, i32, Late),
+    /// One that was told to end hasn't, and is killed.
+    KillingHandler(&'a dyn fmt::Display, i32),
     /// A supervised program hasn't ended in time, and is killed.
     Killing(&'a dyn fmt::Display),
     /// The daemon waits for so many handlers to end, for so long at most.
     Draining(usize, &'a dyn fmt::Display),
     /// So many handlers haven't ended in time; and what is done about it.
     Overdue(usize, &'static str),
+    /// So many rules were read again.
+    ReadRules(usize),
     /// Something went wrong.
     Trouble(Cause, &'a dyn fmt::Display),
+}
+
+/// What a handler has done for too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Late {
+    /// It has run.
+    Running(Span),
+    /// No byte has come or gone.
+    Idle(Span),
 }
 
 /// How a handler ended.
@@ -122,12 +142,14 @@ pub enum Cause {
     Upgrade,
     /// The service manager, or whoever else waits for readiness, couldn't be told.
     Manager,
+    /// Rules couldn't be read again.
+    Rules,
 }
 
 /// How often a trouble of one cause is reported.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
 
-const CAUSES: usize = Cause::Manager as usize + 1;
+const CAUSES: usize = Cause::Rules as usize + 1;
 
 /// Statics, because standard error is one for the process too, and because whoever reports
 /// must not have to be handed anything.
@@ -157,7 +179,7 @@ pub fn hand_over(to: &mut HandOver) -> Result<HandedSink, Errno> {
 }
 
 /// Whether events of this verbosity are reported.
-fn wants(verbosity: u8) -> bool {
+pub fn wants(verbosity: u8) -> bool {
     VERBOSITY.load(Ordering::Relaxed) >= verbosity
 }
 

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Event, Outcome};
+use super::{Event, Late, Outcome};
 use crate::sys::process::Ended;
 
 impl Event<'_> {
@@ -18,6 +18,8 @@ impl Event<'_> {
             | Self::Killing(_)
             | Self::Overdue(..) => 0,
             Self::Accepted(_)
+            | Self::Refused(..)
+            | Self::RefusedMore(..)
             | Self::Received(_)
             | Self::Closed(..)
             | Self::Finished(..)
@@ -28,6 +30,9 @@ impl Event<'_> {
             | Self::Restarting(..)
             | Self::Upgraded(_)
             | Self::Idle(..)
+            | Self::Late(..)
+            | Self::KillingHandler(..)
+            | Self::ReadRules(_)
             | Self::Draining(..) => 1,
             Self::Places(..) | Self::Listening(_) | Self::ClosedListener(_) => 2,
         }
@@ -38,6 +43,10 @@ impl fmt::Display for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Accepted(peer) => write!(f, "Accepted {peer}"),
+            Self::Refused(peer, why) => write!(f, "Refused {peer}: {why}"),
+            Self::RefusedMore(count, whom) => {
+                write!(f, "Refused {count} more connections from {whom}")
+            }
             Self::Received(peer) => write!(f, "Received initial {peer}"),
             Self::Closed(peer, outcome) => write!(f, "Closed {peer}: {outcome}"),
             Self::Finished(peer, outcome) => write!(f, "Finished {peer}: {outcome}"),
@@ -92,6 +101,18 @@ impl fmt::Display for Event<'_> {
                 "skd: '{program}' was tried {starts} times on {listener} and accepted nothing; \
                  clients wait, and it is tried again every second"
             ),
+            Self::Late(peer, pid, Late::Running(span)) => write!(
+                f,
+                "skd: handler {pid} of {peer} has run for {span}: TERM is sent to it"
+            ),
+            Self::Late(peer, pid, Late::Idle(span)) => write!(
+                f,
+                "skd: handler {pid} of {peer} has been idle for {span}: TERM is sent to it"
+            ),
+            Self::KillingHandler(peer, pid) => write!(
+                f,
+                "skd: handler {pid} of {peer} has not ended: KILL is sent to it"
+            ),
             Self::Killing(program) => {
                 write!(f, "skd: '{program}' has not ended: KILL is sent to it")
             }
@@ -101,6 +122,7 @@ impl fmt::Display for Event<'_> {
             Self::Overdue(count, then) => {
                 write!(f, "skd: {count} handlers have not ended: {then}")
             }
+            Self::ReadRules(count) => write!(f, "Read {count} rules again"),
             Self::Trouble(_, what) => write!(f, "skd: {what}"),
         }
     }

@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 
-use super::admit::{Places, When};
+use super::admit::{Clock, Places, Policy, When};
 use super::drain::{self, Drain, Patience};
 use super::handlers::{Handlers, Work};
 use super::key::Key;
@@ -18,15 +18,16 @@ use super::leave::Leaving;
 use super::lend::Lent;
 use super::reap::{self, After, Births};
 use super::status::{Signs, Status};
+use super::times::Times;
 use super::trial::Trial;
 use super::upgrade::{HandedHandler, HandedLeaving, Origin};
-use super::{Phase, Resources, Served, Service, Shared, stream};
+use super::{Phase, Resources, RuleBook, Served, Service, Shared, stream};
 use crate::child::{Method, Pidfds, Spawner};
 use crate::config::Style;
 use crate::error::Error;
 use crate::net::{Listener, SocketFile};
 use crate::report::{self, Cause, Event};
-use crate::setup::Log;
+use crate::setup::{Log, RuleFiles};
 use crate::sys::descriptors;
 use crate::sys::events::{Interest, Poller, Waker, is_readable, no_events};
 use crate::sys::process;
@@ -55,6 +56,8 @@ pub struct Daemon {
     pub(super) method: Method,
     pub(super) log: Log,
     pub(super) status: Status,
+    /// Where each service's rules are read again.
+    pub(super) rule_files: Vec<Option<RuleFiles>>,
     /// The handlers of an earlier image, until they are entered.
     pub(super) handed: Vec<HandedHandler>,
     /// The same of its connections that were leaving.
@@ -93,6 +96,7 @@ impl Daemon {
         let mut files = resources.handed.socket_files;
         let mut lent = Vec::new();
         let mut served = Vec::new();
+        let mut rule_files = Vec::new();
         for service in services {
             let plan = Arc::new(service.plan);
             let mut streams = Vec::new();
@@ -109,15 +113,26 @@ impl Daemon {
                     lent.push(one.map_err(failed("a listener can't be watched"))?);
                 }
             }
+            let policy = Policy::new(service.admission, &wakers);
+            let when = policy.as_ref().map_or(When::Before, Policy::places_when);
+            let times = service.limits.map(|limits| Times::new(limits, &streams));
+            let (rules, files) = service.rules.unzip();
+            rule_files.push(files);
             served.push(Served {
+                times: times.transpose()?,
                 plan,
                 listeners: streams,
-                places: Places::new(service.max_clients, When::Before, Arc::clone(&wakers)),
+                places: Places::new(service.max_clients, when, Arc::clone(&wakers)),
+                policy,
+                rules: rules.map(RuleBook::new),
                 linger: service.linger.map(Into::into),
                 full: AtomicBool::new(false),
             });
         }
-        let leaving = if served.iter().any(|served| served.linger.is_some()) {
+        let timed = served.iter().any(|served| served.times.is_some());
+        let tells = |served: &Served| served.policy.as_ref().is_some_and(Policy::tells);
+        let leaves = |served: &Served| served.linger.is_some() || tells(served);
+        let leaving = if served.iter().any(leaves) {
             let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
             Leaving::new(threads, files).map_err(|reason| {
                 Error::Start(format!("no memory for connections that leave: {reason}"))
@@ -127,7 +142,7 @@ impl Daemon {
         };
         let shared = Arc::new(Shared {
             services: served,
-            handlers: Handlers::new(threads + 1, earlier),
+            handlers: Handlers::new(threads + 1, earlier, timed),
             leaving,
             pollers: (0..=threads)
                 .map(|_| Poller::new())
@@ -137,6 +152,8 @@ impl Daemon {
             births: (0..threads).map(|_| Births::default()).collect(),
             signs: Signs::new(threads),
             wakers,
+            clock: Clock::new(Instant::now()),
+            visitors: Mutex::default(),
             phase: AtomicU8::new(Phase::Starting as u8),
             parked: AtomicUsize::new(0),
             left: AtomicUsize::new(0),
@@ -170,6 +187,7 @@ impl Daemon {
             method: resources.method,
             log: resources.log,
             status,
+            rule_files,
             origin: resources.origin,
             handed: resources.handed.handlers,
             handed_leaving: resources.handed.leaving,
@@ -277,6 +295,8 @@ impl Daemon {
                     Key::Trial => self.look_at_trial(),
                     Key::Listener { service, listener } => self.client_waits(service, listener),
                     Key::Acceptor(thread) => drain::look(&self.shared, thread),
+                    // Of an acceptor's own set.
+                    Key::Visitor { .. } => {}
                     Key::Leaving(index) => {
                         let (main, poller) = (self.shared.main_index(), self.shared.main_poller());
                         self.shared.leaving.hear(main, poller, index);
@@ -311,7 +331,11 @@ impl Daemon {
             .chain(self.relay_at)
             .chain(self.trial.as_ref().map(|trial| trial.due))
             .chain(self.status.due())
-            .chain(self.drain.as_ref().map(Drain::due))
+            .chain(
+                self.drain
+                    .as_ref()
+                    .and_then(|drain| drain.due(&self.shared)),
+            )
             .chain(
                 self.parting()
                     .filter_map(|thread| self.shared.leaving.due(thread)),
@@ -389,10 +413,12 @@ impl Daemon {
             Signal::SIGHUP => {
                 self.status.reloading();
                 let reopened = self.log.reopen();
+                // What is wrong with them belongs into the new log.
+                let reread = self.read_rules();
                 self.status.ready(&self.shared);
                 match reopened {
                     // A terminal that is closed may well say so twice: no reason to hurry.
-                    Ok(false) if self.origin.hangup_ends && self.drain.is_none() => {}
+                    Ok(false) if self.origin.hangup_ends && !reread && self.drain.is_none() => {}
                     Ok(_) => return false,
                     Err(text) => {
                         report::event(Event::Trouble(Cause::Log, &text));

@@ -3,6 +3,7 @@
 //! The acceptors accept who has come already, and end. From then on the main thread sees the
 //! ends of their handlers too, by watching what they watched.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::key::Key;
@@ -98,15 +99,17 @@ impl Drain {
     }
 
     /// When to call [`Self::advance`], should nothing happen before.
-    pub(super) fn due(&self) -> Instant {
-        if self.watched || self.step == Step::Closing {
-            return self.due;
-        }
-        self.due.min(Instant::now() + PAUSE)
+    pub(super) fn due(&self, shared: &Shared) -> Option<Instant> {
+        let unwatched = !self.watched && self.step != Step::Closing;
+        let look = unwatched.then(|| Instant::now() + PAUSE);
+        let late = parts(shared).filter_map(|part| shared.handlers.next_due(part));
+        late.chain(look).chain([self.due]).min()
     }
 
     /// Goes on if it is time to; gives the exit status when it is over.
     pub(super) fn advance(&mut self, shared: &Shared) -> Option<u8> {
+        // The acceptors have left, or are about to.
+        parts(shared).for_each(|part| shared.look_at_times(part));
         let now = Instant::now();
         if self.step == Step::Closing {
             if now < self.due && !shared.acceptors_have_left() {
@@ -154,6 +157,11 @@ impl Drain {
         }
         None
     }
+}
+
+/// The parts of the table of handlers that were the acceptors'.
+fn parts(shared: &Shared) -> Range<usize> {
+    0..shared.main_index()
 }
 
 /// How many handlers live, those who are just being made too: they are counted first, since

@@ -10,9 +10,11 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use super::admit::Place;
+use super::admit::{Place, Seat};
 use super::key::Key;
 use super::leave::Kept;
+use super::timers::Timers;
+use super::times::Watch;
 use crate::net::Peer;
 use crate::sys::events::{Interest, Poller};
 use crate::sys::process::{self, Change, Ended, Target, Wait};
@@ -26,6 +28,8 @@ pub(super) struct Handler {
     /// by looking at all children.
     pub(super) pidfd: Option<OwnedFd>,
     pub(super) work: Work,
+    /// What it takes of its source's limits.
+    pub(super) seat: Option<Seat>,
     pub(super) peer: Peer,
     pub(super) started: Instant,
     /// Its connection too, if the client is heard out after the handler's end.
@@ -52,32 +56,43 @@ pub(super) struct Handlers {
     unwatched: AtomicUsize,
     /// How many handlers had ended before this table was made.
     earlier: u64,
+    /// Whether handlers may be watched for being late.
+    timed: bool,
 }
 
 impl Handlers {
-    /// An empty table for so many threads, after `earlier` handlers of another image.
-    pub(super) fn new(threads: usize, earlier: u64) -> Self {
+    /// An empty table for so many threads, after `earlier` handlers of another image; `timed` if
+    /// some handlers have a time limit.
+    pub(super) fn new(threads: usize, earlier: u64, timed: bool) -> Self {
         Self {
             parts: (0..threads).map(|_| Mutex::default()).collect(),
             unwatched: AtomicUsize::new(0),
             earlier,
+            timed,
         }
     }
 
     /// Makes room for so many more handlers of this thread: before they are started, since
     /// memory may be short, and what runs must be entered.
     pub(super) fn reserve(&self, thread: usize, more: usize) -> Result<(), TryReserveError> {
-        self.part(thread).reserve(more)
+        let mut part = self.part(thread);
+        part.reserve(more)?;
+        if self.timed {
+            let entries = part.entries.capacity();
+            part.timers.reserve(entries)?;
+        }
+        Ok(())
     }
 
-    /// Enters a handler, for which there is room, and has its end watched for. If that can't
-    /// be, it is entered without its pidfd, and the reason given. Says whether there is room
+    /// Enters a handler, for which there is room, with its time limits if it has some, and has
+    /// its end watched for. If that can't be, it is entered without its pidfd, and the reason given. Says whether there is room
     /// for another.
     pub(super) fn insert(
         &self,
         thread: usize,
         poller: &Poller,
         mut handler: Handler,
+        watch: Option<Watch>,
     ) -> (Result<(), Errno>, bool) {
         let mut part = self.part(thread);
         let index = part.next();
@@ -95,6 +110,9 @@ impl Handlers {
             self.unwatched.fetch_add(1, Ordering::SeqCst);
         }
         part.insert(handler);
+        if let Some((due, watch)) = watch.and_then(|watch| Some((watch.due()?, watch))) {
+            part.timers.insert(index, due, watch);
+        }
         (watched, part.has_room())
     }
 
@@ -179,13 +197,50 @@ impl Handlers {
         }
     }
 
-    /// Looks at all of them.
-    pub(super) fn each(&self, mut look: impl FnMut(&Handler)) {
+    /// Looks at all of them, and at what they are held to.
+    pub(super) fn each(&self, mut look: impl FnMut(&Handler, Option<&Watch>)) {
         for thread in 0..self.parts.len() {
-            self.part(thread)
-                .live()
-                .for_each(|(_, handler)| look(handler));
+            let part = self.part(thread);
+            for (index, handler) in part.live() {
+                look(handler, part.timers.get(index));
+            }
         }
+    }
+
+    /// When something is due for a handler of this part.
+    pub(super) fn next_due(&self, thread: usize) -> Option<Instant> {
+        // Without time limits no lock is taken.
+        let timers = self.timed.then(|| self.part(thread));
+        timers
+            .and_then(|part| part.timers.next())
+            .map(|(due, _)| due)
+    }
+
+    /// Acts on the first watch of this part that is due, if one is.
+    pub(super) fn when_due<T>(
+        &self,
+        thread: usize,
+        act: impl FnOnce(&mut Watch, &Handler) -> T,
+    ) -> Option<T> {
+        let mut part = self.timed.then(|| self.part(thread))?;
+        let (due, index) = part.timers.next()?;
+        if Instant::now() < due {
+            return None;
+        }
+        let Part {
+            entries, timers, ..
+        } = &mut *part;
+        let (Some(Entry::Live(handler)), Some(watch)) = (entries.get(index), timers.get_mut(index))
+        else {
+            timers.remove(index);
+            return None;
+        };
+        let result = act(watch, handler);
+        match watch.due() {
+            Some(due) => timers.postpone(index, due),
+            None => drop(timers.remove(index)),
+        }
+        Some(result)
     }
 
     fn part(&self, thread: usize) -> MutexGuard<'_, Part> {
@@ -216,6 +271,8 @@ struct Part {
     /// that counting costs nothing.
     live: usize,
     entered: u64,
+    /// For those that are held to a time.
+    timers: Timers<Watch>,
 }
 
 #[derive(Debug)]
@@ -269,6 +326,7 @@ impl Part {
         if let Entry::Free(_) = entry {
             return None;
         }
+        self.timers.remove(index);
         match std::mem::replace(entry, Entry::Free(self.free)) {
             Entry::Live(handler) => {
                 self.free = Some(index);
@@ -299,6 +357,7 @@ mod tests {
             pid: Pid::from_raw(pid),
             pidfd: None,
             work: Work::Lent(0),
+            seat: None,
             peer: Peer::LocalDatagram,
             started: Instant::now(),
             kept: None,

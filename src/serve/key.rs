@@ -19,6 +19,8 @@ pub(super) enum Key {
     Handler { thread: usize, index: usize },
     /// Something has happened that this acceptor would have seen.
     Acceptor(usize),
+    /// Somebody who waits for a service has sent something, or left.
+    Visitor { service: usize, id: u32 },
     /// Something has come on a connection that is leaving: its index in the thread's part of the
     /// table.
     Leaving(usize),
@@ -36,6 +38,7 @@ impl From<Key> for u64 {
             Key::Handler { thread, index } => (5, thread, index),
             Key::Trial => (6, 0, 0),
             Key::Acceptor(thread) => (7, thread, 0),
+            Key::Visitor { service, id } => (9, service, id as usize),
             Key::Leaving(index) => (8, 0, index),
         };
         kind << 56 | (first as Self) << 32 | second as Self
@@ -57,6 +60,10 @@ impl From<u64> for Key {
             4 => Self::Lent(second),
             6 => Self::Trial,
             7 => Self::Acceptor(first),
+            9 => Self::Visitor {
+                service: first,
+                id: second as u32,
+            },
             8 => Self::Leaving(second),
             _ => Self::Handler {
                 thread: first,
@@ -88,6 +95,10 @@ mod tests {
                 index: 4_000_000,
             },
             Key::Acceptor(15),
+            Key::Visitor {
+                service: 2,
+                id: u32::MAX,
+            },
             Key::Leaving(1_023),
         ] {
             assert_eq!(Key::from(u64::from(key)), key);

@@ -15,33 +15,42 @@ mod key;
 mod leave;
 mod lend;
 mod reap;
+mod reread;
+mod room;
 mod status;
 mod stream;
 pub mod supervise;
+mod timers;
+mod times;
 mod trial;
 pub mod upgrade;
+mod visit;
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::child::{Method, Plan};
-use crate::config::{MOST_THREADS, Span};
+use crate::config::{Admission, MOST_THREADS, Span};
 use crate::net::Listener;
 use crate::report::{self, Cause, Event};
-use crate::setup::{Log, Manager};
+use crate::setup::{Log, Manager, RuleFiles};
 use crate::sys::descriptors::Reserved;
 use crate::sys::events::{Poller, Waker};
 
-use admit::Places;
+pub use admit::{Client, Decision, HandedRules, Ready, Rules};
+use admit::{Clock, Places, Policy, RuleBook};
 pub use control::Daemon;
 pub use drain::Patience;
 use handlers::{Handler, Handlers};
 use leave::Leaving;
 pub use leave::most as most_leaving;
 use reap::Births;
+use room::Visitor;
 use status::Signs;
+pub use times::Limits;
+use times::{Times, Watch};
 use upgrade::{Handed, Origin};
 
 /// How many threads accept connections, where there are any.
@@ -64,8 +73,14 @@ pub struct Service {
     pub wait: bool,
     /// How many handlers its stream listeners may have at once.
     pub max_clients: Option<NonZeroUsize>,
+    /// What else is asked of their clients.
+    pub admission: Admission,
+    /// What handlers of its connections are held to, if anything.
+    pub limits: Option<Limits>,
     /// How long a client is heard out after its handler's end, if it is.
     pub linger: Option<Span>,
+    /// Who may come in, and where that is read again.
+    pub rules: Option<(Rules, RuleFiles)>,
 }
 
 /// What else the running daemon needs.
@@ -104,6 +119,11 @@ struct Shared {
     births: Box<[Births]>,
     signs: Signs,
     phase: AtomicU8,
+    /// What limits by time are reckoned in.
+    clock: Clock,
+    /// Those who wait to be let through, while no acceptor has them. Locked only to leave or take
+    /// over.
+    visitors: Mutex<Vec<Visitor>>,
     /// How many acceptors are parked.
     parked: AtomicUsize,
     /// How many acceptors have ended, after all else that they do.
@@ -128,10 +148,16 @@ struct Served {
     plan: Arc<Plan>,
     listeners: Vec<Listener>,
     places: Arc<Places>,
+    /// What else is asked of clients, if anything.
+    policy: Option<Policy>,
     /// How long a client is heard out after its handler's end, if it is.
     linger: Option<Duration>,
+    /// Who may come in, where not everybody may.
+    rules: Option<RuleBook>,
     /// Whether the main thread is asked to find out if clients wait for a place.
     full: AtomicBool,
+    /// What handlers are held to.
+    times: Option<Times>,
 }
 
 impl Served {
@@ -183,16 +209,20 @@ impl Shared {
         self.services.iter().flat_map(|served| &served.listeners)
     }
 
+    fn visitors(&self) -> MutexGuard<'_, Vec<Visitor>> {
+        self.visitors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn is_in(&self, phase: Phase) -> bool {
         self.phase.load(Ordering::SeqCst) == phase as u8
     }
 
     /// Enters a handler that this thread has started; one that can't be watched is found by
     /// looking at all children. Says whether there is room for another.
-    fn enter(&self, thread: usize, handler: Handler) -> bool {
+    fn enter(&self, thread: usize, handler: Handler, watch: Option<Watch>) -> bool {
         let has_pidfd = handler.pidfd.is_some();
         let poller = &self.pollers[thread];
-        let (watched, room) = self.handlers.insert(thread, poller, handler);
+        let (watched, room) = self.handlers.insert(thread, poller, handler, watch);
         if let Err(errno) = watched {
             let text = format_args!("a handler can't be watched: {}", errno.desc());
             report::event(Event::Trouble(Cause::Watch, &text));

@@ -47,6 +47,7 @@ fn finish(shared: &Shared, handler: Handler, ended: Ended, by: usize) -> After {
         pid,
         pidfd: _,
         work,
+        seat,
         peer,
         started,
         kept,
@@ -63,6 +64,7 @@ fn finish(shared: &Shared, handler: Handler, ended: Ended, by: usize) -> After {
         }
         Work::Connection(place) => {
             report::event(Event::Closed(&peer, outcome));
+            drop(seat);
             let (used, limit) = place.release(by);
             report::event(Event::Places(used, limit));
             // After its place is free: who sees the end and comes again at once finds it so.

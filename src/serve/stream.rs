@@ -6,6 +6,7 @@
 //! not waited for at all. Each also waits for the ends of the handlers that it started: to
 //! wake another thread for each end would cost more than the reaping.
 
+use std::collections::VecDeque;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::AsFd;
@@ -17,11 +18,12 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use socket2::Socket;
 
-use super::admit::Place;
+use super::admit::{Place, Policy, Reader, Ready, Refusals, RuleBook, Seat, When};
 use super::handlers::{Handler, Work};
 use super::key::Key;
 use super::leave::Kept;
 use super::reap::{self, Birth};
+use super::room::{Room, Stage, Visitor};
 use super::{Phase, Served, Shared};
 use crate::child::{SpawnError, Spawned, Spawner};
 use crate::net::{Listener, Peer};
@@ -31,7 +33,7 @@ use crate::sys::events::{Interest, Poller, no_events, wait_readable};
 use crate::sys::thread::Thread;
 
 /// How long a shortage is waited out before the next try.
-const PAUSE: Duration = Duration::from_millis(100);
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
 /// How many connections are served before a look at what else has happened, while there is
 /// always another.
@@ -46,43 +48,66 @@ pub(super) fn start(index: usize, shared: Arc<Shared>, spawner: Spawner) -> Resu
         let acceptor = Acceptor {
             index,
             poller: &shared.pollers[index],
-            lanes: shared.services.iter().map(Lane::new).collect(),
+            lanes: shared
+                .services
+                .iter()
+                .map(|served| Lane::new(served, shared.wakers.len()))
+                .collect(),
             shared: &shared,
             spawner,
-            room: false,
+            entry: false,
+            turns: VecDeque::new(),
+            woken: false,
         };
         acceptor.run();
     })
 }
 
-struct Acceptor<'a> {
-    index: usize,
-    shared: &'a Shared,
-    poller: &'a Poller,
+pub(super) struct Acceptor<'a> {
+    pub(super) index: usize,
+    pub(super) shared: &'a Shared,
+    pub(super) poller: &'a Poller,
     /// One for each service.
-    lanes: Vec<Lane<'a>>,
+    pub(super) lanes: Vec<Lane<'a>>,
     spawner: Spawner,
     /// Whether the table has room for the next handler.
-    room: bool,
+    entry: bool,
+    /// Those in a room who have done something, by service and number.
+    pub(super) turns: VecDeque<(usize, u32)>,
+    /// Whether another thread has given back what somebody in a room may wait for.
+    pub(super) woken: bool,
 }
 
 /// A service as one thread sees it.
-struct Lane<'a> {
-    served: &'a Served,
-    /// The place for the next connection, taken before it is accepted.
-    place: Option<Place>,
+pub(super) struct Lane<'a> {
+    pub(super) served: &'a Served,
+    /// The place for the next connection, taken before it is accepted; unless places are taken
+    /// when they are needed.
+    pub(super) place: Option<Place>,
+    /// Those who are accepted and not let through yet.
+    pub(super) room: Room,
+    /// The rules as they were when this thread last looked.
+    pub(super) rules: Option<Reader>,
+    /// Which lines there are about those who are refused.
+    pub(super) refusals: Refusals,
+    /// Whether it is the rate that keeps connections in the backlog.
+    pub(super) closed_by_rate: bool,
     /// Whether the listeners are in the thread's epoll set.
     watched: bool,
     /// For each listener, whether a connection may wait.
     ready: Vec<bool>,
-    environment: Environment,
+    pub(super) environment: Environment,
 }
 
 impl<'a> Lane<'a> {
-    fn new(served: &'a Served) -> Self {
+    fn new(served: &'a Served, threads: usize) -> Self {
         Self {
             served,
             place: None,
+            room: Room::new(threads),
+            rules: served.rules.as_ref().map(RuleBook::reader),
+            refusals: Refusals::new(),
+            closed_by_rate: false,
             watched: false,
             ready: vec![false; served.listeners.len()],
             environment: served.plan.environment(),
@@ -96,6 +121,8 @@ enum Attempt {
     Served,
     /// No connection waits.
     Drained,
+    /// None is to be accepted now.
+    Closed,
     /// Something is short; not before [`PAUSE`] again.
     Short,
 }
@@ -106,6 +133,7 @@ impl<'a> Acceptor<'a> {
             // Not for good: a moment later it costs nothing to look once more.
             self.look(Some(PAUSE));
         }
+        self.enter_rooms();
         let mut row = 0;
         while self.shared.is_in(Phase::Serving) || self.shared.is_in(Phase::Parked) {
             if self.shared.is_in(Phase::Parked) {
@@ -113,6 +141,7 @@ impl<'a> Acceptor<'a> {
                 continue;
             }
             self.take_places();
+            self.see_to_rooms();
             match self.serve_ready() {
                 0 => {
                     row = 0;
@@ -126,6 +155,7 @@ impl<'a> Acceptor<'a> {
             }
         }
         self.serve_last();
+        self.say_what_is_left();
         let shared = self.shared;
         drop(self);
         shared.left.fetch_add(1, Ordering::SeqCst);
@@ -139,14 +169,20 @@ impl<'a> Acceptor<'a> {
         }
         while self.shared.is_in(Phase::Closing) {
             self.take_places();
+            self.see_to_rooms();
             if self.serve_ready() == 0 {
-                return;
+                if self.lanes.iter().all(|lane| lane.room.is_empty()) {
+                    return;
+                }
+                self.look(self.time_left());
             }
         }
     }
 
     /// Does nothing, not even reap, with nothing in hand, until the phase changes.
-    fn rest(&self) {
+    fn rest(&mut self) {
+        self.leave_rooms();
+        self.say_what_is_left();
         self.shared.parked.fetch_add(1, Ordering::SeqCst);
         let waker = &self.shared.wakers[self.index];
         while self.shared.is_in(Phase::Parked) {
@@ -155,25 +191,67 @@ impl<'a> Acceptor<'a> {
             self.shared.answer(self.index);
         }
         self.shared.parked.fetch_sub(1, Ordering::SeqCst);
+        self.enter_rooms();
     }
 
     fn stopping(&self) -> bool {
         self.shared.is_in(Phase::Stopping)
     }
 
-    /// Takes a place in each service where it has none.
+    /// Takes a place in each service where it has none, and is to have one.
     fn take_places(&mut self) {
-        for lane in &mut self.lanes {
-            if lane.place.is_none() && !lane.served.listeners.is_empty() {
+        for service in 0..self.lanes.len() {
+            let lane = &mut self.lanes[service];
+            let wanted = lane.place.is_none()
+                && !lane.served.listeners.is_empty()
+                && lane.served.places.when() == When::Before;
+            if wanted {
                 lane.place = lane.served.places.take(self.index);
-                if lane.place.is_none() && report::full_is_due() {
-                    // Whether clients wait is for the main thread to see: to look at the
-                    // listener from here would take the wake-up from another acceptor.
-                    lane.served.full.store(true, Ordering::SeqCst);
-                    self.shared.main.wake();
+                if lane.place.is_none() {
+                    self.note_full(service);
                 }
             }
         }
+    }
+
+    /// Has it said that clients wait for a place, if they do.
+    pub(super) fn note_full(&self, service: usize) {
+        if report::full_is_due() {
+            // Whether clients wait is for the main thread to see: to look at the
+            // listener from here would take the wake-up from another acceptor.
+            self.lanes[service]
+                .served
+                .full
+                .store(true, Ordering::SeqCst);
+            self.shared.main.wake();
+        }
+    }
+
+    /// Whether connections of a service are to be accepted now. If not, this thread is woken, or
+    /// has something due, when it is worth asking again.
+    fn is_open(&mut self, service: usize) -> bool {
+        let lane = &mut self.lanes[service];
+        let places = &lane.served.places;
+        let Some(policy) = &lane.served.policy else {
+            return lane.place.is_some();
+        };
+        let free = match places.when() {
+            When::Before => lane.place.is_some(),
+            // Who has been accepted comes first.
+            When::Needed => {
+                !policy.leaves_at_max()
+                    || lane.room.for_place.is_empty() && places.may_take(self.index)
+            }
+        };
+        if !free {
+            self.note_full(service);
+            return false;
+        }
+        lane.closed_by_rate = policy.gate().is_some_and(|bucket| {
+            let now = self.shared.clock.read(Instant::now());
+            !lane.room.for_rate.is_empty() || bucket.next(now) > now
+        });
+        !lane.closed_by_rate
     }
 
     /// Serves one connection of each listener that may have one, in turn, so that none
@@ -186,12 +264,13 @@ impl<'a> Acceptor<'a> {
                 if !self.lanes[service].ready[listener] {
                     continue;
                 }
-                let Some(place) = self.lanes[service].place.take() else {
+                if !self.is_open(service) {
                     break;
-                };
-                match self.serve(service, listener, place) {
+                }
+                match self.serve(service, listener) {
                     Attempt::Served => served += 1,
                     Attempt::Drained => self.lanes[service].ready[listener] = false,
+                    Attempt::Closed => break,
                     // Which another listener needn't be.
                     Attempt::Short => short = true,
                 }
@@ -206,57 +285,129 @@ impl<'a> Acceptor<'a> {
         served
     }
 
-    fn serve(&mut self, service: usize, index: usize, place: Place) -> Attempt {
+    fn serve(&mut self, service: usize, index: usize) -> Attempt {
         let served = self.lanes[service].served;
         let listener = &served.listeners[index];
         if !self.make_room() {
-            self.lanes[service].place = Some(place);
             return Attempt::Short;
         }
+        let token = match self.take_token(service) {
+            Ok(token) => token,
+            Err(closed) => return closed,
+        };
         let (connection, peer) = match listener.accept() {
             Ok(accepted) => accepted,
             Err(reason) => {
-                self.lanes[service].place = Some(place);
+                self.give_back(service, token);
                 return not_accepted(listener, &reason);
             }
         };
-        report::event(Event::Accepted(&peer));
-        if !self.hold(&connection) {
-            return Attempt::Served;
-        }
-        // Closed here, where it isn't kept.
-        let kept = served.linger.map(|time| Kept::new(connection, time));
-        self.introduce(service, listener, &peer);
-        let spawned = self.spawn(service);
-        // First of all: until then the client can't see the end, should the handler be quick.
-        self.spawner.release();
-        if let Some((Spawned { pid, pidfd }, birth)) = spawned {
-            let handler = Handler {
-                pid,
-                pidfd,
-                work: Work::Connection(place.in_use()),
-                peer,
-                started: Instant::now(),
-                kept,
-            };
-            // A lock, but one that hardly any other thread ever takes.
-            self.room = self.shared.enter(self.index, handler);
-            drop(birth);
-            served.report_places();
+        let place = self.lanes[service].place.take();
+        match (&served.policy, place) {
+            // Without a policy, is_open has seen one.
+            (None, None) => {}
+            (None, Some(place)) => {
+                self.start(service, listener, connection, peer, (place, None), None);
+            }
+            (Some(policy), place) => {
+                let visitor = Visitor {
+                    source: policy.source(&peer),
+                    connection,
+                    peer,
+                    service,
+                    listener: index,
+                    stage: Stage::Header,
+                    header: None,
+                    deadline: None,
+                    retry: None,
+                    seat: None,
+                    token,
+                    place,
+                    rule: None,
+                };
+                self.advance(policy, None, visitor);
+            }
         }
         Attempt::Served
     }
 
+    /// The service's token for the next connection, where connections wait for it in the backlog
+    /// and are let through, if at all, as soon as they are accepted.
+    fn take_token(&self, service: usize) -> Result<Option<u64>, Attempt> {
+        let served = self.lanes[service].served;
+        let Some(bucket) = served.policy.as_ref().and_then(Policy::gate) else {
+            return Ok(None);
+        };
+        if served.places.when() == When::Needed {
+            return Ok(None);
+        }
+        let now = self.shared.clock.read(Instant::now());
+        match bucket.take(now) {
+            Ok(()) => Ok(Some(now)),
+            Err(_) => Err(Attempt::Closed),
+        }
+    }
+
+    fn give_back(&self, service: usize, token: Option<u64>) {
+        let policy = self.lanes[service].served.policy.as_ref();
+        if let (Some(taken), Some(bucket)) = (token, policy.and_then(Policy::gate)) {
+            bucket.give_back(taken, self.shared.clock.read(Instant::now()));
+        }
+    }
+
+    /// Starts the handler of a connection that is let through.
+    pub(super) fn start(
+        &mut self,
+        service: usize,
+        listener: &Listener,
+        connection: Socket,
+        peer: Peer,
+        (place, seat): (Place, Option<Seat>),
+        rule: Option<&Ready>,
+    ) {
+        let served = self.lanes[service].served;
+        report::event(Event::Accepted(&peer));
+        // The last that is seen of it.
+        let times = served.times.as_ref();
+        let socket = times.and_then(|times| times.identify(listener, &connection));
+        if !self.hold(&connection) {
+            return;
+        }
+        // Closed here, where it isn't kept.
+        let kept = served.linger.map(|time| Kept::new(connection, time));
+        self.introduce(service, listener, &peer, rule);
+        let spawned = self.spawn(service);
+        // First of all: until then the client can't see the end, should the handler be quick.
+        self.spawner.release();
+        if let Some((Spawned { pid, pidfd }, birth)) = spawned {
+            let started = Instant::now();
+            let handler = Handler {
+                pid,
+                pidfd,
+                work: Work::Connection(place.in_use()),
+                seat,
+                peer,
+                started,
+                kept,
+            };
+            let watch = times.map(|times| times.watch(service, started, socket));
+            // A lock, but one that hardly any other thread ever takes.
+            self.entry = self.shared.enter(self.index, handler, watch);
+            drop(birth);
+            served.report_places();
+        }
+    }
+
     /// Has room for the next handler in the table, before its client is accepted: one that
     /// runs must be entered. Allocates only when more handlers live than ever before.
-    fn make_room(&mut self) -> bool {
-        if !self.room {
+    pub(super) fn make_room(&mut self) -> bool {
+        if !self.entry {
             match self.shared.handlers.reserve(self.index, 1) {
-                Ok(()) => self.room = true,
+                Ok(()) => self.entry = true,
                 Err(why) => report::event(Event::Trouble(Cause::Spawn, &why)),
             }
         }
-        self.room
+        self.entry
     }
 
     /// Puts the connection into the thread's slot, however long that takes; not if skd is
@@ -275,10 +426,22 @@ impl<'a> Acceptor<'a> {
     }
 
     /// Writes into the environment who has called where.
-    fn introduce(&mut self, service: usize, listener: &Listener, peer: &Peer) {
-        let environment = &mut self.lanes[service].environment;
+    fn introduce(
+        &mut self,
+        service: usize,
+        listener: &Listener,
+        peer: &Peer,
+        rule: Option<&Ready>,
+    ) {
+        let Lane {
+            served,
+            environment,
+            ..
+        } = &mut self.lanes[service];
         environment.clear();
-        for variable in listener.variables() {
+        let changed = rule.and_then(|rule| rule.variables.as_ref());
+        environment.rebase(changed.unwrap_or(served.plan.variables()));
+        for variable in listener.variables(peer) {
             environment.line(variable);
         }
         peer.variables(|name, value| environment.set(name, value));
@@ -315,13 +478,23 @@ impl<'a> Acceptor<'a> {
         // then its client waits for the end.
         let released = self.spawner.release();
         for index in 0..self.lanes.len() {
-            if self.lanes[index].place.is_none() {
+            if !self.is_open(index) {
                 self.unwatch(index);
             } else if !self.watch(index) {
                 return self.pause();
             }
         }
-        self.look((!released).then_some(PAUSE));
+        let limit = (!released).then_some(PAUSE);
+        self.look(limit.into_iter().chain(self.time_left()).min());
+    }
+
+    /// How long to wait at most, for the sake of what is due.
+    fn time_left(&self) -> Option<Duration> {
+        if !self.turns.is_empty() || self.woken {
+            return Some(Duration::ZERO);
+        }
+        let due = self.due()?;
+        Some(due.saturating_duration_since(Instant::now()))
     }
 
     /// Lets time pass before the next try, unless something happens that may have ended a
@@ -344,6 +517,8 @@ impl<'a> Acceptor<'a> {
         let left = due.map(|due| due.saturating_duration_since(Instant::now()));
         let limit = limit.into_iter().chain(left).min();
         let mut room = no_events();
+        // Without time limits this is `limit`, and no system call.
+        let limit = self.shared.until_due(self.index, limit);
         let Ok(events) = self.poller.wait(&mut room, limit) else {
             // Nothing that an epoll descriptor in order can say; don't spin on it.
             thread::sleep(PAUSE);
@@ -359,10 +534,20 @@ impl<'a> Acceptor<'a> {
                 Key::Waker => {
                     self.shared.wakers[self.index].clear();
                     self.shared.answer(self.index);
+                    for lane in &mut self.lanes {
+                        if let (Some(rules), Some(book)) = (&mut lane.rules, &lane.served.rules) {
+                            rules.refresh(book);
+                        }
+                    }
+                    self.woken = self.lanes.iter().any(|lane| !lane.room.is_empty());
                 }
+                // Not at once: this may be a pause in the midst of a start.
+                Key::Visitor { service, id } => self.turns.push_back((service, id)),
                 _ => {}
             }
         }
+        // After the ends: who has ended isn't late.
+        self.shared.look_at_times(self.index);
         leaving.on_time(self.index, self.poller);
     }
 

@@ -19,21 +19,22 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Gid, Pid, Uid, getppid};
 use serde::{Deserialize, Serialize};
 
-use super::Shared;
 use super::control::Daemon;
 use super::handlers::{Handler, Work};
 use super::leave::Kept;
 use super::lend::Lent;
+use super::times::{HandedWatch, Watch};
+use super::{Rules, Shared, reread};
 use crate::child::environment::Variables;
-use crate::config::{Account, Identity};
+use crate::config::{Account, Admission, Identity};
 use crate::error::Error;
 use crate::net::{HandedFile, HandedListener, Peer, SocketFile};
 use crate::report::{self, Cause, Event};
-use crate::setup::Manager;
 use crate::setup::executable::{self, Executable, HandedExecutable};
 use crate::setup::log::HandedLog;
 use crate::setup::notify::HandedManager;
 use crate::setup::pidfile::{HandedPidFile, PidFile};
+use crate::setup::{Manager, RuleFiles};
 use crate::sys::descriptors::{self, HandOver};
 use crate::sys::image::{self, Words};
 use crate::sys::process;
@@ -89,6 +90,9 @@ pub struct State {
     /// Those of the listeners.
     socket_files: Vec<HandedFile>,
     manager: Option<HandedManager>,
+    /// Of each service; missing in what an image says that knew none.
+    #[serde(default)]
+    rules: Vec<Option<reread::Handed>>,
     /// All that live.
     handlers: Vec<HandedHandler>,
     /// All connections that are leaving.
@@ -136,6 +140,9 @@ pub struct HandedHandler {
     peer: Peer,
     /// Milliseconds of the system's clock that only goes on.
     started: u64,
+    /// What it is held to.
+    #[serde(default)]
+    watch: Option<HandedWatch>,
     /// Its connection, if that is kept. A trial gets none: a client would wait for its end too.
     connection: Option<i32>,
 }
@@ -287,6 +294,25 @@ impl State {
         self.manager.take().map(Manager::resume).transpose()
     }
 
+    /// Who may come in to its service, whose handlers have these variables in common; with files
+    /// that may be read again. `asks` says whether names can be looked up.
+    pub fn rules(
+        &mut self,
+        wanted: &Admission,
+        common: &[CString],
+        asks: bool,
+    ) -> Result<Option<(Rules, RuleFiles)>, Errno> {
+        let handed = self.rules.drain(..).next().flatten();
+        match handed
+            .map(|handed| handed.resume(common, asks))
+            .transpose()?
+        {
+            // Another command line than that of the earlier image.
+            None if wanted.has_rules() => Err(Errno::EINVAL),
+            rules => Ok(rules),
+        }
+    }
+
     /// Says that another image goes on.
     pub fn tell(&self, returned: bool) {
         if returned {
@@ -408,6 +434,7 @@ impl Daemon {
             listeners,
             socket_files,
             manager: self.status.hand_over(&mut to)?,
+            rules: self.hand_over_rules(&mut to)?,
             handlers: self.shared.hand_over_handlers(connections, &mut to),
             leaving: self.shared.hand_over_leaving(connections, &mut to),
             served: self.shared.handlers.counts().1,
@@ -442,6 +469,14 @@ impl Daemon {
             let thread = self.shared.thread_for(&handed);
             let pid = Pid::from_raw(handed.pid);
             let age = clock.saturating_sub(handed.started);
+            let mut seat = None;
+            let service = match handed.work {
+                HandedWork::Connection(service) => service,
+                HandedWork::Lent(_) => 0,
+            };
+            let time = |time: u64| now + Duration::from_millis(time.saturating_sub(clock));
+            let watch = handed.watch;
+            let watch = watch.map(|watch| Watch::resume(watch, service, time));
             let connection = handed.connection;
             let connection = connection.and_then(|number| self.handed_connection(number));
             let mut kept = None;
@@ -455,6 +490,8 @@ impl Daemon {
                         let Some(served) = served.or(self.shared.services.first()) else {
                             continue;
                         };
+                        let policy = served.policy.as_ref();
+                        seat = policy.and_then(|policy| policy.occupy(&handed.peer));
                         kept = connection
                             .zip(served.linger)
                             .map(|(fd, time)| Kept::new(fd, time));
@@ -462,11 +499,12 @@ impl Daemon {
                     }
                     HandedWork::Lent(index) => Work::Lent(index),
                 },
+                seat,
                 peer: handed.peer,
                 started: now.checked_sub(Duration::from_millis(age)).unwrap_or(now),
                 kept,
             };
-            self.shared.enter(thread, handler);
+            self.shared.enter(thread, handler, watch);
         }
         for (index, handed) in std::mem::take(&mut self.handed_leaving).iter().enumerate() {
             if let Some(connection) = self.handed_connection(handed.connection) {
@@ -534,8 +572,12 @@ impl Shared {
 
     fn hand_over_handlers(&self, connections: bool, to: &mut HandOver) -> Vec<HandedHandler> {
         let mut handed = Vec::new();
-        let clock = clock();
-        self.handlers.each(|handler| {
+        let (now, clock) = (Instant::now(), clock());
+        let time = |time: Instant| {
+            let left = time.saturating_duration_since(now).as_millis();
+            clock.saturating_add(u64::try_from(left).unwrap_or(u64::MAX))
+        };
+        self.handlers.each(|handler, watch| {
             let work = match &handler.work {
                 Work::Connection(place) => {
                     let mut services = self.services.iter();
@@ -551,6 +593,7 @@ impl Shared {
                 work,
                 peer: handler.peer,
                 started: clock.saturating_sub(age.unwrap_or_default()),
+                watch: watch.map(|watch| watch.hand_over(time)),
                 // One that can't be passed on is closed at the exec.
                 connection: kept.and_then(|kept| to.pass(kept.connection()).ok()),
             });

@@ -8,8 +8,10 @@ pub mod pidfile;
 pub mod privileges;
 pub mod ready;
 mod relay;
+pub mod rules;
 
 pub use log::Log;
 pub use notify::Manager;
 pub use pidfile::PidFile;
 pub use ready::{Ready, ReadyFd, Side};
+pub use rules::RuleFiles;

@@ -1,13 +1,17 @@
 //! What the kernel says of sockets, this process's or not (sock_diag(7)).
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
 };
 use nix::sys::stat::fstat;
+use serde::{Deserialize, Serialize};
+use socket2::SockRef;
 
 // linux/netlink.h, linux/sock_diag.h, linux/unix_diag.h, linux/inet_diag.h
 const NLMSG_ERROR: u16 = 2;
@@ -20,10 +24,17 @@ const UDIAG_SHOW_NAME: u32 = 1;
 const UDIAG_SHOW_RQLEN: u32 = 1 << 4;
 const UNIX_DIAG_NAME: u16 = 0;
 const UNIX_DIAG_RQLEN: u16 = 4;
+const INET_DIAG_INFO: u16 = 2;
 /// The length of struct nlmsghdr.
 const HEADER: usize = 16;
-/// The length of struct unix_diag_msg, behind which attributes stand.
+/// The lengths of struct unix_diag_msg and struct inet_diag_msg, behind which attributes stand.
 const UNIX_MESSAGE: usize = 16;
+const INET_MESSAGE: usize = 72;
+/// The length of the longest question, struct inet_diag_req_v2.
+const QUESTION: usize = 56;
+/// Room for the answers to a dump, and for that about one socket.
+const DUMP: usize = 32 * 1024;
+const ONE: usize = 2 * 1024;
 
 /// States of TCP (net/tcp_states.h), of which a unix socket has two.
 const ESTABLISHED: u8 = 1;
@@ -60,8 +71,9 @@ impl Diagnosis {
         self.ask(
             NLM_F_REQUEST,
             &unix(u32::MAX, inode, UDIAG_SHOW_RQLEN),
+            &mut [0; ONE],
             |answer| {
-                let attribute = attribute(answer, UNIX_DIAG_RQLEN);
+                let attribute = attribute(answer, UNIX_MESSAGE, UNIX_DIAG_RQLEN);
                 length = attribute.and_then(|bytes| word(bytes, 0));
             },
         )?;
@@ -72,8 +84,9 @@ impl Diagnosis {
     /// was accepted: that of the listener which it came to.
     pub fn unix_connections(&mut self, mut each: impl FnMut(&[u8])) -> Result<(), Errno> {
         let request = unix(1 << ESTABLISHED, 0, UDIAG_SHOW_NAME);
-        self.ask(NLM_F_REQUEST | NLM_F_DUMP, &request, |answer| {
-            attribute(answer, UNIX_DIAG_NAME).map(&mut each);
+        let room = &mut vec![0; DUMP];
+        self.ask(NLM_F_REQUEST | NLM_F_DUMP, &request, room, |answer| {
+            attribute(answer, UNIX_MESSAGE, UNIX_DIAG_NAME).map(&mut each);
         })
     }
 
@@ -98,42 +111,72 @@ impl Diagnosis {
         Ok(found)
     }
 
+    /// How long it is that a byte has come or gone, whoever holds the connection; `None` if
+    /// nobody does any more, or it is over.
+    ///
+    /// Asks for this one socket, at a cost that doesn't depend on how many there are, and
+    /// allocates nothing. Anybody may: no privilege, and no descriptor of it.
+    pub fn quiet_time(&mut self, connection: &SocketId) -> Result<Option<Duration>, Errno> {
+        let mut found = None;
+        let request = connection.question();
+        let asked = self.ask(NLM_F_REQUEST, &request, &mut [0; ONE], |answer| {
+            // What is still being sent for somebody who has closed it has no inode.
+            if Tcp::read(answer).is_some_and(|tcp| tcp.inode != 0) {
+                found = quiet_time(answer);
+            }
+        });
+        match asked {
+            Ok(()) => Ok(found),
+            // There is no such socket, or another by now.
+            Err(Errno::ENOENT | Errno::ESTALE) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Whether the kernel tells of TCP sockets at all.
+    pub fn tells_of_tcp(&mut self) -> Result<(), Errno> {
+        self.tcp(1 << LISTEN, |_| ())
+    }
+
     fn tcp(&mut self, states: u32, mut each: impl FnMut(Tcp)) -> Result<(), Errno> {
+        let room = &mut vec![0; DUMP];
         for family in [libc::AF_INET, libc::AF_INET6] {
             // struct inet_diag_req_v2: family, protocol, extensions, padding; states; and which
             // socket, in 48 bytes.
             let mut request = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
             request.extend(states.to_ne_bytes());
             request.extend([0; 48]);
-            self.ask(NLM_F_REQUEST | NLM_F_DUMP, &request, |answer| {
+            self.ask(NLM_F_REQUEST | NLM_F_DUMP, &request, room, |answer| {
                 Tcp::read(answer).map(&mut each);
             })?;
         }
         Ok(())
     }
 
-    /// Asks, and calls `each` with the payload of each answer.
+    /// Asks, and calls `each` with the payload of each answer, of which a part at a time is in
+    /// `room`.
     fn ask(
         &mut self,
         flags: u16,
         request: &[u8],
+        room: &mut [u8],
         mut each: impl FnMut(&[u8]),
     ) -> Result<(), Errno> {
         self.question = self.question.wrapping_add(1);
-        let mut message = Vec::with_capacity(HEADER + request.len());
+        let mut message = Written::<{ HEADER + QUESTION }>::new();
         // struct nlmsghdr: length, type, flags, number, port.
-        message.extend(((HEADER + request.len()) as u32).to_ne_bytes());
-        message.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-        message.extend(flags.to_ne_bytes());
-        message.extend(self.question.to_ne_bytes());
-        message.extend([0; 4]);
-        message.extend(request);
+        message.write(&((HEADER + request.len()) as u32).to_ne_bytes());
+        message.write(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+        message.write(&flags.to_ne_bytes());
+        message.write(&self.question.to_ne_bytes());
+        message.write(&[0; 4]);
+        message.write(request);
         let socket = self.socket.as_raw_fd();
-        sendto(socket, &message, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
-        let mut room = vec![0; 32 * 1024];
+        let message = message.bytes();
+        sendto(socket, message, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
         loop {
             // The kernel has the next part ready whenever it is asked for: no waiting.
-            let length = recv(socket, &mut room, MsgFlags::MSG_DONTWAIT)?;
+            let length = recv(socket, room, MsgFlags::MSG_DONTWAIT)?;
             let mut rest = room.get(..length).unwrap_or_default();
             while !rest.is_empty() {
                 let answer = Answer::read(rest).ok_or(Errno::EBADMSG)?;
@@ -154,6 +197,116 @@ impl Diagnosis {
                 }
             }
         }
+    }
+}
+
+/// A connection of TCP, known by its addresses and by the kernel's cookie, which no other socket
+/// ever has: so it can be asked for without being held.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketId {
+    local: SocketAddr,
+    remote: SocketAddr,
+    /// The interface that it is bound to, or 0.
+    interface: u32,
+    cookie: u64,
+}
+
+impl SocketId {
+    /// What an accepted connection is known by. An error if it isn't one of TCP, or if its
+    /// client has reset it already.
+    pub fn of(connection: impl AsFd) -> io::Result<Self> {
+        let socket = SockRef::from(&connection);
+        let internet = |address: socket2::SockAddr| {
+            let address = address.as_socket().ok_or(Errno::EAFNOSUPPORT)?;
+            Ok::<_, io::Error>(address)
+        };
+        let (local, remote) = (
+            internet(socket.local_addr()?)?,
+            internet(socket.peer_addr()?)?,
+        );
+        // A connection of a listener that is bound to one is bound to it too (--device), as is
+        // one to a link-local address; and the kernel finds it by that alone.
+        let interface = bound_interface(&connection).unwrap_or(match remote {
+            SocketAddr::V6(remote) => remote.scope_id(),
+            SocketAddr::V4(_) => 0,
+        });
+        Ok(Self {
+            local,
+            remote,
+            interface,
+            cookie: socket.cookie()?,
+        })
+    }
+
+    /// struct inet_diag_req_v2: family, protocol, extensions, padding; states; and which socket,
+    /// struct inet_diag_sockid: ports and addresses, its own first, interface, cookie.
+    fn question(&self) -> [u8; QUESTION] {
+        let (local, remote) = (self.local.ip(), self.remote.ip());
+        // An IPv4 client of a dual-stack socket is found among those of IPv4.
+        let ends = [local.to_canonical(), remote.to_canonical()];
+        let family = match ends[0] {
+            IpAddr::V4(_) => libc::AF_INET,
+            IpAddr::V6(_) => libc::AF_INET6,
+        };
+        let mut question = Written::new();
+        let info = 1 << (INET_DIAG_INFO - 1);
+        question.write(&[family as u8, libc::IPPROTO_TCP as u8, info, 0]);
+        question.write(&u32::MAX.to_ne_bytes());
+        question.write(&self.local.port().to_be_bytes());
+        question.write(&self.remote.port().to_be_bytes());
+        for end in ends {
+            let mut bytes = [0; 16];
+            match end {
+                IpAddr::V4(v4) => bytes[..4].copy_from_slice(&v4.octets()),
+                IpAddr::V6(v6) => bytes = v6.octets(),
+            }
+            question.write(&bytes);
+        }
+        question.write(&self.interface.to_ne_bytes());
+        // Two words, the low one first.
+        question.write(&(self.cookie as u32).to_ne_bytes());
+        question.write(&((self.cookie >> 32) as u32).to_ne_bytes());
+        question.bytes
+    }
+}
+
+/// socket(7), `SO_BINDTOIFINDEX` (Linux 5.0).
+fn bound_interface(socket: impl AsFd) -> Option<u32> {
+    let mut index: libc::c_int = 0;
+    let mut length = size_of_val(&index) as libc::socklen_t;
+    // SAFETY: the kernel writes no more than `length` bytes to memory that has as many.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_BINDTOIFINDEX,
+            (&raw mut index).cast(),
+            &raw mut length,
+        )
+    };
+    Errno::result(result).ok()?;
+    u32::try_from(index).ok()
+}
+
+/// What a message is put together in, of which no more than `N` bytes are written.
+struct Written<const N: usize> {
+    bytes: [u8; N],
+    length: usize,
+}
+
+impl<const N: usize> Written<N> {
+    fn new() -> Self {
+        let (bytes, length) = ([0; N], 0);
+        Self { bytes, length }
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.bytes[self.length..self.length + bytes.len()].copy_from_slice(bytes);
+        self.length += bytes.len();
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
     }
 }
 
@@ -201,9 +354,9 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// The payload of an attribute (struct nlattr) behind a struct unix_diag_msg.
-fn attribute(answer: &[u8], wanted: u16) -> Option<&[u8]> {
-    let mut at = UNIX_MESSAGE;
+/// The payload of an attribute (struct nlattr) behind a message of this length.
+fn attribute(answer: &[u8], message: usize, wanted: u16) -> Option<&[u8]> {
+    let mut at = message;
     loop {
         let (length, kind) = (usize::from(half(answer, at)?), half(answer, at + 2)?);
         if kind == wanted {
@@ -211,6 +364,25 @@ fn attribute(answer: &[u8], wanted: u16) -> Option<&[u8]> {
         }
         at += length.max(4).next_multiple_of(4);
     }
+}
+
+/// The shorter of two times of struct tcp_info: since data were last sent, and since some were
+/// last received. No acknowledgement is data, nor is a keepalive probe.
+fn quiet_time(answer: &[u8]) -> Option<Duration> {
+    /// Eight bytes, then words; in milliseconds.
+    const RETRANSMITS: usize = 2;
+    const LAST_DATA_SENT: usize = 8 + 9 * 4;
+    const LAST_DATA_RECEIVED: usize = 8 + 11 * 4;
+    const LAST_ACK_RECEIVED: usize = 8 + 12 * 4;
+    let info = attribute(answer, INET_MESSAGE, INET_DIAG_INFO)?;
+    // What is sent again and again to a client that has vanished is no sign of life; it would be
+    // one for a quarter of an hour. Then what counts is when he was last heard of.
+    let sent = match *info.get(RETRANSMITS)? {
+        0 => word(info, LAST_DATA_SENT)?,
+        _ => word(info, LAST_ACK_RECEIVED)?,
+    };
+    let received = word(info, LAST_DATA_RECEIVED)?;
+    Some(Duration::from_millis(sent.min(received).into()))
 }
 
 /// What is wanted of struct inet_diag_msg.
@@ -242,6 +414,7 @@ impl Tcp {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::io::Write as _;
     use std::net::{TcpListener, TcpStream};
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::net::{UnixListener, UnixStream};
@@ -275,6 +448,116 @@ mod tests {
         assert!(!diagnosis.knows_tcp(udp).unwrap());
     }
 
+    /// A connection, from its client's end and from the other.
+    fn connection(host: &str) -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind(host).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (client, listener.accept().unwrap().0)
+    }
+
+    /// Waits until no byte has come or gone for so long, as the kernel has it.
+    fn wait_for_quiet(diagnosis: &mut Diagnosis, id: &SocketId, least: Duration) {
+        let begin = std::time::Instant::now();
+        while diagnosis.quiet_time(id).unwrap().unwrap() < least {
+            assert!(begin.elapsed() < Duration::from_secs(20));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "netlink(7)")]
+    fn it_is_known_since_when_a_connection_is_quiet_and_either_direction_ends_that() {
+        const QUIET: Duration = Duration::from_millis(200);
+        let mut diagnosis = Diagnosis::new().unwrap();
+        for host in ["127.0.0.1:0", "[::1]:0", "[::ffff:127.0.0.1]:0"] {
+            let (mut client, mut server) = connection(host);
+            let id = SocketId::of(&server).unwrap();
+            for sender in [&mut client, &mut server] {
+                wait_for_quiet(&mut diagnosis, &id, QUIET);
+                // The later of two looks: a byte takes its time even here, but not from before.
+                let before = std::time::Instant::now();
+                sender.write_all(b".").unwrap();
+                let came = loop {
+                    let quiet = diagnosis.quiet_time(&id).unwrap().unwrap();
+                    // The kernel counts in ticks, of which there may be a hundred a second.
+                    if quiet <= before.elapsed() + Duration::from_millis(20) {
+                        break true;
+                    }
+                    if before.elapsed() > Duration::from_secs(20) {
+                        break false;
+                    }
+                };
+                assert!(came, "{host}");
+            }
+        }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "netlink(7)")]
+    fn what_is_sent_again_to_a_client_that_has_vanished_does_not_count() {
+        let mut diagnosis = Diagnosis::new().unwrap();
+        let (client, mut server) = connection("127.0.0.1:0");
+        let id = SocketId::of(&server).unwrap();
+        // It sees nothing from now on, and acknowledges nothing.
+        let drop_all = socket2::SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0);
+        SockRef::from(&client).attach_filter(&[drop_all]).unwrap();
+        server.write_all(b"hello").unwrap();
+        let begin = std::time::Instant::now();
+        let mut last = Duration::ZERO;
+        // It is sent again after 0.2, 0.6 and 1.4 seconds, perhaps once more before.
+        while begin.elapsed() < Duration::from_secs(2) {
+            let quiet = diagnosis.quiet_time(&id).unwrap().unwrap();
+            if begin.elapsed() > Duration::from_millis(450) {
+                assert!(quiet >= last, "{quiet:?} after {last:?}");
+                last = quiet;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(last > Duration::from_secs(1), "{last:?}");
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "netlink(7)")]
+    fn a_connection_is_known_as_long_as_somebody_holds_it() {
+        let mut diagnosis = Diagnosis::new().unwrap();
+        for host in ["127.0.0.1:0", "[::1]:0"] {
+            let (client, server) = connection(host);
+            let id = SocketId::of(&server).unwrap();
+            let other = server.try_clone().unwrap();
+            drop(server);
+            assert!(diagnosis.quiet_time(&id).unwrap().is_some());
+            drop(client);
+            assert!(diagnosis.quiet_time(&id).unwrap().is_some());
+            drop(other);
+            assert_eq!(diagnosis.quiet_time(&id), Ok(None));
+
+            // Closed on this side alone: the kernel has it still.
+            let (client, server) = connection(host);
+            let id = SocketId::of(&server).unwrap();
+            drop(server);
+            assert_eq!(diagnosis.quiet_time(&id), Ok(None));
+            drop(client);
+        }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "netlink(7)")]
+    fn another_connection_between_the_same_addresses_is_not_the_same() {
+        let mut diagnosis = Diagnosis::new().unwrap();
+        let (_client, server) = connection("127.0.0.1:0");
+        let id = SocketId::of(&server).unwrap();
+        let cookie = id.cookie.wrapping_add(1);
+        let other = SocketId { cookie, ..id };
+        assert_eq!(diagnosis.quiet_time(&other), Ok(None));
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "unix sockets")]
+    fn what_is_not_a_connection_of_tcp_has_no_such_id() {
+        let (unix, _other) = UnixStream::pair().unwrap();
+        assert!(SocketId::of(&unix).is_err());
+    }
+
     #[test]
     #[cfg_attr(miri, ignore = "netlink(7)")]
     fn unix_connections_are_known_by_the_name_that_they_came_to() {
@@ -299,10 +582,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_answer_is_read_without_a_panic(answer in proptest::collection::vec(any::<u8>(), 0..96)) {
+        fn any_answer_is_read_without_a_panic(answer in proptest::collection::vec(any::<u8>(), 0..160)) {
             let _ = Answer::read(&answer).map(|answer| answer.payload.len());
             let _ = Tcp::read(&answer).map(|tcp| tcp.local);
-            let _ = attribute(&answer, UNIX_DIAG_NAME);
+            let _ = attribute(&answer, UNIX_MESSAGE, UNIX_DIAG_NAME);
+            let _ = quiet_time(&answer);
         }
     }
 }

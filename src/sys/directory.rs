@@ -36,19 +36,10 @@ const TRIES: u32 = 100;
 impl Entry {
     /// Opens the directory of `path`, for no more than to reach names in it.
     pub fn of(path: &Path) -> Result<Self, Errno> {
-        let bytes = path.as_os_str().as_bytes();
-        let (parent, name) = match bytes.iter().rposition(|&byte| byte == b'/') {
-            None => (b".".as_slice(), bytes),
-            Some(0) => (b"/".as_slice(), &bytes[1..]),
-            Some(at) => (&bytes[..at], &bytes[at + 1..]),
-        };
-        if matches!(name, b"" | b"." | b"..") {
-            return Err(Errno::EISDIR);
-        }
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let (parent, name) = split(path)?;
         Ok(Self {
-            directory: open(OsStr::from_bytes(parent), flags, Mode::empty())?,
-            name: OsStr::from_bytes(name).to_owned(),
+            directory: open_directory(parent)?,
+            name: name.to_owned(),
         })
     }
 
@@ -161,6 +152,72 @@ impl Entry {
             self.name.as_os_str(),
             UnlinkatFlags::NoRemoveDir,
         )
+    }
+}
+
+/// The directory of a file, and its name there.
+fn split(path: &Path) -> Result<(&Path, &OsStr), Errno> {
+    let bytes = path.as_os_str().as_bytes();
+    let (parent, name) = match bytes.iter().rposition(|&byte| byte == b'/') {
+        None => (b".".as_slice(), bytes),
+        Some(0) => (b"/".as_slice(), &bytes[1..]),
+        Some(at) => (&bytes[..at], &bytes[at + 1..]),
+    };
+    if matches!(name, b"" | b"." | b"..") {
+        return Err(Errno::EISDIR);
+    }
+    Ok((
+        Path::new(OsStr::from_bytes(parent)),
+        OsStr::from_bytes(name),
+    ))
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    open(path, flags, Mode::empty())
+}
+
+/// A directory that paths begin in.
+#[derive(Debug)]
+pub struct Directory(OwnedFd);
+
+/// The same for another image of this process: its descriptor.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HandedDirectory(i32);
+
+impl Directory {
+    /// Opens it, for no more than to reach what is in it.
+    pub fn open(path: &Path) -> Result<Self, Errno> {
+        open_directory(path).map(Self)
+    }
+
+    /// The directory of a file.
+    pub fn of(path: &Path) -> Result<Self, Errno> {
+        let (parent, _) = split(path)?;
+        Self::open(parent)
+    }
+
+    /// Lets the next image of this process have it.
+    pub fn hand_over(&self, to: &mut HandOver) -> Result<HandedDirectory, Errno> {
+        to.pass(&self.0).map(HandedDirectory)
+    }
+
+    /// What an earlier image had.
+    pub fn resume(HandedDirectory(number): HandedDirectory) -> Result<Self, Errno> {
+        descriptors::claim(number).map(Self)
+    }
+
+    /// Opens a regular file for reading, by a path that begins here; never waits for anybody.
+    pub fn open_file(&self, path: &Path) -> Result<File, Errno> {
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
+        let file = openat(&self.0, path, flags, Mode::empty())?;
+        let id = FileId::of_open(&file)?;
+        match id.is_file() {
+            true => Ok(file.into()),
+            false if id.is_directory() => Err(Errno::EISDIR),
+            // A pipe or a device: what is read from it is gone.
+            false => Err(Errno::ESPIPE),
+        }
     }
 }
 

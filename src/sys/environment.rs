@@ -118,6 +118,21 @@ impl Environment {
         }
     }
 
+    /// Has these lines in common from now on. Does nothing if it has them already; otherwise
+    /// allocates only if there are more than ever before.
+    pub fn rebase(&mut self, common: &Arc<[CString]>) {
+        if Arc::ptr_eq(&self.common, common) {
+            return;
+        }
+        self.pointers.truncate(ROOM);
+        let lines = common.iter().map(|line| line.as_ptr());
+        let own_id = self.own_id.iter();
+        let own_line = own_id.map(|own_id| own_id.line.as_ptr().cast());
+        self.pointers
+            .extend(lines.chain(own_line).chain([ptr::null()]));
+        self.common = Arc::clone(common);
+    }
+
     /// Forgets all but the common lines.
     pub fn clear(&mut self) {
         self.text.clear();
@@ -200,6 +215,27 @@ mod tests {
         assert_eq!(found[1..], ["C=3", "A=1", "B=2"]);
         environment.clear();
         assert_eq!(lines(&mut environment), ["A=1", "B=2"]);
+    }
+
+    #[test]
+    fn other_lines_can_be_common() {
+        let first: Arc<[CString]> = Arc::from([c"A=1".into()]);
+        let second: Arc<[CString]> = Arc::from([c"B=2".into(), c"C=3".into()]);
+        let mut environment = Environment::new(Arc::clone(&first), Some("LISTEN_PID"));
+        environment.set("X", format_args!("y"));
+        environment.rebase(&second);
+        environment.finish().tell_own_id(|| 7);
+        assert_eq!(
+            lines(&mut environment),
+            ["X=y", "B=2", "C=3", "LISTEN_PID=7"]
+        );
+        let room = environment.pointers.capacity();
+        environment.rebase(&first);
+        drop(second);
+        assert_eq!(lines(&mut environment), ["X=y", "A=1", "LISTEN_PID=7"]);
+        environment.rebase(&first);
+        assert_eq!(lines(&mut environment), ["X=y", "A=1", "LISTEN_PID=7"]);
+        assert_eq!(environment.pointers.capacity(), room);
     }
 
     #[test]

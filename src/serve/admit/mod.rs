@@ -1,5 +1,188 @@
-//! Who may come in. So far: as many as there are places.
+//! Who may come in: pure parts, to which the time and the peer are told. What is done with what
+//! they say is the business of [`super::visit`].
 
+mod book;
 mod places;
+mod rates;
+mod refusals;
+mod rules;
+mod sources;
 
+use std::fmt;
+use std::sync::Arc;
+
+use crate::config::{Admission, AtLimit};
+use crate::net::Peer;
+use crate::net::proxy::Fault;
+use crate::sys::events::Waker;
+
+pub(super) use book::{Reader, RuleBook};
 pub(super) use places::{Place, Places, When};
+pub(super) use rates::{Bucket, Clock};
+pub(super) use refusals::{Refusals, Say};
+pub use rules::{Client, Decision, HandedRules, Ready, Rules};
+pub(super) use sources::{Limits, Over, Seat, Source, Sources};
+
+/// What a service asks of its clients besides a place, if it asks anything.
+#[derive(Debug)]
+pub(super) struct Policy {
+    /// As it was asked for.
+    pub(super) asked: Admission,
+    /// What each source may, for which no rule says anything else.
+    pub(super) limits: Limits,
+    /// Those who are counted.
+    pub(super) sources: Option<Arc<Sources>>,
+    /// The rate of all together.
+    pub(super) bucket: Option<Bucket>,
+}
+
+impl Policy {
+    /// What this asks for; `wakers` are the acceptors'. `None` if a connection that is accepted
+    /// has a handler, whoever it is and whatever it does.
+    pub(super) fn new(asked: Admission, wakers: &Arc<[Waker]>) -> Option<Self> {
+        let limits = Limits {
+            max: asked.max_per_source,
+            rate: asked.rate_per_source,
+        };
+        let policy = Self {
+            limits,
+            // Rules may have limits of their own, now or when they are read again.
+            sources: (limits != Limits::default() || asked.rules_file.is_some())
+                .then(|| Sources::new(Arc::clone(wakers))),
+            bucket: asked.rate.map(Bucket::new),
+            asked,
+        };
+        let asks = policy.asked.has_rules()
+            || policy.sources.is_some()
+            || policy.bucket.is_some()
+            || policy.places_when() == When::Needed;
+        asks.then_some(policy)
+    }
+
+    /// When places are taken: not in advance, where connections are accepted that may not need
+    /// one, or not yet.
+    pub(super) fn places_when(&self) -> When {
+        let waits = |at: &AtLimit| matches!(at, AtLimit::Queue(Some(_)));
+        let Admission {
+            proxies,
+            first_byte,
+            ..
+        } = &self.asked;
+        let needed = proxies.is_some()
+            || first_byte.is_some()
+            || *self.asked.at_max() != AtLimit::Queue(None)
+            || waits(self.asked.at_rate())
+            || waits(self.asked.at_source_rate())
+            || waits(self.asked.at_source_max());
+        if needed { When::Needed } else { When::Before }
+    }
+
+    /// Whether clients are left in the backlog when all places are taken.
+    pub(super) fn leaves_at_max(&self) -> bool {
+        *self.asked.at_max() == AtLimit::Queue(None)
+    }
+
+    /// The bucket, if clients are left in the backlog when it is empty.
+    pub(super) fn gate(&self) -> Option<&Bucket> {
+        let bucket = self.bucket.as_ref();
+        bucket.filter(|_| *self.asked.at_rate() == AtLimit::Queue(None))
+    }
+
+    /// What this client counts as.
+    pub(super) fn source(&self, peer: &Peer) -> Source {
+        Source::of(peer, self.asked.source_prefix)
+    }
+
+    /// Whether anybody may be told anything.
+    pub(super) fn tells(&self) -> bool {
+        let Admission {
+            at_max,
+            at_source_max,
+            at_rate,
+            ..
+        } = &self.asked;
+        let mut limits = [at_max, at_source_max, at_rate].into_iter().flatten();
+        limits.any(|at| matches!(at, AtLimit::Message(_))) || self.asked.rules_file.is_some()
+    }
+
+    /// The seat of a handler that runs already.
+    pub(super) fn occupy(&self, peer: &Peer) -> Option<Seat> {
+        let sources = self.sources.as_ref()?;
+        sources.occupy(self.source(peer))
+    }
+}
+
+/// What becomes of a connection that isn't let through.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Farewell<'a> {
+    /// It is closed.
+    Close,
+    /// It is reset.
+    Reset,
+    /// It is told this, and closed.
+    Tell(&'a [u8]),
+}
+
+impl<'a> Farewell<'a> {
+    /// What is done at a limit at which nobody waits, or after having waited.
+    pub(super) fn at(limit: &'a AtLimit) -> Self {
+        match limit {
+            AtLimit::Queue(_) | AtLimit::Close => Self::Close,
+            AtLimit::Reset => Self::Reset,
+            AtLimit::Message(text) => Self::Tell(text),
+        }
+    }
+}
+
+/// Why a connection isn't let through.
+#[derive(Clone, Copy)]
+pub(super) enum Reason<'a> {
+    /// A rule says so, which is this one.
+    Rule(&'a dyn fmt::Display),
+    /// There are rules that let others in.
+    NoRule,
+    /// As many handlers run as may.
+    Max(usize),
+    /// The service is asked for too fast.
+    Rate,
+    /// As many of its source's handlers run as may.
+    SourceMax(Source, usize),
+    /// Its source comes too fast.
+    SourceRate(Source),
+    /// It sent nothing in time.
+    Silent,
+    /// It ended before it sent anything.
+    Left,
+    /// Only proxies may come, and it is none.
+    Proxy(&'static str),
+    /// The header in which a proxy says whom it brings.
+    Header(Fault),
+    /// It has waited in vain.
+    Late(&'a dyn fmt::Display),
+    /// Too many wait.
+    Crowd,
+    /// Something is short.
+    Short(&'a dyn fmt::Display),
+}
+
+impl fmt::Display for Reason<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rule(rule) => write!(f, "denied by {rule}"),
+            Self::NoRule => f.write_str("no rule allows it"),
+            Self::Max(limit) => write!(f, "all {limit} places are taken"),
+            Self::Rate => f.write_str("connections come faster than --rate"),
+            Self::SourceMax(source, limit) => {
+                write!(f, "{source} has as many handlers as it may, {limit}")
+            }
+            Self::SourceRate(source) => write!(f, "{source} comes faster than it may"),
+            Self::Silent => f.write_str("it sent nothing in time"),
+            Self::Left => f.write_str("it left before it had sent anything"),
+            Self::Proxy(why) => f.write_str(why),
+            Self::Header(fault) => write!(f, "{fault}"),
+            Self::Late(why) => write!(f, "it has waited in vain: {why}"),
+            Self::Crowd => f.write_str("too many wait"),
+            Self::Short(why) => write!(f, "{why}"),
+        }
+    }
+}

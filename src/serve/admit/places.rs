@@ -72,6 +72,11 @@ impl Places {
         self.limit.map(NonZeroUsize::get)
     }
 
+    /// When they are taken.
+    pub(in crate::serve) fn when(&self) -> When {
+        self.when
+    }
+
     /// How many have a handler.
     pub(in crate::serve) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)

@@ -205,7 +205,7 @@ impl Lent {
             Arrivals::Connections(connections) => connections.lend(&self.listener),
         }
         self.environment.clear();
-        for variable in self.listener.variables() {
+        for variable in self.listener.variables(&peer) {
             self.environment.line(variable);
         }
         peer.variables(|name, value| self.environment.set(name, value));
@@ -217,11 +217,12 @@ impl Lent {
             pid,
             pidfd,
             work: Work::Lent(self.index),
+            seat: None,
             peer,
             started: Instant::now(),
             kept: None,
         };
-        shared.enter(thread, handler);
+        shared.enter(thread, handler, None);
         Ok(())
     }
 

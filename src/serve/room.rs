@@ -1,0 +1,251 @@
+//! The waiting room of an acceptor thread: connections that are accepted and not yet let
+//! through. Whoever waits here costs an entry and a descriptor, but no process; and nobody else
+//! waits for them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit};
+use socket2::Socket;
+
+use super::admit::{Limits, Place, Ready, Seat, Source};
+use super::key::Key;
+use crate::net::Peer;
+use crate::net::proxy::{self, Received};
+use crate::sys::events::{Interest, Poller};
+
+/// Somebody who has come and has no handler yet, with whatever has been got for them.
+#[derive(Debug)]
+pub(super) struct Visitor {
+    pub(super) connection: Socket,
+    pub(super) peer: Peer,
+    pub(super) source: Source,
+    pub(super) service: usize,
+    pub(super) listener: usize,
+    /// What is to be seen to next.
+    pub(super) stage: Stage,
+    /// What was found of its header, where that was looked at in the room.
+    pub(super) header: Option<Received>,
+    /// Until when that may take, if not for ever.
+    pub(super) deadline: Option<Instant>,
+    /// When to look again, though nothing tells.
+    pub(super) retry: Option<Instant>,
+    /// What it has got of its source's limits, and when.
+    pub(super) seat: Option<(Seat, Limits, u64)>,
+    /// When it got its token of the service's rate.
+    pub(super) token: Option<u64>,
+    pub(super) place: Option<Place>,
+    /// The rule that let it in, if that says anything else about it.
+    pub(super) rule: Option<Arc<Ready>>,
+}
+
+/// What a connection passes, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// The header that says who the client is.
+    Header,
+    /// The rules.
+    Rules,
+    /// The client's first byte.
+    FirstByte,
+    /// The limits of its source.
+    Source,
+    /// The service's rate.
+    Rate,
+    /// A place.
+    Place,
+}
+
+impl Stage {
+    pub(super) fn next(self) -> Option<Self> {
+        match self {
+            Self::Header => Some(Self::Rules),
+            Self::Rules => Some(Self::FirstByte),
+            Self::FirstByte => Some(Self::Source),
+            Self::Source => Some(Self::Rate),
+            Self::Rate => Some(Self::Place),
+            Self::Place => None,
+        }
+    }
+
+    /// Whether it is the client's turn.
+    fn is_clients(self) -> bool {
+        matches!(self, Self::Header | Self::FirstByte)
+    }
+}
+
+impl Visitor {
+    fn alarm(&self) -> Option<Instant> {
+        self.deadline.into_iter().chain(self.retry).min()
+    }
+}
+
+/// Who waits, by numbers that grow: so by their order of arrival.
+#[derive(Debug)]
+pub(super) struct Room {
+    visitors: BTreeMap<u32, Visitor>,
+    next: u32,
+    alarms: BTreeSet<(Instant, u32)>,
+    /// How many of each source there are whose turn it is.
+    shares: HashMap<Source, usize>,
+    /// The others, by what they wait for.
+    pub(super) for_source: VecDeque<u32>,
+    pub(super) for_rate: VecDeque<u32>,
+    pub(super) for_place: VecDeque<u32>,
+    capacity: usize,
+}
+
+/// The most that wait in all threads, whatever number of files may be open.
+const MOST: usize = 65_536;
+
+impl Room {
+    /// An empty one, one of so many. Together they take half of the files that may be open at
+    /// most: handlers need theirs.
+    pub(super) fn new(rooms: usize) -> Self {
+        let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+        let files = usize::try_from(files).unwrap_or(usize::MAX);
+        Self::with_capacity(((files / 2).min(MOST) / rooms.max(1)).max(8))
+    }
+
+    fn with_capacity(capacity: usize) -> Self {
+        Self {
+            visitors: BTreeMap::new(),
+            next: 0,
+            alarms: BTreeSet::new(),
+            shares: HashMap::new(),
+            for_source: VecDeque::new(),
+            for_rate: VecDeque::new(),
+            for_place: VecDeque::new(),
+            capacity,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.visitors.is_empty()
+    }
+
+    /// Lets somebody wait, under the number that it had, if any. It is watched if it is the
+    /// client's turn; should that not be possible, it is given back.
+    pub(super) fn enter(
+        &mut self,
+        poller: &Poller,
+        service: usize,
+        id: Option<u32>,
+        visitor: Visitor,
+    ) -> Result<(), Box<(Visitor, Errno)>> {
+        let id = id.unwrap_or_else(|| self.new_id());
+        if visitor.stage.is_clients() {
+            let key = Key::Visitor { service, id }.into();
+            // What has come before it is watched is told too.
+            if let Err(errno) = poller.add(&visitor.connection, Interest::ReadableEdge, key) {
+                return Err(Box::new((visitor, errno)));
+            }
+            *self.shares.entry(visitor.source).or_default() += 1;
+        } else {
+            match visitor.stage {
+                Stage::Source => self.for_source.push_back(id),
+                Stage::Rate => self.for_rate.push_back(id),
+                _ => self.for_place.push_back(id),
+            }
+        }
+        self.alarms.extend(visitor.alarm().map(|alarm| (alarm, id)));
+        self.visitors.insert(id, visitor);
+        Ok(())
+    }
+
+    fn new_id(&mut self) -> u32 {
+        loop {
+            let id = self.next;
+            self.next = id.wrapping_add(1);
+            // After four thousand million of them.
+            if !self.visitors.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+
+    /// Whether somebody has to stay, at this time, for want of the rest of a header. What has come
+    /// of it remains unread; so who was taken out and watched anew would be told of it at once,
+    /// and for ever. Whatever else is found goes with the visitor.
+    pub(super) fn lacks_header(&mut self, id: u32, now: Instant) -> bool {
+        let Some(visitor) = self.visitors.get_mut(&id) else {
+            return false;
+        };
+        if visitor.stage != Stage::Header || visitor.deadline.is_some_and(|end| end <= now) {
+            return false;
+        }
+        visitor.header = match proxy::receive(&visitor.connection) {
+            Received::Incomplete { .. } => None,
+            found => Some(found),
+        };
+        visitor.header.is_none()
+    }
+
+    /// Takes somebody out, who isn't watched any more: a handler that has the connection would
+    /// keep the registration alive, under a descriptor that is soon another's.
+    pub(super) fn take(&mut self, poller: &Poller, id: u32) -> Option<Visitor> {
+        let visitor = self.visitors.remove(&id)?;
+        if let Some(alarm) = visitor.alarm() {
+            self.alarms.remove(&(alarm, id));
+        }
+        if visitor.stage.is_clients() {
+            let _ = poller.remove(&visitor.connection);
+            if let Some(share) = self.shares.get_mut(&visitor.source) {
+                *share -= 1;
+                if *share == 0 {
+                    self.shares.remove(&visitor.source);
+                }
+            }
+        } else {
+            let queue = match visitor.stage {
+                Stage::Source => &mut self.for_source,
+                Stage::Rate => &mut self.for_rate,
+                _ => &mut self.for_place,
+            };
+            // Nearly always the first.
+            if let Some(at) = queue.iter().position(|queued| *queued == id) {
+                queue.remove(at);
+            }
+        }
+        Some(visitor)
+    }
+
+    /// Who has to go so that somebody can wait: nobody, if this is `None`. One with whom it is the
+    /// client's turn gives way to a newcomer, of the same source if that has a quarter of the room;
+    /// it is who has least time left, so who has been silent for longest. If there is no such one
+    /// the newcomer has to go.
+    pub(super) fn in_the_way(&self, newcomer: &Visitor) -> Option<Option<u32>> {
+        let turn = |id: &u32| self.visitors.get(id).filter(|it| it.stage.is_clients());
+        let mut ids = self.alarms.iter().map(|(_, id)| *id);
+        let share = self.shares.get(&newcomer.source).copied();
+        if newcomer.stage.is_clients() && share.unwrap_or_default() >= (self.capacity / 4).max(1) {
+            let same = |visitor: &Visitor| visitor.source == newcomer.source;
+            Some(ids.find(|id| turn(id).is_some_and(same)))
+        } else if self.visitors.len() >= self.capacity {
+            Some(ids.find(|id| turn(id).is_some()))
+        } else {
+            None
+        }
+    }
+
+    /// When to look at somebody, should nothing happen before.
+    pub(super) fn next_alarm(&self) -> Option<Instant> {
+        self.alarms.first().map(|(alarm, _)| *alarm)
+    }
+
+    /// Somebody whose time has come.
+    pub(super) fn alarmed(&self, now: Instant) -> Option<u32> {
+        let (alarm, id) = self.alarms.first()?;
+        (*alarm <= now).then_some(*id)
+    }
+
+    /// Everybody, in their order of arrival.
+    pub(super) fn empty(&mut self, poller: &Poller) -> Vec<Visitor> {
+        let ids: Vec<u32> = self.visitors.keys().copied().collect();
+        ids.into_iter()
+            .filter_map(|id| self.take(poller, id))
+            .collect()
+    }
+}

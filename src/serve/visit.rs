@@ -1,0 +1,479 @@
+//! From a connection that is accepted to one that is let through, where something is asked of
+//! clients: header → rules → first byte → source → rate → place. Whoever has to wait on the way
+//! does so in the [`Room`](super::room), and goes on from there.
+
+use std::fmt;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv, send};
+
+use super::Shared;
+use super::admit::{Farewell, Limits, Over, Policy, Ready, Reason, Say, When};
+use super::room::{Stage, Visitor};
+use super::stream::{Acceptor, PAUSE};
+use crate::config::{AtLimit, Proxies};
+use crate::net::proxy::{self, Received};
+use crate::report::{self, Event};
+
+/// How long somebody who was told why is heard out, so that it arrives.
+const HEARING: Duration = Duration::from_secs(5);
+
+/// What came of a stage.
+enum Passed<'a> {
+    /// It is done.
+    Yes,
+    /// It goes on when something happens, or at that time; and may take until the other.
+    Later {
+        retry: Option<Instant>,
+        within: Option<Duration>,
+    },
+    /// It doesn't go on.
+    No(Farewell<'a>, Reason<'a>),
+}
+
+impl<'a> Acceptor<'a> {
+    /// Takes a visitor as far as possible: to a handler, into the room, or away.
+    pub(super) fn advance(&mut self, policy: &'a Policy, id: Option<u32>, mut visitor: Visitor) {
+        loop {
+            if visitor.stage == Stage::Rules
+                && let Err(rule) = self.ask_rules(&mut visitor)
+            {
+                return self.deny(policy, visitor, rule.as_deref());
+            }
+            let now = Instant::now();
+            match self.pass(policy, &mut visitor, now) {
+                Passed::Yes => match visitor.stage.next() {
+                    Some(stage) => {
+                        visitor.stage = stage;
+                        (visitor.deadline, visitor.retry) = (None, None);
+                    }
+                    None => return self.let_in(policy, id, visitor),
+                },
+                Passed::Later { retry, within } => {
+                    let deadline = visitor.deadline.or_else(|| Some(now + within?));
+                    if deadline.is_some_and(|deadline| deadline <= now) {
+                        return self.too_late(policy, visitor);
+                    }
+                    (visitor.deadline, visitor.retry) = (deadline, retry);
+                    return self.let_wait(policy, id, visitor);
+                }
+                Passed::No(farewell, reason) => {
+                    let rule = visitor.rule.clone();
+                    let told = rule.as_deref().filter(|_| visitor.stage == Stage::Source);
+                    let farewell = told.and_then(message).unwrap_or(farewell);
+                    return self.refuse(policy, visitor, farewell, reason);
+                }
+            }
+        }
+    }
+
+    fn pass(&mut self, policy: &'a Policy, visitor: &mut Visitor, now: Instant) -> Passed<'a> {
+        match visitor.stage {
+            Stage::Header => match &policy.asked.proxies {
+                Some(proxies) => header(policy, proxies, visitor),
+                None => Passed::Yes,
+            },
+            // Asked already.
+            Stage::Rules => Passed::Yes,
+            Stage::FirstByte => match policy.asked.first_byte {
+                Some(within) => first_byte(visitor, within.into()),
+                None => Passed::Yes,
+            },
+            Stage::Source => self.pass_source(policy, visitor, now),
+            Stage::Rate => self.pass_rate(policy, visitor, now),
+            Stage::Place => self.pass_place(policy, visitor),
+        }
+    }
+
+    /// Asks the rules about somebody. If they deny it, says which rule, or that there is none.
+    fn ask_rules(&mut self, visitor: &mut Visitor) -> Result<(), Option<Arc<Ready>>> {
+        let lane = &mut self.lanes[visitor.service];
+        let (Some(rules), Some(book)) = (&mut lane.rules, &lane.served.rules) else {
+            return Ok(());
+        };
+        let decision = rules.current(book).decide((&visitor.peer).into());
+        if !decision.allow {
+            return Err(decision.rule.cloned());
+        }
+        visitor.rule = decision.rule.filter(|rule| rule.has_terms()).cloned();
+        Ok(())
+    }
+
+    fn deny(&mut self, policy: &'a Policy, visitor: Visitor, rule: Option<&Ready>) {
+        let farewell = rule.and_then(message).unwrap_or(Farewell::Close);
+        let reason = match rule {
+            Some(rule) => Reason::Rule(&rule.rule.place),
+            None => Reason::NoRule,
+        };
+        self.refuse(policy, visitor, farewell, reason);
+    }
+
+    fn pass_source(
+        &mut self,
+        policy: &'a Policy,
+        visitor: &mut Visitor,
+        now: Instant,
+    ) -> Passed<'a> {
+        let Some(sources) = &policy.sources else {
+            return Passed::Yes;
+        };
+        let limits = match visitor.rule.as_deref() {
+            Some(Ready { rule, .. }) => Limits {
+                max: rule.max.or(policy.limits.max),
+                rate: rule.rate.or(policy.limits.rate),
+            },
+            None => policy.limits,
+        };
+        if limits == Limits::default() {
+            return Passed::Yes;
+        }
+        let clock = self.shared.clock;
+        let time = clock.read(now);
+        let at_max = policy.asked.at_source_max();
+        let seat = match at_max {
+            AtLimit::Queue(_) => sources.admit_or_wait(visitor.source, limits, time, self.index),
+            _ => sources.admit(visitor.source, limits, time),
+        };
+        let (at, reason, retry) = match seat {
+            Ok(seat) => {
+                visitor.seat = Some((seat, limits, time));
+                return Passed::Yes;
+            }
+            Err(Over::Max) => {
+                let max = limits.max.map_or(0, |max| max.get());
+                (at_max, Reason::SourceMax(visitor.source, max), None)
+            }
+            Err(Over::Rate(when)) => (
+                policy.asked.at_source_rate(),
+                Reason::SourceRate(visitor.source),
+                Some(clock.instant(when)),
+            ),
+        };
+        match at {
+            AtLimit::Queue(Some(within)) => Passed::Later {
+                retry,
+                within: Some((*within).into()),
+            },
+            at => Passed::No(Farewell::at(at), reason),
+        }
+    }
+
+    fn pass_rate(&mut self, policy: &'a Policy, visitor: &mut Visitor, now: Instant) -> Passed<'a> {
+        let Some(bucket) = policy.bucket.as_ref().filter(|_| visitor.token.is_none()) else {
+            return Passed::Yes;
+        };
+        let time = self.shared.clock.read(now);
+        match bucket.take(time) {
+            Ok(()) => {
+                visitor.token = Some(time);
+                Passed::Yes
+            }
+            Err(_) => match policy.asked.at_rate() {
+                // The first of those who wait is looked at when there is a token.
+                AtLimit::Queue(within) => Passed::Later {
+                    retry: None,
+                    within: within.map(Into::into),
+                },
+                at => Passed::No(Farewell::at(at), Reason::Rate),
+            },
+        }
+    }
+
+    fn pass_place(&mut self, policy: &'a Policy, visitor: &mut Visitor) -> Passed<'a> {
+        let places = &self.lanes[visitor.service].served.places;
+        if visitor.place.is_none() {
+            visitor.place = match policy.asked.at_max() {
+                AtLimit::Queue(_) => places.take(self.index),
+                _ => places.take_now(),
+            };
+        }
+        if visitor.place.is_some() {
+            return Passed::Yes;
+        }
+        self.note_full(visitor.service);
+        match policy.asked.at_max() {
+            AtLimit::Queue(within) => Passed::Later {
+                retry: None,
+                within: within.map(Into::into),
+            },
+            at => Passed::No(
+                Farewell::at(at),
+                Reason::Max(places.limit().unwrap_or_default()),
+            ),
+        }
+    }
+
+    fn let_in(&mut self, policy: &'a Policy, id: Option<u32>, mut visitor: Visitor) {
+        let Some(place) = visitor.place.take_if(|_| self.make_room()) else {
+            visitor.retry = Some(Instant::now() + PAUSE);
+            return self.let_wait(policy, id, visitor);
+        };
+        let served = self.lanes[visitor.service].served;
+        let Visitor {
+            connection,
+            peer,
+            service,
+            listener,
+            seat,
+            rule,
+            ..
+        } = visitor;
+        let seat = seat.map(|(seat, ..)| seat);
+        let listener = &served.listeners[listener];
+        let (place, rule) = ((place, seat), rule.as_deref());
+        self.start(service, listener, connection, peer, place, rule);
+    }
+
+    fn let_wait(&mut self, policy: &'a Policy, id: Option<u32>, visitor: Visitor) {
+        let service = visitor.service;
+        if let Some(way) = self.lanes[service].room.in_the_way(&visitor) {
+            let Some(other) = way.and_then(|id| self.lanes[service].room.take(self.poller, id))
+            else {
+                return self.refuse(policy, visitor, Farewell::Close, Reason::Crowd);
+            };
+            self.refuse(policy, other, Farewell::Close, Reason::Crowd);
+        }
+        let room = &mut self.lanes[service].room;
+        if let Err(failed) = room.enter(self.poller, service, id, visitor) {
+            let (visitor, errno) = *failed;
+            let why = format_args!("it can't be waited for: {}", errno.desc());
+            self.refuse(policy, visitor, Farewell::Close, Reason::Short(&why));
+        }
+    }
+
+    fn too_late(&mut self, policy: &'a Policy, visitor: Visitor) {
+        let places = &self.lanes[visitor.service].served.places;
+        let (limit, source) = (places.limit().unwrap_or_default(), visitor.source);
+        let max = Reason::Max(limit);
+        let reason = match visitor.stage {
+            Stage::Header => Reason::Late(&"its PROXY header has not come"),
+            Stage::Rules | Stage::FirstByte => Reason::Silent,
+            Stage::Source => {
+                let why = format_args!("{source} has reached its limit");
+                let rule = visitor.rule.clone();
+                let farewell = rule.as_deref().and_then(message);
+                let farewell = farewell.unwrap_or(Farewell::Close);
+                return self.refuse(policy, visitor, farewell, Reason::Late(&why));
+            }
+            Stage::Rate => Reason::Late(&Reason::Rate),
+            Stage::Place => Reason::Late(&max),
+        };
+        self.refuse(policy, visitor, Farewell::Close, reason);
+    }
+
+    /// Lets somebody go who isn't let through, with all that was got for the connection given
+    /// back.
+    pub(super) fn refuse(
+        &mut self,
+        policy: &Policy,
+        visitor: Visitor,
+        farewell: Farewell<'_>,
+        reason: Reason<'_>,
+    ) {
+        let time = self.shared.clock.read(Instant::now());
+        let lane = &mut self.lanes[visitor.service];
+        if report::wants(1) && lane.refusals.note(visitor.source, time) == Say::Line {
+            report::event(Event::Refused(&visitor.peer, &reason));
+        }
+        if let Some((seat, limits, taken)) = visitor.seat {
+            seat.undo(limits, taken, time);
+        }
+        if let (Some(taken), Some(bucket)) = (visitor.token, &policy.bucket) {
+            bucket.give_back(taken, time);
+        }
+        if lane.place.is_none() && policy.places_when() == When::Before {
+            lane.place = visitor.place;
+        }
+        match farewell {
+            Farewell::Close => {}
+            Farewell::Reset => {
+                // Only TCP knows this; where it fails, closing has to do.
+                let _ = visitor.connection.set_linger(Some(Duration::ZERO));
+            }
+            Farewell::Tell(text) => {
+                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+                // As far as that is possible without waiting: to a newcomer it nearly always is.
+                let _ = send(visitor.connection.as_raw_fd(), text, flags);
+                let until = Instant::now() + HEARING;
+                let connection = visitor.connection.into();
+                let leaving = &self.shared.leaving;
+                leaving.leave(self.index, self.poller, connection, until);
+            }
+        }
+    }
+
+    /// Sees to those in the room for whom something may have changed.
+    pub(super) fn see_to_rooms(&mut self) {
+        for service in 0..self.lanes.len() {
+            let lane = &self.lanes[service];
+            if let Some(policy) = &lane.served.policy {
+                self.say_what_was_counted(service);
+                if !self.lanes[service].room.is_empty() {
+                    self.see_to(policy, service);
+                }
+            }
+        }
+    }
+
+    fn see_to(&mut self, policy: &'a Policy, service: usize) {
+        let now = Instant::now();
+        while let Some((service, id)) = self.turns.pop_front() {
+            if let Some(policy) = &self.lanes[service].served.policy {
+                self.go_on(policy, service, id);
+            }
+        }
+        // Each of them comes back, if at all, with a later alarm.
+        while let Some(id) = self.lanes[service].room.alarmed(now) {
+            self.go_on(policy, service, id);
+        }
+        if std::mem::take(&mut self.woken) {
+            // A source may have got a seat: each asks once.
+            let waiting = self.lanes[service].room.for_source.clone();
+            for id in waiting {
+                self.go_on(policy, service, id);
+            }
+        }
+        while let Some(id) = self.lanes[service].room.for_rate.front().copied() {
+            let time = self.shared.clock.read(now);
+            let bucket = policy.bucket.as_ref();
+            if bucket.is_some_and(|bucket| bucket.next(time) > time) {
+                break;
+            }
+            self.go_on(policy, service, id);
+            if self.lanes[service].room.for_rate.front() == Some(&id) {
+                break;
+            }
+        }
+        while let Some(id) = self.lanes[service].room.for_place.front().copied() {
+            let Some(place) = self.lanes[service].served.places.take(self.index) else {
+                break;
+            };
+            let Some(mut visitor) = self.lanes[service].room.take(self.poller, id) else {
+                break;
+            };
+            visitor.place = Some(place);
+            self.advance(policy, Some(id), visitor);
+        }
+    }
+
+    /// Goes on with somebody from the room.
+    pub(super) fn go_on(&mut self, policy: &'a Policy, service: usize, id: u32) {
+        let room = &mut self.lanes[service].room;
+        if room.lacks_header(id, Instant::now()) {
+            return;
+        }
+        if let Some(visitor) = room.take(self.poller, id) {
+            self.advance(policy, Some(id), visitor);
+        }
+    }
+
+    /// Says all that was counted, since there will be no later.
+    pub(super) fn say_what_is_left(&mut self) {
+        for service in 0..self.lanes.len() {
+            self.lanes[service].refusals.cut_short();
+            self.say_what_was_counted(service);
+        }
+    }
+
+    fn say_what_was_counted(&mut self, service: usize) {
+        let refusals = &mut self.lanes[service].refusals;
+        if refusals.due().is_some() {
+            let time = self.shared.clock.read(Instant::now());
+            refusals.flush(time, |source, count| {
+                let from = |f: &mut fmt::Formatter<'_>| match &source {
+                    Some(source) => write!(f, "{source}"),
+                    None => f.write_str("others"),
+                };
+                report::event(Event::RefusedMore(count, &fmt::from_fn(from)));
+            });
+        }
+    }
+
+    /// When a room or a limit has something to be seen to, should nothing happen before.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let clock = self.shared.clock;
+        let lanes = self.lanes.iter().filter_map(|lane| {
+            let policy = lane.served.policy.as_ref()?;
+            let token = || {
+                let time = clock.read(Instant::now());
+                policy.bucket.as_ref().map(|bucket| bucket.next(time))
+            };
+            let waits = !lane.room.for_rate.is_empty() || lane.closed_by_rate;
+            let times = [lane.refusals.due(), waits.then(token).flatten()];
+            let times = times.into_iter().flatten().map(|time| clock.instant(time));
+            times.chain(lane.room.next_alarm()).min()
+        });
+        lanes.min()
+    }
+}
+
+impl Acceptor<'_> {
+    /// Leaves all who wait to whoever goes on: this thread, or another image.
+    pub(super) fn leave_rooms(&mut self) {
+        for lane in &mut self.lanes {
+            let visitors = lane.room.empty(self.poller);
+            if !visitors.is_empty() {
+                self.shared.visitors().extend(visitors);
+            }
+        }
+    }
+}
+
+impl<'a> Acceptor<'a> {
+    /// Takes over all who were left.
+    pub(super) fn enter_rooms(&mut self) {
+        let visitors = std::mem::take(&mut *self.shared.visitors());
+        for visitor in visitors {
+            let shared: &'a Shared = self.shared;
+            if let Some(policy) = &shared.services[visitor.service].policy {
+                self.advance(policy, None, visitor);
+            }
+        }
+    }
+}
+
+/// Learns from a proxy whom it brings.
+fn header<'a>(policy: &Policy, proxies: &'a Proxies, visitor: &mut Visitor) -> Passed<'a> {
+    if !visitor.peer.is_trusted(&proxies.from) {
+        return Passed::No(Farewell::Close, Reason::Proxy("it is none of --proxy-from"));
+    }
+    let found = visitor.header.take();
+    match found.unwrap_or_else(|| proxy::receive(&visitor.connection)) {
+        Received::Header(header) => {
+            visitor.peer = visitor.peer.brings(header);
+            visitor.source = policy.source(&visitor.peer);
+            Passed::Yes
+        }
+        Received::Incomplete { .. } => Passed::Later {
+            retry: None,
+            within: Some(proxies.timeout.into()),
+        },
+        Received::Fault(fault) => Passed::No(Farewell::Close, Reason::Header(fault)),
+    }
+}
+
+/// What a rule has told to those whom it, or its limits, refuse.
+fn message(ready: &Ready) -> Option<Farewell<'_>> {
+    let text = ready.rule.message.as_deref();
+    text.map(Farewell::Tell)
+}
+
+/// Whether the client has sent something.
+fn first_byte<'a>(visitor: &Visitor, within: Duration) -> Passed<'a> {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    loop {
+        return match recv(visitor.connection.as_raw_fd(), &mut [0], flags) {
+            Ok(0) => Passed::No(Farewell::Close, Reason::Left),
+            Ok(_) => Passed::Yes,
+            Err(Errno::EAGAIN) => Passed::Later {
+                retry: None,
+                within: Some(within),
+            },
+            Err(Errno::EINTR) => continue,
+            Err(_) => Passed::No(Farewell::Close, Reason::Left),
+        };
+    }
+}

@@ -1,0 +1,308 @@
+//! The files that rules are read from: the one of `--rules`, and lists of prefixes.
+//!
+//! They are read again at SIGHUP, when root directory, working directory and user may be others.
+//! So the directories that their paths begin in stay open.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::config::rule_file::{self, Fault};
+use crate::config::{Admission, Id, Prefix, Refused, Rule, RulePlace, look_up};
+use crate::error::{Error, Reason};
+use crate::sys::descriptors::HandOver;
+use crate::sys::directory::{Directory, HandedDirectory};
+
+/// The most that is read of a file, in bytes: enough for a million of the longest prefixes.
+const LARGEST: u64 = 64 << 20;
+
+/// Rules, each with the prefixes of its file if it has one.
+pub type RuleList = Vec<(Rule, Vec<Prefix>)>;
+
+/// Where the rules of a service come from.
+#[derive(Debug)]
+pub struct RuleFiles {
+    /// Those of the command line, which come first.
+    options: Vec<Rule>,
+    /// What has to be read; nothing, if they name no file.
+    files: Option<Files>,
+    names: Names,
+}
+
+/// The same for another image of this process.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HandedRuleFiles {
+    options: Vec<Rule>,
+    files: Option<HandedFiles>,
+    names: Vec<(Id, OsString, u32)>,
+}
+
+#[derive(Debug)]
+struct Files {
+    /// The file of rules, and the directory where it is.
+    rules: Option<(PathBuf, Directory)>,
+    /// Where absolute paths begin.
+    root: Directory,
+    /// Where the relative ones of the command line do.
+    here: Directory,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct HandedFiles {
+    rules: Option<(PathBuf, HandedDirectory)>,
+    root: HandedDirectory,
+    here: HandedDirectory,
+}
+
+/// What names of users and groups stand for. In another root directory nobody is asked: there
+/// the answer would be somebody else's, and so would the library that is loaded for it.
+#[derive(Debug)]
+struct Names {
+    asks: bool,
+    known: RefCell<BTreeMap<(Id, OsString), u32>>,
+}
+
+impl Names {
+    fn find(&self, id: Id, name: &OsStr) -> Result<u32, Refused> {
+        let key = (id, name.to_owned());
+        if self.asks {
+            let number = look_up(id, name)?;
+            self.known.borrow_mut().insert(key, number);
+            return Ok(number);
+        }
+        self.known.borrow().get(&key).copied().ok_or_else(|| {
+            Refused::because(format!(
+                "'{}' can't be looked up any more, in another root directory: use the number, or \
+                 start skd again",
+                name.display()
+            ))
+        })
+    }
+}
+
+impl RuleFiles {
+    /// Opens what must be in reach later; `None` if there are no rules.
+    pub fn open(admission: &Admission) -> Result<Option<Self>, Error> {
+        let options = admission.rules.clone();
+        let rules = admission.rules_file.as_deref();
+        if !admission.has_rules() {
+            return Ok(None);
+        }
+        let needed = rules.is_some() || options.iter().any(|rule| rule.file().is_some());
+        Ok(Some(Self {
+            options,
+            files: needed.then(|| Files::open(rules)).transpose()?,
+            names: Names {
+                asks: true,
+                known: RefCell::default(),
+            },
+        }))
+    }
+
+    /// Says that this process is in another root directory by now.
+    pub fn entered_root(&mut self) {
+        self.names.asks = false;
+    }
+
+    /// Whether there is anything that can change.
+    pub fn can_change(&self) -> bool {
+        self.files.is_some()
+    }
+
+    /// Reads all of it, or says all that is wrong, a sentence each.
+    pub fn read(&self) -> Result<RuleList, Vec<String>> {
+        let mut found = Vec::new();
+        let mut faults = Vec::new();
+        for rule in &self.options {
+            self.add(rule.clone(), None, &mut found, &mut faults);
+        }
+        if let Some(Files {
+            rules: Some((path, directory)),
+            ..
+        }) = &self.files
+        {
+            let file = Described("rules file", path);
+            let names = |id, name: &OsStr| self.names.find(id, name);
+            let name = Path::new(path.file_name().unwrap_or_default());
+            match read_file(directory, name) {
+                Err(why) => faults.push(format!("{file} {why}")),
+                Ok(text) => match rule_file::rules(&text, &names) {
+                    Err(more) => faults.extend(sentences(&file, &more)),
+                    Ok(rules) if rules.is_empty() => {
+                        faults.push(format!("{file} has no rule in it"));
+                    }
+                    Ok(rules) => {
+                        for rule in rules {
+                            self.add(rule, Some((path, directory)), &mut found, &mut faults);
+                        }
+                    }
+                },
+            }
+        }
+        match faults.is_empty() {
+            true => Ok(found),
+            false => Err(faults),
+        }
+    }
+
+    /// Adds a rule of the command line or of a file, with its list of prefixes.
+    fn add(
+        &self,
+        rule: Rule,
+        of: Option<(&Path, &Directory)>,
+        found: &mut RuleList,
+        faults: &mut Vec<String>,
+    ) {
+        let (Some(path), Some(files)) = (rule.file(), &self.files) else {
+            return found.push((rule, Vec::new()));
+        };
+        let relative = path.strip_prefix("/").ok();
+        let (base, below, shown) = match (relative, of) {
+            (Some(relative), _) => (&files.root, relative, path.to_owned()),
+            (None, None) => (&files.here, path, path.to_owned()),
+            (None, Some((rules, directory))) => (directory, path, rules.with_file_name(path)),
+        };
+        let file = Described("list of prefixes", &shown);
+        let list = match read_file(base, below) {
+            Ok(text) => rule_file::prefixes(&text),
+            Err(why) => {
+                let by = Place(&rule.place, of.map(|(path, _)| path));
+                return faults.push(format!("{by}: the {file} {why}"));
+            }
+        };
+        match list {
+            Ok(list) => found.push((rule, list)),
+            Err(more) => faults.extend(sentences(&file, &more)),
+        }
+    }
+
+    /// Where a rule was read, for messages.
+    pub fn place<'a>(&'a self, rule: &'a Rule) -> impl fmt::Display + 'a {
+        let rules = self.files.as_ref().and_then(|files| files.rules.as_ref());
+        Place(&rule.place, rules.map(|(path, _)| path.as_path()))
+    }
+
+    /// Lets the next image of this process have it.
+    pub fn hand_over(&self, to: &mut HandOver) -> Result<HandedRuleFiles, Errno> {
+        let known = self.names.known.borrow();
+        let names = known.iter();
+        let mut files = |files: &Files| {
+            let rules = files.rules.as_ref().map(|(path, directory)| {
+                let directory = directory.hand_over(to)?;
+                Ok::<_, Errno>((path.clone(), directory))
+            });
+            Ok::<_, Errno>(HandedFiles {
+                rules: rules.transpose()?,
+                root: files.root.hand_over(to)?,
+                here: files.here.hand_over(to)?,
+            })
+        };
+        Ok(HandedRuleFiles {
+            options: self.options.clone(),
+            files: self.files.as_ref().map(&mut files).transpose()?,
+            names: names
+                .map(|((id, name), number)| (*id, name.clone(), *number))
+                .collect(),
+        })
+    }
+
+    /// What an earlier image had. `asks` says whether names can be looked up.
+    pub fn resume(handed: HandedRuleFiles, asks: bool) -> Result<Self, Errno> {
+        let files = |files: HandedFiles| {
+            let rules = files.rules.map(|(path, directory)| {
+                let directory = Directory::resume(directory)?;
+                Ok::<_, Errno>((path, directory))
+            });
+            Ok::<_, Errno>(Files {
+                rules: rules.transpose()?,
+                root: Directory::resume(files.root)?,
+                here: Directory::resume(files.here)?,
+            })
+        };
+        let names = handed.names.into_iter();
+        let known = names.map(|(id, name, number)| ((id, name), number));
+        Ok(Self {
+            options: handed.options,
+            files: handed.files.map(files).transpose()?,
+            names: Names {
+                asks,
+                known: RefCell::new(known.collect()),
+            },
+        })
+    }
+}
+
+impl Files {
+    fn open(rules: Option<&Path>) -> Result<Self, Error> {
+        let failed = |what: &str| {
+            let what = format!("the {what} directory can't be opened, in which files of rules are");
+            move |errno: Errno| Error::start(what, errno)
+        };
+        let rules = rules.map(|path| match Directory::of(path) {
+            Ok(directory) => Ok((path.to_owned(), directory)),
+            Err(errno) => Err(Error::Start(format!(
+                "{} {}",
+                Described("rules file", path),
+                cannot_open(errno)
+            ))),
+        });
+        Ok(Self {
+            rules: rules.transpose()?,
+            root: Directory::open(Path::new("/")).map_err(failed("root"))?,
+            here: Directory::open(Path::new(".")).map_err(failed("working"))?,
+        })
+    }
+}
+
+fn read_file(base: &Directory, path: &Path) -> Result<Vec<u8>, String> {
+    let file = base.open_file(path).map_err(cannot_open)?;
+    let mut text = Vec::new();
+    let read = file.take(LARGEST + 1).read_to_end(&mut text);
+    read.map_err(|reason| format!("can't be read: {}", reason.reason()))?;
+    if text.len() as u64 > LARGEST {
+        return Err(format!("has more than {} MiB", LARGEST >> 20));
+    }
+    Ok(text)
+}
+
+fn cannot_open(errno: Errno) -> String {
+    match errno {
+        Errno::ESPIPE => "isn't a regular file, which it must be to be read again at SIGHUP".into(),
+        errno => format!("can't be opened: {}", errno.desc()),
+    }
+}
+
+fn sentences(file: &Described<'_>, faults: &[Fault]) -> Vec<String> {
+    let sentence = |fault| format!("{file}, {fault}");
+    faults.iter().map(sentence).collect()
+}
+
+/// A file with what it is for.
+struct Described<'a>(&'static str, &'a Path);
+
+impl fmt::Display for Described<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(what, path) = self;
+        write!(f, "{what} {}", path.display())
+    }
+}
+
+/// Where a rule stands, in which file if it is in one.
+struct Place<'a>(&'a RulePlace, Option<&'a Path>);
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self(RulePlace::Line(line), Some(path)) => {
+                write!(f, "{}, line {line}", Described("rules file", path))
+            }
+            Self(place, _) => write!(f, "{place}"),
+        }
+    }
+}
