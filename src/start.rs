@@ -70,6 +70,7 @@ fn answer_or_run(inherited: &Inherited) -> Result<u8, Error> {
             _ => Ok(0),
         },
         Request::Check(config, faults) => check::run(&config, faults),
+        Request::Explain(config, client) => check::explain(&config, &client),
         Request::Run(config) => run(*config, inherited),
     }
 }
@@ -324,7 +325,9 @@ fn resumed_config(state: &State) -> Result<(Config, Service), Error> {
             None => config,
             Some(fault) => return Err(fault),
         },
-        Request::Print(_) => return Err(Error::Start("there is nothing to take over".into())),
+        Request::Explain(..) | Request::Print(_) => {
+            return Err(Error::Start("there is nothing to take over".into()));
+        }
     };
     match config.services.pop() {
         Some(service) => Ok((*config, service)),
