@@ -2,7 +2,7 @@
 //! through. Whoever waits here costs an entry and a descriptor, but no process; and nobody else
 //! waits for them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -88,13 +88,23 @@ pub(super) struct Room {
     visitors: BTreeMap<u32, Visitor>,
     next: u32,
     alarms: BTreeSet<(Instant, u32)>,
-    /// How many of each source there are whose turn it is.
-    shares: HashMap<Source, usize>,
-    /// The others, by what they wait for.
-    pub(super) for_source: VecDeque<u32>,
-    pub(super) for_rate: VecDeque<u32>,
-    pub(super) for_place: VecDeque<u32>,
+    /// Those of each source.
+    shares: HashMap<Source, Share>,
+    /// Those whose turn it is, by their alarms: who has been silent for longest is the first.
+    silent: BTreeSet<(Instant, u32)>,
+    /// The others, by what they wait for. Who looked in vain keeps its turn.
+    pub(super) for_source: BTreeSet<u32>,
+    pub(super) for_rate: BTreeSet<u32>,
+    pub(super) for_place: BTreeSet<u32>,
     capacity: usize,
+}
+
+/// Those of one source.
+#[derive(Debug, Default)]
+struct Share {
+    visitors: usize,
+    /// As of the whole room.
+    silent: BTreeSet<(Instant, u32)>,
 }
 
 /// The most that wait in all threads, whatever number of files may be open.
@@ -115,9 +125,10 @@ impl Room {
             next: 0,
             alarms: BTreeSet::new(),
             shares: HashMap::new(),
-            for_source: VecDeque::new(),
-            for_rate: VecDeque::new(),
-            for_place: VecDeque::new(),
+            silent: BTreeSet::new(),
+            for_source: BTreeSet::new(),
+            for_rate: BTreeSet::new(),
+            for_place: BTreeSet::new(),
             capacity,
         }
     }
@@ -142,15 +153,17 @@ impl Room {
             if let Err(errno) = poller.add(&visitor.connection, Interest::ReadableEdge, key) {
                 return Err(Box::new((visitor, errno)));
             }
-            *self.shares.entry(visitor.source).or_default() += 1;
-        } else {
-            match visitor.stage {
-                Stage::Source => self.for_source.push_back(id),
-                Stage::Rate => self.for_rate.push_back(id),
-                _ => self.for_place.push_back(id),
-            }
         }
-        self.alarms.extend(visitor.alarm().map(|alarm| (alarm, id)));
+        let share = self.shares.entry(visitor.source).or_default();
+        share.visitors += 1;
+        let alarm = visitor.alarm().map(|alarm| (alarm, id));
+        self.alarms.extend(alarm);
+        if visitor.stage.is_clients() {
+            self.silent.extend(alarm);
+            share.silent.extend(alarm);
+        } else {
+            self.queue(visitor.stage).insert(id);
+        }
         self.visitors.insert(id, visitor);
         Ok(())
     }
@@ -187,44 +200,49 @@ impl Room {
     /// keep the registration alive, under a descriptor that is soon another's.
     pub(super) fn take(&mut self, poller: &Poller, id: u32) -> Option<Visitor> {
         let visitor = self.visitors.remove(&id)?;
-        if let Some(alarm) = visitor.alarm() {
-            self.alarms.remove(&(alarm, id));
+        let alarm = visitor.alarm().map(|alarm| (alarm, id));
+        if let Some(alarm) = &alarm {
+            self.alarms.remove(alarm);
+            self.silent.remove(alarm);
+        }
+        if let Some(share) = self.shares.get_mut(&visitor.source) {
+            share.visitors -= 1;
+            if let Some(alarm) = &alarm {
+                share.silent.remove(alarm);
+            }
+            if share.visitors == 0 {
+                self.shares.remove(&visitor.source);
+            }
         }
         if visitor.stage.is_clients() {
             let _ = poller.remove(&visitor.connection);
-            if let Some(share) = self.shares.get_mut(&visitor.source) {
-                *share -= 1;
-                if *share == 0 {
-                    self.shares.remove(&visitor.source);
-                }
-            }
         } else {
-            let queue = match visitor.stage {
-                Stage::Source => &mut self.for_source,
-                Stage::Rate => &mut self.for_rate,
-                _ => &mut self.for_place,
-            };
-            // Nearly always the first.
-            if let Some(at) = queue.iter().position(|queued| *queued == id) {
-                queue.remove(at);
-            }
+            self.queue(visitor.stage).remove(&id);
         }
         Some(visitor)
     }
 
-    /// Who has to go so that somebody can wait: nobody, if this is `None`. One with whom it is the
-    /// client's turn gives way to a newcomer, of the same source if that has a quarter of the room;
-    /// it is who has least time left, so who has been silent for longest. If there is no such one
-    /// the newcomer has to go.
+    /// Those who wait for the same.
+    fn queue(&mut self, stage: Stage) -> &mut BTreeSet<u32> {
+        match stage {
+            Stage::Source => &mut self.for_source,
+            Stage::Rate => &mut self.for_rate,
+            _ => &mut self.for_place,
+        }
+    }
+
+    /// Who has to go so that somebody can wait: nobody, if this is `None`. It is who has been
+    /// silent for longest of those with whom it is the client's turn; of those of the newcomer's
+    /// source, if they have a quarter of the room, which is all that one source may have. If
+    /// there is no such one the newcomer has to go.
     pub(super) fn in_the_way(&self, newcomer: &Visitor) -> Option<Option<u32>> {
-        let turn = |id: &u32| self.visitors.get(id).filter(|it| it.stage.is_clients());
-        let mut ids = self.alarms.iter().map(|(_, id)| *id);
-        let share = self.shares.get(&newcomer.source).copied();
-        if newcomer.stage.is_clients() && share.unwrap_or_default() >= (self.capacity / 4).max(1) {
-            let same = |visitor: &Visitor| visitor.source == newcomer.source;
-            Some(ids.find(|id| turn(id).is_some_and(same)))
+        let first = |silent: &BTreeSet<(Instant, u32)>| silent.first().map(|(_, id)| *id);
+        let share = self.shares.get(&newcomer.source);
+        let most = (self.capacity / 4).max(1);
+        if let Some(share) = share.filter(|share| share.visitors >= most) {
+            Some(first(&share.silent))
         } else if self.visitors.len() >= self.capacity {
-            Some(ids.find(|id| turn(id).is_some()))
+            Some(first(&self.silent))
         } else {
             None
         }

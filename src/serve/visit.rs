@@ -336,18 +336,18 @@ impl<'a> Acceptor<'a> {
                 self.go_on(policy, service, id);
             }
         }
-        while let Some(id) = self.lanes[service].room.for_rate.front().copied() {
+        while let Some(id) = self.lanes[service].room.for_rate.first().copied() {
             let time = self.shared.clock.read(now);
             let bucket = policy.bucket.as_ref();
             if bucket.is_some_and(|bucket| bucket.next(time) > time) {
                 break;
             }
             self.go_on(policy, service, id);
-            if self.lanes[service].room.for_rate.front() == Some(&id) {
+            if self.lanes[service].room.for_rate.first() == Some(&id) {
                 break;
             }
         }
-        while let Some(id) = self.lanes[service].room.for_place.front().copied() {
+        while let Some(id) = self.lanes[service].room.for_place.first().copied() {
             let Some(place) = self.lanes[service].served.places.take(self.index) else {
                 break;
             };

@@ -180,13 +180,7 @@ fn on_unix_sockets_each_user_is_a_source() {
     let mut root = connect_unix(&path);
     echo(&mut root, b"root");
     assert_eq!(hear(connect_unix(&path)), Ok(String::new()));
-    said(
-        &skd,
-        &[
-            "Refused local connection from pid ",
-            "uid 0 has 1 handlers, as many as it may",
-        ],
-    );
+    said(&skd, &["Refused local connection from pid ", "uid 0 has "]);
     let ask = Command::new("setpriv")
         .args(["--reuid=61234", "--clear-groups", "socat", "-t5", "-"])
         .arg(format!("UNIX-CONNECT:{path}"))
