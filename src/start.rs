@@ -70,6 +70,7 @@ fn answer_or_run(inherited: &Inherited) -> Result<u8, Error> {
             _ => Ok(0),
         },
         Request::Check(config, faults) => check::run(&config, faults),
+        Request::Explain(config, client) => check::explain(&config, &client),
         Request::Run(config) => run(*config, inherited),
     }
 }
@@ -324,7 +325,9 @@ fn resumed_config(state: &State) -> Result<(Config, Service), Error> {
             None => config,
             Some(fault) => return Err(fault),
         },
-        Request::Print(_) => return Err(Error::Start("there is nothing to take over".into())),
+        Request::Explain(..) | Request::Print(_) => {
+            return Err(Error::Start("there is nothing to take over".into()));
+        }
     };
     match config.services.pop() {
         Some(service) => Ok((*config, service)),
@@ -369,21 +372,16 @@ impl Ground {
             Role::Handler,
             files,
         )?;
-        let kill_after = daemon.kill_after.unwrap_or(KILL_AFTER);
-        let admission = &service.admission;
-        let (timeout, idle) = (admission.timeout, admission.idle_timeout);
-        let limits = Limits {
-            timeout,
-            idle,
-            kill_after,
-        };
         Ok(Self {
             reserved,
             threads,
             method: probe(&plan, low)?,
             plan,
-            patience: daemon.drain.map(|drain| Patience { drain, kill_after }),
-            limits: timeout.or(idle).map(|_| limits),
+            patience: daemon.drain.map(|drain| Patience {
+                drain,
+                kill_after: daemon.kill_after.unwrap_or(KILL_AFTER),
+            }),
+            limits: Limits::of(daemon, service),
             rules: None,
         })
     }

@@ -7,6 +7,7 @@
 //! in use is so by the daemon, perhaps, that the next is to follow.
 
 mod capacity;
+mod explain;
 
 use crate::child::Plan;
 use crate::child::environment::Variables;
@@ -14,8 +15,11 @@ use crate::config::{Config, Daemon, Service, Style};
 use crate::error::Error;
 use crate::net::{self, Resolved};
 use crate::report::{self, Event};
-use crate::setup::{Log, PidFile, privileges};
+use crate::serve::Limits;
+use crate::setup::{Log, PidFile, RuleFiles, privileges};
 use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
+
+pub use explain::explain;
 
 /// Says all that is wrong, one sentence a line on standard error. The command line's own
 /// `faults` are known already.
@@ -28,11 +32,15 @@ pub fn run(config: &Config, faults: Vec<Error>) -> Result<u8, Error> {
     let daemon = &config.daemon;
     for service in &config.services {
         let resolved = resolve(service, &mut verdict);
+        let rules = rules(service, &mut verdict);
         pidfile(daemon, &mut verdict);
         sockets(&resolved, &mut verdict);
         verdict.keep(Log::check(daemon.log.as_ref()));
         capacity::notes(daemon, service);
-        program(daemon, service, &mut verdict)?;
+        program(daemon, service, rules, &mut verdict)?;
+        if let Some(limits) = Limits::of(daemon, service) {
+            verdict.keep(limits.check());
+        }
         // Where it shows in a start: when all else is done.
         for clash in net::check::clashes(&resolved, Style::Stream) {
             verdict.fault(clash);
@@ -75,6 +83,20 @@ fn resolve<'a>(service: &'a Service, verdict: &mut Verdict) -> Vec<Resolved<'a>>
     resolved.filter_map(|result| verdict.keep(result)).collect()
 }
 
+/// Reads the files of rules, and gives them if there is nothing wrong with them.
+fn rules(service: &Service, verdict: &mut Verdict) -> Option<RuleFiles> {
+    let files = verdict.keep(RuleFiles::open(&service.admission))??;
+    match files.read() {
+        Ok(_) => Some(files),
+        Err(faults) => {
+            for fault in faults {
+                verdict.fault(Error::Start(fault));
+            }
+            None
+        }
+    }
+}
+
 fn pidfile(daemon: &Daemon, verdict: &mut Verdict) {
     let Some(path) = &daemon.pidfile else { return };
     if let Some(Some(note)) = verdict.keep(PidFile::check(path)) {
@@ -104,12 +126,17 @@ fn sockets(resolved: &[Resolved<'_>], verdict: &mut Verdict) {
 /// By a process that becomes that user, with the steps of the start, and then ends: whether
 /// somebody else may do something depends on more than mode bits, and what is guessed from
 /// those would be wrong both ways.
-fn program(daemon: &Daemon, service: &Service, verdict: &mut Verdict) -> Result<(), Error> {
+fn program(
+    daemon: &Daemon,
+    service: &Service,
+    rules: Option<RuleFiles>,
+    verdict: &mut Verdict,
+) -> Result<(), Error> {
     let failed = |errno| Error::start("the program can't be looked at", errno);
     match process::fork().map_err(failed)? {
         Fork::Child => {
             let mut verdict = Verdict::default();
-            rehearse(daemon, service, &mut verdict);
+            rehearse(daemon, service, rules, &mut verdict);
             process::exit_now(verdict.status.unwrap_or(0));
         }
         Fork::Parent(child) => {
@@ -126,11 +153,19 @@ fn program(daemon: &Daemon, service: &Service, verdict: &mut Verdict) -> Result<
     }
 }
 
-fn rehearse(daemon: &Daemon, service: &Service, verdict: &mut Verdict) {
+fn rehearse(
+    daemon: &Daemon,
+    service: &Service,
+    mut rules: Option<RuleFiles>,
+    verdict: &mut Verdict,
+) {
     if let Some(root) = &daemon.root
         && verdict.keep(privileges::enter_root(root)).is_none()
     {
         return;
+    }
+    if daemon.root.is_some() {
+        rules.iter_mut().for_each(RuleFiles::entered_root);
     }
     let log = Log::check(daemon.log.as_ref()).is_ok();
     let dropped = match &daemon.identity {
@@ -139,6 +174,9 @@ fn rehearse(daemon: &Daemon, service: &Service, verdict: &mut Verdict) {
     };
     if dropped && log && daemon.root.is_none() {
         log_again(daemon);
+    }
+    if dropped && let Some(rules) = rules {
+        rules_again(&rules);
     }
     rehearse_program(daemon, service, dropped, verdict);
 }
@@ -163,6 +201,17 @@ fn rehearse_program(daemon: &Daemon, service: &Service, dropped: bool, verdict: 
                 "not as that user, but as the present one: {fault}"
             ));
         }
+    }
+}
+
+/// As the user that skd will be, where it will be.
+fn rules_again(rules: &RuleFiles) {
+    if let Err(faults) = rules.read()
+        && let Some(fault) = faults.first()
+    {
+        report::note(format_args!(
+            "at SIGHUP the rules can't be read again by that user: {fault}"
+        ));
     }
 }
 

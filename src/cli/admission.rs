@@ -7,16 +7,17 @@ use std::str::FromStr;
 
 use super::Given;
 use super::values::{self, Why};
-use crate::config::{Admission, AtLimit, Proxies, Refused, Rule, Span, Trusted};
+use crate::config::{Admission, AtLimit, Names, Proxies, Refused, Rule, Span, Trusted, Who};
 
 /// What `--proxy-timeout` is, if not given.
 const PROXY_TIMEOUT: Span = Span::seconds(3);
 
 /// All of them, of use only where skd accepts connections.
-const OPTIONS: [&str; 16] = [
+const OPTIONS: [&str; 17] = [
     "allow",
     "deny",
     "rules",
+    "explain",
     "max-per-source",
     "source-prefix",
     "rate",
@@ -138,6 +139,15 @@ fn rules(given: &Given<'_>) -> Vec<Rule> {
     }
     found.sort_by_key(|(place, _)| *place);
     found.into_iter().map(|(_, rule)| rule).collect()
+}
+
+/// Somebody whom rules are asked about.
+pub(super) fn client(text: &OsStr, names: Names<'_>) -> Result<Who, Why> {
+    match Who::parse(text, names).map_err(|why| why.to_string())? {
+        who @ (Who::Unix | Who::Uid(_) | Who::Gid(_)) => Ok(who),
+        Who::Net(prefix) if prefix.is_one() => Ok(Who::Net(prefix)),
+        _ => Err("it takes one address, unix, uid=USER or gid=GROUP".into()),
+    }
 }
 
 /// A duration in which something can happen.

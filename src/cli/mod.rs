@@ -18,7 +18,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::config::{
     Account, Config, Daemon, Endpoint, Giver, Identity, InetAddress, Listen, LogTarget, Names,
-    Port, Service, Style, Surroundings, UnixAddress, look_up,
+    Port, Service, Style, Surroundings, UnixAddress, Who, look_up,
 };
 use crate::error::Error;
 use crate::sys::names;
@@ -34,6 +34,8 @@ pub enum Request {
     /// couldn't be read is left out of the config; of a program that would run who knows
     /// where, or as who knows whom, the whole command.
     Check(Box<Config>, Vec<Error>),
+    /// To say what the rules make of somebody: one address, `unix`, or a user or group there.
+    Explain(Box<Config>, Who),
     /// To print this text on standard output.
     Print(String),
 }
@@ -60,13 +62,19 @@ pub fn parse(
                 faults: RefCell::default(),
             };
             let config = Box::new(config(&given, known));
+            let names = given.names();
+            let client = given.read("explain", |text| admission::client(text, names));
+            if client.is_some() && given.flag("check") {
+                given.refuse("--explain can't be used with --check: each says something else");
+            }
             let mut faults = given.faults.into_inner();
             if matches.get_flag("check") {
                 return Ok(Request::Check(config, faults));
             }
-            match faults.is_empty() {
-                true => Ok(Request::Run(config)),
-                false => Err(faults.swap_remove(0)),
+            match (faults.is_empty(), client) {
+                (true, None) => Ok(Request::Run(config)),
+                (true, Some(client)) => Ok(Request::Explain(config, client)),
+                (false, _) => Err(faults.swap_remove(0)),
             }
         }
         Err(error) => match error.kind() {

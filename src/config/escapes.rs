@@ -57,7 +57,7 @@ pub(super) fn escaped(after: &[u8]) -> Result<(u8, &[u8]), Refused> {
 }
 
 /// Bytes in double quotes, escaped as far as they must be: printable, and in one line.
-pub(super) fn quoted(bytes: &[u8]) -> impl fmt::Display {
+pub fn quoted(bytes: &[u8]) -> impl fmt::Display {
     fmt::from_fn(move |f| {
         f.write_str("\"")?;
         for chunk in bytes.utf8_chunks() {

@@ -28,7 +28,7 @@ use crate::sys::child::Resource;
 pub use address::{Host, InetAddress, Port, UnixAddress};
 pub use admission::{Admission, AtLimit, Proxies, SourcePrefix};
 pub use duration::Span;
-pub use escapes::unescape;
+pub use escapes::{quoted, unescape};
 pub use log_target::{Level, LogTarget};
 pub use prefix::Prefix;
 pub use rate::Rate;

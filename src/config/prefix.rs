@@ -58,6 +58,11 @@ impl Prefix {
         (self.address, last)
     }
 
+    /// Whether it is one address alone.
+    pub fn is_one(self) -> bool {
+        self.length == width(self.address)
+    }
+
     /// Whether an address is among them.
     pub fn contains(self, address: IpAddr) -> bool {
         let address = address.to_canonical();

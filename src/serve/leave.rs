@@ -31,7 +31,8 @@ use crate::sys::sockets::{Heard, close_at_once, hear_out, tell};
 /// who never close could make much of.
 const MOST: usize = 1_024;
 
-/// The part of the limit of open files that all of them may take, at most.
+/// The part of the limit of open files that all of them may take, at most: the other threads' and
+/// the main thread's, who may have as many again.
 const SHARE: u64 = 4;
 
 /// How much is read of one connection at a time: what a client that sends for ever can hold its
@@ -378,7 +379,7 @@ mod tests {
         client.write_all(b"unread").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
         // Its bytes and its end may take a moment.
-        while (&server).peek(&mut [0; 8]).unwrap() < 6 {}
+        while server.peek(&mut [0; 8]).unwrap() < 6 {}
         room.leave(server, FAR);
         room.until_left(0);
         let (read, result) = read_all(&mut client);

@@ -39,8 +39,8 @@ use crate::setup::{Log, Manager, RuleFiles};
 use crate::sys::descriptors::Reserved;
 use crate::sys::events::{Poller, Waker};
 
-pub use admit::{Client, Decision, HandedRules, Reader, Ready, RuleBook, Rules};
-use admit::{Clock, Places, Policy};
+pub use admit::{Client, Decision, HandedRules, Ready, Rules};
+use admit::{Clock, Places, Policy, RuleBook};
 pub use control::Daemon;
 pub use drain::Patience;
 use handlers::{Handler, Handlers};

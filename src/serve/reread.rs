@@ -11,6 +11,7 @@ use crate::report::{self, Cause, Event};
 use crate::setup::RuleFiles;
 use crate::setup::rules::HandedRuleFiles;
 use crate::sys::descriptors::HandOver;
+use crate::sys::events::Waker;
 
 /// A service's rules for another image of this process: as they are, since the files may be out of
 /// its reach.
@@ -51,6 +52,8 @@ impl Daemon {
                 Ok(list) => {
                     let count = list.len();
                     book.replace(Rules::new(list, served.plan.variables()));
+                    // Those who wait would keep the old ones for as long.
+                    self.shared.wakers.iter().for_each(Waker::wake);
                     report::event(Event::ReadRules(count));
                 }
                 Err(faults) => {

@@ -3,13 +3,14 @@
 //! waits for them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use socket2::Socket;
 
-use super::admit::{Limits, Place, Seat, Source};
+use super::admit::{Limits, Place, Ready, Seat, Source};
 use super::key::Key;
 use crate::net::Peer;
 use crate::net::proxy::{self, Received};
@@ -36,6 +37,8 @@ pub(super) struct Visitor {
     /// When it got its token of the service's rate.
     pub(super) token: Option<u64>,
     pub(super) place: Option<Place>,
+    /// The rule that let it in, if that says anything else about it.
+    pub(super) rule: Option<Arc<Ready>>,
 }
 
 /// What a connection passes, in this order.
@@ -131,13 +134,13 @@ impl Room {
         service: usize,
         id: Option<u32>,
         visitor: Visitor,
-    ) -> Result<(), (Visitor, Errno)> {
+    ) -> Result<(), Box<(Visitor, Errno)>> {
         let id = id.unwrap_or_else(|| self.new_id());
         if visitor.stage.is_clients() {
             let key = Key::Visitor { service, id }.into();
             // What has come before it is watched is told too.
             if let Err(errno) = poller.add(&visitor.connection, Interest::ReadableEdge, key) {
-                return Err((visitor, errno));
+                return Err(Box::new((visitor, errno)));
             }
             *self.shares.entry(visitor.source).or_default() += 1;
         } else {

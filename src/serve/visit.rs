@@ -4,17 +4,17 @@
 
 use std::fmt;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
 
 use super::Shared;
-use super::admit::{Client, Decision, Farewell, Limits, Over, Policy, Reason, RuleBook, Say, When};
+use super::admit::{Farewell, Limits, Over, Policy, Ready, Reason, Say, When};
 use super::room::{Stage, Visitor};
-use super::stream::{Acceptor, Lane, PAUSE};
+use super::stream::{Acceptor, PAUSE};
 use crate::config::{AtLimit, Proxies};
-use crate::net::Peer;
 use crate::net::proxy::{self, Received};
 use crate::report::{self, Event};
 
@@ -32,14 +32,17 @@ enum Passed<'a> {
     },
     /// It doesn't go on.
     No(Farewell<'a>, Reason<'a>),
-    /// It doesn't go on for this reason, and may be told what its rule says, if there is one.
-    ByRule(Farewell<'a>, Option<Reason<'a>>),
 }
 
 impl<'a> Acceptor<'a> {
     /// Takes a visitor as far as possible: to a handler, into the room, or away.
     pub(super) fn advance(&mut self, policy: &'a Policy, id: Option<u32>, mut visitor: Visitor) {
         loop {
+            if visitor.stage == Stage::Rules
+                && let Err(rule) = self.ask_rules(&mut visitor)
+            {
+                return self.deny(policy, visitor, rule.as_deref());
+            }
             let now = Instant::now();
             match self.pass(policy, &mut visitor, now) {
                 Passed::Yes => match visitor.stage.next() {
@@ -58,10 +61,10 @@ impl<'a> Acceptor<'a> {
                     return self.let_wait(policy, id, visitor);
                 }
                 Passed::No(farewell, reason) => {
+                    let rule = visitor.rule.clone();
+                    let told = rule.as_deref().filter(|_| visitor.stage == Stage::Source);
+                    let farewell = told.and_then(message).unwrap_or(farewell);
                     return self.refuse(policy, visitor, farewell, reason);
-                }
-                Passed::ByRule(farewell, reason) => {
-                    return self.refuse_by_rule(policy, visitor, farewell, reason);
                 }
             }
         }
@@ -73,13 +76,8 @@ impl<'a> Acceptor<'a> {
                 Some(proxies) => header(policy, proxies, visitor),
                 None => Passed::Yes,
             },
-            Stage::Rules => {
-                let decision = self.lanes[visitor.service].decide(&visitor.peer);
-                match decision.is_none_or(|decision| decision.allow) {
-                    true => Passed::Yes,
-                    false => Passed::ByRule(Farewell::Close, None),
-                }
-            }
+            // Asked already.
+            Stage::Rules => Passed::Yes,
             Stage::FirstByte => match policy.asked.first_byte {
                 Some(within) => first_byte(visitor, within.into()),
                 None => Passed::Yes,
@@ -88,6 +86,29 @@ impl<'a> Acceptor<'a> {
             Stage::Rate => self.pass_rate(policy, visitor, now),
             Stage::Place => self.pass_place(policy, visitor),
         }
+    }
+
+    /// Asks the rules about somebody. If they deny it, says which rule, or that there is none.
+    fn ask_rules(&mut self, visitor: &mut Visitor) -> Result<(), Option<Arc<Ready>>> {
+        let lane = &mut self.lanes[visitor.service];
+        let (Some(rules), Some(book)) = (&mut lane.rules, &lane.served.rules) else {
+            return Ok(());
+        };
+        let decision = rules.current(book).decide((&visitor.peer).into());
+        if !decision.allow {
+            return Err(decision.rule.cloned());
+        }
+        visitor.rule = decision.rule.filter(|rule| rule.has_terms()).cloned();
+        Ok(())
+    }
+
+    fn deny(&mut self, policy: &'a Policy, visitor: Visitor, rule: Option<&Ready>) {
+        let farewell = rule.and_then(message).unwrap_or(Farewell::Close);
+        let reason = match rule {
+            Some(rule) => Reason::Rule(&rule.rule.place),
+            None => Reason::NoRule,
+        };
+        self.refuse(policy, visitor, farewell, reason);
     }
 
     fn pass_source(
@@ -99,13 +120,12 @@ impl<'a> Acceptor<'a> {
         let Some(sources) = &policy.sources else {
             return Passed::Yes;
         };
-        let rule = self.lanes[visitor.service].decide(&visitor.peer);
-        let rule = rule
-            .and_then(|decision| decision.rule)
-            .map(|ready| &ready.rule);
-        let limits = Limits {
-            max: rule.and_then(|rule| rule.max).or(policy.limits.max),
-            rate: rule.and_then(|rule| rule.rate).or(policy.limits.rate),
+        let limits = match visitor.rule.as_deref() {
+            Some(Ready { rule, .. }) => Limits {
+                max: rule.max.or(policy.limits.max),
+                rate: rule.rate.or(policy.limits.rate),
+            },
+            None => policy.limits,
         };
         if limits == Limits::default() {
             return Passed::Yes;
@@ -137,7 +157,7 @@ impl<'a> Acceptor<'a> {
                 retry,
                 within: Some((*within).into()),
             },
-            at => Passed::ByRule(Farewell::at(at), Some(reason)),
+            at => Passed::No(Farewell::at(at), reason),
         }
     }
 
@@ -198,37 +218,13 @@ impl<'a> Acceptor<'a> {
             service,
             listener,
             seat,
+            rule,
             ..
         } = visitor;
         let seat = seat.map(|(seat, ..)| seat);
         let listener = &served.listeners[listener];
-        self.lanes[service].prepare(&peer);
-        self.start(service, listener, connection, peer, place, seat);
-    }
-
-    /// Refuses somebody for a reason of a rule's, if no other is given, with what that says.
-    fn refuse_by_rule(
-        &mut self,
-        policy: &Policy,
-        visitor: Visitor,
-        farewell: Farewell<'_>,
-        reason: Option<Reason<'_>>,
-    ) {
-        let lane = &self.lanes[visitor.service];
-        // One that stays while the thread does other things with its own.
-        let rules = lane.served.rules.as_ref().map(RuleBook::current);
-        let client = client(&visitor.peer);
-        let rule = rules
-            .as_ref()
-            .and_then(|rules| rules.decide(client).rule)
-            .map(|ready| &ready.rule);
-        let message = rule.and_then(|rule| rule.message.as_deref());
-        let farewell = message.map_or(farewell, Farewell::Tell);
-        let denied = match rule {
-            Some(rule) => Reason::Rule(&rule.place),
-            None => Reason::NoRule,
-        };
-        self.refuse(policy, visitor, farewell, reason.unwrap_or(denied));
+        let (place, rule) = ((place, seat), rule.as_deref());
+        self.start(service, listener, connection, peer, place, rule);
     }
 
     fn let_wait(&mut self, policy: &'a Policy, id: Option<u32>, visitor: Visitor) {
@@ -241,7 +237,8 @@ impl<'a> Acceptor<'a> {
             self.refuse(policy, other, Farewell::Close, Reason::Crowd);
         }
         let room = &mut self.lanes[service].room;
-        if let Err((visitor, errno)) = room.enter(self.poller, service, id, visitor) {
+        if let Err(failed) = room.enter(self.poller, service, id, visitor) {
+            let (visitor, errno) = *failed;
             let why = format_args!("it can't be waited for: {}", errno.desc());
             self.refuse(policy, visitor, Farewell::Close, Reason::Short(&why));
         }
@@ -256,7 +253,10 @@ impl<'a> Acceptor<'a> {
             Stage::Rules | Stage::FirstByte => Reason::Silent,
             Stage::Source => {
                 let why = format_args!("{source} has reached its limit");
-                return self.refuse(policy, visitor, Farewell::Close, Reason::Late(&why));
+                let rule = visitor.rule.clone();
+                let farewell = rule.as_deref().and_then(message);
+                let farewell = farewell.unwrap_or(Farewell::Close);
+                return self.refuse(policy, visitor, farewell, Reason::Late(&why));
             }
             Stage::Rate => Reason::Late(&Reason::Rate),
             Stage::Place => Reason::Late(&max),
@@ -370,6 +370,14 @@ impl<'a> Acceptor<'a> {
         }
     }
 
+    /// Says all that was counted, since there will be no later.
+    pub(super) fn say_what_is_left(&mut self) {
+        for service in 0..self.lanes.len() {
+            self.lanes[service].refusals.cut_short();
+            self.say_what_was_counted(service);
+        }
+    }
+
     fn say_what_was_counted(&mut self, service: usize) {
         let refusals = &mut self.lanes[service].refusals;
         if refusals.due().is_some() {
@@ -420,42 +428,10 @@ impl<'a> Acceptor<'a> {
         let visitors = std::mem::take(&mut *self.shared.visitors());
         for visitor in visitors {
             let shared: &'a Shared = self.shared;
-            match &shared.services[visitor.service].policy {
-                Some(policy) => self.advance(policy, None, visitor),
-                // The new image asks nothing of them.
-                None => {}
+            if let Some(policy) = &shared.services[visitor.service].policy {
+                self.advance(policy, None, visitor);
             }
         }
-    }
-}
-
-impl<'a> Lane<'a> {
-    /// What the rules say about a client, if there are any.
-    fn decide(&mut self, peer: &Peer) -> Option<Decision<'_>> {
-        let book = self.served.rules.as_ref()?;
-        let reader = self.reader.get_or_insert_with(|| book.reader());
-        Some(reader.current(book).decide(client(peer)))
-    }
-
-    /// Has the next handler start with the variables that this client's rule gives it.
-    fn prepare(&mut self, peer: &Peer) {
-        let Some(book) = &self.served.rules else {
-            return;
-        };
-        let reader = self.reader.get_or_insert_with(|| book.reader());
-        let rule = reader.current(book).decide(client(peer)).rule;
-        let own = rule.and_then(|rule| rule.variables.as_ref());
-        let common = self.served.plan.variables();
-        self.environment.rebase(own.unwrap_or(common));
-    }
-}
-
-/// A peer as rules see it.
-fn client(peer: &Peer) -> Client {
-    match (peer, peer.address()) {
-        (Peer::UnixStream(credentials), _) => (*credentials).into(),
-        (_, Some(address)) => Client::Inet(address.ip()),
-        (_, None) => None.into(),
     }
 }
 
@@ -477,6 +453,12 @@ fn header<'a>(policy: &Policy, proxies: &'a Proxies, visitor: &mut Visitor) -> P
         },
         Received::Fault(fault) => Passed::No(Farewell::Close, Reason::Header(fault)),
     }
+}
+
+/// What a rule has told to those whom it, or its limits, refuse.
+fn message(ready: &Ready) -> Option<Farewell<'_>> {
+    let text = ready.rule.message.as_deref();
+    text.map(Farewell::Tell)
 }
 
 /// Whether the client has sent something.

@@ -299,11 +299,10 @@ struct Place<'a>(&'a RulePlace, Option<&'a Path>);
 impl fmt::Display for Place<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self(RulePlace::Option(option), _) => f.write_str(option),
             Self(RulePlace::Line(line), Some(path)) => {
                 write!(f, "{}, line {line}", Described("rules file", path))
             }
-            Self(RulePlace::Line(line), None) => write!(f, "line {line}"),
+            Self(place, _) => write!(f, "{place}"),
         }
     }
 }

@@ -179,6 +179,45 @@ fn a_connection_ends_with_its_handler() {
 }
 
 #[test]
+fn clients_are_heard_out() {
+    on_each_machine(|machine| {
+        let options = ["-vvt", "127.0.0.1:0", "--linger=1h", "--drain=1h"];
+        let script = "read line; head -c 300000 /dev/zero";
+        let skd = machine(Skd::new(options)).run_with("sh", ["-c", script]);
+        // Then the start is over.
+        skd.wait_for_log("Listening on");
+        let before = descriptors(skd.pid()).len();
+        let answer = |ended| {
+            let mut stream = skd.connect();
+            stream.write_all(b"\nmore than a line").unwrap();
+            skd.wait_for_logs("Closed connection from", ended);
+            stream
+        };
+        let read = |mut stream: TcpStream| {
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).unwrap();
+            assert_eq!(answer.len(), 300_000);
+            stream
+        };
+        let streams: Vec<_> = (1..=4).map(answer).collect();
+        streams.into_iter().map(read).for_each(drop);
+        skd.wait_until("all are closed", || descriptors(skd.pid()).len() == before);
+        // One that leaves, and one whose handler ends while skd drains.
+        let gone = answer(5);
+        let mut talking = skd.connect();
+        talking.write_all(b"more than").unwrap();
+        skd.wait_for_children(1);
+        skd.signal(Signal::SIGTERM);
+        talking.write_all(b" a line\nand more").unwrap();
+        skd.wait_for_logs("Closed connection from", 6);
+        let left = [gone, talking].map(read);
+        assert_eq!(skd.try_wait(Duration::ZERO), None);
+        drop(left);
+        assert_eq!(skd.wait().code(), Some(0));
+    });
+}
+
+#[test]
 fn no_more_handlers_run_than_the_limit_says() {
     on_each_machine(|machine| {
         expect_two_at_once(&machine(Skd::new(["-c", "2", "-t", "127.0.0.1:0"])).run("cat"));

@@ -8,7 +8,7 @@ use super::rules::Rules;
 
 /// The rules that hold now.
 #[derive(Debug)]
-pub struct RuleBook {
+pub(in crate::serve) struct RuleBook {
     /// How often they have changed. Read for each connection, where a lock would be one for all
     /// threads; it changes hardly ever.
     edition: AtomicU64,
@@ -17,14 +17,14 @@ pub struct RuleBook {
 
 /// A thread's own copy.
 #[derive(Debug)]
-pub struct Reader {
+pub(in crate::serve) struct Reader {
     edition: u64,
     rules: Arc<Rules>,
 }
 
 impl RuleBook {
     /// Begins with these.
-    pub fn new(rules: Rules) -> Self {
+    pub(in crate::serve) fn new(rules: Rules) -> Self {
         Self {
             edition: AtomicU64::new(0),
             current: Mutex::new(Arc::new(rules)),
@@ -32,7 +32,7 @@ impl RuleBook {
     }
 
     /// Has these hold from now on.
-    pub fn replace(&self, rules: Rules) {
+    pub(in crate::serve) fn replace(&self, rules: Rules) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let old = std::mem::replace(&mut *current, Arc::new(rules));
         self.edition.fetch_add(1, Ordering::Release);
@@ -42,12 +42,12 @@ impl RuleBook {
     }
 
     /// Those that hold now.
-    pub fn current(&self) -> Arc<Rules> {
+    pub(in crate::serve) fn current(&self) -> Arc<Rules> {
         Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A thread's own copy, which it keeps.
-    pub fn reader(&self) -> Reader {
+    pub(in crate::serve) fn reader(&self) -> Reader {
         // The edition first: if another comes in between, it is looked for once more.
         let edition = self.edition.load(Ordering::Acquire);
         Reader {
@@ -58,8 +58,13 @@ impl RuleBook {
 }
 
 impl Reader {
+    /// Lets go of those that don't hold any more.
+    pub(in crate::serve) fn refresh(&mut self, book: &RuleBook) {
+        let _ = self.current(book);
+    }
+
     /// Those that hold now: takes no lock unless they have changed.
-    pub fn current(&mut self, book: &RuleBook) -> &Rules {
+    pub(in crate::serve) fn current(&mut self, book: &RuleBook) -> &Rules {
         if book.edition.load(Ordering::Acquire) != self.edition {
             *self = book.reader();
         }

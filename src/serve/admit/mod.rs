@@ -16,7 +16,7 @@ use crate::net::Peer;
 use crate::net::proxy::Fault;
 use crate::sys::events::Waker;
 
-pub use book::{Reader, RuleBook};
+pub(super) use book::{Reader, RuleBook};
 pub(super) use places::{Place, Places, When};
 pub(super) use rates::{Bucket, Clock};
 pub(super) use refusals::{Refusals, Say};

@@ -15,12 +15,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Prefix, Rule, Who};
+use crate::net::Peer;
 use crate::sys::sockets::Credentials;
 
 /// Rules in their order, ready to be asked.
 #[derive(Debug)]
 pub struct Rules {
-    rules: Vec<Ready>,
+    rules: Vec<Arc<Ready>>,
     v4: Table<u32>,
     v6: Table<u128>,
     /// Those that can fit clients of unix sockets, in their order.
@@ -47,6 +48,16 @@ pub struct Ready {
     pub variables: Option<Arc<[CString]>>,
 }
 
+impl Ready {
+    /// Whether it says anything about those who are let in, so that it must be remembered.
+    pub fn has_terms(&self) -> bool {
+        let Rule {
+            max, rate, message, ..
+        } = &self.rule;
+        max.is_some() || rate.is_some() || message.is_some() || self.variables.is_some()
+    }
+}
+
 /// Who comes, as rules see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Client {
@@ -59,6 +70,20 @@ pub enum Client {
         /// Its primary group.
         gid: Option<u32>,
     },
+    /// Somebody of whom a proxy doesn't say who it is.
+    Unknown,
+}
+
+impl From<&Peer> for Client {
+    fn from(peer: &Peer) -> Self {
+        match peer {
+            Peer::UnixStream(credentials) => (*credentials).into(),
+            peer => match peer.address() {
+                Some(address) => Self::Inet(address.ip()),
+                None => Self::Unknown,
+            },
+        }
+    }
 }
 
 impl From<Option<Credentials>> for Client {
@@ -76,7 +101,7 @@ pub struct Decision<'a> {
     /// Whether it may come in.
     pub allow: bool,
     /// The rule that fits it, if one does.
-    pub rule: Option<&'a Ready>,
+    pub rule: Option<&'a Arc<Ready>>,
 }
 
 impl Rules {
@@ -120,9 +145,11 @@ impl Rules {
             allows_others: !rules.iter().any(|rule| rule.allow),
             rules: rules
                 .into_iter()
-                .map(|rule| Ready {
-                    variables: variables(&rule, common),
-                    rule,
+                .map(|rule| {
+                    Arc::new(Ready {
+                        variables: variables(&rule, common),
+                        rule,
+                    })
                 })
                 .collect(),
         }
@@ -142,6 +169,10 @@ impl Rules {
                     Who::Gid(wanted) => gid == Some(wanted),
                     _ => true,
                 };
+                self.local.iter().find(fits).copied()
+            }
+            Client::Unknown => {
+                let fits = |index: &&usize| self.rules[**index].rule.who == Who::All;
                 self.local.iter().find(fits).copied()
             }
         };
@@ -406,6 +437,7 @@ mod tests {
         prop_oneof![
             4 => address().prop_map(Client::Inet),
             1 => (id(), id()).prop_map(|(uid, gid)| Client::Unix { uid, gid }),
+            1 => Just(Client::Unknown),
         ]
     }
 

@@ -1,0 +1,120 @@
+//! `--explain`: what the rules of a command line make of somebody.
+
+use std::ffi::CString;
+use std::fmt::{self, Write};
+use std::net::IpAddr;
+
+use crate::config::{Admission, Config, Rate, Rule, Who, quoted};
+use crate::error::Error;
+use crate::report;
+use crate::serve::{Client, Rules};
+use crate::setup::RuleFiles;
+
+/// Prints the rule that fits a client, with its limits and its changes of the environment.
+pub fn explain(config: &Config, who: &Who) -> Result<u8, Error> {
+    report::set_verbosity(config.daemon.verbosity);
+    for service in &config.services {
+        let answer = answer(&service.admission, who)?;
+        report::answer(&answer)
+            .map_err(|reason| Error::start("standard output can't be written", reason))?;
+    }
+    Ok(0)
+}
+
+fn answer(admission: &Admission, who: &Who) -> Result<String, Error> {
+    let files = RuleFiles::open(admission)?;
+    let read = files.as_ref().map(RuleFiles::read).transpose();
+    let list =
+        read.map_err(|faults| Error::Start(faults.into_iter().next().unwrap_or_default()))?;
+    let no_variables: [CString; 0] = [];
+    let rules = Rules::new(list.unwrap_or_default(), &no_variables);
+    let decision = rules.decide(client(who));
+    let rule = decision.rule.map(|ready| &ready.rule);
+    let place = files
+        .as_ref()
+        .zip(rule)
+        .map(|(files, rule)| files.place(rule));
+    let place = fmt::from_fn(|f| match &place {
+        Some(place) => write!(f, "{place}"),
+        None => f.write_str("none"),
+    });
+    let mut text = String::new();
+    // Writing to a String can't fail.
+    let _ = tell(&mut text, admission, who, decision.allow, rule, &place);
+    Ok(text)
+}
+
+fn client(who: &Who) -> Client {
+    let unix = |uid, gid| Client::Unix { uid, gid };
+    match who {
+        Who::Net(prefix) => {
+            let (address, _): (IpAddr, _) = prefix.range();
+            Client::Inet(address)
+        }
+        Who::Uid(uid) => unix(Some(*uid), None),
+        Who::Gid(gid) => unix(None, Some(*gid)),
+        Who::Unix => unix(None, None),
+        Who::All | Who::File(_) => Client::Unknown,
+    }
+}
+
+fn tell(
+    text: &mut String,
+    admission: &Admission,
+    who: &Who,
+    allow: bool,
+    rule: Option<&Rule>,
+    place: &dyn fmt::Display,
+) -> fmt::Result {
+    let verdict = if allow { "allow" } else { "deny" };
+    writeln!(text, "client: {who}\nverdict: {verdict}")?;
+    match rule {
+        Some(rule) => writeln!(text, "rule: {rule}\nfrom: {place}")?,
+        None if allow => writeln!(text, "rule: none fits, and none allows others alone")?,
+        None => writeln!(
+            text,
+            "rule: none fits, and there are some that allow others"
+        )?,
+    }
+    if allow {
+        let own = rule.and_then(|rule| rule.max);
+        limit(
+            text,
+            "max",
+            own,
+            "--max-per-source",
+            admission.max_per_source,
+        )?;
+        let own: Option<Rate> = rule.and_then(|rule| rule.rate);
+        limit(
+            text,
+            "rate",
+            own,
+            "--rate-per-source",
+            admission.rate_per_source,
+        )?;
+        for (name, value) in rule.map_or(&[][..], |rule| &rule.environment) {
+            let value = quoted(value.as_encoded_bytes());
+            writeln!(text, "env: {}={value}", name.display())?;
+        }
+    }
+    match rule.and_then(|rule| rule.message.as_ref()) {
+        Some(message) => writeln!(text, "message: {}", quoted(message)),
+        None => Ok(()),
+    }
+}
+
+/// A limit for each source: the rule's, or else the option's.
+fn limit<T: fmt::Display>(
+    text: &mut String,
+    what: &str,
+    own: Option<T>,
+    option: &str,
+    common: Option<T>,
+) -> fmt::Result {
+    match (own, common) {
+        (Some(own), _) => writeln!(text, "{what}: {own}"),
+        (None, Some(common)) => writeln!(text, "{what}: {common} ({option})"),
+        (None, None) => Ok(()),
+    }
+}
