@@ -2,20 +2,20 @@
 //! bytes is read has tests beside the parser.
 
 use crate::harness::{
-    Conversation, Directory, Instance, Namespace, Running, Skd, connect, connect_unix, echo,
-    poll_for, receive, requires_command, requires_root, talk, try_talk, wait_for_text,
+    Conversation, Directory, Namespace, Running, Skd, connect, connect_unix, echo, poll_for,
+    requires_command, talk, try_talk, wait_for, wait_for_text,
 };
 use nix::sys::signal::Signal;
 use socket2::{Domain, SockAddr, Socket, Type};
-use std::fs;
+use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
-use std::process::Command;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 /// Says what its environment has of the connection, an empty line, and what it is told.
-const SHOW: &str = "env | grep -E '^(PROTO|TCP|REMOTE_|UNIX|PEER|SKD_)' | sort; echo; cat";
+const SHOW: &str = "env | grep -E '^(PROTO|TCP|REMOTE_|UNIX|PEER|SKD_)' | LC_ALL=C sort; echo; cat";
 
 const LOOPBACK: [&str; 3] = ["--proxy-protocol", "--proxy-from", "127.0.0.1"];
 
@@ -289,9 +289,9 @@ fn whoever_is_trusted_and_sends_anything_else_is_refused_and_told_why_in_the_log
 #[test]
 fn a_header_that_does_not_come_in_time_is_not_waited_for() {
     let skd = show(skd().args(["--proxy-timeout", "200ms"]));
+    // Three, for which there is a line each in a second.
     for part in [
         &b""[..],
-        b"P",
         b"PROXY TCP4 192.0.2.1 192.0.2.2 1234 80\r",
         b"\r\n\r\n\0",
     ] {
@@ -597,4 +597,141 @@ fn options_that_do_not_fit_together_are_refused() {
     ] {
         Skd::new(options).start("cat").expect_refusal(2, &[why]);
     }
+}
+
+/// haproxy, until this is dropped.
+struct Haproxy(Child);
+
+impl Haproxy {
+    /// Starts it, and waits until it listens.
+    fn start(namespace: &Namespace, directory: &Directory, configuration: &str) -> Self {
+        requires_command("haproxy");
+        let file = directory.write("haproxy.cfg", configuration);
+        let log = File::create(directory.join("haproxy.log")).unwrap();
+        let mut command = namespace.command("haproxy");
+        command.args(["-db", "-f"]).arg(&file).stdin(Stdio::null());
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+        let haproxy = Self(command.spawn().expect("haproxy"));
+        wait_for("haproxy listens", || {
+            directory.join("front").exists().then_some(())
+        });
+        haproxy
+    }
+}
+
+impl Drop for Haproxy {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn haproxy_in_front_has_its_clients_seen_and_its_checks_served() {
+    let (namespace, directory) = (Namespace::new(), Directory::public());
+    for address in ["192.0.2.5/32", "192.0.2.7/32", "fd00::5/128"] {
+        namespace.add_address(address);
+    }
+    let (front, back) = (directory.name("front"), directory.name("back"));
+    // Who connects to one of these has the same address.
+    let skd = Skd::new(["-vt", "0.0.0.0:9000", "-l", &back, "--unix-mode", "666"])
+        .args(LOOPBACK)
+        .args(["--proxy-from", "unix"])
+        .inside(&namespace)
+        .run_with("sh", ["-c", SHOW]);
+    let configuration = format!(
+        "
+global
+    log stdout format raw local0
+defaults
+    mode tcp
+    timeout connect 10s
+    timeout client 10s
+    timeout server 10s
+    option log-health-checks
+    option tcp-check
+    tcp-check send hello
+    tcp-check expect string hello
+    unique-id-format %[uuid]
+listen one
+    bind 192.0.2.5:9001
+    bind [fd00::5]:9001
+    server one 127.0.0.1:9000 send-proxy check inter 500ms
+listen two
+    bind 192.0.2.5:9002
+    bind [fd00::5]:9002
+    server two 127.0.0.1:9000 send-proxy-v2 proxy-v2-options crc32c,unique-id check inter 500ms
+listen three
+    bind 192.0.2.5:9003
+    bind unix@{front} mode 666
+    server three unix@{back} send-proxy-v2 proxy-v2-options crc32c
+"
+    );
+    let _haproxy = Haproxy::start(&namespace, &directory, &configuration);
+
+    for address in ["192.0.2.5", "fd00::5"] {
+        for port in [9001, 9002] {
+            let stream = skd.connect_to((address.parse::<IpAddr>().unwrap(), port).into());
+            let own = stream.local_addr().unwrap().port();
+            let (variables, told) = shown(&talk(stream, b"from a client"));
+            assert_eq!(told, "from a client");
+            let proxy = variables
+                .iter()
+                .find_map(|line| line.strip_prefix("SKD_PROXYPORT="));
+            let expected = [
+                "PROTO=TCP".into(),
+                format!("REMOTE_ADDR={address}"),
+                format!("REMOTE_PORT={own}"),
+                "SKD_PROXYIP=127.0.0.1".into(),
+                format!("SKD_PROXYPORT={}", proxy.expect("a port")),
+                format!("TCPLOCALIP={address}"),
+                format!("TCPLOCALPORT={port}"),
+                format!("TCPREMOTEIP={address}"),
+                format!("TCPREMOTEPORT={own}"),
+            ];
+            assert_eq!(variables, expected);
+            assert_ne!(proxy, Some(&*own.to_string()));
+            skd.wait_for_log(&format!("Accepted connection from [{address}]:{own}"));
+            skd.wait_for_log(&format!("Closed connection from [{address}]:{own}: pid "));
+        }
+    }
+
+    // Over a unix socket, of a client that has an address, and of one that has none.
+    let stream = skd.connect_to(([192, 0, 2, 5], 9003).into());
+    let own = stream.local_addr().unwrap().port();
+    let (variables, told) = shown(&talk(stream, b"x"));
+    assert_eq!(told, "x");
+    assert!(variables.contains(&format!("TCPREMOTEPORT={own}")));
+    assert!(
+        !variables
+            .iter()
+            .any(|line| line.starts_with("SKD_") || line.contains("PEER"))
+    );
+    let (variables, told) = shown(&talk(connect_unix(&front), b"y"));
+    assert_eq!(told, "y");
+    assert!(
+        variables.contains(&format!("UNIXLOCALPATH={back}")),
+        "{variables:?}"
+    );
+
+    // Checks of health are haproxy's own.
+    for server in ["one/one", "two/two"] {
+        let log = wait_for_text(
+            directory.join("haproxy.log"),
+            &format!("Health check for server {server} succeeded"),
+        );
+        assert!(!log.contains("failed"), "{log}");
+    }
+    skd.wait_for_logs("Accepted connection from [127.0.0.1]:", 2);
+
+    // Who comes past haproxy is nobody's client.
+    let stream = skd.connect_to(([192, 0, 2, 7], 9000).into());
+    let from = stream.local_addr().unwrap();
+    assert_eq!(from.ip().to_string(), "192.0.2.7");
+    refused(stream, b"PROXY TCP4 192.0.2.5 192.0.2.5 1 2\r\n");
+    let port = from.port();
+    skd.wait_for_log(&format!(
+        "Refused connection from [192.0.2.7]:{port}: it is none of --proxy-from"
+    ));
+    assert_eq!(skd.logged("Refused").len(), 1);
 }
