@@ -45,6 +45,7 @@ mod manual;
 mod pidfile;
 mod privileges;
 mod process_1;
+mod proxy_protocol;
 mod readiness;
 mod recipes;
 mod resources;
