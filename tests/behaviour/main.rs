@@ -46,6 +46,7 @@ mod process_1;
 mod readiness;
 mod recipes;
 mod resources;
+mod rules;
 mod shortages;
 mod signals;
 mod socket_activation;
