@@ -372,21 +372,16 @@ impl Ground {
             Role::Handler,
             files,
         )?;
-        let kill_after = daemon.kill_after.unwrap_or(KILL_AFTER);
-        let admission = &service.admission;
-        let (timeout, idle) = (admission.timeout, admission.idle_timeout);
-        let limits = Limits {
-            timeout,
-            idle,
-            kill_after,
-        };
         Ok(Self {
             reserved,
             threads,
             method: probe(&plan, low)?,
             plan,
-            patience: daemon.drain.map(|drain| Patience { drain, kill_after }),
-            limits: timeout.or(idle).map(|_| limits),
+            patience: daemon.drain.map(|drain| Patience {
+                drain,
+                kill_after: daemon.kill_after.unwrap_or(KILL_AFTER),
+            }),
+            limits: Limits::of(daemon, service),
             rules: None,
         })
     }

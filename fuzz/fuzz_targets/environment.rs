@@ -15,6 +15,7 @@ use skd::child::environment::Variables;
 use skd::cli::values;
 use skd::config::{Account, is_reserved_variable};
 use skd::net::Peer;
+use skd::net::proxy::Header;
 use skd::sys::environment::Environment;
 use skd::sys::sockets::Credentials;
 
@@ -34,6 +35,8 @@ enum Caller {
     Udp(Address),
     Unix(Option<(i32, u32, u32)>),
     Datagram,
+    /// The proxy, if it has an address, and client and destination, if they have.
+    Proxied(Option<Address>, Option<(Address, Address)>),
 }
 
 #[derive(Arbitrary, Debug)]
@@ -112,9 +115,13 @@ fuzz_target!(|input: Input<'_>| {
     let _ = environment.finish();
     environment.clear();
 
-    let mut own: Vec<String> = vec!["PROTO=TCP".into()];
-    environment.line(c"PROTO=TCP");
     let peer = caller(peer);
+    let mut own: Vec<String> = Vec::new();
+    // Otherwise the peer says it.
+    if !matches!(peer, Peer::Proxied(_)) {
+        own.push("PROTO=TCP".into());
+        environment.line(c"PROTO=TCP");
+    }
     peer.variables(|name, value: Arguments<'_>| {
         assert!(
             is_reserved_variable(OsStr::new(name)),
@@ -164,6 +171,22 @@ fn caller(caller: Caller) -> Peer {
             Peer::UnixStream(ids.map(|(pid, uid, gid)| Credentials { pid, uid, gid }))
         }
         Caller::Datagram => Peer::LocalDatagram,
+        Caller::Proxied(proxy, client) => {
+            let proxy = match proxy {
+                Some(remote) => Peer::Tcp {
+                    remote: remote.into(),
+                    local: None,
+                },
+                None => Peer::UnixStream(None),
+            };
+            proxy.brings(match client {
+                Some((source, destination)) => Header::Inet {
+                    source: source.into(),
+                    destination: destination.into(),
+                },
+                None => Header::Unix,
+            })
+        }
     }
 }
 
@@ -201,6 +224,10 @@ fn written_as_it_is(peer: &Peer, lines: &[String]) {
                 (*pid > 0).then_some(Ok(*pid))
             );
         }
+        Peer::Proxied(_) => match peer.address() {
+            Some(source) => same(&source, "TCP"),
+            None => assert_eq!(get("PROTO").as_deref(), Some("UNIX-STREAM")),
+        },
         Peer::UnixStream(None) | Peer::LocalDatagram | Peer::Unaccepted(_) => {
             assert_eq!(lines.len(), 1)
         }

@@ -15,6 +15,7 @@ use crate::config::{Config, Daemon, Service, Style};
 use crate::error::Error;
 use crate::net::{self, Resolved};
 use crate::report::{self, Event};
+use crate::serve::Limits;
 use crate::setup::{Log, PidFile, RuleFiles, privileges};
 use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
 
@@ -37,6 +38,9 @@ pub fn run(config: &Config, faults: Vec<Error>) -> Result<u8, Error> {
         verdict.keep(Log::check(daemon.log.as_ref()));
         capacity::notes(daemon, service);
         program(daemon, service, rules, &mut verdict)?;
+        if let Some(limits) = Limits::of(daemon, service) {
+            verdict.keep(limits.check());
+        }
         // Where it shows in a start: when all else is done.
         for clash in net::check::clashes(&resolved, Style::Stream) {
             verdict.fault(clash);

@@ -40,6 +40,15 @@ pub enum RulePlace {
     Line(usize),
 }
 
+impl fmt::Display for RulePlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Option(option) => f.write_str(option),
+            Self::Line(line) => write!(f, "line {line} of the rules file"),
+        }
+    }
+}
+
 /// The clients that a rule fits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Who {
@@ -222,15 +231,6 @@ impl FromStr for Trusted {
         match text {
             "unix" => Ok(Self::Unix),
             text => text.parse().map(Self::Net),
-        }
-    }
-}
-
-impl fmt::Display for RulePlace {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Option(option) => f.write_str(option),
-            Self::Line(line) => write!(f, "line {line} of the rules"),
         }
     }
 }

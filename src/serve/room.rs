@@ -3,15 +3,17 @@
 //! waits for them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use socket2::Socket;
 
-use super::admit::{Limits, Place, Seat, Source};
+use super::admit::{Limits, Place, Ready, Seat, Source};
 use super::key::Key;
 use crate::net::Peer;
+use crate::net::proxy::{self, Received};
 use crate::sys::events::{Interest, Poller};
 
 /// Somebody who has come and has no handler yet, with whatever has been got for them.
@@ -24,6 +26,8 @@ pub(super) struct Visitor {
     pub(super) listener: usize,
     /// What is to be seen to next.
     pub(super) stage: Stage,
+    /// What was found of its header, where that was looked at in the room.
+    pub(super) header: Option<Received>,
     /// Until when that may take, if not for ever.
     pub(super) deadline: Option<Instant>,
     /// When to look again, though nothing tells.
@@ -33,6 +37,8 @@ pub(super) struct Visitor {
     /// When it got its token of the service's rate.
     pub(super) token: Option<u64>,
     pub(super) place: Option<Place>,
+    /// The rule that let it in, if that says anything else about it.
+    pub(super) rule: Option<Arc<Ready>>,
 }
 
 /// What a connection passes, in this order.
@@ -158,6 +164,23 @@ impl Room {
                 return id;
             }
         }
+    }
+
+    /// Whether somebody has to stay, at this time, for want of the rest of a header. What has come
+    /// of it remains unread; so who was taken out and watched anew would be told of it at once,
+    /// and for ever. Whatever else is found goes with the visitor.
+    pub(super) fn lacks_header(&mut self, id: u32, now: Instant) -> bool {
+        let Some(visitor) = self.visitors.get_mut(&id) else {
+            return false;
+        };
+        if visitor.stage != Stage::Header || visitor.deadline.is_some_and(|end| end <= now) {
+            return false;
+        }
+        visitor.header = match proxy::receive(&visitor.connection) {
+            Received::Incomplete { .. } => None,
+            found => Some(found),
+        };
+        visitor.header.is_none()
     }
 
     /// Takes somebody out, who isn't watched any more: a handler that has the connection would

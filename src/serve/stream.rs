@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use socket2::Socket;
 
-use super::admit::{Place, Policy, Reader, Refusals, Seat, When};
+use super::admit::{Place, Policy, Reader, Ready, Refusals, RuleBook, Seat, When};
 use super::handlers::{Handler, Work};
 use super::key::Key;
 use super::leave::Kept;
@@ -86,10 +86,10 @@ pub(super) struct Lane<'a> {
     pub(super) place: Option<Place>,
     /// Those who are accepted and not let through yet.
     pub(super) room: Room,
+    /// The rules as they were when this thread last looked.
+    pub(super) rules: Option<Reader>,
     /// Which lines there are about those who are refused.
     pub(super) refusals: Refusals,
-    /// What the rules are, if there are any.
-    pub(super) reader: Option<Reader>,
     /// Whether it is the rate that keeps connections in the backlog.
     pub(super) closed_by_rate: bool,
     /// Whether the listeners are in the thread's epoll set.
@@ -105,8 +105,8 @@ impl<'a> Lane<'a> {
             served,
             place: None,
             room: Room::new(threads),
+            rules: served.rules.as_ref().map(RuleBook::reader),
             refusals: Refusals::new(),
-            reader: None,
             closed_by_rate: false,
             watched: false,
             ready: vec![false; served.listeners.len()],
@@ -155,6 +155,7 @@ impl<'a> Acceptor<'a> {
             }
         }
         self.serve_last();
+        self.say_what_is_left();
         let shared = self.shared;
         drop(self);
         shared.left.fetch_add(1, Ordering::SeqCst);
@@ -181,6 +182,7 @@ impl<'a> Acceptor<'a> {
     /// Does nothing, not even reap, with nothing in hand, until the phase changes.
     fn rest(&mut self) {
         self.leave_rooms();
+        self.say_what_is_left();
         self.shared.parked.fetch_add(1, Ordering::SeqCst);
         let waker = &self.shared.wakers[self.index];
         while self.shared.is_in(Phase::Parked) {
@@ -304,7 +306,9 @@ impl<'a> Acceptor<'a> {
         match (&served.policy, place) {
             // Without a policy, is_open has seen one.
             (None, None) => {}
-            (None, Some(place)) => self.start(service, listener, connection, peer, place, None),
+            (None, Some(place)) => {
+                self.start(service, listener, connection, peer, (place, None), None);
+            }
             (Some(policy), place) => {
                 let visitor = Visitor {
                     source: policy.source(&peer),
@@ -313,11 +317,13 @@ impl<'a> Acceptor<'a> {
                     service,
                     listener: index,
                     stage: Stage::Header,
+                    header: None,
                     deadline: None,
                     retry: None,
                     seat: None,
                     token,
                     place,
+                    rule: None,
                 };
                 self.advance(policy, None, visitor);
             }
@@ -356,8 +362,8 @@ impl<'a> Acceptor<'a> {
         listener: &Listener,
         connection: Socket,
         peer: Peer,
-        place: Place,
-        seat: Option<Seat>,
+        (place, seat): (Place, Option<Seat>),
+        rule: Option<&Ready>,
     ) {
         let served = self.lanes[service].served;
         report::event(Event::Accepted(&peer));
@@ -369,7 +375,7 @@ impl<'a> Acceptor<'a> {
         }
         // Closed here, where it isn't kept.
         let kept = served.linger.map(|time| Kept::new(connection, time));
-        self.introduce(service, listener, &peer);
+        self.introduce(service, listener, &peer, rule);
         let spawned = self.spawn(service);
         // First of all: until then the client can't see the end, should the handler be quick.
         self.spawner.release();
@@ -420,9 +426,21 @@ impl<'a> Acceptor<'a> {
     }
 
     /// Writes into the environment who has called where.
-    fn introduce(&mut self, service: usize, listener: &Listener, peer: &Peer) {
-        let environment = &mut self.lanes[service].environment;
+    fn introduce(
+        &mut self,
+        service: usize,
+        listener: &Listener,
+        peer: &Peer,
+        rule: Option<&Ready>,
+    ) {
+        let Lane {
+            served,
+            environment,
+            ..
+        } = &mut self.lanes[service];
         environment.clear();
+        let changed = rule.and_then(|rule| rule.variables.as_ref());
+        environment.rebase(changed.unwrap_or(served.plan.variables()));
         for variable in listener.variables(peer) {
             environment.line(variable);
         }
@@ -517,8 +535,9 @@ impl<'a> Acceptor<'a> {
                     self.shared.wakers[self.index].clear();
                     self.shared.answer(self.index);
                     for lane in &mut self.lanes {
-                        // Rules that don't hold any more may be large.
-                        let _ = lane.rules();
+                        if let (Some(rules), Some(book)) = (&mut lane.rules, &lane.served.rules) {
+                            rules.refresh(book);
+                        }
                     }
                     self.woken = self.lanes.iter().any(|lane| !lane.room.is_empty());
                 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Shared;
 use super::handlers::Handler;
-use crate::config::Span;
+use crate::config::{Daemon, KILL_AFTER, Service, Span};
 use crate::error::Error;
 use crate::net::{Listener, Place};
 use crate::report::{self, Cause, Event, Late};
@@ -31,6 +31,27 @@ pub struct Limits {
     pub idle: Option<Span>,
     /// How long it may run after it was told to end.
     pub kill_after: Span,
+}
+
+impl Limits {
+    /// Those of a service, if it has any.
+    pub fn of(daemon: &Daemon, service: &Service) -> Option<Self> {
+        let limits = Self {
+            timeout: service.admission.timeout,
+            idle: service.admission.idle_timeout,
+            kill_after: daemon.kill_after.unwrap_or(KILL_AFTER),
+        };
+        limits.timeout.or(limits.idle).map(|_| limits)
+    }
+
+    /// Says why nobody could be held to them here, whatever the sockets.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.idle.is_none() {
+            return Ok(());
+        }
+        let mut diagnosis = Diagnosis::new().map_err(cannot_ask)?;
+        diagnosis.tells_of_tcp().map_err(cannot_ask)
+    }
 }
 
 /// Those limits, and what is needed to hold handlers to them.
@@ -102,13 +123,14 @@ fn is_tcp(listener: &Listener) -> bool {
     matches!(listener.place(), Place::Inet(_))
 }
 
+fn cannot_ask(errno: Errno) -> Error {
+    let what = "--idle-timeout: the kernel can't be asked since when connections are idle (it \
+                needs CONFIG_INET_TCP_DIAG, and a container has to allow netlink sockets)";
+    Error::start(what, errno)
+}
+
 fn diagnosis(listeners: &[Listener]) -> Result<Diagnosis, Error> {
-    let failed = |errno| {
-        let what = "--idle-timeout: the kernel can't be asked since when connections are idle \
-                    (it needs CONFIG_INET_TCP_DIAG, and a container has to allow netlink sockets)";
-        Error::start(what, errno)
-    };
-    let mut diagnosis = Diagnosis::new().map_err(failed)?;
+    let mut diagnosis = Diagnosis::new().map_err(cannot_ask)?;
     let mut watched = listeners
         .iter()
         .filter(|listener| is_tcp(listener))
@@ -119,7 +141,7 @@ fn diagnosis(listeners: &[Listener]) -> Result<Diagnosis, Error> {
         return Err(Error::Start(text.into()));
     }
     for listener in watched {
-        if !diagnosis.knows_tcp(listener).map_err(failed)? {
+        if !diagnosis.knows_tcp(listener).map_err(cannot_ask)? {
             let text = format!(
                 "--idle-timeout: {listener} belongs to another network namespace, so that the \
                  kernel doesn't tell skd of its connections"

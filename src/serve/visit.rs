@@ -11,11 +11,10 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
 
 use super::Shared;
-use super::admit::{Decision, Farewell, Limits, Over, Policy, Reason, Rules, Say, When};
+use super::admit::{Farewell, Limits, Over, Policy, Ready, Reason, Say, When};
 use super::room::{Stage, Visitor};
-use super::stream::{Acceptor, Lane, PAUSE};
+use super::stream::{Acceptor, PAUSE};
 use crate::config::{AtLimit, Proxies};
-use crate::net::Peer;
 use crate::net::proxy::{self, Received};
 use crate::report::{self, Event};
 
@@ -33,14 +32,17 @@ enum Passed<'a> {
     },
     /// It doesn't go on.
     No(Farewell<'a>, Reason<'a>),
-    /// It doesn't go on for this reason, and may be told what its rule says, if there is one.
-    ByRule(Farewell<'a>, Option<Reason<'a>>),
 }
 
 impl<'a> Acceptor<'a> {
     /// Takes a visitor as far as possible: to a handler, into the room, or away.
     pub(super) fn advance(&mut self, policy: &'a Policy, id: Option<u32>, mut visitor: Visitor) {
         loop {
+            if visitor.stage == Stage::Rules
+                && let Err(rule) = self.ask_rules(&mut visitor)
+            {
+                return self.deny(policy, visitor, rule.as_deref());
+            }
             let now = Instant::now();
             match self.pass(policy, &mut visitor, now) {
                 Passed::Yes => match visitor.stage.next() {
@@ -59,10 +61,10 @@ impl<'a> Acceptor<'a> {
                     return self.let_wait(policy, id, visitor);
                 }
                 Passed::No(farewell, reason) => {
+                    let rule = visitor.rule.clone();
+                    let told = rule.as_deref().filter(|_| visitor.stage == Stage::Source);
+                    let farewell = told.and_then(message).unwrap_or(farewell);
                     return self.refuse(policy, visitor, farewell, reason);
-                }
-                Passed::ByRule(farewell, reason) => {
-                    return self.refuse_by_rule(policy, visitor, farewell, reason);
                 }
             }
         }
@@ -74,13 +76,8 @@ impl<'a> Acceptor<'a> {
                 Some(proxies) => header(policy, proxies, visitor),
                 None => Passed::Yes,
             },
-            Stage::Rules => {
-                let decision = self.lanes[visitor.service].decide(&visitor.peer);
-                match decision.is_none_or(|decision| decision.allow) {
-                    true => Passed::Yes,
-                    false => Passed::ByRule(Farewell::Close, None),
-                }
-            }
+            // Asked already.
+            Stage::Rules => Passed::Yes,
             Stage::FirstByte => match policy.asked.first_byte {
                 Some(within) => first_byte(visitor, within.into()),
                 None => Passed::Yes,
@@ -89,6 +86,29 @@ impl<'a> Acceptor<'a> {
             Stage::Rate => self.pass_rate(policy, visitor, now),
             Stage::Place => self.pass_place(policy, visitor),
         }
+    }
+
+    /// Asks the rules about somebody. If they deny it, says which rule, or that there is none.
+    fn ask_rules(&mut self, visitor: &mut Visitor) -> Result<(), Option<Arc<Ready>>> {
+        let lane = &mut self.lanes[visitor.service];
+        let (Some(rules), Some(book)) = (&mut lane.rules, &lane.served.rules) else {
+            return Ok(());
+        };
+        let decision = rules.current(book).decide((&visitor.peer).into());
+        if !decision.allow {
+            return Err(decision.rule.cloned());
+        }
+        visitor.rule = decision.rule.filter(|rule| rule.has_terms()).cloned();
+        Ok(())
+    }
+
+    fn deny(&mut self, policy: &'a Policy, visitor: Visitor, rule: Option<&Ready>) {
+        let farewell = rule.and_then(message).unwrap_or(Farewell::Close);
+        let reason = match rule {
+            Some(rule) => Reason::Rule(&rule.rule.place),
+            None => Reason::NoRule,
+        };
+        self.refuse(policy, visitor, farewell, reason);
     }
 
     fn pass_source(
@@ -100,13 +120,12 @@ impl<'a> Acceptor<'a> {
         let Some(sources) = &policy.sources else {
             return Passed::Yes;
         };
-        let rule = self.lanes[visitor.service].decide(&visitor.peer);
-        let rule = rule
-            .and_then(|decision| decision.rule)
-            .map(|ready| &ready.rule);
-        let limits = Limits {
-            max: rule.and_then(|rule| rule.max).or(policy.limits.max),
-            rate: rule.and_then(|rule| rule.rate).or(policy.limits.rate),
+        let limits = match visitor.rule.as_deref() {
+            Some(Ready { rule, .. }) => Limits {
+                max: rule.max.or(policy.limits.max),
+                rate: rule.rate.or(policy.limits.rate),
+            },
+            None => policy.limits,
         };
         if limits == Limits::default() {
             return Passed::Yes;
@@ -138,7 +157,7 @@ impl<'a> Acceptor<'a> {
                 retry,
                 within: Some((*within).into()),
             },
-            at => Passed::ByRule(Farewell::at(at), Some(reason)),
+            at => Passed::No(Farewell::at(at), reason),
         }
     }
 
@@ -199,35 +218,13 @@ impl<'a> Acceptor<'a> {
             service,
             listener,
             seat,
+            rule,
             ..
         } = visitor;
         let seat = seat.map(|(seat, ..)| seat);
         let listener = &served.listeners[listener];
-        self.lanes[service].prepare(&peer);
-        self.start(service, listener, connection, peer, place, seat);
-    }
-
-    /// Refuses somebody for a reason of a rule's, if no other is given, with what that says.
-    fn refuse_by_rule(
-        &mut self,
-        policy: &Policy,
-        visitor: Visitor,
-        farewell: Farewell<'_>,
-        reason: Option<Reason<'_>>,
-    ) {
-        // They stay while the thread does other things.
-        let rules = self.lanes[visitor.service].rules().cloned();
-        let rule = rules
-            .as_ref()
-            .and_then(|rules| rules.decide((&visitor.peer).into()).rule)
-            .map(|ready| &ready.rule);
-        let message = rule.and_then(|rule| rule.message.as_deref());
-        let farewell = message.map_or(farewell, Farewell::Tell);
-        let denied = match rule {
-            Some(rule) => Reason::Rule(&rule.place),
-            None => Reason::NoRule,
-        };
-        self.refuse(policy, visitor, farewell, reason.unwrap_or(denied));
+        let (place, rule) = ((place, seat), rule.as_deref());
+        self.start(service, listener, connection, peer, place, rule);
     }
 
     fn let_wait(&mut self, policy: &'a Policy, id: Option<u32>, visitor: Visitor) {
@@ -256,7 +253,10 @@ impl<'a> Acceptor<'a> {
             Stage::Rules | Stage::FirstByte => Reason::Silent,
             Stage::Source => {
                 let why = format_args!("{source} has reached its limit");
-                return self.refuse(policy, visitor, Farewell::Close, Reason::Late(&why));
+                let rule = visitor.rule.clone();
+                let farewell = rule.as_deref().and_then(message);
+                let farewell = farewell.unwrap_or(Farewell::Close);
+                return self.refuse(policy, visitor, farewell, Reason::Late(&why));
             }
             Stage::Rate => Reason::Late(&Reason::Rate),
             Stage::Place => Reason::Late(&max),
@@ -361,8 +361,20 @@ impl<'a> Acceptor<'a> {
 
     /// Goes on with somebody from the room.
     pub(super) fn go_on(&mut self, policy: &'a Policy, service: usize, id: u32) {
-        if let Some(visitor) = self.lanes[service].room.take(self.poller, id) {
+        let room = &mut self.lanes[service].room;
+        if room.lacks_header(id, Instant::now()) {
+            return;
+        }
+        if let Some(visitor) = room.take(self.poller, id) {
             self.advance(policy, Some(id), visitor);
+        }
+    }
+
+    /// Says all that was counted, since there will be no later.
+    pub(super) fn say_what_is_left(&mut self) {
+        for service in 0..self.lanes.len() {
+            self.lanes[service].refusals.cut_short();
+            self.say_what_was_counted(service);
         }
     }
 
@@ -423,38 +435,13 @@ impl<'a> Acceptor<'a> {
     }
 }
 
-impl<'a> Lane<'a> {
-    /// The rules that hold now, if there are any.
-    pub(super) fn rules(&mut self) -> Option<&Arc<Rules>> {
-        let book = self.served.rules.as_ref()?;
-        let reader = self.reader.get_or_insert_with(|| book.reader());
-        Some(reader.current(book))
-    }
-
-    /// What they say about a client.
-    fn decide(&mut self, peer: &Peer) -> Option<Decision<'_>> {
-        self.rules().map(|rules| rules.decide(peer.into()))
-    }
-
-    /// Has the next handler start with the variables that this client's rule gives it.
-    fn prepare(&mut self, peer: &Peer) {
-        let Some(book) = &self.served.rules else {
-            return;
-        };
-        let reader = self.reader.get_or_insert_with(|| book.reader());
-        let rule = reader.current(book).decide(peer.into()).rule;
-        let own = rule.and_then(|rule| rule.variables.as_ref());
-        let common = self.served.plan.variables();
-        self.environment.rebase(own.unwrap_or(common));
-    }
-}
-
 /// Learns from a proxy whom it brings.
 fn header<'a>(policy: &Policy, proxies: &'a Proxies, visitor: &mut Visitor) -> Passed<'a> {
     if !visitor.peer.is_trusted(&proxies.from) {
         return Passed::No(Farewell::Close, Reason::Proxy("it is none of --proxy-from"));
     }
-    match proxy::receive(&visitor.connection) {
+    let found = visitor.header.take();
+    match found.unwrap_or_else(|| proxy::receive(&visitor.connection)) {
         Received::Header(header) => {
             visitor.peer = visitor.peer.brings(header);
             visitor.source = policy.source(&visitor.peer);
@@ -466,6 +453,12 @@ fn header<'a>(policy: &Policy, proxies: &'a Proxies, visitor: &mut Visitor) -> P
         },
         Received::Fault(fault) => Passed::No(Farewell::Close, Reason::Header(fault)),
     }
+}
+
+/// What a rule has told to those whom it, or its limits, refuse.
+fn message(ready: &Ready) -> Option<Farewell<'_>> {
+    let text = ready.rule.message.as_deref();
+    text.map(Farewell::Tell)
 }
 
 /// Whether the client has sent something.

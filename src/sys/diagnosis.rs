@@ -133,6 +133,11 @@ impl Diagnosis {
         }
     }
 
+    /// Whether the kernel tells of TCP sockets at all.
+    pub fn tells_of_tcp(&mut self) -> Result<(), Errno> {
+        self.tcp(1 << LISTEN, |_| ())
+    }
+
     fn tcp(&mut self, states: u32, mut each: impl FnMut(Tcp)) -> Result<(), Errno> {
         let room = &mut vec![0; DUMP];
         for family in [libc::AF_INET, libc::AF_INET6] {
@@ -361,15 +366,21 @@ fn attribute(answer: &[u8], message: usize, wanted: u16) -> Option<&[u8]> {
     }
 }
 
-/// The shorter of two times of struct tcp_info: since data were last sent, which those sent
-/// again are too, and since some were last received. No acknowledgement is data, nor is a
-/// keepalive probe.
+/// The shorter of two times of struct tcp_info: since data were last sent, and since some were
+/// last received. No acknowledgement is data, nor is a keepalive probe.
 fn quiet_time(answer: &[u8]) -> Option<Duration> {
     /// Eight bytes, then words; in milliseconds.
+    const RETRANSMITS: usize = 2;
     const LAST_DATA_SENT: usize = 8 + 9 * 4;
     const LAST_DATA_RECEIVED: usize = 8 + 11 * 4;
+    const LAST_ACK_RECEIVED: usize = 8 + 12 * 4;
     let info = attribute(answer, INET_MESSAGE, INET_DIAG_INFO)?;
-    let sent = word(info, LAST_DATA_SENT)?;
+    // What is sent again and again to a client that has vanished is no sign of life; it would be
+    // one for a quarter of an hour. Then what counts is when he was last heard of.
+    let sent = match *info.get(RETRANSMITS)? {
+        0 => word(info, LAST_DATA_SENT)?,
+        _ => word(info, LAST_ACK_RECEIVED)?,
+    };
     let received = word(info, LAST_DATA_RECEIVED)?;
     Some(Duration::from_millis(sent.min(received).into()))
 }
@@ -479,6 +490,30 @@ mod tests {
                 assert!(came, "{host}");
             }
         }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "netlink(7)")]
+    fn what_is_sent_again_to_a_client_that_has_vanished_does_not_count() {
+        let mut diagnosis = Diagnosis::new().unwrap();
+        let (client, mut server) = connection("127.0.0.1:0");
+        let id = SocketId::of(&server).unwrap();
+        // It sees nothing from now on, and acknowledges nothing.
+        let drop_all = socket2::SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0);
+        SockRef::from(&client).attach_filter(&[drop_all]).unwrap();
+        server.write_all(b"hello").unwrap();
+        let begin = std::time::Instant::now();
+        let mut last = Duration::ZERO;
+        // It is sent again after 0.2, 0.6 and 1.4 seconds, perhaps once more before.
+        while begin.elapsed() < Duration::from_secs(2) {
+            let quiet = diagnosis.quiet_time(&id).unwrap().unwrap();
+            if begin.elapsed() > Duration::from_millis(450) {
+                assert!(quiet >= last, "{quiet:?} after {last:?}");
+                last = quiet;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(last > Duration::from_secs(1), "{last:?}");
     }
 
     #[test]

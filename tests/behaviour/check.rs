@@ -86,6 +86,8 @@ fn wrong_words_are_wrong_as_at_the_start() {
         &["--wait", "-u", "0", "cat"],
         &["--on-demand", "-t", "0", "cat"],
         &["--idle-exit", "5s", "-t", "0", "cat"],
+        &["--idle-timeout", "5s", "-l", "@x", "cat"],
+        &["--timeout", "5s", "-u", "0", "cat"],
         &["--drain", "5", "-t", "0", "cat"],
         &["--drain", "5s", "cat"],
         &["--kill-after", "5s", "-t", "0", "cat"],

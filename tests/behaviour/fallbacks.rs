@@ -181,9 +181,11 @@ fn a_connection_ends_with_its_handler() {
 #[test]
 fn clients_are_heard_out() {
     on_each_machine(|machine| {
-        let options = ["-vt", "127.0.0.1:0", "--linger=1h", "--drain=1h"];
+        let options = ["-vvt", "127.0.0.1:0", "--linger=1h", "--drain=1h"];
         let script = "read line; head -c 300000 /dev/zero";
         let skd = machine(Skd::new(options)).run_with("sh", ["-c", script]);
+        // Then the start is over.
+        skd.wait_for_log("Listening on");
         let before = descriptors(skd.pid()).len();
         let answer = |ended| {
             let mut stream = skd.connect();

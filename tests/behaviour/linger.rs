@@ -20,7 +20,7 @@ const FOR_EVER: [&str; 2] = ["--linger", "3650d"];
 
 /// A skd on a free TCP port.
 fn with(options: &[&str]) -> Skd {
-    Skd::new(["-vt", "127.0.0.1:0"]).args(options)
+    Skd::new(["-vvt", "127.0.0.1:0"]).args(options)
 }
 
 /// Waits until so many handlers have ended.
@@ -67,6 +67,13 @@ fn wait_until_closed(skd: &Instance, client: &mut TcpStream) {
     );
 }
 
+/// How many there are when the start is over and nobody is served.
+#[track_caller]
+fn idle_descriptors(skd: &Instance) -> usize {
+    skd.wait_for_log("Listening on");
+    descriptors(skd.pid()).len()
+}
+
 #[track_caller]
 fn wait_for_descriptors(skd: &Instance, count: usize) {
     skd.wait_until("all descriptors are closed", || {
@@ -102,7 +109,7 @@ fn an_answer_arrives_though_its_client_has_sent_more_than_was_read() {
 #[test]
 fn an_answer_arrives_though_its_client_goes_on_sending() {
     let skd = with(&FOR_EVER).run_with("sh", ANSWERING);
-    let before = descriptors(skd.pid()).len();
+    let before = idle_descriptors(&skd);
     let over = AtomicBool::new(false);
     let mut client = skd.connect();
     let mut sending = client.try_clone().unwrap();
@@ -151,7 +158,7 @@ fn a_unix_client_sees_the_end_and_no_error() {
 #[test]
 fn a_client_that_never_closes_is_closed_when_its_time_is_over() {
     let skd = with(&["--linger", "200ms"]).run_with("sh", ANSWERING);
-    let before = descriptors(skd.pid()).len();
+    let before = idle_descriptors(&skd);
     let mut client = one_that_left(&skd);
     expect_answer(&mut client);
     wait_until_closed(&skd, &mut client);
@@ -165,7 +172,7 @@ fn a_connection_that_the_handler_has_left_to_others_is_theirs() {
     let script =
         format!("{{ until test -e {go}; do sleep 0.01; done; echo second; }} & echo first");
     let skd = with(&FOR_EVER).run_with("sh", ["-c", &script]);
-    let before = descriptors(skd.pid()).len();
+    let before = idle_descriptors(&skd);
     let mut client = skd.connect();
     assert_eq!(receive(&mut client, 6), b"first\n");
     wait_for_ends(&skd, 1);
@@ -272,7 +279,7 @@ fn a_drain_waits_for_those_that_leave_within_its_time() {
         let skd = with(&FOR_EVER)
             .args(["--drain", time])
             .run_with("sh", ["-c", "read line; head -c 300000 /dev/zero"]);
-        let before = descriptors(skd.pid()).len();
+        let before = idle_descriptors(&skd);
         let mut talking = skd.connect();
         talking.write_all(b"more than").unwrap();
         let handler = skd.wait_for_children(1);
@@ -326,33 +333,64 @@ fn without_a_drain_those_that_leave_are_closed_at_the_end() {
 
 #[test]
 fn an_upgrade_keeps_connections_of_handlers_and_those_that_leave() {
-    let script = "echo ready; read line; head -c 300000 /dev/zero";
-    let skd = with(&FOR_EVER).run_with("sh", ["-c", script]);
-    let before = descriptors(skd.pid()).len();
-    let mut gone = skd.connect();
-    assert_eq!(receive(&mut gone, 6), b"ready\n");
-    gone.write_all(b"\nmore than a line").unwrap();
-    wait_for_ends(&skd, 1);
-    let mut live = skd.connect();
-    assert_eq!(receive(&mut live, 6), b"ready\n");
-    for upgrades in 1..=2 {
-        skd.signal(Signal::SIGUSR2);
-        skd.wait_for_logs("Upgraded from skd", upgrades);
-        assert_eq!(skd.children().len(), 1);
+    // With few descriptors those of skd are low ones.
+    for files in [20_000, 200] {
+        let script = "echo ready; read line; head -c 300000 /dev/zero";
+        let skd = with(&FOR_EVER)
+            .limit(Resource::RLIMIT_NOFILE, files, files)
+            .run_with("sh", ["-c", script]);
+        let before = idle_descriptors(&skd);
+        let connect = || {
+            let mut client = skd.connect();
+            assert_eq!(receive(&mut client, 6), b"ready\n");
+            client
+        };
+        let end = |client: &mut TcpStream, ended| {
+            client.write_all(b"\nmore than a line").unwrap();
+            wait_for_ends(&skd, ended);
+        };
+        let mut clients: Vec<TcpStream> = (0..4).map(|_| connect()).collect();
+        let (leave, stay) = clients.split_at_mut(2);
+        for (client, ended) in leave.iter_mut().zip(1..) {
+            end(client, ended);
+        }
+        for upgrades in 1..=3 {
+            skd.signal(Signal::SIGUSR2);
+            skd.wait_for_logs("Upgraded from skd", upgrades);
+            assert_eq!(skd.children().len(), 2);
+        }
+        for (client, ended) in stay.iter_mut().zip(3..) {
+            end(client, ended);
+        }
+        for client in &mut clients {
+            expect_answer(client);
+            client.write_all(b"still there").unwrap();
+        }
+        // And it goes on.
+        let mut new = connect();
+        end(&mut new, 5);
+        expect_answer(&mut new);
+        drop((clients, new));
+        wait_for_descriptors(&skd, before);
     }
-    live.write_all(b"\nmore than a line").unwrap();
-    wait_for_ends(&skd, 2);
-    for mut client in [gone, live] {
-        expect_answer(&mut client);
-        client.write_all(b"still there").unwrap();
-    }
-    // And it goes on.
-    let mut new = skd.connect();
-    assert_eq!(receive(&mut new, 6), b"ready\n");
-    new.write_all(b"\nmore than a line").unwrap();
-    wait_for_ends(&skd, 3);
-    expect_answer(&mut new);
-    drop(new);
+}
+
+#[test]
+fn an_upgrade_that_is_refused_changes_nothing() {
+    let directory = Directory::new();
+    let program = directory.join("skd");
+    std::fs::copy(env!("CARGO_BIN_EXE_skd"), &program).unwrap();
+    let skd = with(&FOR_EVER).binary(&program).run_with("sh", ANSWERING);
+    let before = idle_descriptors(&skd);
+    let mut client = one_that_left(&skd);
+    std::fs::remove_file(&program).unwrap();
+    directory.script("skd", "#!/bin/sh\nexit 7\n");
+    skd.signal(Signal::SIGUSR2);
+    skd.wait_for_log("no upgrade");
+    expect_answer(&mut client);
+    expect_answer(&mut one_that_left(&skd));
+    client.write_all(b"still there").unwrap();
+    drop(client);
     wait_for_descriptors(&skd, before);
 }
 

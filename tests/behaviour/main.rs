@@ -17,6 +17,7 @@
 
 mod harness;
 
+mod admission;
 mod architecture;
 mod background;
 mod bug_classes;
@@ -31,6 +32,7 @@ mod environment;
 mod examples;
 mod fallbacks;
 mod faults;
+mod flood;
 mod harness_itself;
 mod hostile;
 mod in_place;

@@ -378,10 +378,13 @@ fn a_thousand_that_are_idle_at_once_cost_little() {
 #[test]
 fn where_nothing_can_be_known_there_is_no_start() {
     let netlink = libc::AF_NETLINK as u32;
-    let refused = Skd::new(["-t", "127.0.0.1:0", "--idle-timeout=1s", "cat"])
-        .refusing_bits(libc::SYS_socket, 0, netlink, Errno::EACCES)
-        .end();
-    refused.expect_refusal(1, &["--idle-timeout", "container", "ermission denied"]);
+    for check in [None, Some("--check")] {
+        let refused = Skd::new(check)
+            .args(["-t", "127.0.0.1:0", "--idle-timeout=1s", "cat"])
+            .refusing_bits(libc::SYS_socket, 0, netlink, Errno::EACCES)
+            .end();
+        refused.expect_refusal(1, &["--idle-timeout", "container", "ermission denied"]);
+    }
 
     let directory = Directory::new();
     let listener = UnixListener::bind(directory.join("socket")).unwrap();

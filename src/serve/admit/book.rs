@@ -58,8 +58,13 @@ impl RuleBook {
 }
 
 impl Reader {
+    /// Lets go of those that don't hold any more.
+    pub(in crate::serve) fn refresh(&mut self, book: &RuleBook) {
+        let _ = self.current(book);
+    }
+
     /// Those that hold now: takes no lock unless they have changed.
-    pub(in crate::serve) fn current(&mut self, book: &RuleBook) -> &Arc<Rules> {
+    pub(in crate::serve) fn current(&mut self, book: &RuleBook) -> &Rules {
         if book.edition.load(Ordering::Acquire) != self.edition {
             *self = book.reader();
         }

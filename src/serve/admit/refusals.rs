@@ -104,6 +104,11 @@ impl Refusals {
         (self.counted != 0 || self.others != 0).then_some(self.end)
     }
 
+    /// Has the second over now: what was counted can be said later no more.
+    pub(in crate::serve) fn cut_short(&mut self) {
+        self.end = 0;
+    }
+
     /// Once the second is over, calls `say` with how many more were refused of which source, the
     /// most first and all others together last, and begins another.
     pub(in crate::serve) fn flush(&mut self, now: u64, mut say: impl FnMut(Option<Source>, u64)) {
@@ -182,6 +187,17 @@ mod tests {
         assert_eq!(said, [(Some(one), 4812)]);
         assert_eq!(refusals.due(), None);
         assert_eq!(refusals.note(one, NOW + SECOND), Say::Line);
+    }
+
+    #[test]
+    fn a_second_cut_short_is_over() {
+        let mut refusals = Refusals::new();
+        for _ in 0..5 {
+            refusals.note(Source::user(1), NOW);
+        }
+        refusals.cut_short();
+        assert_eq!(flush(&mut refusals, NOW), [(Some(Source::user(1)), 2)]);
+        assert_eq!(refusals.note(Source::user(1), NOW), Say::Line);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::sys::sockets::Credentials;
 /// Rules in their order, ready to be asked.
 #[derive(Debug)]
 pub struct Rules {
-    rules: Vec<Ready>,
+    rules: Vec<Arc<Ready>>,
     v4: Table<u32>,
     v6: Table<u128>,
     /// Those that can fit clients of unix sockets, in their order.
@@ -46,6 +46,16 @@ pub struct Ready {
     pub rule: Rule,
     /// The whole environment that its handlers have in common, if it isn't that of all.
     pub variables: Option<Arc<[CString]>>,
+}
+
+impl Ready {
+    /// Whether it says anything about those who are let in, so that it must be remembered.
+    pub fn has_terms(&self) -> bool {
+        let Rule {
+            max, rate, message, ..
+        } = &self.rule;
+        max.is_some() || rate.is_some() || message.is_some() || self.variables.is_some()
+    }
 }
 
 /// Who comes, as rules see it.
@@ -91,7 +101,7 @@ pub struct Decision<'a> {
     /// Whether it may come in.
     pub allow: bool,
     /// The rule that fits it, if one does.
-    pub rule: Option<&'a Ready>,
+    pub rule: Option<&'a Arc<Ready>>,
 }
 
 impl Rules {
@@ -135,9 +145,11 @@ impl Rules {
             allows_others: !rules.iter().any(|rule| rule.allow),
             rules: rules
                 .into_iter()
-                .map(|rule| Ready {
-                    variables: variables(&rule, common),
-                    rule,
+                .map(|rule| {
+                    Arc::new(Ready {
+                        variables: variables(&rule, common),
+                        rule,
+                    })
                 })
                 .collect(),
         }

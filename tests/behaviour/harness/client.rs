@@ -2,8 +2,9 @@
 //! hanging.
 
 use super::{DEADLINE, requires_command};
+use socket2::{Domain, Socket, Type};
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram, UnixStream};
@@ -18,6 +19,19 @@ pub fn connect(address: SocketAddr) -> TcpStream {
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.set_write_timeout(Some(DEADLINE)).unwrap();
     stream
+}
+
+/// The same from this address of the machine.
+#[track_caller]
+pub fn connect_from(own: IpAddr, address: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+    let bound = socket.bind(&SocketAddr::new(own, 0).into());
+    bound.unwrap_or_else(|error| panic!("binding {own}: {error}"));
+    let connected = socket.connect_timeout(&address.into(), DEADLINE);
+    connected.unwrap_or_else(|error| panic!("connecting to {address} from {own}: {error}"));
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    socket.set_write_timeout(Some(DEADLINE)).unwrap();
+    socket.into()
 }
 
 /// A connection to a unix stream socket, with time limits; `@NAME` is an abstract one.

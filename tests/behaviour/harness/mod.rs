@@ -56,8 +56,9 @@ mod terminal;
 pub use self::capture::{Capture, Line, Source};
 pub use self::cgroup::Cgroup;
 pub use self::client::{
-    Conversation, ask, ask_udp, ask_unix_datagram, connect, connect_unix, datagram_echo, echo,
-    receive, send_unix_datagram, talk, try_talk, udp_client, unix_datagram_client,
+    Conversation, ask, ask_udp, ask_unix_datagram, connect, connect_from, connect_unix,
+    datagram_echo, echo, receive, send_unix_datagram, talk, try_talk, udp_client,
+    unix_datagram_client,
 };
 pub use self::directory::Directory;
 pub use self::held_start::HeldStart;

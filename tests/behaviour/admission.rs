@@ -1,0 +1,514 @@
+//! Limits: how many handlers and how fast, in all and of each source, and what the others hear.
+
+use crate::harness::{
+    Conversation, DEADLINE, Directory, Instance, Namespace, Running, Skd, connect_from,
+    connect_unix, echo, receive, requires_command, requires_root, talk, wait_until,
+};
+use nix::sys::resource::Resource;
+use nix::sys::signal::Signal;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Reads until the end: what somebody hears who says nothing.
+fn hear(mut stream: impl Read) -> Result<String, ErrorKind> {
+    let mut text = String::new();
+    match stream.read_to_string(&mut text) {
+        Ok(_) => Ok(text),
+        Err(error) => Err(error.kind()),
+    }
+}
+
+/// Comes, and hears. Whoever is reset may be so before it knows that it is connected.
+fn come(address: SocketAddr) -> Result<String, ErrorKind> {
+    let stream = TcpStream::connect(address).map_err(|error| error.kind())?;
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    hear(stream)
+}
+
+/// A skd of one thread that gives back what it gets, by TCP.
+fn echoing(options: &[&str]) -> Running {
+    Skd::new(["-v", "--threads=1", "-t", "127.0.0.1:0"])
+        .args(options)
+        .run("cat")
+}
+
+/// A client with an address of its own.
+#[track_caller]
+fn client(skd: &Instance, from: &str) -> TcpStream {
+    connect_from(from.parse().unwrap(), skd.address())
+}
+
+/// One that has a handler.
+#[track_caller]
+fn served(skd: &Instance, from: &str) -> TcpStream {
+    let mut stream = client(skd, from);
+    echo(&mut stream, b"hello");
+    stream
+}
+
+/// One that is let go without a word.
+#[track_caller]
+fn refused(skd: &Instance, from: &str) {
+    assert_eq!(hear(client(skd, from)), Ok(String::new()), "{from}");
+}
+
+/// Waits until all of these have been said.
+#[track_caller]
+fn said(skd: &Instance, texts: &[&str]) {
+    for text in texts {
+        skd.wait_for_log(text);
+    }
+}
+
+// Handlers of a source.
+
+#[test]
+fn a_source_has_no_more_handlers_than_it_may() {
+    let skd = echoing(&["--max-per-source=2"]);
+    let first = served(&skd, "127.0.0.1");
+    let _second = served(&skd, "127.0.0.1");
+    refused(&skd, "127.0.0.1");
+    said(&skd, &["Refused connection from [127.0.0.1]:"]);
+    // Others have their own.
+    let _third = served(&skd, "127.0.0.2");
+    let _fourth = served(&skd, "127.0.0.2");
+    refused(&skd, "127.0.0.2");
+    assert_eq!(talk(first, b""), b"");
+    skd.wait_for_children(3);
+    wait_until("the place is free again", || {
+        let mut stream = client(&skd, "127.0.0.1");
+        stream.write_all(b"x").is_ok() && hear_one(&mut stream)
+    });
+}
+
+/// Whether something comes.
+fn hear_one(stream: &mut TcpStream) -> bool {
+    matches!(stream.read(&mut [0]), Ok(1))
+}
+
+#[test]
+fn addresses_that_agree_in_the_prefix_are_one_source() {
+    let skd = echoing(&["--max-per-source=1", "--source-prefix=24,64"]);
+    let _first = served(&skd, "127.0.1.1");
+    refused(&skd, "127.0.1.200");
+    said(&skd, &["127.0.1.0/24 "]);
+    let _other = served(&skd, "127.0.2.1");
+    let skd = echoing(&["--max-per-source=1", "--source-prefix=0,0"]);
+    let _all = served(&skd, "127.0.1.1");
+    refused(&skd, "127.9.9.9");
+}
+
+#[test]
+fn an_ipv6_source_is_a_network_unless_said_otherwise() {
+    requires_root();
+    let namespace = Namespace::new();
+    let (one, neighbour, other) = ("2001:db8:0:1::1", "2001:db8:0:1::2", "2001:db8:0:2::1");
+    for address in [one, neighbour, other] {
+        namespace.add_address(&format!("{address}/128"));
+    }
+    for (prefix, alike) in [("32,64", true), ("32,128", false), ("0,63", true)] {
+        let options = ["-v", "--threads=1", "--max-per-source=1", "-t", "[::]:4242"];
+        let skd = Skd::new(options).args(["--source-prefix", prefix]);
+        let skd = skd.inside(&namespace).run("cat");
+        let address: SocketAddr = "[2001:db8:0:1::1]:4242".parse().unwrap();
+        namespace.enter(|| {
+            let from = |text: &str| connect_from(text.parse().unwrap(), address);
+            let mut first = from(one);
+            echo(&mut first, b"first");
+            let mut third = from(other);
+            echo(&mut third, b"third");
+            let mut second = from(neighbour);
+            if alike {
+                assert_eq!(hear(second), Ok(String::new()), "{prefix}");
+            } else {
+                echo(&mut second, b"second");
+            }
+        });
+        if alike {
+            skd.wait_for_log(&format!("Refused connection from [{neighbour}]:"));
+        }
+        assert_eq!(skd.stop().code(), Some(0));
+    }
+}
+
+#[test]
+fn an_ipv4_client_is_the_same_source_on_a_socket_for_both() {
+    requires_root();
+    let namespace = Namespace::new();
+    namespace.sysctl("net.ipv6.bindv6only", "0");
+    // Handed over, since skd's own are for IPv6 alone.
+    let both = namespace.enter(|| {
+        let listener = std::net::TcpListener::bind("[::]:0").unwrap();
+        (listener.local_addr().unwrap().port(), listener)
+    });
+    let skd = Skd::new(["-v", "--threads=1", "--max-per-source=1", "--listen-fd=3"])
+        .args(["-t", "127.0.0.1:4242"])
+        .descriptor(3, both.1)
+        .inside(&namespace)
+        .run("cat");
+    namespace.enter(|| {
+        let to = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let from = |text: &str, port| connect_from(text.parse().unwrap(), to(port));
+        let mut first = from("127.0.0.1", both.0);
+        echo(&mut first, b"first");
+        assert_eq!(hear(from("127.0.0.1", 4242)), Ok(String::new()));
+        let mut other = from("127.0.0.2", both.0);
+        echo(&mut other, b"other");
+        assert_eq!(hear(from("127.0.0.2", both.0)), Ok(String::new()));
+    });
+    said(&skd, &["from [127.0.0.2]:"]);
+}
+
+#[test]
+fn on_unix_sockets_each_user_is_a_source() {
+    requires_root();
+    requires_command("setpriv");
+    requires_command("socat");
+    let directory = Directory::public();
+    let path = directory.name("socket");
+    let skd = Skd::new([
+        "-v",
+        "--threads=1",
+        "--max-per-source=1",
+        "--unix-mode=666",
+        "-l",
+    ])
+    .arg(&path)
+    .run("cat");
+    let mut root = connect_unix(&path);
+    echo(&mut root, b"root");
+    assert_eq!(hear(connect_unix(&path)), Ok(String::new()));
+    said(
+        &skd,
+        &[
+            "Refused local connection from pid ",
+            "uid 0 has 1 handlers, as many as it may",
+        ],
+    );
+    let ask = Command::new("setpriv")
+        .args(["--reuid=61234", "--clear-groups", "socat", "-t5", "-"])
+        .arg(format!("UNIX-CONNECT:{path}"))
+        .stdin(Stdio::from(std::fs::File::open("/etc/hostname").unwrap()))
+        .output()
+        .unwrap();
+    assert_eq!(ask.stdout, std::fs::read("/etc/hostname").unwrap());
+}
+
+#[test]
+fn handlers_of_before_an_upgrade_count() {
+    let skd = echoing(&["--max-per-source=1"]);
+    let first = served(&skd, "127.0.0.1");
+    skd.signal(Signal::SIGUSR2);
+    skd.wait_for_log("Upgraded from skd ");
+    refused(&skd, "127.0.0.1");
+    let _other = served(&skd, "127.0.0.2");
+    talk(first, b"");
+    wait_until("the place is free again", || {
+        let mut stream = client(&skd, "127.0.0.1");
+        stream.write_all(b"x").is_ok() && hear_one(&mut stream)
+    });
+}
+
+// Rates.
+
+#[test]
+fn a_burst_is_let_through_and_no_more() {
+    let skd = echoing(&["--rate=1/h:3", "--at-rate=close"]);
+    for last in 1..=3 {
+        assert_eq!(talk(client(&skd, &format!("127.0.0.{last}")), b"x"), b"x");
+    }
+    refused(&skd, "127.0.0.4");
+    said(&skd, &["Refused connection from [127.0.0.4]:"]);
+}
+
+#[test]
+fn a_source_that_comes_too_fast_is_refused_and_others_are_not() {
+    let skd = echoing(&["--rate-per-source=1/h:2"]);
+    for from in ["127.0.0.1", "127.0.0.2"] {
+        for _ in 0..2 {
+            assert_eq!(talk(client(&skd, from), b"x"), b"x");
+        }
+        refused(&skd, from);
+    }
+    said(&skd, &["127.0.0.1 comes faster than it may"]);
+}
+
+#[test]
+fn tokens_come_back() {
+    // Each connection but the first has to wait for its token, which comes after 50 ms.
+    for option in ["--rate=20/s:1", "--rate-per-source=20/s:1"] {
+        let at = match option.starts_with("--rate=") {
+            true => "--at-rate=queue",
+            false => "--at-rate=queue:10s",
+        };
+        let skd = echoing(&[option, at]);
+        let start = Instant::now();
+        for _ in 0..6 {
+            assert_eq!(talk(client(&skd, "127.0.0.1"), b"x"), b"x");
+        }
+        assert!(start.elapsed() >= Duration::from_millis(250), "{option}");
+        assert_eq!(skd.logged("Refused"), [""; 0]);
+    }
+}
+
+#[test]
+fn a_connection_refused_for_another_reason_costs_no_token() {
+    let options = ["--max-per-source=1", "--rate=1/h:2", "--at-rate=close"];
+    let skd = echoing(&options);
+    let _first = served(&skd, "127.0.0.1");
+    for _ in 0..5 {
+        refused(&skd, "127.0.0.1");
+    }
+    let _second = served(&skd, "127.0.0.2");
+    refused(&skd, "127.0.0.3");
+    // The other way round: those who are one too many in all cost their source nothing.
+    let options = ["-c1", "--at-max=close", "--rate-per-source=1/h:1"];
+    let skd = echoing(&options);
+    let first = served(&skd, "127.0.0.1");
+    for _ in 0..5 {
+        refused(&skd, "127.0.0.2");
+    }
+    talk(first, b"");
+    skd.wait_for_children(0);
+    // The place is free a moment after the handler is gone.
+    wait_until("the second has its token", || {
+        let mut stream = client(&skd, "127.0.0.2");
+        stream.write_all(b"x").is_ok() && hear_one(&mut stream)
+    });
+}
+
+// What the others hear.
+
+/// Options under which one client is let through for a long time, and what says what the second hears.
+const LIMITS: [(&[&str], &str); 4] = [
+    (&["-c1"], "--at-max"),
+    (&["--max-per-source=1"], "--at-source-max"),
+    (&["--rate=1/h:1"], "--at-rate"),
+    (&["--rate-per-source=1/h:1"], "--at-rate"),
+];
+
+/// What may be said there, and what is heard by TCP: after a while where it is to wait.
+const ANSWERS: [(&str, Result<&str, ErrorKind>); 5] = [
+    ("close", Ok("")),
+    ("reset", Err(ErrorKind::ConnectionReset)),
+    ("message:", Ok("")),
+    (r"message:not \x6eow\r\n", Ok("not now\r\n")),
+    ("queue:30ms", Ok("")),
+];
+
+#[test]
+fn one_too_many_hears_what_was_said() {
+    let directory = Directory::new();
+    let path = directory.join("socket");
+    let start = |listener: [&str; 2], options: &[&str], at: [&str; 2]| {
+        let skd = Skd::new(["-v", "--threads=1"]).args(listener);
+        skd.args(options).args(at).run("cat")
+    };
+    for (options, at) in LIMITS {
+        for (answer, heard) in ANSWERS {
+            let what = format!("{options:?} {at}={answer}");
+            let heard = heard.map(str::to_owned);
+            for address in ["127.0.0.1:0", "[::1]:0"] {
+                let skd = start(["-t", address], options, [at, answer]);
+                let mut first = skd.connect();
+                echo(&mut first, b"first");
+                assert_eq!(come(skd.address()), heard, "{what} {address}");
+                said(&skd, &["Refused connection from ["]);
+            }
+            let skd = start(["-l", path.to_str().unwrap()], options, [at, answer]);
+            let mut first = skd.connect_unix();
+            echo(&mut first, b"first");
+            // There a reset is as good as an end.
+            let heard = heard.or(Ok(String::new()));
+            assert_eq!(hear(skd.connect_unix()), heard, "{what}");
+            said(&skd, &["Refused local connection from pid "]);
+        }
+    }
+}
+
+/// A client who waits for its turn has it when `free` has freed what it waits for.
+fn has_its_turn(skd: &Instance, mut free: impl FnMut()) {
+    let mut second = client(skd, "127.0.0.1");
+    second.write_all(b"second").unwrap();
+    free();
+    assert_eq!(receive(&mut second, 6), b"second");
+    assert_eq!(skd.logged("Refused"), [""; 0]);
+}
+
+#[test]
+fn who_waits_is_served_when_there_is_a_place() {
+    for threads in ["--threads=1", "--threads=3"] {
+        for options in [
+            &["-c1"][..],
+            &["-c1", "--at-max=queue"],
+            &["-c1", "--at-max=queue:1h"],
+            &["--max-per-source=1", "--at-source-max=queue:1h"],
+            &["-c1", "--max-per-source=1", "--at-source-max=queue:1h"],
+            &[
+                "-c1",
+                "--max-per-source=1",
+                "--at-max=queue:1h",
+                "--at-source-max=queue:1h",
+            ],
+        ] {
+            let skd = Skd::new(["-v", threads, "-t", "127.0.0.1:0"]);
+            let skd = skd.args(options).run("cat");
+            let mut first = served(&skd, "127.0.0.1");
+            has_its_turn(&skd, || {
+                echo(&mut first, b"still the first");
+                assert_eq!(skd.children().len(), 1, "{options:?}");
+                first.finish().unwrap();
+            });
+        }
+    }
+}
+
+#[test]
+fn who_waits_holds_up_nobody_of_another_source() {
+    let skd = echoing(&["--max-per-source=1", "--at-source-max=queue:1h"]);
+    let first = served(&skd, "127.0.0.1");
+    let mut waiting: Vec<_> = (0..5).map(|_| client(&skd, "127.0.0.1")).collect();
+    for last in 2..20 {
+        drop(served(&skd, &format!("127.0.0.{last}")));
+    }
+    talk(first, b"");
+    // One after the other, each when the one before has gone.
+    for stream in &mut waiting {
+        stream.write_all(b"x").unwrap();
+    }
+    for stream in waiting {
+        assert_eq!(talk(stream, b"y"), b"xy");
+    }
+}
+
+#[test]
+fn those_of_a_source_who_wait_leave_room_for_others() {
+    for (option, at) in [
+        ("--max-per-source=1", "--at-source-max=queue:1h"),
+        ("--rate-per-source=1/h:1", "--at-rate=queue:1h"),
+    ] {
+        // A room for 32.
+        let skd = Skd::new(["-v", "--threads=1", "-t", "127.0.0.1:0"])
+            .args(["--first-byte=1h", option, at])
+            .limit(Resource::RLIMIT_NOFILE, 64, 64)
+            .run("cat");
+        let _first = served(&skd, "127.0.0.1");
+        let greedy: Vec<_> = (0..50)
+            .map(|_| {
+                let mut stream = client(&skd, "127.0.0.1");
+                stream.write_all(b"x").unwrap();
+                stream
+            })
+            .collect();
+        skd.wait_for_log("Refused connection from [127.0.0.1]:");
+        for last in 2..10 {
+            let mut silent = client(&skd, &format!("127.0.0.{last}"));
+            // It is waited for while others come and go.
+            drop(served(&skd, &format!("127.0.1.{last}")));
+            echo(&mut silent, b"at last");
+        }
+        assert_eq!(skd.logged("Refused connection from [127.0.0.2]"), [""; 0]);
+        drop(greedy);
+    }
+}
+
+#[test]
+fn who_has_gone_while_waiting_takes_nobodys_place() {
+    for options in [
+        &["-c1", "--at-max=queue:1h"][..],
+        &["--max-per-source=1", "--at-source-max=queue:1h"],
+    ] {
+        let skd = echoing(options);
+        let first = served(&skd, "127.0.0.1");
+        for _ in 0..5 {
+            drop(client(&skd, "127.0.0.1"));
+        }
+        let mut last = client(&skd, "127.0.0.1");
+        last.write_all(b"x").unwrap();
+        talk(first, b"");
+        assert_eq!(talk(last, b"y"), b"xy", "{options:?}");
+    }
+}
+
+#[test]
+fn many_at_a_time_never_have_more_handlers_than_they_may() {
+    let directory = Directory::new();
+    // Each handler notes how many of its source there are: one file each, while it runs.
+    let script = "mkdir \"$0/$TCPREMOTEIP.$$\" && ls \"$0\" | grep -c \"^$TCPREMOTEIP\\.\"
+                  rmdir \"$0/$TCPREMOTEIP.$$\"";
+    let skd = Skd::new([
+        "-v",
+        "--threads=3",
+        "--max-per-source=2",
+        "-t",
+        "127.0.0.1:0",
+    ])
+    .arg("--at-source-max=queue:1h")
+    .run_with("sh", ["-c", script, &directory.name("")]);
+    std::thread::scope(|scope| {
+        for last in 1..=4 {
+            for _ in 0..3 {
+                let skd = &skd;
+                scope.spawn(move || {
+                    for _ in 0..10 {
+                        let answer = hear(client(skd, &format!("127.0.0.{last}"))).unwrap();
+                        assert!(["1\n", "2\n"].contains(&answer.as_str()), "{answer:?}");
+                    }
+                });
+            }
+        }
+    });
+    assert_eq!(skd.logged("Refused"), [""; 0]);
+}
+
+// Lines.
+
+#[test]
+fn refusals_are_said_a_few_times_and_counted_after_that() {
+    let skd = echoing(&["--rate-per-source=1/h:1", "--source-prefix=24,64"]);
+    let _first = served(&skd, "127.0.1.1");
+    let _other = served(&skd, "127.0.2.1");
+    for last in 1..=200 {
+        refused(&skd, &format!("127.0.1.{last}"));
+    }
+    refused(&skd, "127.0.2.1");
+    // One who comes once in a while is always named.
+    said(&skd, &["Refused connection from [127.0.2.1]:"]);
+    skd.wait_until("all are said or counted", || refusals(&skd) == 201);
+    // Of each second that it took, and it can't have taken more of them than there were lines.
+    let more = skd.logged(" more connections from ").len();
+    let single = skd.logged("Refused connection from [127.0.1.").len();
+    assert!(single <= 3 * (more + 1), "{:#?}", skd.log_lines());
+}
+
+/// How many refusals were said or counted.
+fn refusals(skd: &Instance) -> usize {
+    let more = skd.logged(" more connections from ");
+    let counted = more.iter().map(|line| {
+        let number = line.split(' ').nth(1).unwrap();
+        number.parse::<usize>().unwrap()
+    });
+    skd.logged("Refused connection from ").len() + counted.sum::<usize>()
+}
+
+#[test]
+fn what_was_counted_is_said_before_the_end_and_before_an_upgrade() {
+    let skd = echoing(&["--drain=10s", "--rate-per-source=1/h:1"]);
+    let first = served(&skd, "127.0.0.1");
+    for _ in 0..50 {
+        refused(&skd, "127.0.0.1");
+    }
+    skd.signal(Signal::SIGUSR2);
+    skd.wait_for_log("Upgraded from skd ");
+    assert_eq!(refusals(&skd), 50, "{:#?}", skd.log_lines());
+    // Buckets don't go with it.
+    drop(served(&skd, "127.0.0.1"));
+    for _ in 0..50 {
+        refused(&skd, "127.0.0.1");
+    }
+    drop(first);
+    assert_eq!(skd.stop().code(), Some(0));
+    assert_eq!(refusals(&skd), 100, "{:#?}", skd.log_lines());
+}
