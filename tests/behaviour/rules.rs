@@ -303,7 +303,8 @@ fn rules_outlast_a_chroot_and_the_loss_of_rights() {
     outside.chmod("rules", 0o644);
     let ids = format!("{UID}:{GID}");
     let rules = outside.name("rules");
-    let skd = greeting(["--user", &ids, "--rules", &rules, "--chroot"])
+    let skd = greeting(["--user", &ids, "--rules", &rules])
+        .arg("--chroot")
         .arg(root.path())
         .run_with("/bin/echo", ["in"]);
     assert_eq!(let_in(&skd, &FOUR), ["127.0.0.2"]);
@@ -416,7 +417,7 @@ fn a_start_says_what_is_wrong_and_a_check_says_all_of_it() {
         ),
     ] {
         let start = |options: &[String]| Skd::new(["-t", "127.0.0.1:0"]).args(options);
-        let output = start(&options).start_bare();
+        let output = start(&options).arg("cat").end();
         output.expect_refusal(code, &faults[..1]);
         let check = start(&options).args(["--check", "cat"]).end();
         check.expect_code(code).expect_stderr(&faults);
