@@ -49,6 +49,7 @@ mod proxy_protocol;
 mod readiness;
 mod recipes;
 mod resources;
+mod rules;
 mod shortages;
 mod signals;
 mod socket_activation;
