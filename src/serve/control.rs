@@ -20,7 +20,7 @@ use super::reap::{self, After, Births};
 use super::status::{Signs, Status};
 use super::times::Times;
 use super::trial::Trial;
-use super::upgrade::{HandedHandler, HandedLeaving, Origin};
+use super::upgrade::{HandedHandler, HandedLeaving, HandedVisitor, Origin};
 use super::{Phase, Resources, RuleBook, Served, Service, Shared, stream};
 use crate::child::{Method, Pidfds, Spawner};
 use crate::config::Style;
@@ -62,6 +62,8 @@ pub struct Daemon {
     pub(super) handed: Vec<HandedHandler>,
     /// The same of its connections that were leaving.
     pub(super) handed_leaving: Vec<HandedLeaving>,
+    /// And of those who waited to be let through.
+    pub(super) handed_visitors: Vec<HandedVisitor>,
     /// Its descriptors, by their numbers, until then.
     pub(super) handed_connections: BTreeMap<i32, OwnedFd>,
     /// A new image that is tried.
@@ -191,6 +193,7 @@ impl Daemon {
             origin: resources.origin,
             handed: resources.handed.handlers,
             handed_leaving: resources.handed.leaving,
+            handed_visitors: resources.handed.visitors,
             handed_connections: BTreeMap::new(),
             trial: None,
             patience: resources.patience,

@@ -23,6 +23,7 @@ use super::control::Daemon;
 use super::handlers::{Handler, Work};
 use super::leave::Kept;
 use super::lend::Lent;
+use super::room::{Stage, Visitor};
 use super::times::{HandedWatch, Watch};
 use super::{Rules, Shared, reread};
 use crate::child::environment::Variables;
@@ -98,6 +99,9 @@ pub struct State {
     /// All connections that are leaving.
     #[serde(default)]
     leaving: Vec<HandedLeaving>,
+    /// All who wait to be let through.
+    #[serde(default)]
+    visitors: Vec<HandedVisitor>,
     /// How many there have been.
     served: u64,
 }
@@ -111,6 +115,8 @@ pub struct Handed {
     pub handlers: Vec<HandedHandler>,
     /// Its connections that are leaving.
     pub leaving: Vec<HandedLeaving>,
+    /// Those who waited to be let through.
+    pub visitors: Vec<HandedVisitor>,
     /// How many it has had, those among them.
     pub served: u64,
     /// Whether there is one.
@@ -153,6 +159,18 @@ pub struct HandedLeaving {
     connection: i32,
     /// Until when it may, on the same clock.
     until: u64,
+}
+
+/// Somebody who waits to be let through. What was got for the connection so far isn't handed over,
+/// nor the time that has passed: all begins anew, but for a header that has been taken away.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HandedVisitor {
+    connection: i32,
+    service: usize,
+    listener: usize,
+    peer: Peer,
+    /// Whether it is known who it is.
+    identified: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -284,6 +302,7 @@ impl State {
             socket_files,
             handlers: std::mem::take(&mut self.handlers),
             leaving: std::mem::take(&mut self.leaving),
+            visitors: std::mem::take(&mut self.visitors),
             served: self.served,
             resumed: true,
         })
@@ -437,6 +456,7 @@ impl Daemon {
             rules: self.hand_over_rules(&mut to)?,
             handlers: self.shared.hand_over_handlers(connections, &mut to),
             leaving: self.shared.hand_over_leaving(connections, &mut to),
+            visitors: self.shared.hand_over_visitors(connections, &mut to),
             served: self.shared.handlers.counts().1,
             descriptors: to.numbers().to_vec(),
         };
@@ -515,6 +535,33 @@ impl Daemon {
                 leaving.leave(thread, poller, connection, now + left);
             }
         }
+        let visitors = std::mem::take(&mut self.handed_visitors);
+        let visitors = visitors.into_iter().filter_map(|handed| {
+            let connection = self.handed_connection(handed.connection)?;
+            let served = self.shared.services.get(handed.service)?;
+            served.listeners.get(handed.listener)?;
+            let policy = served.policy.as_ref()?;
+            Some(Visitor {
+                connection: connection.into(),
+                source: policy.source(&handed.peer),
+                peer: handed.peer,
+                service: handed.service,
+                listener: handed.listener,
+                stage: match handed.identified {
+                    true => Stage::Rules,
+                    false => Stage::Header,
+                },
+                header: None,
+                deadline: None,
+                retry: None,
+                seat: None,
+                token: None,
+                place: None,
+                rule: None,
+            })
+        });
+        let visitors: Vec<_> = visitors.collect();
+        self.shared.visitors().extend(visitors);
         self.handed_connections.clear();
     }
 
@@ -523,7 +570,9 @@ impl Daemon {
     pub fn keep_connections(&mut self, originals: Vec<OwnedFd>) {
         let handlers = self.handed.iter().filter_map(|handler| handler.connection);
         let leaving = self.handed_leaving.iter().map(|leaving| leaving.connection);
-        let connections: BTreeSet<i32> = handlers.chain(leaving).collect();
+        let visitors = self.handed_visitors.iter();
+        let visitors = visitors.map(|visitor| visitor.connection);
+        let connections: BTreeSet<i32> = handlers.chain(leaving).chain(visitors).collect();
         let kept = originals.into_iter().map(|fd| (fd.as_raw_fd(), fd));
         let kept = kept.filter(|(number, _)| connections.contains(number));
         self.handed_connections = kept.collect();
@@ -599,6 +648,24 @@ impl Shared {
             });
         });
         handed
+    }
+
+    fn hand_over_visitors(&self, connections: bool, to: &mut HandOver) -> Vec<HandedVisitor> {
+        let visitors = self.visitors();
+        let hand_over = |visitor: &Visitor| {
+            Some(HandedVisitor {
+                // One that can't be passed on is closed at the exec.
+                connection: to.pass(&visitor.connection).ok()?,
+                service: visitor.service,
+                listener: visitor.listener,
+                peer: visitor.peer,
+                identified: visitor.stage != Stage::Header,
+            })
+        };
+        match connections {
+            true => visitors.iter().filter_map(hand_over).collect(),
+            false => Vec::new(),
+        }
     }
 
     fn hand_over_leaving(&self, connections: bool, to: &mut HandOver) -> Vec<HandedLeaving> {

@@ -307,6 +307,11 @@ impl<'a> Acceptor<'a> {
 
     /// Sees to those in the room for whom something may have changed.
     pub(super) fn see_to_rooms(&mut self) {
+        if self.lanes.iter().all(|lane| lane.room.is_empty()) {
+            // Nobody is there any more whom it could be about.
+            self.turns.clear();
+            self.woken = false;
+        }
         for service in 0..self.lanes.len() {
             let lane = &self.lanes[service];
             if let Some(policy) = &lane.served.policy {
@@ -356,6 +361,10 @@ impl<'a> Acceptor<'a> {
             };
             visitor.place = Some(place);
             self.advance(policy, Some(id), visitor);
+            // It has its place, and waits for memory.
+            if self.lanes[service].room.for_place.first() == Some(&id) {
+                break;
+            }
         }
     }
 
