@@ -274,37 +274,45 @@ fn many_answers_arrive_at_once() {
 }
 
 #[test]
-fn a_drain_waits_for_those_that_leave_within_its_time() {
-    for (time, closes) in [("1h", true), ("1s", false)] {
-        let skd = with(&FOR_EVER)
-            .args(["--drain", time])
-            .run_with("sh", ["-c", "read line; head -c 300000 /dev/zero"]);
-        let before = idle_descriptors(&skd);
-        let mut talking = skd.connect();
-        talking.write_all(b"more than").unwrap();
-        let handler = skd.wait_for_children(1);
-        let mut gone = skd.connect();
-        gone.write_all(b"\nmore than a line").unwrap();
-        wait_for_ends(&skd, 1);
-        assert_eq!(skd.children(), handler);
-        skd.signal(Signal::SIGTERM);
-        skd.wait_until("nobody is let in any more", || {
-            !sockets(skd.pid()).iter().any(|socket| socket.is_open())
-        });
-        talking.write_all(b" a line\nand more").unwrap();
-        wait_for_ends(&skd, 2);
-        expect_answer(&mut gone);
-        expect_answer(&mut talking);
-        if closes {
-            gone.write_all(b"still there").unwrap();
-            talking.write_all(b"still there").unwrap();
-            drop(gone);
-            skd.wait_until("one is left", || descriptors(skd.pid()).len() < before + 2);
-            assert!(skd.try_wait(std::time::Duration::ZERO).is_none());
-            drop(talking);
-        }
-        assert_eq!(skd.wait().code(), Some(0));
+fn a_drain_waits_for_those_that_leave() {
+    let skd = with(&FOR_EVER)
+        .args(["--drain", "1h"])
+        .run_with("sh", ["-c", "read line; head -c 300000 /dev/zero"]);
+    let before = idle_descriptors(&skd);
+    let mut talking = skd.connect();
+    talking.write_all(b"more than").unwrap();
+    let handler = skd.wait_for_children(1);
+    let mut gone = skd.connect();
+    gone.write_all(b"\nmore than a line").unwrap();
+    wait_for_ends(&skd, 1);
+    assert_eq!(skd.children(), handler);
+    skd.signal(Signal::SIGTERM);
+    skd.wait_until("nobody is let in any more", || {
+        !sockets(skd.pid()).iter().any(|socket| socket.is_open())
+    });
+    talking.write_all(b" a line\nand more").unwrap();
+    wait_for_ends(&skd, 2);
+    for client in [&mut gone, &mut talking] {
+        expect_answer(client);
+        client.write_all(b"still there").unwrap();
     }
+    drop(gone);
+    skd.wait_until("one is left", || descriptors(skd.pid()).len() < before + 2);
+    assert!(skd.try_wait(std::time::Duration::ZERO).is_none());
+    drop(talking);
+    assert_eq!(skd.wait().code(), Some(0));
+}
+
+#[test]
+fn a_drain_waits_for_none_that_leaves_beyond_its_time() {
+    let skd = with(&FOR_EVER)
+        .args(["--drain", "500ms"])
+        .run_with("sh", ANSWERING);
+    let mut client = one_that_left(&skd);
+    expect_answer(&mut client);
+    skd.signal(Signal::SIGTERM);
+    assert_eq!(skd.wait().code(), Some(0));
+    wait_until_closed(&skd, &mut client);
 }
 
 #[test]
