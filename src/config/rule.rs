@@ -230,7 +230,10 @@ impl FromStr for Trusted {
     fn from_str(text: &str) -> Result<Self, Refused> {
         match text {
             "unix" => Ok(Self::Unix),
-            text => text.parse().map(Self::Net),
+            text if text.contains(['.', ':', '/']) => text.parse().map(Self::Net),
+            _ => Err(Refused(
+                "it takes unix, an address, or a prefix like 192.0.2.0/24 or 2001:db8::/32".into(),
+            )),
         }
     }
 }

@@ -591,6 +591,10 @@ fn options_that_do_not_fit_together_are_refused() {
             "--proxy-from",
         ),
         (
+            &["-t", "0", "--proxy-protocol", "--proxy-from", "Unix"],
+            "it takes unix, an address",
+        ),
+        (
             &["-u", "0", "--proxy-protocol", "--proxy-from", "::1"],
             "--proxy-from has no use without a stream",
         ),
