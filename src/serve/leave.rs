@@ -149,7 +149,6 @@ impl Leaving {
     }
 
     /// Refused: tells the client this, as far as the connection takes it without waiting, and has it leave.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for refusals"))]
     pub(super) fn tell(
         &self,
         thread: usize,

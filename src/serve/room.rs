@@ -2,7 +2,7 @@
 //! through. Whoever waits here costs an entry and a descriptor, but no process; and nobody else
 //! waits for them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -89,7 +89,7 @@ pub(super) struct Room {
     next: u32,
     alarms: BTreeSet<(Instant, u32)>,
     /// Those of each source.
-    shares: HashMap<Source, Share>,
+    shares: BTreeMap<Source, Share>,
     /// Those whose turn it is, by their alarms: who has been silent for longest is the first.
     silent: BTreeSet<(Instant, u32)>,
     /// The others, by what they wait for. Who looked in vain keeps its turn.
@@ -124,7 +124,7 @@ impl Room {
             visitors: BTreeMap::new(),
             next: 0,
             alarms: BTreeSet::new(),
-            shares: HashMap::new(),
+            shares: BTreeMap::new(),
             silent: BTreeSet::new(),
             for_source: BTreeSet::new(),
             for_rate: BTreeSet::new(),

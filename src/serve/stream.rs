@@ -88,8 +88,8 @@ pub(super) struct Lane<'a> {
     pub(super) room: Room,
     /// The rules as they were when this thread last looked.
     pub(super) rules: Option<Reader>,
-    /// Which lines there are about those who are refused.
-    pub(super) refusals: Refusals,
+    /// Which lines there are about those who are refused, where somebody may be.
+    pub(super) refusals: Option<Refusals>,
     /// Whether it is the rate that keeps connections in the backlog.
     pub(super) closed_by_rate: bool,
     /// Whether the listeners are in the thread's epoll set.
@@ -106,7 +106,7 @@ impl<'a> Lane<'a> {
             place: None,
             room: Room::new(threads),
             rules: served.rules.as_ref().map(RuleBook::reader),
-            refusals: Refusals::new(),
+            refusals: served.policy.as_ref().map(|_| Refusals::new()),
             closed_by_rate: false,
             watched: false,
             ready: vec![false; served.listeners.len()],

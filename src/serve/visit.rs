@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv, send};
+use nix::sys::socket::{MsgFlags, recv};
 
 use super::Shared;
 use super::admit::{Farewell, Limits, Over, Policy, Ready, Reason, Say, When};
@@ -275,7 +275,8 @@ impl<'a> Acceptor<'a> {
     ) {
         let time = self.shared.clock.read(Instant::now());
         let lane = &mut self.lanes[visitor.service];
-        if report::wants(1) && lane.refusals.note(visitor.source, time) == Say::Line {
+        let refusals = lane.refusals.as_mut().filter(|_| report::wants(1));
+        if refusals.is_some_and(|it| it.note(visitor.source, time) == Say::Line) {
             report::event(Event::Refused(&visitor.peer, &reason));
         }
         if let Some((seat, limits, taken)) = visitor.seat {
@@ -294,13 +295,10 @@ impl<'a> Acceptor<'a> {
                 let _ = visitor.connection.set_linger(Some(Duration::ZERO));
             }
             Farewell::Tell(text) => {
-                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-                // As far as that is possible without waiting: to a newcomer it nearly always is.
-                let _ = send(visitor.connection.as_raw_fd(), text, flags);
                 let until = Instant::now() + HEARING;
                 let connection = visitor.connection.into();
                 let leaving = &self.shared.leaving;
-                leaving.leave(self.index, self.poller, connection, until);
+                leaving.tell(self.index, self.poller, connection, text, until);
             }
         }
     }
@@ -382,14 +380,16 @@ impl<'a> Acceptor<'a> {
     /// Says all that was counted, since there will be no later.
     pub(super) fn say_what_is_left(&mut self) {
         for service in 0..self.lanes.len() {
-            self.lanes[service].refusals.cut_short();
+            if let Some(refusals) = &mut self.lanes[service].refusals {
+                refusals.cut_short();
+            }
             self.say_what_was_counted(service);
         }
     }
 
     fn say_what_was_counted(&mut self, service: usize) {
         let refusals = &mut self.lanes[service].refusals;
-        if refusals.due().is_some() {
+        if let Some(refusals) = refusals.as_mut().filter(|it| it.due().is_some()) {
             let time = self.shared.clock.read(Instant::now());
             refusals.flush(time, |source, count| {
                 let from = |f: &mut fmt::Formatter<'_>| match &source {
@@ -411,7 +411,7 @@ impl<'a> Acceptor<'a> {
                 policy.bucket.as_ref().map(|bucket| bucket.next(time))
             };
             let waits = !lane.room.for_rate.is_empty() || lane.closed_by_rate;
-            let times = [lane.refusals.due(), waits.then(token).flatten()];
+            let times = [lane.refusals.as_ref()?.due(), waits.then(token).flatten()];
             let times = times.into_iter().flatten().map(|time| clock.instant(time));
             times.chain(lane.room.next_alarm()).min()
         });

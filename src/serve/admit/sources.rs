@@ -36,7 +36,7 @@ const PART: usize = IDLE / PARTS;
 const LOOK: usize = 8;
 
 /// What counts as one client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(in crate::serve) struct Source {
     kind: Kind,
     /// How many bits of an address.
@@ -45,7 +45,7 @@ pub(in crate::serve) struct Source {
     bytes: [u8; 16],
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Kind {
     V4,
     V6,
