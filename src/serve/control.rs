@@ -1,7 +1,7 @@
 //! The main thread: signals, sockets that are lent and the ends of their handlers, children
 //! that nobody else sees to, and whatever is due.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -63,7 +63,7 @@ pub struct Daemon {
     /// The same of its connections that were leaving.
     pub(super) handed_leaving: Vec<HandedLeaving>,
     /// Its descriptors, by their numbers, until then.
-    pub(super) handed_connections: HashMap<i32, OwnedFd>,
+    pub(super) handed_connections: BTreeMap<i32, OwnedFd>,
     /// A new image that is tried.
     pub(super) trial: Option<Trial>,
     /// How long handlers are waited for at the end, if they are.
@@ -191,7 +191,7 @@ impl Daemon {
             origin: resources.origin,
             handed: resources.handed.handlers,
             handed_leaving: resources.handed.leaving,
-            handed_connections: HashMap::new(),
+            handed_connections: BTreeMap::new(),
             trial: None,
             patience: resources.patience,
             drain: None,

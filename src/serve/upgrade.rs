@@ -6,7 +6,7 @@
 //! travels in a memory file, descriptors under their numbers. An image that can't take over
 //! becomes the old one again.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Write};
@@ -523,7 +523,7 @@ impl Daemon {
     pub fn keep_connections(&mut self, originals: Vec<OwnedFd>) {
         let handlers = self.handed.iter().filter_map(|handler| handler.connection);
         let leaving = self.handed_leaving.iter().map(|leaving| leaving.connection);
-        let connections: HashSet<i32> = handlers.chain(leaving).collect();
+        let connections: BTreeSet<i32> = handlers.chain(leaving).collect();
         let kept = originals.into_iter().map(|fd| (fd.as_raw_fd(), fd));
         let kept = kept.filter(|(number, _)| connections.contains(number));
         self.handed_connections = kept.collect();

@@ -3,8 +3,8 @@
 
 use crate::harness::{
     Directory, Running, SignalMasks, Skd, ask, ask_udp, connect, connect_unix, cpu_ticks,
-    datagram_echo, descriptors, echo, ids, in_a_storm, requires_command, requires_root,
-    signal_masks, sockets, talk, udp_client, wait_until, zombies,
+    datagram_echo, descriptors, echo, idle_descriptors, ids, in_a_storm, requires_command,
+    requires_root, signal_masks, sockets, talk, try_talk, udp_client, wait_until, zombies,
 };
 use nix::errno::Errno;
 use nix::sys::resource::Resource;
@@ -433,5 +433,90 @@ fn v4_mapped_text() {
     udp.wait_for_log("Received initial datagram from [127.0.0.1]:");
     for skd in [tcp, udp] {
         assert_eq!(skd.logged("ffff"), [""; 0]);
+    }
+}
+
+/// Sends it and says what comes back; a reset, for bytes that weren't read, is nothing.
+fn answer(stream: TcpStream, bytes: &[u8]) -> Vec<u8> {
+    match try_talk(stream, bytes) {
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => Vec::new(),
+        result => result.unwrap(),
+    }
+}
+
+// go-proxyproto takes a header from anybody, and nothing for one, unless told otherwise.
+#[test]
+fn proxy_header_forged_or_left_out() {
+    let proxies = |from| {
+        Skd::new([
+            "-vt",
+            "127.0.0.1:0",
+            "--proxy-protocol",
+            "--proxy-from",
+            from,
+        ])
+        .run_with("sh", ["-c", "echo $REMOTE_ADDR"])
+    };
+    let forged = b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n";
+    let skd = proxies("192.0.2.0/24");
+    assert_eq!(answer(skd.connect(), forged), b"", "from nobody's proxy");
+    assert_eq!(answer(skd.connect(), b"hello\n"), b"");
+    skd.wait_for_logs("Refused connection from [127.0.0.1]:", 2);
+    let skd = proxies("127.0.0.1");
+    assert_eq!(answer(skd.connect(), forged), b"192.0.2.1\n");
+    assert_eq!(answer(skd.connect(), b"hello\n"), b"", "without a header");
+    assert_eq!(answer(skd.connect(), b""), b"");
+    skd.wait_for_logs("Refused connection from [127.0.0.1]:", 2);
+}
+
+// go-proxyproto: CVE-2021-23409.
+#[test]
+fn proxy_header_that_never_comes() {
+    let options = [
+        "--proxy-protocol",
+        "--proxy-from",
+        "127.0.0.1",
+        "--proxy-timeout",
+        "300ms",
+    ];
+    let skd = Skd::new(["-vt", "127.0.0.1:0", "--threads", "1"])
+        .args(options)
+        .run("cat");
+    let before = idle_descriptors(skd.pid());
+    let silent: Vec<TcpStream> = (0..50).map(|_| skd.connect()).collect();
+    let mut stream = skd.connect();
+    stream.write_all(b"PROXY UNKNOWN\r\n").unwrap();
+    echo(&mut stream, b"nobody waits for them");
+    drop(stream);
+    // Nor do they stay.
+    for mut stream in silent {
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    }
+    wait_until("nothing is left of them", || {
+        zombies(skd.pid()).is_empty() && idle_descriptors(skd.pid()) == before
+    });
+}
+
+// haproxy 1.6 to 2.1 went on reading entries behind the end of a header.
+#[test]
+fn proxy_header_and_what_follows() {
+    let skd = Skd::new([
+        "-t",
+        "127.0.0.1:0",
+        "--proxy-protocol",
+        "--proxy-from",
+        "127.0.0.1",
+    ])
+    .run("cat");
+    let v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\xc0\0\x02\x02\0\x01\0\x02";
+    for header in [&b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"[..], v2] {
+        for follows in [
+            &b"\x03\0\x04abcd"[..],
+            b"\x02\xff\xff",
+            b"\r\n",
+            &header.repeat(2),
+        ] {
+            assert_eq!(talk(skd.connect(), &[header, follows].concat()), follows);
+        }
     }
 }

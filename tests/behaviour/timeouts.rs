@@ -255,6 +255,13 @@ fn a_handler_that_has_closed_its_connection_is_not_idle() {
     skd.wait_for_logs("exited with status 7", 2);
     assert_eq!(skd.logged(TOLD), [""; 0]);
 
+    // With --linger skd has it too, and who has closed it can't be told from who says nothing.
+    let skd = shell(&["--idle-timeout=500ms", "--linger=1s"], gone);
+    let mut client = skd.connect();
+    receive(&mut client, 6);
+    skd.wait_for_log(" has been idle for 500ms: TERM is sent to it");
+    ends(&mut client);
+
     // But it may run no longer than others.
     let skd = shell(&["--idle-timeout=200ms", "--timeout=1s"], gone);
     let mut client = skd.connect();

@@ -1,0 +1,564 @@
+//! Who may come in: `--allow`, `--deny`, `--rules` and `--explain`.
+
+use crate::harness::{
+    DEADLINE, Directory, Instance, Skd, echo, requires_root, run_to_end, talk, try_talk,
+};
+use nix::sys::signal::Signal;
+use nix::unistd::{Gid, Uid};
+use socket2::{Domain, Socket, Type};
+use std::fs;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+
+/// Ids that nobody has.
+const UID: u32 = 61234;
+const GID: u32 = 61235;
+
+/// A connection from this address of the loopback interface to the same port there.
+#[track_caller]
+fn connect_from(skd: &Instance, from: &str) -> TcpStream {
+    let from: IpAddr = from.parse().unwrap();
+    let to: IpAddr = match from {
+        IpAddr::V4(_) => "127.0.0.1".parse().unwrap(),
+        IpAddr::V6(_) => "::1".parse().unwrap(),
+    };
+    let to = SocketAddr::new(to, skd.port());
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
+    socket.connect_timeout(&to.into(), DEADLINE).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    socket.set_write_timeout(Some(DEADLINE)).unwrap();
+    socket.into()
+}
+
+/// What somebody from there hears until the end.
+#[track_caller]
+fn hear(skd: &Instance, from: &str) -> String {
+    // Nothing is sent: so nobody is reset who is closed.
+    let heard = try_talk(connect_from(skd, from), b"");
+    String::from_utf8(heard.unwrap_or_default()).unwrap()
+}
+
+/// Which of these are let in, by a skd whose handlers say `in`.
+#[track_caller]
+fn let_in<'a>(skd: &Instance, clients: &[&'a str]) -> Vec<&'a str> {
+    let clients = clients.iter().copied();
+    clients
+        .filter(|from| match hear(skd, from).as_str() {
+            "in\n" => true,
+            "" => false,
+            heard => panic!("{from} hears {heard:?}"),
+        })
+        .collect()
+}
+
+fn greeting<'a>(options: impl IntoIterator<Item = &'a str>) -> Skd {
+    Skd::new(["-v"]).args(options).args(["-t", "0"])
+}
+
+const FOUR: [&str; 4] = ["127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.1.1"];
+
+#[test]
+fn the_first_that_fits_decides_in_the_order_of_the_command_line() {
+    for (options, expected) in [
+        (&["--allow", "127.0.0.2"][..], &["127.0.0.2"][..]),
+        (
+            &["--deny", "127.0.0.2"],
+            &["127.0.0.1", "127.0.0.3", "127.0.1.1"],
+        ),
+        (
+            &["--deny", "127.0.0.2", "--allow", "127.0.0.0/24"],
+            &["127.0.0.1", "127.0.0.3"],
+        ),
+        (
+            &["--allow", "127.0.0.0/24", "--deny", "127.0.0.2"],
+            &["127.0.0.1", "127.0.0.2", "127.0.0.3"],
+        ),
+        (
+            &["--allow=127.0.0.3", "--deny=127.0.0.2/31", "--allow=all"],
+            &["127.0.0.1", "127.0.0.3", "127.0.1.1"],
+        ),
+        (&["--allow", "unix"], &[]),
+        (&["--deny", "unix", "--deny", "uid=0"], &FOUR),
+        (&["--deny", "all"], &[]),
+    ] {
+        let skd = greeting(options.iter().copied()).run_with("echo", ["in"]);
+        assert_eq!(let_in(&skd, &FOUR), expected, "{options:?}");
+        assert_eq!(skd.stop().code(), Some(0));
+        assert_eq!(skd.logged("Refused ").len(), 4 - expected.len());
+    }
+}
+
+#[test]
+fn a_refusal_is_told_with_the_rule() {
+    let directory = Directory::new();
+    let rules = directory.write("rules", "\n\ndeny 127.0.0.2\nallow 127.0.0.3");
+    let skd =
+        greeting(["--deny=127.0.0.1", "--rules", rules.to_str().unwrap()]).run_with("echo", ["in"]);
+    assert_eq!(let_in(&skd, &FOUR), ["127.0.0.3"]);
+    for (from, why) in [
+        ("127.0.0.1", "denied by --deny 127.0.0.1"),
+        ("127.0.0.2", "denied by line 3 of the rules"),
+        ("127.0.1.1", "no rule allows it"),
+    ] {
+        let line = skd.wait_for_log(&format!("Refused connection from [{from}]:"));
+        assert!(line.ends_with(&format!(": {why}")), "{line}");
+    }
+}
+
+#[test]
+fn rules_of_ipv4_hold_on_sockets_of_both_kinds() {
+    for source in ["127.0.0.0/24", "::ffff:127.0.0.0/120"] {
+        let skd = greeting(["--deny", source]).run_with("echo", ["in"]);
+        assert_eq!(
+            let_in(&skd, &["127.0.0.2", "127.0.1.1", "::1"]),
+            ["127.0.1.1", "::1"]
+        );
+    }
+    // All of IPv6, and that is no address of IPv4.
+    let skd = greeting(["--allow", "::/0"]).run_with("echo", ["in"]);
+    assert_eq!(let_in(&skd, &["127.0.0.1", "::1"]), ["::1"]);
+    let skd = greeting(["--allow", "0.0.0.0/0"]).run_with("echo", ["in"]);
+    assert_eq!(let_in(&skd, &["127.0.0.1", "::1"]), ["127.0.0.1"]);
+}
+
+#[test]
+fn local_clients_are_known_by_who_they_are() {
+    let (uid, gid) = (Uid::effective(), Gid::effective());
+    let other = uid.as_raw() + 1;
+    for (options, expected) in [
+        (vec!["--allow".into(), "unix".into()], true),
+        (vec!["--allow".into(), "127.0.0.0/8".into()], false),
+        (vec!["--deny=0.0.0.0/0".into(), "--deny=::/0".into()], true),
+        (vec![format!("--allow=uid={uid}")], true),
+        (vec![format!("--allow=gid={gid}")], true),
+        (vec![format!("--allow=uid={other}")], false),
+        (
+            vec![format!("--deny=uid={uid}"), "--allow=unix".into()],
+            false,
+        ),
+        (
+            vec![format!("--deny=uid={other}"), "--allow=unix".into()],
+            true,
+        ),
+        (vec!["--deny=unix".into()], false),
+    ] {
+        let directory = Directory::new();
+        let skd = Skd::new(&options)
+            .args(["-l", &directory.name("socket")])
+            .run_with("echo", ["in"]);
+        let heard = try_talk(skd.connect_unix(), b"").unwrap_or_default();
+        let expected = if expected { &b"in\n"[..] } else { b"" };
+        assert_eq!(heard, expected, "{options:?}");
+    }
+}
+
+#[test]
+fn names_of_users_and_groups_are_looked_up() {
+    requires_root();
+    let directory = Directory::new();
+    let rules = directory.write("rules", "allow uid=root env A=user\nallow gid=root");
+    let skd = Skd::new(["-l", &directory.name("socket"), "--rules"])
+        .arg(rules)
+        .run_with("sh", ["-c", "echo $A"]);
+    assert_eq!(talk(skd.connect_unix(), b""), b"user\n");
+}
+
+#[test]
+fn a_rule_changes_the_environment_of_its_own_clients_alone() {
+    let directory = Directory::new();
+    let text = r#"
+        allow 127.0.0.1 env A="a  b" env C= env D="x\ty"
+        allow 127.0.0.2 env B=2 # env A=no
+        allow all
+    "#;
+    let rules = directory.write("rules", text);
+    let skd = Skd::new(["-t", "0", "--env", "A=common", "--env", "B=1", "--rules"])
+        .arg(rules)
+        // One thread, so that one environment is for all of them.
+        .args(["--threads", "1"])
+        .run_with("sh", ["-c", r#"echo "$A|$B|${C-unset}|$D""#]);
+    for _ in 0..2 {
+        assert_eq!(hear(&skd, "127.0.0.1"), "a  b|1||x\ty\n");
+        assert_eq!(hear(&skd, "127.0.0.2"), "common|2|unset|\n");
+        assert_eq!(hear(&skd, "127.0.0.3"), "common|1|unset|\n");
+    }
+}
+
+#[test]
+fn a_rule_has_limits_of_its_own_for_each_source_and_its_message_is_told() {
+    let directory = Directory::new();
+    let text = "allow 127.0.0.0/30 max=1 message=\"421 busy\\r\\n\"\n\
+                allow 127.0.1.0/24 rate=1/h:2 message=\"slowly\\n\"\n\
+                deny 127.0.2.1 message=\"no\\x21\"\n\
+                allow all";
+    let rules = directory.write("rules", text);
+    let skd = Skd::new(["-v", "-t", "0", "--max-per-source", "2", "--rules"])
+        .arg(rules)
+        .run("cat");
+    let hold = |from| {
+        let mut client = connect_from(&skd, from);
+        echo(&mut client, b"in");
+        client
+    };
+    let first = hold("127.0.0.1");
+    assert_eq!(hear(&skd, "127.0.0.1"), "421 busy\r\n");
+    // Another source of the same rule, and one of another.
+    let _others = [hold("127.0.0.2"), hold("127.0.3.1"), hold("127.0.3.1")];
+    assert_eq!(hear(&skd, "127.0.3.1"), "");
+    assert_eq!(hear(&skd, "127.0.0.2"), "421 busy\r\n");
+    drop(first);
+    skd.wait_for_log("Closed connection from [127.0.0.1]");
+    drop(hold("127.0.0.1"));
+
+    drop([hold("127.0.1.1"), hold("127.0.1.1")]);
+    assert_eq!(hear(&skd, "127.0.1.1"), "slowly\n");
+    drop(hold("127.0.1.2"));
+    assert_eq!(hear(&skd, "127.0.2.1"), "no!");
+}
+
+#[test]
+fn prefixes_come_from_files_beside_the_rules_or_the_working_directory() {
+    let directory = Directory::new();
+    fs::create_dir(directory.join("here")).unwrap();
+    fs::create_dir(directory.join("there")).unwrap();
+    directory.write("here/bad", "127.0.0.2\r\n# 127.0.0.1\n\n");
+    directory.write("there/bad", " 127.0.0.3 # him\n10.0.0.0/8\n");
+    directory.write("there/worse list", "127.0.1.0/24");
+    let list = directory.name("there/worse list");
+    let rules = format!("deny file=bad\ndeny \"file={list}\"");
+    directory.write("there/rules", rules);
+    let skd = greeting(["--deny", "file=bad", "--rules", "../there/rules"])
+        .cwd(directory.join("here"))
+        .run_with("echo", ["in"]);
+    assert_eq!(let_in(&skd, &FOUR), ["127.0.0.1"]);
+    // All of them are read again.
+    directory.write("here/bad", "");
+    directory.write("there/bad", "127.0.0.1");
+    directory.write("there/worse list", "::1");
+    skd.signal(Signal::SIGHUP);
+    skd.wait_for_log("Read 3 rules again");
+    assert_eq!(let_in(&skd, &FOUR), FOUR[1..]);
+    assert_eq!(let_in(&skd, &["::1"]), [""; 0]);
+}
+
+/// Has skd read its rules again, which must succeed or say why not.
+#[track_caller]
+fn reread(skd: &Instance, said: &str) {
+    let told = || skd.logged(said).len();
+    let before = told();
+    skd.signal(Signal::SIGHUP);
+    skd.wait_until("it has read its rules", || told() > before);
+}
+
+#[test]
+fn hup_reads_the_rules_again_and_bad_ones_change_nothing() {
+    let directory = Directory::new();
+    let path = directory.write("rules", "allow 127.0.0.1");
+    let rules = path.to_str().unwrap();
+    // In the foreground, without a log of its own: HUP would end it, had it nothing to read.
+    let skd = greeting(["--deny", "127.0.1.1", "--rules", rules]).run("cat");
+    let mut client = connect_from(&skd, "127.0.0.1");
+    echo(&mut client, b"before");
+    directory.write("rules", "allow 127.0.0.2\nallow 127.0.1.0/24");
+    reread(&skd, "Read 3 rules again");
+    // Who has been let in stays.
+    echo(&mut client, b"after");
+    let echoed = |from| {
+        let heard = try_talk(connect_from(&skd, from), b"").is_ok_and(|heard| heard.is_empty());
+        assert!(heard);
+        skd.logged(&format!("Accepted connection from [{from}]"))
+            .len()
+    };
+    assert_eq!(FOUR.map(echoed), [1, 1, 0, 0]);
+
+    directory.write("rules", "allow all\n allow 10.0.0.1/8");
+    let fault = format!(
+        "skd: rules file {rules}, line 2, column 8: 10.0.0.1/8 has bits set beyond its length; \
+         the prefix is 10.0.0.0/8, the address alone 10.0.0.1; the old rules stay"
+    );
+    reread(&skd, &fault);
+    assert_eq!(FOUR.map(echoed), [1, 2, 0, 0]);
+    fs::remove_file(&path).unwrap();
+    // A trouble of one kind is told once a second at most.
+    let missing = format!("skd: rules file {rules} can't be opened: No such file or directory");
+    skd.wait_until("it says that they are missing", || {
+        skd.signal(Signal::SIGHUP);
+        !skd.logged(&missing).is_empty()
+    });
+    assert_eq!(FOUR.map(echoed), [1, 3, 0, 0]);
+    directory.write("rules", "allow all");
+    reread(&skd, "Read 2 rules again");
+    assert_eq!(FOUR.map(echoed), [2, 4, 1, 0]);
+    echo(&mut client, b"still");
+}
+
+#[test]
+fn rules_outlast_a_chroot_and_the_loss_of_rights() {
+    requires_root();
+    let (root, outside) = (Directory::public(), Directory::public());
+    root.install(&["/bin/echo"]);
+    outside.write("list", "127.0.0.2");
+    let list = outside.name("list");
+    outside.write("rules", format!("allow file={list}\nallow uid=root\n"));
+    outside.chmod("rules", 0o644);
+    let ids = format!("{UID}:{GID}");
+    let rules = outside.name("rules");
+    let skd = greeting(["--user", &ids, "--rules", &rules])
+        .arg("--chroot")
+        .arg(root.path())
+        .run_with("/bin/echo", ["in"]);
+    assert_eq!(let_in(&skd, &FOUR), ["127.0.0.2"]);
+    outside.write("list", "127.0.0.3");
+    reread(&skd, "Read 2 rules again");
+    assert_eq!(let_in(&skd, &FOUR), ["127.0.0.3"]);
+    // Nobody is asked there for a name, and this one wasn't known.
+    outside.write("rules", "allow all\nallow gid=root");
+    reread(&skd, "line 2, column 7: 'root' can't be looked up any more");
+    assert_eq!(let_in(&skd, &FOUR), ["127.0.0.3"]);
+    outside.write("rules", "allow all");
+    outside.chmod("rules", 0o600);
+    let fault = format!("skd: rules file {rules} can't be opened: Permission denied");
+    skd.wait_until("it says that it may not read them", || {
+        skd.signal(Signal::SIGHUP);
+        skd.logged(&fault)
+            .iter()
+            .any(|line| line.ends_with("; the old rules stay"))
+    });
+    assert_eq!(let_in(&skd, &FOUR), ["127.0.0.3"]);
+    outside.chmod("rules", 0o644);
+    reread(&skd, "Read 1 rules again");
+    assert_eq!(let_in(&skd, &FOUR), FOUR);
+}
+
+#[track_caller]
+fn upgrade(skd: &Instance, count: usize) {
+    skd.signal(Signal::SIGUSR2);
+    skd.wait_for_logs("Upgraded from skd ", count);
+}
+
+#[test]
+fn an_upgrade_keeps_the_rules_and_where_they_are_read() {
+    let directory = Directory::new();
+    directory.write("list", "127.0.0.2\n2001:db8::/32\n::1");
+    let text = "allow file=list env WHO=listed\nallow 127.0.0.3 env WHO=\"a \\\"b\\\"\"";
+    directory.write("rules", text);
+    let skd = Skd::new(["-v", "-t", "0", "--deny", "uid=0", "--rules", "rules"])
+        .cwd(directory.path())
+        .run_with("sh", ["-c", "echo $WHO"]);
+    let heard = || ["127.0.0.1", "127.0.0.2", "127.0.0.3", "::1"].map(|from| hear(&skd, from));
+    let expected = ["", "listed\n", "a \"b\"\n", "listed\n"].map(str::to_owned);
+    assert_eq!(heard(), expected);
+    // Out of reach: the next image can't read them.
+    for name in ["rules", "list"] {
+        fs::rename(directory.join(name), directory.join(format!("{name}.away"))).unwrap();
+    }
+    upgrade(&skd, 1);
+    assert_eq!(heard(), expected);
+    upgrade(&skd, 2);
+    assert_eq!(heard(), expected);
+    directory.write("rules", "allow all env WHO=all");
+    reread(&skd, "Read 2 rules again");
+    assert_eq!(heard(), ["all\n"; 4].map(str::to_owned));
+    upgrade(&skd, 3);
+    assert_eq!(heard(), ["all\n"; 4].map(str::to_owned));
+}
+
+#[test]
+fn a_start_says_what_is_wrong_and_a_check_says_all_of_it() {
+    let directory = Directory::new();
+    directory.write("empty", "# nothing\n\n");
+    directory.write("prefixes", "10.0.0.0/8\n1.2.3\n10.0.0.1/8");
+    directory.write(
+        "bad",
+        "allow\nallow all max=0\ndeny file=prefixes\ndeny file=missing",
+    );
+    nix::unistd::mkfifo(&directory.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let name = |name: &str| directory.name(name);
+    let rules = |file: &str| vec!["--rules".into(), name(file)];
+    for (options, code, faults) in [
+        (rules("empty"), 1, vec!["empty has no rule in it"]),
+        (
+            rules("missing"),
+            1,
+            vec!["missing can't be opened: No such file"],
+        ),
+        (
+            rules("missing/rules"),
+            1,
+            vec!["rules can't be opened: No such file"],
+        ),
+        (rules(""), 1, vec!["can't be opened: Is a directory"]),
+        (rules("fifo"), 1, vec!["fifo isn't a regular file"]),
+        (
+            rules("bad"),
+            1,
+            vec!["bad, line 1, column 6: ", "bad, line 2, column 11: "],
+        ),
+        (
+            vec![format!("--deny=file={}", name("prefixes"))],
+            1,
+            vec![
+                "prefixes, line 2, column 1: ",
+                "prefixes, line 3, column 1: ",
+            ],
+        ),
+        (
+            vec![format!("--allow=file={}", name("missing"))],
+            1,
+            vec!["skd: --allow file="],
+        ),
+        (
+            vec!["--allow=10.0.0.1/8".into(), "--deny=nobody".into()],
+            2,
+            vec![
+                "the prefix is 10.0.0.0/8",
+                "'nobody' for --deny: it takes all",
+            ],
+        ),
+    ] {
+        let start = |options: &[String]| Skd::new(["-t", "127.0.0.1:0"]).args(options);
+        let output = start(&options).arg("cat").end();
+        output.expect_refusal(code, &faults[..1]);
+        let check = start(&options).args(["--check", "cat"]).end();
+        check.expect_code(code).expect_stderr(&faults);
+        assert_eq!(check.stderr.lines().count(), faults.len(), "{check:#?}");
+    }
+    directory.write("bad", "deny file=prefixes\ndeny file=missing");
+    let check = Skd::new(["--check", "-t", "127.0.0.1:0"]).args(rules("bad"));
+    let faults = [
+        "prefixes, line 2",
+        "prefixes, line 3",
+        "bad, line 2: the list of prefixes ",
+    ];
+    check.arg("cat").end().expect_code(1).expect_stderr(&faults);
+}
+
+#[test]
+fn a_check_says_if_the_rules_cannot_be_read_again() {
+    requires_root();
+    let directory = Directory::public();
+    directory.write("rules", "allow all");
+    directory.chmod("rules", 0o600);
+    let ids = format!("{UID}:{GID}");
+    let check = |options: &[&str]| {
+        let skd = Skd::new(["--check", "-t", "127.0.0.1:0", "--rules"]);
+        skd.arg(directory.join("rules"))
+            .args(options)
+            .arg("cat")
+            .end()
+    };
+    let note = check(&["--user", &ids]);
+    let texts = [
+        "skd: note: at SIGHUP the rules can't be read again",
+        "Permission denied",
+    ];
+    note.expect_code(0).expect_stderr(&texts);
+    assert_eq!(check(&[]).expect_code(0).stderr, "");
+    directory.chmod("rules", 0o644);
+    assert_eq!(check(&["--user", &ids]).expect_code(0).stderr, "");
+}
+
+#[test]
+fn explain_says_what_the_rules_make_of_somebody() {
+    let directory = Directory::new();
+    directory.write("list", "192.0.2.128/25");
+    let text = "deny file=list message=\"no\\r\\n\"\n\
+                # others\n\
+                allow 192.0.2.0/24 max=4 rate=300/m:20 env A=\"b c\"\n\
+                allow uid=61234";
+    directory.write("rules", text);
+    let rules = directory.name("rules");
+    // Nothing is bound: this port is in use.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let explain = |who: &str| {
+        let options = ["--deny=::1", "--max-per-source=9", "--rate-per-source=5/s"];
+        let words = ["--explain", who, "-t", &address, "--rules", &rules];
+        let output = run_to_end(words.into_iter().chain(options).chain(["cat"]));
+        output.expect_code(0);
+        assert_eq!(output.stderr, "", "{output:?}");
+        output.stdout
+    };
+    assert_eq!(
+        explain("192.0.2.1"),
+        format!(
+            "client: 192.0.2.1\nverdict: allow\n\
+             rule: allow 192.0.2.0/24 max=4 rate=5/s:20 env A=\"b c\"\n\
+             from: rules file {rules}, line 3\n\
+             max: 4\nrate: 5/s:20\nenv: A=\"b c\"\n"
+        )
+    );
+    assert_eq!(
+        explain("::ffff:192.0.2.200"),
+        format!(
+            "client: 192.0.2.200\nverdict: deny\n\
+             rule: deny file=\"list\" message=\"no\\r\\n\"\n\
+             from: rules file {rules}, line 1\n\
+             message: \"no\\r\\n\"\n"
+        )
+    );
+    assert_eq!(
+        explain("::1"),
+        "client: ::1\nverdict: deny\nrule: deny ::1\nfrom: --deny ::1\n"
+    );
+    assert_eq!(
+        explain("uid=61234"),
+        format!(
+            "client: uid=61234\nverdict: allow\nrule: allow uid=61234\n\
+             from: rules file {rules}, line 4\n\
+             max: 9 (--max-per-source)\nrate: 5/s (--rate-per-source)\n"
+        )
+    );
+    for who in ["unix", "gid=61234", "203.0.113.1"] {
+        let text = explain(who);
+        let expected = "verdict: deny\nrule: none fits, and there are some that allow others\n";
+        assert_eq!(text, format!("client: {who}\n{expected}"));
+    }
+    let output = run_to_end(["--explain=::1", "-t", &address, "--deny=10.0.0.0/8", "cat"]);
+    let expected = "client: ::1\nverdict: allow\nrule: none fits, and none allows others alone\n";
+    assert_eq!(output.expect_code(0).stdout, expected);
+}
+
+#[test]
+fn explain_refuses_what_it_cannot_answer() {
+    for (words, texts) in [
+        (
+            &["--explain", "10.0.0.0/8", "-t0"][..],
+            "it takes one address",
+        ),
+        (&["--explain", "all", "-t0"], "it takes one address"),
+        (&["--explain", "file=x", "-t0"], "it takes one address"),
+        (
+            &["--explain", "nobody at all", "-t0"],
+            "for --explain: it takes",
+        ),
+        (&["--explain", "::1"], "no use without a stream listener"),
+        (
+            &["--explain", "::1", "-t0", "--wait"],
+            "no use without a stream listener",
+        ),
+        (&["--explain", "::1", "-t0", "--check"], "--check"),
+        (
+            &["--explain", "::1", "-t0", "--allow", "x"],
+            "'x' for --allow",
+        ),
+    ] {
+        let output = run_to_end(words.iter().copied().chain(["cat"]));
+        output.expect_refusal(2, &[texts]);
+    }
+    let rules = ["--explain", "::1", "-t0", "--rules", "/no-such-file", "cat"];
+    run_to_end(rules).expect_refusal(1, &["/no-such-file can't be opened"]);
+}
+
+#[test]
+fn a_hundred_thousand_prefixes_are_one_rule() {
+    let directory = Directory::new();
+    let number = |index: u32| std::net::Ipv4Addr::from(0x0a00_0000 + index * 2);
+    let list: String = (0..100_000)
+        .map(|index| format!("{}\n", number(index)))
+        .collect();
+    directory.write("list", list + "127.0.0.2\n");
+    let source = format!("file={}", directory.name("list"));
+    let skd = greeting(["--deny", &source]).run_with("echo", ["in"]);
+    assert_eq!(let_in(&skd, &FOUR), ["127.0.0.1", "127.0.0.3", "127.0.1.1"]);
+}
