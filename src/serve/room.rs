@@ -92,8 +92,7 @@ pub(super) struct Room {
     shares: BTreeMap<Source, Share>,
     /// Those whose turn it is, by their alarms: who has been silent for longest is the first.
     silent: BTreeSet<(Instant, u32)>,
-    /// The others, by what they wait for. Who looked in vain keeps its turn.
-    pub(super) for_source: BTreeSet<u32>,
+    /// Those who wait for the rate or a place. Who looked in vain keeps its turn.
     pub(super) for_rate: BTreeSet<u32>,
     pub(super) for_place: BTreeSet<u32>,
     capacity: usize,
@@ -105,6 +104,10 @@ struct Share {
     visitors: usize,
     /// As of the whole room.
     silent: BTreeSet<(Instant, u32)>,
+    /// Those who wait for the source's limits. The first alone is woken or has an alarm for
+    /// that, and the next when it has gone: or each handler of somebody with thousands in line
+    /// would have them all asked.
+    line: BTreeSet<u32>,
 }
 
 /// The most that wait in all threads, whatever number of files may be open.
@@ -126,7 +129,6 @@ impl Room {
             alarms: BTreeSet::new(),
             shares: BTreeMap::new(),
             silent: BTreeSet::new(),
-            for_source: BTreeSet::new(),
             for_rate: BTreeSet::new(),
             for_place: BTreeSet::new(),
             capacity,
@@ -144,7 +146,7 @@ impl Room {
         poller: &Poller,
         service: usize,
         id: Option<u32>,
-        visitor: Visitor,
+        mut visitor: Visitor,
     ) -> Result<(), Box<(Visitor, Errno)>> {
         let id = id.unwrap_or_else(|| self.new_id());
         if visitor.stage.is_clients() {
@@ -156,13 +158,17 @@ impl Room {
         }
         let share = self.shares.entry(visitor.source).or_default();
         share.visitors += 1;
+        if visitor.stage == Stage::Source {
+            share.line.insert(id);
+            visitor.retry.take_if(|_| share.line.first() != Some(&id));
+        }
         let alarm = visitor.alarm().map(|alarm| (alarm, id));
         self.alarms.extend(alarm);
         if visitor.stage.is_clients() {
             self.silent.extend(alarm);
             share.silent.extend(alarm);
-        } else {
-            self.queue(visitor.stage).insert(id);
+        } else if let Some(queue) = self.queue(visitor.stage) {
+            queue.insert(id);
         }
         self.visitors.insert(id, visitor);
         Ok(())
@@ -207,6 +213,7 @@ impl Room {
         }
         if let Some(share) = self.shares.get_mut(&visitor.source) {
             share.visitors -= 1;
+            share.line.remove(&id);
             if let Some(alarm) = &alarm {
                 share.silent.remove(alarm);
             }
@@ -216,19 +223,30 @@ impl Room {
         }
         if visitor.stage.is_clients() {
             let _ = poller.remove(&visitor.connection);
-        } else {
-            self.queue(visitor.stage).remove(&id);
+        } else if let Some(queue) = self.queue(visitor.stage) {
+            queue.remove(&id);
         }
         Some(visitor)
     }
 
-    /// Those who wait for the same.
-    fn queue(&mut self, stage: Stage) -> &mut BTreeSet<u32> {
+    /// Those who wait for the same, of all sources.
+    fn queue(&mut self, stage: Stage) -> Option<&mut BTreeSet<u32>> {
         match stage {
-            Stage::Source => &mut self.for_source,
-            Stage::Rate => &mut self.for_rate,
-            _ => &mut self.for_place,
+            Stage::Rate => Some(&mut self.for_rate),
+            Stage::Place => Some(&mut self.for_place),
+            _ => None,
         }
+    }
+
+    /// The source for whose limits somebody waits, if it is that.
+    pub(super) fn line_of(&self, id: u32) -> Option<Source> {
+        let visitor = self.visitors.get(&id)?;
+        (visitor.stage == Stage::Source).then_some(visitor.source)
+    }
+
+    /// The first of those who wait for the limits of this source.
+    pub(super) fn first_of(&self, source: Source) -> Option<u32> {
+        self.shares.get(&source)?.line.first().copied()
     }
 
     /// Who has to go so that somebody can wait: nobody, if this is `None`. It is who has been

@@ -539,7 +539,7 @@ impl<'a> Acceptor<'a> {
                             rules.refresh(book);
                         }
                     }
-                    self.woken = self.lanes.iter().any(|lane| !lane.room.is_empty());
+                    self.woken = self.lanes.iter().any(|lane| lane.served.policy.is_some());
                 }
                 // Not at once: this may be a pause in the midst of a start.
                 Key::Visitor { service, id } => self.turns.push_back((service, id)),

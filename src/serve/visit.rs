@@ -314,9 +314,22 @@ impl<'a> Acceptor<'a> {
             let lane = &self.lanes[service];
             if let Some(policy) = &lane.served.policy {
                 self.say_what_was_counted(service);
+                if self.woken {
+                    self.see_to_freed(policy, service);
+                }
                 if !self.lanes[service].room.is_empty() {
                     self.see_to(policy, service);
                 }
+            }
+        }
+        self.woken = false;
+    }
+
+    /// Sees to those who wait for a source that has lost a handler.
+    fn see_to_freed(&mut self, policy: &'a Policy, service: usize) {
+        for source in policy.freed(self.index) {
+            if let Some(first) = self.lanes[service].room.first_of(source) {
+                self.go_on(policy, service, first);
             }
         }
     }
@@ -331,13 +344,6 @@ impl<'a> Acceptor<'a> {
         // Each of them comes back, if at all, with a later alarm.
         while let Some(id) = self.lanes[service].room.alarmed(now) {
             self.go_on(policy, service, id);
-        }
-        if std::mem::take(&mut self.woken) {
-            // A source may have got a seat: each asks once.
-            let waiting = self.lanes[service].room.for_source.clone();
-            for id in waiting {
-                self.go_on(policy, service, id);
-            }
         }
         while let Some(id) = self.lanes[service].room.for_rate.first().copied() {
             let time = self.shared.clock.read(now);
@@ -372,8 +378,24 @@ impl<'a> Acceptor<'a> {
         if room.lacks_header(id, Instant::now()) {
             return;
         }
+        let line = room.line_of(id);
         if let Some(visitor) = room.take(self.poller, id) {
             self.advance(policy, Some(id), visitor);
+        }
+        let Some(source) = line else {
+            return;
+        };
+        // Who has gone from the head of a line makes the next one its head, who asks, until one
+        // stays there.
+        let mut asked = id;
+        while let Some(first) = self.lanes[service].room.first_of(source) {
+            if first == asked {
+                return;
+            }
+            asked = first;
+            if let Some(visitor) = self.lanes[service].room.take(self.poller, first) {
+                self.advance(policy, Some(first), visitor);
+            }
         }
     }
 

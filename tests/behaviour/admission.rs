@@ -378,6 +378,32 @@ fn who_waits_holds_up_nobody_of_another_source() {
 }
 
 #[test]
+fn all_in_a_line_have_their_turn() {
+    let max = ["--max-per-source=1", "--at-source-max=queue:1h"];
+    let rate = ["--rate-per-source=50/s:1", "--at-rate=queue:1h"];
+    for threads in ["--threads=1", "--threads=3"] {
+        for options in [&max[..], &rate, &[max, rate].concat()] {
+            let skd = Skd::new(["-v", threads, "-t", "127.0.0.1:0"]);
+            let skd = skd.args(options).run("cat");
+            let first = served(&skd, "127.0.0.1");
+            let line: Vec<_> = (0..20)
+                .map(|_| {
+                    let mut stream = client(&skd, "127.0.0.1");
+                    stream.write_all(b"x").unwrap();
+                    stream.finish().unwrap();
+                    stream
+                })
+                .collect();
+            drop(first);
+            for stream in line {
+                assert_eq!(hear(stream), Ok("x".into()), "{options:?}");
+            }
+            assert_eq!(skd.logged("Refused"), [""; 0]);
+        }
+    }
+}
+
+#[test]
 fn those_of_a_source_who_wait_leave_room_for_others() {
     for (option, at) in [
         ("--max-per-source=1", "--at-source-max=queue:1h"),

@@ -50,7 +50,7 @@ fn network() -> Namespace {
 }
 
 fn service(namespace: &Namespace, address: SocketAddr, options: &[&str], echo: &Path) -> Running {
-    let skd = Skd::new(["-v", "-t", &address.to_string()]).args(options);
+    let skd = Skd::new(["-t", &address.to_string()]).args(options);
     skd.inside(namespace).run(echo)
 }
 
@@ -136,6 +136,7 @@ fn flood(v6: bool, rounds: usize, count: u64) {
     let rate = format!("{LIMIT}/s");
     let handlers = HANDLERS.to_string();
     let options = [
+        "-v",
         "--rate-per-source",
         &rate,
         "--max-per-source",

@@ -105,6 +105,12 @@ impl Policy {
         limits.any(|at| matches!(at, AtLimit::Message(_))) || self.asked.rules_file.is_some()
     }
 
+    /// The sources of which a handler has gone, for which this acceptor waits.
+    pub(super) fn freed(&self, acceptor: usize) -> Vec<Source> {
+        let sources = self.sources.as_ref();
+        sources.map_or_else(Vec::new, |sources| sources.freed(acceptor))
+    }
+
     /// The seat of a handler that runs already.
     pub(super) fn occupy(&self, peer: &Peer) -> Option<Seat> {
         let sources = self.sources.as_ref()?;

@@ -147,6 +147,9 @@ pub(in crate::serve) struct Sources {
     /// count of an entry, its bucket and whether it may be forgotten have to change together,
     /// which atomic numbers can't.
     parts: Box<[Mutex<Part>]>,
+    /// For each acceptor, those of which a handler has gone while it waited for that. Nobody
+    /// comes here unless somebody waits.
+    freed: Box<[Mutex<Vec<Source>>]>,
     wakers: Arc<[Waker]>,
 }
 
@@ -167,6 +170,7 @@ impl Sources {
         Arc::new(Self {
             hasher: RandomState::new(),
             parts: (0..PARTS).map(|_| Mutex::new(Part::new())).collect(),
+            freed: wakers.iter().map(|_| Mutex::default()).collect(),
             wakers,
         })
     }
@@ -183,7 +187,8 @@ impl Sources {
     }
 
     /// The same. If the source has all handlers that it may have, this acceptor is woken when
-    /// one of them has gone, once: it is to ask again then, for it may not be the only one.
+    /// one of them has gone, once, and finds the source among those [freed](Self::freed): it is
+    /// to ask again then, for it may not be the only one.
     pub(in crate::serve) fn admit_or_wait(
         self: &Arc<Self>,
         source: Source,
@@ -226,13 +231,22 @@ impl Sources {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes those acceptors.
-    fn wake(&self, waiting: Waiting) {
-        if waiting != 0 {
-            for (acceptor, waker) in self.wakers.iter().enumerate() {
-                if waiting & bit(acceptor) != 0 {
-                    waker.wake();
-                }
+    /// The sources for which this acceptor was woken, since this was asked last.
+    pub(in crate::serve) fn freed(&self, acceptor: usize) -> Vec<Source> {
+        let freed = self.freed[acceptor].lock();
+        std::mem::take(&mut *freed.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Wakes those acceptors for this source.
+    fn wake(&self, waiting: Waiting, source: Source) {
+        if waiting == 0 {
+            return;
+        }
+        for (acceptor, (waker, freed)) in self.wakers.iter().zip(&self.freed).enumerate() {
+            if waiting & bit(acceptor) != 0 {
+                let freed = freed.lock();
+                freed.unwrap_or_else(PoisonError::into_inner).push(source);
+                waker.wake();
             }
         }
     }
@@ -255,11 +269,13 @@ impl Seat {
         }
         self.left = true;
         let mut part = self.sources.part(self.part.into());
-        before(&mut part.entries[self.index as usize]);
+        let entry = &mut part.entries[self.index as usize];
+        let source = entry.source;
+        before(entry);
         let waiting = part.leave(self.index, now);
         // The lock isn't held while others are woken for it.
         drop(part);
-        self.sources.wake(waiting);
+        self.sources.wake(waiting, source);
     }
 }
 
@@ -703,6 +719,8 @@ mod tests {
         let all: Vec<_> = (0..20).filter(|index| woken(&wakers[*index])).collect();
         // Those two more because there are more acceptors than bits.
         assert_eq!(all, [2, 3, 18, 19]);
+        assert_eq!(sources.freed(18), [Source::user(1)]);
+        assert_eq!((sources.freed(18), sources.freed(4)), (vec![], vec![]));
         // Once.
         drop(sources.admit(Source::user(1), one, 0).unwrap());
         assert!(!wakers.iter().any(woken));
