@@ -97,7 +97,7 @@ fn a_refusal_is_told_with_the_rule() {
     assert_eq!(let_in(&skd, &FOUR), ["127.0.0.3"]);
     for (from, why) in [
         ("127.0.0.1", "denied by --deny 127.0.0.1"),
-        ("127.0.0.2", "denied by line 3 of the rules"),
+        ("127.0.0.2", "denied by line 3 of the rules file"),
         ("127.0.1.1", "no rule allows it"),
     ] {
         let line = skd.wait_for_log(&format!("Refused connection from [{from}]:"));
