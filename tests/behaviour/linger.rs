@@ -1,7 +1,8 @@
 //! `--linger`: what a handler has said arrives, whatever its client goes on sending.
 
 use crate::harness::{
-    Directory, Holdings, Instance, Over, Skd, connect_unix, descriptors, echo, receive, sockets,
+    Directory, Holdings, Instance, Over, Skd, connect_unix, descriptors, echo, idle_descriptors,
+    receive, sockets,
 };
 use nix::sys::resource::Resource;
 use nix::sys::signal::Signal;
@@ -67,13 +68,6 @@ fn wait_until_closed(skd: &Instance, client: &mut TcpStream) {
     );
 }
 
-/// How many there are when the start is over and nobody is served.
-#[track_caller]
-fn idle_descriptors(skd: &Instance) -> usize {
-    skd.wait_for_log("Listening on");
-    descriptors(skd.pid()).len()
-}
-
 #[track_caller]
 fn wait_for_descriptors(skd: &Instance, count: usize) {
     skd.wait_until("all descriptors are closed", || {
@@ -109,7 +103,7 @@ fn an_answer_arrives_though_its_client_has_sent_more_than_was_read() {
 #[test]
 fn an_answer_arrives_though_its_client_goes_on_sending() {
     let skd = with(&FOR_EVER).run_with("sh", ANSWERING);
-    let before = idle_descriptors(&skd);
+    let before = idle_descriptors(skd.pid());
     let over = AtomicBool::new(false);
     let mut client = skd.connect();
     let mut sending = client.try_clone().unwrap();
@@ -158,7 +152,7 @@ fn a_unix_client_sees_the_end_and_no_error() {
 #[test]
 fn a_client_that_never_closes_is_closed_when_its_time_is_over() {
     let skd = with(&["--linger", "200ms"]).run_with("sh", ANSWERING);
-    let before = idle_descriptors(&skd);
+    let before = idle_descriptors(skd.pid());
     let mut client = one_that_left(&skd);
     expect_answer(&mut client);
     wait_until_closed(&skd, &mut client);
@@ -172,7 +166,7 @@ fn a_connection_that_the_handler_has_left_to_others_is_theirs() {
     let script =
         format!("{{ until test -e {go}; do sleep 0.01; done; echo second; }} & echo first");
     let skd = with(&FOR_EVER).run_with("sh", ["-c", &script]);
-    let before = idle_descriptors(&skd);
+    let before = idle_descriptors(skd.pid());
     let mut client = skd.connect();
     assert_eq!(receive(&mut client, 6), b"first\n");
     wait_for_ends(&skd, 1);
@@ -278,7 +272,7 @@ fn a_drain_waits_for_those_that_leave() {
     let skd = with(&FOR_EVER)
         .args(["--drain", "1h"])
         .run_with("sh", ["-c", "read line; head -c 300000 /dev/zero"]);
-    let before = idle_descriptors(&skd);
+    let before = idle_descriptors(skd.pid());
     let mut talking = skd.connect();
     talking.write_all(b"more than").unwrap();
     let handler = skd.wait_for_children(1);
@@ -347,7 +341,7 @@ fn an_upgrade_keeps_connections_of_handlers_and_those_that_leave() {
         let skd = with(&FOR_EVER)
             .limit(Resource::RLIMIT_NOFILE, files, files)
             .run_with("sh", ["-c", script]);
-        let before = idle_descriptors(&skd);
+        let before = idle_descriptors(skd.pid());
         let connect = || {
             let mut client = skd.connect();
             assert_eq!(receive(&mut client, 6), b"ready\n");
@@ -389,7 +383,7 @@ fn an_upgrade_that_is_refused_changes_nothing() {
     let program = directory.join("skd");
     std::fs::copy(env!("CARGO_BIN_EXE_skd"), &program).unwrap();
     let skd = with(&FOR_EVER).binary(&program).run_with("sh", ANSWERING);
-    let before = idle_descriptors(&skd);
+    let before = idle_descriptors(skd.pid());
     let mut client = one_that_left(&skd);
     std::fs::remove_file(&program).unwrap();
     directory.script("skd", "#!/bin/sh\nexit 7\n");

@@ -14,7 +14,8 @@ pub fn descriptors(pid: i32) -> BTreeMap<i32, String> {
     try_descriptors(pid).unwrap_or_else(|| panic!("the descriptors of {pid} can't be read"))
 }
 
-/// How many descriptors `pid` has when it waits and nothing else: a handler is reaped a moment before its pidfd is closed.
+/// How many descriptors a daemon has when it waits and nothing else: its start has something to close after it has said
+/// its ports, and a handler is reaped a moment before its pidfd is closed.
 #[track_caller]
 pub fn idle_descriptors(pid: i32) -> usize {
     let mut count = 0;
@@ -22,7 +23,7 @@ pub fn idle_descriptors(pid: i32) -> usize {
         let open = descriptors(pid);
         count = open.len();
         let live = open.values().any(|target| target == "anon_inode:[pidfd]");
-        !live && children(pid).is_empty()
+        !live && children(pid).is_empty() && is_in_call(pid, libc::SYS_epoll_wait)
     });
     count
 }
