@@ -164,8 +164,10 @@ impl<'a> Acceptor<'a> {
 
     /// Serves those who have come already, as far as there are places for them now.
     fn serve_last(&mut self) {
-        for lane in &mut self.lanes {
-            lane.ready.fill(true);
+        for index in 0..self.lanes.len() {
+            // Tried by themselves: who finds no place there isn't waited for.
+            self.unwatch(index);
+            self.lanes[index].ready.fill(true);
         }
         while self.shared.is_in(Phase::Closing) {
             self.take_places();
@@ -231,6 +233,7 @@ impl<'a> Acceptor<'a> {
     /// has something due, when it is worth asking again.
     fn is_open(&mut self, service: usize) -> bool {
         let lane = &mut self.lanes[service];
+        lane.closed_by_rate = false;
         let places = &lane.served.places;
         let Some(policy) = &lane.served.policy else {
             return lane.place.is_some();

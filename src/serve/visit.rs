@@ -305,16 +305,17 @@ impl<'a> Acceptor<'a> {
 
     /// Sees to those in the room for whom something may have changed.
     pub(super) fn see_to_rooms(&mut self) {
+        // Another wake-up may come while a handler is started below.
+        let woken = std::mem::take(&mut self.woken);
         if self.lanes.iter().all(|lane| lane.room.is_empty()) {
             // Nobody is there any more whom it could be about.
             self.turns.clear();
-            self.woken = false;
         }
         for service in 0..self.lanes.len() {
             let lane = &self.lanes[service];
             if let Some(policy) = &lane.served.policy {
                 self.say_what_was_counted(service);
-                if self.woken {
+                if woken {
                     self.see_to_freed(policy, service);
                 }
                 if !self.lanes[service].room.is_empty() {
@@ -322,7 +323,6 @@ impl<'a> Acceptor<'a> {
                 }
             }
         }
-        self.woken = false;
     }
 
     /// Sees to those who wait for a source that has lost a handler.
