@@ -442,12 +442,12 @@ impl<'a> Acceptor<'a> {
 }
 
 impl Acceptor<'_> {
-    /// Leaves all who wait to whoever goes on: this thread, or another image.
+    /// Leaves all who wait to whoever goes on: this thread, or its like in another image.
     pub(super) fn leave_rooms(&mut self) {
         for lane in &mut self.lanes {
             let visitors = lane.room.empty(self.poller);
             if !visitors.is_empty() {
-                self.shared.visitors().extend(visitors);
+                self.shared.visitors(self.index).extend(visitors);
             }
         }
     }
@@ -456,7 +456,7 @@ impl Acceptor<'_> {
 impl<'a> Acceptor<'a> {
     /// Takes over all who were left.
     pub(super) fn enter_rooms(&mut self) {
-        let visitors = std::mem::take(&mut *self.shared.visitors());
+        let visitors = std::mem::take(&mut *self.shared.visitors(self.index));
         for visitor in visitors {
             let shared: &'a Shared = self.shared;
             if let Some(policy) = &shared.services[visitor.service].policy {
