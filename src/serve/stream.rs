@@ -164,8 +164,12 @@ impl<'a> Acceptor<'a> {
 
     /// Serves those who have come already, as far as there are places for them now.
     fn serve_last(&mut self) {
-        for lane in &mut self.lanes {
-            lane.ready.fill(true);
+        for service in 0..self.lanes.len() {
+            // Who has come is found by trying; one who can't be served now, while others are
+            // waited for in the room, would be told of again and again.
+            self.unwatch(service);
+            self.lanes[service].ready.fill(true);
+            self.lanes[service].closed_by_rate = false;
         }
         while self.shared.is_in(Phase::Closing) {
             self.take_places();
@@ -244,6 +248,8 @@ impl<'a> Acceptor<'a> {
             }
         };
         if !free {
+            // Or the next token would be waited for, and be due for as long as nobody may take it.
+            lane.closed_by_rate = false;
             self.note_full(service);
             return false;
         }
