@@ -267,6 +267,11 @@ impl Room {
     }
 
     /// When to look at somebody, should nothing happen before.
+    /// Who has been silent for longest of those with whom it is the client's turn.
+    pub(super) fn most_silent(&self) -> Option<u32> {
+        self.silent.first().map(|(_, id)| *id)
+    }
+
     pub(super) fn next_alarm(&self) -> Option<Instant> {
         self.alarms.first().map(|(alarm, _)| *alarm)
     }

@@ -305,6 +305,10 @@ impl<'a> Acceptor<'a> {
             Ok(accepted) => accepted,
             Err(reason) => {
                 self.give_back(service, token);
+                let short = reason.raw_os_error() == Some(Errno::EMFILE as i32);
+                if short && self.make_way(service) {
+                    return Attempt::Served;
+                }
                 return not_accepted(listener, &reason);
             }
         };
@@ -466,6 +470,10 @@ impl<'a> Acceptor<'a> {
                 Err(why) => why,
             };
             drop(birth);
+            let short = matches!(why, SpawnError::Shortage(Errno::EMFILE));
+            if short && self.make_way(service) {
+                continue;
+            }
             let cause = match why {
                 SpawnError::Shortage(_) => Cause::Spawn,
                 SpawnError::Failed(..) => Cause::Exec,

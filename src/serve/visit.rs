@@ -246,6 +246,22 @@ impl<'a> Acceptor<'a> {
 
     fn too_late(&mut self, policy: &'a Policy, visitor: Visitor) {
         let places = &self.lanes[visitor.service].served.places;
+    /// Has the one go who has been silent for longest, since there is no descriptor left for
+    /// anybody else; says whether there was one. Or those who say nothing would hold up the
+    /// others, wherever the limit of open files leaves less than the room may take.
+    pub(super) fn make_way(&mut self, service: usize) -> bool {
+        let lane = &mut self.lanes[service];
+        let served = lane.served;
+        let silent = lane.room.most_silent();
+        let silent = silent.and_then(|id| lane.room.take(self.poller, id));
+        let (Some(policy), Some(silent)) = (&served.policy, silent) else {
+            return false;
+        };
+        let why = Errno::EMFILE.desc();
+        self.refuse(policy, silent, Farewell::Close, Reason::Short(&why));
+        true
+    }
+
         let (limit, source) = (places.limit().unwrap_or_default(), visitor.source);
         let max = Reason::Max(limit);
         let reason = match visitor.stage {
