@@ -167,7 +167,7 @@ impl Room {
         if visitor.stage.is_clients() {
             self.silent.extend(alarm);
             share.silent.extend(alarm);
-        } else if let Some(queue) = self.queue(visitor.stage) {
+        } else if let Some(queue) = self.queue(&visitor) {
             queue.insert(id);
         }
         self.visitors.insert(id, visitor);
@@ -223,17 +223,18 @@ impl Room {
         }
         if visitor.stage.is_clients() {
             let _ = poller.remove(&visitor.connection);
-        } else if let Some(queue) = self.queue(visitor.stage) {
+        } else if let Some(queue) = self.queue(&visitor) {
             queue.remove(&id);
         }
         Some(visitor)
     }
 
-    /// Those who wait for the same, of all sources.
-    fn queue(&mut self, stage: Stage) -> Option<&mut BTreeSet<u32>> {
-        match stage {
+    /// Those who wait for the same, of all sources. Who has a place and waits for memory isn't
+    /// among those to whom another is given.
+    fn queue(&mut self, visitor: &Visitor) -> Option<&mut BTreeSet<u32>> {
+        match visitor.stage {
             Stage::Rate => Some(&mut self.for_rate),
-            Stage::Place => Some(&mut self.for_place),
+            Stage::Place if visitor.place.is_none() => Some(&mut self.for_place),
             _ => None,
         }
     }
@@ -266,12 +267,12 @@ impl Room {
         }
     }
 
-    /// When to look at somebody, should nothing happen before.
     /// Who has been silent for longest of those with whom it is the client's turn.
     pub(super) fn most_silent(&self) -> Option<u32> {
         self.silent.first().map(|(_, id)| *id)
     }
 
+    /// When to look at somebody, should nothing happen before.
     pub(super) fn next_alarm(&self) -> Option<Instant> {
         self.alarms.first().map(|(alarm, _)| *alarm)
     }

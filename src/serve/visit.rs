@@ -208,7 +208,9 @@ impl<'a> Acceptor<'a> {
 
     fn let_in(&mut self, policy: &'a Policy, id: Option<u32>, mut visitor: Visitor) {
         let Some(place) = visitor.place.take_if(|_| self.make_room()) else {
-            visitor.retry = Some(Instant::now() + PAUSE);
+            // It has all that it came for: no time that it may take is over any more, or it would
+            // be asked again at once, and for ever.
+            (visitor.deadline, visitor.retry) = (None, Some(Instant::now() + PAUSE));
             return self.let_wait(policy, id, visitor);
         };
         let served = self.lanes[visitor.service].served;
@@ -244,8 +246,6 @@ impl<'a> Acceptor<'a> {
         }
     }
 
-    fn too_late(&mut self, policy: &'a Policy, visitor: Visitor) {
-        let places = &self.lanes[visitor.service].served.places;
     /// Has the one go who has been silent for longest, since there is no descriptor left for
     /// anybody else; says whether there was one. Or those who say nothing would hold up the
     /// others, wherever the limit of open files leaves less than the room may take.
@@ -262,6 +262,8 @@ impl<'a> Acceptor<'a> {
         true
     }
 
+    fn too_late(&mut self, policy: &'a Policy, visitor: Visitor) {
+        let places = &self.lanes[visitor.service].served.places;
         let (limit, source) = (places.limit().unwrap_or_default(), visitor.source);
         let max = Reason::Max(limit);
         let reason = match visitor.stage {
@@ -324,13 +326,14 @@ impl<'a> Acceptor<'a> {
         if self.lanes.iter().all(|lane| lane.room.is_empty()) {
             // Nobody is there any more whom it could be about.
             self.turns.clear();
-            self.woken = false;
         }
+        // What wakes this thread in the midst of a start below is for the next time.
+        let woken = std::mem::take(&mut self.woken);
         for service in 0..self.lanes.len() {
             let lane = &self.lanes[service];
             if let Some(policy) = &lane.served.policy {
                 self.say_what_was_counted(service);
-                if self.woken {
+                if woken {
                     self.see_to_freed(policy, service);
                 }
                 if !self.lanes[service].room.is_empty() {
@@ -338,7 +341,6 @@ impl<'a> Acceptor<'a> {
                 }
             }
         }
-        self.woken = false;
     }
 
     /// Sees to those who wait for a source that has lost a handler.
@@ -381,10 +383,6 @@ impl<'a> Acceptor<'a> {
             };
             visitor.place = Some(place);
             self.advance(policy, Some(id), visitor);
-            // It has its place, and waits for memory.
-            if self.lanes[service].room.for_place.first() == Some(&id) {
-                break;
-            }
         }
     }
 
