@@ -2,6 +2,7 @@
 //! through. Whoever waits here costs an entry and a descriptor, but no process; and nobody else
 //! waits for them.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
@@ -267,9 +268,13 @@ impl Room {
         }
     }
 
-    /// Who has been silent for longest of those with whom it is the client's turn.
+    /// Of the source that has most of those with whom it is the client's turn, who has been silent
+    /// for longest: somebody with many takes nothing from others. Looks at all sources, which are
+    /// few where files are.
     pub(super) fn most_silent(&self) -> Option<u32> {
-        self.silent.first().map(|(_, id)| *id)
+        let first = |share: &Share| Some((share.silent.len(), Reverse(*share.silent.first()?)));
+        let (_, Reverse((_, id))) = self.shares.values().filter_map(first).max()?;
+        Some(id)
     }
 
     /// When to look at somebody, should nothing happen before.

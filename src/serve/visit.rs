@@ -246,8 +246,8 @@ impl<'a> Acceptor<'a> {
         }
     }
 
-    /// Has the one go who has been silent for longest, since there is no descriptor left for
-    /// anybody else; says whether there was one. Or those who say nothing would hold up the
+    /// Has somebody go who says nothing, since there is no descriptor left for anybody else; says
+    /// whether there was one. Or those who say nothing would hold up the
     /// others, wherever the limit of open files leaves less than the room may take.
     pub(super) fn make_way(&mut self, service: usize) -> bool {
         let lane = &mut self.lanes[service];
