@@ -155,7 +155,7 @@ impl Daemon {
             signs: Signs::new(threads),
             wakers,
             clock: Clock::new(Instant::now()),
-            visitors: Mutex::default(),
+            visitors: (0..threads).map(|_| Mutex::default()).collect(),
             phase: AtomicU8::new(Phase::Starting as u8),
             parked: AtomicUsize::new(0),
             left: AtomicUsize::new(0),

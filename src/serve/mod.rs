@@ -121,9 +121,9 @@ struct Shared {
     phase: AtomicU8,
     /// What limits by time are reckoned in.
     clock: Clock,
-    /// Those who wait to be let through, while no acceptor has them. Locked only to leave or take
-    /// over.
-    visitors: Mutex<Vec<Visitor>>,
+    /// For each acceptor, those who wait to be let through while it doesn't have them: its room
+    /// may be too small for another's too. Locked only to leave or take over.
+    visitors: Box<[Mutex<Vec<Visitor>>]>,
     /// How many acceptors are parked.
     parked: AtomicUsize,
     /// How many acceptors have ended, after all else that they do.
@@ -209,8 +209,9 @@ impl Shared {
         self.services.iter().flat_map(|served| &served.listeners)
     }
 
-    fn visitors(&self) -> MutexGuard<'_, Vec<Visitor>> {
-        self.visitors.lock().unwrap_or_else(PoisonError::into_inner)
+    fn visitors(&self, thread: usize) -> MutexGuard<'_, Vec<Visitor>> {
+        let visitors = self.visitors[thread].lock();
+        visitors.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_in(&self, phase: Phase) -> bool {

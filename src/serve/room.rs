@@ -2,6 +2,7 @@
 //! through. Whoever waits here costs an entry and a descriptor, but no process; and nobody else
 //! waits for them.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
@@ -167,7 +168,7 @@ impl Room {
         if visitor.stage.is_clients() {
             self.silent.extend(alarm);
             share.silent.extend(alarm);
-        } else if let Some(queue) = self.queue(visitor.stage) {
+        } else if let Some(queue) = self.queue(&visitor) {
             queue.insert(id);
         }
         self.visitors.insert(id, visitor);
@@ -223,17 +224,18 @@ impl Room {
         }
         if visitor.stage.is_clients() {
             let _ = poller.remove(&visitor.connection);
-        } else if let Some(queue) = self.queue(visitor.stage) {
+        } else if let Some(queue) = self.queue(&visitor) {
             queue.remove(&id);
         }
         Some(visitor)
     }
 
-    /// Those who wait for the same, of all sources.
-    fn queue(&mut self, stage: Stage) -> Option<&mut BTreeSet<u32>> {
-        match stage {
+    /// Those who wait for the same, of all sources. Who has a place and waits for memory isn't
+    /// among those to whom another is given.
+    fn queue(&mut self, visitor: &Visitor) -> Option<&mut BTreeSet<u32>> {
+        match visitor.stage {
             Stage::Rate => Some(&mut self.for_rate),
-            Stage::Place => Some(&mut self.for_place),
+            Stage::Place if visitor.place.is_none() => Some(&mut self.for_place),
             _ => None,
         }
     }
@@ -264,6 +266,15 @@ impl Room {
         } else {
             None
         }
+    }
+
+    /// Of the source that has most of those with whom it is the client's turn, who has been silent
+    /// for longest: somebody with many takes nothing from others. Looks at all sources, which are
+    /// few where files are.
+    pub(super) fn most_silent(&self) -> Option<u32> {
+        let first = |share: &Share| Some((share.silent.len(), Reverse(*share.silent.first()?)));
+        let (_, Reverse((_, id))) = self.shares.values().filter_map(first).max()?;
+        Some(id)
     }
 
     /// When to look at somebody, should nothing happen before.

@@ -164,10 +164,12 @@ impl<'a> Acceptor<'a> {
 
     /// Serves those who have come already, as far as there are places for them now.
     fn serve_last(&mut self) {
-        for index in 0..self.lanes.len() {
-            // Tried by themselves: who finds no place there isn't waited for.
-            self.unwatch(index);
-            self.lanes[index].ready.fill(true);
+        for service in 0..self.lanes.len() {
+            // Who has come is found by trying; one who can't be served now, while others are
+            // waited for in the room, would be told of again and again.
+            self.unwatch(service);
+            self.lanes[service].ready.fill(true);
+            self.lanes[service].closed_by_rate = false;
         }
         while self.shared.is_in(Phase::Closing) {
             self.take_places();
@@ -247,6 +249,8 @@ impl<'a> Acceptor<'a> {
             }
         };
         if !free {
+            // Or the next token would be waited for, and be due for as long as nobody may take it.
+            lane.closed_by_rate = false;
             self.note_full(service);
             return false;
         }
@@ -302,6 +306,10 @@ impl<'a> Acceptor<'a> {
             Ok(accepted) => accepted,
             Err(reason) => {
                 self.give_back(service, token);
+                let short = reason.raw_os_error() == Some(Errno::EMFILE as i32);
+                if short && self.make_way(service) {
+                    return Attempt::Served;
+                }
                 return not_accepted(listener, &reason);
             }
         };
@@ -463,6 +471,10 @@ impl<'a> Acceptor<'a> {
                 Err(why) => why,
             };
             drop(birth);
+            let short = matches!(why, SpawnError::Shortage(Errno::EMFILE));
+            if short && self.make_way(service) {
+                continue;
+            }
             let cause = match why {
                 SpawnError::Shortage(_) => Cause::Spawn,
                 SpawnError::Failed(..) => Cause::Exec,

@@ -561,7 +561,13 @@ impl Daemon {
             })
         });
         let visitors: Vec<_> = visitors.collect();
-        self.shared.visitors().extend(visitors);
+        // Listeners have threads; and each has a part of everybody, for each has room for no more.
+        for (visitor, thread) in visitors
+            .into_iter()
+            .zip((0..self.shared.wakers.len()).cycle())
+        {
+            self.shared.visitors(thread).push(visitor);
+        }
         self.handed_connections.clear();
     }
 
@@ -651,8 +657,7 @@ impl Shared {
     }
 
     fn hand_over_visitors(&self, connections: bool, to: &mut HandOver) -> Vec<HandedVisitor> {
-        let visitors = self.visitors();
-        let hand_over = |visitor: &Visitor| {
+        let mut hand_over = |visitor: &Visitor| {
             Some(HandedVisitor {
                 // One that can't be passed on is closed at the exec.
                 connection: to.pass(&visitor.connection).ok()?,
@@ -662,10 +667,13 @@ impl Shared {
                 identified: visitor.stage != Stage::Header,
             })
         };
-        match connections {
-            true => visitors.iter().filter_map(hand_over).collect(),
-            false => Vec::new(),
+        let mut handed = Vec::new();
+        if connections {
+            for thread in 0..self.visitors.len() {
+                handed.extend(self.visitors(thread).iter().filter_map(&mut hand_over));
+            }
         }
+        handed
     }
 
     fn hand_over_leaving(&self, connections: bool, to: &mut HandOver) -> Vec<HandedLeaving> {

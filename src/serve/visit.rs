@@ -208,7 +208,9 @@ impl<'a> Acceptor<'a> {
 
     fn let_in(&mut self, policy: &'a Policy, id: Option<u32>, mut visitor: Visitor) {
         let Some(place) = visitor.place.take_if(|_| self.make_room()) else {
-            visitor.retry = Some(Instant::now() + PAUSE);
+            // It has all that it came for: no time that it may take is over any more, or it would
+            // be asked again at once, and for ever.
+            (visitor.deadline, visitor.retry) = (None, Some(Instant::now() + PAUSE));
             return self.let_wait(policy, id, visitor);
         };
         let served = self.lanes[visitor.service].served;
@@ -242,6 +244,22 @@ impl<'a> Acceptor<'a> {
             let why = format_args!("it can't be waited for: {}", errno.desc());
             self.refuse(policy, visitor, Farewell::Close, Reason::Short(&why));
         }
+    }
+
+    /// Has somebody go who says nothing, since there is no descriptor left for anybody else; says
+    /// whether there was one. Or those who say nothing would hold up the
+    /// others, wherever the limit of open files leaves less than the room may take.
+    pub(super) fn make_way(&mut self, service: usize) -> bool {
+        let lane = &mut self.lanes[service];
+        let served = lane.served;
+        let silent = lane.room.most_silent();
+        let silent = silent.and_then(|id| lane.room.take(self.poller, id));
+        let (Some(policy), Some(silent)) = (&served.policy, silent) else {
+            return false;
+        };
+        let why = Errno::EMFILE.desc();
+        self.refuse(policy, silent, Farewell::Close, Reason::Short(&why));
+        true
     }
 
     fn too_late(&mut self, policy: &'a Policy, visitor: Visitor) {
@@ -311,6 +329,8 @@ impl<'a> Acceptor<'a> {
             // Nobody is there any more whom it could be about.
             self.turns.clear();
         }
+        // What wakes this thread in the midst of a start below is for the next time.
+        let woken = std::mem::take(&mut self.woken);
         for service in 0..self.lanes.len() {
             let lane = &self.lanes[service];
             if let Some(policy) = &lane.served.policy {
@@ -365,10 +385,6 @@ impl<'a> Acceptor<'a> {
             };
             visitor.place = Some(place);
             self.advance(policy, Some(id), visitor);
-            // It has its place, and waits for memory.
-            if self.lanes[service].room.for_place.first() == Some(&id) {
-                break;
-            }
         }
     }
 
@@ -442,12 +458,12 @@ impl<'a> Acceptor<'a> {
 }
 
 impl Acceptor<'_> {
-    /// Leaves all who wait to whoever goes on: this thread, or another image.
+    /// Leaves all who wait to whoever goes on: this thread, or its like in another image.
     pub(super) fn leave_rooms(&mut self) {
         for lane in &mut self.lanes {
             let visitors = lane.room.empty(self.poller);
             if !visitors.is_empty() {
-                self.shared.visitors().extend(visitors);
+                self.shared.visitors(self.index).extend(visitors);
             }
         }
     }
@@ -456,7 +472,7 @@ impl Acceptor<'_> {
 impl<'a> Acceptor<'a> {
     /// Takes over all who were left.
     pub(super) fn enter_rooms(&mut self) {
-        let visitors = std::mem::take(&mut *self.shared.visitors());
+        let visitors = std::mem::take(&mut *self.shared.visitors(self.index));
         for visitor in visitors {
             let shared: &'a Shared = self.shared;
             if let Some(policy) = &shared.services[visitor.service].policy {

@@ -2,7 +2,8 @@
 
 use crate::harness::{
     Conversation, DEADLINE, Directory, Instance, Namespace, Running, Skd, connect_from,
-    connect_unix, echo, receive, requires_command, requires_root, talk, wait_until,
+    connect_unix, cpu_ticks, descriptors, echo, receive, requires_command, requires_root, talk,
+    wait_until,
 };
 use nix::sys::resource::Resource;
 use nix::sys::signal::Signal;
@@ -481,6 +482,86 @@ fn many_at_a_time_never_have_more_handlers_than_they_may() {
         }
     });
     assert_eq!(skd.logged("Refused"), [""; 0]);
+}
+
+// What it costs to have somebody wait.
+
+#[test]
+fn a_rate_that_nobody_can_use_for_want_of_a_place_keeps_no_thread_busy() {
+    let skd = echoing(&["-c2", "--rate=2/s:1", "--first-byte=1h"]);
+    let mut both: Vec<_> = (1..=2).map(|_| client(&skd, "127.0.0.1")).collect();
+    let silent = client(&skd, "127.0.0.1");
+    skd.wait_until("all are waited for", || descriptors_of_tcp(&skd) == 4);
+    // The second waits for its token, and takes the last place with that.
+    for stream in &mut both {
+        stream.write_all(b"x").unwrap();
+    }
+    for stream in &mut both {
+        assert_eq!(receive(stream, 1), b"x");
+    }
+    // The next token has come back by the end of this second, and the one after.
+    let ticks = cpu_ticks(skd.pid());
+    std::thread::sleep(Duration::from_secs(2));
+    let ticks = cpu_ticks(skd.pid()) - ticks;
+    assert!(ticks < 50, "{ticks} ticks");
+    drop(silent);
+}
+
+/// How many sockets skd has, its listener too.
+fn descriptors_of_tcp(skd: &Instance) -> usize {
+    let sockets = descriptors(skd.pid()).into_values();
+    sockets.filter(|what| what.starts_with("socket:")).count()
+}
+
+#[test]
+fn who_says_nothing_makes_way_where_files_are_short() {
+    // Rooms for 32, which with as many handlers are more than there can be files.
+    let skd = Skd::new(["-v", "--threads=1", "--first-byte=1h", "-t", "127.0.0.1:0"])
+        .limit(Resource::RLIMIT_NOFILE, 64, 64)
+        .run("cat");
+    let silent: Vec<_> = (1..=31)
+        .map(|last| client(&skd, &format!("127.0.1.{last}")))
+        .collect();
+    let handlers: Vec<_> = (1..=31)
+        .map(|last| served(&skd, &format!("127.0.2.{last}")))
+        .collect();
+    skd.wait_for_log("Refused connection from [127.0.1.1]:");
+    assert_eq!(skd.logged("Refused connection from [127.0.2."), [""; 0]);
+    drop((silent, handlers));
+}
+
+#[test]
+fn all_who_wait_have_room_after_an_upgrade() {
+    // Three rooms for 21 each, and five in each for one source.
+    let skd = Skd::new(["-v", "--threads=3", "-t", "127.0.0.1:0"])
+        .args(["-c1", "--at-max=queue:1h"])
+        .limit(Resource::RLIMIT_NOFILE, 128, 128)
+        .run("cat");
+    let mut first = served(&skd, "127.0.0.1");
+    // All threads find somebody, if all have come before any of them looks.
+    skd.signal(Signal::SIGSTOP);
+    let mut waiting: Vec<_> = (1..=50)
+        .map(|last| client(&skd, &format!("127.0.1.{last}")))
+        .collect();
+    skd.signal(Signal::SIGCONT);
+    skd.wait_until("all wait or are refused", || {
+        descriptors_of_tcp(&skd) + refusals(&skd) > 50
+    });
+    skd.signal(Signal::SIGUSR2);
+    skd.wait_for_log("Upgraded from skd ");
+    echo(&mut first, b"still the first");
+    first.finish().unwrap();
+    for stream in &mut waiting {
+        // Some of them are gone.
+        let _ = stream.write_all(b"x").and_then(|()| stream.finish());
+    }
+    let heard = waiting.into_iter().map(hear);
+    let served = heard.filter(|heard| heard.as_deref() == Ok("x")).count();
+    assert_eq!(served + refusals(&skd), 50, "{:#?}", skd.log_lines());
+    let lines = skd.log_lines();
+    let mut lines = lines.iter().map(String::as_str);
+    assert!(lines.any(|line| line.starts_with("Upgraded from skd ")));
+    assert_eq!(lines.find(|line| line.starts_with("Refused")), None);
 }
 
 // Lines.
