@@ -215,7 +215,7 @@ impl<'a> Acceptor<'a> {
     }
 
     /// Has it said that clients wait for a place, if they do.
-    pub(super) fn note_full(&self, service: usize) {
+    fn note_full(&self, service: usize) {
         if report::full_is_due() {
             // Whether clients wait is for the main thread to see: to look at the
             // listener from here would take the wake-up from another acceptor.

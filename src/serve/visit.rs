@@ -193,12 +193,17 @@ impl<'a> Acceptor<'a> {
         if visitor.place.is_some() {
             return Passed::Yes;
         }
-        self.note_full(visitor.service);
         match policy.asked.at_max() {
-            AtLimit::Queue(within) => Passed::Later {
-                retry: None,
-                within: within.map(Into::into),
-            },
+            AtLimit::Queue(within) => {
+                // Here is one that waits; in the backlog, that is found out by the main thread.
+                if let Some(limit) = places.full() {
+                    report::event(Event::Full(limit));
+                }
+                Passed::Later {
+                    retry: None,
+                    within: within.map(Into::into),
+                }
+            }
             at => Passed::No(
                 Farewell::at(at),
                 Reason::Max(places.limit().unwrap_or_default()),

@@ -532,3 +532,31 @@ fn what_was_counted_is_said_before_the_end_and_before_an_upgrade() {
     assert_eq!(skd.stop().code(), Some(0));
     assert_eq!(refusals(&skd), 100, "{:#?}", skd.log_lines());
 }
+
+#[test]
+fn only_those_who_wait_are_said_to_wait() {
+    let waiting = "skd: all 1 places are taken; clients wait";
+    for at in ["--at-max=close", "--at-max=reset", "--at-max=message:no"] {
+        let skd = echoing(&["-c1", at]);
+        let mut first = served(&skd, "127.0.0.1");
+        for _ in 0..20 {
+            let _ = come(skd.address());
+        }
+        // The main thread, which would look for them, has had its turn.
+        skd.signal(Signal::SIGUSR2);
+        skd.wait_for_log("Upgraded from skd ");
+        echo(&mut first, b"still");
+        assert_eq!(skd.logged(waiting), [""; 0], "{at}");
+    }
+    for options in [
+        &["-c1"][..],
+        &["-c1", "--at-max=queue:1h"],
+        &["-c1", "--first-byte=1h"],
+    ] {
+        let skd = echoing(options);
+        let _first = served(&skd, "127.0.0.1");
+        let mut second = client(&skd, "127.0.0.1");
+        second.write_all(b"x").unwrap();
+        skd.wait_for_log(waiting);
+    }
+}
