@@ -122,6 +122,7 @@ impl fmt::Display for Event<'_> {
             Self::Overdue(count, then) => {
                 write!(f, "skd: {count} handlers have not ended: {then}")
             }
+            Self::ReadRules(1) => f.write_str("Read 1 rule again"),
             Self::ReadRules(count) => write!(f, "Read {count} rules again"),
             Self::Trouble(_, what) => write!(f, "skd: {what}"),
         }
