@@ -173,10 +173,13 @@ impl<'a> Acceptor<'a> {
             }
             Err(_) => match policy.asked.at_rate() {
                 // The first of those who wait is looked at when there is a token.
-                AtLimit::Queue(within) => Passed::Later {
-                    retry: None,
-                    within: within.map(Into::into),
-                },
+                AtLimit::Queue(within) => {
+                    report::event(Event::Fast);
+                    Passed::Later {
+                        retry: None,
+                        within: within.map(Into::into),
+                    }
+                }
                 at => Passed::No(Farewell::at(at), Reason::Rate),
             },
         }
