@@ -70,7 +70,7 @@ fn tell(
     writeln!(text, "client: {who}\nverdict: {verdict}")?;
     match rule {
         Some(rule) => writeln!(text, "rule: {rule}\nfrom: {place}")?,
-        None if allow => writeln!(text, "rule: none fits, and none allows others alone")?,
+        None if allow => writeln!(text, "rule: none fits, and there is none that allows")?,
         None => writeln!(
             text,
             "rule: none fits, and there are some that allow others"

@@ -143,11 +143,19 @@ fn rules(given: &Given<'_>) -> Vec<Rule> {
 
 /// Somebody whom rules are asked about.
 pub(super) fn client(text: &OsStr, names: Names<'_>) -> Result<Who, Why> {
-    match Who::parse(text, names).map_err(|why| why.to_string())? {
-        who @ (Who::Unix | Who::Uid(_) | Who::Gid(_)) => Ok(who),
-        Who::Net(prefix) if prefix.is_one() => Ok(Who::Net(prefix)),
+    match Who::parse(text, names) {
+        Ok(who @ (Who::Unix | Who::Uid(_) | Who::Gid(_))) => Ok(who),
+        Ok(Who::Net(prefix)) if prefix.is_one() => Ok(Who::Net(prefix)),
+        // Of what can be asked about, what is wrong with it is worth saying.
+        Err(why) if ["uid=", "gid="].iter().any(|begin| begins(text, begin)) => {
+            Err(why.to_string())
+        }
         _ => Err("it takes one address, unix, uid=USER or gid=GROUP".into()),
     }
+}
+
+fn begins(text: &OsStr, with: &str) -> bool {
+    text.as_encoded_bytes().starts_with(with.as_bytes())
 }
 
 /// A duration in which something can happen.

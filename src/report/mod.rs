@@ -45,6 +45,8 @@ pub enum Event<'a> {
     Places(usize, Option<usize>),
     /// Clients wait, since as many handlers run as may: this many.
     Full(usize),
+    /// Clients wait, since connections come faster than they may, all together.
+    Fast,
     /// A socket listens.
     Listening(&'a dyn fmt::Display),
     /// A socket would listen, if skd weren't only asked what it thinks of its command line.
@@ -161,6 +163,7 @@ static LOST: AtomicU32 = AtomicU32::new(0);
 static TORN: AtomicBool = AtomicBool::new(false);
 static TROUBLE: [AtomicU64; CAUSES] = [const { AtomicU64::new(0) }; CAUSES];
 static FULL: AtomicU64 = AtomicU64::new(0);
+static FAST: AtomicU64 = AtomicU64::new(0);
 
 /// Sets how much is reported: 0 troubles, 1 connections, 2 all.
 pub fn set_verbosity(verbosity: u8) {
@@ -183,12 +186,17 @@ pub fn wants(verbosity: u8) -> bool {
     VERBOSITY.load(Ordering::Relaxed) >= verbosity
 }
 
-/// How often it is said that all places are taken.
+/// How often it is said that all places are taken, or that connections come too fast.
 const FULL_PAUSE: Duration = Duration::from_secs(60);
 
 /// Whether it is time to say again that all places are taken, if they are.
 pub fn full_is_due() -> bool {
     is_due(FULL.load(Ordering::Relaxed), FULL_PAUSE).is_some()
+}
+
+/// Whether it is time to say again that connections come too fast, if they do.
+pub fn fast_is_due() -> bool {
+    is_due(FAST.load(Ordering::Relaxed), FULL_PAUSE).is_some()
 }
 
 /// Reports an event, if it is wanted.
@@ -199,6 +207,7 @@ pub fn event(event: Event<'_>) {
     let due = match event {
         Event::Trouble(cause, _) => due(&TROUBLE[cause as usize], TROUBLE_PAUSE),
         Event::Full(_) => due(&FULL, FULL_PAUSE),
+        Event::Fast => due(&FAST, FULL_PAUSE),
         _ => true,
     };
     if !due {

@@ -13,6 +13,7 @@ impl Event<'_> {
         match self {
             Self::Trouble(..)
             | Self::Full(_)
+            | Self::Fast
             | Self::ReadAway { .. }
             | Self::LeftWaiting { .. }
             | Self::Killing(_)
@@ -53,6 +54,7 @@ impl fmt::Display for Event<'_> {
             Self::Places(taken, None) => write!(f, "Running {taken} handlers"),
             Self::Places(taken, Some(limit)) => write!(f, "Running {taken} of {limit} handlers"),
             Self::Full(limit) => write!(f, "skd: all {limit} places are taken; clients wait"),
+            Self::Fast => f.write_str("skd: connections come faster than --rate; clients wait"),
             Self::Listening(listener) => write!(f, "Listening on {listener}"),
             Self::WouldListen(listener) => write!(f, "Would listen on {listener}"),
             Self::ClosedListener(listener) => write!(f, "Closed {listener}"),
@@ -122,6 +124,7 @@ impl fmt::Display for Event<'_> {
             Self::Overdue(count, then) => {
                 write!(f, "skd: {count} handlers have not ended: {then}")
             }
+            Self::ReadRules(1) => f.write_str("Read 1 rule again"),
             Self::ReadRules(count) => write!(f, "Read {count} rules again"),
             Self::Trouble(_, what) => write!(f, "skd: {what}"),
         }

@@ -499,16 +499,24 @@ impl Daemon {
         }
     }
 
-    /// A client has come to a listener whose service was found full.
+    /// A client has come to a listener whose service was found full, or its rate used up.
     fn client_waits(&self, service: usize, listener: usize) {
         let served = &self.shared.services[service];
         let listener = &served.listeners[listener];
+        let used_up = || {
+            let bucket = served.policy.as_ref().and_then(Policy::gate);
+            let now = self.shared.clock.read(Instant::now());
+            bucket.is_some_and(|bucket| bucket.next(now) > now)
+        };
+        let event = match served.places.full() {
+            Some(limit) => Event::Full(limit),
+            None if used_up() => Event::Fast,
+            None => return,
+        };
         // It may have been taken meanwhile, into the last place; the next acceptor who finds
         // the service full asks again.
-        if let Some(limit) = served.places.full()
-            && is_readable(listener)
-        {
-            report::event(Event::Full(limit));
+        if is_readable(listener) {
+            report::event(event);
         }
     }
 

@@ -154,7 +154,7 @@ struct Served {
     linger: Option<Duration>,
     /// Who may come in, where not everybody may.
     rules: Option<RuleBook>,
-    /// Whether the main thread is asked to find out if clients wait for a place.
+    /// Whether the main thread is asked to find out if clients wait in the backlog.
     full: AtomicBool,
     /// What handlers are held to.
     times: Option<Times>,

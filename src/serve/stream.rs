@@ -219,16 +219,18 @@ impl<'a> Acceptor<'a> {
     }
 
     /// Has it said that clients wait for a place, if they do.
-    pub(super) fn note_full(&self, service: usize) {
+    fn note_full(&self, service: usize) {
         if report::full_is_due() {
-            // Whether clients wait is for the main thread to see: to look at the
-            // listener from here would take the wake-up from another acceptor.
-            self.lanes[service]
-                .served
-                .full
-                .store(true, Ordering::SeqCst);
-            self.shared.main.wake();
+            self.ask_who_waits(service);
         }
+    }
+
+    /// Whether clients wait is for the main thread to see: to look at the listener from here
+    /// would take the wake-up from another acceptor.
+    fn ask_who_waits(&self, service: usize) {
+        let served = self.lanes[service].served;
+        served.full.store(true, Ordering::SeqCst);
+        self.shared.main.wake();
     }
 
     /// Whether connections of a service are to be accepted now. If not, this thread is woken, or
@@ -258,7 +260,11 @@ impl<'a> Acceptor<'a> {
             let now = self.shared.clock.read(Instant::now());
             !lane.room.for_rate.is_empty() || bucket.next(now) > now
         });
-        !lane.closed_by_rate
+        let open = !lane.closed_by_rate;
+        if !open && report::fast_is_due() {
+            self.ask_who_waits(service);
+        }
+        open
     }
 
     /// Serves one connection of each listener that may have one, in turn, so that none

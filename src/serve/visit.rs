@@ -173,10 +173,13 @@ impl<'a> Acceptor<'a> {
             }
             Err(_) => match policy.asked.at_rate() {
                 // The first of those who wait is looked at when there is a token.
-                AtLimit::Queue(within) => Passed::Later {
-                    retry: None,
-                    within: within.map(Into::into),
-                },
+                AtLimit::Queue(within) => {
+                    report::event(Event::Fast);
+                    Passed::Later {
+                        retry: None,
+                        within: within.map(Into::into),
+                    }
+                }
                 at => Passed::No(Farewell::at(at), Reason::Rate),
             },
         }
@@ -193,12 +196,17 @@ impl<'a> Acceptor<'a> {
         if visitor.place.is_some() {
             return Passed::Yes;
         }
-        self.note_full(visitor.service);
         match policy.asked.at_max() {
-            AtLimit::Queue(within) => Passed::Later {
-                retry: None,
-                within: within.map(Into::into),
-            },
+            AtLimit::Queue(within) => {
+                // Here is one that waits; in the backlog, that is found out by the main thread.
+                if let Some(limit) = places.full() {
+                    report::event(Event::Full(limit));
+                }
+                Passed::Later {
+                    retry: None,
+                    within: within.map(Into::into),
+                }
+            }
             at => Passed::No(
                 Farewell::at(at),
                 Reason::Max(places.limit().unwrap_or_default()),
@@ -323,8 +331,6 @@ impl<'a> Acceptor<'a> {
 
     /// Sees to those in the room for whom something may have changed.
     pub(super) fn see_to_rooms(&mut self) {
-        // Another wake-up may come while a handler is started below.
-        let woken = std::mem::take(&mut self.woken);
         if self.lanes.iter().all(|lane| lane.room.is_empty()) {
             // Nobody is there any more whom it could be about.
             self.turns.clear();

@@ -613,3 +613,40 @@ fn what_was_counted_is_said_before_the_end_and_before_an_upgrade() {
     assert_eq!(skd.stop().code(), Some(0));
     assert_eq!(refusals(&skd), 100, "{:#?}", skd.log_lines());
 }
+
+#[test]
+fn only_those_who_wait_are_said_to_wait() {
+    let full = "skd: all 1 places are taken; clients wait";
+    let fast = "skd: connections come faster than --rate; clients wait";
+    let limits = [("-c1", "--at-max"), ("--rate=1/h:1", "--at-rate")];
+    for (limit, at) in limits {
+        for answer in ["close", "reset", "message:no"] {
+            let skd = echoing(&[limit, at, answer]);
+            let mut first = served(&skd, "127.0.0.1");
+            for _ in 0..20 {
+                let _ = come(skd.address());
+            }
+            // The main thread, which would look for them, has had its turn.
+            skd.signal(Signal::SIGUSR2);
+            skd.wait_for_log("Upgraded from skd ");
+            echo(&mut first, b"still");
+            assert_eq!(skd.logged("clients wait"), [""; 0], "{at} {answer}");
+        }
+    }
+    for (options, line) in [
+        (&["-c1"][..], full),
+        (&["-c1", "--at-max=queue:1h"], full),
+        (&["-c1", "--first-byte=1h"], full),
+        (&["--rate=1/h:1"], fast),
+        (&["--rate=1/h:1", "--at-rate=queue:1h"], fast),
+        (&["--rate=1/h:1", "--first-byte=1h"], fast),
+    ] {
+        let skd = echoing(options);
+        let _first = served(&skd, "127.0.0.1");
+        // Nobody waits yet.
+        assert_eq!(skd.logged("clients wait"), [""; 0], "{options:?}");
+        let mut second = client(&skd, "127.0.0.1");
+        second.write_all(b"x").unwrap();
+        skd.wait_for_log(line);
+    }
+}

@@ -2,9 +2,10 @@
 //! had it. The files of the topics go further; these are short.
 
 use crate::harness::{
-    Directory, Running, SignalMasks, Skd, ask, ask_udp, connect, connect_unix, cpu_ticks,
-    datagram_echo, descriptors, echo, idle_descriptors, ids, in_a_storm, requires_command,
-    requires_root, signal_masks, sockets, talk, try_talk, udp_client, wait_until, zombies,
+    Directory, Instance, Running, SignalMasks, Skd, ask, ask_udp, connect, connect_from,
+    connect_unix, cpu_ticks, datagram_echo, descriptors, echo, idle_descriptors, ids, in_a_storm,
+    requires_command, requires_root, signal_masks, sockets, talk, try_talk, udp_client, wait_until,
+    zombies,
 };
 use nix::errno::Errno;
 use nix::sys::resource::Resource;
@@ -519,4 +520,58 @@ fn proxy_header_and_what_follows() {
             assert_eq!(talk(skd.connect(), &[header, follows].concat()), follows);
         }
     }
+}
+
+// inetds: off for ten minutes; xinetd (cps): for a while; systemd: until somebody starts it again (systemd/systemd#15633).
+#[test]
+fn rate_limit_as_denial_of_service() {
+    const FLOOD: usize = 300;
+    let flood = |skd: &Instance, from: &str| {
+        let answered =
+            |_: &usize| try_talk(from_address(skd, from), b"x").is_ok_and(|it| it == b"x");
+        (0..FLOOD).filter(answered).count()
+    };
+    // Who comes too often is the only one whom it costs anything, for as long as it lasts and after it.
+    let limited = ["-t", "127.0.0.1:0", "--rate-per-source=1/h:3"];
+    let skd = Skd::new(limited).run("cat");
+    assert_eq!(flood(&skd, "127.0.0.1"), 3);
+    for other in 2..20 {
+        let stream = from_address(&skd, &format!("127.0.0.{other}"));
+        assert_eq!(talk(stream, b"as ever"), b"as ever");
+    }
+    // A limit of all together lets through what it says, whatever came before, and is no switch.
+    let limited = ["-t", "127.0.0.1:0", "--rate=50/s:1", "--at-rate=close"];
+    let skd = Skd::new(limited).run("cat");
+    let answered = flood(&skd, "127.0.0.1");
+    assert!((1..FLOOD).contains(&answered), "{answered}");
+    wait_until("there is a token again", || {
+        try_talk(skd.connect(), b"x").is_ok_and(|it| it == b"x")
+    });
+}
+
+fn from_address(skd: &Instance, address: &str) -> TcpStream {
+    connect_from(address.parse().unwrap(), skd.address())
+}
+
+// All that have a limit of handlers and none of time: tcpserver, s6, ipsvd, busybox, inetds.
+#[test]
+fn slots_held_by_idle_clients() {
+    const SLOTS: &str = "-c3";
+    let silent = |skd: &Instance| (0..3).map(|_| skd.connect()).collect::<Vec<_>>();
+    for limit in ["--idle-timeout=300ms", "--timeout=300ms"] {
+        let skd = Skd::new([SLOTS, "-t", "127.0.0.1:0", limit]).run("cat");
+        let streams = silent(&skd);
+        skd.wait_for_children(3);
+        // The first waits for a slot; on a slow machine a handler may be too late itself.
+        wait_until("there is a slot again", || {
+            try_talk(skd.connect(), b"x").is_ok_and(|it| it == b"x")
+        });
+        for mut stream in streams {
+            assert_eq!(stream.read(&mut [0]).unwrap(), 0, "{limit}");
+        }
+    }
+    // Or they have none to begin with.
+    let skd = Skd::new([SLOTS, "-t", "127.0.0.1:0", "--first-byte=1h"]).run("cat");
+    let _streams = silent(&skd);
+    assert_eq!(talk(skd.connect(), b"at once"), b"at once");
 }

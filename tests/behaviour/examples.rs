@@ -1,12 +1,14 @@
-//! The three examples of the README of skd 1.2, to the letter, as root on a machine of their own.
+//! The three examples of the README of skd 1.2, and those of ours about admission, to the letter, as root on a
+//! machine of their own.
 
 use crate::harness::{
-    Directory, Namespace, Program, Running, Skd, Syslog, connect_unix, each_program, environment,
-    requires_root, session, talk, wait_for_text, wait_until,
+    Directory, Namespace, Program, Running, Skd, Syslog, connect_from, connect_unix, each_program,
+    environment, requires_command, requires_root, session, talk, wait_for_text, wait_until,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
 
 /// A machine with nothing in /dev but the usual nodes and a system log, an empty /var/run, and skd in PATH.
@@ -34,15 +36,21 @@ impl Machine {
 
     /// Types a line into a shell.
     fn type_in(&self, line: &str) -> Running {
+        self.type_in_at(line, &self.programs)
+    }
+
+    /// The same in this directory.
+    fn type_in_at(&self, line: &str, directory: &Directory) -> Running {
         let path = std::env::var("PATH").unwrap();
         Skd::new(["-c", line])
+            .cwd(directory.path())
             .binary("/bin/sh")
             .inside(&self.namespace)
             .env("PATH", format!("{}:{path}", self.programs.path().display()))
             .start_bare()
     }
 
-    fn connect(&self, address: &str) -> std::net::TcpStream {
+    fn connect(&self, address: &str) -> TcpStream {
         let address: SocketAddr = address.parse().unwrap();
         self.namespace.enter(|| crate::harness::connect(address))
     }
@@ -163,4 +171,100 @@ fn a_program_without_a_socket_becomes_a_daemon_with_a_log() {
         machine.syslog.wait_for("uschedule: stopped");
         assert!(shell.wait().success());
     });
+}
+
+/// What the README has typed into a shell, where these words are in it.
+fn readme(words: &str) -> String {
+    let readme = std::fs::read_to_string("README.md").unwrap();
+    let blocks = readme.split("```sh\n").skip(1);
+    let mut blocks = blocks.map(|block| block.split("```").next().unwrap());
+    let block = blocks.find(|block| block.contains(words));
+    block.unwrap_or_else(|| panic!("{words}")).to_owned()
+}
+
+/// Sends it and says what comes back, though it may be cut short by a reset.
+fn answer(mut stream: TcpStream, bytes: &[u8]) -> String {
+    let mut text = Vec::new();
+    let _ = stream.write_all(bytes);
+    let _ = stream.read_to_end(&mut text);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+#[test]
+fn a_public_service_has_rules_and_limits() {
+    const REQUEST: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
+    requires_command("busybox");
+    let machine = Machine::new(Program::Ours);
+    machine.namespace.tmpfs("/srv");
+    machine
+        .namespace
+        .shell("mkdir /srv/www && echo 'It works.' > /srv/www/index.html");
+    for address in ["10.1.2.3/32", "192.0.2.7/32"] {
+        machine.namespace.add_address(address);
+    }
+    let files = Directory::public();
+    files.write("blocked", "192.0.2.0/24\n");
+    let typed = readme("--rate-per-source");
+    let (service, question) = typed.split_once("skd --explain").unwrap();
+    // Without the shell between, which would get the signals.
+    let service = service.replace("\nskd ", "\nexec skd ");
+    let shell = machine.type_in_at(&service, &files);
+    let to: SocketAddr = "127.0.0.1:8080".parse().unwrap();
+    let from = |address: &str| {
+        let own = address.parse().unwrap();
+        machine.namespace.enter(|| connect_from(own, to))
+    };
+    let serves = || machine.namespace.enter(|| TcpStream::connect(to).is_ok());
+    wait_until("it serves", serves);
+
+    let page = answer(from("10.1.2.3"), REQUEST);
+    assert!(page.ends_with("It works.\n"), "{page}");
+    assert_eq!(answer(from("192.0.2.7"), REQUEST), "");
+    shell.wait_for_log("denied by line 1 of the rules file");
+    // Four who haven't finished their requests, or fifty.
+    let begun = |address: &str| {
+        let mut stream = from(address);
+        stream.write_all(b"GET").unwrap();
+        stream
+    };
+    let _many: Vec<_> = (0..5).map(|_| begun("10.1.2.3")).collect();
+    let _four: Vec<_> = (0..4).map(|_| begun("127.0.0.2")).collect();
+    shell.wait_for_children(9);
+    assert_eq!(answer(from("127.0.0.2"), REQUEST), "");
+    shell.wait_for_log("127.0.0.2 has as many handlers as it may, 4");
+    let told = (0..1000).find_map(|_| {
+        let heard = answer(from("127.0.0.3"), REQUEST);
+        (!heard.contains(" 200 OK")).then_some(heard)
+    });
+    let told = told.as_deref();
+    assert_eq!(told, Some("HTTP/1.0 429 Too Many Requests\r\n\r\n"));
+
+    files.write("blocked", "10.1.2.3\n");
+    shell.signal(Signal::SIGHUP);
+    shell.wait_for_log("Read 3 rules again");
+    assert_eq!(answer(from("10.1.2.3"), REQUEST), "");
+
+    let asked = machine.type_in_at(&format!("skd --explain{question}"), &files);
+    assert_eq!(asked.wait().code(), Some(0));
+    let said = asked.stdout_lines().join("\n");
+    assert!(
+        said.starts_with("client: 10.1.2.3\nverdict: deny\n"),
+        "{said}"
+    );
+    assert!(said.ends_with("from: rules file rules, line 1"), "{said}");
+}
+
+#[test]
+fn a_proxy_says_whom_it_brings() {
+    let machine = Machine::new(Program::Ours);
+    let shell = machine.type_in(&readme("--proxy-protocol"));
+    let serves = || {
+        let to: SocketAddr = "127.0.0.1:8081".parse().unwrap();
+        machine.namespace.enter(|| TcpStream::connect(to).is_ok())
+    };
+    wait_until("it serves", serves);
+    let header = b"PROXY TCP4 192.0.2.7 198.51.100.1 1234 80\r\n";
+    let answer = talk(machine.connect("127.0.0.1:8081"), header);
+    assert_eq!(answer, b"Hello, 192.0.2.7, by way of 127.0.0.1\n");
+    shell.wait_for_log("Accepted connection from [192.0.2.7]:1234");
 }

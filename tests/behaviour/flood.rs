@@ -5,10 +5,11 @@
 //! long honest clients waited.
 
 use crate::harness::{
-    Directory, Namespace, Running, Skd, connect_from, requires_root, rss_anon, talk, try_talk,
+    Directory, Namespace, Running, Skd, connect_from, echo, requires_descriptors, requires_root,
+    rss_anon, talk, try_talk,
 };
 use std::collections::VecDeque;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Mutex;
@@ -253,5 +254,57 @@ fn a_million_sources_cost_a_bounded_table() {
     assert!(
         after < before + 6 * 1024,
         "{before} KiB before, {after} after"
+    );
+}
+
+/// So many clients who say nothing, each from another address, against so many places. Whoever says something has
+/// a place at once, though all of them stay. Returns how long each of `places` and one more took to be answered.
+fn silence(silent: u32, places: usize) -> Vec<Duration> {
+    requires_descriptors(silent as usize + 2 * places + 100);
+    let limit = places.to_string();
+    let skd = Skd::new(["-v", "-t", "127.0.0.1:0", "--first-byte=1h", "-c", &limit]).run("cat");
+    let others = |number| IpAddr::from(Ipv4Addr::from_bits(0x7f01_0000 + number));
+    let silent: Vec<_> = (0..silent)
+        .map(|number| connect_from(others(number), skd.address()))
+        .collect();
+    // All have been accepted, for this one came last; and nothing runs for them.
+    let mut took = Vec::new();
+    let mut honest: VecDeque<TcpStream> = VecDeque::new();
+    for number in 0..=places {
+        if number == places {
+            // Its place is free when its handler has ended.
+            drop(honest.pop_front());
+            skd.wait_for_children(places - 1);
+        }
+        let start = Instant::now();
+        let mut stream = skd.connect();
+        echo(&mut stream, b"hello");
+        took.push(start.elapsed());
+        honest.push_back(stream);
+    }
+    assert_eq!(skd.children().len(), places);
+    // None of them was let go to make room.
+    assert_eq!(skd.logged("Refused"), [""; 0]);
+    for mut stream in silent {
+        stream.set_nonblocking(true).unwrap();
+        let end = stream.read(&mut [0]).unwrap_err();
+        assert_eq!(end.kind(), ErrorKind::WouldBlock);
+    }
+    took
+}
+
+#[test]
+fn silent_clients_hold_no_place() {
+    silence(120, 5);
+}
+
+#[test]
+#[ignore = "thousands of connections"]
+fn two_thousand_silent_clients_hold_no_place() {
+    let mut took = silence(2_000, 50);
+    let last = took[50];
+    let (half, all) = (percentile(&mut took, 50), percentile(&mut took, 100));
+    println!(
+        "the 51st was answered after {last:?}; of all, the median took {half:?}, the longest {all:?}"
     );
 }

@@ -326,7 +326,7 @@ fn rules_outlast_a_chroot_and_the_loss_of_rights() {
     });
     assert_eq!(let_in(&skd, &FOUR), ["127.0.0.3"]);
     outside.chmod("rules", 0o644);
-    reread(&skd, "Read 1 rules again");
+    reread(&skd, "Read 1 rule again");
     assert_eq!(let_in(&skd, &FOUR), FOUR);
 }
 
@@ -515,7 +515,7 @@ fn explain_says_what_the_rules_make_of_somebody() {
         assert_eq!(text, format!("client: {who}\n{expected}"));
     }
     let output = run_to_end(["--explain=::1", "-t", &address, "--deny=10.0.0.0/8", "cat"]);
-    let expected = "client: ::1\nverdict: allow\nrule: none fits, and none allows others alone\n";
+    let expected = "client: ::1\nverdict: allow\nrule: none fits, and there is none that allows\n";
     assert_eq!(output.expect_code(0).stdout, expected);
 }
 
@@ -530,8 +530,14 @@ fn explain_refuses_what_it_cannot_answer() {
         (&["--explain", "file=x", "-t0"], "it takes one address"),
         (
             &["--explain", "nobody at all", "-t0"],
-            "for --explain: it takes",
+            "for --explain: it takes one address",
         ),
+        (&["--explain", "user=root", "-t0"], "it takes one address"),
+        (
+            &["--explain", "192.0.2.1:80", "-t0"],
+            "it takes one address",
+        ),
+        (&["--explain", "uid=-", "-t0"], "there is no user '-'"),
         (&["--explain", "::1"], "no use without a stream listener"),
         (
             &["--explain", "::1", "-t0", "--wait"],
