@@ -176,7 +176,8 @@ fn rule(number: usize, line: &[u8], names: Names<'_>) -> Result<Option<Rule>, (u
             Some((b"max", value)) => max(value).map(|max| rule.max = Some(max)),
             Some((b"rate", value)) => String::from_utf8_lossy(value)
                 .parse()
-                .map(|rate| rule.rate = Some(rate)),
+                .map(|rate| rule.rate = Some(rate))
+                .map_err(|why: Refused| Refused(format!("of rate=, {why}"))),
             Some((b"message", [])) => Err(Refused("the message is empty".into())),
             Some((b"message", value)) => {
                 rule.message = Some(value.to_vec());

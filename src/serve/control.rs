@@ -309,6 +309,8 @@ impl Daemon {
             self.on_time(Instant::now());
             let drain = self.drain.as_mut();
             if let Some(status) = drain.and_then(|drain| drain.advance(&self.shared)) {
+                // The acceptors may have something to say yet: who was refused at the last.
+                self.park();
                 return status;
             }
         }

@@ -155,6 +155,7 @@ impl<'a> Acceptor<'a> {
             }
         }
         self.serve_last();
+        self.let_go();
         self.say_what_is_left();
         let shared = self.shared;
         drop(self);

@@ -476,6 +476,18 @@ impl Acceptor<'_> {
 }
 
 impl<'a> Acceptor<'a> {
+    /// Lets all go who still wait at the end.
+    pub(super) fn let_go(&mut self) {
+        for service in 0..self.lanes.len() {
+            let shared: &'a Shared = self.shared;
+            if let Some(policy) = &shared.services[service].policy {
+                for visitor in self.lanes[service].room.empty(self.poller) {
+                    self.refuse(policy, visitor, Farewell::Close, Reason::End);
+                }
+            }
+        }
+    }
+
     /// Takes over all who were left.
     pub(super) fn enter_rooms(&mut self) {
         let visitors = std::mem::take(&mut *self.shared.visitors(self.index));

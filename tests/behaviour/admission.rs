@@ -650,3 +650,20 @@ fn only_those_who_wait_are_said_to_wait() {
         skd.wait_for_log(line);
     }
 }
+
+#[test]
+fn who_still_waits_at_the_end_is_let_go_with_a_line() {
+    for options in [&["--first-byte=1h"][..], &["--first-byte=1h", "--drain=1h"]] {
+        let skd = echoing(options);
+        let silent = client(&skd, "127.0.0.1");
+        // Who is served later than it came has seen it accepted: there is one thread.
+        talk(client(&skd, "127.0.0.2"), b"x");
+        assert_eq!(skd.stop().code(), Some(0));
+        assert_eq!(hear(silent), Ok(String::new()));
+        let lines = skd.logged("Refused connection from [127.0.0.1]:");
+        assert!(
+            lines.len() == 1 && lines[0].ends_with(": skd ends"),
+            "{lines:?}"
+        );
+    }
+}

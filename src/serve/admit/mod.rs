@@ -167,6 +167,8 @@ pub(super) enum Reason<'a> {
     Late(&'a dyn fmt::Display),
     /// Too many wait.
     Crowd,
+    /// There is nobody any more who could let it through.
+    End,
     /// Something is short.
     Short(&'a dyn fmt::Display),
 }
@@ -188,6 +190,7 @@ impl fmt::Display for Reason<'_> {
             Self::Header(fault) => write!(f, "{fault}"),
             Self::Late(why) => write!(f, "it has waited in vain: {why}"),
             Self::Crowd => f.write_str("too many wait"),
+            Self::End => f.write_str("skd ends"),
             Self::Short(why) => write!(f, "{why}"),
         }
     }
