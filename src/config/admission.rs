@@ -108,7 +108,11 @@ impl FromStr for AtLimit {
                     "it takes queue, queue:DURATION, close, reset or message:TEXT".into(),
                 )),
             },
-            Some(("queue", time)) => Ok(Self::Queue(Some(time.parse()?))),
+            Some(("queue", time)) => match time.parse()? {
+                Span::ZERO => Err(Refused("to wait for no time is close".into())),
+                time => Ok(Self::Queue(Some(time))),
+            },
+            Some(("message", "")) => Err(Refused("to be told nothing is close".into())),
             Some(("message", text)) => Ok(Self::Message(unescape(text)?)),
             Some(_) => Err(Refused(
                 "it takes queue, queue:DURATION, close, reset or message:TEXT".into(),

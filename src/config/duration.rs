@@ -23,6 +23,9 @@ const LONGEST: u64 = 3_650 * 86_400_000;
 pub struct Span(u64);
 
 impl Span {
+    /// No time.
+    pub const ZERO: Self = Self(0);
+
     /// So many seconds.
     pub const fn seconds(seconds: u64) -> Self {
         Self(seconds * 1_000)

@@ -165,12 +165,9 @@ impl<'a> Acceptor<'a> {
 
     /// Serves those who have come already, as far as there are places for them now.
     fn serve_last(&mut self) {
-        for service in 0..self.lanes.len() {
-            // Who has come is found by trying; one who can't be served now, while others are
-            // waited for in the room, would be told of again and again.
-            self.unwatch(service);
-            self.lanes[service].ready.fill(true);
-            self.lanes[service].closed_by_rate = false;
+        for lane in &mut self.lanes {
+            lane.ready.fill(true);
+            lane.closed_by_rate = false;
         }
         while self.shared.is_in(Phase::Closing) {
             self.take_places();
@@ -178,6 +175,10 @@ impl<'a> Acceptor<'a> {
             if self.serve_ready() == 0 {
                 if self.lanes.iter().all(|lane| lane.room.is_empty()) {
                     return;
+                }
+                for service in 0..self.lanes.len() {
+                    // Who can't be served now would be told of again and again.
+                    self.unwatch(service);
                 }
                 self.look(self.time_left());
             }

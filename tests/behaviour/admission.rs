@@ -285,10 +285,9 @@ const LIMITS: [(&[&str], &str); 4] = [
 ];
 
 /// What may be said there, and what is heard by TCP: after a while where it is to wait.
-const ANSWERS: [(&str, Result<&str, ErrorKind>); 5] = [
+const ANSWERS: [(&str, Result<&str, ErrorKind>); 4] = [
     ("close", Ok("")),
     ("reset", Err(ErrorKind::ConnectionReset)),
-    ("message:", Ok("")),
     (r"message:not \x6eow\r\n", Ok("not now\r\n")),
     ("queue:30ms", Ok("")),
 ];

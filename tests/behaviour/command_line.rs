@@ -795,3 +795,52 @@ fn a_host_may_be_left_out_before_its_colon() {
     assert_eq!(sockets(skd.pid()).len(), 2);
     assert_eq!(talk(connect(skd.address()), b"1"), b"1");
 }
+
+#[test]
+fn limits_that_could_not_be_meant_are_refused() {
+    for (words, parts) in [
+        (&["-c1", "--at-max=queue:0s"][..], ["--at-max", "close"]),
+        (&["-c1", "--at-max=message:"], ["--at-max", "close"]),
+        (&["-c1", "--at-max=wait"], ["--at-max", "queue:DURATION"]),
+        (&["-c1", "--at-max=queue:5"], ["--at-max", "30s"]),
+        (&["--at-max=close"], ["--at-max", "--max-clients"]),
+        (&["--at-rate=close"], ["--at-rate", "--rate"]),
+        (
+            &["--rate-per-source=1/s", "--at-rate=queue"],
+            ["--at-rate", "queue:DURATION"],
+        ),
+        (
+            &["--max-per-source=1", "--at-source-max=queue"],
+            ["--at-source-max", "queue:DURATION"],
+        ),
+        (&["--max-per-source=0"], ["--max-per-source", "from 1"]),
+        (
+            &["--max-per-source=1", "--source-prefix=33,64"],
+            ["--source-prefix", "up to 32"],
+        ),
+        (&["--source-prefix=24,48"], ["--source-prefix", "no use"]),
+        (&["--rate=0/s"], ["--rate", "10/s"]),
+        (&["--rate=10"], ["--rate", "10/s"]),
+        (&["--timeout=0s"], ["--timeout", "zero"]),
+        (&["--first-byte=0ms"], ["--first-byte", "zero"]),
+    ] {
+        refused(&[&["-t", "0"], words, &["cat"]].concat(), &parts);
+    }
+    for option in [
+        "--allow=all",
+        "--deny=all",
+        "--max-per-source=1",
+        "--rate=1/s",
+        "--rate-per-source=1/s",
+        "--first-byte=1s",
+        "--timeout=1s",
+        "--idle-timeout=1s",
+        "--linger=1s",
+        "--proxy-protocol",
+    ] {
+        for others in [&["-u", "0"][..], &[], &["-t", "0", "--wait"]] {
+            let name = option.split('=').next().unwrap();
+            refused(&[others, &[option, "cat"]].concat(), &[name, "no use"]);
+        }
+    }
+}
