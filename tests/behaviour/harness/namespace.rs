@@ -210,6 +210,14 @@ impl Namespace {
             words.push("nodad");
         }
         self.run(words);
+        if let Some((ip, _)) = address.split_once('/').filter(|(ip, _)| ip.contains(':')) {
+            let route = format!("local {ip} ");
+            // The kernel leaves that to another of its threads.
+            super::wait_until("there is a route to the address", || {
+                let routes = self.run(["ip", "-6", "route", "show", "table", "local"]);
+                routes.lines().any(|line| line.starts_with(&route))
+            });
+        }
     }
 
     /// Sets a kernel parameter of the network, as in `("net.ipv6.conf.all.disable_ipv6", "1")`.
