@@ -50,6 +50,7 @@ mod readiness;
 mod recipes;
 mod resources;
 mod rules;
+mod seqpacket;
 mod shortages;
 mod signals;
 mod socket_activation;
