@@ -53,7 +53,7 @@ complete -c skd -n __skd_before_prog -l tos -d 'DSCP name or TOS byte of what is
 complete -c skd -n __skd_before_prog -l mark -d 'Firewall mark of what is sent' -r -f
 complete -c skd -n __skd_before_prog -l send-buffer -d 'Send buffer\'s size [the kernel\'s choice]' -r -f
 complete -c skd -n __skd_before_prog -l receive-buffer -d 'Receive buffer\'s size [the kernel\'s choice]' -r -f
-complete -c skd -n __skd_before_prog -l multicast -d 'Join a multicast group on UDP, by the interface IF; may be repeated' -r -f
+complete -c skd -n __skd_before_prog -l multicast -d 'Join a multicast group, by IF; may be repeated' -r -f
 complete -c skd -n __skd_before_prog -s L -l log -d 'Send stderr to TAG, TAG:FACILITY.PRIORITY, >FILE or >>FILE' -r -F
 complete -c skd -n __skd_before_prog -s P -l pidfile -d 'Write the process id to FILE, and lock it' -r -F
 complete -c skd -n __skd_before_prog -l idle-exit -d 'With --on-demand: end PROG when it had no client for so long' -r -f

@@ -298,7 +298,7 @@ socket(7).",
                 long: "multicast",
                 shorts: &[],
                 kind: Values("GROUP[%IF]", ValueHint::Other),
-                help: "Join a multicast group on UDP, by the interface IF; may be repeated",
+                help: "Join a multicast group, by IF; may be repeated",
                 manual: "\
 GROUP is an address from 224.0.0.0 to 239.255.255.255 or one that begins with ff. Without IF the \
 kernel takes the interface to which a route leads. It is joined on each UDP listener that hears it: \

@@ -42,6 +42,7 @@ mod listeners;
 mod log_lines;
 mod logs;
 mod manual;
+mod multicast;
 mod pidfile;
 mod privileges;
 mod process_1;
