@@ -125,7 +125,7 @@ fn a_socket_that_is_handed_over_joins_too() {
     let network = network();
     let line = "import os, socket, sys; \
                 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); \
-                s.bind(('0.0.0.0', 5353)); os.dup2(s.fileno(), 3); \
+                s.bind(('0.0.0.0', 5353)); os.dup2(os.dup2(s.fileno(), 9), 3); \
                 os.execvp(sys.argv[1], sys.argv[1:])";
     requires_command("python3");
     let given = Skd::new(["-vv", "--listen-fd=3", "--multicast=239.1.2.3%one"])
