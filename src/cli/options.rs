@@ -304,7 +304,7 @@ GROUP is an address from 224.0.0.0 to 239.255.255.255 or one that begins with ff
 kernel takes the interface to which a route leads. It is joined on each UDP listener that hears it: \
 one on all addresses of its IP version, as with -u 5353, or on the group's own address, as with -u \
 239.1.2.3:5353; an error if there is none. Such a listener hears no other group, whichever other \
-programs have joined. See IP_ADD_MEMBERSHIP and IP_MULTICAST_ALL in ip(7).",
+programs have joined; an upgrade keeps it. See IP_ADD_MEMBERSHIP and IP_MULTICAST_ALL in ip(7).",
             },
         ],
     ),
