@@ -3,7 +3,7 @@
 function __skd_prog
     set -l words (commandline -opc) (commandline -ct)
     set -e words[1]
-    argparse --stop-nonopt t/tcp= u/udp= i/inet= l/unix= x= systemd listen-fd= s/stream d/datagram b/backlog= c/max-clients= wait unix-mode= unix-owner= threads= allow= deny= rules= explain= max-per-source= source-prefix= rate= rate-per-source= at-max= at-source-max= at-rate= first-byte= timeout= idle-timeout= linger= proxy-protocol proxy-from= proxy-timeout= n/nodelay keepalive=\? user-timeout= defer-accept= fast-open= reuse-port freebind device= tos= mark= send-buffer= receive-buffer= v/verbose B/background L/log= P/pidfile= S/supervise on-demand idle-exit= ready-fd= drain= kill-after= U/drop-privileges user= chroot= check V/version h/help chdir= umask= nice= limit= env= no-new-privs -- $words 2>/dev/null
+    argparse --stop-nonopt t/tcp= u/udp= i/inet= l/unix= x= systemd listen-fd= s/stream d/datagram seqpacket b/backlog= c/max-clients= wait unix-mode= unix-owner= threads= allow= deny= rules= explain= max-per-source= source-prefix= rate= rate-per-source= at-max= at-source-max= at-rate= first-byte= timeout= idle-timeout= linger= proxy-protocol proxy-from= proxy-timeout= n/nodelay keepalive=\? user-timeout= defer-accept= fast-open= reuse-port freebind device= tos= mark= send-buffer= receive-buffer= multicast= v/verbose B/background L/log= P/pidfile= S/supervise on-demand idle-exit= ready-fd= drain= kill-after= U/drop-privileges user= chroot= check V/version h/help chdir= umask= nice= limit= env= no-new-privs -- $words 2>/dev/null
     test -n "$argv"
     and not string match -q -- '-*' $argv[1]
     and string join -- ' ' (string escape -- $argv)
@@ -53,6 +53,7 @@ complete -c skd -n __skd_before_prog -l tos -d 'DSCP name or TOS byte of what is
 complete -c skd -n __skd_before_prog -l mark -d 'Firewall mark of what is sent' -r -f
 complete -c skd -n __skd_before_prog -l send-buffer -d 'Send buffer\'s size [the kernel\'s choice]' -r -f
 complete -c skd -n __skd_before_prog -l receive-buffer -d 'Receive buffer\'s size [the kernel\'s choice]' -r -f
+complete -c skd -n __skd_before_prog -l multicast -d 'Join a multicast group, by IF; may be repeated' -r -f
 complete -c skd -n __skd_before_prog -s L -l log -d 'Send stderr to TAG, TAG:FACILITY.PRIORITY, >FILE or >>FILE' -r -F
 complete -c skd -n __skd_before_prog -s P -l pidfile -d 'Write the process id to FILE, and lock it' -r -F
 complete -c skd -n __skd_before_prog -l idle-exit -d 'With --on-demand: end PROG when it had no client for so long' -r -f
@@ -69,6 +70,7 @@ complete -c skd -n __skd_before_prog -l env -d 'Set a variable, or unset it; may
 complete -c skd -n __skd_before_prog -l systemd -d 'Take the sockets that systemd hands over (LISTEN_FDS)'
 complete -c skd -n __skd_before_prog -s s -l stream -d 'Make every -i, -l and -x a stream socket (the default)'
 complete -c skd -n __skd_before_prog -s d -l datagram -d 'Make every -i, -l and -x a datagram socket'
+complete -c skd -n __skd_before_prog -l seqpacket -d 'Make every -l and -x a sequential-packet socket'
 complete -c skd -n __skd_before_prog -l wait -d 'Let PROG accept connections itself, on the listening socket'
 complete -c skd -n __skd_before_prog -l proxy-protocol -d 'Learn the client\'s address from a PROXY header, v1 or v2'
 complete -c skd -n __skd_before_prog -s n -l nodelay -d 'Set TCP_NODELAY on every TCP connection'

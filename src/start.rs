@@ -10,7 +10,7 @@ use crate::child::environment::Variables;
 use crate::child::plan::{Role, raise_file_limit};
 use crate::child::{Method, Plan};
 use crate::cli::{self, Request};
-use crate::config::{Config, Daemon, KILL_AFTER, MOST_THREADS, Service, Style, Surroundings};
+use crate::config::{Config, Daemon, KILL_AFTER, MOST_THREADS, Service, Surroundings};
 use crate::error::Error;
 use crate::net::{self, Listener};
 use crate::report;
@@ -107,6 +107,9 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
     // What skd was given on purpose.
     let ready_fd = daemon.ready_fd.map(ReadyFd::claim).transpose()?;
     let handed = net::take_over(&service.listeners)?;
+    if service.admission.proxies.is_some() {
+        net::refuse_seqpacket(&handed)?;
+    }
     // Before any descriptor of ours is opened, so that all are above the reserved ones; and
     // a handler gets its connection and nothing that skd was given by accident.
     let kept = ready_fd.iter().flat_map(ReadyFd::kept).map(AsFd::as_fd);
@@ -572,8 +575,8 @@ fn announce(ports: &[u16]) -> Result<(), Error> {
 
 /// How many threads accept connections.
 fn acceptors(daemon: &Daemon, service: &Service, listeners: &[Listener]) -> usize {
-    let stream = |listener: &Listener| listener.style() == Style::Stream;
-    if !service.wait && listeners.iter().any(stream) {
+    let accepts = |listener: &Listener| listener.style().has_connections();
+    if !service.wait && listeners.iter().any(accepts) {
         serve::acceptors(daemon.threads)
     } else {
         0

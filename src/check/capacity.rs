@@ -17,7 +17,7 @@ pub(super) fn notes(daemon: &Daemon, service: &Service) {
     let stream = service
         .listeners
         .iter()
-        .any(|listen| listen.endpoint.style() != Some(Style::Datagram));
+        .any(|listen| listen.endpoint.style().is_none_or(Style::has_connections));
     let Some(clients) = service.max_clients.filter(|_| stream) else {
         return;
     };

@@ -116,8 +116,9 @@ fn sockets(resolved: &[Resolved<'_>], verdict: &mut Verdict) {
             report::event(Event::WouldListen(&name));
         }
     }
-    for clash in net::check::clashes(resolved, Style::Datagram) {
-        verdict.fault(clash);
+    let clashes = net::check::clashes(resolved, Style::Datagram);
+    for fault in clashes.into_iter().chain(net::check::groups(resolved)) {
+        verdict.fault(fault);
     }
 }
 

@@ -155,8 +155,9 @@ fn config(given: &Given<'_>, known: Option<Known>) -> Config {
     let root = root(given);
     let surroundings = surroundings(given);
     let misplaced = given.faults.borrow().len() > faults;
-    let inet = given.has("inet") && !given.flag("datagram");
-    let unix = given.has("unix") && !given.flag("datagram");
+    let connected = style(given).has_connections();
+    let inet = given.has("inet") && connected;
+    let unix = given.has("unix") && connected;
     let tcp = given.has("tcp") || inet || given.has("listen-fd") || given.flag("systemd");
     let accepts = (tcp || unix) && !supervise && !given.flag("wait");
     let admission = admission::admission(given, accepts, tcp);
@@ -278,12 +279,19 @@ impl Given<'_> {
     }
 }
 
-fn listeners(given: &Given<'_>) -> Vec<Listen> {
-    let style = if given.flag("datagram") {
+/// Of what style the sockets are whose option doesn't say it.
+fn style(given: &Given<'_>) -> Style {
+    if given.flag("datagram") {
         Style::Datagram
+    } else if given.flag("seqpacket") {
+        Style::Seqpacket
     } else {
         Style::Stream
-    };
+    }
+}
+
+fn listeners(given: &Given<'_>) -> Vec<Listen> {
+    let style = style(given);
     let backlog = given.read("backlog", values::positive);
     let mode = given.read("unix-mode", values::mode);
     let owner = match given.names {
@@ -331,6 +339,9 @@ fn listeners(given: &Given<'_>) -> Vec<Listen> {
             "--datagram says of what style -i, -l and -x are, and there is none; for UDP use -u",
         );
     }
+    if style == Style::Seqpacket {
+        seqpacket(given);
+    }
     for (place, value) in given.each("listen-fd") {
         let number = given.value("listen-fd", value, values::descriptor);
         found.extend(number.map(|number| {
@@ -346,7 +357,7 @@ fn listeners(given: &Given<'_>) -> Vec<Listen> {
 
     // Without a listener, what skd 1.2 knew is accepted and unused, as it was there.
     let handed = given.has("listen-fd") || given.flag("systemd");
-    let stream = given.has("tcp") || styled && style == Style::Stream || handed;
+    let stream = given.has("tcp") || styled && style.has_connections() || handed;
     for (option, used, by) in [
         ("unix-mode", unix, "--unix"),
         ("unix-owner", unix, "--unix"),
@@ -381,11 +392,29 @@ fn listeners(given: &Given<'_>) -> Vec<Listen> {
         .collect()
 }
 
+/// Refuses what can't be with sequential packets.
+fn seqpacket(given: &Given<'_>) {
+    if given.has("inet") {
+        given.refuse(
+            "--seqpacket can't be used with --inet (-i), which has no such sockets; write --tcp \
+             or --udp",
+        );
+    } else if !given.has("unix") {
+        given.refuse("--seqpacket says of what style -l and -x are, and there is none");
+    }
+    if given.flag("proxy-protocol") {
+        given.refuse(
+            "--proxy-protocol can't be used with --seqpacket: a header is the beginning of a \
+             stream",
+        );
+    }
+}
+
 /// Refuses what has no use when skd doesn't accept connections itself, or when it does.
 fn who_accepts(given: &Given<'_>, listeners: &[Listen]) {
     let supervise = given.flag("supervise");
     let wait = given.flag("wait");
-    let stream = |listen: &Listen| listen.endpoint.style() != Some(Style::Datagram);
+    let stream = |listen: &Listen| listen.endpoint.style().is_none_or(Style::has_connections);
     if wait && !listeners.iter().any(stream) {
         given.refuse("--wait has no use without a stream listener: datagrams are served so anyway");
     }
@@ -435,9 +464,9 @@ fn spelt(option: &str, value: &OsStr) -> String {
 fn inet(value: &OsStr, style: Style, names: bool) -> Result<Endpoint, String> {
     let text = value.to_str().ok_or("it isn't text in UTF-8")?;
     let address: InetAddress = text.parse().map_err(|why| format!("{why}"))?;
-    let protocol = match style {
-        Style::Stream => "tcp",
-        Style::Datagram => "udp",
+    let protocol = match style.has_connections() {
+        true => "tcp",
+        false => "udp",
     };
     let port = match address.port {
         Port::Number(number) => number,

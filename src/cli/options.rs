@@ -84,7 +84,7 @@ standard output, on a line of its own, once the socket is listening.",
                 kind: Values("PATH", ValueHint::FilePath),
                 help: "Listen on a unix-domain socket, or an abstract @NAME",
                 manual: "\
-With -d it is a datagram socket. A socket that nobody holds any more is replaced; one that is in \
+With -d it is a datagram socket, with --seqpacket a sequential-packet one. A socket that nobody holds any more is replaced; one that is in \
 use, and anything that isn't a socket, is left alone and skd doesn't start. PATH has at most 107 \
 bytes.",
             },
@@ -107,7 +107,8 @@ bytes.",
                 shorts: &['s'],
                 kind: Flag,
                 help: "Make every -i, -l and -x a stream socket (the default)",
-                manual: "Of -s and -d the last counts, wherever it stands on the command line.",
+                manual: "\
+Of -s, -d and --seqpacket the last counts, wherever it stands on the command line.",
             },
             Opt {
                 long: "datagram",
@@ -115,6 +116,13 @@ bytes.",
                 kind: Flag,
                 help: "Make every -i, -l and -x a datagram socket",
                 manual: "An error where there is no -i, -l or -x.",
+            },
+            Opt {
+                long: "seqpacket",
+                shorts: &[],
+                kind: Flag,
+                help: "Make every -l and -x a sequential-packet socket",
+                manual: "See SEQUENTIAL PACKETS. An error where there is no -l or -x, and with -i.",
             },
             Opt {
                 long: "backlog",
@@ -285,6 +293,18 @@ socket(7).",
                 manual: "\
 For TCP and UDP, up to net.core.rmem_max, and otherwise as for --send-buffer. See SO_RCVBUF in \
 socket(7).",
+            },
+            Opt {
+                long: "multicast",
+                shorts: &[],
+                kind: Values("GROUP[%IF]", ValueHint::Other),
+                help: "Join a multicast group, by IF; may be repeated",
+                manual: "\
+GROUP is an address from 224.0.0.0 to 239.255.255.255 or one that begins with ff. Without IF the \
+kernel takes the interface to which a route leads. It is joined on each UDP listener that hears it: \
+one on all addresses of its IP version, as with -u 5353, or on the group's own address, as with -u \
+239.1.2.3:5353; an error if there is none. Such a listener hears no other group, whichever other \
+programs have joined; an upgrade keeps it. See IP_ADD_MEMBERSHIP and IP_MULTICAST_ALL in ip(7).",
             },
         ],
     ),
@@ -492,9 +512,11 @@ pub fn command() -> Command {
     let mut command = Command::new("skd")
         .version(env!("CARGO_PKG_VERSION"))
         .about(
-            "Binds sockets and runs PROG for each connection, with stdin and stdout on it; without a\n\
-             listener it just runs PROG. The manual, skd(8), has the details.",
+            "Runs PROG for each connection, with stdin and stdout on it; without a listener, at once. \
+             See skd(8).",
         )
+        // Lines are scarce: as clap would have it, but for a blank one after the first.
+        .help_template("{about}\n{usage-heading} {usage}\n\n{all-args}")
         .override_usage("skd [OPTIONS] [--] PROG [ARGS]...")
         .disable_help_flag(true)
         .disable_version_flag(true)
@@ -525,8 +547,7 @@ fn argument(option: &Opt) -> Arg {
         Flag => arg
             .action(ArgAction::SetTrue)
             .overrides_with_all(match option.long {
-                "stream" => vec!["stream", "datagram"],
-                "datagram" => vec!["datagram", "stream"],
+                "stream" | "datagram" | "seqpacket" => vec!["stream", "datagram", "seqpacket"],
                 other => vec![other],
             }),
         Count => arg.action(ArgAction::Count),

@@ -3,9 +3,9 @@
 use std::ffi::OsStr;
 use std::time::Duration;
 
-use super::Given;
 use super::values::{Why, amount, duration, positive};
-use crate::config::{Probes, Scope, SocketOption, Style, decimal};
+use super::{Given, spelt};
+use crate::config::{Group, Probes, Refused, Scope, SocketOption, Style, decimal, is_interface};
 
 /// Which kinds of listeners were asked for, readable or not.
 pub(super) struct Kinds {
@@ -60,6 +60,15 @@ pub(super) fn options(given: &Given<'_>, kinds: &Kinds) -> Vec<SocketOption> {
             .read("receive-buffer", size)
             .map(SocketOption::ReceiveBuffer),
     ];
+    let mut groups = Vec::new();
+    for (_, value) in given.each("multicast") {
+        let group = given.value("multicast", value, group);
+        if group.is_some() && groups.contains(&group) {
+            given.refuse(format!("{} is given twice", spelt("multicast", value)));
+        }
+        groups.push(group);
+    }
+    let groups = groups.into_iter().flatten().map(SocketOption::Multicast);
     let used = |option: &SocketOption| {
         // As skd 1.2 had it.
         if *option == SocketOption::NoDelay || kinds.have(option.scope()) {
@@ -70,6 +79,7 @@ pub(super) fn options(given: &Given<'_>, kinds: &Kinds) -> Vec<SocketOption> {
             option.name(),
             match option.scope() {
                 Scope::Tcp => "a TCP listener",
+                Scope::Udp => "a UDP listener",
                 Scope::Inet => "a TCP or UDP listener",
                 Scope::Unbound => {
                     "a TCP or UDP listener that skd binds itself: what is handed over is bound"
@@ -82,7 +92,8 @@ pub(super) fn options(given: &Given<'_>, kinds: &Kinds) -> Vec<SocketOption> {
         ));
         false
     };
-    options.into_iter().flatten().filter(used).collect()
+    let options = options.into_iter().flatten().chain(groups);
+    options.filter(used).collect()
 }
 
 /// A decimal number, or a hexadecimal one after 0x.
@@ -141,12 +152,14 @@ fn defer_accept(text: &OsStr) -> Result<i32, Why> {
         .ok_or_else(|| "it takes a duration of whole seconds, from 1s to 8h".into())
 }
 
-/// A name that the kernel could have given (dev_valid_name of net/core/dev.c); it would cut a
-/// longer one.
+fn group(text: &OsStr) -> Result<Group, Why> {
+    let text = text.to_str().ok_or("it isn't text in UTF-8")?;
+    text.parse().map_err(|why: Refused| why.to_string())
+}
+
 fn interface(text: &OsStr) -> Result<String, Why> {
-    let fits = |byte: u8| !byte.is_ascii_whitespace() && !b"/:\0\x0b".contains(&byte);
     text.to_str()
-        .filter(|name| (1..libc::IFNAMSIZ).contains(&name.len()) && name.bytes().all(fits))
+        .filter(|name| is_interface(name))
         .map(str::to_owned)
         .ok_or_else(|| "it takes the name of a network interface, of 1 to 15 bytes".into())
 }
@@ -292,12 +305,44 @@ mod tests {
         }
     }
 
+    #[test]
+    fn groups_are_multicast_addresses_with_an_interface_perhaps() {
+        for text in [
+            "224.0.0.1",
+            "239.255.255.255",
+            "ff02::fb",
+            "ff02::fb%eth0",
+            "224.0.0.251%lo",
+        ] {
+            assert_eq!(group(os(text)).unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "%",
+            "223.255.255.255",
+            "240.0.0.1",
+            "127.0.0.1",
+            "fe80::1%eth0",
+            "::ffff:224.0.0.1",
+            "224.0.0",
+            "224.0.0.1%",
+            "224.0.0.1%a b",
+            "224.0.0.1%sixteen-letters0",
+            "[ff02::fb]",
+            "ff02::fb%eth0%x/",
+            "all-hosts.mcast.net",
+            "224.0.0.1:80",
+        ] {
+            assert!(group(os(text)).is_err(), "{text:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_text_is_read_or_refused_without_a_panic(text in ".*|[0-9a-zA-Z:]{0,12}") {
             let text = os(&text);
             let _ = (probes(text), user_timeout(text), defer_accept(text), interface(text));
-            let _ = (type_of_service(text), mark(text), size(text));
+            let _ = (type_of_service(text), mark(text), size(text), group(text));
         }
     }
 }

@@ -33,7 +33,7 @@ pub use log_target::{Level, LogTarget};
 pub use prefix::Prefix;
 pub use rate::Rate;
 pub use rule::{Id, Names, Rule, RulePlace, Trusted, Who, look_up};
-pub use socket_option::{Probes, Scope, SocketOption};
+pub use socket_option::{Group, Probes, Scope, SocketOption, is_interface};
 
 /// Why a text can't be read as what it is to be: a clause that goes on after "invalid
 /// value".
@@ -187,7 +187,7 @@ pub enum Endpoint {
     },
     /// Unix-domain.
     Unix {
-        /// Streams or datagrams.
+        /// Any.
         style: Style,
         /// Path or abstract name.
         address: UnixAddress,
@@ -214,7 +214,7 @@ pub enum Giver {
 }
 
 impl Endpoint {
-    /// Streams or datagrams, where that is known from the command line.
+    /// Of what style it is, where that is known from the command line.
     pub fn style(&self) -> Option<Style> {
         match self {
             Self::Inet { style, .. } | Self::Unix { style, .. } => Some(*style),
@@ -233,8 +233,17 @@ impl Endpoint {
 pub enum Style {
     /// A connection for each client.
     Stream,
+    /// The same, and what is written at once is read at once; unix sockets only.
+    Seqpacket,
     /// Datagrams from anybody.
     Datagram,
+}
+
+impl Style {
+    /// Whether clients connect, and are accepted.
+    pub fn has_connections(self) -> bool {
+        self != Self::Datagram
+    }
 }
 
 /// What a handler starts in, as far as it was said.

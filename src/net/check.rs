@@ -13,7 +13,7 @@ use nix::sys::socket::SockaddrStorage;
 use socket2::{Domain, Socket, Type};
 
 use super::listener::{Named, Place, Resolved, cannot_bind, cannot_listen, open};
-use super::{options, unix};
+use super::{multicast, options, unix};
 use crate::config::{Endpoint, Listen, SocketOption, Style, UnixAddress};
 use crate::error::Error;
 use crate::sys::names::kernel_parameter;
@@ -70,7 +70,32 @@ fn try_options(listen: &Listen, address: SocketAddr, style: Style) -> Result<(),
         return Ok(());
     };
     let place = Place::Inet(address);
-    options::set(&socket, &listen.options, &Named(style, &place))
+    // A group would be joined for a moment, which the network hears of.
+    let tried = |option: &&SocketOption| !matches!(option, SocketOption::Multicast(_));
+    let tried: Vec<_> = listen.options.iter().filter(tried).cloned().collect();
+    options::set(&socket, &tried, &Named(style, &place))
+}
+
+/// The groups that can't be joined, as far as that shows.
+pub fn groups(wanted: &[Resolved<'_>]) -> Vec<Error> {
+    // The same for all.
+    let Some(first) = wanted.first() else {
+        return Vec::new();
+    };
+    let style = |it: &Resolved<'_>| it.listen.endpoint.style();
+    // One of those that are handed over may hear it.
+    let known = wanted.iter().all(|it| style(it).is_some());
+    let udp = wanted
+        .iter()
+        .filter(|it| style(it) == Some(Style::Datagram));
+    let udp: Vec<_> = udp.flat_map(|it| it.addresses.iter().copied()).collect();
+    let fault = |group| {
+        let unheard = multicast::unheard(group, &udp).filter(|_| known);
+        unheard.or(multicast::check_interface(group).err())
+    };
+    multicast::groups(&first.listen.options)
+        .filter_map(fault)
+        .collect()
 }
 
 /// What the kernel makes of buffers that aren't as it would have them: notes.
@@ -131,10 +156,10 @@ pub fn clashes(wanted: &[Resolved<'_>], style: Style) -> Vec<Error> {
             other != listen && overlap(*earlier, *address) && !(share(other) && share(listen))
         });
         if clashes {
-            found.push(match style {
+            found.push(match style.has_connections() {
                 // TCP sockets can be bound to the same port, until one listens.
-                Style::Stream => cannot_listen(Named(style, &Place::Inet(*address)), &reason()),
-                Style::Datagram => cannot_bind(listen, Some(*address), &reason()),
+                true => cannot_listen(Named(style, &Place::Inet(*address)), &reason()),
+                false => cannot_bind(listen, Some(*address), &reason()),
             });
         }
     }

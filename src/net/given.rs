@@ -74,6 +74,18 @@ pub fn take_over(wanted: &[Listen]) -> Result<Vec<Handed>, Error> {
     Ok(handed)
 }
 
+/// Refuses those on which no PROXY header can be.
+pub fn refuse_seqpacket(handed: &[Handed]) -> Result<(), Error> {
+    let mut listeners = handed.iter().map(|handed| &handed.listener);
+    match listeners.find(|listener| listener.style() == Style::Seqpacket) {
+        None => Ok(()),
+        Some(listener) => Err(Error::Start(format!(
+            "--proxy-protocol can't be used with {listener}: a header is the beginning of a \
+             stream"
+        ))),
+    }
+}
+
 /// The names of the sockets that the environment announces, as far as they have some: one
 /// for each.
 fn announced() -> Result<Vec<Option<String>>, Error> {
@@ -155,30 +167,30 @@ fn examine(number: i32) -> Result<(Socket, Nature), String> {
     let style = match kind {
         Type::STREAM => Style::Stream,
         Type::DGRAM => Style::Datagram,
-        Type::SEQPACKET => return Err(unserved("a sequential-packet")),
+        Type::SEQPACKET if domain == Domain::UNIX => Style::Seqpacket,
         Type::RAW => return Err(unserved("a raw")),
         _ => return Err(unserved("another")),
     };
     if domain != Domain::UNIX {
         let protocol = socket.protocol().map_err(said)?;
-        let served = match style {
-            Style::Stream => [Protocol::TCP, Protocol::MPTCP].map(Some),
-            Style::Datagram => [Protocol::UDP, Protocol::UDPLITE].map(Some),
+        let served = match style.has_connections() {
+            true => [Protocol::TCP, Protocol::MPTCP].map(Some),
+            false => [Protocol::UDP, Protocol::UDPLITE].map(Some),
         };
         if !served.contains(&protocol) {
             return Err("it is neither a TCP nor a UDP socket".into());
         }
     }
     if socket.peer_addr().is_ok() {
-        return Err(match style {
-            Style::Stream => "it is a connection, and skd accepts connections itself; in a \
-                              socket unit, write Accept=no"
+        return Err(match style.has_connections() {
+            true => "it is a connection, and skd accepts connections itself; in a socket unit, \
+                     write Accept=no"
                 .into(),
-            Style::Datagram => "it is connected to one peer, and would hear nobody else".into(),
+            false => "it is connected to one peer, and would hear nobody else".into(),
         });
     }
     let place = place(&socket)?;
-    let listens = style == Style::Stream && socket.is_listener().map_err(said)?;
+    let listens = style.has_connections() && socket.is_listener().map_err(said)?;
     let nature = Nature {
         style,
         place,
@@ -188,7 +200,7 @@ fn examine(number: i32) -> Result<(Socket, Nature), String> {
 }
 
 fn unserved(kind: &str) -> String {
-    format!("it is {kind} socket; skd serves streams and datagrams")
+    format!("it is {kind} socket; skd serves streams, datagrams and unix sequential packets")
 }
 
 fn said(reason: io::Error) -> String {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::given::{Handed, Nature};
+use super::multicast;
 use super::options;
 use super::peer::{Peer, scoped};
 use super::resolve::resolve;
@@ -140,7 +141,17 @@ pub fn bind_all(wanted: &[Resolved<'_>], mut handed: Vec<Handed>) -> Result<Vec<
             }
         }
     }
-    Ok(listeners)
+    let udp = |listener: &Listener| match listener.place {
+        Place::Inet(address) if listener.style == Style::Datagram => Some(address),
+        _ => None,
+    };
+    let udp: Vec<_> = listeners.iter().filter_map(udp).collect();
+    // The same for all.
+    let options = wanted.first().map_or(&[][..], |it| &it.listen.options);
+    match multicast::groups(options).find_map(|group| multicast::unheard(group, &udp)) {
+        Some(error) => Err(error),
+        None => Ok(listeners),
+    }
 }
 
 /// How often a free port is sought that all addresses of an option have free.
@@ -228,27 +239,28 @@ fn bind_addresses(
 
 /// A socket for an address, to be bound.
 pub(super) fn open(address: SocketAddr, style: Style) -> io::Result<Socket> {
-    let protocol = match style {
-        Style::Stream => Protocol::TCP,
-        Style::Datagram => Protocol::UDP,
+    let protocol = match style.has_connections() {
+        true => Protocol::TCP,
+        false => Protocol::UDP,
     };
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, kind(style), Some(protocol))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    if style == Style::Stream {
+    if style.has_connections() {
         // Not for UDP, where two daemons would then share the port.
         socket.set_reuse_address(true)?;
     }
     Ok(socket)
 }
 
-/// Stream listeners don't block: of several threads that are woken, one gets the
+/// Listeners with connections don't block: of several threads that are woken, one gets the
 /// connection. Datagram ones do, since their handler uses the socket itself.
 fn kind(style: Style) -> Type {
     match style {
         Style::Stream => Type::STREAM.cloexec().nonblocking(),
+        Style::Seqpacket => Type::SEQPACKET.cloexec().nonblocking(),
         Style::Datagram => Type::DGRAM.cloexec(),
     }
 }
@@ -386,7 +398,7 @@ impl Listener {
         })
     }
 
-    /// Streams or datagrams.
+    /// Of what style it is.
     pub fn style(&self) -> Style {
         self.style
     }
@@ -409,7 +421,7 @@ impl Listener {
                     .store(early.unwrap_or(u32::MAX), Ordering::Relaxed);
             }
         }
-        if self.style != Style::Stream {
+        if !self.style.has_connections() {
             return Ok(());
         }
         // Once more, it would change the backlog of a socket that another has made listen.
@@ -439,9 +451,10 @@ impl Listener {
     pub fn name(&self) -> &str {
         let given = self.given.as_ref().and_then(|given| given.name.as_deref());
         given.unwrap_or(match (self.style, &self.place) {
-            (Style::Stream, Place::Inet(_)) => "tcp",
             (Style::Datagram, Place::Inet(_)) => "udp",
+            (_, Place::Inet(_)) => "tcp",
             (Style::Stream, Place::Unix(_)) => "unix-stream",
+            (Style::Seqpacket, Place::Unix(_)) => "unix-seqpacket",
             (Style::Datagram, Place::Unix(_)) => "unix-dgram",
         })
     }
@@ -551,9 +564,10 @@ pub(super) struct Named<'a>(pub(super) Style, pub(super) &'a Place);
 impl fmt::Display for Named<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let protocol = match (self.0, self.1) {
-            (Style::Stream, Place::Inet(_)) => "TCP",
             (Style::Datagram, Place::Inet(_)) => "UDP",
+            (_, Place::Inet(_)) => "TCP",
             (Style::Stream, Place::Unix(_)) => "unix stream",
+            (Style::Seqpacket, Place::Unix(_)) => "unix seqpacket",
             (Style::Datagram, Place::Unix(_)) => "unix datagram",
         };
         write!(f, "{protocol} {}", self.1)
@@ -573,20 +587,21 @@ impl fmt::Display for Place {
 fn variables(style: Style, place: &Place) -> Vec<CString> {
     let mut lines = Vec::new();
     match (style, place) {
-        (Style::Stream, Place::Inet(address)) => {
+        (Style::Datagram, Place::Inet(address)) => {
+            lines.push(b"PROTO=UDP".to_vec());
+            lines.push(format!("UDPLOCALPORT={}", address.port()).into_bytes());
+        }
+        (_, Place::Inet(address)) => {
             lines.push(b"PROTO=TCP".to_vec());
             if !address.ip().is_unspecified() {
                 lines.push(format!("TCPLOCALIP={}", scoped(*address)).into_bytes());
             }
             lines.push(format!("TCPLOCALPORT={}", address.port()).into_bytes());
         }
-        (Style::Datagram, Place::Inet(address)) => {
-            lines.push(b"PROTO=UDP".to_vec());
-            lines.push(format!("UDPLOCALPORT={}", address.port()).into_bytes());
-        }
         (style, Place::Unix(address)) => {
             lines.push(match style {
                 Style::Stream => b"PROTO=UNIX-STREAM".to_vec(),
+                Style::Seqpacket => b"PROTO=UNIX-SEQPACKET".to_vec(),
                 Style::Datagram => b"PROTO=UNIX-DGRAM".to_vec(),
             });
             let mut line = b"UNIXLOCALPATH=".to_vec();

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use socket2::{Domain, Socket};
 
 use super::listener::{Named, Place};
+use super::multicast;
 use crate::config::{Scope, SocketOption, Style};
 use crate::error::{Error, Reason};
 use crate::sys::sockets::set_number;
@@ -21,11 +22,19 @@ pub(super) fn set(
     let Named(style, place) = *listener;
     let inet = matches!(place, Place::Inet(_));
     for option in options {
-        if option.scope().has(inet, style) {
+        if option.scope().has(inet, style) && is_for(option, place) {
             set_one(socket, option).map_err(|reason| cannot_set(option, listener, &reason))?;
         }
     }
     Ok(())
+}
+
+/// Whether a socket at this place, of a kind that has the option, is meant by it.
+fn is_for(option: &SocketOption, place: &Place) -> bool {
+    match (option, place) {
+        (SocketOption::Multicast(group), Place::Inet(address)) => multicast::hears(*address, group),
+        _ => true,
+    }
 }
 
 /// Those that a socket has which somebody else has bound.
@@ -83,6 +92,7 @@ fn set_one(socket: &Socket, option: &SocketOption) -> io::Result<()> {
         SocketOption::ReceiveBuffer(size) => {
             buffer(socket, [libc::SO_RCVBUFFORCE, libc::SO_RCVBUF], *size)
         }
+        SocketOption::Multicast(group) => multicast::join(socket, group),
     }
 }
 
@@ -122,7 +132,14 @@ pub(super) fn changed_buffer(socket: &Socket, option: &SocketOption) -> Option<S
 
 fn cannot_set(option: &SocketOption, listener: &Named<'_>, reason: &io::Error) -> Error {
     let name = option.name();
-    let hint = match (reason.raw_os_error().map(Errno::from_raw), option) {
+    let errno = reason.raw_os_error().map(Errno::from_raw);
+    if let SocketOption::Multicast(group) = option {
+        let (why, hint) = (reason.reason(), multicast::hint(errno, group));
+        return Error::Start(format!(
+            "--{name} {group} can't be joined on {listener}: {why}{hint}"
+        ));
+    }
+    let hint = match (errno, option) {
         (Some(Errno::ENODEV), SocketOption::Device(interface)) => {
             format!("; there is no interface '{interface}' (see ip link)")
         }

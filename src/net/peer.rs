@@ -22,7 +22,7 @@ pub enum Peer {
         /// What it called.
         local: Option<SocketAddr>,
     },
-    /// A client of a unix stream socket, as far as the kernel says who it is.
+    /// A client of a unix stream or seqpacket socket, as far as the kernel says who it is.
     UnixStream(Option<Credentials>),
     /// The sender of a UDP datagram.
     Udp(SocketAddr),

@@ -23,7 +23,6 @@ use super::trial::Trial;
 use super::upgrade::{HandedHandler, HandedLeaving, HandedVisitor, Origin};
 use super::{Phase, Resources, RuleBook, Served, Service, Shared, stream};
 use crate::child::{Method, Pidfds, Spawner};
-use crate::config::Style;
 use crate::error::Error;
 use crate::net::{Listener, SocketFile};
 use crate::report::{self, Cause, Event};
@@ -104,7 +103,7 @@ impl Daemon {
             let mut streams = Vec::new();
             for mut listener in service.listeners {
                 files.extend(listener.take_file());
-                if listener.style() == Style::Stream && !service.wait {
+                if listener.style().has_connections() && !service.wait {
                     // Of several threads that are woken, one gets the connection. What was
                     // handed over may block.
                     descriptors::set_blocking(&listener, false)

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::status;
-use crate::config::{Daemon, Style, UnixAddress};
+use crate::config::{Daemon, UnixAddress};
 use crate::error::Error;
 use crate::net::{Listener, Place};
 use crate::report::{self, Cause, Event};
@@ -172,7 +172,7 @@ impl Idleness {
             )
         })?;
         for listener in listeners {
-            if listener.style() == Style::Datagram {
+            if !listener.style().has_connections() {
                 return unknown(
                     listener,
                     "has no connections, so that it is never known to be idle",

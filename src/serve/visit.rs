@@ -17,6 +17,7 @@ use super::stream::{Acceptor, PAUSE};
 use crate::config::{AtLimit, Proxies};
 use crate::net::proxy::{self, Received};
 use crate::report::{self, Event};
+use crate::sys::sockets::is_shut_down;
 
 /// How long somebody who was told why is heard out, so that it arrives.
 const HEARING: Duration = Duration::from_secs(5);
@@ -531,7 +532,8 @@ fn first_byte<'a>(visitor: &Visitor, within: Duration) -> Passed<'a> {
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
     loop {
         return match recv(visitor.connection.as_raw_fd(), &mut [0], flags) {
-            Ok(0) => Passed::No(Farewell::Close, Reason::Left),
+            // An empty packet reads the same, and counts if the client hasn't closed since.
+            Ok(0) if is_shut_down(&visitor.connection) => Passed::No(Farewell::Close, Reason::Left),
             Ok(_) => Passed::Yes,
             Err(Errno::EAGAIN) => Passed::Later {
                 retry: None,

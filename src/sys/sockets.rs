@@ -80,6 +80,9 @@ pub enum Heard {
     End,
 }
 
+/// What a read counts at the least: as much as the kernel has for a packet, however short.
+const PACKET: usize = 512;
+
 /// Reads what has come on a connection and throws it away, up to `most` bytes or a little more,
 /// without waiting, whether or not the socket is one that waits (`MSG_DONTWAIT`).
 pub fn hear_out(connection: impl AsFd, most: usize) -> Heard {
@@ -89,8 +92,9 @@ pub fn hear_out(connection: impl AsFd, most: usize) -> Heard {
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
     while heard < most {
         match recv(connection.as_fd().as_raw_fd(), &mut room, flags) {
-            Ok(0) => return Heard::End,
-            Ok(length) => heard += length,
+            // An empty packet reads the same; then there was no end, or there is one now.
+            Ok(0) if is_shut_down(&connection) => return Heard::End,
+            Ok(length) => heard += length.max(PACKET),
             Err(Errno::EAGAIN) => return Heard::All,
             Err(Errno::EINTR) => {}
             Err(_) => return Heard::End,

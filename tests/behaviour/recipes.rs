@@ -390,7 +390,7 @@ impl Server {
 
 fn family(socket: Socket) -> &'static str {
     match (socket.kind, socket.address) {
-        (Kind::UnixStream | Kind::UnixDatagram, _) => "unix",
+        (Kind::UnixStream | Kind::UnixSeqpacket | Kind::UnixDatagram, _) => "unix",
         (_, Some(address)) if address.is_ipv4() => "IPv4",
         _ => "IPv6",
     }

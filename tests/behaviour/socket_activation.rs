@@ -381,7 +381,7 @@ fn what_cant_be_served_is_refused_by_name() {
     );
     refused(
         Some(socket(Domain::UNIX, Type::SEQPACKET, None)),
-        "sequential-packet",
+        "has no address",
     );
     let netlink = socket(Domain::from(libc::AF_NETLINK), Type::RAW, None);
     refused(

@@ -19,7 +19,6 @@ use super::Shared;
 use super::handlers::{Handler, Work};
 use super::key::Key;
 use crate::child::{Plan, SpawnError, Spawned, Spawner};
-use crate::config::Style;
 use crate::net::{Listener, Peer};
 use crate::report::{self, Cause, Event};
 use crate::sys::descriptors;
@@ -77,9 +76,9 @@ enum Found {
 
 impl Lent {
     pub(super) fn new(listener: Listener, plan: Arc<Plan>, index: usize) -> Result<Self, Errno> {
-        let arrivals = match listener.style() {
-            Style::Datagram => Arrivals::Datagrams(Datagrams::default()),
-            Style::Stream => Arrivals::Connections(Connections::new(&listener)?),
+        let arrivals = match listener.style().has_connections() {
+            false => Arrivals::Datagrams(Datagrams::default()),
+            true => Arrivals::Connections(Connections::new(&listener)?),
         };
         Ok(Self {
             environment: plan.environment(),

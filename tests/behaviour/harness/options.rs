@@ -24,6 +24,14 @@ pub(super) struct Endpoint {
     place: Place,
 }
 
+/// What -s, -d and --seqpacket say.
+#[derive(Clone, Copy, Debug)]
+enum Style {
+    Stream,
+    Datagram,
+    Seqpacket,
+}
+
 /// Where in the command line a value stands.
 #[derive(Clone, Copy, Debug)]
 struct Place {
@@ -79,9 +87,9 @@ impl Endpoint {
 impl Options {
     pub fn read(words: &[OsString]) -> Self {
         let mut options = Self::default();
-        // The kind of -i, -l and -x depends on -s and -d wherever they stand.
+        // The kind of -i, -l and -x depends on -s, -d and --seqpacket wherever they stand.
         let mut of_style = Vec::new();
-        let mut datagram = false;
+        let mut style = Style::Stream;
         let mut at = 0;
         while let Some(word) = words.get(at) {
             let bytes = word.as_bytes();
@@ -127,8 +135,9 @@ impl Options {
                     b"unix" => value_of(b'l', start),
                     b"pidfile" => value_of(b'P', start),
                     b"log" | b"backlog" | b"max-clients" => value_of(b'L', start),
-                    b"stream" => datagram = false,
-                    b"datagram" => datagram = true,
+                    b"stream" => style = Style::Stream,
+                    b"datagram" => style = Style::Datagram,
+                    b"seqpacket" => style = Style::Seqpacket,
                     b"background" => options.background = true,
                     _ => {}
                 }
@@ -139,8 +148,8 @@ impl Options {
                             value_of(*letter, index + 1);
                             break;
                         }
-                        b's' => datagram = false,
-                        b'd' => datagram = true,
+                        b's' => style = Style::Stream,
+                        b'd' => style = Style::Datagram,
                         b'B' => options.background = true,
                         _ => {}
                     }
@@ -148,11 +157,13 @@ impl Options {
             }
             at += 1;
         }
-        for index in of_style.into_iter().filter(|_| datagram) {
+        for index in of_style {
             let kind = &mut options.endpoints[index].kind;
-            *kind = match kind {
-                Kind::Tcp => Kind::Udp,
-                _ => Kind::UnixDatagram,
+            *kind = match (*kind, style) {
+                (Kind::Tcp, Style::Datagram) => Kind::Udp,
+                (_, Style::Datagram) => Kind::UnixDatagram,
+                (Kind::UnixStream, Style::Seqpacket) => Kind::UnixSeqpacket,
+                (kind, _) => kind,
             };
         }
         options

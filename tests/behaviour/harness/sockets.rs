@@ -11,6 +11,7 @@ pub enum Kind {
     Tcp,
     Udp,
     UnixStream,
+    UnixSeqpacket,
     UnixDatagram,
 }
 
@@ -30,7 +31,7 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Whether a client that comes now is served: stream sockets have to listen.
+    /// Whether a client that comes now is served: those with connections have to listen.
     pub fn is_open(&self) -> bool {
         self.listening || matches!(self.kind, Kind::Udp | Kind::UnixDatagram)
     }
@@ -106,6 +107,7 @@ fn unix(line: &str) -> Option<Socket> {
         kind: match *words.get(4)? {
             "0001" => Kind::UnixStream,
             "0002" => Kind::UnixDatagram,
+            "0005" => Kind::UnixSeqpacket,
             _ => return None,
         },
         address: None,
