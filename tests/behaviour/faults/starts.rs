@@ -633,7 +633,8 @@ impl Record {
         let mut all = 0..self.calls.len();
         match all.find(|&other| self.calls[other].thread == thread && self.is_settled(other)) {
             Some(wait) => index <= wait,
-            None => index < self.serving && !self.is_newborn(thread),
+            // Whoever only helps to start has nothing else to do, however late it comes to that.
+            None => !self.is_newborn(thread) && (index < self.serving || thread != self.service),
         }
     }
 
