@@ -4,12 +4,14 @@
 #![no_main]
 
 use std::ffi::{OsStr, OsString};
+use std::num::NonZeroUsize;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use libfuzzer_sys::fuzz_target;
 use skd::cli::{self, Request};
 use skd::config::{
-    Config, Endpoint, LogTarget, MOST_THREADS, Probes, SocketOption, Style, UnixAddress,
+    Admission, AtLimit, Config, Endpoint, LogTarget, MOST_THREADS, Probes, Proxies, Rule,
+    RulePlace, SocketOption, SourcePrefix, Style, Trusted, UnixAddress, quoted,
 };
 use skd::error::Error;
 
@@ -106,7 +108,9 @@ fn reads_as_the_same(config: &Config) {
     let shown = format!("{config:?}");
     // What was not in UTF-8 is shown otherwise than it was.
     let lossy = |listen: &skd::config::Listen| listen.option.contains('\u{fffd}');
-    if config.services[0].listeners.iter().any(lossy) {
+    let lossy_rule = |rule: &Rule| rule.place.to_string().contains('\u{fffd}');
+    let service = &config.services[0];
+    if service.listeners.iter().any(lossy) || service.admission.rules.iter().any(lossy_rule) {
         return;
     }
     match cli::parse(written(config), None) {
@@ -138,6 +142,70 @@ fn socket_option(option: &SocketOption) -> Option<String> {
         SocketOption::SendBuffer(size) | SocketOption::ReceiveBuffer(size) => {
             Some(size.to_string())
         }
+        SocketOption::Multicast(group) => Some(group.to_string()),
+    }
+}
+
+fn limit(at: &AtLimit) -> String {
+    match at {
+        AtLimit::Queue(None) => "queue".into(),
+        AtLimit::Queue(Some(time)) => format!("queue:{time}"),
+        AtLimit::Close => "close".into(),
+        AtLimit::Reset => "reset".into(),
+        AtLimit::Message(text) => {
+            let quoted = quoted(text).to_string();
+            format!("message:{}", &quoted[1..quoted.len() - 1])
+        }
+    }
+}
+
+/// What is asked of clients.
+fn admission(words: &mut Words, asked: &Admission) {
+    for rule in &asked.rules {
+        if let RulePlace::Option(option) = &rule.place
+            && let Some((option, value)) = option.split_once(' ')
+        {
+            words.value(&option[2..], Some(value));
+        }
+    }
+    words.value("rules", asked.rules_file.as_ref());
+    let number = |number: Option<NonZeroUsize>| number.map(|number| number.to_string());
+    words.value("max-per-source", number(asked.max_per_source));
+    if asked.source_prefix != SourcePrefix::default() {
+        let SourcePrefix { v4, v6 } = asked.source_prefix;
+        words.value("source-prefix", Some(format!("{v4},{v6}")));
+    }
+    for (option, rate) in [
+        ("rate", asked.rate),
+        ("rate-per-source", asked.rate_per_source),
+    ] {
+        words.value(option, rate.map(|rate| rate.to_string()));
+    }
+    for (option, at) in [
+        ("at-max", &asked.at_max),
+        ("at-source-max", &asked.at_source_max),
+        ("at-rate", &asked.at_rate),
+    ] {
+        words.value(option, at.as_ref().map(limit));
+    }
+    for (option, time) in [
+        ("first-byte", asked.first_byte),
+        ("timeout", asked.timeout),
+        ("idle-timeout", asked.idle_timeout),
+        ("linger", asked.linger),
+    ] {
+        words.value(option, time.map(|time| time.to_string()));
+    }
+    if let Some(Proxies { from, timeout }) = &asked.proxies {
+        words.flag("proxy-protocol", true);
+        for trusted in from {
+            let trusted = match trusted {
+                Trusted::Net(prefix) => prefix.to_string(),
+                Trusted::Unix => "unix".into(),
+            };
+            words.value("proxy-from", Some(trusted));
+        }
+        words.value("proxy-timeout", Some(timeout.to_string()));
     }
 }
 
@@ -179,15 +247,12 @@ fn written(Config { daemon, services }: &Config) -> Vec<OsString> {
             None => (listen.option.as_str(), None),
         };
         let styled = matches!(option, "--inet" | "--unix");
-        let datagram = listen.endpoint.style() == Some(Style::Datagram);
-        words.flag("datagram", styled && datagram);
+        let style = listen.endpoint.style();
+        words.flag("datagram", styled && style == Some(Style::Datagram));
+        words.flag("seqpacket", styled && style == Some(Style::Seqpacket));
         words.flag(&option[2..], value.is_none());
         words.value(&option[2..], value);
         words.value("backlog", listen.backlog.map(|backlog| backlog.to_string()));
-        for option in &listen.options {
-            words.value(option.name(), socket_option(option));
-            words.flag(option.name(), socket_option(option).is_none());
-        }
         if let Endpoint::Unix { mode, owner, .. } = &listen.endpoint {
             words.value("unix-mode", mode.map(|mode| format!("{mode:o}")));
             words.value(
@@ -199,6 +264,13 @@ fn written(Config { daemon, services }: &Config) -> Vec<OsString> {
             );
         }
     }
+    // The same for all.
+    let options = service.listeners.first().map(|listen| &listen.options);
+    for option in options.into_iter().flatten() {
+        words.value(option.name(), socket_option(option));
+        words.flag(option.name(), socket_option(option).is_none());
+    }
+    admission(&mut words, &service.admission);
     let surroundings = &service.surroundings;
     let directory = surroundings.directory.as_ref();
     words.value(
