@@ -18,7 +18,6 @@ use crate::serve::handover::Sockets;
 use crate::serve::upgrade::{Arrival, Handed, Origin, State};
 use crate::serve::{self, Limits, Patience, Resources, Rules, supervise};
 use crate::setup::executable::Executable;
-use crate::setup::rules::RuleList;
 use crate::setup::{Log, Manager, PidFile, Ready, ReadyFd, RuleFiles, Side, privileges};
 use crate::sys::child::{self, Stage};
 use crate::sys::descriptors::{Low, Reserved};
@@ -118,7 +117,7 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
     // The resolver may take long: nothing is held or changed yet, and INT still ends skd.
     let wanted = net::resolve_all(&service.listeners)?;
     // While files and users are in sight; a fault in them leaves no trace.
-    let mut rules = read_rules(&service)?;
+    let mut rules = RuleFiles::open_and_read(&service.admission)?;
     // While its socket can be reached, and before it could be told of a start that fails.
     let mut manager = Manager::connect()?;
     // From here on there may be something to remove: signals wait until that can be done.
@@ -419,17 +418,6 @@ impl Ground {
             patience: self.patience,
         };
         serve::Daemon::new(vec![service], resources)
-    }
-}
-
-/// Opens and reads the rules about who may come in, if there are any.
-fn read_rules(service: &Service) -> Result<Option<(RuleFiles, RuleList)>, Error> {
-    let Some(files) = RuleFiles::open(&service.admission)? else {
-        return Ok(None);
-    };
-    match files.read() {
-        Ok(list) => Ok(Some((files, list))),
-        Err(faults) => Err(Error::Start(faults.into_iter().next().unwrap_or_default())),
     }
 }
 

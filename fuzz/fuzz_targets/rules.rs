@@ -122,15 +122,7 @@ fn built(rules: Vec<(bool, Chosen)>, clients: &[Asked]) {
                 Who::File("list".into())
             }
         };
-        let rule = Rule {
-            allow,
-            who,
-            max: None,
-            rate: None,
-            environment: Vec::new(),
-            message: None,
-            place: RulePlace::Line(line),
-        };
+        let rule = Rule::new(allow, who, RulePlace::Line(line));
         (rule, list)
     });
     ask(rules.collect(), clients);

@@ -22,10 +22,7 @@ pub fn explain(config: &Config, who: &Who) -> Result<u8, Error> {
 }
 
 fn answer(admission: &Admission, who: &Who) -> Result<String, Error> {
-    let files = RuleFiles::open(admission)?;
-    let read = files.as_ref().map(RuleFiles::read).transpose();
-    let list =
-        read.map_err(|faults| Error::Start(faults.into_iter().next().unwrap_or_default()))?;
+    let (files, list) = RuleFiles::open_and_read(admission)?.unzip();
     let no_variables: [CString; 0] = [];
     let rules = Rules::new(list.unwrap_or_default(), &no_variables);
     let decision = rules.decide(client(who));

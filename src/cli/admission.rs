@@ -3,11 +3,10 @@
 
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
-use std::str::FromStr;
 
 use super::Given;
-use super::values::{self, Why};
-use crate::config::{Admission, AtLimit, Names, Proxies, Refused, Rule, Span, Trusted, Who};
+use super::values::{self, Why, parsed};
+use crate::config::{Admission, AtLimit, Names, Proxies, Rule, Span, Trusted, Who};
 
 /// What `--proxy-timeout` is, if not given.
 const PROXY_TIMEOUT: Span = Span::seconds(3);
@@ -101,7 +100,7 @@ fn needs(given: &Given<'_>) {
     let per_source = any(&["max-per-source", "rate-per-source", "rules"]);
     let source_max = any(&["max-per-source", "rules"]);
     let rate = any(&["rate", "rate-per-source", "rules"]);
-    let max = any(&["max-clients"]);
+    let max = given.has("max-clients");
     let proxies = given.flag("proxy-protocol");
     for (option, used, what) in [
         (
@@ -165,9 +164,4 @@ fn time(text: &OsStr) -> Result<Span, Why> {
         return Err("it takes a duration that isn't zero".into());
     }
     Ok(span)
-}
-
-fn parsed<T: FromStr<Err = Refused>>(text: &OsStr) -> Result<T, Why> {
-    let text = text.to_str().ok_or("it isn't text in UTF-8")?;
-    text.parse().map_err(|why: Refused| why.to_string())
 }

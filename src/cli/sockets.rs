@@ -3,9 +3,9 @@
 use std::ffi::OsStr;
 use std::time::Duration;
 
-use super::values::{Why, amount, duration, positive};
+use super::values::{Why, amount, duration, parsed, positive};
 use super::{Given, spelt};
-use crate::config::{Group, Probes, Refused, Scope, SocketOption, Style, decimal, is_interface};
+use crate::config::{Probes, Scope, SocketOption, Style, decimal, is_interface};
 
 /// Which kinds of listeners were asked for, readable or not.
 pub(super) struct Kinds {
@@ -62,7 +62,7 @@ pub(super) fn options(given: &Given<'_>, kinds: &Kinds) -> Vec<SocketOption> {
     ];
     let mut groups = Vec::new();
     for (_, value) in given.each("multicast") {
-        let group = given.value("multicast", value, group);
+        let group = given.value("multicast", value, parsed);
         if group.is_some() && groups.contains(&group) {
             given.refuse(format!("{} is given twice", spelt("multicast", value)));
         }
@@ -152,11 +152,6 @@ fn defer_accept(text: &OsStr) -> Result<i32, Why> {
         .ok_or_else(|| "it takes a duration of whole seconds, from 1s to 8h".into())
 }
 
-fn group(text: &OsStr) -> Result<Group, Why> {
-    let text = text.to_str().ok_or("it isn't text in UTF-8")?;
-    text.parse().map_err(|why: Refused| why.to_string())
-}
-
 fn interface(text: &OsStr) -> Result<String, Why> {
     text.to_str()
         .filter(|name| is_interface(name))
@@ -212,6 +207,7 @@ fn size(text: &OsStr) -> Result<i32, Why> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Group;
     use proptest::prelude::*;
 
     fn os(text: &str) -> &OsStr {
@@ -314,7 +310,7 @@ mod tests {
             "ff02::fb%eth0",
             "224.0.0.251%lo",
         ] {
-            assert_eq!(group(os(text)).unwrap().to_string(), text);
+            assert_eq!(parsed::<Group>(os(text)).unwrap().to_string(), text);
         }
         for text in [
             "",
@@ -333,7 +329,7 @@ mod tests {
             "all-hosts.mcast.net",
             "224.0.0.1:80",
         ] {
-            assert!(group(os(text)).is_err(), "{text:?}");
+            assert!(parsed::<Group>(os(text)).is_err(), "{text:?}");
         }
     }
 
@@ -342,7 +338,7 @@ mod tests {
         fn any_text_is_read_or_refused_without_a_panic(text in ".*|[0-9a-zA-Z:]{0,12}") {
             let text = os(&text);
             let _ = (probes(text), user_timeout(text), defer_accept(text), interface(text));
-            let _ = (type_of_service(text), mark(text), size(text), group(text));
+            let _ = (type_of_service(text), mark(text), size(text), parsed::<Group>(text));
         }
     }
 }

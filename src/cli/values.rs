@@ -5,6 +5,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use nix::unistd::{Gid, Uid, User, getgrouplist};
 
@@ -60,6 +61,12 @@ pub fn path(text: &OsStr) -> Result<PathBuf, Why> {
         return Err(NUL.into());
     }
     Ok(PathBuf::from(text))
+}
+
+/// What can be read from a text alone.
+pub fn parsed<T: FromStr<Err = Refused>>(text: &OsStr) -> Result<T, Why> {
+    let text = text.to_str().ok_or("it isn't text in UTF-8")?;
+    text.parse().map_err(|why: Refused| why.to_string())
 }
 
 /// How long something may take.

@@ -104,7 +104,7 @@ impl Rule {
     }
 
     /// A rule with neither limits nor changes.
-    pub(super) fn new(allow: bool, who: Who, place: RulePlace) -> Self {
+    pub fn new(allow: bool, who: Who, place: RulePlace) -> Self {
         Self {
             allow,
             who,

@@ -8,16 +8,15 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsRawFd;
 use std::str::FromStr;
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv};
+use nix::sys::socket::MsgFlags;
 use socket2::Socket;
 
 use super::peer::plain;
 use crate::config::decimal;
-use crate::sys::sockets::is_shut_down;
+use crate::sys::sockets::{is_shut_down, receive_now};
 
 /// What a header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -324,7 +323,7 @@ fn take<const ROOM: usize>(connection: &Socket) -> Result<Taken, Fault> {
     let mut room = [0; ROOM];
     let mut ended = false;
     loop {
-        let seen = match look(connection, &mut room, MsgFlags::MSG_PEEK) {
+        let seen = match receive_now(connection, &mut room, MsgFlags::MSG_PEEK) {
             Ok(0) => return Err(Fault::Ended),
             Ok(seen) => seen,
             Err(Errno::EAGAIN) => return Ok(Taken::Incomplete { begun: false }),
@@ -352,23 +351,13 @@ fn take<const ROOM: usize>(connection: &Socket) -> Result<Taken, Fault> {
 /// Takes away what was seen, and so is there.
 fn consume(connection: &Socket, mut header: &mut [u8]) -> Result<(), Fault> {
     while !header.is_empty() {
-        let taken = look(connection, header, MsgFlags::empty()).map_err(Fault::Failed)?;
+        let taken = receive_now(connection, header, MsgFlags::empty()).map_err(Fault::Failed)?;
         if taken == 0 {
             return Err(Fault::Ended);
         }
         header = &mut header[taken..];
     }
     Ok(())
-}
-
-fn look(connection: &Socket, room: &mut [u8], flags: MsgFlags) -> Result<usize, Errno> {
-    loop {
-        let flags = flags | MsgFlags::MSG_DONTWAIT;
-        match recv(connection.as_raw_fd(), room, flags) {
-            Err(Errno::EINTR) => {}
-            result => return result,
-        }
-    }
 }
 
 impl fmt::Display for Fault {

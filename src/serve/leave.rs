@@ -148,7 +148,8 @@ impl Leaving {
         part.insert(index, Entry { connection, until });
     }
 
-    /// Refused: tells the client this, as far as the connection takes it without waiting, and has it leave.
+    /// Tells a client who is refused this, as far as the connection takes it without waiting, and
+    /// has it leave.
     pub(super) fn tell(
         &self,
         thread: usize,

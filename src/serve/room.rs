@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use socket2::Socket;
 
-use super::admit::{Limits, Place, Ready, Seat, Source};
+use super::admit::{Limits, Place, Policy, Ready, Seat, Source};
 use super::key::Key;
 use crate::net::Peer;
 use crate::net::proxy::{self, Received};
@@ -40,6 +40,36 @@ pub(super) struct Visitor {
     pub(super) place: Option<Place>,
     /// The rule that let it in, if that says anything else about it.
     pub(super) rule: Option<Arc<Ready>>,
+}
+
+impl Visitor {
+    /// Somebody who has just come to this listener of a service.
+    pub(super) fn new(
+        connection: Socket,
+        peer: Peer,
+        policy: &Policy,
+        (service, listener): (usize, usize),
+    ) -> Self {
+        Self {
+            connection,
+            source: policy.source(&peer),
+            peer,
+            service,
+            listener,
+            stage: Stage::Header,
+            header: None,
+            deadline: None,
+            retry: None,
+            seat: None,
+            token: None,
+            place: None,
+            rule: None,
+        }
+    }
+
+    fn alarm(&self) -> Option<Instant> {
+        self.deadline.into_iter().chain(self.retry).min()
+    }
 }
 
 /// What a connection passes, in this order.
@@ -77,12 +107,6 @@ impl Stage {
     }
 }
 
-impl Visitor {
-    fn alarm(&self) -> Option<Instant> {
-        self.deadline.into_iter().chain(self.retry).min()
-    }
-}
-
 /// Who waits, by numbers that grow: so by their order of arrival.
 #[derive(Debug)]
 pub(super) struct Room {
@@ -114,16 +138,17 @@ struct Share {
 /// The most that wait in all threads, whatever number of files may be open.
 const MOST: usize = 65_536;
 
-impl Room {
-    /// An empty one, one of so many. Together they take half of the files that may be open at
-    /// most: handlers need theirs.
-    pub(super) fn new(rooms: usize) -> Self {
-        let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
-        let files = usize::try_from(files).unwrap_or(usize::MAX);
-        Self::with_capacity(((files / 2).min(MOST) / rooms.max(1)).max(8))
-    }
+/// How many may wait in each of so many rooms. Together they take half of the files that may be
+/// open at most: handlers need theirs.
+pub(super) fn capacity(rooms: usize) -> usize {
+    let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+    let files = usize::try_from(files).unwrap_or(usize::MAX);
+    ((files / 2).min(MOST) / rooms.max(1)).max(8)
+}
 
-    fn with_capacity(capacity: usize) -> Self {
+impl Room {
+    /// An empty one, for so many.
+    pub(super) fn new(capacity: usize) -> Self {
         Self {
             visitors: BTreeMap::new(),
             next: 0,

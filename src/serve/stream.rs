@@ -23,7 +23,7 @@ use super::handlers::{Handler, Work};
 use super::key::Key;
 use super::leave::Kept;
 use super::reap::{self, Birth};
-use super::room::{Room, Stage, Visitor};
+use super::room::{self, Room, Visitor};
 use super::{Phase, Served, Shared};
 use crate::child::{SpawnError, Spawned, Spawner};
 use crate::net::{Listener, Peer};
@@ -101,10 +101,12 @@ pub(super) struct Lane<'a> {
 
 impl<'a> Lane<'a> {
     fn new(served: &'a Served, threads: usize) -> Self {
+        // Where nothing is asked of anybody, nobody waits.
+        let capacity = served.policy.as_ref().map(|_| room::capacity(threads));
         Self {
             served,
             place: None,
-            room: Room::new(threads),
+            room: Room::new(capacity.unwrap_or_default()),
             rules: served.rules.as_ref().map(RuleBook::reader),
             refusals: served.policy.as_ref().map(|_| Refusals::new()),
             closed_by_rate: false,
@@ -239,6 +241,8 @@ impl<'a> Acceptor<'a> {
     /// has something due, when it is worth asking again.
     fn is_open(&mut self, service: usize) -> bool {
         let lane = &mut self.lanes[service];
+        // Without a place the next token isn't waited for: it would be due for as long as nobody may
+        // take it.
         lane.closed_by_rate = false;
         let places = &lane.served.places;
         let Some(policy) = &lane.served.policy else {
@@ -253,8 +257,6 @@ impl<'a> Acceptor<'a> {
             }
         };
         if !free {
-            // Or the next token would be waited for, and be due for as long as nobody may take it.
-            lane.closed_by_rate = false;
             self.note_full(service);
             return false;
         }
@@ -329,21 +331,8 @@ impl<'a> Acceptor<'a> {
                 self.start(service, listener, connection, peer, (place, None), None);
             }
             (Some(policy), place) => {
-                let visitor = Visitor {
-                    source: policy.source(&peer),
-                    connection,
-                    peer,
-                    service,
-                    listener: index,
-                    stage: Stage::Header,
-                    header: None,
-                    deadline: None,
-                    retry: None,
-                    seat: None,
-                    token,
-                    place,
-                    rule: None,
-                };
+                let mut visitor = Visitor::new(connection, peer, policy, (service, index));
+                (visitor.token, visitor.place) = (token, place);
                 self.advance(policy, None, visitor);
             }
         }

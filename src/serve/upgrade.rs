@@ -485,6 +485,7 @@ impl Daemon {
     /// Takes over the handlers of an earlier image: for good, for they will be reaped.
     pub(super) fn enter_handlers(&mut self) {
         let (now, clock) = (Instant::now(), clock());
+        let time = |time: u64| now + Duration::from_millis(time.saturating_sub(clock));
         for handed in std::mem::take(&mut self.handed) {
             let thread = self.shared.thread_for(&handed);
             let pid = Pid::from_raw(handed.pid);
@@ -494,7 +495,6 @@ impl Daemon {
                 HandedWork::Connection(service) => service,
                 HandedWork::Lent(_) => 0,
             };
-            let time = |time: u64| now + Duration::from_millis(time.saturating_sub(clock));
             let watch = handed.watch;
             let watch = watch.map(|watch| Watch::resume(watch, service, time));
             let connection = handed.connection;
@@ -528,11 +528,10 @@ impl Daemon {
         }
         for (index, handed) in std::mem::take(&mut self.handed_leaving).iter().enumerate() {
             if let Some(connection) = self.handed_connection(handed.connection) {
-                let left = Duration::from_millis(handed.until.saturating_sub(clock));
                 let thread = index % self.shared.pollers.len();
                 let poller = &self.shared.pollers[thread];
                 let leaving = &self.shared.leaving;
-                leaving.leave(thread, poller, connection, now + left);
+                leaving.leave(thread, poller, connection, time(handed.until));
             }
         }
         let visitors = std::mem::take(&mut self.handed_visitors);
@@ -541,24 +540,12 @@ impl Daemon {
             let served = self.shared.services.get(handed.service)?;
             served.listeners.get(handed.listener)?;
             let policy = served.policy.as_ref()?;
-            Some(Visitor {
-                connection: connection.into(),
-                source: policy.source(&handed.peer),
-                peer: handed.peer,
-                service: handed.service,
-                listener: handed.listener,
-                stage: match handed.identified {
-                    true => Stage::Rules,
-                    false => Stage::Header,
-                },
-                header: None,
-                deadline: None,
-                retry: None,
-                seat: None,
-                token: None,
-                place: None,
-                rule: None,
-            })
+            let came = (handed.service, handed.listener);
+            let mut visitor = Visitor::new(connection.into(), handed.peer, policy, came);
+            if handed.identified {
+                visitor.stage = Stage::Rules;
+            }
+            Some(visitor)
         });
         let visitors: Vec<_> = visitors.collect();
         // Listeners have threads; and each has a part of everybody, for each has room for no more.
@@ -598,6 +585,15 @@ fn clock() -> u64 {
     now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or_default())
 }
 
+/// What a time to come is on that clock.
+fn on_clock() -> impl Fn(Instant) -> u64 {
+    let (now, clock) = (Instant::now(), clock());
+    move |time| {
+        let left = time.saturating_duration_since(now).as_millis();
+        clock.saturating_add(u64::try_from(left).unwrap_or(u64::MAX))
+    }
+}
+
 /// Says why there is no upgrade.
 pub(super) fn refuse(why: &dyn std::fmt::Display) {
     let text = format_args!("no upgrade: {why}; this skd goes on");
@@ -627,11 +623,8 @@ impl Shared {
 
     fn hand_over_handlers(&self, connections: bool, to: &mut HandOver) -> Vec<HandedHandler> {
         let mut handed = Vec::new();
-        let (now, clock) = (Instant::now(), clock());
-        let time = |time: Instant| {
-            let left = time.saturating_duration_since(now).as_millis();
-            clock.saturating_add(u64::try_from(left).unwrap_or(u64::MAX))
-        };
+        let clock = clock();
+        let time = on_clock();
         self.handlers.each(|handler, watch| {
             let work = match &handler.work {
                 Work::Connection(place) => {
@@ -648,7 +641,7 @@ impl Shared {
                 work,
                 peer: handler.peer,
                 started: clock.saturating_sub(age.unwrap_or_default()),
-                watch: watch.map(|watch| watch.hand_over(time)),
+                watch: watch.map(|watch| watch.hand_over(&time)),
                 // One that can't be passed on is closed at the exec.
                 connection: kept.and_then(|kept| to.pass(kept.connection()).ok()),
             });
@@ -678,12 +671,11 @@ impl Shared {
 
     fn hand_over_leaving(&self, connections: bool, to: &mut HandOver) -> Vec<HandedLeaving> {
         let mut handed = Vec::new();
-        let (now, clock) = (Instant::now(), clock());
+        let time = on_clock();
         if connections {
             self.leaving.each(|connection, until| {
-                let left = until.saturating_duration_since(now).as_millis();
                 if let Ok(connection) = to.pass(connection) {
-                    let until = clock.saturating_add(u64::try_from(left).unwrap_or_default());
+                    let until = time(until);
                     handed.push(HandedLeaving { connection, until });
                 }
             });

@@ -3,21 +3,19 @@
 //! does so in the [`Room`](super::room), and goes on from there.
 
 use std::fmt;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv};
+use nix::sys::socket::MsgFlags;
 
-use super::Shared;
 use super::admit::{Farewell, Limits, Over, Policy, Ready, Reason, Say, When};
 use super::room::{Stage, Visitor};
 use super::stream::{Acceptor, PAUSE};
 use crate::config::{AtLimit, Proxies};
 use crate::net::proxy::{self, Received};
 use crate::report::{self, Event};
-use crate::sys::sockets::is_shut_down;
+use crate::sys::sockets::{is_shut_down, receive_now};
 
 /// How long somebody who was told why is heard out, so that it arrives.
 const HEARING: Duration = Duration::from_secs(5);
@@ -64,8 +62,7 @@ impl<'a> Acceptor<'a> {
                 Passed::No(farewell, reason) => {
                     let rule = visitor.rule.clone();
                     let told = rule.as_deref().filter(|_| visitor.stage == Stage::Source);
-                    let farewell = told.and_then(message).unwrap_or(farewell);
-                    return self.refuse(policy, visitor, farewell, reason);
+                    return self.refuse(policy, visitor, by_rule(told, farewell), reason);
                 }
             }
         }
@@ -104,12 +101,11 @@ impl<'a> Acceptor<'a> {
     }
 
     fn deny(&mut self, policy: &'a Policy, visitor: Visitor, rule: Option<&Ready>) {
-        let farewell = rule.and_then(message).unwrap_or(Farewell::Close);
         let reason = match rule {
             Some(rule) => Reason::Rule(&rule.rule.place),
             None => Reason::NoRule,
         };
-        self.refuse(policy, visitor, farewell, reason);
+        self.refuse(policy, visitor, by_rule(rule, Farewell::Close), reason);
     }
 
     fn pass_source(
@@ -281,8 +277,7 @@ impl<'a> Acceptor<'a> {
             Stage::Source => {
                 let why = format_args!("{source} has reached its limit");
                 let rule = visitor.rule.clone();
-                let farewell = rule.as_deref().and_then(message);
-                let farewell = farewell.unwrap_or(Farewell::Close);
+                let farewell = by_rule(rule.as_deref(), Farewell::Close);
                 return self.refuse(policy, visitor, farewell, Reason::Late(&why));
             }
             Stage::Rate => Reason::Late(&Reason::Rate),
@@ -312,7 +307,7 @@ impl<'a> Acceptor<'a> {
         if let (Some(taken), Some(bucket)) = (visitor.token, &policy.bucket) {
             bucket.give_back(taken, time);
         }
-        if lane.place.is_none() && policy.places_when() == When::Before {
+        if lane.place.is_none() && lane.served.places.when() == When::Before {
             lane.place = visitor.place;
         }
         match farewell {
@@ -402,23 +397,15 @@ impl<'a> Acceptor<'a> {
             return;
         }
         let line = room.line_of(id);
-        if let Some(visitor) = room.take(self.poller, id) {
-            self.advance(policy, Some(id), visitor);
-        }
-        let Some(source) = line else {
-            return;
-        };
-        // Who has gone from the head of a line makes the next one its head, who asks, until one
-        // stays there.
-        let mut asked = id;
-        while let Some(first) = self.lanes[service].room.first_of(source) {
-            if first == asked {
-                return;
+        let mut next = Some(id);
+        while let Some(id) = next {
+            if let Some(visitor) = self.lanes[service].room.take(self.poller, id) {
+                self.advance(policy, Some(id), visitor);
             }
-            asked = first;
-            if let Some(visitor) = self.lanes[service].room.take(self.poller, first) {
-                self.advance(policy, Some(first), visitor);
-            }
+            // Who has gone from the head of a line makes the next one its head, who asks, until one
+            // stays there.
+            let first = line.and_then(|source| self.lanes[service].room.first_of(source));
+            next = first.filter(|first| *first != id);
         }
     }
 
@@ -462,9 +449,7 @@ impl<'a> Acceptor<'a> {
         });
         lanes.min()
     }
-}
 
-impl Acceptor<'_> {
     /// Leaves all who wait to whoever goes on: this thread, or its like in another image.
     pub(super) fn leave_rooms(&mut self) {
         for lane in &mut self.lanes {
@@ -474,14 +459,11 @@ impl Acceptor<'_> {
             }
         }
     }
-}
 
-impl<'a> Acceptor<'a> {
     /// Lets all go who still wait at the end.
     pub(super) fn let_go(&mut self) {
         for service in 0..self.lanes.len() {
-            let shared: &'a Shared = self.shared;
-            if let Some(policy) = &shared.services[service].policy {
+            if let Some(policy) = &self.lanes[service].served.policy {
                 for visitor in self.lanes[service].room.empty(self.poller) {
                     self.refuse(policy, visitor, Farewell::Close, Reason::End);
                 }
@@ -493,8 +475,7 @@ impl<'a> Acceptor<'a> {
     pub(super) fn enter_rooms(&mut self) {
         let visitors = std::mem::take(&mut *self.shared.visitors(self.index));
         for visitor in visitors {
-            let shared: &'a Shared = self.shared;
-            if let Some(policy) = &shared.services[visitor.service].policy {
+            if let Some(policy) = &self.lanes[visitor.service].served.policy {
                 self.advance(policy, None, visitor);
             }
         }
@@ -521,26 +502,22 @@ fn header<'a>(policy: &Policy, proxies: &'a Proxies, visitor: &mut Visitor) -> P
     }
 }
 
-/// What a rule has told to those whom it, or its limits, refuse.
-fn message(ready: &Ready) -> Option<Farewell<'_>> {
-    let text = ready.rule.message.as_deref();
-    text.map(Farewell::Tell)
+/// How those are let go whom a rule, or its limits, refuse: told what it says, if anything.
+fn by_rule<'a>(rule: Option<&'a Ready>, otherwise: Farewell<'a>) -> Farewell<'a> {
+    let text = rule.and_then(|ready| ready.rule.message.as_deref());
+    text.map_or(otherwise, Farewell::Tell)
 }
 
 /// Whether the client has sent something.
 fn first_byte<'a>(visitor: &Visitor, within: Duration) -> Passed<'a> {
-    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-    loop {
-        return match recv(visitor.connection.as_raw_fd(), &mut [0], flags) {
-            // An empty packet reads the same, and counts if the client hasn't closed since.
-            Ok(0) if is_shut_down(&visitor.connection) => Passed::No(Farewell::Close, Reason::Left),
-            Ok(_) => Passed::Yes,
-            Err(Errno::EAGAIN) => Passed::Later {
-                retry: None,
-                within: Some(within),
-            },
-            Err(Errno::EINTR) => continue,
-            Err(_) => Passed::No(Farewell::Close, Reason::Left),
-        };
+    match receive_now(&visitor.connection, &mut [0], MsgFlags::MSG_PEEK) {
+        // An empty packet reads the same, and counts if the client hasn't closed since.
+        Ok(0) if is_shut_down(&visitor.connection) => Passed::No(Farewell::Close, Reason::Left),
+        Ok(_) => Passed::Yes,
+        Err(Errno::EAGAIN) => Passed::Later {
+            retry: None,
+            within: Some(within),
+        },
+        Err(_) => Passed::No(Farewell::Close, Reason::Left),
     }
 }

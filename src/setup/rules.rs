@@ -105,6 +105,17 @@ impl RuleFiles {
         }))
     }
 
+    /// Opens them and reads what they hold now, or says the first of what is wrong.
+    pub fn open_and_read(admission: &Admission) -> Result<Option<(Self, RuleList)>, Error> {
+        let Some(files) = Self::open(admission)? else {
+            return Ok(None);
+        };
+        match files.read() {
+            Ok(list) => Ok(Some((files, list))),
+            Err(faults) => Err(Error::Start(faults.into_iter().next().unwrap_or_default())),
+        }
+    }
+
     /// Says that this process is in another root directory by now.
     pub fn entered_root(&mut self) {
         self.names.asks = false;

@@ -83,20 +83,34 @@ pub enum Heard {
 /// What a read counts at the least: as much as the kernel has for a packet, however short.
 const PACKET: usize = 512;
 
+/// Receives what has come without waiting, whether or not the socket is one that waits (recv(2),
+/// `MSG_DONTWAIT`), and without being interrupted.
+pub fn receive_now(
+    connection: impl AsFd,
+    room: &mut [u8],
+    flags: MsgFlags,
+) -> Result<usize, Errno> {
+    loop {
+        let flags = flags | MsgFlags::MSG_DONTWAIT;
+        match recv(connection.as_fd().as_raw_fd(), room, flags) {
+            Err(Errno::EINTR) => {}
+            result => return result,
+        }
+    }
+}
+
 /// Reads what has come on a connection and throws it away, up to `most` bytes or a little more,
-/// without waiting, whether or not the socket is one that waits (`MSG_DONTWAIT`).
+/// without waiting.
 pub fn hear_out(connection: impl AsFd, most: usize) -> Heard {
     let mut room = [0; 16 * 1024];
     let mut heard = 0;
     // A TCP socket copies nothing (tcp(7)); others don't know the flag here, hence the room.
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
     while heard < most {
-        match recv(connection.as_fd().as_raw_fd(), &mut room, flags) {
+        match receive_now(&connection, &mut room, MsgFlags::MSG_TRUNC) {
             // An empty packet reads the same; then there was no end, or there is one now.
             Ok(0) if is_shut_down(&connection) => return Heard::End,
             Ok(length) => heard += length.max(PACKET),
             Err(Errno::EAGAIN) => return Heard::All,
-            Err(Errno::EINTR) => {}
             Err(_) => return Heard::End,
         }
     }

@@ -79,15 +79,7 @@ mod tests {
     use crate::serve::admit::rules::Client;
 
     fn rules(allow: bool) -> Rules {
-        let rule = Rule {
-            allow,
-            who: Who::All,
-            max: None,
-            rate: None,
-            environment: Vec::new(),
-            message: None,
-            place: RulePlace::Line(1),
-        };
+        let rule = Rule::new(allow, Who::All, RulePlace::Line(1));
         Rules::new(vec![(rule, Vec::new())], &[])
     }
 

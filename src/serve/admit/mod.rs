@@ -70,7 +70,7 @@ impl Policy {
         } = &self.asked;
         let needed = proxies.is_some()
             || first_byte.is_some()
-            || *self.asked.at_max() != AtLimit::Queue(None)
+            || !self.leaves_at_max()
             || waits(self.asked.at_rate())
             || waits(self.asked.at_source_rate())
             || waits(self.asked.at_source_max());

@@ -461,15 +461,7 @@ mod tests {
             clients in prop::collection::vec(client(), 1..40),
         ) {
             let numbered = rules.iter().zip(0..).map(|((allow, who, list), line)| {
-                let rule = Rule {
-                    allow: *allow,
-                    who: who.clone(),
-                    max: None,
-                    rate: None,
-                    environment: Vec::new(),
-                    message: None,
-                    place: RulePlace::Line(line),
-                };
+                let rule = Rule::new(*allow, who.clone(), RulePlace::Line(line));
                 (rule, list.clone())
             });
             let ready = Rules::new(numbered.collect(), &[]);
