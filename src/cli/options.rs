@@ -140,6 +140,20 @@ further clients wait in the backlog and are served as places come free.",
                 manual: "See SOCKETS FOR ONE PROGRAM.",
             },
             Opt {
+                long: "datagram-mode",
+                shorts: &[],
+                kind: Value("MODE", ValueHint::Other),
+                help: "Run PROG to wait [default], per-peer or per-packet",
+                manual: "See DATAGRAMS.",
+            },
+            Opt {
+                long: "min-source-port",
+                shorts: &[],
+                kind: Value("N", ValueHint::Other),
+                help: "Drop UDP datagrams from lower ports [1024 with per-packet]",
+                manual: "0 to 65535; 0 drops none. See DATAGRAMS.",
+            },
+            Opt {
                 long: "unix-mode",
                 shorts: &[],
                 kind: Value("OCTAL", ValueHint::Other),
@@ -492,10 +506,10 @@ pub fn command() -> Command {
     let mut command = Command::new("skd")
         .version(env!("CARGO_PKG_VERSION"))
         .about(
-            "Binds sockets and runs PROG for each connection, with stdin and stdout on it; without a\n\
-             listener it just runs PROG. The manual, skd(8), has the details.",
+            "Binds sockets and runs PROG for each connection; without a listener just runs it. See skd(8).",
         )
         .override_usage("skd [OPTIONS] [--] PROG [ARGS]...")
+        .help_template("{about}\nUsage: {usage}\n\n{all-args}")
         .disable_help_flag(true)
         .disable_version_flag(true)
         .arg(

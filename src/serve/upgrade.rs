@@ -19,6 +19,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Gid, Pid, Uid, getppid};
 use serde::{Deserialize, Serialize};
 
+use super::admit::Place;
 use super::control::Daemon;
 use super::handlers::{Handler, Work};
 use super::leave::Kept;
@@ -78,6 +79,9 @@ pub struct State {
     hangup_ends: bool,
     /// How many acceptors there are: after chroot(2), what limits them can't be seen.
     pub threads: usize,
+    /// How many receive datagrams.
+    #[serde(default)]
+    pub passers: usize,
     files: Option<(libc::rlim_t, libc::rlim_t)>,
     identity: Option<HandedIdentity>,
     /// Whether others of its user may look into it.
@@ -179,6 +183,8 @@ enum HandedWork {
     Connection(usize),
     /// The lent listener with this index.
     Lent(usize),
+    /// Datagrams that skd has received, for the service with this index.
+    Datagrams(usize),
 }
 
 /// How this image came to run.
@@ -415,8 +421,10 @@ impl Daemon {
             .iter()
             .flat_map(|served| &served.listeners);
         let lent = self.lent.iter().map(Lent::listener);
+        let datagrams = self.shared.datagrams();
         let listeners = streams
             .chain(lent)
+            .chain(datagrams)
             .map(|listener| listener.hand_over(&mut to));
         let listeners = listeners.collect::<Result<_, _>>()?;
         let pidfile = self.origin.pidfile.as_ref();
@@ -429,7 +437,8 @@ impl Daemon {
             null: to.pass(self.spawner.null())?,
             version: env!("CARGO_PKG_VERSION").into(),
             hangup_ends: self.origin.hangup_ends,
-            threads: self.acceptors.len(),
+            threads: self.acceptors.len() - self.passers,
+            passers: self.passers,
             files: self
                 .origin
                 .files
@@ -491,7 +500,7 @@ impl Daemon {
             let age = clock.saturating_sub(handed.started);
             let mut seat = None;
             let service = match handed.work {
-                HandedWork::Connection(service) => service,
+                HandedWork::Connection(service) | HandedWork::Datagrams(service) => service,
                 HandedWork::Lent(_) => 0,
             };
             let time = |time: u64| now + Duration::from_millis(time.saturating_sub(clock));
@@ -516,6 +525,15 @@ impl Daemon {
                             .zip(served.linger)
                             .map(|(fd, time)| Kept::new(fd, time));
                         Work::Connection(served.places.occupy())
+                    }
+                    HandedWork::Datagrams(service) => {
+                        let served = self.shared.services.get(service);
+                        let Some(served) = served.or(self.shared.services.first()) else {
+                            continue;
+                        };
+                        let policy = served.policy.as_ref();
+                        seat = policy.and_then(|policy| policy.occupy(&handed.peer));
+                        Work::Datagrams(served.places.occupy())
                     }
                     HandedWork::Lent(index) => Work::Lent(index),
                 },
@@ -603,7 +621,7 @@ impl HandedHandler {
     pub(super) fn lent(&self) -> Option<usize> {
         match self.work {
             HandedWork::Lent(index) => Some(index),
-            HandedWork::Connection(_) => None,
+            HandedWork::Connection(_) | HandedWork::Datagrams(_) => None,
         }
     }
 }
@@ -612,11 +630,17 @@ impl Shared {
     /// The part of the table for a handler that no thread of this image has started.
     fn thread_for(&self, handler: &HandedHandler) -> usize {
         match handler.work {
-            HandedWork::Connection(_) if self.main_index() > 0 => {
+            HandedWork::Connection(_) | HandedWork::Datagrams(_) if self.main_index() > 0 => {
                 handler.pid.unsigned_abs() as usize % self.main_index()
             }
             _ => self.main_index(),
         }
+    }
+
+    fn service_of(&self, place: &Place) -> usize {
+        let mut services = self.services.iter();
+        let service = services.position(|served| place.is_of(&served.places));
+        service.unwrap_or_default()
     }
 
     fn hand_over_handlers(&self, connections: bool, to: &mut HandOver) -> Vec<HandedHandler> {
@@ -628,11 +652,8 @@ impl Shared {
         };
         self.handlers.each(|handler, watch| {
             let work = match &handler.work {
-                Work::Connection(place) => {
-                    let mut services = self.services.iter();
-                    let service = services.position(|served| place.is_of(&served.places));
-                    HandedWork::Connection(service.unwrap_or_default())
-                }
+                Work::Connection(place) => HandedWork::Connection(self.service_of(place)),
+                Work::Datagrams(place) => HandedWork::Datagrams(self.service_of(place)),
                 Work::Lent(index) => HandedWork::Lent(*index),
             };
             let age = u64::try_from(handler.started.elapsed().as_millis());
