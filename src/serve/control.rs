@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::admit::{Clock, Places, Policy, When};
+use super::datagrams::HandedExchange;
 use super::drain::{self, Drain, Patience};
 use super::handlers::{Handlers, Work};
 use super::key::Key;
@@ -69,6 +70,8 @@ pub struct Daemon {
     pub(super) handed_leaving: Vec<HandedLeaving>,
     /// And of those who waited to be let through.
     pub(super) handed_visitors: Vec<HandedVisitor>,
+    /// And of its exchanges of datagrams.
+    pub(super) handed_exchanges: Vec<HandedExchange>,
     /// Its descriptors, by their numbers, until then.
     pub(super) handed_connections: BTreeMap<i32, OwnedFd>,
     /// A new image that is tried.
@@ -174,6 +177,7 @@ impl Daemon {
             wakers,
             clock: Clock::new(Instant::now()),
             visitors: Mutex::default(),
+            left_exchanges: Mutex::default(),
             phase: AtomicU8::new(Phase::Starting as u8),
             parked: AtomicUsize::new(0),
             drains: AtomicBool::new(false),
@@ -222,6 +226,7 @@ impl Daemon {
             handed: resources.handed.handlers,
             handed_leaving: resources.handed.leaving,
             handed_visitors: resources.handed.visitors,
+            handed_exchanges: resources.handed.exchanges,
             handed_connections: BTreeMap::new(),
             trial: None,
             patience: resources.patience,

@@ -43,6 +43,7 @@ use crate::sys::events::{Poller, Waker};
 pub use admit::{Client, Decision, HandedRules, Ready, Rules};
 use admit::{Clock, Places, Policy, RuleBook};
 pub use control::Daemon;
+use datagrams::Left;
 pub use drain::Patience;
 use handlers::{Handler, Handlers};
 use leave::Leaving;
@@ -141,6 +142,8 @@ struct Shared {
     parked: AtomicUsize,
     /// Whether skd drains.
     drains: AtomicBool,
+    /// Those that no thread has, during an upgrade. Locked only to leave or take over.
+    left_exchanges: Mutex<Vec<Left>>,
     /// How many exchanges of datagrams are open: their handlers, or their clients, may have
     /// something to say.
     exchanges: AtomicUsize,
@@ -236,6 +239,11 @@ impl Shared {
     /// All on which skd receives datagrams.
     fn datagrams(&self) -> impl Iterator<Item = &Listener> {
         self.services.iter().flat_map(|served| &served.datagrams)
+    }
+
+    fn left_exchanges(&self) -> MutexGuard<'_, Vec<Left>> {
+        let left = self.left_exchanges.lock();
+        left.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn visitors(&self) -> MutexGuard<'_, Vec<Visitor>> {

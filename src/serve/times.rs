@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Shared;
 use super::handlers::Handler;
-use crate::config::{Daemon, KILL_AFTER, Service, Span};
+use crate::config::{Daemon, KILL_AFTER, Listen, Service, Span, Style};
 use crate::error::Error;
 use crate::net::{Listener, Place};
 use crate::report::{self, Cause, Event, Late};
@@ -36,9 +36,12 @@ pub struct Limits {
 impl Limits {
     /// Those of a service, if it has any.
     pub fn of(daemon: &Daemon, service: &Service) -> Option<Self> {
+        // Of datagrams it is skd that knows who is idle.
+        let stream = |listen: &Listen| listen.endpoint.style() != Some(Style::Datagram);
+        let has_streams = service.listeners.iter().any(stream);
         let limits = Self {
             timeout: service.admission.timeout,
-            idle: service.admission.idle_timeout,
+            idle: service.admission.idle_timeout.filter(|_| has_streams),
             kill_after: daemon.kill_after.unwrap_or(KILL_AFTER),
         };
         limits.timeout.or(limits.idle).map(|_| limits)

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::admit::Place;
 use super::control::Daemon;
+use super::datagrams::{HandedExchange, Left};
 use super::handlers::{Handler, Work};
 use super::leave::Kept;
 use super::lend::Lent;
@@ -106,6 +107,9 @@ pub struct State {
     /// All who wait to be let through.
     #[serde(default)]
     visitors: Vec<HandedVisitor>,
+    /// All exchanges of datagrams.
+    #[serde(default)]
+    exchanges: Vec<HandedExchange>,
     /// How many there have been.
     served: u64,
 }
@@ -121,6 +125,8 @@ pub struct Handed {
     pub leaving: Vec<HandedLeaving>,
     /// Those who waited to be let through.
     pub visitors: Vec<HandedVisitor>,
+    /// Its exchanges of datagrams.
+    pub exchanges: Vec<HandedExchange>,
     /// How many it has had, those among them.
     pub served: u64,
     /// Whether there is one.
@@ -309,6 +315,7 @@ impl State {
             handlers: std::mem::take(&mut self.handlers),
             leaving: std::mem::take(&mut self.leaving),
             visitors: std::mem::take(&mut self.visitors),
+            exchanges: std::mem::take(&mut self.exchanges),
             served: self.served,
             resumed: true,
         })
@@ -466,6 +473,7 @@ impl Daemon {
             handlers: self.shared.hand_over_handlers(connections, &mut to),
             leaving: self.shared.hand_over_leaving(connections, &mut to),
             visitors: self.shared.hand_over_visitors(connections, &mut to),
+            exchanges: self.shared.hand_over_exchanges(connections, &mut to),
             served: self.shared.handlers.counts().1,
             descriptors: to.numbers().to_vec(),
         };
@@ -580,6 +588,11 @@ impl Daemon {
         });
         let visitors: Vec<_> = visitors.collect();
         self.shared.visitors().extend(visitors);
+        for handed in std::mem::take(&mut self.handed_exchanges) {
+            let socket = self.handed_connection(handed.socket);
+            let left = socket.and_then(|socket| Left::resume(handed, socket));
+            self.shared.left_exchanges().extend(left);
+        }
         self.handed_connections.clear();
     }
 
@@ -590,7 +603,9 @@ impl Daemon {
         let leaving = self.handed_leaving.iter().map(|leaving| leaving.connection);
         let visitors = self.handed_visitors.iter();
         let visitors = visitors.map(|visitor| visitor.connection);
-        let connections: BTreeSet<i32> = handlers.chain(leaving).chain(visitors).collect();
+        let exchanges = self.handed_exchanges.iter().map(|exchange| exchange.socket);
+        let kept = handlers.chain(leaving).chain(visitors).chain(exchanges);
+        let connections: BTreeSet<i32> = kept.collect();
         let kept = originals.into_iter().map(|fd| (fd.as_raw_fd(), fd));
         let kept = kept.filter(|(number, _)| connections.contains(number));
         self.handed_connections = kept.collect();
@@ -669,6 +684,15 @@ impl Shared {
             });
         });
         handed
+    }
+
+    fn hand_over_exchanges(&self, connections: bool, to: &mut HandOver) -> Vec<HandedExchange> {
+        let left = self.left_exchanges();
+        let hand_over = |left: &Left| left.hand_over(to);
+        match connections {
+            true => left.iter().filter_map(hand_over).collect(),
+            false => Vec::new(),
+        }
     }
 
     fn hand_over_visitors(&self, connections: bool, to: &mut HandOver) -> Vec<HandedVisitor> {

@@ -37,6 +37,36 @@ enum Local {
 }
 
 impl Route {
+    /// One from the bytes of a sender's address, and what it wrote to; `None` if it can't be.
+    pub fn new(address: &[u8], local: Option<SocketAddr>) -> Option<Self> {
+        // SAFETY: all-zero is a valid value, and so are any bytes: an address of any family.
+        let mut sender: sockaddr_storage = unsafe { mem::zeroed() };
+        if address.len() > size_of::<sockaddr_storage>() {
+            return None;
+        }
+        // SAFETY: there are as many bytes in both; they are different memory.
+        unsafe {
+            let to = (&raw mut sender).cast::<u8>();
+            ptr::copy_nonoverlapping(address.as_ptr(), to, address.len());
+        }
+        Some(Self {
+            sender,
+            length: address.len() as libc::socklen_t,
+            local: match local {
+                None => Local::Unknown,
+                Some(SocketAddr::V4(v4)) => Local::V4(*v4.ip()),
+                Some(SocketAddr::V6(v6)) => Local::V6(*v6.ip(), v6.scope_id()),
+            },
+        })
+    }
+
+    /// The bytes of the sender's address.
+    pub fn address(&self) -> &[u8] {
+        let length = (self.length as usize).min(size_of::<sockaddr_storage>());
+        // SAFETY: they are within the address, all of which was zero before it was written.
+        unsafe { std::slice::from_raw_parts((&raw const self.sender).cast(), length) }
+    }
+
     /// The sender, if it has an internet address.
     pub fn sender(&self) -> Option<SocketAddr> {
         internet_address(&self.sender)

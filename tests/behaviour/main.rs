@@ -42,6 +42,8 @@ mod listeners;
 mod log_lines;
 mod logs;
 mod manual;
+mod per_packet;
+mod per_peer;
 mod pidfile;
 mod privileges;
 mod process_1;

@@ -10,13 +10,14 @@
 //! for the ends of handlers, since the main thread looks at that too when skd drains.
 
 mod drops;
+mod left;
 mod per_packet;
 mod per_peer;
 mod slab;
 
 use std::ffi::CString;
 use std::fmt;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -37,13 +38,18 @@ use crate::net::Peer;
 use crate::report::{self, Cause, Event};
 use crate::sys::datagrams::{self, BATCH, Received, Route};
 use crate::sys::environment::Environment;
-use crate::sys::events::{Interest, Poller, is_readable, no_events, wait_readable};
+use crate::sys::events::{Interest, Poller, is_readable, no_events, wait_readable, wait_writable};
 use crate::sys::sockets::is_shut_down;
 use crate::sys::thread::Thread;
 
 use drops::{Drops, Why};
+pub(super) use left::HandedExchange;
+pub(super) use left::Left;
 use per_packet::Packets;
 use per_peer::Peers;
+
+/// How long a network card may take to have room for another datagram.
+const FULL: Duration = Duration::from_millis(10);
 
 /// How many datagrams are served before a look at what else has happened, while there is always
 /// another.
@@ -177,6 +183,7 @@ impl<'a> Passer<'a> {
         while self.shared.is_in(Phase::Starting) {
             self.look(Some(PAUSE));
         }
+        self.enter_exchanges();
         let mut row = 0;
         while self.shared.is_in(Phase::Serving) || self.shared.is_in(Phase::Parked) {
             if self.shared.is_in(Phase::Parked) {
@@ -228,15 +235,17 @@ impl<'a> Passer<'a> {
     /// Does nothing, not even reap, until the phase changes.
     fn rest(&mut self) {
         self.place = None;
+        self.leave_exchanges();
         self.say_what_was_counted(true);
         self.shared.parked.fetch_add(1, Ordering::SeqCst);
         let waker = &self.shared.wakers[self.index];
         while self.shared.is_in(Phase::Parked) {
-            wait_readable([std::os::fd::AsFd::as_fd(waker)], None);
+            wait_readable([waker.as_fd()], None);
             waker.clear();
             self.shared.answer(self.index);
         }
         self.shared.parked.fetch_sub(1, Ordering::SeqCst);
+        self.enter_exchanges();
     }
 
     fn stopping(&self) -> bool {
@@ -634,7 +643,14 @@ impl<'a> Passer<'a> {
         if !route.leads_back() {
             return self.drops.note(Why::NoAddress);
         }
-        let sent = datagrams::send(&self.served.datagrams[listener], payload, route);
+        let socket = &self.served.datagrams[listener];
+        let mut sent = datagrams::send(socket, payload, route);
+        // One of UDP is emptied by the network card, which waits for nobody; but whether a unix
+        // socket takes more is its owner's business.
+        let emptied = || route.sender().is_some() && wait_writable(socket.as_fd(), FULL);
+        if sent == Err(Errno::EAGAIN) && emptied() {
+            sent = datagrams::send(socket, payload, route);
+        }
         if let Err(errno) = sent {
             self.not_sent(listener, route, errno);
         }

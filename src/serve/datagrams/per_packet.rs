@@ -15,7 +15,7 @@ use nix::sys::socket::{
 };
 
 use super::slab::Slab;
-use super::{Attempt, Exchanges, Passer, Why};
+use super::{Attempt, Exchanges, Left, Passer, Why};
 use crate::config::AtLimit;
 use crate::net::Peer;
 use crate::report::{self, Cause, Event};
@@ -59,6 +59,18 @@ impl Packets {
 
     pub(super) fn len(&self) -> usize {
         self.open.len()
+    }
+
+    pub(super) fn leave(&mut self) -> Vec<Left> {
+        let left = self.open.take().map(|(_, packet)| Left {
+            socket: packet.socket,
+            listener: packet.listener,
+            route: packet.route,
+            answer: packet.answer,
+            too_long: packet.too_long,
+            silent: None,
+        });
+        left.collect()
     }
 }
 
@@ -212,13 +224,36 @@ impl Passer<'_> {
         let Exchanges::Packets(packets) = &mut self.exchanges else {
             return;
         };
-        let index = packets.open.insert(Packet {
+        let packet = Packet {
             socket,
             listener,
             route,
             answer: packets.spare.pop().unwrap_or_default(),
             too_long: false,
-        });
+        };
+        self.wait_for(packet);
+    }
+
+    /// Goes on with a datagram that was left.
+    pub(super) fn enter_packet(&mut self, left: Left) {
+        if let Exchanges::Packets(packets) = &mut self.exchanges
+            && packets.open.reserve().is_ok()
+        {
+            self.wait_for(Packet {
+                socket: left.socket,
+                listener: left.listener,
+                route: left.route,
+                answer: left.answer,
+                too_long: left.too_long,
+            });
+        }
+    }
+
+    fn wait_for(&mut self, packet: Packet) {
+        let Exchanges::Packets(packets) = &mut self.exchanges else {
+            return;
+        };
+        let index = packets.open.insert(packet);
         self.count_exchange(true);
         let Exchanges::Packets(packets) = &mut self.exchanges else {
             return;

@@ -16,7 +16,7 @@ use nix::sys::socket::{
 };
 
 use super::slab::Slab;
-use super::{Attempt, Exchanges, Passer, Why};
+use super::{Attempt, Exchanges, FULL, Left, Passer, Why};
 use crate::net::Peer;
 use crate::report::{self, Cause, Event};
 use crate::serve::key::Key;
@@ -24,9 +24,6 @@ use crate::serve::timers::Timers;
 use crate::sys::datagrams::{BATCH, LONGEST, Received, Route};
 use crate::sys::events::{Interest, wait_writable};
 use crate::sys::sockets::is_shut_down;
-
-/// How long a network card may take to have room for another datagram.
-const FULL: Duration = Duration::from_millis(10);
 
 /// What is kept for handlers of senders.
 #[derive(Debug)]
@@ -80,6 +77,21 @@ impl Peers {
         self.open.reserve()?;
         self.known.try_reserve(1)?;
         self.timers.reserve(self.open.capacity())
+    }
+
+    pub(super) fn leave(&mut self, now: Instant) -> Vec<Left> {
+        let known = std::mem::take(&mut self.known);
+        self.timers = Timers::default();
+        let left = self.open.take().map(|(index, exchange)| Left {
+            silent: (known.get(&exchange.with) == Some(&index))
+                .then(|| now.saturating_duration_since(exchange.last)),
+            socket: exchange.socket,
+            listener: exchange.with.2,
+            route: exchange.route,
+            answer: Vec::new(),
+            too_long: false,
+        });
+        left.collect()
     }
 
     /// Gives a handler a datagram; `false` if it has ended.
@@ -187,17 +199,27 @@ impl Passer<'_> {
         if !self.start(with.2, theirs, peer, admitted, false) {
             return Err(Why::Short);
         }
-        let Exchanges::Peers(peers) = &mut self.exchanges else {
-            return Ok(());
-        };
-        let index = peers.open.insert(Exchange {
+        let exchange = Exchange {
             socket,
             with,
             route,
             last: now,
-        });
-        peers.known.insert(with, index);
-        peers.timers.insert(index, now + peers.idle, ());
+        };
+        self.enter(exchange, true);
+        Ok(())
+    }
+
+    /// Goes on with an exchange, for which there is room; `known` says whether it has a sender.
+    fn enter(&mut self, exchange: Exchange, known: bool) {
+        let Exchanges::Peers(peers) = &mut self.exchanges else {
+            return;
+        };
+        let (with, last) = (exchange.with, exchange.last);
+        let index = peers.open.insert(exchange);
+        if known {
+            peers.known.insert(with, index);
+            peers.timers.insert(index, last + peers.idle, ());
+        }
         if let Some(exchange) = peers.open.get_mut(index) {
             let key = Key::Exchange(index).into();
             let watched = self.poller.add(&exchange.socket, Interest::Readable, key);
@@ -208,7 +230,25 @@ impl Passer<'_> {
                 self.end_exchange(index);
             }
         }
-        Ok(())
+    }
+
+    /// Goes on with an exchange that was left.
+    pub(super) fn enter_peer(&mut self, left: Left) {
+        let Exchanges::Peers(peers) = &mut self.exchanges else {
+            return;
+        };
+        let Some(sender) = left.route.sender().filter(|_| peers.reserve().is_ok()) else {
+            return;
+        };
+        let now = Instant::now();
+        let silent = left.silent.unwrap_or_default();
+        let exchange = Exchange {
+            socket: left.socket,
+            with: (sender, left.route.local(), left.listener),
+            route: left.route,
+            last: now.checked_sub(silent).unwrap_or(now),
+        };
+        self.enter(exchange, left.silent.is_some());
     }
 
     /// Sends what a handler has written; if it has ended, that is all.

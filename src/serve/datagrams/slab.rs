@@ -49,6 +49,13 @@ impl<T> Slab<T> {
         }
     }
 
+    /// Takes all out.
+    pub(super) fn take(&mut self) -> impl Iterator<Item = (usize, T)> + use<T> {
+        self.free.clear();
+        let entries = std::mem::take(&mut self.entries).into_iter().enumerate();
+        entries.filter_map(|(index, entry)| Some((index, entry?)))
+    }
+
     pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut T> {
         self.entries.get_mut(index)?.as_mut()
     }
@@ -79,5 +86,7 @@ mod tests {
         assert_eq!(slab.get_mut(1), Some(&mut 7));
         assert_eq!(slab.get_mut(2), Some(&mut 2));
         assert_eq!(slab.get_mut(3), None);
+        assert_eq!(slab.take().collect::<Vec<_>>(), [(0, 0), (1, 7), (2, 2)]);
+        assert_eq!(slab.len(), 0);
     }
 }
