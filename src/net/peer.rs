@@ -26,6 +26,14 @@ pub enum Peer {
     UnixStream(Option<Credentials>),
     /// The sender of a UDP datagram.
     Udp(SocketAddr),
+    /// The sender of a UDP datagram that skd has received itself, and the address of this machine
+    /// that it wrote to, as far as the kernel says it.
+    Datagram {
+        /// The sender.
+        remote: SocketAddr,
+        /// What it wrote to, without the port.
+        local: Option<SocketAddr>,
+    },
     /// The sender of a unix datagram.
     LocalDatagram,
     /// Somebody whom the handler itself will accept, at this address of the listener's if it
@@ -81,6 +89,17 @@ impl Peer {
         Self::Udp(plain(remote))
     }
 
+    /// The sender of a datagram that skd has received on a UDP socket, or another.
+    pub fn datagram(remote: Option<SocketAddr>, local: Option<SocketAddr>) -> Self {
+        match remote {
+            Some(remote) => Self::Datagram {
+                remote: plain(remote),
+                local: local.map(plain),
+            },
+            None => Self::LocalDatagram,
+        }
+    }
+
     /// Whether it is a proxy that is believed: the connection's own other end, before anybody
     /// has spoken.
     pub fn is_trusted(&self, proxies: &[Trusted]) -> bool {
@@ -114,7 +133,9 @@ impl Peer {
     /// The client's address, if it is one of the internet.
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
-            Self::Tcp { remote, .. } | Self::Udp(remote) => Some(*remote),
+            Self::Tcp { remote, .. } | Self::Udp(remote) | Self::Datagram { remote, .. } => {
+                Some(*remote)
+            }
             Self::Proxied(Proxied { client, .. }) => client.map(|(source, _)| source.into()),
             Self::UnixStream(_) | Self::LocalDatagram | Self::Unaccepted(_) => None,
         }
@@ -134,7 +155,13 @@ impl Peer {
                 set("REMOTE_ADDR", format_args!("{address}"));
                 set("REMOTE_PORT", format_args!("{port}"));
             }
-            Self::Udp(remote) => {
+            Self::Udp(remote) | Self::Datagram { remote, .. } => {
+                if let Self::Datagram {
+                    local: Some(local), ..
+                } = self
+                {
+                    set("UDPLOCALIP", format_args!("{}", scoped(*local)));
+                }
                 let (address, port) = (scoped(*remote), remote.port());
                 set("UDPREMOTEIP", format_args!("{address}"));
                 set("UDPREMOTEPORT", format_args!("{port}"));
@@ -223,7 +250,7 @@ impl fmt::Display for Peer {
             Self::Tcp { remote, .. } => {
                 write!(f, "connection from [{}]:{}", scoped(*remote), remote.port())
             }
-            Self::Udp(remote) => {
+            Self::Udp(remote) | Self::Datagram { remote, .. } => {
                 write!(f, "datagram from [{}]:{}", scoped(*remote), remote.port())
             }
             Self::UnixStream(Some(Credentials { pid, uid, gid })) => {

@@ -43,6 +43,8 @@ mod log_lines;
 mod logs;
 mod manual;
 mod multicast;
+mod per_packet;
+mod per_peer;
 mod pidfile;
 mod privileges;
 mod process_1;
