@@ -101,8 +101,7 @@ pub fn tell_destination(socket: impl AsFd, v6: bool) -> Result<(), Errno> {
     }
 }
 
-/// Room for the destination and for nothing else, so that no descriptors are installed that a
-/// client of a unix socket may have sent along; aligned as cmsg(3) wants it.
+/// Room for the destination, aligned as cmsg(3) wants it.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 struct Control([u8; CONTROL]);
@@ -128,8 +127,10 @@ impl Received {
         }
     }
 
-    /// Receives what waits, as many as there is room for, without waiting; says how many.
-    pub fn receive(&mut self, socket: impl AsFd) -> Result<usize, Errno> {
+    /// Receives what waits, as many as there is room for, without waiting; says how many. Only
+    /// `internet` sockets say where to: of a unix socket any control data would be the sender's
+    /// choice, and room for it would have the kernel install what descriptors it sent along.
+    pub fn receive(&mut self, socket: impl AsFd, internet: bool) -> Result<usize, Errno> {
         self.found.clear();
         // SAFETY: all-zero is a valid value of these.
         let (mut names, mut parts, mut headers): (
@@ -147,8 +148,10 @@ impl Received {
             header.msg_namelen = size_of::<sockaddr_storage>() as libc::socklen_t;
             header.msg_iov = &raw mut parts[index];
             header.msg_iovlen = 1;
-            header.msg_control = controls[index].0.as_mut_ptr().cast();
-            header.msg_controllen = CONTROL as _;
+            if internet {
+                header.msg_control = controls[index].0.as_mut_ptr().cast();
+                header.msg_controllen = CONTROL as _;
+            }
         }
         let result = loop {
             // SAFETY: as many headers as said, each of which points to an address, one part and
@@ -329,7 +332,11 @@ fn destination(message: &libc::msghdr) -> Local {
                 let data = libc::CMSG_DATA(first).cast::<libc::in6_pktinfo>();
                 let found = data.read_unaligned();
                 let address = Ipv6Addr::from(found.ipi6_addr.s6_addr);
-                if address.is_multicast() {
+                // A socket for both versions, which may be handed over, has it of IPv4 as it was
+                // in the packet.
+                let v4 = address.to_ipv4_mapped();
+                let many = v4.is_some_and(|v4| v4.is_multicast() || v4.is_broadcast());
+                if address.is_multicast() || many {
                     return Local::Unknown;
                 }
                 let link = address.is_unicast_link_local();

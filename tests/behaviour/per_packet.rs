@@ -1,11 +1,14 @@
 //! `--datagram-mode per-packet`: a handler for each datagram.
 
 use crate::harness::{
-    Directory, Namespace, Skd, ask, ask_udp, ask_unix_datagram, requires_command, run_to_end,
-    send_unix_datagram, udp_client, wait_until,
+    Directory, Namespace, Skd, ask, ask_udp, ask_unix_datagram, cpu_ticks, idle_descriptors,
+    requires_command, run_to_end, send_unix_datagram, udp_client, unix_datagram_client, wait_until,
 };
 use nix::sys::signal::Signal;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use std::io::IoSlice;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::time::Duration;
 
@@ -222,6 +225,51 @@ fn clients_of_a_unix_socket_are_answered_if_they_are_bound() {
     );
     send_unix_datagram(&path, b"from nobody");
     skd.wait_for_log("Dropped 1 datagrams: they answer senders that have no address");
+}
+
+#[test]
+fn descriptors_that_a_client_sends_along_are_not_kept() {
+    let directory = Directory::new();
+    let (path, own) = (directory.name("socket"), directory.name("own"));
+    let skd = per_packet(["-d", "-l", &path]).run("cat");
+    skd.wait_ready();
+    let before = idle_descriptors(skd.pid());
+    let client = unix_datagram_client(&own, &path);
+    let sent = [client.as_raw_fd(); 10];
+    let mut answer = [0; 10];
+    for _ in 0..5 {
+        let control = [ControlMessage::ScmRights(&sent)];
+        let payload = [IoSlice::new(b"hello")];
+        let flags = MsgFlags::empty();
+        sendmsg::<()>(client.as_raw_fd(), &payload, &control, flags, None).unwrap();
+        let length = client.recv(&mut answer).unwrap();
+        assert_eq!(&answer[..length], b"hello");
+    }
+    assert_eq!(idle_descriptors(skd.pid()), before);
+}
+
+#[test]
+fn a_drain_waits_for_no_token() {
+    let directory = Directory::new();
+    let go = directory.name("go");
+    let line = "cat; while test ! -e \"$1\"; do sleep 0.1; done";
+    let skd = udp(&["--rate", "20/s:1", "--threads", "1", "--drain", "1m"])
+        .run_with("sh", ["-c", line, "sh", &go]);
+    let client = udp_client(skd.address());
+    client.send(b"first").unwrap();
+    skd.wait_until("there is a handler", || skd.children().len() == 1);
+    // The last of these come long before their tokens.
+    for _ in 0..60 {
+        client.send(b"more").unwrap();
+    }
+    skd.wait_until("another had its token", || skd.children().len() > 1);
+    skd.signal(Signal::SIGTERM);
+    skd.wait_for_log("Draining");
+    let before = cpu_ticks(skd.pid());
+    std::thread::sleep(Duration::from_secs(1));
+    let ticks = cpu_ticks(skd.pid()) - before;
+    std::fs::write(&go, "").unwrap();
+    assert!(ticks < 20, "{ticks} ticks in a second");
 }
 
 #[test]

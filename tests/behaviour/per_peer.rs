@@ -119,6 +119,20 @@ fn an_empty_answer_is_one_and_an_empty_datagram_is_dropped() {
 }
 
 #[test]
+fn what_is_said_between_an_empty_answer_and_the_end_is_sent() {
+    requires_command("perl");
+    let script = "sysread(STDIN, $_, 65536); syswrite(STDOUT, ''); syswrite(STDOUT, $_)";
+    let skd = udp(&[]).run_with("perl", ["-e", script]);
+    for _ in 0..20 {
+        let client = udp_client(skd.address());
+        client.send(b"a").unwrap();
+        let mut answer = [1; 10];
+        assert_eq!(client.recv(&mut answer).unwrap(), 0);
+        assert_eq!(client.recv(&mut answer).unwrap(), 1);
+    }
+}
+
+#[test]
 fn answers_come_from_the_address_that_was_asked() {
     let namespace = Namespace::new();
     for address in ["10.1.0.1/24", "10.1.0.2/24", "fd00::1/64", "fd00::2/64"] {

@@ -34,7 +34,7 @@ use super::stream::PAUSE;
 use super::{Phase, Served, Shared};
 use crate::child::{SpawnError, Spawned, Spawner};
 use crate::config::{AtLimit, DatagramMode};
-use crate::net::Peer;
+use crate::net::{self, Peer};
 use crate::report::{self, Cause, Event};
 use crate::sys::datagrams::{self, BATCH, Received, Route};
 use crate::sys::environment::Environment;
@@ -216,6 +216,8 @@ impl<'a> Passer<'a> {
                 self.look(Some(Duration::ZERO));
             }
             self.unwatch();
+            // No token is waited for any more.
+            self.closed_by_rate = false;
         }
         self.place = None;
         self.shared.left.fetch_add(1, Ordering::SeqCst);
@@ -286,7 +288,8 @@ impl<'a> Passer<'a> {
     /// Receives what waits at a listener, as much as there is room for.
     fn receive(&mut self, listener: usize) -> Result<usize, Attempt> {
         let socket = &self.served.datagrams[listener];
-        match self.received.receive(socket) {
+        let internet = matches!(socket.place(), net::Place::Inet(_));
+        match self.received.receive(socket, internet) {
             Ok(0) => {
                 if is_shut_down(socket) {
                     self.useless[listener] = true;

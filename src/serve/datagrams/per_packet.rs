@@ -185,8 +185,8 @@ impl Passer<'_> {
         Attempt::Served
     }
 
-    /// A pair of sockets, with the datagram in one of them, and its end after that. `None` if skd
-    /// stops while they can't be had.
+    /// A pair of sockets, with the datagram in one of them, and its end after that. `None` if it
+    /// has no room for that, or if skd stops while they can't be had.
     fn pair(&mut self) -> Option<(OwnedFd, OwnedFd)> {
         loop {
             let pair = socketpair(
@@ -199,8 +199,15 @@ impl Passer<'_> {
             let payload = payload.unwrap_or_default();
             let filled = pair.and_then(|(ours, theirs)| {
                 let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-                if !payload.is_empty() && send(ours.as_raw_fd(), payload, flags)? < payload.len() {
-                    return Err(Errno::ENOBUFS);
+                // It is empty: what it has no room for now, it never has.
+                let sent = match payload {
+                    [] => Ok(0),
+                    payload => send(ours.as_raw_fd(), payload, flags),
+                };
+                match sent {
+                    Ok(length) if length == payload.len() => {}
+                    Ok(_) | Err(Errno::EAGAIN) => return Err(Errno::EMSGSIZE),
+                    Err(errno) => return Err(errno),
                 }
                 shutdown(ours.as_raw_fd(), Shutdown::Write)?;
                 Ok((ours, theirs))
@@ -209,6 +216,12 @@ impl Passer<'_> {
                 Ok(pair) => return Some(pair),
                 Err(errno) => errno,
             };
+            if errno == Errno::EMSGSIZE {
+                let text = "a datagram doesn't fit into a socket: raise net.core.wmem_default";
+                report::event(Event::Trouble(Cause::Spawn, &text));
+                self.drops.note(Why::Short);
+                return None;
+            }
             let text = format_args!("no sockets for a handler: {}; trying again", errno.desc());
             report::event(Event::Trouble(Cause::Spawn, &text));
             if self.stopping() {

@@ -172,10 +172,18 @@ impl Passer<'_> {
         if peers.reserve().is_err() || !self.make_room() {
             return Err(Why::Short);
         }
-        let Some((route, Some(payload))) = self.received.get(index) else {
+        let Some((route, _)) = self.received.get(index) else {
             return Ok(());
         };
         let route = *route;
+        let peer = Peer::datagram(route.sender(), route.local());
+        // Before anything is made: a flood that is refused costs no more than that.
+        let Some(admitted) = self.admit(&peer, None) else {
+            return Ok(());
+        };
+        let Some((_, Some(payload))) = self.received.get(index) else {
+            return Ok(());
+        };
         let pair = socketpair(
             AddressFamily::Unix,
             SockType::SeqPacket,
@@ -191,10 +199,6 @@ impl Passer<'_> {
             report::event(Event::Trouble(Cause::Spawn, &text));
             Why::Short
         })?;
-        let peer = Peer::datagram(route.sender(), route.local());
-        let Some(admitted) = self.admit(&peer, None) else {
-            return Ok(());
-        };
         // Nobody else is to wait until a shortage is over.
         if !self.start(with.2, theirs, peer, admitted, false) {
             return Err(Why::Short);
@@ -259,7 +263,7 @@ impl Passer<'_> {
         let Some(exchange) = peers.open.get_mut(index) else {
             return;
         };
-        let count = match peers.answers.receive(&exchange.socket) {
+        let count = match peers.answers.receive(&exchange.socket, false) {
             Ok(count) => count,
             // It has ended without having read all, which is said before what it had written.
             Err(Errno::ECONNRESET) => return,
@@ -272,10 +276,12 @@ impl Passer<'_> {
                 .get(index)
                 .and_then(|(_, payload)| Some(payload?.len()))
         };
-        // The end is an empty message over and over; so is an answer without bytes, but once.
-        let empty = (0..count).find(|index| length(*index) == Some(0));
-        let end = empty.filter(|_| is_shut_down(&exchange.socket));
-        let said = end.unwrap_or(count);
+        // The end is an empty message over and over, as many as there is room for; so is an answer
+        // without bytes, but once, and others may follow.
+        let last = (0..count).rfind(|index| length(*index) != Some(0));
+        let said = last.map_or(0, |last| last + 1);
+        let ended = count == BATCH && said < count && is_shut_down(&exchange.socket);
+        let said = if ended { said } else { count };
         let mut first = 0;
         while first < said {
             let Exchanges::Peers(peers) = &self.exchanges else {
@@ -309,7 +315,7 @@ impl Passer<'_> {
                 }
             }
         }
-        if end.is_some() {
+        if ended {
             self.end_exchange(index);
         }
     }
