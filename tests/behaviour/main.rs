@@ -24,6 +24,7 @@ mod bug_classes;
 mod check;
 mod command_line;
 mod contrib;
+mod datagram_services;
 mod datagrams;
 mod differences;
 mod documents;
