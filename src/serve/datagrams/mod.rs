@@ -103,6 +103,7 @@ pub(super) fn start(
             entry: false,
             watched: false,
             closed_by_rate: false,
+            full: false,
             ready: vec![false; served.datagrams.len()],
             useless: vec![false; served.datagrams.len()],
             received,
@@ -136,6 +137,9 @@ struct Passer<'a> {
     watched: bool,
     /// Whether it is the rate that keeps datagrams in the sockets.
     closed_by_rate: bool,
+    /// Whether the network had no room for an answer, though it was waited for, and has taken none
+    /// since: then it isn't waited for again, or a thousand answers would take as many waits.
+    full: bool,
     /// For each listener, whether a datagram may wait; and whether none ever will again.
     ready: Vec<bool>,
     useless: Vec<bool>,
@@ -650,13 +654,21 @@ impl<'a> Passer<'a> {
         let mut sent = datagrams::send(socket, payload, route);
         // One of UDP is emptied by the network card, which waits for nobody; but whether a unix
         // socket takes more is its owner's business.
-        let emptied = || route.sender().is_some() && wait_writable(socket.as_fd(), FULL);
-        if sent == Err(Errno::EAGAIN) && emptied() {
+        let waits = route.sender().is_some();
+        if sent == Err(Errno::EAGAIN) && waits && self.has_room(listener) {
+            let socket = &self.served.datagrams[listener];
             sent = datagrams::send(socket, payload, route);
         }
-        if let Err(errno) = sent {
-            self.not_sent(listener, route, errno);
+        match sent {
+            Ok(()) => self.full = false,
+            Err(errno) => self.not_sent(listener, route, errno),
         }
+    }
+
+    /// Waits a moment for a listener to have room for an answer; says whether it has.
+    fn has_room(&mut self, listener: usize) -> bool {
+        self.full = self.full || !wait_writable(self.served.datagrams[listener].as_fd(), FULL);
+        !self.full
     }
 
     fn not_sent(&mut self, listener: usize, route: &Route, errno: Errno) {

@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, TryReserveError};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -16,13 +16,13 @@ use nix::sys::socket::{
 };
 
 use super::slab::Slab;
-use super::{Attempt, Exchanges, FULL, Left, Passer, Why};
+use super::{Attempt, Exchanges, Left, Passer, Why};
 use crate::net::Peer;
 use crate::report::{self, Cause, Event};
 use crate::serve::key::Key;
 use crate::serve::timers::Timers;
 use crate::sys::datagrams::{BATCH, LONGEST, Received, Route};
-use crate::sys::events::{Interest, wait_writable};
+use crate::sys::events::Interest;
 use crate::sys::sockets::is_shut_down;
 
 /// What is kept for handlers of senders.
@@ -304,11 +304,17 @@ impl Passer<'_> {
             let socket = &self.served.datagrams[listener];
             let mut sent = peers.answers.send(socket, first, row, &route);
             // It is emptied by the network card, which waits for nobody.
-            if sent == Err(Errno::EAGAIN) && wait_writable(socket.as_fd(), FULL) {
+            if sent == Err(Errno::EAGAIN) && self.has_room(listener) {
+                let Exchanges::Peers(peers) = &self.exchanges else {
+                    return;
+                };
                 sent = peers.answers.send(socket, first, row, &route);
             }
             match sent {
-                Ok(count) => first += count.max(1),
+                Ok(count) => {
+                    self.full = false;
+                    first += count.max(1);
+                }
                 Err(errno) => {
                     self.not_sent(listener, &route, errno);
                     first += 1;
