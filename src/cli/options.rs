@@ -129,8 +129,9 @@ bytes.",
                 kind: Value("N", ValueHint::Other),
                 help: "Run at most N handlers at once [no limit]",
                 manual: "\
-1 or more, on all stream sockets together. When N handlers run, skd accepts no connection; \
-further clients wait in the backlog and are served as places come free.",
+1 or more, on all stream sockets together, and those of datagrams that skd receives. When N \
+handlers run, skd accepts no connection; further clients wait in the backlog and are served as \
+places come free. For datagrams see DATAGRAMS.",
             },
             Opt {
                 long: "wait",

@@ -339,3 +339,60 @@ fn destination(message: &libc::msghdr) -> Local {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+
+    /// A socket of this machine that knows where it is written to, and a client.
+    fn pair(any: &str) -> (UdpSocket, UdpSocket) {
+        let server = UdpSocket::bind(any).unwrap();
+        tell_destination(&server, server.local_addr().unwrap().is_ipv6()).unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        (server, client)
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "recvmmsg(2)")]
+    fn an_answer_comes_from_where_the_datagram_went() {
+        // The second takes IPv4 too, in its IPv6 form.
+        for any in ["0.0.0.0:0", "[::]:0"] {
+            let (server, client) = pair(any);
+            let port = server.local_addr().unwrap().port();
+            let to = ("127.0.0.9", port);
+            for text in ["one", "", "three"] {
+                client.send_to(text.as_bytes(), to).unwrap();
+            }
+            let mut received = Received::new(8);
+            assert_eq!(received.receive(&server), Ok(3));
+            let (route, payload) = received.get(2).unwrap();
+            assert_eq!(payload, Some(&b"three"[..]));
+            assert_eq!(received.get(1).unwrap().1, Some(&b""[..]));
+            assert!(received.get(3).is_none());
+            let sender = route.sender().unwrap();
+            assert_eq!(
+                sender.ip().to_canonical(),
+                client.local_addr().unwrap().ip()
+            );
+
+            // Written down and read again.
+            let route = Route::new(route.address(), route.local()).unwrap();
+            assert_eq!(received.send(&server, 0, 3, &route), Ok(3));
+            send(&server, b"last", &route).unwrap();
+            for text in ["one", "", "three", "last"] {
+                let mut room = [0; 10];
+                let (length, from) = client.recv_from(&mut room).unwrap();
+                assert_eq!(&room[..length], text.as_bytes());
+                assert_eq!(from.to_string(), format!("127.0.0.9:{port}"));
+            }
+            assert_eq!(received.receive(&server), Ok(0));
+        }
+    }
+
+    #[test]
+    fn an_address_that_is_too_long_is_none() {
+        assert!(Route::new(&[0; 129], None).is_none());
+        assert!(!Route::new(&[], None).unwrap().leads_back());
+    }
+}

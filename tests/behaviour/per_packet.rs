@@ -1,11 +1,12 @@
 //! `--datagram-mode per-packet`: a handler for each datagram.
 
 use crate::harness::{
-    Directory, Namespace, Skd, ask, ask_udp, ask_unix_datagram, run_to_end, send_unix_datagram,
-    udp_client, wait_until,
+    Directory, Namespace, Skd, ask, ask_udp, ask_unix_datagram, requires_command, run_to_end,
+    send_unix_datagram, udp_client, wait_until,
 };
 use nix::sys::signal::Signal;
 use std::net::{SocketAddr, UdpSocket};
+use std::process::Command;
 use std::time::Duration;
 
 fn per_packet<'a>(options: impl IntoIterator<Item = &'a str>) -> Skd {
@@ -352,6 +353,35 @@ fn an_upgrade_goes_on_serving_and_sends_the_answers_of_those_who_run() {
     let length = slow.recv(&mut answer).unwrap();
     assert_eq!(&answer[..length], b"slow\n");
     wait_until("the old handler has ended", || skd.children().is_empty());
+}
+
+#[test]
+fn a_script_answers_dig() {
+    requires_command("dig");
+    requires_command("perl");
+    let functions = "sub answer { my $q = shift; my $end = index($q, \"\\0\", 12) + 5; \
+         pack('a2n5', $q, 0x8580, 1, 1, 0, 0) . substr($q, 12, $end - 12) \
+         . pack('n3NnC4', 0xc00c, 1, 1, 60, 4, 192, 0, 2, 7) } binmode STDIN; binmode STDOUT; ";
+    for (mode, script) in [
+        ("per-packet", "local $/; print answer(<STDIN>)"),
+        (
+            "per-peer",
+            "while (sysread(STDIN, $q, 65536)) { syswrite(STDOUT, answer($q)) }",
+        ),
+    ] {
+        let script = format!("{functions}{script}");
+        let skd = Skd::new(["-v", "-u", "127.0.0.1:0", "--datagram-mode", mode])
+            .run_with("perl", ["-e", &script]);
+        let port = skd.port().to_string();
+        let query = ["+short", "+time=20", "@127.0.0.1", "-p", &port];
+        let output = Command::new("dig")
+            .args(query)
+            .args(["example.test", "A", "www.example.test", "A"])
+            .output()
+            .unwrap();
+        let answers = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(answers, "192.0.2.7\n192.0.2.7\n", "{mode}: {output:?}");
+    }
 }
 
 #[test]

@@ -609,7 +609,7 @@ impl<'a> Passer<'a> {
             return true;
         }
         self.watched = true;
-        // One of several threads is woken.
+        // Of several threads one is woken.
         for (listener, socket) in self.served.datagrams.iter().enumerate() {
             if self.useless[listener] {
                 continue;
