@@ -233,6 +233,8 @@ fn vv_tells_of_places_and_listeners() {
     let listening = listeners
         .clone()
         .map(|listener| format!("Listening on {listener}"));
+    // After the ports.
+    skd.wait_for_log(&listening[2]);
     assert_eq!(skd.log_lines(), listening);
     let (mut one, mut two) = (skd.connect(), connect_unix(&path));
     echo(&mut one, b"1");

