@@ -3,7 +3,7 @@
 function __skd_prog
     set -l words (commandline -opc) (commandline -ct)
     set -e words[1]
-    argparse --stop-nonopt t/tcp= u/udp= i/inet= l/unix= x= systemd listen-fd= s/stream d/datagram seqpacket b/backlog= c/max-clients= wait unix-mode= unix-owner= threads= allow= deny= rules= explain= max-per-source= source-prefix= rate= rate-per-source= at-max= at-source-max= at-rate= first-byte= timeout= idle-timeout= linger= proxy-protocol proxy-from= proxy-timeout= n/nodelay keepalive=\? user-timeout= defer-accept= fast-open= reuse-port freebind device= tos= mark= send-buffer= receive-buffer= multicast= v/verbose B/background L/log= P/pidfile= S/supervise on-demand idle-exit= ready-fd= drain= kill-after= U/drop-privileges user= chroot= check V/version h/help chdir= umask= nice= limit= env= no-new-privs -- $words 2>/dev/null
+    argparse --stop-nonopt t/tcp= u/udp= i/inet= l/unix= x= systemd listen-fd= s/stream d/datagram seqpacket b/backlog= c/max-clients= wait datagram-mode= min-source-port= unix-mode= unix-owner= threads= allow= deny= rules= explain= max-per-source= source-prefix= rate= rate-per-source= at-max= at-source-max= at-rate= first-byte= timeout= idle-timeout= linger= proxy-protocol proxy-from= proxy-timeout= n/nodelay keepalive=\? user-timeout= defer-accept= fast-open= reuse-port freebind device= tos= mark= send-buffer= receive-buffer= multicast= v/verbose B/background L/log= P/pidfile= S/supervise on-demand idle-exit= ready-fd= drain= kill-after= U/drop-privileges user= chroot= check V/version h/help chdir= umask= nice= limit= env= no-new-privs -- $words 2>/dev/null
     test -n "$argv"
     and not string match -q -- '-*' $argv[1]
     and string join -- ' ' (string escape -- $argv)
@@ -24,6 +24,8 @@ complete -c skd -n __skd_before_prog -s l -s x -l unix -d 'Listen on a unix-doma
 complete -c skd -n __skd_before_prog -l listen-fd -d 'Take the socket that is open as descriptor N' -r -f
 complete -c skd -n __skd_before_prog -s b -l backlog -d 'Let N connections wait to be accepted [the kernel\'s limit]' -r -f
 complete -c skd -n __skd_before_prog -s c -l max-clients -d 'Run at most N handlers at once [no limit]' -r -f
+complete -c skd -n __skd_before_prog -l datagram-mode -d 'Run PROG to wait [default], per-peer or per-packet' -r -f
+complete -c skd -n __skd_before_prog -l min-source-port -d 'Drop UDP datagrams from lower ports [1024 with per-packet]' -r -f
 complete -c skd -n __skd_before_prog -l unix-mode -d 'Mode of unix socket files [0777 less the umask]' -r -f
 complete -c skd -n __skd_before_prog -l unix-owner -d 'Owner of unix socket files' -r -f -a "(__fish_complete_users)"
 complete -c skd -n __skd_before_prog -l threads -d 'Accept connections in N threads, 1 to 16 [three for two cores]' -r -f

@@ -135,7 +135,7 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
         process::exit_now(0);
     };
     // While the cgroup that limits them can be seen.
-    let threads = acceptors(daemon, &service, &listeners);
+    let threads = threads(daemon, &service, &listeners);
     service_side(ready, |ready| {
         let mut log = log;
         let mut pidfile = pidfile;
@@ -305,7 +305,7 @@ fn take_over(
     } else {
         Method::probe
     };
-    let (files, threads) = (origin.files, state.threads);
+    let (files, threads) = (origin.files, (state.threads, state.passers));
     let mut ground = Ground::new(daemon, &service, files, reserved, threads, probe)?;
     let (wanted, common) = (&service.admission, ground.plan.variables());
     let rules = state.rules(wanted, common, daemon.root.is_none());
@@ -342,6 +342,7 @@ fn resumed_config(state: &State) -> Result<(Config, Service), Error> {
 struct Ground {
     reserved: Reserved,
     threads: usize,
+    passers: usize,
     plan: Plan,
     method: Method,
     /// How long handlers are waited for at the end, if they are.
@@ -359,11 +360,11 @@ impl Ground {
         service: &Service,
         files: Option<libc::rlimit>,
         reserved: Reserved,
-        threads: usize,
+        (threads, passers): (usize, usize),
         probe: fn(&Plan, Low) -> Result<Method, Error>,
     ) -> Result<Self, Error> {
         // One for each thread, and one for the main thread.
-        let low = reserved.low(threads + 1);
+        let low = reserved.low(threads + passers + 1);
         let low = low.ok_or_else(|| Error::Start("too many threads".into()))?;
         let surroundings = &service.surroundings;
         let variables = inherited_variables(daemon, surroundings).without_reserved();
@@ -377,6 +378,7 @@ impl Ground {
         Ok(Self {
             reserved,
             threads,
+            passers,
             method: probe(&plan, low)?,
             plan,
             patience: daemon.drain.map(|drain| Patience {
@@ -401,6 +403,8 @@ impl Ground {
             plan: self.plan,
             listeners,
             wait: service.wait,
+            datagrams: service.datagrams,
+            min_source_port: service.min_source_port,
             max_clients: service.max_clients,
             admission: service.admission.clone(),
             limits: self.limits,
@@ -410,6 +414,7 @@ impl Ground {
         let resources = Resources {
             method: self.method,
             threads: self.threads,
+            passers: self.passers,
             reserved: self.reserved,
             log,
             manager,
@@ -423,7 +428,7 @@ impl Ground {
 
 /// Occupies the low descriptors, and closes what was inherited but for what is `kept`.
 fn reserve(kept: &[BorrowedFd<'_>], null: Option<&OwnedFd>) -> Result<Reserved, Error> {
-    Reserved::take(MOST_THREADS + 1, kept, null)
+    Reserved::take(MOST_THREADS + 2, kept, null)
         .map_err(|reason| Error::start("the low descriptors can't be reserved", reason))
 }
 
@@ -561,14 +566,19 @@ fn announce(ports: &[u16]) -> Result<(), Error> {
     Ok(())
 }
 
-/// How many threads accept connections.
-fn acceptors(daemon: &Daemon, service: &Service, listeners: &[Listener]) -> usize {
-    let accepts = |listener: &Listener| listener.style().has_connections();
-    if !service.wait && listeners.iter().any(accepts) {
-        serve::acceptors(daemon.threads)
-    } else {
-        0
-    }
+/// How many threads accept connections, and how many receive datagrams.
+fn threads(daemon: &Daemon, service: &Service, listeners: &[Listener]) -> (usize, usize) {
+    let stream = |listener: &Listener| listener.style().has_connections();
+    let datagram = |listener: &Listener| !listener.style().has_connections();
+    let acceptors = match !service.wait && listeners.iter().any(stream) {
+        true => serve::acceptors(daemon.threads),
+        false => 0,
+    };
+    let passers = match listeners.iter().any(datagram) {
+        true => serve::passers(service.datagrams, daemon.threads, acceptors),
+        false => 0,
+    };
+    (acceptors, passers)
 }
 
 /// Becomes the program; comes back only with the reason why not.

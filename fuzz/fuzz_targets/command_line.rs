@@ -10,8 +10,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use libfuzzer_sys::fuzz_target;
 use skd::cli::{self, Request};
 use skd::config::{
-    Admission, AtLimit, Config, Endpoint, LogTarget, MOST_THREADS, Probes, Proxies, Rule,
-    RulePlace, SocketOption, SourcePrefix, Style, Trusted, UnixAddress, quoted,
+    Admission, AtLimit, Config, DatagramMode, Endpoint, Listen, LogTarget, MOST_THREADS, Probes,
+    Proxies, Rule, RulePlace, SocketOption, SourcePrefix, Style, Trusted, UnixAddress, quoted,
 };
 use skd::error::Error;
 
@@ -271,6 +271,18 @@ fn written(Config { daemon, services }: &Config) -> Vec<OsString> {
         words.flag(option.name(), socket_option(option).is_none());
     }
     admission(&mut words, &service.admission);
+    if service.datagrams != DatagramMode::Wait {
+        let mode = match service.datagrams {
+            DatagramMode::PerPeer => "per-peer",
+            _ => "per-packet",
+        };
+        words.value("datagram-mode", Some(mode));
+        let is_unix = |listen: &Listen| matches!(listen.endpoint, Endpoint::Unix { .. });
+        if !service.listeners.iter().all(is_unix) {
+            let port = service.min_source_port.to_string();
+            words.value("min-source-port", Some(port));
+        }
+    }
     let surroundings = &service.surroundings;
     let directory = surroundings.directory.as_ref();
     words.value(

@@ -216,6 +216,7 @@ fn written_as_it_is(peer: &Peer, lines: &[String]) {
     match peer {
         Peer::Tcp { remote, .. } => same(remote, "TCP"),
         Peer::Udp(remote) => same(remote, "UDP"),
+        Peer::Datagram(_) => same(&peer.address().unwrap(), "UDP"),
         Peer::UnixStream(Some(Credentials { pid, uid, gid })) => {
             assert_eq!(get("PEERUID").unwrap().parse(), Ok(*uid));
             assert_eq!(get("PEERGID").unwrap().parse(), Ok(*gid));

@@ -4,7 +4,7 @@
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Uid;
 
-use crate::config::{Daemon, Service, SocketOption, Style};
+use crate::config::{Daemon, DatagramMode, Service, SocketOption, Style};
 use crate::net;
 use crate::report;
 use crate::serve;
@@ -18,7 +18,9 @@ pub(super) fn notes(daemon: &Daemon, service: &Service) {
         .listeners
         .iter()
         .any(|listen| listen.endpoint.style().is_none_or(Style::has_connections));
-    let Some(clients) = service.max_clients.filter(|_| stream) else {
+    let receives = service.datagrams != DatagramMode::Wait;
+    let limited = service.max_clients.filter(|_| stream || receives);
+    let Some(clients) = limited else {
         return;
     };
     let clients = clients.get() as u64;
@@ -26,9 +28,11 @@ pub(super) fn notes(daemon: &Daemon, service: &Service) {
     // The soft one is raised at the start.
     let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard);
     let own = own_files(service.listeners.len() as u64, threads);
-    // A handler's pidfd; with --linger its connection too, and those that are leaving.
+    // A handler's pidfd; of one of datagrams the other end of its socket; with --linger its
+    // connection too, and those that are leaving.
     let (each, leaving) = match service.admission.linger {
         Some(_) => (2, serve::most_leaving(threads as usize, files) as u64),
+        None if receives => (2, 0),
         None => (1, 0),
     };
     for (limit, own, each, what) in [

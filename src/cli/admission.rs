@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 
 use super::Given;
 use super::values::{self, Why, parsed};
-use crate::config::{Admission, AtLimit, Names, Proxies, Rule, Span, Trusted, Who};
+use crate::config::{Admission, AtLimit, DatagramMode, Names, Proxies, Rule, Span, Trusted, Who};
 
 /// What `--proxy-timeout` is, if not given.
 const PROXY_TIMEOUT: Span = Span::seconds(3);
@@ -32,10 +32,43 @@ const OPTIONS: [&str; 17] = [
     "proxy-timeout",
 ];
 
-/// What was asked for, of clients of stream listeners whose connections skd `accepts`. Of them
-/// some may be TCP's.
-pub(super) fn admission(given: &Given<'_>, accepts: bool, tcp: bool) -> Admission {
-    if !accepts {
+/// Those of them that are for connections alone.
+const OF_CONNECTIONS: [&str; 5] = [
+    "at-source-max",
+    "first-byte",
+    "linger",
+    "proxy-from",
+    "proxy-timeout",
+];
+
+/// What clients there can be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clients {
+    /// Whether skd accepts connections.
+    pub(super) accepted: bool,
+    /// Whether some of them may be TCP's.
+    pub(super) tcp: bool,
+    /// What it receives datagrams for, if it does.
+    pub(super) datagrams: DatagramMode,
+}
+
+/// What was asked for, of clients of stream listeners whose connections skd accepts, and of senders
+/// of datagrams that it receives.
+pub(super) fn admission(given: &Given<'_>, clients: Clients) -> Admission {
+    let tcp = clients.tcp;
+    let receives = clients.datagrams != DatagramMode::Wait;
+    if !clients.accepted && receives {
+        let flag = given.flag("proxy-protocol").then_some("proxy-protocol");
+        let used = OF_CONNECTIONS
+            .into_iter()
+            .filter(|option| given.has(option));
+        for option in used.chain(flag) {
+            given.refuse(format!(
+                "--{option} has no use without a stream listener: datagrams have no connections"
+            ));
+        }
+    }
+    if !clients.accepted && !receives {
         let flag = given.flag("proxy-protocol").then_some("proxy-protocol");
         let used = OPTIONS.into_iter().filter(|option| given.has(option));
         for option in used.chain(flag) {
@@ -46,7 +79,7 @@ pub(super) fn admission(given: &Given<'_>, accepts: bool, tcp: bool) -> Admissio
         return Admission::default();
     }
     needs(given);
-    if given.has("idle-timeout") && !tcp {
+    if given.has("idle-timeout") && !tcp && clients.datagrams != DatagramMode::PerPeer {
         given.refuse(
             "--idle-timeout has no use without a TCP listener: of other connections the kernel \
              doesn't know when they were used",
@@ -76,6 +109,17 @@ pub(super) fn admission(given: &Given<'_>, accepts: bool, tcp: bool) -> Admissio
         idle_timeout: given.read("idle-timeout", time),
         linger: given.read("linger", time),
     };
+    for (option, at) in [
+        ("at-max", &admission.at_max),
+        ("at-rate", &admission.at_rate),
+    ] {
+        let lets_wait = matches!(at, None | Some(AtLimit::Queue(None) | AtLimit::Close));
+        if !clients.accepted && receives && !lets_wait {
+            given.refuse(format!(
+                "--{option} can only be queue or close for datagrams: left in the socket, or dropped"
+            ));
+        }
+    }
     if admission.at_source_max == Some(AtLimit::Queue(None)) {
         given.refuse(
             "--at-source-max can't be queue: in the backlog those of one source would hold up the \

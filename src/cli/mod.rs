@@ -2,6 +2,7 @@
 //! checked again.
 
 mod admission;
+mod datagrams;
 mod options;
 mod sockets;
 pub mod values;
@@ -134,6 +135,7 @@ fn config(given: &Given<'_>, known: Option<Known>) -> Config {
         }
         _ => {}
     }
+    let datagrams = datagrams::mode(given, &listeners);
     let told = ["drain", "timeout", "idle-timeout"];
     for (option, used, by) in [
         ("drain", given.listens() && !supervise, "a listener"),
@@ -160,7 +162,12 @@ fn config(given: &Given<'_>, known: Option<Known>) -> Config {
     let unix = given.has("unix") && connected;
     let tcp = given.has("tcp") || inet || given.has("listen-fd") || given.flag("systemd");
     let accepts = (tcp || unix) && !supervise && !given.flag("wait");
-    let admission = admission::admission(given, accepts, tcp);
+    let clients = admission::Clients {
+        accepted: accepts,
+        tcp,
+        datagrams,
+    };
+    let admission = admission::admission(given, clients);
     Config {
         daemon: Daemon {
             verbosity: given.matches.get_count("verbose"),
@@ -181,6 +188,8 @@ fn config(given: &Given<'_>, known: Option<Known>) -> Config {
             surroundings,
             admission,
             wait: given.flag("wait"),
+            min_source_port: datagrams::min_source_port(given, datagrams, &listeners),
+            datagrams,
             listeners,
             command: if misplaced { Vec::new() } else { command },
             max_clients: given
@@ -361,7 +370,11 @@ fn listeners(given: &Given<'_>) -> Vec<Listen> {
     for (option, used, by) in [
         ("unix-mode", unix, "--unix"),
         ("unix-owner", unix, "--unix"),
-        ("threads", stream, "a stream listener"),
+        (
+            "threads",
+            stream || given.has("datagram-mode"),
+            "a stream listener",
+        ),
     ] {
         if !used && given.has(option) {
             given.refuse(format!("--{option} has no use without {by}"));

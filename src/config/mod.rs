@@ -152,6 +152,10 @@ pub struct Service {
     pub command: Vec<CString>,
     /// Whether a stream listener is lent to its handler, which accepts connections itself.
     pub wait: bool,
+    /// What a datagram socket's handlers are for.
+    pub datagrams: DatagramMode,
+    /// From which port on UDP datagrams are listened to, where skd receives them.
+    pub min_source_port: u16,
     /// How many handlers the stream listeners may have at once; any number, if not said.
     pub max_clients: Option<NonZeroUsize>,
     /// What else is asked of clients.
@@ -244,6 +248,18 @@ impl Style {
     pub fn has_connections(self) -> bool {
         self != Self::Datagram
     }
+}
+
+/// What handlers of a datagram socket are for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DatagramMode {
+    /// The socket itself, of which each has the use until it ends.
+    #[default]
+    Wait,
+    /// One sender.
+    PerPeer,
+    /// One datagram.
+    PerPacket,
 }
 
 /// What a handler starts in, as far as it was said.

@@ -22,6 +22,7 @@ use crate::config::{Endpoint, Listen, SocketOption, Style, UnixAddress};
 use crate::error::{Error, Reason};
 use crate::report::{self, Event};
 use crate::sys::backlog::Backlog;
+use crate::sys::datagrams;
 use crate::sys::descriptors::{self, HandOver};
 use crate::sys::sockets;
 
@@ -496,6 +497,26 @@ impl Listener {
             && reason.kind() == io::ErrorKind::WouldBlock
             && matches!(self.place, Place::Unix(_))
             && sockets::is_shut_down(&self.socket)
+    }
+
+    /// Has the socket say of datagrams that skd receives where they were sent to; each client may
+    /// have its own handler, if the socket has clients with addresses of their own.
+    pub fn prepare_to_receive(&self, per_peer: bool) -> Result<(), Error> {
+        match &self.place {
+            Place::Inet(address) => {
+                datagrams::tell_destination(self, address.is_ipv6()).map_err(|errno| {
+                    Error::start(
+                        format!("{self} can't say where datagrams are sent to"),
+                        errno,
+                    )
+                })
+            }
+            Place::Unix(_) if per_peer => Err(Error::Start(format!(
+                "--datagram-mode per-peer can't serve {self}: its clients mostly have no address to \
+                 know them by; per-packet can"
+            ))),
+            Place::Unix(_) => Ok(()),
+        }
     }
 
     /// Who a datagram's sender is.

@@ -26,6 +26,8 @@ pub enum Peer {
     UnixStream(Option<Credentials>),
     /// The sender of a UDP datagram.
     Udp(SocketAddr),
+    /// The sender of a UDP datagram that skd has received itself.
+    Datagram(Datagram),
     /// The sender of a unix datagram.
     LocalDatagram,
     /// Somebody whom the handler itself will accept, at this address of the listener's if it
@@ -43,6 +45,14 @@ pub struct Proxied {
     client: Option<(Compact, Compact)>,
     /// The proxy, if it is, and the interface of a link-local one.
     proxy: Option<(Compact, [u8; 4])>,
+}
+
+/// The sender of a datagram, and the address of this machine that it wrote to, without the port, as
+/// far as the kernel says it; each with its interface. As small for the same reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Datagram {
+    remote: (Compact, [u8; 4]),
+    local: Option<(Compact, [u8; 4])>,
 }
 
 /// An address of the internet, IPv4 in its mapped form. Bytes need no alignment.
@@ -81,6 +91,17 @@ impl Peer {
         Self::Udp(plain(remote))
     }
 
+    /// The sender of a datagram that skd has received on a UDP socket, or another.
+    pub fn datagram(remote: Option<SocketAddr>, local: Option<SocketAddr>) -> Self {
+        match remote {
+            Some(remote) => Self::Datagram(Datagram {
+                remote: with_interface(remote),
+                local: local.map(with_interface),
+            }),
+            None => Self::LocalDatagram,
+        }
+    }
+
     /// Whether it is a proxy that is believed: the connection's own other end, before anybody
     /// has spoken.
     pub fn is_trusted(&self, proxies: &[Trusted]) -> bool {
@@ -105,7 +126,7 @@ impl Peer {
         Self::Proxied(Proxied {
             client,
             proxy: match self {
-                Self::Tcp { remote, .. } => Some((remote.into(), scope(remote).to_ne_bytes())),
+                Self::Tcp { remote, .. } => Some(with_interface(remote)),
                 _ => None,
             },
         })
@@ -115,6 +136,7 @@ impl Peer {
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp { remote, .. } | Self::Udp(remote) => Some(*remote),
+            Self::Datagram(datagram) => Some(datagram.remote()),
             Self::Proxied(Proxied { client, .. }) => client.map(|(source, _)| source.into()),
             Self::UnixStream(_) | Self::LocalDatagram | Self::Unaccepted(_) => None,
         }
@@ -133,6 +155,12 @@ impl Peer {
                 set("TCPREMOTEPORT", format_args!("{port}"));
                 set("REMOTE_ADDR", format_args!("{address}"));
                 set("REMOTE_PORT", format_args!("{port}"));
+            }
+            Self::Datagram(datagram) => {
+                if let Some(local) = datagram.local() {
+                    set("UDPLOCALIP", format_args!("{}", scoped(local)));
+                }
+                Self::Udp(datagram.remote()).variables(set);
             }
             Self::Udp(remote) => {
                 let (address, port) = (scoped(*remote), remote.port());
@@ -184,6 +212,22 @@ impl Proxied {
     }
 }
 
+impl Datagram {
+    fn remote(&self) -> SocketAddr {
+        let (remote, scope) = self.remote;
+        remote.with_scope(u32::from_ne_bytes(scope))
+    }
+
+    fn local(&self) -> Option<SocketAddr> {
+        let (local, scope) = self.local?;
+        Some(local.with_scope(u32::from_ne_bytes(scope)))
+    }
+}
+
+fn with_interface(address: SocketAddr) -> (Compact, [u8; 4]) {
+    (address.into(), scope(address).to_ne_bytes())
+}
+
 impl Compact {
     fn with_scope(self, scope: u32) -> SocketAddr {
         let (ip, port) = (Ipv6Addr::from(self.ip), u16::from_ne_bytes(self.port));
@@ -223,6 +267,7 @@ impl fmt::Display for Peer {
             Self::Tcp { remote, .. } => {
                 write!(f, "connection from [{}]:{}", scoped(*remote), remote.port())
             }
+            Self::Datagram(datagram) => Self::Udp(datagram.remote()).fmt(f),
             Self::Udp(remote) => {
                 write!(f, "datagram from [{}]:{}", scoped(*remote), remote.port())
             }

@@ -35,6 +35,10 @@ pub enum Event<'a> {
     Refused(&'a dyn fmt::Display, &'a dyn fmt::Display),
     /// So many more weren't, of these clients.
     RefusedMore(u64, &'a dyn fmt::Display),
+    /// So many more datagrams weren't, of these senders.
+    RefusedDatagrams(u64, &'a dyn fmt::Display),
+    /// So many datagrams were dropped in a second, for this reason.
+    Dropped(u64, &'static str),
     /// A datagram is there, or a connection, for which a handler will be run on the socket.
     Received(&'a dyn fmt::Display),
     /// A handler of a connection ended.
@@ -136,6 +140,8 @@ pub enum Cause {
     Exec,
     /// A datagram couldn't be received.
     Receive,
+    /// A datagram couldn't be sent.
+    Send,
     /// A descriptor couldn't be watched.
     Watch,
     /// The log couldn't be opened again, or its relay had to be started again.

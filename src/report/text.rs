@@ -21,6 +21,8 @@ impl Event<'_> {
             Self::Accepted(_)
             | Self::Refused(..)
             | Self::RefusedMore(..)
+            | Self::RefusedDatagrams(..)
+            | Self::Dropped(..)
             | Self::Received(_)
             | Self::Closed(..)
             | Self::Finished(..)
@@ -48,6 +50,10 @@ impl fmt::Display for Event<'_> {
             Self::RefusedMore(count, whom) => {
                 write!(f, "Refused {count} more connections from {whom}")
             }
+            Self::RefusedDatagrams(count, whom) => {
+                write!(f, "Refused {count} more datagrams from {whom}")
+            }
+            Self::Dropped(count, why) => write!(f, "Dropped {count} datagrams: {why}"),
             Self::Received(peer) => write!(f, "Received initial {peer}"),
             Self::Closed(peer, outcome) => write!(f, "Closed {peer}: {outcome}"),
             Self::Finished(peer, outcome) => write!(f, "Finished {peer}: {outcome}"),

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::admit::{Clock, Places, Policy, When};
+use super::datagrams::HandedExchange;
 use super::drain::{self, Drain, Patience};
 use super::handlers::{Handlers, Work};
 use super::key::Key;
@@ -21,8 +22,9 @@ use super::status::{Signs, Status};
 use super::times::Times;
 use super::trial::Trial;
 use super::upgrade::{HandedHandler, HandedLeaving, HandedVisitor, Origin};
-use super::{Phase, Resources, RuleBook, Served, Service, Shared, stream};
+use super::{Phase, Resources, RuleBook, Served, Service, Shared, datagrams, stream};
 use crate::child::{Method, Pidfds, Spawner};
+use crate::config::{DatagramMode, Span, Style};
 use crate::error::Error;
 use crate::net::{Listener, SocketFile};
 use crate::report::{self, Cause, Event};
@@ -32,6 +34,9 @@ use crate::sys::events::{Interest, Poller, Waker, is_readable, no_events};
 use crate::sys::process;
 use crate::sys::signals::{Signal, Signals};
 use crate::sys::thread::Thread;
+
+/// How long a sender of datagrams may be silent, where it isn't said.
+const PEER_IDLE: Span = Span::seconds(60);
 
 const USED: [Signal; 6] = [
     Signal::SIGTERM,
@@ -48,7 +53,9 @@ pub struct Daemon {
     /// Removed, and dropped, while their sockets are still open.
     pub(super) files: Vec<SocketFile>,
     pub(super) shared: Arc<Shared>,
+    /// Those that receive datagrams too, which are the last.
     pub(super) acceptors: Vec<Thread>,
+    pub(super) passers: usize,
     signals: Signals,
     pub(super) lent: Vec<Lent>,
     pub(super) spawner: Spawner,
@@ -63,6 +70,8 @@ pub struct Daemon {
     pub(super) handed_leaving: Vec<HandedLeaving>,
     /// And of those who waited to be let through.
     pub(super) handed_visitors: Vec<HandedVisitor>,
+    /// And of its exchanges of datagrams.
+    pub(super) handed_exchanges: Vec<HandedExchange>,
     /// Its descriptors, by their numbers, until then.
     pub(super) handed_connections: BTreeMap<i32, OwnedFd>,
     /// A new image that is tried.
@@ -85,7 +94,8 @@ pub struct Daemon {
 impl Daemon {
     /// Makes ready all that can fail, acceptor threads too, but nothing is served yet.
     pub fn new(services: Vec<Service>, mut resources: Resources) -> Result<Self, Error> {
-        let threads = resources.threads;
+        let acceptors = resources.threads;
+        let threads = acceptors + resources.passers;
         let failed = |what| move |errno: Errno| Error::start(what, errno);
         let wakers: Arc<[Waker]> = (0..threads)
             .map(|_| Waker::new())
@@ -101,6 +111,7 @@ impl Daemon {
         for service in services {
             let plan = Arc::new(service.plan);
             let mut streams = Vec::new();
+            let mut datagrams = Vec::new();
             for mut listener in service.listeners {
                 files.extend(listener.take_file());
                 if listener.style().has_connections() && !service.wait {
@@ -109,20 +120,31 @@ impl Daemon {
                     descriptors::set_blocking(&listener, false)
                         .map_err(failed("a listener can't be made non-blocking"))?;
                     streams.push(listener);
+                } else if listener.style() == Style::Datagram
+                    && service.datagrams != DatagramMode::Wait
+                {
+                    listener.prepare_to_receive(service.datagrams == DatagramMode::PerPeer)?;
+                    datagrams.push(listener);
                 } else {
                     let one = Lent::new(listener, Arc::clone(&plan), lent.len());
                     lent.push(one.map_err(failed("a listener can't be watched"))?);
                 }
             }
-            let policy = Policy::new(service.admission, &wakers);
+            let peer_idle = service.admission.idle_timeout.unwrap_or(PEER_IDLE);
+            let policy = Policy::new(service.admission, !datagrams.is_empty(), &wakers);
             let when = policy.as_ref().map_or(When::Before, Policy::places_when);
-            let times = service.limits.map(|limits| Times::new(limits, &streams));
+            let limits = service.limits;
+            let times = limits.map(|limits| Times::new(limits, &streams, &datagrams));
             let (rules, files) = service.rules.unzip();
             rule_files.push(files);
             served.push(Served {
-                times: times.transpose()?,
+                times: times.transpose()?.flatten(),
                 plan,
                 listeners: streams,
+                datagrams,
+                mode: service.datagrams,
+                min_source_port: service.min_source_port,
+                peer_idle: peer_idle.into(),
                 places: Places::new(service.max_clients, when, Arc::clone(&wakers)),
                 policy,
                 rules: rules.map(RuleBook::new),
@@ -155,8 +177,11 @@ impl Daemon {
             wakers,
             clock: Clock::new(Instant::now()),
             visitors: (0..threads).map(|_| Mutex::default()).collect(),
+            left_exchanges: Mutex::default(),
             phase: AtomicU8::new(Phase::Starting as u8),
             parked: AtomicUsize::new(0),
+            drains: AtomicBool::new(false),
+            exchanges: AtomicUsize::new(0),
             left: AtomicUsize::new(0),
         });
 
@@ -172,16 +197,24 @@ impl Daemon {
                 .map_err(|reason| Error::start("a thread can't start handlers", reason))
         };
         let main_spawner = spawner()?;
-        let mut acceptors = Vec::new();
-        for index in 0..threads {
+        let mut threads = Vec::new();
+        for index in 0..acceptors {
             let acceptor = stream::start(index, Arc::clone(&shared), spawner()?)
                 .map_err(|reason| Error::start("no thread to accept connections", reason))?;
-            acceptors.push(acceptor);
+            threads.push(acceptor);
+        }
+        let with = |served: &Served| !served.datagrams.is_empty();
+        let service = shared.services.iter().position(with).unwrap_or_default();
+        for index in acceptors..shared.main_index() {
+            let passer = datagrams::start(index, service, Arc::clone(&shared), spawner()?)
+                .map_err(|reason| Error::start("no thread to receive datagrams", reason))?;
+            threads.push(passer);
         }
         let mut daemon = Self {
             files,
             shared,
-            acceptors,
+            acceptors: threads,
+            passers: resources.passers,
             signals: Signals::new(&USED).map_err(failed("no descriptor for signals"))?,
             lent,
             spawner: main_spawner,
@@ -193,6 +226,7 @@ impl Daemon {
             handed: resources.handed.handlers,
             handed_leaving: resources.handed.leaving,
             handed_visitors: resources.handed.visitors,
+            handed_exchanges: resources.handed.exchanges,
             handed_connections: BTreeMap::new(),
             trial: None,
             patience: resources.patience,
@@ -298,7 +332,7 @@ impl Daemon {
                     Key::Listener { service, listener } => self.client_waits(service, listener),
                     Key::Acceptor(thread) => drain::look(&self.shared, thread),
                     // Of an acceptor's own set.
-                    Key::Visitor { .. } => {}
+                    Key::Visitor { .. } | Key::Exchange(_) => {}
                     Key::Leaving(index) => {
                         let (main, poller) = (self.shared.main_index(), self.shared.main_poller());
                         self.shared.leaving.hear(main, poller, index);
@@ -550,6 +584,7 @@ impl Daemon {
 
     fn each_listener(&self, tell: impl Fn(&Listener)) {
         self.shared.listeners().for_each(&tell);
+        self.shared.datagrams().for_each(&tell);
         self.lent.iter().map(Lent::listener).for_each(&tell);
     }
 

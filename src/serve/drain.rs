@@ -4,6 +4,7 @@
 //! ends of their handlers too, by watching what they watched.
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::key::Key;
@@ -75,6 +76,7 @@ impl Drain {
             let _ = shared.main_poller().remove(listener);
             listener.refuse();
         }
+        shared.drains.store(true, Ordering::SeqCst);
         shared.enter_phase(Phase::Closing);
         Self {
             step: Step::Closing,
@@ -128,7 +130,9 @@ impl Drain {
         }
         let alive = alive(shared);
         // The clients of those that have ended are heard out, but hold nobody up longer than that.
-        if alive == 0 && (now >= self.due || shared.leaving.len() == 0) {
+        // So is the last that handlers have to say to theirs, where skd passes it on.
+        let waits = shared.leaving.len() > 0 || shared.exchanges.load(Ordering::SeqCst) > 0;
+        if alive == 0 && (now >= self.due || !waits) {
             return Some(self.step.status());
         }
         if now < self.due {
@@ -181,6 +185,10 @@ fn close(shared: &Shared) {
         }
         report::event(Event::ClosedListener(listener));
         listener.close(&shared.main);
+    }
+    // They stay open as long as an exchange may need them, though nobody new is served.
+    for listener in shared.datagrams() {
+        report::event(Event::ClosedListener(listener));
     }
 }
 

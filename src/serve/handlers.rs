@@ -41,6 +41,8 @@ pub(super) struct Handler {
 pub(super) enum Work {
     /// A connection, and the place that it takes for as long as the entry lives.
     Connection(Place),
+    /// A datagram that skd has received, or all those of a sender, and the place likewise.
+    Datagrams(Place),
     /// Whatever comes to the listener with this index, which it was lent.
     Lent(usize),
 }

@@ -24,6 +24,9 @@ pub(super) enum Key {
     /// Something has come on a connection that is leaving: its index in the thread's part of the
     /// table.
     Leaving(usize),
+    /// A handler of datagrams that skd receives has written, or ended: the index of what skd keeps
+    /// for it.
+    Exchange(usize),
 }
 
 /// Kind, then two numbers of 24 and 32 bits, far more than there can be of each.
@@ -40,6 +43,7 @@ impl From<Key> for u64 {
             Key::Acceptor(thread) => (7, thread, 0),
             Key::Visitor { service, id } => (9, service, id as usize),
             Key::Leaving(index) => (8, 0, index),
+            Key::Exchange(index) => (10, 0, index),
         };
         kind << 56 | (first as Self) << 32 | second as Self
     }
@@ -65,6 +69,7 @@ impl From<u64> for Key {
                 id: second as u32,
             },
             8 => Self::Leaving(second),
+            10 => Self::Exchange(second),
             _ => Self::Handler {
                 thread: first,
                 index: second,
@@ -100,6 +105,7 @@ mod tests {
                 id: u32::MAX,
             },
             Key::Leaving(1_023),
+            Key::Exchange(100_000),
         ] {
             assert_eq!(Key::from(u64::from(key)), key);
         }

@@ -8,6 +8,7 @@
 
 mod admit;
 mod control;
+mod datagrams;
 mod drain;
 mod handlers;
 pub mod handover;
@@ -32,7 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::child::{Method, Plan};
-use crate::config::{Admission, MOST_THREADS, Span};
+use crate::config::{Admission, DatagramMode, MOST_THREADS, Span};
 use crate::net::Listener;
 use crate::report::{self, Cause, Event};
 use crate::setup::{Log, Manager, RuleFiles};
@@ -42,6 +43,7 @@ use crate::sys::events::{Poller, Waker};
 pub use admit::{Client, Decision, HandedRules, Ready, Rules};
 use admit::{Clock, Places, Policy, RuleBook};
 pub use control::Daemon;
+use datagrams::Left;
 pub use drain::Patience;
 use handlers::{Handler, Handlers};
 use leave::Leaving;
@@ -62,6 +64,12 @@ pub fn acceptors(wanted: Option<NonZeroUsize>) -> usize {
     wanted.map_or_else(usual, |threads| threads.get())
 }
 
+/// How many threads receive datagrams, beside so many acceptors. All have a low descriptor.
+pub fn passers(mode: DatagramMode, wanted: Option<NonZeroUsize>, acceptors: usize) -> usize {
+    let room = (MOST_THREADS - acceptors.min(MOST_THREADS)).max(1);
+    datagrams::threads(mode, self::acceptors(wanted)).min(room)
+}
+
 /// A service that is ready to be served.
 #[derive(Debug)]
 pub struct Service {
@@ -71,6 +79,10 @@ pub struct Service {
     pub listeners: Vec<Listener>,
     /// Whether its stream listeners are lent to their handlers, as datagram ones always are.
     pub wait: bool,
+    /// What handlers of its datagram listeners are for.
+    pub datagrams: DatagramMode,
+    /// From which port on UDP datagrams are listened to, where skd receives them.
+    pub min_source_port: u16,
     /// How many handlers its stream listeners may have at once.
     pub max_clients: Option<NonZeroUsize>,
     /// What else is asked of their clients.
@@ -90,6 +102,8 @@ pub struct Resources {
     pub method: Method,
     /// How many threads accept connections.
     pub threads: usize,
+    /// How many receive datagrams.
+    pub passers: usize,
     /// The reserved descriptors, of which each thread that starts handlers needs one.
     pub reserved: Reserved,
     /// The log, to be opened again and to be kept going.
@@ -126,6 +140,13 @@ struct Shared {
     visitors: Box<[Mutex<Vec<Visitor>>]>,
     /// How many acceptors are parked.
     parked: AtomicUsize,
+    /// Whether skd drains.
+    drains: AtomicBool,
+    /// Those that no thread has, during an upgrade. Locked only to leave or take over.
+    left_exchanges: Mutex<Vec<Left>>,
+    /// How many exchanges of datagrams are open: their handlers, or their clients, may have
+    /// something to say.
+    exchanges: AtomicUsize,
     /// How many acceptors have ended, after all else that they do.
     left: AtomicUsize,
 }
@@ -147,6 +168,12 @@ enum Phase {
 struct Served {
     plan: Arc<Plan>,
     listeners: Vec<Listener>,
+    /// Those on which skd receives datagrams, and what for.
+    datagrams: Vec<Listener>,
+    mode: DatagramMode,
+    min_source_port: u16,
+    /// How long a sender may be silent until its handler is told that there is no more.
+    peer_idle: Duration,
     places: Arc<Places>,
     /// What else is asked of clients, if anything.
     policy: Option<Policy>,
@@ -184,7 +211,7 @@ impl Shared {
     fn limit(&self) -> Option<usize> {
         let services = self.services.iter();
         let mut streams = services
-            .filter(|served| !served.listeners.is_empty())
+            .filter(|served| !served.listeners.is_empty() || !served.datagrams.is_empty())
             .peekable();
         streams.peek()?;
         streams.map(|served| served.places.limit()).sum()
@@ -207,6 +234,16 @@ impl Shared {
     /// All stream listeners.
     fn listeners(&self) -> impl Iterator<Item = &Listener> {
         self.services.iter().flat_map(|served| &served.listeners)
+    }
+
+    /// All on which skd receives datagrams.
+    fn datagrams(&self) -> impl Iterator<Item = &Listener> {
+        self.services.iter().flat_map(|served| &served.datagrams)
+    }
+
+    fn left_exchanges(&self) -> MutexGuard<'_, Vec<Left>> {
+        let left = self.left_exchanges.lock();
+        left.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn visitors(&self, thread: usize) -> MutexGuard<'_, Vec<Visitor>> {

@@ -62,6 +62,13 @@ fn finish(shared: &Shared, handler: Handler, ended: Ended, by: usize) -> After {
             report::event(Event::Finished(&peer, outcome));
             After::Listener(index)
         }
+        Work::Datagrams(place) => {
+            report::event(Event::Finished(&peer, outcome));
+            drop(seat);
+            let (used, limit) = place.release(by);
+            report::event(Event::Places(used, limit));
+            After::Done
+        }
         Work::Connection(place) => {
             report::event(Event::Closed(&peer, outcome));
             drop(seat);

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Shared;
 use super::handlers::Handler;
-use crate::config::{Daemon, KILL_AFTER, Service, Span};
+use crate::config::{Daemon, KILL_AFTER, Listen, Service, Span, Style};
 use crate::error::Error;
 use crate::net::{Listener, Place};
 use crate::report::{self, Cause, Event, Late};
@@ -36,9 +36,12 @@ pub struct Limits {
 impl Limits {
     /// Those of a service, if it has any.
     pub fn of(daemon: &Daemon, service: &Service) -> Option<Self> {
+        // Of datagrams it is skd that knows who is idle.
+        let stream = |listen: &Listen| listen.endpoint.style().is_none_or(Style::has_connections);
+        let has_streams = service.listeners.iter().any(stream);
         let limits = Self {
             timeout: service.admission.timeout,
-            idle: service.admission.idle_timeout,
+            idle: service.admission.idle_timeout.filter(|_| has_streams),
             kill_after: daemon.kill_after.unwrap_or(KILL_AFTER),
         };
         limits.timeout.or(limits.idle).map(|_| limits)
@@ -70,18 +73,30 @@ const PAUSE: Duration = Duration::from_secs(1);
 const ROW: usize = 64;
 
 impl Times {
-    /// For a service with these stream listeners. Whether the kernel will tell is known now.
-    pub(super) fn new(limits: Limits, listeners: &[Listener]) -> Result<Self, Error> {
-        if listeners.is_empty() {
+    /// For a service with these stream listeners, and these on which skd receives datagrams; if
+    /// there is anything to hold their handlers to. Whether the kernel will tell is known now.
+    pub(super) fn new(
+        mut limits: Limits,
+        listeners: &[Listener],
+        datagrams: &[Listener],
+    ) -> Result<Option<Self>, Error> {
+        if !datagrams.is_empty() && !listeners.iter().any(is_tcp) {
+            // Of datagrams it is skd that knows.
+            limits.idle = None;
+        }
+        if limits.idle.or(limits.timeout).is_none() {
+            return Ok(None);
+        }
+        if listeners.is_empty() && datagrams.is_empty() {
             let text = "--timeout and --idle-timeout are for connections that skd accepts, and \
                         no socket here has such";
             return Err(Error::Start(text.into()));
         }
         let diagnosis = limits.idle.map(|_| diagnosis(listeners)).transpose()?;
-        Ok(Self {
+        Ok(Some(Self {
             limits,
             diagnosis: diagnosis.map(Mutex::new),
-        })
+        }))
     }
 
     /// What a connection will be known by, if it is to be watched. One that can't be known any

@@ -19,7 +19,9 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Gid, Pid, Uid, getppid};
 use serde::{Deserialize, Serialize};
 
+use super::admit::Place;
 use super::control::Daemon;
+use super::datagrams::{HandedExchange, Left};
 use super::handlers::{Handler, Work};
 use super::leave::Kept;
 use super::lend::Lent;
@@ -78,6 +80,9 @@ pub struct State {
     hangup_ends: bool,
     /// How many acceptors there are: after chroot(2), what limits them can't be seen.
     pub threads: usize,
+    /// How many receive datagrams.
+    #[serde(default)]
+    pub passers: usize,
     files: Option<(libc::rlim_t, libc::rlim_t)>,
     identity: Option<HandedIdentity>,
     /// Whether others of its user may look into it.
@@ -102,6 +107,9 @@ pub struct State {
     /// All who wait to be let through.
     #[serde(default)]
     visitors: Vec<HandedVisitor>,
+    /// All exchanges of datagrams.
+    #[serde(default)]
+    exchanges: Vec<HandedExchange>,
     /// How many there have been.
     served: u64,
 }
@@ -117,6 +125,8 @@ pub struct Handed {
     pub leaving: Vec<HandedLeaving>,
     /// Those who waited to be let through.
     pub visitors: Vec<HandedVisitor>,
+    /// Its exchanges of datagrams.
+    pub exchanges: Vec<HandedExchange>,
     /// How many it has had, those among them.
     pub served: u64,
     /// Whether there is one.
@@ -179,6 +189,8 @@ enum HandedWork {
     Connection(usize),
     /// The lent listener with this index.
     Lent(usize),
+    /// Datagrams that skd has received, for the service with this index.
+    Datagrams(usize),
 }
 
 /// How this image came to run.
@@ -303,6 +315,7 @@ impl State {
             handlers: std::mem::take(&mut self.handlers),
             leaving: std::mem::take(&mut self.leaving),
             visitors: std::mem::take(&mut self.visitors),
+            exchanges: std::mem::take(&mut self.exchanges),
             served: self.served,
             resumed: true,
         })
@@ -415,8 +428,10 @@ impl Daemon {
             .iter()
             .flat_map(|served| &served.listeners);
         let lent = self.lent.iter().map(Lent::listener);
+        let datagrams = self.shared.datagrams();
         let listeners = streams
             .chain(lent)
+            .chain(datagrams)
             .map(|listener| listener.hand_over(&mut to));
         let listeners = listeners.collect::<Result<_, _>>()?;
         let pidfile = self.origin.pidfile.as_ref();
@@ -429,7 +444,8 @@ impl Daemon {
             null: to.pass(self.spawner.null())?,
             version: env!("CARGO_PKG_VERSION").into(),
             hangup_ends: self.origin.hangup_ends,
-            threads: self.acceptors.len(),
+            threads: self.acceptors.len() - self.passers,
+            passers: self.passers,
             files: self
                 .origin
                 .files
@@ -457,6 +473,7 @@ impl Daemon {
             handlers: self.shared.hand_over_handlers(connections, &mut to),
             leaving: self.shared.hand_over_leaving(connections, &mut to),
             visitors: self.shared.hand_over_visitors(connections, &mut to),
+            exchanges: self.shared.hand_over_exchanges(connections, &mut to),
             served: self.shared.handlers.counts().1,
             descriptors: to.numbers().to_vec(),
         };
@@ -492,7 +509,7 @@ impl Daemon {
             let age = clock.saturating_sub(handed.started);
             let mut seat = None;
             let service = match handed.work {
-                HandedWork::Connection(service) => service,
+                HandedWork::Connection(service) | HandedWork::Datagrams(service) => service,
                 HandedWork::Lent(_) => 0,
             };
             let watch = handed.watch;
@@ -516,6 +533,15 @@ impl Daemon {
                             .zip(served.linger)
                             .map(|(fd, time)| Kept::new(fd, time));
                         Work::Connection(served.places.occupy())
+                    }
+                    HandedWork::Datagrams(service) => {
+                        let served = self.shared.services.get(service);
+                        let Some(served) = served.or(self.shared.services.first()) else {
+                            continue;
+                        };
+                        let policy = served.policy.as_ref();
+                        seat = policy.and_then(|policy| policy.occupy(&handed.peer));
+                        Work::Datagrams(served.places.occupy())
                     }
                     HandedWork::Lent(index) => Work::Lent(index),
                 },
@@ -549,11 +575,14 @@ impl Daemon {
         });
         let visitors: Vec<_> = visitors.collect();
         // Listeners have threads; and each has a part of everybody, for each has room for no more.
-        for (visitor, thread) in visitors
-            .into_iter()
-            .zip((0..self.shared.wakers.len()).cycle())
-        {
+        let acceptors = self.acceptors.len() - self.passers;
+        for (visitor, thread) in visitors.into_iter().zip((0..acceptors).cycle()) {
             self.shared.visitors(thread).push(visitor);
+        }
+        for handed in std::mem::take(&mut self.handed_exchanges) {
+            let socket = self.handed_connection(handed.socket);
+            let left = socket.and_then(|socket| Left::resume(handed, socket));
+            self.shared.left_exchanges().extend(left);
         }
         self.handed_connections.clear();
     }
@@ -565,7 +594,9 @@ impl Daemon {
         let leaving = self.handed_leaving.iter().map(|leaving| leaving.connection);
         let visitors = self.handed_visitors.iter();
         let visitors = visitors.map(|visitor| visitor.connection);
-        let connections: BTreeSet<i32> = handlers.chain(leaving).chain(visitors).collect();
+        let exchanges = self.handed_exchanges.iter().map(|exchange| exchange.socket);
+        let kept = handlers.chain(leaving).chain(visitors).chain(exchanges);
+        let connections: BTreeSet<i32> = kept.collect();
         let kept = originals.into_iter().map(|fd| (fd.as_raw_fd(), fd));
         let kept = kept.filter(|(number, _)| connections.contains(number));
         self.handed_connections = kept.collect();
@@ -605,7 +636,7 @@ impl HandedHandler {
     pub(super) fn lent(&self) -> Option<usize> {
         match self.work {
             HandedWork::Lent(index) => Some(index),
-            HandedWork::Connection(_) => None,
+            HandedWork::Connection(_) | HandedWork::Datagrams(_) => None,
         }
     }
 }
@@ -614,11 +645,17 @@ impl Shared {
     /// The part of the table for a handler that no thread of this image has started.
     fn thread_for(&self, handler: &HandedHandler) -> usize {
         match handler.work {
-            HandedWork::Connection(_) if self.main_index() > 0 => {
+            HandedWork::Connection(_) | HandedWork::Datagrams(_) if self.main_index() > 0 => {
                 handler.pid.unsigned_abs() as usize % self.main_index()
             }
             _ => self.main_index(),
         }
+    }
+
+    fn service_of(&self, place: &Place) -> usize {
+        let mut services = self.services.iter();
+        let service = services.position(|served| place.is_of(&served.places));
+        service.unwrap_or_default()
     }
 
     fn hand_over_handlers(&self, connections: bool, to: &mut HandOver) -> Vec<HandedHandler> {
@@ -627,11 +664,8 @@ impl Shared {
         let time = on_clock();
         self.handlers.each(|handler, watch| {
             let work = match &handler.work {
-                Work::Connection(place) => {
-                    let mut services = self.services.iter();
-                    let service = services.position(|served| place.is_of(&served.places));
-                    HandedWork::Connection(service.unwrap_or_default())
-                }
+                Work::Connection(place) => HandedWork::Connection(self.service_of(place)),
+                Work::Datagrams(place) => HandedWork::Datagrams(self.service_of(place)),
                 Work::Lent(index) => HandedWork::Lent(*index),
             };
             let age = u64::try_from(handler.started.elapsed().as_millis());
@@ -647,6 +681,15 @@ impl Shared {
             });
         });
         handed
+    }
+
+    fn hand_over_exchanges(&self, connections: bool, to: &mut HandOver) -> Vec<HandedExchange> {
+        let left = self.left_exchanges();
+        let hand_over = |left: &Left| left.hand_over(to);
+        match connections {
+            true => left.iter().filter_map(hand_over).collect(),
+            false => Vec::new(),
+        }
     }
 
     fn hand_over_visitors(&self, connections: bool, to: &mut HandOver) -> Vec<HandedVisitor> {

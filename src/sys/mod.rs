@@ -8,6 +8,7 @@
 
 pub mod backlog;
 pub mod child;
+pub mod datagrams;
 pub mod descriptors;
 pub mod diagnosis;
 pub mod directory;

@@ -225,7 +225,7 @@ fn receive_time(message: &libc::msghdr) -> Option<TimeSpec> {
     }
 }
 
-fn internet_address(address: &libc::sockaddr_storage) -> Option<SocketAddr> {
+pub(super) fn internet_address(address: &libc::sockaddr_storage) -> Option<SocketAddr> {
     let pointer = (&raw const *address).cast::<libc::sockaddr>();
     match libc::c_int::from(address.ss_family) {
         libc::AF_INET => {

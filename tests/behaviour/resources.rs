@@ -103,9 +103,9 @@ fn ends_are_seen_to_while_clients_never_cease() {
         });
         over.store(true, Ordering::Relaxed);
     });
-    // Unseen, it would be nearly all; some are on a machine that has much else to do.
+    // One for each client, and those of a row of connections; unseen, it would be nearly all.
     assert!(
-        most <= 300,
+        most <= 40 + 16,
         "{most} handlers had ended and were not seen to"
     );
 }

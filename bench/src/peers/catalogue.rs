@@ -52,6 +52,24 @@ pub(super) const KNOWN: &[Known] = &[
         ..NONE
     },
     Known {
+        name: "skd-per-packet",
+        program: "skd",
+        package: "none: cargo build --release",
+        version: VersionOption::Long,
+        udp: Some("{program} --datagram-mode per-packet -u {address}:{port} {handler}"),
+        remark: "a handler for each datagram, many at once",
+        ..NONE
+    },
+    Known {
+        name: "skd-per-peer",
+        program: "skd",
+        package: "none: cargo build --release",
+        version: VersionOption::Long,
+        udp: Some("{program} --datagram-mode per-peer -u {address}:{port} {handler}"),
+        remark: "a handler for each sender, many at once",
+        ..NONE
+    },
+    Known {
         name: "tcpserver",
         program: "tcpserver",
         package: "ucspi-tcp",

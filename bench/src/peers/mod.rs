@@ -81,7 +81,7 @@ pub(crate) fn find(options: &Options) -> Result<Found> {
     let mut peers = Vec::new();
     let mut missing = Vec::new();
     for known in catalogue::KNOWN {
-        let program = if known.name == "skd" {
+        let program = if known.program == "skd" {
             find_skd(options)?
         } else {
             find_in_path(known.program)

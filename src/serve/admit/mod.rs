@@ -34,12 +34,14 @@ pub(super) struct Policy {
     pub(super) sources: Option<Arc<Sources>>,
     /// The rate of all together.
     pub(super) bucket: Option<Bucket>,
+    /// Whether places are for datagrams too, which take one when they come.
+    datagrams: bool,
 }
 
 impl Policy {
     /// What this asks for; `wakers` are the acceptors'. `None` if a connection that is accepted
-    /// has a handler, whoever it is and whatever it does.
-    pub(super) fn new(asked: Admission, wakers: &Arc<[Waker]>) -> Option<Self> {
+    /// has a handler, whoever it is and whatever it does; not where skd receives `datagrams`.
+    pub(super) fn new(asked: Admission, datagrams: bool, wakers: &Arc<[Waker]>) -> Option<Self> {
         let limits = Limits {
             max: asked.max_per_source,
             rate: asked.rate_per_source,
@@ -51,6 +53,7 @@ impl Policy {
                 .then(|| Sources::new(Arc::clone(wakers))),
             bucket: asked.rate.map(Bucket::new),
             asked,
+            datagrams,
         };
         let asks = policy.asked.has_rules()
             || policy.sources.is_some()
@@ -68,7 +71,8 @@ impl Policy {
             first_byte,
             ..
         } = &self.asked;
-        let needed = proxies.is_some()
+        let needed = self.datagrams
+            || proxies.is_some()
             || first_byte.is_some()
             || !self.leaves_at_max()
             || waits(self.asked.at_rate())
@@ -155,6 +159,8 @@ pub(super) enum Reason<'a> {
     SourceMax(Source, usize),
     /// Its source comes too fast.
     SourceRate(Source),
+    /// It comes from this port, below the first that may.
+    SourcePort(u16),
     /// It sent nothing in time.
     Silent,
     /// It ended before it sent anything.
@@ -184,6 +190,7 @@ impl fmt::Display for Reason<'_> {
                 write!(f, "{source} has as many handlers as it may, {limit}")
             }
             Self::SourceRate(source) => write!(f, "{source} comes faster than it may"),
+            Self::SourcePort(port) => write!(f, "port {port} is below --min-source-port"),
             Self::Silent => f.write_str("it sent nothing in time"),
             Self::Left => f.write_str("it left before it had sent anything"),
             Self::Proxy(why) => f.write_str(why),

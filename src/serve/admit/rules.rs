@@ -78,6 +78,7 @@ impl From<&Peer> for Client {
     fn from(peer: &Peer) -> Self {
         match peer {
             Peer::UnixStream(credentials) => (*credentials).into(),
+            Peer::LocalDatagram => None.into(),
             peer => match peer.address() {
                 Some(address) => Self::Inet(address.ip()),
                 None => Self::Unknown,

@@ -82,9 +82,10 @@ pub(super) fn datagrams(results: &Results) -> Section {
     }
     Section {
         title: "Datagrams",
-        text: "One program for each datagram: it reads the datagram, sends it back and ends. Most \
-               servers, skd among them, hand it the listening socket and run one at a time, so more \
-               clients bring little. Lost is what had no answer after half a second.",
+        text: "One program for each datagram, which comes from a new sender each time: it reads the \
+               datagram, sends it back and ends. Most servers, skd among them unless told \
+               otherwise, hand it the listening socket and run one at a time, so more clients bring \
+               little; skd-per-packet, skd-per-peer, busybox and socat run many. Lost is what had no answer after half a second.",
         tables: vec![table],
         plots: "datagrams",
     }
