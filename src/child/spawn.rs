@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::{Pid, dup3};
 
+use super::ahead::Stock;
 use super::plan::Plan;
 use crate::error::Error;
 use crate::sys::child::{self, Born, Descriptors, Launch, Stage, Step};
@@ -202,12 +203,16 @@ impl Spawner {
         !self.held
     }
 
-    /// Starts a handler on what is held.
+    /// Starts a handler on what is held, or has one of those take it that stand ready.
     pub fn spawn(
         &mut self,
         plan: &Plan,
+        stock: Option<&Stock>,
         environment: &mut Environment,
     ) -> Result<Spawned, SpawnError> {
+        if let Some(spawned) = stock.and_then(|stock| stock.hand_over(self.slot.as_fd())) {
+            return Ok(spawned);
+        }
         let launch = Launch {
             descriptors: self.method.descriptors,
             connection: Some(self.slot.as_fd()),

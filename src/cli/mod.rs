@@ -187,6 +187,7 @@ fn config(given: &Given<'_>, known: Option<Known>) -> Config {
         services: vec![Service {
             surroundings,
             admission,
+            ahead: None,
             wait: given.flag("wait"),
             min_source_port: datagrams::min_source_port(given, datagrams, &listeners),
             datagrams,

@@ -160,6 +160,8 @@ pub struct Service {
     pub max_clients: Option<NonZeroUsize>,
     /// What else is asked of clients.
     pub admission: Admission,
+    /// Whether its handlers are started before their clients come, and how.
+    pub ahead: Option<Ahead>,
     /// The surroundings that a handler starts in.
     pub surroundings: Surroundings,
 }
@@ -260,6 +262,18 @@ pub enum DatagramMode {
     PerPeer,
     /// One datagram.
     PerPacket,
+}
+
+/// How handlers of connections are started before their clients come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ahead {
+    /// So many processes at most stand ready, each for one connection.
+    Warm(NonZeroUsize),
+    /// One stands ready, and each connection has a copy of it.
+    ForkServer {
+        /// How old it may become.
+        max_age: Span,
+    },
 }
 
 /// What a handler starts in, as far as it was said.

@@ -140,6 +140,7 @@ impl Daemon {
             served.push(Served {
                 times: times.transpose()?.flatten(),
                 plan,
+                stock: None,
                 listeners: streams,
                 datagrams,
                 mode: service.datagrams,

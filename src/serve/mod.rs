@@ -32,7 +32,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::child::{Method, Plan};
+use crate::child::{Method, Plan, Stock};
 use crate::config::{Admission, DatagramMode, MOST_THREADS, Span};
 use crate::net::Listener;
 use crate::report::{self, Cause, Event};
@@ -167,6 +167,8 @@ enum Phase {
 #[derive(Debug)]
 struct Served {
     plan: Arc<Plan>,
+    /// Handlers of connections that are started before their clients come, if they are.
+    stock: Option<Arc<Stock>>,
     listeners: Vec<Listener>,
     /// Those on which skd receives datagrams, and what for.
     datagrams: Vec<Listener>,
