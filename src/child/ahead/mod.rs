@@ -225,15 +225,21 @@ impl Stock {
             };
             // It is another's pidfd from now on.
             let _ = self.poller.remove(parked.pidfd());
-            let given = parked.give(connection);
-            if let Ok(pid) = given {
-                self.waker.wake();
-                return Some(Spawned {
-                    pid,
-                    pidfd: Some(parked.into_pidfd()),
-                });
+            match parked.give(connection) {
+                Ok(pid) => {
+                    self.waker.wake();
+                    return Some(Spawned {
+                        pid,
+                        pidfd: Some(parked.into_pidfd()),
+                    });
+                }
+                Err(Refusal::Lost) => self.discard(parked),
+                Err(Refusal::Short | Refusal::Silent) => {
+                    // What keeps one from answering may well keep others; the client has waited enough.
+                    self.discard(parked);
+                    return None;
+                }
             }
-            self.discard(parked);
         }
     }
 
@@ -250,7 +256,7 @@ impl Stock {
                 })
             }
             Err(Refusal::Short) => None,
-            Err(Refusal::Lost) => {
+            Err(Refusal::Lost | Refusal::Silent) => {
                 let lost = template.take();
                 self.state().template = Due::Now;
                 drop(template);
