@@ -108,8 +108,7 @@ pub(super) fn sweep(shared: &Shared, mut after: impl FnMut(After)) -> bool {
             after(reap(shared, main, entry, Some(pid)));
             continue;
         }
-        // A stranger, or a handler whose starter hasn't entered it yet; or one that stood ready for
-        // a client: who keeps those learns of it by a pidfd, and needn't reap it himself.
+        // A stranger, or a handler whose starter hasn't entered it yet.
         if !births_settled(shared) {
             return true;
         }
