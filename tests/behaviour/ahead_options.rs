@@ -3,10 +3,11 @@
 
 use crate::harness::{
     DEADLINE, Directory, Instance, MARK, Skd, connect_unix, echo, poll_for, requires_command,
-    requires_root, talk, try_talk, wait_until,
+    requires_root, talk, try_talk, wait_until, zombies,
 };
 use nix::sys::resource::Resource;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use socket2::{Domain, Socket, Type};
 use std::collections::BTreeMap;
 use std::fs;
@@ -424,5 +425,83 @@ fn process_1_counts_its_handlers_and_no_others() {
         let told = skd.logged("handler").into_iter();
         let troubles = told.filter(|line| line.starts_with("skd: "));
         assert_eq!(troubles.collect::<Vec<_>>(), [""; 0]);
+    }
+}
+
+/// And whoever is killed there is reaped, and replaced, without a client noticing.
+#[test]
+fn process_1_replaces_those_that_are_killed() {
+    requires_root();
+    requires_command("unshare");
+    for mode in MODES {
+        let skd = Skd::new(mode).args(["-vv", "-t", "127.0.0.1:0"]);
+        let skd = skd
+            .wrapper(["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"])
+            .run("cat");
+        for round in 1..=3 {
+            let ready = || skd.logged("Ready: pid ").len();
+            skd.wait_until("one stands ready", || ready() >= round);
+            let before = ready();
+            for pid in skd.processes() {
+                if name_of(pid).as_deref() == Some("cat") {
+                    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+                }
+            }
+            for _ in 0..CLIENTS {
+                assert_eq!(talk(skd.connect(), b"served"), b"served");
+            }
+            skd.wait_until("they are replaced", || ready() > before);
+        }
+        let mut all = skd.processes().into_iter();
+        let daemon = all.find(|&pid| name_of(pid).as_deref() == Some("skd"));
+        let daemon = daemon.expect("process 1");
+        wait_until("all are reaped", || zombies(daemon).is_empty());
+    }
+}
+
+fn name_of(pid: i32) -> Option<String> {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(name.trim_end().to_owned())
+}
+
+#[test]
+fn more_than_there_is_room_for_is_a_note() {
+    let skd = Skd::new(["--check", "--warm=400", "-t0"]).args(["cat"]);
+    let check = skd.limit(Resource::RLIMIT_NOFILE, 200, 200).end();
+    check.expect_code(0);
+    let note = "skd: note: --warm 400: there is room for ";
+    check.expect_stderr(&[note, "200 open files"]);
+}
+
+/// What the manual shows of asking who the client is, each as it is printed.
+#[test]
+fn the_ways_to_know_the_client_that_the_manual_shows_work() {
+    requires_command("perl");
+    requires_command("python3");
+    let page = fs::read_to_string("man/skd.8").unwrap();
+    let section = page.split(".SS Who the client is").nth(1).unwrap();
+    let section = section.split("\n.SS ").next().unwrap();
+    let examples = section.split(".nf\n").skip(1);
+    let examples = examples.map(|rest| rest.split(".fi\n").next().unwrap());
+    let typed = |text: &str| {
+        let text = text.replace("\\-", "-").replace("\\(aq", "'");
+        text.replace("\\e", "\\")
+    };
+    let examples: Vec<_> = examples.map(typed).collect();
+    let interpreters = ["perl", "/usr/bin/python3", "sh"];
+    assert_eq!(examples.len(), interpreters.len(), "{examples:#?}");
+    let directory = Directory::new();
+    for mode in MODES {
+        for (interpreter, example) in interpreters.iter().zip(&examples) {
+            let script = directory.write("script", example);
+            let skd = Skd::new(mode).args(["-vv", "-t", "0"]);
+            let skd = skd.run_with(interpreter, [&script]);
+            for ip in ["127.0.0.1", "::1"].into_iter().cycle().take(CLIENTS) {
+                let stream = skd.connect_to(SocketAddr::new(ip.parse().unwrap(), skd.port()));
+                let port = stream.local_addr().unwrap().port();
+                let hello = String::from_utf8(talk(stream, b"")).unwrap();
+                assert_eq!(hello, format!("Hello, {ip} port {port}.\n"), "{example}");
+            }
+        }
     }
 }
