@@ -183,6 +183,7 @@ fn best_peer<'a>(
             let cell = cell(server)?;
             Some((cell, rate_of(cell)?.median))
         })
+        .filter(|(_, rate)| *rate > 0.0)
         .max_by(|a, b| a.1.total_cmp(&b.1))
 }
 
