@@ -18,6 +18,7 @@
 mod harness;
 
 mod admission;
+mod ahead_options;
 mod architecture;
 mod background;
 mod bug_classes;
