@@ -92,7 +92,7 @@ struct State {
     unfit: bool,
     /// When the next may be started, after something went wrong, and how long the pause was.
     pause: Option<(Instant, Duration)>,
-    sources: Option<Sources>,
+    sources: Option<Arc<Sources>>,
 }
 
 /// When the template is made.
@@ -204,8 +204,8 @@ impl Stock {
         if next.is_err() {
             return false;
         }
-        let state = self.state();
-        let sources = state.sources.as_ref();
+        // Not looked at under the lock: a file may be far away.
+        let sources = self.state().sources.clone();
         sources.is_some_and(|sources| !sources.are_unchanged())
     }
 
@@ -388,7 +388,7 @@ impl Stock {
     ) {
         let began = Instant::now();
         // Before it is read by whoever runs it.
-        let sources = Sources::of(&self.plan);
+        let sources = Arc::new(Sources::of(&self.plan));
         let wanted = || {
             let state = self.state();
             state.wanted && state.age == age
@@ -423,7 +423,7 @@ impl Stock {
         self.leave_time(began.elapsed());
     }
 
-    fn enter(&self, parked: Parked, sources: Sources, age: u64) {
+    fn enter(&self, parked: Parked, sources: Arc<Sources>, age: u64) {
         let pid = parked.pid();
         let mut template = lock(&self.template);
         let mut state = self.state();
