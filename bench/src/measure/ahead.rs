@@ -12,7 +12,7 @@ use crate::options::Group;
 use crate::peers::{Peer, Server, Transport};
 use crate::results::{AloneCell, AloneRound, Percentiles, StreamKey};
 
-/// A stock is complete when nothing comes or goes for so long.
+/// A stock is complete when nothing comes or goes for so long; in a quick run, a third of it.
 const QUIET: Duration = Duration::from_millis(300);
 const STOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -63,7 +63,8 @@ fn is_stocked(
     server: &Server,
     handler: &Handler,
 ) -> bool {
-    if !peer.keeps_stock || server.await_stock(QUIET, STOCK_TIMEOUT) > 0 {
+    let quiet = QUIET / if bench.settings.quick { 3 } else { 1 };
+    if !peer.keeps_stock || server.await_stock(quiet, STOCK_TIMEOUT) > 0 {
         return true;
     }
     let what = format!("keeps no handler '{}' ready", handler.name);
