@@ -1,0 +1,1 @@
+//! The life of handlers that stand ready, and of those that are made of them.

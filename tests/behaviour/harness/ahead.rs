@@ -1,0 +1,96 @@
+//! Handlers that are started ahead of their clients, and how a test knows them: they wait for a connection in
+//! recvmsg(2), on a descriptor that no handler starts with, and go on as the image that they were then.
+
+use super::Instance;
+use super::process::{children, exists, stat_field};
+use std::fs;
+
+/// How handlers are made.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Way {
+    /// When the client has come.
+    Exec,
+    /// That many stand ready.
+    Warm(usize),
+    /// One stands ready, and each client's is a fork of it.
+    Fork,
+}
+
+impl Way {
+    pub const ALL: &[Self] = &[Self::Exec];
+
+    /// Those that start something ahead.
+    pub const AHEAD: &[Self] = &[];
+
+    /// The options that ask for it.
+    pub fn options(self) -> Vec<String> {
+        match self {
+            Self::Exec => Vec::new(),
+            Self::Warm(count) => vec![format!("--warm={count}")],
+            Self::Fork => vec!["--fork-server".to_owned()],
+        }
+    }
+
+    /// How many stand ready while nobody comes.
+    pub fn stock(self) -> usize {
+        match self {
+            Self::Exec => 0,
+            Self::Warm(count) => count,
+            Self::Fork => 1,
+        }
+    }
+
+    /// Waits until the whole stock stands ready, and returns it.
+    #[track_caller]
+    pub fn ready(self, skd: &Instance) -> Vec<i32> {
+        let mut found = Vec::new();
+        skd.wait_until("the stock stands ready", || {
+            found = parked(skd.pid());
+            found.len() == self.stock()
+        });
+        found
+    }
+
+    /// Waits until nothing but the stock is left of skd's children.
+    #[track_caller]
+    pub fn wait_idle(self, skd: &Instance) {
+        skd.wait_until("nothing but the stock is left", || {
+            let found = parked(skd.pid());
+            found.len() == self.stock() && children(skd.pid()).len() == found.len()
+        });
+    }
+
+    /// The children of skd that serve, or ended and aren't reaped, or start. Of a skd whose stock is complete, those
+    /// that serve.
+    pub fn serving(self, skd: &Instance) -> Vec<i32> {
+        let mut found = skd.children();
+        found.retain(|&pid| exists(pid) && !is_parked(pid));
+        found
+    }
+}
+
+/// The children of `skd` that wait for a connection.
+pub fn parked(skd: i32) -> Vec<i32> {
+    let mut found = children(skd);
+    found.retain(|&pid| is_parked(pid));
+    found
+}
+
+/// Whether `pid` waits for a connection to serve. It says so of nobody who waits for a message of its client.
+pub fn is_parked(pid: i32) -> bool {
+    let text = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    let mut words = text.split(' ');
+    let call = words.next() == Some(&libc::SYS_recvmsg.to_string());
+    let descriptor = words.next().and_then(|word| word.strip_prefix("0x"));
+    let descriptor = descriptor.and_then(|figures| i32::from_str_radix(figures, 16).ok());
+    call && descriptor.is_some_and(|descriptor| descriptor > 2)
+}
+
+/// What an exec has given a process, and its forks have too: where its stack begins, which is random. `None` for one that
+/// is gone.
+pub fn image(pid: i32) -> Option<u64> {
+    stat_field(pid, 28)?
+        .parse()
+        .ok()
+        .filter(|&start| start != 0)
+}
