@@ -2,7 +2,7 @@
 //! stood ready for it; and what can't stand ready is started when its client comes.
 
 use crate::harness::{
-    Directory, Running, Skd, Way, connect_unix, image, requires_command, requires_root, talk,
+    Directory, Running, Skd, Way, connect_unix, requires_command, requires_root, talk,
 };
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -45,23 +45,6 @@ fn serving(directory: &Directory, way: Way, program: &str, args: &[&str]) -> Run
         .arg(directory.join("socket"))
         .args(way.options())
         .run_with(program, args)
-}
-
-/// A client that has come, and that nobody has said anything to: its handler is one that stood ready, or a fork of
-/// one. The handler may not end before it hears from its client.
-#[track_caller]
-fn handed_over(skd: &Running, way: Way) -> std::net::TcpStream {
-    let images: Vec<u64> = way.ready(skd).into_iter().filter_map(image).collect();
-    assert_eq!(images.len(), way.stock());
-    let client = skd.connect();
-    if way != Way::Exec {
-        skd.wait_until("the handler is one that stood ready", || {
-            let serving = way.serving(skd);
-            let mut serving = serving.into_iter().filter_map(image);
-            serving.any(|image| images.contains(&image))
-        });
-    }
-    client
 }
 
 /// Waits until so many handlers have ended, none of them by a signal, and sees that skd had nothing to say of them.
@@ -114,7 +97,7 @@ fn filter(program: &str, args: &[&str]) {
             let whole = expected.len();
             assert!(heard == *expected, "{way:?}: {length} bytes, not {whole}");
         };
-        let first = handed_over(&skd, way);
+        let first = way.hand_over(&skd).0;
         assert!(talk(first, &inputs[1]) == expected[1].0, "{way:?}");
         // More than stand ready.
         thread::scope(|scope| {
@@ -426,7 +409,7 @@ fn touched(program: &str, touch: &str) {
         let directory = Directory::new();
         let skd = serving(&directory, way, program, &[touch]);
         for turn in 0..3 {
-            let heard = talk(handed_over(&skd, way), &said);
+            let heard = talk(way.hand_over(&skd).0, &said);
             let lost = heard.len() < said.len() && touch != "shutdown";
             assert!(!lost, "{touch}, {way:?}: {} bytes", heard.len());
             let expected = expected.get_or_insert_with(|| heard.clone());
@@ -495,7 +478,7 @@ fn repositories_are_cloned_from_git_daemon() {
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .env("GIT_CONFIG_SYSTEM", "/dev/null")
             .run_with("git", ["daemon", "--inetd", "--export-all", &base]);
-        drop(handed_over(&skd, way));
+        drop(way.hand_over(&skd).0);
         way.ready(&skd);
         let url = format!("git://{}/project.git", skd.address());
         let clones = Directory::new();
@@ -554,7 +537,7 @@ fn files_are_fetched_from_rsync() {
             .args(way.options())
             .run_with("rsync", ["--daemon", &config]);
         // It speaks first.
-        let mut first = handed_over(&skd, way);
+        let mut first = way.hand_over(&skd).0;
         assert_eq!(crate::harness::receive(&mut first, 9), b"@RSYNCD: ");
         drop(first);
         let url = format!("rsync://{}/", skd.address());
@@ -592,7 +575,7 @@ fn a_web_server_answers_curl() {
         let skd = Skd::new(["-v", "-t", "127.0.0.1:0"])
             .args(way.options())
             .run_with("busybox", ["httpd", "-i", "-h", path]);
-        drop(handed_over(&skd, way));
+        drop(way.hand_over(&skd).0);
         let url = format!("http://{}/", skd.address());
         at_once(6, |_| {
             for (file, contents) in [
@@ -687,7 +670,7 @@ fn a_set_uid_program_is_who_it_should_be() {
         let directory = Directory::public();
         let program = directory.compile("who", WHO);
         let skd = as_somebody(way, &program);
-        assert_eq!(talk(handed_over(&skd, way), b"."), b"61234 61234\n");
+        assert_eq!(talk(way.hand_over(&skd).0, b"."), b"61234 61234\n");
         drop(skd);
         directory.chmod("who", 0o4755);
         let skd = as_somebody(way, &program);

@@ -51,6 +51,30 @@ impl Way {
         found
     }
 
+    /// A client that has come and hasn't said anything, and its handler, which is one that stood ready or a fork of
+    /// one. It may not end, nor become another program, before it hears from its client.
+    #[track_caller]
+    pub fn hand_over(self, skd: &Instance) -> (TcpStream, i32) {
+        let ready = self.ready(skd);
+        let images: Vec<u64> = ready.iter().copied().filter_map(image).collect();
+        assert_eq!(images.len(), self.stock());
+        let (before, its_own) = (self.serving(skd), image(skd.pid()));
+        let (client, mut handler) = (skd.connect(), None);
+        skd.wait_until("a handler that stood ready", || {
+            let mut serving = self.serving(skd);
+            serving.retain(|pid| !before.contains(pid));
+            handler = serving.into_iter().find(|&pid| {
+                image(pid).is_some_and(|image| match self {
+                    Self::Exec => Some(image) != its_own,
+                    Self::Warm(_) => ready.contains(&pid) && images.contains(&image),
+                    Self::Fork => !ready.contains(&pid) && images.contains(&image),
+                })
+            });
+            handler.is_some()
+        });
+        (client, handler.expect("a handler"))
+    }
+
     /// Waits until nothing but the stock is left of skd's children.
     #[track_caller]
     pub fn wait_idle(self, skd: &Instance) {
@@ -84,6 +108,24 @@ pub fn is_parked(pid: i32) -> bool {
     let descriptor = words.next().and_then(|word| word.strip_prefix("0x"));
     let descriptor = descriptor.and_then(|figures| i32::from_str_radix(figures, 16).ok());
     call && descriptor.is_some_and(|descriptor| descriptor > 2)
+}
+
+/// Kills a child of skd's if it stands ready, and says whether it did. Nobody is killed who serves: stopped first, it can't
+/// begin to.
+pub fn slay_if_parked(pid: i32) -> bool {
+    if !is_parked(pid) {
+        return false;
+    }
+    let (process, state) = (Pid::from_raw(pid), || stat_field(pid, 3));
+    if kill(process, Signal::SIGSTOP).is_err() {
+        return false;
+    }
+    let stopped = || (state().is_none_or(|state| "TtZX".contains(&state))).then_some(());
+    let stopped = poll_for(DEADLINE, stopped).is_some();
+    let slain = stopped && is_parked(pid);
+    let signal = if slain { Signal::SIGKILL } else { Signal::SIGCONT };
+    let _ = kill(process, signal);
+    slain
 }
 
 /// What an exec has given a process, and its forks have too: where its stack begins, which is random. `None` for one that

@@ -55,7 +55,7 @@ mod syslog;
 mod tampering;
 mod terminal;
 
-pub use self::ahead::{Way, image, is_parked, parked};
+pub use self::ahead::{Way, image, is_parked, parked, slay_if_parked};
 pub use self::capture::{Capture, Line, Source};
 pub use self::cgroup::Cgroup;
 pub use self::client::{
