@@ -79,6 +79,9 @@ pub const KILL_AFTER: Span = Span::seconds(5);
 /// How many threads can accept connections.
 pub const MOST_THREADS: usize = 16;
 
+/// How many processes can stand ready for clients who haven't come.
+pub const MOST_WARM: usize = 4096;
+
 /// What concerns the process as a whole.
 #[derive(Debug)]
 pub struct Daemon {
@@ -274,6 +277,16 @@ pub enum Ahead {
         /// How old it may become.
         max_age: Span,
     },
+}
+
+impl Ahead {
+    /// The option that asks for it, for messages.
+    pub fn option(self) -> &'static str {
+        match self {
+            Self::Warm(_) => "--warm",
+            Self::ForkServer { .. } => "--fork-server",
+        }
+    }
 }
 
 /// What a handler starts in, as far as it was said.

@@ -449,6 +449,11 @@ impl<'a> Acceptor<'a> {
         environment.clear();
         let changed = rule.and_then(|rule| rule.variables.as_ref());
         environment.rebase(changed.unwrap_or(served.plan.variables()));
+        if served.stock.is_some() {
+            // As those have it who were started before they could know any more.
+            let variables = served.stock_variables.iter();
+            return variables.for_each(|variable| environment.line(variable));
+        }
         for variable in listener.variables(peer) {
             environment.line(variable);
         }
