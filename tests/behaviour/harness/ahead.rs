@@ -1,9 +1,12 @@
 //! Handlers that are started ahead of their clients, and how a test knows them: they wait for a connection in
 //! recvmsg(2), on a descriptor that no handler starts with, and go on as the image that they were then.
 
-use super::Instance;
 use super::process::{children, exists, stat_field};
+use super::{DEADLINE, Instance, poll_for};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::fs;
+use std::net::TcpStream;
 
 /// How handlers are made.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -123,7 +126,11 @@ pub fn slay_if_parked(pid: i32) -> bool {
     let stopped = || (state().is_none_or(|state| "TtZX".contains(&state))).then_some(());
     let stopped = poll_for(DEADLINE, stopped).is_some();
     let slain = stopped && is_parked(pid);
-    let signal = if slain { Signal::SIGKILL } else { Signal::SIGCONT };
+    let signal = if slain {
+        Signal::SIGKILL
+    } else {
+        Signal::SIGCONT
+    };
     let _ = kill(process, signal);
     slain
 }
