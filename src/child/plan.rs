@@ -1,7 +1,7 @@
 //! A handler's preparation as data: the steps between clone and exec, each one system
 //! call.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -132,6 +132,14 @@ impl Plan {
         &self.steps
     }
 
+    /// The same for one that is to be traced: no signal may stop it before its exec, and whoever
+    /// traces it empties the mask then.
+    pub fn steps_if_traced(&self) -> Vec<Step> {
+        let others = |step: &&Step| !matches!(step, Step::SignalMask(_));
+        let steps = self.steps.iter().filter(others).cloned();
+        steps.chain([Step::SignalMask(SigSet::all())]).collect()
+    }
+
     /// What all its handlers have in their environment, each `NAME=VALUE`.
     pub fn variables(&self) -> &Arc<[CString]> {
         &self.variables
@@ -151,8 +159,13 @@ impl Plan {
     }
 
     /// Where the program is as seen by this process, which isn't in the handler's directory.
-    fn path_from_here(&self) -> PathBuf {
-        let path = Path::new(OsStr::from_bytes(self.image.path().to_bytes()));
+    pub(super) fn path_from_here(&self) -> PathBuf {
+        self.from_here(self.image.path())
+    }
+
+    /// Any path that the handler may be given.
+    pub(super) fn from_here(&self, path: &CStr) -> PathBuf {
+        let path = Path::new(OsStr::from_bytes(path.to_bytes()));
         let directory = self.steps.iter().find_map(|step| match step {
             Step::ChangeDirectory(directory) => Some(OsStr::from_bytes(directory.to_bytes())),
             _ => None,
@@ -170,6 +183,7 @@ impl Plan {
                     Some(step) => describe(step, f)?,
                     None => f.write_str("its preparation failed")?,
                 },
+                Stage::Trace => f.write_str("it can't be traced")?,
                 Stage::Exec => {
                     let path = self.path_from_here();
                     // The kernel says that there is no such file for a missing interpreter

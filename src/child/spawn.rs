@@ -79,6 +79,7 @@ impl Method {
                 image: None,
                 environment: environment.finish(),
                 want_pidfd: method.pidfds == Pidfds::Clone,
+                traced: false,
             };
             match child::spawn(&mut stack, launch) {
                 Ok(mut born) => {
@@ -213,13 +214,35 @@ impl Spawner {
         if let Some(spawned) = stock.and_then(|stock| stock.hand_over(self.slot.as_fd())) {
             return Ok(spawned);
         }
+        self.launch(plan, plan.steps(), environment, false)
+    }
+
+    /// Starts a handler on what is held, which this thread traces from its exec on. The steps are
+    /// those of [`Plan::steps_if_traced`].
+    pub(super) fn spawn_traced(
+        &mut self,
+        plan: &Plan,
+        steps: &[Step],
+        environment: &mut Environment,
+    ) -> Result<Spawned, SpawnError> {
+        self.launch(plan, steps, environment, true)
+    }
+
+    fn launch(
+        &mut self,
+        plan: &Plan,
+        steps: &[Step],
+        environment: &mut Environment,
+        traced: bool,
+    ) -> Result<Spawned, SpawnError> {
         let launch = Launch {
             descriptors: self.method.descriptors,
             connection: Some(self.slot.as_fd()),
-            steps: plan.steps(),
+            steps,
             image: Some(plan.image()),
             environment: environment.finish(),
             want_pidfd: self.method.pidfds == Pidfds::Clone,
+            traced,
         };
         let born = child::spawn(&mut self.stack, launch).map_err(SpawnError::Shortage)?;
         if let Some((stage, errno)) = born.failure {

@@ -1,8 +1,9 @@
 //! Processes: making, waiting, leaving.
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 /// How a process ended (waitid(2), `si_code` and `si_status`).
@@ -94,6 +95,24 @@ pub fn open_pidfd(pid: Pid) -> Result<OwnedFd, Errno> {
     let fd = Errno::result(fd)?;
     // SAFETY: the kernel has just opened it for the caller; it is close-on-exec by itself.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Sends a signal to the process behind a pidfd, which may have been reaped
+/// (pidfd_send_signal(2), Linux 5.1).
+pub fn signal_by_pidfd(pidfd: impl AsFd, signal: Signal) -> Result<(), Errno> {
+    let fd = pidfd.as_fd().as_raw_fd();
+    let nothing: *const libc::siginfo_t = std::ptr::null();
+    // SAFETY: without an information the kernel makes its own, as kill(2) does.
+    let sent = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            fd,
+            signal as libc::c_int,
+            nothing,
+            0,
+        )
+    };
+    Errno::result(sent).map(drop)
 }
 
 /// Whether this process inherits the children of others that have ended: it is process 1
@@ -189,7 +208,7 @@ pub fn has_capability(capability: Capability) -> bool {
 /// Has this process killed when its parent ends (prctl(2), `PR_SET_PDEATHSIG`), unless it executes
 /// a set-user-id program.
 pub fn end_with_parent() -> Result<(), Errno> {
-    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
 }
 
 /// Whether others of the same user may look into this process, and trace it (prctl(2),

@@ -19,6 +19,7 @@ mod harness;
 
 mod admission;
 mod ahead_life;
+mod ahead_options;
 mod ahead_programs;
 mod architecture;
 mod background;

@@ -20,10 +20,10 @@ pub enum Way {
 }
 
 impl Way {
-    pub const ALL: &[Self] = &[Self::Exec];
+    pub const ALL: &[Self] = &[Self::Exec, Self::Warm(4), Self::Fork];
 
     /// Those that start something ahead.
-    pub const AHEAD: &[Self] = &[];
+    pub const AHEAD: &[Self] = &[Self::Warm(4), Self::Fork];
 
     /// The options that ask for it.
     pub fn options(self) -> Vec<String> {
