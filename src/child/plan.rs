@@ -19,7 +19,7 @@ use crate::sys::child::{self, Image, Stage, Step};
 use crate::sys::descriptors::copy_above;
 use crate::sys::environment::Environment;
 use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
-use crate::sys::signals::SigSet;
+use crate::sys::signals::{SigSet, Signal};
 
 /// Everything about a handler that is the same for all connections.
 #[derive(Debug)]
@@ -132,12 +132,14 @@ impl Plan {
         &self.steps
     }
 
-    /// The same for one that is to be traced: no signal may stop it before its exec, and whoever
-    /// traces it empties the mask then.
+    /// The same for one that is to be traced: no signal is to stop it before its exec, but the one
+    /// that tells of the exec, and whoever traces it empties the mask then.
     pub fn steps_if_traced(&self) -> Vec<Step> {
         let others = |step: &&Step| !matches!(step, Step::SignalMask(_));
         let steps = self.steps.iter().filter(others).cloned();
-        steps.chain([Step::SignalMask(SigSet::all())]).collect()
+        let mut mask = SigSet::all();
+        mask.remove(Signal::SIGTRAP);
+        steps.chain([Step::SignalMask(mask)]).collect()
     }
 
     /// What all its handlers have in their environment, each `NAME=VALUE`.
