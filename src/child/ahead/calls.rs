@@ -63,8 +63,10 @@ pub(super) fn parks(tracee: &Tracee, call: &Call, copies: bool) -> Result<bool, 
         libc::SYS_ioctl => is_client(first) && !TERMINALS.contains(&(second as u32)),
         libc::SYS_fcntl => {
             let command = second as libc::c_int;
-            LOCKS.contains(&command)
-                || is_client(first) && !matches!(command, libc::F_GETFD | libc::F_GETFL)
+            // Whatever stands on 0 and 1 later stays open at an exec.
+            let same = matches!(command, libc::F_GETFD | libc::F_GETFL)
+                || command == libc::F_SETFD && third == 0;
+            LOCKS.contains(&command) || is_client(first) && !same
         }
 
         // What is about descriptors that it finds in memory.
