@@ -6,6 +6,7 @@ use crate::harness::{
 };
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 /// Commands of a client that take longer than any does here have failed.
@@ -73,6 +74,20 @@ fn lines(length: usize) -> Vec<u8> {
         text.extend(line(number).into_bytes());
     }
     text
+}
+
+/// Does this so many times at once, each time with a number of its own, and gives what came of it.
+fn at_once<T: Send>(count: usize, body: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    thread::scope(|scope| {
+        let body = &body;
+        let threads: Vec<_> = (0..count)
+            .map(|number| scope.spawn(move || body(number)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("a thread that hasn't failed"))
+            .collect()
+    })
 }
 
 /// What such a program answers to inputs of all sizes, and its status, is what it is without skd, however its handlers are
@@ -342,7 +357,6 @@ const TOUCHING: &str = r#"
         if (IS("thread")) { OR_FAIL(pthread_create(&thread, 0, nothing, 0)); OR_FAIL(pthread_join(thread, 0)); }
         if (IS("alarm")) { alarm(1000); OR_FAIL(alarm(0) < 1); }
         if (IS("sleep")) OR_FAIL(nanosleep(&pause, 0));
-        if (IS("sleep on the clock")) OR_FAIL(clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, 0));
         return 0;
     }
     int main(int count, char **words) {
@@ -397,25 +411,22 @@ const TOUCHES: [&str; 40] = [
     "alarm",
 ];
 
-/// And what a program may wait for before it does anything.
-const WAITS: [&str; 2] = ["sleep", "sleep on the clock"];
-
 /// The handlers that touch their client like this answer alike, made in each way, and stood ready for it.
 #[track_caller]
-fn touched(program: &str, touch: &str) {
+fn touched(program: &str, touch: &str, turns: usize) {
     let said = lines(20_000);
     let mut expected = None;
     for &way in Way::ALL {
         let directory = Directory::new();
         let skd = serving(&directory, way, program, &[touch]);
-        for turn in 0..3 {
+        for turn in 0..turns {
             let heard = talk(way.hand_over(&skd).0, &said);
             let lost = heard.len() < said.len() && touch != "shutdown";
             assert!(!lost, "{touch}, {way:?}: {} bytes", heard.len());
             let expected = expected.get_or_insert_with(|| heard.clone());
             assert!(heard == *expected, "{touch}, {way:?}, turn {turn}");
         }
-        all_is_well(&skd, way, 3);
+        all_is_well(&skd, way, turns);
     }
 }
 
@@ -423,20 +434,20 @@ fn touched(program: &str, touch: &str) {
 fn whatever_a_program_does_first_is_done_to_its_client() {
     let directory = Directory::new();
     let program = directory.compile("touching", TOUCHING);
-    let next = std::sync::atomic::AtomicUsize::new(0);
-    thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                loop {
-                    let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    let Some(touch) = TOUCHES.iter().chain(&WAITS).nth(number) else {
-                        break;
-                    };
-                    touched(program.to_str().unwrap(), touch);
-                }
-            });
+    let next = AtomicUsize::new(0);
+    at_once(4, |_| {
+        while let Some(touch) = TOUCHES.get(next.fetch_add(1, Ordering::Relaxed)) {
+            touched(program.to_str().unwrap(), touch, 2);
         }
     });
+}
+
+#[test]
+fn a_program_that_waits_first_goes_on_waiting() {
+    let directory = Directory::new();
+    let program = directory.compile_shared("touching", TOUCHING);
+    // For longer than it takes until it is parked there.
+    touched(program.to_str().unwrap(), "sleep", 1);
 }
 
 #[test]
@@ -496,20 +507,6 @@ fn repositories_are_cloned_from_git_daemon() {
     }
     let expected = String::from_utf8(expected.unwrap()).unwrap();
     assert!(expected.lines().count() >= 30 + 30 + 2, "{expected}");
-}
-
-/// Does this so many times at once, each time with a number of its own, and gives what came of it.
-fn at_once<T: Send>(count: usize, body: impl Fn(usize) -> T + Sync) -> Vec<T> {
-    thread::scope(|scope| {
-        let body = &body;
-        let threads: Vec<_> = (0..count)
-            .map(|number| scope.spawn(move || body(number)))
-            .collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().expect("a thread that hasn't failed"))
-            .collect()
-    })
 }
 
 #[test]

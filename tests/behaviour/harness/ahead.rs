@@ -7,6 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
 use std::net::TcpStream;
+use std::path::PathBuf;
 
 /// How handlers are made.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -55,11 +56,12 @@ impl Way {
     }
 
     /// A client that has come and hasn't said anything, and its handler, which is one that stood ready or a fork of
-    /// one. It may not end, nor become another program, before it hears from its client.
+    /// one. It may not end before it hears from its client.
     #[track_caller]
     pub fn hand_over(self, skd: &Instance) -> (TcpStream, i32) {
         let ready = self.ready(skd);
         let images: Vec<u64> = ready.iter().copied().filter_map(image).collect();
+        let programs: Vec<_> = ready.iter().copied().map(program).collect();
         assert_eq!(images.len(), self.stock());
         let (before, its_own) = (self.serving(skd), image(skd.pid()));
         let (client, mut handler) = (skd.connect(), None);
@@ -67,11 +69,14 @@ impl Way {
             let mut serving = self.serving(skd);
             serving.retain(|pid| !before.contains(pid));
             handler = serving.into_iter().find(|&pid| {
-                image(pid).is_some_and(|image| match self {
-                    Self::Exec => Some(image) != its_own,
-                    Self::Warm(_) => ready.contains(&pid) && images.contains(&image),
-                    Self::Fork => !ready.contains(&pid) && images.contains(&image),
-                })
+                let same = image(pid).is_some_and(|image| images.contains(&image));
+                // It may have become another program since.
+                let same = || same || !programs.contains(&program(pid));
+                match self {
+                    Self::Exec => image(pid).is_some_and(|image| Some(image) != its_own),
+                    Self::Warm(_) => ready.contains(&pid) && same(),
+                    Self::Fork => !ready.contains(&pid) && same(),
+                }
             });
             handler.is_some()
         });
@@ -133,6 +138,11 @@ pub fn slay_if_parked(pid: i32) -> bool {
     };
     let _ = kill(process, signal);
     slain
+}
+
+/// The program that a process is. It can't be said of one that is gone.
+fn program(pid: i32) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/exe")).ok()
 }
 
 /// What an exec has given a process, and its forks have too: where its stack begins, which is random. `None` for one that
