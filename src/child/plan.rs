@@ -162,11 +162,11 @@ impl Plan {
 
     /// Where the program is as seen by this process, which isn't in the handler's directory.
     pub(super) fn path_from_here(&self) -> PathBuf {
-        self.from_here(self.image.path())
+        self.seen_from_here(self.image.path())
     }
 
     /// Any path that the handler may be given.
-    pub(super) fn from_here(&self, path: &CStr) -> PathBuf {
+    pub(super) fn seen_from_here(&self, path: &CStr) -> PathBuf {
         let path = Path::new(OsStr::from_bytes(path.to_bytes()));
         let directory = self.steps.iter().find_map(|step| match step {
             Step::ChangeDirectory(directory) => Some(OsStr::from_bytes(directory.to_bytes())),

@@ -46,6 +46,8 @@ impl Wait {
     pub const NOW: Self = Self(libc::WEXITED | libc::WNOHANG);
     /// Looks at a child that has ended and leaves it to be reaped.
     pub const PEEK: Self = Self(libc::WEXITED | libc::WNOHANG | libc::WNOWAIT);
+    /// The same, of children of this thread and of no other.
+    pub const PEEK_OWN: Self = Self(Self::PEEK.0 | libc::__WNOTHREAD);
     /// Reaps the child if it has ended, or says that it was stopped.
     pub const NOW_OR_STOPPED: Self = Self(libc::WEXITED | libc::WSTOPPED | libc::WNOHANG);
 }
@@ -79,7 +81,7 @@ pub fn wait(target: Target<'_>, how: Wait) -> Result<Option<(Pid, Change)>, Errn
     }
     let change = match info.si_code {
         libc::CLD_EXITED => Change::Ended(Ended::Exited(status as u8)),
-        libc::CLD_STOPPED => Change::Stopped,
+        libc::CLD_STOPPED | libc::CLD_TRAPPED => Change::Stopped,
         _ => Change::Ended(Ended::Killed(status)),
     };
     Ok(Some((Pid::from_raw(pid), change)))

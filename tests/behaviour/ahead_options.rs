@@ -358,9 +358,11 @@ fn nothing_is_left_of_them_at_the_end() {
             (Signal::SIGTERM, Some("--drain=60s")),
             (Signal::SIGINT, Some("--drain=60s")),
         ] {
-            let skd = Skd::new(mode).args(drain).args(["-t", "127.0.0.1:0"]);
+            let skd = Skd::new(mode).args(drain).args(["-v", "-t", "127.0.0.1:0"]);
             let skd = skd.run("cat");
             assert_eq!(talk(skd.connect(), b"served"), b"served");
+            // One that is told to end makes the status another.
+            skd.wait_for_log("Closed connection");
             skd.signal(signal);
             assert_eq!(skd.wait().code(), Some(0), "{mode:?} {signal} {drain:?}");
             wait_until("nothing is left", || skd.processes().is_empty());

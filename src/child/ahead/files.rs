@@ -79,7 +79,7 @@ impl Sources {
     /// As they are now.
     pub(super) fn of(plan: &Plan) -> Self {
         let arguments = plan.image().arguments().iter().skip(1);
-        let named = arguments.map(|argument| plan.from_here(argument));
+        let named = arguments.map(|argument| plan.seen_from_here(argument));
         let named = named.filter(|path| path.is_file());
         let all = [plan.path_from_here()].into_iter().chain(named);
         Self(all.map(|path| (path.clone(), Stamp::of(&path))).collect())

@@ -32,8 +32,10 @@ pub(super) struct Parked {
 pub(super) enum Refusal {
     /// Something is short for a copy; the process waits for the next connection.
     Short,
-    /// The process has ended, or has lost its way: it gets no more connections.
+    /// The process has ended: it gets no more connections.
     Lost,
+    /// The same, for it hasn't answered in time.
+    Silent,
 }
 
 /// Errno below 0, or 0; and the id of the process.
@@ -75,12 +77,16 @@ impl Parked {
         match heard {
             Ok(ANSWER) => understand(answer),
             Ok(_) => Err(Refusal::Lost),
-            Err(_) => {
+            Err(errno) => {
+                let refusal = match errno {
+                    Errno::EAGAIN => Refusal::Silent,
+                    _ => Refusal::Lost,
+                };
                 // From now on whoever answers isn't heard, and ends; who has answered was heard.
                 let _ = shutdown(self.control.as_raw_fd(), Shutdown::Both);
                 match receive_now(&self.control, &mut answer, MsgFlags::empty()) {
                     Ok(ANSWER) => understand(answer),
-                    _ => Err(Refusal::Lost),
+                    _ => Err(refusal),
                 }
             }
         }

@@ -92,7 +92,7 @@ struct State {
     unfit: bool,
     /// When the next may be started, after something went wrong, and how long the pause was.
     pause: Option<(Instant, Duration)>,
-    sources: Option<Sources>,
+    sources: Option<Arc<Sources>>,
 }
 
 /// When the template is made.
@@ -204,8 +204,8 @@ impl Stock {
         if next.is_err() {
             return false;
         }
-        let state = self.state();
-        let sources = state.sources.as_ref();
+        // Not looked at under the lock: a file may be far away.
+        let sources = self.state().sources.clone();
         sources.is_some_and(|sources| !sources.are_unchanged())
     }
 
@@ -225,15 +225,21 @@ impl Stock {
             };
             // It is another's pidfd from now on.
             let _ = self.poller.remove(parked.pidfd());
-            let given = parked.give(connection);
-            if let Ok(pid) = given {
-                self.waker.wake();
-                return Some(Spawned {
-                    pid,
-                    pidfd: Some(parked.into_pidfd()),
-                });
+            match parked.give(connection) {
+                Ok(pid) => {
+                    self.waker.wake();
+                    return Some(Spawned {
+                        pid,
+                        pidfd: Some(parked.into_pidfd()),
+                    });
+                }
+                Err(Refusal::Lost) => self.discard(parked),
+                Err(Refusal::Short | Refusal::Silent) => {
+                    // What keeps one from answering may well keep others; the client has waited enough.
+                    self.discard(parked);
+                    return None;
+                }
             }
-            self.discard(parked);
         }
     }
 
@@ -250,7 +256,7 @@ impl Stock {
                 })
             }
             Err(Refusal::Short) => None,
-            Err(Refusal::Lost) => {
+            Err(Refusal::Lost | Refusal::Silent) => {
                 let lost = template.take();
                 self.state().template = Due::Now;
                 drop(template);
@@ -388,7 +394,7 @@ impl Stock {
     ) {
         let began = Instant::now();
         // Before it is read by whoever runs it.
-        let sources = Sources::of(&self.plan);
+        let sources = Arc::new(Sources::of(&self.plan));
         let wanted = || {
             let state = self.state();
             state.wanted && state.age == age
@@ -423,7 +429,7 @@ impl Stock {
         self.leave_time(began.elapsed());
     }
 
-    fn enter(&self, parked: Parked, sources: Sources, age: u64) {
+    fn enter(&self, parked: Parked, sources: Arc<Sources>, age: u64) {
         let pid = parked.pid();
         let mut template = lock(&self.template);
         let mut state = self.state();

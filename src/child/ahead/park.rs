@@ -195,8 +195,8 @@ impl From<Fault> for Failure {
             Fault::Ended(Ended::Killed(signal)) => Self::Short(format!(
                 "signal {signal} ended it before it came to its client"
             )),
-            // Whoever has been killed can't be asked any more.
-            Fault::Failed(_, Errno::ESRCH) => {
+            // Whoever has been killed can't be asked any more; and process 1 may have reaped it.
+            Fault::Failed(_, Errno::ESRCH | Errno::ECHILD) => {
                 Self::Short("it was killed before it came to its client".into())
             }
             Fault::Failed(what, errno) => Self::Unfit(format!("{what}: {}", errno.desc())),

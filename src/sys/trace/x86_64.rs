@@ -14,6 +14,9 @@ pub(super) const ARCHITECTURE: u32 = 0xc000_003e;
 /// The instruction that makes a call: `syscall`.
 pub(super) const INSTRUCTION: [u8; 2] = [0x0f, 0x05];
 
+/// What is below the stack pointer and in use (3.2.2).
+const RED_ZONE: u64 = 128;
+
 /// What the number of a call of the x32 ABI has in it (`__X32_SYSCALL_BIT`).
 const X32: u64 = 0x4000_0000;
 
@@ -80,7 +83,9 @@ impl Registers {
     pub(super) fn planted(mut self, code: u64, data: u64) -> Self {
         self.0.rip = code;
         self.0.rbp = data;
-        self.0.rsp = data + size_of::<Data>() as u64;
+        // On the program's own stack, where a signal's handler finds room too; below what a
+        // function may use without saying so.
+        self.0.rsp = self.0.rsp.wrapping_sub(RED_ZONE) & !15;
         // DF and TF clear, as code expects.
         self.0.eflags = 0x202;
         self
@@ -117,8 +122,6 @@ pub(super) struct Data {
     /// How many files are opened anew in a copy.
     pub(super) file_count: u64,
     files: [File; MOST_FILES],
-    /// For the flags, and one return address.
-    stack: [u64; 8],
 }
 
 /// A file that a copy opens anew, so that it has a position of its own.
@@ -242,7 +245,6 @@ impl Data {
             answer: [0; 2],
             file_count: 0,
             files: [File::default(); MOST_FILES],
-            stack: [0; 8],
         }
     }
 
@@ -300,7 +302,7 @@ const DESCRIPTOR: usize = offset_of!(Data, ancillary) + offset_of!(Ancillary, de
 // descriptor to receive, or a process to be had, it says so with an errno; at the end of the
 // control socket, or if nobody hears it, it ends.
 //
-// `rbp` points to the data; it uses no other memory, and it is never writable.
+// `rbp` points to the data; besides it uses a word or two of stack. It is never writable.
 global_asm!(
     ".pushsection .text.skd_planted,\"ax\",@progbits",
     ".balign 16",
