@@ -4,6 +4,7 @@
 use crate::harness::{
     Directory, Running, Skd, Way, connect_unix, requires_command, requires_root, talk,
 };
+use nix::errno::Errno;
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -687,6 +688,29 @@ fn a_program_that_may_not_be_read_is_run() {
         let skd = as_somebody(way, &program);
         falls_back(&skd, way, || {
             assert_eq!(talk(skd.connect(), b"."), b"61234 61234\n", "{way:?}");
+        });
+    }
+}
+
+#[test]
+fn where_nobody_may_be_traced_handlers_are_started_as_ever() {
+    requires_command("strace");
+    for &way in Way::AHEAD {
+        // A filter, as of a container.
+        let skd = Skd::new(["-v", "-t", "127.0.0.1:0"])
+            .args(way.options())
+            .refusing(libc::SYS_ptrace, Errno::EPERM)
+            .run("cat");
+        falls_back(&skd, way, || {
+            assert_eq!(talk(skd.connect(), b"served"), b"served");
+        });
+        // By another, who follows all that skd starts.
+        let skd = Skd::new(["-v", "-t", "127.0.0.1:0"])
+            .args(way.options())
+            .wrapper(["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=none"])
+            .run("cat");
+        falls_back(&skd, way, || {
+            assert_eq!(talk(skd.connect(), b"served"), b"served");
         });
     }
 }

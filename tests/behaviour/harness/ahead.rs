@@ -2,7 +2,7 @@
 //! recvmsg(2), on a descriptor that no handler starts with, and go on as the image that they were then.
 
 use super::process::{children, exists, stat_field};
-use super::{DEADLINE, Instance, poll_for};
+use super::{DEADLINE, Instance, poll_for, requires_root};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -44,9 +44,12 @@ impl Way {
         }
     }
 
-    /// Waits until the whole stock stands ready, and returns it.
+    /// Waits until the whole stock stands ready, and returns it. Only root may look at it.
     #[track_caller]
     pub fn ready(self, skd: &Instance) -> Vec<i32> {
+        if self != Self::Exec {
+            requires_root();
+        }
         let mut found = Vec::new();
         skd.wait_until("the stock stands ready", || {
             found = parked(skd.pid());
