@@ -219,6 +219,7 @@ impl Spawner {
 
     /// Starts a handler on what is held, which this thread traces from its exec on. The steps are
     /// those of [`Plan::steps_if_traced`].
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn spawn_traced(
         &mut self,
         plan: &Plan,

@@ -8,9 +8,22 @@ use libc::c_long;
 
 use crate::sys::trace::{Call, Fault, Tracee};
 
-/// Whether a program is to be parked at the entry of this call; `copies` says whether copies of it
-/// are to go on.
-pub(super) fn parks(tracee: &Tracee, call: &Call, copies: bool) -> Result<bool, Fault> {
+/// Who is to go on from where a program is parked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Successor {
+    /// Itself.
+    Itself,
+    /// Copies of it. What it makes in memory and has given up again doesn't concern them.
+    Copies,
+    /// Copies of one that was found to keep what each of them should have for itself: it is parked
+    /// before it makes the first such thing.
+    CarefulCopies,
+}
+
+/// Whether a program is to be parked at the entry of this call.
+pub(super) fn parks(tracee: &Tracee, call: &Call, successor: Successor) -> Result<bool, Fault> {
+    let copies = successor != Successor::Itself;
+    let careful = successor == Successor::CarefulCopies;
     let [first, second, third, fourth, ..] = call.arguments;
     let is_client = |argument: u64| argument as u32 <= 1;
     let masks = |mask: u64, flags: libc::c_int| mask as i32 & flags == flags;
@@ -38,10 +51,11 @@ pub(super) fn parks(tracee: &Tracee, call: &Call, copies: bool) -> Result<bool, 
         | libc::SYS_sendmmsg => true,
         libc::SYS_prctl => PROCESS_CONTROLS.contains(&(first as libc::c_int)),
 
-        // What would be one thing for all copies, where each should have its own.
+        // What would be one thing for all copies, where each should have its own; and can't be seen
+        // afterwards, or can.
+        libc::SYS_socketpair | libc::SYS_shmget | libc::SYS_flock if copies => true,
         libc::SYS_pipe
         | libc::SYS_pipe2
-        | libc::SYS_socketpair
         | libc::SYS_epoll_create
         | libc::SYS_epoll_create1
         | libc::SYS_eventfd
@@ -50,12 +64,14 @@ pub(super) fn parks(tracee: &Tracee, call: &Call, copies: bool) -> Result<bool, 
         | libc::SYS_inotify_init
         | libc::SYS_inotify_init1
         | libc::SYS_memfd_create
-        | libc::SYS_shmget
-        | libc::SYS_flock
-            if copies =>
+        | libc::SYS_creat
+        | libc::SYS_openat2
+            if careful =>
         {
             true
         }
+        libc::SYS_open if careful => creates(second),
+        libc::SYS_openat if careful => creates(third),
         libc::SYS_mmap if copies => masks(fourth, libc::MAP_SHARED | libc::MAP_ANONYMOUS),
 
         // What says of a client's socket what it says of any.
@@ -82,6 +98,11 @@ pub(super) fn parks(tracee: &Tracee, call: &Call, copies: bool) -> Result<bool, 
         libc::SYS_close_range => first <= 1,
         number => ABOUT_FIRST.contains(&number) && is_client(first),
     })
+}
+
+/// Whether a file may come from this: flags of open(2).
+fn creates(flags: u64) -> bool {
+    flags as i32 & (libc::O_CREAT | libc::O_TMPFILE & !libc::O_DIRECTORY) != 0
 }
 
 /// Calls whose first argument is a descriptor, and which do something with it.

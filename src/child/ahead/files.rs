@@ -1,6 +1,7 @@
 //! Files: those that a parked process has open, and those that it was made from.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -10,26 +11,44 @@ use nix::unistd::Pid;
 use crate::child::plan::Plan;
 use crate::sys::trace::{MOST_FILES, OpenFile};
 
-/// The files that have a position and that a process has open, standard error aside (proc(5)).
-pub(super) fn open_files(pid: Pid) -> Result<Vec<OpenFile>, String> {
+/// What a process has open, standard error aside.
+#[derive(Debug, Default)]
+pub(super) struct Open {
+    /// The files that have a position.
+    pub(super) files: Vec<OpenFile>,
+    /// Whether there is something else that copies of the process would share, though each would have
+    /// made its own: pipes, epoll sets and the like, or a file without a name.
+    pub(super) own: bool,
+}
+
+/// What a process has open (proc(5)).
+pub(super) fn open_files(pid: Pid) -> Result<Open, String> {
     let directory = format!("/proc/{pid}/fd");
     let unseen = |why: std::io::Error| format!("what it has open can't be seen in /proc: {why}");
-    let mut files = Vec::new();
+    let mut open = Open::default();
     for entry in fs::read_dir(directory).map_err(unseen)? {
         let name = entry.map_err(unseen)?.file_name();
         let Some(number) = name.to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        if number > 2
-            && let Some(file) = open_file(pid, number).map_err(unseen)?
-        {
-            files.push(file);
+        if number <= 2 {
+            continue;
         }
+        open.own |= is_own(pid, number).map_err(unseen)?;
+        open.files.extend(open_file(pid, number).map_err(unseen)?);
     }
-    if files.len() > MOST_FILES {
+    if open.files.len() > MOST_FILES {
         return Err(format!("it has more than {MOST_FILES} files open"));
     }
-    Ok(files)
+    Ok(open)
+}
+
+/// Whether nobody but this process can have opened what this is.
+fn is_own(pid: Pid, number: u32) -> std::io::Result<bool> {
+    let target = fs::read_link(format!("/proc/{pid}/fd/{number}"))?;
+    let target = target.as_os_str().as_bytes();
+    let kinds = [b"pipe:".as_slice(), b"anon_inode:", b"/memfd:"];
+    Ok(kinds.iter().any(|kind| target.starts_with(kind)) || target.ends_with(b" (deleted)"))
 }
 
 fn open_file(pid: Pid, number: u32) -> std::io::Result<Option<OpenFile>> {
@@ -116,8 +135,15 @@ mod tests {
         let mut file = File::open("/proc/self/exe").unwrap();
         file.seek(SeekFrom::Start(17)).unwrap();
         let number = std::os::fd::AsRawFd::as_raw_fd(&file) as u32;
-        let files = open_files(nix::unistd::getpid()).unwrap();
-        let found = files.iter().find(|open| open.number == number).unwrap();
+        let (end, _other) = nix::unistd::pipe().unwrap();
+        let open = open_files(nix::unistd::getpid()).unwrap();
+        assert!(open.own);
+        drop(end);
+        let found = open
+            .files
+            .iter()
+            .find(|open| open.number == number)
+            .unwrap();
         assert_eq!(found.offset, 17);
         assert_eq!(found.flags & libc::O_ACCMODE, libc::O_RDONLY);
         assert!(found.close_on_exec);

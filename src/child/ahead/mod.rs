@@ -29,6 +29,7 @@ use crate::sys::environment::Environment;
 use crate::sys::events::{Interest, Poller, Waker, no_events};
 use crate::sys::process;
 use crate::sys::thread::Thread;
+use calls::Successor;
 use files::Sources;
 use hand_over::{Parked, Refusal};
 use park::{Failure, Start};
@@ -90,6 +91,8 @@ struct State {
     template: Due,
     /// Whether the program can't be parked.
     unfit: bool,
+    /// Whether it keeps what copies of it shouldn't share.
+    careful: bool,
     /// When the next may be started, after something went wrong, and how long the pause was.
     pause: Option<(Instant, Duration)>,
     sources: Option<Arc<Sources>>,
@@ -108,7 +111,7 @@ enum Due {
 enum Task {
     Rest,
     End(Vec<Parked>),
-    Start { age: u64 },
+    Start { age: u64, successor: Successor },
     Wait(Option<Duration>),
 }
 
@@ -290,11 +293,6 @@ impl Stock {
 impl Stock {
     fn keep(&self, mut spawner: Spawner) {
         let steps = self.plan.steps_if_traced();
-        let start = Start {
-            plan: &self.plan,
-            steps: &steps,
-            copies: matches!(self.ahead, Ahead::ForkServer { .. }),
-        };
         let mut environment = self.plan.environment();
         environment.rebase(&self.variables);
         loop {
@@ -311,7 +309,14 @@ impl Stock {
                         parked.end();
                     }
                 }
-                Task::Start { age } => self.start_one(&start, &mut spawner, &mut environment, age),
+                Task::Start { age, successor } => {
+                    let start = Start {
+                        plan: &self.plan,
+                        steps: &steps,
+                        successor,
+                    };
+                    self.start_one(&start, &mut spawner, &mut environment, age);
+                }
                 Task::Wait(limit) => self.wait(limit),
             }
         }
@@ -347,7 +352,14 @@ impl Stock {
         match due.map(|due| paused.map_or(due, |until| due.max(until))) {
             None => Task::Wait(None),
             Some(due) if due > now => Task::Wait(Some(due - now)),
-            Some(_) => Task::Start { age: state.age },
+            Some(_) => Task::Start {
+                age: state.age,
+                successor: match self.ahead {
+                    Ahead::Warm(_) => Successor::Itself,
+                    Ahead::ForkServer { .. } if state.careful => Successor::CarefulCopies,
+                    Ahead::ForkServer { .. } => Successor::Copies,
+                },
+            },
         }
     }
 
@@ -402,6 +414,7 @@ impl Stock {
         match start.park(spawner, environment, wanted) {
             Ok(parked) => self.enter(parked, sources, age),
             Err(Failure::Unwanted) => {}
+            Err(Failure::Careless) => self.state().careful = true,
             Err(Failure::Short(why)) => {
                 let mut state = self.state();
                 let pause = state.put_off();
@@ -482,6 +495,7 @@ impl State {
             missed: false,
             template: Due::Now,
             unfit: false,
+            careful: false,
             pause: None,
             sources: None,
         }
@@ -491,7 +505,8 @@ impl State {
         self.age += 1;
         self.discarded.extend(self.parked.drain(..).chain(template));
         self.template = Due::Now;
-        (self.unfit, self.pause, self.sources) = (false, None, None);
+        (self.unfit, self.careful) = (false, false);
+        (self.pause, self.sources) = (None, None);
     }
 
     /// Puts the next start off, something having gone wrong; says for how long.

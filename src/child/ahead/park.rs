@@ -10,7 +10,7 @@ use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair};
 use nix::unistd::Pid;
 
-use super::calls;
+use super::calls::{self, Successor};
 use super::files::open_files;
 use super::hand_over::{PATIENCE, Parked};
 use crate::child::plan::Plan;
@@ -37,6 +37,8 @@ pub(super) enum Failure {
     Unfit(String),
     /// For this reason, which another try may find gone.
     Short(String),
+    /// It has been let go too far: there is something that copies would share.
+    Careless,
     /// It isn't wanted any more.
     Unwanted,
 }
@@ -46,8 +48,8 @@ pub(super) struct Start<'a> {
     pub plan: &'a Plan,
     /// Those of a child that is traced.
     pub steps: &'a [Step],
-    /// Whether copies of it are to go on.
-    pub copies: bool,
+    /// Who is to go on.
+    pub successor: Successor,
 }
 
 impl Start<'_> {
@@ -95,7 +97,7 @@ impl Start<'_> {
     fn lead(&self, tracee: &Tracee, wanted: impl Fn() -> bool) -> Result<(), Failure> {
         let began = Instant::now();
         let mut parking = Parking {
-            copies: self.copies,
+            copies: self.successor != Successor::Itself,
             ..Parking::default()
         };
         let mut call: Option<Instant> = None;
@@ -105,7 +107,7 @@ impl Start<'_> {
         loop {
             let signal = match tracee.wait()? {
                 Some(Stop::Entry(entered)) => {
-                    if calls::parks(tracee, &entered, self.copies)? {
+                    if calls::parks(tracee, &entered, self.successor)? {
                         return self.settle(tracee, true, parking);
                     }
                     note(&mut parking, &entered);
@@ -151,8 +153,12 @@ impl Start<'_> {
     }
 
     fn settle(&self, tracee: &Tracee, entry: bool, mut parking: Parking) -> Result<(), Failure> {
-        if self.copies {
-            parking.files = open_files(tracee.pid()).map_err(Failure::Unfit)?;
+        if parking.copies {
+            let open = open_files(tracee.pid()).map_err(Failure::Unfit)?;
+            if open.own && self.successor == Successor::Copies {
+                return Err(Failure::Careless);
+            }
+            parking.files = open.files;
         }
         Ok(tracee.park(entry, &parking)?)
     }
