@@ -27,7 +27,7 @@ pub(super) struct Open {
 pub(super) fn open_files(pid: Pid) -> Result<Open, String> {
     let directory = format!("/proc/{pid}/fd");
     let unseen =
-        |why: io::Error| format!("what it has open can't be seen in /proc: {}", Reason(&why));
+        |why: io::Error| format!("what it has open can't be seen in /proc: {}", why.reason());
     let mut open = Open::default();
     for entry in fs::read_dir(directory).map_err(unseen)? {
         let name = entry.map_err(unseen)?.file_name();
