@@ -117,6 +117,15 @@ pub fn signal_by_pidfd(pidfd: impl AsFd, signal: Signal) -> Result<(), Errno> {
     Errno::result(sent).map(drop)
 }
 
+/// Whether two descriptors of a process are of one open file (kcmp(2), `KCMP_FILE`).
+pub fn same_open_file(process: Pid, one: u32, other: u32) -> Result<bool, Errno> {
+    const FILE: libc::c_int = 0;
+    let pid = process.as_raw();
+    // SAFETY: the call takes integers.
+    let order = unsafe { libc::syscall(libc::SYS_kcmp, pid, pid, FILE, one, other) };
+    Errno::result(order).map(|order| order == 0)
+}
+
 /// Whether this process inherits the children of others that have ended: it is process 1
 /// of its namespace, or a subreaper (prctl(2), `PR_SET_CHILD_SUBREAPER`).
 pub fn adopts_orphans() -> bool {

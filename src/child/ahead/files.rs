@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 
 use crate::child::plan::Plan;
 use crate::error::Reason;
+use crate::sys::process;
 use crate::sys::trace::{MOST_FILES, OpenFile};
 
 /// What a process has open, standard error aside.
@@ -34,16 +35,34 @@ pub(super) fn open_files(pid: Pid) -> Result<Open, String> {
         let Some(number) = name.to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        if number <= 2 {
+        // Standard error is everybody's, under whichever number.
+        if number <= 2 || is_same(pid, 2, number) {
             continue;
         }
         open.own |= is_own(pid, number).map_err(unseen)?;
-        open.files.extend(open_file(pid, number).map_err(unseen)?);
+        if let Some(mut file) = open_file(pid, number).map_err(unseen)? {
+            let mut earlier = open.files.iter().map(|file| file.number);
+            file.like = earlier.find(|&earlier| is_same(pid, earlier, number));
+            open.files.push(file);
+        }
     }
     if open.files.len() > MOST_FILES {
         return Err(format!("it has more than {MOST_FILES} files open"));
     }
     Ok(open)
+}
+
+/// Whether two descriptors are of one open file, with one position.
+fn is_same(pid: Pid, one: u32, other: u32) -> bool {
+    process::same_open_file(pid, one, other).unwrap_or_else(|_| {
+        // Without kcmp(2), what looks the same is.
+        let look = |number: u32| {
+            let information = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}"));
+            let target = fs::read_link(format!("/proc/{pid}/fd/{number}"));
+            information.ok().zip(target.ok())
+        };
+        look(one) == look(other)
+    })
 }
 
 /// Whether nobody but this process can have opened what this is.
@@ -76,6 +95,7 @@ fn open_file(pid: Pid, number: u32) -> io::Result<Option<OpenFile>> {
     }
     Ok(Some(OpenFile {
         number,
+        like: None,
         flags: flags & !ONCE,
         offset: field("pos:", 10).ok_or_else(missing)?,
         close_on_exec: flags & libc::O_CLOEXEC != 0,
@@ -128,8 +148,9 @@ impl Stamp {
 
 #[cfg(test)]
 mod tests {
-    use io::{Seek, SeekFrom};
     use std::fs::File;
+    use std::io::{Seek, SeekFrom};
+    use std::os::fd::AsRawFd;
 
     use super::*;
 
@@ -137,8 +158,9 @@ mod tests {
     fn what_is_open_is_found_with_its_position_and_flags() {
         let mut file = File::open("/proc/self/exe").unwrap();
         file.seek(SeekFrom::Start(17)).unwrap();
-        let number = std::os::fd::AsRawFd::as_raw_fd(&file) as u32;
+        let number = file.as_raw_fd() as u32;
         let (end, _other) = nix::unistd::pipe().unwrap();
+        let again = file.try_clone().unwrap();
         let open = open_files(nix::unistd::getpid()).unwrap();
         assert!(open.own);
         drop(end);
@@ -150,5 +172,11 @@ mod tests {
         assert_eq!(found.offset, 17);
         assert_eq!(found.flags & libc::O_ACCMODE, libc::O_RDONLY);
         assert!(found.close_on_exec);
+        let twice = again.as_raw_fd().max(file.as_raw_fd()) as u32;
+        let other = open.files.iter().find(|open| open.number == twice);
+        assert_eq!(
+            other.unwrap().like,
+            Some(number.min(again.as_raw_fd() as u32))
+        );
     }
 }

@@ -74,7 +74,7 @@ impl Start<'_> {
             send_descriptor(&placeholder, &file).map_err(&no_socket)?;
             copies = Some(file);
         }
-        let tick = Tick::every(LOOK).map_err(short("no timer for a process to stand ready"))?;
+        let _tick = Tick::every(LOOK).map_err(short("no timer for a process to stand ready"))?;
         spawner.hold(&theirs).map_err(&no_socket)?;
         drop(theirs);
         let spawned = spawner.spawn_traced(self.plan, self.steps, environment);
@@ -86,21 +86,15 @@ impl Start<'_> {
                 SpawnError::Failed(..) => Failure::Unfit(text),
             }
         })?;
-        let tracee = Tracee::adopt(spawned.pid).map_err(Failure::from)?;
-        let parked = match spawned.pidfd {
-            None => Err(Failure::Unfit("this kernel has no pidfds".into())),
-            Some(pidfd) => match self.lead(&tracee, &wanted) {
-                Ok(()) => return Ok(Parked::new(spawned.pid, pidfd, control, copies)),
-                Err(failure) => Err(failure),
-            },
-        };
-        drop(tick);
-        tracee.kill();
-        parked
+        let tracee = Tracee::adopt(spawned.pid)?;
+        let no_pidfd = || Failure::Unfit("this kernel has no pidfds".into());
+        let pidfd = spawned.pidfd.ok_or_else(no_pidfd)?;
+        self.lead(tracee, wanted)?;
+        Ok(Parked::new(spawned.pid, pidfd, control, copies))
     }
 
     /// Leads it from call to call, and parks it.
-    fn lead(&self, tracee: &Tracee, wanted: impl Fn() -> bool) -> Result<(), Failure> {
+    fn lead(&self, tracee: Tracee, wanted: impl Fn() -> bool) -> Result<(), Failure> {
         let began = Instant::now();
         let mut parking = Parking {
             copies: self.successor != Successor::Itself,
@@ -113,7 +107,7 @@ impl Start<'_> {
         loop {
             let signal = match tracee.wait()? {
                 Some(Stop::Entry(entered)) => {
-                    if calls::parks(tracee, &entered, self.successor)? {
+                    if calls::parks(&tracee, &entered, self.successor)? {
                         return self.settle(tracee, true, parking);
                     }
                     note(&mut parking, &entered);
@@ -158,7 +152,7 @@ impl Start<'_> {
         }
     }
 
-    fn settle(&self, tracee: &Tracee, entry: bool, mut parking: Parking) -> Result<(), Failure> {
+    fn settle(&self, tracee: Tracee, entry: bool, mut parking: Parking) -> Result<(), Failure> {
         if parking.copies {
             let open = open_files(tracee.pid()).map_err(Failure::Unfit)?;
             if open.own && self.successor == Successor::Copies {

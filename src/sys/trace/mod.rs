@@ -9,6 +9,7 @@ mod tick;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
+use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ptr;
 
@@ -21,10 +22,13 @@ use x86_64::{Data, Registers};
 
 pub use tick::Tick;
 
-/// A child of this thread that is traced by it, and killed with it.
+/// A child of this thread that is traced by it, and killed with it, or when this is dropped.
 #[derive(Debug)]
 pub struct Tracee {
     pid: Pid,
+    /// Whether it isn't this one's any more: it was reaped, and the id may be another's; or it is
+    /// parked.
+    gone: Cell<bool>,
     /// Only the thread that made it may ask for anything.
     bound: PhantomData<*mut ()>,
 }
@@ -83,6 +87,8 @@ pub struct Parking {
 pub struct OpenFile {
     /// Its descriptor.
     pub number: u32,
+    /// The earlier descriptor that this is another one of: it isn't opened anew, but copied.
+    pub like: Option<u32>,
     /// The flags of open(2) to open it with.
     pub flags: i32,
     /// The position in it.
@@ -100,6 +106,7 @@ impl Tracee {
     pub fn adopt(pid: Pid) -> Result<Self, Fault> {
         let tracee = Self {
             pid,
+            gone: Cell::new(false),
             bound: PhantomData,
         };
         loop {
@@ -170,25 +177,13 @@ impl Tracee {
         let _ = nix::sys::signal::kill(self.pid, nix::sys::signal::Signal::SIGSTOP);
     }
 
-    /// Kills and reaps it.
-    pub fn kill(self) {
-        let _ = nix::sys::signal::kill(self.pid, nix::sys::signal::Signal::SIGKILL);
-        loop {
-            match self.wait_raw() {
-                Ok(Some(status)) if libc::WIFSTOPPED(status) => {}
-                Ok(Some(_)) | Err(_) => return,
-                Ok(None) => {}
-            }
-        }
-    }
-
     /// Parks it at the call whose entry, or whose interrupted exit, it is held at, as if it hadn't
     /// begun to make it. In messages on its descriptor 0 there wait for it the socket that it is to
     /// receive descriptors on, and for one that is copied a file of a page, in whose first word the
     /// kernel will write the id of each copy before that runs.
     ///
-    /// From then on it goes on by itself, and isn't traced. After an error it is good for nothing.
-    pub fn park(&self, entry: bool, parking: &Parking) -> Result<(), Fault> {
+    /// From then on it goes on by itself, and isn't traced.
+    pub fn park(self, entry: bool, parking: &Parking) -> Result<(), Fault> {
         let held = self.registers()?;
         let mut instruction = [0; 8];
         self.read(held.instruction(), &mut instruction)?;
@@ -238,7 +233,9 @@ impl Tracee {
         }
         self.set_registers(&goes_on.planted(code, address))?;
         self.set_mask(mask)?;
-        self.ask("PTRACE_DETACH", libc::PTRACE_DETACH as _, 0, 0)
+        self.ask("PTRACE_DETACH", libc::PTRACE_DETACH as _, 0, 0)?;
+        self.gone.set(true);
+        Ok(())
     }
 
     /// Has it receive the next descriptor that waits for it, with its data at `address`.
@@ -479,9 +476,28 @@ impl Tracee {
         // SAFETY: the status is a live local.
         let result = unsafe { libc::waitpid(self.pid.as_raw(), &raw mut status, libc::__WALL) };
         match super::check(result) {
-            Ok(_) => Ok(Some(status)),
+            Ok(_) => {
+                self.gone.set(!libc::WIFSTOPPED(status));
+                Ok(Some(status))
+            }
             Err(Errno::EINTR) => Ok(None),
-            Err(errno) => Err(errno),
+            Err(errno) => {
+                self.gone.set(true);
+                Err(errno)
+            }
+        }
+    }
+}
+
+impl Drop for Tracee {
+    fn drop(&mut self) {
+        if !self.gone.get() {
+            // It hasn't been reaped, so that the id is its own.
+            let _ = nix::sys::signal::kill(self.pid, nix::sys::signal::Signal::SIGKILL);
+        }
+        while !self.gone.get() {
+            // Its end, if that hasn't come yet. A wait that fails is the last.
+            let _ = self.wait_raw();
         }
     }
 }

@@ -135,9 +135,9 @@ pub(super) struct Data {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 struct File {
-    /// Where its name is.
+    /// Where its name is, or 0 for what is a copy of another descriptor.
     path: u64,
-    /// The flags of open(2).
+    /// The flags of open(2), or the other descriptor.
     flags: u64,
     /// The position.
     offset: u64,
@@ -268,9 +268,11 @@ impl Data {
             // No descriptor has more than nine digits, hence the NUL.
             let length = text.len().min(name.len() - 1);
             name[..length].copy_from_slice(&text.as_bytes()[..length]);
+            let opening = (place + offset_of!(File, name) as u64, open.flags as u64);
+            let (path, flags) = open.like.map_or(opening, |like| (0, u64::from(like)));
             *file = File {
-                path: place + offset_of!(File, name) as u64,
-                flags: open.flags as u64,
+                path,
+                flags,
                 offset: open.offset,
                 number: u64::from(open.number),
                 close_on_exec: if open.close_on_exec {
@@ -287,7 +289,9 @@ impl Data {
     /// Path and flags of the files to be opened anew.
     pub(super) fn openings(&self) -> impl Iterator<Item = (u64, u64)> {
         let files = self.files.iter().take(self.file_count as usize);
-        files.map(|file| (file.path, file.flags))
+        files
+            .map(|file| (file.path, file.flags))
+            .filter(|(path, _)| *path != 0)
     }
 
     /// Where the message to be received is.
@@ -405,6 +409,11 @@ global_asm!(
     "mov rsi, qword ptr [r13 + {file_flags}]",
     "xor edx, edx",
     "mov eax, {open}",
+    "test rdi, rdi",
+    "jnz 53f",
+    "mov rdi, rsi",
+    "mov eax, {dup}",
+    "53:",
     "syscall",
     "cmp rax, -{enfile}",
     "je 52f",
@@ -539,6 +548,7 @@ global_asm!(
     file_close_on_exec = const offset_of!(File, close_on_exec),
     file_size = const size_of::<File>(),
     open = const libc::SYS_open,
+    dup = const libc::SYS_dup,
     lseek = const libc::SYS_lseek,
     dup3 = const libc::SYS_dup3,
     setpgid = const libc::SYS_setpgid,
