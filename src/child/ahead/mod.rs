@@ -46,6 +46,10 @@ const LOOK: Duration = Duration::from_secs(1);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// How many times as long as a start takes nothing is started, where those that stand ready don't
+/// suffice.
+const LEFT: u32 = 8;
+
 /// How long a thread that comes to rest is waited for.
 const RESTING: Duration = Duration::from_secs(5);
 
@@ -87,6 +91,8 @@ struct State {
     target: usize,
     /// Whether there was none for a connection.
     missed: bool,
+    /// Whether the thread waits for one to be taken; else it looks by itself.
+    idle: bool,
     /// Whether the template is to be replaced, and when it is.
     template: Due,
     /// Whether the program can't be parked.
@@ -95,6 +101,8 @@ struct State {
     careful: bool,
     /// When the next may be started, after something went wrong, and how long the pause was.
     pause: Option<(Instant, Duration)>,
+    /// Until when the time is left to handlers that are started as ever.
+    left_until: Option<Instant>,
     sources: Option<Arc<Sources>>,
 }
 
@@ -218,19 +226,17 @@ impl Stock {
             let mut state = self.state();
             let parked = state.parked.pop_front();
             state.missed |= parked.is_none();
-            let unfit = state.unfit;
+            // One system call where the thread has nothing to do, and none under load.
+            let idle = std::mem::take(&mut state.idle);
             drop(state);
-            let Some(parked) = parked else {
-                if !unfit {
-                    self.waker.wake();
-                }
-                return None;
-            };
+            if idle {
+                self.waker.wake();
+            }
+            let parked = parked?;
             // It is another's pidfd from now on.
             let _ = self.poller.remove(parked.pidfd());
             match parked.give(connection) {
                 Ok(pid) => {
-                    self.waker.wake();
                     return Some(Spawned {
                         pid,
                         pidfd: Some(parked.into_pidfd()),
@@ -331,6 +337,7 @@ impl Stock {
             return Task::Rest;
         }
         let now = Instant::now();
+        state.idle = false;
         if state.unfit {
             return Task::Wait(None);
         }
@@ -349,8 +356,12 @@ impl Stock {
             },
         };
         let paused = state.pause.map(|(until, _)| until);
-        match due.map(|due| paused.map_or(due, |until| due.max(until))) {
-            None => Task::Wait(None),
+        let after = paused.into_iter().chain(state.left_until).max();
+        match due.map(|due| after.map_or(due, |after| due.max(after))) {
+            None => {
+                state.idle = true;
+                Task::Wait(None)
+            }
             Some(due) if due > now => Task::Wait(Some(due - now)),
             Some(_) => Task::Start {
                 age: state.age,
@@ -474,11 +485,14 @@ impl Stock {
         report::event(Event::Trouble(Cause::Watch, &text));
     }
 
-    /// Where clients come faster than programs are started ahead of them, half of the time is left
-    /// to handlers that are started as ever: those have clients already.
+    /// Where clients come faster than programs can be started ahead of them, nearly all of the time is
+    /// left to handlers that are started as ever, whose clients are there: one that is followed on
+    /// its way costs half as much again.
     fn leave_time(&self, taken: Duration) {
-        if self.state().missed {
-            std::thread::sleep(taken.min(SHORTEST_PAUSE));
+        let mut state = self.state();
+        if state.missed {
+            let until = Instant::now() + (taken * LEFT).min(LOOK);
+            state.left_until = Some(until);
         }
     }
 }
@@ -493,10 +507,12 @@ impl State {
             discarded: Vec::new(),
             target: FIRST,
             missed: false,
+            idle: false,
             template: Due::Now,
             unfit: false,
             careful: false,
             pause: None,
+            left_until: None,
             sources: None,
         }
     }
@@ -512,6 +528,12 @@ impl State {
     /// Puts the next start off, something having gone wrong; says for how long.
     fn put_off(&mut self) -> Duration {
         let now = Instant::now();
+        // Several at a time are one mishap.
+        if let Some((until, pause)) = self.pause
+            && now < until
+        {
+            return pause;
+        }
         // What went well for long enough since is forgotten.
         let recent = self
             .pause
