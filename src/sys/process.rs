@@ -1,5 +1,6 @@
 //! Processes: making, waiting, leaving.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -124,6 +125,14 @@ pub fn same_open_file(process: Pid, one: u32, other: u32) -> Result<bool, Errno>
     // SAFETY: the call takes integers.
     let order = unsafe { libc::syscall(libc::SYS_kcmp, pid, pid, FILE, one, other) };
     Errno::result(order).map(|order| order == 0)
+}
+
+/// Whether whoever executes this file gains capabilities by it (capabilities(7), File capabilities).
+pub fn grants_capabilities(file: &CStr) -> bool {
+    let name = c"security.capability";
+    // SAFETY: path and name end in NUL, and nothing is written to a buffer of no length.
+    let length = unsafe { libc::getxattr(file.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) };
+    length > 0
 }
 
 /// Whether this process inherits the children of others that have ended: it is process 1

@@ -7,8 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
 
+use nix::errno::Errno;
 use nix::unistd::Pid;
 
+use super::park::Failure;
 use crate::child::plan::Plan;
 use crate::error::Reason;
 use crate::sys::process;
@@ -25,13 +27,22 @@ pub(super) struct Open {
 }
 
 /// What a process has open (proc(5)).
-pub(super) fn open_files(pid: Pid) -> Result<Open, String> {
+pub(super) fn open_files(pid: Pid) -> Result<Open, Failure> {
     let directory = format!("/proc/{pid}/fd");
-    let unseen =
-        |why: io::Error| format!("what it has open can't be seen in /proc: {}", why.reason());
+    let hidden = |why: io::Error| {
+        let why = why.reason();
+        Failure::Unfit(format!("what it has open can't be seen in /proc: {why}"))
+    };
+    // It is held: what can be seen of it vanishes only with itself.
+    let gone = |why: io::Error| match why.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOENT | Errno::ESRCH) => {
+            Failure::Short("it was killed before it came to its client".into())
+        }
+        _ => hidden(why),
+    };
     let mut open = Open::default();
-    for entry in fs::read_dir(directory).map_err(unseen)? {
-        let name = entry.map_err(unseen)?.file_name();
+    for entry in fs::read_dir(directory).map_err(hidden)? {
+        let name = entry.map_err(gone)?.file_name();
         let Some(number) = name.to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
@@ -39,15 +50,16 @@ pub(super) fn open_files(pid: Pid) -> Result<Open, String> {
         if number <= 2 || is_same(pid, 2, number) {
             continue;
         }
-        open.own |= is_own(pid, number).map_err(unseen)?;
-        if let Some(mut file) = open_file(pid, number).map_err(unseen)? {
+        open.own |= is_own(pid, number).map_err(gone)?;
+        if let Some(mut file) = open_file(pid, number).map_err(gone)? {
             let mut earlier = open.files.iter().map(|file| file.number);
             file.like = earlier.find(|&earlier| is_same(pid, earlier, number));
             open.files.push(file);
         }
     }
     if open.files.len() > MOST_FILES {
-        return Err(format!("it has more than {MOST_FILES} files open"));
+        let text = format!("it has more than {MOST_FILES} files open");
+        return Err(Failure::Unfit(text));
     }
     Ok(open)
 }

@@ -95,8 +95,9 @@ struct State {
     idle: bool,
     /// Whether the template is to be replaced, and when it is.
     template: Due,
-    /// Whether the program can't be parked.
+    /// Whether the program can't be parked, and whether it has been.
     unfit: bool,
+    proven: bool,
     /// Whether it keeps what copies of it shouldn't share.
     careful: bool,
     /// When the next may be started, after something went wrong, and how long the pause was.
@@ -426,16 +427,14 @@ impl Stock {
             Ok(parked) => self.enter(parked, sources, age),
             Err(Failure::Unwanted) => {}
             Err(Failure::Careless) => self.state().careful = true,
-            Err(Failure::Short(why)) => {
-                let mut state = self.state();
-                let pause = state.put_off();
-                drop(state);
-                let name = self.plan.name();
-                let text = format_args!(
-                    "no '{name}' stands ready: {why}; next try in {:.1}s",
-                    pause.as_secs_f64()
-                );
-                report::event(Event::Trouble(Cause::Ahead, &text));
+            Err(Failure::Short(why)) => self.put_off(&why),
+            Err(Failure::Unfit(why)) if self.state().proven => {
+                // What it depends on has changed, and may change again. A template from better times
+                // mustn't serve for ever.
+                let mut template = lock(&self.template);
+                self.state().discarded.extend(template.take());
+                drop(template);
+                self.put_off(&why);
             }
             Err(Failure::Unfit(why)) => {
                 let mut state = self.state();
@@ -453,6 +452,13 @@ impl Stock {
         self.leave_time(began.elapsed());
     }
 
+    fn put_off(&self, why: &str) {
+        let pause = self.state().put_off().as_secs_f64();
+        let name = self.plan.name();
+        let text = format_args!("no '{name}' stands ready: {why}; next try in {pause:.1}s");
+        report::event(Event::Trouble(Cause::Ahead, &text));
+    }
+
     fn enter(&self, parked: Parked, sources: Arc<Sources>, age: u64) {
         let pid = parked.pid();
         let mut template = lock(&self.template);
@@ -467,7 +473,7 @@ impl Stock {
             state.discarded.push(parked);
             return;
         }
-        state.sources = Some(sources);
+        (state.sources, state.proven) = (Some(sources), true);
         match self.ahead {
             Ahead::Warm(_) => state.parked.push_back(parked),
             Ahead::ForkServer { max_age } => {
@@ -510,6 +516,7 @@ impl State {
             idle: false,
             template: Due::Now,
             unfit: false,
+            proven: false,
             careful: false,
             pause: None,
             left_until: None,
@@ -521,7 +528,7 @@ impl State {
         self.age += 1;
         self.discarded.extend(self.parked.drain(..).chain(template));
         self.template = Due::Now;
-        (self.unfit, self.careful) = (false, false);
+        (self.unfit, self.proven, self.careful) = (false, false, false);
         (self.pause, self.sources) = (None, None);
     }
 

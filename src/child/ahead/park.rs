@@ -1,5 +1,6 @@
 //! Starting a program without a client, up to where it would look at one.
 
+use std::ffi::CString;
 use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -17,7 +18,7 @@ use crate::child::plan::Plan;
 use crate::child::spawn::{SpawnError, Spawner};
 use crate::sys::child::Step;
 use crate::sys::environment::Environment;
-use crate::sys::process::Ended;
+use crate::sys::process::{self, Ended};
 use crate::sys::sockets::send_descriptor;
 use crate::sys::trace::{Call, Fault, Parking, Stop, Tick, Tracee, is_interruption};
 
@@ -154,7 +155,7 @@ impl Start<'_> {
 
     fn settle(&self, tracee: Tracee, entry: bool, mut parking: Parking) -> Result<(), Failure> {
         if parking.copies {
-            let open = open_files(tracee.pid()).map_err(Failure::Unfit)?;
+            let open = open_files(tracee.pid())?;
             if open.own && self.successor == Successor::Copies {
                 return Err(Failure::Careless);
             }
@@ -180,12 +181,13 @@ fn check_image(pid: Pid) -> Result<(), Failure> {
     const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
     let image = format!("/proc/{pid}/exe");
     // What can't be seen here, as where there is no /proc, is trusted.
-    match fs::metadata(image) {
-        Ok(metadata) if metadata.mode() & SET_ID != 0 => {
-            Err(Failure::Unfit("it is set-user-id or set-group-id".into()))
-        }
-        _ => Ok(()),
+    if fs::metadata(&image).is_ok_and(|image| image.mode() & SET_ID != 0) {
+        return Err(Failure::Unfit("it is set-user-id or set-group-id".into()));
     }
+    if CString::new(image).is_ok_and(|image| process::grants_capabilities(&image)) {
+        return Err(Failure::Unfit("its file has capabilities".into()));
+    }
+    Ok(())
 }
 
 fn short(what: &'static str) -> impl Fn(Errno) -> Failure {
@@ -211,6 +213,9 @@ impl From<Fault> for Failure {
             // Whoever has been killed can't be asked any more; and process 1 may have reaped it.
             Fault::Failed(_, Errno::ESRCH | Errno::ECHILD) => {
                 Self::Short("it was killed before it came to its client".into())
+            }
+            Fault::Failed(what, errno @ (Errno::ENOMEM | Errno::EAGAIN | Errno::ENFILE)) => {
+                Self::Short(format!("{what}: {}", errno.desc()))
             }
             Fault::Failed(what, errno) => Self::Unfit(format!("{what}: {}", errno.desc())),
             Fault::Foreign => Self::Unfit("it makes system calls of another architecture".into()),
