@@ -1040,6 +1040,28 @@ fn a_program_that_has_changed_is_executed_anew() {
 }
 
 #[test]
+fn a_program_that_was_gone_is_back() {
+    for &way in Way::ALL {
+        let directory = Directory::new();
+        let program = directory.script("program", "#!/bin/sh\nexec cat\n");
+        let skd = with(way, &[]).run(&program);
+        way.ready(&skd);
+        fs::rename(&program, directory.join("elsewhere")).unwrap();
+        let ask = || try_talk(skd.connect(), b"served").unwrap_or_default();
+        // Those that stood ready may still serve.
+        skd.wait_until("nobody is served", || ask().is_empty());
+        skd.wait_for_log("No such file or directory");
+        fs::rename(directory.join("elsewhere"), &program).unwrap();
+        skd.wait_until("somebody is served", || ask() == b"served");
+        skd.wait_until("the stock is complete again", || {
+            ask();
+            parked(skd.pid()).len() == way.stock()
+        });
+        assert_eq!(talk(way.hand_over(&skd).0, b"served"), b"served");
+    }
+}
+
+#[test]
 fn a_template_grows_no_older_than_it_may() {
     if !Way::AHEAD.contains(&Way::Fork) {
         return;

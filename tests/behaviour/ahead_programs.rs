@@ -295,9 +295,12 @@ const TOUCHING: &str = r#"
     #include <string.h>
     #include <sys/epoll.h>
     #include <sys/ioctl.h>
+    #include <sys/mman.h>
+    #include <sys/prctl.h>
     #include <sys/select.h>
     #include <sys/sendfile.h>
     #include <sys/socket.h>
+    #include <sys/syscall.h>
     #include <sys/uio.h>
     #include <sys/wait.h>
     #include <termios.h>
@@ -369,6 +372,27 @@ const TOUCHING: &str = r#"
         if (IS("vfork")) { int child = vfork(); if (!child) _exit(0); OR_FAIL(waitpid(child, &number, 0) != child || number); }
         if (IS("thread")) { OR_FAIL(pthread_create(&thread, 0, nothing, 0)); OR_FAIL(pthread_join(thread, 0)); }
         if (IS("alarm")) { alarm(1000); OR_FAIL(alarm(0) < 1); }
+        if (IS("memory that is not copied")) {
+            char *own = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            OR_FAIL(own == MAP_FAILED || madvise(own, 4096, MADV_DONTFORK));
+            *own = '+';
+            ssize_t length = read(0, bytes, sizeof bytes);
+            OR_FAIL(*own != '+');
+            return length;
+        }
+        if (IS("subreaper")) {
+            OR_FAIL(prctl(PR_SET_CHILD_SUBREAPER, 1));
+            ssize_t length = read(0, bytes, sizeof bytes);
+            OR_FAIL(prctl(PR_GET_CHILD_SUBREAPER, &number) || number != 1);
+            return length;
+        }
+        if (IS("asynchronous")) {
+            unsigned long context = 0;
+            OR_FAIL(syscall(SYS_io_setup, 1, &context));
+            ssize_t length = read(0, bytes, sizeof bytes);
+            OR_FAIL(syscall(SYS_io_destroy, context));
+            return length;
+        }
         if (IS("sleep")) OR_FAIL(nanosleep(&pause, 0));
         return 0;
     }
@@ -381,7 +405,7 @@ const TOUCHING: &str = r#"
     }"#;
 
 /// What a program may do first with its client.
-const TOUCHES: [&str; 40] = [
+const TOUCHES: [&str; 43] = [
     "read",
     "readv",
     "recv",
@@ -422,6 +446,9 @@ const TOUCHES: [&str; 40] = [
     "vfork",
     "thread",
     "alarm",
+    "memory that is not copied",
+    "subreaper",
+    "asynchronous",
 ];
 
 /// The handlers that touch their client like this answer alike, made in each way, and stood ready for it.
@@ -688,6 +715,57 @@ fn a_set_uid_program_is_who_it_should_be() {
         let skd = as_somebody(way, &program);
         falls_back(&skd, way, || {
             assert_eq!(talk(skd.connect(), b"."), b"61234 0\n", "{way:?}");
+        });
+    }
+}
+
+#[test]
+fn a_set_uid_program_is_who_it_should_be_in_a_root_directory_of_its_own() {
+    requires_root();
+    for &way in Way::ALL {
+        // In which there is no /proc to look at it.
+        let root = Directory::public();
+        root.compile("who", WHO);
+        root.chmod("who", 0o4755);
+        let skd = Skd::new(["-v", "-U", "-t", "127.0.0.1:0"])
+            .args(way.options())
+            .env("UID", "61234")
+            .env("GID", "61235")
+            .env("ROOT", root.path())
+            .run("/who");
+        falls_back(&skd, way, || {
+            assert_eq!(talk(skd.connect(), b"."), b"61234 0\n", "{way:?}");
+        });
+    }
+}
+
+#[test]
+fn a_program_of_more_rights_has_them() {
+    requires_root();
+    requires_command("python3");
+    let text = r#"
+        #include <stdio.h>
+        #include <string.h>
+        #include <unistd.h>
+        int main(void) {
+            char line[200];
+            read(0, line, 1);
+            FILE *status = fopen("/proc/self/status", "r");
+            while (status && fgets(line, sizeof line, status))
+                if (!strncmp(line, "CapEff", 6)) fputs(line, stdout);
+            return 0;
+        }"#;
+    // CAP_NET_RAW, permitted and effective (capabilities(7), VFS_CAP_REVISION_2).
+    let grant = "import os, struct, sys; os.setxattr(sys.argv[1], 'security.capability', \
+                 struct.pack('<IIIII', 0x02000001, 1 << 13, 0, 0, 0))";
+    for &way in Way::ALL {
+        let directory = Directory::public();
+        let program = directory.compile("rights", text);
+        output("python3", &["-c", grant, program.to_str().unwrap()], b"");
+        let skd = as_somebody(way, &program);
+        falls_back(&skd, way, || {
+            let heard = String::from_utf8(talk(skd.connect(), b".")).unwrap();
+            assert_eq!(heard, "CapEff:\t0000000000002000\n", "{way:?}");
         });
     }
 }
