@@ -1,6 +1,7 @@
 //! Files: those that a parked process has open, and those that it was made from.
 
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use nix::unistd::Pid;
 
 use crate::child::plan::Plan;
+use crate::error::Reason;
 use crate::sys::trace::{MOST_FILES, OpenFile};
 
 /// What a process has open, standard error aside.
@@ -24,7 +26,8 @@ pub(super) struct Open {
 /// What a process has open (proc(5)).
 pub(super) fn open_files(pid: Pid) -> Result<Open, String> {
     let directory = format!("/proc/{pid}/fd");
-    let unseen = |why: std::io::Error| format!("what it has open can't be seen in /proc: {why}");
+    let unseen =
+        |why: io::Error| format!("what it has open can't be seen in /proc: {}", why.reason());
     let mut open = Open::default();
     for entry in fs::read_dir(directory).map_err(unseen)? {
         let name = entry.map_err(unseen)?.file_name();
@@ -44,14 +47,14 @@ pub(super) fn open_files(pid: Pid) -> Result<Open, String> {
 }
 
 /// Whether nobody but this process can have opened what this is.
-fn is_own(pid: Pid, number: u32) -> std::io::Result<bool> {
+fn is_own(pid: Pid, number: u32) -> io::Result<bool> {
     let target = fs::read_link(format!("/proc/{pid}/fd/{number}"))?;
     let target = target.as_os_str().as_bytes();
     let kinds = [b"pipe:".as_slice(), b"anon_inode:", b"/memfd:"];
     Ok(kinds.iter().any(|kind| target.starts_with(kind)) || target.ends_with(b" (deleted)"))
 }
 
-fn open_file(pid: Pid, number: u32) -> std::io::Result<Option<OpenFile>> {
+fn open_file(pid: Pid, number: u32) -> io::Result<Option<OpenFile>> {
     // Such as those would do something, or be refused, at another opening.
     const ONCE: i32 =
         libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | libc::O_NOFOLLOW | UNNAMED | libc::O_CLOEXEC;
@@ -66,7 +69,7 @@ fn open_file(pid: Pid, number: u32) -> std::io::Result<Option<OpenFile>> {
         let value = lines.find_map(|line| line.strip_prefix(name))?;
         u64::from_str_radix(value.trim(), radix).ok()
     };
-    let missing = || std::io::Error::other("a field is missing");
+    let missing = || io::Error::other("a field is missing");
     let flags = field("flags:", 8).ok_or_else(missing)? as i32;
     if flags & libc::O_PATH != 0 {
         return Ok(None);
@@ -125,8 +128,8 @@ impl Stamp {
 
 #[cfg(test)]
 mod tests {
+    use io::{Seek, SeekFrom};
     use std::fs::File;
-    use std::io::{Seek, SeekFrom};
 
     use super::*;
 

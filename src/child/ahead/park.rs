@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use super::calls::{self, Successor};
 use super::files::open_files;
-use super::hand_over::{PATIENCE, Parked};
+use super::hand_over::{PATIENCE, Parked, note_of_copies};
 use crate::child::plan::Plan;
 use crate::child::spawn::{SpawnError, Spawner};
 use crate::sys::child::Step;
@@ -68,6 +68,12 @@ impl Start<'_> {
         setsockopt(&control, ReceiveTimeout, &PATIENCE).map_err(&no_socket)?;
         send_descriptor(&placeholder, &end).map_err(&no_socket)?;
         drop(end);
+        let mut copies = None;
+        if self.successor != Successor::Itself {
+            let file = note_of_copies().map_err(&no_socket)?;
+            send_descriptor(&placeholder, &file).map_err(&no_socket)?;
+            copies = Some(file);
+        }
         let tick = Tick::every(LOOK).map_err(short("no timer for a process to stand ready"))?;
         spawner.hold(&theirs).map_err(&no_socket)?;
         drop(theirs);
@@ -84,7 +90,7 @@ impl Start<'_> {
         let parked = match spawned.pidfd {
             None => Err(Failure::Unfit("this kernel has no pidfds".into())),
             Some(pidfd) => match self.lead(&tracee, &wanted) {
-                Ok(()) => return Ok(Parked::new(spawned.pid, pidfd, control)),
+                Ok(()) => return Ok(Parked::new(spawned.pid, pidfd, control, copies)),
                 Err(failure) => Err(failure),
             },
         };
@@ -198,9 +204,16 @@ impl From<Fault> for Failure {
             Fault::Ended(Ended::Exited(status)) => Self::Unfit(format!(
                 "it ended with status {status} before it came to its client"
             )),
-            Fault::Ended(Ended::Killed(signal)) => Self::Short(format!(
-                "signal {signal} ended it before it came to its client"
-            )),
+            Fault::Ended(Ended::Killed(signal)) => {
+                let text = format!("signal {signal} ended it before it came to its client");
+                // By somebody, who may not do it again; or by what it has done, as it will again.
+                match signal {
+                    libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP => {
+                        Self::Short(text)
+                    }
+                    _ => Self::Unfit(text),
+                }
+            }
             // Whoever has been killed can't be asked any more; and process 1 may have reaped it.
             Fault::Failed(_, Errno::ESRCH | Errno::ECHILD) => {
                 Self::Short("it was killed before it came to its client".into())

@@ -183,8 +183,9 @@ impl Tracee {
     }
 
     /// Parks it at the call whose entry, or whose interrupted exit, it is held at, as if it hadn't
-    /// begun to make it. The socket that it is to receive descriptors on waits for it in a message
-    /// on its descriptor 0.
+    /// begun to make it. In messages on its descriptor 0 there wait for it the socket that it is to
+    /// receive descriptors on, and for one that is copied a file of a page, in whose first word the
+    /// kernel will write the id of each copy before that runs.
     ///
     /// From then on it goes on by itself, and isn't traced. After an error it is good for nothing.
     pub fn park(&self, entry: bool, parking: &Parking) -> Result<(), Fault> {
@@ -207,21 +208,12 @@ impl Tracee {
         self.write(code, x86_64::code())?;
         let length = size_of::<Data>() as u64;
         let address = self.map(&goes_on, length, libc::PROT_READ | libc::PROT_WRITE)?;
+        let control = self.receive(&goes_on, address)?;
         let mut data = Data::new(&goes_on, address);
-        self.write_data(address, &data)?;
-        let flags = (libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) as u64;
-        let received = [0, Data::message(address), flags, 0, 0, 0];
-        self.call(&goes_on, "recvmsg(2)", libc::SYS_recvmsg, received)?;
-        let mut control = [0; 8];
-        self.read(Data::descriptor(address), &mut control)?;
-        let control = u64::from_ne_bytes(control) & u64::from(u32::MAX);
-        if control > i32::MAX as u64 {
-            return Err(Fault::Failed("receiving a descriptor", Errno::EMFILE));
-        }
-        data = Data::new(&goes_on, address);
         data.control = control;
         if parking.copies {
             self.plan_copies(&held, &mut data, parking)?;
+            data.copy_id = self.share(&goes_on, address)?;
             data.set_files(address, &parking.files);
         }
         let dumpable = [libc::PR_GET_DUMPABLE as u64, 0, 0, 0, 0, 0];
@@ -249,6 +241,31 @@ impl Tracee {
         self.ask("PTRACE_DETACH", libc::PTRACE_DETACH as _, 0, 0)
     }
 
+    /// Has it receive the next descriptor that waits for it, with its data at `address`.
+    fn receive(&self, goes_on: &Registers, address: u64) -> Result<u64, Fault> {
+        self.write_data(address, &Data::new(goes_on, address))?;
+        let flags = (libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) as u64;
+        let arguments = [0, Data::message(address), flags, 0, 0, 0];
+        self.call(goes_on, "recvmsg(2)", libc::SYS_recvmsg, arguments)?;
+        let mut received = [0; 8];
+        self.read(Data::descriptor(address), &mut received)?;
+        let [a, b, c, d, ..] = received;
+        u64::try_from(i32::from_ne_bytes([a, b, c, d]))
+            .map_err(|_| Fault::Failed("receiving a descriptor", Errno::EMFILE))
+    }
+
+    /// Maps the file that it is sent, for itself and none of its copies, and says where.
+    fn share(&self, goes_on: &Registers, address: u64) -> Result<u64, Fault> {
+        let file = self.receive(goes_on, address)?;
+        let protection = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+        let mapping = [0, PAGE, protection, libc::MAP_SHARED as u64, file, 0];
+        let at = self.call(goes_on, "mmap(2)", libc::SYS_mmap, mapping)?;
+        let advice = [at, PAGE, libc::MADV_DONTFORK as u64, 0, 0, 0];
+        self.call(goes_on, "madvise(2)", libc::SYS_madvise, advice)?;
+        self.call(goes_on, "close(2)", libc::SYS_close, [file, 0, 0, 0, 0, 0])?;
+        Ok(at)
+    }
+
     /// What the kernel and copies need for these to know their own ids.
     fn plan_copies(
         &self,
@@ -256,7 +273,7 @@ impl Tracee {
         data: &mut Data,
         parking: &Parking,
     ) -> Result<(), Fault> {
-        let mut flags = libc::CLONE_PARENT | libc::SIGCHLD;
+        let mut flags = libc::CLONE_PARENT | libc::CLONE_PARENT_SETTID | libc::SIGCHLD;
         if let Some(clear) = parking.clear_id {
             let (at, elsewhere) = match self.thread_id_at(clear, held)? {
                 Some(at) => (at, at != clear),

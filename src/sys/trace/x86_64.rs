@@ -14,6 +14,9 @@ pub(super) const ARCHITECTURE: u32 = 0xc000_003e;
 /// The instruction that makes a call: `syscall`.
 pub(super) const INSTRUCTION: [u8; 2] = [0x0f, 0x05];
 
+/// What a copy ends with that can't go on: as a shell says that a program can't be run.
+const CANNOT: i32 = 126;
+
 /// What is below the stack pointer and in use (3.2.2).
 const RED_ZONE: u64 = 128;
 
@@ -102,6 +105,8 @@ pub(super) struct Data {
     pub(super) flags: u64,
     /// Where the C library keeps the thread's id (`CLONE_CHILD_SETTID`).
     pub(super) thread_id: u64,
+    /// Where the kernel writes a copy's id before it lets it run (`CLONE_PARENT_SETTID`).
+    pub(super) copy_id: u64,
     /// For set_tid_address(2) in a copy, if that is another place; else 0.
     pub(super) clear_id: u64,
     /// For set_robust_list(2) in a copy: list and length; or 0.
@@ -115,8 +120,10 @@ pub(super) struct Data {
     message: Message,
     /// What is received, and isn't looked at.
     byte: u64,
-    /// What is said: 0 or an errno below 0, and the id of the process that goes on, if one does.
-    answer: [u64; 2],
+    /// What is said: the id of the process that goes on, or an errno below 0.
+    answer: u64,
+    /// How long to wait until a file is opened anew: seconds and nanoseconds.
+    pause: [u64; 2],
     /// cmsghdr of cmsg(3) and a descriptor.
     ancillary: Ancillary,
     /// How many files are opened anew in a copy.
@@ -219,6 +226,7 @@ impl Data {
             },
             flags: 0,
             thread_id: 0,
+            copy_id: 0,
             clear_id: 0,
             robust: [0; 2],
             dumpable: 0,
@@ -242,7 +250,8 @@ impl Data {
                 descriptor: -1,
                 padding: 0,
             },
-            answer: [0; 2],
+            answer: 0,
+            pause: [0, 100_000_000],
             file_count: 0,
             files: [File::default(); MOST_FILES],
         }
@@ -297,10 +306,13 @@ const ANCILLARY: usize = size_of::<Ancillary>();
 const DESCRIPTOR: usize = offset_of!(Data, ancillary) + offset_of!(Ancillary, descriptor);
 
 // Receives connections on the control socket, one after the other. For each it makes a copy of
-// the process, unless there is to be none; which puts the connection on 0 and 1, says so with
-// its id, and goes on where the process was parked, with all registers as they were. Without a
-// descriptor to receive, or a process to be had, it says so with an errno; at the end of the
-// control socket, or if nobody hears it, it ends.
+// the process, says its id or an errno, and the copy goes on; or there is to be no copy, and it says
+// its own id and goes on itself. To go on is to have the connection on 0 and 1 and all registers as
+// they were, where the process was parked. At the end of the control socket, or if nobody hears that
+// it would go on itself, it ends.
+//
+// A copy that can't open a file anew, for want of memory or of places in the system's table, tries
+// again until it can.
 //
 // `rbp` points to the data; besides it uses a word or two of stack. It is never writable.
 global_asm!(
@@ -324,37 +336,32 @@ global_asm!(
     "mov r12d, dword ptr [rbp + {descriptor}]",
     // The table was full.
     "mov rax, -{emfile}",
-    "mov qword ptr [rbp + {answer} + 8], 0",
     "test r12d, r12d",
     "js 30f",
     "mov rdi, qword ptr [rbp + {flags}]",
     "test rdi, rdi",
     "jz 40f",
     "xor esi, esi",
-    "xor edx, edx",
+    "mov rdx, qword ptr [rbp + {copy_id}]",
     "mov r10, qword ptr [rbp + {thread_id}]",
     "xor r8d, r8d",
     "mov eax, {clone}",
     "syscall",
     "test rax, rax",
     "jz 40f",
-    // Here is the one that was copied. The copy tells whom it concerns.
-    "mov r13, rax",
+    // Here is the one that was copied, or couldn't be.
+    "mov qword ptr [rbp + {answer}], rax",
+    "call 80f",
     "mov edi, r12d",
     "mov eax, {close}",
     "syscall",
-    "mov rax, r13",
-    "test rax, rax",
-    "jns 20b",
+    "jmp 20b",
     "30:",
     "mov qword ptr [rbp + {answer}], rax",
     "call 80f",
     "jmp 20b",
     // Here is the one that goes on.
     "40:",
-    "mov eax, {getpid}",
-    "syscall",
-    "mov qword ptr [rbp + {answer} + 8], rax",
     "xor edi, edi",
     "xor esi, esi",
     "mov eax, {setpgid}",
@@ -382,18 +389,29 @@ global_asm!(
     "mov eax, {prctl}",
     "syscall",
     "43:",
+    "cmp qword ptr [rbp + {flags}], 0",
+    "je 60f",
+    // Before files are opened: then there is place for one if there was when it was parked.
+    "mov edi, dword ptr [rbp + {control}]",
+    "mov eax, {close}",
+    "syscall",
     "lea r13, [rbp + {files}]",
     "mov r14, qword ptr [rbp + {file_count}]",
     "50:",
     "test r14, r14",
     "jz 60f",
+    "51:",
     "mov rdi, qword ptr [r13 + {file_path}]",
     "mov rsi, qword ptr [r13 + {file_flags}]",
     "xor edx, edx",
     "mov eax, {open}",
     "syscall",
+    "cmp rax, -{enfile}",
+    "je 52f",
+    "cmp rax, -{enomem}",
+    "je 52f",
     "test rax, rax",
-    "js 70f",
+    "js 91f",
     "mov r15, rax",
     "mov rdi, r15",
     "mov rsi, qword ptr [r13 + {file_offset}]",
@@ -406,30 +424,39 @@ global_asm!(
     "mov eax, {dup3}",
     "syscall",
     "test rax, rax",
-    "js 70f",
+    "js 91f",
     "mov rdi, r15",
     "mov eax, {close}",
     "syscall",
     "add r13, {file_size}",
     "dec r14",
     "jmp 50b",
+    "52:",
+    "lea rdi, [rbp + {pause}]",
+    "xor esi, esi",
+    "mov eax, {nanosleep}",
+    "syscall",
+    "jmp 51b",
     "60:",
     "mov edi, r12d",
     "xor esi, esi",
     "mov eax, {dup2}",
     "syscall",
     "test rax, rax",
-    "js 70f",
+    "js 91f",
     "mov edi, r12d",
     "mov esi, 1",
     "mov eax, {dup2}",
     "syscall",
     "test rax, rax",
-    "js 70f",
+    "js 91f",
     "mov edi, r12d",
     "mov eax, {close}",
     "syscall",
-    "xor eax, eax",
+    "cmp qword ptr [rbp + {flags}], 0",
+    "jne 70f",
+    "mov eax, {getpid}",
+    "syscall",
     "mov qword ptr [rbp + {answer}], rax",
     "call 80f",
     // Whoever isn't heard mustn't go on: the connection is given to another.
@@ -438,6 +465,7 @@ global_asm!(
     "mov edi, dword ptr [rbp + {control}]",
     "mov eax, {close}",
     "syscall",
+    "70:",
     "push qword ptr [rbp + {eflags}]",
     "popfq",
     "mov rcx, rbp",
@@ -456,11 +484,6 @@ global_asm!(
     "mov rdi, qword ptr [rcx + {rdi}]",
     "mov rsp, qword ptr [rcx + {rsp}]",
     "jmp qword ptr [rcx + {rip}]",
-    // It can't go on.
-    "70:",
-    "mov qword ptr [rbp + {answer}], rax",
-    "call 80f",
-    "jmp 90f",
     // Says what is in `answer`.
     "80:",
     "mov edi, dword ptr [rbp + {control}]",
@@ -476,9 +499,12 @@ global_asm!(
     "ret",
     "90:",
     "xor edi, edi",
+    "jmp 92f",
+    "91:",
+    "mov edi, {cannot}",
+    "92:",
     "mov eax, {exit_group}",
     "syscall",
-    "jmp 90b",
     ".globl skd_planted_end",
     ".hidden skd_planted_end",
     "skd_planted_end:",
@@ -497,7 +523,13 @@ global_asm!(
     clone = const libc::SYS_clone,
     close = const libc::SYS_close,
     answer = const offset_of!(Data, answer),
-    answer_size = const 16,
+    answer_size = const size_of::<i64>(),
+    copy_id = const offset_of!(Data, copy_id),
+    pause = const offset_of!(Data, pause),
+    enfile = const libc::ENFILE,
+    enomem = const libc::ENOMEM,
+    nanosleep = const libc::SYS_nanosleep,
+    cannot = const CANNOT,
     files = const offset_of!(Data, files),
     file_count = const offset_of!(Data, file_count),
     file_path = const offset_of!(File, path),
