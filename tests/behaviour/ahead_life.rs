@@ -870,6 +870,52 @@ fn those_that_stand_ready_may_be_killed_at_any_time() {
     }
 }
 
+/// The template is killed so many times, at any moment: while it waits, and while it makes a copy.
+fn template_is_killed(times: usize) {
+    let way = Way::Fork;
+    let directory = Directory::new();
+    let (socket, log) = (directory.name("socket"), directory.name("log"));
+    let skd = with(way, &["-l", &socket, "-L", &format!(">{log}")]).run("cat");
+    let answered = under_load(&skd, &socket, |answered| {
+        for turn in 0..times {
+            let mut template = None;
+            skd.wait_until("a template", || {
+                template = parked(skd.pid()).pop();
+                template.is_some()
+            });
+            let before = answered.load(Ordering::Relaxed);
+            // That is what makes it any moment.
+            thread::sleep(Duration::from_micros(turn as u64 * 37 % 1_000));
+            // It serves nobody itself, so nobody who is served is killed.
+            let _ = kill(Pid::from_raw(template.unwrap()), Signal::SIGKILL);
+            wait_until("clients are answered", || {
+                answered.load(Ordering::Relaxed) > before
+            });
+            // Otherwise it waits ever longer before it starts another.
+            skd.signal(Signal::SIGHUP);
+        }
+    });
+    way.wait_idle(&skd);
+    assert_eq!(zombies(skd.pid()), [0; 0]);
+    // Nobody was served twice, or by one of whom skd knows nothing.
+    let log = directory.read("log");
+    assert_eq!(log.matches("exited with status 0").count(), answered);
+    assert_eq!(log.matches("Accepted").count(), answered);
+    println!("{times} templates killed, {answered} clients answered");
+    assert!(!log.contains("skd: "), "{log}");
+}
+
+#[test]
+fn a_template_may_be_killed_at_any_moment() {
+    template_is_killed(60);
+}
+
+#[test]
+#[ignore = "takes a minute"]
+fn a_thousand_templates_may_be_killed_at_any_moment() {
+    template_is_killed(1_000);
+}
+
 #[test]
 fn one_that_is_stopped_keeps_no_client_waiting_for_ever() {
     for &way in Way::AHEAD {
