@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -197,6 +198,12 @@ fn a_handler_is_whom_the_service_became() {
         );
         assert_eq!(crate::harness::capabilities(handler, "CapEff"), 0);
         assert_eq!(talk(client, b"served"), b"served");
+        // Others of this user may look into a handler, and not into what stands ready for anybody.
+        let owner = |pid: i32| fs::metadata(format!("/proc/{pid}/fd")).unwrap().uid();
+        let (mut client, handler) = way.hand_over(&skd);
+        echo(&mut client, b"served");
+        assert_eq!(owner(handler), 61_234);
+        assert!(way.ready(&skd).iter().all(|&pid| owner(pid) == 0));
         assert_eq!(skd.logged("skd: "), [""; 0]);
     }
 }
@@ -206,6 +213,7 @@ const THREADS: &str = r#"
     #define _GNU_SOURCE
     #include <errno.h>
     #include <pthread.h>
+    #include <sched.h>
     #include <signal.h>
     #include <stdio.h>
     #include <string.h>
@@ -264,6 +272,16 @@ const THREADS: &str = r#"
         int status = -1;
         pid_t child = fork();
         if (!child) _exit(getpid() == syscall(SYS_gettid) && getppid() == self ? 7 : 8);
+        int wrong = 0;
+        cpu_set_t all, one;
+        sched_getaffinity(0, sizeof all, &all);
+        for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+            if (!CPU_ISSET(cpu, &all)) continue;
+            CPU_ZERO(&one);
+            CPU_SET(cpu, &one);
+            wrong += sched_setaffinity(0, sizeof one, &one) || sched_getcpu() != cpu;
+        }
+        printf("processors %d\n", wrong);
         printf("fork %d", waitpid(child, &status, 0) == child);
         printf(" %d\n", WEXITSTATUS(status));
         return 0;
@@ -272,7 +290,7 @@ const THREADS: &str = r#"
 #[test]
 fn the_c_library_knows_its_threads() {
     let expected = "1 1\nowner 1\nraise 1\npthread_kill 1 1\nclock 0 0\nschedparam 0\nattributes 0\n\
-                    robust list 0 1\nrobust 1\nfork 1 7\n";
+                    robust list 0 1\nrobust 1\nprocessors 0\nfork 1 7\n";
     let directory = Directory::new();
     let linked = [
         directory.compile("static", THREADS),
@@ -289,6 +307,193 @@ fn the_c_library_knows_its_threads() {
         }
         skd.wait_for_logs("exited with status 0", 5);
         assert_eq!(skd.logged("skd: "), [""; 0]);
+    }
+}
+
+/// All that a system call leaves alone: registers, those of floating point, and what is below the stack's end; and then
+/// what it comes back with. It ends with the number of the first that has changed.
+#[cfg(target_arch = "x86_64")]
+const REGISTERS: &str = r#"
+    #include <unistd.h>
+    static char bytes[256];
+    static long call(long number, long first, void *second, long third, int *wrong) {
+        long result, changed;
+        __asm__ volatile(
+            "push %%rbp\n\t"
+            "mov $0x5a5a5a01, %%rbx\n\t" "mov $0x5a5a5a02, %%rbp\n\t" "mov $0x5a5a5a03, %%r8\n\t"
+            "mov $0x5a5a5a04, %%r9\n\t" "mov $0x5a5a5a05, %%r10\n\t" "mov $0x5a5a5a06, %%r12\n\t"
+            "mov $0x5a5a5a07, %%r13\n\t" "mov $0x5a5a5a08, %%r14\n\t" "mov $0x5a5a5a09, %%r15\n\t"
+            "movq %%rbx, %%xmm0\n\t" "movq %%rbp, %%xmm7\n\t" "movq %%r8, %%xmm15\n\t"
+            "fldpi\n\t"
+            "mov %%r9, -8(%%rsp)\n\t" "mov %%r10, -128(%%rsp)\n\t"
+            "syscall\n\t"
+            "mov $1, %%ecx\n\t"
+            "cmp $0x5a5a5a01, %%rbx\n\t" "jne 1f\n\t" "inc %%ecx\n\t"
+            "cmp $0x5a5a5a02, %%rbp\n\t" "jne 1f\n\t" "inc %%ecx\n\t"
+            "cmp $0x5a5a5a03, %%r8\n\t" "jne 1f\n\t" "inc %%ecx\n\t"
+            "cmp $0x5a5a5a04, %%r9\n\t" "jne 1f\n\t" "inc %%ecx\n\t"
+            "cmp $0x5a5a5a05, %%r10\n\t" "jne 1f\n\t" "inc %%ecx\n\t"
+            "cmp $0x5a5a5a06, %%r12\n\t" "jne 1f\n\t" "inc %%ecx\n\t"
+            "cmp $0x5a5a5a07, %%r13\n\t" "jne 1f\n\t" "inc %%ecx\n\t"
+            "cmp $0x5a5a5a08, %%r14\n\t" "jne 1f\n\t" "inc %%ecx\n\t"
+            "cmp $0x5a5a5a09, %%r15\n\t" "jne 1f\n\t" "inc %%ecx\n\t"
+            "movq %%xmm0, %%r8\n\t" "cmp %%rbx, %%r8\n\t" "jne 1f\n\t" "inc %%ecx\n\t"
+            "movq %%xmm7, %%r8\n\t" "cmp %%rbp, %%r8\n\t" "jne 1f\n\t" "inc %%ecx\n\t"
+            "movq %%xmm15, %%r8\n\t" "cmp $0x5a5a5a03, %%r8\n\t" "jne 1f\n\t" "inc %%ecx\n\t"
+            "cmp %%r9, -8(%%rsp)\n\t" "jne 1f\n\t" "inc %%ecx\n\t"
+            "cmp %%r10, -128(%%rsp)\n\t" "jne 1f\n\t" "inc %%ecx\n\t"
+            "fldpi\n\t" "fcomip %%st(1), %%st\n\t" "jne 1f\n\t" "xor %%ecx, %%ecx\n"
+            "1: fstp %%st(0)\n\t"
+            "pop %%rbp"
+            : "=a"(result), "=&c"(changed), "+D"(first), "+S"(second), "+d"(third)
+            : "a"(number)
+            : "rbx", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "memory", "cc",
+              "xmm0", "xmm7", "xmm15");
+        *wrong = changed;
+        return result;
+    }
+    int main(void) {
+        int wrong;
+        long length = call(0, 0, bytes, sizeof bytes, &wrong);
+        if (wrong) return wrong;
+        if (length < 0) return 100;
+        return call(1, 1, bytes, length, &wrong) == length && !wrong ? 0 : 101;
+    }"#;
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn registers_are_what_they_were() {
+    let directory = Directory::new();
+    let program = directory.compile("registers", REGISTERS);
+    for &way in Way::ALL {
+        let skd = with(way, &[]).run(&program);
+        for _ in 0..5 {
+            assert_eq!(talk(way.hand_over(&skd).0, b"served"), b"served", "{way:?}");
+        }
+        skd.wait_for_logs("exited with status 0", 5);
+    }
+}
+
+/// Counts a signal, and answers each line with the lengths of what it has read, whatever signals come.
+const COUNTING: &str = r#"
+    #include <errno.h>
+    #include <signal.h>
+    #include <stdio.h>
+    #include <string.h>
+    #include <unistd.h>
+    static volatile sig_atomic_t count;
+    static char stack[65536];
+    static void take(int signal) { count++; }
+    int main(int arguments, char **words) {
+        stack_t other = { .ss_sp = stack, .ss_size = sizeof stack };
+        struct sigaction action = { .sa_handler = take };
+        if (strstr(words[1], "restart")) action.sa_flags |= SA_RESTART;
+        if (strstr(words[1], "stack")) { sigaltstack(&other, 0); action.sa_flags |= SA_ONSTACK; }
+        sigaction(SIGUSR1, &action, 0);
+        char said[1000];
+        for (;;) {
+            ssize_t length = read(0, said, sizeof said);
+            if (length < 0 && errno == EINTR) continue;
+            if (length <= 0) return length < 0;
+            for (ssize_t sent = 0; sent < length;) {
+                ssize_t more = write(1, said + sent, length - sent);
+                if (more < 0 && errno == EINTR) continue;
+                if (more < 0) return 2;
+                sent += more;
+            }
+        }
+    }"#;
+
+#[test]
+fn signals_that_arrive_while_it_stands_ready_do_no_harm() {
+    let directory = Directory::new();
+    let program = directory.compile_shared("counting", COUNTING);
+    for &way in Way::AHEAD {
+        for how in ["neither", "restart", "stack", "restart stack"] {
+            let skd = with(way, &["-l", &directory.name("socket")]);
+            let skd = skd.run_with(&program, [how]);
+            let ready = way.ready(&skd);
+            for _ in 0..20 {
+                for &pid in &ready {
+                    kill(Pid::from_raw(pid), Signal::SIGUSR1).unwrap();
+                }
+            }
+            assert_eq!(way.ready(&skd), ready, "{way:?}, {how}");
+            assert_eq!(talk(way.hand_over(&skd).0, b"served"), b"served");
+            // And in the midst of a hand-over. Whoever hasn't begun yet has no handler for it.
+            let over = AtomicBool::new(false);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !over.load(Ordering::Relaxed) {
+                        for pid in parked(skd.pid()) {
+                            (0..20).for_each(|_| {
+                                let _ = kill(Pid::from_raw(pid), Signal::SIGUSR1);
+                            });
+                        }
+                    }
+                });
+                let _over = Over(&over);
+                under_load(&skd, &directory.name("socket"), |answered| {
+                    wait_for_answers(answered, 150);
+                });
+            });
+            assert_eq!(skd.logged("skd: "), [""; 0], "{way:?}, {how}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_was_open_before_is_read_by_each_from_there() {
+    let directory = Directory::new();
+    let file = directory.write("file", "first\nsecond\nthird\n");
+    let script = "exec 3< \"$0\"; read -r a <&3; exec 4< \"$0\"; read -r b; \
+                  read -r c <&3; read -r d <&4; echo \"$a $b $c $d\"; cat <&3";
+    for shell in ["bash", "sh"] {
+        requires_command(shell);
+        for &way in Way::ALL {
+            let skd = with(way, &[]);
+            let skd = skd.run_with(shell, ["-c", script, file.to_str().unwrap()]);
+            way.ready(&skd);
+            let mut clients: Vec<_> = (0..6).map(|_| skd.connect()).collect();
+            for client in &mut clients {
+                client.write_all(b"said\n").unwrap();
+            }
+            for client in clients {
+                let heard = String::from_utf8(talk(client, b"")).unwrap();
+                assert_eq!(
+                    heard, "first said second first\nthird\n",
+                    "{shell}, {way:?}"
+                );
+            }
+            let heard = talk(way.hand_over(&skd).0, b"said\n");
+            assert_eq!(
+                heard, b"first said second first\nthird\n",
+                "{shell}, {way:?}"
+            );
+            assert_eq!(skd.logged("skd: "), [""; 0]);
+        }
+    }
+}
+
+#[test]
+fn limits_under_which_nothing_can_stand_ready_keep_nobody_from_being_served() {
+    // It needs no more itself.
+    let directory = Directory::new();
+    let program = directory.compile("counting", COUNTING);
+    for &way in Way::ALL {
+        for limit in ["nofile=3", "nofile=4", "nofile=5", "nofile=6"] {
+            let skd = with(way, &["--limit", limit]).run_with(&program, [""]);
+            for _ in 0..12 {
+                assert_eq!(
+                    talk(skd.connect(), b"served"),
+                    b"served",
+                    "{way:?}, {limit}"
+                );
+            }
+            skd.wait_for_logs("exited with status 0", 12);
+            let said = skd.logged("skd: ");
+            assert!(said.len() <= 1, "{way:?}, {limit}: {said:#?}");
+        }
     }
 }
 
@@ -665,6 +870,52 @@ fn those_that_stand_ready_may_be_killed_at_any_time() {
     }
 }
 
+/// The template is killed so many times, at any moment: while it waits, and while it makes a copy.
+fn template_is_killed(times: usize) {
+    let way = Way::Fork;
+    let directory = Directory::new();
+    let (socket, log) = (directory.name("socket"), directory.name("log"));
+    let skd = with(way, &["-l", &socket, "-L", &format!(">{log}")]).run("cat");
+    let answered = under_load(&skd, &socket, |answered| {
+        for turn in 0..times {
+            let mut template = None;
+            skd.wait_until("a template", || {
+                template = parked(skd.pid()).pop();
+                template.is_some()
+            });
+            let before = answered.load(Ordering::Relaxed);
+            // That is what makes it any moment.
+            thread::sleep(Duration::from_micros(turn as u64 * 37 % 1_000));
+            // It serves nobody itself, so nobody who is served is killed.
+            let _ = kill(Pid::from_raw(template.unwrap()), Signal::SIGKILL);
+            wait_until("clients are answered", || {
+                answered.load(Ordering::Relaxed) > before
+            });
+            // Otherwise it waits ever longer before it starts another.
+            skd.signal(Signal::SIGHUP);
+        }
+    });
+    way.wait_idle(&skd);
+    assert_eq!(zombies(skd.pid()), [0; 0]);
+    // Nobody was served twice, or by one of whom skd knows nothing.
+    let log = directory.read("log");
+    assert_eq!(log.matches("exited with status 0").count(), answered);
+    assert_eq!(log.matches("Accepted").count(), answered);
+    println!("{times} templates killed, {answered} clients answered");
+    assert!(!log.contains("skd: "), "{log}");
+}
+
+#[test]
+fn a_template_may_be_killed_at_any_moment() {
+    template_is_killed(60);
+}
+
+#[test]
+#[ignore = "takes a minute"]
+fn a_thousand_templates_may_be_killed_at_any_moment() {
+    template_is_killed(1_000);
+}
+
 #[test]
 fn one_that_is_stopped_keeps_no_client_waiting_for_ever() {
     for &way in Way::AHEAD {
@@ -831,6 +1082,28 @@ fn a_program_that_has_changed_is_executed_anew() {
         replaced("second");
         turns_into(&skd, way, "second");
         assert_eq!(skd.logged("skd: "), [""; 0]);
+    }
+}
+
+#[test]
+fn a_program_that_was_gone_is_back() {
+    for &way in Way::ALL {
+        let directory = Directory::new();
+        let program = directory.script("program", "#!/bin/sh\nexec cat\n");
+        let skd = with(way, &[]).run(&program);
+        way.ready(&skd);
+        fs::rename(&program, directory.join("elsewhere")).unwrap();
+        let ask = || try_talk(skd.connect(), b"served").unwrap_or_default();
+        // Those that stood ready may still serve.
+        skd.wait_until("nobody is served", || ask().is_empty());
+        skd.wait_for_log("No such file or directory");
+        fs::rename(directory.join("elsewhere"), &program).unwrap();
+        skd.wait_until("somebody is served", || ask() == b"served");
+        skd.wait_until("somebody stands ready again", || {
+            ask();
+            way == Way::Exec || !parked(skd.pid()).is_empty()
+        });
+        assert_eq!(talk(way.hand_over(&skd).0, b"served"), b"served");
     }
 }
 

@@ -35,6 +35,16 @@ impl Way {
         }
     }
 
+    /// That of a skd, by its command line.
+    pub fn of(skd: &Instance) -> Self {
+        let mut words = skd.command.iter().filter_map(|word| word.to_str());
+        let way = words.find_map(|word| match word {
+            "--fork-server" => Some(Self::Fork),
+            word => word.strip_prefix("--warm=")?.parse().ok().map(Self::Warm),
+        });
+        way.unwrap_or(Self::Exec)
+    }
+
     /// How many stand ready while nobody comes.
     pub fn stock(self) -> usize {
         match self {
