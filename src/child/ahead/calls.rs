@@ -53,7 +53,17 @@ pub(super) fn parks(tracee: &Tracee, call: &Call, successor: Successor) -> Resul
 
         // What would be one thing for all copies, where each should have its own; and can't be seen
         // afterwards, or can.
-        libc::SYS_socketpair | libc::SYS_shmget | libc::SYS_flock if copies => true,
+        libc::SYS_socketpair
+        | libc::SYS_shmget
+        | libc::SYS_flock
+        | libc::SYS_io_setup
+        | libc::SYS_sched_setscheduler
+        | libc::SYS_sched_setattr
+            if copies =>
+        {
+            true
+        }
+        libc::SYS_madvise if copies => NOT_COPIED.contains(&(third as libc::c_int)),
         libc::SYS_pipe
         | libc::SYS_pipe2
         | libc::SYS_epoll_create
@@ -64,6 +74,11 @@ pub(super) fn parks(tracee: &Tracee, call: &Call, successor: Successor) -> Resul
         | libc::SYS_inotify_init
         | libc::SYS_inotify_init1
         | libc::SYS_memfd_create
+        | libc::SYS_signalfd
+        | libc::SYS_signalfd4
+        | libc::SYS_fanotify_init
+        | libc::SYS_perf_event_open
+        | libc::SYS_userfaultfd
         | libc::SYS_creat
         | libc::SYS_openat2
             if careful =>
@@ -170,11 +185,17 @@ const LOCKS: [libc::c_int; 4] = [
 ];
 
 /// prctl(2) operations that a copy wouldn't have, or that keep others away.
-const PROCESS_CONTROLS: [libc::c_int; 3] = [
+const PROCESS_CONTROLS: [libc::c_int; 5] = [
     libc::PR_SET_SECCOMP,
     libc::PR_SET_PDEATHSIG,
     libc::PR_SET_DUMPABLE,
+    libc::PR_SET_CHILD_SUBREAPER,
+    // PR_SET_SYSCALL_USER_DISPATCH, for which not every C library has a name.
+    59,
 ];
+
+/// What madvise(2) can be told that leaves memory out of copies.
+const NOT_COPIED: [libc::c_int; 2] = [libc::MADV_DONTFORK, libc::MADV_WIPEONFORK];
 
 /// How many descriptors are looked through that a program waits for.
 const MOST_POLLED: u64 = 256;

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use super::park::Failure;
+use super::park::{Failure, killed};
 use crate::child::plan::Plan;
 use crate::error::Reason;
 use crate::sys::process;
@@ -22,8 +22,10 @@ pub(super) struct Open {
     /// The files that have a position.
     pub(super) files: Vec<OpenFile>,
     /// Whether there is something else that copies of the process would share, though each would have
-    /// made its own: pipes, epoll sets and the like, or a file without a name.
+    /// made its own: pipes, epoll sets and the like, or what /proc says of a process.
     pub(super) own: bool,
+    /// Whether there is a file without a name.
+    pub(super) unnamed: bool,
 }
 
 /// What a process has open (proc(5)).
@@ -35,9 +37,7 @@ pub(super) fn open_files(pid: Pid) -> Result<Open, Failure> {
     };
     // It is held: what can be seen of it vanishes only with itself.
     let gone = |why: io::Error| match why.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::ENOENT | Errno::ESRCH) => {
-            Failure::Short("it was killed before it came to its client".into())
-        }
+        Some(Errno::ENOENT | Errno::ESRCH) => killed(),
         _ => hidden(why),
     };
     let mut open = Open::default();
@@ -50,7 +50,10 @@ pub(super) fn open_files(pid: Pid) -> Result<Open, Failure> {
         if number <= 2 || is_same(pid, 2, number) {
             continue;
         }
-        open.own |= is_own(pid, number).map_err(gone)?;
+        let target = fs::read_link(format!("/proc/{pid}/fd/{number}")).map_err(gone)?;
+        let target = target.as_os_str().as_bytes();
+        open.own |= OWN.iter().any(|own| target.starts_with(own));
+        open.unnamed |= target.ends_with(b" (deleted)");
         if let Some(mut file) = open_file(pid, number).map_err(gone)? {
             let mut earlier = open.files.iter().map(|file| file.number);
             file.like = earlier.find(|&earlier| is_same(pid, earlier, number));
@@ -77,13 +80,8 @@ fn is_same(pid: Pid, one: u32, other: u32) -> bool {
     })
 }
 
-/// Whether nobody but this process can have opened what this is.
-fn is_own(pid: Pid, number: u32) -> io::Result<bool> {
-    let target = fs::read_link(format!("/proc/{pid}/fd/{number}"))?;
-    let target = target.as_os_str().as_bytes();
-    let kinds = [b"pipe:".as_slice(), b"anon_inode:", b"/memfd:"];
-    Ok(kinds.iter().any(|kind| target.starts_with(kind)) || target.ends_with(b" (deleted)"))
-}
+/// What those are called that nobody but a process itself can have opened, and /proc/PID.
+const OWN: [&[u8]; 4] = [b"pipe:", b"anon_inode:", b"/memfd:", b"/proc/"];
 
 fn open_file(pid: Pid, number: u32) -> io::Result<Option<OpenFile>> {
     // Such as those would do something, or be refused, at another opening.

@@ -22,7 +22,7 @@ use crate::sys::sockets::{receive_now, send_descriptor};
 
 /// How long an answer is waited for. It takes a clone(2) or a dozen other calls: one that takes so
 /// much longer comes from a process that was stopped, or never.
-pub(super) const PATIENCE: TimeVal = TimeVal::new(2, 0);
+pub(super) const PATIENCE: TimeVal = TimeVal::new(0, 500_000);
 
 /// A process that waits for connections, or for its only one.
 #[derive(Debug)]
@@ -84,7 +84,11 @@ impl Parked {
     /// This waits for another process, though not for a client: no longer than the start of a handler
     /// takes, or [`PATIENCE`] where somebody has stopped it.
     pub(super) fn give(&self, connection: BorrowedFd<'_>) -> Result<Pid, Refusal> {
-        send_descriptor(&self.control, connection).map_err(|_| Refusal::Lost)?;
+        send_descriptor(&self.control, connection).map_err(|errno| match errno {
+            // Here, not there.
+            Errno::ETOOMANYREFS | Errno::ENOBUFS | Errno::ENOMEM => Refusal::Short,
+            _ => Refusal::Lost,
+        })?;
         let mut answer = [0; ANSWER];
         let heard = loop {
             match recv(self.control.as_raw_fd(), &mut answer, MsgFlags::empty()) {
@@ -108,6 +112,7 @@ impl Parked {
         // Who would go on by itself, and says so now, isn't heard, and ends.
         let _ = shutdown(self.control.as_raw_fd(), Shutdown::Both);
         if self.copies.is_some() {
+            // Killed, it doesn't wait for anything: what a clone(2) and a recvmsg(2) sleep in ends then.
             // Nor are there copies any more, when it has ended.
             self.kill();
         }

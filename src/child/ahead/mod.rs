@@ -400,13 +400,15 @@ impl Stock {
             Some(at) => state.parked.remove(at),
             None => template.take_if(|parked| parked.pid() == pid),
         };
-        if let Some(ended) = ended {
-            if template.is_none() {
-                state.template = Due::Now;
-            }
-            state.put_off();
-            state.discarded.push(ended);
+        let Some(ended) = ended else {
+            return;
+        };
+        if template.is_none() {
+            state.template = Due::Now;
         }
+        state.discarded.push(ended);
+        drop((state, template));
+        self.put_off("the last one has ended without a client");
     }
 
     fn start_one(
@@ -529,7 +531,7 @@ impl State {
         self.discarded.extend(self.parked.drain(..).chain(template));
         self.template = Due::Now;
         (self.unfit, self.proven, self.careful) = (false, false, false);
-        (self.pause, self.sources) = (None, None);
+        (self.pause, self.left_until, self.sources) = (None, None, None);
     }
 
     /// Puts the next start off, something having gone wrong; says for how long.

@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -16,6 +17,7 @@ use super::files::open_files;
 use super::hand_over::{PATIENCE, Parked, note_of_copies};
 use crate::child::plan::Plan;
 use crate::child::spawn::{SpawnError, Spawner};
+use crate::error::Reason;
 use crate::sys::child::Step;
 use crate::sys::environment::Environment;
 use crate::sys::process::{self, Ended};
@@ -102,6 +104,7 @@ impl Start<'_> {
             ..Parking::default()
         };
         let mut call: Option<Instant> = None;
+        let mut calls = 0_u8;
         let mut interrupted = false;
         check_image(tracee.pid())?;
         tracee.resume(0)?;
@@ -113,6 +116,14 @@ impl Start<'_> {
                     }
                     note(&mut parking, &entered);
                     call = Some(Instant::now());
+                    // Between calls that never cease a tick may always fall.
+                    calls = calls.wrapping_add(1);
+                    if calls == 0 {
+                        in_time(began)?;
+                        if !wanted() {
+                            return Err(Failure::Unwanted);
+                        }
+                    }
                     0
                 }
                 Some(Stop::Exit(result)) => {
@@ -132,16 +143,17 @@ impl Start<'_> {
                     interrupted = false;
                     0
                 }
+                // What stands ready isn't to stand still.
+                Some(Stop::Signal(
+                    libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU,
+                )) => 0,
                 Some(Stop::Signal(signal)) => signal,
                 Some(Stop::Ended(ended)) => return Err(Fault::Ended(ended).into()),
                 None => {
                     if !wanted() {
                         return Err(Failure::Unwanted);
                     }
-                    if began.elapsed() > STARTING {
-                        let text = format!("it hasn't come to its client within {STARTING:?}");
-                        return Err(Failure::Unfit(text));
-                    }
+                    in_time(began)?;
                     if call.is_some_and(|since| since.elapsed() > WAITING) && !interrupted {
                         interrupted = true;
                         tracee.interrupt();
@@ -156,13 +168,25 @@ impl Start<'_> {
     fn settle(&self, tracee: Tracee, entry: bool, mut parking: Parking) -> Result<(), Failure> {
         if parking.copies {
             let open = open_files(tracee.pid())?;
-            if open.own && self.successor == Successor::Copies {
+            if self.successor == Successor::Copies && (open.own || open.unnamed) {
                 return Err(Failure::Careless);
+            }
+            if open.own {
+                let text = "it keeps a descriptor that copies would share";
+                return Err(Failure::Unfit(text.into()));
             }
             parking.files = open.files;
         }
         Ok(tracee.park(entry, &parking)?)
     }
+}
+
+fn in_time(began: Instant) -> Result<(), Failure> {
+    if began.elapsed() > STARTING {
+        let text = format!("it hasn't come to its client within {STARTING:?}");
+        return Err(Failure::Unfit(text));
+    }
+    Ok(())
 }
 
 /// Remembers what the kernel has been told, which a copy has to tell it again.
@@ -180,14 +204,23 @@ fn note(parking: &mut Parking, call: &Call) {
 fn check_image(pid: Pid) -> Result<(), Failure> {
     const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
     let image = format!("/proc/{pid}/exe");
-    // What can't be seen here, as where there is no /proc, is trusted.
-    if fs::metadata(&image).is_ok_and(|image| image.mode() & SET_ID != 0) {
+    let found = fs::metadata(&image).map_err(|why| match why.raw_os_error() {
+        // It is held, and so is there, if it hasn't been killed.
+        Some(libc::ENOENT | libc::ESRCH) if Path::new("/proc/self").exists() => killed(),
+        _ => Failure::Unfit(format!("its file can't be seen in /proc: {}", why.reason())),
+    })?;
+    if found.mode() & SET_ID != 0 {
         return Err(Failure::Unfit("it is set-user-id or set-group-id".into()));
     }
     if CString::new(image).is_ok_and(|image| process::grants_capabilities(&image)) {
         return Err(Failure::Unfit("its file has capabilities".into()));
     }
     Ok(())
+}
+
+/// Whoever looked at it found it gone.
+pub(super) fn killed() -> Failure {
+    Failure::Short("it was killed before it came to its client".into())
 }
 
 fn short(what: &'static str) -> impl Fn(Errno) -> Failure {
@@ -211,9 +244,7 @@ impl From<Fault> for Failure {
                 }
             }
             // Whoever has been killed can't be asked any more; and process 1 may have reaped it.
-            Fault::Failed(_, Errno::ESRCH | Errno::ECHILD) => {
-                Self::Short("it was killed before it came to its client".into())
-            }
+            Fault::Failed(_, Errno::ESRCH | Errno::ECHILD) => killed(),
             Fault::Failed(what, errno @ (Errno::ENOMEM | Errno::EAGAIN | Errno::ENFILE)) => {
                 Self::Short(format!("{what}: {}", errno.desc()))
             }

@@ -353,13 +353,13 @@ global_asm!(
     "syscall",
     "test rax, rax",
     "jz 40f",
-    // Here is the one that was copied, or couldn't be.
-    "mov qword ptr [rbp + {answer}], rax",
-    "call 80f",
+    // Here is the one that was copied, or couldn't be. It lets go first: a client sees the end when
+    // nobody has the connection any more.
+    "mov r13, rax",
     "mov edi, r12d",
     "mov eax, {close}",
     "syscall",
-    "jmp 20b",
+    "mov rax, r13",
     "30:",
     "mov qword ptr [rbp + {answer}], rax",
     "call 80f",
@@ -383,8 +383,8 @@ global_asm!(
     "mov eax, {set_robust_list}",
     "syscall",
     "42:",
-    "cmp qword ptr [rbp + {dumpable}], 0",
-    "je 43f",
+    "cmp qword ptr [rbp + {dumpable}], 1",
+    "jne 43f",
     "mov edi, {set_dumpable}",
     "mov esi, 1",
     "xor edx, edx",
