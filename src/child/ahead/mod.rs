@@ -407,8 +407,14 @@ impl Stock {
             state.template = Due::Now;
         }
         state.discarded.push(ended);
+        let pause = state.put_off().as_secs_f64();
         drop((state, template));
-        self.put_off("the last one has ended without a client");
+        let name = self.plan.name();
+        let text = format_args!(
+            "pid {pid} of '{name}', which stood ready, has ended without a client; the next is started \
+             in {pause:.1}s"
+        );
+        report::event(Event::Trouble(Cause::Ahead, &text));
     }
 
     fn start_one(
