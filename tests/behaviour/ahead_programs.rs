@@ -285,6 +285,13 @@ fn programs_of_busybox() {
     );
 }
 
+#[test]
+fn programs_that_run_others() {
+    requires_command("socat");
+    filter("timeout", &[PATIENCE, "nice", "sort"]);
+    filter("socat", &["-t", PATIENCE, "-", "EXEC:cat"]);
+}
+
 /// Touches its client in one way or another, and after that gives back what it gets.
 const TOUCHING: &str = r#"
     #define _GNU_SOURCE
