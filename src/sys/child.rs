@@ -260,14 +260,21 @@ fn run(launch: &Launch<'_>) -> Result<(), (Stage, Errno)> {
         Some(image) => {
             // The last of all: a child that stops before its exec stops its parent for good.
             if launch.traced {
-                // SAFETY: the request has no arguments.
-                let traced = unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) };
-                Errno::result(traced).map_err(|errno| (Stage::Trace, errno))?;
+                be_traced().map_err(|errno| (Stage::Trace, errno))?;
             }
             launch.environment.tell_own_id(std::process::id);
             Err((Stage::Exec, image.exec(launch.environment)))
         }
     }
+}
+
+/// Asks to be traced by the thread that has made this process, and not to outlive it: whoever traces
+/// says so too (`PTRACE_O_EXITKILL`), but only after the exec.
+fn be_traced() -> Result<(), Errno> {
+    // SAFETY: neither has arguments other than integers.
+    super::check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
+    let traced = unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) };
+    Errno::result(traced).map(drop)
 }
 
 fn take_descriptors(launch: &Launch<'_>) -> Result<(), Errno> {

@@ -211,6 +211,9 @@ impl Tracee {
             data.copy_id = self.share(&goes_on, address)?;
             data.set_files(address, &parking.files);
         }
+        // From now on it sees the end by itself, on the control socket.
+        let outlives = [libc::PR_SET_PDEATHSIG as u64, 0, 0, 0, 0, 0];
+        self.call(&goes_on, "prctl(2)", libc::SYS_prctl, outlives)?;
         let dumpable = [libc::PR_GET_DUMPABLE as u64, 0, 0, 0, 0, 0];
         data.dumpable = self.call(&goes_on, "prctl(2)", libc::SYS_prctl, dumpable)?;
         self.write_data(address, &data)?;
