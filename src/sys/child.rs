@@ -273,6 +273,7 @@ fn run(launch: &Launch<'_>) -> Result<(), (Stage, Errno)> {
 fn be_traced() -> Result<(), Errno> {
     // SAFETY: neither has arguments other than integers.
     super::check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
+    // SAFETY: as above.
     let traced = unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) };
     Errno::result(traced).map(drop)
 }
