@@ -24,7 +24,7 @@ _skd() {
 
     case "${cmd}" in
         skd)
-            opts="-t -u -i -x -l -s -d -b -c -n -v -B -L -P -S -U -V -h --tcp --udp --inet --unix --systemd --listen-fd --stream --datagram --seqpacket --backlog --max-clients --wait --datagram-mode --min-source-port --unix-mode --unix-owner --threads --allow --deny --rules --explain --max-per-source --source-prefix --rate --rate-per-source --at-max --at-source-max --at-rate --first-byte --timeout --idle-timeout --linger --proxy-protocol --proxy-from --proxy-timeout --nodelay --keepalive --user-timeout --defer-accept --fast-open --reuse-port --freebind --device --tos --mark --send-buffer --receive-buffer --multicast --verbose --background --log --pidfile --supervise --on-demand --idle-exit --ready-fd --drain --kill-after --drop-privileges --user --chroot --check --version --help --chdir --umask --nice --limit --env --no-new-privs"
+            opts="-t -u -i -x -l -s -d -b -c -n -v -B -L -P -S -U -V -h --tcp --udp --inet --unix --systemd --listen-fd --stream --datagram --seqpacket --backlog --max-clients --wait --datagram-mode --min-source-port --unix-mode --unix-owner --threads --warm --fork-server --fork-server-max-age --allow --deny --rules --explain --max-per-source --source-prefix --rate --rate-per-source --at-max --at-source-max --at-rate --first-byte --timeout --idle-timeout --linger --proxy-protocol --proxy-from --proxy-timeout --nodelay --keepalive --user-timeout --defer-accept --fast-open --reuse-port --freebind --device --tos --mark --send-buffer --receive-buffer --multicast --verbose --background --log --pidfile --supervise --on-demand --idle-exit --ready-fd --drain --kill-after --drop-privileges --user --chroot --check --version --help --chdir --umask --nice --limit --env --no-new-privs"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -178,6 +178,20 @@ _skd() {
                     return 0
                     ;;
                 --threads)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --warm)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --fork-server-max-age)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
@@ -535,7 +549,7 @@ _skd_or_prog() {
                 (( i++ ))
                 break
                 ;;
-            --tcp|--udp|--inet|--unix|--listen-fd|--backlog|--max-clients|--datagram-mode|--min-source-port|--unix-mode|--unix-owner|--threads|--allow|--deny|--rules|--explain|--max-per-source|--source-prefix|--rate|--rate-per-source|--at-max|--at-source-max|--at-rate|--first-byte|--timeout|--idle-timeout|--linger|--proxy-from|--proxy-timeout|--user-timeout|--defer-accept|--fast-open|--device|--tos|--mark|--send-buffer|--receive-buffer|--multicast|--log|--pidfile|--idle-exit|--ready-fd|--drain|--kill-after|--user|--chroot|--chdir|--umask|--nice|--limit|--env)
+            --tcp|--udp|--inet|--unix|--listen-fd|--backlog|--max-clients|--datagram-mode|--min-source-port|--unix-mode|--unix-owner|--threads|--warm|--fork-server-max-age|--allow|--deny|--rules|--explain|--max-per-source|--source-prefix|--rate|--rate-per-source|--at-max|--at-source-max|--at-rate|--first-byte|--timeout|--idle-timeout|--linger|--proxy-from|--proxy-timeout|--user-timeout|--defer-accept|--fast-open|--device|--tos|--mark|--send-buffer|--receive-buffer|--multicast|--log|--pidfile|--idle-exit|--ready-fd|--drain|--kill-after|--user|--chroot|--chdir|--umask|--nice|--limit|--env)
                 (( i++ ))
                 ;;
             --keepalive)

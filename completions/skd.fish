@@ -3,7 +3,7 @@
 function __skd_prog
     set -l words (commandline -opc) (commandline -ct)
     set -e words[1]
-    argparse --stop-nonopt t/tcp= u/udp= i/inet= l/unix= x= systemd listen-fd= s/stream d/datagram seqpacket b/backlog= c/max-clients= wait datagram-mode= min-source-port= unix-mode= unix-owner= threads= allow= deny= rules= explain= max-per-source= source-prefix= rate= rate-per-source= at-max= at-source-max= at-rate= first-byte= timeout= idle-timeout= linger= proxy-protocol proxy-from= proxy-timeout= n/nodelay keepalive=\? user-timeout= defer-accept= fast-open= reuse-port freebind device= tos= mark= send-buffer= receive-buffer= multicast= v/verbose B/background L/log= P/pidfile= S/supervise on-demand idle-exit= ready-fd= drain= kill-after= U/drop-privileges user= chroot= check V/version h/help chdir= umask= nice= limit= env= no-new-privs -- $words 2>/dev/null
+    argparse --stop-nonopt t/tcp= u/udp= i/inet= l/unix= x= systemd listen-fd= s/stream d/datagram seqpacket b/backlog= c/max-clients= wait datagram-mode= min-source-port= unix-mode= unix-owner= threads= warm= fork-server fork-server-max-age= allow= deny= rules= explain= max-per-source= source-prefix= rate= rate-per-source= at-max= at-source-max= at-rate= first-byte= timeout= idle-timeout= linger= proxy-protocol proxy-from= proxy-timeout= n/nodelay keepalive=\? user-timeout= defer-accept= fast-open= reuse-port freebind device= tos= mark= send-buffer= receive-buffer= multicast= v/verbose B/background L/log= P/pidfile= S/supervise on-demand idle-exit= ready-fd= drain= kill-after= U/drop-privileges user= chroot= check V/version h/help chdir= umask= nice= limit= env= no-new-privs -- $words 2>/dev/null
     test -n "$argv"
     and not string match -q -- '-*' $argv[1]
     and string join -- ' ' (string escape -- $argv)
@@ -20,7 +20,7 @@ complete -c skd -x -n __skd_before_prog -a '(__fish_complete_command)'
 complete -c skd -n __skd_before_prog -s t -l tcp -d 'Listen on TCP' -r -f
 complete -c skd -n __skd_before_prog -s u -l udp -d 'Receive on UDP' -r -f
 complete -c skd -n __skd_before_prog -s i -l inet -d 'TCP, or UDP with -d' -r -f
-complete -c skd -n __skd_before_prog -s l -s x -l unix -d 'Listen on a unix-domain socket, or an abstract @NAME' -r -F
+complete -c skd -n __skd_before_prog -s l -s x -l unix -d 'Listen on a unix socket, or an abstract @NAME' -r -F
 complete -c skd -n __skd_before_prog -l listen-fd -d 'Take the socket that is open as descriptor N' -r -f
 complete -c skd -n __skd_before_prog -s b -l backlog -d 'Let N connections wait to be accepted [the kernel\'s limit]' -r -f
 complete -c skd -n __skd_before_prog -s c -l max-clients -d 'Run at most N handlers at once [no limit]' -r -f
@@ -28,7 +28,9 @@ complete -c skd -n __skd_before_prog -l datagram-mode -d 'Run PROG to wait [defa
 complete -c skd -n __skd_before_prog -l min-source-port -d 'Drop UDP datagrams from lower ports [1024 with per-packet]' -r -f
 complete -c skd -n __skd_before_prog -l unix-mode -d 'Mode of unix socket files [0777 less the umask]' -r -f
 complete -c skd -n __skd_before_prog -l unix-owner -d 'Owner of unix socket files' -r -f -a "(__fish_complete_users)"
-complete -c skd -n __skd_before_prog -l threads -d 'Accept connections in N threads, 1 to 16 [three for two cores]' -r -f
+complete -c skd -n __skd_before_prog -l threads -d 'Accept in N threads, 1 to 16 [three for two cores]' -r -f
+complete -c skd -n __skd_before_prog -l warm -d 'Keep N processes of PROG ready, each for one connection' -r -f
+complete -c skd -n __skd_before_prog -l fork-server-max-age -d 'With it: how old that process may become [1h]' -r -f
 complete -c skd -n __skd_before_prog -l allow -d 'Let these clients in, and no others but for further rules' -r -f
 complete -c skd -n __skd_before_prog -l deny -d 'Refuse these clients' -r -f
 complete -c skd -n __skd_before_prog -l rules -d 'Read more rules from FILE, again at SIGHUP' -r -F
@@ -74,6 +76,7 @@ complete -c skd -n __skd_before_prog -s s -l stream -d 'Make every -i, -l and -x
 complete -c skd -n __skd_before_prog -s d -l datagram -d 'Make every -i, -l and -x a datagram socket'
 complete -c skd -n __skd_before_prog -l seqpacket -d 'Make every -l and -x a sequential-packet socket'
 complete -c skd -n __skd_before_prog -l wait -d 'Let PROG accept connections itself, on the listening socket'
+complete -c skd -n __skd_before_prog -l fork-server -d 'Keep one process of PROG ready, copied for each connection'
 complete -c skd -n __skd_before_prog -l proxy-protocol -d 'Learn the client\'s address from a PROXY header, v1 or v2'
 complete -c skd -n __skd_before_prog -s n -l nodelay -d 'Set TCP_NODELAY on every TCP connection'
 complete -c skd -n __skd_before_prog -l reuse-port -d 'Share ports with programs that do so too'

@@ -109,6 +109,9 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
     if service.admission.proxies.is_some() {
         net::refuse_seqpacket(&handed)?;
     }
+    if let Some(ahead) = service.ahead {
+        net::refuse_datagrams(&handed, ahead.option())?;
+    }
     // Before any descriptor of ours is opened, so that all are above the reserved ones; and
     // a handler gets its connection and nothing that skd was given by accident.
     let kept = ready_fd.iter().flat_map(ReadyFd::kept).map(AsFd::as_fd);
@@ -117,7 +120,7 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
     // The resolver may take long: nothing is held or changed yet, and INT still ends skd.
     let wanted = net::resolve_all(&service.listeners)?;
     // While files and users are in sight; a fault in them leaves no trace.
-    let mut rules = RuleFiles::open_and_read(&service.admission)?;
+    let mut rules = RuleFiles::open_and_read(&service)?;
     // While its socket can be reached, and before it could be told of a start that fails.
     let mut manager = Manager::connect()?;
     // From here on there may be something to remove: signals wait until that can be done.
@@ -307,8 +310,8 @@ fn take_over(
     };
     let (files, threads) = (origin.files, (state.threads, state.passers));
     let mut ground = Ground::new(daemon, &service, files, reserved, threads, probe)?;
-    let (wanted, common) = (&service.admission, ground.plan.variables());
-    let rules = state.rules(wanted, common, daemon.root.is_none());
+    let common = ground.plan.variables();
+    let rules = state.rules(&service, common, daemon.root.is_none());
     ground.rules = rules.map_err(not_left)?;
     let manager = state.manager().map_err(not_left)?;
     let handed = state.handed(returned).map_err(not_left)?;
@@ -363,8 +366,9 @@ impl Ground {
         (threads, passers): (usize, usize),
         probe: fn(&Plan, Low) -> Result<Method, Error>,
     ) -> Result<Self, Error> {
-        // One for each thread, and one for the main thread.
-        let low = reserved.low(threads + passers + 1);
+        // One for each thread that starts handlers, for the main thread, and where some are started
+        // ahead for the one that does that.
+        let low = reserved.low(threads + passers + 1 + usize::from(service.ahead.is_some()));
         let low = low.ok_or_else(|| Error::Start("too many threads".into()))?;
         let surroundings = &service.surroundings;
         let variables = inherited_variables(daemon, surroundings).without_reserved();
@@ -407,6 +411,7 @@ impl Ground {
             min_source_port: service.min_source_port,
             max_clients: service.max_clients,
             admission: service.admission.clone(),
+            ahead: service.ahead,
             limits: self.limits,
             linger: service.admission.linger,
             rules: self.rules,

@@ -46,6 +46,9 @@ fn run(options: &Options) -> Result<ExitCode> {
         report::list(&found);
         return Ok(ExitCode::SUCCESS);
     }
+    if options.add {
+        report::check_page(&options.output)?;
+    }
     if found.peers.is_empty() {
         bail!("there is no server to measure");
     }
@@ -74,7 +77,7 @@ fn run(options: &Options) -> Result<ExitCode> {
     let results = bench.run()?;
 
     report::print(&results);
-    report::write(&results, &options.output)
+    report::write(&results, &options.output, options.add)
         .with_context(|| format!("cannot write to '{}'", options.output.display()))?;
     Ok(verdict(&results))
 }
@@ -96,6 +99,8 @@ fn empty_results(settings: &Settings, found: Found) -> (Results, Vec<peers::Peer
         costs: Vec::new(),
         bulk: Vec::new(),
         datagrams: Vec::new(),
+        ahead: Vec::new(),
+        ahead_alone: Vec::new(),
     };
     (results, found.peers)
 }
@@ -112,14 +117,13 @@ fn raise_open_files() -> Result<()> {
 
 /// A peer's weakness is a finding; one of the base server is a failure, for CI to see.
 fn verdict(results: &Results) -> ExitCode {
-    let base = &results.settings.base;
     let at_fault = results
         .problems
         .iter()
-        .any(|problem| problem.server == *base);
+        .any(|problem| results.is_base(&problem.server));
     if results.interrupted {
         ExitCode::from(130)
-    } else if at_fault || results.failed_connections(Some(base)) > 0 {
+    } else if at_fault || results.failed_connections(|server| results.is_base(server)) > 0 {
         ExitCode::FAILURE
     } else {
         ExitCode::SUCCESS

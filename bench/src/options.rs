@@ -12,7 +12,7 @@ use crate::peers::{PeerArgument, Transport};
 /// Measures skd beside the socket daemons installed on this machine.
 ///
 /// Nothing is installed or downloaded, and only loopback addresses are used. A full run takes
-/// the better part of an hour on two cores and wants a machine with nothing else to do.
+/// some two hours on two cores and wants a machine with nothing else to do.
 #[derive(Debug, Parser)]
 #[command(name = "skd-bench", version)]
 pub(crate) struct Options {
@@ -41,7 +41,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "GROUP,...", value_delimiter = ',')]
     pub only: Vec<Group>,
 
-    /// Only these handlers in the rates and in the bare kernel's loop
+    /// Only these handlers: in the rates and in the bare kernel's loop those that speak first, in
+    /// `ahead` those that read a line
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     pub handlers: Vec<HandlerName>,
 
@@ -81,6 +82,11 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DIR", default_value = "target/bench")]
     pub output: PathBuf,
 
+    /// Add to the performance.md that is there: its other sections stay, and the data goes into a
+    /// file of its own
+    #[arg(long)]
+    pub add: bool,
+
     /// A short run that shows that everything works; its figures mean nothing
     #[arg(long)]
     pub quick: bool,
@@ -105,15 +111,41 @@ pub(crate) enum Group {
     Datagram,
     /// Clone, exec and wait without any socket
     Kernel,
+    /// Real programs that read a line and answer it, also started ahead of their clients
+    Ahead,
+}
+
+impl Group {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rates => "rates",
+            Self::Live => "live",
+            Self::Cost => "cost",
+            Self::Bulk => "bulk",
+            Self::Datagram => "datagram",
+            Self::Kernel => "kernel",
+            Self::Ahead => "ahead",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum HandlerName {
     Tiny,
     Dynamic,
     Shell,
     Python,
+    /// cat(1)
+    Cat,
+    /// A bash script
+    Bash,
+    /// A Perl script that loads some modules
+    Perl,
+    /// Python that leaves by os._exit
+    PythonQuick,
+    /// Python that leaves by its full exit
+    PythonFull,
 }
 
 impl HandlerName {
@@ -123,7 +155,29 @@ impl HandlerName {
             Self::Dynamic => "dynamic",
             Self::Shell => "shell",
             Self::Python => "python",
+            Self::Cat => "cat",
+            Self::Bash => "bash",
+            Self::Perl => "perl",
+            Self::PythonQuick => "python-quick",
+            Self::PythonFull => "python-full",
         }
+    }
+
+    /// It reads a line and answers it; the others speak first.
+    pub(crate) const fn reads_a_line(self) -> bool {
+        matches!(
+            self,
+            Self::Cat | Self::Bash | Self::Perl | Self::PythonQuick | Self::PythonFull
+        )
+    }
+
+    /// Whether one of these groups runs it.
+    fn serves(self, groups: &[Group]) -> bool {
+        groups.iter().any(|group| match group {
+            Group::Rates | Group::Kernel => !self.reads_a_line(),
+            Group::Ahead => self.reads_a_line(),
+            _ => false,
+        })
     }
 }
 
@@ -165,10 +219,18 @@ impl Settings {
         };
         let window = Duration::from_secs_f64(if quick { 0.2 } else { 1.0 });
         let cores = machine::cores();
+        let groups = given_or_all(&options.only, Group::value_variants());
+        let mut handlers = given_or_all(&options.handlers, HandlerName::value_variants());
+        handlers.retain(|handler| handler.serves(&groups));
+        if quick && options.handlers.is_empty() {
+            // Each of these is much like another one that stays.
+            handlers
+                .retain(|handler| !matches!(handler, HandlerName::Bash | HandlerName::PythonFull));
+        }
         Self {
             quick,
-            groups: given_or_all(&options.only, Group::value_variants()),
-            handlers: given_or_all(&options.handlers, HandlerName::value_variants()),
+            groups,
+            handlers,
             transports: given_or_all(&options.transports, &[Transport::Tcp, Transport::Unix]),
             clients: or(&options.clients, &[8], &[1, 8, 64]),
             live: or(&options.live, &[0, 200], &[0, 1000, 5000, 9000]),
@@ -260,6 +322,34 @@ mod tests {
         assert_eq!(settings.usual_clients(), 2);
         assert_eq!(settings.rounds, 3);
         assert_eq!(settings.live, [0, 200]);
+    }
+
+    #[test]
+    fn handlers_are_those_that_a_group_runs() {
+        use HandlerName::{Cat, Tiny};
+        let handlers = |line: &[&str]| {
+            let line = ["skd-bench"].iter().chain(line);
+            Settings::from_options(&Options::parse_from(line)).handlers
+        };
+        assert_eq!(handlers(&[]), HandlerName::value_variants());
+        let ahead = handlers(&["--only", "ahead"]);
+        assert!(ahead.contains(&Cat) && ahead.iter().all(|handler| handler.reads_a_line()));
+        let rates = handlers(&["--only", "rates,live"]);
+        assert!(rates.contains(&Tiny) && !rates.iter().any(|handler| handler.reads_a_line()));
+        assert_eq!(handlers(&["--handlers", "cat,tiny"]), [Cat, Tiny]);
+        assert!(handlers(&["--only", "bulk"]).is_empty());
+        assert!(handlers(&["--quick"]).contains(&Cat));
+        assert!(!handlers(&["--quick"]).contains(&HandlerName::Bash));
+    }
+
+    #[test]
+    fn names_are_those_of_the_command_line() {
+        for group in Group::value_variants() {
+            assert_eq!(Group::from_str(group.as_str(), false), Ok(*group));
+        }
+        for handler in HandlerName::value_variants() {
+            assert_eq!(HandlerName::from_str(handler.as_str(), false), Ok(*handler));
+        }
     }
 
     #[test]

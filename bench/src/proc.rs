@@ -61,6 +61,18 @@ pub(crate) fn anonymous_kib(pid: i32) -> io::Result<u64> {
     field_kib(&status, "RssAnon:").ok_or_else(|| io::Error::other("no RssAnon in /proc/PID/status"))
 }
 
+/// Whether another process traces it, as skd does until a handler stands ready.
+pub(crate) fn is_traced(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| has_tracer(&status))
+}
+
+fn has_tracer(status: &str) -> bool {
+    let tracer = status
+        .lines()
+        .find_map(|line| line.strip_prefix("TracerPid:"));
+    tracer.is_some_and(|pid| pid.trim() != "0")
+}
+
 pub(crate) fn memory_available_kib() -> io::Result<u64> {
     meminfo_kib("MemAvailable:")
 }
@@ -169,6 +181,13 @@ mod tests {
         let status = "Name:\tskd\nVmRSS:\t    2000 kB\nRssAnon:\t     120 kB\n";
         assert_eq!(field_kib(status, "RssAnon:"), Some(120));
         assert_eq!(field_kib(status, "RssFile:"), None);
+    }
+
+    #[test]
+    fn tracers() {
+        assert!(has_tracer("Name:\tcat\nTracerPid:\t42\nUid:\t0\n"));
+        assert!(!has_tracer("Name:\tcat\nTracerPid:\t0\nUid:\t0\n"));
+        assert!(!has_tracer("Name:\tcat\n"));
     }
 
     #[test]

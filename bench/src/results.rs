@@ -26,6 +26,10 @@ pub(crate) struct Results {
     pub costs: Vec<CostCell>,
     pub bulk: Vec<BulkCell>,
     pub datagrams: Vec<DatagramCell>,
+    /// Of handlers that read a line, by servers that start them at the connection or ahead of it.
+    pub ahead: Vec<StreamCell>,
+    /// The same for one client at a time, with pauses.
+    pub ahead_alone: Vec<AloneCell>,
 }
 
 #[derive(Debug, Serialize)]
@@ -34,6 +38,8 @@ pub(crate) struct ServerInfo {
     pub version: Option<String>,
     pub commands: Vec<(Transport, String)>,
     pub program_bytes: Option<u64>,
+    /// The server that this is with other options.
+    pub mode_of: Option<&'static str>,
     pub remark: String,
 }
 
@@ -50,6 +56,7 @@ impl ServerInfo {
             program_bytes: std::fs::metadata(&peer.program)
                 .ok()
                 .map(|metadata| metadata.len()),
+            mode_of: peer.mode_of,
             remark: peer.remark.to_owned(),
         }
     }
@@ -134,6 +141,13 @@ impl Curve {
         self.0.merge(latencies);
     }
 
+    /// `None` where not even one connection lies beyond.
+    pub(crate) fn percentile(&self, percent: f64) -> Option<u64> {
+        let beyond = self.0.len() as f64 * (1.0 - percent / 100.0);
+        // Less a little, since 1 - 0.99 is a bit less than a hundredth.
+        (beyond > 0.999).then(|| self.0.percentile(percent))?
+    }
+
     /// Without those percentiles that too few connections stand behind.
     pub(crate) fn points(&self) -> Vec<(f64, u64)> {
         let supported = |percent: f64| self.0.len() as f64 * (1.0 - percent / 100.0) >= 10.0;
@@ -166,23 +180,88 @@ impl StreamCell {
     }
 
     pub(crate) fn failures(&self) -> Failures {
-        let mut total = Failures::default();
-        for round in &self.rounds {
-            total.add(&round.failures);
-        }
-        total
+        total(self.rounds.iter().map(|round| &round.failures))
     }
 
-    /// This cell's rate over the other's, round by round: rounds are neighbours in time, so a
-    /// disturbance of the machine hits both.
+    /// This cell's rate over the other's, round by round.
     pub(crate) fn ratio_to(&self, other: &Self) -> Option<Summary> {
-        Summary::of(self.rounds.iter().filter_map(|round| {
-            let same = other
-                .rounds
-                .iter()
-                .find(|other| other.round == round.round)?;
-            (same.rate > 0.0).then(|| round.rate / same.rate)
-        }))
+        let rates = |cell: &Self| -> Vec<(u32, f64)> {
+            let rounds = cell.rounds.iter();
+            rounds.map(|round| (round.round, round.rate)).collect()
+        };
+        ratios(&rates(self), &rates(other))
+    }
+}
+
+fn total<'a>(failures: impl Iterator<Item = &'a Failures>) -> Failures {
+    let mut total = Failures::default();
+    for some in failures {
+        total.add(some);
+    }
+    total
+}
+
+/// Figures over those of the same round: rounds are neighbours in time, so a disturbance of the
+/// machine hits both.
+fn ratios(figures: &[(u32, f64)], others: &[(u32, f64)]) -> Option<Summary> {
+    Summary::of(figures.iter().filter_map(|(round, figure)| {
+        let (_, other) = others.iter().find(|(other, _)| other == round)?;
+        (*other > 0.0).then(|| figure / other)
+    }))
+}
+
+/// What one client at a time finds.
+#[derive(Debug, Serialize)]
+pub(crate) struct AloneCell {
+    pub server: String,
+    pub transport: Transport,
+    pub handler: &'static str,
+    pub rounds: Vec<AloneRound>,
+    /// Over all rounds.
+    pub first_byte: Curve,
+    pub end: Curve,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct AloneRound {
+    pub round: u32,
+    pub completed: u64,
+    pub failures: Failures,
+    pub first_byte: Percentiles,
+    pub end: Percentiles,
+}
+
+impl AloneCell {
+    pub(crate) fn new(server: String, transport: Transport, handler: &'static str) -> Self {
+        Self {
+            server,
+            transport,
+            handler,
+            rounds: Vec::new(),
+            first_byte: Curve::new(),
+            end: Curve::new(),
+        }
+    }
+
+    pub(crate) fn failures(&self) -> Failures {
+        total(self.rounds.iter().map(|round| &round.failures))
+    }
+
+    /// The rounds' medians of the time to the first byte, in microseconds.
+    pub(crate) fn first_byte(&self) -> Option<Summary> {
+        Summary::of(self.medians().into_iter().map(|(_, median)| median))
+    }
+
+    /// Those over the other's, round by round.
+    pub(crate) fn share_of(&self, other: &Self) -> Option<Summary> {
+        ratios(&self.medians(), &other.medians())
+    }
+
+    fn medians(&self) -> Vec<(u32, f64)> {
+        let answered = self.rounds.iter().filter(|round| round.completed > 0);
+        answered
+            .map(|round| (round.round, round.first_byte.p50 as f64))
+            .collect()
     }
 }
 
@@ -276,13 +355,51 @@ impl Results {
         }
     }
 
-    /// Connections that failed, of all servers or of one.
-    pub(crate) fn failed_connections(&self, server: Option<&str>) -> u64 {
-        self.rates
-            .iter()
-            .chain(&self.live)
-            .filter(|cell| server.is_none_or(|server| cell.key.server == server))
-            .map(|cell| cell.failures().total())
-            .sum()
+    /// Connections that failed, of the servers whose name `counts`.
+    pub(crate) fn failed_connections(&self, counts: impl Fn(&str) -> bool) -> u64 {
+        let streams = self.rates.iter().chain(&self.live).chain(&self.ahead);
+        let streams = streams
+            .filter(|cell| counts(&cell.key.server))
+            .map(|cell| cell.failures().total());
+        let alone = self.ahead_alone.iter();
+        let alone = alone
+            .filter(|cell| counts(&cell.server))
+            .map(|cell| cell.failures().total());
+        streams.chain(alone).sum()
+    }
+
+    /// Whether this is the base server, or that with other options.
+    pub(crate) fn is_base(&self, server: &str) -> bool {
+        let base = self.settings.base.as_str();
+        let mode = |info: &ServerInfo| info.name == server && info.mode_of == Some(base);
+        server == base || self.servers.iter().any(mode)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_are_of_the_same_round() {
+        let figures = [(1, 10.0), (2, 30.0), (4, 7.0)];
+        let others = [(2, 10.0), (1, 10.0), (3, 1.0)];
+        let ratio = ratios(&figures, &others).map(|ratio| (ratio.min, ratio.median, ratio.max));
+        assert_eq!(ratio, Some((1.0, 2.0, 3.0)));
+        assert_eq!(ratios(&figures, &[(1, 0.0)]), None);
+    }
+
+    #[test]
+    fn a_percentile_needs_a_connection_beyond() {
+        let mut latencies = Latencies::new();
+        for micros in 1..=99 {
+            latencies.record(std::time::Duration::from_micros(micros));
+        }
+        let mut curve = Curve::new();
+        curve.add(&latencies);
+        assert_eq!(curve.percentile(50.0), Some(50));
+        assert_eq!(curve.percentile(99.0), None);
+        curve.add(&latencies);
+        assert_eq!(curve.percentile(99.0), Some(99));
     }
 }

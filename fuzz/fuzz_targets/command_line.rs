@@ -10,7 +10,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use libfuzzer_sys::fuzz_target;
 use skd::cli::{self, Request};
 use skd::config::{
-    Admission, AtLimit, Config, DatagramMode, Endpoint, Listen, LogTarget, MOST_THREADS, Probes,
+    Admission, Ahead, AtLimit, Config, DatagramMode, Endpoint, Listen, LogTarget, MOST_THREADS, Probes,
     Proxies, Rule, RulePlace, SocketOption, SourcePrefix, Style, Trusted, UnixAddress, quoted,
 };
 use skd::error::Error;
@@ -57,6 +57,13 @@ fn checked(config: &Config) {
     );
     if let Some(identity) = &daemon.identity {
         assert!(!identity.uid.is_root());
+    }
+    if service.ahead.is_some() {
+        let style = |listen: &Listen| listen.endpoint.style();
+        let connections = |style: Style| style.has_connections();
+        assert!(!service.listeners.is_empty() && !service.wait && !daemon.supervise);
+        assert!(service.listeners.iter().filter_map(style).all(connections));
+        assert!(service.admission.proxies.is_none());
     }
     for path in [&daemon.pidfile, &daemon.root].into_iter().flatten() {
         assert!(!path.as_os_str().is_empty() && !path.as_os_str().as_bytes().contains(&0));
@@ -281,6 +288,14 @@ fn written(Config { daemon, services }: &Config) -> Vec<OsString> {
         if !service.listeners.iter().all(is_unix) {
             let port = service.min_source_port.to_string();
             words.value("min-source-port", Some(port));
+        }
+    }
+    match service.ahead {
+        None => {}
+        Some(Ahead::Warm(number)) => words.value("warm", Some(number.to_string())),
+        Some(Ahead::ForkServer { max_age }) => {
+            words.flag("fork-server", true);
+            words.value("fork-server-max-age", Some(max_age.to_string()));
         }
     }
     let surroundings = &service.surroundings;

@@ -4,7 +4,7 @@
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Uid;
 
-use crate::config::{Daemon, DatagramMode, Service, SocketOption, Style};
+use crate::config::{Ahead, Daemon, DatagramMode, Service, SocketOption, Style};
 use crate::net;
 use crate::report;
 use crate::serve;
@@ -20,10 +20,10 @@ pub(super) fn notes(daemon: &Daemon, service: &Service) {
         .any(|listen| listen.endpoint.style().is_none_or(Style::has_connections));
     let receives = service.datagrams != DatagramMode::Wait;
     let limited = service.max_clients.filter(|_| stream || receives);
-    let Some(clients) = limited else {
-        return;
+    let warm = match service.ahead {
+        Some(Ahead::Warm(number)) => Some(number),
+        Some(Ahead::ForkServer { .. }) | None => None,
     };
-    let clients = clients.get() as u64;
     let threads = serve::acceptors(daemon.threads) as u64;
     // The soft one is raised at the start.
     let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard);
@@ -35,8 +35,33 @@ pub(super) fn notes(daemon: &Daemon, service: &Service) {
         None if receives => (2, 0),
         None => (1, 0),
     };
+    // One that stands ready has a pidfd and a socket.
+    let wanted = [("--max-clients", limited, each), ("--warm", warm, 2)];
+    let wanted = wanted
+        .into_iter()
+        .filter_map(|(option, number, files)| Some((option, number?.get() as u64, files)));
+    for (option, number, each) in wanted {
+        note_room(
+            daemon,
+            option,
+            number,
+            (files, own + leaving, each),
+            threads,
+        );
+    }
+}
+
+/// Says which limits have no room for so many processes. Of open files it is said how many there may
+/// be, are taken, and are needed for each.
+fn note_room(
+    daemon: &Daemon,
+    option: &str,
+    number: u64,
+    (files, own_files, files_each): (u64, u64, u64),
+    threads: u64,
+) {
     for (limit, own, each, what) in [
-        (files, own + leaving, each, "open files (ulimit -Hn)"),
+        (files, own_files, files_each, "open files (ulimit -Hn)"),
         (
             processes(daemon),
             1 + threads,
@@ -57,9 +82,9 @@ pub(super) fn notes(daemon: &Daemon, service: &Service) {
         ),
     ] {
         let room = limit.saturating_sub(own) / each;
-        if clients > room {
+        if number > room {
             report::note(format_args!(
-                "--max-clients {clients}: there is room for {room} or so in {limit} {what}"
+                "{option} {number}: there is room for {room} or so in {limit} {what}"
             ));
         }
     }

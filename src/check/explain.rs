@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::fmt::{self, Write};
 use std::net::IpAddr;
 
-use crate::config::{Admission, Config, Rate, Rule, Who, quoted};
+use crate::config::{Admission, Config, Rate, Rule, Service, Who, quoted};
 use crate::error::Error;
 use crate::report;
 use crate::serve::{Client, Rules};
@@ -14,15 +14,15 @@ use crate::setup::RuleFiles;
 pub fn explain(config: &Config, who: &Who) -> Result<u8, Error> {
     report::set_verbosity(config.daemon.verbosity);
     for service in &config.services {
-        let answer = answer(&service.admission, who)?;
+        let answer = answer(service, who)?;
         report::answer(&answer)
             .map_err(|reason| Error::start("standard output can't be written", reason))?;
     }
     Ok(0)
 }
 
-fn answer(admission: &Admission, who: &Who) -> Result<String, Error> {
-    let (files, list) = RuleFiles::open_and_read(admission)?.unzip();
+fn answer(service: &Service, who: &Who) -> Result<String, Error> {
+    let (files, list) = RuleFiles::open_and_read(service)?.unzip();
     let no_variables: [CString; 0] = [];
     let rules = Rules::new(list.unwrap_or_default(), &no_variables);
     let decision = rules.decide(client(who));
@@ -37,7 +37,14 @@ fn answer(admission: &Admission, who: &Who) -> Result<String, Error> {
     });
     let mut text = String::new();
     // Writing to a String can't fail.
-    let _ = tell(&mut text, admission, who, decision.allow, rule, &place);
+    let _ = tell(
+        &mut text,
+        &service.admission,
+        who,
+        decision.allow,
+        rule,
+        &place,
+    );
     Ok(text)
 }
 

@@ -85,7 +85,7 @@ fn resolve<'a>(service: &'a Service, verdict: &mut Verdict) -> Vec<Resolved<'a>>
 
 /// Reads the files of rules, and gives them if there is nothing wrong with them.
 fn rules(service: &Service, verdict: &mut Verdict) -> Option<RuleFiles> {
-    let files = verdict.keep(RuleFiles::open(&service.admission))??;
+    let files = verdict.keep(RuleFiles::open(service))??;
     match files.read() {
         Ok(_) => Some(files),
         Err(faults) => {

@@ -1,7 +1,7 @@
 //! A handler's preparation as data: the steps between clone and exec, each one system
 //! call.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -19,7 +19,7 @@ use crate::sys::child::{self, Image, Stage, Step};
 use crate::sys::descriptors::copy_above;
 use crate::sys::environment::Environment;
 use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
-use crate::sys::signals::SigSet;
+use crate::sys::signals::{SigSet, Signal};
 
 /// Everything about a handler that is the same for all connections.
 #[derive(Debug)]
@@ -132,6 +132,16 @@ impl Plan {
         &self.steps
     }
 
+    /// The same for one that is to be traced: no signal is to stop it before its exec, but the one
+    /// that tells of the exec, and whoever traces it empties the mask then.
+    pub fn steps_if_traced(&self) -> Vec<Step> {
+        let others = |step: &&Step| !matches!(step, Step::SignalMask(_));
+        let steps = self.steps.iter().filter(others).cloned();
+        let mut mask = SigSet::all();
+        mask.remove(Signal::SIGTRAP);
+        steps.chain([Step::SignalMask(mask)]).collect()
+    }
+
     /// What all its handlers have in their environment, each `NAME=VALUE`.
     pub fn variables(&self) -> &Arc<[CString]> {
         &self.variables
@@ -151,8 +161,13 @@ impl Plan {
     }
 
     /// Where the program is as seen by this process, which isn't in the handler's directory.
-    fn path_from_here(&self) -> PathBuf {
-        let path = Path::new(OsStr::from_bytes(self.image.path().to_bytes()));
+    pub(super) fn path_from_here(&self) -> PathBuf {
+        self.seen_from_here(self.image.path())
+    }
+
+    /// Any path that the handler may be given.
+    pub(super) fn seen_from_here(&self, path: &CStr) -> PathBuf {
+        let path = Path::new(OsStr::from_bytes(path.to_bytes()));
         let directory = self.steps.iter().find_map(|step| match step {
             Step::ChangeDirectory(directory) => Some(OsStr::from_bytes(directory.to_bytes())),
             _ => None,
@@ -170,6 +185,7 @@ impl Plan {
                     Some(step) => describe(step, f)?,
                     None => f.write_str("its preparation failed")?,
                 },
+                Stage::Trace => f.write_str("it can't be traced")?,
                 Stage::Exec => {
                     let path = self.path_from_here();
                     // The kernel says that there is no such file for a missing interpreter

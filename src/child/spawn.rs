@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::{Pid, dup3};
 
+use super::ahead::Stock;
 use super::plan::Plan;
 use crate::error::Error;
 use crate::sys::child::{self, Born, Descriptors, Launch, Stage, Step};
@@ -78,6 +79,7 @@ impl Method {
                 image: None,
                 environment: environment.finish(),
                 want_pidfd: method.pidfds == Pidfds::Clone,
+                traced: false,
             };
             match child::spawn(&mut stack, launch) {
                 Ok(mut born) => {
@@ -202,19 +204,46 @@ impl Spawner {
         !self.held
     }
 
-    /// Starts a handler on what is held.
+    /// Starts a handler on what is held, or has one of those take it that stand ready.
     pub fn spawn(
         &mut self,
         plan: &Plan,
+        stock: Option<&Stock>,
         environment: &mut Environment,
+    ) -> Result<Spawned, SpawnError> {
+        if let Some(spawned) = stock.and_then(|stock| stock.hand_over(self.slot.as_fd())) {
+            return Ok(spawned);
+        }
+        self.launch(plan, plan.steps(), environment, false)
+    }
+
+    /// Starts a handler on what is held, which this thread traces from its exec on. The steps are
+    /// those of [`Plan::steps_if_traced`].
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn spawn_traced(
+        &mut self,
+        plan: &Plan,
+        steps: &[Step],
+        environment: &mut Environment,
+    ) -> Result<Spawned, SpawnError> {
+        self.launch(plan, steps, environment, true)
+    }
+
+    fn launch(
+        &mut self,
+        plan: &Plan,
+        steps: &[Step],
+        environment: &mut Environment,
+        traced: bool,
     ) -> Result<Spawned, SpawnError> {
         let launch = Launch {
             descriptors: self.method.descriptors,
             connection: Some(self.slot.as_fd()),
-            steps: plan.steps(),
+            steps,
             image: Some(plan.image()),
             environment: environment.finish(),
             want_pidfd: self.method.pidfds == Pidfds::Clone,
+            traced,
         };
         let born = child::spawn(&mut self.stack, launch).map_err(SpawnError::Shortage)?;
         if let Some((stage, errno)) = born.failure {

@@ -202,7 +202,7 @@ fn begins(text: &OsStr, with: &str) -> bool {
 }
 
 /// A duration in which something can happen.
-fn time(text: &OsStr) -> Result<Span, Why> {
+pub(super) fn time(text: &OsStr) -> Result<Span, Why> {
     let span = values::duration(text)?;
     if span == Span::ZERO {
         return Err("it takes a duration that isn't zero".into());

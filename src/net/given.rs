@@ -86,6 +86,18 @@ pub fn refuse_seqpacket(handed: &[Handed]) -> Result<(), Error> {
     }
 }
 
+/// Refuses those on which there are no connections, for the sake of an option.
+pub fn refuse_datagrams(handed: &[Handed], option: &str) -> Result<(), Error> {
+    let mut listeners = handed.iter().map(|handed| &handed.listener);
+    match listeners.find(|listener| !listener.style().has_connections()) {
+        None => Ok(()),
+        Some(listener) => Err(Error::Usage(format!(
+            "{option} can't be used with {listener}: handlers wait for connections; serve datagrams \
+             by another skd"
+        ))),
+    }
+}
+
 /// The names of the sockets that the environment announces, as far as they have some: one
 /// for each.
 fn announced() -> Result<Vec<Option<String>>, Error> {

@@ -469,6 +469,15 @@ impl Listener {
         }
     }
 
+    /// What the environments of the handlers of all these say alike, whoever the client is.
+    pub fn common_variables(listeners: &[Self]) -> Vec<CString> {
+        let Some((first, others)) = listeners.split_first() else {
+            return Vec::new();
+        };
+        let common = |line: &&CString| others.iter().all(|other| other.variables.contains(line));
+        first.variables.iter().filter(common).cloned().collect()
+    }
+
     /// Accepts a connection (accept4(2)) and says whose it is; the error is the kernel's.
     pub fn accept(&self) -> io::Result<(Socket, Peer)> {
         let (connection, address) = self.socket.accept().map_err(|reason| {

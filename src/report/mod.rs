@@ -104,6 +104,8 @@ pub enum Event<'a> {
     Overdue(usize, &'static str),
     /// So many rules were read again.
     ReadRules(usize),
+    /// A process of this program, with this id, stands ready for a client, or for all of them.
+    Ready(&'a dyn fmt::Display, i32),
     /// Something went wrong.
     Trouble(Cause, &'a dyn fmt::Display),
 }
@@ -152,12 +154,14 @@ pub enum Cause {
     Manager,
     /// Rules couldn't be read again.
     Rules,
+    /// Handlers can't be started before their clients come.
+    Ahead,
 }
 
 /// How often a trouble of one cause is reported.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
 
-const CAUSES: usize = Cause::Rules as usize + 1;
+const CAUSES: usize = Cause::Ahead as usize + 1;
 
 /// Statics, because standard error is one for the process too, and because whoever reports
 /// must not have to be handed anything.

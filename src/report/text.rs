@@ -37,7 +37,7 @@ impl Event<'_> {
             | Self::KillingHandler(..)
             | Self::ReadRules(_)
             | Self::Draining(..) => 1,
-            Self::Places(..) | Self::Listening(_) | Self::ClosedListener(_) => 2,
+            Self::Places(..) | Self::Ready(..) | Self::Listening(_) | Self::ClosedListener(_) => 2,
         }
     }
 }
@@ -132,6 +132,9 @@ impl fmt::Display for Event<'_> {
             }
             Self::ReadRules(1) => f.write_str("Read 1 rule again"),
             Self::ReadRules(count) => write!(f, "Read {count} rules again"),
+            Self::Ready(program, pid) => {
+                write!(f, "Ready: pid {pid} of '{program}' awaits a client")
+            }
             Self::Trouble(_, what) => write!(f, "skd: {what}"),
         }
     }

@@ -23,7 +23,7 @@ use super::times::Times;
 use super::trial::Trial;
 use super::upgrade::{HandedHandler, HandedLeaving, HandedVisitor, Origin};
 use super::{Phase, Resources, RuleBook, Served, Service, Shared, datagrams, stream};
-use crate::child::{Method, Pidfds, Spawner};
+use crate::child::{Method, Pidfds, Spawner, Stock};
 use crate::config::{DatagramMode, Span, Style};
 use crate::error::Error;
 use crate::net::{Listener, SocketFile};
@@ -108,6 +108,12 @@ impl Daemon {
         let mut lent = Vec::new();
         let mut served = Vec::new();
         let mut rule_files = Vec::new();
+        let mut spawner = || {
+            let slot = resources.reserved.slot();
+            let slot = slot.ok_or_else(|| Error::Start("too many threads".into()))?;
+            Spawner::new(resources.method, slot)
+                .map_err(|reason| Error::start("a thread can't start handlers", reason))
+        };
         for service in services {
             let plan = Arc::new(service.plan);
             let mut streams = Vec::new();
@@ -137,9 +143,16 @@ impl Daemon {
             let times = limits.map(|limits| Times::new(limits, &streams, &datagrams));
             let (rules, files) = service.rules.unzip();
             rule_files.push(files);
+            let stock_variables = Listener::common_variables(&streams);
+            let stock = service.ahead.map(|ahead| {
+                let plan = Arc::clone(&plan);
+                Stock::start(ahead, plan, stock_variables.clone(), spawner()?)
+            });
             served.push(Served {
                 times: times.transpose()?.flatten(),
                 plan,
+                stock: stock.transpose()?,
+                stock_variables,
                 listeners: streams,
                 datagrams,
                 mode: service.datagrams,
@@ -190,12 +203,6 @@ impl Daemon {
 
         // Dropped before the sockets if something fails below.
         let files = files;
-        let mut spawner = || {
-            let slot = resources.reserved.slot();
-            let slot = slot.ok_or_else(|| Error::Start("too many threads".into()))?;
-            Spawner::new(resources.method, slot)
-                .map_err(|reason| Error::start("a thread can't start handlers", reason))
-        };
         let main_spawner = spawner()?;
         let mut threads = Vec::new();
         for index in 0..acceptors {
@@ -290,6 +297,8 @@ impl Daemon {
         }
         self.enter_handlers();
         self.each_listener(|listener| report::event(Event::Listening(listener)));
+        // Not in a trial, which doesn't come here.
+        self.shared.stocks().for_each(Stock::resume);
         self.shared.enter_phase(Phase::Serving);
         self.status.ready(&self.shared);
         let mut room = no_events();
@@ -344,6 +353,7 @@ impl Daemon {
             if let Some(status) = drain.and_then(|drain| drain.advance(&self.shared)) {
                 // The acceptors may have something to say yet: who was refused at the last.
                 self.park();
+                self.shared.retire_stocks();
                 return status;
             }
         }
@@ -452,7 +462,7 @@ impl Daemon {
                 self.status.reloading();
                 let reopened = self.log.reopen();
                 // What is wrong with them belongs into the new log.
-                let reread = self.read_rules();
+                let reread = self.read_rules() | self.renew_stocks();
                 self.status.ready(&self.shared);
                 match reopened {
                     // A terminal that is closed may well say so twice: no reason to hurry.
@@ -580,6 +590,17 @@ impl Daemon {
         self.park();
         self.files.clear();
         self.each_listener(|listener| report::event(Event::ClosedListener(listener)));
+        // If one is left, what stands ready sees skd's end.
+        self.shared.retire_stocks();
+    }
+
+    /// Has what stands ready started anew, from what PROG is now and with the log that was opened;
+    /// says whether there is anything of that kind. Draining, there is nobody to need it.
+    fn renew_stocks(&self) -> bool {
+        if self.drain.is_none() {
+            self.shared.stocks().for_each(Stock::renew);
+        }
+        self.shared.stocks().next().is_some()
     }
 
     fn each_listener(&self, tell: impl Fn(&Listener)) {

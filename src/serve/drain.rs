@@ -45,6 +45,8 @@ pub(super) struct Drain {
     patience: Patience,
     /// Whether the ends of all handlers are told.
     watched: bool,
+    /// Whether nothing stands ready any more.
+    retired: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +86,7 @@ impl Drain {
             tell_at: now + patience.drain.into(),
             patience,
             watched: false,
+            retired: false,
         }
     }
 
@@ -128,6 +131,8 @@ impl Drain {
         if !self.watched {
             self.watched = watch(shared);
         }
+        // One who is late wakes the main thread when he leaves.
+        self.retired = self.retired || shared.retire_stocks();
         let alive = alive(shared);
         // The clients of those that have ended are heard out, but hold nobody up longer than that.
         // So is the last that handlers have to say to theirs, where skd passes it on.

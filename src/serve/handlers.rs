@@ -189,6 +189,19 @@ impl Handlers {
         })
     }
 
+    /// Where one is that has ended and that no pidfd tells of, found by asking for each such.
+    pub(super) fn find_ended(&self) -> Option<((usize, usize), Pid)> {
+        (0..self.parts.len()).find_map(|thread| {
+            let part = self.part(thread);
+            let mut unwatched = part.live().filter(|(_, handler)| handler.pidfd.is_none());
+            let (index, handler) = unwatched.find(|(_, handler)| {
+                let found = process::wait(Target::Process(handler.pid), Wait::PEEK);
+                matches!(found, Ok(Some((_, Change::Ended(_)))))
+            })?;
+            Some(((thread, index), handler.pid))
+        })
+    }
+
     /// Sends a signal to the process groups of those handlers for which `which` says so.
     pub(super) fn signal(&self, signal: Signal, which: impl Fn(&Handler) -> bool) {
         for thread in 0..self.parts.len() {

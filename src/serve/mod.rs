@@ -27,13 +27,14 @@ mod trial;
 pub mod upgrade;
 mod visit;
 
+use std::ffi::CString;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::child::{Method, Plan};
-use crate::config::{Admission, DatagramMode, MOST_THREADS, Span};
+use crate::child::{Method, Plan, Stock};
+use crate::config::{Admission, Ahead, DatagramMode, MOST_THREADS, Span};
 use crate::net::Listener;
 use crate::report::{self, Cause, Event};
 use crate::setup::{Log, Manager, RuleFiles};
@@ -87,6 +88,8 @@ pub struct Service {
     pub max_clients: Option<NonZeroUsize>,
     /// What else is asked of their clients.
     pub admission: Admission,
+    /// Whether its handlers are started before their clients come, and how.
+    pub ahead: Option<Ahead>,
     /// What handlers of its connections are held to, if anything.
     pub limits: Option<Limits>,
     /// How long a client is heard out after its handler's end, if it is.
@@ -167,6 +170,11 @@ enum Phase {
 #[derive(Debug)]
 struct Served {
     plan: Arc<Plan>,
+    /// Handlers of connections that are started before their clients come, if they are.
+    stock: Option<Arc<Stock>>,
+    /// What these have in their environment besides, and so have those that are started in their
+    /// place: nothing about a client.
+    stock_variables: Vec<CString>,
     listeners: Vec<Listener>,
     /// Those on which skd receives datagrams, and what for.
     datagrams: Vec<Listener>,
@@ -239,6 +247,23 @@ impl Shared {
     /// All on which skd receives datagrams.
     fn datagrams(&self) -> impl Iterator<Item = &Listener> {
         self.services.iter().flat_map(|served| &served.datagrams)
+    }
+
+    /// What stands ready for the clients of each service.
+    fn stocks(&self) -> impl Iterator<Item = &Stock> {
+        let services = self.services.iter();
+        services.filter_map(|served| served.stock.as_deref())
+    }
+
+    /// Ends what stands ready, if no acceptor is about any more who may just be giving a connection
+    /// to it: killed in the midst of that, a handler would end as soon as it has begun. Says
+    /// whether that could be done.
+    fn retire_stocks(&self) -> bool {
+        let left = self.acceptors_have_left();
+        if left {
+            self.stocks().for_each(Stock::retire);
+        }
+        left
     }
 
     fn left_exchanges(&self) -> MutexGuard<'_, Vec<Left>> {

@@ -91,8 +91,19 @@ pub(super) const PAUSE: Duration = Duration::from_millis(100);
 /// whether some may be left for later.
 pub(super) fn sweep(shared: &Shared, mut after: impl FnMut(After)) -> bool {
     let main = shared.main_index();
+    // Where processes are parked, other threads' children aren't touched: whoever waits for any child
+    // finds one that is traced each time that it is held, and takes that from the thread that
+    // traces it. Who is inherited is the main thread's; and all others have pidfds, or are asked for.
+    let whose = if shared.stocks().next().is_some() {
+        while let Some((entry, pid)) = shared.handlers.find_ended() {
+            after(reap(shared, main, entry, Some(pid)));
+        }
+        Wait::PEEK_OWN
+    } else {
+        Wait::PEEK
+    };
     // What is found is left in place until it is known to whom it belongs.
-    while let Ok(Some((pid, Change::Ended(_)))) = process::wait(Target::Any, Wait::PEEK) {
+    while let Ok(Some((pid, Change::Ended(_)))) = process::wait(Target::Any, whose) {
         if let Some(entry) = shared.handlers.find(pid) {
             after(reap(shared, main, entry, Some(pid)));
             continue;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::control::Daemon;
 use super::{HandedRules, Rules};
+use crate::config::Ahead;
 use crate::report::{self, Cause, Event};
 use crate::setup::RuleFiles;
 use crate::setup::rules::HandedRuleFiles;
@@ -26,9 +27,10 @@ impl Handed {
     pub(super) fn resume(
         self,
         common: &[CString],
+        ahead: Option<Ahead>,
         asks: bool,
     ) -> Result<(Rules, RuleFiles), Errno> {
-        let files = RuleFiles::resume(self.files, asks)?;
+        let files = RuleFiles::resume(self.files, ahead, asks)?;
         Ok((Rules::resume(self.rules, common), files))
     }
 }

@@ -449,6 +449,11 @@ impl<'a> Acceptor<'a> {
         environment.clear();
         let changed = rule.and_then(|rule| rule.variables.as_ref());
         environment.rebase(changed.unwrap_or(served.plan.variables()));
+        if served.stock.is_some() {
+            // As those have it who were started before they could know any more.
+            let variables = served.stock_variables.iter();
+            return variables.for_each(|variable| environment.line(variable));
+        }
         for variable in listener.variables(peer) {
             environment.line(variable);
         }
@@ -458,12 +463,13 @@ impl<'a> Acceptor<'a> {
     /// Starts the handler of what the slot holds; waits until a shortage is over, for the
     /// client has been accepted. `None` if the program can't be run, or skd is stopping.
     fn spawn(&mut self, service: usize) -> Option<(Spawned, Birth<'a>)> {
-        let plan = &self.lanes[service].served.plan;
+        let served = self.lanes[service].served;
+        let (plan, stock) = (&served.plan, served.stock.as_deref());
         loop {
             // So that the new child isn't taken for a stranger's. Two atomic additions.
             let birth = self.shared.births[self.index].begin();
             let environment = &mut self.lanes[service].environment;
-            let why = match self.spawner.spawn(plan, environment) {
+            let why = match self.spawner.spawn(plan, stock, environment) {
                 Ok(spawned) => return Some((spawned, birth)),
                 Err(why) => why,
             };

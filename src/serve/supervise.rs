@@ -158,6 +158,7 @@ fn launch(plan: &Plan, stack: &mut Stack, image: Option<&Image>) -> Result<Born,
         environment: environment.finish(),
         // One child: CHLD tells of its end as well, and of its stops besides.
         want_pidfd: false,
+        traced: false,
     };
     child::spawn(stack, launch)
         .map_err(|errno| Error::start(format!("no process for '{}'", plan.name()), errno))

@@ -14,7 +14,7 @@ use super::Phase;
 use super::control::Daemon;
 use super::key::Key;
 use super::upgrade::{refuse, words};
-use crate::child::program;
+use crate::child::{Stock, program};
 use crate::error::Reason;
 use crate::setup::executable::Executable;
 use crate::sys::events::Interest;
@@ -216,6 +216,9 @@ impl Daemon {
             return "a handler can't be started at the moment, or hangs before its exec; try again later".into();
         }
         self.status.reloading();
+        // No acceptor is giving a connection to one of them now; and the next image starts its own,
+        // with a thread that traces them as this image's can't any more.
+        self.shared.stocks().for_each(Stock::retire);
         let why = match self.write_state(next, true) {
             Ok(state) => {
                 let words = words(state.memory, "resume", &[]);
@@ -225,6 +228,7 @@ impl Daemon {
             }
             Err(reason) => format!("the state can't be written down: {}", reason.reason()),
         };
+        self.shared.stocks().for_each(Stock::resume);
         self.shared.enter_phase(Phase::Serving);
         self.status.ready(&self.shared);
         why

@@ -29,7 +29,7 @@ use super::room::{Stage, Visitor};
 use super::times::{HandedWatch, Watch};
 use super::{Rules, Shared, reread};
 use crate::child::environment::Variables;
-use crate::config::{Account, Admission, Identity};
+use crate::config::{Account, Identity, Service};
 use crate::error::Error;
 use crate::net::{HandedFile, HandedListener, Peer, SocketFile};
 use crate::report::{self, Cause, Event};
@@ -330,17 +330,17 @@ impl State {
     /// that may be read again. `asks` says whether names can be looked up.
     pub fn rules(
         &mut self,
-        wanted: &Admission,
+        wanted: &Service,
         common: &[CString],
         asks: bool,
     ) -> Result<Option<(Rules, RuleFiles)>, Errno> {
         let handed = self.rules.drain(..).next().flatten();
         match handed
-            .map(|handed| handed.resume(common, asks))
+            .map(|handed| handed.resume(common, wanted.ahead, asks))
             .transpose()?
         {
             // Another command line than that of the earlier image.
-            None if wanted.has_rules() => Err(Errno::EINVAL),
+            None if wanted.admission.has_rules() => Err(Errno::EINVAL),
             rules => Ok(rules),
         }
     }

@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::config::rule_file::{self, Fault};
-use crate::config::{Admission, Id, Prefix, Refused, Rule, RulePlace, look_up};
+use crate::config::{Ahead, Id, Prefix, Refused, Rule, RulePlace, Service, look_up};
 use crate::error::{Error, Reason};
 use crate::sys::descriptors::HandOver;
 use crate::sys::directory::{Directory, HandedDirectory};
@@ -33,6 +33,8 @@ pub struct RuleFiles {
     /// What has to be read; nothing, if they name no file.
     files: Option<Files>,
     names: Names,
+    /// How handlers are started before it is known which rule they are under, if they are.
+    ahead: Option<Ahead>,
 }
 
 /// The same for another image of this process.
@@ -88,7 +90,8 @@ impl Names {
 
 impl RuleFiles {
     /// Opens what must be in reach later; `None` if there are no rules.
-    pub fn open(admission: &Admission) -> Result<Option<Self>, Error> {
+    pub fn open(service: &Service) -> Result<Option<Self>, Error> {
+        let admission = &service.admission;
         let options = admission.rules.clone();
         let rules = admission.rules_file.as_deref();
         if !admission.has_rules() {
@@ -102,12 +105,13 @@ impl RuleFiles {
                 asks: true,
                 known: RefCell::default(),
             },
+            ahead: service.ahead,
         }))
     }
 
     /// Opens them and reads what they hold now, or says the first of what is wrong.
-    pub fn open_and_read(admission: &Admission) -> Result<Option<(Self, RuleList)>, Error> {
-        let Some(files) = Self::open(admission)? else {
+    pub fn open_and_read(service: &Service) -> Result<Option<(Self, RuleList)>, Error> {
+        let Some(files) = Self::open(service)? else {
             return Ok(None);
         };
         match files.read() {
@@ -170,6 +174,15 @@ impl RuleFiles {
         found: &mut RuleList,
         faults: &mut Vec<String>,
     ) {
+        if let Some(ahead) = self.ahead
+            && !rule.environment.is_empty()
+        {
+            let by = Place(&rule.place, of.map(|(path, _)| path));
+            faults.push(format!(
+                "{by}: env can't be used with {}: handlers run before it is known whose they are",
+                ahead.option()
+            ));
+        }
         let (Some(path), Some(files)) = (rule.file(), &self.files) else {
             return found.push((rule, Vec::new()));
         };
@@ -224,7 +237,11 @@ impl RuleFiles {
     }
 
     /// What an earlier image had. `asks` says whether names can be looked up.
-    pub fn resume(handed: HandedRuleFiles, asks: bool) -> Result<Self, Errno> {
+    pub fn resume(
+        handed: HandedRuleFiles,
+        ahead: Option<Ahead>,
+        asks: bool,
+    ) -> Result<Self, Errno> {
         let files = |files: HandedFiles| {
             let rules = files.rules.map(|(path, directory)| {
                 let directory = Directory::resume(directory)?;
@@ -245,6 +262,7 @@ impl RuleFiles {
                 asks,
                 known: RefCell::new(known.collect()),
             },
+            ahead,
         })
     }
 }

@@ -153,6 +153,8 @@ pub struct Launch<'a> {
     pub environment: Finished<'a>,
     /// Whether to ask for a pidfd with the clone (`CLONE_PIDFD`, Linux 5.2).
     pub want_pidfd: bool,
+    /// Whether the thread that makes it traces it from its exec on (ptrace(2), `PTRACE_TRACEME`).
+    pub traced: bool,
 }
 
 /// What a child could not do.
@@ -162,6 +164,8 @@ pub enum Stage {
     Descriptors,
     /// The step with this index.
     Step(usize),
+    /// Be traced.
+    Trace,
     /// Exec the program.
     Exec,
 }
@@ -254,10 +258,24 @@ fn run(launch: &Launch<'_>) -> Result<(), (Stage, Errno)> {
     match launch.image {
         None => Ok(()),
         Some(image) => {
+            // The last of all: a child that stops before its exec stops its parent for good.
+            if launch.traced {
+                be_traced().map_err(|errno| (Stage::Trace, errno))?;
+            }
             launch.environment.tell_own_id(std::process::id);
             Err((Stage::Exec, image.exec(launch.environment)))
         }
     }
+}
+
+/// Asks to be traced by the thread that has made this process, and not to outlive it: whoever traces
+/// says so too (`PTRACE_O_EXITKILL`), but only after the exec.
+fn be_traced() -> Result<(), Errno> {
+    // SAFETY: neither has arguments other than integers.
+    super::check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
+    // SAFETY: as above.
+    let traced = unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) };
+    Errno::result(traced).map(drop)
 }
 
 fn take_descriptors(launch: &Launch<'_>) -> Result<(), Errno> {

@@ -21,6 +21,8 @@ pub mod process;
 pub mod signals;
 pub mod sockets;
 pub mod thread;
+#[cfg(target_arch = "x86_64")]
+pub mod trace;
 
 use nix::errno::Errno;
 

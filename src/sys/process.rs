@@ -1,8 +1,10 @@
 //! Processes: making, waiting, leaving.
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 /// How a process ended (waitid(2), `si_code` and `si_status`).
@@ -45,6 +47,8 @@ impl Wait {
     pub const NOW: Self = Self(libc::WEXITED | libc::WNOHANG);
     /// Looks at a child that has ended and leaves it to be reaped.
     pub const PEEK: Self = Self(libc::WEXITED | libc::WNOHANG | libc::WNOWAIT);
+    /// The same, of children of this thread and of no other.
+    pub const PEEK_OWN: Self = Self(Self::PEEK.0 | libc::__WNOTHREAD);
     /// Reaps the child if it has ended, or says that it was stopped.
     pub const NOW_OR_STOPPED: Self = Self(libc::WEXITED | libc::WSTOPPED | libc::WNOHANG);
 }
@@ -78,7 +82,7 @@ pub fn wait(target: Target<'_>, how: Wait) -> Result<Option<(Pid, Change)>, Errn
     }
     let change = match info.si_code {
         libc::CLD_EXITED => Change::Ended(Ended::Exited(status as u8)),
-        libc::CLD_STOPPED => Change::Stopped,
+        libc::CLD_STOPPED | libc::CLD_TRAPPED => Change::Stopped,
         _ => Change::Ended(Ended::Killed(status)),
     };
     Ok(Some((Pid::from_raw(pid), change)))
@@ -94,6 +98,41 @@ pub fn open_pidfd(pid: Pid) -> Result<OwnedFd, Errno> {
     let fd = Errno::result(fd)?;
     // SAFETY: the kernel has just opened it for the caller; it is close-on-exec by itself.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Sends a signal to the process behind a pidfd, which may have been reaped
+/// (pidfd_send_signal(2), Linux 5.1).
+pub fn signal_by_pidfd(pidfd: impl AsFd, signal: Signal) -> Result<(), Errno> {
+    let fd = pidfd.as_fd().as_raw_fd();
+    let nothing: *const libc::siginfo_t = std::ptr::null();
+    // SAFETY: without an information the kernel makes its own, as kill(2) does.
+    let sent = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            fd,
+            signal as libc::c_int,
+            nothing,
+            0,
+        )
+    };
+    Errno::result(sent).map(drop)
+}
+
+/// Whether two descriptors of a process are of one open file (kcmp(2), `KCMP_FILE`).
+pub fn same_open_file(process: Pid, one: u32, other: u32) -> Result<bool, Errno> {
+    const FILE: libc::c_int = 0;
+    let pid = process.as_raw();
+    // SAFETY: the call takes integers.
+    let order = unsafe { libc::syscall(libc::SYS_kcmp, pid, pid, FILE, one, other) };
+    Errno::result(order).map(|order| order == 0)
+}
+
+/// Whether whoever executes this file gains capabilities by it (capabilities(7), File capabilities).
+pub fn grants_capabilities(file: &CStr) -> bool {
+    let name = c"security.capability";
+    // SAFETY: path and name end in NUL, and nothing is written to a buffer of no length.
+    let length = unsafe { libc::getxattr(file.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) };
+    length > 0
 }
 
 /// Whether this process inherits the children of others that have ended: it is process 1
@@ -189,7 +228,7 @@ pub fn has_capability(capability: Capability) -> bool {
 /// Has this process killed when its parent ends (prctl(2), `PR_SET_PDEATHSIG`), unless it executes
 /// a set-user-id program.
 pub fn end_with_parent() -> Result<(), Errno> {
-    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
 }
 
 /// Whether others of the same user may look into this process, and trace it (prctl(2),

@@ -5,7 +5,7 @@
 
 use crate::harness::{
     Conversation, DEADLINE, Directory, Holdings, Instance, Namespace, Over, Running, Skd, Syslog,
-    ask_unix_datagram, command, connect_unix, datagram_echo, echo, exists, ids, in_a_storm,
+    Way, ask_unix_datagram, command, connect_unix, datagram_echo, echo, exists, ids, in_a_storm,
     receive, requires_command, requires_descriptors, requires_root, send_unix_datagram, session,
     talk, threads, udp_client, unix_datagram_client, wait_for, wait_until, zombies,
 };
@@ -93,10 +93,18 @@ const ECHO: &str = "
         return 0;
     }";
 
-/// A skd with `options` that gives back what it gets, by TCP, by a unix socket and by UDP.
-fn echoing(directory: &Directory, options: &[&str]) -> Running {
-    Skd::new(["-t", "127.0.0.1:0", "-u", "127.0.0.1:0", "-l"])
+/// A skd with `options` that gives back what it gets, by TCP, by a unix socket and, where nothing is started ahead, by
+/// UDP.
+fn echoing(directory: &Directory, way: Way, options: &[&str]) -> Running {
+    let datagrams: &[_] = match way {
+        Way::Exec => &["-u", "127.0.0.1:0"],
+        // Which serves connections alone.
+        Way::Warm(_) | Way::Fork => &[],
+    };
+    Skd::new(["-t", "127.0.0.1:0", "-l"])
         .arg(directory.join("socket"))
+        .args(datagrams)
+        .args(way.options())
         .args(options)
         .run(directory.compile("echo", ECHO))
 }
@@ -206,16 +214,18 @@ struct Hell {
 
 impl Hell {
     /// Lets them loose, all at once.
-    fn run(&self) {
+    fn run(&self, way: Way) {
         requires_descriptors(2 * self.silent + self.half_open + self.dripping.0 + self.mob);
         let directory = Directory::new();
-        let skd = echoing(&directory, &[]);
-        let datagrams = skd.addresses()[1];
+        let skd = echoing(&directory, way, &[]);
+        let datagrams = skd.addresses().get(1).copied();
         for turn in 0..20 {
             behave(&skd, turn);
             vanish(&skd, turn);
         }
-        assert_eq!(ask_again_and_again(datagrams, b"warm"), b"warm");
+        if let Some(datagrams) = datagrams {
+            assert_eq!(ask_again_and_again(datagrams, b"warm"), b"warm");
+        }
         let before = Holdings::in_peace(&skd);
         let begin = Instant::now();
 
@@ -255,6 +265,7 @@ impl Hell {
             });
             scope.spawn(|| {
                 let _gone = Gone(&hostile);
+                let Some(datagrams) = datagrams else { return };
                 for turn in 0..self.floods {
                     flood(datagrams);
                     let said = bytes(turn, 1_000 + turn);
@@ -286,10 +297,10 @@ impl Hell {
         }
         drop((silent, local, deaf));
         println!(
-            "{} vanished, {} in a mob, {} datagrams; {} honest answers, all in full; {:?}; before {before:?}, at most {most:?}",
+            "{way:?}: {} vanished, {} in a mob, {} datagrams; {} honest answers, all in full; {:?}; before {before:?}, at most {most:?}",
             threads * turns,
             self.mob,
-            250 * self.floods,
+            datagrams.map_or(0, |_| 250 * self.floods),
             answered.load(Ordering::Relaxed),
             begin.elapsed(),
         );
@@ -323,7 +334,7 @@ fn clients_that_behave_are_answered_in_full_among_clients_from_hell() {
         floods: 5,
         honest: 20,
     };
-    hell.run();
+    Way::ALL.iter().for_each(|&way| hell.run(way));
 }
 
 #[test]
@@ -339,14 +350,18 @@ fn clients_that_behave_are_answered_in_full_among_thousands_from_hell() {
         floods: 30,
         honest: 300,
     };
-    hell.run();
+    Way::ALL.iter().for_each(|&way| hell.run(way));
 }
 
 #[test]
 fn clients_that_vanish_leave_their_places_to_others() {
+    Way::ALL.iter().for_each(|&way| places_are_left(way));
+}
+
+fn places_are_left(way: Way) {
     const PLACES: usize = 3;
     let directory = Directory::new();
-    let skd = echoing(&directory, &["-c", &PLACES.to_string()]);
+    let skd = echoing(&directory, way, &["-c", &PLACES.to_string()]);
     let before = Holdings::in_peace(&skd);
     thread::scope(|scope| {
         for first in 0..2 {
@@ -359,7 +374,8 @@ fn clients_that_vanish_leave_their_places_to_others() {
     for stream in &mut streams {
         echo(stream, b"all at once");
     }
-    assert_eq!(skd.children().len(), PLACES);
+    way.ready(&skd);
+    assert_eq!(way.serving(&skd).len(), PLACES);
     drop(streams);
     expect_as_before(&skd, &before);
 }
@@ -623,7 +639,9 @@ fn a_storm_of_signals_while_connections_are_served_does_no_harm() {
                 .refusing(libc::SYS_pidfd_open, Errno::ENOSYS)
         },
     ];
-    for machine in machines {
+    let plain = machines.map(|machine| (machine, Way::Exec));
+    let ahead = Way::AHEAD.iter().map(|&way| (machines[0], way));
+    for (machine, way) in plain.into_iter().chain(ahead) {
         let directory = Directory::new();
         let log = format!(">>{}", directory.name("log"));
         let skd = machine(Skd::new([
@@ -637,6 +655,7 @@ fn a_storm_of_signals_while_connections_are_served_does_no_harm() {
             "-l",
         ]))
         .arg(directory.join("socket"))
+        .args(way.options())
         .run("cat");
         let before = Holdings::in_peace(&skd);
         in_a_storm(&skd, &harmless, || {
@@ -676,9 +695,15 @@ fn whoever_was_accepted_before_the_end_is_answered_in_full() {
     let mut dice = Dice::new();
     for round in 0..6 {
         for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT] {
+            let way = Way::ALL[round % Way::ALL.len()];
+            if way != Way::Exec && signal == Signal::SIGHUP {
+                // It has another meaning there.
+                continue;
+            }
             let directory = Directory::new();
             let skd = Skd::new(["-vt", "127.0.0.1:0", "-P", &directory.name("pid"), "-l"])
                 .arg(directory.join("socket"))
+                .args(way.options())
                 .run("cat");
             let (address, answered) = (skd.address(), AtomicUsize::new(0));
             let over = AtomicBool::new(false);

@@ -18,6 +18,9 @@
 mod harness;
 
 mod admission;
+mod ahead_life;
+mod ahead_options;
+mod ahead_programs;
 mod architecture;
 mod background;
 mod bug_classes;

@@ -2,7 +2,7 @@
 //! `--nocapture` to see them.
 
 use crate::harness::{
-    DEADLINE, Directory, Holdings, Running, Skd, connect_unix, cpu_ticks, descriptors, echo,
+    DEADLINE, Directory, Holdings, Running, Skd, Way, connect_unix, cpu_ticks, descriptors, echo,
     idle_descriptors, poll_for, receive, requires_command, requires_descriptors, requires_root,
     rss_anon, status_field, talk, tampering, threads, wait_for, zombies,
 };
@@ -17,14 +17,16 @@ use std::time::{Duration, Instant};
 
 /// Serves so many connections, some by TCP and some by a unix socket, in ten parts, and looks at what is left and
 /// at whether the last part was served as the first.
-fn short_connections(count: usize) {
+fn short_connections(count: usize, way: Way) {
     let directory = Directory::new();
     // Little work for the kernel, so that much of it is skd's.
     let handler = directory.compile(
         "answer",
         "#include <unistd.h>\nint main(void) { return write(1, \"ok\\n\", 3) != 3; }",
     );
-    let skd = Skd::new(["-t", "0.0.0.0:0", "-l", &directory.name("socket")]).run(handler);
+    let skd = Skd::new(["-t", "0.0.0.0:0", "-l", &directory.name("socket")])
+        .args(way.options())
+        .run(handler);
     let serve = |count: usize| {
         let answered = |client: u8, turn: usize| {
             let mut answer = Vec::new();
@@ -46,7 +48,7 @@ fn short_connections(count: usize) {
             }
         });
         let time = begin.elapsed();
-        skd.wait_until("all are reaped", || skd.children().is_empty());
+        way.wait_idle(&skd);
         (time, cpu_ticks(skd.pid()) - ticks)
     };
     serve(400);
@@ -69,13 +71,21 @@ fn short_connections(count: usize) {
 
 #[test]
 fn nothing_is_left_of_ten_thousand_connections() {
-    short_connections(10_000);
+    short_connections(10_000, Way::Exec);
+}
+
+#[test]
+fn nothing_is_left_of_connections_for_which_handlers_stood_ready() {
+    for &way in Way::AHEAD {
+        short_connections(5_000, way);
+    }
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn nothing_is_left_of_a_million_connections() {
-    short_connections(1_000_000);
+    short_connections(1_000_000, Way::Exec);
+    short_connections(1_000_000, Way::Fork);
 }
 
 #[test]

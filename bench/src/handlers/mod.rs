@@ -1,6 +1,7 @@
 //! The programs that the servers run for a connection or a datagram.
 
 mod elf;
+mod lines;
 
 use std::fs;
 use std::io::Write;
@@ -31,6 +32,8 @@ pub(crate) enum Reply {
     Answer,
     /// [`ANSWER`] at once, the end when a byte comes or the client closes.
     Gate,
+    /// The line that the client sends, then the end, at the latest when the client has no more.
+    Line,
     /// Whatever the client sends.
     Echo,
     /// So many zero bytes, then the end.
@@ -42,7 +45,7 @@ pub(crate) enum Reply {
 /// All handlers, written into a folder of this run.
 #[derive(Debug)]
 pub(crate) struct Handlers {
-    answering: Vec<(HandlerName, Result<Handler, String>)>,
+    chosen: Vec<(HandlerName, Result<Handler, String>)>,
     pub gate: Handler,
     pub datagram: Handler,
     pub send: Handler,
@@ -51,13 +54,15 @@ pub(crate) struct Handlers {
 
 impl Handlers {
     pub(crate) fn prepare(folder: &Path, wanted: &[HandlerName], bulk_bytes: u64) -> Result<Self> {
-        let answering = wanted
+        let chosen = wanted
             .iter()
             .map(|name| {
-                (
-                    *name,
-                    answering(*name, folder).map_err(|e| format!("{e:#}")),
-                )
+                let handler = if name.reads_a_line() {
+                    lines::reading(*name, folder)
+                } else {
+                    answering(*name, folder)
+                };
+                (*name, handler.map_err(|e| format!("{e:#}")))
             })
             .collect();
         let bulk = folder.join("zeros");
@@ -73,7 +78,7 @@ impl Handlers {
             })
         };
         Ok(Self {
-            answering,
+            chosen,
             gate: native("gate", elf::Program::Gate, Reply::Gate)?,
             datagram: native("datagram", elf::Program::Datagram, Reply::Datagram)?,
             // cat moves 128 KiB at a time: the daemon, not the handler, would be what limits.
@@ -92,15 +97,24 @@ impl Handlers {
         })
     }
 
-    /// The handlers that answer and end, of those that were wanted and could be made.
+    /// The handlers that answer at once and end, of those that were wanted and could be made.
     pub(crate) fn answering(&self) -> impl Iterator<Item = &Handler> {
-        self.answering
+        self.made().filter(|handler| handler.reply == Reply::Answer)
+    }
+
+    /// Those that read a line first.
+    pub(crate) fn reading(&self) -> impl Iterator<Item = &Handler> {
+        self.made().filter(|handler| handler.reply == Reply::Line)
+    }
+
+    fn made(&self) -> impl Iterator<Item = &Handler> {
+        self.chosen
             .iter()
             .filter_map(|(_, handler)| handler.as_ref().ok())
     }
 
     pub(crate) fn missing(&self) -> impl Iterator<Item = (HandlerName, &str)> {
-        self.answering
+        self.chosen
             .iter()
             .filter_map(|(name, handler)| Some((*name, handler.as_ref().err()?.as_str())))
     }
@@ -124,6 +138,7 @@ fn answering(name: HandlerName, folder: &Path) -> Result<Handler> {
             let source = format!("#!{interpreter}\nprint(\"ok\")\n");
             vec![text(&script(folder, "python", &source)?)?]
         }
+        _ => bail!("'{}' speaks only when spoken to", name.as_str()),
     };
     Ok(Handler {
         name: name.as_str(),

@@ -1,5 +1,6 @@
 //! The clients.
 
+mod alone;
 mod bulk;
 mod datagram;
 mod held;
@@ -7,7 +8,7 @@ mod stream;
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -15,6 +16,7 @@ use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+pub(crate) use alone::{AloneLoad, AloneOutcome};
 pub(crate) use bulk::{BulkOutcome, echo, receive};
 pub(crate) use datagram::{DatagramLoad, DatagramOutcome};
 pub(crate) use held::{Held, hold};
@@ -88,6 +90,20 @@ fn connect(endpoint: &Endpoint, timeout: Duration) -> io::Result<Socket> {
     Ok(socket)
 }
 
+const LINE: usize = 17;
+
+/// A line that no other connection of this run sends: an answer that belongs to another client
+/// does not pass for the right one.
+fn next_line() -> [u8; LINE] {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let mut line = [b'\n'; LINE];
+    for (digit, place) in line[..LINE - 1].iter_mut().rev().zip(0_u32..) {
+        *digit = b"0123456789abcdef"[(number >> (4 * place) & 15) as usize];
+    }
+    line
+}
+
 /// One connection or datagram, to see whether a server serves.
 pub(crate) fn probe(endpoint: &Endpoint, reply: Reply, timeout: Duration) -> io::Result<()> {
     if let Endpoint::Udp(address) = endpoint {
@@ -95,6 +111,7 @@ pub(crate) fn probe(endpoint: &Endpoint, reply: Reply, timeout: Duration) -> io:
     }
     let mut socket = connect(endpoint, timeout)?;
     let mut received = Vec::new();
+    let mut expected = ANSWER.to_vec();
     match reply {
         Reply::Send(_) => {
             let mut one = [0];
@@ -105,10 +122,17 @@ pub(crate) fn probe(endpoint: &Endpoint, reply: Reply, timeout: Duration) -> io:
             socket.write_all(ANSWER)?;
             socket.shutdown(Shutdown::Write)?;
         }
+        Reply::Line => {
+            expected = next_line().to_vec();
+            socket.write_all(&expected)?;
+            received.resize(LINE, 0);
+            socket.read_exact(&mut received)?;
+            close_sending_side(&socket);
+        }
         Reply::Answer | Reply::Datagram => {}
     }
     socket.take(64).read_to_end(&mut received)?;
-    if received == ANSWER {
+    if received == expected {
         Ok(())
     } else {
         Err(io::Error::other(format!(
@@ -118,7 +142,28 @@ pub(crate) fn probe(endpoint: &Endpoint, reply: Reply, timeout: Duration) -> io:
     }
 }
 
+/// As a client does that has its answer: a handler that reads on finds the end of file. One that
+/// has left may have taken the connection with it, and that is just as well.
+fn close_sending_side(socket: &Socket) {
+    let _ = socket.shutdown(Shutdown::Write);
+}
+
 /// CPU time that this thread has used so far.
 fn thread_cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_line_comes_twice() {
+        let (one, other) = (next_line(), next_line());
+        assert_ne!(one, other);
+        for line in [one, other] {
+            assert!(line[..LINE - 1].iter().all(u8::is_ascii_hexdigit));
+            assert_eq!(line[LINE - 1], b'\n');
+        }
+    }
 }

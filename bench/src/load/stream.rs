@@ -1,8 +1,8 @@
 //! Short connections, one after another from each of several clients, as fast as they are
 //! answered.
 //!
-//! A client connects, reads to the end of file, compares and begins again. All clients of a
-//! thread share an epoll, so that the load costs little of the CPU that it leaves to the server.
+//! A client connects, says something if the handler waits for it, reads to the end of file,
+//! compares and begins again. All clients of a thread share an epoll, so that the load costs little of the CPU that it leaves to the server.
 
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,8 +12,8 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use socket2::Socket;
 
-use super::{Failures, socket_for, thread_cpu_time};
-use crate::handlers::ANSWER;
+use super::{Failures, LINE, close_sending_side, next_line, socket_for, thread_cpu_time};
+use crate::handlers::{ANSWER, Reply};
 use crate::peers::Endpoint;
 use crate::stats::Latencies;
 
@@ -27,8 +27,8 @@ pub(crate) struct StreamLoad<'a> {
     pub warm_up: Duration,
     pub window: Duration,
     pub timeout: Duration,
-    /// Send a byte after connecting, for the handler that waits for one.
-    pub poke: bool,
+    /// What the handler does, and so what it waits for.
+    pub reply: Reply,
     pub interrupted: &'a AtomicBool,
 }
 
@@ -108,6 +108,8 @@ struct Client {
     state: State,
     began: Instant,
     first: Option<Duration>,
+    /// Sent, and to come back, where the handler answers a line.
+    line: Option<[u8; LINE]>,
     received: usize,
     wrong: bool,
 }
@@ -117,7 +119,7 @@ enum State {
     Idle,
     /// The backlog of a unix socket was full: to be tried again, with the clock running.
     Backlogged,
-    /// To send a byte once connected.
+    /// To say something once connected.
     Connecting(Socket),
     Reading(Socket),
     Done,
@@ -187,6 +189,11 @@ impl<'a> Thread<'a> {
         Ok(self.outcome)
     }
 
+    /// Whether the handler waits for a word of the client's.
+    fn speaks_first(&self) -> bool {
+        matches!(self.load.reply, Reply::Gate | Reply::Line)
+    }
+
     fn is_over(&self, now: Instant) -> bool {
         now >= self.closes
             || self.outcome.failures.total() >= FAILURES_ENOUGH
@@ -219,6 +226,7 @@ impl<'a> Thread<'a> {
             State::Idle => {
                 *client = Client {
                     began: now,
+                    line: (self.load.reply == Reply::Line).then(next_line),
                     ..Client::new()
                 }
             }
@@ -230,7 +238,7 @@ impl<'a> Thread<'a> {
         }
         match self.connect(index as u64) {
             Ok(socket) => {
-                let connected = if self.load.poke {
+                let connected = if self.speaks_first() {
                     State::Connecting(socket)
                 } else {
                     State::Reading(socket)
@@ -258,7 +266,7 @@ impl<'a> Thread<'a> {
             connected => connected?,
         }
         // A connect that fails wakes the reader too, so only who has to write waits for that.
-        let flags = if self.load.poke {
+        let flags = if self.speaks_first() {
             EpollFlags::EPOLLOUT
         } else {
             READING
@@ -271,7 +279,8 @@ impl<'a> Thread<'a> {
         let client = &mut self.clients[index];
         match std::mem::replace(&mut client.state, State::Idle) {
             State::Connecting(socket) => {
-                if let Err(error) = (&socket).write(b"x") {
+                let words = client.line.as_ref().map_or(&b"x"[..], |line| line);
+                if let Err(error) = (&socket).write_all(words) {
                     return Ok(Fate::Failed(Failure::of(&error)));
                 }
                 let mut event = EpollEvent::new(READING, index as u64);
@@ -321,6 +330,7 @@ impl Client {
             state: State::Idle,
             began,
             first: None,
+            line: None,
             received: 0,
             wrong: false,
         }
@@ -328,18 +338,23 @@ impl Client {
 
     fn read(&mut self, mut socket: &Socket, flags: EpollFlags) -> Fate {
         let ended = flags.intersects(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP);
+        let line = self.line;
+        let answer = line.as_ref().map_or(ANSWER, |line| line);
         let mut buffer = [0; 64];
         loop {
             match socket.read(&mut buffer) {
-                Ok(0) if self.wrong || self.received != ANSWER.len() => {
+                Ok(0) if self.wrong || self.received != answer.len() => {
                     return Fate::Failed(Failure::Wrong);
                 }
                 Ok(0) => return Fate::Answered,
                 Ok(n) => {
                     self.first.get_or_insert_with(|| self.began.elapsed());
-                    let expected = ANSWER.get(self.received..self.received + n);
+                    let expected = answer.get(self.received..self.received + n);
                     self.wrong |= expected != Some(&buffer[..n]);
                     self.received += n;
+                    if line.is_some() && self.received == answer.len() && !ended {
+                        close_sending_side(socket);
+                    }
                     // Spares the read that would only tell that there is no more yet.
                     if !ended {
                         return Fate::Unfinished;
@@ -395,6 +410,10 @@ mod tests {
     }
 
     fn run(endpoint: &Endpoint, clients: usize) -> io::Result<StreamOutcome> {
+        run_for(Reply::Answer, endpoint, clients)
+    }
+
+    fn run_for(reply: Reply, endpoint: &Endpoint, clients: usize) -> io::Result<StreamOutcome> {
         let load = StreamLoad {
             endpoint,
             clients,
@@ -402,7 +421,7 @@ mod tests {
             warm_up: Duration::ZERO,
             window: Duration::from_millis(100),
             timeout: Duration::from_secs(5),
-            poke: false,
+            reply,
             interrupted: &AtomicBool::new(false),
         };
         load.run()
@@ -424,6 +443,40 @@ mod tests {
         assert_eq!(outcome.completed, 0);
         assert!(outcome.failures.wrong > 0);
         Ok(())
+    }
+
+    #[test]
+    fn lines_come_back_and_only_ones_own() -> io::Result<()> {
+        let outcome = run_for(Reply::Line, &parrot(|line| line)?, 3)?;
+        assert!(outcome.in_window > 0);
+        assert_eq!(outcome.failures, Failures::default());
+        let another = parrot(|mut line| {
+            line.swap(LINE - 2, LINE - 3);
+            line[0] = b'f';
+            line
+        })?;
+        let outcome = run_for(Reply::Line, &another, 3)?;
+        assert_eq!(outcome.completed, 0);
+        assert!(outcome.failures.wrong > 0);
+        Ok(())
+    }
+
+    /// Answers a line with what `answer` makes of it, as cat would: to the end of file.
+    fn parrot(answer: fn([u8; LINE]) -> [u8; LINE]) -> io::Result<Endpoint> {
+        let listener = TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
+        let SocketAddr::V4(address) = listener.local_addr()? else {
+            return Err(io::Error::other("not IPv4"));
+        };
+        std::thread::spawn(move || {
+            while let Ok((mut connection, _)) = listener.accept() {
+                let mut line = [0; LINE];
+                if connection.read_exact(&mut line).is_ok() {
+                    let _ = connection.write_all(&answer(line));
+                    let _ = connection.read(&mut line);
+                }
+            }
+        });
+        Ok(Endpoint::Tcp(address))
     }
 
     #[test]

@@ -7,12 +7,13 @@ use anyhow::Result;
 use super::Bench;
 use crate::handlers::{Handler, Reply};
 use crate::load::{self, BulkOutcome};
+use crate::options::Group;
 use crate::peers::{Endpoint, Peer, Transport};
 use crate::results::{BulkCell, BulkRound};
 
 pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
     for handler in [bench.handlers.send.clone(), bench.handlers.echo.clone()] {
-        for (peer, transport) in bench.usual_turns(round, true) {
+        for (peer, transport) in bench.usual_turns(round, Group::Bulk) {
             if !bench.step(round, &format!("bulk, {}: {}", handler.name, peer.name)) {
                 continue;
             }

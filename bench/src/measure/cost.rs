@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use super::{Bench, cpu_each};
 use crate::load::hold;
+use crate::options::Group;
 use crate::peers::{Peer, Server, Transport};
 use crate::results::{CostCell, CostRound};
 
@@ -14,7 +15,7 @@ use crate::results::{CostCell, CostRound};
 const WINDOWS: u32 = 2;
 
 pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
-    for (peer, transport) in bench.usual_turns(round, false) {
+    for (peer, transport) in bench.usual_turns(round, Group::Cost) {
         if !bench.step(round, &format!("cost: {}", peer.name)) {
             continue;
         }

@@ -10,6 +10,7 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use super::Bench;
 use crate::load::{Held, hold};
+use crate::options::Group;
 use crate::peers::Peer;
 use crate::proc::{self, ProcessTable};
 use crate::results::StreamKey;
@@ -21,7 +22,7 @@ const KIB_A_PROCESS: u64 = 400;
 pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
     let handler = bench.handlers.gate.clone();
     let clients = bench.settings.usual_clients();
-    for (peer, transport) in bench.usual_turns(round, false) {
+    for (peer, transport) in bench.usual_turns(round, Group::Live) {
         let Some(server) = bench.start(&peer, transport, &handler) else {
             for live in &bench.settings.live {
                 bench.step(round, &format!("{live} live: {}", peer.name));

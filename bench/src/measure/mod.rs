@@ -4,6 +4,7 @@
 //! one beginning each round. Whatever disturbs the machine for a while thus hits all of them, and
 //! not always the same one first.
 
+mod ahead;
 mod bulk;
 mod cost;
 mod datagram;
@@ -82,13 +83,14 @@ impl Bench {
                 format!("this handler is left out: {reason}"),
             );
         }
-        let groups: [(Group, Measurement); 6] = [
+        let groups: [(Group, Measurement); 7] = [
             (Group::Kernel, kernel::round),
             (Group::Rates, rates::round),
             (Group::Live, live::round),
             (Group::Cost, cost::round),
             (Group::Bulk, bulk::round),
             (Group::Datagram, datagram::round),
+            (Group::Ahead, ahead::round),
         ];
         let round = |bench: &mut Self, round| {
             for (group, measure) in groups {
@@ -140,22 +142,23 @@ impl Bench {
     }
 
     /// Where a comparison needs one kind of socket: TCP for those that have it, unix for the
-    /// others, and the base on both if there are others.
-    fn usual_turns(&self, round: u32, bulk: bool) -> Vec<(Peer, Transport)> {
+    /// others, and the base and its modes on both if there are others.
+    fn usual_turns(&self, round: u32, group: Group) -> Vec<(Peer, Transport)> {
         let streams = |peer: &Peer| {
             let tcp = peer.recipes.contains_key(&Transport::Tcp);
             let unix = peer.recipes.contains_key(&Transport::Unix);
             (tcp, unix)
         };
         let peers = self.turns(round, |peer| {
-            streams(peer) != (false, false) && (bulk || !peer.bulk_only)
+            streams(peer) != (false, false) && peer.takes_part(group)
         });
         let wanted = |transport| self.settings.transports.contains(&transport);
         let unix_needed = peers.iter().any(|peer| streams(peer) == (false, true));
         let mut turns = Vec::new();
         for peer in peers {
             let (tcp, unix) = streams(&peer);
-            let both = unix_needed && peer.name == self.settings.base;
+            let base = self.settings.base.as_str();
+            let both = unix_needed && (peer.name == base || peer.mode_of == Some(base));
             if tcp && wanted(Transport::Tcp) {
                 turns.push((peer.clone(), Transport::Tcp));
             }
@@ -189,6 +192,21 @@ impl Bench {
             .note(&peer.name, Some(transport), format!("{what}: {error:#}"));
     }
 
+    fn note_failed(
+        &mut self,
+        peer: &Peer,
+        transport: Transport,
+        clients: usize,
+        handler: &Handler,
+    ) {
+        let s = if clients == 1 { "" } else { "s" };
+        let what = format!(
+            "connections failed: {clients} client{s}, handler '{}'",
+            handler.name
+        );
+        self.results.note(&peer.name, Some(transport), what);
+    }
+
     /// Loads a running server for one window.
     fn load(
         &self,
@@ -197,14 +215,17 @@ impl Bench {
         clients: usize,
         window: Duration,
     ) -> Result<StreamOutcome> {
+        // What stands ready at the beginning must be used up, so that what counts is how fast it is
+        // replaced.
+        let warm_up = window / if handler.reply == Reply::Line { 4 } else { 10 };
         let load = StreamLoad {
             endpoint: &server.endpoint,
             clients,
             threads: self.settings.load_threads,
-            warm_up: window / 10,
+            warm_up,
             window,
             timeout: self.settings.timeout,
-            poke: handler.reply == Reply::Gate,
+            reply: handler.reply,
             interrupted: &self.interrupted,
         };
         Ok(load.run()?)
@@ -237,12 +258,7 @@ impl Bench {
         }
         let cpu = server.cpu_times()?.since(before);
         if outcome.failures.total() > 0 {
-            let what = format!("{} clients, handler '{}'", key.clients, key.handler);
-            self.results.note(
-                &peer.name,
-                Some(transport),
-                format!("connections failed: {what}"),
-            );
+            self.note_failed(peer, transport, key.clients, handler);
         }
         let each = |time| cpu_each(time, outcome.completed);
         let figures = StreamRound {

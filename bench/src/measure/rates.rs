@@ -4,13 +4,14 @@ use anyhow::Result;
 
 use super::Bench;
 use crate::handlers::Handler;
+use crate::options::Group;
 use crate::results::StreamKey;
 
 pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
     let handlers: Vec<Handler> = bench.handlers.answering().cloned().collect();
     for transport in bench.settings.transports.clone() {
         let peers = bench.turns(round, |peer| {
-            peer.recipes.contains_key(&transport) && !peer.bulk_only
+            peer.recipes.contains_key(&transport) && peer.takes_part(Group::Rates)
         });
         for handler in &handlers {
             for clients in bench.settings.clients.clone() {

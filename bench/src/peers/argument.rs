@@ -71,7 +71,9 @@ impl PeerArgument {
                 version: None,
                 recipes: BTreeMap::from([(self.transport, recipe)]),
                 processes_each: 1,
-                bulk_only: false,
+                only: None,
+                keeps_stock: false,
+                mode_of: None,
                 remark: BY_HAND,
             });
         }

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use super::version::{self, VersionOption};
 use super::{Peer, Recipe, Transport};
+use crate::options::Group;
 
 pub(super) struct Known {
     pub name: &'static str,
@@ -21,7 +22,9 @@ pub(super) struct Known {
     /// It leaves the foreground; who it is then stands in {pidfile}.
     daemonises: bool,
     processes_each: usize,
-    bulk_only: bool,
+    only: Option<Group>,
+    keeps_stock: bool,
+    mode_of: Option<&'static str>,
     remark: &'static str,
 }
 
@@ -36,7 +39,9 @@ const NONE: Known = Known {
     config: [None, None, None],
     daemonises: false,
     processes_each: 1,
-    bulk_only: false,
+    only: None,
+    keeps_stock: false,
+    mode_of: None,
     remark: "",
 };
 
@@ -57,6 +62,7 @@ pub(super) const KNOWN: &[Known] = &[
         package: "none: cargo build --release",
         version: VersionOption::Long,
         udp: Some("{program} --datagram-mode per-packet -u {address}:{port} {handler}"),
+        mode_of: Some("skd"),
         remark: "a handler for each datagram, many at once",
         ..NONE
     },
@@ -66,7 +72,35 @@ pub(super) const KNOWN: &[Known] = &[
         package: "none: cargo build --release",
         version: VersionOption::Long,
         udp: Some("{program} --datagram-mode per-peer -u {address}:{port} {handler}"),
+        mode_of: Some("skd"),
         remark: "a handler for each sender, many at once",
+        ..NONE
+    },
+    Known {
+        name: "skd-warm",
+        program: "skd",
+        package: "none: cargo build --release",
+        version: VersionOption::Long,
+        // Four for each of the usual eight clients, and few enough for 32 interpreters' memory.
+        tcp: Some("{program} --warm 32 -b 4096 -t {address}:{port} {handler}"),
+        unix: Some("{program} --warm 32 -b 4096 -l {path} {handler}"),
+        only: Some(Group::Ahead),
+        keeps_stock: true,
+        mode_of: Some("skd"),
+        remark: "up to 32 handlers stand ready, each for one connection",
+        ..NONE
+    },
+    Known {
+        name: "skd-fork-server",
+        program: "skd",
+        package: "none: cargo build --release",
+        version: VersionOption::Long,
+        tcp: Some("{program} --fork-server -b 4096 -t {address}:{port} {handler}"),
+        unix: Some("{program} --fork-server -b 4096 -l {path} {handler}"),
+        only: Some(Group::Ahead),
+        keeps_stock: true,
+        mode_of: Some("skd"),
+        remark: "one handler stands ready, and each connection has a fork of it",
         ..NONE
     },
     Known {
@@ -188,7 +222,7 @@ pub(super) const KNOWN: &[Known] = &[
         tcp: Some("{program} TCP4-LISTEN:{port},bind={address},backlog=4096,fork EXEC:{handler}"),
         unix: Some("{program} UNIX-LISTEN:{path},backlog=4096,fork EXEC:{handler}"),
         processes_each: 2,
-        bulk_only: true,
+        only: Some(Group::Bulk),
         remark: "socat as most use it: every byte passes through it",
         ..NONE
     },
@@ -286,7 +320,9 @@ impl Known {
             version: version::of(&program, self.package, self.version),
             recipes: recipes.collect(),
             processes_each: self.processes_each,
-            bulk_only: self.bulk_only,
+            only: self.only,
+            keeps_stock: self.keeps_stock,
+            mode_of: self.mode_of,
             remark: self.remark,
             program,
         }

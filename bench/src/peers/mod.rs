@@ -19,7 +19,7 @@ pub(crate) use recipe::{Endpoint, Recipe};
 pub(crate) use server::{Server, Workspace};
 
 use crate::handlers::find_in_path;
-use crate::options::Options;
+use crate::options::{Group, Options};
 
 /// What every server is started with, and so every handler: nothing of ours but the way to
 /// programs, since the kernel copies each variable for each process.
@@ -58,8 +58,12 @@ pub(crate) struct Peer {
     pub recipes: BTreeMap<Transport, Recipe>,
     /// Processes that one connection needs: 2 where a relay stands between socket and handler.
     pub processes_each: usize,
-    /// Measured with bulk data alone, since a sibling stands for the same program elsewhere.
-    pub bulk_only: bool,
+    /// Takes part in this group alone, since a sibling stands for the same program elsewhere.
+    pub only: Option<Group>,
+    /// Keeps processes ready that serve nobody yet.
+    pub keeps_stock: bool,
+    /// The server that this is with other options.
+    pub mode_of: Option<&'static str>,
     /// What a reader of its figures should know.
     pub remark: &'static str,
 }
@@ -74,6 +78,12 @@ pub(crate) struct Missing {
 pub(crate) struct Found {
     pub peers: Vec<Peer>,
     pub missing: Vec<Missing>,
+}
+
+impl Peer {
+    pub(crate) fn takes_part(&self, group: Group) -> bool {
+        self.only.is_none_or(|only| only == group)
+    }
 }
 
 /// Finds what is installed, adds what the command line brings, keeps what it selects.

@@ -72,6 +72,7 @@ impl Workspace {
 pub(crate) struct Server {
     child: Child,
     pid: i32,
+    keeps_stock: bool,
     pub endpoint: Endpoint,
     /// From the start of the program to the end of the first answer.
     pub first_answer: Duration,
@@ -108,6 +109,7 @@ impl Server {
         let mut server = Self {
             pid: child.id().cast_signed(),
             child,
+            keeps_stock: peer.keeps_stock,
             endpoint,
             first_answer: Duration::ZERO,
         };
@@ -189,8 +191,12 @@ impl Server {
                 .sum::<u64>())
     }
 
-    /// Waits until every handler has ended and been waited for, so that its CPU time counts.
+    /// Waits until every handler has ended and been waited for, so that its CPU time counts. Where
+    /// some stand ready, until they are all that is left.
     pub(crate) fn await_idle(&self, timeout: Duration) -> bool {
+        if self.keeps_stock {
+            return self.await_stock(Duration::from_millis(50), timeout) > 0;
+        }
         let began = Instant::now();
         loop {
             match ProcessTable::read() {
@@ -198,6 +204,28 @@ impl Server {
                 _ if began.elapsed() > timeout => return false,
                 _ => std::thread::sleep(Duration::from_millis(5)),
             }
+        }
+    }
+
+    /// Waits until as many processes stand ready as the server wants, which is when none is traced
+    /// any more on its way there and, for a while, none has come or gone. Says how many there are;
+    /// 0 also when it never comes to rest.
+    pub(crate) fn await_stock(&self, quiet: Duration, timeout: Duration) -> usize {
+        let began = Instant::now();
+        let (mut known, mut since) = (Vec::new(), began);
+        loop {
+            let mut ready =
+                ProcessTable::read().map_or_else(|_| Vec::new(), |t| t.descendants(self.pid));
+            ready.sort_unstable();
+            if ready != known || ready.iter().any(|pid| proc::is_traced(*pid)) {
+                (known, since) = (ready, Instant::now());
+            } else if since.elapsed() >= quiet {
+                return known.len();
+            }
+            if began.elapsed() > timeout {
+                return 0;
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 

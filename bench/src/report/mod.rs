@@ -11,7 +11,7 @@ mod table;
 use std::fs;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 pub(crate) use format::today;
 
@@ -19,7 +19,9 @@ use crate::peers::Found;
 use crate::results::Results;
 use table::{Align, Table};
 
-/// The folder of plots and data beside performance.md.
+const PAGE: &str = "performance.md";
+
+/// The folder of plots and data beside it.
 const FOLDER: &str = "performance";
 
 /// Where what people have written into performance.md begins; a new run keeps it.
@@ -43,22 +45,46 @@ pub(crate) fn print(results: &Results) {
     println!("\n{}", sections::soundness(results).join("\n"));
 }
 
-pub(crate) fn write(results: &Results, output: &Path) -> Result<()> {
+/// Whether there is a page that sections can be added to.
+pub(crate) fn check_page(output: &Path) -> Result<()> {
+    let page = output.join(PAGE);
+    if !page.is_file() {
+        bail!("--add: there is no '{}' to add to", page.display());
+    }
+    Ok(())
+}
+
+pub(crate) fn write(results: &Results, output: &Path, add: bool) -> Result<()> {
     let folder = output.join(FOLDER);
     fs::create_dir_all(&folder)?;
-    json::write(results, &folder.join("results.json"))?;
+    let groups: Vec<&str> = results
+        .settings
+        .groups
+        .iter()
+        .map(|group| group.as_str())
+        .collect();
+    let data = if add {
+        format!("results-{}.json", groups.join("-"))
+    } else {
+        "results.json".to_owned()
+    };
+    json::write(results, &folder.join(&data))?;
     let plots = plots::all(results);
     for plot in &plots {
         for theme in [svg::LIGHT, svg::DARK] {
             fs::write(folder.join(plot.file(&theme)), plot.render(&theme))?;
         }
     }
-    let page = output.join("performance.md");
-    let mut text = markdown::page(results, &plots);
-    if let Some(kept) = fs::read_to_string(&page).ok().as_deref().and_then(by_hand) {
-        text.push('\n');
-        text.push_str(kept);
-    }
+    let page = output.join(PAGE);
+    let earlier = fs::read_to_string(&page).ok();
+    let text = match &earlier {
+        Some(earlier) if add => markdown::added(earlier, results, &plots, &data),
+        _ => {
+            let kept = earlier.as_deref().and_then(by_hand);
+            let kept = kept.map_or_else(String::new, |kept| format!("\n{kept}"));
+            markdown::page(results, &plots) + &kept
+        }
+    };
     fs::write(&page, text)?;
     println!("\nWritten to {} and {}.", page.display(), folder.display());
     Ok(())

@@ -1,7 +1,7 @@
 //! Which plots there are and what they show.
 
 use super::format::thousands;
-use super::sections::rate_of;
+use super::sections::{rate_of, reading_handlers};
 use super::svg::{Bar, BarChart, Line, LineChart, Panel, Scale, Theme};
 use crate::peers::Transport;
 use crate::results::Results;
@@ -42,6 +42,10 @@ pub(super) fn all(results: &Results) -> Vec<Plot> {
     }
     for transport in [Transport::Tcp, Transport::Unix] {
         plots.extend(latency(results, transport));
+    }
+    for transport in [Transport::Tcp, Transport::Unix] {
+        plots.extend(ahead_rates(results, transport));
+        plots.extend(ahead_first_bytes(results, transport));
     }
     plots
 }
@@ -89,6 +93,78 @@ fn rates(results: &Results, transport: Transport) -> Option<Plot> {
     (!panels.is_empty()).then(|| Plot {
         name: named("rates", transport),
         title: format!("Connections a second, {transport}, {clients} clients"),
+        chart: Chart::Bars(BarChart { panels }),
+    })
+}
+
+fn ahead_rates(results: &Results, transport: Transport) -> Option<Plot> {
+    let clients = results.settings.usual_clients();
+    let bars = |handler: &str| {
+        let cells = results.ahead.iter().filter(|cell| {
+            let key = &cell.key;
+            key.transport == transport && key.handler == handler && key.clients == clients
+        });
+        let mut bars: Vec<Bar> = cells
+            .filter_map(|cell| Some(bar(results, &cell.key.server, rate_of(cell)?)))
+            .collect();
+        bars.sort_by(|a, b| b.value.median.total_cmp(&a.value.median));
+        bars
+    };
+    by_handler(
+        results,
+        named("ahead-rates", transport),
+        format!("Connections a second, handlers that read a line, {transport}, {clients} clients"),
+        bars,
+    )
+}
+
+fn ahead_first_bytes(results: &Results, transport: Transport) -> Option<Plot> {
+    let bars = |handler: &str| {
+        let cells = results
+            .ahead_alone
+            .iter()
+            .filter(|cell| cell.transport == transport && cell.handler == handler);
+        let mut bars: Vec<Bar> = cells
+            .filter_map(|cell| Some(bar(results, &cell.server, cell.first_byte()?)))
+            .collect();
+        bars.sort_by(|a, b| a.value.median.total_cmp(&b.value.median));
+        bars
+    };
+    by_handler(
+        results,
+        named("ahead-first-byte", transport),
+        format!("Microseconds to the first byte, {transport}, one client at a time"),
+        bars,
+    )
+}
+
+/// The base server stands out, in all its modes.
+fn bar(results: &Results, server: &str, value: Summary) -> Bar {
+    Bar {
+        label: server.to_owned(),
+        value,
+        emphasised: results.is_base(server),
+    }
+}
+
+fn by_handler(
+    results: &Results,
+    name: String,
+    title: String,
+    bars: impl Fn(&str) -> Vec<Bar>,
+) -> Option<Plot> {
+    let panels: Vec<Panel> = reading_handlers(results)
+        .into_iter()
+        .map(|handler| Panel {
+            title: format!("handler: {handler}"),
+            bars: bars(handler),
+            limit: None,
+        })
+        .filter(|panel| !panel.bars.is_empty())
+        .collect();
+    (!panels.is_empty()).then_some(Plot {
+        name,
+        title,
         chart: Chart::Bars(BarChart { panels }),
     })
 }

@@ -479,7 +479,7 @@ impl<'a> Passer<'a> {
         let shared: &'a Shared = self.shared;
         loop {
             let birth = shared.births[self.index].begin();
-            let why = match self.spawner.spawn(plan, &mut self.environment) {
+            let why = match self.spawner.spawn(plan, None, &mut self.environment) {
                 Ok(spawned) => return Some((spawned, birth)),
                 Err(why) => why,
             };

@@ -208,7 +208,7 @@ impl Lent {
             self.environment.line(variable);
         }
         peer.variables(|name, value| self.environment.set(name, value));
-        let spawned = spawner.spawn(&self.plan, &mut self.environment);
+        let spawned = spawner.spawn(&self.plan, None, &mut self.environment);
         // What may be left there is the listener, whose end nobody waits for.
         spawner.release();
         let Spawned { pid, pidfd } = spawned?;

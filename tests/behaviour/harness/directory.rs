@@ -66,6 +66,12 @@ impl Directory {
         self.compile_with(&["-static"], name, source)
     }
 
+    /// The same with shared libraries, as most programs are.
+    #[track_caller]
+    pub fn compile_shared(&self, name: &str, source: &str) -> PathBuf {
+        self.compile_with(&["-pie"], name, source)
+    }
+
     /// The same without the start of the C library: it begins with `_start`.
     #[track_caller]
     pub fn compile_bare(&self, name: &str, source: &str) -> PathBuf {

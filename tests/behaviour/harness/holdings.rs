@@ -1,7 +1,7 @@
 //! What skd holds: what may not grow with the number of connections that it has served.
 
 use super::process::{cpu_ticks, descriptors, rss_anon, threads};
-use super::{Instance, poll_for};
+use super::{Instance, Way, parked, poll_for};
 use std::time::Duration;
 
 #[derive(Debug)]
@@ -25,9 +25,11 @@ impl Holdings {
     pub fn in_peace(skd: &Instance) -> Self {
         // For a while, since the handlers of a queue of datagrams follow one another; and in that, idle.
         let mut ticks = 0;
+        let stock = Way::of(skd).stock();
         skd.wait_until("nobody is served any more", || {
             ticks = cpu_ticks(skd.pid());
-            let served = || (!skd.children().is_empty()).then_some(());
+            let ready = parked(skd.pid()).len();
+            let served = || (ready != stock || skd.children().len() != stock).then_some(());
             poll_for(Duration::from_millis(300), served).is_none()
         });
         let ticks = cpu_ticks(skd.pid()) - ticks;

@@ -16,6 +16,7 @@
 //! | `capture` | [`Capture`]: what was written to stdout and stderr, line by line |
 //! | `client` | connecting and talking |
 //! | `process` | what /proc says of a process |
+//! | `ahead` | [`Way`]: how handlers are made, and which stand ready |
 //! | `sockets` | what the kernel says of a process's sockets |
 //! | `namespace` | [`Namespace`]: private mounts and network |
 //! | `cgroup` | [`Cgroup`]: a limit of memory for all of a run |
@@ -32,6 +33,7 @@
 // No topic uses everything.
 #![allow(dead_code, unused_imports)]
 
+mod ahead;
 mod capture;
 mod cgroup;
 mod client;
@@ -53,6 +55,7 @@ mod syslog;
 mod tampering;
 mod terminal;
 
+pub use self::ahead::{Way, image, is_parked, parked, slay_if_parked};
 pub use self::capture::{Capture, Line, Source};
 pub use self::cgroup::Cgroup;
 pub use self::client::{

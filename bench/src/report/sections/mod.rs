@@ -1,5 +1,6 @@
 //! The figures in tables, by topic.
 
+mod ahead;
 mod cost;
 mod data;
 mod kernel;
@@ -23,11 +24,15 @@ pub(in crate::report) struct Section {
     pub(in crate::report) plots: &'static str,
 }
 
+/// The section on how the servers were started.
+pub(in crate::report) const SERVERS: &str = "Servers";
+
 /// Those that have figures.
 pub(in crate::report) fn all(results: &Results) -> Vec<Section> {
     let sections = [
         rates::rates(results),
         rates::ratios(results),
+        ahead::ahead(results),
         live::live(results),
         latency::latency(results),
         kernel::kernel(results),
@@ -94,7 +99,7 @@ pub(in crate::report) fn soundness(results: &Results) -> Vec<String> {
             results.machine.load_before
         ));
     }
-    let failed = results.failed_connections(None);
+    let failed = results.failed_connections(|_| true);
     lines.push(if failed == 0 {
         "Every connection of the rates was answered in full.".to_owned()
     } else {
@@ -180,6 +185,18 @@ fn handlers(results: &Results) -> Vec<&'static str> {
         .settings
         .handlers
         .iter()
+        .filter(|handler| !handler.reads_a_line())
+        .map(|handler| handler.as_str())
+        .collect()
+}
+
+/// Those of the section on handlers started ahead.
+pub(in crate::report) fn reading_handlers(results: &Results) -> Vec<&'static str> {
+    results
+        .settings
+        .handlers
+        .iter()
+        .filter(|handler| handler.reads_a_line())
         .map(|handler| handler.as_str())
         .collect()
 }

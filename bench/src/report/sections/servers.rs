@@ -1,6 +1,6 @@
 //! Which servers were measured, and how they were started.
 
-use super::Section;
+use super::{SERVERS, Section};
 use crate::report::format::NOTHING;
 use crate::report::table::{Align, Table};
 use crate::results::Results;
@@ -21,7 +21,7 @@ pub(super) fn servers(results: &Results) -> Section {
         }
     }
     Section {
-        title: "Servers",
+        title: SERVERS,
         text: "All with their limits opened, the longest backlog that they take, and look-ups and \
                logging off.",
         tables: vec![table],

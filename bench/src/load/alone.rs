@@ -1,0 +1,170 @@
+//! One client at a time, with a pause after each connection: how long somebody waits who has the
+//! server to himself.
+
+use std::io::{self, Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use super::{Failures, LINE, close_sending_side, connect, next_line};
+use crate::peers::Endpoint;
+use crate::stats::Latencies;
+
+#[derive(Clone, Copy)]
+pub(crate) struct AloneLoad<'a> {
+    pub endpoint: &'a Endpoint,
+    pub window: Duration,
+    /// Between the end of one connection and the beginning of the next.
+    pub pause: Duration,
+    pub timeout: Duration,
+    pub interrupted: &'a AtomicBool,
+}
+
+#[derive(Debug)]
+pub(crate) struct AloneOutcome {
+    pub failures: Failures,
+    /// From the call of connect to the first byte.
+    pub first: Latencies,
+    /// From the call of connect to the end of file.
+    pub end: Latencies,
+}
+
+/// With more failures than this the rest of the window tells nothing more.
+const FAILURES_ENOUGH: u64 = 20;
+
+impl AloneLoad<'_> {
+    /// Lines that are to come back, one connection each, for as long as the window is open.
+    pub(crate) fn run(&self) -> AloneOutcome {
+        let mut outcome = AloneOutcome {
+            failures: Failures::default(),
+            first: Latencies::new(),
+            end: Latencies::new(),
+        };
+        let closes = Instant::now() + self.window;
+        while Instant::now() < closes
+            && outcome.failures.total() < FAILURES_ENOUGH
+            && !self.interrupted.load(Ordering::Relaxed)
+        {
+            match self.exchange() {
+                Ok(Some((first, end))) => {
+                    outcome.first.record(first);
+                    outcome.end.record(end);
+                }
+                Ok(None) => outcome.failures.wrong += 1,
+                Err(error) => *counter(&mut outcome.failures, &error) += 1,
+            }
+            std::thread::sleep(self.pause);
+        }
+        outcome
+    }
+
+    /// How long the first byte and the end took; `None` if the answer was another.
+    fn exchange(&self) -> io::Result<Option<(Duration, Duration)>> {
+        let line = next_line();
+        let began = Instant::now();
+        let mut socket = connect(self.endpoint, self.timeout)?;
+        socket.write_all(&line)?;
+        // More than the answer, so that an answer too long is seen.
+        let mut received = [0; LINE + 1];
+        let mut length = socket.read(&mut received)?;
+        let first = began.elapsed();
+        let mut closed = false;
+        while length > 0 && length <= LINE {
+            if length == LINE && !closed {
+                close_sending_side(&socket);
+                closed = true;
+            }
+            match socket.read(&mut received[length..])? {
+                0 => break,
+                n => length += n,
+            }
+        }
+        let end = began.elapsed();
+        Ok((received[..length] == line).then_some((first, end)))
+    }
+}
+
+fn counter<'a>(failures: &'a mut Failures, error: &io::Error) -> &'a mut u64 {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => &mut failures.refused,
+        // What SO_RCVTIMEO makes of a read that takes too long, and of a connect SO_SNDTIMEO.
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => &mut failures.late,
+        _ if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => &mut failures.late,
+        _ => &mut failures.reset,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
+
+    use super::*;
+
+    type Answer = fn(&[u8]) -> Vec<u8>;
+
+    /// Answers each line by what `answer` makes of it.
+    fn server(answer: Answer) -> io::Result<Endpoint> {
+        let listener = TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
+        let SocketAddr::V4(address) = listener.local_addr()? else {
+            return Err(io::Error::other("not IPv4"));
+        };
+        std::thread::spawn(move || {
+            while let Ok((mut connection, _)) = listener.accept() {
+                let mut line = [0; LINE];
+                if connection.read_exact(&mut line).is_ok() {
+                    let _ = connection.write_all(&answer(&line));
+                }
+            }
+        });
+        Ok(Endpoint::Tcp(address))
+    }
+
+    fn run(endpoint: &Endpoint, timeout: Duration) -> AloneOutcome {
+        let load = AloneLoad {
+            endpoint,
+            window: Duration::from_millis(100),
+            pause: Duration::from_millis(1),
+            timeout,
+            interrupted: &AtomicBool::new(false),
+        };
+        load.run()
+    }
+
+    #[test]
+    fn right_answers_are_timed() -> io::Result<()> {
+        let outcome = run(&server(<[u8]>::to_vec)?, Duration::from_secs(5));
+        assert!(outcome.first.len() > 0);
+        assert_eq!(outcome.end.len(), outcome.first.len());
+        assert_eq!(outcome.failures, Failures::default());
+        Ok(())
+    }
+
+    #[test]
+    fn other_short_and_long_answers_are_failures() -> io::Result<()> {
+        let answers: [Answer; 4] = [
+            |_| b"0000000000000000\n".to_vec(),
+            |line| line[..LINE - 1].to_vec(),
+            |line| [line, b"\n"].concat(),
+            |_| Vec::new(),
+        ];
+        for answer in answers {
+            let outcome = run(&server(answer)?, Duration::from_secs(5));
+            assert_eq!(outcome.first.len(), 0);
+            assert!(outcome.failures.wrong > 0);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn nobody_there_and_nobody_who_answers_are_told_apart() -> io::Result<()> {
+        let listener = TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
+        let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, listener.local_addr()?.port());
+        let silent = run(&Endpoint::Tcp(address), Duration::from_millis(20));
+        assert!(silent.failures.late > 0);
+        drop(listener);
+        let gone = run(&Endpoint::Tcp(address), Duration::from_millis(20));
+        assert!(gone.failures.refused > 0);
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! Programs that read a line and answer it, started at the connection or ahead of it: how soon one
+//! client at a time has an answer, and how many connections a second there are for several.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::Bench;
+use crate::handlers::Handler;
+use crate::load::{AloneLoad, AloneOutcome};
+use crate::options::Group;
+use crate::peers::{Peer, Server, Transport};
+use crate::results::{AloneCell, AloneRound, Percentiles, StreamKey};
+
+/// A stock is complete when nothing comes or goes for so long; in a quick run, a third of it.
+const QUIET: Duration = Duration::from_millis(300);
+const STOCK_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
+    let handlers: Vec<Handler> = bench.handlers.reading().cloned().collect();
+    let clients = bench.settings.usual_clients();
+    for mut handler in handlers {
+        if bench.settings.quick {
+            handler.windows = 1;
+        }
+        for (peer, transport) in bench.usual_turns(round, Group::Ahead) {
+            let what = format!(
+                "{transport}, {}, 1 and {clients} clients: {}",
+                handler.name, peer.name
+            );
+            if !bench.step(round, &what) {
+                continue;
+            }
+            let Some(server) = bench.start(&peer, transport, &handler) else {
+                continue;
+            };
+            if !is_stocked(bench, &peer, transport, &server, &handler) {
+                continue;
+            }
+            alone(bench, round, &peer, transport, &server, &handler);
+            is_stocked(bench, &peer, transport, &server, &handler);
+            let key = StreamKey {
+                server: peer.name.clone(),
+                transport,
+                handler: handler.name,
+                clients,
+                live: 0,
+            };
+            bench.measure_stream(round, &peer, &server, &handler, key, |results| {
+                &mut results.ahead
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Waits until as many handlers stand ready as will. A server that keeps none where it should
+/// would be measured as something else than its name says.
+fn is_stocked(
+    bench: &mut Bench,
+    peer: &Peer,
+    transport: Transport,
+    server: &Server,
+    handler: &Handler,
+) -> bool {
+    let quiet = QUIET / if bench.settings.quick { 3 } else { 1 };
+    if !peer.keeps_stock || server.await_stock(quiet, STOCK_TIMEOUT) > 0 {
+        return true;
+    }
+    let what = format!("keeps no handler '{}' ready", handler.name);
+    bench.results.note(&peer.name, Some(transport), what);
+    false
+}
+
+/// So that who keeps a stock has replaced what a client took when the next one comes: longer than
+/// the handler takes to start.
+const fn pause(handler: &Handler) -> Duration {
+    Duration::from_millis(if is_slow(handler) { 100 } else { 10 })
+}
+
+const fn is_slow(handler: &Handler) -> bool {
+    handler.windows > 1
+}
+
+fn alone(
+    bench: &mut Bench,
+    round: u32,
+    peer: &Peer,
+    transport: Transport,
+    server: &Server,
+    handler: &Handler,
+) {
+    // With long pauses few connections fit in.
+    let longer = if is_slow(handler) { 2 } else { 1 };
+    let load = AloneLoad {
+        endpoint: &server.endpoint,
+        window: bench.settings.window * handler.windows * longer,
+        pause: pause(handler),
+        timeout: bench.settings.timeout,
+        interrupted: &bench.interrupted,
+    };
+    let outcome = load.run();
+    if outcome.failures.total() > 0 {
+        bench.note_failed(peer, transport, 1, handler);
+    }
+    book(bench, round, peer, transport, handler, &outcome);
+}
+
+fn book(
+    bench: &mut Bench,
+    round: u32,
+    peer: &Peer,
+    transport: Transport,
+    handler: &Handler,
+    outcome: &AloneOutcome,
+) {
+    let cells = &mut bench.results.ahead_alone;
+    let same = |cell: &AloneCell| {
+        cell.server == peer.name && cell.transport == transport && cell.handler == handler.name
+    };
+    let index = cells.iter().position(same).unwrap_or_else(|| {
+        cells.push(AloneCell::new(peer.name.clone(), transport, handler.name));
+        cells.len() - 1
+    });
+    let cell = &mut cells[index];
+    cell.first_byte.add(&outcome.first);
+    cell.end.add(&outcome.end);
+    cell.rounds.push(AloneRound {
+        round,
+        completed: outcome.first.len(),
+        failures: outcome.failures,
+        first_byte: Percentiles::of(&outcome.first),
+        end: Percentiles::of(&outcome.end),
+    });
+}

@@ -1,0 +1,270 @@
+//! Handlers that are started ahead of their clients, beside those that are not.
+
+use super::{Section, by_speed, clients_text, find, rate_of, rate_text, reading_handlers};
+use crate::peers::Transport;
+use crate::report::format::{NOTHING, micros, ratio, spread, thousands};
+use crate::report::table::Table;
+use crate::results::{AloneCell, Results, StreamCell};
+use crate::stats::Summary;
+
+const WARM: &str = "skd-warm";
+const FORK_SERVER: &str = "skd-fork-server";
+
+/// Of the fork server: connections a second over those of the best peer, at least.
+const RATE_GOALS: [(&str, f64); 5] = [
+    ("cat", 2.5),
+    ("bash", 2.5),
+    ("perl", 10.0),
+    ("python-quick", 25.0),
+    ("python-full", 3.0),
+];
+
+/// Of warm handlers: the time to the first byte over that of plain exec, at most.
+const FIRST_BYTE_GOALS: [(&str, f64); 4] = [
+    ("cat", 1.0 / 3.0),
+    ("perl", 1.0 / 20.0),
+    ("python-quick", 1.0 / 20.0),
+    ("python-full", 1.0 / 20.0),
+];
+
+pub(super) fn ahead(results: &Results) -> Section {
+    let mut tables = Vec::new();
+    for transport in [Transport::Tcp, Transport::Unix] {
+        tables.push(rates(results, transport));
+        tables.push(first_bytes(results, transport));
+    }
+    // Of the peers, most have no unix sockets.
+    tables.push(over_best_peer(results, Transport::Tcp));
+    tables.push(share_of_plain(results, Transport::Tcp));
+    Section {
+        title: "Handlers started ahead",
+        text: "Real programs that read one line and answer with it; every answer is compared. \
+               *skd-warm* is skd with `--warm 32`, *skd-fork-server* with `--fork-server`; skd \
+               itself, like all others, starts the program when the connection has come. The \
+               handlers: *cat*, unmodified; *bash*, a script of two builtins; *perl*, a script \
+               that loads nine core modules; *python-quick*, a script that imports seven and leaves \
+               by `os._exit`; *python-full*, the same by Python's full exit. Measuring begins when \
+               all that should stand ready does. Rates are counted after a quarter of the time, \
+               when it is used up and replaced at the rate that the machine allows. The time to the \
+               first byte is that of one client at a time, who pauses for 10 ms after each \
+               connection, or 100 ms with Perl and Python: the median of the rounds' medians, and \
+               the 99th percentile of all.",
+        tables,
+        plots: "ahead",
+    }
+}
+
+fn rates(results: &Results, transport: Transport) -> Table {
+    let clients = results.settings.usual_clients();
+    let title = format!(
+        "Connections a second, {transport}, {}",
+        clients_text(clients)
+    );
+    table_by_server(results, title, |server, handler| {
+        let cell = find(&results.ahead, server, transport, handler, clients)?;
+        Some((rate_of(cell)?.median, rate_text(Some(cell))))
+    })
+}
+
+fn first_bytes(results: &Results, transport: Transport) -> Table {
+    let title = format!("Time to the first byte, {transport}, one client at a time: median, p99");
+    table_by_server(results, title, |server, handler| {
+        let cell = alone(results, server, transport, handler)?;
+        let median = cell.first_byte()?.median;
+        let p99 = cell.first_byte.percentile(99.0);
+        let p99 = p99.map_or_else(|| NOTHING.to_owned(), |p99| time(p99 as f64));
+        let mark = if cell.failures().total() > 0 {
+            " (!)"
+        } else {
+            ""
+        };
+        Some((-median, format!("{}, {p99}{mark}", time(median))))
+    })
+}
+
+/// A column for each handler; the server that does best with the first one of them first.
+fn table_by_server(
+    results: &Results,
+    title: String,
+    cell: impl Fn(&str, &str) -> Option<(f64, String)>,
+) -> Table {
+    let handlers = reading_handlers(results);
+    let columns = handlers.iter().map(|name| (*name).to_owned());
+    let mut table = Table::of_figures(title, "server", columns);
+    let weight = |server: &str| {
+        let mut cells = handlers.iter().map(|handler| cell(server, handler));
+        cells.find_map(|cell| cell.map(|(weight, _)| weight))
+    };
+    for server in by_speed(results, weight) {
+        let cells = handlers.iter().map(|handler| {
+            cell(&server, handler).map_or_else(|| NOTHING.to_owned(), |(_, text)| text)
+        });
+        table.row([server.clone()].into_iter().chain(cells));
+    }
+    table
+}
+
+fn over_best_peer(results: &Results, transport: Transport) -> Table {
+    let clients = results.settings.usual_clients();
+    let base = &results.settings.base;
+    let title = format!(
+        "Connections a second over the best peer's, {transport}, {}",
+        clients_text(clients)
+    );
+    let columns = ["best peer", base, WARM, FORK_SERVER, "goal", "reached"].map(str::to_owned);
+    let mut table = Table::of_figures(title, "handler", columns);
+    for handler in reading_handlers(results) {
+        let cell = |server: &str| find(&results.ahead, server, transport, handler, clients);
+        let Some((best, rate)) = best_peer(results, cell) else {
+            continue;
+        };
+        let over = |server: &str| cell(server)?.ratio_to(best);
+        let goal = goal(&RATE_GOALS, handler);
+        let reached = verdict(over(FORK_SERVER), goal, |ratio, goal| ratio >= goal);
+        table.row([
+            handler.to_owned(),
+            format!("{}: {}", best.key.server, thousands(rate)),
+            spread(over(base), ratio),
+            spread(over(WARM), ratio),
+            spread(over(FORK_SERVER), ratio),
+            goal.map_or_else(
+                || NOTHING.to_owned(),
+                |goal| format!("{FORK_SERVER} ≥ {goal}"),
+            ),
+            reached,
+        ]);
+    }
+    table
+}
+
+fn share_of_plain(results: &Results, transport: Transport) -> Table {
+    let base = &results.settings.base;
+    let title =
+        format!("Time to the first byte as a share of {base}'s, {transport}, one client at a time");
+    let columns = [base, WARM, FORK_SERVER, "goal", "reached"].map(str::to_owned);
+    let mut table = Table::of_figures(title, "handler", columns);
+    for handler in reading_handlers(results) {
+        let cell = |server: &str| alone(results, server, transport, handler);
+        let Some((plain, median)) =
+            cell(base).and_then(|plain| Some((plain, plain.first_byte()?.median)))
+        else {
+            continue;
+        };
+        let share = |server: &str| cell(server)?.share_of(plain);
+        if share(WARM).or_else(|| share(FORK_SERVER)).is_none() {
+            continue;
+        }
+        let goal = goal(&FIRST_BYTE_GOALS, handler);
+        let reached = verdict(share(WARM), goal, |share, goal| share <= goal);
+        table.row([
+            handler.to_owned(),
+            time(median),
+            spread(share(WARM), thousandths),
+            spread(share(FORK_SERVER), thousandths),
+            goal.map_or_else(
+                || NOTHING.to_owned(),
+                |goal| format!("{WARM} ≤ {}", thousandths(goal)),
+            ),
+            reached,
+        ]);
+    }
+    table
+}
+
+/// The fastest of those that are not the base server in some mode, and its median.
+fn best_peer<'a>(
+    results: &Results,
+    cell: impl Fn(&str) -> Option<&'a StreamCell>,
+) -> Option<(&'a StreamCell, f64)> {
+    let peers = results.servers.iter().map(|server| server.name.as_str());
+    peers
+        .filter(|server| !results.is_base(server))
+        .filter_map(|server| {
+            let cell = cell(server)?;
+            Some((cell, rate_of(cell)?.median))
+        })
+        .filter(|(_, rate)| *rate > 0.0)
+        .max_by(|a, b| a.1.total_cmp(&b.1))
+}
+
+fn alone<'a>(
+    results: &'a Results,
+    server: &str,
+    transport: Transport,
+    handler: &str,
+) -> Option<&'a AloneCell> {
+    results.ahead_alone.iter().find(|cell| {
+        cell.server == server && cell.transport == transport && cell.handler == handler
+    })
+}
+
+fn goal(goals: &[(&str, f64)], handler: &str) -> Option<f64> {
+    let goal = goals.iter().find(|(name, _)| *name == handler)?;
+    Some(goal.1)
+}
+
+fn verdict(
+    figure: Option<Summary>,
+    goal: Option<f64>,
+    reaches: impl Fn(f64, f64) -> bool,
+) -> String {
+    let reached = figure
+        .zip(goal)
+        .map(|(figure, goal)| reaches(figure.median, goal));
+    match reached {
+        Some(true) => "yes",
+        Some(false) => "no",
+        None => NOTHING,
+    }
+    .to_owned()
+}
+
+/// Microseconds, with a decimal where they make few milliseconds.
+fn time(figure: f64) -> String {
+    if (10_000.0..100_000.0).contains(&figure) {
+        format!("{:.1} ms", figure / 1000.0)
+    } else {
+        micros(figure)
+    }
+}
+
+fn thousandths(figure: f64) -> String {
+    format!("{figure:.3}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn goals_are_reached_or_not() {
+        let figure = |median| Summary::of([median]);
+        let at_least = |figure: f64, goal: f64| figure >= goal;
+        assert_eq!(goal(&RATE_GOALS, "perl"), Some(10.0));
+        assert_eq!(goal(&FIRST_BYTE_GOALS, "bash"), None);
+        assert_eq!(verdict(figure(2.5), Some(2.5), at_least), "yes");
+        assert_eq!(verdict(figure(2.4), Some(2.5), at_least), "no");
+        assert_eq!(verdict(figure(2.4), None, at_least), NOTHING);
+        assert_eq!(verdict(None, Some(2.5), at_least), NOTHING);
+    }
+
+    #[test]
+    fn goals_are_set_for_handlers_that_there_are() {
+        use clap::ValueEnum;
+        let names: Vec<&str> = crate::options::HandlerName::value_variants()
+            .iter()
+            .filter(|handler| handler.reads_a_line())
+            .map(|handler| handler.as_str())
+            .collect();
+        for (name, _) in RATE_GOALS.iter().chain(&FIRST_BYTE_GOALS) {
+            assert!(names.contains(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn times_are_short_and_tell_enough() {
+        assert_eq!(time(220.0), "220 µs");
+        assert_eq!(time(15_740.0), "15.7 ms");
+        assert_eq!(time(123_456.0), "123 ms");
+    }
+}

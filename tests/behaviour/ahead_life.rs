@@ -1,0 +1,1393 @@
+//! The life of handlers that stand ready and of those that are made of them: nobody can tell them from others that
+//! were started when their clients came, and nothing that happens to them costs a client its answer.
+
+use crate::harness::{
+    DEADLINE, Directory, Instance, Over, Running, Skd, Way, children, connect_from, connect_unix,
+    descriptors, echo, exists, image, in_a_storm, is_parked, parent, parked, poll_for,
+    process_group, receive, requires_command, requires_descriptors, requires_root, session,
+    signal_masks, slay_if_parked, stat_field, status_field, talk, threads, try_talk, wait_until,
+    zombies,
+};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+/// A skd that says what it does, on a free port.
+fn with(way: Way, options: &[&str]) -> Skd {
+    Skd::new(["-v", "-t", "127.0.0.1:0"])
+        .args(way.options())
+        .args(options)
+}
+
+// What a handler is.
+
+/// What the kernel says of a process that is the same for each handler of a service.
+fn character(pid: i32) -> BTreeMap<String, String> {
+    let read = |name: &str| {
+        let text = fs::read_to_string(format!("/proc/{pid}/{name}"));
+        text.unwrap_or_else(|error| panic!("{name} of {pid}: {error}"))
+    };
+    let link = |name: &str| {
+        let target = fs::read_link(format!("/proc/{pid}/{name}")).unwrap();
+        target.to_str().unwrap().to_owned()
+    };
+    let mut found = BTreeMap::new();
+    let mut note = |name: &str, value: String| {
+        found.insert(name.to_owned(), value);
+    };
+    for name in ["exe", "cwd", "root"] {
+        note(name, link(name));
+    }
+    for name in [
+        "cmdline",
+        "comm",
+        "limits",
+        "cgroup",
+        "oom_score_adj",
+        "personality",
+        "coredump_filter",
+        "loginuid",
+        "timerslack_ns",
+        "timers",
+        "uid_map",
+    ] {
+        note(name, read(name));
+    }
+    for line in read("status").lines() {
+        let (name, value) = line.split_once(':').unwrap();
+        let of_all = [
+            "Umask",
+            "TracerPid",
+            "Uid",
+            "Gid",
+            "FDSize",
+            "Groups",
+            "Threads",
+            "SigPnd",
+            "ShdPnd",
+            "SigBlk",
+            "SigIgn",
+            "SigCgt",
+            "CapInh",
+            "CapPrm",
+            "CapEff",
+            "CapBnd",
+            "CapAmb",
+            "NoNewPrivs",
+            "Seccomp",
+            "THP_enabled",
+            "Cpus_allowed",
+            "CoreDumping",
+        ];
+        if of_all.contains(&name) {
+            note(name, value.trim().to_owned());
+        }
+    }
+    // Terminal, flags of the signal at its end, nice value, policy, and the like.
+    for (number, name) in [
+        (7, "tty"),
+        (18, "priority"),
+        (19, "nice"),
+        (38, "exit signal"),
+        (41, "policy"),
+    ] {
+        note(name, stat_field(pid, number).unwrap());
+    }
+    note(
+        "session",
+        (session(pid) == session(parent(pid).unwrap())).to_string(),
+    );
+    note(
+        "leads its group",
+        (process_group(pid) == Some(pid)).to_string(),
+    );
+    // What a client is called is another's for each, and the port is another skd's.
+    let mut variables = crate::harness::environment(pid);
+    let port = variables.remove("TCPLOCALPORT");
+    assert!(port.is_some());
+    variables.retain(|name, _| !name.contains("REMOTE") && name != crate::harness::MARK);
+    note("environment", format!("{variables:?}"));
+    let open = descriptors(pid);
+    assert_eq!(open[&0], open[&1]);
+    note("descriptors", format!("{:?}", open.keys()));
+    for number in open.keys() {
+        let info = read(&format!("fdinfo/{number}"));
+        let flags = info.lines().find(|line| line.starts_with("flags:"));
+        note(&format!("flags of {number}"), flags.unwrap().to_owned());
+    }
+    let maps = read("maps");
+    assert!(!maps.contains("rwx"), "writable and executable: {maps}");
+    found
+}
+
+#[test]
+fn handlers_are_what_those_are_that_were_started_for_their_clients() {
+    let all: &[&[&str]] = &[
+        &[],
+        &[
+            "--chdir=/usr",
+            "--umask=27",
+            "--nice=7",
+            "--limit=nofile=50:60",
+            "--limit=core=0",
+            "--env=A=B",
+            "--env=HOME",
+            "--no-new-privs",
+        ],
+    ];
+    for options in all {
+        let mut expected: Option<BTreeMap<_, _>> = None;
+        for &way in Way::ALL {
+            let skd = with(way, options)
+                .ignoring(Signal::SIGHUP)
+                .blocking(Signal::SIGALRM);
+            let skd = skd
+                .env_remove("TCPREMOTEIP")
+                .env_remove("TCPREMOTEPORT")
+                .run("cat");
+            for turn in 0..3 {
+                let (mut client, handler) = way.hand_over(&skd);
+                assert_eq!(parent(handler), Some(skd.pid()));
+                // From its first read on it is what it will be.
+                echo(&mut client, b"served");
+                let mut found = character(handler);
+                let masks = signal_masks(handler);
+                assert_eq!(
+                    [masks.pending, masks.blocked, masks.ignored, masks.caught],
+                    [0; 4]
+                );
+                assert_eq!(
+                    descriptors(handler).keys().collect::<Vec<_>>(),
+                    [&0, &1, &2]
+                );
+                // How many there is room for; it grows while a process starts.
+                found.remove("FDSize");
+                let expected = expected.get_or_insert_with(|| found.clone());
+                for (name, value) in &found {
+                    let expected = expected.get(name);
+                    assert_eq!(expected, Some(value), "{name}, {way:?}, {turn}");
+                }
+                assert_eq!(found.len(), expected.len());
+                drop(client);
+                skd.wait_for_logs("exited with status 0", turn + 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_handler_is_whom_the_service_became() {
+    requires_root();
+    for &way in Way::ALL {
+        let skd = with(way, &["-U"]).env("UID", "61234").env("GID", "61235");
+        let skd = skd.env_remove("ROOT").run("cat");
+        let (client, handler) = way.hand_over(&skd);
+        let (users, groups, more) = crate::harness::ids(handler);
+        assert_eq!(
+            (users, groups, more),
+            (vec![61_234; 4], vec![61_235; 4], vec![61_235])
+        );
+        assert_eq!(crate::harness::capabilities(handler, "CapEff"), 0);
+        assert_eq!(talk(client, b"served"), b"served");
+        // Others of this user may look into a handler, and not into what stands ready for anybody.
+        let owner = |pid: i32| fs::metadata(format!("/proc/{pid}/fd")).unwrap().uid();
+        let (mut client, handler) = way.hand_over(&skd);
+        echo(&mut client, b"served");
+        assert_eq!(owner(handler), 61_234);
+        assert!(way.ready(&skd).iter().all(|&pid| owner(pid) == 0));
+        assert_eq!(skd.logged("skd: "), [""; 0]);
+    }
+}
+
+/// What the C library believes of its thread, and what the kernel does for it.
+const THREADS: &str = r#"
+    #define _GNU_SOURCE
+    #include <errno.h>
+    #include <pthread.h>
+    #include <sched.h>
+    #include <signal.h>
+    #include <stdio.h>
+    #include <string.h>
+    #include <sys/syscall.h>
+    #include <sys/wait.h>
+    #include <time.h>
+    #include <unistd.h>
+    static volatile pid_t hit;
+    static void take(int signal) { hit = syscall(SYS_gettid); }
+    static void *kick(void *first) { return (void *)(long)pthread_kill(*(pthread_t *)first, SIGUSR1); }
+    static void *own(void *its) { pthread_mutex_t *mutex = its; pthread_mutex_lock(mutex); return 0; }
+    int main(void) {
+        char said[100];
+        ssize_t length = read(0, said, sizeof said);
+        pid_t self = syscall(SYS_gettid);
+        pthread_t first = pthread_self(), other;
+        void *result = (void *)1;
+        if (length < 0) return 1;
+        printf("%d %d\n", getpid() == self, getppid() > 1 && getpgrp() == self);
+        pthread_mutexattr_t kind;
+        pthread_mutex_t mutex;
+        pthread_mutexattr_init(&kind);
+        pthread_mutexattr_settype(&kind, PTHREAD_MUTEX_RECURSIVE);
+        pthread_mutex_init(&mutex, &kind);
+        pthread_mutex_lock(&mutex);
+        printf("owner %d\n", mutex.__data.__owner == self);
+        signal(SIGUSR1, take);
+        raise(SIGUSR1);
+        printf("raise %d\n", hit == self);
+        hit = 0;
+        pthread_create(&other, 0, kick, &first);
+        pthread_join(other, &result);
+        printf("pthread_kill %d %d\n", result == 0, hit == self);
+        clockid_t clock;
+        struct timespec time;
+        printf("clock %d", pthread_getcpuclockid(first, &clock));
+        printf(" %d\n", clock_gettime(clock, &time));
+        int policy;
+        struct sched_param parameters;
+        printf("schedparam %d\n", pthread_getschedparam(first, &policy, &parameters));
+        pthread_attr_t attributes;
+        printf("attributes %d\n", pthread_getattr_np(first, &attributes));
+        void *head = 0;
+        size_t size = 0;
+        printf("robust list %ld", syscall(SYS_get_robust_list, 0, &head, &size));
+        printf(" %d\n", head != 0);
+        pthread_mutexattr_init(&kind);
+        pthread_mutexattr_setrobust(&kind, PTHREAD_MUTEX_ROBUST);
+        pthread_mutexattr_setprotocol(&kind, PTHREAD_PRIO_INHERIT);
+        pthread_mutex_t robust;
+        pthread_mutex_init(&robust, &kind);
+        pthread_create(&other, 0, own, &robust);
+        pthread_join(other, 0);
+        printf("robust %d\n", pthread_mutex_lock(&robust) == EOWNERDEAD);
+        fflush(stdout);
+        int status = -1;
+        pid_t child = fork();
+        if (!child) _exit(getpid() == syscall(SYS_gettid) && getppid() == self ? 7 : 8);
+        int wrong = 0;
+        cpu_set_t all, one;
+        sched_getaffinity(0, sizeof all, &all);
+        for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+            if (!CPU_ISSET(cpu, &all)) continue;
+            CPU_ZERO(&one);
+            CPU_SET(cpu, &one);
+            wrong += sched_setaffinity(0, sizeof one, &one) || sched_getcpu() != cpu;
+        }
+        printf("processors %d\n", wrong);
+        printf("fork %d", waitpid(child, &status, 0) == child);
+        printf(" %d\n", WEXITSTATUS(status));
+        return 0;
+    }"#;
+
+#[test]
+fn the_c_library_knows_its_threads() {
+    let expected = "1 1\nowner 1\nraise 1\npthread_kill 1 1\nclock 0 0\nschedparam 0\nattributes 0\n\
+                    robust list 0 1\nrobust 1\nprocessors 0\nfork 1 7\n";
+    let directory = Directory::new();
+    let linked = [
+        directory.compile("static", THREADS),
+        directory.compile_shared("shared", THREADS),
+    ];
+    for (program, way) in linked
+        .iter()
+        .flat_map(|it| Way::ALL.iter().map(move |way| (it, *way)))
+    {
+        let skd = with(way, &[]).run(program);
+        for _ in 0..5 {
+            let heard = talk(way.hand_over(&skd).0, b"?");
+            assert_eq!(String::from_utf8(heard).unwrap(), expected, "{way:?}");
+        }
+        skd.wait_for_logs("exited with status 0", 5);
+        assert_eq!(skd.logged("skd: "), [""; 0]);
+    }
+}
+
+/// All that a system call leaves alone: registers, those of floating point, and what is below the stack's end; and then
+/// what it comes back with. It ends with the number of the first that has changed.
+#[cfg(target_arch = "x86_64")]
+const REGISTERS: &str = r#"
+    #include <unistd.h>
+    static char bytes[256];
+    static long call(long number, long first, void *second, long third, int *wrong) {
+        long result, changed;
+        __asm__ volatile(
+            "push %%rbp\n\t"
+            "mov $0x5a5a5a01, %%rbx\n\t" "mov $0x5a5a5a02, %%rbp\n\t" "mov $0x5a5a5a03, %%r8\n\t"
+            "mov $0x5a5a5a04, %%r9\n\t" "mov $0x5a5a5a05, %%r10\n\t" "mov $0x5a5a5a06, %%r12\n\t"
+            "mov $0x5a5a5a07, %%r13\n\t" "mov $0x5a5a5a08, %%r14\n\t" "mov $0x5a5a5a09, %%r15\n\t"
+            "movq %%rbx, %%xmm0\n\t" "movq %%rbp, %%xmm7\n\t" "movq %%r8, %%xmm15\n\t"
+            "fldpi\n\t"
+            "mov %%r9, -8(%%rsp)\n\t" "mov %%r10, -128(%%rsp)\n\t"
+            "syscall\n\t"
+            "mov $1, %%ecx\n\t"
+            "cmp $0x5a5a5a01, %%rbx\n\t" "jne 1f\n\t" "inc %%ecx\n\t"
+            "cmp $0x5a5a5a02, %%rbp\n\t" "jne 1f\n\t" "inc %%ecx\n\t"
+            "cmp $0x5a5a5a03, %%r8\n\t" "jne 1f\n\t" "inc %%ecx\n\t"
+            "cmp $0x5a5a5a04, %%r9\n\t" "jne 1f\n\t" "inc %%ecx\n\t"
+            "cmp $0x5a5a5a05, %%r10\n\t" "jne 1f\n\t" "inc %%ecx\n\t"
+            "cmp $0x5a5a5a06, %%r12\n\t" "jne 1f\n\t" "inc %%ecx\n\t"
+            "cmp $0x5a5a5a07, %%r13\n\t" "jne 1f\n\t" "inc %%ecx\n\t"
+            "cmp $0x5a5a5a08, %%r14\n\t" "jne 1f\n\t" "inc %%ecx\n\t"
+            "cmp $0x5a5a5a09, %%r15\n\t" "jne 1f\n\t" "inc %%ecx\n\t"
+            "movq %%xmm0, %%r8\n\t" "cmp %%rbx, %%r8\n\t" "jne 1f\n\t" "inc %%ecx\n\t"
+            "movq %%xmm7, %%r8\n\t" "cmp %%rbp, %%r8\n\t" "jne 1f\n\t" "inc %%ecx\n\t"
+            "movq %%xmm15, %%r8\n\t" "cmp $0x5a5a5a03, %%r8\n\t" "jne 1f\n\t" "inc %%ecx\n\t"
+            "cmp %%r9, -8(%%rsp)\n\t" "jne 1f\n\t" "inc %%ecx\n\t"
+            "cmp %%r10, -128(%%rsp)\n\t" "jne 1f\n\t" "inc %%ecx\n\t"
+            "fldpi\n\t" "fcomip %%st(1), %%st\n\t" "jne 1f\n\t" "xor %%ecx, %%ecx\n"
+            "1: fstp %%st(0)\n\t"
+            "pop %%rbp"
+            : "=a"(result), "=&c"(changed), "+D"(first), "+S"(second), "+d"(third)
+            : "a"(number)
+            : "rbx", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "memory", "cc",
+              "xmm0", "xmm7", "xmm15");
+        *wrong = changed;
+        return result;
+    }
+    int main(void) {
+        int wrong;
+        long length = call(0, 0, bytes, sizeof bytes, &wrong);
+        if (wrong) return wrong;
+        if (length < 0) return 100;
+        return call(1, 1, bytes, length, &wrong) == length && !wrong ? 0 : 101;
+    }"#;
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn registers_are_what_they_were() {
+    let directory = Directory::new();
+    let program = directory.compile("registers", REGISTERS);
+    for &way in Way::ALL {
+        let skd = with(way, &[]).run(&program);
+        for _ in 0..5 {
+            assert_eq!(talk(way.hand_over(&skd).0, b"served"), b"served", "{way:?}");
+        }
+        skd.wait_for_logs("exited with status 0", 5);
+    }
+}
+
+/// Counts a signal, and answers each line with the lengths of what it has read, whatever signals come.
+const COUNTING: &str = r#"
+    #include <errno.h>
+    #include <signal.h>
+    #include <stdio.h>
+    #include <string.h>
+    #include <unistd.h>
+    static volatile sig_atomic_t count;
+    static char stack[65536];
+    static void take(int signal) { count++; }
+    int main(int arguments, char **words) {
+        stack_t other = { .ss_sp = stack, .ss_size = sizeof stack };
+        struct sigaction action = { .sa_handler = take };
+        if (strstr(words[1], "restart")) action.sa_flags |= SA_RESTART;
+        if (strstr(words[1], "stack")) { sigaltstack(&other, 0); action.sa_flags |= SA_ONSTACK; }
+        sigaction(SIGUSR1, &action, 0);
+        char said[1000];
+        for (;;) {
+            ssize_t length = read(0, said, sizeof said);
+            if (length < 0 && errno == EINTR) continue;
+            if (length <= 0) return length < 0;
+            for (ssize_t sent = 0; sent < length;) {
+                ssize_t more = write(1, said + sent, length - sent);
+                if (more < 0 && errno == EINTR) continue;
+                if (more < 0) return 2;
+                sent += more;
+            }
+        }
+    }"#;
+
+#[test]
+fn signals_that_arrive_while_it_stands_ready_do_no_harm() {
+    let directory = Directory::new();
+    let program = directory.compile_shared("counting", COUNTING);
+    for &way in Way::AHEAD {
+        for how in ["neither", "restart", "stack", "restart stack"] {
+            let skd = with(way, &["-l", &directory.name("socket")]);
+            let skd = skd.run_with(&program, [how]);
+            let ready = way.ready(&skd);
+            for _ in 0..20 {
+                for &pid in &ready {
+                    kill(Pid::from_raw(pid), Signal::SIGUSR1).unwrap();
+                }
+            }
+            assert_eq!(way.ready(&skd), ready, "{way:?}, {how}");
+            assert_eq!(talk(way.hand_over(&skd).0, b"served"), b"served");
+            // And in the midst of a hand-over. Whoever hasn't begun yet has no handler for it.
+            let over = AtomicBool::new(false);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !over.load(Ordering::Relaxed) {
+                        for pid in parked(skd.pid()) {
+                            (0..20).for_each(|_| {
+                                let _ = kill(Pid::from_raw(pid), Signal::SIGUSR1);
+                            });
+                        }
+                    }
+                });
+                let _over = Over(&over);
+                under_load(&skd, &directory.name("socket"), |answered| {
+                    wait_for_answers(answered, 150);
+                });
+            });
+            assert_eq!(skd.logged("skd: "), [""; 0], "{way:?}, {how}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_was_open_before_is_read_by_each_from_there() {
+    let directory = Directory::new();
+    let file = directory.write("file", "first\nsecond\nthird\n");
+    let script = "exec 3< \"$0\"; read -r a <&3; exec 4< \"$0\"; read -r b; \
+                  read -r c <&3; read -r d <&4; echo \"$a $b $c $d\"; cat <&3";
+    for shell in ["bash", "sh"] {
+        requires_command(shell);
+        for &way in Way::ALL {
+            let skd = with(way, &[]);
+            let skd = skd.run_with(shell, ["-c", script, file.to_str().unwrap()]);
+            way.ready(&skd);
+            let mut clients: Vec<_> = (0..6).map(|_| skd.connect()).collect();
+            for client in &mut clients {
+                client.write_all(b"said\n").unwrap();
+            }
+            for client in clients {
+                let heard = String::from_utf8(talk(client, b"")).unwrap();
+                assert_eq!(
+                    heard, "first said second first\nthird\n",
+                    "{shell}, {way:?}"
+                );
+            }
+            let heard = talk(way.hand_over(&skd).0, b"said\n");
+            assert_eq!(
+                heard, b"first said second first\nthird\n",
+                "{shell}, {way:?}"
+            );
+            assert_eq!(skd.logged("skd: "), [""; 0]);
+        }
+    }
+}
+
+#[test]
+fn limits_under_which_nothing_can_stand_ready_keep_nobody_from_being_served() {
+    // It needs no more itself.
+    let directory = Directory::new();
+    let program = directory.compile("counting", COUNTING);
+    for &way in Way::ALL {
+        for limit in ["nofile=3", "nofile=4", "nofile=5", "nofile=6"] {
+            let skd = with(way, &["--limit", limit]).run_with(&program, [""]);
+            for _ in 0..12 {
+                assert_eq!(
+                    talk(skd.connect(), b"served"),
+                    b"served",
+                    "{way:?}, {limit}"
+                );
+            }
+            skd.wait_for_logs("exited with status 0", 12);
+            let said = skd.logged("skd: ");
+            assert!(said.len() <= 1, "{way:?}, {limit}: {said:#?}");
+        }
+    }
+}
+
+#[test]
+fn traps_of_a_shell_are_its_own() {
+    requires_command("bash");
+    let script = "trap 'echo told; exit 9' TERM; while read -r line; do echo \"$line\"; done";
+    for shell in ["sh", "bash"] {
+        for &way in Way::ALL {
+            let skd = with(way, &[]).run_with(shell, ["-c", script]);
+            let (mut client, handler) = way.hand_over(&skd);
+            echo(&mut client, b"served\n");
+            kill(Pid::from_raw(handler), Signal::SIGTERM).unwrap();
+            let mut heard = String::new();
+            client.read_to_string(&mut heard).unwrap();
+            assert_eq!(heard.trim(), "told", "{shell}, {way:?}");
+            skd.wait_for_log("exited with status 9");
+            // Nobody else was.
+            assert_eq!(talk(skd.connect(), b"next\n"), b"next\n");
+        }
+    }
+}
+
+/// Keeps what it hears, in each kind of memory, and says whether it had kept anything before.
+const KEEPING: &str = r#"
+    #include <stdio.h>
+    #include <stdlib.h>
+    #include <string.h>
+    #include <unistd.h>
+    static char kept[100000];
+    int main(void) {
+        char local[1000];
+        char *heap = calloc(1, 100000);
+        memset(local, 0, sizeof local);
+        for (int turn = 0; ; turn++) {
+            char said[64];
+            ssize_t length = read(0, said, sizeof said);
+            if (length <= 0) return 0;
+            int had = 0;
+            for (int at = 0; at < 100000; at++) had += kept[at] != 0 || heap[at] != 0;
+            for (int at = 0; at < 1000; at++) had += local[at] != 0;
+            char line[100];
+            int size = snprintf(line, sizeof line, "%d %d\n", turn, had != 0);
+            for (int at = 0; at + length < 100000; at += length) {
+                memcpy(kept + at, said, length);
+                memcpy(heap + at, said, length);
+            }
+            memset(local, 'x', sizeof local);
+            if (write(1, line, size) != size) return 1;
+        }
+    }"#;
+
+/// So many connections, of which none sees what another has left.
+fn secrets(connections: usize) {
+    let directory = Directory::new();
+    let program = directory.compile("keeping", KEEPING);
+    for &way in Way::ALL {
+        let skd = with(way, &["-l", &directory.name("socket")]).run(&program);
+        way.ready(&skd);
+        let next = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for client in 0..4 {
+                let (next, skd, directory) = (&next, &skd, &directory);
+                scope.spawn(move || {
+                    while next.fetch_add(1, Ordering::Relaxed) < connections {
+                        let hear = |stream: &mut dyn ReadWrite| {
+                            for expected in [b"0 0\n", b"1 1\n"] {
+                                stream.write_all(b"a secret of one client's").unwrap();
+                                let mut heard = vec![0; expected.len()];
+                                stream.read_exact(&mut heard).unwrap();
+                                assert_eq!(heard, expected, "{way:?}");
+                            }
+                        };
+                        if client < 2 {
+                            hear(&mut skd.connect());
+                        } else {
+                            hear(&mut connect_unix(directory.join("socket")));
+                        }
+                    }
+                });
+            }
+        });
+        way.wait_idle(&skd);
+        assert_eq!(skd.logged("skd: "), [""; 0]);
+    }
+}
+
+trait ReadWrite: Read + Write {}
+impl<S: Read + Write> ReadWrite for S {}
+
+#[test]
+fn no_connection_sees_what_another_has_left() {
+    secrets(500);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn none_of_ten_thousand_connections_sees_what_another_has_left() {
+    secrets(10_000);
+}
+
+#[test]
+fn each_that_stands_ready_is_an_image_of_its_own_and_all_forks_are_one() {
+    let random = fs::read_to_string("/proc/sys/kernel/randomize_va_space").unwrap();
+    assert_ne!(random.trim(), "0", "this test needs random addresses");
+    for &way in Way::AHEAD {
+        let skd = with(way, &[]).run("cat");
+        let mut images = BTreeSet::new();
+        let held: Vec<_> = (0..6)
+            .map(|_| {
+                let (client, handler) = way.hand_over(&skd);
+                images.insert(image(handler).unwrap());
+                client
+            })
+            .collect();
+        let expected = if way == Way::Fork { 1 } else { 6 };
+        assert_eq!(images.len(), expected, "{way:?}");
+        drop(held);
+    }
+}
+
+/// So many at once, each with a process of its own that is skd's child.
+fn live(count: usize) {
+    requires_descriptors(count);
+    let directory = Directory::new();
+    for &way in Way::ALL {
+        let socket = directory.join("socket");
+        let skd = Skd::new(["-l"]).arg(&socket).args(way.options()).run("cat");
+        let before = way.ready(&skd);
+        let zero = descriptors(skd.pid()).len();
+        let hold = |_| {
+            let mut stream = connect_unix(&socket);
+            stream.write_all(b".").unwrap();
+            stream
+        };
+        let mut streams: Vec<UnixStream> = (0..count).map(hold).collect();
+        for stream in &mut streams {
+            assert_eq!(receive(stream, 1), b".");
+        }
+        let stock = way.ready(&skd);
+        let serving = way.serving(&skd);
+        assert_eq!(serving.len(), count, "{way:?}");
+        assert!(serving.iter().all(|pid| !stock.contains(pid)));
+        for &handler in &serving {
+            assert_eq!(process_group(handler), Some(handler));
+            assert_eq!(threads(handler).len(), 1);
+        }
+        if way == Way::Fork {
+            assert_eq!(stock, before);
+            let images: BTreeSet<_> = serving.iter().filter_map(|pid| image(*pid)).collect();
+            let own = image(stock[0]).unwrap();
+            assert!(images.contains(&own));
+        }
+        for stream in &mut streams {
+            echo(stream, b"still there");
+        }
+        drop(streams);
+        way.wait_idle(&skd);
+        skd.wait_until("all descriptors are closed", || {
+            descriptors(skd.pid()).len() == zero
+        });
+        assert_eq!(zombies(skd.pid()), [0; 0]);
+        assert_eq!(talk(connect_unix(&socket), b"after"), b"after");
+        assert_eq!(skd.logged("skd: "), [""; 0]);
+        assert_eq!(skd.stop().code(), Some(0));
+    }
+}
+
+#[test]
+fn three_hundred_handlers_live_at_once() {
+    live(300);
+}
+
+#[test]
+#[ignore = "takes gigabytes"]
+fn five_thousand_handlers_live_at_once() {
+    live(5_000);
+}
+
+// What clients do.
+
+#[test]
+fn a_client_gets_its_answer_however_it_comes() {
+    let text = vec![b'x'; 300_000];
+    for &way in Way::ALL {
+        let skd = with(way, &[]).run("cat");
+        for turn in 0..5 {
+            // What it says is there before its handler.
+            way.ready(&skd);
+            let mut early = skd.connect();
+            early.write_all(b"early").unwrap();
+            early.shutdown(Shutdown::Write).unwrap();
+            let mut heard = Vec::new();
+            early.read_to_end(&mut heard).unwrap();
+            assert_eq!(heard, b"early", "{way:?}, {turn}");
+            // It has nothing to say.
+            way.ready(&skd);
+            assert_eq!(talk(skd.connect(), b""), b"");
+            // It says something when it has a handler, and when it has closed its side hears on.
+            let (client, _) = way.hand_over(&skd);
+            assert!(talk(client, &text) == text);
+        }
+        skd.wait_for_logs("exited with status 0", 15);
+        assert_eq!(skd.logged("skd: "), [""; 0]);
+    }
+}
+
+#[test]
+fn what_a_handler_has_not_read_costs_no_answer() {
+    for &way in Way::ALL {
+        let skd = with(way, &["--linger=1h"]);
+        let skd = skd.run_with(
+            "sh",
+            ["-c", "head -c 1 > /dev/null; head -c 300000 /dev/zero"],
+        );
+        for _ in 0..3 {
+            way.ready(&skd);
+            let mut client = skd.connect();
+            client.write_all(&[b'x'; 50_000]).unwrap();
+            let mut answer = Vec::new();
+            client.read_to_end(&mut answer).unwrap();
+            assert_eq!(answer.len(), 300_000, "{way:?}");
+        }
+        skd.wait_for_logs("exited with status 0", 3);
+        assert_eq!(skd.logged("skd: "), [""; 0]);
+    }
+}
+
+#[test]
+fn clients_that_are_gone_before_their_handler_has_them_cost_nobody_anything() {
+    for &way in Way::ALL {
+        let directory = Directory::new();
+        let socket = directory.name("socket");
+        let skd = with(way, &["-l", &socket]).run("cat");
+        way.ready(&skd);
+        let count = 150;
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for turn in 0..count {
+                    let client = skd.connect();
+                    if turn % 2 == 0 {
+                        let linger = SockRef::from(&client).set_linger(Some(Duration::ZERO));
+                        linger.unwrap();
+                    }
+                    drop(client);
+                }
+            });
+            scope.spawn(|| (0..count).for_each(|_| drop(connect_unix(&socket))));
+            for turn in 0..count {
+                let said = turn.to_string().into_bytes();
+                assert_eq!(talk(skd.connect(), &said), said, "{way:?}");
+            }
+        });
+        skd.wait_for_logs("Closed", 3 * count);
+        way.wait_idle(&skd);
+        assert_eq!(skd.logged("skd: "), [""; 0]);
+        assert_eq!(talk(way.hand_over(&skd).0, b"after"), b"after");
+    }
+}
+
+#[test]
+fn packets_of_a_seqpacket_socket_stay_whole() {
+    for &way in Way::ALL {
+        let directory = Directory::new();
+        let path = directory.name("socket");
+        let skd = Skd::new(["-v", "--seqpacket", "-l", &path]).args(way.options());
+        let skd = skd.run("cat");
+        way.ready(&skd);
+        for _ in 0..6 {
+            let client = Socket::new(Domain::UNIX, Type::SEQPACKET, None).unwrap();
+            client.set_read_timeout(Some(DEADLINE)).unwrap();
+            client.connect(&SockAddr::unix(&path).unwrap()).unwrap();
+            for packet in [&b"one"[..], b"two", b"three"] {
+                client.send(packet).unwrap();
+            }
+            for packet in [&b"one"[..], b"two", b"three"] {
+                let mut room = [0; 100];
+                let length = (&client).read(&mut room).unwrap();
+                assert_eq!(&room[..length], packet, "{way:?}");
+            }
+            client.shutdown(Shutdown::Write).unwrap();
+            assert_eq!((&client).read(&mut [0; 100]).unwrap(), 0);
+        }
+        skd.wait_for_logs("exited with status 0", 6);
+        assert_eq!(skd.logged("skd: "), [""; 0]);
+    }
+}
+
+// What happens to them.
+
+/// Clients who come one after another as fast as they can, as long as `body` takes; each has to get all of its answer.
+/// Says how many have.
+#[track_caller]
+fn under_load(skd: &Running, socket: &str, body: impl FnOnce(&AtomicUsize)) -> usize {
+    let (over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for client in 0..4_usize {
+            let (over, answered) = (&over, &answered);
+            scope.spawn(move || {
+                for turn in 0.. {
+                    if over.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let said = format!("{client} {turn} ").repeat(client * 500 + 1);
+                    let heard = if client.is_multiple_of(2) {
+                        try_talk(skd.connect(), said.as_bytes())
+                    } else {
+                        try_talk(connect_unix(socket), said.as_bytes())
+                    };
+                    let heard = heard.unwrap_or_else(|error| panic!("{client} {turn}: {error}"));
+                    let (length, whole) = (heard.len(), said.len());
+                    assert!(
+                        heard == said.as_bytes(),
+                        "{client} {turn}: {length} of {whole}"
+                    );
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let _over = Over(&over);
+        body(&answered);
+    });
+    answered.into_inner()
+}
+
+/// Waits until so many more are answered.
+#[track_caller]
+fn wait_for_answers(answered: &AtomicUsize, more: usize) {
+    let before = answered.load(Ordering::Relaxed);
+    wait_until("clients are answered", || {
+        answered.load(Ordering::Relaxed) >= before + more
+    });
+}
+
+#[test]
+fn those_that_stand_ready_may_be_killed_at_any_time() {
+    for &way in Way::AHEAD {
+        let directory = Directory::new();
+        let socket = directory.name("socket");
+        let log = format!(">{}", directory.name("log"));
+        let skd = with(way, &["-l", &socket, "-L", &log]).run("cat");
+        way.ready(&skd);
+        let mut killed = 0;
+        let answered = under_load(&skd, &socket, |answered| {
+            for _ in 0..12 {
+                // Again and again, and each time at least one.
+                let before = killed;
+                wait_until("some are killed", || {
+                    for pid in parked(skd.pid()) {
+                        killed += usize::from(slay_if_parked(pid));
+                    }
+                    killed > before
+                });
+                wait_for_answers(answered, 5);
+                // Otherwise it waits ever longer before it starts others.
+                skd.signal(Signal::SIGHUP);
+            }
+        });
+        println!("{way:?}: {killed} killed, {answered} answered");
+        // In peace too; and there are others by themselves.
+        let ready = way.ready(&skd);
+        assert!(ready.iter().all(|&pid| slay_if_parked(pid)));
+        assert_eq!(talk(skd.connect(), b"at once"), b"at once");
+        let others = || {
+            let found = parked(skd.pid());
+            found.len() == way.stock() && found.iter().all(|pid| !ready.contains(pid))
+        };
+        skd.wait_until("there are others", others);
+        assert_eq!(talk(way.hand_over(&skd).0, b"again"), b"again");
+        way.wait_idle(&skd);
+        assert_eq!(zombies(skd.pid()), [0; 0]);
+        assert_eq!(complaints(&directory.read("log")), [""; 0]);
+        assert_eq!(skd.stop().code(), Some(0));
+    }
+}
+
+/// What skd has to complain about, but for those that were killed while they stood ready.
+fn complaints(log: &str) -> Vec<&str> {
+    let killed = |line: &&str| {
+        line.contains("has ended without a client") || line.contains("before it came to its client")
+    };
+    let lines = log.lines().filter(|line| line.contains("skd: "));
+    lines.filter(|line| !killed(line)).collect()
+}
+
+/// The template is killed so many times, at any moment: while it waits, and while it makes a copy.
+fn template_is_killed(times: usize) {
+    let way = Way::Fork;
+    let directory = Directory::new();
+    let (socket, log) = (directory.name("socket"), directory.name("log"));
+    let skd = with(way, &["-l", &socket, "-L", &format!(">{log}")]).run("cat");
+    let answered = under_load(&skd, &socket, |answered| {
+        for turn in 0..times {
+            let mut template = None;
+            skd.wait_until("a template", || {
+                template = parked(skd.pid()).pop();
+                template.is_some()
+            });
+            let before = answered.load(Ordering::Relaxed);
+            // That is what makes it any moment.
+            thread::sleep(Duration::from_micros(turn as u64 * 37 % 1_000));
+            // It serves nobody itself, so nobody who is served is killed.
+            let _ = kill(Pid::from_raw(template.unwrap()), Signal::SIGKILL);
+            wait_until("clients are answered", || {
+                answered.load(Ordering::Relaxed) > before
+            });
+            // Otherwise it waits ever longer before it starts another.
+            skd.signal(Signal::SIGHUP);
+        }
+    });
+    way.wait_idle(&skd);
+    assert_eq!(zombies(skd.pid()), [0; 0]);
+    // Nobody was served twice, or by one of whom skd knows nothing.
+    let log = directory.read("log");
+    assert_eq!(log.matches("exited with status 0").count(), answered);
+    assert_eq!(log.matches("Accepted").count(), answered);
+    println!("{times} templates killed, {answered} clients answered");
+    assert_eq!(complaints(&log), [""; 0]);
+}
+
+#[test]
+fn a_template_may_be_killed_at_any_moment() {
+    template_is_killed(60);
+}
+
+#[test]
+#[ignore = "takes a minute"]
+fn a_thousand_templates_may_be_killed_at_any_moment() {
+    template_is_killed(1_000);
+}
+
+#[test]
+fn one_that_is_stopped_keeps_no_client_waiting_for_ever() {
+    for &way in Way::AHEAD {
+        let skd = with(way, &[]).run("cat");
+        let ready = way.ready(&skd);
+        for &pid in &ready {
+            kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+        }
+        assert_eq!(talk(skd.connect(), b"served"), b"served", "{way:?}");
+        assert_eq!(talk(skd.connect(), b"and again"), b"and again");
+        // Those who can't go on are in nobody's way, and serve nobody when they can.
+        for &pid in &ready {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
+        }
+        way.ready(&skd);
+        assert_eq!(talk(way.hand_over(&skd).0, b"once more"), b"once more");
+        skd.wait_for_logs("exited with status 0", 3);
+        assert_eq!(skd.logged("Accepted").len(), 3);
+        way.wait_idle(&skd);
+    }
+}
+
+#[test]
+fn hup_under_load_costs_no_answer() {
+    for &way in Way::ALL {
+        let directory = Directory::new();
+        let (socket, log) = (directory.name("socket"), directory.name("log"));
+        let skd = with(way, &["-l", &socket, "-L", &format!(">>{log}")]).run("cat");
+        let before = way.ready(&skd);
+        under_load(&skd, &socket, |answered| {
+            for _ in 0..20 {
+                skd.signal(Signal::SIGHUP);
+                wait_for_answers(answered, 10);
+            }
+            in_a_storm(&skd, &[Signal::SIGHUP], || wait_for_answers(answered, 30));
+        });
+        skd.wait_until("there are others", || {
+            let found = parked(skd.pid());
+            found.len() == way.stock() && found.iter().all(|pid| !before.contains(pid))
+        });
+        way.wait_idle(&skd);
+        assert_eq!(talk(way.hand_over(&skd).0, b"after"), b"after");
+        assert_eq!(zombies(skd.pid()), [0; 0]);
+        assert!(!directory.read("log").contains("skd: "));
+    }
+}
+
+#[test]
+fn upgrades_under_load_cost_no_answer() {
+    for &way in Way::ALL {
+        let directory = Directory::new();
+        let socket = directory.name("socket");
+        let log = format!(">{}", directory.name("log"));
+        let skd = with(way, &["-l", &socket, "-L", &log]).run("cat");
+        let (mut stayed, handler) = way.hand_over(&skd);
+        echo(&mut stayed, b"before");
+        let before = way.ready(&skd);
+        under_load(&skd, &socket, |answered| {
+            for number in 1..=10 {
+                skd.signal(Signal::SIGUSR2);
+                let told = || directory.read("log").matches("Upgraded from").count();
+                let told = poll_for(3 * DEADLINE, || (told() == number).then_some(()));
+                assert!(told.is_some(), "{way:?}: upgrade {number}");
+                wait_for_answers(answered, 10);
+            }
+        });
+        // The new image has a stock of its own, and the handler is still served.
+        echo(&mut stayed, b"after");
+        assert_eq!(parent(handler), Some(skd.pid()));
+        let ready = way.ready(&skd);
+        assert!(ready.iter().all(|pid| !before.contains(pid)));
+        assert_eq!(way.serving(&skd), [handler], "{way:?}");
+        assert_eq!(talk(way.hand_over(&skd).0, b"after"), b"after");
+        drop(stayed);
+        way.wait_idle(&skd);
+        assert!(!directory.read("log").contains("skd: "));
+        assert_eq!(skd.stop().code(), Some(0));
+        wait_until("nothing is left", || skd.processes().is_empty());
+    }
+}
+
+#[test]
+fn after_a_rush_there_are_others() {
+    for &way in Way::AHEAD {
+        let skd = with(way, &[]).run("cat");
+        for _ in 0..2 {
+            way.ready(&skd);
+            let mut clients: Vec<TcpStream> = (0..40).map(|_| skd.connect()).collect();
+            for client in &mut clients {
+                echo(client, b"served");
+            }
+            let stock = way.ready(&skd);
+            let serving = way.serving(&skd);
+            assert_eq!(serving.len(), 40, "{way:?}");
+            assert!(serving.iter().all(|pid| !stock.contains(pid)));
+            let (_client, _) = way.hand_over(&skd);
+        }
+    }
+}
+
+/// Answers come, sooner or later, from this version, and then from no other.
+#[track_caller]
+fn turns_into(skd: &Instance, way: Way, version: &str) {
+    let ask = || String::from_utf8(talk(skd.connect(), b"\n")).unwrap();
+    let expected = format!("{version}\n");
+    let mut row = 0;
+    skd.wait_until(version, || {
+        row = if ask() == expected { row + 1 } else { 0 };
+        row > 2 * way.stock() + 2
+    });
+}
+
+#[test]
+fn a_script_that_has_changed_is_read_again() {
+    let text = |version: &str| format!("read line; echo {version}\n");
+    for &way in Way::ALL {
+        let directory = Directory::new();
+        let path = directory.name("script");
+        let replaced = |version: &str| {
+            let new = directory.script("new", &format!("#!/bin/sh\n{}", text(version)));
+            fs::rename(new, &path).unwrap();
+        };
+        replaced("first");
+        // The program itself, and the argument of an interpreter.
+        for command in [&[&path[..]][..], &["sh", &path]] {
+            let skd = with(way, &[]).run_with(command[0], &command[1..]);
+            for version in ["second", "third"] {
+                way.ready(&skd);
+                assert_eq!(skd.logged("skd: "), [""; 0]);
+                replaced(version);
+                turns_into(&skd, way, version);
+            }
+            // Where it is, as an editor may write it.
+            let ready = way.ready(&skd);
+            fs::write(&path, format!("#!/bin/sh\n{}", text("written"))).unwrap();
+            turns_into(&skd, way, "written");
+            if way == Way::Fork {
+                skd.wait_until("another template", || way.ready(&skd) != ready);
+            }
+            replaced("first");
+        }
+    }
+}
+
+#[test]
+fn a_program_that_has_changed_is_executed_anew() {
+    let text = |version: &str| {
+        format!(
+            "#include <unistd.h>\nint main(void) {{ char said; \
+             return read(0, &said, 1) != 1 || write(1, \"{version}\\n\", {}) < 0; }}",
+            version.len() + 1
+        )
+    };
+    for &way in Way::ALL {
+        let directory = Directory::new();
+        let replaced = |version: &str| {
+            let new = directory.compile("new", &text(version));
+            fs::rename(new, directory.join("program")).unwrap();
+        };
+        replaced("first");
+        let skd = with(way, &[]).run(directory.join("program"));
+        turns_into(&skd, way, "first");
+        way.ready(&skd);
+        replaced("second");
+        turns_into(&skd, way, "second");
+        assert_eq!(skd.logged("skd: "), [""; 0]);
+    }
+}
+
+#[test]
+fn a_program_that_was_gone_is_back() {
+    for &way in Way::ALL {
+        let directory = Directory::new();
+        let program = directory.script("program", "#!/bin/sh\nexec cat\n");
+        let skd = with(way, &[]).run(&program);
+        way.ready(&skd);
+        fs::rename(&program, directory.join("elsewhere")).unwrap();
+        let ask = || try_talk(skd.connect(), b"served").unwrap_or_default();
+        // Those that stood ready may still serve.
+        skd.wait_until("nobody is served", || ask().is_empty());
+        skd.wait_for_log("No such file or directory");
+        fs::rename(directory.join("elsewhere"), &program).unwrap();
+        skd.wait_until("somebody is served", || ask() == b"served");
+        skd.wait_until("somebody stands ready again", || {
+            ask();
+            way == Way::Exec || !parked(skd.pid()).is_empty()
+        });
+        assert_eq!(talk(way.hand_over(&skd).0, b"served"), b"served");
+    }
+}
+
+#[test]
+fn a_template_grows_no_older_than_it_may() {
+    if !Way::AHEAD.contains(&Way::Fork) {
+        return;
+    }
+    let skd = with(Way::Fork, &["--fork-server-max-age=1s"]).run("cat");
+    let mut seen = BTreeSet::new();
+    let mut held = Vec::new();
+    skd.wait_until("three templates", || {
+        let [template] = parked(skd.pid())[..] else {
+            return false;
+        };
+        if seen.insert(template) {
+            let mut client = skd.connect();
+            echo(&mut client, b"served");
+            held.push(client);
+        }
+        seen.len() == 3
+    });
+    // Forks of those that are gone serve on.
+    for client in &mut held {
+        echo(client, b"still there");
+    }
+    drop(held);
+    Way::Fork.wait_idle(&skd);
+    assert_eq!(skd.logged("skd: "), [""; 0]);
+}
+
+// The end.
+
+#[test]
+fn nothing_that_stands_ready_outlives_skd() {
+    for &way in Way::ALL {
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
+            let skd = with(way, &[]).run("cat");
+            way.ready(&skd);
+            assert_eq!(talk(skd.connect(), b"served"), b"served");
+            skd.signal(signal);
+            assert_eq!(skd.wait().code(), Some(0), "{way:?}, {signal}");
+            assert_eq!(skd.processes(), [0; 0], "{way:?}, {signal}");
+        }
+        // Those that serve are left to finish.
+        let skd = with(way, &[]).run("cat");
+        let (mut client, handler) = way.hand_over(&skd);
+        assert_eq!(skd.stop().code(), Some(0));
+        assert_eq!(skd.processes(), [handler], "{way:?}");
+        echo(&mut client, b"served");
+        drop(client);
+        wait_until("it ends", || skd.processes().is_empty());
+        // And so they are when nobody could tell them anything.
+        let skd = with(way, &[]).run("cat");
+        let (mut client, handler) = way.hand_over(&skd);
+        way.ready(&skd);
+        skd.signal(Signal::SIGKILL);
+        skd.wait();
+        wait_until("the others have gone", || skd.processes() == [handler]);
+        echo(&mut client, b"served");
+        drop(client);
+        wait_until("it ends", || skd.processes().is_empty());
+    }
+}
+
+#[test]
+fn a_start_that_is_under_way_ends_with_skd() {
+    requires_command("perl");
+    // Looks at nobody, and blocks.
+    for &way in Way::AHEAD {
+        for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+            let skd = with(way, &[]).run_with("perl", ["-e", "1 while 1"]);
+            skd.wait_until("a start is under way", || !skd.children().is_empty());
+            skd.signal(signal);
+            skd.wait();
+            wait_until("nothing is left", || skd.processes().is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_drain_waits_for_those_that_serve_alone() {
+    for &way in Way::ALL {
+        let skd = with(way, &["--drain=1h"]).run("cat");
+        let (mut client, handler) = way.hand_over(&skd);
+        way.ready(&skd);
+        skd.signal(Signal::SIGTERM);
+        skd.wait_for_log("Draining: 1 handlers have 1h to end");
+        skd.wait_until("nobody stands ready", || skd.children() == [handler]);
+        echo(&mut client, b"served");
+        drop(client);
+        assert_eq!(skd.wait().code(), Some(0));
+        assert_eq!(skd.processes(), [0; 0]);
+    }
+}
+
+// What counts.
+
+#[test]
+fn places_are_of_those_that_serve() {
+    for &way in Way::ALL {
+        let skd = with(way, &["-v", "-c2"]).run("cat");
+        way.ready(&skd);
+        let mut clients = [skd.connect(), skd.connect()];
+        for client in &mut clients {
+            echo(client, b"served");
+        }
+        let mut third = skd.connect();
+        third.write_all(b"third").unwrap();
+        skd.wait_for_log("all 2 places are taken");
+        let stock = way.ready(&skd);
+        assert_eq!(way.serving(&skd).len(), 2, "{way:?}");
+        let [first, second] = clients;
+        drop(first);
+        assert_eq!(receive(&mut third, 5), b"third");
+        assert_eq!(way.ready(&skd).len(), stock.len());
+        drop((second, third));
+        skd.wait_for_log("Running 0 of 2 handlers");
+    }
+}
+
+#[test]
+fn a_source_has_no_more_than_it_may() {
+    for &way in Way::ALL {
+        let skd = with(way, &["--max-per-source=2"]).run("cat");
+        way.ready(&skd);
+        let mut first = [skd.connect(), skd.connect()];
+        for client in &mut first {
+            echo(client, b"served");
+        }
+        assert_eq!(talk(skd.connect(), b""), b"");
+        skd.wait_for_log("Refused connection from");
+        let other = connect_from([127, 0, 0, 2].into(), skd.address());
+        assert_eq!(talk(other, b"served"), b"served", "{way:?}");
+        drop(first);
+        skd.wait_for_logs("Closed", 3);
+        assert_eq!(talk(skd.connect(), b"again"), b"again");
+    }
+}
+
+/// Waits until the connection is closed, or reset.
+#[track_caller]
+fn ends(client: &mut TcpStream) {
+    let mut rest = Vec::new();
+    match client.read_to_end(&mut rest) {
+        Ok(_) => {}
+        Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+    }
+}
+
+/// How long a handler ran, as the last word of its line says.
+#[track_caller]
+fn seconds(line: &str) -> f64 {
+    let (_, last) = line.rsplit_once(' ').unwrap();
+    last.trim_end_matches('s').parse().unwrap()
+}
+
+#[test]
+fn a_time_limit_is_of_the_time_that_a_handler_serves() {
+    let script = "read line; sleep 1000 & echo ready; wait";
+    for &way in Way::ALL {
+        let skd = with(way, &["--timeout=400ms"]).run_with("sh", ["-c", script]);
+        // The second time by one that has stood ready for longer than that.
+        let before = way.ready(&skd);
+        for turn in 1..=2 {
+            let (mut client, handler) = way.hand_over(&skd);
+            client.write_all(b"\n").unwrap();
+            assert_eq!(receive(&mut client, 6), b"ready\n");
+            let child = children(handler)[0];
+            ends(&mut client);
+            let why = format!("skd: handler {handler} of connection from ");
+            skd.wait_for_log(&why);
+            let end = format!("pid {handler} was terminated by signal 15 after ");
+            assert!(seconds(&skd.wait_for_log(&end)) >= 0.4);
+            wait_until("both end", || !exists(handler) && !exists(child));
+            assert_eq!(skd.logged("has run for 400ms").len(), turn, "{way:?}");
+        }
+        let stayed = |pid: &&i32| is_parked(**pid);
+        let least = if way == Way::Fork {
+            1
+        } else {
+            way.stock().saturating_sub(2)
+        };
+        assert!(before.iter().filter(stayed).count() >= least, "{way:?}");
+    }
+}
+
+#[test]
+fn an_idle_time_is_of_the_connection() {
+    for &way in Way::ALL {
+        let skd = with(way, &["--idle-timeout=300ms"]).run("cat");
+        let (mut client, handler) = way.hand_over(&skd);
+        ends(&mut client);
+        skd.wait_for_log(&format!("skd: handler {handler} of connection from "));
+        let end = format!("pid {handler} was terminated by signal 15 after ");
+        assert!(seconds(&skd.wait_for_log(&end)) >= 0.3);
+        way.wait_idle(&skd);
+        assert_eq!(skd.logged("skd: ").len(), 1);
+    }
+}
+
+#[test]
+fn each_connection_has_its_lines() {
+    // The process id that a shell knows may be that of the template.
+    let script = "read line; case $line in \
+                  kill) kill -9 $(cut -d ' ' -f 4 /proc/self/stat);; esac; exit $line";
+    for &way in Way::ALL {
+        let skd = with(way, &[]).run_with("sh", ["-c", script]);
+        for (said, end) in [
+            (&b"0\n"[..], "exited with status 0"),
+            (b"7\n", "exited with status 7"),
+            (b"kill\n", "was terminated by signal 9"),
+        ] {
+            let (client, handler) = way.hand_over(&skd);
+            let port = client.local_addr().unwrap().port();
+            assert_eq!(talk(client, said), b"", "{way:?}");
+            let peer = format!("connection from [127.0.0.1]:{port}");
+            let line = format!("Closed {peer}: pid {handler} {end} after ");
+            skd.wait_for_log(&line);
+            assert_eq!(skd.logged(&format!("Accepted {peer}")).len(), 1);
+            assert_eq!(skd.logged(&peer).len(), 2);
+        }
+        way.wait_idle(&skd);
+        assert_eq!(skd.log_lines().len(), 2 * 3);
+    }
+}
+
+#[test]
+fn process_1_of_a_container_has_a_stock_too() {
+    requires_root();
+    requires_command("unshare");
+    for &way in Way::ALL {
+        // Each leaves orphans, which are process 1's.
+        let script = "read line; (true & true &); echo \"$line\"; exec cat";
+        let skd = with(way, &[]).wrapper(["unshare", "-p", "-f", "--mount-proc", "--kill-child"]);
+        let skd = skd.run_with("sh", ["-c", script]);
+        let inside = status_field(skd.pid(), "NSpid").unwrap();
+        assert_eq!(inside.split_whitespace().last(), Some("1"));
+        for _ in 0..5 {
+            assert_eq!(talk(way.hand_over(&skd).0, b"one\ntwo\n"), b"one\ntwo\n");
+        }
+        let address = skd.address();
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        let heard = talk(crate::harness::connect(address), b"one\ntwo\n");
+                        assert_eq!(heard, b"one\ntwo\n");
+                    }
+                });
+            }
+        });
+        skd.wait_for_logs("exited with status 0", 85);
+        way.wait_idle(&skd);
+        assert_eq!(zombies(skd.pid()), [0; 0]);
+        assert_eq!(skd.logged("skd: "), [""; 0]);
+        assert_eq!(skd.stop().code(), Some(0));
+        wait_until("nothing is left", || skd.processes().is_empty());
+    }
+}
+
+#[test]
+fn a_daemon_has_a_stock_and_renews_it() {
+    for &way in Way::ALL {
+        let skd = Skd::new(["-t", "127.0.0.1:0"])
+            .args(way.options())
+            .daemon("cat");
+        let before = way.ready(&skd);
+        skd.signal(Signal::SIGHUP);
+        skd.wait_until("there are others", || {
+            let found = parked(skd.pid());
+            found.len() == way.stock() && found.iter().all(|pid| !before.contains(pid))
+        });
+        assert_eq!(talk(way.hand_over(&skd).0, b"served"), b"served");
+        skd.stop();
+        assert_eq!(skd.processes(), [0; 0]);
+    }
+}

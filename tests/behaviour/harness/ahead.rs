@@ -1,0 +1,168 @@
+//! Handlers that are started ahead of their clients, and how a test knows them: they wait for a connection in
+//! recvmsg(2), on a descriptor that no handler starts with, and go on as the image that they were then.
+
+use super::process::{children, exists, stat_field};
+use super::{DEADLINE, Instance, poll_for, requires_root};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+use std::net::TcpStream;
+use std::path::PathBuf;
+
+/// How handlers are made.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Way {
+    /// When the client has come.
+    Exec,
+    /// That many stand ready.
+    Warm(usize),
+    /// One stands ready, and each client's is a fork of it.
+    Fork,
+}
+
+impl Way {
+    pub const ALL: &[Self] = &[Self::Exec, Self::Warm(4), Self::Fork];
+
+    /// Those that start something ahead.
+    pub const AHEAD: &[Self] = &[Self::Warm(4), Self::Fork];
+
+    /// The options that ask for it.
+    pub fn options(self) -> Vec<String> {
+        match self {
+            Self::Exec => Vec::new(),
+            Self::Warm(count) => vec![format!("--warm={count}")],
+            Self::Fork => vec!["--fork-server".to_owned()],
+        }
+    }
+
+    /// That of a skd, by its command line.
+    pub fn of(skd: &Instance) -> Self {
+        let mut words = skd.command.iter().filter_map(|word| word.to_str());
+        let way = words.find_map(|word| match word {
+            "--fork-server" => Some(Self::Fork),
+            word => word.strip_prefix("--warm=")?.parse().ok().map(Self::Warm),
+        });
+        way.unwrap_or(Self::Exec)
+    }
+
+    /// How many stand ready while nobody comes.
+    pub fn stock(self) -> usize {
+        match self {
+            Self::Exec => 0,
+            Self::Warm(count) => count,
+            Self::Fork => 1,
+        }
+    }
+
+    /// Waits until the whole stock stands ready, and returns it. Only root may look at it.
+    #[track_caller]
+    pub fn ready(self, skd: &Instance) -> Vec<i32> {
+        if self != Self::Exec {
+            requires_root();
+        }
+        let mut found = Vec::new();
+        skd.wait_until("the stock stands ready", || {
+            found = parked(skd.pid());
+            found.len() == self.stock()
+        });
+        found
+    }
+
+    /// A client that has come and hasn't said anything, and its handler, which is one that stood ready or a fork of
+    /// one. It may not end before it hears from its client.
+    #[track_caller]
+    pub fn hand_over(self, skd: &Instance) -> (TcpStream, i32) {
+        let ready = self.ready(skd);
+        let images: Vec<u64> = ready.iter().copied().filter_map(image).collect();
+        let programs: Vec<_> = ready.iter().copied().map(program).collect();
+        assert_eq!(images.len(), self.stock());
+        let (before, its_own) = (self.serving(skd), image(skd.pid()));
+        let (client, mut handler) = (skd.connect(), None);
+        skd.wait_until("a handler that stood ready", || {
+            let mut serving = self.serving(skd);
+            serving.retain(|pid| !before.contains(pid));
+            handler = serving.into_iter().find(|&pid| {
+                let same = image(pid).is_some_and(|image| images.contains(&image));
+                // It may have become another program since.
+                let same = || same || !programs.contains(&program(pid));
+                match self {
+                    Self::Exec => image(pid).is_some_and(|image| Some(image) != its_own),
+                    Self::Warm(_) => ready.contains(&pid) && same(),
+                    Self::Fork => !ready.contains(&pid) && same(),
+                }
+            });
+            handler.is_some()
+        });
+        (client, handler.expect("a handler"))
+    }
+
+    /// Waits until nothing but the stock is left of skd's children.
+    #[track_caller]
+    pub fn wait_idle(self, skd: &Instance) {
+        skd.wait_until("nothing but the stock is left", || {
+            let found = parked(skd.pid());
+            found.len() == self.stock() && children(skd.pid()).len() == found.len()
+        });
+    }
+
+    /// The children of skd that serve, or ended and aren't reaped, or start. Of a skd whose stock is complete, those
+    /// that serve.
+    pub fn serving(self, skd: &Instance) -> Vec<i32> {
+        let mut found = skd.children();
+        found.retain(|&pid| exists(pid) && !is_parked(pid));
+        found
+    }
+}
+
+/// The children of `skd` that wait for a connection.
+pub fn parked(skd: i32) -> Vec<i32> {
+    let mut found = children(skd);
+    found.retain(|&pid| is_parked(pid));
+    found
+}
+
+/// Whether `pid` waits for a connection to serve. It says so of nobody who waits for a message of its client.
+pub fn is_parked(pid: i32) -> bool {
+    let text = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    let mut words = text.split(' ');
+    let call = words.next() == Some(&libc::SYS_recvmsg.to_string());
+    let descriptor = words.next().and_then(|word| word.strip_prefix("0x"));
+    let descriptor = descriptor.and_then(|figures| i32::from_str_radix(figures, 16).ok());
+    call && descriptor.is_some_and(|descriptor| descriptor > 2)
+}
+
+/// Kills a child of skd's if it stands ready, and says whether it did. Nobody is killed who serves: stopped first, it can't
+/// begin to.
+pub fn slay_if_parked(pid: i32) -> bool {
+    if !is_parked(pid) {
+        return false;
+    }
+    let (process, state) = (Pid::from_raw(pid), || stat_field(pid, 3));
+    if kill(process, Signal::SIGSTOP).is_err() {
+        return false;
+    }
+    let stopped = || (state().is_none_or(|state| "TtZX".contains(&state))).then_some(());
+    let stopped = poll_for(DEADLINE, stopped).is_some();
+    let slain = stopped && is_parked(pid);
+    let signal = if slain {
+        Signal::SIGKILL
+    } else {
+        Signal::SIGCONT
+    };
+    let _ = kill(process, signal);
+    slain
+}
+
+/// The program that a process is. It can't be said of one that is gone.
+fn program(pid: i32) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/exe")).ok()
+}
+
+/// What an exec has given a process, and its forks have too: where its stack begins, which is random. `None` for one that
+/// is gone.
+pub fn image(pid: i32) -> Option<u64> {
+    stat_field(pid, 28)?
+        .parse()
+        .ok()
+        .filter(|&start| start != 0)
+}
