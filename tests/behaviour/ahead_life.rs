@@ -788,6 +788,17 @@ fn packets_of_a_seqpacket_socket_stay_whole() {
 /// Says how many have.
 #[track_caller]
 fn under_load(skd: &Running, socket: &str, body: impl FnOnce(&AtomicUsize)) -> usize {
+    under_load_of(Duration::ZERO, skd, socket, body)
+}
+
+/// The same with a pause between two clients.
+#[track_caller]
+fn under_load_of(
+    pause: Duration,
+    skd: &Running,
+    socket: &str,
+    body: impl FnOnce(&AtomicUsize),
+) -> usize {
     let (over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
     thread::scope(|scope| {
         for client in 0..4_usize {
@@ -810,6 +821,7 @@ fn under_load(skd: &Running, socket: &str, body: impl FnOnce(&AtomicUsize)) -> u
                         "{client} {turn}: {length} of {whole}"
                     );
                     answered.fetch_add(1, Ordering::Relaxed);
+                    thread::sleep(pause);
                 }
             });
         }
@@ -837,7 +849,9 @@ fn those_that_stand_ready_may_be_killed_at_any_time() {
         let skd = with(way, &["-l", &socket, "-L", &log]).run("cat");
         way.ready(&skd);
         let mut killed = 0;
-        let answered = under_load(&skd, &socket, |answered| {
+        // So that now and then one stands ready.
+        let pause = Duration::from_millis(20);
+        let answered = under_load_of(pause, &skd, &socket, |answered| {
             for _ in 0..12 {
                 // Again and again, and each time at least one.
                 let before = killed;
