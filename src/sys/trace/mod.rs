@@ -258,7 +258,9 @@ impl Tracee {
     fn share(&self, goes_on: &Registers, address: u64) -> Result<u64, Fault> {
         let file = self.receive(goes_on, address)?;
         let protection = (libc::PROT_READ | libc::PROT_WRITE) as u64;
-        let mapping = [0, PAGE, protection, libc::MAP_SHARED as u64, file, 0];
+        // There from the first copy on, whatever else is short then.
+        let flags = (libc::MAP_SHARED | libc::MAP_POPULATE) as u64;
+        let mapping = [0, PAGE, protection, flags, file, 0];
         let at = self.call(goes_on, "mmap(2)", libc::SYS_mmap, mapping)?;
         let advice = [at, PAGE, libc::MADV_DONTFORK as u64, 0, 0, 0];
         self.call(goes_on, "madvise(2)", libc::SYS_madvise, advice)?;
