@@ -89,9 +89,7 @@ fn rules(service: &Service, verdict: &mut Verdict) -> Option<RuleFiles> {
     match files.read() {
         Ok(_) => Some(files),
         Err(faults) => {
-            for fault in faults {
-                verdict.fault(Error::Start(fault));
-            }
+            faults.into_iter().for_each(|fault| verdict.fault(fault));
             None
         }
     }

@@ -59,9 +59,10 @@ impl Daemon {
                     report::event(Event::ReadRules(count));
                 }
                 Err(faults) => {
-                    let fault = faults.first().map_or("", String::as_str);
-                    let text = format_args!("{fault}; the old rules stay");
-                    report::event(Event::Trouble(Cause::Rules, &text));
+                    if let Some(fault) = faults.first() {
+                        let text = format_args!("{fault}; the old rules stay");
+                        report::event(Event::Trouble(Cause::Rules, &text));
+                    }
                 }
             }
         }

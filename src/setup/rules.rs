@@ -116,7 +116,10 @@ impl RuleFiles {
         };
         match files.read() {
             Ok(list) => Ok(Some((files, list))),
-            Err(faults) => Err(Error::Start(faults.into_iter().next().unwrap_or_default())),
+            Err(faults) => {
+                let first = faults.into_iter().next();
+                Err(first.unwrap_or_else(|| Error::Start("the rules can't be read".into())))
+            }
         }
     }
 
@@ -131,7 +134,7 @@ impl RuleFiles {
     }
 
     /// Reads all of it, or says all that is wrong, a sentence each.
-    pub fn read(&self) -> Result<RuleList, Vec<String>> {
+    pub fn read(&self) -> Result<RuleList, Vec<Error>> {
         let mut found = Vec::new();
         let mut faults = Vec::new();
         for rule in &self.options {
@@ -146,11 +149,11 @@ impl RuleFiles {
             let names = |id, name: &OsStr| self.names.find(id, name);
             let name = Path::new(path.file_name().unwrap_or_default());
             match read_file(directory, name) {
-                Err(why) => faults.push(format!("{file} {why}")),
+                Err(why) => faults.push(Error::Start(format!("{file} {why}"))),
                 Ok(text) => match rule_file::rules(&text, &names) {
                     Err(more) => faults.extend(sentences(&file, &more)),
                     Ok(rules) if rules.is_empty() => {
-                        faults.push(format!("{file} has no rule in it"));
+                        faults.push(Error::Start(format!("{file} has no rule in it")));
                     }
                     Ok(rules) => {
                         for rule in rules {
@@ -172,16 +175,16 @@ impl RuleFiles {
         rule: Rule,
         of: Option<(&Path, &Directory)>,
         found: &mut RuleList,
-        faults: &mut Vec<String>,
+        faults: &mut Vec<Error>,
     ) {
         if let Some(ahead) = self.ahead
             && !rule.environment.is_empty()
         {
             let by = Place(&rule.place, of.map(|(path, _)| path));
-            faults.push(format!(
+            faults.push(Error::Usage(format!(
                 "{by}: env can't be used with {}: handlers run before it is known whose they are",
                 ahead.option()
-            ));
+            )));
         }
         let (Some(path), Some(files)) = (rule.file(), &self.files) else {
             return found.push((rule, Vec::new()));
@@ -197,7 +200,7 @@ impl RuleFiles {
             Ok(text) => rule_file::prefixes(&text),
             Err(why) => {
                 let by = Place(&rule.place, of.map(|(path, _)| path));
-                return faults.push(format!("{by}: the {file} {why}"));
+                return faults.push(Error::Start(format!("{by}: the {file} {why}")));
             }
         };
         match list {
@@ -307,8 +310,8 @@ fn cannot_open(errno: Errno) -> String {
     }
 }
 
-fn sentences(file: &Described<'_>, faults: &[Fault]) -> Vec<String> {
-    let sentence = |fault| format!("{file}, {fault}");
+fn sentences(file: &Described<'_>, faults: &[Fault]) -> Vec<Error> {
+    let sentence = |fault| Error::Start(format!("{file}, {fault}"));
     faults.iter().map(sentence).collect()
 }
 

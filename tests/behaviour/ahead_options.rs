@@ -138,11 +138,11 @@ fn a_rule_that_sets_environment_is_refused_at_the_start_and_at_hup() {
             "rules file {path}, line 2: env can't be used with {}",
             mode[0]
         );
-        with(&[]).arg("cat").end().expect_refusal(1, &[&sentence]);
+        with(&[]).arg("cat").end().expect_refusal(2, &[&sentence]);
         let check = with(&["--check"]).arg("cat").end();
-        check.expect_code(1).expect_stderr(&[&sentence]);
+        check.expect_code(2).expect_stderr(&[&sentence]);
         let explain = with(&["--explain=::1"]).arg("cat").end();
-        explain.expect_code(1).expect_stderr(&[&sentence]);
+        explain.expect_code(2).expect_stderr(&[&sentence]);
 
         directory.write("rules", "allow 127.0.0.1");
         let binary = directory.join("skd");

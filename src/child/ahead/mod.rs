@@ -46,9 +46,9 @@ const LOOK: Duration = Duration::from_secs(1);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// How many times as long as a start takes nothing is started, where those that stand ready don't
-/// suffice.
-const LEFT: u32 = 8;
+/// How many times as long as a start has taken nothing is started at most, where many clients found
+/// none meanwhile.
+const MOST_LEFT: u32 = 8;
 
 /// How long a thread that comes to rest is waited for.
 const RESTING: Duration = Duration::from_secs(5);
@@ -89,8 +89,8 @@ struct State {
     discarded: Vec<Parked>,
     /// How many are to be parked, for now.
     target: usize,
-    /// Whether there was none for a connection.
-    missed: bool,
+    /// For how many connections there was none, since it was last looked.
+    missed: u32,
     /// Whether the thread waits for one to be taken; else it looks by itself.
     idle: bool,
     /// Whether the template is to be replaced, and when it is.
@@ -226,7 +226,7 @@ impl Stock {
             // A lock that is held for a moment: all acceptors take from the same few.
             let mut state = self.state();
             let parked = state.parked.pop_front();
-            state.missed |= parked.is_none();
+            state.missed = state.missed.saturating_add(u32::from(parked.is_none()));
             // One system call where the thread has nothing to do, and none under load.
             let idle = std::mem::take(&mut state.idle);
             drop(state);
@@ -343,7 +343,7 @@ impl Stock {
             return Task::Wait(None);
         }
         if let Ahead::Warm(most) = self.ahead
-            && std::mem::take(&mut state.missed)
+            && std::mem::take(&mut state.missed) > 0
             && state.target < most.get()
         {
             state.target = (state.target * 2).min(most.get());
@@ -499,14 +499,15 @@ impl Stock {
         report::event(Event::Trouble(Cause::Watch, &text));
     }
 
-    /// Where clients come faster than programs can be started ahead of them, nearly all of the time is
-    /// left to handlers that are started as ever, whose clients are there: one that is followed on
-    /// its way costs half as much again.
+    /// Where clients come faster than programs can be started ahead of them, the time is left to
+    /// handlers that are started as ever, whose clients are there: one that is followed on its way
+    /// costs half as much again. One client who found none is no reason: with a pause after each such,
+    /// those who come one by one might never find any.
     fn leave_time(&self, taken: Duration) {
         let mut state = self.state();
-        if state.missed {
-            let until = Instant::now() + (taken * LEFT).min(LOOK);
-            state.left_until = Some(until);
+        let more = state.missed.saturating_sub(1).min(MOST_LEFT);
+        if more > 0 {
+            state.left_until = Some(Instant::now() + (taken * more).min(LOOK));
         }
     }
 }
@@ -520,7 +521,7 @@ impl State {
             parked: VecDeque::new(),
             discarded: Vec::new(),
             target: FIRST,
-            missed: false,
+            missed: 0,
             idle: false,
             template: Due::Now,
             unfit: false,
