@@ -10,8 +10,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use libfuzzer_sys::fuzz_target;
 use skd::cli::{self, Request};
 use skd::config::{
-    Admission, Ahead, AtLimit, Config, DatagramMode, Endpoint, Listen, LogTarget, MOST_THREADS, Probes,
-    Proxies, Rule, RulePlace, SocketOption, SourcePrefix, Style, Trusted, UnixAddress, quoted,
+    Admission, Ahead, AtLimit, Config, DatagramMode, Endpoint, Listen, LogTarget, MOST_THREADS,
+    Probes, Proxies, Rule, RulePlace, SocketOption, SourcePrefix, Style, Trusted, UnixAddress,
+    quoted,
 };
 use skd::error::Error;
 
