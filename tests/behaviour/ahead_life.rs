@@ -981,6 +981,7 @@ fn hup_under_load_costs_no_answer() {
         });
         way.wait_idle(&skd);
         assert_eq!(talk(way.hand_over(&skd).0, b"after"), b"after");
+        way.wait_idle(&skd);
         assert_eq!(zombies(skd.pid()), [0; 0]);
         assert!(!directory.read("log").contains("skd: "));
     }

@@ -152,8 +152,11 @@ fn a_handler_has_one_socket_as_input_and_output() {
     assert!(its[&0].starts_with("socket:"), "{its:?}");
     assert_eq!(its[&0], its[&1]);
     assert_eq!(its[&2], skd_s[&2]);
-    // And that connection is open nowhere else.
-    assert!(!skd_s.values().any(|open| *open == its[&0]));
+    // And that connection is open nowhere else: on a busy machine the handler may have answered before
+    // skd has let go of it.
+    skd.wait_until("skd hasn't got it", || {
+        descriptors(skd.pid()).values().all(|open| *open != its[&0])
+    });
 }
 
 #[test]
