@@ -506,6 +506,11 @@ fn traps_of_a_shell_are_its_own() {
             let skd = with(way, &[]).run_with(shell, ["-c", script]);
             let (mut client, handler) = way.hand_over(&skd);
             echo(&mut client, b"served\n");
+            // A shell that is told just before it reads, reads on.
+            skd.wait_until("it reads the next line", || {
+                let call = fs::read_to_string(format!("/proc/{handler}/syscall"));
+                call.is_ok_and(|call| call.starts_with("0 0x0 "))
+            });
             kill(Pid::from_raw(handler), Signal::SIGTERM).unwrap();
             let mut heard = String::new();
             client.read_to_string(&mut heard).unwrap();
