@@ -15,7 +15,7 @@ use super::environment::Variables;
 use super::program;
 use crate::config::Surroundings;
 use crate::error::Error;
-use crate::sys::child::{self, Image, Stage, Step};
+use crate::sys::child::{self, ExecTarget, Stage, Step};
 use crate::sys::descriptors::copy_above;
 use crate::sys::environment::Environment;
 use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
@@ -24,7 +24,7 @@ use crate::sys::signals::{SigSet, Signal};
 /// Everything about a handler that is the same for all connections.
 #[derive(Debug)]
 pub struct Plan {
-    image: Image,
+    target: ExecTarget,
     steps: Vec<Step>,
     variables: Arc<[CString]>,
     /// What is handed over: the steps know them by their numbers.
@@ -62,7 +62,7 @@ impl Plan {
     ) -> Result<Self, Error> {
         let path = find(command, surroundings, variables)?;
         Ok(Self {
-            image: Image::new(path, command.to_vec()),
+            target: ExecTarget::new(path, command.to_vec()),
             steps: steps(surroundings, role, files),
             variables: variables.lines(),
             sockets: Vec::new(),
@@ -81,7 +81,7 @@ impl Plan {
     ) -> Vec<Error> {
         let path = find(command, surroundings, variables);
         let plan = Self {
-            image: Image::new(CString::default(), command.to_vec()),
+            target: ExecTarget::new(CString::default(), command.to_vec()),
             steps: steps(surroundings, Role::InPlace, None),
             variables: Arc::default(),
             sockets: Vec::new(),
@@ -97,7 +97,7 @@ impl Plan {
 
     /// Has each child find these sockets from descriptor 3 up, and what sd_listen_fds(3)
     /// needs in its environment; the first one is its standard input too.
-    pub fn hand_over<'a>(
+    pub fn pass_sockets<'a>(
         &mut self,
         sockets: impl IntoIterator<Item = (BorrowedFd<'a>, &'a str)>,
     ) -> Result<(), Error> {
@@ -123,8 +123,8 @@ impl Plan {
     }
 
     /// The program and its arguments.
-    pub fn image(&self) -> &Image {
-        &self.image
+    pub fn target(&self) -> &ExecTarget {
+        &self.target
     }
 
     /// What a child does before it becomes the program.
@@ -155,14 +155,14 @@ impl Plan {
 
     /// PROG as it was given.
     pub fn name(&self) -> impl fmt::Display {
-        let name = self.image.arguments().first();
+        let name = self.target.arguments().first();
         let name = name.map_or(b"".as_slice(), |name| name.to_bytes());
         OsStr::from_bytes(name).display()
     }
 
     /// Where the program is as seen by this process, which isn't in the handler's directory.
     pub(super) fn path_from_here(&self) -> PathBuf {
-        self.seen_from_here(self.image.path())
+        self.seen_from_here(self.target.path())
     }
 
     /// Any path that the handler may be given.

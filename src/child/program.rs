@@ -227,10 +227,10 @@ mod tests {
 
     #[test]
     fn the_dynamic_linker_of_this_test_is_found() {
-        let image = std::fs::read("/proc/self/exe").unwrap();
-        let found = dynamic_linker(&image[..256], |offset, buffer| {
+        let target = std::fs::read("/proc/self/exe").unwrap();
+        let found = dynamic_linker(&target[..256], |offset, buffer| {
             let at = usize::try_from(offset).unwrap();
-            buffer.copy_from_slice(&image[at..at + buffer.len()]);
+            buffer.copy_from_slice(&target[at..at + buffer.len()]);
             true
         });
         let found = found.expect("test programs are dynamic");

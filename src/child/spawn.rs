@@ -8,8 +8,8 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::{Pid, dup3};
 
-use super::ahead::Stock;
 use super::plan::Plan;
+use super::prestart::Pool;
 use crate::error::Error;
 use crate::sys::child::{self, Born, Descriptors, Launch, Stage, Step};
 use crate::sys::descriptors::{self, Low};
@@ -76,7 +76,7 @@ impl Method {
                 descriptors: method.descriptors,
                 connection: None,
                 steps,
-                image: None,
+                target: None,
                 environment: environment.finish(),
                 want_pidfd: method.pidfds == Pidfds::Clone,
                 traced: false,
@@ -208,10 +208,10 @@ impl Spawner {
     pub fn spawn(
         &mut self,
         plan: &Plan,
-        stock: Option<&Stock>,
+        pool: Option<&Pool>,
         environment: &mut Environment,
     ) -> Result<Spawned, SpawnError> {
-        if let Some(spawned) = stock.and_then(|stock| stock.hand_over(self.slot.as_fd())) {
+        if let Some(spawned) = pool.and_then(|pool| pool.hand_off(self.slot.as_fd())) {
             return Ok(spawned);
         }
         self.launch(plan, plan.steps(), environment, false)
@@ -240,7 +240,7 @@ impl Spawner {
             descriptors: self.method.descriptors,
             connection: Some(self.slot.as_fd()),
             steps,
-            image: Some(plan.image()),
+            target: Some(plan.target()),
             environment: environment.finish(),
             want_pidfd: self.method.pidfds == Pidfds::Clone,
             traced,

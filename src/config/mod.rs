@@ -11,6 +11,7 @@ mod prefix;
 mod rate;
 mod rule;
 pub mod rule_file;
+mod service_id;
 mod socket_option;
 
 use std::ffi::{CString, OsStr, OsString};
@@ -32,7 +33,8 @@ pub use escapes::{quoted, unescape};
 pub use log_target::{Level, LogTarget};
 pub use prefix::Prefix;
 pub use rate::Rate;
-pub use rule::{Id, Names, Rule, RulePlace, Trusted, Who, look_up};
+pub use rule::{Id, Names, Rule, RuleLocation, Trusted, Who, look_up};
+pub use service_id::ServiceId;
 pub use socket_option::{Group, Probes, Scope, SocketOption, is_interface};
 
 /// Why a text can't be read as what it is to be: a clause that goes on after "invalid
@@ -148,6 +150,8 @@ pub enum Account {
 /// A program and the sockets that it serves.
 #[derive(Debug)]
 pub struct Service {
+    /// Its name in messages and in the state of an upgrade.
+    pub name: String,
     /// The sockets, in the order in which they were asked for; none for a program that is
     /// only run.
     pub listeners: Vec<Listen>,
@@ -164,7 +168,7 @@ pub struct Service {
     /// What else is asked of clients.
     pub admission: Admission,
     /// Whether its handlers are started before their clients come, and how.
-    pub ahead: Option<Ahead>,
+    pub prestart: Option<Prestart>,
     /// The surroundings that a handler starts in.
     pub surroundings: Surroundings,
 }
@@ -207,15 +211,15 @@ pub enum Endpoint {
     },
     /// Nowhere: somebody else has made it and handed it to this process. Of what kind it is,
     /// the socket itself says.
-    Given {
+    Inherited {
         /// How it was handed over.
-        by: Giver,
+        by: SocketSource,
     },
 }
 
 /// How sockets were handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Giver {
+pub enum SocketSource {
     /// Under this number.
     Number(i32),
     /// As many as there are, as sd_listen_fds(3) has it.
@@ -227,7 +231,7 @@ impl Endpoint {
     pub fn style(&self) -> Option<Style> {
         match self {
             Self::Inet { style, .. } | Self::Unix { style, .. } => Some(*style),
-            Self::Given { .. } => None,
+            Self::Inherited { .. } => None,
         }
     }
 
@@ -269,7 +273,7 @@ pub enum DatagramMode {
 
 /// How handlers of connections are started before their clients come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ahead {
+pub enum Prestart {
     /// So many processes at most stand ready, each for one connection.
     Warm(NonZeroUsize),
     /// One stands ready, and each connection has a copy of it.
@@ -279,7 +283,7 @@ pub enum Ahead {
     },
 }
 
-impl Ahead {
+impl Prestart {
     /// The option that asks for it, for messages.
     pub fn option(self) -> &'static str {
         match self {

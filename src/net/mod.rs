@@ -1,7 +1,7 @@
 //! Sockets: binding them, and knowing who calls.
 
 pub mod check;
-mod given;
+mod inherited;
 pub mod listener;
 mod multicast;
 mod options;
@@ -10,7 +10,7 @@ pub mod proxy;
 mod resolve;
 mod unix;
 
-pub use given::{Handed, refuse_datagrams, refuse_seqpacket, take_over};
-pub use listener::{HandedListener, Listener, Place, Resolved, bind_all, resolve_all};
+pub use inherited::{Handed, refuse_datagrams, refuse_seqpacket, take_over};
+pub use listener::{BoundAddress, Listener, Resolved, SavedListener, bind_all, resolve_all};
 pub use peer::Peer;
-pub use unix::{HandedFile, SocketFile};
+pub use unix::{SavedFile, SocketFile};

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use socket2::{InterfaceIndexOrAddress, Socket};
 
-use super::listener::Place;
+use super::listener::BoundAddress;
 use crate::config::{Group, SocketOption};
 use crate::error::Error;
 
@@ -69,7 +69,7 @@ pub(super) fn unheard(group: &Group, addresses: &[SocketAddr]) -> Option<Error> 
     if addresses.iter().any(|address| hears(*address, group)) {
         return None;
     }
-    let own = Place::Inet((group.address, 5353).into());
+    let own = BoundAddress::Inet((group.address, 5353).into());
     let version = if group.address.is_ipv4() { 4 } else { 6 };
     Some(Error::Start(format!(
         "--multicast {group}: no UDP listener hears it; one on all addresses of IPv{version} does, \

@@ -18,12 +18,12 @@ use nix::errno::Errno;
 
 use crate::config::Span;
 use crate::error::Error;
-use crate::sys::descriptors::HandOver;
+use crate::sys::descriptors::SavedDescriptors;
 use crate::sys::process::Ended;
 
 use line::Line;
 use sink::Taken;
-pub use sink::{HandedSink, Sink};
+pub use sink::{SavedSink, Sink};
 
 /// Something that happened. What a peer is called is the business of those who know peers:
 /// `connection from [::1]:80`, `local datagram`.
@@ -155,13 +155,13 @@ pub enum Cause {
     /// Rules couldn't be read again.
     Rules,
     /// Handlers can't be started before their clients come.
-    Ahead,
+    Prestart,
 }
 
 /// How often a trouble of one cause is reported.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
 
-const CAUSES: usize = Cause::Ahead as usize + 1;
+const CAUSES: usize = Cause::Prestart as usize + 1;
 
 /// Statics, because standard error is one for the process too, and because whoever reports
 /// must not have to be handed anything.
@@ -186,9 +186,9 @@ pub fn use_sink(sink: Sink) {
 }
 
 /// Lets the next image of this process report where this one does.
-pub fn hand_over(to: &mut HandOver) -> Result<HandedSink, Errno> {
+pub fn save(to: &mut SavedDescriptors) -> Result<SavedSink, Errno> {
     let sink = SINK.read().unwrap_or_else(PoisonError::into_inner);
-    sink.hand_over(to)
+    sink.save(to)
 }
 
 /// Whether events of this verbosity are reported.

@@ -11,7 +11,7 @@ use nix::sys::socket::{MsgFlags, send};
 use nix::sys::stat::{SFlag, fstat};
 use serde::{Deserialize, Serialize};
 
-use crate::sys::descriptors::{self, HandOver};
+use crate::sys::descriptors::{self, SavedDescriptors};
 use crate::sys::events::is_writable;
 
 /// The bits of a mode that say what kind of file it is.
@@ -33,7 +33,7 @@ pub enum Sink {
 
 /// The same for another image of this process.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub enum HandedSink {
+pub enum SavedSink {
     /// [`Sink::Plain`].
     Plain,
     /// [`Sink::Socket`].
@@ -46,22 +46,22 @@ pub enum HandedSink {
 
 impl Sink {
     /// Lets the next image of this process have it: by then /proc may be out of sight.
-    pub(super) fn hand_over(&self, to: &mut HandOver) -> Result<HandedSink, Errno> {
+    pub(super) fn save(&self, to: &mut SavedDescriptors) -> Result<SavedSink, Errno> {
         Ok(match self {
-            Self::Plain => HandedSink::Plain,
-            Self::Socket => HandedSink::Socket,
-            Self::Own(file) => HandedSink::Own(to.pass(file)?),
-            Self::WhenWritable => HandedSink::WhenWritable,
+            Self::Plain => SavedSink::Plain,
+            Self::Socket => SavedSink::Socket,
+            Self::Own(file) => SavedSink::Own(to.pass(file)?),
+            Self::WhenWritable => SavedSink::WhenWritable,
         })
     }
 
     /// What an earlier image had.
-    pub fn resume(handed: HandedSink) -> Result<Self, Errno> {
-        Ok(match handed {
-            HandedSink::Plain => Self::Plain,
-            HandedSink::Socket => Self::Socket,
-            HandedSink::Own(number) => Self::Own(descriptors::claim(number)?.into()),
-            HandedSink::WhenWritable => Self::WhenWritable,
+    pub fn restore(saved: SavedSink) -> Result<Self, Errno> {
+        Ok(match saved {
+            SavedSink::Plain => Self::Plain,
+            SavedSink::Socket => Self::Socket,
+            SavedSink::Own(number) => Self::Own(descriptors::claim(number)?.into()),
+            SavedSink::WhenWritable => Self::WhenWritable,
         })
     }
 

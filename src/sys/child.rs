@@ -68,7 +68,7 @@ pub type Resource = c_int;
 
 /// A program ready to be exec'd: pointers that execve(2) takes as they are.
 #[derive(Debug)]
-pub struct Image {
+pub struct ExecTarget {
     path: CString,
     arguments: Vec<CString>,
     argv: Vec<*const c_char>,
@@ -78,7 +78,7 @@ pub struct Image {
 
 const SHELL: &CStr = c"/bin/sh";
 
-impl Image {
+impl ExecTarget {
     /// The program at `path`; `arguments` begin with its name.
     pub fn new(path: CString, arguments: Vec<CString>) -> Self {
         let end = [ptr::null()];
@@ -134,9 +134,9 @@ fn pointers(strings: &[CString]) -> impl Iterator<Item = *const c_char> {
 
 // SAFETY: the pointers point into CStrings of the same value, on the heap, which nobody
 // changes; threads only read them.
-unsafe impl Send for Image {}
+unsafe impl Send for ExecTarget {}
 // SAFETY: as for Send.
-unsafe impl Sync for Image {}
+unsafe impl Sync for ExecTarget {}
 
 /// Everything that a newborn child needs.
 #[derive(Clone, Copy, Debug)]
@@ -148,7 +148,7 @@ pub struct Launch<'a> {
     /// What it does before it execs.
     pub steps: &'a [Step],
     /// What it becomes; `None` for a rehearsal that stops before the exec.
-    pub image: Option<&'a Image>,
+    pub target: Option<&'a ExecTarget>,
     /// Its environment.
     pub environment: Finished<'a>,
     /// Whether to ask for a pidfd with the clone (`CLONE_PIDFD`, Linux 5.2).
@@ -255,15 +255,15 @@ extern "C" fn child(birth: *mut c_void) -> c_int {
 fn run(launch: &Launch<'_>) -> Result<(), (Stage, Errno)> {
     take_descriptors(launch).map_err(|errno| (Stage::Descriptors, errno))?;
     prepare(launch.steps)?;
-    match launch.image {
+    match launch.target {
         None => Ok(()),
-        Some(image) => {
+        Some(target) => {
             // The last of all: a child that stops before its exec stops its parent for good.
             if launch.traced {
                 be_traced().map_err(|errno| (Stage::Trace, errno))?;
             }
             launch.environment.tell_own_id(std::process::id);
-            Err((Stage::Exec, image.exec(launch.environment)))
+            Err((Stage::Exec, target.exec(launch.environment)))
         }
     }
 }

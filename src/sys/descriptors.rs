@@ -36,13 +36,13 @@ pub struct Low(pub(super) u32);
 
 impl Reserved {
     /// Closes whatever was inherited besides 0, 1, 2 and what is `kept`, and occupies the
-    /// lowest numbers: no more of them than `slots` where few may be open. With `handed`, which
+    /// lowest numbers: no more of them than `slots` where few may be open. With `saved`, which
     /// is /dev/null already, none is opened by its name.
-    pub fn take(slots: usize, kept: &[impl AsFd], handed: Option<&OwnedFd>) -> io::Result<Self> {
+    pub fn take(slots: usize, kept: &[impl AsFd], saved: Option<&OwnedFd>) -> io::Result<Self> {
         close_inherited(kept);
         let few = few();
         let mut taken = Vec::with_capacity(WORD as usize);
-        taken.push(handed.map_or_else(null, OwnedFd::try_clone)?);
+        taken.push(saved.map_or_else(null, OwnedFd::try_clone)?);
         while !(few && taken.len() == slots) {
             let next = taken[0].try_clone()?;
             if next.as_raw_fd() as u32 >= WORD {
@@ -74,14 +74,14 @@ fn few() -> bool {
 
 /// Descriptors that this process is to keep when it becomes another program.
 #[derive(Debug, Default)]
-pub struct HandOver {
+pub struct SavedDescriptors {
     numbers: Vec<i32>,
     /// Of those that end with this image, or whose own number is low, where the next image will
     /// want none.
     copies: Vec<OwnedFd>,
 }
 
-impl HandOver {
+impl SavedDescriptors {
     /// Takes one along; says under which number it will be found. Its owner stays.
     pub fn pass(&mut self, fd: impl AsFd) -> Result<i32, Errno> {
         let number = fd.as_fd().as_raw_fd();
@@ -124,8 +124,8 @@ pub fn adopt(number: i32) -> Result<OwnedFd, Errno> {
     }
     // SAFETY: start-up, and nothing in this process owns what it was handed; if it wasn't, the
     // call says so.
-    let handed = unsafe { BorrowedFd::borrow_raw(number) };
-    fcntl(handed, FcntlArg::F_GETFD)?;
+    let saved = unsafe { BorrowedFd::borrow_raw(number) };
+    fcntl(saved, FcntlArg::F_GETFD)?;
     // SAFETY: open, as was just seen, and from here on this value's own.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
@@ -145,8 +145,8 @@ pub fn claim(number: i32) -> Result<OwnedFd, Errno> {
     }
     // SAFETY: start-up, and nothing in this process owns what it was handed; if it wasn't, the
     // call says so.
-    let handed = unsafe { BorrowedFd::borrow_raw(number) };
-    copy_above(handed, above)
+    let saved = unsafe { BorrowedFd::borrow_raw(number) };
+    copy_above(saved, above)
 }
 
 /// Another descriptor for the same, close-on-exec and with this number or a higher one.

@@ -13,7 +13,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::unistd::{AccessFlags, Uid, UnlinkatFlags, faccessat, unlinkat};
 use serde::{Deserialize, Serialize};
 
-use super::descriptors::{self, HandOver};
+use super::descriptors::{self, SavedDescriptors};
 use super::process::{Capability, has_capability};
 
 /// A name in a directory.
@@ -25,7 +25,7 @@ pub struct Entry {
 
 /// The same for another image of this process: the directory's descriptor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct HandedEntry {
+pub struct SavedEntry {
     directory: i32,
     name: OsString,
 }
@@ -44,18 +44,18 @@ impl Entry {
     }
 
     /// Lets the next image of this process have it.
-    pub fn hand_over(&self, to: &mut HandOver) -> Result<HandedEntry, Errno> {
-        Ok(HandedEntry {
+    pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedEntry, Errno> {
+        Ok(SavedEntry {
             directory: to.pass(&self.directory)?,
             name: self.name.clone(),
         })
     }
 
     /// What an earlier image had.
-    pub fn resume(handed: HandedEntry) -> Result<Self, Errno> {
+    pub fn restore(saved: SavedEntry) -> Result<Self, Errno> {
         Ok(Self {
-            directory: descriptors::claim(handed.directory)?,
-            name: handed.name,
+            directory: descriptors::claim(saved.directory)?,
+            name: saved.name,
         })
     }
 
@@ -183,7 +183,7 @@ pub struct Directory(OwnedFd);
 
 /// The same for another image of this process: its descriptor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct HandedDirectory(i32);
+pub struct SavedDirectory(i32);
 
 impl Directory {
     /// Opens it, for no more than to reach what is in it.
@@ -198,12 +198,12 @@ impl Directory {
     }
 
     /// Lets the next image of this process have it.
-    pub fn hand_over(&self, to: &mut HandOver) -> Result<HandedDirectory, Errno> {
-        to.pass(&self.0).map(HandedDirectory)
+    pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedDirectory, Errno> {
+        to.pass(&self.0).map(SavedDirectory)
     }
 
     /// What an earlier image had.
-    pub fn resume(HandedDirectory(number): HandedDirectory) -> Result<Self, Errno> {
+    pub fn restore(SavedDirectory(number): SavedDirectory) -> Result<Self, Errno> {
         descriptors::claim(number).map(Self)
     }
 
