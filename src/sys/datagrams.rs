@@ -165,7 +165,7 @@ impl Received {
                     ptr::null_mut(),
                 )
             };
-            match super::check(result) {
+            match super::result::check(result) {
                 Err(Errno::EINTR) => {}
                 result => break result,
             }
@@ -225,7 +225,7 @@ impl Received {
                 (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
             )
         };
-        super::check(result).map(|sent| sent as usize)
+        super::result::check(result).map(|sent| sent as usize)
     }
 }
 

@@ -6,13 +6,15 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, getrlimit};
+use nix::unistd::dup3;
 
 /// `CLOSE_RANGE_UNSHARE` of close_range(2).
 const UNSHARE: libc::c_uint = 1 << 1;
@@ -22,17 +24,41 @@ const UNSHARE: libc::c_uint = 1 << 1;
 /// can: each below is copied, and closed again, for every connection.
 const WORD: u32 = 64;
 
-/// Descriptors from 3 up, occupied by /dev/null until somebody needs one, or until this is
-/// dropped.
+/// Descriptors from 3 up, occupied by /dev/null until one is needed, or until this is dropped.
 #[derive(Debug)]
 pub struct Reserved {
     /// The lowest last.
     slots: Vec<OwnedFd>,
+    /// The first number above those that plans own.
+    unowned: u32,
 }
 
-/// How many descriptors, from 0, are low: those that a child takes a copy of.
+/// The low descriptors: those that a child takes a copy of.
+///
+/// From 3 up there are those that plans own, which its steps may use, and then those of the
+/// threads, for connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Low(pub(super) u32);
+pub struct Low {
+    /// The first that no plan owns.
+    unowned: u32,
+    /// The first that isn't low.
+    end: u32,
+}
+
+impl Low {
+    /// The first that no plan owns: from here up, a child closes all.
+    pub(super) fn first_unowned(self) -> u32 {
+        self.unowned
+    }
+
+    /// Those that no plan owns.
+    pub(super) fn unowned(self) -> Range<RawFd> {
+        self.unowned as RawFd..self.end as RawFd
+    }
+}
+
+/// The lowest number besides the standard descriptors.
+const FIRST: u32 = 3;
 
 impl Reserved {
     /// Closes whatever was inherited besides 0, 1, 2 and what is `kept`, and occupies the
@@ -51,7 +77,19 @@ impl Reserved {
             taken.push(next);
         }
         taken.reverse();
-        Ok(Self { slots: taken })
+        Ok(Self {
+            slots: taken,
+            unowned: FIRST,
+        })
+    }
+
+    /// Moves a descriptor to the lowest number that is left, close-on-exec (dup3(2)), for a plan to
+    /// own. Called before [`Self::low`] and [`Self::slot`].
+    pub fn own(&mut self, fd: OwnedFd) -> Result<OwnedFd, Errno> {
+        let mut slot = self.slots.pop().ok_or(Errno::EMFILE)?;
+        dup3(&fd, &mut slot, OFlag::O_CLOEXEC)?;
+        self.unowned = slot.as_raw_fd() as u32 + 1;
+        Ok(slot)
     }
 
     /// The lowest number that is left, for as long as the caller lives.
@@ -59,10 +97,13 @@ impl Reserved {
         self.slots.pop()
     }
 
-    /// 0, 1, 2 and so many of the lowest numbers.
+    /// 0, 1, 2, those that plans own, and so many of the lowest numbers that are left.
     pub fn low(&self, slots: usize) -> Option<Low> {
         let last = self.slots.iter().rev().nth(slots.checked_sub(1)?)?;
-        Some(Low(last.as_raw_fd() as u32 + 1))
+        Some(Low {
+            unowned: self.unowned,
+            end: last.as_raw_fd() as u32 + 1,
+        })
     }
 }
 
@@ -251,8 +292,8 @@ pub fn can_unshare() -> bool {
 ///
 /// For a child that shares its parent's table; until this has succeeded, it may not touch
 /// any descriptor.
-pub(super) fn unshare_below(Low(first): Low) -> Result<(), Errno> {
-    close_range(first, u32::MAX, UNSHARE)
+pub(super) fn unshare_below(low: Low) -> Result<(), Errno> {
+    close_range(low.end, u32::MAX, UNSHARE)
 }
 
 /// Closes all from `first` up, in a child's own table.

@@ -75,7 +75,7 @@ impl Stack {
             guard: page,
         };
         // SAFETY: the page is the lowest of the mapping made above, which this value owns.
-        super::check(unsafe { libc::mprotect(base, page, libc::PROT_NONE) })?;
+        super::result::check(unsafe { libc::mprotect(base, page, libc::PROT_NONE) })?;
         Ok(stack)
     }
 

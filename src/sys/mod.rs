@@ -8,6 +8,7 @@
 
 pub mod backlog;
 pub mod child;
+mod clone3;
 pub mod datagrams;
 pub mod descriptors;
 pub mod diagnosis;
@@ -18,15 +19,9 @@ pub mod memory;
 pub mod names;
 pub mod process;
 pub mod reexec;
+mod result;
 pub mod signals;
 pub mod sockets;
 pub mod thread;
 #[cfg(target_arch = "x86_64")]
 pub mod trace;
-
-use nix::errno::Errno;
-
-/// The result of a system call that says -1 when it fails: its value, or the errno.
-fn check(result: libc::c_int) -> Result<libc::c_int, Errno> {
-    Errno::result(result)
-}

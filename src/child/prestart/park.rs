@@ -80,7 +80,7 @@ impl Start<'_> {
         let _tick = Tick::every(LOOK).map_err(short("no timer for a process to stand ready"))?;
         spawner.hold(&theirs).map_err(&no_socket)?;
         drop(theirs);
-        let spawned = spawner.spawn_traced(self.plan, self.steps, environment);
+        let spawned = spawner.launch_traced(self.plan, self.steps, environment);
         spawner.release();
         let spawned = spawned.map_err(|why| {
             let text = why.explain(self.plan).to_string();

@@ -480,7 +480,7 @@ impl Tracee {
         let mut status = 0;
         // SAFETY: the status is a live local.
         let result = unsafe { libc::waitpid(self.pid.as_raw(), &raw mut status, libc::__WALL) };
-        match super::check(result) {
+        match crate::sys::result::check(result) {
             Ok(_) => {
                 self.gone.set(!libc::WIFSTOPPED(status));
                 Ok(Some(status))

@@ -39,7 +39,7 @@ impl Tick {
         // SAFETY: both are live locals of the types that the call takes.
         let made =
             unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) };
-        crate::sys::check(made)?;
+        crate::sys::result::check(made)?;
         let tick = Self { timer };
         let span = libc::timespec {
             tv_sec: time.as_secs() as libc::time_t,
@@ -51,7 +51,7 @@ impl Tick {
         };
         // SAFETY: the timer exists, and the times are a live local.
         let set = unsafe { libc::timer_settime(timer, 0, &raw const times, ptr::null_mut()) };
-        crate::sys::check(set)?;
+        crate::sys::result::check(set)?;
         Ok(tick)
     }
 }
