@@ -9,6 +9,7 @@ mod peers;
 mod proc;
 mod report;
 mod results;
+mod samples;
 mod stats;
 mod sys;
 
@@ -40,6 +41,10 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<ExitCode> {
+    if options.render {
+        report::render(&options.output)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let settings = Settings::from_options(options);
     let found = peers::find(options)?;
     if options.list {
@@ -85,7 +90,7 @@ fn run(options: &Options) -> Result<ExitCode> {
 /// What is known before anything is measured.
 fn empty_results(settings: &Settings, found: Found) -> (Results, Vec<peers::Peer>) {
     let results = Results {
-        format: 1,
+        format: results::FORMAT,
         date: report::today(),
         machine: Machine::describe(),
         settings: settings.clone(),
@@ -99,8 +104,8 @@ fn empty_results(settings: &Settings, found: Found) -> (Results, Vec<peers::Peer
         costs: Vec::new(),
         bulk: Vec::new(),
         datagrams: Vec::new(),
-        ahead: Vec::new(),
-        ahead_alone: Vec::new(),
+        prestart: Vec::new(),
+        prestart_alone: Vec::new(),
     };
     (results, found.peers)
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::machine;
 use crate::peers::{PeerArgument, Transport};
@@ -42,7 +42,7 @@ pub(crate) struct Options {
     pub only: Vec<Group>,
 
     /// Only these handlers: in the rates and in the bare kernel's loop those that speak first, in
-    /// `ahead` those that read a line
+    /// `prestart` those that read a line
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     pub handlers: Vec<HandlerName>,
 
@@ -87,6 +87,10 @@ pub(crate) struct Options {
     #[arg(long)]
     pub add: bool,
 
+    /// Measure nothing; write the page and its plots again from the JSON files in --output
+    #[arg(long)]
+    pub render: bool,
+
     /// A short run that shows that everything works; its figures mean nothing
     #[arg(long)]
     pub quick: bool,
@@ -96,7 +100,7 @@ pub(crate) struct Options {
     pub list: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Group {
     /// Connections a second and latency by handler, clients and kind of socket
@@ -111,8 +115,8 @@ pub(crate) enum Group {
     Datagram,
     /// Clone, exec and wait without any socket
     Kernel,
-    /// Real programs that read a line and answer it, also started ahead of their clients
-    Ahead,
+    /// Programs that read a line and answer it, started at the connection or before it
+    Prestart,
 }
 
 impl Group {
@@ -124,12 +128,12 @@ impl Group {
             Self::Bulk => "bulk",
             Self::Datagram => "datagram",
             Self::Kernel => "kernel",
-            Self::Ahead => "ahead",
+            Self::Prestart => "prestart",
         }
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum HandlerName {
     Tiny,
@@ -175,14 +179,14 @@ impl HandlerName {
     fn serves(self, groups: &[Group]) -> bool {
         groups.iter().any(|group| match group {
             Group::Rates | Group::Kernel => !self.reads_a_line(),
-            Group::Ahead => self.reads_a_line(),
+            Group::Prestart => self.reads_a_line(),
             _ => false,
         })
     }
 }
 
 /// Everything that shapes the run, decided.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Settings {
     pub quick: bool,
     pub groups: Vec<Group>,
@@ -191,9 +195,9 @@ pub(crate) struct Settings {
     pub clients: Vec<usize>,
     pub live: Vec<usize>,
     pub rounds: u32,
-    #[serde(rename = "seconds", serialize_with = "as_seconds")]
+    #[serde(rename = "seconds", with = "as_seconds")]
     pub window: Duration,
-    #[serde(serialize_with = "as_seconds")]
+    #[serde(with = "as_seconds")]
     pub timeout: Duration,
     pub bulk_bytes: u64,
     /// Live handlers that the memory for each is computed from.
@@ -293,8 +297,20 @@ fn stream_transport(text: &str) -> Result<Transport, String> {
     }
 }
 
-fn as_seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(time.as_secs_f64())
+/// Durations as numbers of seconds in JSON.
+mod as_seconds {
+    use std::time::Duration;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_f64(time.as_secs_f64())
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Duration, D::Error> {
+        Duration::try_from_secs_f64(f64::deserialize(from)?).map_err(D::Error::custom)
+    }
 }
 
 #[cfg(test)]
@@ -332,8 +348,8 @@ mod tests {
             Settings::from_options(&Options::parse_from(line)).handlers
         };
         assert_eq!(handlers(&[]), HandlerName::value_variants());
-        let ahead = handlers(&["--only", "ahead"]);
-        assert!(ahead.contains(&Cat) && ahead.iter().all(|handler| handler.reads_a_line()));
+        let prestart = handlers(&["--only", "prestart"]);
+        assert!(prestart.contains(&Cat) && prestart.iter().all(|handler| handler.reads_a_line()));
         let rates = handlers(&["--only", "rates,live"]);
         assert!(rates.contains(&Tiny) && !rates.iter().any(|handler| handler.reads_a_line()));
         assert_eq!(handlers(&["--handlers", "cat,tiny"]), [Cat, Tiny]);

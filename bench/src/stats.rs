@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-/// The middle, the lowest and the highest of a figure that was measured once a round.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+/// The median, the least and the most of a figure that was measured once a round.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "[f64; 3]", into = "[f64; 3]")]
 pub(crate) struct Summary {
     pub median: f64,
     pub min: f64,
@@ -14,7 +15,8 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    /// `None` when there is nothing to summarise. Figures that are not finite are left out.
+    /// Summarises figures to six digits. Leaves out those that are not finite; `None` if no other
+    /// is there.
     pub(crate) fn of(figures: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut figures: Vec<f64> = figures.into_iter().filter(|f| f.is_finite()).collect();
         figures.sort_by(f64::total_cmp);
@@ -25,7 +27,28 @@ impl Summary {
         } else {
             (figures[middle - 1] + figures[middle]) / 2.0
         };
-        Some(Self { median, min, max })
+        Some(Self {
+            median: six_digits(median),
+            min: six_digits(min),
+            max: six_digits(max),
+        })
+    }
+}
+
+/// What is beyond the noise of any measurement, so that files stay small.
+fn six_digits(figure: f64) -> f64 {
+    format!("{figure:.5e}").parse().unwrap_or(figure)
+}
+
+impl From<[f64; 3]> for Summary {
+    fn from([median, min, max]: [f64; 3]) -> Self {
+        Self { median, min, max }
+    }
+}
+
+impl From<Summary> for [f64; 3] {
+    fn from(summary: Summary) -> Self {
+        [summary.median, summary.min, summary.max]
     }
 }
 

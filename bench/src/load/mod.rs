@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::time::{ClockId, clock_gettime};
-use serde::Serialize;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 pub(crate) use alone::{AloneLoad, AloneOutcome};
@@ -26,7 +25,7 @@ use crate::handlers::{ANSWER, Reply};
 use crate::peers::Endpoint;
 
 /// What went wrong, by kind, so that a run with failures shows which.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Failures {
     /// Not connected at all.
     pub refused: u64,

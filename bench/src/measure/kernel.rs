@@ -9,7 +9,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 
 use super::Bench;
 use crate::handlers::Handler;
-use crate::results::{KernelCell, KernelRound};
+use crate::samples::{KernelRound, KernelSamples};
 use crate::sys::BareLauncher;
 
 pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
@@ -29,16 +29,15 @@ pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
         .with_context(|| format!("the bare kernel cannot run '{}'", handler.name))?;
         let cpu = cpu_time()?.saturating_sub(before);
         let figures = KernelRound {
-            round,
             rate: count as f64 / took.as_secs_f64(),
             cpu: cpu.as_secs_f64() * 1e6 / count.max(1) as f64,
         };
-        let cells = &mut bench.results.kernel;
+        let cells = &mut bench.samples.kernel;
         if let Some(cell) = cells.iter_mut().find(|cell| cell.handler == handler.name) {
             cell.rounds.push(figures);
         } else {
-            cells.push(KernelCell {
-                handler: handler.name,
+            cells.push(KernelSamples {
+                handler: handler.name.to_owned(),
                 threads,
                 rounds: vec![figures],
             });

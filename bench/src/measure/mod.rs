@@ -4,12 +4,12 @@
 //! one beginning each round. Whatever disturbs the machine for a while thus hits all of them, and
 //! not always the same one first.
 
-mod ahead;
 mod bulk;
 mod cost;
 mod datagram;
 mod kernel;
 mod live;
+mod prestart;
 mod rates;
 
 use std::collections::HashMap;
@@ -24,7 +24,8 @@ use crate::handlers::{Handler, Handlers, Reply};
 use crate::load::{StreamLoad, StreamOutcome};
 use crate::options::{Group, Settings};
 use crate::peers::{Peer, Server, Transport, Workspace};
-use crate::results::{Percentiles, Results, StreamCell, StreamKey, StreamRound};
+use crate::results::{Results, StreamKey};
+use crate::samples::{RoundPercentiles, Samples, StreamRound, StreamSamples};
 
 /// What all measurements share.
 pub(crate) struct Bench {
@@ -34,7 +35,9 @@ pub(crate) struct Bench {
     pub tiny: Handler,
     pub workspace: Workspace,
     pub interrupted: Arc<AtomicBool>,
+    /// Filled with the summaries of the samples at the end.
     pub results: Results,
+    pub samples: Samples,
     progress: ProgressBar,
     /// Steps are counted, and none is taken.
     counting: bool,
@@ -67,6 +70,7 @@ impl Bench {
             workspace,
             interrupted,
             results,
+            samples: Samples::default(),
             progress,
             counting: false,
             failed_starts: HashMap::new(),
@@ -90,7 +94,7 @@ impl Bench {
             (Group::Cost, cost::round),
             (Group::Bulk, bulk::round),
             (Group::Datagram, datagram::round),
-            (Group::Ahead, ahead::round),
+            (Group::Prestart, prestart::round),
         ];
         let round = |bench: &mut Self, round| {
             for (group, measure) in groups {
@@ -112,6 +116,7 @@ impl Bench {
         }
         self.progress.finish_and_clear();
         self.results.interrupted = self.is_interrupted();
+        self.samples.summarise_into(&mut self.results);
         Ok(self.results)
     }
 
@@ -239,7 +244,7 @@ impl Bench {
         server: &Server,
         handler: &Handler,
         key: StreamKey,
-        cells: fn(&mut Results) -> &mut Vec<StreamCell>,
+        cells: fn(&mut Samples) -> &mut Vec<StreamSamples>,
     ) -> Result<()> {
         let transport = key.transport;
         let window = self.settings.window * handler.windows;
@@ -264,26 +269,24 @@ impl Bench {
         let figures = StreamRound {
             round,
             rate: outcome.in_window as f64 / window.as_secs_f64(),
-            completed: outcome.completed,
             failures: outcome.failures,
-            first_byte: Percentiles::of(&outcome.first),
-            end: Percentiles::of(&outcome.end),
+            first_byte: RoundPercentiles::of(&outcome.first),
+            end: RoundPercentiles::of(&outcome.end),
             load_cpu: each(outcome.cpu),
             server_cpu: each(cpu.own),
             children_cpu: each(cpu.children),
             load_cores: outcome.cpu.as_secs_f64() / outcome.elapsed.as_secs_f64().max(1e-9),
         };
-        let cells = cells(&mut self.results);
+        let cells = cells(&mut self.samples);
         let index = cells
             .iter()
             .position(|cell| cell.key == key)
             .unwrap_or_else(|| {
-                cells.push(StreamCell::new(key));
+                cells.push(StreamSamples::new(key));
                 cells.len() - 1
             });
         let cell = &mut cells[index];
         cell.rounds.push(figures);
-        cell.first_byte.add(&outcome.first);
         cell.end.add(&outcome.end);
         Ok(())
     }

@@ -56,7 +56,7 @@ impl PeerArgument {
             config: None,
             daemonises: false,
         };
-        peers.retain(|peer| peer.name != self.name || peer.remark == BY_HAND);
+        peers.retain(|peer| peer.name != self.name || peer.remark == FROM_OPTION);
         // A peer may be given one program for TCP and another for unix sockets.
         let recipe = match peers.iter().find(|peer| peer.name == self.name) {
             Some(peer) if peer.program != program => recipe.with_program(&program),
@@ -72,9 +72,10 @@ impl PeerArgument {
                 recipes: BTreeMap::from([(self.transport, recipe)]),
                 processes_each: 1,
                 only: None,
-                keeps_stock: false,
+                prestarts: false,
                 mode_of: None,
-                remark: BY_HAND,
+                before_of: None,
+                remark: FROM_OPTION,
             });
         }
         Ok(())
@@ -92,7 +93,7 @@ impl PeerArgument {
     }
 }
 
-const BY_HAND: &str = "given by --peer";
+const FROM_OPTION: &str = "from --peer";
 
 fn split(text: &str) -> Result<(String, Vec<String>), String> {
     let (name, command) = text.split_once('=').ok_or("NAME=COMMAND is needed")?;

@@ -23,7 +23,7 @@ pub(super) struct Known {
     daemonises: bool,
     processes_each: usize,
     only: Option<Group>,
-    keeps_stock: bool,
+    prestarts: bool,
     mode_of: Option<&'static str>,
     remark: &'static str,
 }
@@ -40,7 +40,7 @@ const NONE: Known = Known {
     daemonises: false,
     processes_each: 1,
     only: None,
-    keeps_stock: false,
+    prestarts: false,
     mode_of: None,
     remark: "",
 };
@@ -84,8 +84,8 @@ pub(super) const KNOWN: &[Known] = &[
         // Four for each of the usual eight clients, and few enough for 32 interpreters' memory.
         tcp: Some("{program} --warm 32 -b 4096 -t {address}:{port} {handler}"),
         unix: Some("{program} --warm 32 -b 4096 -l {path} {handler}"),
-        only: Some(Group::Ahead),
-        keeps_stock: true,
+        only: Some(Group::Prestart),
+        prestarts: true,
         mode_of: Some("skd"),
         remark: "up to 32 handlers stand ready, each for one connection",
         ..NONE
@@ -97,8 +97,8 @@ pub(super) const KNOWN: &[Known] = &[
         version: VersionOption::Long,
         tcp: Some("{program} --fork-server -b 4096 -t {address}:{port} {handler}"),
         unix: Some("{program} --fork-server -b 4096 -l {path} {handler}"),
-        only: Some(Group::Ahead),
-        keeps_stock: true,
+        only: Some(Group::Prestart),
+        prestarts: true,
         mode_of: Some("skd"),
         remark: "one handler stands ready, and each connection has a fork of it",
         ..NONE
@@ -321,8 +321,9 @@ impl Known {
             recipes: recipes.collect(),
             processes_each: self.processes_each,
             only: self.only,
-            keeps_stock: self.keeps_stock,
+            prestarts: self.prestarts,
             mode_of: self.mode_of,
+            before_of: None,
             remark: self.remark,
             program,
         }

@@ -12,7 +12,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub(crate) use argument::PeerArgument;
 pub(crate) use recipe::{Endpoint, Recipe};
@@ -31,7 +31,7 @@ pub(crate) fn environment() -> [(&'static str, String); 2] {
     ]
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Transport {
     Tcp,
@@ -58,17 +58,19 @@ pub(crate) struct Peer {
     pub recipes: BTreeMap<Transport, Recipe>,
     /// Processes that one connection needs: 2 where a relay stands between socket and handler.
     pub processes_each: usize,
-    /// Takes part in this group alone, since a sibling stands for the same program elsewhere.
+    /// The only group that it takes part in.
     pub only: Option<Group>,
-    /// Keeps processes ready that serve nobody yet.
-    pub keeps_stock: bool,
+    /// Starts processes before their clients connect.
+    pub prestarts: bool,
     /// The server that this is with other options.
     pub mode_of: Option<&'static str>,
+    /// The server that this is an earlier binary of.
+    pub before_of: Option<String>,
     /// What a reader of its figures should know.
     pub remark: &'static str,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Missing {
     pub name: String,
     pub package: String,

@@ -72,7 +72,7 @@ impl Workspace {
 pub(crate) struct Server {
     child: Child,
     pid: i32,
-    keeps_stock: bool,
+    prestarts: bool,
     pub endpoint: Endpoint,
     /// From the start of the program to the end of the first answer.
     pub first_answer: Duration,
@@ -109,7 +109,7 @@ impl Server {
         let mut server = Self {
             pid: child.id().cast_signed(),
             child,
-            keeps_stock: peer.keeps_stock,
+            prestarts: peer.prestarts,
             endpoint,
             first_answer: Duration::ZERO,
         };
@@ -194,8 +194,8 @@ impl Server {
     /// Waits until every handler has ended and been waited for, so that its CPU time counts. Where
     /// some stand ready, until they are all that is left.
     pub(crate) fn await_idle(&self, timeout: Duration) -> bool {
-        if self.keeps_stock {
-            return self.await_stock(Duration::from_millis(50), timeout) > 0;
+        if self.prestarts {
+            return self.await_prestarted(Duration::from_millis(50), timeout) > 0;
         }
         let began = Instant::now();
         loop {
@@ -210,7 +210,7 @@ impl Server {
     /// Waits until as many processes stand ready as the server wants, which is when none is traced
     /// any more on its way there and, for a while, none has come or gone. Says how many there are;
     /// 0 also when it never comes to rest.
-    pub(crate) fn await_stock(&self, quiet: Duration, timeout: Duration) -> usize {
+    pub(crate) fn await_prestarted(&self, quiet: Duration, timeout: Duration) -> usize {
         let began = Instant::now();
         let (mut known, mut since) = (Vec::new(), began);
         loop {

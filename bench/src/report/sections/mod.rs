@@ -1,19 +1,18 @@
 //! The figures in tables, by topic.
 
-mod ahead;
 mod cost;
 mod data;
 mod kernel;
 mod latency;
 mod live;
+mod prestart;
 mod rates;
 mod servers;
 
 use super::format::{NOTHING, spread, thousands};
 use super::table::Table;
 use crate::peers::Transport;
-use crate::results::{Results, StreamCell};
-use crate::stats::Summary;
+use crate::results::{Results, StreamPoint};
 
 pub(in crate::report) struct Section {
     pub(in crate::report) title: &'static str,
@@ -32,7 +31,7 @@ pub(in crate::report) fn all(results: &Results) -> Vec<Section> {
     let sections = [
         rates::rates(results),
         rates::ratios(results),
-        ahead::ahead(results),
+        prestart::prestart(results),
         live::live(results),
         latency::latency(results),
         kernel::kernel(results),
@@ -131,11 +130,6 @@ pub(in crate::report) fn soundness(results: &Results) -> Vec<String> {
     lines
 }
 
-/// Percentiles of no connection at all are 0 and mean nothing.
-fn positive(micros: u64) -> f64 {
-    if micros == 0 { f64::NAN } else { micros as f64 }
-}
-
 /// Servers of some cells, the fastest first, where `weight` finds a figure.
 fn by_speed(results: &Results, weight: impl Fn(&str) -> Option<f64>) -> Vec<String> {
     let names = results.servers.iter().map(|server| server.name.clone());
@@ -147,14 +141,14 @@ fn by_speed(results: &Results, weight: impl Fn(&str) -> Option<f64>) -> Vec<Stri
 }
 
 fn find<'a>(
-    cells: &'a [StreamCell],
+    points: &'a [StreamPoint],
     server: &str,
     transport: Transport,
     handler: &str,
     clients: usize,
-) -> Option<&'a StreamCell> {
-    cells.iter().find(|cell| {
-        let key = &cell.key;
+) -> Option<&'a StreamPoint> {
+    points.iter().find(|point| {
+        let key = &point.key;
         key.server == server
             && key.transport == transport
             && key.handler == handler
@@ -162,22 +156,15 @@ fn find<'a>(
     })
 }
 
-pub(in crate::report) fn rate_of(cell: &StreamCell) -> Option<Summary> {
-    cell.summary(|round| round.rate)
+fn rate_text(point: Option<&StreamPoint>) -> String {
+    point.map_or_else(
+        || NOTHING.to_owned(),
+        |point| spread(Some(point.rate), thousands) + mark(point.failures),
+    )
 }
 
-fn rate_text(cell: Option<&StreamCell>) -> String {
-    cell.map_or_else(
-        || NOTHING.to_owned(),
-        |cell| {
-            let mark = if cell.failures().total() > 0 {
-                " (!)"
-            } else {
-                ""
-            };
-            spread(rate_of(cell), thousands) + mark
-        },
-    )
+const fn mark(failures: u64) -> &'static str {
+    if failures > 0 { " (!)" } else { "" }
 }
 
 fn handlers(results: &Results) -> Vec<&'static str> {
@@ -190,7 +177,7 @@ fn handlers(results: &Results) -> Vec<&'static str> {
         .collect()
 }
 
-/// Those of the section on handlers started ahead.
+/// Those of the section on prestarted handlers.
 pub(in crate::report) fn reading_handlers(results: &Results) -> Vec<&'static str> {
     results
         .settings

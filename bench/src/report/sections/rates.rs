@@ -1,6 +1,6 @@
 //! Connections a second, and how many times those of another.
 
-use super::{Section, by_speed, clients_text, find, handlers, rate_of, rate_text};
+use super::{Section, by_speed, clients_text, find, handlers, rate_text};
 use crate::report::format::{NOTHING, ratio, spread, thousands};
 use crate::report::table::Table;
 use crate::results::Results;
@@ -13,8 +13,8 @@ pub(super) fn rates(results: &Results) -> Section {
     for transport in &results.settings.transports {
         let order = |handler: &str, clients| {
             by_speed(results, |server| {
-                let cell = find(&results.rates, server, *transport, handler, clients)?;
-                Some(rate_of(cell)?.median)
+                let point = find(&results.rates, server, *transport, handler, clients)?;
+                Some(point.rate.median)
             })
         };
         let title = format!("Connections a second, {transport}, {}", clients_text(usual));
@@ -72,29 +72,27 @@ pub(super) fn ratios(results: &Results) -> Section {
             .iter()
             .map(|live| (format!("{} live", thousands(*live as f64)), "gate", *live));
         let mut columns: Vec<_> = rates.chain(live).collect();
-        let cell = |server: &str, handler: &str, live: usize| {
-            let cells = if handler == "gate" {
+        let ratio_to = |server: &str, handler: &str, live: usize| {
+            let points = if handler == "gate" {
                 &results.live
             } else {
                 &results.rates
             };
-            cells.iter().find(|cell| {
-                let key = &cell.key;
+            let point = points.iter().find(|point| {
+                let key = &point.key;
                 key.server == server
                     && key.transport == *transport
                     && key.handler == handler
                     && key.clients == usual
                     && key.live == live
-            })
+            })?;
+            point.ratio
         };
         let others: Vec<_> = results
             .servers
             .iter()
             .filter(|server| server.name != *base)
             .collect();
-        let ratio_to = |server: &str, handler: &str, live: usize| {
-            cell(base, handler, live)?.ratio_to(cell(server, handler, live)?)
-        };
         columns.retain(|(_, handler, live)| {
             others
                 .iter()
