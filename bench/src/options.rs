@@ -20,6 +20,14 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PATH")]
     pub skd: Option<PathBuf>,
 
+    /// An earlier skd, to be measured beside the new one; prints the ratios of both
+    ///
+    /// The two take turns, next to each other, and another one begins each round. Without options
+    /// that say otherwise these are measured over TCP with 8 clients in 9 rounds: handlers 'tiny'
+    /// and 'dynamic', 5,000 live handlers, and handler 'cat' with exec, --warm and --fork-server.
+    #[arg(long, value_name = "PATH")]
+    pub before: Option<PathBuf>,
+
     /// A further server: {port} or {path} and {handler} stand in COMMAND, {address} may. May be
     /// given several times, also with one name for its TCP and its unix command
     #[arg(long = "peer", value_name = "NAME=COMMAND", value_parser = PeerArgument::stream)]
@@ -210,21 +218,22 @@ pub(crate) struct Settings {
 impl Settings {
     pub(crate) fn from_options(options: &Options) -> Self {
         let quick = options.quick;
-        let or = |given: &[usize], quickly: &[usize], fully: &[usize]| {
-            let chosen = match (given.is_empty(), quick) {
-                (false, _) => given,
+        let or = |chosen: &[usize], quickly: &[usize], fully: &[usize]| {
+            let mut chosen = match (chosen.is_empty(), quick) {
+                (false, _) => chosen,
                 (true, true) => quickly,
                 (true, false) => fully,
-            };
-            let mut chosen = chosen.to_vec();
+            }
+            .to_vec();
             chosen.sort_unstable();
             chosen.dedup();
             chosen
         };
         let window = Duration::from_secs_f64(if quick { 0.2 } else { 1.0 });
         let cores = machine::cores();
-        let groups = given_or_all(&options.only, Group::value_variants());
-        let mut handlers = given_or_all(&options.handlers, HandlerName::value_variants());
+        let usual = Defaults::of(options);
+        let groups = chosen_or(&options.only, usual.groups);
+        let mut handlers = chosen_or(&options.handlers, usual.handlers);
         handlers.retain(|handler| handler.serves(&groups));
         if quick && options.handlers.is_empty() {
             // Each of these is much like another one that stays.
@@ -235,10 +244,12 @@ impl Settings {
             quick,
             groups,
             handlers,
-            transports: given_or_all(&options.transports, &[Transport::Tcp, Transport::Unix]),
-            clients: or(&options.clients, &[8], &[1, 8, 64]),
-            live: or(&options.live, &[0, 200], &[0, 1000, 5000, 9000]),
-            rounds: options.rounds.unwrap_or(if quick { 1 } else { 5 }),
+            transports: chosen_or(&options.transports, usual.transports),
+            clients: or(&options.clients, &[8], usual.clients),
+            live: or(&options.live, usual.live_quick, usual.live),
+            rounds: options
+                .rounds
+                .unwrap_or(if quick { 1 } else { usual.rounds }),
             window: options.seconds.unwrap_or(window),
             timeout: Duration::from_secs(10),
             bulk_bytes: options.bulk_mib.unwrap_or(if quick { 16 } else { 256 }) << 20,
@@ -267,11 +278,48 @@ impl Settings {
     }
 }
 
-fn given_or_all<T: Clone>(given: &[T], all: &[T]) -> Vec<T> {
-    if given.is_empty() {
-        all.to_vec()
+/// What is measured without options that say otherwise.
+struct Defaults {
+    groups: &'static [Group],
+    handlers: &'static [HandlerName],
+    transports: &'static [Transport],
+    clients: &'static [usize],
+    live: &'static [usize],
+    live_quick: &'static [usize],
+    rounds: u32,
+}
+
+impl Defaults {
+    fn of(options: &Options) -> Self {
+        if options.before.is_none() {
+            Self {
+                groups: Group::value_variants(),
+                handlers: HandlerName::value_variants(),
+                transports: &[Transport::Tcp, Transport::Unix],
+                clients: &[1, 8, 64],
+                live: &[0, 1000, 5000, 9000],
+                live_quick: &[0, 200],
+                rounds: 5,
+            }
+        } else {
+            Self {
+                groups: &[Group::Rates, Group::Live, Group::Prestart],
+                handlers: &[HandlerName::Tiny, HandlerName::Dynamic, HandlerName::Cat],
+                transports: &[Transport::Tcp],
+                clients: &[8],
+                live: &[5000],
+                live_quick: &[200],
+                rounds: 9,
+            }
+        }
+    }
+}
+
+fn chosen_or<T: Clone>(chosen: &[T], default: &[T]) -> Vec<T> {
+    if chosen.is_empty() {
+        default.to_vec()
     } else {
-        given.to_vec()
+        chosen.to_vec()
     }
 }
 
@@ -324,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_wins_over_quick() {
+    fn options_win_over_quick() {
         let line = [
             "skd-bench",
             "--quick",
@@ -356,6 +404,16 @@ mod tests {
         assert!(handlers(&["--only", "bulk"]).is_empty());
         assert!(handlers(&["--quick"]).contains(&Cat));
         assert!(!handlers(&["--quick"]).contains(&HandlerName::Bash));
+    }
+
+    #[test]
+    fn a_comparison_with_the_binary_before_is_short() {
+        let line = ["skd-bench", "--before", "/x", "--live", "0"];
+        let settings = Settings::from_options(&Options::parse_from(line));
+        assert_eq!(settings.rounds, 9);
+        assert_eq!(settings.live, [0]);
+        assert_eq!(settings.clients, [8]);
+        assert!(!settings.measures(Group::Cost));
     }
 
     #[test]

@@ -131,19 +131,9 @@ impl Bench {
         !self.counting && !self.is_interrupted()
     }
 
-    /// Those that `chosen` takes, beginning with another one each round.
+    /// Returns the peers that `chosen` accepts in the order of a round.
     fn turns(&self, round: u32, chosen: impl Fn(&Peer) -> bool) -> Vec<Peer> {
-        let mut peers: Vec<Peer> = self
-            .peers
-            .iter()
-            .filter(|peer| chosen(peer))
-            .cloned()
-            .collect();
-        if !peers.is_empty() {
-            let first = round as usize % peers.len();
-            peers.rotate_left(first);
-        }
-        peers
+        in_turn(self.peers.iter().filter(|peer| chosen(peer)), round)
     }
 
     /// Where a comparison needs one kind of socket: TCP for those that have it, unix for the
@@ -163,7 +153,8 @@ impl Bench {
         for peer in peers {
             let (tcp, unix) = streams(&peer);
             let base = self.settings.base.as_str();
-            let both = unix_needed && (peer.name == base || peer.mode_of == Some(base));
+            let skd = peer.name == base || peer.mode_of == Some(base) || peer.before_of.is_some();
+            let both = unix_needed && skd;
             if tcp && wanted(Transport::Tcp) {
                 turns.push((peer.clone(), Transport::Tcp));
             }
@@ -302,4 +293,66 @@ fn cpu_each(time: Duration, connections: u64) -> f64 {
     }
 }
 
+/// Begins with another peer each round. A server and its earlier binary stay next to each other,
+/// and the other one of the two begins each round.
+fn in_turn<'a>(peers: impl Iterator<Item = &'a Peer>, round: u32) -> Vec<Peer> {
+    let mut units: Vec<Vec<Peer>> = Vec::new();
+    for peer in peers {
+        let now = peer.before_of.as_deref();
+        match units.iter_mut().find(|unit| Some(&*unit[0].name) == now) {
+            Some(unit) => unit.push(peer.clone()),
+            None => units.push(vec![peer.clone()]),
+        }
+    }
+    if !units.is_empty() {
+        let first = round as usize % units.len();
+        units.rotate_left(first);
+    }
+    if round % 2 == 1 {
+        for unit in &mut units {
+            unit.reverse();
+        }
+    }
+    units.concat()
+}
+
 type Measurement = fn(&mut Bench, u32) -> Result<()>;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn peer(name: &str, before_of: Option<&str>) -> Peer {
+        Peer {
+            name: name.to_owned(),
+            program: PathBuf::new(),
+            version: None,
+            recipes: BTreeMap::new(),
+            processes_each: 1,
+            only: None,
+            prestarts: false,
+            mode_of: None,
+            before_of: before_of.map(str::to_owned),
+            remark: "",
+        }
+    }
+
+    #[test]
+    fn two_binaries_alternate() {
+        let peers = [
+            peer("a", None),
+            peer("a-before", Some("a")),
+            peer("b", None),
+        ];
+        let turns = |round| {
+            let peers = in_turn(peers.iter(), round).into_iter();
+            peers.map(|peer| peer.name).collect::<Vec<_>>()
+        };
+        assert_eq!(turns(0), ["a", "a-before", "b"]);
+        assert_eq!(turns(1), ["b", "a-before", "a"]);
+        assert_eq!(turns(2), ["a", "a-before", "b"]);
+    }
+}

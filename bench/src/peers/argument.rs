@@ -93,7 +93,7 @@ impl PeerArgument {
     }
 }
 
-const FROM_OPTION: &str = "from --peer";
+pub(super) const FROM_OPTION: &str = "from --peer";
 
 fn split(text: &str) -> Result<(String, Vec<String>), String> {
     let (name, command) = text.split_once('=').ok_or("NAME=COMMAND is needed")?;

@@ -293,6 +293,21 @@ impl Known {
             })
     }
 
+    /// Whether this is skd for stream sockets, in one of its modes.
+    pub(super) fn is_skd_stream(&self) -> bool {
+        self.program == "skd" && self.tcp.is_some()
+    }
+
+    /// The same mode of an earlier skd.
+    pub(super) fn before(&self, program: PathBuf) -> Peer {
+        Peer {
+            name: self.name.replacen("skd", "skd-before", 1),
+            mode_of: None,
+            before_of: Some(self.name.to_owned()),
+            ..self.peer(program)
+        }
+    }
+
     pub(super) fn peer(&self, program: PathBuf) -> Peer {
         let commands = [
             (Transport::Tcp, self.tcp),

@@ -9,7 +9,7 @@ mod version;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
@@ -92,6 +92,8 @@ impl Peer {
 pub(crate) fn find(options: &Options) -> Result<Found> {
     let mut peers = Vec::new();
     let mut missing = Vec::new();
+    let before = options.before.as_deref();
+    let before = before.map(|path| file("--before", path)).transpose()?;
     for known in catalogue::KNOWN {
         let program = if known.program == "skd" {
             find_skd(options)?
@@ -101,7 +103,12 @@ pub(crate) fn find(options: &Options) -> Result<Found> {
                 .filter(|program| known.is_usable(program))
         };
         match program {
-            Some(program) => peers.push(known.peer(program)),
+            Some(program) => {
+                peers.push(known.peer(program));
+                if let Some(before) = before.as_deref().filter(|_| known.is_skd_stream()) {
+                    peers.push(known.before(before.to_owned()));
+                }
+            }
             None => missing.push(Missing {
                 name: known.name.to_owned(),
                 package: known.package.to_owned(),
@@ -129,20 +136,36 @@ pub(crate) fn find(options: &Options) -> Result<Found> {
                 );
             }
         }
-        peers.retain(|peer| options.servers.contains(&peer.name));
+        let named = |name: &String| options.servers.contains(name);
+        peers.retain(|peer| named(&peer.name) || peer.before_of.as_ref().is_some_and(named));
+        missing.clear();
+    } else if before.is_some() {
+        let compared: Vec<_> = peers
+            .iter()
+            .filter_map(|peer| peer.before_of.clone())
+            .collect();
+        peers.retain(|peer| {
+            peer.before_of.is_some()
+                || compared.contains(&peer.name)
+                || peer.remark == argument::FROM_OPTION
+        });
         missing.clear();
     }
     Ok(Found { peers, missing })
+}
+
+fn file(option: &str, path: &Path) -> Result<PathBuf> {
+    match path.canonicalize() {
+        Ok(path) if path.is_file() => Ok(path),
+        _ => bail!("{option}: there is no file '{}'", path.display()),
+    }
 }
 
 /// The one that is named; else the release build beside this program or in this folder's
 /// target; else the one in PATH.
 fn find_skd(options: &Options) -> Result<Option<PathBuf>> {
     if let Some(path) = &options.skd {
-        return match path.canonicalize() {
-            Ok(path) if path.is_file() => Ok(Some(path)),
-            _ => bail!("--skd: there is no file '{}'", path.display()),
-        };
+        return file("--skd", path).map(Some);
     }
     let beside = std::env::current_exe()
         .ok()

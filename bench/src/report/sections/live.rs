@@ -40,7 +40,7 @@ pub(super) fn live(results: &Results) -> Section {
                 .iter()
                 .map(|live| rate_text(point(&server, transport, *live)));
             let at = |live: Option<usize>| median_of(&server, transport, live?);
-            let kept = at(most)
+            let kept = at(most.filter(|_| levels.len() > 1))
                 .zip(at(fewest).filter(|rate| *rate > 0.0))
                 .map(|(most, fewest)| percent(most / fewest));
             let kept = kept.unwrap_or_else(|| NOTHING.to_owned());

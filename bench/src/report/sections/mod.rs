@@ -1,5 +1,6 @@
 //! The figures in tables, by topic.
 
+mod before;
 mod cost;
 mod data;
 mod kernel;
@@ -29,6 +30,7 @@ pub(in crate::report) const SERVERS: &str = "Servers";
 /// Those that have figures.
 pub(in crate::report) fn all(results: &Results) -> Vec<Section> {
     let sections = [
+        before::before(results),
         rates::rates(results),
         rates::ratios(results),
         prestart::prestart(results),
