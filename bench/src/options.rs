@@ -1,4 +1,4 @@
-//! The command line, and the settings that follow from it.
+//! The command line and the settings of a run.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,29 +11,29 @@ use crate::peers::{PeerArgument, Transport};
 
 /// Measures skd beside the socket daemons installed on this machine.
 ///
-/// Nothing is installed or downloaded, and only loopback addresses are used. A full run takes
-/// some two hours on two cores and wants a machine with nothing else to do.
+/// Nothing is installed or downloaded, and only loopback addresses are used. A full run takes about
+/// two hours on two cores. The machine should be idle otherwise.
 #[derive(Debug, Parser)]
 #[command(name = "skd-bench", version)]
 pub(crate) struct Options {
-    /// The skd to measure; else target/release/skd beside this program, else the one in PATH
+    /// The skd to measure [default: target/release/skd beside this program, else skd in PATH]
     #[arg(long, value_name = "PATH")]
     pub skd: Option<PathBuf>,
 
-    /// An earlier skd, to be measured beside the new one; prints the ratios of both
+    /// An earlier skd to compare with; the ratios are printed
     ///
-    /// The two take turns, next to each other, and another one begins each round. Without options
-    /// that say otherwise these are measured over TCP with 8 clients in 9 rounds: handlers 'tiny'
-    /// and 'dynamic', 5,000 live handlers, and handler 'cat' with exec, --warm and --fork-server.
+    /// The two binaries are measured next to each other and take turns in being first. By default
+    /// TCP with 8 clients is measured in 9 rounds: handlers 'tiny' and 'dynamic', 5,000 live
+    /// handlers, and handler 'cat' with exec, --warm and --fork-server.
     #[arg(long, value_name = "PATH")]
     pub before: Option<PathBuf>,
 
-    /// A further server: {port} or {path} and {handler} stand in COMMAND, {address} may. May be
-    /// given several times, also with one name for its TCP and its unix command
+    /// A further server: COMMAND contains {handler}, either {port} or {path}, and possibly
+    /// {address}. Can be repeated, also with the same name for TCP and unix sockets
     #[arg(long = "peer", value_name = "NAME=COMMAND", value_parser = PeerArgument::stream)]
     pub peers: Vec<PeerArgument>,
 
-    /// A further server of datagrams, in the same form
+    /// A further server for datagrams, in the same form
     #[arg(long = "datagram-peer", value_name = "NAME=COMMAND", value_parser = PeerArgument::datagram)]
     pub datagram_peers: Vec<PeerArgument>,
 
@@ -41,7 +41,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     pub servers: Vec<String>,
 
-    /// The server that ratios are taken of
+    /// The server whose ratios to the others are shown
     #[arg(long, value_name = "NAME", default_value = "skd")]
     pub base: String,
 
@@ -49,8 +49,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "GROUP,...", value_delimiter = ',')]
     pub only: Vec<Group>,
 
-    /// Only these handlers: in the rates and in the bare kernel's loop those that speak first, in
-    /// `prestart` those that read a line
+    /// Only these handlers; those that read a line belong to `prestart`
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     pub handlers: Vec<HandlerName>,
 
@@ -58,7 +57,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "KIND,...", value_delimiter = ',', value_parser = stream_transport)]
     pub transports: Vec<Transport>,
 
-    /// Clients at once, for the rates [default: 1,8,64]
+    /// Concurrent clients, for the rates [default: 1,8,64]
     #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = at_least_one)]
     pub clients: Vec<usize>,
 
@@ -78,7 +77,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=65_536))]
     pub bulk_mib: Option<u64>,
 
-    /// Threads of the bare kernel's loop; as many as skd has acceptors [default: three for two cores, at most 16]
+    /// Threads of the bare kernel's loop, as many as skd has acceptors [default: three for two
+    /// cores, at most 16]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub threads: Option<usize>,
 
@@ -86,24 +86,23 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub load_threads: Option<usize>,
 
-    /// Where performance.md and the folder performance/ are written
+    /// The folder for performance.md and performance/
     #[arg(long, value_name = "DIR", default_value = "target/bench")]
     pub output: PathBuf,
 
-    /// Add to the performance.md that is there: its other sections stay, and the data goes into a
-    /// file of its own
+    /// Replace only the sections of this run in performance.md, and write a separate data file
     #[arg(long)]
     pub add: bool,
 
-    /// Measure nothing; write the page and its plots again from the JSON files in --output
+    /// Measure nothing: write the page and its plots again from the JSON files in --output
     #[arg(long)]
     pub render: bool,
 
-    /// A short run that shows that everything works; its figures mean nothing
+    /// A short run to see that everything works; its figures mean nothing
     #[arg(long)]
     pub quick: bool,
 
-    /// List the servers found, with their commands, and leave
+    /// List the servers found and their commands, then exit
     #[arg(long)]
     pub list: bool,
 }
@@ -154,9 +153,9 @@ pub(crate) enum HandlerName {
     Bash,
     /// A Perl script that loads some modules
     Perl,
-    /// Python that leaves by os._exit
+    /// Python that exits by os._exit
     PythonQuick,
-    /// Python that leaves by its full exit
+    /// Python with its full exit
     PythonFull,
 }
 
@@ -175,7 +174,7 @@ impl HandlerName {
         }
     }
 
-    /// It reads a line and answers it; the others speak first.
+    /// Whether it reads a line and answers it; the others write first.
     pub(crate) const fn reads_a_line(self) -> bool {
         matches!(
             self,
@@ -193,7 +192,7 @@ impl HandlerName {
     }
 }
 
-/// Everything that shapes the run, decided.
+/// The settings of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Settings {
     pub quick: bool,
@@ -208,7 +207,7 @@ pub(crate) struct Settings {
     #[serde(with = "as_seconds")]
     pub timeout: Duration,
     pub bulk_bytes: u64,
-    /// Live handlers that the memory for each is computed from.
+    /// Live handlers for the measurement of their memory.
     pub cost_live: usize,
     pub kernel_threads: usize,
     pub load_threads: usize,
@@ -236,7 +235,7 @@ impl Settings {
         let mut handlers = chosen_or(&options.handlers, usual.handlers);
         handlers.retain(|handler| handler.serves(&groups));
         if quick && options.handlers.is_empty() {
-            // Each of these is much like another one that stays.
+            // Each is similar to another one that stays.
             handlers
                 .retain(|handler| !matches!(handler, HandlerName::Bash | HandlerName::PythonFull));
         }
@@ -268,7 +267,7 @@ impl Settings {
         self.groups.contains(&group)
     }
 
-    /// The number of clients where only one number is measured: 8, or what comes nearest.
+    /// The number of clients where only one is measured: 8, or the closest one.
     pub(crate) fn usual_clients(&self) -> usize {
         self.clients
             .iter()
@@ -278,7 +277,7 @@ impl Settings {
     }
 }
 
-/// What is measured without options that say otherwise.
+/// The defaults of what is measured.
 struct Defaults {
     groups: &'static [Group],
     handlers: &'static [HandlerName],

@@ -76,7 +76,7 @@ pub(crate) struct Problem {
     pub server: String,
     pub transport: Option<Transport>,
     pub what: String,
-    /// How often it happened.
+    /// The number of times.
     pub times: u32,
 }
 

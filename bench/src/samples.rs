@@ -41,7 +41,7 @@ pub(crate) struct StreamRound {
     pub load_cores: f64,
 }
 
-/// Percentiles of one round in microseconds; not a number if no connection was answered.
+/// Percentiles of one round in microseconds; NaN without an answered connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RoundPercentiles {
     p50: f64,
@@ -86,14 +86,14 @@ impl Curve {
         self.0.merge(latencies);
     }
 
-    /// Returns `None` if not even one connection lies beyond.
+    /// Returns `None` if no connection is slower.
     fn percentile(&self, percent: f64) -> Option<u64> {
         let beyond = self.0.len() as f64 * (1.0 - percent / 100.0);
         // 1 - 0.99 is slightly less than a hundredth.
         (beyond > 0.999).then(|| self.0.percentile(percent))?
     }
 
-    /// Returns each of [`PERCENTILES`] that ten connections lie beyond.
+    /// Returns those of [`PERCENTILES`] that at least ten connections exceed.
     fn points(&self) -> Vec<(f64, u64)> {
         let supported = |percent: f64| self.0.len() as f64 * (1.0 - percent / 100.0) >= 10.0;
         PERCENTILES
@@ -146,8 +146,8 @@ fn total<'a>(failures: impl Iterator<Item = &'a Failures>) -> u64 {
     failures.map(Failures::total).sum()
 }
 
-/// Figures over those of the same round. A disturbance of the machine hits both, since the
-/// measurements of a round are close in time.
+/// Summarises the ratios of figures of the same round. A disturbance of the machine affects both,
+/// since the measurements of a round are close in time.
 fn ratios(figures: &[(u32, f64)], others: &[(u32, f64)]) -> Option<Summary> {
     Summary::of(figures.iter().filter_map(|(round, figure)| {
         let (_, other) = others.iter().find(|(other, _)| other == round)?;
@@ -423,7 +423,7 @@ impl Samples {
     }
 }
 
-/// The points of these samples, each with the ratio to what it is compared with.
+/// Returns the points of these samples with their ratios.
 fn streams(all: &[StreamSamples], results: &Results) -> Vec<StreamPoint> {
     let ratio = |samples: &StreamSamples| {
         let server = &samples.key.server;

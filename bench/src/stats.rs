@@ -15,8 +15,7 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    /// Summarises figures to six digits. Leaves out those that are not finite; `None` if no other
-    /// is there.
+    /// Summarises finite figures to six digits. Returns `None` without such figures.
     pub(crate) fn of(figures: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut figures: Vec<f64> = figures.into_iter().filter(|f| f.is_finite()).collect();
         figures.sort_by(f64::total_cmp);
@@ -35,7 +34,7 @@ impl Summary {
     }
 }
 
-/// What is beyond the noise of any measurement, so that files stay small.
+/// Rounds a figure to six digits: more than any measurement supports.
 fn six_digits(figure: f64) -> f64 {
     format!("{figure:.5e}").parse().unwrap_or(figure)
 }
@@ -52,13 +51,13 @@ impl From<Summary> for [f64; 3] {
     }
 }
 
-/// The percentiles that the plots of latency are drawn from.
+/// The percentiles of the latency plots.
 pub(crate) const PERCENTILES: [f64; 10] =
     [10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.99];
 
 /// Latencies of many connections, in microseconds with three significant digits.
 ///
-/// Anything beyond [`Latencies::CEILING`] counts as that.
+/// Latencies above [`Latencies::CEILING`] count as that.
 #[derive(Clone, Debug)]
 pub(crate) struct Latencies(Histogram<u64>);
 
@@ -84,7 +83,7 @@ impl Latencies {
         self.0.len()
     }
 
-    /// Microseconds below which `percent` of the connections stayed; `None` without connections.
+    /// Returns the latency in microseconds at a percentile; `None` without connections.
     pub(crate) fn percentile(&self, percent: f64) -> Option<u64> {
         (!self.0.is_empty()).then(|| self.0.value_at_percentile(percent))
     }
@@ -120,7 +119,7 @@ mod tests {
         }
         assert_eq!(latencies.len(), 1000);
         for (percent, expected) in [(50.0, 500), (99.0, 990), (99.9, 999)] {
-            // Three digits, and a fraction of a connection either way.
+            // Three digits, and one connection more or less.
             let found = latencies.percentile(percent).unwrap_or(0);
             assert!(found.abs_diff(expected) <= 1, "{percent} %: {found}");
         }

@@ -1,4 +1,4 @@
-//! Bulk data through a handler: whether the server stands in the way.
+//! Bulk data through a handler.
 
 use std::io;
 
@@ -23,7 +23,7 @@ pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
             match transfer(bench, &server.endpoint, &handler) {
                 Ok(outcome) => record(bench, &peer, transport, &handler, outcome),
                 Err(error) => {
-                    bench.note_error(&peer, transport, "bulk data broke off", &error.into());
+                    bench.note_error(&peer, transport, "bulk transfer failed", &error.into());
                 }
             }
         }

@@ -1,5 +1,4 @@
-//! What a server costs: CPU time for each connection, memory, and the time that it takes to
-//! start.
+//! CPU time for each connection, memory, and start of a server.
 
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use crate::options::Group;
 use crate::peers::{Peer, Server, Transport};
 use crate::samples::{CostRound, CostSamples};
 
-/// The kernel counts CPU time in hundredths of a second; longer windows make that matter less.
+/// Longer windows, since the kernel counts CPU time in hundredths of a second.
 const WINDOWS: u32 = 2;
 
 pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
@@ -31,7 +30,9 @@ pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
                 figures.memory_each = memory_each(bench, &peer, transport);
                 record(bench, &peer, transport, program_bytes, figures);
             }
-            Err(error) => bench.note_error(&peer, transport, "ended while it served", &error),
+            Err(error) => {
+                bench.note_error(&peer, transport, "ended during the measurement", &error)
+            }
         }
     }
     Ok(())
@@ -57,7 +58,7 @@ fn busy(bench: &Bench, server: &Server) -> Result<CostRound> {
     })
 }
 
-/// KiB of the server for each live handler; `None` if it does not hold them.
+/// Returns the KiB of the server for each live handler; `None` if it does not hold them.
 fn memory_each(bench: &mut Bench, peer: &Peer, transport: Transport) -> Option<f64> {
     let gate = bench.handlers.gate.clone();
     let count = bench.settings.cost_live;

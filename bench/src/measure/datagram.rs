@@ -1,4 +1,4 @@
-//! Datagram services: one program for each datagram.
+//! Datagram services.
 
 use anyhow::Result;
 
@@ -7,7 +7,7 @@ use crate::load::{DatagramLoad, DatagramOutcome};
 use crate::peers::{Endpoint, Peer, Transport};
 use crate::samples::{DatagramRound, DatagramSamples, RoundPercentiles};
 
-/// More do not matter much: most servers run one handler at a time.
+/// More clients change little, since most servers run one handler at a time.
 const CLIENTS: [usize; 2] = [1, 8];
 
 pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
@@ -45,7 +45,8 @@ fn record(bench: &mut Bench, peer: &Peer, clients: usize, outcome: &DatagramOutc
         (outcome.wrong, "answered wrongly"),
     ] {
         if count > 0 {
-            let what = format!("datagrams {what}, {clients} clients");
+            let s = if clients == 1 { "" } else { "s" };
+            let what = format!("datagrams {what}, {clients} client{s}");
             bench.results.note(&peer.name, Some(Transport::Udp), what);
         }
     }

@@ -1,4 +1,4 @@
-//! The bare kernel: the same programs with no server and no socket, which no launcher can pass.
+//! The bare kernel: the same programs without server and socket, as the limit of any launcher.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,7 +46,7 @@ pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
     Ok(())
 }
 
-/// How many programs ran, and for how long.
+/// Returns the number of programs and the elapsed time.
 fn launch(
     words: &[String],
     threads: usize,
@@ -75,7 +75,7 @@ fn launch(
     })
 }
 
-/// Of this process and of the children that it has waited for.
+/// Returns the CPU time of this process and its waited-for children.
 fn cpu_time() -> Result<Duration> {
     let mut total = Duration::ZERO;
     for who in [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN] {

@@ -1,8 +1,8 @@
-//! The measurements, and the order in which they are taken.
+//! The measurements and their order.
 //!
-//! A round takes every measurement once, and in each measurement the servers take turns, another
-//! one beginning each round. Whatever disturbs the machine for a while thus hits all of them, and
-//! not always the same one first.
+//! A round takes every measurement once. In each measurement the servers take turns, and another
+//! one is first each round. A disturbance of the machine therefore affects all servers, and not
+//! always the same one first.
 
 mod bulk;
 mod cost;
@@ -27,7 +27,7 @@ use crate::peers::{Peer, Server, Transport, Workspace};
 use crate::results::{Results, StreamKey};
 use crate::samples::{RoundPercentiles, Samples, StreamRound, StreamSamples};
 
-/// What all measurements share.
+/// The state that all measurements share.
 pub(crate) struct Bench {
     pub settings: Settings,
     pub peers: Vec<Peer>,
@@ -39,13 +39,13 @@ pub(crate) struct Bench {
     pub results: Results,
     pub samples: Samples,
     progress: ProgressBar,
-    /// Steps are counted, and none is taken.
+    /// Only counts the steps, for the progress bar.
     counting: bool,
-    /// Starts that failed, so that a server that never serves does not hold up the run.
+    /// Failed starts. A server that never works is not started again and again.
     failed_starts: HashMap<(String, Transport, &'static str), u32>,
 }
 
-const FAILED_STARTS_ENOUGH: u32 = 2;
+const MAX_FAILED_STARTS: u32 = 2;
 
 impl Bench {
     pub(crate) fn new(
@@ -77,15 +77,12 @@ impl Bench {
         }
     }
 
-    /// Takes all measurements. A server's failure is noted and the run goes on; an error is one
-    /// of the benchmark itself.
+    /// Takes all measurements. The failure of a server is noted; an error is one of the benchmark
+    /// itself.
     pub(crate) fn run(mut self) -> Result<Results> {
         for (name, reason) in self.handlers.missing() {
-            self.results.note(
-                name.as_str(),
-                None,
-                format!("this handler is left out: {reason}"),
-            );
+            self.results
+                .note(name.as_str(), None, format!("handler left out: {reason}"));
         }
         let groups: [(Group, Measurement); 7] = [
             (Group::Kernel, kernel::round),
@@ -124,7 +121,7 @@ impl Bench {
         self.interrupted.load(Ordering::Relaxed)
     }
 
-    /// Says what comes next, and whether it is to be done.
+    /// Shows the next step, and returns whether to take it.
     fn step(&self, round: u32, what: &str) -> bool {
         self.progress.set_message(format!("round {round}: {what}"));
         self.progress.inc(1);
@@ -136,8 +133,8 @@ impl Bench {
         in_turn(self.peers.iter().filter(|peer| chosen(peer)), round)
     }
 
-    /// Where a comparison needs one kind of socket: TCP for those that have it, unix for the
-    /// others, and the base and its modes on both if there are others.
+    /// Returns one kind of socket for each peer: TCP, or unix for those without TCP. The base in
+    /// all its modes gets both if a peer has only unix.
     fn usual_turns(&self, round: u32, group: Group) -> Vec<(Peer, Transport)> {
         let streams = |peer: &Peer| {
             let tcp = peer.recipes.contains_key(&Transport::Tcp);
@@ -165,11 +162,11 @@ impl Bench {
         turns
     }
 
-    /// Starts a server, or notes why it does not serve.
+    /// Starts a server, or notes the failure.
     fn start(&mut self, peer: &Peer, transport: Transport, handler: &Handler) -> Option<Server> {
         let key = (peer.name.clone(), transport, handler.name);
         let failed = self.failed_starts.get(&key).copied().unwrap_or(0);
-        if failed >= FAILED_STARTS_ENOUGH || self.counting || self.is_interrupted() {
+        if failed >= MAX_FAILED_STARTS || self.counting || self.is_interrupted() {
             return None;
         }
         match Server::start(&self.workspace, peer, transport, handler) {
@@ -211,8 +208,7 @@ impl Bench {
         clients: usize,
         window: Duration,
     ) -> Result<StreamOutcome> {
-        // What stands ready at the beginning must be used up, so that what counts is how fast it is
-        // replaced.
+        // Prestarted handlers must be used up first, so that the rate of replacement counts.
         let warm_up = window / if handler.reply == Reply::Line { 4 } else { 10 };
         let load = StreamLoad {
             endpoint: &server.endpoint,
@@ -227,7 +223,7 @@ impl Bench {
         Ok(load.run()?)
     }
 
-    /// One round's figures of short connections to a running server.
+    /// Measures short connections to a running server for one round.
     fn measure_stream(
         &mut self,
         round: u32,
@@ -248,7 +244,7 @@ impl Bench {
             self.results.note(
                 &peer.name,
                 Some(transport),
-                "ended while it served".to_owned(),
+                "ended during the measurement".to_owned(),
             );
             return Ok(());
         }
@@ -283,8 +279,8 @@ impl Bench {
     }
 }
 
-/// Microseconds for each connection; not a number where there were too few to tell, since the
-/// kernel counts in hundredths of a second.
+/// Returns microseconds for each connection; NaN with too few connections, since the kernel counts
+/// in hundredths of a second.
 fn cpu_each(time: Duration, connections: u64) -> f64 {
     if connections < 20 {
         f64::NAN
@@ -294,7 +290,7 @@ fn cpu_each(time: Duration, connections: u64) -> f64 {
 }
 
 /// Begins with another peer each round. A server and its earlier binary stay next to each other,
-/// and the other one of the two begins each round.
+/// and take turns in being first.
 fn in_turn<'a>(peers: impl Iterator<Item = &'a Peer>, round: u32) -> Vec<Peer> {
     let mut units: Vec<Vec<Peer>> = Vec::new();
     for peer in peers {

@@ -1,5 +1,5 @@
-//! Programs that read a line and answer it, started at the connection or ahead of it: how soon one
-//! client at a time has an answer, and how many connections a second there are for several.
+//! Programs that read a line and answer it, prestarted or not: the time to the first byte with one
+//! client, and the rate with several.
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use crate::peers::{Peer, Server, Transport};
 use crate::results::StreamKey;
 use crate::samples::{AloneRound, AloneSamples, RoundPercentiles};
 
-/// A stock is complete when nothing comes or goes for so long; in a quick run, a third of it.
+/// Prestarted processes are ready when none starts or ends for this time, or a third of it in a
+/// quick run.
 const QUIET: Duration = Duration::from_millis(300);
 const PRESTART_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -55,8 +56,8 @@ pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
     Ok(())
 }
 
-/// Waits until as many handlers stand ready as will. A server that keeps none where it should
-/// would be measured as something else than its name says.
+/// Waits until the prestarted handlers are ready. A server without any is reported and not
+/// measured.
 fn is_prestarted(
     bench: &mut Bench,
     peer: &Peer,
@@ -68,13 +69,13 @@ fn is_prestarted(
     if !peer.prestarts || server.await_prestarted(quiet, PRESTART_TIMEOUT) > 0 {
         return true;
     }
-    let what = format!("keeps no handler '{}' ready", handler.name);
+    let what = format!("prestarts no handler '{}'", handler.name);
     bench.results.note(&peer.name, Some(transport), what);
     false
 }
 
-/// So that who keeps a stock has replaced what a client took when the next one comes: longer than
-/// the handler takes to start.
+/// The pause between connections. It is longer than the start of the handler, so that the server
+/// can replace what a client used.
 const fn pause(handler: &Handler) -> Duration {
     Duration::from_millis(if is_slow(handler) { 100 } else { 10 })
 }
@@ -91,7 +92,7 @@ fn alone(
     server: &Server,
     handler: &Handler,
 ) {
-    // With long pauses few connections fit in.
+    // Long pauses leave time for few connections.
     let longer = if is_slow(handler) { 2 } else { 1 };
     let load = AloneLoad {
         endpoint: &server.endpoint,

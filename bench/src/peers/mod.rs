@@ -1,5 +1,4 @@
-//! The servers that are measured: which there are, how they are told what to do, and one of
-//! them running.
+//! The servers: which there are, their commands, and running them.
 
 mod argument;
 mod catalogue;
@@ -21,8 +20,8 @@ pub(crate) use server::{Server, Workspace};
 use crate::handlers::find_in_path;
 use crate::options::{Group, Options};
 
-/// What every server is started with, and so every handler: nothing of ours but the way to
-/// programs, since the kernel copies each variable for each process.
+/// The environment of servers and handlers. It is small, since the kernel copies each variable for
+/// each process.
 pub(crate) fn environment() -> [(&'static str, String); 2] {
     [
         ("PATH", std::env::var("PATH").unwrap_or_default()),
@@ -49,14 +48,14 @@ impl fmt::Display for Transport {
     }
 }
 
-/// A server that is there and can be started.
+/// A server that can be started.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub name: String,
     pub program: PathBuf,
     pub version: Option<String>,
     pub recipes: BTreeMap<Transport, Recipe>,
-    /// Processes that one connection needs: 2 where a relay stands between socket and handler.
+    /// Processes for each connection: 2 with a relay between socket and handler.
     pub processes_each: usize,
     /// The only group that it takes part in.
     pub only: Option<Group>,
@@ -66,7 +65,7 @@ pub(crate) struct Peer {
     pub mode_of: Option<&'static str>,
     /// The server that this is an earlier binary of.
     pub before_of: Option<String>,
-    /// What a reader of its figures should know.
+    /// What a reader must know about its figures.
     pub remark: &'static str,
 }
 
@@ -88,7 +87,7 @@ impl Peer {
     }
 }
 
-/// Finds what is installed, adds what the command line brings, keeps what it selects.
+/// Returns the installed servers and those of the command line, as selected there.
 pub(crate) fn find(options: &Options) -> Result<Found> {
     let mut peers = Vec::new();
     let mut missing = Vec::new();
@@ -116,7 +115,7 @@ pub(crate) fn find(options: &Options) -> Result<Found> {
         }
     }
     for argument in options.peers.iter().chain(&options.datagram_peers) {
-        // A name of the catalogue given by hand means that one instead.
+        // A peer of the command line replaces one of the catalogue.
         missing.retain(|known| known.name != argument.name);
         argument.add_to(&mut peers)?;
     }
@@ -130,10 +129,7 @@ pub(crate) fn find(options: &Options) -> Result<Found> {
             }
             if !peers.iter().any(|peer| peer.name == *name) {
                 let names: Vec<_> = peers.iter().map(|peer| peer.name.as_str()).collect();
-                bail!(
-                    "no server is called '{name}'; there are {}",
-                    names.join(", ")
-                );
+                bail!("no server '{name}': there are {}", names.join(", "));
             }
         }
         let named = |name: &String| options.servers.contains(name);
@@ -157,12 +153,12 @@ pub(crate) fn find(options: &Options) -> Result<Found> {
 fn file(option: &str, path: &Path) -> Result<PathBuf> {
     match path.canonicalize() {
         Ok(path) if path.is_file() => Ok(path),
-        _ => bail!("{option}: there is no file '{}'", path.display()),
+        _ => bail!("{option}: no file '{}'", path.display()),
     }
 }
 
-/// The one that is named; else the release build beside this program or in this folder's
-/// target; else the one in PATH.
+/// Finds skd: the path of --skd, else the release build beside this program or in target/, else the
+/// one in PATH.
 fn find_skd(options: &Options) -> Result<Option<PathBuf>> {
     if let Some(path) = &options.skd {
         return file("--skd", path).map(Some);

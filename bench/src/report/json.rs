@@ -1,4 +1,4 @@
-//! results.json: every point on a line of its own.
+//! results.json, with a line for each point.
 
 use std::io::{self, Write};
 
@@ -16,7 +16,7 @@ pub(super) fn text(results: &Results) -> Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Begins a line for each value of the outer two levels.
+/// A JSON formatter that begins a line for each value of the outer two levels.
 #[derive(Default)]
 struct Lines {
     depth: usize,

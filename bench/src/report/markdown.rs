@@ -19,7 +19,7 @@ pub(super) fn page(results: &Results, plots: &[Plot]) -> String {
         "Servers take turns within each round. Clients run on the same machine and use loopback \
          addresses.\n\n",
     );
-    for line in sections::soundness(results) {
+    for line in sections::notes(results) {
         let _ = writeln!(page, "- {line}");
     }
     for section in sections::all(results) {
@@ -57,12 +57,12 @@ pub(super) fn added(page: &str, results: &Results, plots: &[Plot], data: &str) -
         "Measured in a separate run ([{data}]({FOLDER}/{data})) on: {}.\n\n",
         sections::machine(results)
     );
-    for line in sections::soundness(results) {
+    for line in sections::notes(results) {
         let _ = writeln!(about, "- {line}");
     }
     let mut page = page.to_owned();
     for section in sections::all(results) {
-        // The page lists more servers than a run of some measurements.
+        // The page usually lists more servers than a run of some measurements.
         if section.title != SERVERS {
             let text = format!("{about}\n{}", body(&section, plots));
             page = with_section(&page, section.title, &text);

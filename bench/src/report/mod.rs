@@ -45,7 +45,7 @@ pub(crate) fn print(results: &Results) {
             println!("\n{}", table.to_text());
         }
     }
-    println!("\n{}", sections::soundness(results).join("\n"));
+    println!("\n{}", sections::notes(results).join("\n"));
 }
 
 /// Checks that there is a page that sections can be added to.
@@ -155,12 +155,12 @@ fn added_files(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The part of an earlier page that was written by hand.
+/// Returns the part of an earlier page that was written by hand.
 fn by_hand(page: &str) -> Option<&str> {
     page.find(BY_HAND).map(|start| &page[start..])
 }
 
-/// The servers found, for `--list`.
+/// Prints the servers found, for `--list`.
 pub(crate) fn list(found: &Found) {
     let columns = [
         ("server", Align::Left),

@@ -1,4 +1,4 @@
-//! Which plots there are and what they show.
+//! The plots.
 
 use super::format::thousands;
 use super::sections::reading_handlers;
@@ -31,7 +31,7 @@ impl Plot {
     }
 }
 
-/// Those that have something to show.
+/// Returns the plots that have figures.
 pub(super) fn all(results: &Results) -> Vec<Plot> {
     let mut plots = Vec::new();
     for transport in [Transport::Tcp, Transport::Unix] {
@@ -132,7 +132,7 @@ fn prestart_first_bytes(results: &Results, transport: Transport) -> Option<Plot>
     )
 }
 
-/// The base server stands out, in all its modes.
+/// Emphasises the base server in all its modes.
 fn bar(results: &Results, server: &str, value: Summary) -> Bar {
     Bar {
         label: server.to_owned(),
@@ -257,7 +257,7 @@ fn latency(results: &Results, transport: Transport) -> Option<Plot> {
     })
 }
 
-/// How many nines a percentile has: each takes the same width, so that the tail can be seen.
+/// Returns the number of nines of a percentile. On this scale the tail is visible.
 fn nines(percent: f64) -> f64 {
     -(1.0 - percent / 100.0).log10()
 }

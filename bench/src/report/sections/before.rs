@@ -1,4 +1,4 @@
-//! A binary beside the one before.
+//! A new binary and the one before.
 
 use super::{Section, clients_text, mark};
 use crate::report::format::{micros, ratio, spread, thousands};
@@ -10,9 +10,9 @@ const COLUMNS: [&str; 3] = ["before", "now", "now over before"];
 pub(super) fn before(results: &Results) -> Section {
     Section {
         title: "Compared with the binary before",
-        text: "The two binaries are measured next to each other, and the other one begins each \
-               round. The ratio is that of the same round: its median, with the least and the most \
-               in brackets.",
+        text: "The two binaries are measured next to each other, and take turns in being first. \
+               Ratios are taken within a round: the median, with the least and the most in \
+               brackets.",
         tables: vec![rates(results), first_bytes(results)],
         plots: "before",
     }

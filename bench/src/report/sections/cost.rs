@@ -1,4 +1,4 @@
-//! What a server costs.
+//! CPU time, memory, size and start of each server.
 
 use super::{Section, by_speed};
 use crate::peers::Transport;
@@ -56,10 +56,9 @@ pub(super) fn costs(results: &Results) -> Section {
     Section {
         title: "Cost",
         text: "CPU time for each connection with the tiny handler: of the server, of its children \
-               (what a fork costs before exec counts there), and of the clients. Anonymous memory \
-               (RssAnon) of the server when idle, and what each live handler adds, relays that \
-               stay beside their handler included. The size of the program, and the time from \
-               its start to the end of its first answer.",
+               (including fork before exec), and of the clients. Memory is anonymous memory \
+               (RssAnon) of the server when idle, and what each live handler adds, including relay \
+               processes. The start lasts from exec of the server to the end of its first answer.",
         tables,
         plots: "cost",
     }

@@ -29,9 +29,9 @@ pub(super) fn bulk(results: &Results) -> Section {
     }
     Section {
         title: "Bulk data",
-        text: "One connection: *send*, `cat` of a file to the client; *echo*, `cat` of what the \
-               client sends, both ways at once. A server that hands its handler the socket itself \
-               is out of the way and all of these are alike; a relay moves every byte twice more.",
+        text: "One connection: *send* is `cat` of a file to the client; *echo* is `cat` of the \
+               client's data, both ways at once. A server that passes the socket to its handler \
+               takes no part in the transfer. A relay copies every byte twice more.",
         tables,
         plots: "bulk",
     }
@@ -77,8 +77,9 @@ pub(super) fn datagrams(results: &Results) -> Section {
     Section {
         title: "Datagrams",
         text: "The handler reads one datagram, sends it back and ends. Servers that pass it the \
-               listening socket, as skd does by default, run one handler at a time, so more clients \
-               add little. A datagram counts as lost without an answer after half a second.",
+               listening socket, as skd does by default, run one handler at a time, so more \
+               clients add little. A datagram counts as lost without an answer after half a \
+               second.",
         tables: vec![table],
         plots: "datagrams",
     }

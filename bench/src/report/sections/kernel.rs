@@ -1,4 +1,4 @@
-//! How near the servers come to the bare kernel.
+//! The rate of the bare kernel, and the servers' shares of it.
 
 use super::{Section, by_speed, clients_text, find, handlers, plural};
 use crate::peers::Transport;
@@ -40,10 +40,10 @@ pub(super) fn kernel(results: &Results) -> Section {
     }
     Section {
         title: "The bare kernel",
-        text: "The limit that no launcher passes: the same programs started by vfork-style clone, \
-               exec and wait, with no socket, on as many threads as skd accepts with. The shares \
-               take the load generator's own CPU time off: a server is compared with what the \
-               bare kernel would reach on the cores that the clients leave free.",
+        text: "The upper limit for any launcher: the same programs started by vfork-style clone, \
+               exec and wait, without a socket, on as many threads as skd has acceptors. A share \
+               is the rate of a server over that of the bare kernel on the cores that the clients \
+               left free.",
         tables: vec![bare, shares],
         plots: "kernel",
     }

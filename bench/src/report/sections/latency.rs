@@ -1,4 +1,4 @@
-//! How long a client waits.
+//! Time to the first byte and to the end.
 
 use super::{Section, by_speed, clients_text, find, handlers};
 use crate::report::format::{median, micros};
@@ -48,9 +48,9 @@ pub(super) fn latency(results: &Results) -> Section {
     }
     Section {
         title: "Latency",
-        text: "From the call of connect to the first byte and to the end of file; medians of the \
-               rounds' percentiles. The clients of one measurement compete for the cores with the \
-               server, so latency grows with their number.",
+        text: "Time from the call of connect to the first byte and to the end of file: medians of \
+               the rounds' percentiles. Clients and server share the cores, so latency grows with \
+               the number of clients.",
         tables,
         plots: "latency",
     }

@@ -50,9 +50,9 @@ pub(super) fn live(results: &Results) -> Section {
     }
     Section {
         title: "Live handlers",
-        text: "The same while thousands of other handlers live, each waiting for a client that \
-               says nothing. The handler answers at once and ends when the client sends a byte. A \
-               server that waits for any child walks all of them in the kernel, and slows down.",
+        text: "The rate while thousands of other handlers are live, each with an idle client. The \
+               handler answers at once and ends when the client sends a byte. A server that waits \
+               for any child makes the kernel search all of them, and slows down.",
         tables,
         plots: "live",
     }

@@ -17,17 +17,17 @@ use crate::results::{Results, StreamPoint};
 
 pub(in crate::report) struct Section {
     pub(in crate::report) title: &'static str,
-    /// What the figures say and how they came about; Markdown.
+    /// What the figures mean and how they were measured, as Markdown.
     pub(in crate::report) text: &'static str,
     pub(in crate::report) tables: Vec<Table>,
-    /// File names of plots begin with this.
+    /// The prefix of the file names of its plots.
     pub(in crate::report) plots: &'static str,
 }
 
-/// The section on how the servers were started.
+/// The title of the section on the servers' commands.
 pub(in crate::report) const SERVERS: &str = "Servers";
 
-/// Those that have figures.
+/// Returns the sections that have figures.
 pub(in crate::report) fn all(results: &Results) -> Vec<Section> {
     let sections = [
         before::before(results),
@@ -85,14 +85,14 @@ fn plural(count: usize, what: &str) -> String {
     }
 }
 
-/// Whether the figures can be trusted, in lines.
-pub(in crate::report) fn soundness(results: &Results) -> Vec<String> {
+/// Returns what a reader must know to trust the figures.
+pub(in crate::report) fn notes(results: &Results) -> Vec<String> {
     let mut lines = Vec::new();
     if results.interrupted {
-        lines.push("The run was interrupted; its figures are incomplete.".to_owned());
+        lines.push("The run was interrupted: its figures are incomplete.".to_owned());
     }
     if results.settings.rounds < 5 {
-        lines.push("Fewer than five rounds: medians of so few mean little.".to_owned());
+        lines.push("Fewer than five rounds: the medians mean little.".to_owned());
     }
     if results.machine.load_before > 0.5 {
         lines.push(format!(
@@ -102,11 +102,11 @@ pub(in crate::report) fn soundness(results: &Results) -> Vec<String> {
     }
     let failed = results.failed_connections(|_| true);
     lines.push(if failed == 0 {
-        "Every connection of the rates was answered in full.".to_owned()
+        "Every counted connection got its full answer.".to_owned()
     } else {
         format!(
-            "{} connections FAILED; figures marked (!) come from such runs.",
-            thousands(failed as f64)
+            "{} FAILED: figures with (!) are of runs with failures.",
+            plural(usize::try_from(failed).unwrap_or(usize::MAX), "connection")
         )
     });
     for problem in &results.problems {
@@ -132,7 +132,7 @@ pub(in crate::report) fn soundness(results: &Results) -> Vec<String> {
     lines
 }
 
-/// Servers of some cells, the fastest first, where `weight` finds a figure.
+/// Returns the servers for which `weight` returns a figure, the greatest first.
 fn by_speed(results: &Results, weight: impl Fn(&str) -> Option<f64>) -> Vec<String> {
     let names = results.servers.iter().map(|server| server.name.clone());
     let mut weighed: Vec<(String, f64)> = names
@@ -179,7 +179,7 @@ fn handlers(results: &Results) -> Vec<&'static str> {
         .collect()
 }
 
-/// Those of the section on prestarted handlers.
+/// The handlers of the section on prestarted handlers.
 pub(in crate::report) fn reading_handlers(results: &Results) -> Vec<&'static str> {
     results
         .settings

@@ -1,4 +1,4 @@
-//! Handlers that are started ahead of their clients, beside those that are not.
+//! Handlers that are started before their clients connect, and the same handlers started on demand.
 
 use super::{Section, by_speed, clients_text, find, mark, rate_text, reading_handlers};
 use crate::peers::Transport;
@@ -10,7 +10,7 @@ use crate::stats::Summary;
 const WARM: &str = "skd-warm";
 const FORK_SERVER: &str = "skd-fork-server";
 
-/// Of the fork server: connections a second over those of the best peer, at least.
+/// Goals for the fork server: the least ratio of its rate to that of the best peer.
 const RATE_GOALS: [(&str, f64); 5] = [
     ("cat", 2.5),
     ("bash", 2.5),
@@ -19,7 +19,7 @@ const RATE_GOALS: [(&str, f64); 5] = [
     ("python-full", 3.0),
 ];
 
-/// Of warm handlers: the time to the first byte over that of plain exec, at most.
+/// Goals for warm handlers: the greatest ratio of their time to the first byte to that of exec.
 const FIRST_BYTE_GOALS: [(&str, f64); 4] = [
     ("cat", 1.0 / 3.0),
     ("perl", 1.0 / 20.0),
@@ -33,22 +33,21 @@ pub(super) fn prestart(results: &Results) -> Section {
         tables.push(rates(results, transport));
         tables.push(first_bytes(results, transport));
     }
-    // Of the peers, most have no unix sockets.
+    // Most peers have no unix sockets.
     tables.push(over_best_peer(results, Transport::Tcp));
     tables.push(share_of_plain(results, Transport::Tcp));
     Section {
         title: "Prestarted handlers",
-        text: "Real programs that read one line and answer with it; every answer is compared. \
-               *skd-warm* is skd with `--warm 32`, *skd-fork-server* with `--fork-server`; skd \
-               itself, like all others, starts the program when the connection has come. The \
-               handlers: *cat*, unmodified; *bash*, a script of two builtins; *perl*, a script \
-               that loads nine core modules; *python-quick*, a script that imports seven and leaves \
-               by `os._exit`; *python-full*, the same by Python's full exit. Measuring begins when \
-               all that should stand ready does. Rates are counted after a quarter of the time, \
-               when it is used up and replaced at the rate that the machine allows. The time to the \
-               first byte is that of one client at a time, who pauses for 10 ms after each \
-               connection, or 100 ms with Perl and Python: the median of the rounds' medians, and \
-               the 99th percentile of all.",
+        text: "Programs that read one line and answer with it; clients compare every answer. \
+               *skd-warm* is skd with `--warm 32`, *skd-fork-server* is skd with `--fork-server`. \
+               All others start the program when a client connects. Handlers: *cat*, unmodified; \
+               *bash*, a script of two builtins; *perl*, a script that loads nine core modules; \
+               *python-quick*, a script that imports seven modules and exits by `os._exit`; \
+               *python-full*, the same with Python's full exit. Measuring begins when all \
+               prestarted processes are ready. Rates are counted after a quarter of the time, when \
+               these are used up. The time to the first byte is measured with one client that \
+               pauses after each connection for 10 ms, or for 100 ms with Perl and Python. It is \
+               the median of the rounds' medians, and the 99th percentile of all rounds.",
         tables,
         plots: "prestart",
     }
@@ -78,7 +77,7 @@ fn first_bytes(results: &Results, transport: Transport) -> Table {
     })
 }
 
-/// A column for each handler; the server that does best with the first one of them first.
+/// A column for each handler, and the best server of the first handler first.
 fn table_by_server(
     results: &Results,
     title: String,
@@ -198,7 +197,7 @@ fn verdict(
     .to_owned()
 }
 
-/// Microseconds, with a decimal where they make few milliseconds.
+/// Microseconds, or milliseconds with a decimal.
 fn time(figure: f64) -> String {
     if (10_000.0..100_000.0).contains(&figure) {
         format!("{:.1} ms", figure / 1000.0)

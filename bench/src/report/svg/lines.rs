@@ -188,7 +188,7 @@ impl Axis {
         }
     }
 
-    /// Ticks at 1, 2 and 5 of each power of ten.
+    /// Sets ticks at 1, 2 and 5 of each power of ten.
     fn logarithmic(least: f64, greatest: f64) -> Self {
         let steps = (-3..=6).flat_map(|power| [1.0, 2.0, 5.0].map(|f| f * 10_f64.powi(power)));
         let steps: Vec<f64> = steps.collect();
