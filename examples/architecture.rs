@@ -1,5 +1,5 @@
-//! How the modules of a folder of src/ hang together, in figures:
-//! `cargo run --example architecture [FOLDER]`.
+//! Counts the imports between the files and folders in src/FOLDER, and lists circles of files:
+//! `cargo run --locked --example architecture [FOLDER]`.
 
 #![allow(clippy::print_stdout)] // It is what this is for.
 
@@ -8,19 +8,40 @@
 mod graph;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
-fn main() {
+fn main() -> std::io::Result<()> {
     let folder = std::env::args().nth(1).unwrap_or_default();
     let sources = graph::Crate::read();
     let edges = sources.edges();
-    // The file or folder directly in the folder that a file is, or is in.
-    let module = |file: &'static str| {
+    let module = |file: &str| {
+        let inside = Path::new(file).strip_prefix(&folder).ok()?;
         Some(
-            file.strip_prefix(&folder)?
-                .trim_start_matches('/')
-                .split('/')
+            inside
+                .iter()
                 .next()?
-                .trim_end_matches(".rs"),
+                .to_str()?
+                .trim_end_matches(".rs")
+                .to_owned(),
         )
     };
+    let arrows = edges
+        .keys()
+        .filter_map(|(from, to)| Some((module(from)?, module(to)?)));
+    let arrows: BTreeSet<_> = arrows.filter(|(from, to)| from != to).collect();
+    let count = Path::new("src").join(&folder).read_dir()?.count();
+    println!("{count} files and folders, {} arrows", arrows.len());
+
+    let path: Vec<String> = folder.split_terminator('/').map(str::to_owned).collect();
+    if let Some(floors) = graph::Floors::of(&sources, &path) {
+        let is_up = |from: &str, to: &str| to == "mod" || floors.objection(from, to).is_some();
+        let up = arrows.iter().filter(|(from, to)| is_up(from, to));
+        println!("{} arrows run up, or along a floor", up.count());
+    }
+    for circle in graph::circles(&edges) {
+        if circle.files().iter().any(|file| module(file).is_some()) {
+            println!("{circle}");
+        }
+    }
+    Ok(())
 }

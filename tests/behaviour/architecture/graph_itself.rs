@@ -1,11 +1,11 @@
-//! The graph of imports on small sources: each kind of fault is found, and nothing else.
+//! The checks of the structure, on a small crate: they find each kind of fault, and nothing else.
 
 use std::collections::BTreeMap;
 
 use super::EXCEPTIONS;
-use super::graph::{Crate, circles, floor_faults};
+use super::graph::{Crate, circles};
 
-/// A small crate without a fault.
+/// A small crate without faults.
 const TREE: [(&str, &str); 23] = [
     (
         "lib.rs",
@@ -57,10 +57,10 @@ const TREE: [(&str, &str); 23] = [
     ),
 ];
 
-/// The small crate, with these files instead of its own or besides.
+/// Returns the small crate with some files replaced or added.
 fn tree(changes: &[(&str, &str)]) -> Crate {
     let files: BTreeMap<&str, &str> = TREE.iter().chain(changes).copied().collect();
-    // As rustfmt would have it.
+    // The table of floors is at the margin, as rustfmt has it.
     let unindent = |text: &str| text.replace("\n         ", "\n");
     let files = files.into_iter();
     let files = files.map(|(path, text)| (path.to_owned(), unindent(text)));
@@ -68,7 +68,7 @@ fn tree(changes: &[(&str, &str)]) -> Crate {
 }
 
 fn floor_faults_of(path: &str, text: &str) -> Vec<String> {
-    let faults = floor_faults(&tree(&[(path, text)]), &EXCEPTIONS);
+    let faults = tree(&[(path, text)]).floor_faults(&EXCEPTIONS);
     faults.iter().map(ToString::to_string).collect()
 }
 
@@ -193,7 +193,7 @@ fn a_folder_may_have_floors_of_its_own() {
             "use super::super::service;",
             "1: admission imports service, on a higher floor",
         ),
-        // By a re-export of the folder, or of another module.
+        // Through a re-export of the folder, or of another module.
         (
             "serve/worker.rs",
             "use crate::serve::Daemon;",
@@ -206,7 +206,7 @@ fn a_folder_may_have_floors_of_its_own() {
         ),
         (
             "serve/worker.rs",
-            "use super::Unheard;",
+            "use super::Unknown;",
             "1: worker imports from src/serve/mod.rs itself",
         ),
     ] {
@@ -237,20 +237,20 @@ fn a_table_of_floors_has_each_module_and_nothing_else() {
     assert_eq!(
         faults_of(table, "use service::Service; struct Shared;"),
         [
-            "src/serve/mod.rs:1: wait_mode has no floor",
-            "src/serve/mod.rs:1: worker has no floor",
-            "src/serve/mod.rs:5: Shared is defined beside a table of floors: only modules are",
+            "src/serve/mod.rs:1: wait_mode is missing in the table of floors",
+            "src/serve/mod.rs:1: worker is missing in the table of floors",
+            "src/serve/mod.rs:5: Shared is defined here: a file with a table of floors only declares and re-exports",
         ]
     );
     let table = "//! Floors:\n//!\n//! | 0 | `admission` | |\n//! | 1 | `service` | |
-//! | 2 | `worker`, `wait_mode`, `visit` | |\n//! | 3 | `control` | |";
+//! | 2 | `worker`, `wait_mode`, `pages` | |\n//! | 3 | `control` | |";
     assert_eq!(
         faults_of(table, "pub use service::Service;"),
-        ["src/serve/mod.rs:3: visit is no module"]
+        ["src/serve/mod.rs:3: pages is in the table of floors, but no module"]
     );
 }
 
-/// The edges from these files, as `FROM:LINE TO`.
+/// Returns the edges from a file, as `LINE FILE`.
 fn edges_from(file: &str, changes: &[(&str, &str)]) -> Vec<String> {
     let tree = tree(changes);
     let edges = tree.edges().into_iter();
@@ -272,7 +272,7 @@ fn an_import_needs_the_file_that_defines_the_item() {
             "use super::*;\nfn f(_: Rules) {}",
             &["2 serve/admission/rules.rs", "1 serve/mod.rs"],
         ),
-        // A module's name alone is nothing that is needed.
+        // A module's name alone needs no file.
         ("use super::admission;", &[]),
         (
             "use super::admission;\nfn f() { admission::Rules::new() }",
@@ -310,7 +310,7 @@ fn a_folder_does_not_need_what_it_re_exports() {
             "mod rules; pub use rules::Rules;\nstruct Policy(Rules);",
             &["2 serve/admission/rules.rs"],
         ),
-        // Not its own.
+        // An item from outside the folder.
         (
             "mod rules; pub use super::Service;",
             &["1 serve/service.rs"],
@@ -322,7 +322,7 @@ fn a_folder_does_not_need_what_it_re_exports() {
 }
 
 #[test]
-fn a_file_of_another_name_is_the_module_that_it_stands_for() {
+fn a_path_attribute_says_which_module_a_file_is() {
     let changes = [
         (
             "net/mod.rs",
@@ -355,10 +355,10 @@ fn a_circle_of_files_is_found() {
             ),
         ]),
         [
-            "src/net/peer.rs:1: a circle of 2 files:
+            "src/net/peer.rs:1: 2 files import each other in a circle:
     src/net/peer.rs:1: imports src/net/unix.rs
     src/net/unix.rs:1: imports src/net/peer.rs",
-            "src/serve/admission/rules.rs:2: a circle of 4 files:
+            "src/serve/admission/rules.rs:2: 4 files import each other in a circle:
     src/serve/admission/rules.rs:2: imports src/serve/control.rs
     src/serve/control.rs:1: imports src/serve/worker.rs
     src/serve/service.rs:1: imports src/serve/admission/rules.rs
@@ -380,7 +380,7 @@ fn methods_in_another_folder_are_found() {
         assert_eq!(
             found("serve/admission/rules.rs", text),
             [
-                "src/serve/admission/rules.rs:2: methods of a type of another folder (src/serve/control.rs)"
+                "src/serve/admission/rules.rs:2: methods of a type that is defined in another folder, in src/serve/control.rs"
             ],
         );
     }

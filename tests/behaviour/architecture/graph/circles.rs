@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// Files that need each other, by whatever way round: all that they need of one another.
+/// Files that import each other, directly or through others: all edges between them.
 pub struct Circle<'a> {
     edges: Vec<(&'a str, &'a str, usize)>,
 }
@@ -18,7 +18,10 @@ impl fmt::Display for Circle<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (first, _, line) = self.edges[0];
         let count = self.files().len();
-        write!(f, "src/{first}:{line}: a circle of {count} files:")?;
+        write!(
+            f,
+            "src/{first}:{line}: {count} files import each other in a circle:"
+        )?;
         for (from, to, line) in &self.edges {
             write!(f, "\n    src/{from}:{line}: imports src/{to}")?;
         }
@@ -26,7 +29,7 @@ impl fmt::Display for Circle<'_> {
     }
 }
 
-/// The circles among edges between files, each edge with its line.
+/// Returns the circles among edges between files. Each edge has its line.
 pub fn circles<'a>(edges: &BTreeMap<(&'a str, &'a str), usize>) -> Vec<Circle<'a>> {
     let files: BTreeSet<&str> = edges.keys().map(|&(from, _)| from).collect();
     let files = files.into_iter();
@@ -47,6 +50,7 @@ pub fn circles<'a>(edges: &BTreeMap<(&'a str, &'a str), usize>) -> Vec<Circle<'a
     circles.into_values().collect()
 }
 
+/// Returns the files that a file imports, directly or through others.
 fn reachable<'a>(edges: &BTreeMap<(&'a str, &'a str), usize>, file: &str) -> BTreeSet<&'a str> {
     let mut found = BTreeSet::new();
     let mut new = vec![file];

@@ -1,20 +1,22 @@
-//! Floors: a module imports only from modules on lower floors of its folder.
+//! Floors: a module imports only from modules on lower floors of its folder, and from itself.
 
 use std::collections::BTreeMap;
+use std::slice;
 
 use super::{Crate, Fault, Import, Module};
 
 /// The floors of a folder, from the table in the documentation of its lib.rs or mod.rs.
 pub struct Floors {
     folder: Module,
-    /// The file with the table, and the table's line there.
+    /// The file with the table.
     file: String,
+    /// The first row of the table.
     line: usize,
     floor_of: BTreeMap<String, usize>,
 }
 
 impl Floors {
-    /// The floors of this folder: `serve`, say, or the root.
+    /// Returns the floors of a folder, such as `serve` or the root, if it has a table of them.
     pub fn of(sources: &Crate, folder: &[String]) -> Option<Self> {
         let file = sources.home(folder);
         let mut floors = Self {
@@ -38,7 +40,7 @@ impl Floors {
         (floors.line > 0).then_some(floors)
     }
 
-    /// Why one module of the folder may not import from another, if so.
+    /// Returns why one module of the folder must not import from another, or `None` if it may.
     pub fn objection(&self, from: &str, to: &str) -> Option<&'static str> {
         let (from_floor, to_floor) = (self.floor_of.get(from)?, self.floor_of.get(to)?);
         if from == to || from_floor > to_floor {
@@ -50,7 +52,7 @@ impl Floors {
         }
     }
 
-    /// What is wrong with this import, as far as the folder goes.
+    /// Returns what is wrong with an import between modules of the folder.
     fn import_fault(&self, import: &Import<'_>, exceptions: &[(&str, &str)]) -> Option<String> {
         let from = import.module.strip_prefix(&*self.folder)?.first()?;
         self.floor_of.get(from)?;
@@ -58,7 +60,7 @@ impl Floors {
             let Some(to) = to.strip_prefix(&*self.folder)?.first() else {
                 return Some(format!("{from} imports from src/{} itself", self.file));
             };
-            let name = |module: &String| [&*self.folder, &[module.clone()]].concat().join("::");
+            let name = |module| [&*self.folder, slice::from_ref(module)].concat().join("::");
             if exceptions.contains(&(&name(from), &name(to))) {
                 return None;
             }
@@ -67,7 +69,8 @@ impl Floors {
         })
     }
 
-    /// Modules that the table lacks or invents; items, which belong to no floor.
+    /// Returns modules that are missing in the table, names in it that are no modules, and items that are
+    /// defined in the file of the table.
     fn table_faults(&self, sources: &Crate) -> Vec<Fault> {
         let fault = |line, text| Fault {
             file: self.file.clone(),
@@ -77,45 +80,60 @@ impl Floors {
         let scope = &sources.scopes[&self.folder];
         let modules = scope.modules.iter();
         let missing = modules.filter(|module| !self.floor_of.contains_key(*module));
-        let missing = missing.map(|name| fault(self.line, format!("{name} has no floor")));
+        let missing = missing.map(|name| {
+            fault(
+                self.line,
+                format!("{name} is missing in the table of floors"),
+            )
+        });
         let listed = self.floor_of.keys();
         let invented = listed.filter(|module| !scope.modules.contains(*module));
-        let invented = invented.map(|name| fault(self.line, format!("{name} is no module")));
+        let invented = invented.map(|name| {
+            fault(
+                self.line,
+                format!("{name} is in the table of floors, but no module"),
+            )
+        });
         let items = scope.items.iter();
         let items = items.map(|(name, &line)| {
-            let text = format!("{name} is defined beside a table of floors: only modules are");
+            let text = format!(
+                "{name} is defined here: a file with a table of floors only declares and re-exports"
+            );
             fault(line, text)
         });
         missing.chain(invented).chain(items).collect()
     }
 }
 
-/// What is wrong with the floors of each folder that has some.
-pub fn floor_faults(sources: &Crate, exceptions: &[(&str, &str)]) -> Vec<Fault> {
-    let imports = sources.imports(true);
-    let folders = sources.homes.iter();
-    let folders = folders.filter(|(_, file)| *file == "lib.rs" || file.ends_with("/mod.rs"));
-    let mut faults = Vec::new();
-    for floors in folders.filter_map(|(folder, _)| Floors::of(sources, folder)) {
-        faults.extend(floors.table_faults(sources));
-        // The first line of each.
-        let mut found = BTreeMap::new();
-        for import in &imports {
-            if let Some(text) = floors.import_fault(import, exceptions) {
-                found.entry((import.file, text)).or_insert(import.line);
+impl Crate {
+    /// Returns what is wrong with the floors of all folders. An exception allows imports from its first
+    /// module to its second.
+    pub fn floor_faults(&self, exceptions: &[(&str, &str)]) -> Vec<Fault> {
+        let imports = self.imports(true);
+        let folders = self.homes.iter();
+        let folders = folders.filter(|(_, file)| *file == "lib.rs" || file.ends_with("/mod.rs"));
+        let mut faults = Vec::new();
+        for floors in folders.filter_map(|(folder, _)| Floors::of(self, folder)) {
+            faults.extend(floors.table_faults(self));
+            // Of equal faults in a file, the first line.
+            let mut found = BTreeMap::new();
+            for import in &imports {
+                if let Some(text) = floors.import_fault(import, exceptions) {
+                    found.entry((import.file, text)).or_insert(import.line);
+                }
             }
+            faults.extend(found.into_iter().map(|((file, text), line)| Fault {
+                file: file.to_owned(),
+                line,
+                text,
+            }));
         }
-        faults.extend(found.into_iter().map(|((file, text), line)| Fault {
-            file: file.to_owned(),
-            line,
-            text,
-        }));
+        faults.sort();
+        faults
     }
-    faults.sort();
-    faults
 }
 
-/// `//! | FLOOR | MODULES | |`
+/// Splits `//! | FLOOR | MODULES | |`.
 fn table_row(line: &str) -> Option<(usize, &str)> {
     let mut cells = line.strip_prefix("//! |")?.split('|');
     let floor = cells.next()?.trim().parse().ok()?;

@@ -1,4 +1,4 @@
-//! The sources of a crate as a graph: which file imports what from which other file.
+//! The sources of a crate as a graph: which file imports which module, and which file it needs for that.
 
 mod circles;
 mod floors;
@@ -14,16 +14,16 @@ use syn::{Expr, Item, Lit, Meta};
 use reader::{Kind, Mention, Reader, Scope};
 
 pub use circles::circles;
-pub use floors::{Floors, floor_faults};
+pub use floors::Floors;
 
-/// The names on the way from the root to a module.
+/// The path of a module from the root of the crate.
 pub type Module = Vec<String>;
 
 /// A parsed crate. Files are known by their path in src/.
 pub struct Crate {
     files: BTreeMap<String, File>,
     scopes: BTreeMap<Module, Scope>,
-    /// The file of each module that has one.
+    /// The file of each module that is not inline.
     homes: BTreeMap<Module, String>,
 }
 
@@ -41,15 +41,15 @@ pub struct Import<'a> {
     pub line: usize,
     /// The module of this file.
     pub module: &'a Module,
-    /// The modules that the path leads through, re-exports followed. The last one has the item, or
-    /// is what is imported.
+    /// The modules on the path, without those around the file itself. Re-exports are followed, and the
+    /// last module defines the item.
     pub passes: Vec<Module>,
-    /// The file that this one needs for it: for a path to an item, the file that defines the item.
-    /// A module's own name needs nothing, what is behind it does.
+    /// The file that defines the item. Importing a module by its name needs no file; the paths that begin
+    /// with the name do.
     pub needs: Option<&'a str>,
 }
 
-/// What is wrong, and where.
+/// A breach of the structure.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fault {
     pub file: String,
@@ -70,11 +70,11 @@ enum End {
     Item(Module),
 }
 
-/// The names that are being looked up, each in its module.
+/// Names whose look-up has begun, each with its module: a second look-up would never end.
 type Pending = BTreeSet<(Module, String)>;
 
 impl Crate {
-    /// The crate in `src/`.
+    /// Reads the crate in `src/`.
     pub fn read() -> Self {
         let mut sources = Vec::new();
         let mut folders = vec![PathBuf::from("src")];
@@ -94,7 +94,7 @@ impl Crate {
         Self::parse(sources)
     }
 
-    /// The crate of these files.
+    /// Parses a crate: the path of each file in src/, and its text.
     pub fn parse(sources: Vec<(String, String)>) -> Self {
         let parsed: Vec<(String, String, syn::File)> = sources
             .into_iter()
@@ -138,12 +138,7 @@ impl Crate {
         all
     }
 
-    /// All files.
-    pub fn files(&self) -> impl Iterator<Item = &str> {
-        self.files.keys().map(String::as_str)
-    }
-
-    /// All imports, those of `#[cfg(test)]` modules only if they are asked for.
+    /// Returns all imports, with or without those in `#[cfg(test)]` modules.
     pub fn imports(&self, with_tests: bool) -> Vec<Import<'_>> {
         let files = self.files.iter();
         let mentions = files.flat_map(|(path, file)| {
@@ -156,7 +151,7 @@ impl Crate {
             .collect()
     }
 
-    /// Which file needs which other, and on which line first.
+    /// Returns which file needs which other file, with the first line that does. Tests do not count.
     pub fn edges(&self) -> BTreeMap<(&str, &str), usize> {
         let mut edges = BTreeMap::new();
         for import in self.imports(false) {
@@ -167,7 +162,7 @@ impl Crate {
         edges
     }
 
-    /// The `impl` blocks without a trait that are in another folder than their type.
+    /// Returns the inherent `impl` blocks in another folder than their type.
     pub fn impls_elsewhere(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
         for (path, file) in &self.files {
@@ -182,7 +177,9 @@ impl Crate {
                     faults.push(Fault {
                         file: path.clone(),
                         line: mention.line,
-                        text: format!("methods of a type of another folder (src/{home})"),
+                        text: format!(
+                            "methods of a type that is defined in another folder, in src/{home}"
+                        ),
                     });
                 }
             }
@@ -190,7 +187,7 @@ impl Crate {
         faults
     }
 
-    /// Each line with `unsafe`.
+    /// Returns the file and line of each `unsafe`.
     pub fn unsafe_lines(&self) -> impl Iterator<Item = (&str, usize)> {
         let files = self.files.iter();
         files.flat_map(|(path, file)| file.unsafe_lines.iter().map(|&line| (path.as_str(), line)))
@@ -227,7 +224,7 @@ impl Crate {
         })
     }
 
-    /// The file of the module, or of the one that it is inside of.
+    /// Returns the file of a module: for an inline module, that of the module around it.
     fn home(&self, module: &[String]) -> &str {
         let mut module = module;
         loop {
@@ -239,7 +236,7 @@ impl Crate {
         }
     }
 
-    /// Where this path ends, if that is in this crate; adds the modules on the way to `passes`.
+    /// Returns where a path ends, if that is in this crate, and adds the modules on it to `passes`.
     fn resolve(&self, mention: &Mention, passes: &mut Vec<Module>) -> Option<End> {
         self.follow(&mention.module, &mention.path, passes, &mut Pending::new())
     }
@@ -253,13 +250,13 @@ impl Crate {
     ) -> Option<End> {
         let mut end = End::Module(from.clone());
         for (at, name) in path.iter().enumerate() {
-            // What is behind an item is a variant, say, or a function of its type.
+            // After an item come variants and associated functions.
             let End::Module(mut module) = end else {
                 break;
             };
             end = match name.as_str() {
                 "crate" => End::Module(Module::new()),
-                // The program's view of the library.
+                // The library, as main.rs calls it.
                 "skd" if at == 0 => End::Module(Module::new()),
                 "self" => End::Module(module),
                 "super" => {
@@ -324,8 +321,8 @@ impl Crate {
     }
 }
 
-/// `serve/stream.rs` is `serve::stream`; `serve/mod.rs` is `serve`; `lib.rs` is the root. `main.rs`
-/// is a crate of its own, and goes by `main` here.
+/// Returns the module of a file: `serve::stream` for `serve/stream.rs`, `serve` for `serve/mod.rs`, the root for
+/// `lib.rs`. `main.rs`, which is a crate of its own, is called `main`.
 fn module_of(path: &str) -> Module {
     let path = path.trim_end_matches(".rs");
     let mut module: Module = path.split('/').map(str::to_owned).collect();
@@ -335,7 +332,7 @@ fn module_of(path: &str) -> Module {
     module
 }
 
-/// The files of `#[path = "FILE"] mod NAME;`, each with its module.
+/// Returns the files of `#[path = "FILE"] mod NAME;`, each with its module.
 fn path_attributes(path: &str, syntax: &syn::File) -> Vec<(String, Module)> {
     let folder = Path::new(path).parent().unwrap();
     let mut found = Vec::new();

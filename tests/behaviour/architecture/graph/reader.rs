@@ -1,4 +1,4 @@
-//! What a file of Rust says: the names that it declares, the paths that it writes, its `unsafe` lines.
+//! Reads a file: the names that it declares, the paths in it, its `unsafe` lines.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,10 +8,10 @@ use syn::{Attribute, Item, Type, UseTree, Visibility};
 
 use super::Module;
 
-/// Names in a module, which paths begin with or pass through.
+/// The names in a module.
 #[derive(Debug, Default)]
 pub struct Scope {
-    /// Items that are defined there, each with its line.
+    /// Items that are defined in the module, each with its line.
     pub items: BTreeMap<String, usize>,
     /// Child modules.
     pub modules: BTreeSet<String>,
@@ -21,11 +21,11 @@ pub struct Scope {
     pub globs: Vec<Vec<String>>,
 }
 
-/// A path as it is written.
+/// A path in a file.
 #[derive(Debug)]
 pub struct Mention {
     pub kind: Kind,
-    /// The module that it is written in.
+    /// The module around it, inline modules included.
     pub module: Module,
     pub path: Vec<String>,
     pub line: usize,
@@ -42,11 +42,10 @@ pub enum Kind {
     ReExport,
     /// In an expression, a type, a pattern, or the tokens of a macro.
     Inline,
-    /// The type of an `impl` block without a trait.
+    /// The type of an inherent `impl` block.
     Impl,
 }
 
-/// Reads one file.
 pub struct Reader {
     pub scopes: BTreeMap<Module, Scope>,
     pub mentions: Vec<Mention>,
@@ -81,7 +80,7 @@ impl Reader {
         });
     }
 
-    /// Takes each path of a `use` declaration, which all begin with `path`.
+    /// Notes the paths of a `use` tree. `path` is what stands before the tree.
     fn read_use(&mut self, tree: &UseTree, mut path: Vec<String>, is_public: bool) {
         let (ident, alias) = match tree {
             UseTree::Path(step) => {
@@ -120,7 +119,7 @@ impl Reader {
         self.mention(kind, path, ident.span().start().line);
     }
 
-    /// Takes each path in the body of a macro; `prefix` is what stands before its brace.
+    /// Notes the paths in the body of a macro. `prefix` is what stands before its brace.
     fn read_tokens(&mut self, tokens: TokenStream, prefix: &[String]) {
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();
         let mut tokens = &tokens[..];
@@ -186,7 +185,7 @@ impl<'ast> Visit<'ast> for Reader {
     }
 
     fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
-        // With `::` in front, it is another crate's.
+        // A path with `::` in front is another crate's.
         if item.leading_colon.is_none() {
             let is_public = !matches!(item.vis, Visibility::Inherited);
             self.read_use(&item.tree, Vec::new(), is_public);
@@ -215,7 +214,7 @@ impl<'ast> Visit<'ast> for Reader {
     /// `pub(in PATH)` imports nothing.
     fn visit_vis_restricted(&mut self, _: &'ast syn::VisRestricted) {}
 
-    /// The body of a macro, where whatever looks like a path is taken for one.
+    /// In the body of a macro, whatever looks like a path counts as one.
     fn visit_token_stream(&mut self, tokens: &'ast TokenStream) {
         self.read_tokens(tokens.clone(), &[]);
     }
@@ -231,7 +230,7 @@ fn is_cfg_test(attribute: &Attribute) -> bool {
     attribute.path().is_ident("cfg") && word.is_ok_and(|word| word == "test")
 }
 
-/// What follows `::`, if that is what tokens begin with.
+/// Returns the tokens after `::`, if they begin with that.
 fn after_colons(tokens: &[TokenTree]) -> Option<&[TokenTree]> {
     match tokens {
         [TokenTree::Punct(first), TokenTree::Punct(second), rest @ ..] => {
@@ -242,7 +241,7 @@ fn after_colons(tokens: &[TokenTree]) -> Option<&[TokenTree]> {
     }
 }
 
-/// The lines with the word `unsafe`, in the bodies of macros too.
+/// Returns the lines with the keyword `unsafe`, bodies of macros included.
 pub fn unsafe_lines(tokens: TokenStream) -> Vec<usize> {
     let lines = |token| match token {
         TokenTree::Ident(word) if word == "unsafe" => vec![word.span().start().line],
