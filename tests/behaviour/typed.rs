@@ -20,7 +20,6 @@ use crate::harness::{
 };
 use nix::sys::signal::Signal;
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::time::Duration;
 
 /// Separates a server from the commands of its clients.
