@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::process::Command;
 
-// What `cargo run --example documents` writes.
+// The texts that `cargo run --example documents` writes.
 #[path = "../../examples/documents/generate/mod.rs"]
 mod generate;
 
@@ -138,7 +138,7 @@ fn bash_completes_options_values_and_programs() {
     let complete = |words: &[&str]| {
         let line = r#"
             source completions/skd.bash
-            compopt() { :; }  # which only readline has
+            compopt() { :; }  # only readline has it
             COMP_WORDS=("$@")
             COMP_CWORD=$(($# - 1))
             function=$(complete -p skd | sed 's/.*-F \([^ ]*\).*/\1/')
@@ -152,7 +152,7 @@ fn bash_completes_options_values_and_programs() {
     assert_eq!(complete(&["skd", "--max-cl"]), ["--max-clients"]);
     assert_eq!(complete(&["skd", "-v", "--user", "roo"]), ["root"]);
     assert_eq!(complete(&["skd", "-P", "Cargo.to"]), ["Cargo.toml"]);
-    // The words as readline cuts them.
+    // Words as readline splits them.
     for before in [
         &["skd"][..],
         &["skd", "--"],
@@ -172,7 +172,7 @@ fn bash_completes_options_values_and_programs() {
         complete(&["skd", "--keepalive", "--max-cl"]),
         ["--max-clients"]
     );
-    // Options of another program aren't ours to complete.
+    // skd completes no options of another program.
     assert_eq!(complete(&["skd", "-t80", "cat", "--max-cl"]), [""]);
 }
 
@@ -208,7 +208,7 @@ fn the_manual_is_correct_for_its_formatter() {
     assert_eq!(warnings, [""; 0]);
 }
 
-/// Every option's names, as they are typed.
+/// The names of all options, as they are typed.
 fn table() -> BTreeSet<String> {
     let options = GROUPS.iter().flat_map(|(_, options)| *options);
     let names = |option: &Opt| {
@@ -232,7 +232,7 @@ fn assert_valid(shell: &str, script: &str) {
     assert_eq!(lines_of(shell, &["-n", script]), [""; 0]);
 }
 
-/// Runs a command that must succeed without a word on stderr.
+/// Runs a command that must succeed without output on stderr, and returns its lines.
 #[track_caller]
 fn lines_of(program: &str, arguments: &[impl AsRef<OsStr>]) -> Vec<String> {
     let output = Command::new(program).args(arguments).output();

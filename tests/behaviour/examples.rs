@@ -11,7 +11,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
 
-/// A machine with nothing in /dev but the usual nodes and a system log, an empty /var/run, and skd in PATH.
+/// A machine with the usual nodes and a system log in /dev, an empty /var/run, and skd in PATH.
 struct Machine {
     namespace: Namespace,
     syslog: Syslog,
@@ -39,7 +39,7 @@ impl Machine {
         self.type_in_at(line, &self.programs)
     }
 
-    /// The same in this directory.
+    /// Types a line into a shell in this directory.
     fn type_in_at(&self, line: &str, directory: &Directory) -> Running {
         let path = std::env::var("PATH").unwrap();
         Skd::new(["-c", line])
@@ -111,7 +111,7 @@ fn a_daemon_serves_the_message_of_the_day() {
             assert_eq!(shell.stdout_lines(), [""; 0]);
             assert_eq!(shell.log_lines(), [""; 0]);
         } else {
-            // It hangs for as long as the daemon lives.
+            // It returns only when the daemon ends.
             assert_eq!(shell.try_wait(std::time::Duration::ZERO), None);
         }
         let daemon = Pid::from_raw(pid().trim().parse().unwrap());
@@ -121,7 +121,7 @@ fn a_daemon_serves_the_message_of_the_day() {
         wait_until("the daemon has ended", || {
             !crate::harness::exists(daemon.as_raw())
         });
-        // mount(8) has left a directory there.
+        // mount(8) leaves a directory there.
         let left = machine
             .namespace
             .shell("ls /var/run | grep -v '^mount$' || true");
@@ -182,7 +182,7 @@ fn readme(words: &str) -> String {
     server.unwrap_or_else(|| panic!("{words}")).to_owned()
 }
 
-/// Sends it and says what comes back, though it may be cut short by a reset.
+/// Sends bytes and returns the answer, which a reset may cut short.
 fn answer(mut stream: TcpStream, bytes: &[u8]) -> String {
     let mut text = Vec::new();
     let _ = stream.write_all(bytes);
@@ -241,7 +241,7 @@ fn a_public_service_has_rules_and_limits() {
 }
 
 #[test]
-fn a_proxy_says_whom_it_brings() {
+fn a_proxy_names_its_clients() {
     let machine = Machine::new(Program::Ours);
     let shell = machine.type_in(&readme("--proxy-protocol"));
     let serves = || {
