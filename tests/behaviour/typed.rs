@@ -1,16 +1,16 @@
 //! The commands of docs/tutorial.md and of the README's tour, run in order as they are printed, as root on a
-//! machine of its own.
+//! machine of their own.
 //!
 //! A block of `sh` has commands that end, and must succeed. Before the line `# In another terminal:`, the last
-//! command is a server: it is started, and the previous server is stopped with SIGINT, as by Ctrl-C. Lines of
-//! comment at the end of a block, or a block of `text` after it, are its output. What else a block can be:
+//! command is a server: the previous server gets SIGINT, as by Ctrl-C, and the new one is started. Lines of comment at
+//! the end of a block are its output. Other blocks:
 //!
 //! | block | is |
 //! | --- | --- |
 //! | `sh server` | a server and nothing else |
-//! | `sh fails` | commands of which the last one must fail |
+//! | `sh fails` | commands of which the last must fail |
 //! | `sh ends` | commands before which the server is stopped |
-//! | `text log` | lines of the server's log |
+//! | `text log` | the first lines of the server's log |
 //!
 //! Numbers may differ from those that are printed.
 
@@ -118,33 +118,22 @@ impl Machine {
     }
 
     fn type_all(&mut self, page: &str) {
-        let mut output = String::new();
         for block in page.split("```").skip(1).step_by(2) {
             println!("{block}");
             let (kind, text) = block.split_once('\n').unwrap();
-            match kind {
-                "sh server" => self.serve(text),
-                "text" => assert_eq!(without_numbers(&output), without_numbers(text)),
-                "text log" => self.logs(text),
-                "sh fails" => output = self.type_in(text, false),
-                "sh ends" => {
+            match (kind, text.split_once(OTHER_TERMINAL)) {
+                ("sh", Some((server, client))) => {
+                    self.serve(server);
+                    self.type_in(client, true);
+                }
+                ("sh", None) => self.type_in(text, true),
+                ("sh server", _) => self.serve(text),
+                ("sh fails", _) => self.type_in(text, false),
+                ("sh ends", _) => {
                     self.stop();
-                    output = self.type_in(text, true);
+                    self.type_in(text, true);
                 }
-                "sh" => {
-                    let commands = match text.split_once(OTHER_TERMINAL) {
-                        Some((server, client)) => {
-                            self.serve(server);
-                            client
-                        }
-                        None => text,
-                    };
-                    let printed = output_of(commands);
-                    output = self.type_in(commands, true);
-                    if !printed.is_empty() {
-                        assert_eq!(without_numbers(&output), without_numbers(&printed));
-                    }
-                }
+                ("text log", _) => self.logs(text),
                 _ => panic!("```{kind}"),
             }
         }
@@ -165,17 +154,21 @@ impl Machine {
             .start_bare()
     }
 
-    /// Runs commands to the end, and returns what is on the terminal then.
+    /// Runs commands to the end. Their output must be as printed, if it is.
     #[track_caller]
-    fn type_in(&mut self, text: &str, succeeds: bool) -> String {
-        let shell = self.shell(text);
+    fn type_in(&mut self, commands: &str, succeeds: bool) {
+        let shell = self.shell(commands);
         let output = shell.wait_with_output();
         assert_eq!(output.code() == Some(0), succeeds, "{output:#?}");
         self.shells.push(shell);
         // Some programs show progress on a stderr that is no terminal.
-        match output.stdout.is_empty() {
+        let shown = match output.stdout.is_empty() {
             true => output.stderr,
             false => output.stdout,
+        };
+        let printed = output_of(commands);
+        if !printed.is_empty() {
+            assert_eq!(without_numbers(&shown), without_numbers(&printed));
         }
     }
 
