@@ -563,7 +563,7 @@ _skd_or_prog() {
                 ;;
             -[!-]*)
                 (( i++ ))
-                # Of a bundle, the first letter that takes a value takes the rest, if there is any.
+                # In a bundle, the first letter that takes a value takes the rest of the word, if any.
                 word=${word#"${word%%[tuilxbcLP]*}"}
                 (( ${#word} == 1 )) || continue
                 ;;
@@ -571,7 +571,7 @@ _skd_or_prog() {
                 break
                 ;;
         esac
-        # The value. Readline makes words of their own of colons, equals signs and the like.
+        # The value. Readline splits words at colons, equals signs and the like.
         while [[ $i -lt $COMP_CWORD && ${COMP_WORDS[i]} == [:=@\<\>]* ]]; do
             (( i++ ))
         done

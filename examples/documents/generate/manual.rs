@@ -1,11 +1,11 @@
-//! The manual page: man/skd.8.in, with the options put in their place.
+//! The manual page: man/skd.8.in, with the options inserted.
 
 use roff::{Inline, Roff, bold, italic, roman};
 use skd::cli::{GROUPS, Kind, Opt};
 
 const SECTIONS: &str = include_str!("../../../man/skd.8.in");
 
-/// The first line, for those who would change the wrong file.
+/// The first line, which names the sources of the file.
 const ORIGIN: &str =
     ".\\\" Generated from man/skd.8.in and src/cli/options.rs by: cargo run --example documents\n";
 
@@ -59,14 +59,14 @@ fn describe(roff: &mut Roff, option: &Opt) {
     }
 }
 
-/// A line for each, since roff takes the end of a line for the end of a sentence.
+/// One line for each sentence: for roff, the end of a line ends a sentence.
 fn sentences(roff: &mut Roff, paragraph: &str) {
     for sentence in paragraph.split_inclusive(". ") {
         roff.text(marked_up(sentence.trim_end()));
     }
 }
 
-/// `Do it [if not said]` becomes two sentences.
+/// Turns `Do it [default]` into two sentences.
 fn as_sentence(help: &str) -> String {
     match help
         .strip_suffix(']')
@@ -77,7 +77,7 @@ fn as_sentence(help: &str) -> String {
     }
 }
 
-/// Fonts for plain text, as man(7) has them: literal words bold, placeholders and paths italic.
+/// Fonts for plain text, as in man(7): literal words bold, placeholders and paths italic.
 fn marked_up(text: &str) -> Vec<Inline> {
     let mut inlines = Vec::new();
     for (number, word) in text.split(' ').enumerate() {
@@ -88,7 +88,7 @@ fn marked_up(text: &str) -> Vec<Inline> {
         let end = word.trim_end_matches(|last| ",.;:')".contains(last)).len();
         let (before, rest) = word.split_at(start);
         let (word, after) = rest.split_at(end.saturating_sub(start));
-        // The parenthesis of services(5) is its own.
+        // A parenthesis as in services(5) belongs to the word.
         let (word, after) = match after.strip_prefix(')') {
             Some(more) if word.contains('(') => (format!("{word})"), more),
             _ => (word.to_owned(), after),
@@ -120,7 +120,7 @@ fn fonts(word: &str) -> Vec<Inline> {
     {
         return vec![bold(page), roman(format!("({section}"))];
     }
-    // Of [HOST:]PORT, the names; of SIGHUP, nothing.
+    // In [HOST:]PORT the names are placeholders; SIGHUP has none.
     let mut inlines = Vec::new();
     for part in word.split_inclusive(|letter: char| !letter.is_ascii_alphanumeric()) {
         let name = part.trim_end_matches(|letter: char| !letter.is_ascii_alphanumeric());
