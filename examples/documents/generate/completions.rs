@@ -1,9 +1,9 @@
 //! The shell completions: clap's, with what it lacks. It knows no shell where the words of
 //! another command follow the options.
 
-use clap::ValueHint;
+use clap::{ArgAction, ValueHint};
 use clap_complete::Shell;
-use skd::cli::{GROUPS, Kind, Opt, command};
+use skd::cli::{GROUPS, Kind, Opt, command, help};
 
 const BASH: &str = include_str!("skd.bash");
 const FISH: &str = include_str!("skd.fish");
@@ -43,6 +43,16 @@ pub(super) fn zsh() -> String {
         let name = format!("'--{}=", option.long);
         replaced(script, &format!("{name}["), &format!("{name}-["))
     });
+    // The short name takes no value.
+    let value = format!(":: :({})'", help::ALL);
+    let script = with_help().fold(script, |script, (short, text)| {
+        let line = format!("'-{short}+[{text}]");
+        replaced(
+            script,
+            &format!("{line}{value}"),
+            &format!("'-{short}[{text}]'"),
+        )
+    });
     let all = with_value().chain(with_optional());
     all.fold(script, |script, option| match option.kind {
         Kind::Value(name, _) | Kind::Values(name, _) | Kind::Optional(name, _) => script.replace(
@@ -58,7 +68,7 @@ pub(super) fn fish() -> String {
     let specification = |option: &Opt| {
         let value = match option.kind {
             // Quoted from its wildcards.
-            Kind::Optional(..) => "=\\?",
+            Kind::Optional(..) | Kind::Help => "=\\?",
             _ if takes_value(option) => "=",
             _ => "",
         };
@@ -86,8 +96,15 @@ pub(super) fn fish() -> String {
 }
 
 fn generated(shell: Shell) -> String {
+    // The parser has no value of --help.
+    let mut command = command().mut_arg("help", |arg| {
+        arg.action(ArgAction::Set)
+            .num_args(0..=1)
+            .require_equals(true)
+            .value_parser([help::ALL])
+    });
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut command(), "skd", &mut script);
+    clap_complete::generate(shell, &mut command, "skd", &mut script);
     String::from_utf8_lossy(&script).into_owned()
 }
 
@@ -107,7 +124,13 @@ fn with_value() -> impl Iterator<Item = &'static Opt> {
 
 fn with_optional() -> impl Iterator<Item = &'static Opt> {
     let options = GROUPS.iter().flat_map(|(_, options)| *options);
-    options.filter(|option| matches!(option.kind, Kind::Optional(..)))
+    options.filter(|option| matches!(option.kind, Kind::Optional(..) | Kind::Help))
+}
+
+/// The short names of `--help`, with its description.
+fn with_help() -> impl Iterator<Item = (char, &'static str)> {
+    let options = with_optional().filter(|option| matches!(option.kind, Kind::Help));
+    options.flat_map(|option| option.shorts.iter().map(|short| (*short, option.help)))
 }
 
 /// As the next word, if not in the same.

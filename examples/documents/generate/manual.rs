@@ -1,7 +1,7 @@
 //! The manual page: man/skd.8.in, with the options put in their place.
 
 use roff::{Inline, Roff, bold, italic, roman};
-use skd::cli::{GROUPS, Kind, Opt};
+use skd::cli::{GROUPS, Kind, Opt, help};
 
 const SECTIONS: &str = include_str!("../../../man/skd.8.in");
 
@@ -29,7 +29,7 @@ fn options() -> String {
     roff.to_roff()
 }
 
-/// A tagged paragraph: the names; the line of `--help` as a sentence; the rest.
+/// A tagged paragraph: the names, the line of `--help` as a sentence, the further sentences.
 fn describe(roff: &mut Roff, option: &Opt) {
     roff.control("TP", []);
     let mut names = Vec::new();
@@ -41,44 +41,52 @@ fn describe(roff: &mut Roff, option: &Opt) {
         names.push(roman(" "));
         names.extend(marked_up(value));
     }
-    if let Kind::Optional(value, _) = option.kind {
+    let optional = match option.kind {
+        Kind::Optional(value, _) => marked_up(value),
+        Kind::Help => vec![bold(help::ALL)],
+        _ => Vec::new(),
+    };
+    if !optional.is_empty() {
         names.push(roman("[="));
-        names.extend(marked_up(value));
+        names.extend(optional);
         names.push(roman("]"));
     }
     roff.text(names);
     sentences(roff, &as_sentence(option.help));
-    for (number, paragraph) in option.manual.split("\n\n").enumerate() {
-        if paragraph.is_empty() {
-            continue;
-        }
-        if number > 0 {
-            roff.control("IP", []);
-        }
-        sentences(roff, paragraph);
-    }
+    sentences(roff, option.manual);
 }
 
-/// A line for each, since roff takes the end of a line for the end of a sentence.
-fn sentences(roff: &mut Roff, paragraph: &str) {
-    for sentence in paragraph.split_inclusive(". ") {
+/// A line for each sentence, since roff takes the end of a line for the end of a sentence.
+fn sentences(roff: &mut Roff, text: &str) {
+    for sentence in text.split_inclusive(". ") {
         roff.text(marked_up(sentence.trim_end()));
     }
 }
 
-/// `Do it [if not said]` becomes two sentences.
+/// Makes two sentences of `Do it [default]`.
 fn as_sentence(help: &str) -> String {
     match help
         .strip_suffix(']')
         .and_then(|text| text.split_once(" ["))
     {
-        Some((what, default)) => format!("{what}. The default is {default}."),
+        Some((what, default)) => format!("{what}. Default: {default}."),
         None => format!("{help}."),
     }
 }
 
 /// Fonts for plain text, as man(7) has them: literal words bold, placeholders and paths italic.
 fn marked_up(text: &str) -> Vec<Inline> {
+    let mut inlines = Vec::new();
+    for (number, part) in text.split('`').enumerate() {
+        match number % 2 {
+            0 => inlines.extend(words(part)),
+            _ => inlines.push(bold(part)),
+        }
+    }
+    inlines
+}
+
+fn words(text: &str) -> Vec<Inline> {
     let mut inlines = Vec::new();
     for (number, word) in text.split(' ').enumerate() {
         if number > 0 {

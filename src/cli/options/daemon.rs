@@ -1,0 +1,128 @@
+//! The daemon itself.
+
+use clap::ValueHint;
+
+use super::Kind::{Count, Flag, Value};
+use super::{Kind, Opt};
+
+pub(super) const OPTIONS: &[Opt] = &[
+    Opt {
+        long: "verbose",
+        shorts: &['v'],
+        kind: Count,
+        common: true,
+        help: "Report connections; -vv reports more",
+        manual: "To standard error or the log. See REPORTS.",
+    },
+    Opt {
+        long: "background",
+        shorts: &['B'],
+        kind: Flag,
+        common: true,
+        help: "Run as a daemon in the background",
+        manual: "Returns status 0 once the daemon serves. See DAEMON.",
+    },
+    Opt {
+        long: "log",
+        shorts: &['L'],
+        kind: Value("SPEC", ValueHint::FilePath),
+        common: true,
+        help: "Send stderr to syslog TAG, >FILE or >>FILE",
+        manual: "\
+It is the standard error of skd and of handlers. SPEC is TAG, TAG:FACILITY.PRIORITY \
+(`motd:local0.info`; daemon.notice if not set), >FILE, which is emptied, or >>FILE. See \
+DAEMON.",
+    },
+    Opt {
+        long: "pidfile",
+        shorts: &['P'],
+        kind: Value("FILE", ValueHint::FilePath),
+        common: true,
+        help: "Write the process id to FILE, and lock it",
+        manual: "A second skd with this FILE doesn't start. See DAEMON.",
+    },
+    Opt {
+        long: "supervise",
+        shorts: &['S'],
+        kind: Flag,
+        common: true,
+        help: "Run PROG again whenever it exits",
+        manual: "PROG gets all sockets, if there are any. See SUPERVISION.",
+    },
+    Opt {
+        long: "on-demand",
+        shorts: &[],
+        kind: Flag,
+        common: false,
+        help: "With -S, run PROG only when a client comes",
+        manual: "See SUPERVISION.",
+    },
+    Opt {
+        long: "idle-exit",
+        shorts: &[],
+        kind: Value("DURATION", ValueHint::Other),
+        common: false,
+        help: "With --on-demand, end PROG when it has no client for DURATION",
+        manual: "See SUPERVISION.",
+    },
+    Opt {
+        long: "ready-fd",
+        shorts: &[],
+        kind: Value("N", ValueHint::Other),
+        common: false,
+        help: "Write a newline to descriptor N when ready",
+        manual: "\
+N is 1 or more than 2, and open for writing. With --supervise, more than 2. See READINESS.",
+    },
+    Opt {
+        long: "user",
+        shorts: &[],
+        kind: Value("USER[:GROUP]", ValueHint::Username),
+        common: true,
+        help: "Become USER after binding, with its groups",
+        manual: "\
+Names or numbers; a number without an entry in passwd(5) needs GROUP. GROUP replaces the \
+primary group. Sets $HOME, $USER, $LOGNAME and $SHELL, or unsets them for a user without an \
+entry. Not for root, and not with -U. See DAEMON.",
+    },
+    Opt {
+        long: "drop-privileges",
+        shorts: &['U'],
+        kind: Flag,
+        common: false,
+        help: "After binding, chroot to $ROOT and become $UID and $GID",
+        manual: "See DAEMON. Not with --user.",
+    },
+    Opt {
+        long: "chroot",
+        shorts: &[],
+        kind: Value("DIR", ValueHint::DirPath),
+        common: true,
+        help: "Change the root directory; needs --user or -U",
+        manual: "Replaces $ROOT.",
+    },
+    Opt {
+        long: "check",
+        shorts: &[],
+        kind: Flag,
+        common: true,
+        help: "Check command line and system, and exit",
+        manual: "See CHECKING.",
+    },
+    Opt {
+        long: "version",
+        shorts: &['V'],
+        kind: Kind::Version,
+        common: true,
+        help: "Print the version",
+        manual: "",
+    },
+    Opt {
+        long: "help",
+        shorts: &['h'],
+        kind: Kind::Help,
+        common: true,
+        help: "Print the common options, or all",
+        manual: "",
+    },
+];
