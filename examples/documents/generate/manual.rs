@@ -5,9 +5,8 @@ use skd::cli::{GROUPS, Kind, Opt, help};
 
 const SECTIONS: &str = include_str!("../../../man/skd.8.in");
 
-/// The first line, for those who would change the wrong file.
-const ORIGIN: &str =
-    ".\\\" Generated from man/skd.8.in and src/cli/options.rs by: cargo run --example documents\n";
+/// The first lines: `t` has man(1) run tbl(1), and a reader learns which files to edit.
+const ORIGIN: &str = "'\\\" t\n.\\\" Generated from man/skd.8.in and src/cli/options.rs by: cargo run --example documents\n";
 
 pub(super) fn page() -> String {
     // The comment at the top is about the source.
@@ -22,9 +21,12 @@ fn options() -> String {
     let mut roff = Roff::new();
     for (heading, options) in GROUPS {
         roff.control("SS", [*heading]);
+        // Tags are enough to tell entries apart, without blank lines.
+        roff.control("PD", ["0"]);
         for option in *options {
             describe(&mut roff, option);
         }
+        roff.control("PD", []);
     }
     roff.to_roff()
 }
