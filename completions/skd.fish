@@ -22,17 +22,17 @@ complete -c skd -n __skd_before_prog -s u -l udp -d 'Receive on UDP' -r -f
 complete -c skd -n __skd_before_prog -s i -l inet -d 'Listen on TCP, or receive on UDP with -d' -r -f
 complete -c skd -n __skd_before_prog -s l -s x -l unix -d 'Listen on a unix socket, or on abstract @NAME' -r -F
 complete -c skd -n __skd_before_prog -l listen-fd -d 'Take the socket that is open as descriptor N' -r -f
-complete -c skd -n __skd_before_prog -s b -l backlog -d 'Let N connections wait to be accepted [the kernel\'s limit]' -r -f
-complete -c skd -n __skd_before_prog -l unix-mode -d 'Set the mode of unix socket files [0777 less the umask]' -r -f
+complete -c skd -n __skd_before_prog -s b -l backlog -d 'Limit the backlog to N [the kernel\'s limit]' -r -f
+complete -c skd -n __skd_before_prog -l unix-mode -d 'Set the mode of socket files [0777 less umask]' -r -f
 complete -c skd -n __skd_before_prog -l unix-owner -d 'Set the owner of unix socket files' -r -f -a "(__fish_complete_users)"
 complete -c skd -n __skd_before_prog -l threads -d 'Accept in N threads, 1 to 16 [3 for 2 cores]' -r -f
 complete -c skd -n __skd_before_prog -s c -l max-clients -d 'Run at most N handlers at once [no limit]' -r -f
 complete -c skd -n __skd_before_prog -l datagram-mode -d 'Serve by wait, per-peer or per-packet [wait]' -r -f
-complete -c skd -n __skd_before_prog -l min-source-port -d 'Drop UDP datagrams from ports below N [0; 1024 in per-packet mode]' -r -f
+complete -c skd -n __skd_before_prog -l min-source-port -d 'Drop datagrams from ports below N [0 or 1024]' -r -f
 complete -c skd -n __skd_before_prog -l warm -d 'Keep up to N prestarted handlers' -r -f
 complete -c skd -n __skd_before_prog -l fork-server-max-age -d 'Replace the template when it is this old [1h]' -r -f
 complete -c skd -n __skd_before_prog -l chdir -d 'Start PROG in DIR' -r -f -a "(__fish_complete_directories)"
-complete -c skd -n __skd_before_prog -l umask -d 'Set the umask of PROG' -r -f
+complete -c skd -n __skd_before_prog -l umask -d 'Set the umask of PROG, 0 to 777' -r -f
 complete -c skd -n __skd_before_prog -l nice -d 'Set the nice value of PROG, -20 to 19' -r -f
 complete -c skd -n __skd_before_prog -l limit -d 'Set a resource limit; repeatable' -r -f
 complete -c skd -n __skd_before_prog -l env -d 'Set or unset a variable; repeatable' -r -f
@@ -41,13 +41,13 @@ complete -c skd -n __skd_before_prog -l deny -d 'Refuse these clients; repeatabl
 complete -c skd -n __skd_before_prog -l rules -d 'Read more rules from FILE, again at SIGHUP' -r -F
 complete -c skd -n __skd_before_prog -l explain -d 'Print which rule applies to SOURCE, and exit' -r -f
 complete -c skd -n __skd_before_prog -l max-per-source -d 'Run at most N handlers for each source' -r -f
-complete -c skd -n __skd_before_prog -l source-prefix -d 'Set the bits of an address that make a source [32,64]' -r -f
+complete -c skd -n __skd_before_prog -l source-prefix -d 'Set the bits that make a source [32,64]' -r -f
 complete -c skd -n __skd_before_prog -l rate -d 'Admit R connections, like 10/s or 300/m' -r -f
 complete -c skd -n __skd_before_prog -l rate-per-source -d 'Admit R connections of each source' -r -f
-complete -c skd -n __skd_before_prog -l at-max -d 'Set the reject action for --max-clients [queue]' -r -f
-complete -c skd -n __skd_before_prog -l at-source-max -d 'Set the reject action for --max-per-source [close]' -r -f
-complete -c skd -n __skd_before_prog -l at-rate -d 'Set the reject action for --rate and --rate-per-source' -r -f
-complete -c skd -n __skd_before_prog -l proxy-from -d 'Expect PROXY headers from SOURCE, refuse all others; repeatable' -r -f
+complete -c skd -n __skd_before_prog -l at-max -d 'Set the action at --max-clients [queue]' -r -f
+complete -c skd -n __skd_before_prog -l at-source-max -d 'Set the action at --max-per-source [close]' -r -f
+complete -c skd -n __skd_before_prog -l at-rate -d 'Set the action at --rate, --rate-per-source' -r -f
+complete -c skd -n __skd_before_prog -l proxy-from -d 'Trust the PROXY headers of SOURCE; repeatable' -r -f
 complete -c skd -n __skd_before_prog -l proxy-timeout -d 'Wait so long for a PROXY header [3s]' -r -f
 complete -c skd -n __skd_before_prog -l first-byte -d 'Start PROG when the client has sent data' -r -f
 complete -c skd -n __skd_before_prog -l timeout -d 'End a handler that has run for DURATION' -r -f
@@ -62,12 +62,12 @@ complete -c skd -n __skd_before_prog -l fast-open -d 'Let N TCP clients send dat
 complete -c skd -n __skd_before_prog -l device -d 'Use only the network interface IF' -r -f
 complete -c skd -n __skd_before_prog -l tos -d 'Set the DSCP name or TOS byte of what is sent' -r -f
 complete -c skd -n __skd_before_prog -l mark -d 'Set the firewall mark of what is sent' -r -f
-complete -c skd -n __skd_before_prog -l send-buffer -d 'Set the size of send buffers [the kernel\'s choice]' -r -f
-complete -c skd -n __skd_before_prog -l receive-buffer -d 'Set the size of receive buffers [the kernel\'s choice]' -r -f
+complete -c skd -n __skd_before_prog -l send-buffer -d 'Set the send buffer size [kernel\'s choice]' -r -f
+complete -c skd -n __skd_before_prog -l receive-buffer -d 'Set the receive buffer size [kernel\'s choice]' -r -f
 complete -c skd -n __skd_before_prog -l multicast -d 'Join a multicast group on IF; repeatable' -r -f
 complete -c skd -n __skd_before_prog -s L -l log -d 'Send stderr to syslog TAG, >FILE or >>FILE' -r -F
 complete -c skd -n __skd_before_prog -s P -l pidfile -d 'Write the process id to FILE, and lock it' -r -F
-complete -c skd -n __skd_before_prog -l idle-exit -d 'With --on-demand, end PROG when it has no client for DURATION' -r -f
+complete -c skd -n __skd_before_prog -l idle-exit -d 'With --on-demand, end PROG without a client' -r -f
 complete -c skd -n __skd_before_prog -l ready-fd -d 'Write a newline to descriptor N when ready' -r -f
 complete -c skd -n __skd_before_prog -l user -d 'Become USER after binding, with its groups' -r -f -a "(__fish_complete_users)"
 complete -c skd -n __skd_before_prog -l chroot -d 'Change the root directory; needs --user or -U' -r -f -a "(__fish_complete_directories)"
@@ -75,18 +75,18 @@ complete -c skd -n __skd_before_prog -s h -l help -d 'Print the common options, 
 complete -c skd -n __skd_before_prog -l systemd -d 'Take the sockets of systemd socket activation'
 complete -c skd -n __skd_before_prog -s s -l stream -d 'Make every -i, -l and -x a stream socket'
 complete -c skd -n __skd_before_prog -s d -l datagram -d 'Make every -i, -l and -x a datagram socket'
-complete -c skd -n __skd_before_prog -l seqpacket -d 'Make every -l and -x a sequential-packet socket'
-complete -c skd -n __skd_before_prog -l wait -d 'Run PROG on the listening socket, as inetd does'
-complete -c skd -n __skd_before_prog -l fork-server -d 'Serve each connection by a copy of one template'
-complete -c skd -n __skd_before_prog -l no-new-privs -d 'Let PROG gain no privileges by set-user-id files'
-complete -c skd -n __skd_before_prog -l proxy-protocol -d 'Take the client\'s address from a PROXY header, v1 or v2'
+complete -c skd -n __skd_before_prog -l seqpacket -d 'Make every -l and -x a seqpacket socket'
+complete -c skd -n __skd_before_prog -l wait -d 'Run PROG on the listening socket, like inetd'
+complete -c skd -n __skd_before_prog -l fork-server -d 'Copy one template for each connection'
+complete -c skd -n __skd_before_prog -l no-new-privs -d 'Gain no privileges by set-user-id files'
+complete -c skd -n __skd_before_prog -l proxy-protocol -d 'Take the client\'s address from a PROXY header'
 complete -c skd -n __skd_before_prog -s n -l nodelay -d 'Set TCP_NODELAY on every TCP connection'
 complete -c skd -n __skd_before_prog -l reuse-port -d 'Share TCP and UDP ports with other programs'
-complete -c skd -n __skd_before_prog -l freebind -d 'Bind TCP and UDP addresses that do not exist yet'
+complete -c skd -n __skd_before_prog -l freebind -d 'Bind addresses that do not exist yet'
 complete -c skd -n __skd_before_prog -s v -l verbose -d 'Report connections; -vv reports more'
 complete -c skd -n __skd_before_prog -s B -l background -d 'Run as a daemon in the background'
 complete -c skd -n __skd_before_prog -s S -l supervise -d 'Run PROG again whenever it exits'
 complete -c skd -n __skd_before_prog -l on-demand -d 'With -S, run PROG only when a client comes'
-complete -c skd -n __skd_before_prog -s U -l drop-privileges -d 'After binding, chroot to $ROOT and become $UID and $GID'
+complete -c skd -n __skd_before_prog -s U -l drop-privileges -d 'Become $UID and $GID after binding, in $ROOT'
 complete -c skd -n __skd_before_prog -l check -d 'Check command line and system, and exit'
 complete -c skd -n __skd_before_prog -s V -l version -d 'Print the version'

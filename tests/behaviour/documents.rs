@@ -47,7 +47,7 @@ fn the_manual_has_every_option_and_no_other() {
     let page = fs::read_to_string("man/skd.8").unwrap();
     let (_, rest) = page.split_once(".SH OPTIONS\n").unwrap();
     let (section, _) = rest.split_once("\n.SH ").unwrap();
-    let tags = section.split(".TP\n").skip(1);
+    let tags = section.split(".TP 26\n").skip(1);
     let tags = tags.map(|paragraph| paragraph.lines().next().unwrap());
     let bold = tags.flat_map(|tag| tag.split("\\fB").skip(1));
     let names = bold.map(|text| text.split("\\fR").next().unwrap().replace("\\-", "-"));

@@ -21,7 +21,6 @@ fn options() -> String {
     let mut roff = Roff::new();
     for (heading, options) in GROUPS {
         roff.control("SS", [*heading]);
-        // Tags are enough to tell entries apart, without blank lines.
         roff.control("PD", ["0"]);
         for option in *options {
             describe(&mut roff, option);
@@ -31,9 +30,9 @@ fn options() -> String {
     roff.to_roff()
 }
 
-/// A tagged paragraph: the names, the line of `--help` as a sentence, the further sentences.
+/// The names with the line of `--help` beside them, and the further sentences below.
 fn describe(roff: &mut Roff, option: &Opt) {
-    roff.control("TP", []);
+    roff.control("TP", ["26"]);
     let mut names = Vec::new();
     for short in option.shorts {
         names.extend([bold(format!("-{short}")), roman(", ")]);
@@ -54,25 +53,18 @@ fn describe(roff: &mut Roff, option: &Opt) {
         names.push(roman("]"));
     }
     roff.text(names);
-    sentences(roff, &as_sentence(option.help));
-    sentences(roff, option.manual);
+    roff.text(marked_up(option.help));
+    if !option.manual.is_empty() {
+        roff.control("RS", ["4"]);
+        sentences(roff, option.manual);
+        roff.control("RE", []);
+    }
 }
 
 /// A line for each sentence, since roff takes the end of a line for the end of a sentence.
 fn sentences(roff: &mut Roff, text: &str) {
     for sentence in text.split_inclusive(". ") {
         roff.text(marked_up(sentence.trim_end()));
-    }
-}
-
-/// Makes two sentences of `Do it [default]`.
-fn as_sentence(help: &str) -> String {
-    match help
-        .strip_suffix(']')
-        .and_then(|text| text.split_once(" ["))
-    {
-        Some((what, default)) => format!("{what}. Default: {default}."),
-        None => format!("{help}."),
     }
 }
 

@@ -13,8 +13,8 @@ pub(super) const OPTIONS: &[Opt] = &[
         common: true,
         help: "Admit these clients; repeatable",
         manual: "\
-The first rule that fits decides; if any rule allows, all other clients are refused. SOURCE \
-is all, an address, a prefix like 192.0.2.0/24, unix, uid=USER, gid=GROUP or file=PATH. See \
+The first rule that fits decides; with any --allow all other clients are refused. SOURCE is \
+all, an address, a prefix like 192.0.2.0/24, unix, uid=USER, gid=GROUP or file=PATH. See \
 RULES.",
     },
     Opt {
@@ -23,7 +23,7 @@ RULES.",
         kind: Values("SOURCE", ValueHint::Other),
         common: true,
         help: "Refuse these clients; repeatable",
-        manual: "May be mixed with --allow.",
+        manual: "",
     },
     Opt {
         long: "rules",
@@ -31,7 +31,7 @@ RULES.",
         kind: Value("FILE", ValueHint::FilePath),
         common: true,
         help: "Read more rules from FILE, again at SIGHUP",
-        manual: "They follow those of --allow and --deny. See RULES.",
+        manual: "",
     },
     Opt {
         long: "explain",
@@ -39,8 +39,7 @@ RULES.",
         kind: Value("SOURCE", ValueHint::Other),
         common: false,
         help: "Print which rule applies to SOURCE, and exit",
-        manual: "\
-SOURCE is an address, unix, uid=USER or gid=GROUP. See RULES.",
+        manual: "SOURCE is an address, unix, uid=USER or gid=GROUP.",
     },
     Opt {
         long: "max-per-source",
@@ -49,16 +48,15 @@ SOURCE is an address, unix, uid=USER or gid=GROUP. See RULES.",
         common: true,
         help: "Run at most N handlers for each source",
         manual: "\
-1 or more. A source is an address or prefix: see ADMISSION LIMITS.",
+1 or more. A source is an address or a prefix: see ADMISSION LIMITS.",
     },
     Opt {
         long: "source-prefix",
         shorts: &[],
         kind: Value("V4,V6", ValueHint::Other),
         common: false,
-        help: "Set the bits of an address that make a source [32,64]",
-        manual: "\
-0 to 32 and 0 to 128. On unix sockets each user is a source.",
+        help: "Set the bits that make a source [32,64]",
+        manual: "0 to 32 for IPv4 and 0 to 128 for IPv6.",
     },
     Opt {
         long: "rate",
@@ -67,8 +65,7 @@ SOURCE is an address, unix, uid=USER or gid=GROUP. See RULES.",
         common: true,
         help: "Admit R connections, like 10/s or 300/m",
         manual: "\
-A number and s, m, h or d. Up to BURST at once; without it, as many as R's number. Example: \
-`10/s:50`.",
+A number and s, m, h or d. Up to BURST at once, by default R's number: `10/s:50`.",
     },
     Opt {
         long: "rate-per-source",
@@ -83,16 +80,16 @@ A number and s, m, h or d. Up to BURST at once; without it, as many as R's numbe
         shorts: &[],
         kind: Value("WHAT", ValueHint::Other),
         common: false,
-        help: "Set the reject action for --max-clients [queue]",
+        help: "Set the action at --max-clients [queue]",
         manual: "\
-queue[:DURATION], close, reset or message:TEXT. See ADMISSION LIMITS.",
+The reject action: queue[:DURATION], close, reset or message:TEXT.",
     },
     Opt {
         long: "at-source-max",
         shorts: &[],
         kind: Value("WHAT", ValueHint::Other),
         common: false,
-        help: "Set the reject action for --max-per-source [close]",
+        help: "Set the action at --max-per-source [close]",
         manual: "Not queue without a DURATION.",
     },
     Opt {
@@ -100,24 +97,26 @@ queue[:DURATION], close, reset or message:TEXT. See ADMISSION LIMITS.",
         shorts: &[],
         kind: Value("WHAT", ValueHint::Other),
         common: false,
-        help: "Set the reject action for --rate and --rate-per-source",
-        manual: "Default: queue for --rate, close for --rate-per-source.",
+        help: "Set the action at --rate, --rate-per-source",
+        manual: "\
+The default is queue for --rate and close for --rate-per-source.",
     },
     Opt {
         long: "proxy-protocol",
         shorts: &[],
         kind: Flag,
         common: false,
-        help: "Take the client's address from a PROXY header, v1 or v2",
-        manual: "Needs --proxy-from. See PROXIES.",
+        help: "Take the client's address from a PROXY header",
+        manual: "Version 1 or 2. Needs --proxy-from. See PROXIES.",
     },
     Opt {
         long: "proxy-from",
         shorts: &[],
         kind: Values("SOURCE", ValueHint::Other),
         common: false,
-        help: "Expect PROXY headers from SOURCE, refuse all others; repeatable",
-        manual: "SOURCE is an address, a prefix or unix.",
+        help: "Trust the PROXY headers of SOURCE; repeatable",
+        manual: "\
+All other clients are refused. SOURCE is an address, a prefix or unix.",
     },
     Opt {
         long: "proxy-timeout",

@@ -20,7 +20,7 @@ pub(super) const OPTIONS: &[Opt] = &[
         kind: Flag,
         common: true,
         help: "Run as a daemon in the background",
-        manual: "Returns status 0 once the daemon serves. See DAEMON.",
+        manual: "Returns when the daemon serves. See DAEMON.",
     },
     Opt {
         long: "log",
@@ -29,9 +29,8 @@ pub(super) const OPTIONS: &[Opt] = &[
         common: true,
         help: "Send stderr to syslog TAG, >FILE or >>FILE",
         manual: "\
-It is the standard error of skd and of handlers. SPEC is TAG, TAG:FACILITY.PRIORITY \
-(`motd:local0.info`; daemon.notice if not set), >FILE, which is emptied, or >>FILE. See \
-DAEMON.",
+That of skd and of handlers. TAG may have :FACILITY.PRIORITY, as in `motd:local0.info`; the \
+default is daemon.notice. >FILE is emptied. See DAEMON.",
     },
     Opt {
         long: "pidfile",
@@ -47,7 +46,8 @@ DAEMON.",
         kind: Flag,
         common: true,
         help: "Run PROG again whenever it exits",
-        manual: "PROG gets all sockets, if there are any. See SUPERVISION.",
+        manual: "\
+PROG gets all sockets, if there are any. See SUPERVISION, for the next two too.",
     },
     Opt {
         long: "on-demand",
@@ -55,15 +55,15 @@ DAEMON.",
         kind: Flag,
         common: false,
         help: "With -S, run PROG only when a client comes",
-        manual: "See SUPERVISION.",
+        manual: "",
     },
     Opt {
         long: "idle-exit",
         shorts: &[],
         kind: Value("DURATION", ValueHint::Other),
         common: false,
-        help: "With --on-demand, end PROG when it has no client for DURATION",
-        manual: "See SUPERVISION.",
+        help: "With --on-demand, end PROG without a client",
+        manual: "",
     },
     Opt {
         long: "ready-fd",
@@ -72,7 +72,7 @@ DAEMON.",
         common: false,
         help: "Write a newline to descriptor N when ready",
         manual: "\
-N is 1 or more than 2, and open for writing. With --supervise, more than 2. See READINESS.",
+1 or more than 2 (with --supervise, more than 2), open for writing. See READINESS.",
     },
     Opt {
         long: "user",
@@ -81,17 +81,16 @@ N is 1 or more than 2, and open for writing. With --supervise, more than 2. See 
         common: true,
         help: "Become USER after binding, with its groups",
         manual: "\
-Names or numbers; a number without an entry in passwd(5) needs GROUP. GROUP replaces the \
-primary group. Sets $HOME, $USER, $LOGNAME and $SHELL, or unsets them for a user without an \
-entry. Not for root, and not with -U. See DAEMON.",
+Names or numbers; a number without an entry in passwd(5) needs GROUP, which replaces the \
+primary group. Not root, and not with -U. See DAEMON.",
     },
     Opt {
         long: "drop-privileges",
         shorts: &['U'],
         kind: Flag,
         common: false,
-        help: "After binding, chroot to $ROOT and become $UID and $GID",
-        manual: "See DAEMON. Not with --user.",
+        help: "Become $UID and $GID after binding, in $ROOT",
+        manual: "See DAEMON.",
     },
     Opt {
         long: "chroot",

@@ -13,17 +13,16 @@ pub(super) const OPTIONS: &[Opt] = &[
         common: true,
         help: "Run at most N handlers at once [no limit]",
         manual: "\
-1 or more. Counts the handlers of all connections, and of datagrams in per-peer and \
-per-packet mode. Over the limit clients wait in the backlog: see ADMISSION LIMITS for other \
-choices, and DATAGRAMS.",
+1 or more. Counts all handlers but those in wait mode. Over the limit clients wait in the \
+backlog, or see --at-max; for datagrams see DATAGRAMS.",
     },
     Opt {
         long: "wait",
         shorts: &[],
         kind: Flag,
         common: false,
-        help: "Run PROG on the listening socket, as inetd does",
-        manual: "PROG accepts the connections. See WAIT MODE.",
+        help: "Run PROG on the listening socket, like inetd",
+        manual: "See Wait mode in STREAM SOCKETS.",
     },
     Opt {
         long: "datagram-mode",
@@ -38,8 +37,9 @@ choices, and DATAGRAMS.",
         shorts: &[],
         kind: Value("N", ValueHint::Other),
         common: false,
-        help: "Drop UDP datagrams from ports below N [0; 1024 in per-packet mode]",
-        manual: "0 to 65535; not in wait mode. See DATAGRAMS.",
+        help: "Drop datagrams from ports below N [0 or 1024]",
+        manual: "\
+0 to 65535; for UDP. The default is 1024 in per-packet mode, else 0. An error in wait mode.",
     },
     Opt {
         long: "warm",
@@ -48,7 +48,7 @@ choices, and DATAGRAMS.",
         common: true,
         help: "Keep up to N prestarted handlers",
         manual: "\
-1 to 4096. Each serves one connection. Costs a process and two descriptors each. See \
+1 to 4096, each for one connection, and each a process and two descriptors of skd. See \
 PRESTARTED HANDLERS.",
     },
     Opt {
@@ -56,9 +56,9 @@ PRESTARTED HANDLERS.",
         shorts: &[],
         kind: Flag,
         common: false,
-        help: "Serve each connection by a copy of one template",
+        help: "Copy one template for each connection",
         manual: "\
-Copies share what PROG has set up, such as random seeds. See PRESTARTED HANDLERS.",
+Copies share what was set up before, such as random seeds. See PRESTARTED HANDLERS.",
     },
     Opt {
         long: "fork-server-max-age",
@@ -81,8 +81,8 @@ Copies share what PROG has set up, such as random seeds. See PRESTARTED HANDLERS
         shorts: &[],
         kind: Value("OCTAL", ValueHint::Other),
         common: false,
-        help: "Set the umask of PROG",
-        manual: "0 to 777.",
+        help: "Set the umask of PROG, 0 to 777",
+        manual: "",
     },
     Opt {
         long: "nice",
@@ -101,9 +101,9 @@ An absolute value. To lower it needs root's rights, which are gone after --user 
         help: "Set a resource limit; repeatable",
         manual: "\
 NAME is as, core, cpu, data, fsize, locks, memlock, msgqueue, nice, nofile, nproc, rss, \
-rtprio, rttime, sigpending or stack: see setrlimit(2) for the units. SOFT and HARD are \
-numbers, with K, M, G or T for powers of 1024, or `unlimited`. Without HARD both are SOFT. \
-The last limit of a NAME counts. Examples: `cpu=10`, `nofile=256:1K`.",
+rtprio, rttime, sigpending or stack: see setrlimit(2) for units. SOFT and HARD are numbers, \
+with K, M, G or T for powers of 1024, or `unlimited`; without HARD both are SOFT. The last \
+limit of a NAME counts. Examples: `cpu=10`, `nofile=256:1K`.",
     },
     Opt {
         long: "env",
@@ -119,7 +119,7 @@ Without =, it is unset. Not for variables that skd sets itself.",
         shorts: &[],
         kind: Flag,
         common: false,
-        help: "Let PROG gain no privileges by set-user-id files",
+        help: "Gain no privileges by set-user-id files",
         manual: "See PR_SET_NO_NEW_PRIVS in prctl(2).",
     },
 ];

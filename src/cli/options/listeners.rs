@@ -13,9 +13,9 @@ pub(super) const OPTIONS: &[Opt] = &[
         common: true,
         help: "Listen on TCP",
         manual: "\
-HOST is a name, an IPv4 address, or an address in brackets: `[::1]:80`, `[fe80::1%eth0]:80`. \
-PORT is a number from 0 to 65535 or a name of services(5). Without HOST, clients of IPv4 and \
-IPv6 are served. Port 0 is a free port, printed on standard output. See ADDRESSES.",
+HOST is a name, an IPv4 address, or an address in brackets: `[::1]:80`. PORT is a number \
+from 0 to 65535 or a name of services(5). Without HOST, IPv4 and IPv6 are served; port 0 is \
+a free port. See ADDRESSES.",
     },
     Opt {
         long: "udp",
@@ -40,8 +40,8 @@ IPv6 are served. Port 0 is a free port, printed on standard output. See ADDRESSE
         common: true,
         help: "Listen on a unix socket, or on abstract @NAME",
         manual: "\
-PATH has at most 107 bytes. With -d it is a datagram socket, with --seqpacket a \
-sequential-packet one. An unused socket file is replaced: see ADDRESSES.",
+At most 107 bytes. With -d it is a datagram socket, with --seqpacket a sequential-packet \
+one. An unused socket file is replaced: see ADDRESSES.",
     },
     Opt {
         long: "systemd",
@@ -81,28 +81,28 @@ The default. Of -s, -d and --seqpacket the last one counts, wherever it stands."
         shorts: &[],
         kind: Flag,
         common: false,
-        help: "Make every -l and -x a sequential-packet socket",
+        help: "Make every -l and -x a seqpacket socket",
         manual: "\
-An error with -i, and without -l or -x. See SEQUENTIAL PACKETS.",
+See SEQUENTIAL PACKETS. An error with -i, and without -l or -x.",
     },
     Opt {
         long: "backlog",
         shorts: &['b'],
         kind: Value("N", ValueHint::Other),
         common: false,
-        help: "Let N connections wait to be accepted [the kernel's limit]",
+        help: "Limit the backlog to N [the kernel's limit]",
         manual: "\
-1 or more. The kernel's limit is `net.core.somaxconn`: see listen(2).",
+1 or more connections that wait to be accepted. The limit is net.core.somaxconn: see \
+listen(2).",
     },
     Opt {
         long: "unix-mode",
         shorts: &[],
         kind: Value("OCTAL", ValueHint::Other),
         common: false,
-        help: "Set the mode of unix socket files [0777 less the umask]",
+        help: "Set the mode of socket files [0777 less umask]",
         manual: "\
-The file is created with it. A client needs write permission to connect. An error with an \
-abstract name.",
+The file is created with it. Clients need write permission to connect.",
     },
     Opt {
         long: "unix-owner",
@@ -111,8 +111,8 @@ abstract name.",
         common: false,
         help: "Set the owner of unix socket files",
         manual: "\
-Names or numbers; without GROUP the group stays. It is set before a client can connect. An \
-error with an abstract name.",
+Names or numbers; without GROUP the group stays. It is set before clients can connect. With \
+an abstract name, owner and mode are errors.",
     },
     Opt {
         long: "threads",
@@ -122,6 +122,6 @@ error with an abstract name.",
         help: "Accept in N threads, 1 to 16 [3 for 2 cores]",
         manual: "\
 A thread that starts PROG is blocked until PROG has been executed, so a few more threads \
-than cores serve faster. In per-packet mode datagrams are received by that many threads.",
+than cores serve faster.",
     },
 ];

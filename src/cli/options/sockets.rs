@@ -21,11 +21,10 @@ pub(super) const OPTIONS: &[Opt] = &[
         common: false,
         help: "End TCP connections whose peer is gone",
         manual: "\
-A probe is sent when nothing has come for TIME, and another after each INTERVAL. After \
-PROBES unanswered probes reading fails. TIME and INTERVAL are whole seconds up to 32767s, \
-PROBES is 1 to 127: `10m:30s:4` detects a lost peer in 12 minutes. Without a value the \
-kernel's settings apply (`net.ipv4.tcp_keepalive_time` and the like): more than two hours. \
-See SO_KEEPALIVE in socket(7).",
+A probe is sent when nothing has come for TIME, then each INTERVAL. After PROBES unanswered \
+probes reading fails. TIME and INTERVAL are whole seconds up to 32767s, PROBES is 1 to 127: \
+`10m:30s:4` takes 12 minutes. Without a value the kernel's settings apply \
+(net.ipv4.tcp_keepalive_time and so on), more than two hours. See SO_KEEPALIVE in socket(7).",
     },
     Opt {
         long: "user-timeout",
@@ -34,7 +33,7 @@ See SO_KEEPALIVE in socket(7).",
         common: false,
         help: "Limit how long TCP data may be unacknowledged",
         manual: "\
-1ms to 24d; then the connection ends. It replaces PROBES of --keepalive. See tcp(7).",
+1ms to 24d; then the connection ends. Replaces PROBES of --keepalive. See tcp(7).",
     },
     Opt {
         long: "defer-accept",
@@ -43,9 +42,8 @@ See SO_KEEPALIVE in socket(7).",
         common: false,
         help: "Accept TCP clients when they have sent data",
         manual: "\
-For protocols in which the client speaks first. Whole seconds, 1s to 8h; the kernel rounds \
-to 1, 3, 7, 15 and so on. A client that is silent for so long is accepted too, when it next \
-acknowledges. See TCP_DEFER_ACCEPT in tcp(7).",
+Whole seconds, 1s to 8h; the kernel rounds to 1, 3, 7, 15 and so on. A client silent for so \
+long is accepted when it next acknowledges. See TCP_DEFER_ACCEPT in tcp(7).",
     },
     Opt {
         long: "fast-open",
@@ -54,8 +52,8 @@ acknowledges. See TCP_DEFER_ACCEPT in tcp(7).",
         common: false,
         help: "Let N TCP clients send data with the SYN",
         manual: "\
-1 or more, up to `net.core.somaxconn`; `net.ipv4.tcp_fastopen` must include 2, for servers. \
-A duplicated packet can run PROG twice with the same data. See TCP_FASTOPEN in tcp(7).",
+1 or more, up to net.core.somaxconn; net.ipv4.tcp_fastopen must include 2, for servers. A \
+duplicated packet can run PROG twice with the same data. See TCP_FASTOPEN in tcp(7).",
     },
     Opt {
         long: "reuse-port",
@@ -64,17 +62,17 @@ A duplicated packet can run PROG twice with the same data. See TCP_FASTOPEN in t
         common: false,
         help: "Share TCP and UDP ports with other programs",
         manual: "\
-All of them must set SO_REUSEPORT and have one user; the kernel distributes the clients. See \
-socket(7). A second skd on the port is no error then.",
+These must set SO_REUSEPORT too and have the same user; the kernel distributes clients. A \
+second skd on the port is no error then. See socket(7).",
     },
     Opt {
         long: "freebind",
         shorts: &[],
         kind: Flag,
         common: false,
-        help: "Bind TCP and UDP addresses that do not exist yet",
+        help: "Bind addresses that do not exist yet",
         manual: "\
-They are served once this machine has them. See IP_FREEBIND in ip(7).",
+For TCP and UDP. They work once this machine has them. See IP_FREEBIND in ip(7).",
     },
     Opt {
         long: "device",
@@ -83,8 +81,7 @@ They are served once this machine has them. See IP_FREEBIND in ip(7).",
         common: false,
         help: "Use only the network interface IF",
         manual: "\
-For TCP and UDP, in both directions. The interface must exist. See SO_BINDTODEVICE in \
-socket(7).",
+For TCP and UDP, in both directions. It must exist. See SO_BINDTODEVICE in socket(7).",
     },
     Opt {
         long: "tos",
@@ -93,9 +90,9 @@ socket(7).",
         common: false,
         help: "Set the DSCP name or TOS byte of what is sent",
         manual: "\
-For TCP and UDP. VALUE is cs0 to cs7, af11 to af43, ef or le, or a number from 0 to 255 for \
-the whole byte: `0xb8` is ef. On TCP the kernel ignores the two low bits, which belong to \
-congestion notification. See IP_TOS in ip(7) and IPV6_TCLASS in ipv6(7).",
+For TCP and UDP: cs0 to cs7, af11 to af43, ef, le, or 0 to 255 for the byte (`0xb8` is ef). \
+On TCP the kernel ignores the two low bits, for congestion notification. See IP_TOS in ip(7) \
+and IPV6_TCLASS in ipv6(7).",
     },
     Opt {
         long: "mark",
@@ -104,29 +101,28 @@ congestion notification. See IP_TOS in ip(7) and IPV6_TCLASS in ipv6(7).",
         common: false,
         help: "Set the firewall mark of what is sent",
         manual: "\
-For TCP and UDP: 0 to 4294967295, decimal or like `0x1f`. Needs CAP_NET_ADMIN. See SO_MARK \
-in socket(7).",
+For TCP and UDP: 0 to 4294967295, or like `0x1f`. Needs CAP_NET_ADMIN. See SO_MARK in \
+socket(7).",
     },
     Opt {
         long: "send-buffer",
         shorts: &[],
         kind: Value("SIZE", ValueHint::Other),
         common: false,
-        help: "Set the size of send buffers [the kernel's choice]",
+        help: "Set the send buffer size [kernel's choice]",
         manual: "\
-For TCP, UDP and unix datagram sockets: 1 to 1G bytes, like `65536` or `64K`. The kernel no \
-longer tunes it, and ss(8) shows it doubled. A size above `net.core.wmem_max` needs \
-CAP_NET_ADMIN in the initial user namespace, or is cut to that limit (--check notes it). See \
-SO_SNDBUF in socket(7).",
+For TCP, UDP and unix datagram sockets: 1 to 1G. The kernel no longer tunes it, and ss(8) \
+shows it doubled. Over net.core.wmem_max it needs CAP_NET_ADMIN in the initial user \
+namespace, or is cut; --check notes that. See SO_SNDBUF in socket(7).",
     },
     Opt {
         long: "receive-buffer",
         shorts: &[],
         kind: Value("SIZE", ValueHint::Other),
         common: false,
-        help: "Set the size of receive buffers [the kernel's choice]",
+        help: "Set the receive buffer size [kernel's choice]",
         manual: "\
-The same for TCP and UDP, with the limit `net.core.rmem_max`. See SO_RCVBUF in socket(7).",
+The same for TCP and UDP, with net.core.rmem_max. See SO_RCVBUF in socket(7).",
     },
     Opt {
         long: "multicast",
@@ -135,10 +131,9 @@ The same for TCP and UDP, with the limit `net.core.rmem_max`. See SO_RCVBUF in s
         common: false,
         help: "Join a multicast group on IF; repeatable",
         manual: "\
-GROUP is 224.0.0.0 to 239.255.255.255 or begins with ff. Without IF the kernel takes the \
-interface of the route. Each UDP listener that can receive the group joins it: one on all \
-addresses (-u 5353), or on the group's address (-u 239.1.2.3:5353); none is an error. It \
-receives no other groups, whatever other programs join. An upgrade keeps it. See \
-IP_ADD_MEMBERSHIP and IP_MULTICAST_ALL in ip(7).",
+GROUP is 224.0.0.0 to 239.255.255.255 or begins with ff. Without IF the route decides. Each \
+UDP listener joins that is on all addresses (-u 5353) or on the group's (-u 239.1.2.3:5353); \
+none is an error. It receives no other groups, whatever other programs join. An upgrade \
+keeps it. See IP_ADD_MEMBERSHIP and IP_MULTICAST_ALL in ip(7).",
     },
 ];

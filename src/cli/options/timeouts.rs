@@ -13,7 +13,7 @@ pub(super) const OPTIONS: &[Opt] = &[
         common: false,
         help: "Start PROG when the client has sent data",
         manual: "\
-The connection is closed if nothing comes for DURATION. See TIMEOUTS.",
+A connection is closed that sends nothing for DURATION. See TIMEOUTS.",
     },
     Opt {
         long: "timeout",
@@ -21,7 +21,7 @@ The connection is closed if nothing comes for DURATION. See TIMEOUTS.",
         kind: Value("DURATION", ValueHint::Other),
         common: true,
         help: "End a handler that has run for DURATION",
-        manual: "See TIMEOUTS.",
+        manual: "",
     },
     Opt {
         long: "idle-timeout",
@@ -30,7 +30,7 @@ The connection is closed if nothing comes for DURATION. See TIMEOUTS.",
         common: true,
         help: "End a handler that is idle for DURATION",
         manual: "\
-For TCP connections; in per-peer mode, the default is 1m. See TIMEOUTS.",
+For TCP connections; in per-peer mode the default is 1m. See TIMEOUTS.",
     },
     Opt {
         long: "linger",
@@ -55,7 +55,7 @@ For TCP connections; in per-peer mode, the default is 1m. See TIMEOUTS.",
         common: false,
         help: "Send KILL so long after TERM [5s]",
         manual: "\
-See DRAINING, TIMEOUTS and SUPERVISION. With --supervise, PROG is not killed unless this is \
-set. An error where TERM is never sent.",
+For --drain, --timeout and --idle-timeout. With --supervise there is no KILL by default. An \
+error without any of these.",
     },
 ];
