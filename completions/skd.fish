@@ -23,7 +23,7 @@ complete -c skd -n __skd_before_prog -s i -l inet -d 'Listen on TCP, or receive 
 complete -c skd -n __skd_before_prog -s l -s x -l unix -d 'Listen on a unix socket, or on abstract @NAME' -r -F
 complete -c skd -n __skd_before_prog -l listen-fd -d 'Take the socket that is open as descriptor N' -r -f
 complete -c skd -n __skd_before_prog -s b -l backlog -d 'Limit the backlog to N [the kernel\'s limit]' -r -f
-complete -c skd -n __skd_before_prog -l unix-mode -d 'Set the mode of socket files [0777 less umask]' -r -f
+complete -c skd -n __skd_before_prog -l unix-mode -d 'Set the mode of socket files [0777 & ~umask]' -r -f
 complete -c skd -n __skd_before_prog -l unix-owner -d 'Set the owner of unix socket files' -r -f -a "(__fish_complete_users)"
 complete -c skd -n __skd_before_prog -l threads -d 'Accept in N threads, 1 to 16 [3 for 2 cores]' -r -f
 complete -c skd -n __skd_before_prog -s c -l max-clients -d 'Run at most N handlers at once [no limit]' -r -f

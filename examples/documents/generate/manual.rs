@@ -17,6 +17,12 @@ pub(super) fn page() -> String {
     format!("{ORIGIN}{page}")
 }
 
+/// The indentation of what is beside the names of an option, in columns.
+const NAMES: &str = "26";
+
+/// How many bytes there is room for beside the names.
+const BESIDE: usize = 45;
+
 fn options() -> String {
     let mut roff = Roff::new();
     for (heading, options) in GROUPS {
@@ -30,9 +36,10 @@ fn options() -> String {
     roff.to_roff()
 }
 
-/// The names with the line of `--help` beside them, and the further sentences below.
+/// The names with the line of `--help` beside them, and the further sentences below if there
+/// is no room for them there.
 fn describe(roff: &mut Roff, option: &Opt) {
-    roff.control("TP", ["26"]);
+    roff.control("TP", [NAMES]);
     let mut names = Vec::new();
     for short in option.shorts {
         names.extend([bold(format!("-{short}")), roman(", ")]);
@@ -53,10 +60,17 @@ fn describe(roff: &mut Roff, option: &Opt) {
         names.push(roman("]"));
     }
     roff.text(names);
-    roff.text(marked_up(option.help));
-    if !option.manual.is_empty() {
+    let whole = format!("{}. {}", option.help, option.manual);
+    let rest = if whole.len() <= BESIDE {
+        sentences(roff, &whole);
+        ""
+    } else {
+        roff.text(marked_up(option.help));
+        option.manual
+    };
+    if !rest.is_empty() {
         roff.control("RS", ["4"]);
-        sentences(roff, option.manual);
+        sentences(roff, rest);
         roff.control("RE", []);
     }
 }

@@ -14,8 +14,7 @@ pub(super) const OPTIONS: &[Opt] = &[
         help: "Listen on TCP",
         manual: "\
 HOST is a name, an IPv4 address, or an address in brackets: `[::1]:80`. PORT is a number \
-from 0 to 65535 or a name of services(5). Without HOST, IPv4 and IPv6 are served; port 0 is \
-a free port. See ADDRESSES.",
+from 0 to 65535 or a name of services(5). See ADDRESSES for more.",
     },
     Opt {
         long: "udp",
@@ -100,7 +99,7 @@ listen(2).",
         shorts: &[],
         kind: Value("OCTAL", ValueHint::Other),
         common: false,
-        help: "Set the mode of socket files [0777 less umask]",
+        help: "Set the mode of socket files [0777 & ~umask]",
         manual: "\
 The file is created with it. Clients need write permission to connect.",
     },
