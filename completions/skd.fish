@@ -80,7 +80,7 @@ complete -c skd -n __skd_before_prog -l wait -d 'Run PROG on the listening socke
 complete -c skd -n __skd_before_prog -l fork-server -d 'Copy one template for each connection'
 complete -c skd -n __skd_before_prog -l no-new-privs -d 'Gain no privileges by set-user-id files'
 complete -c skd -n __skd_before_prog -l proxy-protocol -d 'Take the client\'s address from a PROXY header'
-complete -c skd -n __skd_before_prog -s n -l nodelay -d 'Set TCP_NODELAY on every TCP connection'
+complete -c skd -n __skd_before_prog -s n -l nodelay -d 'Set TCP_NODELAY on connections'
 complete -c skd -n __skd_before_prog -l reuse-port -d 'Share TCP and UDP ports with other programs'
 complete -c skd -n __skd_before_prog -l freebind -d 'Bind addresses that do not exist yet'
 complete -c skd -n __skd_before_prog -s v -l verbose -d 'Report connections; -vv reports more'

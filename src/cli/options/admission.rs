@@ -47,8 +47,7 @@ RULES.",
         kind: Value("N", ValueHint::Other),
         common: true,
         help: "Run at most N handlers for each source",
-        manual: "\
-1 or more. A source is an address or a prefix: see ADMISSION LIMITS.",
+        manual: "1 or more. A source is an address or prefix.",
     },
     Opt {
         long: "source-prefix",
@@ -65,7 +64,7 @@ RULES.",
         common: true,
         help: "Admit R connections, like 10/s or 300/m",
         manual: "\
-A number and s, m, h or d. Up to BURST at once, by default R's number: `10/s:50`.",
+Units are s, m, h and d. BURST is how many at once: `10/s:50`.",
     },
     Opt {
         long: "rate-per-source",
@@ -116,7 +115,7 @@ The default is queue for --rate and close for --rate-per-source.",
         common: false,
         help: "Trust the PROXY headers of SOURCE; repeatable",
         manual: "\
-All other clients are refused. SOURCE is an address, a prefix or unix.",
+An address, a prefix or unix. All other clients are refused.",
     },
     Opt {
         long: "proxy-timeout",

@@ -29,8 +29,8 @@ pub(super) const OPTIONS: &[Opt] = &[
         common: true,
         help: "Send stderr to syslog TAG, >FILE or >>FILE",
         manual: "\
-That of skd and of handlers. TAG may have :FACILITY.PRIORITY, as in `motd:local0.info`; the \
-default is daemon.notice. >FILE is emptied. See DAEMON.",
+That of skd and handlers. TAG may have :FACILITY.PRIORITY, as in `motd:local0.info`, by \
+default daemon.notice. >FILE is emptied.",
     },
     Opt {
         long: "pidfile",
@@ -46,8 +46,7 @@ default is daemon.notice. >FILE is emptied. See DAEMON.",
         kind: Flag,
         common: true,
         help: "Run PROG again whenever it exits",
-        manual: "\
-PROG gets all sockets, if there are any. See SUPERVISION, for the next two too.",
+        manual: "With all sockets, if there are any. See SUPERVISION.",
     },
     Opt {
         long: "on-demand",
@@ -72,7 +71,7 @@ PROG gets all sockets, if there are any. See SUPERVISION, for the next two too."
         common: false,
         help: "Write a newline to descriptor N when ready",
         manual: "\
-1 or more than 2 (with --supervise, more than 2), open for writing. See READINESS.",
+1 (not with -S) or more than 2, open for writing. See READINESS.",
     },
     Opt {
         long: "user",
@@ -81,8 +80,8 @@ PROG gets all sockets, if there are any. See SUPERVISION, for the next two too."
         common: true,
         help: "Become USER after binding, with its groups",
         manual: "\
-Names or numbers; a number without an entry in passwd(5) needs GROUP, which replaces the \
-primary group. Not root, and not with -U. See DAEMON.",
+Names or numbers; GROUP replaces the primary group, and is needed for a number that isn't in \
+passwd(5). Not root, and not with -U.",
     },
     Opt {
         long: "drop-privileges",
@@ -90,7 +89,7 @@ primary group. Not root, and not with -U. See DAEMON.",
         kind: Flag,
         common: false,
         help: "Become $UID and $GID after binding, in $ROOT",
-        manual: "See DAEMON.",
+        manual: "",
     },
     Opt {
         long: "chroot",
@@ -98,7 +97,7 @@ primary group. Not root, and not with -U. See DAEMON.",
         kind: Value("DIR", ValueHint::DirPath),
         common: true,
         help: "Change the root directory; needs --user or -U",
-        manual: "Replaces $ROOT.",
+        manual: "",
     },
     Opt {
         long: "check",
@@ -106,7 +105,7 @@ primary group. Not root, and not with -U. See DAEMON.",
         kind: Flag,
         common: true,
         help: "Check command line and system, and exit",
-        manual: "See CHECKING.",
+        manual: "",
     },
     Opt {
         long: "version",

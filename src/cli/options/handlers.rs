@@ -14,7 +14,7 @@ pub(super) const OPTIONS: &[Opt] = &[
         help: "Run at most N handlers at once [no limit]",
         manual: "\
 1 or more. Counts all handlers but those in wait mode. Over the limit clients wait in the \
-backlog, or see --at-max; for datagrams see DATAGRAMS.",
+backlog: see --at-max and DATAGRAMS.",
     },
     Opt {
         long: "wait",
@@ -30,7 +30,7 @@ backlog, or see --at-max; for datagrams see DATAGRAMS.",
         kind: Value("MODE", ValueHint::Other),
         common: true,
         help: "Serve by wait, per-peer or per-packet [wait]",
-        manual: "See DATAGRAMS.",
+        manual: "",
     },
     Opt {
         long: "min-source-port",
@@ -39,7 +39,7 @@ backlog, or see --at-max; for datagrams see DATAGRAMS.",
         common: false,
         help: "Drop datagrams from ports below N [0 or 1024]",
         manual: "\
-0 to 65535; for UDP. The default is 1024 in per-packet mode, else 0. An error in wait mode.",
+For UDP, 0 to 65535; 1024 for per-packet. An error in wait mode.",
     },
     Opt {
         long: "warm",
@@ -58,7 +58,7 @@ PRESTARTED HANDLERS.",
         common: false,
         help: "Copy one template for each connection",
         manual: "\
-Copies share what was set up before, such as random seeds. See PRESTARTED HANDLERS.",
+Copies share random seeds and more: see PRESTARTED HANDLERS.",
     },
     Opt {
         long: "fork-server-max-age",
@@ -90,8 +90,7 @@ Copies share what was set up before, such as random seeds. See PRESTARTED HANDLE
         kind: Value("N", ValueHint::Other),
         common: false,
         help: "Set the nice value of PROG, -20 to 19",
-        manual: "\
-An absolute value. To lower it needs root's rights, which are gone after --user or -U.",
+        manual: "To lower it needs root's rights, which --user and -U drop.",
     },
     Opt {
         long: "limit",

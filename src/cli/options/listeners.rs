@@ -39,8 +39,8 @@ from 0 to 65535 or a name of services(5). See ADDRESSES for more.",
         common: true,
         help: "Listen on a unix socket, or on abstract @NAME",
         manual: "\
-At most 107 bytes. With -d it is a datagram socket, with --seqpacket a sequential-packet \
-one. An unused socket file is replaced: see ADDRESSES.",
+At most 107 bytes. A datagram socket with -d, a sequential-packet one with --seqpacket. An \
+unused socket file is replaced.",
     },
     Opt {
         long: "systemd",
@@ -48,7 +48,7 @@ one. An unused socket file is replaced: see ADDRESSES.",
         kind: Flag,
         common: true,
         help: "Take the sockets of systemd socket activation",
-        manual: "See SOCKET ACTIVATION.",
+        manual: "",
     },
     Opt {
         long: "listen-fd",
@@ -56,7 +56,7 @@ one. An unused socket file is replaced: see ADDRESSES.",
         kind: Values("N", ValueHint::Other),
         common: false,
         help: "Take the socket that is open as descriptor N",
-        manual: "0, or 3 and up. See SOCKET ACTIVATION.",
+        manual: "N is 0, or 3 and up. See SOCKET ACTIVATION.",
     },
     Opt {
         long: "stream",
@@ -65,7 +65,7 @@ one. An unused socket file is replaced: see ADDRESSES.",
         common: false,
         help: "Make every -i, -l and -x a stream socket",
         manual: "\
-The default. Of -s, -d and --seqpacket the last one counts, wherever it stands.",
+The default. The last of -s, -d and --seqpacket counts for all.",
     },
     Opt {
         long: "datagram",
@@ -100,8 +100,7 @@ listen(2).",
         kind: Value("OCTAL", ValueHint::Other),
         common: false,
         help: "Set the mode of socket files [0777 & ~umask]",
-        manual: "\
-The file is created with it. Clients need write permission to connect.",
+        manual: "The file is created with it. Clients need write permission.",
     },
     Opt {
         long: "unix-owner",
@@ -110,8 +109,8 @@ The file is created with it. Clients need write permission to connect.",
         common: false,
         help: "Set the owner of unix socket files",
         manual: "\
-Names or numbers; without GROUP the group stays. It is set before clients can connect. With \
-an abstract name, owner and mode are errors.",
+Names or numbers; without GROUP the group stays. Set before clients can connect. Both are \
+errors with an abstract name.",
     },
     Opt {
         long: "threads",

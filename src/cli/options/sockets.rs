@@ -11,7 +11,7 @@ pub(super) const OPTIONS: &[Opt] = &[
         shorts: &['n'],
         kind: Flag,
         common: false,
-        help: "Set TCP_NODELAY on every TCP connection",
+        help: "Set TCP_NODELAY on connections",
         manual: "See tcp(7).",
     },
     Opt {
@@ -23,8 +23,8 @@ pub(super) const OPTIONS: &[Opt] = &[
         manual: "\
 A probe is sent when nothing has come for TIME, then each INTERVAL. After PROBES unanswered \
 probes reading fails. TIME and INTERVAL are whole seconds up to 32767s, PROBES is 1 to 127: \
-`10m:30s:4` takes 12 minutes. Without a value the kernel's settings apply \
-(net.ipv4.tcp_keepalive_time and so on), more than two hours. See SO_KEEPALIVE in socket(7).",
+`10m:30s:4` takes 12 minutes. Without a value the kernel's apply \
+(net.ipv4.tcp_keepalive_time ...), over two hours. See SO_KEEPALIVE in socket(7).",
     },
     Opt {
         long: "user-timeout",
@@ -32,8 +32,7 @@ probes reading fails. TIME and INTERVAL are whole seconds up to 32767s, PROBES i
         kind: Value("DURATION", ValueHint::Other),
         common: false,
         help: "Limit how long TCP data may be unacknowledged",
-        manual: "\
-1ms to 24d; then the connection ends. Replaces PROBES of --keepalive. See tcp(7).",
+        manual: "1ms to 24d. Replaces PROBES of --keepalive. See tcp(7).",
     },
     Opt {
         long: "defer-accept",
@@ -62,8 +61,8 @@ duplicated packet can run PROG twice with the same data. See TCP_FASTOPEN in tcp
         common: false,
         help: "Share TCP and UDP ports with other programs",
         manual: "\
-These must set SO_REUSEPORT too and have the same user; the kernel distributes clients. A \
-second skd on the port is no error then. See socket(7).",
+These must set SO_REUSEPORT, see socket(7), and have the same user. The kernel distributes \
+clients. A second skd is no error then.",
     },
     Opt {
         long: "freebind",
@@ -72,7 +71,7 @@ second skd on the port is no error then. See socket(7).",
         common: false,
         help: "Bind addresses that do not exist yet",
         manual: "\
-For TCP and UDP. They work once this machine has them. See IP_FREEBIND in ip(7).",
+For TCP and UDP, served once they do. See IP_FREEBIND in ip(7).",
     },
     Opt {
         long: "device",
@@ -81,7 +80,7 @@ For TCP and UDP. They work once this machine has them. See IP_FREEBIND in ip(7).
         common: false,
         help: "Use only the network interface IF",
         manual: "\
-For TCP and UDP, in both directions. It must exist. See SO_BINDTODEVICE in socket(7).",
+For TCP and UDP. It must exist. See SO_BINDTODEVICE in socket(7).",
     },
     Opt {
         long: "tos",
@@ -91,8 +90,7 @@ For TCP and UDP, in both directions. It must exist. See SO_BINDTODEVICE in socke
         help: "Set the DSCP name or TOS byte of what is sent",
         manual: "\
 For TCP and UDP: cs0 to cs7, af11 to af43, ef, le, or 0 to 255 for the byte (`0xb8` is ef). \
-On TCP the kernel ignores the two low bits, for congestion notification. See IP_TOS in ip(7) \
-and IPV6_TCLASS in ipv6(7).",
+On TCP the two low bits, for congestion notification, are ignored. See ip(7) and ipv6(7).",
     },
     Opt {
         long: "mark",
@@ -121,8 +119,7 @@ namespace, or is cut; --check notes that. See SO_SNDBUF in socket(7).",
         kind: Value("SIZE", ValueHint::Other),
         common: false,
         help: "Set the receive buffer size [kernel's choice]",
-        manual: "\
-The same for TCP and UDP, with net.core.rmem_max. See SO_RCVBUF in socket(7).",
+        manual: "The same for TCP and UDP: net.core.rmem_max, SO_RCVBUF.",
     },
     Opt {
         long: "multicast",
@@ -131,9 +128,9 @@ The same for TCP and UDP, with net.core.rmem_max. See SO_RCVBUF in socket(7).",
         common: false,
         help: "Join a multicast group on IF; repeatable",
         manual: "\
-GROUP is 224.0.0.0 to 239.255.255.255 or begins with ff. Without IF the route decides. Each \
-UDP listener joins that is on all addresses (-u 5353) or on the group's (-u 239.1.2.3:5353); \
-none is an error. It receives no other groups, whatever other programs join. An upgrade \
-keeps it. See IP_ADD_MEMBERSHIP and IP_MULTICAST_ALL in ip(7).",
+GROUP is 224.0.0.0 to 239.255.255.255 or begins with ff. By default IF is that of the route. \
+Each UDP listener joins that is on all addresses (-u 5353) or on the group's (-u \
+239.1.2.3:5353); none is an error. It receives no other groups (IP_MULTICAST_ALL). An \
+upgrade keeps it. See IP_ADD_MEMBERSHIP in ip(7).",
     },
 ];

@@ -12,8 +12,7 @@ pub(super) const OPTIONS: &[Opt] = &[
         kind: Value("DURATION", ValueHint::Other),
         common: false,
         help: "Start PROG when the client has sent data",
-        manual: "\
-A connection is closed that sends nothing for DURATION. See TIMEOUTS.",
+        manual: "A connection that sends nothing for DURATION is closed.",
     },
     Opt {
         long: "timeout",
@@ -30,7 +29,7 @@ A connection is closed that sends nothing for DURATION. See TIMEOUTS.",
         common: true,
         help: "End a handler that is idle for DURATION",
         manual: "\
-For TCP connections; in per-peer mode the default is 1m. See TIMEOUTS.",
+For TCP connections, and in per-peer mode, where the default is 1m.",
     },
     Opt {
         long: "linger",
