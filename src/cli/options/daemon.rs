@@ -62,7 +62,7 @@ default daemon.notice. >FILE is emptied.",
         kind: Value("DURATION", ValueHint::Other),
         common: false,
         help: "With --on-demand, end PROG without a client",
-        manual: "",
+        manual: "When it had none for DURATION.",
     },
     Opt {
         long: "ready-fd",

@@ -90,7 +90,8 @@ Copies share random seeds and more: see PRESTARTED HANDLERS.",
         kind: Value("N", ValueHint::Other),
         common: false,
         help: "Set the nice value of PROG, -20 to 19",
-        manual: "To lower it needs root's rights, which --user and -U drop.",
+        manual: "\
+Lowering it needs root's rights, not dropped by --user or -U.",
     },
     Opt {
         long: "limit",

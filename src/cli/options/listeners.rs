@@ -13,8 +13,8 @@ pub(super) const OPTIONS: &[Opt] = &[
         common: true,
         help: "Listen on TCP",
         manual: "\
-HOST is a name, an IPv4 address, or an address in brackets: `[::1]:80`. PORT is a number \
-from 0 to 65535 or a name of services(5). See ADDRESSES for more.",
+HOST is a name, an IPv4 address, or an address in brackets: `[::1]:80`. PORT is a decimal \
+number from 0 to 65535 or a name of services(5). See ADDRESSES for more.",
     },
     Opt {
         long: "udp",

@@ -32,7 +32,8 @@ probes reading fails. TIME and INTERVAL are whole seconds up to 32767s, PROBES i
         kind: Value("DURATION", ValueHint::Other),
         common: false,
         help: "Limit how long TCP data may be unacknowledged",
-        manual: "1ms to 24d. Replaces PROBES of --keepalive. See tcp(7).",
+        manual: "\
+1ms to 24d; then the connection ends. It replaces PROBES of --keepalive. See tcp(7).",
     },
     Opt {
         long: "defer-accept",
@@ -71,7 +72,7 @@ clients. A second skd is no error then.",
         common: false,
         help: "Bind addresses that do not exist yet",
         manual: "\
-For TCP and UDP, served once they do. See IP_FREEBIND in ip(7).",
+For TCP and UDP; served once they exist. See IP_FREEBIND in ip(7).",
     },
     Opt {
         long: "device",
@@ -90,7 +91,7 @@ For TCP and UDP. It must exist. See SO_BINDTODEVICE in socket(7).",
         help: "Set the DSCP name or TOS byte of what is sent",
         manual: "\
 For TCP and UDP: cs0 to cs7, af11 to af43, ef, le, or 0 to 255 for the byte (`0xb8` is ef). \
-On TCP the two low bits, for congestion notification, are ignored. See ip(7) and ipv6(7).",
+On TCP the two low bits (ECN) are ignored. See IP_TOS in ip(7), IPV6_TCLASS in ipv6(7).",
     },
     Opt {
         long: "mark",
@@ -129,7 +130,7 @@ namespace, or is cut; --check notes that. See SO_SNDBUF in socket(7).",
         help: "Join a multicast group on IF; repeatable",
         manual: "\
 GROUP is 224.0.0.0 to 239.255.255.255 or begins with ff. By default IF is that of the route. \
-Each UDP listener joins that is on all addresses (-u 5353) or on the group's (-u \
+Each UDP listener joins it that is on all addresses (-u 5353) or on the group's (-u \
 239.1.2.3:5353); none is an error. It receives no other groups (IP_MULTICAST_ALL). An \
 upgrade keeps it. See IP_ADD_MEMBERSHIP in ip(7).",
     },
