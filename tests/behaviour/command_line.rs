@@ -280,7 +280,7 @@ fn help_comes_first_whatever_else_is_asked_for() {
 }
 
 #[test]
-fn help_fits_on_a_terminal_and_all_of_it_is_for_the_asking() {
+fn help_has_the_common_options_on_one_screen_or_all_of_them() {
     let short = run_to_end(["--help"]).stdout;
     assert!(short.lines().count() <= 50, "{short}");
     let long = run_to_end(["--help=all"]);
@@ -315,12 +315,12 @@ fn help_fits_on_a_terminal_and_all_of_it_is_for_the_asking() {
 fn help_takes_one_value_and_refuses_any_other() {
     refused(&["--help=x", "cat"], &["'x'", "--help", "'all'"]);
     refused(&["--help="], &["''", "--help", "'all'"]);
-    // Whatever comes after it.
+    // Options after it aren't looked at.
     let all = run_to_end(["--help=all"]).stdout;
     assert_eq!(run_to_end(["--help=all", "--no-such-option"]).stdout, all);
     let short = run_to_end(["--help"]).stdout;
     assert_eq!(run_to_end(["-hv", "--no-such-option"]).stdout, short);
-    // The next word is none of its value.
+    // The next word isn't its value.
     assert_eq!(run_to_end(["--help", "all"]).stdout, short);
 }
 
