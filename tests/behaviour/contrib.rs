@@ -70,7 +70,7 @@ fn command_lines() -> Vec<(&'static str, String)> {
 #[test]
 fn what_they_say_to_skd_is_right() {
     requires_root();
-    let help = run_to_end(["--help"]).stdout;
+    let help = run_to_end(["--help=all"]).stdout;
     for (file, line) in command_lines() {
         for option in line.split(' ').filter(|word| word.starts_with("--")) {
             let known = help.contains(&format!("{option} "));

@@ -1,8 +1,8 @@
 //! The shell completions: clap's, extended for PROG. clap's own complete no command after the options.
 
-use clap::ValueHint;
+use clap::{ArgAction, ValueHint};
 use clap_complete::Shell;
-use skd::cli::{GROUPS, Kind, Opt, command};
+use skd::cli::{GROUPS, Kind, Opt, command, help};
 
 const BASH: &str = include_str!("skd.bash");
 const FISH: &str = include_str!("skd.fish");
@@ -40,6 +40,16 @@ pub(super) fn zsh() -> String {
         let name = format!("'--{}=", option.long);
         replaced(script, &format!("{name}["), &format!("{name}-["))
     });
+    // The short name takes no value.
+    let value = format!(":: :({})'", help::ALL);
+    let script = with_help().fold(script, |script, (short, text)| {
+        let line = format!("'-{short}+[{text}]");
+        replaced(
+            script,
+            &format!("{line}{value}"),
+            &format!("'-{short}[{text}]'"),
+        )
+    });
     let all = with_value().chain(with_optional());
     // For _arguments, a colon ends the name of a value.
     all.fold(script, |script, option| match option.kind {
@@ -55,8 +65,8 @@ pub(super) fn fish() -> String {
     let options = GROUPS.iter().flat_map(|(_, options)| *options);
     let specification = |option: &Opt| {
         let value = match option.kind {
-            // Quoted: fish expands wildcards.
-            Kind::Optional(..) => "=\\?",
+            // Quoted from its wildcards.
+            Kind::Optional(..) | Kind::Help => "=\\?",
             _ if takes_value(option) => "=",
             _ => "",
         };
@@ -84,8 +94,15 @@ pub(super) fn fish() -> String {
 }
 
 fn generated(shell: Shell) -> String {
+    // The parser has no value of --help.
+    let mut command = command().mut_arg("help", |arg| {
+        arg.action(ArgAction::Set)
+            .num_args(0..=1)
+            .require_equals(true)
+            .value_parser([help::ALL])
+    });
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut command(), "skd", &mut script);
+    clap_complete::generate(shell, &mut command, "skd", &mut script);
     String::from_utf8_lossy(&script).into_owned()
 }
 
@@ -105,7 +122,13 @@ fn with_value() -> impl Iterator<Item = &'static Opt> {
 
 fn with_optional() -> impl Iterator<Item = &'static Opt> {
     let options = GROUPS.iter().flat_map(|(_, options)| *options);
-    options.filter(|option| matches!(option.kind, Kind::Optional(..)))
+    options.filter(|option| matches!(option.kind, Kind::Optional(..) | Kind::Help))
+}
+
+/// The short names of `--help`, with its description.
+fn with_help() -> impl Iterator<Item = (char, &'static str)> {
+    let options = with_optional().filter(|option| matches!(option.kind, Kind::Help));
+    options.flat_map(|option| option.shorts.iter().map(|short| (*short, option.help)))
 }
 
 /// Whether an option takes a value, in the same word or the next.

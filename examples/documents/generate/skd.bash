@@ -41,11 +41,18 @@ _skd_or_prog() {
     done
 
     if (( i > COMP_CWORD )) || [[ $i -eq $COMP_CWORD && $2 == -* && ${COMP_WORDS[i-1]} != -- ]]; then
+        if [[ $2 == = && $3 == --help ]]; then
+            COMPREPLY=( all )
+            return
+        elif [[ $3 == = && ${COMP_WORDS[COMP_CWORD-2]} == --help ]]; then
+            COMPREPLY=( $(compgen -W all -- "$2") )
+            return
+        fi
         case $3 in
             @USERS@)
                 COMPREPLY=( $(compgen -u -- "$2") )
                 ;;
-            @OPTIONAL@)
+            -h|@OPTIONAL@)
                 _skd "$1" "$2" ''
                 ;;
             *)
