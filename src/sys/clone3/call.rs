@@ -6,8 +6,13 @@ use std::ptr;
 
 use nix::errno::Errno;
 
-use super::arch;
+#[cfg(target_arch = "aarch64")]
+use super::aarch64 as arch;
 use super::arguments::{Arguments, Run};
+#[cfg(not(any(target_arch = "aarch64", target_arch = "x86_64")))]
+use super::unsupported as arch;
+#[cfg(target_arch = "x86_64")]
+use super::x86_64 as arch;
 use crate::sys::memory::Stack;
 
 /// Whether the kernel has the call (Linux 5.3), no filter refuses it, and there is code for it here.

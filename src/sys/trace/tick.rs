@@ -1,4 +1,4 @@
-//! What interrupts a thread that waits for a child: waitpid(2) knows no time limit.
+//! A timer that interrupts a thread in waitpid(2), which has no timeout.
 
 use std::ptr;
 use std::time::Duration;
@@ -6,17 +6,17 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-/// Interrupts the thread that made it again and again, for as long as it lives
-/// (timer_create(2), `SIGEV_THREAD_ID`).
+/// Interrupts the thread that made it, again and again, until it is dropped (timer_create(2),
+/// `SIGEV_THREAD_ID`).
 ///
-/// By SIGALRM, which other threads have blocked, and which nothing else is told by.
+/// The signal is SIGALRM, which other threads have blocked and nothing else uses.
 #[derive(Debug)]
 pub struct Tick {
     timer: libc::timer_t,
 }
 
 impl Tick {
-    /// Each time that so much has gone by.
+    /// Starts the timer.
     pub fn every(time: Duration) -> Result<Self, Errno> {
         let nothing = SigAction::new(
             SigHandler::Handler(nothing),
@@ -58,7 +58,7 @@ impl Tick {
 
 impl Drop for Tick {
     fn drop(&mut self) {
-        // SAFETY: it exists, and nobody else knows it.
+        // SAFETY: it exists, and nothing else has it.
         unsafe { libc::timer_delete(self.timer) };
     }
 }
