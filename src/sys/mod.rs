@@ -1,10 +1,10 @@
-//! The kernel: thin, documented wrappers, and every `unsafe` line of the program.
+//! The kernel: thin wrappers, and every `unsafe` line of the program.
 //!
-//! Nothing here knows what a service or a handler is. A wrapper exists only where
-//! [`nix`] and [`socket2`] have none, or where theirs allocates, or refuses values
-//! that the kernel allows. This is the only folder that would change for another Unix.
+//! Nothing here knows what a service or a handler is. A wrapper exists only where [`nix`] and
+//! [`socket2`] have none, or where theirs allocates, or refuses values that the kernel allows. This is
+//! the only folder that would change for another Unix.
 
-#![allow(unsafe_code)] // The one place for it; each block says why it holds.
+#![allow(unsafe_code)] // Only here; each block has its reason.
 
 pub mod backlog;
 pub mod child;

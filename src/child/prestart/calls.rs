@@ -13,7 +13,7 @@ use crate::sys::trace::{Call, Fault, Tracee};
 pub(super) enum Successor {
     /// Itself.
     Itself,
-    /// Copies of it. What it has made and given up again doesn't matter to them.
+    /// Copies of it. Descriptors that it has closed again don't matter to them.
     Copies,
     /// Copies of a program that was found to keep what each of them must have for itself: it is
     /// parked before it makes the first of these.

@@ -23,8 +23,7 @@ use crate::sys::environment::Environment;
 use crate::sys::events::{Interest, Poller, Waker, no_events};
 use crate::sys::thread::Thread;
 
-/// The longest time that is left to other handlers where many clients found none, and how many
-/// times as long as a start it is at most.
+/// The longest pause in favour of other handlers, and how many times as long as a start it is at most.
 const MOST_LEFT: (Duration, u32) = (Duration::from_secs(1), 8);
 
 /// The key of the waker; that of a process is its id.

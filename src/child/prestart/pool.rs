@@ -25,9 +25,9 @@ pub struct Pool {
     /// The process that the fork server copies. It answers one request after the other: a worker
     /// locks this until it has the answer. Copies of one process can't be made in parallel anyway.
     ///
-    /// Locked before the state, by all who lock both.
+    /// If both are locked, this comes before the state.
     template: Mutex<Option<Parked>>,
-    /// Told when the keeper rests.
+    /// Notified when the keeper rests.
     pub(super) rested: Condvar,
     pub(super) waker: Waker,
     pub(super) poller: Poller,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::parked::Parked;
 use super::sources::Sources;
 
-/// How many are parked at first, if more may be. Whenever none is left, the number is doubled.
+/// How many are parked at first, if more may be. Whenever the pool was empty, the number is doubled.
 const FIRST: usize = 4;
 
 /// How long nothing is started after a failure. The pause is doubled each time, up to the longest.
@@ -43,7 +43,7 @@ pub(super) struct State {
     pub(super) careful: bool,
     /// When the next one may be started after a failure, and how long the pause was.
     pub(super) pause: Option<(Instant, Duration)>,
-    /// Until when the CPU time is left to handlers that are started for their clients.
+    /// Until when nothing is started, so that other handlers have the CPU time.
     pub(super) left_until: Option<Instant>,
     /// What the parked ones were made from.
     pub(super) sources: Option<Arc<Sources>>,

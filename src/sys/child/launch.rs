@@ -156,7 +156,7 @@ fn run(launch: &Launch<'_>) -> Result<(), (Stage, Errno)> {
             if launch.traced {
                 be_traced().map_err(|errno| (Stage::Trace, errno))?;
             }
-            launch.environment.tell_own_id(std::process::id);
+            launch.environment.write_own_id(std::process::id);
             Err((Stage::Exec, target.exec(launch.environment)))
         }
     }
@@ -186,7 +186,8 @@ fn take_descriptors(launch: &Launch<'_>) -> Result<(), Errno> {
     }
     // Now and not at the exec: a copy of another thread's connection would keep its client from
     // seeing the end for as long as this child's steps take. The descriptors that the steps use
-    // are spared. They are close-on-exec, and nobody waits for their end.
+    // are spared. They are close-on-exec, and no
+    // client waits for their end.
     match launch.descriptors {
         Descriptors::Unshare(low) => descriptors::close_from(low.first_unowned()),
         Descriptors::Copy(low) => {
