@@ -18,7 +18,7 @@ use crate::sys::process::Ended;
 pub(super) struct Block {
     process: ProcessCounters,
     services: &'static [ServiceCounters],
-    next: OnceLock<&'static Block>,
+    next: OnceLock<&'static Self>,
 }
 
 #[derive(Debug)]
