@@ -106,7 +106,7 @@ impl Method {
                     method.pidfds = Pidfds::Open;
                 }
                 Err(errno) => {
-                    let name = plan.name();
+                    let name = plan.name().display();
                     return Err(Error::start(format!("no process for '{name}'"), errno));
                 }
             }

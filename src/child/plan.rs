@@ -1,7 +1,6 @@
 //! A handler's preparation as data: the steps between clone and exec, each one system call.
 
-use std::ffi::{CStr, CString, OsStr};
-use std::fmt;
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +13,7 @@ use super::environment::Variables;
 use super::program;
 use crate::config::Surroundings;
 use crate::error::Error;
+use crate::report::SpawnFailure;
 use crate::sys::child::{self, ExecTarget, Stage, Step};
 use crate::sys::descriptors::{copy_above, set_close_on_exec};
 use crate::sys::environment::Environment;
@@ -30,6 +30,8 @@ pub struct Plan {
     sockets: Vec<OwnedFd>,
     /// The descriptors that steps use, by their numbers.
     owned: Vec<OwnedFd>,
+    /// The path for this process of the handler's working directory, if that is another one.
+    directory: Option<OsString>,
 }
 
 /// The descriptor of the first socket that is passed (sd_listen_fds(3)).
@@ -67,6 +69,7 @@ impl Plan {
             variables: variables.lines(),
             sockets: Vec::new(),
             owned: Vec::new(),
+            directory: surroundings.directory.as_deref().map(path_of),
         })
     }
 
@@ -87,6 +90,7 @@ impl Plan {
             variables: Arc::default(),
             sockets: Vec::new(),
             owned: Vec::new(),
+            directory: surroundings.directory.as_deref().map(path_of),
         };
         let fails = |(index, step)| {
             let errno = try_alone(step)?;
@@ -144,8 +148,11 @@ impl Plan {
         };
         let last = self.steps.len();
         let masks = matches!(self.steps.last(), Some(Step::SignalMask(_)));
-        self.steps
-            .insert(last - usize::from(masks), step(fd.as_raw_fd()));
+        let step = step(fd.as_raw_fd());
+        if let Step::EnterDirectory(number) = step {
+            self.directory = Some(format!("/proc/self/fd/{number}").into());
+        }
+        self.steps.insert(last - usize::from(masks), step);
         self.owned.push(fd);
         Ok(())
     }
@@ -182,10 +189,9 @@ impl Plan {
     }
 
     /// PROG as the command line has it.
-    pub fn name(&self) -> impl fmt::Display {
+    pub fn name(&self) -> &OsStr {
         let name = self.target.arguments().first();
-        let name = name.map_or(b"".as_slice(), |name| name.to_bytes());
-        OsStr::from_bytes(name).display()
+        OsStr::from_bytes(name.map_or(b"".as_slice(), |name| name.to_bytes()))
     }
 
     /// The program's path for this process, which isn't in the handler's directory.
@@ -196,43 +202,28 @@ impl Plan {
     /// The path for this process of what has the path `path` for the handler.
     pub(super) fn seen_from_here(&self, path: &CStr) -> PathBuf {
         let path = Path::new(OsStr::from_bytes(path.to_bytes()));
-        // The last one counts.
-        let directory = self.steps.iter().rev().find_map(|step| match step {
-            Step::ChangeDirectory(directory) => {
-                Some(OsStr::from_bytes(directory.to_bytes()).into())
-            }
-            Step::EnterDirectory(number) => Some(PathBuf::from(format!("/proc/self/fd/{number}"))),
-            _ => None,
-        });
-        directory.unwrap_or_default().join(path)
+        Path::new(self.directory.as_deref().unwrap_or_default()).join(path)
     }
 
-    /// The reason in words why a child couldn't become the program.
-    pub fn explain(&self, stage: Stage, errno: Errno) -> impl fmt::Display {
-        fmt::from_fn(move |f| {
-            write!(f, "'{}' can't be run: ", self.name())?;
-            match stage {
-                Stage::Descriptors => f.write_str("its descriptors can't be set")?,
-                Stage::Step(index) => match self.steps.get(index) {
-                    Some(step) => describe(step, f)?,
-                    None => f.write_str("its preparation failed")?,
-                },
-                Stage::Trace => f.write_str("it can't be traced")?,
-                Stage::Exec => {
-                    let path = self.path_from_here();
-                    // The kernel has the same errno for a missing interpreter.
-                    if errno == Errno::ENOENT
-                        && let Some(interpreter) = program::missing_interpreter(&path)
-                    {
-                        let interpreter = interpreter.display();
-                        return write!(f, "its interpreter {interpreter} doesn't exist");
-                    }
-                    return f.write_str(errno.desc());
-                }
-            }
-            write!(f, ": {}", errno.desc())
-        })
+    /// The reason why a child couldn't become the program.
+    pub fn explain(&self, stage: Stage, errno: Errno) -> SpawnFailure<'_> {
+        SpawnFailure {
+            program: self.name(),
+            path: OsStr::from_bytes(self.target.path().to_bytes()),
+            directory: self.directory.as_deref(),
+            stage,
+            step: match stage {
+                Stage::Step(index) => self.steps.get(index),
+                _ => None,
+            },
+            errno,
+            missing_interpreter: program::missing_interpreter,
+        }
     }
+}
+
+fn path_of(path: &CStr) -> OsString {
+    OsStr::from_bytes(path.to_bytes()).to_owned()
 }
 
 /// Takes a step in a child, and returns the error if it fails.
@@ -302,49 +293,9 @@ fn steps(surroundings: &Surroundings, role: Role, files: Option<libc::rlimit>) -
     steps
 }
 
-/// Describes what failed with a step, and names its option.
-fn describe(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    match step {
-        Step::LeadGroup => f.write_str("it can't have a process group of its own"),
-        Step::TakeTerminal => f.write_str("it can't have the terminal"),
-        Step::Descriptor(..) => f.write_str("it can't be handed a socket"),
-        Step::Umask(mask) => write!(f, "--umask {mask:o} can't be set"),
-        Step::Nice(value) => write!(f, "--nice {value} can't be set"),
-        Step::Limit(resource, limit) => {
-            let what = limit_name(*resource);
-            write!(f, "the limit {what}={}", Amount(limit.rlim_cur))?;
-            write!(f, ":{} can't be set", Amount(limit.rlim_max))
-        }
-        Step::ChangeDirectory(path) => {
-            let path = OsStr::from_bytes(path.to_bytes());
-            write!(f, "--chdir {} can't be entered", path.display())
-        }
-        Step::EnterDirectory(_) => f.write_str("its directory can't be entered"),
-        Step::NoNewPrivileges => f.write_str("--no-new-privs can't be set"),
-        Step::SignalMask(_) => f.write_str("its signal mask can't be set"),
-    }
-}
-
-struct Amount(u64);
-
-impl fmt::Display for Amount {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            libc::RLIM_INFINITY => f.write_str("unlimited"),
-            number => write!(f, "{number}"),
-        }
-    }
-}
-
-fn limit_name(resource: child::Resource) -> &'static str {
-    crate::config::RESOURCES
-        .iter()
-        .find(|(_, number)| *number == resource)
-        .map_or("?", |(name, _)| name)
-}
-
-/// Raises this process's soft limit of open files to the hard one. Returns the limits before, if
-/// they changed.
+/// What a step was to do, and which option asked for it.
+/// Raises this process's soft limit of open files to the hard one, and says what it was if
+/// that changed anything.
 pub fn raise_file_limit() -> Option<libc::rlimit> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
     if soft >= hard {

@@ -1,6 +1,5 @@
 //! A plan and a connection become a running handler.
 
-use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -10,6 +9,7 @@ use nix::unistd::{Pid, dup3};
 
 use super::method::{Method, Pidfds, bury};
 use super::plan::Plan;
+use crate::report::SpawnTrouble;
 use crate::sys::child::{self, Launch, Stage, Step};
 use crate::sys::environment::Environment;
 use crate::sys::memory::Stack;
@@ -34,24 +34,15 @@ pub enum SpawnError {
 }
 
 impl SpawnError {
-    /// The reason in words.
-    pub fn explain(self, plan: &Plan) -> impl fmt::Display {
-        fmt::from_fn(move |f| match self {
-            Self::Shortage(Errno::EAGAIN) => write!(
-                f,
-                "no process for '{}': as many run as may (RLIMIT_NPROC, pids.max); trying again",
-                plan.name()
-            ),
-            Self::Shortage(errno) => {
-                write!(
-                    f,
-                    "no process for '{}': {}; trying again",
-                    plan.name(),
-                    errno.desc()
-                )
-            }
-            Self::Failed(stage, errno) => write!(f, "{}", plan.explain(stage, errno)),
-        })
+    /// The reason, for a report.
+    pub fn explain(self, plan: &Plan) -> SpawnTrouble<'_> {
+        match self {
+            Self::Shortage(errno) => SpawnTrouble::Shortage {
+                program: plan.name(),
+                errno,
+            },
+            Self::Failed(stage, errno) => SpawnTrouble::Failed(plan.explain(stage, errno)),
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use super::environment::Variables;
 use super::plan::Role;
 use super::spawn::SpawnError;
 use super::{Method, Pidfds, Plan, Pool, Spawner};
-use crate::config::{Prestart, Span, Surroundings};
+use crate::config::{Prestart, ServiceId, Span, Surroundings};
 use crate::sys::child::{self, CloneCall, Descriptors, Launch, Stage, Step};
 use crate::sys::descriptors::{Low, Reserved, copy_above};
 use crate::sys::memory::Stack;
@@ -239,7 +239,7 @@ fn prestarted_handlers_have_used_it_too() {
             };
             let (mut own, keeper) = (spawner(), spawner());
             let plan = Arc::new(mem::replace(&mut fixture.plan, plan_of_cat()));
-            let pool = Pool::start(prestart, plan, Vec::new(), keeper).unwrap();
+            let pool = Pool::start(ServiceId::new(0), prestart, plan, Vec::new(), keeper).unwrap();
             pool.refill();
             for _ in 0..3 {
                 let (mut client, server) = connection();

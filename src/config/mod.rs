@@ -4,15 +4,19 @@
 pub(crate) mod accounts;
 mod address;
 mod admission;
+mod bound_address;
 mod duration;
 mod escapes;
 mod log_target;
+mod peer;
 mod prefix;
+pub mod proxy_header;
 mod rate;
 mod rule;
 pub mod rule_file;
 mod service_id;
 mod socket_option;
+mod source;
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
@@ -28,14 +32,18 @@ use crate::sys::child::Resource;
 
 pub use address::{Host, InetAddress, Port, UnixAddress};
 pub use admission::{Admission, AtLimit, Proxies, SourcePrefix};
+pub use bound_address::{BoundAddress, ListenerName};
+pub(crate) use bound_address::{plain, scoped};
 pub use duration::Span;
 pub use escapes::{quoted, unescape};
 pub use log_target::{Level, LogTarget};
+pub use peer::{Datagram, Peer, Proxied};
 pub use prefix::Prefix;
 pub use rate::Rate;
 pub use rule::{Id, Names, Rule, RuleLocation, Trusted, Who, look_up};
 pub use service_id::ServiceId;
 pub use socket_option::{Group, Probes, Scope, SocketOption, is_interface};
+pub use source::Source;
 
 /// Why a text can't be read as what it is to be: a clause that goes on after "invalid
 /// value".

@@ -1242,7 +1242,7 @@ fn places_are_of_those_that_serve() {
         }
         let mut third = skd.connect();
         third.write_all(b"third").unwrap();
-        skd.wait_for_log("all 2 places are taken");
+        skd.wait_for_log("all 2 slots are taken");
         let stock = way.ready(&skd);
         assert_eq!(way.serving(&skd).len(), 2, "{way:?}");
         let [first, second] = clients;

@@ -16,9 +16,9 @@ use super::sources::Sources;
 use super::state::{Due, SHORTEST_PAUSE};
 use crate::child::plan::Plan;
 use crate::child::spawn::Spawner;
-use crate::config::Prestart;
+use crate::config::{Prestart, ServiceId};
 use crate::error::Error;
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Trouble, Watched};
 use crate::sys::environment::Environment;
 use crate::sys::events::{Interest, Poller, Waker, no_events};
 use crate::sys::thread::Thread;
@@ -41,6 +41,7 @@ impl Pool {
     /// Makes a pool of handlers that `plan` starts with these variables besides, each `NAME=VALUE`,
     /// and its thread, which starts nothing before [`Self::refill`].
     pub fn start(
+        service: ServiceId,
         prestart: Prestart,
         plan: Arc<Plan>,
         variables: Vec<CString>,
@@ -54,7 +55,13 @@ impl Pool {
         poller
             .add(&waker, Interest::Readable, WAKER)
             .map_err(failed)?;
-        let pool = Arc::new(Self::new(prestart, plan, variables, (waker, poller)));
+        let pool = Arc::new(Self::new(
+            service,
+            prestart,
+            plan,
+            variables,
+            (waker, poller),
+        ));
         let keeper = Arc::clone(&pool);
         let name = CString::new("prestart").unwrap_or_default();
         Thread::start(name, 128 * 1024, move || keeper.keep(spawner)).map_err(failed)?;
@@ -170,14 +177,14 @@ impl Pool {
             state.template = Due::Now;
         }
         state.discarded.push(ended);
-        let pause = state.postpone().as_secs_f64();
+        let pause = state.postpone();
         drop((state, template));
-        let name = self.plan.name();
-        let text = format_args!(
-            "prestarted pid {pid} of '{name}' ended without a client; the next is started in \
-             {pause:.1}s"
-        );
-        report::event(Event::Trouble(Cause::Prestart, &text));
+        report::event(Event::Trouble(Trouble::PrestartedEnded {
+            service: self.service,
+            program: self.plan.name(),
+            pid: pid.as_raw(),
+            pause,
+        }));
     }
 
     fn start_one(
@@ -212,21 +219,24 @@ impl Pool {
                 state.unfit = state.age == age;
                 state.sources = Some(sources);
                 drop(state);
-                let name = self.plan.name();
-                let text = format_args!(
-                    "'{name}' can't be prestarted: {why}; it is started for each client"
-                );
-                report::event(Event::Trouble(Cause::Prestart, &text));
+                report::event(Event::Trouble(Trouble::NotPrestartable {
+                    service: self.service,
+                    program: self.plan.name(),
+                    why: &why,
+                }));
             }
         }
         self.leave_time(began.elapsed());
     }
 
     fn postpone(&self, why: &str) {
-        let pause = self.state().postpone().as_secs_f64();
-        let name = self.plan.name();
-        let text = format_args!("no prestarted '{name}': {why}; next try in {pause:.1}s");
-        report::event(Event::Trouble(Cause::Prestart, &text));
+        let pause = self.state().postpone();
+        report::event(Event::Trouble(Trouble::NotPrestarted {
+            service: self.service,
+            program: self.plan.name(),
+            why,
+            pause,
+        }));
     }
 
     fn enter(&self, parked: Parked, sources: Arc<Sources>, age: u64) {
@@ -237,7 +247,7 @@ impl Pool {
         let watched = self.poller.add(parked.pidfd(), Interest::Readable, key);
         if state.age != age || !state.wanted || watched.is_err() {
             if let Err(errno) = watched {
-                report_unwatched(errno);
+                self.report_unwatched(errno);
                 state.postpone();
             }
             state.discarded.push(parked);
@@ -253,7 +263,7 @@ impl Pool {
             }
         }
         drop((state, template));
-        report::event(Event::Ready(&self.plan.name(), pid.as_raw()));
+        report::event(Event::Ready(self.service, self.plan.name(), pid.as_raw()));
     }
 
     /// Leaves CPU time to other handlers, where clients come faster than programs can be prestarted.
@@ -269,9 +279,12 @@ impl Pool {
             state.left_until = Some(Instant::now() + (taken * more).min(longest));
         }
     }
-}
 
-fn report_unwatched(errno: Errno) {
-    let text = format_args!("a process can't be watched: {}", errno.desc());
-    report::event(Event::Trouble(Cause::Watch, &text));
+    fn report_unwatched(&self, errno: Errno) {
+        report::event(Event::Trouble(Trouble::NotWatched {
+            service: Some(self.service),
+            what: Watched::Process,
+            errno,
+        }));
+    }
 }

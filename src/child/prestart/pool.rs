@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::parked::Parked;
 use super::state::State;
 use crate::child::plan::Plan;
-use crate::config::Prestart;
+use crate::config::{Prestart, ServiceId};
 use crate::sys::events::{Poller, Waker};
 
 /// How long [`Pool::retire`] waits for the keeper.
@@ -17,6 +17,7 @@ const RESTING: Duration = Duration::from_secs(5);
 /// The prestarted handlers of a service. A thread, the keeper, sees to them.
 #[derive(Debug)]
 pub struct Pool {
+    pub(super) service: ServiceId,
     pub(super) prestart: Prestart,
     pub(super) plan: Arc<Plan>,
     /// What all of them have in their environment.
@@ -39,12 +40,14 @@ pub struct Pool {
 impl Pool {
     /// An empty pool.
     pub(super) fn new(
+        service: ServiceId,
         prestart: Prestart,
         plan: Arc<Plan>,
         variables: Arc<[CString]>,
         (waker, poller): (Waker, Poller),
     ) -> Self {
         Self {
+            service,
             prestart,
             plan,
             variables,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::child::plan::Plan;
 use crate::child::spawn::{Spawned, Spawner};
-use crate::config::Prestart;
+use crate::config::{Prestart, ServiceId};
 use crate::error::Error;
 
 /// There is none.
@@ -16,6 +16,7 @@ pub enum Pool {}
 impl Pool {
     /// Fails.
     pub fn start(
+        _: ServiceId,
         _: Prestart,
         _: Arc<Plan>,
         _: Vec<CString>,
