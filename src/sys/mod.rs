@@ -17,6 +17,7 @@ pub mod environment;
 pub mod events;
 pub mod memory;
 pub mod names;
+mod netlink;
 pub mod process;
 pub mod reexec;
 mod result;
