@@ -3,7 +3,8 @@
 use std::fmt;
 use std::net::{SocketAddr, SocketAddrV4};
 
-use super::{Style, UnixAddress};
+use super::Style;
+use super::address::UnixAddress;
 use crate::sys::names;
 
 /// The bound address of a listener.
