@@ -4,9 +4,11 @@
 pub(crate) mod accounts;
 mod address;
 mod admission;
+mod bound_address;
 mod duration;
 mod escapes;
 mod log_target;
+mod peer;
 mod prefix;
 mod rate;
 mod rule;
@@ -28,9 +30,12 @@ use crate::sys::child::Resource;
 
 pub use address::{Host, InetAddress, Port, UnixAddress};
 pub use admission::{Admission, AtLimit, Proxies, SourcePrefix};
+pub use bound_address::{BoundAddress, ListenerName};
+pub(crate) use bound_address::{plain, scoped};
 pub use duration::Span;
 pub use escapes::{quoted, unescape};
 pub use log_target::{Level, LogTarget};
+pub use peer::{Datagram, Header, Peer, Proxied};
 pub use prefix::Prefix;
 pub use rate::Rate;
 pub use rule::{Id, Names, Rule, RuleLocation, Trusted, Who, look_up};

@@ -12,9 +12,11 @@ use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::SockaddrStorage;
 use socket2::{Domain, Socket, Type};
 
-use super::listener::{BoundAddress, Named, Resolved, cannot_bind, cannot_listen, open};
+use super::listener::{Resolved, cannot_bind, cannot_listen, open};
 use super::{multicast, options, unix};
-use crate::config::{Endpoint, Listen, SocketOption, Style, UnixAddress};
+use crate::config::{
+    BoundAddress, Endpoint, Listen, ListenerName, SocketOption, Style, UnixAddress,
+};
 use crate::error::Error;
 use crate::sys::names::kernel_parameter;
 use crate::sys::process::{Capability, has_capability};
@@ -73,7 +75,7 @@ fn try_options(listen: &Listen, address: SocketAddr, style: Style) -> Result<(),
     // A group would be joined for a moment, which the network hears of.
     let tried = |option: &&SocketOption| !matches!(option, SocketOption::Multicast(_));
     let tried: Vec<_> = listen.options.iter().filter(tried).cloned().collect();
-    options::set(&socket, &tried, &Named(style, &bound_address))
+    options::set(&socket, &tried, &ListenerName(style, &bound_address))
 }
 
 /// The groups that can't be joined, as far as that shows.
@@ -158,7 +160,10 @@ pub fn clashes(wanted: &[Resolved<'_>], style: Style) -> Vec<Error> {
         if clashes {
             found.push(match style.has_connections() {
                 // TCP sockets can be bound to the same port, until one listens.
-                true => cannot_listen(Named(style, &BoundAddress::Inet(*address)), &reason()),
+                true => cannot_listen(
+                    ListenerName(style, &BoundAddress::Inet(*address)),
+                    &reason(),
+                ),
                 false => cannot_bind(listen, Some(*address), &reason()),
             });
         }
@@ -190,7 +195,7 @@ impl Resolved<'_> {
                 .map(BoundAddress::Inet)
                 .collect(),
         };
-        let name = |bound_address: &BoundAddress| Named(style, bound_address).to_string();
+        let name = |bound_address: &BoundAddress| ListenerName(style, bound_address).to_string();
         bound_address.iter().map(name).collect()
     }
 }

@@ -9,9 +9,10 @@ use std::path::Path;
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::listener::{BoundAddress, Listener};
-use super::peer::plain;
-use crate::config::{Endpoint, Listen, SocketSource, Style, UnixAddress, decimal};
+use super::listener::Listener;
+use crate::config::{
+    BoundAddress, Endpoint, Listen, SocketSource, Style, UnixAddress, decimal, plain,
+};
 use crate::error::{Error, Reason};
 use crate::sys::descriptors::{self, claim};
 

@@ -15,10 +15,12 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use super::inherited::{Handed, Nature};
 use super::multicast;
 use super::options;
-use super::peer::{Peer, scoped};
+use super::peer;
 use super::resolve::resolve;
 use super::unix::{self, SocketFile};
-use crate::config::{Endpoint, Listen, SocketOption, Style, UnixAddress};
+use crate::config::{
+    BoundAddress, Endpoint, Listen, ListenerName, Peer, SocketOption, Style, UnixAddress, scoped,
+};
 use crate::error::{Error, Reason};
 use crate::report::{self, Event};
 use crate::sys::backlog::Backlog;
@@ -53,15 +55,6 @@ struct Inherited {
     options: Vec<SocketOption>,
     /// How many of the next connections came before it had that, and inherited nothing.
     early: AtomicU32,
-}
-
-/// Where a listener is.
-#[derive(Clone, Debug)]
-pub enum BoundAddress {
-    /// An address and port.
-    Inet(SocketAddr),
-    /// A path or name.
-    Unix(UnixAddress),
 }
 
 /// A listener for another image of this process.
@@ -127,7 +120,11 @@ pub fn bind_all(wanted: &[Resolved<'_>], mut saved: Vec<Handed>) -> Result<Vec<L
                 let socket = Socket::new(Domain::UNIX, kind(*style), None)
                     .map_err(|reason| unusable(listen, &reason))?;
                 let bound_address = BoundAddress::Unix(address.clone());
-                options::set(&socket, &listen.options, &Named(*style, &bound_address))?;
+                options::set(
+                    &socket,
+                    &listen.options,
+                    &ListenerName(*style, &bound_address),
+                )?;
                 let file = match address {
                     UnixAddress::Path(path) => {
                         Some(unix::bind(&listen.option, &socket, path, *mode, *owner)?)
@@ -206,7 +203,7 @@ fn bind_addresses(
         let opened = open(address, style).map_err(failed).and_then(|socket| {
             let bound_address = BoundAddress::Inet(address);
             let set = |options: &[SocketOption]| {
-                options::set(&socket, options, &Named(style, &bound_address))
+                options::set(&socket, options, &ListenerName(style, &bound_address))
                     // Nothing that another address or port would mend.
                     .map_err(|error| (Errno::UnknownErrno, error))
             };
@@ -246,7 +243,7 @@ fn bind_addresses(
         };
     }
     for (address, errno, _) in passed_over {
-        let socket = Named(style, &BoundAddress::Inet(address));
+        let socket = ListenerName(style, &BoundAddress::Inet(address));
         report::event(Event::PassedOver(&socket, &errno.desc()));
     }
     Ok(bound)
@@ -432,7 +429,7 @@ impl Listener {
             options::set(
                 &self.socket,
                 &inherited.options,
-                &Named(self.style, &self.bound_address),
+                &ListenerName(self.style, &self.bound_address),
             )?;
             if listens && !inherited.options.is_empty() {
                 // All, where the kernel doesn't say how many.
@@ -466,6 +463,11 @@ impl Listener {
     /// Where it is bound.
     pub fn bound_address(&self) -> &BoundAddress {
         &self.bound_address
+    }
+
+    /// Returns its name in messages.
+    pub fn listener_name(&self) -> ListenerName<'_> {
+        ListenerName(self.style, &self.bound_address)
     }
 
     /// A name for it where sockets are handed on: the one that it was given, or its kind.
@@ -515,8 +517,8 @@ impl Listener {
             options::set_on_connection(&connection, &inherited.options);
         }
         let peer = match (&self.bound_address, address.as_socket()) {
-            (BoundAddress::Inet(local), Some(remote)) => Peer::tcp(&connection, *local, remote),
-            _ => Peer::unix_stream(&connection),
+            (BoundAddress::Inet(local), Some(remote)) => peer::tcp(&connection, *local, remote),
+            _ => peer::unix_stream(&connection),
         };
         Ok((connection, peer))
     }
@@ -606,32 +608,7 @@ impl AsFd for Listener {
 
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Named(self.style, &self.bound_address).fmt(f)
-    }
-}
-
-/// What a listener is called.
-pub(super) struct Named<'a>(pub(super) Style, pub(super) &'a BoundAddress);
-
-impl fmt::Display for Named<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let protocol = match (self.0, self.1) {
-            (Style::Datagram, BoundAddress::Inet(_)) => "UDP",
-            (_, BoundAddress::Inet(_)) => "TCP",
-            (Style::Stream, BoundAddress::Unix(_)) => "unix stream",
-            (Style::Seqpacket, BoundAddress::Unix(_)) => "unix seqpacket",
-            (Style::Datagram, BoundAddress::Unix(_)) => "unix datagram",
-        };
-        write!(f, "{protocol} {}", self.1)
-    }
-}
-
-impl fmt::Display for BoundAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Inet(address) => write!(f, "[{}]:{}", scoped(*address), address.port()),
-            Self::Unix(address) => address.fmt(f),
-        }
+        self.listener_name().fmt(f)
     }
 }
 

@@ -7,8 +7,7 @@ use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use socket2::{InterfaceIndexOrAddress, Socket};
 
-use super::listener::BoundAddress;
-use crate::config::{Group, SocketOption};
+use crate::config::{BoundAddress, Group, SocketOption};
 use crate::error::Error;
 
 /// Whether a socket with this address is sent what is sent to the group.

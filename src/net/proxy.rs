@@ -7,35 +7,17 @@
 //! limit, as what never comes does.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use nix::errno::Errno;
 use nix::sys::socket::MsgFlags;
 use socket2::Socket;
 
-use super::peer::plain;
-use crate::config::decimal;
+use crate::config::{decimal, plain};
 use crate::sys::sockets::{is_shut_down, receive_now};
 
-/// What a header says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Header {
-    /// The proxy calls by itself, as for a check of health, or doesn't know for whom (`LOCAL`,
-    /// `UNKNOWN`, `UNSPEC`, and datagrams, of which a stream can't be made): the client is the
-    /// proxy.
-    Own,
-    /// A client of the internet.
-    Inet {
-        /// Who called.
-        source: SocketAddr,
-        /// Whom, as far as it knew.
-        destination: SocketAddr,
-    },
-    /// A client of a unix socket of the proxy's. Its name, if it has one, is one of another
-    /// machine.
-    Unix,
-}
+pub use crate::config::Header;
 
 /// Why there is no header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -377,7 +359,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::io::{Read, Write};
-    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
     use std::os::unix::net::UnixStream;
     use std::time::Duration;
 
