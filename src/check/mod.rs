@@ -42,8 +42,8 @@ pub fn run(config: &Config, faults: Vec<Error>) -> Result<u8, Error> {
             verdict.keep(limits.check());
         }
         // Where it shows in a start: when all else is done.
-        for clash in net::check::clashes(&resolved, Style::Stream) {
-            verdict.fault(clash);
+        for conflict in net::check::conflicts(&resolved, Style::Stream) {
+            verdict.fault(conflict);
         }
     }
     verdict.result()
@@ -114,8 +114,8 @@ fn sockets(resolved: &[Resolved<'_>], verdict: &mut Verdict) {
             report::event(Event::WouldListen(&name));
         }
     }
-    let clashes = net::check::clashes(resolved, Style::Datagram);
-    for fault in clashes.into_iter().chain(net::check::groups(resolved)) {
+    let conflicts = net::check::conflicts(resolved, Style::Datagram);
+    for fault in conflicts.into_iter().chain(net::check::groups(resolved)) {
         verdict.fault(fault);
     }
 }

@@ -366,14 +366,18 @@ fn listeners(args: &Args<'_>) -> Vec<Listen> {
     for (place, value) in args.each("listen-fd") {
         let number = args.value("listen-fd", value, values::descriptor);
         found.extend(number.map(|number| {
-            let by = SocketSource::Number(number);
-            (place, spelt("listen-fd", value), Endpoint::Inherited { by })
+            let source = SocketSource::Number(number);
+            (
+                place,
+                spelt("listen-fd", value),
+                Endpoint::Inherited { source },
+            )
         }));
     }
     if args.flag("systemd") {
-        let by = SocketSource::Systemd;
+        let source = SocketSource::Systemd;
         let place = args.matches.index_of("systemd").unwrap_or_default();
-        found.push((place, "--systemd".into(), Endpoint::Inherited { by }));
+        found.push((place, "--systemd".into(), Endpoint::Inherited { source }));
     }
 
     // Without a listener, what skd 1.2 knew is accepted and unused, as it was there.

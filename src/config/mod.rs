@@ -214,11 +214,10 @@ pub enum Endpoint {
         /// Owner of the socket file, and its group if given.
         owner: Option<(Uid, Option<Gid>)>,
     },
-    /// Nowhere: somebody else has made it and handed it to this process. Of what kind it is,
-    /// the socket itself says.
+    /// Made and bound by another program. The socket itself tells its style and address.
     Inherited {
-        /// How it was handed over.
-        by: SocketSource,
+        /// How this process got it.
+        source: SocketSource,
     },
 }
 

@@ -654,7 +654,7 @@ fn what_the_kernel_lacks_is_said() {
             1,
             &[
                 &format!("skd: --{name} can't be set on TCP [127.0.0.1]:0: "),
-                "the kernel doesn't have it for such a socket",
+                "the kernel doesn't have this option for such a socket",
             ],
         );
     }
