@@ -257,8 +257,8 @@ fn buffers_go_beyond_the_limit_with_the_right_to_it() {
         let checked = Skd::new(["--check"]).args(&words).arg("cat");
         let checked = checked.user(UID, GID, [GID]).end();
         let note = format!(
-            "skd: note: {option} {wanted}: the kernel makes it {limit}; its limit is net.core.{name}_max, \
-             but for CAP_NET_ADMIN\n"
+            "skd: note: {option} {wanted}: the kernel makes it {limit}; net.core.{name}_max is the limit \
+             without CAP_NET_ADMIN\n"
         );
         assert_eq!(checked.expect_code(0).stderr, note);
     }
