@@ -155,7 +155,7 @@ fn what_cannot_be_joined_is_refused_by_check_too() {
         (
             2,
             &["-u0", "--multicast=10.1.2.3"],
-            &["10.1.2.3", "--multicast", "no multicast address"],
+            &["10.1.2.3", "--multicast", "a multicast address"],
         ),
         (
             2,

@@ -420,8 +420,8 @@ fn fast_open_that_the_kernel_does_not_do_is_noted() {
         namespace.sysctl("net/ipv4/tcp_fastopen", allowed);
         let skd = Skd::new(["--check", "--fast-open=9", "-t", "80", "cat"]);
         let output = skd.inside(&namespace).end();
-        let note = "skd: note: --fast-open: it is of no use while net.ipv4.tcp_fastopen is 1, without the 2 \
-                    that is for servers\n";
+        let note =
+            "skd: note: --fast-open has no effect while net.ipv4.tcp_fastopen is 1; set it to 3\n";
         assert_eq!(output.expect_code(0).stderr, if notes { note } else { "" });
     }
 }
