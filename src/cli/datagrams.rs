@@ -39,9 +39,10 @@ pub(super) fn mode(args: &Args<'_>, listeners: &[Listen]) -> DatagramMode {
             }
         )
     };
-    if mode == DatagramMode::PerPeer
-        && let Some(Listen { option, .. }) = listeners.iter().find(unix)
-    {
+    let mut without_addresses = listeners
+        .iter()
+        .filter(|listen| mode == DatagramMode::PerPeer && unix(listen));
+    if let Some(Listen { option, .. }) = without_addresses.next() {
         args.refuse(format!(
             "--datagram-mode per-peer can't be used with {option}: clients of unix sockets mostly \
              have no address; use per-packet"

@@ -1,6 +1,7 @@
 //! Users and groups by name or number.
 
 use std::ffi::OsStr;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::unistd::{Gid, Group, Uid, User};
@@ -22,7 +23,10 @@ pub(crate) fn find_user(text: &OsStr) -> Result<(Uid, Option<User>), Refused> {
     match text.to_str().map(|name| entry(User::from_name(name))) {
         Some(Ok(Some(entry))) => Ok((entry.uid, Some(entry))),
         Some(Err(errno)) => Err(cannot_look_up("user", text, errno)),
-        _ => Err(Refused(format!("there is no user '{}'", text.display()))),
+        _ => Err(Refused(format!(
+            "there is no user '{}'",
+            Path::new(text).display()
+        ))),
     }
 }
 
@@ -37,7 +41,10 @@ pub(crate) fn find_group(text: &OsStr) -> Result<Gid, Refused> {
     match text.to_str().map(|name| entry(Group::from_name(name))) {
         Some(Ok(Some(entry))) => Ok(entry.gid),
         Some(Err(errno)) => Err(cannot_look_up("group", text, errno)),
-        _ => Err(Refused(format!("there is no group '{}'", text.display()))),
+        _ => Err(Refused(format!(
+            "there is no group '{}'",
+            Path::new(text).display()
+        ))),
     }
 }
 
@@ -53,7 +60,7 @@ fn entry<T>(found: nix::Result<Option<T>>) -> nix::Result<Option<T>> {
 fn cannot_look_up(what: &str, text: &OsStr, errno: Errno) -> Refused {
     Refused(format!(
         "the {what} '{}' can't be looked up: {}",
-        text.display(),
+        Path::new(text).display(),
         errno.desc()
     ))
 }

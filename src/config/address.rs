@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::Refused;
@@ -202,7 +202,7 @@ impl fmt::Display for UnixAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Path(path) => path.display().fmt(f),
-            Self::Abstract(name) => write!(f, "@{}", OsStr::from_bytes(name).display()),
+            Self::Abstract(name) => write!(f, "@{}", Path::new(OsStr::from_bytes(name)).display()),
         }
     }
 }

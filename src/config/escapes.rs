@@ -58,9 +58,15 @@ pub(super) fn escaped(after: &[u8]) -> Result<(u8, &[u8]), Refused> {
 
 /// Formats bytes in double quotes, on one line. Bytes that aren't printable are escaped.
 pub fn quoted(bytes: &[u8]) -> impl fmt::Display {
-    fmt::from_fn(move |f| {
+    Quoted(bytes)
+}
+
+struct Quoted<'a>(&'a [u8]);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("\"")?;
-        for chunk in bytes.utf8_chunks() {
+        for chunk in self.0.utf8_chunks() {
             for letter in chunk.valid().chars() {
                 let known = LETTERS.iter().find(|(_, byte)| letter == char::from(*byte));
                 match known {
@@ -78,7 +84,7 @@ pub fn quoted(bytes: &[u8]) -> impl fmt::Display {
             }
         }
         f.write_str("\"")
-    })
+    }
 }
 
 #[cfg(test)]

@@ -244,7 +244,7 @@ mod tests {
                 let again = match &target {
                     LogTarget::Syslog { tag, level: Level { facility, severity } } => {
                         prop_assert!(*facility <= 23 && *severity <= 7);
-                        format!("{}:{facility}.{severity}", tag.display())
+                        format!("{}:{facility}.{severity}", std::path::Path::new(tag).display())
                     }
                     LogTarget::File { path, truncate } => {
                         let sign = if *truncate { ">" } else { ">>" };

@@ -99,7 +99,7 @@ impl Rule {
     /// Returns the rule of `--allow` or `--deny`, which has nothing but a source.
     pub fn option(allow: bool, source: &OsStr, names: Names<'_>) -> Result<Self, Refused> {
         let option = if allow { "--allow" } else { "--deny" };
-        let location = RuleLocation::Option(format!("{option} {}", source.display()));
+        let location = RuleLocation::Option(format!("{option} {}", Path::new(source).display()));
         Ok(Self::new(allow, Who::parse(source, names)?, location))
     }
 

@@ -8,6 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 
 use super::escapes::escaped;
 use super::rule::Names;
@@ -49,7 +50,7 @@ pub fn prefixes(text: &[u8]) -> Result<Vec<Prefix>, Vec<Fault>> {
         if word.is_empty() {
             return Ok(None);
         }
-        let text = str::from_utf8(word).unwrap_or("");
+        let text = std::str::from_utf8(word).unwrap_or("");
         text.parse().map(Some).map_err(|why| (start, why))
     })
 }
@@ -226,7 +227,7 @@ fn variable(word: &Word) -> Result<(OsString, OsString), Refused> {
     if is_reserved_variable(&name) {
         return Err(Refused(format!(
             "{} is one of the variables that skd sets or removes for each handler",
-            name.display()
+            Path::new(&name).display()
         )));
     }
     Ok((name, OsString::from_vec(value.to_vec())))
@@ -243,7 +244,10 @@ mod tests {
         match (id, name.to_str()) {
             (Id::User, Some("alice")) => Ok(1000),
             (Id::Group, Some("staff")) => Ok(50),
-            _ => Err(Refused(format!("there is no '{}'", name.display()))),
+            _ => Err(Refused(format!(
+                "there is no '{}'",
+                Path::new(name).display()
+            ))),
         }
     }
 

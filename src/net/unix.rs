@@ -16,6 +16,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use crate::error::{Error, Reason};
 use crate::sys::descriptors::SavedDescriptors;
 use crate::sys::directory::{Entry, FileId, SavedEntry};
+use crate::sys::lock::try_lock;
 use crate::sys::process::{Capability, has_capability};
 
 /// The file of a bound socket. Dropping this removes the file, unless another has replaced it.
@@ -213,13 +214,9 @@ fn lock(option: &str, path: &Path) -> Result<File, Error> {
     let (path, directory) = open_directory(option, path)?;
     let deadline = Instant::now() + LOCK_TIMEOUT;
     loop {
-        match directory.try_lock() {
-            Ok(()) => return Ok(directory),
-            Err(std::fs::TryLockError::Error(reason)) => {
-                let what = format!("{option}: can't lock the directory {}", path.display());
-                return Err(Error::start(what, reason));
-            }
-            Err(std::fs::TryLockError::WouldBlock) if Instant::now() >= deadline => {
+        match try_lock(&directory) {
+            Ok(true) => return Ok(directory),
+            Ok(false) if Instant::now() >= deadline => {
                 return Err(Error::Start(format!(
                     "{option}: the directory {} has been locked by another program for {} s; \
                      find it with lsof, or use another directory",
@@ -227,8 +224,10 @@ fn lock(option: &str, path: &Path) -> Result<File, Error> {
                     LOCK_TIMEOUT.as_secs()
                 )));
             }
-            Err(std::fs::TryLockError::WouldBlock) => {
-                std::thread::sleep(Duration::from_millis(10));
+            Ok(false) => std::thread::sleep(Duration::from_millis(10)),
+            Err(errno) => {
+                let what = format!("{option}: can't lock the directory {}", path.display());
+                return Err(Error::start(what, errno));
             }
         }
     }

@@ -231,7 +231,7 @@ impl ReadyFd {
         if let Some(Err(errno)) = written.into_iter().chain(closed).find(Result::is_err) {
             let number = self.number;
             let why = match errno {
-                Errno::EAGAIN => "its reader doesn't read",
+                Errno::EAGAIN => "its reader is stuck",
                 errno => errno.desc(),
             };
             let text = format_args!("--ready-fd {number}: can't write to it: {why}");

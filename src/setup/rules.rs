@@ -81,7 +81,7 @@ impl Names {
         self.known.borrow().get(&key).copied().ok_or_else(|| {
             Refused::because(format!(
                 "'{}' can't be looked up in another root directory: use the number, or restart skd",
-                name.display()
+                Path::new(name).display()
             ))
         })
     }
