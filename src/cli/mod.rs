@@ -21,7 +21,7 @@ use crate::config::{Config, Daemon, Identity, LogTarget, Service, Who};
 use crate::error::Error;
 
 use args::Args;
-pub use options::{GROUPS, Kind, Opt, command};
+pub use options::{GROUPS, Kind, Opt, command, help};
 
 /// The request of a command line.
 #[derive(Debug)]
@@ -74,30 +74,50 @@ pub fn parse(
             }
         }
         Err(error) => match error.kind() {
-            ErrorKind::DisplayHelp => Ok(Request::Print(error.to_string())),
+            ErrorKind::DisplayHelp => Ok(Request::Print(help::common())),
+            ErrorKind::TooManyValues if option(&error) == "--help" => long_help(&error),
             ErrorKind::DisplayVersion => Ok(Request::Print(error.to_string())),
             _ => Err(Error::Usage(sentence(&error))),
         },
     }
 }
 
-/// Returns an error of clap as one line in skd's words.
-fn sentence(error: &clap::Error) -> String {
-    let context = |kind| match error.get(kind) {
-        Some(ContextValue::String(text)) => Some(text.clone()),
-        Some(ContextValue::Strings(texts)) => texts.first().cloned(),
+/// Returns the answer to `--help` with a value, which clap reports as an error.
+fn long_help(error: &clap::Error) -> Result<Request, Error> {
+    match context(error, ContextKind::InvalidValue).unwrap_or_default() {
+        help::ALL => Ok(Request::Print(help::all())),
+        value => Err(Error::Usage(format!(
+            "invalid value '{value}' for --help: it takes '{}' or no value",
+            help::ALL
+        ))),
+    }
+}
+
+/// Returns a detail of an error.
+fn context(error: &clap::Error, kind: ContextKind) -> Option<&str> {
+    match error.get(kind)? {
+        ContextValue::String(text) => Some(text),
+        ContextValue::Strings(texts) => texts.first().map(String::as_str),
         _ => None,
-    };
+    }
+}
+
+/// Returns the option that an error is about.
+fn option(error: &clap::Error) -> &str {
     // clap adds the name of the value: "--tcp <[HOST:]PORT>", "--verbose...".
-    let option = context(ContextKind::InvalidArg).unwrap_or_default();
-    let option = option.split([' ', '.']).next().unwrap_or_default();
+    let option = context(error, ContextKind::InvalidArg).unwrap_or_default();
+    option.split([' ', '.']).next().unwrap_or_default()
+}
+
+/// Returns an error of clap as one line in the style of skd's messages.
+fn sentence(error: &clap::Error) -> String {
+    let option = option(error);
     match error.kind() {
         ErrorKind::UnknownArgument => {
-            let like = context(ContextKind::SuggestedArg);
-            let like = like
+            let like = context(error, ContextKind::SuggestedArg)
                 .map(|like| format!(", perhaps {like}?"))
                 .unwrap_or_default();
-            format!("unknown option {option}{like} (skd --help lists them all)")
+            format!("unknown option {option}{like} (skd --help=all lists all options)")
         }
         ErrorKind::InvalidValue | ErrorKind::TooFewValues | ErrorKind::WrongNumberOfValues => {
             format!("{option}: the value is missing")

@@ -80,7 +80,7 @@ pub(in crate::serve) struct Service {
 
 impl Service {
     pub(in crate::serve) fn report_slots(&self) {
-        report::event(Event::Places(self.slots.used(), self.slots.limit()));
+        report::event(Event::Slots(self.id, self.slots.used(), self.slots.limit()));
     }
 
     /// Whether skd itself accepts or receives for this service, so that its slots count.

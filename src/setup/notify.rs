@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::decimal;
 use crate::error::Error;
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Trouble};
 use crate::sys::descriptors::{self, SavedDescriptors};
 
 /// The minimum time between two status messages, or two tries to send pending messages.
@@ -190,15 +190,10 @@ impl Manager {
         };
         let again = matches!(errno, Errno::EAGAIN | Errno::ENOBUFS | Errno::EINTR);
         if !failing {
-            let address = Path::new(&self.address).display();
-            let why = if again {
-                "it doesn't read its socket"
-            } else {
-                errno.desc()
-            };
-            let text =
-                format_args!("the service manager on NOTIFY_SOCKET={address} can't be told: {why}");
-            report::event(Event::Trouble(Cause::Manager, &text));
+            report::event(Event::Trouble(Trouble::Manager {
+                address: &self.address,
+                errno,
+            }));
         }
         !again
     }

@@ -13,6 +13,6 @@ mod tests;
 mod v1;
 mod v2;
 
-pub use crate::config::Header;
-pub use parse::{Fault, parse};
+pub use crate::config::proxy_header::{Fault, Header};
+pub use parse::parse;
 pub use receive::{Received, receive};

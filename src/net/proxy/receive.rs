@@ -4,9 +4,9 @@ use nix::errno::Errno;
 use nix::sys::socket::MsgFlags;
 use socket2::Socket;
 
-use super::parse::{Fault, parse};
+use super::parse::parse;
 use super::v2;
-use crate::config::Header;
+use crate::config::proxy_header::{Fault, Header};
 use crate::sys::sockets::{is_shut_down, receive_now};
 
 /// What a connection begins with.

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use crate::config::{Header, decimal, plain};
+use crate::config::proxy_header::Header;
+use crate::config::{decimal, plain};
 
 /// The beginning of the line.
 pub(super) const PREFIX: &[u8] = b"PROXY ";

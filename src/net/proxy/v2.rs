@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use super::checksum::crc32c;
-use crate::config::{Header, plain};
+use crate::config::plain;
+use crate::config::proxy_header::Header;
 
 /// The first 12 bytes of the block.
 pub(super) const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";

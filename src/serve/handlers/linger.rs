@@ -21,10 +21,10 @@ use socket2::SockRef;
 
 use super::Handlers;
 use super::token::Token;
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Trouble, Watched};
 use crate::sys::events::{Interest, Poller};
 use crate::sys::signals::has_group;
-use crate::sys::sockets::{Heard, close_at_once, hear_out, tell};
+use crate::sys::sockets::{Drained, close_at_once, drain_input, tell};
 
 /// How many may be leaving in one thread: enough for the round trips of its clients, even
 /// of slow ones, at thousands of connections a second, and yet nothing that a flood of clients
@@ -129,11 +129,11 @@ impl Lingering {
         // What the handler wanted to be reset is reset; and no close waits. Then what has come:
         // many a client has said all, and even closed.
         if close_at_once(&connection)
-            || hear_out(&connection, MOUTHFUL) == Heard::End
+            || drain_input(&connection, MOUTHFUL) == Drained::End
             || SockRef::from(&connection)
                 .shutdown(Shutdown::Write)
                 .is_err()
-            || hear_out(&connection, MOUTHFUL) == Heard::End
+            || drain_input(&connection, MOUTHFUL) == Drained::End
         {
             return;
         }
@@ -143,8 +143,11 @@ impl Lingering {
         let index = part.make_room(poller);
         let key = Token::Lingering(index).into();
         if let Err(errno) = poller.add(&connection, Interest::Readable, key) {
-            let text = format_args!("a client can't be heard out: {}", errno.desc());
-            report::event(Event::Trouble(Cause::Watch, &text));
+            report::event(Event::Trouble(Trouble::NotWatched {
+                service: None,
+                what: Watched::Lingering,
+                errno,
+            }));
             return;
         }
         part.insert(index, Entry { connection, until });
@@ -173,7 +176,7 @@ impl Lingering {
         };
         // If it is another by now, that does no harm.
         let entry = part.entries.get(index).and_then(Option::as_ref);
-        if entry.is_some_and(|entry| hear_out(&entry.connection, MOUTHFUL) == Heard::End) {
+        if entry.is_some_and(|entry| drain_input(&entry.connection, MOUTHFUL) == Drained::End) {
             part.close(index, poller);
         }
     }
@@ -477,11 +480,11 @@ mod tests {
     fn one_that_sends_for_ever_holds_nobody() {
         let (client, server) = tcp();
         assert!(stuff(&client) > MOUTHFUL);
-        assert_eq!(hear_out(&server, MOUTHFUL), Heard::Some);
-        while hear_out(&server, MOUTHFUL) != Heard::All {}
+        assert_eq!(drain_input(&server, MOUTHFUL), Drained::Some);
+        while drain_input(&server, MOUTHFUL) != Drained::All {}
         drop(client);
-        while hear_out(&server, MOUTHFUL) == Heard::All {}
-        assert_eq!(hear_out(&server, MOUTHFUL), Heard::End);
+        while drain_input(&server, MOUTHFUL) == Drained::All {}
+        assert_eq!(drain_input(&server, MOUTHFUL), Drained::End);
     }
 
     #[test]

@@ -12,9 +12,9 @@ use nix::unistd::{Pid, getpgrp, tcsetpgrp};
 use crate::child::Plan;
 use crate::config::KILL_AFTER;
 use crate::error::Error;
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Trouble};
 use crate::setup::{Log, Ready};
-use crate::sys::child::{self, Born, Descriptors, ExecTarget, Launch, Stage};
+use crate::sys::child::{self, Born, CloneCall, Descriptors, ExecTarget, Launch, Stage};
 use crate::sys::events::wait_readable;
 use crate::sys::memory::Stack;
 use crate::sys::process::{self, Change, Ended, Target, Wait};
@@ -72,6 +72,7 @@ pub fn run(
         terminal,
         log,
         signals,
+        call: CloneCall::find(),
         stack: stack()?,
         adopts: process::adopts_orphans(),
         passes_hangup: !inherited.ignored(Signal::SIGHUP),
@@ -97,16 +98,16 @@ pub fn run(
                     let _ = killpg(pid, Signal::SIGTERM);
                     return Err(error);
                 }
-                report::event(Event::Started(&plan.name()));
+                report::event(Event::Started(plan.name()));
                 let ended = supervisor.watch(pid)?;
                 // Before anybody hears of the end, and comes because of it.
                 client = supervisor.client_waits();
-                report::event(Event::Ended(&plan.name(), ended));
+                report::event(Event::Ended(plan.name(), ended));
                 ended
             }
             Err(error) if ready.is_some() => return Err(error),
             Err(error) => {
-                report::event(Event::Trouble(Cause::Exec, &error));
+                report::event(Event::Trouble(Trouble::NotStarted(&error)));
                 Ended::Exited(error.status())
             }
         };
@@ -123,7 +124,7 @@ pub fn run(
             delay
         };
         if client != Some(false) {
-            report::event(Event::Restarting(&plan.name(), pause));
+            report::event(Event::Restarting(plan.name(), pause));
         }
         supervisor.pause(pause);
         if supervisor.ending {
@@ -138,7 +139,7 @@ pub fn run(
 /// Makes a child that does all that the program's would but become it: what must fail for
 /// every run fails here.
 pub fn rehearse(plan: &Plan) -> Result<(), Error> {
-    let Born { pid, failure, .. } = launch(plan, &mut stack()?, None)?;
+    let Born { pid, failure, .. } = launch(plan, CloneCall::find(), &mut stack()?, None)?;
     let _ = process::wait(Target::Process(pid), Wait::UNTIL_END);
     match failure {
         None => Ok(()),
@@ -150,20 +151,26 @@ fn stack() -> Result<Stack, Error> {
     Stack::new().map_err(|errno| Error::start("no memory for the stack of a newborn child", errno))
 }
 
-fn launch(plan: &Plan, stack: &mut Stack, image: Option<&ExecTarget>) -> Result<Born, Error> {
+fn launch(
+    plan: &Plan,
+    call: CloneCall,
+    stack: &mut Stack,
+    target: Option<&ExecTarget>,
+) -> Result<Born, Error> {
     let mut environment = plan.environment();
     let launch = Launch {
+        call,
         descriptors: Descriptors::Inherit,
         connection: None,
         steps: plan.steps(),
-        target: image,
+        target,
         environment: environment.finish(),
         // One child: CHLD tells of its end as well, and of its stops besides.
         want_pidfd: false,
         traced: false,
     };
     child::spawn(stack, launch)
-        .map_err(|errno| Error::start(format!("no process for '{}'", plan.name()), errno))
+        .map_err(|errno| Error::start(format!("no process for '{}'", plan.name().display()), errno))
 }
 
 /// As a shell says it: 128 and the signal's number.
@@ -184,6 +191,7 @@ struct Supervisor<'a> {
     terminal: bool,
     log: Log,
     signals: Signals,
+    call: CloneCall,
     stack: Stack,
     /// Whether strangers become this process's children, and are to be reaped.
     adopts: bool,
@@ -213,7 +221,8 @@ impl<'a> Supervisor<'a> {
                 sockets.ready();
             }
             let listeners = self.sockets.iter().flat_map(Sockets::listeners);
-            listeners.for_each(|listener| report::event(Event::Listening(listener)));
+            listeners
+                .for_each(|listener| report::event(Event::Listening(listener.listener_name())));
         }
         *ready = None;
         self.log.keep();
@@ -224,8 +233,8 @@ impl<'a> Supervisor<'a> {
         if let Some(sockets) = &mut self.sockets {
             sockets.prepare()?;
         }
-        let image = Some(self.plan.target());
-        let Born { pid, failure, .. } = launch(self.plan, &mut self.stack, image)?;
+        let target = Some(self.plan.target());
+        let Born { pid, failure, .. } = launch(self.plan, self.call, &mut self.stack, target)?;
         let Some((stage, errno)) = failure else {
             return Ok(pid);
         };
@@ -277,13 +286,13 @@ impl<'a> Supervisor<'a> {
         let now = Instant::now();
         if let Some(kill_at) = self.kill_at {
             if now >= kill_at {
-                report::event(Event::Killing(&self.plan.name()));
+                report::event(Event::Killing(self.plan.name()));
                 signal_group(pid, Signal::SIGKILL);
                 // Which may take a while to show.
                 self.kill_at = Some(now + Duration::from(KILL_AFTER));
             }
         } else if let Some(span) = self.stoppable().and_then(Sockets::idle) {
-            report::event(Event::Idle(&self.plan.name(), span));
+            report::event(Event::Idle(self.plan.name(), span));
             signal_group(pid, Signal::SIGTERM);
             self.kill_at = Some(now + self.kill_after.unwrap_or(KILL_AFTER.into()));
         }
@@ -344,9 +353,9 @@ impl<'a> Supervisor<'a> {
             signal_group(pid, signal);
         }
         if signal == Signal::SIGHUP
-            && let Err(text) = self.log.reopen()
+            && let Err(errno) = self.log.reopen()
         {
-            report::event(Event::Trouble(Cause::Log, &text));
+            report::event(Event::Trouble(Trouble::LogNotReopened(errno)));
         }
     }
 
