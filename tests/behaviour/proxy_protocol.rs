@@ -234,12 +234,12 @@ fn whoever_is_trusted_and_sends_anything_else_is_refused_and_told_why_in_the_log
     let mut cases: Vec<(&[u8], &str)> = vec![
         (
             b"GET / HTTP/1.1\r\n\r\n",
-            "no PROXY header: it begins as neither version does",
+            "no PROXY header: it begins like neither version",
         ),
-        (b"\x16\x03\x01", "no PROXY header: it begins as"),
+        (b"\x16\x03\x01", "no PROXY header: it begins like"),
         (
             b"PROXY TCP4 192.0.2.1 192.0.2.2 1234 080\r\n",
-            "no PROXY header: a port is no number",
+            "no PROXY header: a port is not a number",
         ),
         (
             b"PROXY TCP4 192.0.2.1 192.0.2.2 1234 80\n",
@@ -247,29 +247,29 @@ fn whoever_is_trusted_and_sends_anything_else_is_refused_and_told_why_in_the_log
         ),
         (
             b"PROXY TCP4 2001:db8::1 192.0.2.2 1234 80\r\n",
-            "no PROXY header: an address is none of its",
+            "no PROXY header: an address is not of its",
         ),
         (&long, "no PROXY header: its line is too long"),
-        (
-            &broken,
-            "no PROXY header: its checksum isn't that of what it says",
-        ),
+        (&broken, "no PROXY header: its checksum is wrong"),
         (
             b"\r\n\r\n\0\r\nQUIT\n\x11\x11",
             "no PROXY header: its version isn't 2",
         ),
         (
             b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff",
-            "no PROXY header: it has more than 16 KiB",
+            "no PROXY header: it is longer than 16 KiB",
         ),
-        (b"", "it ended before its PROXY header did"),
+        (
+            b"",
+            "the connection ended before the end of its PROXY header",
+        ),
         (
             b"PROXY TCP4 192.0.2.1 192.0.2.2 1234 80\r",
-            "it ended before its PROXY header did",
+            "the connection ended before the end of its PROXY header",
         ),
         (
             b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0",
-            "it ended before its PROXY header did",
+            "the connection ended before the end of its PROXY header",
         ),
     ];
     // More of these in a second wouldn't each have its line.

@@ -276,7 +276,7 @@ fn hup_reads_the_rules_again_and_bad_ones_change_nothing() {
     directory.write("rules", "allow all\n allow 10.0.0.1/8");
     let fault = format!(
         "skd: rules file {rules}, line 2, column 8: 10.0.0.1/8 has bits set beyond its length; \
-         the prefix is 10.0.0.0/8, the address alone 10.0.0.1; the old rules stay"
+         the prefix is 10.0.0.0/8, the single address 10.0.0.1; the old rules stay"
     );
     reread(&skd, &fault);
     assert_eq!(FOUR.map(echoed), [1, 2, 0, 0]);
