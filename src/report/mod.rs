@@ -7,6 +7,7 @@
 pub mod line;
 mod sink;
 mod text;
+mod throttle;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -24,6 +25,7 @@ use crate::sys::process::Ended;
 use line::Line;
 use sink::Taken;
 pub use sink::{HandedSink, Sink};
+pub use throttle::throttle;
 
 /// Something that happened. What a peer is called is the business of those who know peers:
 /// `connection from [::1]:80`, `local datagram`.
@@ -177,6 +179,7 @@ static FAST: AtomicU64 = AtomicU64::new(0);
 
 /// Sets how much is reported: 0 troubles, 1 connections, 2 all.
 pub fn set_verbosity(verbosity: u8) {
+    throttle::read();
     VERBOSITY.store(verbosity, Ordering::Relaxed);
 }
 
@@ -201,12 +204,12 @@ const FULL_PAUSE: Duration = Duration::from_secs(60);
 
 /// Whether it is time to say again that all places are taken, if they are.
 pub fn full_is_due() -> bool {
-    is_due(FULL.load(Ordering::Relaxed), FULL_PAUSE).is_some()
+    is_due(FULL.load(Ordering::Relaxed), throttle(FULL_PAUSE)).is_some()
 }
 
 /// Whether it is time to say again that connections come too fast, if they do.
 pub fn fast_is_due() -> bool {
-    is_due(FAST.load(Ordering::Relaxed), FULL_PAUSE).is_some()
+    is_due(FAST.load(Ordering::Relaxed), throttle(FULL_PAUSE)).is_some()
 }
 
 /// Reports an event, if it is wanted.
@@ -215,9 +218,9 @@ pub fn event(event: Event<'_>) {
         return;
     }
     let due = match event {
-        Event::Trouble(cause, _) => due(&TROUBLE[cause as usize], TROUBLE_PAUSE),
-        Event::Full(_) => due(&FULL, FULL_PAUSE),
-        Event::Fast => due(&FAST, FULL_PAUSE),
+        Event::Trouble(cause, _) => due(&TROUBLE[cause as usize], throttle(TROUBLE_PAUSE)),
+        Event::Full(_) => due(&FULL, throttle(FULL_PAUSE)),
+        Event::Fast => due(&FAST, throttle(FULL_PAUSE)),
         _ => true,
     };
     if !due {

@@ -6,8 +6,10 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::time::Duration;
 
 use super::sources::Source;
+use crate::report;
 
 /// What a second is, in the nanoseconds of the clock.
 const SECOND: u64 = 1_000_000_000;
@@ -134,7 +136,9 @@ impl Refusals {
     }
 
     fn begin(&mut self, now: u64) {
-        self.end = now.saturating_add(SECOND);
+        let interval = report::throttle(Duration::from_nanos(SECOND)).as_nanos();
+        let interval = u64::try_from(interval).unwrap_or(u64::MAX);
+        self.end = now.saturating_add(interval);
         self.sets.fill(Default::default());
         (self.lines, self.counted, self.others) = (0, 0, 0);
     }

@@ -50,7 +50,8 @@ impl Drops {
     /// One was dropped.
     pub(super) fn note(&mut self, why: Why) {
         self.counts[why as usize] += 1;
-        self.due.get_or_insert_with(|| Instant::now() + PAUSE);
+        self.due
+            .get_or_insert_with(|| Instant::now() + report::throttle(PAUSE));
     }
 
     /// When there is something to say.
