@@ -328,7 +328,7 @@ fn an_upgrade_goes_on_serving() {
     skd.signal(Signal::SIGUSR2);
     skd.wait_for_logs("Upgraded", 2);
     assert_eq!(ask(&client, b"a"), b"3 a");
-    assert_eq!(skd.children().len(), 1);
+    skd.wait_for_children(1);
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use crate::harness::{
     DEADLINE, Directory, Namespace, Running, Skd, children, cpu_ticks, descriptors, echo, exists,
-    process_group, receive, requires_descriptors, requires_root, run_to_end, sockets, talk,
-    wait_until,
+    process_group, receive, requires_descriptors, requires_root, run_to_end, settled_descriptors,
+    sockets, talk, wait_until,
 };
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -106,7 +106,7 @@ fn short_ones_are_left_alone_and_take_their_timers_with_them() {
     }
     ends(&mut long);
     skd.wait_for_log("was terminated by signal 15");
-    assert_eq!(skd.logged("exited with status 0").len(), 50);
+    assert_eq!(skd.wait_for_logs("exited with status 0", 50).len(), 50);
     assert_eq!(skd.logged(TOLD).len(), 1, "{:?}", skd.log_lines());
 }
 
@@ -294,9 +294,9 @@ fn the_connection_stays_the_handlers_alone() {
     let skd = skd(&["--idle-timeout=1h", "--timeout=1h"]).run("cat");
     let mut client = skd.connect();
     echo(&mut client, b".");
+    let open = settled_descriptors(skd.pid());
     let connections = sockets(skd.pid()).into_iter();
     assert_eq!(connections.filter(|socket| !socket.is_open()).count(), 0);
-    let open = descriptors(skd.pid());
     drop(client);
     skd.wait_until("it is reaped", || skd.children().is_empty());
     skd.wait_until("its pidfd is all that it was", || {
