@@ -555,7 +555,7 @@ fn from_address(skd: &Instance, address: &str) -> TcpStream {
 fn slots_held_by_idle_clients() {
     const SLOTS: &str = "-c3";
     let silent = |skd: &Instance| (0..3).map(|_| skd.connect()).collect::<Vec<_>>();
-    for limit in ["--idle-timeout=300ms", "--timeout=300ms"] {
+    for limit in ["--idle-timeout=2s", "--timeout=2s"] {
         let skd = Skd::new([SLOTS, "-t", "127.0.0.1:0", limit]).run("cat");
         let streams = silent(&skd);
         skd.wait_for_children(3);

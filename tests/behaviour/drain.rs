@@ -127,7 +127,7 @@ fn handlers_that_are_late_are_told() {
 
 #[test]
 fn one_that_is_late_makes_the_status() {
-    let skd = Skd::new(["-vt", "127.0.0.1:0", "--drain=1s"]).run("cat");
+    let skd = Skd::new(["-vt", "127.0.0.1:0", "--drain=3s"]).run("cat");
     let (mut early, mut late) = (skd.connect(), skd.connect());
     echo(&mut early, b".");
     echo(&mut late, b".");
