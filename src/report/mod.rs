@@ -9,6 +9,8 @@ mod sink;
 mod text;
 mod throttle;
 
+pub use throttle::throttle;
+
 use std::fmt;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -25,7 +27,6 @@ use crate::sys::process::Ended;
 use line::Line;
 use sink::Taken;
 pub use sink::{HandedSink, Sink};
-pub use throttle::throttle;
 
 /// Something that happened. What a peer is called is the business of those who know peers:
 /// `connection from [::1]:80`, `local datagram`.

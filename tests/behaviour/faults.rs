@@ -102,7 +102,7 @@ impl Tampering {
     /// would leave it with ENOSYS.
     fn end(self) -> String {
         let before = self.count();
-        poll_for(Duration::from_millis(150), || {
+        poll_for(Duration::from_millis(500), || {
             (self.count() > before).then_some(())
         });
         self.own.read("trace")

@@ -2,8 +2,8 @@
 //! bytes is read has tests beside the parser.
 
 use crate::harness::{
-    Conversation, Directory, Namespace, Running, Skd, connect, connect_unix, echo, poll_for,
-    requires_command, talk, try_talk, wait_for, wait_for_text,
+    Conversation, DEADLINE, Directory, Namespace, Running, Skd, connect, connect_unix, echo,
+    poll_for, requires_command, talk, try_talk, wait_for, wait_for_text,
 };
 use nix::sys::signal::Signal;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -137,9 +137,7 @@ fn connect_from(address: &str, to: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::for_address(from), Type::STREAM, None).unwrap();
     socket.bind(&from.into()).unwrap();
     socket.connect(&to.into()).unwrap();
-    socket
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
     socket.into()
 }
 

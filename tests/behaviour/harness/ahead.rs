@@ -105,8 +105,8 @@ impl Way {
         });
     }
 
-    /// Waits until the whole stock stands ready and `count` handlers serve, and returns these. One that stands ready may
-    /// look up for a moment, and then seems to serve.
+    /// Waits until all prestarted handlers wait and `count` others serve, and returns these. A prestarted handler that
+    /// wakes for a moment looks like one that serves.
     #[track_caller]
     pub fn wait_serving(self, skd: &Instance, count: usize) -> Vec<i32> {
         let mut found = Vec::new();
