@@ -222,7 +222,7 @@ fn listening(words: &[&str], directory: &Directory) -> Vec<String> {
 pub(super) fn program(directory: &Directory) -> Vec<String> {
     let log = format!(">{}", directory.name("log"));
     let words = ["-vv", "-L", &log, "--chdir", "/", "--umask", "22"];
-    let rest = ["--nice", "1", "--limit", "core=0:0", "--no-new-privs"];
+    let rest = ["--nice", "19", "--limit", "core=0:0", "--no-new-privs"];
     let all = words.into_iter().chain(rest);
     all.map(str::to_owned).collect()
 }
