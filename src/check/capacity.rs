@@ -4,7 +4,7 @@
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Uid;
 
-use crate::config::{Ahead, Daemon, DatagramMode, Service, SocketOption, Style};
+use crate::config::{Daemon, DatagramMode, Prestart, Service, SocketOption, Style};
 use crate::net;
 use crate::report;
 use crate::serve;
@@ -20,9 +20,9 @@ pub(super) fn notes(daemon: &Daemon, service: &Service) {
         .any(|listen| listen.endpoint.style().is_none_or(Style::has_connections));
     let receives = service.datagrams != DatagramMode::Wait;
     let limited = service.max_clients.filter(|_| stream || receives);
-    let warm = match service.ahead {
-        Some(Ahead::Warm(number)) => Some(number),
-        Some(Ahead::ForkServer { .. }) | None => None,
+    let warm = match service.prestart {
+        Some(Prestart::Warm(number)) => Some(number),
+        Some(Prestart::ForkServer { .. }) | None => None,
     };
     let threads = serve::acceptors(daemon.threads) as u64;
     // The soft one is raised at the start.
@@ -31,7 +31,7 @@ pub(super) fn notes(daemon: &Daemon, service: &Service) {
     // A handler's pidfd; of one of datagrams the other end of its socket; with --linger its
     // connection too, and those that are leaving.
     let (each, leaving) = match service.admission.linger {
-        Some(_) => (2, serve::most_leaving(threads as usize, files) as u64),
+        Some(_) => (2, serve::most_lingering(threads as usize, files) as u64),
         None if receives => (2, 0),
         None => (1, 0),
     };

@@ -27,12 +27,12 @@ fn answer(service: &Service, who: &Who) -> Result<String, Error> {
     let rules = Rules::new(list.unwrap_or_default(), &no_variables);
     let decision = rules.decide(client(who));
     let rule = decision.rule.map(|ready| &ready.rule);
-    let place = files
+    let location = files
         .as_ref()
         .zip(rule)
-        .map(|(files, rule)| files.place(rule));
-    let place = fmt::from_fn(|f| match &place {
-        Some(place) => write!(f, "{place}"),
+        .map(|(files, rule)| files.location(rule));
+    let location = fmt::from_fn(|f| match &location {
+        Some(location) => write!(f, "{location}"),
         None => f.write_str("none"),
     });
     let mut text = String::new();
@@ -43,7 +43,7 @@ fn answer(service: &Service, who: &Who) -> Result<String, Error> {
         who,
         decision.allow,
         rule,
-        &place,
+        &location,
     );
     Ok(text)
 }
@@ -68,12 +68,12 @@ fn tell(
     who: &Who,
     allow: bool,
     rule: Option<&Rule>,
-    place: &dyn fmt::Display,
+    location: &dyn fmt::Display,
 ) -> fmt::Result {
     let verdict = if allow { "allow" } else { "deny" };
     writeln!(text, "client: {who}\nverdict: {verdict}")?;
     match rule {
-        Some(rule) => writeln!(text, "rule: {rule}\nfrom: {place}")?,
+        Some(rule) => writeln!(text, "rule: {rule}\nfrom: {location}")?,
         None if allow => writeln!(text, "rule: none fits, and there is none that allows")?,
         None => writeln!(
             text,

@@ -15,7 +15,7 @@ use crate::config::{Config, Daemon, Service, Style};
 use crate::error::Error;
 use crate::net::{self, Resolved};
 use crate::report::{self, Event};
-use crate::serve::Limits;
+use crate::serve::TimeLimits;
 use crate::setup::{Log, PidFile, RuleFiles, privileges};
 use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
 
@@ -38,7 +38,7 @@ pub fn run(config: &Config, faults: Vec<Error>) -> Result<u8, Error> {
         verdict.keep(Log::check(daemon.log.as_ref()));
         capacity::notes(daemon, service);
         program(daemon, service, rules, &mut verdict)?;
-        if let Some(limits) = Limits::of(daemon, service) {
+        if let Some(limits) = TimeLimits::of(daemon, service) {
             verdict.keep(limits.check());
         }
         // Where it shows in a start: when all else is done.

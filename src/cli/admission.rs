@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
 
-use super::Given;
+use super::Args;
 use super::values::{self, Why, parsed};
 use crate::config::{Admission, AtLimit, DatagramMode, Names, Proxies, Rule, Span, Trusted, Who};
 
@@ -54,60 +54,58 @@ pub(super) struct Clients {
 
 /// What was asked for, of clients of stream listeners whose connections skd accepts, and of senders
 /// of datagrams that it receives.
-pub(super) fn admission(given: &Given<'_>, clients: Clients) -> Admission {
+pub(super) fn admission(args: &Args<'_>, clients: Clients) -> Admission {
     let tcp = clients.tcp;
     let receives = clients.datagrams != DatagramMode::Wait;
     if !clients.accepted && receives {
-        let flag = given.flag("proxy-protocol").then_some("proxy-protocol");
-        let used = OF_CONNECTIONS
-            .into_iter()
-            .filter(|option| given.has(option));
+        let flag = args.flag("proxy-protocol").then_some("proxy-protocol");
+        let used = OF_CONNECTIONS.into_iter().filter(|option| args.has(option));
         for option in used.chain(flag) {
-            given.refuse(format!(
+            args.refuse(format!(
                 "--{option} has no use without a stream listener: datagrams have no connections"
             ));
         }
     }
     if !clients.accepted && !receives {
-        let flag = given.flag("proxy-protocol").then_some("proxy-protocol");
-        let used = OPTIONS.into_iter().filter(|option| given.has(option));
+        let flag = args.flag("proxy-protocol").then_some("proxy-protocol");
+        let used = OPTIONS.into_iter().filter(|option| args.has(option));
         for option in used.chain(flag) {
-            given.refuse(format!(
+            args.refuse(format!(
                 "--{option} has no use without a stream listener whose connections skd accepts"
             ));
         }
         return Admission::default();
     }
-    needs(given);
-    if given.has("idle-timeout") && !tcp && clients.datagrams != DatagramMode::PerPeer {
-        given.refuse(
+    needs(args);
+    if args.has("idle-timeout") && !tcp && clients.datagrams != DatagramMode::PerPeer {
+        args.refuse(
             "--idle-timeout has no use without a TCP listener: of other connections the kernel \
              doesn't know when they were used",
         );
     }
     let admission = Admission {
-        max_per_source: given
+        max_per_source: args
             .read("max-per-source", values::positive)
             .and_then(|number| NonZeroUsize::new(number as usize)),
-        source_prefix: given.read("source-prefix", parsed).unwrap_or_default(),
-        rate: given.read("rate", parsed),
-        rate_per_source: given.read("rate-per-source", parsed),
-        at_max: given.read("at-max", parsed),
-        at_source_max: given.read("at-source-max", parsed),
-        at_rate: given.read("at-rate", parsed),
-        rules: rules(given),
-        rules_file: given.read("rules", values::path),
-        proxies: given.flag("proxy-protocol").then(|| Proxies {
-            from: given
+        source_prefix: args.read("source-prefix", parsed).unwrap_or_default(),
+        rate: args.read("rate", parsed),
+        rate_per_source: args.read("rate-per-source", parsed),
+        at_max: args.read("at-max", parsed),
+        at_source_max: args.read("at-source-max", parsed),
+        at_rate: args.read("at-rate", parsed),
+        rules: rules(args),
+        rules_file: args.read("rules", values::path),
+        proxies: args.flag("proxy-protocol").then(|| Proxies {
+            from: args
                 .each("proxy-from")
-                .filter_map(|(_, value)| given.value("proxy-from", value, parsed::<Trusted>))
+                .filter_map(|(_, value)| args.value("proxy-from", value, parsed::<Trusted>))
                 .collect(),
-            timeout: given.read("proxy-timeout", time).unwrap_or(PROXY_TIMEOUT),
+            timeout: args.read("proxy-timeout", time).unwrap_or(PROXY_TIMEOUT),
         }),
-        first_byte: given.read("first-byte", time),
-        timeout: given.read("timeout", time),
-        idle_timeout: given.read("idle-timeout", time),
-        linger: given.read("linger", time),
+        first_byte: args.read("first-byte", time),
+        timeout: args.read("timeout", time),
+        idle_timeout: args.read("idle-timeout", time),
+        linger: args.read("linger", time),
     };
     for (option, at) in [
         ("at-max", &admission.at_max),
@@ -115,19 +113,19 @@ pub(super) fn admission(given: &Given<'_>, clients: Clients) -> Admission {
     ] {
         let lets_wait = matches!(at, None | Some(AtLimit::Queue(None) | AtLimit::Close));
         if !clients.accepted && receives && !lets_wait {
-            given.refuse(format!(
+            args.refuse(format!(
                 "--{option} can only be queue or close for datagrams: left in the socket, or dropped"
             ));
         }
     }
     if admission.at_source_max == Some(AtLimit::Queue(None)) {
-        given.refuse(
+        args.refuse(
             "--at-source-max can't be queue: in the backlog those of one source would hold up the \
              others; queue:DURATION is possible",
         );
     }
-    if admission.at_rate == Some(AtLimit::Queue(None)) && !given.has("rate") {
-        given.refuse(
+    if admission.at_rate == Some(AtLimit::Queue(None)) && !args.has("rate") {
+        args.refuse(
             "--at-rate can't be queue without --rate: in the backlog those of one source would \
              hold up the others; queue:DURATION is possible",
         );
@@ -136,16 +134,16 @@ pub(super) fn admission(given: &Given<'_>, clients: Clients) -> Admission {
 }
 
 /// Refuses what has no use for want of another option.
-fn needs(given: &Given<'_>) {
+fn needs(args: &Args<'_>) {
     let any = |options: &[&str]| {
         let mut options = options.iter();
-        options.any(|option| given.has(option))
+        options.any(|option| args.has(option))
     };
     let per_source = any(&["max-per-source", "rate-per-source", "rules"]);
     let source_max = any(&["max-per-source", "rules"]);
     let rate = any(&["rate", "rate-per-source", "rules"]);
-    let max = given.has("max-clients");
-    let proxies = given.flag("proxy-protocol");
+    let max = args.has("max-clients");
+    let proxies = args.flag("proxy-protocol");
     for (option, used, what) in [
         (
             "source-prefix",
@@ -158,12 +156,12 @@ fn needs(given: &Given<'_>) {
         ("proxy-from", proxies, "--proxy-protocol"),
         ("proxy-timeout", proxies, "--proxy-protocol"),
     ] {
-        if !used && given.has(option) {
-            given.refuse(format!("--{option} has no use without {what}"));
+        if !used && args.has(option) {
+            args.refuse(format!("--{option} has no use without {what}"));
         }
     }
-    if proxies && !given.has("proxy-from") {
-        given.refuse(
+    if proxies && !args.has("proxy-from") {
+        args.refuse(
             "--proxy-protocol needs --proxy-from: from anybody else a header would be believed \
              that says whatever he likes",
         );
@@ -171,13 +169,13 @@ fn needs(given: &Given<'_>) {
 }
 
 /// In the order in which they were given, of both options.
-fn rules(given: &Given<'_>) -> Vec<Rule> {
+fn rules(args: &Args<'_>) -> Vec<Rule> {
     let mut found = Vec::new();
     for (option, allow) in [("allow", true), ("deny", false)] {
-        for (place, value) in given.each(option) {
-            let names = given.names();
+        for (place, value) in args.each(option) {
+            let names = args.names();
             let read = |source: &OsStr| Rule::option(allow, source, names);
-            found.extend(given.value(option, value, read).map(|rule| (place, rule)));
+            found.extend(args.value(option, value, read).map(|rule| (place, rule)));
         }
     }
     found.sort_by_key(|(place, _)| *place);

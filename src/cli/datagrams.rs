@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 
-use super::Given;
+use super::Args;
 use super::values::Why;
 use crate::config::{DatagramMode, Endpoint, Listen, Style, decimal};
 
@@ -10,21 +10,21 @@ use crate::config::{DatagramMode, Endpoint, Listen, Style, decimal};
 const FIRST_CLIENT_PORT: u16 = 1024;
 
 /// What handlers of datagrams are for.
-pub(super) fn mode(given: &Given<'_>, listeners: &[Listen]) -> DatagramMode {
-    let mode = given.read("datagram-mode", read).unwrap_or_default();
-    if !given.has("datagram-mode") {
+pub(super) fn mode(args: &Args<'_>, listeners: &[Listen]) -> DatagramMode {
+    let mode = args.read("datagram-mode", read).unwrap_or_default();
+    if !args.has("datagram-mode") {
         return mode;
     }
     let datagrams = |listen: &Listen| !listen.endpoint.style().is_some_and(Style::has_connections);
     if !listeners.iter().any(datagrams) {
-        given.refuse("--datagram-mode has no use without a datagram listener");
+        args.refuse("--datagram-mode has no use without a datagram listener");
         return DatagramMode::Wait;
     }
     if mode == DatagramMode::Wait {
         return mode;
     }
-    if given.flag("supervise") {
-        given.refuse(
+    if args.flag("supervise") {
+        args.refuse(
             "--datagram-mode can't be used with --supervise (-S): PROG receives datagrams itself",
         );
         return DatagramMode::Wait;
@@ -41,7 +41,7 @@ pub(super) fn mode(given: &Given<'_>, listeners: &[Listen]) -> DatagramMode {
     if mode == DatagramMode::PerPeer
         && let Some(Listen { option, .. }) = listeners.iter().find(unix)
     {
-        given.refuse(format!(
+        args.refuse(format!(
             "--datagram-mode per-peer can't be used with {option}: clients of unix sockets mostly \
              have no address to know them by; per-packet is possible"
         ));
@@ -59,26 +59,26 @@ fn read(text: &OsStr) -> Result<DatagramMode, Why> {
 }
 
 /// From which port on UDP datagrams are listened to.
-pub(super) fn min_source_port(given: &Given<'_>, mode: DatagramMode, listeners: &[Listen]) -> u16 {
+pub(super) fn min_source_port(args: &Args<'_>, mode: DatagramMode, listeners: &[Listen]) -> u16 {
     let udp = |listen: &Listen| match listen.endpoint {
         Endpoint::Inet { style, .. } => style == Style::Datagram,
         Endpoint::Unix { .. } => false,
-        Endpoint::Given { .. } => true,
+        Endpoint::Inherited { .. } => true,
     };
-    if given.has("min-source-port") {
+    if args.has("min-source-port") {
         if mode == DatagramMode::Wait {
-            given.refuse(
+            args.refuse(
                 "--min-source-port has no use without --datagram-mode per-peer or per-packet: \
                  PROG receives datagrams itself",
             );
         } else if !listeners.iter().any(udp) {
-            given.refuse("--min-source-port has no use without a UDP listener");
+            args.refuse("--min-source-port has no use without a UDP listener");
         }
     }
     let read = |text: &OsStr| {
         decimal(text).ok_or_else(|| Why::from("it takes a decimal number from 0 to 65535"))
     };
-    given.read("min-source-port", read).unwrap_or(match mode {
+    args.read("min-source-port", read).unwrap_or(match mode {
         DatagramMode::PerPacket => FIRST_CLIENT_PORT,
         DatagramMode::PerPeer | DatagramMode::Wait => 0,
     })

@@ -2,9 +2,9 @@
 //! checked again.
 
 mod admission;
-mod ahead;
 mod datagrams;
 mod options;
+mod prestart;
 mod sockets;
 pub mod values;
 
@@ -19,13 +19,13 @@ use clap::ArgMatches;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::config::{
-    Account, Config, Daemon, Endpoint, Giver, Identity, InetAddress, Listen, LogTarget, Names,
-    Port, Service, Style, Surroundings, UnixAddress, Who, look_up,
+    Account, Config, Daemon, Endpoint, Identity, InetAddress, Listen, LogTarget, Names, Port,
+    Service, SocketSource, Style, Surroundings, UnixAddress, Who, look_up,
 };
 use crate::error::Error;
 use crate::sys::names;
 
-pub use options::{GROUPS, Kind, Opt, command};
+pub use options::{GROUPS, Kind, Opt, command, help};
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -58,18 +58,18 @@ pub fn parse(
 ) -> Result<Request, Error> {
     match command().try_get_matches_from(arguments) {
         Ok(matches) => {
-            let given = Given {
+            let args = Args {
                 matches: &matches,
                 names: known.is_none(),
                 faults: RefCell::default(),
             };
-            let config = Box::new(config(&given, known));
-            let names = given.names();
-            let client = given.read("explain", |text| admission::client(text, names));
-            if client.is_some() && given.flag("check") {
-                given.refuse("--explain can't be used with --check: each says something else");
+            let config = Box::new(config(&args, known));
+            let names = args.names();
+            let client = args.read("explain", |text| admission::client(text, names));
+            if client.is_some() && args.flag("check") {
+                args.refuse("--explain can't be used with --check: each says something else");
             }
-            let mut faults = given.faults.into_inner();
+            let mut faults = args.faults.into_inner();
             if matches.get_flag("check") {
                 return Ok(Request::Check(config, faults));
             }
@@ -80,30 +80,50 @@ pub fn parse(
             }
         }
         Err(error) => match error.kind() {
-            ErrorKind::DisplayHelp => Ok(Request::Print(error.to_string())),
+            ErrorKind::DisplayHelp => Ok(Request::Print(help::common())),
+            ErrorKind::TooManyValues if option(&error) == "--help" => long_help(&error),
             ErrorKind::DisplayVersion => Ok(Request::Print(error.to_string())),
             _ => Err(Error::Usage(sentence(&error))),
         },
     }
 }
 
-/// What clap has to say, in one line and our own words.
-fn sentence(error: &clap::Error) -> String {
-    let context = |kind| match error.get(kind) {
-        Some(ContextValue::String(text)) => Some(text.clone()),
-        Some(ContextValue::Strings(texts)) => texts.first().cloned(),
+/// The answer to `--help` with a value, which clap takes for an error.
+fn long_help(error: &clap::Error) -> Result<Request, Error> {
+    match context(error, ContextKind::InvalidValue).unwrap_or_default() {
+        help::ALL => Ok(Request::Print(help::all())),
+        value => Err(Error::Usage(format!(
+            "invalid value '{value}' for --help: it takes '{}' or no value",
+            help::ALL
+        ))),
+    }
+}
+
+/// A detail of an error.
+fn context(error: &clap::Error, kind: ContextKind) -> Option<&str> {
+    match error.get(kind)? {
+        ContextValue::String(text) => Some(text),
+        ContextValue::Strings(texts) => texts.first().map(String::as_str),
         _ => None,
-    };
+    }
+}
+
+/// The option that an error is about.
+fn option(error: &clap::Error) -> &str {
     // clap adds what the option takes: "--tcp <[HOST:]PORT>", "--verbose...".
-    let option = context(ContextKind::InvalidArg).unwrap_or_default();
-    let option = option.split([' ', '.']).next().unwrap_or_default();
+    let option = context(error, ContextKind::InvalidArg).unwrap_or_default();
+    option.split([' ', '.']).next().unwrap_or_default()
+}
+
+/// An error of clap as one line in the style of skd's messages.
+fn sentence(error: &clap::Error) -> String {
+    let option = option(error);
     match error.kind() {
         ErrorKind::UnknownArgument => {
-            let like = context(ContextKind::SuggestedArg);
-            let like = like
+            let like = context(error, ContextKind::SuggestedArg)
                 .map(|like| format!(", perhaps {like}?"))
                 .unwrap_or_default();
-            format!("unknown option {option}{like} (skd --help lists them all)")
+            format!("unknown option {option}{like} (skd --help=all lists all options)")
         }
         ErrorKind::InvalidValue | ErrorKind::TooFewValues | ErrorKind::WrongNumberOfValues => {
             format!("{option}: the value is missing")
@@ -117,114 +137,124 @@ fn sentence(error: &clap::Error) -> String {
     }
 }
 
-/// Reads all that was typed. What is wrong with it is kept in `given`, and what can't be
+/// Reads all that was typed. What is wrong with it is kept in `args`, and what can't be
 /// read is as if it hadn't been given; whether something was, where that matters for
-/// another option, is therefore asked of `given`.
-fn config(given: &Given<'_>, known: Option<Known>) -> Config {
-    let command = program(given);
-    let listeners = listeners(given);
-    let supervise = given.flag("supervise");
-    who_accepts(given, &listeners);
-    let ready_fd = given.read("ready-fd", values::ready_fd);
+/// another option, is therefore asked of `args`.
+fn config(args: &Args<'_>, known: Option<Known>) -> Config {
+    let command = program(args);
+    let listeners = listeners(args);
+    let supervise = args.flag("supervise");
+    who_accepts(args, &listeners);
+    let ready_fd = args.read("ready-fd", values::ready_fd);
     match ready_fd {
-        Some(number) if !given.listens() && !supervise => given.refuse(format!(
+        Some(number) if !args.listens() && !supervise => args.refuse(format!(
             "--ready-fd {number} has no use without a listener or --supervise: PROG inherits the \
              descriptor, and says itself when it is ready"
         )),
         Some(1) if supervise => {
-            given.refuse("--ready-fd 1 can't be used with --supervise: it is PROG's own output");
+            args.refuse("--ready-fd 1 can't be used with --supervise: it is PROG's own output");
         }
         _ => {}
     }
-    let datagrams = datagrams::mode(given, &listeners);
+    let datagrams = datagrams::mode(args, &listeners);
     let told = ["drain", "timeout", "idle-timeout"];
     for (option, used, by) in [
-        ("drain", given.listens() && !supervise, "a listener"),
+        ("drain", args.listens() && !supervise, "a listener"),
         (
             "kill-after",
-            supervise || told.into_iter().any(|option| given.has(option)),
+            supervise || told.into_iter().any(|option| args.has(option)),
             "--drain, --timeout, --idle-timeout or --supervise",
         ),
     ] {
-        if !used && given.has(option) {
-            given.refuse(format!("--{option} has no use without {by}"));
+        if !used && args.has(option) {
+            args.refuse(format!("--{option} has no use without {by}"));
         }
     }
-    let faults = given.faults.borrow().len();
+    let faults = args.faults.borrow().len();
     let identity = match known {
         Some(known) => known.identity,
-        None => identity(given),
+        None => identity(args),
     };
-    let root = root(given);
-    let surroundings = surroundings(given);
-    let misplaced = given.faults.borrow().len() > faults;
-    let connected = style(given).has_connections();
-    let inet = given.has("inet") && connected;
-    let unix = given.has("unix") && connected;
-    let tcp = given.has("tcp") || inet || given.has("listen-fd") || given.flag("systemd");
-    let accepts = (tcp || unix) && !supervise && !given.flag("wait");
+    let root = root(args);
+    let surroundings = surroundings(args);
+    let misplaced = args.faults.borrow().len() > faults;
+    let connected = style(args).has_connections();
+    let inet = args.has("inet") && connected;
+    let unix = args.has("unix") && connected;
+    let tcp = args.has("tcp") || inet || args.has("listen-fd") || args.flag("systemd");
+    let accepts = (tcp || unix) && !supervise && !args.flag("wait");
     let clients = admission::Clients {
         accepted: accepts,
         tcp,
         datagrams,
     };
-    let admission = admission::admission(given, clients);
+    let admission = admission::admission(args, clients);
     Config {
         daemon: Daemon {
-            verbosity: given.matches.get_count("verbose"),
-            background: given.flag("background"),
-            log: given.read("log", LogTarget::parse),
-            pidfile: given.read("pidfile", values::path),
+            verbosity: args.matches.get_count("verbose"),
+            background: args.flag("background"),
+            log: args.read("log", LogTarget::parse),
+            pidfile: args.read("pidfile", values::path),
             supervise,
-            on_demand: given.flag("on-demand"),
-            idle_exit: given.read("idle-exit", values::duration),
+            on_demand: args.flag("on-demand"),
+            idle_exit: args.read("idle-exit", values::duration),
             ready_fd,
-            drain: given.read("drain", values::duration),
-            kill_after: given.read("kill-after", values::duration),
+            drain: args.read("drain", values::duration),
+            kill_after: args.read("kill-after", values::duration),
             identity,
             root,
-            threads: given.read("threads", values::threads),
+            threads: args.read("threads", values::threads),
         },
         services: vec![Service {
+            name: service_name(&command),
             surroundings,
             admission,
-            ahead: ahead::ahead(given, &listeners, accepts),
-            wait: given.flag("wait"),
-            min_source_port: datagrams::min_source_port(given, datagrams, &listeners),
+            prestart: prestart::prestart(args, &listeners, accepts),
+            wait: args.flag("wait"),
+            min_source_port: datagrams::min_source_port(args, datagrams, &listeners),
             datagrams,
             listeners,
             command: if misplaced { Vec::new() } else { command },
-            max_clients: given
+            max_clients: args
                 .read("max-clients", values::positive)
                 .and_then(|number| NonZeroUsize::new(number as usize)),
         }],
     }
 }
 
-fn program(given: &Given<'_>) -> Vec<CString> {
-    let Some(command) = given.matches.get_many::<OsString>(options::COMMAND) else {
-        given.refuse("no PROG to run: skd [OPTIONS] [--] PROG [ARGS]... (see skd --help)");
+/// The name of the service of a command line: the last part of its program's path.
+fn service_name(command: &[CString]) -> String {
+    let program = command
+        .first()
+        .map_or_else(Vec::new, |name| name.as_bytes().to_vec());
+    let name = program.rsplit(|byte| *byte == b'/').next();
+    String::from_utf8_lossy(name.unwrap_or_default()).into_owned()
+}
+
+fn program(args: &Args<'_>) -> Vec<CString> {
+    let Some(command) = args.matches.get_many::<OsString>(options::COMMAND) else {
+        args.refuse("no PROG to run: skd [OPTIONS] [--] PROG [ARGS]... (see skd --help)");
         return Vec::new();
     };
     let command: Vec<CString> = command
-        .filter_map(|word| given.c_string(word.clone()))
+        .filter_map(|word| args.c_string(word.clone()))
         .collect();
     if command.first().is_some_and(|name| name.is_empty()) {
-        given.refuse("PROG is empty");
+        args.refuse("PROG is empty");
         return Vec::new();
     }
     command
 }
 
 /// What was typed, by the long name of the option, and what is wrong with it.
-struct Given<'a> {
+struct Args<'a> {
     matches: &'a ArgMatches,
     /// Whether names are looked up.
     names: bool,
     faults: RefCell<Vec<Error>>,
 }
 
-impl Given<'_> {
+impl Args<'_> {
     fn refuse(&self, text: impl Into<String>) {
         self.faults.borrow_mut().push(Error::Usage(text.into()));
     }
@@ -291,22 +321,22 @@ impl Given<'_> {
 }
 
 /// Of what style the sockets are whose option doesn't say it.
-fn style(given: &Given<'_>) -> Style {
-    if given.flag("datagram") {
+fn style(args: &Args<'_>) -> Style {
+    if args.flag("datagram") {
         Style::Datagram
-    } else if given.flag("seqpacket") {
+    } else if args.flag("seqpacket") {
         Style::Seqpacket
     } else {
         Style::Stream
     }
 }
 
-fn listeners(given: &Given<'_>) -> Vec<Listen> {
-    let style = style(given);
-    let backlog = given.read("backlog", values::positive);
-    let mode = given.read("unix-mode", values::mode);
-    let owner = match given.names {
-        true => given.read("unix-owner", values::owner),
+fn listeners(args: &Args<'_>) -> Vec<Listen> {
+    let style = style(args);
+    let backlog = args.read("backlog", values::positive);
+    let mode = args.read("unix-mode", values::mode);
+    let owner = match args.names {
+        true => args.read("unix-owner", values::owner),
         false => None,
     };
 
@@ -316,19 +346,19 @@ fn listeners(given: &Given<'_>) -> Vec<Listen> {
         ("udp", Style::Datagram),
         ("inet", style),
     ] {
-        for (place, value) in given.each(option) {
-            let endpoint = given.value(option, value, |value| inet(value, style, given.names));
+        for (place, value) in args.each(option) {
+            let endpoint = args.value(option, value, |value| inet(value, style, args.names));
             found.extend(endpoint.map(|endpoint| (place, spelt(option, value), endpoint)));
         }
     }
-    for (place, value) in given.each("unix") {
-        let Some(address) = given.value("unix", value, UnixAddress::parse) else {
+    for (place, value) in args.each("unix") {
+        let Some(address) = args.value("unix", value, UnixAddress::parse) else {
             continue;
         };
         if let UnixAddress::Abstract(_) = address {
             for option in ["unix-mode", "unix-owner"] {
-                if given.has(option) {
-                    given.refuse(format!(
+                if args.has(option) {
+                    args.refuse(format!(
                         "--{option} can't be used with {address}: an abstract socket has no file"
                     ));
                 }
@@ -343,57 +373,57 @@ fn listeners(given: &Given<'_>) -> Vec<Listen> {
         found.push((place, spelt("unix", value), endpoint));
     }
 
-    let unix = given.has("unix");
-    let styled = given.has("inet") || unix;
+    let unix = args.has("unix");
+    let styled = args.has("inet") || unix;
     if style == Style::Datagram && !styled {
-        given.refuse(
+        args.refuse(
             "--datagram says of what style -i, -l and -x are, and there is none; for UDP use -u",
         );
     }
     if style == Style::Seqpacket {
-        seqpacket(given);
+        seqpacket(args);
     }
-    for (place, value) in given.each("listen-fd") {
-        let number = given.value("listen-fd", value, values::descriptor);
+    for (place, value) in args.each("listen-fd") {
+        let number = args.value("listen-fd", value, values::descriptor);
         found.extend(number.map(|number| {
-            let by = Giver::Number(number);
-            (place, spelt("listen-fd", value), Endpoint::Given { by })
+            let by = SocketSource::Number(number);
+            (place, spelt("listen-fd", value), Endpoint::Inherited { by })
         }));
     }
-    if given.flag("systemd") {
-        let by = Giver::Systemd;
-        let place = given.matches.index_of("systemd").unwrap_or_default();
-        found.push((place, "--systemd".into(), Endpoint::Given { by }));
+    if args.flag("systemd") {
+        let by = SocketSource::Systemd;
+        let place = args.matches.index_of("systemd").unwrap_or_default();
+        found.push((place, "--systemd".into(), Endpoint::Inherited { by }));
     }
 
     // Without a listener, what skd 1.2 knew is accepted and unused, as it was there.
-    let handed = given.has("listen-fd") || given.flag("systemd");
-    let stream = given.has("tcp") || styled && style.has_connections() || handed;
+    let saved = args.has("listen-fd") || args.flag("systemd");
+    let stream = args.has("tcp") || styled && style.has_connections() || saved;
     for (option, used, by) in [
         ("unix-mode", unix, "--unix"),
         ("unix-owner", unix, "--unix"),
         (
             "threads",
-            stream || given.has("datagram-mode"),
+            stream || args.has("datagram-mode"),
             "a stream listener",
         ),
     ] {
-        if !used && given.has(option) {
-            given.refuse(format!("--{option} has no use without {by}"));
+        if !used && args.has(option) {
+            args.refuse(format!("--{option} has no use without {by}"));
         }
     }
     let kinds = sockets::Kinds {
-        tcp: given.has("tcp") || given.has("inet") && style == Style::Stream,
-        udp: given.has("udp") || given.has("inet") && style == Style::Datagram,
+        tcp: args.has("tcp") || args.has("inet") && style == Style::Stream,
+        udp: args.has("udp") || args.has("inet") && style == Style::Datagram,
         unix_datagram: unix && style == Style::Datagram,
-        given: handed,
+        args: saved,
     };
-    let options = sockets::options(given, &kinds);
+    let options = sockets::options(args, &kinds);
     found.sort_by_key(|(place, ..)| *place);
     for (index, (_, option, endpoint)) in found.iter().enumerate() {
         let mut earlier = found[..index].iter();
         if !endpoint.may_be_repeated() && earlier.any(|(.., other)| other == endpoint) {
-            given.refuse(format!("{option} is given twice"));
+            args.refuse(format!("{option} is given twice"));
         }
     }
     found
@@ -408,17 +438,17 @@ fn listeners(given: &Given<'_>) -> Vec<Listen> {
 }
 
 /// Refuses what can't be with sequential packets.
-fn seqpacket(given: &Given<'_>) {
-    if given.has("inet") {
-        given.refuse(
+fn seqpacket(args: &Args<'_>) {
+    if args.has("inet") {
+        args.refuse(
             "--seqpacket can't be used with --inet (-i), which has no such sockets; write --tcp \
              or --udp",
         );
-    } else if !given.has("unix") {
-        given.refuse("--seqpacket says of what style -l and -x are, and there is none");
+    } else if !args.has("unix") {
+        args.refuse("--seqpacket says of what style -l and -x are, and there is none");
     }
-    if given.flag("proxy-protocol") {
-        given.refuse(
+    if args.flag("proxy-protocol") {
+        args.refuse(
             "--proxy-protocol can't be used with --seqpacket: a header is the beginning of a \
              stream",
         );
@@ -426,25 +456,25 @@ fn seqpacket(given: &Given<'_>) {
 }
 
 /// Refuses what has no use when skd doesn't accept connections itself, or when it does.
-fn who_accepts(given: &Given<'_>, listeners: &[Listen]) {
-    let supervise = given.flag("supervise");
-    let wait = given.flag("wait");
+fn who_accepts(args: &Args<'_>, listeners: &[Listen]) {
+    let supervise = args.flag("supervise");
+    let wait = args.flag("wait");
     let stream = |listen: &Listen| listen.endpoint.style().is_none_or(Style::has_connections);
     if wait && !listeners.iter().any(stream) {
-        given.refuse("--wait has no use without a stream listener: datagrams are served so anyway");
+        args.refuse("--wait has no use without a stream listener: datagrams are served so anyway");
     }
-    if given.flag("on-demand") && (!supervise || listeners.is_empty()) {
-        given.refuse(
+    if args.flag("on-demand") && (!supervise || listeners.is_empty()) {
+        args.refuse(
             "--on-demand needs --supervise (-S) and a listener, at which the demand is seen",
         );
     }
-    if given.has("idle-exit") {
-        if !given.flag("on-demand") {
-            given.refuse("--idle-exit needs --on-demand, or PROG would be run again at once");
+    if args.has("idle-exit") {
+        if !args.flag("on-demand") {
+            args.refuse("--idle-exit needs --on-demand, or PROG would be run again at once");
         }
         let datagram = |listen: &&Listen| listen.endpoint.style() == Some(Style::Datagram);
         if let Some(Listen { option, .. }) = listeners.iter().find(datagram) {
-            given.refuse(format!(
+            args.refuse(format!(
                 "--idle-exit can't be used with {option}: datagrams have no connections, so that \
                  nobody can say who is still being served"
             ));
@@ -452,7 +482,7 @@ fn who_accepts(given: &Given<'_>, listeners: &[Listen]) {
     }
     let taker = match (supervise && !listeners.is_empty(), wait) {
         (true, true) => {
-            given.refuse(
+            args.refuse(
                 "--wait can't be used with --supervise (-S): both hand the sockets over, one to \
                  a program that stays and one to a program that ends",
             );
@@ -463,8 +493,8 @@ fn who_accepts(given: &Given<'_>, listeners: &[Listen]) {
         (false, false) => return,
     };
     for option in ["max-clients", "threads"] {
-        if given.has(option) {
-            given.refuse(format!(
+        if args.has(option) {
+            args.refuse(format!(
                 "--{option} has no use with {taker}: PROG accepts the connections itself"
             ));
         }
@@ -498,17 +528,17 @@ fn inet(value: &OsStr, style: Style, names: bool) -> Result<Endpoint, String> {
     })
 }
 
-fn identity(given: &Given<'_>) -> Option<Identity> {
-    let by_name = given.read("user", values::identity);
-    if !given.flag("drop-privileges") {
+fn identity(args: &Args<'_>) -> Option<Identity> {
+    let by_name = args.read("user", values::identity);
+    if !args.flag("drop-privileges") {
         return by_name;
     }
-    if given.has("user") {
-        given.refuse("--user can't be used with --drop-privileges (-U): each says whom to become");
+    if args.has("user") {
+        args.refuse("--user can't be used with --drop-privileges (-U): each says whom to become");
         return by_name;
     }
-    let uid = from_environment(given, "UID", values::uid);
-    let gid = from_environment(given, "GID", values::gid)?;
+    let uid = from_environment(args, "UID", values::uid);
+    let gid = from_environment(args, "GID", values::gid)?;
     Some(Identity {
         uid: uid?,
         gid,
@@ -518,31 +548,31 @@ fn identity(given: &Given<'_>) -> Option<Identity> {
 }
 
 fn from_environment<T, E: std::fmt::Display>(
-    given: &Given<'_>,
+    args: &Args<'_>,
     name: &str,
     reader: impl Fn(&OsStr) -> Result<T, E>,
 ) -> Option<T> {
     let Some(value) = env::var_os(name) else {
-        given.refuse(format!(
+        args.refuse(format!(
             "--drop-privileges (-U) takes the id from ${name}, which is not set"
         ));
         return None;
     };
     let refuse = |why| {
         let value = value.display();
-        given.refuse(format!(
+        args.refuse(format!(
             "invalid value '{value}' of ${name} for --drop-privileges (-U): {why}"
         ));
     };
     reader(&value).map_err(refuse).ok()
 }
 
-fn root(given: &Given<'_>) -> Option<PathBuf> {
-    let drops = given.flag("drop-privileges");
-    if given.has("chroot") {
-        let root = given.read("chroot", values::path);
-        if !drops && !given.has("user") {
-            given.refuse(
+fn root(args: &Args<'_>) -> Option<PathBuf> {
+    let drops = args.flag("drop-privileges");
+    if args.has("chroot") {
+        let root = args.read("chroot", values::path);
+        if !drops && !args.has("user") {
+            args.refuse(
                 "--chroot needs --user or --drop-privileges: root can leave any root directory",
             );
         }
@@ -550,33 +580,33 @@ fn root(given: &Given<'_>) -> Option<PathBuf> {
     }
     let root = env::var_os("ROOT").filter(|_| drops)?;
     if root.is_empty() {
-        given.refuse("$ROOT for --drop-privileges (-U) is empty; unset it, or name a directory");
+        args.refuse("$ROOT for --drop-privileges (-U) is empty; unset it, or name a directory");
         return None;
     }
     Some(PathBuf::from(root))
 }
 
-fn surroundings(given: &Given<'_>) -> Surroundings {
+fn surroundings(args: &Args<'_>) -> Surroundings {
     let mut limits: Vec<crate::config::Limit> = Vec::new();
-    for (_, value) in given.each("limit") {
-        if let Some(limit) = given.value("limit", value, values::limit) {
+    for (_, value) in args.each("limit") {
+        if let Some(limit) = args.value("limit", value, values::limit) {
             limits.retain(|earlier| earlier.name != limit.name);
             limits.push(limit);
         }
     }
-    let serves = given.listens();
+    let serves = args.listens();
     let variable = |value: &OsStr| values::variable(value, serves);
     Surroundings {
         limits,
-        environment: given
+        environment: args
             .each("env")
-            .filter_map(|(_, value)| given.value("env", value, variable))
+            .filter_map(|(_, value)| args.value("env", value, variable))
             .collect(),
-        directory: given
+        directory: args
             .read("chdir", values::path)
-            .and_then(|path| given.c_string(path.into_os_string())),
-        umask: given.read("umask", values::mode),
-        nice: given.read("nice", values::nice),
-        no_new_privileges: given.flag("no-new-privs"),
+            .and_then(|path| args.c_string(path.into_os_string())),
+        umask: args.read("umask", values::mode),
+        nice: args.read("nice", values::nice),
+        no_new_privileges: args.flag("no-new-privs"),
     }
 }

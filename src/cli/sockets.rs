@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::time::Duration;
 
 use super::values::{Why, amount, duration, parsed, positive};
-use super::{Given, spelt};
+use super::{Args, spelt};
 use crate::config::{Probes, Scope, SocketOption, Style, decimal, is_interface};
 
 /// Which kinds of listeners were asked for, readable or not.
@@ -13,7 +13,7 @@ pub(super) struct Kinds {
     pub(super) udp: bool,
     pub(super) unix_datagram: bool,
     /// Of a kind that shows when they are handed over.
-    pub(super) given: bool,
+    pub(super) args: bool,
 }
 
 impl Kinds {
@@ -22,49 +22,41 @@ impl Kinds {
         self.tcp && has(true, Style::Stream)
             || self.udp && has(true, Style::Datagram)
             || self.unix_datagram && has(false, Style::Datagram)
-            || self.given && scope != Scope::Unbound
+            || self.args && scope != Scope::Unbound
     }
 }
 
 /// All that were given, in the order in which they are set.
-pub(super) fn options(given: &Given<'_>, kinds: &Kinds) -> Vec<SocketOption> {
-    let flag = |option: SocketOption| Some(option).filter(|it| given.flag(it.name()));
-    let keepalive = match given.read("keepalive", probes) {
+pub(super) fn options(args: &Args<'_>, kinds: &Kinds) -> Vec<SocketOption> {
+    let flag = |option: SocketOption| Some(option).filter(|it| args.flag(it.name()));
+    let keepalive = match args.read("keepalive", probes) {
         // Without a value, or with one that can't be read.
-        None => given.has("keepalive").then_some(None),
+        None => args.has("keepalive").then_some(None),
         probes => Some(probes),
     };
     let options = [
         flag(SocketOption::NoDelay),
         keepalive.map(SocketOption::KeepAlive),
-        given
-            .read("user-timeout", user_timeout)
+        args.read("user-timeout", user_timeout)
             .map(SocketOption::UserTimeout),
-        given
-            .read("defer-accept", defer_accept)
+        args.read("defer-accept", defer_accept)
             .map(SocketOption::DeferAccept),
-        given
-            .read("fast-open", positive)
-            .map(SocketOption::FastOpen),
+        args.read("fast-open", positive).map(SocketOption::FastOpen),
         flag(SocketOption::ReusePort),
         flag(SocketOption::FreeBind),
-        given.read("device", interface).map(SocketOption::Device),
-        given
-            .read("tos", type_of_service)
+        args.read("device", interface).map(SocketOption::Device),
+        args.read("tos", type_of_service)
             .map(SocketOption::TypeOfService),
-        given.read("mark", mark).map(SocketOption::Mark),
-        given
-            .read("send-buffer", size)
-            .map(SocketOption::SendBuffer),
-        given
-            .read("receive-buffer", size)
+        args.read("mark", mark).map(SocketOption::Mark),
+        args.read("send-buffer", size).map(SocketOption::SendBuffer),
+        args.read("receive-buffer", size)
             .map(SocketOption::ReceiveBuffer),
     ];
     let mut groups = Vec::new();
-    for (_, value) in given.each("multicast") {
-        let group = given.value("multicast", value, parsed);
+    for (_, value) in args.each("multicast") {
+        let group = args.value("multicast", value, parsed);
         if group.is_some() && groups.contains(&group) {
-            given.refuse(format!("{} is given twice", spelt("multicast", value)));
+            args.refuse(format!("{} is given twice", spelt("multicast", value)));
         }
         groups.push(group);
     }
@@ -74,7 +66,7 @@ pub(super) fn options(given: &Given<'_>, kinds: &Kinds) -> Vec<SocketOption> {
         if *option == SocketOption::NoDelay || kinds.have(option.scope()) {
             return true;
         }
-        given.refuse(format!(
+        args.refuse(format!(
             "--{} has no use without {}",
             option.name(),
             match option.scope() {

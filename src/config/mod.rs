@@ -4,14 +4,19 @@
 pub(crate) mod accounts;
 mod address;
 mod admission;
+mod bound_address;
 mod duration;
 mod escapes;
 mod log_target;
+mod peer;
 mod prefix;
+pub mod proxy_header;
 mod rate;
 mod rule;
 pub mod rule_file;
+mod service_id;
 mod socket_option;
+mod source;
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
@@ -27,13 +32,18 @@ use crate::sys::child::Resource;
 
 pub use address::{Host, InetAddress, Port, UnixAddress};
 pub use admission::{Admission, AtLimit, Proxies, SourcePrefix};
+pub use bound_address::{BoundAddress, ListenerName};
+pub(crate) use bound_address::{plain, scoped};
 pub use duration::Span;
 pub use escapes::{quoted, unescape};
 pub use log_target::{Level, LogTarget};
+pub use peer::{Datagram, Peer, Proxied};
 pub use prefix::Prefix;
 pub use rate::Rate;
-pub use rule::{Id, Names, Rule, RulePlace, Trusted, Who, look_up};
+pub use rule::{Id, Names, Rule, RuleLocation, Trusted, Who, look_up};
+pub use service_id::ServiceId;
 pub use socket_option::{Group, Probes, Scope, SocketOption, is_interface};
+pub use source::Source;
 
 /// Why a text can't be read as what it is to be: a clause that goes on after "invalid
 /// value".
@@ -148,6 +158,8 @@ pub enum Account {
 /// A program and the sockets that it serves.
 #[derive(Debug)]
 pub struct Service {
+    /// Its name in messages and in the state of an upgrade.
+    pub name: String,
     /// The sockets, in the order in which they were asked for; none for a program that is
     /// only run.
     pub listeners: Vec<Listen>,
@@ -164,7 +176,7 @@ pub struct Service {
     /// What else is asked of clients.
     pub admission: Admission,
     /// Whether its handlers are started before their clients come, and how.
-    pub ahead: Option<Ahead>,
+    pub prestart: Option<Prestart>,
     /// The surroundings that a handler starts in.
     pub surroundings: Surroundings,
 }
@@ -207,15 +219,15 @@ pub enum Endpoint {
     },
     /// Nowhere: somebody else has made it and handed it to this process. Of what kind it is,
     /// the socket itself says.
-    Given {
+    Inherited {
         /// How it was handed over.
-        by: Giver,
+        by: SocketSource,
     },
 }
 
 /// How sockets were handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Giver {
+pub enum SocketSource {
     /// Under this number.
     Number(i32),
     /// As many as there are, as sd_listen_fds(3) has it.
@@ -227,7 +239,7 @@ impl Endpoint {
     pub fn style(&self) -> Option<Style> {
         match self {
             Self::Inet { style, .. } | Self::Unix { style, .. } => Some(*style),
-            Self::Given { .. } => None,
+            Self::Inherited { .. } => None,
         }
     }
 
@@ -269,7 +281,7 @@ pub enum DatagramMode {
 
 /// How handlers of connections are started before their clients come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ahead {
+pub enum Prestart {
     /// So many processes at most stand ready, each for one connection.
     Warm(NonZeroUsize),
     /// One stands ready, and each connection has a copy of it.
@@ -279,7 +291,7 @@ pub enum Ahead {
     },
 }
 
-impl Ahead {
+impl Prestart {
     /// The option that asks for it, for messages.
     pub fn option(self) -> &'static str {
         match self {

@@ -28,19 +28,19 @@ pub struct Rule {
     /// What those who are refused by it, or by its limits, are told.
     pub message: Option<Vec<u8>>,
     /// Where it was read.
-    pub place: RulePlace,
+    pub location: RuleLocation,
 }
 
 /// Where a rule was read, for messages.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum RulePlace {
+pub enum RuleLocation {
     /// An option as it was given: `--deny 192.0.2.0/24`.
     Option(String),
     /// A line of the file, the first being 1.
     Line(usize),
 }
 
-impl fmt::Display for RulePlace {
+impl fmt::Display for RuleLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Option(option) => f.write_str(option),
@@ -99,12 +99,12 @@ impl Rule {
     /// The rule of `--allow` or `--deny`, which has a source and nothing else.
     pub fn option(allow: bool, source: &OsStr, names: Names<'_>) -> Result<Self, Refused> {
         let option = if allow { "--allow" } else { "--deny" };
-        let place = RulePlace::Option(format!("{option} {}", source.display()));
-        Ok(Self::new(allow, Who::parse(source, names)?, place))
+        let location = RuleLocation::Option(format!("{option} {}", source.display()));
+        Ok(Self::new(allow, Who::parse(source, names)?, location))
     }
 
     /// A rule with neither limits nor changes.
-    pub fn new(allow: bool, who: Who, place: RulePlace) -> Self {
+    pub fn new(allow: bool, who: Who, location: RuleLocation) -> Self {
         Self {
             allow,
             who,
@@ -112,7 +112,7 @@ impl Rule {
             rate: None,
             environment: Vec::new(),
             message: None,
-            place,
+            location,
         }
     }
 

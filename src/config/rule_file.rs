@@ -11,7 +11,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use super::escapes::escaped;
 use super::rule::Names;
-use super::{Prefix, Refused, Rule, RulePlace, Who, decimal, is_reserved_variable};
+use super::{Prefix, Refused, Rule, RuleLocation, Who, decimal, is_reserved_variable};
 
 /// How many faults of one text are told: a file of something else has one in each line.
 const MOST_FAULTS: usize = 20;
@@ -155,7 +155,7 @@ fn rule(number: usize, line: &[u8], names: Names<'_>) -> Result<Option<Rule>, (u
         );
     };
     let who = Who::parse(source.as_os_str(), names).map_err(|why| (source.at, why))?;
-    let mut rule = Rule::new(allow, who, RulePlace::Line(number));
+    let mut rule = Rule::new(allow, who, RuleLocation::Line(number));
     while let Some(word) = words.next() {
         let key = word
             .assignment()
@@ -280,9 +280,9 @@ deny all"#;
         let lines: Vec<_> = rules(text.as_bytes(), &nobody)
             .unwrap()
             .into_iter()
-            .map(|rule| rule.place)
+            .map(|rule| rule.location)
             .collect();
-        assert_eq!(lines, [3, 4, 5, 6, 7, 8, 9, 10].map(RulePlace::Line));
+        assert_eq!(lines, [3, 4, 5, 6, 7, 8, 9, 10].map(RuleLocation::Line));
         assert!(read("\n \t\r\n# nothing\n").is_empty());
     }
 
@@ -387,7 +387,7 @@ deny all"#;
             prop::option::of(prop::collection::vec(any::<u8>(), 1..9)),
         )
             .prop_map(|(allow, who, max, rate, environment, message)| {
-                let mut rule = Rule::new(allow, who, RulePlace::Line(1));
+                let mut rule = Rule::new(allow, who, RuleLocation::Line(1));
                 rule.message = message;
                 if allow {
                     rule.max = max.and_then(NonZeroUsize::new);

@@ -12,9 +12,11 @@ use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::SockaddrStorage;
 use socket2::{Domain, Socket, Type};
 
-use super::listener::{Named, Place, Resolved, cannot_bind, cannot_listen, open};
+use super::listener::{Resolved, cannot_bind, cannot_listen, open};
 use super::{multicast, options, unix};
-use crate::config::{Endpoint, Listen, SocketOption, Style, UnixAddress};
+use crate::config::{
+    BoundAddress, Endpoint, Listen, ListenerName, SocketOption, Style, UnixAddress,
+};
 use crate::error::Error;
 use crate::sys::names::kernel_parameter;
 use crate::sys::process::{Capability, has_capability};
@@ -31,7 +33,7 @@ pub fn check(wanted: &Resolved<'_>) -> Result<Vec<String>, Error> {
     {
         notes.extend(unix::check(&listen.option, path, *owner)?);
     }
-    if let Endpoint::Given { .. } = listen.endpoint {
+    if let Endpoint::Inherited { .. } = listen.endpoint {
         notes.push(format!(
             "{}: what is handed over at the start can't be looked at before",
             listen.option
@@ -69,11 +71,11 @@ fn try_options(listen: &Listen, address: SocketAddr, style: Style) -> Result<(),
     let Ok(socket) = open(address, style) else {
         return Ok(());
     };
-    let place = Place::Inet(address);
+    let bound_address = BoundAddress::Inet(address);
     // A group would be joined for a moment, which the network hears of.
     let tried = |option: &&SocketOption| !matches!(option, SocketOption::Multicast(_));
     let tried: Vec<_> = listen.options.iter().filter(tried).cloned().collect();
-    options::set(&socket, &tried, &Named(style, &place))
+    options::set(&socket, &tried, &ListenerName(style, &bound_address))
 }
 
 /// The groups that can't be joined, as far as that shows.
@@ -118,10 +120,10 @@ fn is_missing(address: IpAddr) -> bool {
     if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
         return false;
     }
-    let plain = |given: Option<SockaddrStorage>| {
-        let given = given?;
-        let v4 = given.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()));
-        v4.or_else(|| given.as_sockaddr_in6().map(|it| IpAddr::V6(it.ip())))
+    let plain = |inherited: Option<SockaddrStorage>| {
+        let inherited = inherited?;
+        let v4 = inherited.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()));
+        v4.or_else(|| inherited.as_sockaddr_in6().map(|it| IpAddr::V6(it.ip())))
     };
     let has = |interface: InterfaceAddress| {
         let (own, mask) = (plain(interface.address), plain(interface.netmask));
@@ -158,7 +160,10 @@ pub fn clashes(wanted: &[Resolved<'_>], style: Style) -> Vec<Error> {
         if clashes {
             found.push(match style.has_connections() {
                 // TCP sockets can be bound to the same port, until one listens.
-                true => cannot_listen(Named(style, &Place::Inet(*address)), &reason()),
+                true => cannot_listen(
+                    ListenerName(style, &BoundAddress::Inet(*address)),
+                    &reason(),
+                ),
                 false => cannot_bind(listen, Some(*address), &reason()),
             });
         }
@@ -180,12 +185,17 @@ impl Resolved<'_> {
         let Some(style) = self.listen.endpoint.style() else {
             return Vec::new();
         };
-        let place = match &self.listen.endpoint {
-            Endpoint::Unix { address, .. } => vec![Place::Unix(address.clone())],
-            Endpoint::Given { .. } => Vec::new(),
-            Endpoint::Inet { .. } => self.addresses.iter().copied().map(Place::Inet).collect(),
+        let bound_address = match &self.listen.endpoint {
+            Endpoint::Unix { address, .. } => vec![BoundAddress::Unix(address.clone())],
+            Endpoint::Inherited { .. } => Vec::new(),
+            Endpoint::Inet { .. } => self
+                .addresses
+                .iter()
+                .copied()
+                .map(BoundAddress::Inet)
+                .collect(),
         };
-        let name = |place: &Place| Named(style, place).to_string();
-        place.iter().map(name).collect()
+        let name = |bound_address: &BoundAddress| ListenerName(style, bound_address).to_string();
+        bound_address.iter().map(name).collect()
     }
 }

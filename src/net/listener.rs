@@ -12,18 +12,20 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::given::{Handed, Nature};
+use super::inherited::{Handed, Nature};
 use super::multicast;
 use super::options;
-use super::peer::{Peer, scoped};
+use super::peer;
 use super::resolve::resolve;
 use super::unix::{self, SocketFile};
-use crate::config::{Endpoint, Listen, SocketOption, Style, UnixAddress};
+use crate::config::{
+    BoundAddress, Endpoint, Listen, ListenerName, Peer, SocketOption, Style, UnixAddress, scoped,
+};
 use crate::error::{Error, Reason};
 use crate::report::{self, Event};
 use crate::sys::backlog::Backlog;
 use crate::sys::datagrams;
-use crate::sys::descriptors::{self, HandOver};
+use crate::sys::descriptors::{self, SavedDescriptors};
 use crate::sys::sockets;
 
 /// A bound socket.
@@ -34,10 +36,10 @@ pub struct Listener {
     file: Option<SocketFile>,
     socket: Socket,
     style: Style,
-    place: Place,
+    bound_address: BoundAddress,
     backlog: Option<i32>,
     /// What was found of a socket that somebody else has made.
-    given: Option<Given>,
+    inherited: Option<Inherited>,
     /// Whether its port was left to the kernel, and is to be printed. Of several sockets of
     /// one option, the first says so.
     announce: bool,
@@ -45,7 +47,7 @@ pub struct Listener {
 }
 
 #[derive(Debug)]
-struct Given {
+struct Inherited {
     /// What the giver calls it.
     name: Option<String>,
     listens: bool,
@@ -55,28 +57,19 @@ struct Given {
     early: AtomicU32,
 }
 
-/// Where a listener is.
-#[derive(Clone, Debug)]
-pub enum Place {
-    /// An address and port.
-    Inet(SocketAddr),
-    /// A path or name.
-    Unix(UnixAddress),
-}
-
 /// A listener for another image of this process.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct HandedListener {
+pub struct SavedListener {
     socket: i32,
     style: Style,
-    place: HandedPlace,
+    bound_address: SavedAddress,
     /// Whether somebody else has made it.
-    given: bool,
+    inherited: bool,
 }
 
 /// A path, or an abstract name, as bytes: they needn't be text.
 #[derive(Debug, Serialize, Deserialize)]
-enum HandedPlace {
+enum SavedAddress {
     Inet(SocketAddr),
     Path(OsString),
     Abstract(Vec<u8>),
@@ -94,7 +87,7 @@ impl<'a> Resolved<'a> {
     pub fn of(listen: &'a Listen) -> Result<Self, Error> {
         let addresses = match &listen.endpoint {
             Endpoint::Inet { host, port, .. } => resolve(&listen.option, host, *port)?,
-            Endpoint::Unix { .. } | Endpoint::Given { .. } => Vec::new(),
+            Endpoint::Unix { .. } | Endpoint::Inherited { .. } => Vec::new(),
         };
         Ok(Self { listen, addresses })
     }
@@ -107,13 +100,13 @@ pub fn resolve_all(wanted: &[Listen]) -> Result<Vec<Resolved<'_>>, Error> {
 
 /// Binds everything, or nothing: what was bound before a failure is let go and removed. What
 /// was handed over takes its place in the order of the command line.
-pub fn bind_all(wanted: &[Resolved<'_>], mut handed: Vec<Handed>) -> Result<Vec<Listener>, Error> {
+pub fn bind_all(wanted: &[Resolved<'_>], mut saved: Vec<Handed>) -> Result<Vec<Listener>, Error> {
     let mut listeners = Vec::new();
     for Resolved { listen, addresses } in wanted {
         match &listen.endpoint {
-            Endpoint::Given { by } => {
-                let these = handed.extract_if(.., |handed| handed.by == *by);
-                listeners.extend(these.map(|handed| handed.listener));
+            Endpoint::Inherited { by } => {
+                let these = saved.extract_if(.., |saved| saved.by == *by);
+                listeners.extend(these.map(|saved| saved.listener));
             }
             Endpoint::Inet { style, .. } => {
                 listeners.extend(bind_inet(listen, addresses, *style)?);
@@ -126,8 +119,12 @@ pub fn bind_all(wanted: &[Resolved<'_>], mut handed: Vec<Handed>) -> Result<Vec<
             } => {
                 let socket = Socket::new(Domain::UNIX, kind(*style), None)
                     .map_err(|reason| unusable(listen, &reason))?;
-                let place = Place::Unix(address.clone());
-                options::set(&socket, &listen.options, &Named(*style, &place))?;
+                let bound_address = BoundAddress::Unix(address.clone());
+                options::set(
+                    &socket,
+                    &listen.options,
+                    &ListenerName(*style, &bound_address),
+                )?;
                 let file = match address {
                     UnixAddress::Path(path) => {
                         Some(unix::bind(&listen.option, &socket, path, *mode, *owner)?)
@@ -138,12 +135,19 @@ pub fn bind_all(wanted: &[Resolved<'_>], mut handed: Vec<Handed>) -> Result<Vec<
                         None
                     }
                 };
-                listeners.push(Listener::new(listen, socket, *style, place, file, false));
+                listeners.push(Listener::new(
+                    listen,
+                    socket,
+                    *style,
+                    bound_address,
+                    file,
+                    false,
+                ));
             }
         }
     }
-    let udp = |listener: &Listener| match listener.place {
-        Place::Inet(address) if listener.style == Style::Datagram => Some(address),
+    let udp = |listener: &Listener| match listener.bound_address {
+        BoundAddress::Inet(address) if listener.style == Style::Datagram => Some(address),
         _ => None,
     };
     let udp: Vec<_> = listeners.iter().filter_map(udp).collect();
@@ -197,9 +201,9 @@ fn bind_addresses(
             (errno, cannot_bind(listen, Some(address), &reason))
         };
         let opened = open(address, style).map_err(failed).and_then(|socket| {
-            let place = Place::Inet(address);
+            let bound_address = BoundAddress::Inet(address);
             let set = |options: &[SocketOption]| {
-                options::set(&socket, options, &Named(style, &place))
+                options::set(&socket, options, &ListenerName(style, &bound_address))
                     // Nothing that another address or port would mend.
                     .map_err(|error| (Errno::UnknownErrno, error))
             };
@@ -219,8 +223,15 @@ fn bind_addresses(
         };
         let announce = addresses[0].port() == 0 && chosen_port.is_none();
         chosen_port = Some(address.port());
-        let place = Place::Inet(address);
-        bound.push(Listener::new(listen, socket, style, place, None, announce));
+        let bound_address = BoundAddress::Inet(address);
+        bound.push(Listener::new(
+            listen,
+            socket,
+            style,
+            bound_address,
+            None,
+            announce,
+        ));
     }
     if bound.is_empty() {
         return match passed_over.into_iter().next() {
@@ -232,8 +243,9 @@ fn bind_addresses(
         };
     }
     for (address, errno, _) in passed_over {
-        let socket = Named(style, &Place::Inet(address));
-        report::event(Event::PassedOver(&socket, &errno.desc()));
+        let bound_address = BoundAddress::Inet(address);
+        let listener = ListenerName(style, &bound_address);
+        report::event(Event::PassedOver(listener, errno));
     }
     Ok(bound)
 }
@@ -286,8 +298,8 @@ pub(super) fn cannot_bind(
     reason: &io::Error,
 ) -> Error {
     let option = &listen.option;
-    let place = address
-        .map(|address| format!(" {}", Place::Inet(address)))
+    let bound_address = address
+        .map(|address| format!(" {}", BoundAddress::Inet(address)))
         .unwrap_or_default();
     let hint = match reason.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EADDRINUSE) if address.is_some() => {
@@ -299,7 +311,7 @@ pub(super) fn cannot_bind(
         _ => "",
     };
     Error::Start(format!(
-        "{option}: can't bind{place}: {}{hint}",
+        "{option}: can't bind{bound_address}: {}{hint}",
         reason.reason()
     ))
 }
@@ -321,24 +333,24 @@ impl Listener {
         listen: &Listen,
         socket: Socket,
         style: Style,
-        place: Place,
+        bound_address: BoundAddress,
         file: Option<SocketFile>,
         announce: bool,
     ) -> Self {
         Self {
-            variables: variables(style, &place),
+            variables: variables(style, &bound_address),
             file,
             socket,
             style,
-            place,
+            bound_address,
             backlog: listen.backlog,
-            given: None,
+            inherited: None,
             announce,
         }
     }
 
     /// A socket that somebody else has made. If it has a file, that isn't ours to remove.
-    pub(super) fn given(
+    pub(super) fn inherited(
         listen: &Listen,
         socket: Socket,
         nature: Nature,
@@ -346,50 +358,56 @@ impl Listener {
     ) -> Self {
         let Nature {
             style,
-            place,
+            bound_address,
             listens,
         } = nature;
-        let given = Given {
+        let inherited = Inherited {
             name,
             listens,
-            options: options::for_bound(&listen.options, style, matches!(place, Place::Inet(_))),
+            options: options::for_bound(
+                &listen.options,
+                style,
+                matches!(bound_address, BoundAddress::Inet(_)),
+            ),
             early: AtomicU32::new(0),
         };
         Self {
-            given: Some(given),
-            ..Self::new(listen, socket, style, place, None, false)
+            inherited: Some(inherited),
+            ..Self::new(listen, socket, style, bound_address, None, false)
         }
     }
 
     /// Lets the next image of this process have it; its file is handed over by itself.
-    pub fn hand_over(&self, to: &mut HandOver) -> Result<HandedListener, Errno> {
-        Ok(HandedListener {
+    pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedListener, Errno> {
+        Ok(SavedListener {
             socket: to.pass(&self.socket)?,
             style: self.style,
-            given: self.given.is_some(),
-            place: match &self.place {
-                Place::Inet(address) => HandedPlace::Inet(*address),
-                Place::Unix(UnixAddress::Path(path)) => HandedPlace::Path(path.into()),
-                Place::Unix(UnixAddress::Abstract(name)) => HandedPlace::Abstract(name.clone()),
+            inherited: self.inherited.is_some(),
+            bound_address: match &self.bound_address {
+                BoundAddress::Inet(address) => SavedAddress::Inet(*address),
+                BoundAddress::Unix(UnixAddress::Path(path)) => SavedAddress::Path(path.into()),
+                BoundAddress::Unix(UnixAddress::Abstract(name)) => {
+                    SavedAddress::Abstract(name.clone())
+                }
             },
         })
     }
 
     /// What an earlier image had, which listens already.
-    pub fn resume(handed: HandedListener) -> Result<Self, Errno> {
-        let place = match handed.place {
-            HandedPlace::Inet(address) => Place::Inet(address),
-            HandedPlace::Path(path) => Place::Unix(UnixAddress::Path(path.into())),
-            HandedPlace::Abstract(name) => Place::Unix(UnixAddress::Abstract(name)),
+    pub fn restore(saved: SavedListener) -> Result<Self, Errno> {
+        let bound_address = match saved.bound_address {
+            SavedAddress::Inet(address) => BoundAddress::Inet(address),
+            SavedAddress::Path(path) => BoundAddress::Unix(UnixAddress::Path(path.into())),
+            SavedAddress::Abstract(name) => BoundAddress::Unix(UnixAddress::Abstract(name)),
         };
         Ok(Self {
             file: None,
-            socket: descriptors::claim(handed.socket)?.into(),
-            style: handed.style,
-            variables: variables(handed.style, &place),
-            place,
+            socket: descriptors::claim(saved.socket)?.into(),
+            style: saved.style,
+            variables: variables(saved.style, &bound_address),
+            bound_address,
             backlog: None,
-            given: handed.given.then_some(Given {
+            inherited: saved.inherited.then_some(Inherited {
                 name: None,
                 listens: true,
                 options: Vec::new(),
@@ -407,17 +425,17 @@ impl Listener {
     /// Starts to listen, where the style has that (listen(2)).
     pub fn listen(&self) -> Result<(), Error> {
         let mut listens = false;
-        if let Some(given) = &self.given {
-            listens = given.listens;
+        if let Some(inherited) = &self.inherited {
+            listens = inherited.listens;
             options::set(
                 &self.socket,
-                &given.options,
-                &Named(self.style, &self.place),
+                &inherited.options,
+                &ListenerName(self.style, &self.bound_address),
             )?;
-            if listens && !given.options.is_empty() {
+            if listens && !inherited.options.is_empty() {
                 // All, where the kernel doesn't say how many.
                 let early = Backlog::default().length(&self.socket);
-                given
+                inherited
                     .early
                     .store(early.unwrap_or(u32::MAX), Ordering::Relaxed);
             }
@@ -437,26 +455,34 @@ impl Listener {
 
     /// The port to be printed, if the kernel chose it.
     pub fn announced_port(&self) -> Option<u16> {
-        match self.place {
-            Place::Inet(address) if self.announce => Some(address.port()),
+        match self.bound_address {
+            BoundAddress::Inet(address) if self.announce => Some(address.port()),
             _ => None,
         }
     }
 
     /// Where it is bound.
-    pub fn place(&self) -> &Place {
-        &self.place
+    pub fn bound_address(&self) -> &BoundAddress {
+        &self.bound_address
+    }
+
+    /// Returns its name in messages.
+    pub fn listener_name(&self) -> ListenerName<'_> {
+        ListenerName(self.style, &self.bound_address)
     }
 
     /// A name for it where sockets are handed on: the one that it was given, or its kind.
     pub fn name(&self) -> &str {
-        let given = self.given.as_ref().and_then(|given| given.name.as_deref());
-        given.unwrap_or(match (self.style, &self.place) {
-            (Style::Datagram, Place::Inet(_)) => "udp",
-            (_, Place::Inet(_)) => "tcp",
-            (Style::Stream, Place::Unix(_)) => "unix-stream",
-            (Style::Seqpacket, Place::Unix(_)) => "unix-seqpacket",
-            (Style::Datagram, Place::Unix(_)) => "unix-dgram",
+        let inherited = self
+            .inherited
+            .as_ref()
+            .and_then(|inherited| inherited.name.as_deref());
+        inherited.unwrap_or(match (self.style, &self.bound_address) {
+            (Style::Datagram, BoundAddress::Inet(_)) => "udp",
+            (_, BoundAddress::Inet(_)) => "tcp",
+            (Style::Stream, BoundAddress::Unix(_)) => "unix-stream",
+            (Style::Seqpacket, BoundAddress::Unix(_)) => "unix-seqpacket",
+            (Style::Datagram, BoundAddress::Unix(_)) => "unix-dgram",
         })
     }
 
@@ -486,14 +512,14 @@ impl Listener {
             }
             reason
         })?;
-        if let Some(given) = &self.given
-            && given.takes_early()
+        if let Some(inherited) = &self.inherited
+            && inherited.takes_early()
         {
-            options::set_on_connection(&connection, &given.options);
+            options::set_on_connection(&connection, &inherited.options);
         }
-        let peer = match (&self.place, address.as_socket()) {
-            (Place::Inet(local), Some(remote)) => Peer::tcp(&connection, *local, remote),
-            _ => Peer::unix_stream(&connection),
+        let peer = match (&self.bound_address, address.as_socket()) {
+            (BoundAddress::Inet(local), Some(remote)) => peer::tcp(&connection, *local, remote),
+            _ => peer::unix_stream(&connection),
         };
         Ok((connection, peer))
     }
@@ -502,36 +528,35 @@ impl Listener {
     /// socket says no more than that nobody waits, and looks readable for ever; TCP says EINVAL.
     /// One more system call where nobody waits, but only for a socket that others have too.
     fn is_useless(&self, reason: &io::Error) -> bool {
-        self.given.is_some()
+        self.inherited.is_some()
             && reason.kind() == io::ErrorKind::WouldBlock
-            && matches!(self.place, Place::Unix(_))
+            && matches!(self.bound_address, BoundAddress::Unix(_))
             && sockets::is_shut_down(&self.socket)
     }
 
     /// Has the socket say of datagrams that skd receives where they were sent to; each client may
     /// have its own handler, if the socket has clients with addresses of their own.
     pub fn prepare_to_receive(&self, per_peer: bool) -> Result<(), Error> {
-        match &self.place {
-            Place::Inet(address) => {
-                datagrams::tell_destination(self, address.is_ipv6()).map_err(|errno| {
+        match &self.bound_address {
+            BoundAddress::Inet(address) => datagrams::tell_destination(self, address.is_ipv6())
+                .map_err(|errno| {
                     Error::start(
                         format!("{self} can't say where datagrams are sent to"),
                         errno,
                     )
-                })
-            }
-            Place::Unix(_) if per_peer => Err(Error::Start(format!(
+                }),
+            BoundAddress::Unix(_) if per_peer => Err(Error::Start(format!(
                 "--datagram-mode per-peer can't serve {self}: its clients mostly have no address to \
                  know them by; per-packet can"
             ))),
-            Place::Unix(_) => Ok(()),
+            BoundAddress::Unix(_) => Ok(()),
         }
     }
 
     /// Who a datagram's sender is.
     pub fn sender(&self, address: Option<SocketAddr>) -> Peer {
-        match (&self.place, address) {
-            (Place::Inet(_), Some(remote)) => Peer::udp(remote),
+        match (&self.bound_address, address) {
+            (BoundAddress::Inet(_), Some(remote)) => Peer::udp(remote),
             _ => Peer::LocalDatagram,
         }
     }
@@ -541,12 +566,12 @@ impl Listener {
     /// can be had; and not for a socket that another process listens on as well.
     pub fn refuse(&self) {
         // Whoever gave it may want it again.
-        if self.given.is_some() {
+        if self.inherited.is_some() {
             return;
         }
-        let _ = match self.place {
-            Place::Inet(_) => sockets::ignore_new(&self.socket),
-            Place::Unix(_) => self.socket.shutdown(Shutdown::Read),
+        let _ = match self.bound_address {
+            BoundAddress::Inet(_) => sockets::ignore_new(&self.socket),
+            BoundAddress::Unix(_) => self.socket.shutdown(Shutdown::Read),
         };
     }
 
@@ -563,7 +588,7 @@ impl Listener {
     }
 }
 
-impl Given {
+impl Inherited {
     /// Whether the connection just accepted is one of the early ones.
     fn takes_early(&self) -> bool {
         let one_less = |early: u32| early.checked_sub(1);
@@ -584,51 +609,26 @@ impl AsFd for Listener {
 
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Named(self.style, &self.place).fmt(f)
-    }
-}
-
-/// What a listener is called.
-pub(super) struct Named<'a>(pub(super) Style, pub(super) &'a Place);
-
-impl fmt::Display for Named<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let protocol = match (self.0, self.1) {
-            (Style::Datagram, Place::Inet(_)) => "UDP",
-            (_, Place::Inet(_)) => "TCP",
-            (Style::Stream, Place::Unix(_)) => "unix stream",
-            (Style::Seqpacket, Place::Unix(_)) => "unix seqpacket",
-            (Style::Datagram, Place::Unix(_)) => "unix datagram",
-        };
-        write!(f, "{protocol} {}", self.1)
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Inet(address) => write!(f, "[{}]:{}", scoped(*address), address.port()),
-            Self::Unix(address) => address.fmt(f),
-        }
+        self.listener_name().fmt(f)
     }
 }
 
 /// The part of a handler's environment that is the same for all clients, written once.
-fn variables(style: Style, place: &Place) -> Vec<CString> {
+fn variables(style: Style, bound_address: &BoundAddress) -> Vec<CString> {
     let mut lines = Vec::new();
-    match (style, place) {
-        (Style::Datagram, Place::Inet(address)) => {
+    match (style, bound_address) {
+        (Style::Datagram, BoundAddress::Inet(address)) => {
             lines.push(b"PROTO=UDP".to_vec());
             lines.push(format!("UDPLOCALPORT={}", address.port()).into_bytes());
         }
-        (_, Place::Inet(address)) => {
+        (_, BoundAddress::Inet(address)) => {
             lines.push(b"PROTO=TCP".to_vec());
             if !address.ip().is_unspecified() {
                 lines.push(format!("TCPLOCALIP={}", scoped(*address)).into_bytes());
             }
             lines.push(format!("TCPLOCALPORT={}", address.port()).into_bytes());
         }
-        (style, Place::Unix(address)) => {
+        (style, BoundAddress::Unix(address)) => {
             lines.push(match style {
                 Style::Stream => b"PROTO=UNIX-STREAM".to_vec(),
                 Style::Seqpacket => b"PROTO=UNIX-SEQPACKET".to_vec(),

@@ -1,16 +1,17 @@
 //! Sockets: binding them, and knowing who calls.
 
 pub mod check;
-mod given;
+mod inherited;
 pub mod listener;
 mod multicast;
 mod options;
-pub mod peer;
+mod peer;
 pub mod proxy;
 mod resolve;
 mod unix;
 
-pub use given::{Handed, refuse_datagrams, refuse_seqpacket, take_over};
-pub use listener::{HandedListener, Listener, Place, Resolved, bind_all, resolve_all};
-pub use peer::Peer;
-pub use unix::{HandedFile, SocketFile};
+pub use inherited::{Handed, refuse_datagrams, refuse_seqpacket, take_over};
+pub use listener::{Listener, Resolved, SavedListener, bind_all, resolve_all};
+pub use unix::{SavedFile, SocketFile};
+
+pub use crate::config::{BoundAddress, Peer};

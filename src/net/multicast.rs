@@ -7,8 +7,7 @@ use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use socket2::{InterfaceIndexOrAddress, Socket};
 
-use super::listener::Place;
-use crate::config::{Group, SocketOption};
+use crate::config::{BoundAddress, Group, SocketOption};
 use crate::error::Error;
 
 /// Whether a socket with this address is sent what is sent to the group.
@@ -69,7 +68,7 @@ pub(super) fn unheard(group: &Group, addresses: &[SocketAddr]) -> Option<Error> 
     if addresses.iter().any(|address| hears(*address, group)) {
         return None;
     }
-    let own = Place::Inet((group.address, 5353).into());
+    let own = BoundAddress::Inet((group.address, 5353).into());
     let version = if group.address.is_ipv4() { 4 } else { 6 };
     Some(Error::Start(format!(
         "--multicast {group}: no UDP listener hears it; one on all addresses of IPv{version} does, \

@@ -7,9 +7,8 @@ use libc::{IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, SOL_SOCKET, c_int};
 use nix::errno::Errno;
 use socket2::{Domain, Socket};
 
-use super::listener::{Named, Place};
 use super::multicast;
-use crate::config::{Scope, SocketOption, Style};
+use crate::config::{BoundAddress, ListenerName, Scope, SocketOption, Style};
 use crate::error::{Error, Reason};
 use crate::sys::sockets::set_number;
 
@@ -17,12 +16,12 @@ use crate::sys::sockets::set_number;
 pub(super) fn set(
     socket: &Socket,
     options: &[SocketOption],
-    listener: &Named<'_>,
+    listener: &ListenerName<'_>,
 ) -> Result<(), Error> {
-    let Named(style, place) = *listener;
-    let inet = matches!(place, Place::Inet(_));
+    let ListenerName(style, bound_address) = *listener;
+    let inet = matches!(bound_address, BoundAddress::Inet(_));
     for option in options {
-        if option.scope().has(inet, style) && is_for(option, place) {
+        if option.scope().has(inet, style) && is_for(option, bound_address) {
             set_one(socket, option).map_err(|reason| cannot_set(option, listener, &reason))?;
         }
     }
@@ -30,9 +29,11 @@ pub(super) fn set(
 }
 
 /// Whether a socket at this place, of a kind that has the option, is meant by it.
-fn is_for(option: &SocketOption, place: &Place) -> bool {
-    match (option, place) {
-        (SocketOption::Multicast(group), Place::Inet(address)) => multicast::hears(*address, group),
+fn is_for(option: &SocketOption, bound_address: &BoundAddress) -> bool {
+    match (option, bound_address) {
+        (SocketOption::Multicast(group), BoundAddress::Inet(address)) => {
+            multicast::hears(*address, group)
+        }
         _ => true,
     }
 }
@@ -130,7 +131,7 @@ pub(super) fn changed_buffer(socket: &Socket, option: &SocketOption) -> Option<S
     })
 }
 
-fn cannot_set(option: &SocketOption, listener: &Named<'_>, reason: &io::Error) -> Error {
+fn cannot_set(option: &SocketOption, listener: &ListenerName<'_>, reason: &io::Error) -> Error {
     let name = option.name();
     let errno = reason.raw_os_error().map(Errno::from_raw);
     if let SocketOption::Multicast(group) = option {

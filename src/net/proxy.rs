@@ -6,47 +6,17 @@
 //! has to fit into the receive buffer. What doesn't fit together comes to its end by the time
 //! limit, as what never comes does.
 
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use nix::errno::Errno;
 use nix::sys::socket::MsgFlags;
 use socket2::Socket;
 
-use super::peer::plain;
-use crate::config::decimal;
+use crate::config::{decimal, plain};
 use crate::sys::sockets::{is_shut_down, receive_now};
 
-/// What a header says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Header {
-    /// The proxy calls by itself, as for a check of health, or doesn't know for whom (`LOCAL`,
-    /// `UNKNOWN`, `UNSPEC`, and datagrams, of which a stream can't be made): the client is the
-    /// proxy.
-    Own,
-    /// A client of the internet.
-    Inet {
-        /// Who called.
-        source: SocketAddr,
-        /// Whom, as far as it knew.
-        destination: SocketAddr,
-    },
-    /// A client of a unix socket of the proxy's. Its name, if it has one, is one of another
-    /// machine.
-    Unix,
-}
-
-/// Why there is no header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// What has come isn't one, for this reason.
-    Malformed(&'static str),
-    /// The connection has ended, in front of it or within.
-    Ended,
-    /// The connection has failed.
-    Failed(Errno),
-}
+pub use crate::config::proxy_header::{Fault, Header};
 
 /// What was found at the beginning of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -360,24 +330,12 @@ fn consume(connection: &Socket, mut header: &mut [u8]) -> Result<(), Fault> {
     Ok(())
 }
 
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Malformed(why) => write!(f, "no PROXY header: {why}"),
-            Self::Ended => f.write_str("it ended before its PROXY header did"),
-            Self::Failed(errno) => {
-                write!(f, "its PROXY header can't be read: {}", errno.desc())
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::io::{Read, Write};
-    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
     use std::os::unix::net::UnixStream;
     use std::time::Duration;
 

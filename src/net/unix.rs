@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::error::{Error, Reason};
-use crate::sys::descriptors::HandOver;
-use crate::sys::directory::{Entry, FileId, HandedEntry};
+use crate::sys::descriptors::SavedDescriptors;
+use crate::sys::directory::{Entry, FileId, SavedEntry};
 use crate::sys::process::{Capability, has_capability};
 
 /// The file of a bound socket. Dropping it removes the file, if it is still the one that
@@ -30,28 +30,28 @@ pub struct SocketFile {
 
 /// The same for another image of this process.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct HandedFile {
-    entry: HandedEntry,
+pub struct SavedFile {
+    entry: SavedEntry,
     device: u64,
     inode: u64,
 }
 
 impl SocketFile {
     /// Lets the next image of this process have it.
-    pub fn hand_over(&self, to: &mut HandOver) -> Result<HandedFile, Errno> {
+    pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedFile, Errno> {
         let (device, inode) = self.id.numbers();
-        Ok(HandedFile {
-            entry: self.entry.hand_over(to)?,
+        Ok(SavedFile {
+            entry: self.entry.save(to)?,
             device,
             inode,
         })
     }
 
     /// What an earlier image had. Until [`Self::own`], dropping it leaves the file.
-    pub fn resume(handed: HandedFile) -> Result<Self, Errno> {
+    pub fn restore(saved: SavedFile) -> Result<Self, Errno> {
         Ok(Self {
-            entry: Entry::resume(handed.entry)?,
-            id: FileId::of_socket(handed.device, handed.inode),
+            entry: Entry::restore(saved.entry)?,
+            id: FileId::of_socket(saved.device, saved.inode),
             borrowed: true,
         })
     }

@@ -12,8 +12,8 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 
-use crate::sys::descriptors::{self, HandOver};
-use crate::sys::directory::{Entry, FileId, HandedEntry};
+use crate::sys::descriptors::{self, SavedDescriptors};
+use crate::sys::directory::{Entry, FileId, SavedEntry};
 
 /// Where this program was started from, noted while that can be seen.
 #[derive(Debug)]
@@ -30,9 +30,9 @@ pub struct Executable {
 
 /// The same for another image of this process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct HandedExecutable {
+pub struct SavedExecutable {
     path: OsString,
-    entry: HandedEntry,
+    entry: SavedEntry,
     in_root: bool,
 }
 
@@ -85,21 +85,21 @@ impl Executable {
     }
 
     /// Lets another image of this process have it.
-    pub fn hand_over(&self, to: &mut HandOver) -> Result<HandedExecutable, Errno> {
-        Ok(HandedExecutable {
+    pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedExecutable, Errno> {
+        Ok(SavedExecutable {
             path: self.path.clone().into(),
-            entry: self.entry.hand_over(to)?,
+            entry: self.entry.save(to)?,
             in_root: self.in_root,
         })
     }
 
     /// What an earlier image had; the descriptor is of the file that is `running` now.
-    pub fn resume(handed: HandedExecutable, running: i32) -> Result<Self, Errno> {
+    pub fn restore(saved: SavedExecutable, running: i32) -> Result<Self, Errno> {
         Ok(Self {
-            path: handed.path.into(),
-            entry: Entry::resume(handed.entry)?,
+            path: saved.path.into(),
+            entry: Entry::restore(saved.entry)?,
             running: descriptors::claim(running)?,
-            in_root: handed.in_root,
+            in_root: saved.in_root,
         })
     }
 }

@@ -11,12 +11,12 @@ use nix::fcntl::OFlag;
 use nix::unistd::{AccessFlags, dup2_stderr};
 use serde::{Deserialize, Serialize};
 
-use super::relay::{HandedRelay, Relay};
+use super::relay::{Relay, SavedRelay};
 use crate::config::{Identity, LogTarget};
 use crate::error::Error;
-use crate::report::{self, Cause, Event, HandedSink, Sink};
-use crate::sys::descriptors::{self, HandOver};
-use crate::sys::directory::{Entry, FileId, HandedEntry};
+use crate::report::{self, Event, SavedSink, Sink, Trouble};
+use crate::sys::descriptors::{self, SavedDescriptors};
+use crate::sys::directory::{Entry, FileId, SavedEntry};
 
 /// The least time between two starts of the relay.
 const RELAY_PAUSE: Duration = Duration::from_secs(1);
@@ -35,16 +35,16 @@ pub struct Log {
 
 /// The same for another image of this process, whose standard error it is already.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct HandedLog {
-    target: HandedTarget,
-    sink: HandedSink,
+pub struct SavedLog {
+    target: SavedTarget,
+    sink: SavedSink,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-enum HandedTarget {
+enum SavedTarget {
     Elsewhere,
-    File(HandedEntry, i32),
-    Syslog(HandedRelay),
+    File(SavedEntry, i32),
+    Syslog(SavedRelay),
 }
 
 #[derive(Debug)]
@@ -89,38 +89,36 @@ impl Log {
     }
 
     /// Lets the next image of this process have it.
-    pub fn hand_over(&self, to: &mut HandOver) -> Result<HandedLog, Errno> {
-        Ok(HandedLog {
+    pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedLog, Errno> {
+        Ok(SavedLog {
             target: match &self.target {
-                Target::Inherited | Target::Nowhere => HandedTarget::Elsewhere,
-                Target::File(log) => {
-                    HandedTarget::File(log.entry.hand_over(to)?, to.pass(&log.file)?)
-                }
-                Target::Syslog(relay) => HandedTarget::Syslog(relay.hand_over(to)?),
+                Target::Inherited | Target::Nowhere => SavedTarget::Elsewhere,
+                Target::File(log) => SavedTarget::File(log.entry.save(to)?, to.pass(&log.file)?),
+                Target::Syslog(relay) => SavedTarget::Syslog(relay.save(to)?),
             },
-            sink: report::hand_over(to)?,
+            sink: report::save(to)?,
         })
     }
 
     /// What an earlier image had, for the log that is `wanted`; reports go there from now on.
-    pub fn resume(wanted: Option<&LogTarget>, handed: &HandedLog) -> Result<Self, Errno> {
-        let target = match (&handed.target, wanted) {
-            (HandedTarget::File(entry, file), Some(LogTarget::File { truncate, .. })) => {
+    pub fn restore(wanted: Option<&LogTarget>, saved: &SavedLog) -> Result<Self, Errno> {
+        let target = match (&saved.target, wanted) {
+            (SavedTarget::File(entry, file), Some(LogTarget::File { truncate, .. })) => {
                 Target::File(LogFile {
-                    entry: Entry::resume(entry.clone())?,
+                    entry: Entry::restore(entry.clone())?,
                     file: descriptors::claim(*file)?.into(),
                     truncate: *truncate,
                     fresh: false,
                 })
             }
-            (HandedTarget::Syslog(relay), Some(LogTarget::Syslog { tag, level })) => {
-                Target::Syslog(Relay::resume(tag.clone(), *level, relay)?)
+            (SavedTarget::Syslog(relay), Some(LogTarget::Syslog { tag, level })) => {
+                Target::Syslog(Relay::restore(tag.clone(), *level, relay)?)
             }
             (_, None) => Target::Inherited,
             // Another log than this command line's.
             _ => return Err(Errno::EINVAL),
         };
-        report::use_sink(Sink::resume(handed.sink)?);
+        report::use_sink(Sink::restore(saved.sink)?);
         Ok(Self {
             target,
             sink: None,
@@ -203,15 +201,9 @@ impl Log {
 
     /// Opens a log file again, as after logrotate(8) has moved it away; says whether there
     /// is one. A failure keeps the old one.
-    pub fn reopen(&mut self) -> Result<bool, String> {
+    pub fn reopen(&mut self) -> Result<bool, Errno> {
         match &mut self.target {
-            Target::File(file) => match file.reopen() {
-                Ok(()) => Ok(true),
-                Err(errno) => Err(format!(
-                    "the log file can't be opened again: {}; the old one is kept",
-                    errno.desc()
-                )),
-            },
+            Target::File(file) => file.reopen().map(|()| true),
             _ => Ok(false),
         }
     }
@@ -228,12 +220,11 @@ impl Log {
     /// in the pipe.
     pub fn restart_relay(&mut self) {
         if let Target::Syslog(relay) = &mut self.target {
-            let text = match relay.start(None) {
-                Ok(true) => "the relay to syslog had ended and was started again",
+            report::event(Event::Trouble(match relay.start(None) {
+                Ok(true) => Trouble::RelayRestarted,
                 Ok(false) => return,
-                Err(_) => "the relay to syslog has ended and can't be started; trying again",
-            };
-            report::event(Event::Trouble(Cause::Log, &text));
+                Err(_) => Trouble::NoRelay,
+            }));
         }
     }
 

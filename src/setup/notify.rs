@@ -20,8 +20,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::decimal;
 use crate::error::Error;
-use crate::report::{self, Cause, Event};
-use crate::sys::descriptors::{self, HandOver};
+use crate::report::{self, Event, Trouble};
+use crate::sys::descriptors::{self, SavedDescriptors};
+
+/// The least time between two messages about the numbers, or two tries to tell what is owed.
+pub const PAUSE: Duration = Duration::from_secs(1);
+
+/// How long until a watchdog that has to hear of skd within such a time is told again: half of
+/// that; if it hasn't `heard`, well before its patience ends.
+pub fn watchdog_pause(time: Duration, heard: bool) -> Duration {
+    // No watchdog is in such a hurry, and none may keep skd busy.
+    (time / if heard { 2 } else { 16 }).max(Duration::from_millis(1))
+}
 
 /// The service manager, on a socket that stays connected after chroot(2) and the drop of
 /// privileges.
@@ -39,7 +49,7 @@ pub struct Manager {
 
 /// The same for another image of this process.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct HandedManager {
+pub struct SavedManager {
     socket: i32,
     address: OsString,
     owed: Vec<String>,
@@ -49,9 +59,9 @@ pub struct HandedManager {
 
 impl Manager {
     /// Lets the next image of this process have it.
-    pub fn pass_on(&self, to: &mut HandOver) -> Result<HandedManager, Errno> {
+    pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedManager, Errno> {
         let microseconds = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        Ok(HandedManager {
+        Ok(SavedManager {
             socket: to.pass(&self.socket)?,
             address: self.address.clone(),
             owed: self.owed.clone(),
@@ -60,13 +70,13 @@ impl Manager {
     }
 
     /// What an earlier image had.
-    pub fn resume(handed: HandedManager) -> Result<Self, Errno> {
+    pub fn restore(saved: SavedManager) -> Result<Self, Errno> {
         Ok(Self {
-            socket: descriptors::claim(handed.socket)?.into(),
-            address: handed.address,
-            owed: handed.owed,
+            socket: descriptors::claim(saved.socket)?.into(),
+            address: saved.address,
+            owed: saved.owed,
             deaf: false,
-            watchdog: handed.watchdog.map(Duration::from_micros),
+            watchdog: saved.watchdog.map(Duration::from_micros),
         })
     }
 
@@ -112,7 +122,7 @@ impl Manager {
 
     /// Says that another process is the service's main one from now on: it may take messages
     /// from that one alone, so the old one must say it.
-    pub fn hand_over(&mut self, to: Pid) {
+    pub fn name_main_process(&mut self, to: Pid) {
         self.tell(format!("MAINPID={to}"));
     }
 
@@ -180,15 +190,10 @@ impl Manager {
         };
         let again = matches!(errno, Errno::EAGAIN | Errno::ENOBUFS | Errno::EINTR);
         if !deaf {
-            let address = self.address.display();
-            let why = if again {
-                "it reads nothing"
-            } else {
-                errno.desc()
-            };
-            let text =
-                format_args!("the service manager on NOTIFY_SOCKET={address} can't be told: {why}");
-            report::event(Event::Trouble(Cause::Manager, &text));
+            report::event(Event::Trouble(Trouble::Manager {
+                address: &self.address,
+                errno,
+            }));
         }
         !again
     }

@@ -13,8 +13,8 @@ use nix::unistd::AccessFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Reason};
-use crate::sys::descriptors::{self, HandOver};
-use crate::sys::directory::{Entry, FileId, HandedEntry};
+use crate::sys::descriptors::{self, SavedDescriptors};
+use crate::sys::directory::{Entry, FileId, SavedEntry};
 
 /// A locked pid file. Dropping it removes the file, if it was made or written here and is
 /// still the one at its path.
@@ -32,9 +32,9 @@ pub struct PidFile {
 
 /// The same for another image of this process, with the lock, which is the open file's.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct HandedPidFile {
+pub struct SavedPidFile {
     path: OsString,
-    entry: HandedEntry,
+    entry: SavedEntry,
     file: i32,
 }
 
@@ -138,20 +138,20 @@ impl PidFile {
     }
 
     /// Lets the next image of this process have it.
-    pub fn hand_over(&self, to: &mut HandOver) -> Result<HandedPidFile, Errno> {
-        Ok(HandedPidFile {
+    pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedPidFile, Errno> {
+        Ok(SavedPidFile {
             path: self.path.clone().into(),
-            entry: self.entry.hand_over(to)?,
+            entry: self.entry.save(to)?,
             file: to.pass(&self.file)?,
         })
     }
 
     /// What an earlier image had written. Until [`Self::own`], dropping it leaves the file.
-    pub fn resume(handed: HandedPidFile) -> Result<Self, Errno> {
-        let file = File::from(descriptors::claim(handed.file)?);
+    pub fn restore(saved: SavedPidFile) -> Result<Self, Errno> {
+        let file = File::from(descriptors::claim(saved.file)?);
         Ok(Self {
-            path: handed.path.into(),
-            entry: Entry::resume(handed.entry)?,
+            path: saved.path.into(),
+            entry: Entry::restore(saved.entry)?,
             id: FileId::of_open(&file)?,
             file,
             created: true,

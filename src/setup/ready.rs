@@ -14,7 +14,7 @@ use nix::unistd::{Pid, dup2_stderr, dup2_stdout, setsid, write};
 
 use super::Manager;
 use crate::error::Error;
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Trouble};
 use crate::sys::process::{self, Fork, Target, Wait};
 use crate::sys::signals;
 use crate::sys::{descriptors, events};
@@ -25,7 +25,7 @@ pub enum Side {
     /// The one that goes on to serve.
     Service(Ready),
     /// The witness, after the start has ended: 0, or the status that it failed with.
-    Witness(u8),
+    Launcher(u8),
 }
 
 /// The service's word to whoever started it. Dropped without a word, it says that the
@@ -72,7 +72,7 @@ impl Ready {
             Fork::Parent(child) => {
                 drop(ready);
                 if let Some(manager) = manager {
-                    manager.hand_over(child);
+                    manager.name_main_process(child);
                 }
                 drop(hands_over);
                 // Whoever waits here can be interrupted.
@@ -81,9 +81,9 @@ impl Ready {
                     Ok(words) if words.is_empty() => Err(Error::Start(
                         "the daemon was killed before it could serve".into(),
                     )),
-                    Ok(words) => Ok(Side::Witness(verdict(&words))),
+                    Ok(words) => Ok(Side::Launcher(verdict(&words))),
                     // The daemon will say that nobody waits for it any more.
-                    Err(_) => Ok(Side::Witness(1)),
+                    Err(_) => Ok(Side::Launcher(1)),
                 }
             }
             Fork::Child => {
@@ -105,7 +105,7 @@ impl Ready {
     }
 
     /// Stays in the foreground: the child is the witness.
-    pub fn with_witness() -> Result<Side, Error> {
+    pub fn with_launcher() -> Result<Side, Error> {
         let (reader, writer) = pipes()?;
         match fork()? {
             Fork::Parent(child) => Ok(Side::Service(Self::new(Some(writer), Some(child))?)),
@@ -113,7 +113,7 @@ impl Ready {
                 drop(writer);
                 // Should the words be lost, so is the start.
                 let words = words(reader).unwrap_or_default();
-                Ok(Side::Witness(verdict(&words)))
+                Ok(Side::Launcher(verdict(&words)))
             }
         }
     }
@@ -227,12 +227,7 @@ impl ReadyFd {
         let closed = kept.next().map(dup2_stdout);
         if let Some(Err(errno)) = written.into_iter().chain(closed).find(Result::is_err) {
             let number = self.number;
-            let why = match errno {
-                Errno::EAGAIN => "its reader is stuck",
-                errno => errno.desc(),
-            };
-            let text = format_args!("--ready-fd {number}: nobody could be told there: {why}");
-            report::event(Event::Trouble(Cause::Manager, &text));
+            report::event(Event::Trouble(Trouble::ReadyFd { number, errno }));
         }
     }
 }

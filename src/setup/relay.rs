@@ -24,7 +24,7 @@ use super::lines::{self, Lines, Piece};
 use super::privileges;
 use crate::config::{Identity, Level};
 use crate::report::Sink;
-use crate::sys::descriptors::{self, HandOver};
+use crate::sys::descriptors::{self, SavedDescriptors};
 use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
 use crate::sys::signals::{self, Signal};
 use crate::sys::{events, names};
@@ -47,7 +47,7 @@ pub(super) struct Relay {
 
 /// The same for another image of this process; the relay's own process goes on.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct HandedRelay {
+pub(super) struct SavedRelay {
     output: i32,
     life: Option<i32>,
     devices: Option<i32>,
@@ -55,9 +55,9 @@ pub(super) struct HandedRelay {
 
 impl Relay {
     /// Lets the next image of this process have it.
-    pub(super) fn hand_over(&self, to: &mut HandOver) -> Result<HandedRelay, Errno> {
+    pub(super) fn save(&self, to: &mut SavedDescriptors) -> Result<SavedRelay, Errno> {
         let mut pass = |fd: Option<BorrowedFd<'_>>| fd.map(|fd| to.pass(fd)).transpose();
-        Ok(HandedRelay {
+        Ok(SavedRelay {
             life: pass(self.end())?,
             devices: pass(self.devices.as_ref().map(AsFd::as_fd))?,
             output: to.pass(&self.output)?,
@@ -65,16 +65,16 @@ impl Relay {
     }
 
     /// What an earlier image had.
-    pub(super) fn resume(tag: OsString, level: Level, handed: &HandedRelay) -> Result<Self, Errno> {
+    pub(super) fn restore(tag: OsString, level: Level, saved: &SavedRelay) -> Result<Self, Errno> {
         let claim = |number: Option<i32>| number.map(descriptors::claim).transpose();
         Ok(Self {
             tag,
             level,
-            output: descriptors::claim(handed.output)?.into(),
+            output: descriptors::claim(saved.output)?.into(),
             input: None,
-            life: claim(handed.life)?.map(PipeReader::from),
+            life: claim(saved.life)?.map(PipeReader::from),
             started: Instant::now(),
-            devices: claim(handed.devices)?,
+            devices: claim(saved.devices)?,
         })
     }
 

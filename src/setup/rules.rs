@@ -14,10 +14,10 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::config::rule_file::{self, Fault};
-use crate::config::{Ahead, Id, Prefix, Refused, Rule, RulePlace, Service, look_up};
+use crate::config::{Id, Prefix, Prestart, Refused, Rule, RuleLocation, Service, look_up};
 use crate::error::{Error, Reason};
-use crate::sys::descriptors::HandOver;
-use crate::sys::directory::{Directory, HandedDirectory};
+use crate::sys::descriptors::SavedDescriptors;
+use crate::sys::directory::{Directory, SavedDirectory};
 
 /// The most that is read of a file, in bytes: enough for a million of the longest prefixes.
 const LARGEST: u64 = 64 << 20;
@@ -34,14 +34,14 @@ pub struct RuleFiles {
     files: Option<Files>,
     names: Names,
     /// How handlers are started before it is known which rule they are under, if they are.
-    ahead: Option<Ahead>,
+    prestart: Option<Prestart>,
 }
 
 /// The same for another image of this process.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct HandedRuleFiles {
+pub struct SavedRuleFiles {
     options: Vec<Rule>,
-    files: Option<HandedFiles>,
+    files: Option<SavedFiles>,
     names: Vec<(Id, OsString, u32)>,
 }
 
@@ -56,10 +56,10 @@ struct Files {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct HandedFiles {
-    rules: Option<(PathBuf, HandedDirectory)>,
-    root: HandedDirectory,
-    here: HandedDirectory,
+struct SavedFiles {
+    rules: Option<(PathBuf, SavedDirectory)>,
+    root: SavedDirectory,
+    here: SavedDirectory,
 }
 
 /// What names of users and groups stand for. In another root directory nobody is asked: there
@@ -105,7 +105,7 @@ impl RuleFiles {
                 asks: true,
                 known: RefCell::default(),
             },
-            ahead: service.ahead,
+            prestart: service.prestart,
         }))
     }
 
@@ -177,13 +177,13 @@ impl RuleFiles {
         found: &mut RuleList,
         faults: &mut Vec<Error>,
     ) {
-        if let Some(ahead) = self.ahead
+        if let Some(prestart) = self.prestart
             && !rule.environment.is_empty()
         {
-            let by = Place(&rule.place, of.map(|(path, _)| path));
+            let by = Place(&rule.location, of.map(|(path, _)| path));
             faults.push(Error::Usage(format!(
                 "{by}: env can't be used with {}: handlers run before it is known whose they are",
-                ahead.option()
+                prestart.option()
             )));
         }
         let (Some(path), Some(files)) = (rule.file(), &self.files) else {
@@ -199,7 +199,7 @@ impl RuleFiles {
         let list = match read_file(base, below) {
             Ok(text) => rule_file::prefixes(&text),
             Err(why) => {
-                let by = Place(&rule.place, of.map(|(path, _)| path));
+                let by = Place(&rule.location, of.map(|(path, _)| path));
                 return faults.push(Error::Start(format!("{by}: the {file} {why}")));
             }
         };
@@ -210,27 +210,27 @@ impl RuleFiles {
     }
 
     /// Where a rule was read, for messages.
-    pub fn place<'a>(&'a self, rule: &'a Rule) -> impl fmt::Display + 'a {
+    pub fn location<'a>(&'a self, rule: &'a Rule) -> impl fmt::Display + 'a {
         let rules = self.files.as_ref().and_then(|files| files.rules.as_ref());
-        Place(&rule.place, rules.map(|(path, _)| path.as_path()))
+        Place(&rule.location, rules.map(|(path, _)| path.as_path()))
     }
 
     /// Lets the next image of this process have it.
-    pub fn hand_over(&self, to: &mut HandOver) -> Result<HandedRuleFiles, Errno> {
+    pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedRuleFiles, Errno> {
         let known = self.names.known.borrow();
         let names = known.iter();
         let mut files = |files: &Files| {
             let rules = files.rules.as_ref().map(|(path, directory)| {
-                let directory = directory.hand_over(to)?;
+                let directory = directory.save(to)?;
                 Ok::<_, Errno>((path.clone(), directory))
             });
-            Ok::<_, Errno>(HandedFiles {
+            Ok::<_, Errno>(SavedFiles {
                 rules: rules.transpose()?,
-                root: files.root.hand_over(to)?,
-                here: files.here.hand_over(to)?,
+                root: files.root.save(to)?,
+                here: files.here.save(to)?,
             })
         };
-        Ok(HandedRuleFiles {
+        Ok(SavedRuleFiles {
             options: self.options.clone(),
             files: self.files.as_ref().map(&mut files).transpose()?,
             names: names
@@ -240,32 +240,32 @@ impl RuleFiles {
     }
 
     /// What an earlier image had. `asks` says whether names can be looked up.
-    pub fn resume(
-        handed: HandedRuleFiles,
-        ahead: Option<Ahead>,
+    pub fn restore(
+        saved: SavedRuleFiles,
+        prestart: Option<Prestart>,
         asks: bool,
     ) -> Result<Self, Errno> {
-        let files = |files: HandedFiles| {
+        let files = |files: SavedFiles| {
             let rules = files.rules.map(|(path, directory)| {
-                let directory = Directory::resume(directory)?;
+                let directory = Directory::restore(directory)?;
                 Ok::<_, Errno>((path, directory))
             });
             Ok::<_, Errno>(Files {
                 rules: rules.transpose()?,
-                root: Directory::resume(files.root)?,
-                here: Directory::resume(files.here)?,
+                root: Directory::restore(files.root)?,
+                here: Directory::restore(files.here)?,
             })
         };
-        let names = handed.names.into_iter();
+        let names = saved.names.into_iter();
         let known = names.map(|(id, name, number)| ((id, name), number));
         Ok(Self {
-            options: handed.options,
-            files: handed.files.map(files).transpose()?,
+            options: saved.options,
+            files: saved.files.map(files).transpose()?,
             names: Names {
                 asks,
                 known: RefCell::new(known.collect()),
             },
-            ahead,
+            prestart,
         })
     }
 }
@@ -326,15 +326,15 @@ impl fmt::Display for Described<'_> {
 }
 
 /// Where a rule stands, in which file if it is in one.
-struct Place<'a>(&'a RulePlace, Option<&'a Path>);
+struct Place<'a>(&'a RuleLocation, Option<&'a Path>);
 
 impl fmt::Display for Place<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self(RulePlace::Line(line), Some(path)) => {
+            Self(RuleLocation::Line(line), Some(path)) => {
                 write!(f, "{}, line {line}", Described("rules file", path))
             }
-            Self(place, _) => write!(f, "{place}"),
+            Self(location, _) => write!(f, "{location}"),
         }
     }
 }

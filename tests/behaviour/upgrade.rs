@@ -121,9 +121,9 @@ fn places_are_counted_on() {
         .for_each(|client| echo(client, b"served"));
     let mut third = skd.connect();
     third.write_all(b"third").unwrap();
-    skd.wait_for_log("all 2 places are taken");
+    skd.wait_for_log("all 2 slots are taken");
     upgrade(&skd);
-    skd.wait_for_logs("all 2 places are taken", 2);
+    skd.wait_for_logs("all 2 slots are taken", 2);
     skd.wait_for_children(2);
     let [first, mut second] = clients;
     drop(first);
@@ -872,6 +872,7 @@ fn where_few_descriptors_may_be_open_it_succeeds_or_is_refused() {
 fn where_the_kernel_has_no_pidfds_handlers_are_found_as_well() {
     let skd = Skd::new(["-v", "-t", "127.0.0.1:0"])
         .refusing(libc::SYS_pidfd_open, nix::errno::Errno::ENOSYS)
+        .refusing(libc::SYS_clone3, nix::errno::Errno::ENOSYS)
         .refusing_bits(
             libc::SYS_clone,
             0,

@@ -1,0 +1,45 @@
+//! Prestarted handlers: processes that have done all that a program does before it looks at its
+//! client, and are parked there.
+//!
+//! | file | |
+//! | --- | --- |
+//! | `calls` | which system calls a program may make before it has a client |
+//! | `failure` | why a program isn't parked |
+//! | `files` | what a parked process has open |
+//! | `sources` | what the program was made from |
+//! | `parked` | a parked process, and how it gets a connection |
+//! | `park` | a program is started and parked |
+//! | `state`, `pool` | the parked processes of a service |
+//! | `hand_off` | a worker hands a connection to one of them |
+//! | `keeper` | the thread that keeps the pool filled |
+//!
+//! A thread of its own starts programs and parks them: a process is traced (ptrace(2)) by one
+//! thread. Workers hand connections to what is parked, and start handlers where nothing is.
+
+#[cfg(target_arch = "x86_64")]
+mod calls;
+#[cfg(target_arch = "x86_64")]
+mod failure;
+#[cfg(target_arch = "x86_64")]
+mod files;
+#[cfg(target_arch = "x86_64")]
+mod hand_off;
+#[cfg(target_arch = "x86_64")]
+mod keeper;
+#[cfg(target_arch = "x86_64")]
+mod park;
+#[cfg(target_arch = "x86_64")]
+mod parked;
+#[cfg(target_arch = "x86_64")]
+mod pool;
+#[cfg(target_arch = "x86_64")]
+mod sources;
+#[cfg(target_arch = "x86_64")]
+mod state;
+#[cfg(not(target_arch = "x86_64"))]
+mod unsupported;
+
+#[cfg(target_arch = "x86_64")]
+pub use pool::Pool;
+#[cfg(not(target_arch = "x86_64"))]
+pub use unsupported::Pool;

@@ -1,0 +1,500 @@
+//! Rules made ready to be asked.
+//!
+//! All that rules say about addresses, prefixes by the million too, is swept once into one sorted
+//! array for each family: the first address of each stretch in which the same rule is the first
+//! that fits. Finding the rule of a client is one binary search, however many there are. For the
+//! clients of unix sockets there remain the few rules that can fit one, in their order.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::ffi::CString;
+use std::net::IpAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Prefix, Rule, Who};
+use crate::net::Peer;
+use crate::sys::sockets::Credentials;
+
+/// Rules in their order, ready to be asked.
+#[derive(Debug)]
+pub struct Rules {
+    rules: Vec<Arc<Ready>>,
+    v4: Table<u32>,
+    v6: Table<u128>,
+    /// Those that can fit clients of unix sockets, in their order.
+    local: Vec<usize>,
+    /// Whether those may come in whom no rule fits.
+    allows_others: bool,
+}
+
+/// The same for another image of this process: which may not be able to read the files, or to
+/// look up the names, that they came from.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SavedRules {
+    rules: Vec<Rule>,
+    v4: Table<u32>,
+    v6: Table<u128>,
+}
+
+/// A rule, and what its handlers start with.
+#[derive(Debug)]
+pub struct Ready {
+    /// The rule.
+    pub rule: Rule,
+    /// The whole environment that its handlers have in common, if it isn't that of all.
+    pub variables: Option<Arc<[CString]>>,
+}
+
+impl Ready {
+    /// Whether it says anything about those who are let in, so that it must be remembered.
+    pub fn has_terms(&self) -> bool {
+        let Rule {
+            max, rate, message, ..
+        } = &self.rule;
+        max.is_some() || rate.is_some() || message.is_some() || self.variables.is_some()
+    }
+}
+
+/// Who comes, as rules see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// Somebody with this address.
+    Inet(IpAddr),
+    /// A client of a unix socket, as far as it is known who.
+    Unix {
+        /// The user it runs as.
+        uid: Option<u32>,
+        /// Its primary group.
+        gid: Option<u32>,
+    },
+    /// Somebody of whom a proxy doesn't say who it is.
+    Unknown,
+}
+
+impl From<&Peer> for Client {
+    fn from(peer: &Peer) -> Self {
+        match peer {
+            Peer::UnixStream(credentials) => (*credentials).into(),
+            Peer::LocalDatagram => None.into(),
+            peer => match peer.address() {
+                Some(address) => Self::Inet(address.ip()),
+                None => Self::Unknown,
+            },
+        }
+    }
+}
+
+impl From<Option<Credentials>> for Client {
+    fn from(credentials: Option<Credentials>) -> Self {
+        Self::Unix {
+            uid: credentials.map(|who| who.uid),
+            gid: credentials.map(|who| who.gid),
+        }
+    }
+}
+
+/// What rules say about a client.
+#[derive(Clone, Copy, Debug)]
+pub struct Decision<'a> {
+    /// Whether it may come in.
+    pub allow: bool,
+    /// The rule that fits it, if one does.
+    pub rule: Option<&'a Arc<Ready>>,
+}
+
+impl Rules {
+    /// Makes rules ready, each with the prefixes of its file if it has one. `common` are the
+    /// variables of all handlers, each `NAME=VALUE`.
+    pub fn new(rules: Vec<(Rule, Vec<Prefix>)>, common: &[CString]) -> Self {
+        let mut v4 = Vec::new();
+        let mut v6 = Vec::new();
+        for ((rule, list), index) in rules.iter().zip(0..NONE) {
+            let mut add = |prefix: &Prefix| match prefix.range() {
+                (IpAddr::V4(first), IpAddr::V4(last)) => {
+                    v4.push((first.to_bits(), last.to_bits(), index));
+                }
+                (IpAddr::V6(first), IpAddr::V6(last)) => {
+                    v6.push((first.to_bits(), last.to_bits(), index));
+                }
+                _ => {}
+            };
+            match &rule.who {
+                Who::Net(prefix) => add(prefix),
+                Who::File(_) => list.iter().for_each(add),
+                Who::All => {
+                    v4.push((0, u32::MAX, index));
+                    v6.push((0, u128::MAX, index));
+                }
+                Who::Unix | Who::Uid(_) | Who::Gid(_) => {}
+            }
+        }
+        let rules = rules.into_iter().map(|(rule, _)| rule).collect();
+        Self::ready(rules, Table::new(v4), Table::new(v6), common)
+    }
+
+    fn ready(rules: Vec<Rule>, v4: Table<u32>, v6: Table<u128>, common: &[CString]) -> Self {
+        let local = |rule: &Rule| !matches!(rule.who, Who::Net(_) | Who::File(_));
+        Self {
+            v4,
+            v6,
+            local: (0..rules.len())
+                .filter(|index| local(&rules[*index]))
+                .collect(),
+            allows_others: !rules.iter().any(|rule| rule.allow),
+            rules: rules
+                .into_iter()
+                .map(|rule| {
+                    Arc::new(Ready {
+                        variables: variables(&rule, common),
+                        rule,
+                    })
+                })
+                .collect(),
+        }
+    }
+
+    /// The first rule that fits a client, or what becomes of those whom none fits. Neither
+    /// allocates nor makes a system call.
+    pub fn decide(&self, client: Client) -> Decision<'_> {
+        let index = match client {
+            Client::Inet(address) => match address.to_canonical() {
+                IpAddr::V4(address) => self.v4.find(address.to_bits()),
+                IpAddr::V6(address) => self.v6.find(address.to_bits()),
+            },
+            Client::Unix { uid, gid } => {
+                let fits = |index: &&usize| match self.rules[**index].rule.who {
+                    Who::Uid(wanted) => uid == Some(wanted),
+                    Who::Gid(wanted) => gid == Some(wanted),
+                    _ => true,
+                };
+                self.local.iter().find(fits).copied()
+            }
+            Client::Unknown => {
+                let fits = |index: &&usize| self.rules[**index].rule.who == Who::All;
+                self.local.iter().find(fits).copied()
+            }
+        };
+        let rule = index.and_then(|index| self.rules.get(index));
+        Decision {
+            allow: rule.map_or(self.allows_others, |found| found.rule.allow),
+            rule,
+        }
+    }
+
+    /// The rules in their order.
+    pub fn iter(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.iter().map(|ready| &ready.rule)
+    }
+
+    /// In how many stretches the addresses fall, of both families.
+    pub fn stretches(&self) -> usize {
+        self.v4.starts.len() + self.v6.starts.len()
+    }
+
+    /// Lets the next image of this process have them.
+    pub fn save(&self) -> SavedRules {
+        SavedRules {
+            rules: self.iter().cloned().collect(),
+            v4: self.v4.clone(),
+            v6: self.v6.clone(),
+        }
+    }
+
+    /// What an earlier image had, with the variables that handlers have in common by now.
+    pub fn restore(saved: SavedRules, common: &[CString]) -> Self {
+        Self::ready(saved.rules, saved.v4, saved.v6, common)
+    }
+}
+
+/// The complete list of what a rule's handlers have in common, if it changes anything.
+fn variables(rule: &Rule, common: &[CString]) -> Option<Arc<[CString]>> {
+    if rule.environment.is_empty() {
+        return None;
+    }
+    let mut lines = common.to_vec();
+    for (name, value) in &rule.environment {
+        let start = [name.as_bytes(), b"="].concat();
+        lines.retain(|line| !line.as_bytes().starts_with(&start));
+        // Neither has a NUL inside, or there would be no such rule.
+        lines.extend(CString::new([&start, value.as_bytes()].concat()));
+    }
+    Some(lines.into())
+}
+
+/// Stands for no rule.
+const NONE: u32 = u32::MAX;
+
+/// Stretches of numbers, side by side and without a gap from 0 up: the first number of each, and
+/// the rule of all that are in it. Apart, since a search reads the first ones alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Table<N> {
+    starts: Vec<N>,
+    rules: Vec<u32>,
+}
+
+/// What an address is as a number.
+trait Number: Copy + Ord + Default {
+    /// The one that follows, if there is one.
+    fn next(self) -> Option<Self>;
+}
+
+impl Number for u32 {
+    fn next(self) -> Option<Self> {
+        self.checked_add(1)
+    }
+}
+
+impl Number for u128 {
+    fn next(self) -> Option<Self> {
+        self.checked_add(1)
+    }
+}
+
+impl<N: Number> Table<N> {
+    /// Sweeps over ranges, each with its first and its last number and its rule. Where several
+    /// overlap, the lowest rule counts. Takes n log n for n of them, however they overlap.
+    fn new(mut ranges: Vec<(N, N, u32)>) -> Self {
+        ranges.sort_unstable();
+        let mut table = Self {
+            starts: Vec::new(),
+            rules: Vec::new(),
+        };
+        let mut coming = ranges.iter().peekable();
+        // Those that have begun, and of which not all are known to be over: the lowest rule on top.
+        let mut open = BinaryHeap::new();
+        let mut at = N::default();
+        loop {
+            while let Some((_, last, rule)) = coming.next_if(|(first, ..)| *first <= at) {
+                open.push(Reverse((*rule, *last)));
+            }
+            while open.peek().is_some_and(|Reverse((_, last))| *last < at) {
+                open.pop();
+            }
+            let top = open.peek().map(|Reverse(top)| *top);
+            let rule = top.map_or(NONE, |(rule, _)| rule);
+            if table.rules.last() != Some(&rule) {
+                table.starts.push(at);
+                table.rules.push(rule);
+            }
+            // Nothing changes before the one on top is over, or another begins.
+            let over = top.and_then(|(_, last)| last.next());
+            let begins = coming.peek().map(|(first, ..)| *first);
+            match [over, begins].into_iter().flatten().min() {
+                Some(next) => at = next,
+                None => break,
+            }
+        }
+        table.starts.shrink_to_fit();
+        table.rules.shrink_to_fit();
+        table
+    }
+
+    /// The rule of the stretch that a number is in.
+    fn find(&self, number: N) -> Option<usize> {
+        let after = self.starts.partition_point(|start| *start <= number);
+        let rule = self.rules.get(after.checked_sub(1)?)?;
+        (*rule != NONE).then_some(*rule as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::net::Ipv6Addr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::RuleLocation;
+    use crate::config::rule_file;
+
+    fn read(text: &str) -> Vec<(Rule, Vec<Prefix>)> {
+        let nobody = |_, _: &OsStr| Ok(0);
+        let rules = rule_file::rules(text.as_bytes(), &nobody).unwrap();
+        rules.into_iter().map(|rule| (rule, Vec::new())).collect()
+    }
+
+    fn inet(text: &str) -> Client {
+        Client::Inet(text.parse().unwrap())
+    }
+
+    fn line(decision: Decision<'_>) -> Option<usize> {
+        decision.rule.map(|ready| match ready.rule.location {
+            RuleLocation::Line(line) => line,
+            RuleLocation::Option(_) => 0,
+        })
+    }
+
+    #[test]
+    fn the_first_rule_that_fits_decides() {
+        let rules = Rules::new(
+            read(
+                "allow 10.0.0.1\ndeny 10.0.0.0/8\nallow 10.0.0.0/7\nallow ::1\nallow uid=7\ndeny unix",
+            ),
+            &[],
+        );
+        let user = |uid, gid| Client::Unix { uid, gid };
+        for (client, expected, allow) in [
+            (inet("10.0.0.1"), Some(1), true),
+            (inet("::ffff:10.0.0.1"), Some(1), true),
+            (inet("10.255.255.255"), Some(2), false),
+            (inet("11.0.0.0"), Some(3), true),
+            (inet("12.0.0.0"), None, false),
+            (inet("9.255.255.255"), None, false),
+            (inet("::1"), Some(4), true),
+            (inet("::"), None, false),
+            (inet("::10.0.0.1"), None, false),
+            (user(Some(7), Some(7)), Some(5), true),
+            (user(Some(8), Some(7)), Some(6), false),
+            (user(None, None), Some(6), false),
+        ] {
+            let decision = rules.decide(client);
+            assert_eq!(
+                (line(decision), decision.allow),
+                (expected, allow),
+                "{client:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn others_are_let_in_if_no_rule_allows() {
+        let allows_others = |text| {
+            let rules = Rules::new(read(text), &[]);
+            rules.decide(inet("192.0.2.1")).allow
+        };
+        assert!(allows_others("deny 10.0.0.0/8"));
+        assert!(allows_others(""));
+        assert!(!allows_others("allow 10.0.0.0/8"));
+        assert!(!allows_others("deny 10.0.0.0/8\nallow unix"));
+    }
+
+    #[test]
+    fn a_rule_s_variables_come_in_the_place_of_those_of_all() {
+        let common = [c"A=1".into(), c"AB=2".into(), c"B=3".into()];
+        let rules = Rules::new(read("allow ::1 env A=x env C= env A=y\nallow ::2"), &common);
+        let of = |client| rules.decide(inet(client)).rule.unwrap().variables.clone();
+        let expected: [CString; 4] = [c"AB=2".into(), c"B=3".into(), c"C=".into(), c"A=y".into()];
+        assert_eq!(of("::1").unwrap()[..], expected);
+        assert_eq!(of("::2"), None);
+    }
+
+    #[test]
+    fn neighbours_of_the_same_rule_are_one_stretch() {
+        let list = ["10.0.0.0/9", "10.128.0.0/9", "10.1.0.0/16", "11.0.0.0/8"];
+        let list = list.map(|text| text.parse().unwrap()).to_vec();
+        let mut rules = read("allow file=x");
+        rules[0].1 = list;
+        let rules = Rules::new(rules, &[]);
+        assert_eq!(rules.v4.starts, [0, 0x0a00_0000, 0x0c00_0000]);
+        assert_eq!(rules.v4.rules, [NONE, 0, NONE]);
+        assert_eq!(rules.v6.starts, [0]);
+    }
+
+    fn address() -> impl Strategy<Value = IpAddr> {
+        // Few enough bits for prefixes to meet.
+        prop_oneof![
+            (0..16_u32, 0..16_u32)
+                .prop_map(|(high, low)| { IpAddr::V4((high << 28 | low).into()) }),
+            (0..16_u128, 0..16_u128)
+                .prop_map(|(high, low)| { IpAddr::V6((high << 124 | low).into()) }),
+            Just(IpAddr::V6(Ipv6Addr::from_bits(u128::MAX))),
+            Just(IpAddr::V4(u32::MAX.into())),
+            any::<IpAddr>(),
+        ]
+    }
+
+    fn prefix() -> impl Strategy<Value = Prefix> {
+        (address(), 0..=128_u8).prop_map(|(address, length)| {
+            let widest = |length: u8| {
+                let text = format!("{address}/{length}").parse();
+                text.ok().or_else(|| Prefix::new(address, length))
+            };
+            // As short as the bits allow.
+            (length..=128)
+                .find_map(widest)
+                .unwrap_or(Prefix::of(address))
+        })
+    }
+
+    fn rule() -> impl Strategy<Value = (bool, Who, Vec<Prefix>)> {
+        let none = Vec::new;
+        prop_oneof![
+            4 => (any::<bool>(), prefix()).prop_map(move |(allow, prefix)| (allow, Who::Net(prefix), none())),
+            1 => any::<bool>().prop_map(move |allow| (allow, Who::All, none())),
+            1 => any::<bool>().prop_map(move |allow| (allow, Who::Unix, none())),
+            1 => (any::<bool>(), 0..4_u32).prop_map(move |(allow, uid)| (allow, Who::Uid(uid), none())),
+            1 => (any::<bool>(), 0..4_u32).prop_map(move |(allow, gid)| (allow, Who::Gid(gid), none())),
+            2 => (any::<bool>(), prop::collection::vec(prefix(), 0..8))
+                .prop_map(|(allow, list)| (allow, Who::File("x".into()), list)),
+        ]
+    }
+
+    fn client() -> impl Strategy<Value = Client> {
+        let id = || prop::option::of(0..4_u32);
+        prop_oneof![
+            4 => address().prop_map(Client::Inet),
+            1 => (id(), id()).prop_map(|(uid, gid)| Client::Unix { uid, gid }),
+            1 => Just(Client::Unknown),
+        ]
+    }
+
+    fn fits(who: &Who, list: &[Prefix], client: Client) -> bool {
+        match (who, client) {
+            (Who::All, _) | (Who::Unix, Client::Unix { .. }) => true,
+            (Who::Net(prefix), Client::Inet(address)) => prefix.contains(address),
+            (Who::File(_), Client::Inet(address)) => {
+                list.iter().any(|prefix| prefix.contains(address))
+            }
+            (Who::Uid(wanted), Client::Unix { uid, .. }) => uid == Some(*wanted),
+            (Who::Gid(wanted), Client::Unix { gid, .. }) => gid == Some(*wanted),
+            _ => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_search_finds_what_asking_one_after_the_other_does(
+            rules in prop::collection::vec(rule(), 0..12),
+            clients in prop::collection::vec(client(), 1..40),
+        ) {
+            let numbered = rules.iter().zip(0..).map(|((allow, who, list), line)| {
+                let rule = Rule::new(*allow, who.clone(), RuleLocation::Line(line));
+                (rule, list.clone())
+            });
+            let ready = Rules::new(numbered.collect(), &[]);
+            for table in [&ready.v4.rules, &ready.v6.rules] {
+                prop_assert!(table.windows(2).all(|pair| pair[0] != pair[1]));
+            }
+            let saved = serde_json::to_vec(&ready.save()).unwrap();
+            let restored = Rules::restore(serde_json::from_slice(&saved).unwrap(), &[]);
+            // Where something begins or ends is where a search may go wrong.
+            let edges = rules.iter().flat_map(|(_, who, list)| {
+                let own = match who {
+                    Who::Net(prefix) => Some(*prefix),
+                    _ => None,
+                };
+                list.iter().copied().chain(own)
+            });
+            let edges = edges.flat_map(|prefix| {
+                let (first, last) = prefix.range();
+                [first, last].map(Client::Inet)
+            });
+            for client in clients.into_iter().chain(edges) {
+                let expected = rules.iter().position(|(_, who, list)| fits(who, list, client));
+                let allow = match expected {
+                    Some(index) => rules[index].0,
+                    None => !rules.iter().any(|(allow, ..)| *allow),
+                };
+                for rules in [&ready, &restored] {
+                    let decision = rules.decide(client);
+                    prop_assert_eq!(line(decision), expected, "{:?}", client);
+                    prop_assert_eq!(decision.allow, allow);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! Places: the right to run a handler. A place is taken before a connection is accepted
+//! and owned by the handler's entry in the table of live handlers, so removing the entry
+//! frees it. Nothing counts by hand.
+//!
+//! Where connections are accepted that may have to wait before they need a place, or that are
+//! refused if there is none, no acceptor takes one in advance: idle in its hands, it would be
+//! one that somebody waits for in another thread.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crate::sys::events::Waker;
+
+/// The places of a service.
+#[derive(Debug)]
+pub(in crate::serve) struct Slots {
+    limit: Option<NonZeroUsize>,
+    when: When,
+    /// Those that are taken, which acceptors do in advance.
+    taken: AtomicUsize,
+    /// Those of handlers that run.
+    used: AtomicUsize,
+    /// For each acceptor, whether it waits for a place.
+    waiting: Box<[AtomicBool]>,
+    wakers: Arc<[Waker]>,
+}
+
+/// When a place is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::serve) enum When {
+    /// In advance, before a connection is accepted for it.
+    Before,
+    /// When a connection needs it.
+    Needed,
+}
+
+/// One place. Dropping it frees it and wakes one acceptor who waits for it.
+#[derive(Debug)]
+pub(in crate::serve) struct Slot {
+    slots: Arc<Slots>,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Taken,
+    /// It has a handler.
+    Used,
+    Freed,
+}
+
+impl Slots {
+    /// So many places, or as many as anybody asks for; `wakers` are the acceptors'.
+    pub(in crate::serve) fn new(
+        limit: Option<NonZeroUsize>,
+        when: When,
+        wakers: Arc<[Waker]>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            limit,
+            when,
+            taken: AtomicUsize::new(0),
+            used: AtomicUsize::new(0),
+            waiting: wakers.iter().map(|_| AtomicBool::new(false)).collect(),
+            wakers,
+        })
+    }
+
+    /// How many there are, if that is limited.
+    pub(in crate::serve) fn limit(&self) -> Option<usize> {
+        self.limit.map(NonZeroUsize::get)
+    }
+
+    /// When they are taken.
+    pub(in crate::serve) fn when(&self) -> When {
+        self.when
+    }
+
+    /// How many have a handler.
+    pub(in crate::serve) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// How many there are, if all of them have a handler.
+    pub(in crate::serve) fn full(&self) -> Option<usize> {
+        self.limit().filter(|limit| self.used() >= *limit)
+    }
+
+    /// Takes a place for this acceptor. If there is none, the acceptor will be woken when
+    /// it is worth trying again.
+    pub(in crate::serve) fn take(self: &Arc<Self>, acceptor: usize) -> Option<Slot> {
+        if self.limit.is_none() {
+            return Some(self.slot());
+        }
+        if self.try_take() {
+            // It may have waited, and been woken for another reason.
+            self.waiting[acceptor].store(false, Ordering::SeqCst);
+            return Some(self.slot());
+        }
+        // Announced first and tried again after: a place freed in between is either seen
+        // here or wakes us. That takes the sequential order of all four operations.
+        self.waiting[acceptor].store(true, Ordering::SeqCst);
+        if !self.try_take() {
+            return None;
+        }
+        // Or it would be woken for a place that another waits for.
+        self.waiting[acceptor].store(false, Ordering::SeqCst);
+        Some(self.slot())
+    }
+
+    /// Takes a place if there is one; nobody will be woken.
+    pub(in crate::serve) fn take_now(self: &Arc<Self>) -> Option<Slot> {
+        (self.limit.is_none() || self.try_take()).then(|| self.slot())
+    }
+
+    /// Whether this acceptor may accept a connection that will need a place. If there is none,
+    /// it will be woken when it is worth asking again.
+    pub(in crate::serve) fn may_take(&self, acceptor: usize) -> bool {
+        let Some(limit) = self.limit() else {
+            return true;
+        };
+        let free = || self.taken.load(Ordering::SeqCst) < limit;
+        if free() {
+            return true;
+        }
+        // As in `take`.
+        self.waiting[acceptor].store(true, Ordering::SeqCst);
+        free()
+    }
+
+    /// The place of a handler that runs already, whether or not there are so many.
+    pub(in crate::serve) fn occupy(self: &Arc<Self>) -> Slot {
+        self.taken.fetch_add(1, Ordering::SeqCst);
+        self.slot().in_use()
+    }
+
+    fn slot(self: &Arc<Self>) -> Slot {
+        Slot {
+            slots: Arc::clone(self),
+            state: State::Taken,
+        }
+    }
+
+    fn try_take(&self) -> bool {
+        let limit = self.limit().unwrap_or(usize::MAX);
+        self.taken
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |taken| {
+                (taken < limit).then_some(taken + 1)
+            })
+            .is_ok()
+    }
+
+    /// Frees one; `thread` is the one that does.
+    fn free(&self, thread: Option<usize>) {
+        if self.limit.is_none() {
+            return;
+        }
+        self.taken.fetch_sub(1, Ordering::SeqCst);
+        // All of them, where the first may only have asked whether to accept.
+        let one = self.when == When::Before;
+        // An acceptor who waits for it and frees it itself needn't be woken.
+        if let Some(waiting) = thread.and_then(|thread| self.waiting.get(thread))
+            && waiting.swap(false, Ordering::SeqCst)
+            && one
+        {
+            return;
+        }
+        for (waiting, waker) in self.waiting.iter().zip(&*self.wakers) {
+            if waiting.swap(false, Ordering::SeqCst) {
+                waker.wake();
+                if one {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Slot {
+    /// Frees the place, in this thread; says how many have a handler now, and how many there
+    /// are.
+    pub(in crate::serve) fn release(mut self, thread: usize) -> (usize, Option<usize>) {
+        self.free(Some(thread));
+        (self.slots.used(), self.slots.limit())
+    }
+
+    /// The same place, now that it has a handler.
+    pub(in crate::serve) fn in_use(mut self) -> Self {
+        self.slots.used.fetch_add(1, Ordering::Relaxed);
+        self.state = State::Used;
+        self
+    }
+
+    fn free(&mut self, thread: Option<usize>) {
+        if self.state == State::Used {
+            self.slots.used.fetch_sub(1, Ordering::Relaxed);
+        }
+        if self.state != State::Freed {
+            self.state = State::Freed;
+            self.slots.free(thread);
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.free(None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::events::wait_readable;
+    use std::os::fd::AsFd;
+
+    fn slots(limit: usize, acceptors: usize) -> (Arc<Slots>, Arc<[Waker]>) {
+        let wakers: Arc<[Waker]> = (0..acceptors).map(|_| Waker::new().unwrap()).collect();
+        let slots = Slots::new(NonZeroUsize::new(limit), When::Before, Arc::clone(&wakers));
+        (slots, wakers)
+    }
+
+    /// Whether it was woken since this was asked last: read and not polled, for Miri has no
+    /// poll(2).
+    fn woken(waker: &Waker) -> bool {
+        nix::unistd::read(waker, &mut [0; 8]).is_ok()
+    }
+
+    #[test]
+    fn a_place_dropped_wakes_one_of_those_who_wait() {
+        let (slots, wakers) = slots(1, 2);
+        let slot = slots.take(0).unwrap();
+        assert!(slots.take(0).is_none());
+        assert!(slots.take(1).is_none());
+        assert!(!woken(&wakers[0]) && !woken(&wakers[1]));
+        drop(slot);
+        assert!(woken(&wakers[0]) && !woken(&wakers[1]));
+        drop(slots.take(0).unwrap());
+        assert!(woken(&wakers[1]));
+    }
+
+    #[test]
+    fn who_frees_the_place_that_it_waits_for_is_not_woken_nor_is_another() {
+        let (slots, wakers) = slots(1, 2);
+        let slot = slots.take(1).unwrap();
+        assert!(slots.take(0).is_none());
+        assert!(slots.take(1).is_none());
+        slot.release(1);
+        assert!(!woken(&wakers[0]) && !woken(&wakers[1]));
+        // It takes the place; the other is woken for the next one, whoever frees that.
+        let slot = slots.take(1).unwrap();
+        slot.in_use().release(2);
+        assert!(woken(&wakers[0]) && !woken(&wakers[1]));
+        assert_eq!(slots.used(), 0);
+    }
+
+    #[test]
+    fn who_frees_a_place_and_waits_for_none_wakes_another() {
+        let (slots, wakers) = slots(1, 2);
+        let slot = slots.take(1).unwrap();
+        assert!(slots.take(0).is_none());
+        slot.release(1);
+        assert!(woken(&wakers[0]) && !woken(&wakers[1]));
+    }
+
+    #[test]
+    fn a_place_taken_when_needed_wakes_all_who_wait_for_it() {
+        let wakers: Arc<[Waker]> = (0..3).map(|_| Waker::new().unwrap()).collect();
+        let slots = Slots::new(NonZeroUsize::new(1), When::Needed, Arc::clone(&wakers));
+        assert!(slots.may_take(0) && slots.may_take(1));
+        let slot = slots.take_now().unwrap();
+        assert!(slots.take_now().is_none());
+        assert!(!slots.may_take(0));
+        assert!(slots.take(1).is_none() && slots.take(2).is_none());
+        slot.in_use().release(2);
+        // Who freed it looks by itself.
+        assert!(woken(&wakers[0]) && woken(&wakers[1]) && !woken(&wakers[2]));
+        assert!(slots.may_take(0));
+    }
+
+    #[test]
+    fn places_taken_in_advance_are_not_in_use() {
+        let (slots, _) = slots(2, 2);
+        let (first, second) = (slots.take(0).unwrap(), slots.take(1).unwrap());
+        assert_eq!((slots.used(), slots.full()), (0, None));
+        let (first, second) = (first.in_use(), second.in_use());
+        assert_eq!((slots.used(), slots.full()), (2, Some(2)));
+        drop((first, second));
+        assert_eq!(slots.used(), 0);
+    }
+
+    #[test]
+    fn never_more_are_taken_than_there_are() {
+        let (slots, wakers) = slots(3, 4);
+        let running = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for acceptor in 0..4 {
+                let (slots, wakers, running) = (&slots, &wakers, &running);
+                scope.spawn(move || {
+                    for _ in 0..if cfg!(miri) { 20 } else { 2000 } {
+                        let slot = loop {
+                            match slots.take(acceptor) {
+                                Some(slot) => break slot,
+                                None => {
+                                    let waker = &wakers[acceptor];
+                                    if cfg!(miri) {
+                                        std::thread::yield_now();
+                                    } else {
+                                        wait_readable([waker.as_fd()], None);
+                                    }
+                                    waker.clear();
+                                }
+                            }
+                        };
+                        assert!(running.fetch_add(1, Ordering::SeqCst) < 3);
+                        std::thread::yield_now();
+                        running.fetch_sub(1, Ordering::SeqCst);
+                        drop(slot);
+                    }
+                });
+            }
+        });
+        assert_eq!(slots.taken.load(Ordering::SeqCst), 0);
+    }
+}

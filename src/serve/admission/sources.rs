@@ -1,0 +1,767 @@
+//! Sources: who counts as one client, how many handlers each has, and how fast it comes.
+//!
+//! What is known of a source is an entry of 40 bytes in one of a few parts, each behind a lock
+//! of its own. An entry with handlers is never forgotten, so those are bounded by the
+//! handlers. One without is kept for its token bucket alone, and [`IDLE`] of those at most, so
+//! that a million addresses cost less than 4 MiB: 48 bytes each with the two indexes, and what
+//! the allocator adds. Before the table grows it gives the entry of a bucket that is full again
+//! to whoever comes, for that is as good as none; at the bound it gives up that of the fullest
+//! of a few. Whoever is forgotten there has a full bucket at once, which is no more than
+//! somebody with so many addresses had anyway.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::token_bucket::Pace;
+use crate::config::{Rate, Source};
+use crate::sys::events::Waker;
+
+/// How many entries without handlers there are at most, in all parts together; fewer where each
+/// step takes a microsecond.
+const IDLE: usize = if cfg!(miri) { 256 } else { 65_536 };
+
+/// How many parts there are: more than threads that come to one at the same moment.
+const PARTS: usize = 16;
+
+/// How many entries without handlers a part has at most, and lists of entries.
+const PART: usize = IDLE / PARTS;
+
+/// How many entries are looked at before one is forgotten.
+const LOOK: usize = 8;
+
+/// What a source may.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::serve) struct SourceLimits {
+    /// How many handlers it may have.
+    pub(in crate::serve) max: Option<NonZeroUsize>,
+    /// How fast it may come.
+    pub(in crate::serve) rate: Option<Rate>,
+}
+
+/// What a source has too much of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::serve) enum Over {
+    /// It has all handlers that it may have (or there is no memory to count one more).
+    Max,
+    /// It comes too fast, and may come again at this time.
+    Rate(u64),
+}
+
+/// The sources of a service.
+#[derive(Debug)]
+pub(in crate::serve) struct Sources {
+    hasher: RandomState,
+    /// A lock, and free almost always: a connection takes it twice for an instant, when it
+    /// comes and when its handler has ended, and threads meet only in one part of many. The
+    /// count of an entry, its bucket and whether it may be forgotten have to change together,
+    /// which atomic numbers can't.
+    parts: Box<[Mutex<Part>]>,
+    /// For each acceptor, those of which a handler has gone while it waited for that. Nobody
+    /// comes here unless somebody waits.
+    freed: Box<[Mutex<Vec<Source>>]>,
+    wakers: Arc<[Waker]>,
+}
+
+/// A handler of a source, counted. Dropping it takes it off the count, and wakes the acceptors
+/// that wait for that.
+#[derive(Debug)]
+pub(in crate::serve) struct SourceSlot {
+    sources: Arc<Sources>,
+    /// Where the entry is, which stays there for as long as it has handlers.
+    index: u32,
+    part: u8,
+    left: bool,
+}
+
+impl Sources {
+    /// A table that knows nobody; `wakers` are the acceptors'.
+    pub(in crate::serve) fn new(wakers: Arc<[Waker]>) -> Arc<Self> {
+        Arc::new(Self {
+            hasher: RandomState::new(),
+            parts: (0..PARTS).map(|_| Mutex::new(Part::new())).collect(),
+            freed: wakers.iter().map(|_| Mutex::default()).collect(),
+            wakers,
+        })
+    }
+
+    /// Lets a handler of this source through, if that keeps within the limits. The token that
+    /// this takes is lost when the seat is dropped, and given back by [`SourceSlot::undo`].
+    pub(in crate::serve) fn admit(
+        self: &Arc<Self>,
+        source: Source,
+        limits: SourceLimits,
+        now: u64,
+    ) -> Result<SourceSlot, Over> {
+        self.source_slot(source, |part, key| part.admit(key, limits, now, None))
+    }
+
+    /// The same. If the source has all handlers that it may have, this acceptor is woken when
+    /// one of them has gone, once, and finds the source among those [freed](Self::freed): it is
+    /// to ask again then, for it may not be the only one.
+    pub(in crate::serve) fn admit_or_wait(
+        self: &Arc<Self>,
+        source: Source,
+        limits: SourceLimits,
+        now: u64,
+        acceptor: usize,
+    ) -> Result<SourceSlot, Over> {
+        self.source_slot(source, |part, key| {
+            part.admit(key, limits, now, Some(acceptor))
+        })
+    }
+
+    /// The seat of a handler that runs already, whether or not there may be one. `None` if
+    /// memory is too short to count it.
+    pub(in crate::serve) fn occupy(self: &Arc<Self>, source: Source) -> Option<SourceSlot> {
+        self.admit(source, SourceLimits::default(), 0).ok()
+    }
+
+    fn source_slot(
+        self: &Arc<Self>,
+        source: Source,
+        admit: impl FnOnce(&mut Part, Token) -> Result<u32, Over>,
+    ) -> Result<SourceSlot, Over> {
+        // Keyed by chance: or somebody with many addresses could choose those of one list.
+        let hash = self.hasher.hash_one(source);
+        let part = hash as usize % PARTS;
+        let list = (hash >> 32) as u16 % PART as u16;
+        let index = admit(&mut self.part(part), Token { source, list })?;
+        Ok(SourceSlot {
+            sources: Arc::clone(self),
+            index,
+            part: part as u8,
+            left: false,
+        })
+    }
+
+    fn part(&self, part: usize) -> MutexGuard<'_, Part> {
+        self.parts[part]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The sources for which this acceptor was woken, since this was asked last.
+    pub(in crate::serve) fn freed(&self, acceptor: usize) -> Vec<Source> {
+        let freed = self.freed[acceptor].lock();
+        std::mem::take(&mut *freed.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Wakes those acceptors for this source.
+    fn wake(&self, waiting: Waiting, source: Source) {
+        if waiting == 0 {
+            return;
+        }
+        for (acceptor, (waker, freed)) in self.wakers.iter().zip(&self.freed).enumerate() {
+            if waiting & bit(acceptor) != 0 {
+                let freed = freed.lock();
+                freed.unwrap_or_else(PoisonError::into_inner).push(source);
+                waker.wake();
+            }
+        }
+    }
+}
+
+impl SourceSlot {
+    /// Gives the seat back as if it had never been asked for, since the connection wasn't let
+    /// through for another reason: with the token, taken at the time `taken` with these limits.
+    pub(in crate::serve) fn undo(mut self, limits: SourceLimits, taken: u64, now: u64) {
+        self.leave(now, |entry| {
+            if let Some(rate) = limits.rate {
+                entry.full = Pace::from(rate).give_back(entry.full, taken, now);
+            }
+        });
+    }
+
+    fn leave(&mut self, now: u64, before: impl FnOnce(&mut Entry)) {
+        if self.left {
+            return;
+        }
+        self.left = true;
+        let mut part = self.sources.part(self.part.into());
+        let entry = &mut part.entries[self.index as usize];
+        let source = entry.source;
+        before(entry);
+        let waiting = part.leave(self.index, now);
+        // The lock isn't held while others are woken for it.
+        drop(part);
+        self.sources.wake(waiting, source);
+    }
+}
+
+impl Drop for SourceSlot {
+    fn drop(&mut self) {
+        // A bucket that was never used is full at any time; of others that isn't known here,
+        // and found when the entry is wanted for another.
+        self.leave(0, |_| {});
+    }
+}
+
+/// Acceptors, a bit each: with more of them than bits, some are woken for others.
+type Waiting = u16;
+
+fn bit(acceptor: usize) -> Waiting {
+    1 << (acceptor % Waiting::BITS as usize)
+}
+
+/// A source, and the list of its part that its entry is in.
+#[derive(Clone, Copy)]
+struct Token {
+    source: Source,
+    list: u16,
+}
+
+#[derive(Debug)]
+struct Entry {
+    source: Source,
+    /// Who waits for one of its handlers to go.
+    waiting: Waiting,
+    handlers: u32,
+    /// When its bucket will be full.
+    full: u64,
+    next: Link,
+    /// Which list it is in.
+    list: u16,
+    /// Without handlers: its index among those.
+    idle: u16,
+}
+
+/// The number of an entry counted from one, or zero for none: lists that are empty are zeroes,
+/// for which memory needn't be touched.
+type Link = u32;
+
+/// The entries of one part: a hash table of linked lists, with a list of those that are free.
+#[derive(Debug)]
+struct Part {
+    entries: Vec<Entry>,
+    lists: Vec<Link>,
+    free: Link,
+    /// The entries without handlers, in no order: [`PART`] at most.
+    idle: Vec<u32>,
+    /// Where among them was looked last.
+    hand: usize,
+}
+
+impl Part {
+    /// What the kernel gives memory for when it is used.
+    fn new() -> Self {
+        Self {
+            entries: Vec::new(),
+            lists: vec![0; PART],
+            free: 0,
+            idle: Vec::with_capacity(PART),
+            hand: 0,
+        }
+    }
+
+    fn admit(
+        &mut self,
+        key: Token,
+        limits: SourceLimits,
+        now: u64,
+        acceptor: Option<usize>,
+    ) -> Result<u32, Over> {
+        let found = self.find(key);
+        let (handlers, full) = found.map_or((0, 0), |index| {
+            let entry = &self.entries[index as usize];
+            (entry.handlers, entry.full)
+        });
+        if limits.max.is_some_and(|max| handlers as usize >= max.get()) {
+            if let (Some(index), Some(acceptor)) = (found, acceptor) {
+                self.entries[index as usize].waiting |= bit(acceptor);
+            }
+            return Err(Over::Max);
+        }
+        let full = match limits.rate {
+            Some(rate) => Pace::from(rate).take(full, now).map_err(Over::Rate)?,
+            None => full,
+        };
+        let index = match found {
+            Some(index) => {
+                if handlers == 0 {
+                    self.not_idle(index);
+                }
+                index
+            }
+            None => self.enter(key, now).ok_or(Over::Max)?,
+        };
+        let entry = &mut self.entries[index as usize];
+        entry.handlers += 1;
+        entry.full = full;
+        Ok(index)
+    }
+
+    /// One handler less; says who waits for that.
+    fn leave(&mut self, index: u32, now: u64) -> Waiting {
+        let entry = &mut self.entries[index as usize];
+        entry.handlers -= 1;
+        let waiting = std::mem::take(&mut entry.waiting);
+        match entry.handlers {
+            0 if entry.full <= now => self.forget(index),
+            0 => self.set_idle(index),
+            _ => {}
+        }
+        waiting
+    }
+
+    fn find(&self, key: Token) -> Option<u32> {
+        let mut link = self.lists[usize::from(key.list)];
+        while let Some(index) = link.checked_sub(1) {
+            let entry = &self.entries[index as usize];
+            if entry.source == key.source {
+                return Some(index);
+            }
+            link = entry.next;
+        }
+        None
+    }
+
+    /// An entry for this source, which has none; not among those without handlers. `None` if
+    /// there is no memory for it, not even another's.
+    fn enter(&mut self, key: Token, now: u64) -> Option<u32> {
+        if self.free == 0 {
+            // Looked for no sooner: so the table is as large as its busiest time.
+            let other = self.fullest();
+            let full = other.filter(|other| self.entries[*other as usize].full <= now);
+            if full.is_some() || self.entries.try_reserve(1).is_err() {
+                self.forget_idle(other?);
+            }
+        }
+        let list = &mut self.lists[usize::from(key.list)];
+        let entry = Entry {
+            source: key.source,
+            waiting: 0,
+            handlers: 0,
+            full: 0,
+            next: *list,
+            list: key.list,
+            idle: 0,
+        };
+        let index = match self.free.checked_sub(1) {
+            Some(index) => {
+                let slot = &mut self.entries[index as usize];
+                self.free = slot.next;
+                *slot = entry;
+                index
+            }
+            None => {
+                self.entries.push(entry);
+                self.entries.len() as u32 - 1
+            }
+        };
+        *list = index + 1;
+        Some(index)
+    }
+
+    /// The fullest bucket of a few without handlers, each time of the next few.
+    fn fullest(&mut self) -> Option<u32> {
+        let seen = (0..LOOK.min(self.idle.len())).map(|_| {
+            self.hand = (self.hand + 1) % self.idle.len();
+            self.idle[self.hand]
+        });
+        seen.min_by_key(|index| self.entries[*index as usize].full)
+    }
+
+    fn forget_idle(&mut self, index: u32) {
+        self.not_idle(index);
+        self.forget(index);
+    }
+
+    /// Adds it to those without handlers, for which there is always memory.
+    fn set_idle(&mut self, index: u32) {
+        if self.idle.len() == PART
+            && let Some(other) = self.fullest()
+        {
+            self.forget_idle(other);
+        }
+        self.entries[index as usize].idle = self.idle.len() as u16;
+        self.idle.push(index);
+    }
+
+    fn not_idle(&mut self, index: u32) {
+        let slot = self.entries[index as usize].idle;
+        self.idle.swap_remove(slot.into());
+        if let Some(moved) = self.idle.get(usize::from(slot)) {
+            self.entries[*moved as usize].idle = slot;
+        }
+    }
+
+    /// Takes an entry out of its list, and keeps its memory for another.
+    fn forget(&mut self, index: u32) {
+        let Entry { next, list, .. } = self.entries[index as usize];
+        let mut link = &mut self.lists[usize::from(list)];
+        while let Some(before) = link.checked_sub(1).filter(|before| *before != index) {
+            link = &mut self.entries[before as usize].next;
+        }
+        *link = next;
+        self.entries[index as usize].next = self.free;
+        self.free = index + 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+    use std::net::Ipv6Addr;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use crate::config::SourcePrefix;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn sources(acceptors: usize) -> (Arc<Sources>, Arc<[Waker]>) {
+        let wakers: Arc<[Waker]> = (0..acceptors).map(|_| Waker::new().unwrap()).collect();
+        (Sources::new(Arc::clone(&wakers)), wakers)
+    }
+
+    fn limits(max: usize, rate: Option<(u64, u32)>) -> SourceLimits {
+        SourceLimits {
+            max: NonZeroUsize::new(max),
+            rate: rate.map(|(seconds, burst)| Rate {
+                interval: Duration::from_secs(seconds),
+                burst,
+            }),
+        }
+    }
+
+    /// Read and not polled, for Miri has no poll(2).
+    fn woken(waker: &Waker) -> bool {
+        nix::unistd::read(waker, &mut [0; 8]).is_ok()
+    }
+
+    impl Sources {
+        fn count(&self, counted: impl Fn(&Part) -> usize) -> usize {
+            (0..PARTS).map(|part| counted(&self.part(part))).sum()
+        }
+
+        /// How many sources are known.
+        fn known(&self) -> usize {
+            self.count(|part| {
+                let walk = |mut link: Link| {
+                    let mut length = 0;
+                    while let Some(index) = link.checked_sub(1) {
+                        length += 1;
+                        link = part.entries[index as usize].next;
+                    }
+                    length
+                };
+                let known = part.lists.iter().map(|list| walk(*list)).sum::<usize>();
+                assert_eq!(known + walk(part.free), part.entries.len());
+                let idle = |(slot, index): (usize, &u32)| {
+                    let entry = &part.entries[*index as usize];
+                    entry.handlers == 0 && usize::from(entry.idle) == slot
+                };
+                assert!(part.idle.iter().enumerate().all(idle));
+                assert!(part.idle.len() <= known);
+                known
+            })
+        }
+
+        /// How many entries there is memory for.
+        fn memory(&self) -> usize {
+            self.count(|part| part.entries.len())
+        }
+
+        fn handlers(&self, source: Source) -> u32 {
+            let hash = self.hasher.hash_one(source);
+            let part = self.part(hash as usize % PARTS);
+            let list = (hash >> 32) as u16 % PART as u16;
+            let found = part.find(Token { source, list });
+            found.map_or(0, |index| part.entries[index as usize].handlers)
+        }
+    }
+
+    #[test]
+    fn they_are_as_small_as_is_said() {
+        assert_eq!(size_of::<SourceSlot>(), 16);
+        assert_eq!(size_of::<Entry>(), 40);
+        assert!(usize::from(u16::MAX) >= PART && usize::from(u8::MAX) >= PARTS);
+    }
+
+    #[test]
+    fn no_more_handlers_than_its_max_each() {
+        let (sources, _) = sources(0);
+        let two = limits(2, None);
+        let (one, other) = (Source::user(1), Source::user(2));
+        let first = sources.admit(one, two, 0).unwrap();
+        let second = sources.admit(one, two, 0).unwrap();
+        assert_eq!(sources.admit(one, two, 0).unwrap_err(), Over::Max);
+        let third = sources.admit(other, two, 0).unwrap();
+        drop(first);
+        let fourth = sources.admit(one, two, 0).unwrap();
+        assert_eq!(sources.handlers(one), 2);
+        drop((second, third, fourth));
+        // Nothing is kept of sources that have neither handlers nor a bucket.
+        assert_eq!(sources.known(), 0);
+    }
+
+    #[test]
+    fn handlers_of_another_image_count_whatever_the_max() {
+        let (sources, _) = sources(0);
+        let source = Source::user(1);
+        let seats: Vec<_> = (0..3).map(|_| sources.occupy(source).unwrap()).collect();
+        let two = limits(2, None);
+        assert_eq!(sources.admit(source, two, 0).unwrap_err(), Over::Max);
+        drop(seats);
+        assert!(sources.admit(source, two, 0).is_ok());
+    }
+
+    #[test]
+    fn a_bucket_outlives_the_handlers() {
+        let (sources, _) = sources(0);
+        let source = Source::user(1);
+        let limits = limits(1, Some((1, 2)));
+        drop(sources.admit(source, limits, 0).unwrap());
+        drop(sources.admit(source, limits, 0).unwrap());
+        assert_eq!(
+            sources.admit(source, limits, 0).unwrap_err(),
+            Over::Rate(SECOND)
+        );
+        let source_slot = sources.admit(source, limits, SECOND).unwrap();
+        // Over both: no token is lost to the one that has no seat.
+        assert_eq!(
+            sources.admit(source, limits, 2 * SECOND).unwrap_err(),
+            Over::Max
+        );
+        drop(source_slot);
+        drop(sources.admit(source, limits, 2 * SECOND).unwrap());
+        assert_eq!(sources.known(), 1);
+    }
+
+    #[test]
+    fn what_is_undone_has_cost_nothing() {
+        let (sources, wakers) = sources(1);
+        let (source, limits) = (Source::user(1), limits(1, Some((1, 1))));
+        for _ in 0..3 {
+            let source_slot = sources.admit(source, limits, 5).unwrap();
+            let over = sources.admit_or_wait(source, limits, 5, 0).unwrap_err();
+            assert_eq!(over, Over::Max);
+            source_slot.undo(limits, 5, 5);
+            assert!(woken(&wakers[0]));
+            assert_eq!(sources.known(), 0);
+        }
+        let source_slot = sources.admit(source, limits, 5).unwrap();
+        drop(source_slot);
+        assert_eq!(
+            sources.admit(source, limits, 5).unwrap_err(),
+            Over::Rate(5 + SECOND)
+        );
+    }
+
+    #[test]
+    fn those_who_wait_for_a_source_are_woken_when_a_handler_of_it_has_gone() {
+        let (sources, wakers) = sources(20);
+        let one = limits(1, None);
+        let seats = [1, 2].map(|user| sources.admit(Source::user(user), one, 0).unwrap());
+        let [first, second] = seats;
+        for acceptor in [3, 18] {
+            let waits = sources.admit_or_wait(Source::user(1), one, 0, acceptor);
+            assert_eq!(waits.unwrap_err(), Over::Max);
+        }
+        drop(second);
+        assert!(!wakers.iter().any(woken));
+        drop(first);
+        let all: Vec<_> = (0..20).filter(|index| woken(&wakers[*index])).collect();
+        // Those two more because there are more acceptors than bits.
+        assert_eq!(all, [2, 3, 18, 19]);
+        assert_eq!(sources.freed(18), [Source::user(1)]);
+        assert_eq!((sources.freed(18), sources.freed(4)), (vec![], vec![]));
+        // Once.
+        drop(sources.admit(Source::user(1), one, 0).unwrap());
+        assert!(!wakers.iter().any(woken));
+    }
+
+    #[test]
+    fn threads_together_seat_no_more_than_there_may_be() {
+        let (sources, wakers) = sources(4);
+        let running: [AtomicUsize; 3] = Default::default();
+        std::thread::scope(|scope| {
+            for acceptor in 0..4 {
+                let (sources, wakers, running) = (&sources, &wakers, &running);
+                scope.spawn(move || {
+                    for turn in 0..if cfg!(miri) { 15 } else { 2000 } {
+                        let user = turn % 3;
+                        let source = Source::user(user as u32);
+                        let limits = limits(2, Some((1, u32::MAX)));
+                        let source_slot = loop {
+                            match sources.admit_or_wait(source, limits, 1, acceptor) {
+                                Ok(source_slot) => break source_slot,
+                                Err(_) if cfg!(miri) => std::thread::yield_now(),
+                                Err(_) => {
+                                    let fd = std::os::fd::AsFd::as_fd(&wakers[acceptor]);
+                                    crate::sys::events::wait_readable([fd], None);
+                                    wakers[acceptor].clear();
+                                }
+                            }
+                        };
+                        assert!(running[user].fetch_add(1, Ordering::SeqCst) < 2);
+                        std::thread::yield_now();
+                        running[user].fetch_sub(1, Ordering::SeqCst);
+                        if turn % 2 == 0 {
+                            source_slot.undo(limits, 1, 1);
+                        }
+                    }
+                });
+            }
+        });
+        let handlers = (0..3).map(|user| sources.handlers(Source::user(user)));
+        assert_eq!(handlers.sum::<u32>(), 0);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Come(u32),
+        Leave(prop::sample::Index, bool),
+        Pass(u64),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            4 => (0..6_u32).prop_map(Step::Come),
+            2 => any::<(prop::sample::Index, bool)>().prop_map(|(which, undo)| Step::Leave(which, undo)),
+            1 => (0..3 * SECOND).prop_map(Step::Pass),
+        ];
+        prop::collection::vec(step, 1..if cfg!(miri) { 20 } else { 300 })
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_what_a_table_of_all_would_be(steps in steps(), max in 1..4_usize, burst in 1..5) {
+            let limits = limits(max, Some((1, burst as u32)));
+            let pace = Pace::from(limits.rate.unwrap());
+            let (sources, _) = sources(0);
+            let (mut now, mut seats) = (SECOND, Vec::new());
+            let mut model: HashMap<u32, (usize, u64)> = HashMap::new();
+            for step in steps {
+                match step {
+                    Step::Pass(time) => now += time,
+                    Step::Leave(..) if seats.is_empty() => {}
+                    Step::Leave(which, undo) => {
+                        let (user, taken, source_slot): (u32, u64, SourceSlot) =
+                            seats.swap_remove(which.index(seats.len()));
+                        let (handlers, full) = model.get_mut(&user).unwrap();
+                        *handlers -= 1;
+                        if undo {
+                            *full = pace.give_back(*full, taken, now);
+                            source_slot.undo(limits, taken, now);
+                        }
+                    }
+                    Step::Come(user) => {
+                        let (handlers, full) = model.entry(user).or_default();
+                        let expected = if *handlers == max {
+                            Err(Over::Max)
+                        } else {
+                            pace.take(*full, now).map_err(Over::Rate)
+                        };
+                        match (sources.admit(Source::user(user), limits, now), expected) {
+                            (Ok(source_slot), Ok(then)) => {
+                                *handlers += 1;
+                                *full = then;
+                                seats.push((user, now, source_slot));
+                            }
+                            (source_slot, expected) => {
+                                prop_assert_eq!(source_slot.err(), expected.err());
+                            }
+                        }
+                    }
+                }
+            }
+            prop_assert!(sources.known() <= model.len());
+            for (user, (handlers, _)) in model {
+                prop_assert_eq!(sources.handlers(Source::user(user)) as usize, handlers);
+            }
+        }
+    }
+
+    /// Never more than the bound of those without handlers, and all of those with.
+    #[test]
+    fn a_flood_of_sources_costs_a_bounded_table() {
+        let (many, live) = if cfg!(miri) {
+            (200, 20)
+        } else {
+            (300_000, 5_000)
+        };
+        let (sources, _) = sources(0);
+        let limits = limits(1, Some((3600, 1)));
+        let prefix = SourcePrefix { v4: 32, v6: 128 };
+        let source = |number| Source::address(Ipv6Addr::from_bits(number).into(), prefix);
+        let first = 1 << 64;
+        let seats: Vec<_> = (first..first + live)
+            .map(|number| sources.admit(source(number), limits, 1).unwrap())
+            .collect();
+        for number in 2 * first..2 * first + many {
+            drop(sources.admit(source(number), limits, 1).unwrap());
+        }
+        assert!(sources.known() <= IDLE + seats.len());
+        // One more in each part, for the one that came.
+        assert!(sources.memory() <= IDLE + seats.len() + PARTS);
+        for number in first..first + live {
+            assert_eq!(
+                sources.admit(source(number), limits, 1).unwrap_err(),
+                Over::Max
+            );
+        }
+        drop(seats);
+        let memory = sources.memory();
+        assert!(sources.known() <= IDLE);
+        // Later, all buckets are full: their memory is for others.
+        let later = 3600 * SECOND + 1;
+        for number in 3 * first..3 * first + many {
+            drop(sources.admit(source(number), limits, later).unwrap());
+        }
+        assert!(sources.known() <= IDLE);
+        assert!(sources.memory() <= memory.max(IDLE + PARTS));
+    }
+
+    /// The table keeps its size while a million sources come and go, and only one that comes too
+    /// often is refused. `cargo test --release --lib -- --ignored --nocapture a_million` prints
+    /// what a connection costs here.
+    #[test]
+    #[ignore = "takes seconds"]
+    #[allow(clippy::print_stdout)]
+    fn a_million_sources() {
+        let (sources, _) = sources(0);
+        let limits = limits(1, Some((3600, 1)));
+        let prefix = SourcePrefix { v4: 32, v6: 128 };
+        let anonymous = || {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find(|line| line.starts_with("RssAnon"));
+            line.unwrap_or_default().to_owned()
+        };
+        println!("before: {}", anonymous());
+        for (what, step) in [("one", 0), ("a million", 1), ("a million others", 1)] {
+            let start = std::time::Instant::now();
+            let mut refused = 0;
+            for number in 0..1_000_000 {
+                let bits = number * step + u128::from(what.len() as u64) * (1 << 64);
+                let source = Source::address(Ipv6Addr::from_bits(bits).into(), prefix);
+                refused += u32::from(sources.admit(source, limits, 1).is_err());
+            }
+            let each = start.elapsed() / 1_000_000;
+            let (known, now) = (sources.known(), anonymous());
+            assert_eq!(refused, if step == 0 { 999_999 } else { 0 }, "{what}");
+            assert!(known <= IDLE && sources.memory() <= IDLE + PARTS, "{what}");
+            println!("{what}: {each:?} each, {refused} refused, {known} known; {now}");
+        }
+    }
+
+    #[test]
+    fn the_fullest_are_forgotten_first() {
+        if cfg!(miri) {
+            return;
+        }
+        let (sources, _) = sources(0);
+        let slow = limits(1, Some((3600, 100)));
+        let hog = Source::user(0);
+        while sources.admit(hog, slow, 1).is_ok() {}
+        for user in 1..200_000 {
+            drop(sources.admit(Source::user(user), slow, 1).unwrap());
+        }
+        // Of all whose buckets have one token less, the one that has none left is still known.
+        assert!(matches!(sources.admit(hog, slow, 1), Err(Over::Rate(_))));
+    }
+}

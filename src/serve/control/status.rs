@@ -1,0 +1,247 @@
+//! What the service manager hears while skd serves: that it does, how many handlers there
+//! are, that it lives, and that it ends.
+//!
+//! The connection path does nothing for it but look whether the main thread wants to know
+//! of a change. That wakes at most once a second for the numbers, and not at all while they
+//! stay; and at half of the watchdog's time, if there is one.
+
+use std::fmt;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use crate::serve::worker::{Phase, Shared};
+use crate::setup::Manager;
+use crate::setup::notify::{PAUSE, SavedManager, watchdog_pause};
+use crate::sys::descriptors::SavedDescriptors;
+
+/// Asks every worker for a sign of life.
+fn ask(shared: &Shared) {
+    for (answer, waker) in shared.answers.iter().zip(&*shared.wakers) {
+        answer.store(false, Ordering::SeqCst);
+        waker.wake();
+    }
+}
+
+/// Returns whether every worker has given one. One that was told to end needn't.
+fn all_answered(shared: &Shared) -> bool {
+    let mut answers = shared.answers.iter();
+    shared.is_in(Phase::Stopping) || answers.all(|answer| answer.load(Ordering::SeqCst))
+}
+
+/// The main thread's word to the service manager; nothing, where there is none.
+#[derive(Debug)]
+pub(in crate::serve) struct Status {
+    manager: Option<Manager>,
+    /// How many handlers there can be, if that is limited.
+    limit: Option<usize>,
+    /// The last status that it got.
+    said: String,
+    said_at: Instant,
+    /// When there is something to say next.
+    due: Option<Instant>,
+    watchdog: Option<Watchdog>,
+    ending: Ending,
+}
+
+#[derive(Debug)]
+struct Watchdog {
+    /// Within what time it has to hear of skd.
+    time: Duration,
+    /// When it is to hear of it next; `None` as soon as all have answered.
+    due: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    No,
+    Draining,
+    AtOnce,
+}
+
+impl Status {
+    pub(in crate::serve) fn new(manager: Option<Manager>, limit: Option<usize>) -> Self {
+        let time = manager.as_ref().and_then(Manager::watchdog);
+        Self {
+            manager,
+            limit,
+            said: String::new(),
+            said_at: Instant::now(),
+            due: None,
+            watchdog: time.map(|time| Watchdog { time, due: None }),
+            ending: Ending::No,
+        }
+    }
+
+    /// Lets the next image of this process have it.
+    pub(in crate::serve) fn save(
+        &self,
+        to: &mut SavedDescriptors,
+    ) -> Result<Option<SavedManager>, Errno> {
+        let manager = self.manager.as_ref();
+        manager.map(|manager| manager.save(to)).transpose()
+    }
+
+    /// When to call [`Self::look`] though nothing has happened.
+    pub(in crate::serve) fn due(&self) -> Option<Instant> {
+        let watchdog = self.watchdog.as_ref().and_then(|watchdog| watchdog.due);
+        self.due.into_iter().chain(watchdog).min()
+    }
+
+    /// Says that skd serves: at the start, and after [`Self::reloading`].
+    pub(in crate::serve) fn ready(&mut self, shared: &Shared) {
+        // After STOPPING=1 it would be taken back.
+        if self.manager.is_none() || self.ending != Ending::No {
+            return;
+        }
+        let status = self.text(shared);
+        if let Some(manager) = &mut self.manager {
+            manager.ready(&status);
+        }
+        self.note_said(status);
+        self.look(shared, self.said_at);
+    }
+
+    /// Says that skd reads again what it has read before; not one that is about to end.
+    pub(in crate::serve) fn reloading(&mut self) {
+        if self.ending == Ending::No
+            && let Some(manager) = &mut self.manager
+        {
+            manager.reloading();
+        }
+    }
+
+    /// Says that skd ends, once: now, or when the handlers that are left have ended.
+    pub(in crate::serve) fn stopping(&mut self, shared: &Shared, draining: bool) {
+        if self.ending != Ending::No {
+            return;
+        }
+        self.ending = if draining {
+            Ending::Draining
+        } else {
+            Ending::AtOnce
+        };
+        if self.manager.is_none() {
+            return;
+        }
+        let status = draining.then(|| self.text(shared));
+        if let Some(manager) = &mut self.manager {
+            manager.stopping(status.as_deref());
+        }
+        self.note_said(status.unwrap_or_default());
+    }
+
+    fn note_said(&mut self, status: String) {
+        self.said = status;
+        self.said_at = Instant::now();
+        self.due = None;
+    }
+
+    /// Says what is to be said by now; called whenever the main thread has been woken.
+    pub(in crate::serve) fn look(&mut self, shared: &Shared, now: Instant) {
+        let Some(manager) = &self.manager else {
+            return;
+        };
+        let changed = !shared.handlers.count_wanted.load(Ordering::Relaxed);
+        if self.due.is_none() && (changed || manager.is_owed()) {
+            self.due = Some(self.said_at + PAUSE);
+        }
+        if self.due.is_some_and(|due| due <= now) {
+            self.tell(shared, now);
+        }
+        self.appease(shared, now);
+    }
+
+    fn tell(&mut self, shared: &Shared, now: Instant) {
+        self.due = None;
+        self.said_at = now;
+        let status = self.text(shared);
+        let Some(manager) = &mut self.manager else {
+            return;
+        };
+        let told = if status == self.said {
+            manager.settle()
+        } else {
+            manager.status(&status)
+        };
+        if told {
+            self.said = status;
+        } else {
+            self.due = Some(now + PAUSE);
+        }
+    }
+
+    /// Lets the watchdog know that skd lives, if every acceptor has given a sign of life since
+    /// the last time; else as soon as it has.
+    fn appease(&mut self, shared: &Shared, now: Instant) {
+        let (Some(manager), Some(watchdog)) = (&mut self.manager, &mut self.watchdog) else {
+            return;
+        };
+        if watchdog.due.is_some_and(|due| now < due) {
+            return;
+        }
+        watchdog.due = None;
+        // Before the answers are looked at: one in between is seen, or wakes this thread.
+        shared.answer_wanted.store(true, Ordering::SeqCst);
+        if all_answered(shared) {
+            shared.answer_wanted.store(false, Ordering::SeqCst);
+            watchdog.due = Some(now + watchdog_pause(watchdog.time, manager.alive()));
+            ask(shared);
+        }
+    }
+
+    /// How things are; from now on any change is noted.
+    fn text(&self, shared: &Shared) -> String {
+        // Before counting, so that none is missed.
+        shared.handlers.count_wanted.store(true, Ordering::SeqCst);
+        let (live, served) = shared.handlers.table.counts();
+        if self.ending == Ending::Draining {
+            return format!("draining, {} left", Count(live));
+        }
+        let served = Grouped(served);
+        match self.limit {
+            Some(limit) => format!("{live} of {}, {served} served", Count(limit)),
+            None => format!("{}, {served} served", Count(live)),
+        }
+    }
+}
+
+struct Count(usize);
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = if self.0 == 1 { "" } else { "s" };
+        write!(f, "{} handler{plural}", self.0)
+    }
+}
+
+/// A number with its thousands set apart: `1,204`.
+struct Grouped(u64);
+
+impl fmt::Display for Grouped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 < 1000 {
+            return write!(f, "{}", self.0);
+        }
+        write!(f, "{},{:03}", Self(self.0 / 1000), self.0 % 1000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_set_apart() {
+        let written = [0, 999, 1000, 1204, 1_000_000, 12_034_056].map(|n| Grouped(n).to_string());
+        assert_eq!(
+            written,
+            ["0", "999", "1,000", "1,204", "1,000,000", "12,034,056"]
+        );
+        assert_eq!(
+            [0, 1, 2].map(|n| Count(n).to_string()),
+            ["0 handlers", "1 handler", "2 handlers"]
+        );
+    }
+}

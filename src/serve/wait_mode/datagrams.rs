@@ -1,0 +1,79 @@
+//! A datagram is known by the time at which the kernel received it, so two equal ones are
+//! two. After a few starts for the same one it is read away.
+
+use nix::errno::Errno;
+use nix::sys::time::TimeSpec;
+
+use super::{Found, STARTS};
+use crate::child::Plan;
+use crate::config::ServiceId;
+use crate::net::Listener;
+use crate::report::{self, Event};
+use crate::sys::sockets::{self, Datagram};
+
+/// What became of the last datagram.
+#[derive(Debug, Default)]
+pub(in crate::serve) struct Datagrams {
+    /// The datagram for which a handler was started last, and how often that was.
+    last: Option<(Option<TimeSpec>, u32)>,
+}
+
+impl Datagrams {
+    pub(in crate::serve) fn find(
+        &mut self,
+        service: ServiceId,
+        listener: &Listener,
+        plan: &Plan,
+    ) -> Found {
+        let datagram = match sockets::peek_datagram(listener) {
+            Ok(Some(datagram)) => datagram,
+            Ok(None) if sockets::is_shut_down(listener) => return Found::ShutDown,
+            Ok(None) => return Found::Nothing,
+            Err(errno) => return Found::Trouble(errno),
+        };
+        let known = self.last.filter(|(last, _)| *last == datagram.received);
+        let starts = known.map_or(0, |(_, starts)| starts);
+        if starts == STARTS {
+            return self.discard(service, listener, plan);
+        }
+        self.last = Some((datagram.received, starts));
+        Found::Somebody {
+            peer: listener.sender(datagram.sender),
+            new: known.is_none(),
+            starts,
+        }
+    }
+
+    /// A handler was started for what was found.
+    pub(in crate::serve) fn tried(&mut self) {
+        if let Some((_, starts)) = &mut self.last {
+            *starts += 1;
+        }
+    }
+
+    /// Reads the first datagram away and says whose it was.
+    fn discard(&mut self, service: ServiceId, listener: &Listener, plan: &Plan) -> Found {
+        self.last = None;
+        match sockets::discard_datagram(listener) {
+            Ok(Some(Datagram { sender, length, .. })) => {
+                report::event(Event::ReadAway {
+                    service,
+                    peer: &listener.sender(sender),
+                    length,
+                    listener: listener.listener_name(),
+                    program: plan.name(),
+                    starts: STARTS,
+                });
+                Found::Nothing
+            }
+            Ok(None) => Found::Nothing,
+            Err(errno) => Found::Trouble(errno),
+        }
+    }
+
+    /// Has the kernel note the time of each datagram, as long as no handler has the socket:
+    /// it would take room from the handler's own control data.
+    pub(in crate::serve) fn note_times(listener: &Listener, on: bool) -> Result<(), Errno> {
+        sockets::set_receive_time(listener, on)
+    }
+}
