@@ -327,10 +327,44 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused_without_a_panic(text in ".*|[0-9a-zA-Z:]{0,12}") {
+        fn what_is_read_reads_the_same_when_written_out(
+            text in prop_oneof![
+                "[1-9][0-9]{0,3}[sm]:[1-9][0-9]{0,3}s:[0-9]{1,3}",
+                "([0-9]{1,4}[hms])?[0-9]{1,4}(s|ms)",
+                "0[xX][0-9a-fA-F]{1,9}|[0-9]{1,11}[KMG]?|[ac][fs][0-9]{1,2}",
+                "2[23][0-9](\\.[0-9]{1,2}){3}(%[a-z]{1,4})?|ff02::[0-9a-f]{1,4}(%[a-z]{1,4})?",
+                ".*",
+            ],
+        ) {
             let text = os(&text);
-            let _ = (probes(text), user_timeout(text), defer_accept(text), interface(text));
-            let _ = (type_of_service(text), mark(text), size(text), parsed::<Group>(text));
+            let parts = |text| probes(text).ok().map(|it| (it.time, it.interval, it.count));
+            if let Some((time, interval, count)) = parts(text) {
+                let again = format!("{time}s:{interval}s:{count}");
+                prop_assert_eq!(parts(os(&again)), Some((time, interval, count)));
+            }
+            if let Ok(milliseconds) = user_timeout(text) {
+                let again = format!("{milliseconds}ms");
+                prop_assert_eq!(user_timeout(os(&again)), Ok(milliseconds));
+            }
+            if let Ok(seconds) = defer_accept(text) {
+                prop_assert_eq!(defer_accept(os(&format!("{seconds}s"))), Ok(seconds));
+            }
+            if let Ok(name) = interface(text) {
+                prop_assert_eq!(os(&name), text);
+            }
+            if let Ok(byte) = type_of_service(text) {
+                prop_assert_eq!(type_of_service(os(&format!("{byte:#x}"))), Ok(byte));
+            }
+            if let Ok(number) = mark(text) {
+                prop_assert_eq!(mark(os(&number.to_string())), Ok(number));
+                prop_assert_eq!(mark(os(&format!("{number:#x}"))), Ok(number));
+            }
+            if let Ok(bytes) = size(text) {
+                prop_assert_eq!(size(os(&bytes.to_string())), Ok(bytes));
+            }
+            if let Ok(group) = parsed::<Group>(text) {
+                prop_assert_eq!(parsed(os(&group.to_string())), Ok(group));
+            }
         }
     }
 }

@@ -350,9 +350,43 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused_without_a_panic(text in ".*") {
-            let _ = (positive(os(&text)), nice(os(&text)), mode(os(&text)), limit(os(&text)));
-            let _ = (uid(os(&text)), variable(os(&text), true), user_and_group(os(&text)));
+        fn what_is_read_reads_the_same_when_written_out(text in "-?[0-9]{0,10}|.{0,4}(:.{0,4})?") {
+            let text = os(&text);
+            if let Ok(number) = positive(text) {
+                prop_assert_eq!(positive(os(&number.to_string())), Ok(number));
+            }
+            if let Ok(number) = nice(text) {
+                prop_assert_eq!(nice(os(&number.to_string())), Ok(number));
+            }
+            if let Ok(bits) = mode(text) {
+                prop_assert_eq!(mode(os(&format!("{bits:o}"))), Ok(bits));
+            }
+            if let Ok(id) = uid(text) {
+                prop_assert_eq!(uid(os(&id.to_string())), Ok(id));
+            }
+            if let Ok((user, group)) = user_and_group(text) {
+                let group = group.map(|group| format!(":{}", group.display()));
+                let again = format!("{}{}", user.display(), group.unwrap_or_default());
+                prop_assert_eq!(os(&again), text);
+            }
+        }
+
+        #[test]
+        fn a_limit_that_is_read_reads_the_same_when_written_out(
+            text in "(nofile|core|as)=([0-9]{1,12}[KMGT]?|unlimited)(:([0-9]{1,12}[KMGT]?|unlimited))?",
+        ) {
+            let parts = |text: &str| {
+                let limit = limit(os(text)).ok()?;
+                Some((limit.name, limit.soft, limit.hard))
+            };
+            if let Some((name, soft, hard)) = parts(&text) {
+                let amount = |value: u64| match value {
+                    u64::MAX => "unlimited".to_owned(),
+                    value => value.to_string(),
+                };
+                let again = format!("{name}={}:{}", amount(soft), amount(hard));
+                prop_assert_eq!(parts(&again), Some((name, soft, hard)));
+            }
         }
 
         #[test]

@@ -308,13 +308,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused_without_a_panic(text in ".*") {
-            let _ = parse(&text);
-            let _ = UnixAddress::parse(OsStr::new(&text));
-        }
-
-        #[test]
-        fn what_is_read_is_written_so_that_it_reads_the_same(text in "[\\[a-z0-9.:%\\]-]{1,20}") {
+        fn what_is_read_is_written_so_that_it_reads_the_same(
+            text in "[\\[a-z0-9.:%\\]-]{1,20}|.{0,12}(:.{0,5})?",
+        ) {
             if let Ok(address) = parse(&text) {
                 prop_assert_eq!(parse(&address.to_string()), Ok(address));
             }

@@ -142,8 +142,12 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_read_or_refused(text in "[0-9a-z]{0,12}|.{0,8}") {
-            let _ = text.parse::<Span>();
+        fn what_is_read_reads_the_same_when_written_out(
+            text in "([0-9]{1,3}d)?([0-9]{1,5}h)?([0-9]{1,5}m)?([0-9]{1,9}s)?([0-9]{1,9}ms)?|.{0,8}",
+        ) {
+            if let Ok(span) = text.parse::<Span>() {
+                prop_assert_eq!(span.to_string().parse(), Ok(span));
+            }
         }
     }
 }

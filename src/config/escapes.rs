@@ -117,8 +117,13 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_read_or_refused(text in r#"[\\rntx"0-9a]{0,8}|.{0,8}"#) {
-            let _ = unescape(&text);
+        fn what_is_read_reads_the_same_when_quoted(
+            text in r#"([^\\]|\\[\\rnt"]|\\x[0-9a-fA-F]{2}){0,6}|[\\rntx"0-9a]{0,8}"#,
+        ) {
+            if let Ok(bytes) = unescape(&text) {
+                let again = quoted(&bytes).to_string();
+                prop_assert_eq!(unescape(&again[1..again.len() - 1]), Ok(bytes));
+            }
         }
     }
 }

@@ -229,11 +229,6 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused_without_a_panic(text in ".*") {
-            let _ = parse(&text);
-        }
-
-        #[test]
         fn what_is_read_reads_the_same_when_written_out(
             tag in "[^:]{0,9}",
             level in proptest::option::of("(local[0-9]|[A-Za-z]{1,4}|[0-9]{1,2})\\.(info|[0-9]{1,2})"),

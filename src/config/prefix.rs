@@ -236,8 +236,12 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_read_or_refused(text in "[0-9a-f:./]{0,24}|.{0,8}") {
-            let _ = text.parse::<Prefix>();
+        fn what_is_read_reads_the_same_when_written_out(
+            text in "[0-9]{1,2}(\\.[0-9]{1,2}){3}(/3[0-3])?|[0-9a-f]{0,2}(:[0-9a-f]{0,2}){2,7}(/12[5-9])?|.{0,8}",
+        ) {
+            if let Ok(prefix) = text.parse::<Prefix>() {
+                prop_assert_eq!(prefix.to_string().parse(), Ok(prefix));
+            }
         }
     }
 }

@@ -139,8 +139,12 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_read_or_refused(text in "[0-9/:smhd]{0,8}|.{0,8}") {
-            let _ = text.parse::<Rate>();
+        fn what_is_read_reads_the_same_when_written_out(
+            text in "[0-9]{1,7}/[smhd](:[0-9]{1,7})?|[0-9/:smhd]{0,8}|.{0,8}",
+        ) {
+            if let Ok(rate) = text.parse::<Rate>() {
+                prop_assert_eq!(rate.to_string().parse(), Ok(rate));
+            }
         }
     }
 }

@@ -414,8 +414,22 @@ deny all"#;
         }
 
         #[test]
-        fn any_text_is_read_or_refused(text in prop::collection::vec(any::<u8>(), 0..40)) {
-            let _ = (rules(&text, &look_up), prefixes(&text));
+        fn prefixes_that_are_read_read_the_same_when_written_out(
+            lines in prop::collection::vec(
+                prop_oneof![
+                    4 => "[0-9]{1,2}(\\.[0-9]{1,2}){3}(/32)?[ \t]?(#.{0,3})?",
+                    4 => "[0-9a-f]{1,4}:(:[0-9a-f]{1,4}){1,3}(/128)?",
+                    1 => "[ \t]*(#.{0,5})?",
+                ],
+                0..5,
+            ),
+        ) {
+            let text = lines.join("\n");
+            if let Ok(found) = prefixes(text.as_bytes()) {
+                let again: Vec<_> = found.iter().map(Prefix::to_string).collect();
+                let again = prefixes(again.join("\n").as_bytes());
+                prop_assert_eq!(again, Ok(found), "{:?}", text);
+            }
         }
 
         #[test]

@@ -2,8 +2,8 @@
 //! bytes is read has tests beside the parser.
 
 use crate::harness::{
-    Conversation, Directory, Namespace, Running, Skd, connect, connect_unix, echo, poll_for,
-    requires_command, talk, try_talk, wait_for, wait_for_text,
+    Conversation, DEADLINE, Directory, Namespace, Running, Skd, connect, connect_unix, echo,
+    poll_for, requires_command, talk, try_talk, wait_for, wait_for_text,
 };
 use nix::sys::signal::Signal;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -137,9 +137,7 @@ fn connect_from(address: &str, to: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::for_address(from), Type::STREAM, None).unwrap();
     socket.bind(&from.into()).unwrap();
     socket.connect(&to.into()).unwrap();
-    socket
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
     socket.into()
 }
 
@@ -288,7 +286,7 @@ fn whoever_is_trusted_and_sends_anything_else_is_refused_and_told_why_in_the_log
 
 #[test]
 fn a_header_that_does_not_come_in_time_is_not_waited_for() {
-    let skd = show(skd().args(["--proxy-timeout", "200ms"]));
+    let skd = show(skd().args(["--proxy-timeout", "1s"]));
     // Three, for which there is a line each in a second.
     for part in [
         &b""[..],
@@ -312,7 +310,7 @@ fn a_header_that_does_not_come_in_time_is_not_waited_for() {
     let mut stream = skd.connect();
     stream.write_all(&headers()[0].0).unwrap();
     skd.wait_for_log("Accepted connection from [192.0.2.1]:1234");
-    assert!(poll_for(Duration::from_millis(400), || skd.logged("Closed").pop()).is_none());
+    assert!(poll_for(Duration::from_millis(1_500), || skd.logged("Closed").pop()).is_none());
     let (_, told) = shown(&talk(stream, b"late"));
     assert_eq!(told, "late");
 }
