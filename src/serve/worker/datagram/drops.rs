@@ -1,4 +1,4 @@
-//! Datagrams that were dropped: counted, and said once a second.
+//! Dropped datagrams: counted, and reported once a second.
 
 use std::time::{Duration, Instant};
 
@@ -7,23 +7,24 @@ use crate::report::{self, Event};
 /// Why a datagram was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
-pub(in crate::serve) enum Why {
-    /// Its handler hasn't read what came before.
+pub(super) enum Why {
+    /// Its handler hasn't read those before.
     Overflow,
     /// It has no bytes, which its handler would take for the end.
     Empty,
     /// It has more bytes than one of UDP can have.
     TooLong,
-    /// There was no handler for it, for want of something.
+    /// No handler could be started for it.
     Short,
     /// skd drains, and its sender has no handler.
     Closed,
-    /// It would answer somebody who has no address.
+    /// It would answer a sender that has no address.
     NoAddress,
     /// It is an answer that couldn't be sent.
     NotSent,
 }
 
+/// The reasons in words.
 const WHYS: [(Why, &str); 7] = [
     (Why::Overflow, "their handlers have not read those before"),
     (
@@ -37,29 +38,30 @@ const WHYS: [(Why, &str); 7] = [
     (Why::NotSent, "they are answers that could not be sent"),
 ];
 
+/// How long datagrams are counted before they are reported.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How many were dropped and not told of.
+/// How many datagrams were dropped and not reported yet.
 #[derive(Debug, Default)]
-pub(in crate::serve) struct Drops {
+pub(super) struct Drops {
     counts: [u64; WHYS.len()],
     due: Option<Instant>,
 }
 
 impl Drops {
-    /// One was dropped.
-    pub(in crate::serve) fn note(&mut self, why: Why) {
+    /// Counts a dropped datagram.
+    pub(super) fn note(&mut self, why: Why) {
         self.counts[why as usize] += 1;
         self.due.get_or_insert_with(|| Instant::now() + PAUSE);
     }
 
-    /// When there is something to say.
-    pub(in crate::serve) fn due(&self) -> Option<Instant> {
+    /// Returns when there is something to report.
+    pub(super) fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// Says it, if it is due, or `now`.
-    pub(in crate::serve) fn flush(&mut self, now: bool) {
+    /// Reports what was counted, if it is due or `now` is set.
+    pub(super) fn flush(&mut self, now: bool) {
         if self.due.is_none_or(|due| !now && Instant::now() < due) {
             return;
         }
