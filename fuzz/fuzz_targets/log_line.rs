@@ -1,5 +1,4 @@
-//! Text from outside on its way into the log: one line, whole characters, no control characters, and what was
-//! short enough is all there.
+//! Foreign text in the log: one line, whole characters, no control characters, and cut only if it is too long.
 
 #![no_main]
 
@@ -10,9 +9,11 @@ use std::time::Duration;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
+use skd::config::{BoundAddress, ListenerName, Peer, RuleLocation, ServiceId, Style, UnixAddress};
 use skd::report::line::Line;
-use skd::report::{Cause, Event, Outcome};
+use skd::report::{Event, Outcome, Reason, Trouble};
 use skd::sys::process::Ended;
+use skd::sys::sockets::Credentials;
 
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {
@@ -31,11 +32,17 @@ fuzz_target!(|input: Input<'_>| {
         number,
         status,
     } = input;
-    // As file names, arguments and names of interfaces are shown.
-    let (one, other) = (
-        OsStr::from_bytes(one).display(),
-        OsStr::from_bytes(other).display(),
-    );
+    let program = OsStr::from_bytes(one);
+    let text = program.display().to_string();
+    let bound_address = BoundAddress::Unix(UnixAddress::Abstract(other.to_vec()));
+    let listener = ListenerName(Style::Stream, &bound_address);
+    let peer = Peer::UnixStream(Some(Credentials {
+        pid: number as i32,
+        uid: number,
+        gid: number,
+    }));
+    let location = RuleLocation::Option(text.clone());
+    let service = ServiceId::new(status.into());
     let ended = if number % 2 == 0 {
         Ended::Exited(status)
     } else {
@@ -48,33 +55,43 @@ fuzz_target!(|input: Input<'_>| {
         after,
     };
     let event = match event % 17 {
-        0 => Event::Accepted(&one),
-        1 => Event::Received(&one),
-        2 => Event::Closed(&one, outcome),
-        3 => Event::Finished(&one, outcome),
-        4 => Event::Places(number as usize, None),
-        5 => Event::Places(number as usize, Some(status.into())),
-        6 => Event::Full(number as usize),
-        7 => Event::Listening(&one),
-        8 => Event::ClosedListener(&one),
-        9 => Event::PassedOver(&one, &other),
-        10 => Event::Started(&one),
-        11 => Event::Ended(&one, ended),
-        12 => Event::Restarting(&one, after),
+        0 => Event::Accepted(service, &peer),
+        1 => Event::Received(service, &peer),
+        2 => Event::Closed(service, &peer, outcome),
+        3 => Event::Finished(service, &peer, outcome),
+        4 => Event::Slots(service, number as usize, None),
+        5 => Event::Slots(service, number as usize, Some(status.into())),
+        6 => Event::Full(service, number as usize),
+        7 => Event::Listening(listener),
+        8 => Event::ClosedListener(listener),
+        9 => Event::WouldListen(&text),
+        10 => Event::Started(program),
+        11 => Event::Ended(program, ended),
+        12 => Event::Restarting(program, after),
         13 => Event::ReadAway {
-            peer: &one,
+            service,
+            peer: &peer,
             length: number as usize,
-            listener: &other,
-            program: &one,
+            listener,
+            program,
             starts: status.into(),
         },
-        14 => Event::Trouble(Cause::Exec, &one),
-        _ => return check(&one.to_string(), &format_args!("{one}")),
+        14 => Event::Trouble(Trouble::NotPrestartable {
+            service,
+            program,
+            why: &text,
+        }),
+        15 => Event::Rejected(service, &peer, Reason::Rule(&location)),
+        _ => {
+            // File names, arguments and names of interfaces are shown in this form.
+            let one = program.display();
+            return check(&one.to_string(), &format_args!("{one}"));
+        }
     };
     check(&event.to_string(), &event);
 });
 
-/// Holds the line made from something against the same as text.
+/// Compares a line of the log with its text.
 fn check(text: &str, shown: &dyn std::fmt::Display) {
     let mut line = Line::default();
     write!(line, "{shown}").unwrap();
@@ -96,7 +113,7 @@ fn check(text: &str, shown: &dyn std::fmt::Display) {
     } else {
         let kept = line.strip_suffix('…').expect("what is cut is marked");
         assert!(escaped.starts_with(kept));
-        // No more is cut than must be: the longest piece has four bytes.
+        // The cut is minimal: the longest piece has four bytes.
         assert!(kept.len() + 4 > Line::LENGTH - "…\n".len());
     }
 }

@@ -17,10 +17,10 @@ pub(in crate::serve) use pending::{Admitted, FirstByte, Kind, Pending, PendingCo
 pub(in crate::serve) use pending_queue::{Capacity, PendingQueue, capacity};
 pub(in crate::serve) use pipeline::{Gate, Look, Pipeline, Step};
 pub(in crate::serve) use policy::Policy;
-pub(in crate::serve) use reject::{Reason, RejectAction, Rejection};
+pub(in crate::serve) use reject::{RejectAction, Rejection};
 pub(in crate::serve) use reject_log::{RejectLog, Say};
 pub use rules::{Client, Decision, Ready, Rules, SavedRules};
 pub(in crate::serve) use rules_handle::RulesHandle;
 pub(in crate::serve) use slots::{Slot, Slots, When};
-pub(in crate::serve) use sources::{Source, SourceSlot};
+pub(in crate::serve) use sources::SourceSlot;
 pub(in crate::serve) use token_bucket::Clock;

@@ -7,8 +7,8 @@ use socket2::Socket;
 
 use super::rules::Ready;
 use super::slots::Slot;
-use super::sources::{Source, SourceLimits, SourceSlot};
-use crate::config::{Peer, ServiceId};
+use super::sources::{SourceLimits, SourceSlot};
+use crate::config::{Peer, ServiceId, Source};
 use crate::net::proxy::Received;
 
 /// What clients arrive as.

@@ -8,7 +8,7 @@ use std::time::Instant;
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::pending::{PendingConnection, Stage};
-use super::sources::Source;
+use crate::config::Source;
 
 /// Pending connections of one service in one thread. Their ids grow in the order of arrival.
 #[derive(Debug)]

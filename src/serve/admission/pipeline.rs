@@ -12,14 +12,15 @@ use std::time::{Duration, Instant};
 
 use super::pending::{FirstByte, Kind, Pending, Stage, TakenSourceSlot};
 use super::policy::Policy;
-use super::reject::{Reason, RejectAction, Rejection};
+use super::reject::{RejectAction, Rejection};
 use super::rules::Ready;
 use super::rules_handle::{RulesHandle, RulesReader};
 use super::slots::{Slot, Slots, When};
-use super::sources::{Over, Source, SourceLimits};
+use super::sources::{Over, SourceLimits};
 use super::token_bucket::{Bucket, Clock};
-use crate::config::{AtLimit, Peer};
+use crate::config::{AtLimit, Peer, Source};
 use crate::net::proxy::Received;
+use crate::report::{Awaited, Reason};
 
 /// What the pipeline decides about a client.
 #[derive(Debug)]
@@ -64,7 +65,7 @@ enum Passed<'a> {
         retry: Option<Instant>,
         within: Option<Duration>,
     },
-    No(RejectAction<'a>, Reason),
+    No(Rejection<'a>),
 }
 
 /// The admission pipeline of one service in one thread.
@@ -236,12 +237,9 @@ impl<'a> Pipeline<'a> {
                     (client.deadline, client.retry) = (deadline, retry);
                     return Step::Wait;
                 }
-                Passed::No(action, reason) => {
-                    let rule = client.rule.as_ref();
-                    let rule = rule.filter(|_| client.stage == Stage::Source);
-                    let action = RejectAction::by_rule(rule, action);
+                Passed::No(rejection) => {
                     self.give_back(client, now);
-                    return Step::Reject(Rejection { reason, action });
+                    return Step::Reject(rejection);
                 }
             }
         }
@@ -264,19 +262,22 @@ impl<'a> Pipeline<'a> {
     }
 
     fn reject_late(&mut self, client: &mut Pending, now: Instant) -> Step<'a> {
-        let limit = self.slots.limit().unwrap_or_default();
-        let rule = client.rule.as_ref();
-        let rule = rule.filter(|_| client.stage == Stage::Source);
-        let action = RejectAction::by_rule(rule, RejectAction::Close);
+        let mut action = RejectAction::Close;
         let reason = match client.stage {
-            Stage::Header => Reason::LateHeader,
+            Stage::Header => Reason::Late(Awaited::Header),
             Stage::Rules | Stage::FirstByte => Reason::Silent,
-            Stage::Source => Reason::LateSource(client.source),
-            Stage::Rate => Reason::LateRate,
-            Stage::Slot => Reason::LateMax(limit),
+            Stage::Source => {
+                action = action.unless_told(client.rule.as_ref());
+                Reason::Late(Awaited::Source(client.source))
+            }
+            Stage::Rate => Reason::Late(Awaited::Rate),
+            Stage::Slot => {
+                let limit = self.slots.limit().unwrap_or_default();
+                Reason::Late(Awaited::Slot(limit))
+            }
         };
         self.give_back(client, now);
-        Step::Reject(Rejection { reason, action })
+        Step::Reject(Rejection::new(reason, action))
     }
 
     fn pass(&mut self, client: &mut Pending, now: Instant) -> Passed<'a> {
@@ -297,7 +298,7 @@ impl<'a> Pipeline<'a> {
             return Passed::Yes;
         };
         if !client.peer.is_trusted(&proxies.from) {
-            return Passed::No(RejectAction::Close, Reason::NotProxy);
+            return Passed::No(Rejection::close(Reason::Proxy));
         }
         match client.header.take() {
             None => Passed::Look(Look::Header),
@@ -310,7 +311,7 @@ impl<'a> Pipeline<'a> {
                 retry: None,
                 within: Some(proxies.timeout.into()),
             },
-            Some(Received::Fault(fault)) => Passed::No(RejectAction::Close, Reason::Header(fault)),
+            Some(Received::Fault(fault)) => Passed::No(Rejection::close(Reason::Header(fault))),
         }
     }
 
@@ -318,7 +319,7 @@ impl<'a> Pipeline<'a> {
         if client.kind == Kind::Datagram {
             let port = client.peer.address().map(|address| address.port());
             if let Some(port) = port.filter(|port| *port < self.min_source_port) {
-                return Passed::No(RejectAction::Close, Reason::SourcePort(port));
+                return Passed::No(Rejection::close(Reason::SourcePort(port)));
             }
         }
         let Some((handle, reader)) = &mut self.rules else {
@@ -329,12 +330,10 @@ impl<'a> Pipeline<'a> {
             client.rule = decision.rule.filter(|rule| rule.has_terms()).cloned();
             return Passed::Yes;
         }
-        let action = RejectAction::by_rule(decision.rule, RejectAction::Close);
-        let reason = match decision.rule {
-            Some(rule) => Reason::Rule(Arc::clone(rule)),
-            None => Reason::NoRule,
-        };
-        Passed::No(action, reason)
+        Passed::No(match decision.rule {
+            Some(rule) => Rejection::by_rule(rule),
+            None => Rejection::close(Reason::NoRule),
+        })
     }
 
     fn pass_first_byte(&self, client: &mut Pending) -> Passed<'a> {
@@ -349,7 +348,7 @@ impl<'a> Pipeline<'a> {
                 retry: None,
                 within: Some(within.into()),
             },
-            Some(FirstByte::Ended) => Passed::No(RejectAction::Close, Reason::Ended),
+            Some(FirstByte::Ended) => Passed::No(Rejection::close(Reason::Ended)),
         }
     }
 
@@ -396,7 +395,10 @@ impl<'a> Pipeline<'a> {
                 retry,
                 within: Some((*within).into()),
             },
-            at => Passed::No(RejectAction::at(at), reason),
+            at => {
+                let action = RejectAction::at(at).unless_told(client.rule.as_ref());
+                Passed::No(Rejection::new(reason, action))
+            }
         }
     }
 
@@ -419,7 +421,7 @@ impl<'a> Pipeline<'a> {
                 retry: None,
                 within: within.map(Into::into),
             },
-            at => Passed::No(RejectAction::at(at), Reason::Rate),
+            at => Passed::No(Rejection::new(Reason::Rate, RejectAction::at(at))),
         }
     }
 
@@ -440,7 +442,7 @@ impl<'a> Pipeline<'a> {
             },
             at => {
                 let limit = self.slots.limit().unwrap_or_default();
-                Passed::No(RejectAction::at(at), Reason::Max(limit))
+                Passed::No(Rejection::new(Reason::Max(limit), RejectAction::at(at)))
             }
         }
     }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::pending::{Kind, Pending};
 use super::slots::When;
-use super::sources::{Source, SourceLimits, SourceSlot, Sources};
+use super::sources::{SourceLimits, SourceSlot, Sources};
 use super::token_bucket::Bucket;
-use crate::config::{Admission, AtLimit, Peer};
+use crate::config::{Admission, AtLimit, Peer, Source};
 use crate::sys::events::Waker;
 
 /// What a service asks of its clients besides a slot, if it asks anything.

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::config::Span;
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Overdue, Trouble, Watched};
 use crate::serve::handlers::reap;
 use crate::serve::handlers::token::Token;
 use crate::serve::worker::{Phase, Shared};
@@ -125,7 +125,7 @@ impl Drain {
             self.due = self.tell_at;
             let alive = alive(shared);
             if alive > 0 && now < self.due {
-                report::event(Event::Draining(alive, &self.drain_timeouts.drain));
+                report::event(Event::Draining(alive, self.drain_timeouts.drain));
             }
         }
         if !self.watched {
@@ -146,22 +146,19 @@ impl Drain {
         }
         match self.step {
             Step::Closing | Step::Waiting => {
-                report::event(Event::Overdue(alive, "TERM is sent to them"));
+                report::event(Event::Overdue(alive, Overdue::Terminated));
                 shared.handlers.table.signal(Signal::SIGTERM, |_| true);
                 self.step = Step::Told;
                 self.due = now + self.drain_timeouts.kill_after.into();
             }
             Step::Told => {
-                report::event(Event::Overdue(alive, "KILL is sent to them"));
+                report::event(Event::Overdue(alive, Overdue::Killed));
                 shared.handlers.table.signal(Signal::SIGKILL, |_| true);
                 self.step = Step::Killed;
                 self.due = now + LAST_WAIT;
             }
             Step::Killed => {
-                report::event(Event::Overdue(
-                    alive,
-                    "KILL didn't help; they are left behind",
-                ));
+                report::event(Event::Overdue(alive, Overdue::Abandoned));
                 return Some(self.step.status());
             }
         }
@@ -193,12 +190,12 @@ fn close(shared: &Shared) {
         for acceptor in &shared.handlers.pollers[..shared.handlers.main_index()] {
             let _ = acceptor.remove(listener);
         }
-        report::event(Event::ClosedListener(listener));
+        report::event(Event::ClosedListener(listener.listener_name()));
         listener.close(&shared.handlers.main);
     }
     // They stay open as long as an exchange may need them, though nobody new is served.
     for listener in shared.datagrams() {
-        report::event(Event::ClosedListener(listener));
+        report::event(Event::ClosedListener(listener.listener_name()));
     }
 }
 
@@ -215,8 +212,11 @@ fn watch(shared: &Shared) -> bool {
         {
             Ok(()) | Err(nix::errno::Errno::EEXIST) => watched,
             Err(errno) => {
-                let text = format_args!("handlers can't be watched: {}", errno.desc());
-                report::event(Event::Trouble(Cause::Watch, &text));
+                report::event(Event::Trouble(Trouble::NotWatched {
+                    service: None,
+                    what: Watched::Handlers,
+                    errno,
+                }));
                 look(shared, thread);
                 false
             }

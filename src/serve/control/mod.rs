@@ -30,7 +30,7 @@ use crate::child::{Method, Pidfds, Pool, Spawner};
 use crate::config::{DatagramMode, ServiceId, Span, Style};
 use crate::error::Error;
 use crate::net::{Listener, SocketFile};
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Trouble, Watched};
 use crate::setup::{Log, Manager, RuleFiles};
 use crate::sys::descriptors::{self, Reserved};
 use crate::sys::events::{Interest, Poller, Waker, is_readable, no_events};
@@ -125,6 +125,7 @@ pub struct Daemon {
 impl Daemon {
     /// Makes ready all that can fail, acceptor threads too, but nothing is served yet.
     pub fn new(services: Vec<Prepared>, mut resources: Resources) -> Result<Self, Error> {
+        report::set_services(services.len());
         let acceptors = resources.threads;
         let threads = acceptors + resources.datagram_workers;
         let failed = |what| move |errno: Errno| Error::start(what, errno);
@@ -183,7 +184,8 @@ impl Daemon {
             let pool_variables = Listener::common_variables(&streams);
             let pool = service.prestart.map(|prestart| {
                 let plan = Arc::clone(&plan);
-                Pool::start(prestart, plan, pool_variables.clone(), spawner()?)
+                let id = ServiceId::new(served.len());
+                Pool::start(id, prestart, plan, pool_variables.clone(), spawner()?)
             });
             all_timeouts.push(timeouts.transpose()?.flatten());
             served.push(Service {
@@ -348,7 +350,7 @@ impl Daemon {
             pidfile.own();
         }
         self.enter_handlers();
-        self.each_listener(|listener| report::event(Event::Listening(listener)));
+        self.each_listener(|listener| report::event(Event::Listening(listener.listener_name())));
         // Not in a trial, which doesn't come here.
         self.shared.pools().for_each(Pool::refill);
         self.shared.enter_phase(Phase::Serving);
@@ -360,8 +362,11 @@ impl Daemon {
                 Ok(events) => events,
                 Err(errno) => {
                     // Nothing that an epoll descriptor in order can say; don't spin on it.
-                    let text = format_args!("the main thread can't wait: {}", errno.desc());
-                    report::event(Event::Trouble(Cause::Watch, &text));
+                    report::event(Event::Trouble(Trouble::NotWatched {
+                        service: None,
+                        what: Watched::Main,
+                        errno,
+                    }));
                     std::thread::sleep(Duration::from_millis(100));
                     continue;
                 }
@@ -532,8 +537,8 @@ impl Daemon {
                     // A terminal that is closed may well say so twice: no reason to hurry.
                     Ok(false) if self.origin.hangup_ends && !reread && self.drain.is_none() => {}
                     Ok(_) => return false,
-                    Err(text) => {
-                        report::event(Event::Trouble(Cause::Log, &text));
+                    Err(errno) => {
+                        report::event(Event::Trouble(Trouble::LogNotReopened(errno)));
                         return false;
                     }
                 }
@@ -586,7 +591,7 @@ impl Daemon {
             for lent in self.lent.drain(..) {
                 // A handler may have the socket too, and it would be told of still.
                 let _ = shared.handlers.main_poller().remove(lent.listener());
-                report::event(Event::ClosedListener(lent.listener()));
+                report::event(Event::ClosedListener(lent.listener().listener_name()));
             }
             Drain::begin(shared, drain_timeouts)
         });
@@ -622,8 +627,8 @@ impl Daemon {
             bucket.is_some_and(|bucket| bucket.next(now) > now)
         };
         let event = match served.slots.full() {
-            Some(limit) => Event::Full(limit),
-            None if used_up() => Event::Fast,
+            Some(limit) => Event::Full(served.id, limit),
+            None if used_up() => Event::Fast(served.id),
             None => return,
         };
         // It may have been taken meanwhile, into the last place; the next acceptor who finds
@@ -657,7 +662,9 @@ impl Daemon {
         self.abandon_preflight();
         self.park();
         self.files.clear();
-        self.each_listener(|listener| report::event(Event::ClosedListener(listener)));
+        self.each_listener(|listener| {
+            report::event(Event::ClosedListener(listener.listener_name()))
+        });
         // If one is left, what stands ready sees skd's end.
         self.shared.retire_pools();
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Daemon;
 use crate::config::Prestart;
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Trouble};
 use crate::serve::admission::{Rules, SavedRules};
 use crate::setup::RuleFiles;
 use crate::setup::rules::SavedRuleFiles;
@@ -56,12 +56,12 @@ impl Daemon {
                     book.replace(Rules::new(list, served.plan.variables()));
                     // Those who wait would keep the old ones for as long.
                     self.shared.wakers.iter().for_each(Waker::wake);
-                    report::event(Event::ReadRules(count));
+                    report::event(Event::ReadRules(served.id, count));
                 }
                 Err(faults) => {
                     if let Some(fault) = faults.first() {
-                        let text = format_args!("{fault}; the old rules stay");
-                        report::event(Event::Trouble(Cause::Rules, &text));
+                        let trouble = Trouble::RulesNotRead(served.id, fault);
+                        report::event(Event::Trouble(trouble));
                     }
                 }
             }

@@ -7,7 +7,7 @@ use super::births::Births;
 use super::linger::Lingering;
 use super::table::{Handler, Table};
 use super::timeouts::{Act, Timeouts, Watch};
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Trouble, Watched};
 use crate::sys::events::{Poller, Waker};
 
 /// What all threads share about handlers. A thread is known by its index; the main thread's is the
@@ -64,12 +64,15 @@ impl Handlers {
         handler: Handler,
         watch: Option<Watch>,
     ) -> bool {
-        let has_pidfd = handler.pidfd.is_some();
+        let (service, has_pidfd) = (handler.service, handler.pidfd.is_some());
         let poller = &self.pollers[thread];
         let (watched, more) = self.table.insert(thread, poller, handler, watch);
         if let Err(errno) = watched {
-            let text = format_args!("a handler can't be watched: {}", errno.desc());
-            report::event(Event::Trouble(Cause::Watch, &text));
+            report::event(Event::Trouble(Trouble::NotWatched {
+                service: Some(service),
+                what: Watched::Handler,
+                errno,
+            }));
         }
         if !has_pidfd || watched.is_err() {
             self.main.wake();
@@ -106,24 +109,19 @@ impl Handlers {
                         None
                     }
                 };
-                act.map(|act| (act, handler.pid.as_raw(), handler.peer))
+                act.map(|act| (act, handler.service, handler.pid.as_raw(), handler.peer))
             };
             match self.table.when_due(part, act) {
                 None => return,
                 Some(None) => {}
-                Some(Some((Act::Terminate(late), pid, peer))) => {
-                    report::event(Event::Late(&peer, pid, late));
+                Some(Some((Act::Terminate(late), service, pid, peer))) => {
+                    report::event(Event::Late(service, &peer, pid, late));
                 }
-                Some(Some((Act::Kill, pid, peer))) => {
-                    report::event(Event::KillingHandler(&peer, pid));
+                Some(Some((Act::Kill, service, pid, peer))) => {
+                    report::event(Event::KillingHandler(service, &peer, pid));
                 }
-                Some(Some((Act::Unknown(errno), ..))) => {
-                    let why = errno.desc();
-                    let text = format_args!(
-                        "--idle-timeout: the kernel doesn't say since when a connection is idle: \
-                         {why}; it will be asked again"
-                    );
-                    report::event(Event::Trouble(Cause::Watch, &text));
+                Some(Some((Act::Unknown(errno), service, ..))) => {
+                    report::event(Event::Trouble(Trouble::IdleTimeout(service, errno)));
                 }
             }
         }

@@ -20,7 +20,7 @@ use socket2::SockRef;
 
 use super::slab::Slab;
 use super::token::Token;
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Trouble, Watched};
 use crate::sys::events::{Interest, Poller};
 use crate::sys::signals::has_group;
 use crate::sys::sockets::{Heard, close_at_once, hear_out, tell};
@@ -134,8 +134,11 @@ impl Lingering {
         part.make_room(poller);
         let token = Token::Lingering(part.connections.next_index()).into();
         if let Err(errno) = poller.add(&connection, Interest::Readable, token) {
-            let text = format_args!("a client can't be heard out: {}", errno.desc());
-            report::event(Event::Trouble(Cause::Watch, &text));
+            report::event(Event::Trouble(Trouble::NotWatched {
+                service: None,
+                what: Watched::Lingering,
+                errno,
+            }));
             return;
         }
         part.insert(Entry { connection, until });

@@ -14,7 +14,7 @@ use super::table::{Handler, Work};
 use crate::child::{Plan, Pool, SpawnError, Spawned, Spawner};
 use crate::config::{Peer, ServiceId};
 use crate::net::Listener;
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Trouble};
 use crate::serve::admission::{Admitted, Ready, SourceSlot};
 use crate::serve::service::Service;
 use crate::sys::environment::Environment;
@@ -176,13 +176,13 @@ impl OnShortage for GiveUp {
     }
 }
 
-/// Reserves an entry for the next handler of this thread, before its client is accepted: a handler
+/// Reserves an entry for the next handler of this thread, which is of this service, before its client is accepted: a handler
 /// that runs must be entered. Allocates only when more handlers live than ever before. Returns
 /// whether there is an entry.
-pub(in crate::serve) fn reserve(handlers: &Handlers, thread: usize) -> bool {
+pub(in crate::serve) fn reserve(handlers: &Handlers, thread: usize, service: ServiceId) -> bool {
     let reserved = handlers.table.reserve(thread, 1);
-    if let Err(why) = &reserved {
-        report::event(Event::Trouble(Cause::Spawn, why));
+    if let Err(error) = &reserved {
+        report::event(Event::Trouble(Trouble::NoMemory(service, error)));
     }
     reserved.is_ok()
 }
@@ -203,7 +203,7 @@ pub(in crate::serve) fn start(
     } = by;
     let timeouts = match new.work {
         Work::Connection(_) | Work::Datagrams(_) => {
-            report::event(Event::Accepted(&new.peer));
+            report::event(Event::Accepted(new.service, &new.peer));
             handlers.timeouts[new.service.index()].as_ref()
         }
         Work::WaitMode(_) => None,
@@ -222,10 +222,13 @@ pub(in crate::serve) fn start(
     };
     let births = handlers.births.get(thread);
     let pool = new.pool.map(|(pool, _)| pool);
-    let spawned = spawn(spawner, births, (new.plan, pool), environment, shortage);
+    let service = new.service;
+    let program = (service, new.plan, pool);
+    let spawned = spawn(spawner, births, program, environment, shortage);
     // First of all: until then the client can't see the end, should the handler be quick.
     spawner.release();
     let (Spawned { pid, pidfd }, birth) = spawned?;
+    report::event(Event::HandlerStarted(service, pid.as_raw()));
     let started = Instant::now();
     let (work, usage) = match new.work {
         Work::Connection(slot) => {
@@ -241,7 +244,7 @@ pub(in crate::serve) fn start(
         Work::WaitMode(index) => (Work::WaitMode(index), None),
     };
     let handler = Handler {
-        service: new.service,
+        service,
         pid,
         pidfd,
         work,
@@ -255,7 +258,7 @@ pub(in crate::serve) fn start(
     let has_entry = handlers.enter(thread, handler, watch);
     drop(birth);
     if let Some((used, limit)) = usage {
-        report::event(Event::Places(used, limit));
+        report::event(Event::Slots(service, used, limit));
     }
     Ok(has_entry)
 }
@@ -267,14 +270,14 @@ fn hold(
     shortage: &mut impl OnShortage,
 ) -> Result<(), SpawnError> {
     while let Err(errno) = spawner.hold(&new.descriptor) {
-        let what = match new.work {
-            Work::Connection(_) => "a connection",
-            Work::Datagrams(_) => "a datagram",
-            Work::WaitMode(_) => "a listener",
-        };
-        let why = errno.desc();
-        let text = format_args!("{what} can't be handed over: {why}; trying again");
-        report::event(Event::Trouble(Cause::Spawn, &text));
+        report::event(Event::Trouble(match new.work {
+            Work::Connection(_) => Trouble::ConnectionNotHeld(new.service, errno),
+            Work::Datagrams(_) => Trouble::DatagramNotHeld(new.service, errno),
+            Work::WaitMode(_) => {
+                let why = SpawnError::Shortage(errno);
+                Trouble::Spawn(new.service, why.explain(new.plan))
+            }
+        }));
         if !shortage.pause() {
             return Err(SpawnError::Shortage(errno));
         }
@@ -286,7 +289,7 @@ fn hold(
 fn spawn<'b>(
     spawner: &mut Spawner,
     births: Option<&'b Births>,
-    (plan, pool): (&Plan, Option<&Pool>),
+    (service, plan, pool): (ServiceId, &Plan, Option<&Pool>),
     environment: &mut Environment,
     shortage: &mut impl OnShortage,
 ) -> Result<(Spawned, Option<Birth<'b>>), SpawnError> {
@@ -301,12 +304,8 @@ fn spawn<'b>(
         if matches!(why, SpawnError::Shortage(Errno::EMFILE)) && shortage.free_descriptor() {
             continue;
         }
-        let cause = match why {
-            SpawnError::Shortage(_) => Cause::Spawn,
-            SpawnError::Failed(..) => Cause::Exec,
-        };
-        report::event(Event::Trouble(cause, &why.explain(plan)));
-        if cause == Cause::Exec || !shortage.pause() {
+        report::event(Event::Trouble(Trouble::Spawn(service, why.explain(plan))));
+        if matches!(why, SpawnError::Failed(..)) || !shortage.pause() {
             return Err(why);
         }
     }

@@ -6,6 +6,7 @@ use nix::errno::Errno;
 
 use super::found::{Found, STARTS};
 use crate::child::Plan;
+use crate::config::ServiceId;
 use crate::net::{BoundAddress, Listener, Peer};
 use crate::report::{self, Event};
 use crate::sys::backlog::Backlog;
@@ -71,7 +72,7 @@ impl Connections {
     }
 
     /// The handler has ended.
-    pub(super) fn returned(&mut self, listener: &Listener, plan: &Plan) {
+    pub(super) fn returned(&mut self, service: ServiceId, listener: &Listener, plan: &Plan) {
         // Before the arrivals are asked about: a connection that arrives in between is then no
         // reason to think that those before it were left.
         let waiting = self.backlog.length(listener);
@@ -83,8 +84,9 @@ impl Connections {
             self.known = false;
         } else if self.starts == STARTS && waiting.is_some() {
             report::event(Event::LeftWaiting {
-                listener,
-                program: &plan.name(),
+                service,
+                listener: listener.listener_name(),
+                program: plan.name(),
                 starts: STARTS,
             });
         }

@@ -18,7 +18,7 @@ use nix::errno::Errno;
 use crate::child::{Plan, SpawnError, Spawner};
 use crate::config::{Peer, ServiceId};
 use crate::net::Listener;
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, ReceiveFault, Trouble};
 use crate::serve::handlers::Handlers;
 use crate::serve::handlers::start::{self, GiveUp, NewHandler, Starter};
 use crate::serve::handlers::token::Token;
@@ -120,7 +120,9 @@ impl WaitSocket {
         self.free_since = Instant::now();
         match &mut self.arrivals {
             Arrivals::Datagrams(_) => self.note_times(true),
-            Arrivals::Connections(connections) => connections.returned(&self.listener, &self.plan),
+            Arrivals::Connections(connections) => {
+                connections.returned(self.service, &self.listener, &self.plan);
+            }
         }
         self.rearm(handlers);
     }
@@ -129,19 +131,20 @@ impl WaitSocket {
     pub(in crate::serve) fn look(&mut self, handlers: &Handlers, spawner: &mut Spawner) {
         self.due = None;
         let found = match &mut self.arrivals {
-            Arrivals::Datagrams(datagrams) => datagrams.find(&self.listener, &self.plan),
+            Arrivals::Datagrams(datagrams) => {
+                datagrams.find(self.service, &self.listener, &self.plan)
+            }
             Arrivals::Connections(connections) => connections.find(&self.listener),
         };
         let (peer, new, starts) = match found {
             Found::Arrival { peer, new, starts } => (peer, new, starts),
             Found::Nothing => return self.rearm(handlers),
             Found::ShutDown => {
-                let why = "a handler has shut the socket down; restart skd";
-                self.trouble(Cause::Receive, why);
+                self.not_received(ReceiveFault::ShutDownByHandler);
                 return self.pause(LONGEST_DELAY);
             }
             Found::Trouble(errno) => {
-                self.trouble(Cause::Receive, errno.desc());
+                self.not_received(ReceiveFault::Errno(errno));
                 return self.pause(PAUSE);
             }
         };
@@ -153,7 +156,7 @@ impl WaitSocket {
             }
         }
         if new {
-            report::event(Event::Received(&peer));
+            report::event(Event::Received(self.service, &peer));
         }
         match self.start(handlers, spawner, peer) {
             Ok(()) => self.tried(),
@@ -185,13 +188,15 @@ impl WaitSocket {
         peer: Peer,
     ) -> Result<(), SpawnError> {
         let thread = handlers.main_index();
-        if !start::reserve(handlers, thread) {
+        if !start::reserve(handlers, thread, self.service) {
             return Err(SpawnError::Shortage(Errno::ENOMEM));
         }
         // An earlier handler may have left it non-blocking.
         if let Err(errno) = descriptors::set_blocking(&self.listener, true) {
-            self.trouble(Cause::Spawn, errno.desc());
-            return Err(SpawnError::Shortage(errno));
+            let why = SpawnError::Shortage(errno);
+            let trouble = Trouble::Spawn(self.service, why.explain(&self.plan));
+            report::event(Event::Trouble(trouble));
+            return Err(why);
         }
         match &mut self.arrivals {
             Arrivals::Datagrams(_) => self.note_times(false),
@@ -214,7 +219,11 @@ impl WaitSocket {
         let token = self.token();
         let poller = handlers.main_poller();
         if let Err(errno) = poller.change(listener, Interest::ReadableOnce, token) {
-            self.trouble(Cause::Watch, errno.desc());
+            report::event(Event::Trouble(Trouble::ListenerNotWatched {
+                service: self.service,
+                listener: listener.listener_name(),
+                errno,
+            }));
             self.pause(PAUSE);
         }
     }
@@ -225,13 +234,16 @@ impl WaitSocket {
 
     fn note_times(&self, on: bool) {
         if let Err(errno) = Datagrams::note_times(&self.listener, on) {
-            self.trouble(Cause::Receive, errno.desc());
+            self.not_received(ReceiveFault::Errno(errno));
         }
     }
 
-    fn trouble(&self, cause: Cause, why: &str) {
-        let text = format_args!("receiving on {}: {why}", self.listener);
-        report::event(Event::Trouble(cause, &text));
+    fn not_received(&self, fault: ReceiveFault) {
+        report::event(Event::Trouble(Trouble::NotReceived {
+            service: self.service,
+            listener: self.listener.listener_name(),
+            fault,
+        }));
     }
 }
 

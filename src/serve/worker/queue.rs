@@ -5,10 +5,9 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::sys::socket::MsgFlags;
 
+use crate::config::Source;
 use crate::net::proxy::{self, Received};
-use crate::serve::admission::{
-    Capacity, FirstByte, Look, PendingConnection, PendingQueue, Source, Stage,
-};
+use crate::serve::admission::{Capacity, FirstByte, Look, PendingConnection, PendingQueue, Stage};
 use crate::serve::handlers::token::Token;
 use crate::sys::events::{Interest, Poller};
 use crate::sys::sockets::{is_shut_down, receive_now};

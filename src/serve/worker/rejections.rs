@@ -1,30 +1,35 @@
 //! Log lines about the clients that one worker rejects of one service.
 
-use std::fmt;
 use std::time::Instant;
 
-use crate::report::{self, Event};
-use crate::serve::admission::{Clock, Kind, Pending, Reason, RejectLog, Say};
+use crate::config::ServiceId;
+use crate::report::{self, Event, Reason};
+use crate::serve::admission::{Clock, Kind, Pending, RejectLog, Say};
 
 /// Log lines about rejected clients: a few a second, and then how many more there were.
 #[derive(Debug)]
 pub(super) struct Rejections {
     log: RejectLog,
+    service: ServiceId,
     kind: Kind,
     clock: Clock,
 }
 
 impl Rejections {
-    pub(super) fn new(kind: Kind, clock: Clock) -> Self {
-        let log = RejectLog::new();
-        Self { log, kind, clock }
+    pub(super) fn new(service: ServiceId, kind: Kind, clock: Clock) -> Self {
+        Self {
+            log: RejectLog::new(),
+            service,
+            kind,
+            clock,
+        }
     }
 
     /// Reports that a client was rejected for this reason, or counts it.
-    pub(super) fn report(&mut self, client: &Pending, reason: &Reason, now: Instant) {
-        if report::wants(1) && self.log.note(client.source, self.clock.read(now)) == Say::Line {
-            report::event(Event::Refused(&client.peer, reason));
-        }
+    pub(super) fn report(&mut self, client: &Pending, reason: Reason<'_>, now: Instant) {
+        let event = Event::Rejected(self.service, &client.peer, reason);
+        let (source, time) = (client.source, self.clock.read(now));
+        report::event_if(event, || self.log.note(source, time) == Say::Line);
     }
 
     /// Returns when something that was counted is to be reported.
@@ -37,17 +42,12 @@ impl Rejections {
         if self.log.due().is_none() {
             return;
         }
-        let kind = self.kind;
+        let (service, kind) = (self.service, self.kind);
         let time = self.clock.read(Instant::now());
         self.log.flush(time, |source, count| {
-            let from = |f: &mut fmt::Formatter<'_>| match &source {
-                Some(source) => write!(f, "{source}"),
-                None => f.write_str("others"),
-            };
-            let from = fmt::from_fn(from);
             report::event(match kind {
-                Kind::Connection => Event::RefusedMore(count, &from),
-                Kind::Datagram => Event::RefusedDatagrams(count, &from),
+                Kind::Connection => Event::RejectedConnections(service, count, source),
+                Kind::Datagram => Event::RejectedDatagrams(service, count, source),
             });
         });
     }

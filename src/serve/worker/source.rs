@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::shared::{Phase, Shared};
 use crate::child::Spawner;
+use crate::config::ServiceId;
 use crate::serve::handlers::Handlers;
 use crate::serve::handlers::start::{self, NewHandler, OnShortage, Starter};
 use crate::serve::handlers::token::Token;
@@ -75,11 +76,11 @@ impl<'a> HandlerStarter<'a> {
         }
     }
 
-    /// Reserves an entry in the table, before a client is accepted or received. Returns whether
-    /// there is one.
-    pub(super) fn reserve(&mut self) -> bool {
+    /// Reserves an entry in the table, before a client of this service is accepted or received.
+    /// Returns whether there is one.
+    pub(super) fn reserve(&mut self, service: ServiceId) -> bool {
         let Thread { index, shared } = self.thread;
-        self.has_entry = self.has_entry || start::reserve(&shared.handlers, index);
+        self.has_entry = self.has_entry || start::reserve(&shared.handlers, index, service);
         self.has_entry
     }
 

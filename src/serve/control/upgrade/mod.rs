@@ -26,7 +26,7 @@ use crate::child::environment::Variables;
 use crate::config::{Account, Identity, Service, ServiceId};
 use crate::error::Error;
 use crate::net::{Peer, SavedFile, SavedListener, SocketFile};
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, NoUpgrade, Trouble};
 use crate::serve::admission::{Kind, PendingConnection, Rules};
 use crate::serve::handlers::linger::KeptConnection;
 use crate::serve::handlers::table::{Handler, Work};
@@ -349,7 +349,7 @@ impl State {
     /// Says that another image goes on.
     pub fn tell(&self, returned: bool) {
         if returned {
-            refuse(&"the new program couldn't take over");
+            refuse(NoUpgrade::GivenBack);
         } else {
             report::event(Event::Upgraded(&self.version));
         }
@@ -630,9 +630,8 @@ fn on_clock() -> impl Fn(Instant) -> u64 {
 }
 
 /// Says why there is no upgrade.
-pub(in crate::serve) fn refuse(why: &dyn std::fmt::Display) {
-    let text = format_args!("no upgrade: {why}; this skd goes on");
-    report::event(Event::Trouble(Cause::Upgrade, &text));
+pub(in crate::serve) fn refuse(why: NoUpgrade<'_>) {
+    report::event(Event::Trouble(Trouble::NoUpgrade(why)));
 }
 
 impl SavedHandler {

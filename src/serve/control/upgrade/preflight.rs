@@ -14,6 +14,7 @@ use super::super::Daemon;
 use super::{refuse, words};
 use crate::child::{Pool, program};
 use crate::error::Reason;
+use crate::report::NoUpgrade;
 use crate::serve::handlers::token::Token;
 use crate::serve::worker::Phase;
 use crate::setup::executable::Executable;
@@ -52,14 +53,14 @@ impl Daemon {
     /// USR2: tries the program that stands where this one came from.
     pub(in crate::serve) fn begin_upgrade(&mut self) {
         if self.preflight.is_some() {
-            return refuse(&"one is being tried already");
+            return refuse(NoUpgrade::Running);
         }
         if self.drain.is_some() {
-            return refuse(&"it is about to end");
+            return refuse(NoUpgrade::Ending);
         }
         match self.start_preflight() {
             Ok(preflight) => self.preflight = Some(preflight),
-            Err(why) => refuse(&why),
+            Err(why) => refuse(NoUpgrade::Failed(&why)),
         }
     }
 
@@ -121,10 +122,7 @@ impl Daemon {
                 // Its end isn't waited for: on a dead file server it may take long.
                 preflight.due = Instant::now() + DEAD;
                 if !std::mem::replace(&mut preflight.killed, true) {
-                    refuse(&format_args!(
-                        "the new program hasn't said within {} s whether it can take over",
-                        TRIAL.as_secs()
-                    ));
+                    refuse(NoUpgrade::Late(TRIAL));
                 }
             }
         }
@@ -176,17 +174,13 @@ impl Daemon {
             return match ended {
                 Ended::Exited(0) if accepted => {
                     let why = self.become_next(&preflight.next);
-                    refuse(&why);
+                    refuse(NoUpgrade::Failed(&why));
                 }
                 Ended::Exited(0) => {
-                    refuse(&"the new program doesn't know how to take over; is it a skd?");
+                    refuse(NoUpgrade::NoAnswer);
                 }
-                Ended::Exited(status) => {
-                    refuse(&format_args!("the new program refuses (status {status})"))
-                }
-                Ended::Killed(signal) => {
-                    refuse(&format_args!("signal {signal} ended the new program"))
-                }
+                Ended::Exited(status) => refuse(NoUpgrade::Status(status)),
+                Ended::Killed(signal) => refuse(NoUpgrade::Signal(signal)),
             };
         }
         let executable = self.origin.executable.as_ref();
@@ -194,20 +188,14 @@ impl Daemon {
             .and_then(Executable::readable)
             .and_then(program::missing_interpreter_of);
         match missing {
-            Some(interpreter) => refuse(&format_args!(
-                "the new program's interpreter {} isn't there; after --chroot it would have to be in that directory, but a static skd needs none",
-                interpreter.display()
-            )),
+            Some(interpreter) => refuse(NoUpgrade::Interpreter(&interpreter)),
             // See `write_state`.
             None if i32::from_ne_bytes(errno) == Errno::ENOENT as i32 => {
-                refuse(&"the new program is a script, and no skd");
+                refuse(NoUpgrade::Script);
             }
             None => {
                 let errno = Errno::from_raw(i32::from_ne_bytes(errno));
-                refuse(&format_args!(
-                    "the new program can't be executed: {}",
-                    errno.desc()
-                ));
+                refuse(NoUpgrade::NotExecutable(errno));
             }
         }
     }

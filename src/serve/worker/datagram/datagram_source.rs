@@ -15,7 +15,7 @@ use super::drops::{Drops, Why};
 use super::parked::ParkedExchange;
 use crate::child::Spawner;
 use crate::config::{BoundAddress, Peer, ServiceId};
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, ReceiveFault, Trouble, Watched};
 use crate::serve::admission::{Admitted, Gate, Kind, Pipeline, Step};
 use crate::serve::handlers::token::Token;
 use crate::serve::service::Service;
@@ -84,6 +84,7 @@ pub(super) fn start<M: Mode + Send + 'static>(
     let received = Received::new(M::BATCH);
     let mode = M::new(&shared.services[service.index()]);
     thread::Thread::start(name, 128 * 1024, move || {
+        report::register_thread();
         let shared = &*shared;
         let service = &shared.services[service.index()];
         let thread = Thread { index, shared };
@@ -99,8 +100,8 @@ pub(super) fn start<M: Mode + Send + 'static>(
                 service.min_source_port,
                 (shared.clock, index),
             ),
-            rejections: Rejections::new(Kind::Datagram, shared.clock),
-            drops: Drops::default(),
+            rejections: Rejections::new(service.id, Kind::Datagram, shared.clock),
+            drops: Drops::new(service.id),
             watched: false,
             closed_by_rate: false,
             full: false,
@@ -151,23 +152,24 @@ impl<'a, M: Mode> Datagram<'a, M> {
                 if is_shut_down(socket) {
                     self.useless[listener] = true;
                     let _ = self.poller.remove(socket);
-                    let why = "somebody has shut the socket down; restart skd";
-                    self.not_received(listener, why);
+                    self.not_received(listener, ReceiveFault::ShutDown);
                 }
                 Err(Attempt::Drained)
             }
             Ok(count) => Ok(count),
             Err(errno) => {
-                self.not_received(listener, errno.desc());
+                self.not_received(listener, ReceiveFault::Errno(errno));
                 Err(Attempt::Short)
             }
         }
     }
 
-    fn not_received(&self, listener: usize, why: &str) {
-        let listener = &self.service.datagrams[listener];
-        let text = format_args!("receiving on {listener}: {why}");
-        report::event(Event::Trouble(Cause::Receive, &text));
+    fn not_received(&self, listener: usize, fault: ReceiveFault) {
+        report::event(Event::Trouble(Trouble::NotReceived {
+            service: self.service.id,
+            listener: self.service.datagrams[listener].listener_name(),
+            fault,
+        }));
     }
 
     /// Asks whether a handler may start for this sender, and takes what it needs. A token that was
@@ -178,7 +180,7 @@ impl<'a, M: Mode> Datagram<'a, M> {
         match self.pipeline.advance(&mut sender, now) {
             Step::Admit => sender.admitted(),
             Step::Reject(rejection) => {
-                self.rejections.report(&sender, &rejection.reason, now);
+                self.rejections.report(&sender, rejection.reason(), now);
                 None
             }
             // A datagram neither waits nor has a beginning to look at.
@@ -221,9 +223,12 @@ impl<'a, M: Mode> Datagram<'a, M> {
         if errno != Errno::EAGAIN {
             let listener = &self.service.datagrams[listener];
             let peer = Peer::datagram(route.sender(), None);
-            let why = errno.desc();
-            let text = format_args!("the answer to the {peer} on {listener} wasn't sent: {why}");
-            report::event(Event::Trouble(Cause::Send, &text));
+            report::event(Event::Trouble(Trouble::AnswerNotSent {
+                service: self.service.id,
+                peer: &peer,
+                listener: listener.listener_name(),
+                errno,
+            }));
         }
     }
 
@@ -255,11 +260,11 @@ impl<'a, M: Mode> Datagram<'a, M> {
         }
         let gate = self.pipeline.gate(false, false);
         if gate == Gate::Full
-            && report::full_is_due()
+            && report::full_is_due(self.service.id)
             && self.service.datagrams.iter().any(is_readable)
         {
             let limit = self.service.slots.limit().unwrap_or_default();
-            report::event(Event::Full(limit));
+            report::event(Event::Full(self.service.id, limit));
         }
         self.closed_by_rate = gate == Gate::Rate;
         gate == Gate::Open
@@ -278,8 +283,11 @@ impl<'a, M: Mode> Datagram<'a, M> {
             let token = Token::Listener { service, listener }.into();
             // Of several threads one is woken.
             if let Err(errno) = self.poller.add(socket, Interest::ReadableOne, token) {
-                let text = format_args!("a listener can't be watched: {}", errno.desc());
-                report::event(Event::Trouble(Cause::Watch, &text));
+                report::event(Event::Trouble(Trouble::NotWatched {
+                    service: Some(service),
+                    what: Watched::Listener,
+                    errno,
+                }));
                 // What isn't watched has to be tried.
                 self.ready.fill(true);
                 self.unwatch_listeners();

@@ -18,7 +18,7 @@ use super::datagram_source::{Datagram, Mode};
 use super::drops::Why;
 use super::parked::ParkedExchange;
 use crate::config::{Peer, ServiceId};
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Trouble, Watched};
 use crate::serve::handlers::Slab;
 use crate::serve::handlers::start::NewHandler;
 use crate::serve::service::Service;
@@ -125,7 +125,7 @@ impl Mode for Packets {
         listener: usize,
         starter: &mut HandlerStarter<'a>,
     ) -> Attempt {
-        if !starter.reserve() || source.mode.open.reserve(1).is_err() {
+        if !starter.reserve(source.service.id) || source.mode.open.reserve(1).is_err() {
             return Attempt::Short;
         }
         // Before the datagram is received: without a slot or a token, it stays where it is.
@@ -197,10 +197,11 @@ impl Mode for Packets {
         }
         if packet.too_long || length > LONGEST {
             let peer = Peer::datagram(packet.route.sender(), None);
-            let text = format_args!(
-                "the answer to the {peer} is longer than {LONGEST} bytes: nothing is sent"
-            );
-            report::event(Event::Trouble(Cause::Send, &text));
+            report::event(Event::Trouble(Trouble::AnswerTooLong {
+                service: source.service.id,
+                peer: &peer,
+                longest: LONGEST,
+            }));
         } else if length > 0 {
             let buffer = std::mem::take(&mut source.mode.buffer);
             source.answer(packet.listener, &packet.route, &buffer[..length]);
@@ -250,8 +251,11 @@ fn open(source: &mut Datagram<'_, Packets>, packet: Packet) {
     };
     let watched = source.poller.add(&packet.socket, Interest::Readable, token);
     if let Err(errno) = watched {
-        let text = format_args!("a handler's answer can't be waited for: {}", errno.desc());
-        report::event(Event::Trouble(Cause::Watch, &text));
+        report::event(Event::Trouble(Trouble::NotWatched {
+            service: Some(source.service.id),
+            what: Watched::Answer,
+            errno,
+        }));
         source.mode.open.remove(index);
         source.count_closed();
     }
@@ -267,13 +271,16 @@ fn pair(source: &mut Datagram<'_, Packets>) -> Option<(OwnedFd, OwnedFd)> {
             Err(errno) => errno,
         };
         if errno == Errno::EMSGSIZE {
-            let text = "a datagram doesn't fit into a socket: raise net.core.wmem_default";
-            report::event(Event::Trouble(Cause::Spawn, &text));
+            let trouble = Trouble::DatagramTooBig(source.service.id);
+            report::event(Event::Trouble(trouble));
             source.drops.note(Why::Short);
             return None;
         }
-        let text = format_args!("no sockets for a handler: {}; trying again", errno.desc());
-        report::event(Event::Trouble(Cause::Spawn, &text));
+        report::event(Event::Trouble(Trouble::NoSocketpair {
+            service: source.service.id,
+            errno,
+            again: true,
+        }));
         if source.thread().is_stopping() {
             source.drops.note(Why::Short);
             return None;

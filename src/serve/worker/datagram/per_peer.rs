@@ -19,7 +19,7 @@ use super::datagram_source::{Datagram, Mode};
 use super::drops::Why;
 use super::parked::ParkedExchange;
 use crate::config::{Peer, ServiceId};
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Trouble, Watched};
 use crate::serve::handlers::start::{GiveUp, NewHandler};
 use crate::serve::handlers::{Slab, Timers};
 use crate::serve::service::Service;
@@ -257,7 +257,7 @@ fn start<'a>(
     now: Instant,
     starter: &mut HandlerStarter<'a>,
 ) -> Result<(), Why> {
-    if source.mode.reserve().is_err() || !starter.reserve() {
+    if source.mode.reserve().is_err() || !starter.reserve(source.service.id) {
         return Err(Why::Short);
     }
     let Some((route, _)) = source.received.get(index) else {
@@ -283,8 +283,11 @@ fn start<'a>(
         Ok((ours, theirs))
     });
     let (socket, theirs) = filled.map_err(|errno| {
-        let text = format_args!("no sockets for a handler: {}", errno.desc());
-        report::event(Event::Trouble(Cause::Spawn, &text));
+        report::event(Event::Trouble(Trouble::NoSocketpair {
+            service: source.service.id,
+            errno,
+            again: false,
+        }));
         Why::Short
     })?;
     let service = source.service;
@@ -323,8 +326,11 @@ fn open(source: &mut Datagram<'_, Peers>, exchange: Exchange, known: bool) {
         .poller
         .add(&exchange.socket, Interest::Readable, token);
     if let Err(errno) = watched {
-        let text = format_args!("a handler can't be heard: {}", errno.desc());
-        report::event(Event::Trouble(Cause::Watch, &text));
+        report::event(Event::Trouble(Trouble::NotWatched {
+            service: Some(source.service.id),
+            what: Watched::Output,
+            errno,
+        }));
         close(source, index);
     }
 }
@@ -342,10 +348,11 @@ fn send_answers(source: &mut Datagram<'_, Peers>, listener: usize, route: &Route
         let batch = (first..count).take_while(fits).count();
         if batch == 0 {
             let peer = Peer::datagram(route.sender(), None);
-            let text = format_args!(
-                "an answer to the {peer} is longer than {LONGEST} bytes: it is not sent"
-            );
-            report::event(Event::Trouble(Cause::Send, &text));
+            report::event(Event::Trouble(Trouble::OneAnswerTooLong {
+                service: source.service.id,
+                peer: &peer,
+                longest: LONGEST,
+            }));
             first += 1;
             continue;
         }

@@ -3,12 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Reason, Trouble, Watched};
 use crate::serve::admission::{
-    Admitted, Capacity, Gate, Kind, PendingConnection, Pipeline, Reason, RejectAction, Rejection,
-    Stage, Step, capacity,
+    Admitted, Capacity, Gate, Kind, PendingConnection, Pipeline, RejectAction, Rejection, Stage,
+    Step, capacity,
 };
 use crate::serve::handlers::token::Token;
 use crate::serve::service::Service;
@@ -61,7 +59,7 @@ impl<'a> ServiceState<'a> {
                 (clock, thread.index),
             ),
             queue: WatchedQueue::new(capacity, thread.poller()),
-            rejections: policy.map(|_| Rejections::new(Kind::Connection, clock)),
+            rejections: policy.map(|_| Rejections::new(service.id, Kind::Connection, clock)),
             closed_by_rate: false,
             watched: false,
             ready: vec![false; service.listeners.len()],
@@ -77,7 +75,7 @@ impl<'a> ServiceState<'a> {
 
     /// Reports that clients wait for a slot, if they do.
     fn note_full(&self) {
-        if report::full_is_due() {
+        if report::full_is_due(self.service.id) {
             self.ask_backlog();
         }
     }
@@ -103,7 +101,7 @@ impl<'a> ServiceState<'a> {
             Gate::Open => {}
             Gate::Full => self.note_full(),
             Gate::Rate => {
-                if report::fast_is_due() {
+                if report::fast_is_due(self.service.id) {
                     self.ask_backlog();
                 }
             }
@@ -128,7 +126,7 @@ impl<'a> ServiceState<'a> {
                     self.enqueue(id, pending);
                     return None;
                 }
-                Step::Admit if starter.reserve() => {
+                Step::Admit if starter.reserve(self.service.id) => {
                     let admitted = pending.client.admitted()?;
                     return Some(AdmittedConnection { pending, admitted });
                 }
@@ -147,11 +145,11 @@ impl<'a> ServiceState<'a> {
 
     fn report_wait(&self, stage: Stage) {
         match stage {
-            Stage::Rate => report::event(Event::Fast),
+            Stage::Rate => report::event(Event::Fast(self.service.id)),
             // Of clients in the backlog, the main thread finds out.
             Stage::Slot => {
                 if let Some(limit) = self.service.slots.full() {
-                    report::event(Event::Full(limit));
+                    report::event(Event::Full(self.service.id, limit));
                 }
             }
             Stage::Header | Stage::Rules | Stage::FirstByte | Stage::Source => {}
@@ -169,7 +167,7 @@ impl<'a> ServiceState<'a> {
         }
         if let Err(failed) = self.queue.add(id, pending) {
             let (pending, errno) = *failed;
-            self.drop_pending(pending, Reason::Unwatched(errno));
+            self.drop_pending(pending, Reason::NotWatched(errno));
         }
     }
 
@@ -181,7 +179,7 @@ impl<'a> ServiceState<'a> {
         let silent = silent.and_then(|id| self.queue.remove(id));
         let found = silent.is_some();
         if let Some(pending) = silent {
-            self.drop_pending(pending, Reason::Short(Errno::EMFILE));
+            self.drop_pending(pending, Reason::NoDescriptor);
         }
         found
     }
@@ -194,7 +192,7 @@ impl<'a> ServiceState<'a> {
     }
 
     /// Closes a pending connection, and gives back what its client had taken.
-    fn drop_pending(&mut self, mut pending: PendingConnection, reason: Reason) {
+    fn drop_pending(&mut self, mut pending: PendingConnection, reason: Reason<'static>) {
         self.pipeline.give_back(&mut pending.client, Instant::now());
         self.reject(pending, &Rejection::close(reason));
     }
@@ -202,7 +200,7 @@ impl<'a> ServiceState<'a> {
     fn reject(&mut self, pending: PendingConnection, rejection: &Rejection<'_>) {
         let now = Instant::now();
         if let Some(rejections) = &mut self.rejections {
-            rejections.report(&pending.client, &rejection.reason, now);
+            rejections.report(&pending.client, rejection.reason(), now);
         }
         if let RejectAction::Reset = rejection.action {
             // Only TCP knows this; where it fails, closing has to do.
@@ -253,8 +251,11 @@ impl<'a> ServiceState<'a> {
             let token = Token::Listener { service, listener }.into();
             let poller = self.thread.poller();
             if let Err(errno) = poller.add(socket, Interest::ReadableOne, token) {
-                let text = format_args!("a listener can't be watched: {}", errno.desc());
-                report::event(Event::Trouble(Cause::Watch, &text));
+                report::event(Event::Trouble(Trouble::NotWatched {
+                    service: Some(service),
+                    what: Watched::Listener,
+                    errno,
+                }));
                 // What isn't watched has to be tried.
                 self.ready.fill(true);
                 self.unwatch();

@@ -13,7 +13,7 @@ use super::service_state::{AdmittedConnection, ServiceState};
 use crate::child::Spawner;
 use crate::config::{Peer, ServiceId};
 use crate::net::Listener;
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Outlook, Trouble};
 use crate::serve::admission::{Admitted, PendingConnection};
 use crate::serve::handlers::start::NewHandler;
 use crate::serve::handlers::token::Token;
@@ -33,6 +33,7 @@ pub(in crate::serve) fn start(
     shared.handlers.pollers[index].add(waker, Interest::Readable, Token::Waker.into())?;
     let name = CString::new(format!("accept-{index}")).unwrap_or_default();
     thread::Thread::start(name, 128 * 1024, move || {
+        report::register_thread();
         let shared = &*shared;
         Worker::new(spawner, Stream::new(Thread { index, shared })).run();
     })
@@ -76,7 +77,7 @@ impl<'a> Stream<'a> {
     ) -> Attempt {
         let state = &mut self.services[index];
         let socket = &state.service.listeners[listener];
-        if !starter.reserve() {
+        if !starter.reserve(state.service.id) {
             return Attempt::Short;
         }
         let Ok(token) = state.pipeline.take_token() else {
@@ -90,7 +91,7 @@ impl<'a> Stream<'a> {
                 if short && state.free_descriptor() {
                     return Attempt::Served;
                 }
-                return not_accepted(socket, &reason);
+                return not_accepted(state.service.id, socket, &reason);
             }
         };
         if state.pipeline.has_policy() {
@@ -375,9 +376,9 @@ impl<'a> Source<'a> for Stream<'a> {
 }
 
 /// Returns what an error of accept(2) means (accept(2), ERRORS).
-fn not_accepted(listener: &Listener, reason: &io::Error) -> Attempt {
+fn not_accepted(service: ServiceId, listener: &Listener, reason: &io::Error) -> Attempt {
     let errno = reason.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
-    let (attempt, then) = match errno {
+    let (attempt, outlook) = match errno {
         Errno::EAGAIN => return Attempt::Drained,
         Errno::EINTR => return Attempt::Served,
         // The client has gone, or the network has.
@@ -389,19 +390,17 @@ fn not_accepted(listener: &Listener, reason: &io::Error) -> Attempt {
         | Errno::EHOSTDOWN
         | Errno::EHOSTUNREACH
         | Errno::ENONET
-        | Errno::ETIMEDOUT => (Attempt::Served, "the client is gone"),
-        Errno::EINVAL => (
-            Attempt::Short,
-            "somebody has shut the socket down; restart skd",
-        ),
+        | Errno::ETIMEDOUT => (Attempt::Served, Outlook::Gone),
+        Errno::EINVAL => (Attempt::Short, Outlook::ShutDown),
         // A shortage; or a firewall or filter says EPERM, for this client or for all: then
         // nothing was taken from the backlog.
-        _ => (Attempt::Short, "trying again"),
+        _ => (Attempt::Short, Outlook::Again),
     };
-    let text = format_args!(
-        "a connection on {listener} wasn't accepted: {}; {then}",
-        errno.desc()
-    );
-    report::event(Event::Trouble(Cause::Accept, &text));
+    report::event(Event::Trouble(Trouble::NotAccepted {
+        service,
+        listener: listener.listener_name(),
+        errno,
+        outlook,
+    }));
     attempt
 }
