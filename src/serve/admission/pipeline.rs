@@ -447,3 +447,521 @@ impl<'a> Pipeline<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::proxy_header::{Fault, Header};
+    use crate::config::{
+        Admission, Proxies, Rate, Rule, RuleLocation, SourcePrefix, Span, Trusted, Who,
+    };
+    use crate::serve::admission::rules::Rules;
+    use crate::sys::events::Waker;
+    use std::net::SocketAddr;
+    use std::num::NonZeroUsize;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// All that a pipeline asks.
+    struct Parts {
+        policy: Option<Policy>,
+        slots: Arc<Slots>,
+        rules: Option<RulesHandle>,
+        start: Instant,
+    }
+
+    impl Parts {
+        fn new(asked: Admission, max: usize, rules: Option<Vec<Rule>>) -> Self {
+            Self::of(asked, max, rules, false)
+        }
+
+        fn of(asked: Admission, max: usize, rules: Option<Vec<Rule>>, datagrams: bool) -> Self {
+            let wakers: Arc<[Waker]> = (0..2).map(|_| Waker::new().unwrap()).collect();
+            let policy = Policy::new(asked, datagrams, &wakers);
+            let when = policy.as_ref().map_or(When::Before, Policy::slots_when);
+            Self {
+                slots: Slots::new(NonZeroUsize::new(max), when, wakers),
+                policy,
+                rules: rules.map(|rules| RulesHandle::new(ready(rules))),
+                start: Instant::now(),
+            }
+        }
+
+        fn pipeline(&self, kind: Kind) -> Pipeline<'_> {
+            let policy = self.policy.as_ref();
+            let thread = (Clock::new(self.start), 0);
+            Pipeline::new(policy, &self.slots, self.rules.as_ref(), kind, 1024, thread)
+        }
+
+        fn bucket(&self) -> &Bucket {
+            self.policy.as_ref().unwrap().bucket.as_ref().unwrap()
+        }
+
+        /// Returns whether one more handler of this source may run, for all that counts.
+        fn has_source_slot(&self, peer: &Peer) -> bool {
+            let policy = self.policy.as_ref().unwrap();
+            let sources = policy.sources.as_ref().unwrap();
+            sources.admit(policy.source(peer), policy.limits, 0).is_ok()
+        }
+
+        fn has_token(&self, time: Instant) -> bool {
+            let time = Clock::new(self.start).read(time);
+            self.bucket().next(time) == time
+        }
+
+        /// Asserts that all slots are free.
+        fn assert_free(&self) {
+            let slots: Vec<_> = std::iter::from_fn(|| self.slots.take_now()).collect();
+            assert_eq!(Some(slots.len()), self.slots.limit());
+        }
+    }
+
+    fn ready(rules: Vec<Rule>) -> Rules {
+        Rules::new(rules.into_iter().map(|rule| (rule, vec![])).collect(), &[])
+    }
+
+    fn rule(allow: bool) -> Rule {
+        Rule::new(allow, Who::All, RuleLocation::Line(1))
+    }
+
+    fn peer(last: u8) -> Peer {
+        Peer::Tcp {
+            remote: SocketAddr::from(([192, 0, 2, last], 4000)),
+            local: None,
+        }
+    }
+
+    fn proxies() -> Option<Proxies> {
+        Some(Proxies {
+            from: vec![Trusted::Net("192.0.2.0/24".parse().unwrap())],
+            timeout: Span::seconds(2),
+        })
+    }
+
+    fn one() -> Option<NonZeroUsize> {
+        NonZeroUsize::new(1)
+    }
+
+    fn hourly() -> Option<Rate> {
+        Some(Rate {
+            interval: Duration::from_secs(3600),
+            burst: 1,
+        })
+    }
+
+    fn queue(seconds: u64) -> Option<AtLimit> {
+        Some(AtLimit::Queue(Some(Span::seconds(seconds))))
+    }
+
+    /// A step without its data.
+    fn name(step: &Step<'_>) -> String {
+        match step {
+            Step::Look(look) => format!("look {look:?}"),
+            Step::Wait => "wait".into(),
+            Step::Admit => "admit".into(),
+            Step::Reject(rejection) => format!("reject: {}", rejection.reason()),
+        }
+    }
+
+    #[track_caller]
+    fn expect(step: Step<'_>, expected: &str) {
+        assert_eq!(name(&step), expected);
+    }
+
+    fn named(last: u8) -> Received {
+        let address = |last| SocketAddr::from(([198, 51, 100, last], 5000));
+        Received::Header(Header::Inet {
+            source: address(last),
+            destination: address(1),
+        })
+    }
+
+    #[test]
+    fn a_client_without_a_policy_needs_a_slot_alone() {
+        let parts = Parts::new(Admission::default(), 1, None);
+        let mut pipeline = parts.pipeline(Kind::Connection);
+        assert!(!pipeline.has_policy());
+        assert_eq!(pipeline.gate(false, false), Gate::Full);
+        assert!(pipeline.take_slot() && pipeline.take_slot());
+        assert_eq!(pipeline.gate(false, false), Gate::Open);
+        assert_eq!(pipeline.take_token(), Ok(None));
+        let slot = pipeline.taken_slot().unwrap();
+        assert!(!pipeline.take_slot());
+        drop(slot);
+        assert!(pipeline.take_slot());
+        let mut client = pipeline.begin(peer(1), None);
+        expect(pipeline.advance(&mut client, parts.start), "admit");
+        drop(client.admitted().unwrap());
+        parts.assert_free();
+    }
+
+    #[test]
+    fn stages_come_in_their_order() {
+        let asked = Admission {
+            proxies: proxies(),
+            first_byte: Some(Span::seconds(3)),
+            max_per_source: one(),
+            at_source_max: queue(4),
+            rate: hourly(),
+            at_rate: queue(5),
+            at_max: queue(6),
+            ..Admission::default()
+        };
+        let parts = Parts::new(asked, 1, Some(vec![rule(true)]));
+        let mut pipeline = parts.pipeline(Kind::Connection);
+        let now = parts.start;
+        // All that a client takes is taken by others.
+        let slot = parts.slots.take_now().unwrap();
+        let source = Source::address([198, 51, 100, 7].into(), SourcePrefix::default());
+        let policy = parts.policy.as_ref().unwrap();
+        let sources = policy.sources.as_ref().unwrap();
+        let source_slot = sources.admit(source, policy.limits, 0).unwrap();
+        parts.bucket().take(0).unwrap();
+
+        let mut client = pipeline.begin(peer(1), None);
+        expect(pipeline.advance(&mut client, now), "look Header");
+        client.found_header(Received::Incomplete { begun: true });
+        expect(pipeline.advance(&mut client, now), "wait");
+        assert_eq!(client.due(), Some(now + 2 * SECOND));
+        assert!(!client.is_identified());
+        client.found_header(named(7));
+        expect(pipeline.advance(&mut client, now), "look FirstByte");
+        assert_eq!(client.source, source);
+        client.found_first_byte(FirstByte::Missing);
+        expect(pipeline.advance(&mut client, now), "wait");
+        assert_eq!(client.due(), Some(now + 3 * SECOND));
+        client.found_first_byte(FirstByte::Arrived);
+        for (stage, seconds) in [(Stage::Source, 4), (Stage::Rate, 5), (Stage::Slot, 6)] {
+            expect(pipeline.advance(&mut client, now), "wait");
+            assert_eq!(
+                (client.stage(), client.due()),
+                (stage, Some(now + seconds * SECOND))
+            );
+            // A wait doesn't begin anew.
+            expect(pipeline.advance(&mut client, now + SECOND), "wait");
+            assert_eq!(client.due(), Some(now + seconds * SECOND));
+            match stage {
+                Stage::Source => source_slot_of(&mut client, sources, source),
+                Stage::Rate => client.token = Some(0),
+                _ => client.give(parts.slots.occupy()),
+            }
+            if stage == Stage::Source {
+                client.enter(Stage::Rate);
+            }
+        }
+        expect(pipeline.advance(&mut client, now), "admit");
+        let admitted = client.admitted().unwrap();
+        assert!(admitted.source_slot.is_some() && admitted.rule.is_none());
+        drop((slot, source_slot));
+    }
+
+    fn source_slot_of(
+        client: &mut Pending,
+        sources: &Arc<super::super::sources::Sources>,
+        source: Source,
+    ) {
+        let limits = SourceLimits::default();
+        let slot = sources.admit(source, limits, 0).unwrap();
+        client.source_slot = Some(TakenSourceSlot {
+            slot,
+            limits,
+            at: 0,
+        });
+    }
+
+    #[test]
+    fn each_stage_times_out_with_its_reason() {
+        let asked = Admission {
+            proxies: proxies(),
+            first_byte: Some(Span::seconds(1)),
+            max_per_source: one(),
+            at_source_max: queue(1),
+            rate: hourly(),
+            at_rate: queue(1),
+            at_max: queue(1),
+            ..Admission::default()
+        };
+        let parts = Parts::new(asked, 1, None);
+        let policy = parts.policy.as_ref().unwrap();
+        let sources = policy.sources.as_ref().unwrap();
+        let late = parts.start + 2 * SECOND;
+        let vain = "reject: it has waited in vain: ";
+        for (taken, reason) in [
+            ("header", format!("{vain}its PROXY header has not come")),
+            ("byte", "reject: it sent nothing in time".into()),
+            (
+                "source",
+                format!("{vain}198.51.100.7 has reached its limit"),
+            ),
+            (
+                "token",
+                format!("{vain}connections come faster than --rate"),
+            ),
+            ("slot", format!("{vain}all 1 slots are taken")),
+        ] {
+            let mut pipeline = parts.pipeline(Kind::Connection);
+            let mut client = pipeline.begin(peer(1), None);
+            client.found_header(named(7));
+            client.found_first_byte(FirstByte::Arrived);
+            let source = Source::address([198, 51, 100, 7].into(), SourcePrefix::default());
+            let (mut slot, mut other) = (None, None);
+            match taken {
+                "header" => client.found_header(Received::Incomplete { begun: false }),
+                "byte" => client.found_first_byte(FirstByte::Missing),
+                "source" => other = sources.admit(source, policy.limits, 0).ok(),
+                "token" => parts.bucket().take(0).unwrap(),
+                _ => slot = parts.slots.take_now(),
+            }
+            expect(pipeline.advance(&mut client, parts.start), "wait");
+            match client.stage() {
+                Stage::Header => client.found_header(Received::Incomplete { begun: false }),
+                Stage::FirstByte => client.found_first_byte(FirstByte::Missing),
+                _ => {}
+            }
+            assert!(client.is_late(late));
+            expect(pipeline.advance(&mut client, late), &reason);
+            drop((slot, other));
+            if taken == "token" {
+                parts.bucket().give_back(0, 0);
+            }
+            // Whatever it had taken is free again.
+            parts.assert_free();
+            assert!(parts.has_token(late), "{taken}");
+            assert!(parts.has_source_slot(&client.peer), "{taken}");
+        }
+    }
+
+    #[test]
+    fn each_stage_rejects_with_its_reason_and_gives_back_what_was_taken() {
+        let asked = Admission {
+            proxies: proxies(),
+            first_byte: Some(Span::seconds(1)),
+            max_per_source: one(),
+            at_source_max: Some(AtLimit::Close),
+            rate: hourly(),
+            at_rate: Some(AtLimit::Reset),
+            at_max: Some(AtLimit::Message(b"full\n".to_vec())),
+            ..Admission::default()
+        };
+        let parts = Parts::new(asked, 1, None);
+        let policy = parts.policy.as_ref().unwrap();
+        let sources = policy.sources.as_ref().unwrap();
+        let source = Source::address([198, 51, 100, 7].into(), SourcePrefix::default());
+        for (fault, reason) in [
+            ("proxy", "it is none of --proxy-from"),
+            ("byte", "it left before it had sent anything"),
+            ("source", "198.51.100.7 has as many handlers as it may, 1"),
+            ("token", "connections come faster than --rate"),
+            ("slot", "all 1 slots are taken"),
+        ] {
+            let mut pipeline = parts.pipeline(Kind::Connection);
+            let other = Peer::Tcp {
+                remote: SocketAddr::from(([203, 0, 113, 1], 4000)),
+                local: None,
+            };
+            let from = if fault == "proxy" { other } else { peer(1) };
+            let mut client = pipeline.begin(from, None);
+            client.found_header(named(7));
+            client.found_first_byte(match fault {
+                "byte" => FirstByte::Ended,
+                _ => FirstByte::Arrived,
+            });
+            let (mut slot, mut seat) = (None, None);
+            match fault {
+                "source" => seat = sources.admit(source, policy.limits, 0).ok(),
+                "token" => parts.bucket().take(0).unwrap(),
+                "slot" => slot = parts.slots.take_now(),
+                _ => {}
+            }
+            let step = pipeline.advance(&mut client, parts.start);
+            let Step::Reject(rejection) = &step else {
+                panic!("{}", name(&step));
+            };
+            assert_eq!(rejection.reason().to_string(), reason);
+            let message = rejection.action.message();
+            assert_eq!(message, (fault == "slot").then_some(&b"full\n"[..]));
+            let resets = matches!(rejection.action, RejectAction::Reset);
+            assert_eq!(resets, fault == "token");
+            drop((slot, seat));
+            if fault == "token" {
+                parts.bucket().give_back(0, 0);
+            }
+            parts.assert_free();
+            assert!(parts.has_token(parts.start), "{fault}");
+            assert!(parts.has_source_slot(&client.peer), "{fault}");
+        }
+        let mut pipeline = parts.pipeline(Kind::Connection);
+        let mut client = pipeline.begin(peer(1), None);
+        client.found_header(Received::Fault(Fault::Ended));
+        let step = pipeline.advance(&mut client, parts.start);
+        assert!(matches!(step, Step::Reject(_)));
+    }
+
+    #[test]
+    fn an_abandoned_client_gives_back_all() {
+        let asked = Admission {
+            max_per_source: one(),
+            rate: hourly(),
+            at_max: queue(1),
+            ..Admission::default()
+        };
+        let parts = Parts::new(asked, 1, None);
+        let mut pipeline = parts.pipeline(Kind::Connection);
+        let mut client = pipeline.begin(peer(1), None);
+        expect(pipeline.advance(&mut client, parts.start), "admit");
+        // Admitted, but there is no memory for its handler.
+        client.postpone(parts.start + SECOND);
+        assert!(!parts.has_token(parts.start) && !parts.has_source_slot(&client.peer));
+        assert_eq!(client.due(), Some(parts.start + SECOND));
+        expect(pipeline.advance(&mut client, parts.start), "admit");
+        pipeline.give_back(&mut client, parts.start);
+        assert!(client.admitted().is_none());
+        parts.assert_free();
+        assert!(parts.has_token(parts.start) && parts.has_source_slot(&client.peer));
+    }
+
+    #[test]
+    fn a_slot_that_was_taken_first_stays_for_the_next_client() {
+        let asked = Admission {
+            rules: vec![rule(false)],
+            ..Admission::default()
+        };
+        let parts = Parts::new(asked, 1, Some(vec![rule(false)]));
+        let mut pipeline = parts.pipeline(Kind::Connection);
+        assert!(pipeline.take_slot());
+        let mut client = pipeline.begin(peer(1), None);
+        let step = pipeline.advance(&mut client, parts.start);
+        assert!(name(&step).starts_with("reject: denied by"));
+        assert!(pipeline.taken_slot().is_some());
+        assert!(pipeline.take_slot());
+        pipeline.release_slot();
+        parts.assert_free();
+    }
+
+    #[test]
+    fn rules_that_are_reloaded_apply_to_clients_that_have_not_passed_them() {
+        let asked = Admission {
+            proxies: proxies(),
+            rules: vec![rule(true)],
+            at_max: queue(1),
+            ..Admission::default()
+        };
+        let parts = Parts::new(asked, 1, Some(vec![rule(true)]));
+        let mut pipeline = parts.pipeline(Kind::Connection);
+        let slot = parts.slots.take_now().unwrap();
+        let (mut first, mut second) =
+            (pipeline.begin(peer(1), None), pipeline.begin(peer(2), None));
+        first.found_header(named(7));
+        expect(pipeline.advance(&mut first, parts.start), "wait");
+        second.found_header(Received::Incomplete { begun: false });
+        expect(pipeline.advance(&mut second, parts.start), "wait");
+        parts
+            .rules
+            .as_ref()
+            .unwrap()
+            .replace(ready(vec![rule(false)]));
+        pipeline.refresh_rules();
+        drop(slot);
+        expect(pipeline.advance(&mut first, parts.start), "admit");
+        second.found_header(named(8));
+        let step = pipeline.advance(&mut second, parts.start);
+        assert!(name(&step).starts_with("reject: denied by"));
+    }
+
+    #[test]
+    fn a_rule_has_limits_and_a_message_of_its_own() {
+        let asked = Admission {
+            rules: vec![rule(true)],
+            rules_file: Some("rules".into()),
+            ..Admission::default()
+        };
+        let limited = Rule {
+            max: one(),
+            message: Some(b"one at a time\n".to_vec()),
+            ..rule(true)
+        };
+        let parts = Parts::new(asked, 4, Some(vec![limited]));
+        let mut pipeline = parts.pipeline(Kind::Connection);
+        assert!(pipeline.take_slot());
+        let mut first = pipeline.begin(peer(1), None);
+        expect(pipeline.advance(&mut first, parts.start), "admit");
+        let admitted = first.admitted().unwrap();
+        assert!(admitted.rule.is_some() && admitted.source_slot.is_some());
+        assert!(pipeline.take_slot());
+        let mut second = pipeline.begin(peer(1), None);
+        let Step::Reject(rejection) = pipeline.advance(&mut second, parts.start) else {
+            panic!();
+        };
+        assert_eq!(rejection.action.message(), Some(&b"one at a time\n"[..]));
+    }
+
+    #[test]
+    fn clients_stay_in_the_backlog_until_there_is_a_token() {
+        let asked = Admission {
+            rate: hourly(),
+            ..Admission::default()
+        };
+        let parts = Parts::new(asked, 2, None);
+        let mut pipeline = parts.pipeline(Kind::Connection);
+        assert!(pipeline.take_slot());
+        assert_eq!(pipeline.gate(false, false), Gate::Open);
+        assert_eq!(pipeline.gate(false, true), Gate::Rate);
+        let token = pipeline.take_token().unwrap();
+        assert!(token.is_some());
+        assert_eq!(pipeline.gate(false, false), Gate::Rate);
+        assert_eq!(pipeline.take_token(), Err(Gate::Rate));
+        assert!(pipeline.next_token(parts.start).unwrap() > parts.start + SECOND);
+        pipeline.release_token(token);
+        let token = pipeline.take_token().unwrap();
+        let mut client = pipeline.begin(peer(1), token);
+        expect(pipeline.advance(&mut client, parts.start), "admit");
+    }
+
+    #[test]
+    fn a_datagram_never_waits() {
+        let asked = Admission {
+            max_per_source: one(),
+            at_source_max: queue(9),
+            rate: Some(Rate {
+                interval: Duration::from_secs(3600),
+                burst: 2,
+            }),
+            at_rate: queue(9),
+            at_max: queue(9),
+            ..Admission::default()
+        };
+        let parts = Parts::of(asked, 2, Some(vec![rule(true)]), true);
+        let sender = |last, port| {
+            let address = SocketAddr::from(([192, 0, 2, last], port));
+            Peer::datagram(Some(address), None)
+        };
+        let mut pipeline = parts.pipeline(Kind::Datagram);
+        let now = parts.start;
+        let mut low = pipeline.begin(sender(1, 53), None);
+        let expected = "reject: port 53 is below --min-source-port";
+        expect(pipeline.advance(&mut low, now), expected);
+        let mut first = pipeline.begin(sender(1, 4000), None);
+        expect(pipeline.advance(&mut first, now), "admit");
+        // The slot that was taken first stays in hand.
+        assert!(pipeline.take_slot());
+        let mut same = pipeline.begin(sender(1, 4001), None);
+        let expected = "reject: 192.0.2.1 has as many handlers as it may, 1";
+        expect(pipeline.advance(&mut same, now), expected);
+        assert_eq!(pipeline.gate(false, false), Gate::Open);
+        let mut second = pipeline.begin(sender(2, 4000), None);
+        expect(pipeline.advance(&mut second, now), "admit");
+        assert_eq!(pipeline.gate(false, false), Gate::Full);
+        assert!(!pipeline.take_slot());
+        let mut third = pipeline.begin(sender(3, 4000), None);
+        let expected = "reject: connections come faster than --rate";
+        expect(pipeline.advance(&mut third, now), expected);
+        parts.bucket().give_back(0, 0);
+        expect(
+            pipeline.advance(&mut third, now),
+            "reject: all 2 slots are taken",
+        );
+        assert!(parts.bucket().next(0) == 0);
+        drop((first.admitted(), second.admitted()));
+        parts.assert_free();
+    }
+}

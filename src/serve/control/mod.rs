@@ -25,7 +25,7 @@ use super::handlers::{Births, Handlers};
 use super::service::{Prepared, Service};
 use super::wait_mode::WaitSocket;
 use super::worker::datagram::{self, SavedExchange};
-use super::worker::{Phase, Shared, Turn, stream};
+use super::worker::{Phase, Shared, Turns, stream};
 use crate::child::{Method, Pidfds, Pool, Spawner};
 use crate::config::{DatagramMode, ServiceId, Span, Style};
 use crate::error::Error;
@@ -244,7 +244,7 @@ impl Daemon {
             drains: AtomicBool::new(false),
             exchanges: AtomicUsize::new(0),
             ended: AtomicUsize::new(0),
-            turns: (0..threads).map(|_| Turn::default()).collect(),
+            turns: Turns::new(threads),
         });
 
         let limit = limit(&shared).map(|limit| limit + lent.len());

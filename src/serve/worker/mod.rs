@@ -7,7 +7,9 @@ mod shared;
 mod source;
 pub(in crate::serve) mod stream;
 mod threads;
+mod turns;
 mod worker_loop;
 
-pub(in crate::serve) use shared::{Phase, Shared, Turn};
+pub(in crate::serve) use shared::{Phase, Shared};
 pub use threads::{acceptors, datagram_workers};
+pub(in crate::serve) use turns::Turns;

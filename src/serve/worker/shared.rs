@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::datagram::ParkedExchange;
+use super::turns::Turns;
 use crate::child::Pool;
 use crate::net::Listener;
 use crate::serve::admission::{Clock, PendingConnection};
@@ -38,17 +39,8 @@ pub(in crate::serve) struct Shared {
     pub(in crate::serve) exchanges: AtomicUsize,
     /// How many workers have ended, after all else that they do.
     pub(in crate::serve) ended: AtomicUsize,
-    /// For each worker, what other workers need to know while they wait out a shortage.
-    pub(in crate::serve) turns: Box<[Turn]>,
-}
-
-/// The turn of a worker to accept clients: the kernel wakes one worker for each.
-#[derive(Debug, Default)]
-pub(in crate::serve) struct Turn {
-    /// Whether the worker waits out a shortage.
-    pausing: AtomicBool,
-    /// Whether another worker has left its turn to this one.
-    passed: AtomicBool,
+    /// Whose turn it is to accept clients, while workers wait out a shortage.
+    pub(in crate::serve) turns: Turns,
 }
 
 /// What workers do: wait until all of them are there, serve, wait for an upgrade, serve the
@@ -122,30 +114,6 @@ impl Shared {
     ) -> MutexGuard<'_, Vec<PendingConnection>> {
         let pending = self.pending[thread].lock();
         pending.unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes whether a worker waits out a shortage.
-    pub(super) fn set_pausing(&self, worker: usize, pausing: bool) {
-        self.turns[worker].pausing.store(pausing, Ordering::SeqCst);
-    }
-
-    /// Leaves the turn of this worker to one that doesn't wait out a shortage. Returns whether
-    /// there is such a worker.
-    pub(super) fn pass_turn(&self, worker: usize) -> bool {
-        let turns = self.turns.iter().enumerate();
-        let mut others = turns.filter(|(index, _)| *index != worker);
-        let other = others.find(|(_, turn)| !turn.pausing.load(Ordering::SeqCst));
-        if let Some((index, turn)) = other {
-            turn.passed.store(true, Ordering::SeqCst);
-            self.wakers[index].wake();
-        }
-        other.is_some()
-    }
-
-    /// Returns whether another worker has left its turn to this one, which has been woken for
-    /// that.
-    pub(super) fn take_passed_turn(&self, worker: usize) -> bool {
-        self.turns[worker].passed.swap(false, Ordering::SeqCst)
     }
 
     /// Notes that this worker has been woken, for whatever reason: it lives.

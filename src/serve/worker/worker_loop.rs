@@ -91,10 +91,10 @@ pub(super) fn serve_ready<'a, S: Source<'a>>(
 /// arrival of a client doesn't.
 pub(super) fn pause<'a, S: Source<'a>>(source: &mut S) {
     let Thread { index, shared } = source.thread();
-    shared.set_pausing(index, true);
+    shared.turns.set_pausing(index, true);
     source.give_way();
     look(source, Some(PAUSE));
-    shared.set_pausing(index, false);
+    shared.turns.set_pausing(index, false);
 }
 
 /// Acts on what has happened; waits for it, for `limit` at most.

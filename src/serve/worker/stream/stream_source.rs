@@ -297,11 +297,17 @@ impl<'a> Source<'a> for Stream<'a> {
             state.unwatch();
             state.pipeline.release_slot();
         }
-        let Thread { index, shared } = self.thread;
-        let mut others = self.services.iter_mut();
-        let ready = others.any(|state| state.ready.contains(&true));
         // Where there is one service, its shortage is that of the other threads, too.
-        if ready && self.services.len() > 1 && shared.pass_turn(index) {
+        let ready = self
+            .services
+            .iter()
+            .any(|state| state.ready.contains(&true));
+        if !ready || self.services.len() == 1 {
+            return;
+        }
+        let Thread { index, shared } = self.thread;
+        if let Some(other) = shared.turns.pass(index) {
+            shared.wakers[other].wake();
             for state in &mut self.services {
                 state.ready.fill(false);
             }
@@ -332,7 +338,7 @@ impl<'a> Source<'a> for Stream<'a> {
             state.pipeline.refresh_rules();
             self.woken = self.woken || state.pipeline.has_policy();
         }
-        if shared.take_passed_turn(index) {
+        if shared.turns.take_passed(index) {
             for state in &mut self.services {
                 state.ready.fill(true);
             }
