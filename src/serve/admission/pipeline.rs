@@ -755,20 +755,20 @@ mod tests {
             ("slot", "all 1 slots are taken"),
         ] {
             let mut pipeline = parts.pipeline(Kind::Connection);
-            let other = Peer::Tcp {
+            let untrusted = Peer::Tcp {
                 remote: SocketAddr::from(([203, 0, 113, 1], 4000)),
                 local: None,
             };
-            let from = if fault == "proxy" { other } else { peer(1) };
+            let from = if fault == "proxy" { untrusted } else { peer(1) };
             let mut client = pipeline.begin(from, None);
             client.found_header(named(7));
             client.found_first_byte(match fault {
                 "byte" => FirstByte::Ended,
                 _ => FirstByte::Arrived,
             });
-            let (mut slot, mut seat) = (None, None);
+            let (mut slot, mut other) = (None, None);
             match fault {
-                "source" => seat = sources.admit(source, policy.limits, 0).ok(),
+                "source" => other = sources.admit(source, policy.limits, 0).ok(),
                 "token" => parts.bucket().take(0).unwrap(),
                 "slot" => slot = parts.slots.take_now(),
                 _ => {}
@@ -782,7 +782,7 @@ mod tests {
             assert_eq!(message, (fault == "slot").then_some(&b"full\n"[..]));
             let resets = matches!(rejection.action, RejectAction::Reset);
             assert_eq!(resets, fault == "token");
-            drop((slot, seat));
+            drop((slot, other));
             if fault == "token" {
                 parts.bucket().give_back(0, 0);
             }
