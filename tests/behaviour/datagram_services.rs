@@ -267,6 +267,7 @@ fn crowd(count: usize) {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     if hard < 2 * count as u64 + 500 {
         skd = skd
+            .refusing(libc::SYS_clone3, Errno::ENOSYS)
             .refusing_bits(libc::SYS_clone, 0, libc::CLONE_PIDFD as u32, Errno::EINVAL)
             .refusing(libc::SYS_pidfd_open, Errno::ENOSYS);
     }

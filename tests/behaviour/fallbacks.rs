@@ -20,6 +20,11 @@ use std::time::{Duration, Instant};
 /// `CLONE_PIDFD` of clone(2), among its flags.
 const PIDFD: u32 = libc::CLONE_PIDFD as u32;
 
+/// The other errnos of a filter would keep the C library from making threads too.
+fn without_clone3(skd: Skd) -> Skd {
+    skd.refusing(libc::SYS_clone3, Errno::ENOSYS)
+}
+
 /// Makes a skd that runs on another machine.
 type Machine = fn(Skd) -> Skd;
 
@@ -42,27 +47,28 @@ fn machines() -> Vec<(&'static str, Machine)> {
                 Errno::EINVAL,
             )
         }),
+        // clone3(2) is younger than this flag.
         ("CLONE_PIDFD: EPERM", |skd| {
-            skd.refusing_bits(libc::SYS_clone, 0, PIDFD, Errno::EPERM)
+            without_clone3(skd).refusing_bits(libc::SYS_clone, 0, PIDFD, Errno::EPERM)
         }),
         ("CLONE_PIDFD: EINVAL", |skd| {
-            skd.refusing_bits(libc::SYS_clone, 0, PIDFD, Errno::EINVAL)
+            without_clone3(skd).refusing_bits(libc::SYS_clone, 0, PIDFD, Errno::EINVAL)
         }),
         ("pidfds", |skd| {
-            skd.refusing_bits(libc::SYS_clone, 0, PIDFD, Errno::EINVAL)
+            without_clone3(skd)
+                .refusing_bits(libc::SYS_clone, 0, PIDFD, Errno::EINVAL)
                 .refusing(libc::SYS_pidfd_open, Errno::ENOSYS)
         }),
         ("pidfds: EPERM", |skd| {
-            skd.refusing_bits(libc::SYS_clone, 0, PIDFD, Errno::EPERM)
+            without_clone3(skd)
+                .refusing_bits(libc::SYS_clone, 0, PIDFD, Errno::EPERM)
                 .refusing(libc::SYS_pidfd_open, Errno::EPERM)
         }),
         ("P_PIDFD of waitid", |skd| {
             // Of P_ALL, P_PID, P_PGID and P_PIDFD, from 0 up, the last two: nobody waits for a group.
             skd.refusing_bits(libc::SYS_waitid, 0, 2, Errno::EINVAL)
         }),
-        ("clone3", |skd| {
-            skd.refusing(libc::SYS_clone3, Errno::ENOSYS)
-        }),
+        ("clone3", without_clone3),
         ("all of them", |skd| {
             skd.refusing(libc::SYS_close_range, Errno::ENOSYS)
                 .refusing_bits(libc::SYS_clone, 0, PIDFD, Errno::EINVAL)
@@ -108,6 +114,26 @@ fn connections_are_served_and_handlers_reaped() {
         assert!(skd.logged("skd: ").is_empty(), "{:?}", skd.log_lines());
         assert_eq!(skd.stop().code(), Some(0));
     });
+}
+
+#[test]
+fn a_filter_may_refuse_clone3_in_any_way() {
+    for errno in [Errno::ENOSYS, Errno::EPERM, Errno::EINVAL] {
+        // Threads can't be made then, with some C libraries; in these modes there are none.
+        let options = ["-v", "--wait", "-t", "127.0.0.1:0"];
+        let skd = Skd::new(options).refusing(libc::SYS_clone3, errno);
+        let script = "use Socket; accept(my $c, STDIN) or die $!; syswrite $c, 'served'";
+        requires_command("perl");
+        let skd = skd.run_with("perl", ["-e", script]);
+        for _ in 0..3 {
+            assert_eq!(talk(skd.connect(), b""), b"served", "{errno}");
+        }
+        assert_eq!(skd.stop().code(), Some(0));
+        let skd = Skd::new(["-vS"]).refusing(libc::SYS_clone3, errno);
+        let skd = skd.start_with("sh", ["-c", "exit 3"]);
+        skd.wait_for_logs("Started sh", 2);
+        skd.stop();
+    }
 }
 
 #[test]
@@ -520,8 +546,9 @@ fn with_one_call_that_fails_now_and_then_it_goes_on() {
     // By strace(1), which can make a call fail once and then not again, in each thread.
     requires_command("strace");
     for injection in [
-        "clone:error=EAGAIN:when=2",
-        "clone:error=ENOMEM:when=2+3",
+        // The main thread makes three of them.
+        "clone3:error=EAGAIN:when=4",
+        "clone3:error=ENOMEM:when=4+3",
         "accept4:error=ENFILE:when=2",
         "accept4:error=ECONNABORTED:when=1",
         "accept4:error=EPROTO:when=2",
@@ -540,7 +567,7 @@ fn with_one_call_that_fails_now_and_then_it_goes_on() {
                 &inject,
             ])
             .run("cat");
-        for _ in 0..3 {
+        for _ in 0..5 {
             assert_eq!(talk(skd.connect(), b"served"), b"served", "{injection}");
         }
         skd.wait_until("none is left", || skd.children().is_empty());

@@ -473,7 +473,7 @@ const CALLS: &[(&str, usize)] = &[
     ("accept4", 3),
     ("dup3", 2),
     ("close", 2),
-    ("clone", 1),
+    ("clone3", 1),
     ("epoll_wait", 2),
     ("epoll_ctl", 2),
     ("waitid", 1),

@@ -871,6 +871,7 @@ fn where_few_descriptors_may_be_open_it_succeeds_or_is_refused() {
 fn where_the_kernel_has_no_pidfds_handlers_are_found_as_well() {
     let skd = Skd::new(["-v", "-t", "127.0.0.1:0"])
         .refusing(libc::SYS_pidfd_open, nix::errno::Errno::ENOSYS)
+        .refusing(libc::SYS_clone3, nix::errno::Errno::ENOSYS)
         .refusing_bits(
             libc::SYS_clone,
             0,

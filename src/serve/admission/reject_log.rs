@@ -53,11 +53,11 @@ struct Entry {
 
 /// Whether a rejection gets a line of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::serve) enum Say {
+pub(in crate::serve) enum Noted {
     /// It does.
     Line,
     /// It was counted.
-    Nothing,
+    Sum,
 }
 
 impl RejectLog {
@@ -74,7 +74,7 @@ impl RejectLog {
 
     /// Notes that a client of this source was rejected. What is [`due`](Self::due) has to be flushed
     /// before, or counting goes on as if the second weren't over.
-    pub(in crate::serve) fn note(&mut self, source: Source, now: u64) -> Say {
+    pub(in crate::serve) fn note(&mut self, source: Source, now: u64) -> Noted {
         if self.gate.is_open(now) && self.due().is_none() {
             self.begin(now);
         }
@@ -85,19 +85,19 @@ impl RejectLog {
             // can't hide the source that is rejected most.
             if !more {
                 self.others = self.others.saturating_add(1);
-                return Say::Nothing;
+                return Noted::Sum;
             }
             self.lines += 1;
-            return Say::Line;
+            return Noted::Line;
         };
         if more && entry.lines < EACH {
             entry.lines += 1;
             self.lines += 1;
-            return Say::Line;
+            return Noted::Line;
         }
         entry.counted = entry.counted.saturating_add(1);
         self.counted = self.counted.saturating_add(1);
-        Say::Nothing
+        Noted::Sum
     }
 
     /// Returns when something is to be flushed, if anything was counted.
@@ -181,19 +181,19 @@ mod tests {
         let mut reject_log = RejectLog::new();
         let (one, other) = (Source::user(1), Source::user(2));
         for _ in 0..3 {
-            assert_eq!(reject_log.note(one, NOW), Say::Line);
+            assert_eq!(reject_log.note(one, NOW), Noted::Line);
         }
         assert_eq!(reject_log.due(), None);
         for _ in 0..4812 {
-            assert_eq!(reject_log.note(one, NOW), Say::Nothing);
+            assert_eq!(reject_log.note(one, NOW), Noted::Sum);
         }
-        assert_eq!(reject_log.note(other, NOW), Say::Line);
+        assert_eq!(reject_log.note(other, NOW), Noted::Line);
         assert_eq!(reject_log.due(), Some(NOW + SECOND));
         assert!(flush(&mut reject_log, NOW + SECOND - 1).is_empty());
         let sums = flush(&mut reject_log, NOW + SECOND);
         assert_eq!(sums, [(Some(one), 4812)]);
         assert_eq!(reject_log.due(), None);
-        assert_eq!(reject_log.note(one, NOW + SECOND), Say::Line);
+        assert_eq!(reject_log.note(one, NOW + SECOND), Noted::Line);
     }
 
     #[test]
@@ -204,7 +204,7 @@ mod tests {
         }
         reject_log.cut_short();
         assert_eq!(flush(&mut reject_log, NOW), [(Some(Source::user(1)), 2)]);
-        assert_eq!(reject_log.note(Source::user(1), NOW), Say::Line);
+        assert_eq!(reject_log.note(Source::user(1), NOW), Noted::Line);
     }
 
     #[test]
@@ -213,7 +213,7 @@ mod tests {
         for second in 0..5 {
             for _ in 0..3 {
                 let now = NOW + second * SECOND;
-                assert_eq!(reject_log.note(Source::user(1), now), Say::Line);
+                assert_eq!(reject_log.note(Source::user(1), now), Noted::Line);
             }
         }
     }
@@ -226,7 +226,7 @@ mod tests {
         let mut lines = 0;
         for user in 1..=many {
             for source in [hog, Source::user(user)] {
-                lines += u64::from(reject_log.note(source, NOW) == Say::Line);
+                lines += u64::from(reject_log.note(source, NOW) == Noted::Line);
             }
         }
         let sums = flush(&mut reject_log, NOW + SECOND);
@@ -260,11 +260,11 @@ mod tests {
                     prop_assert!(second + sums.len() <= 50);
                     counted += sums.iter().map(|(_, count)| *count as usize).sum::<usize>();
                 }
-                let say = reject_log.note(Source::user(*user), now);
+                let noted = reject_log.note(Source::user(*user), now);
                 if reject_log.gate.opens_at() != begun {
                     (begun, second) = (reject_log.gate.opens_at(), 0);
                 }
-                if say == Say::Line {
+                if noted == Noted::Line {
                     second += 1;
                     lines += 1;
                 }

@@ -1,6 +1,6 @@
 //! Rules in the form in which clients are matched.
 //!
-//! All that rules say about addresses, even millions of prefixes, is swept once into one sorted array
+//! What rules set for addresses, even millions of prefixes, is swept once into one sorted array
 //! for each family. It has the first address of each range in which the same rule is the first that
 //! matches. Finding the rule of a client is one binary search, however many there are. Clients of
 //! unix sockets are matched by the few rules that can match one, in their order.
@@ -49,7 +49,7 @@ pub struct Ready {
 }
 
 impl Ready {
-    /// Returns whether it says more about the clients that it allows, so that it has to be kept.
+    /// Returns whether it sets more for the clients that it allows, so that it has to be kept.
     pub fn has_terms(&self) -> bool {
         let Rule {
             max, rate, message, ..
@@ -312,8 +312,8 @@ mod tests {
     use crate::config::rule_file;
 
     fn read(text: &str) -> Vec<(Rule, Vec<Prefix>)> {
-        let nobody = |_, _: &OsStr| Ok(0);
-        let rules = rule_file::rules(text.as_bytes(), &nobody).unwrap();
+        let names = |_, _: &OsStr| Ok(0);
+        let rules = rule_file::rules(text.as_bytes(), &names).unwrap();
         rules.into_iter().map(|rule| (rule, Vec::new())).collect()
     }
 

@@ -615,14 +615,14 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Step {
         Come(u32),
-        Leave(prop::sample::Index, bool),
+        End(prop::sample::Index, bool),
         Pass(u64),
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
             4 => (0..6_u32).prop_map(Step::Come),
-            2 => any::<(prop::sample::Index, bool)>().prop_map(|(which, undo)| Step::Leave(which, undo)),
+            2 => any::<(prop::sample::Index, bool)>().prop_map(|(which, undo)| Step::End(which, undo)),
             1 => (0..3 * SECOND).prop_map(Step::Pass),
         ];
         prop::collection::vec(step, 1..if cfg!(miri) { 20 } else { 300 })
@@ -639,8 +639,8 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Pass(time) => now += time,
-                    Step::Leave(..) if slots.is_empty() => {}
-                    Step::Leave(which, undo) => {
+                    Step::End(..) if slots.is_empty() => {}
+                    Step::End(which, undo) => {
                         let (user, taken, source_slot): (u32, u64, SourceSlot) =
                             slots.swap_remove(which.index(slots.len()));
                         let (handlers, full) = model.get_mut(&user).unwrap();
@@ -720,7 +720,7 @@ mod tests {
     /// What a connection costs here, and what the table takes, while a million sources come
     /// and go: `cargo test --release --lib -- --ignored --nocapture a_million`.
     #[test]
-    #[ignore = "says how long it takes and how much memory"]
+    #[ignore = "prints how long it takes and how much memory"]
     #[allow(clippy::print_stdout)]
     fn a_million_sources() {
         let (sources, _) = sources(0);

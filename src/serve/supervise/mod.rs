@@ -14,7 +14,7 @@ use crate::config::KILL_AFTER;
 use crate::error::Error;
 use crate::report::{self, Event, Trouble};
 use crate::setup::{Log, Ready};
-use crate::sys::child::{self, Born, Descriptors, ExecTarget, Launch, Stage};
+use crate::sys::child::{self, Born, CloneCall, Descriptors, ExecTarget, Launch, Stage};
 use crate::sys::events::wait_readable;
 use crate::sys::memory::Stack;
 use crate::sys::process::{self, Change, Ended, Target, Wait};
@@ -72,6 +72,7 @@ pub fn run(
         terminal,
         log,
         signals,
+        call: CloneCall::find(),
         stack: stack()?,
         adopts: process::adopts_orphans(),
         passes_hangup: !inherited.ignored(Signal::SIGHUP),
@@ -138,7 +139,7 @@ pub fn run(
 /// Makes a child that does all that the program's would but become it: what must fail for
 /// every run fails here.
 pub fn rehearse(plan: &Plan) -> Result<(), Error> {
-    let Born { pid, failure, .. } = launch(plan, &mut stack()?, None)?;
+    let Born { pid, failure, .. } = launch(plan, CloneCall::find(), &mut stack()?, None)?;
     let _ = process::wait(Target::Process(pid), Wait::UNTIL_END);
     match failure {
         None => Ok(()),
@@ -150,13 +151,19 @@ fn stack() -> Result<Stack, Error> {
     Stack::new().map_err(|errno| Error::start("no memory for the stack of a newborn child", errno))
 }
 
-fn launch(plan: &Plan, stack: &mut Stack, image: Option<&ExecTarget>) -> Result<Born, Error> {
+fn launch(
+    plan: &Plan,
+    call: CloneCall,
+    stack: &mut Stack,
+    target: Option<&ExecTarget>,
+) -> Result<Born, Error> {
     let mut environment = plan.environment();
     let launch = Launch {
+        call,
         descriptors: Descriptors::Inherit,
         connection: None,
         steps: plan.steps(),
-        target: image,
+        target,
         environment: environment.finish(),
         // One child: CHLD tells of its end as well, and of its stops besides.
         want_pidfd: false,
@@ -184,6 +191,7 @@ struct Supervisor<'a> {
     terminal: bool,
     log: Log,
     signals: Signals,
+    call: CloneCall,
     stack: Stack,
     /// Whether strangers become this process's children, and are to be reaped.
     adopts: bool,
@@ -225,8 +233,8 @@ impl<'a> Supervisor<'a> {
         if let Some(sockets) = &mut self.sockets {
             sockets.prepare()?;
         }
-        let image = Some(self.plan.target());
-        let Born { pid, failure, .. } = launch(self.plan, &mut self.stack, image)?;
+        let target = Some(self.plan.target());
+        let Born { pid, failure, .. } = launch(self.plan, self.call, &mut self.stack, target)?;
         let Some((stage, errno)) = failure else {
             return Ok(pid);
         };
