@@ -176,9 +176,8 @@ impl RuleFiles {
         found: &mut RuleList,
         faults: &mut Vec<Error>,
     ) {
-        if let Some(prestart) = self.prestart
-            && !rule.environment.is_empty()
-        {
+        let prestart = self.prestart.filter(|_| !rule.environment.is_empty());
+        if let Some(prestart) = prestart {
             let by = Location(&rule.location, of.map(|(path, _)| path));
             faults.push(Error::Usage(format!(
                 "{by}: env can't be used with {}: handlers run before their client is known",
