@@ -15,7 +15,6 @@ use crate::config::{
 };
 use crate::error::Error;
 use crate::net::Listener;
-use crate::report::{self, Event};
 use crate::setup::RuleFiles;
 use crate::sys::diagnosis::Diagnosis;
 
@@ -79,10 +78,6 @@ pub(in crate::serve) struct Service {
 }
 
 impl Service {
-    pub(in crate::serve) fn report_slots(&self) {
-        report::event(Event::Slots(self.id, self.slots.used(), self.slots.limit()));
-    }
-
     /// Whether skd itself accepts or receives for this service, so that its slots count.
     pub(in crate::serve) fn takes_slots(&self) -> bool {
         !self.listeners.is_empty() || !self.datagrams.is_empty()

@@ -105,17 +105,17 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
     let files = raise_file_limit();
     // What skd was given on purpose.
     let ready_fd = daemon.ready_fd.map(ReadyFd::claim).transpose()?;
-    let handed = net::take_over(&service.listeners)?;
+    let sockets = net::inherit_all(&service.listeners)?;
     if service.admission.proxies.is_some() {
-        net::refuse_seqpacket(&handed)?;
+        net::refuse_seqpacket(&sockets)?;
     }
     if let Some(prestart) = service.prestart {
-        net::refuse_datagrams(&handed, prestart.option())?;
+        net::refuse_datagrams(&sockets, prestart.option())?;
     }
     // Before any descriptor of ours is opened, so that all are above the reserved ones; and
     // a handler gets its connection and nothing that skd was given by accident.
     let kept = ready_fd.iter().flat_map(ReadyFd::kept).map(AsFd::as_fd);
-    let kept: Vec<_> = kept.chain(handed.iter().map(AsFd::as_fd)).collect();
+    let kept: Vec<_> = kept.chain(sockets.iter().map(AsFd::as_fd)).collect();
     let reserved = reserve(&kept, None)?;
     // The resolver may take long: nothing is held or changed yet, and INT still ends skd.
     let wanted = net::resolve_all(&service.listeners)?;
@@ -128,7 +128,7 @@ fn serve(config: &Config, service: Service, inherited: &Inherited) -> Result<u8,
     // Before anything is changed: of two daemons the second leaves no trace.
     let pidfile = lock_pidfile(daemon)?;
     // With the rights to low ports, and while the old root directory is there.
-    let listeners = net::bind_all(&wanted, handed)?;
+    let listeners = net::bind_all(&wanted, sockets)?;
     let log = Log::open(daemon.log.as_ref(), daemon.background)?;
 
     // While /proc and its path are in sight.

@@ -5,7 +5,7 @@
 
 use crate::harness::{
     Directory, Namespace, Running, Skd, poll_for, requires_command, requires_descriptors,
-    requires_root, udp_client, wait_until,
+    requires_root, udp_client, wait_started, wait_until,
 };
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
@@ -273,6 +273,8 @@ fn crowd(count: usize) {
     }
     let skd = skd.inside(&namespace).run(&echo);
     skd.wait_ready();
+    // A datagram that comes during the start lacks its destination.
+    wait_started(skd.pid());
     let began = Instant::now();
     let mut bytes = 0;
     namespace.enter(|| {
@@ -398,6 +400,8 @@ fn burst(count: usize, options: &[&str]) {
         .inside(&namespace)
         .run_with(&append, [directory.name("heard")]);
     skd.wait_ready();
+    // A datagram that comes during the start lacks its destination.
+    wait_started(skd.pid());
     let before = snmp(&namespace);
     let since = |name: &str| (snmp(&namespace)[name] - before[name]) as usize;
     let began = Instant::now();

@@ -374,8 +374,7 @@ fn places_are_left(way: Way) {
     for stream in &mut streams {
         echo(stream, b"all at once");
     }
-    way.ready(&skd);
-    assert_eq!(way.serving(&skd).len(), PLACES);
+    way.wait_serving(&skd, PLACES);
     drop(streams);
     expect_as_before(&skd, &before);
 }

@@ -114,7 +114,7 @@ impl Drain {
     /// Goes on if it is time to; gives the exit status when it is over.
     pub(in crate::serve) fn advance(&mut self, shared: &Shared) -> Option<u8> {
         // The acceptors have left, or are about to.
-        parts(shared).for_each(|part| shared.handlers.look_at_timeouts(part));
+        parts(shared).for_each(|part| shared.handlers.act_on_timeouts(part));
         let now = Instant::now();
         if self.step == Step::Closing {
             if now < self.due && !shared.workers_have_ended() {
@@ -203,7 +203,7 @@ fn close(shared: &Shared) {
 fn watch(shared: &Shared) -> bool {
     let main = shared.handlers.main_index();
     (0..main).fold(true, |watched, thread| {
-        let key = Token::StreamWorker(thread).into();
+        let key = Token::Worker(thread).into();
         let acceptor = &shared.handlers.pollers[thread];
         match shared
             .handlers
@@ -241,7 +241,7 @@ pub(in crate::serve) fn look(shared: &Shared, thread: usize) {
                     None,
                 );
             }
-            Token::Lingering(index) => shared.handlers.lingering.hear(thread, poller, index),
+            Token::Lingering(index) => shared.handlers.lingering.drain_input(thread, poller, index),
             Token::Waker => shared.wakers[thread].clear(),
             _ => {}
         }

@@ -16,16 +16,16 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::admission::{Clock, Policy, RulesHandle, Slots, When};
-use super::handlers::Handlers;
 use super::handlers::linger::Lingering;
-use super::handlers::reap::{self, After, Births};
+use super::handlers::reap::{self, After};
 use super::handlers::table::{Table, Work};
 use super::handlers::timeouts::Timeouts;
 use super::handlers::token::Token;
+use super::handlers::{Births, Handlers};
 use super::service::{Prepared, Service};
 use super::wait_mode::WaitSocket;
 use super::worker::datagram::{self, SavedExchange};
-use super::worker::{Phase, Shared, stream};
+use super::worker::{Phase, Shared, Turns, stream};
 use crate::child::{Method, Pidfds, Pool, Spawner};
 use crate::config::{DatagramMode, ServiceId, Span, Style};
 use crate::error::Error;
@@ -176,7 +176,7 @@ impl Daemon {
             }
             let peer_idle = service.admission.idle_timeout.unwrap_or(PEER_IDLE);
             let policy = Policy::new(service.admission, !datagrams.is_empty(), &wakers);
-            let when = policy.as_ref().map_or(When::Before, Policy::places_when);
+            let when = policy.as_ref().map_or(When::Before, Policy::slots_when);
             let limits = service.limits;
             let timeouts = limits.map(|limits| Timeouts::new(limits, &streams, &datagrams));
             let (rules, files) = service.rules.unzip();
@@ -244,6 +244,7 @@ impl Daemon {
             drains: AtomicBool::new(false),
             exchanges: AtomicUsize::new(0),
             ended: AtomicUsize::new(0),
+            turns: Turns::new(threads),
         });
 
         let limit = limit(&shared).map(|limit| limit + lent.len());
@@ -260,6 +261,7 @@ impl Daemon {
         }
         let with = |served: &Service| !served.datagrams.is_empty();
         let service = shared.services.iter().position(with).unwrap_or_default();
+        let service = ServiceId::new(service);
         for index in acceptors..shared.handlers.main_index() {
             let passer = datagram::start(index, service, Arc::clone(&shared), spawner()?)
                 .map_err(|reason| Error::start("no thread to receive datagrams", reason))?;
@@ -376,7 +378,7 @@ impl Daemon {
                         let after = reap::reap(&self.shared.handlers, main, (thread, index), None);
                         self.after(after);
                     }
-                    Token::WaitMode(index) => {
+                    Token::WaitMode { index, .. } => {
                         // Draining, there is none any more.
                         if let Some(lent) = self.lent.get_mut(index) {
                             lent.look(&self.shared.handlers, &mut self.spawner);
@@ -393,16 +395,21 @@ impl Daemon {
                     Token::Waker => self.woken(),
                     Token::Relay => self.relay_ended(),
                     Token::Preflight => self.look_at_preflight(),
-                    Token::Listener { service, listener } => self.client_waits(service, listener),
-                    Token::StreamWorker(thread) => drain::look(&self.shared, thread),
+                    Token::Listener { service, listener } => {
+                        self.client_waits(service.index(), listener);
+                    }
+                    Token::Worker(thread) => drain::look(&self.shared, thread),
                     // Of an acceptor's own set.
-                    Token::PendingConnection { .. } | Token::Exchange(_) => {}
+                    Token::PendingConnection { .. } | Token::Exchange { .. } => {}
                     Token::Lingering(index) => {
                         let (main, poller) = (
                             self.shared.handlers.main_index(),
                             self.shared.handlers.main_poller(),
                         );
-                        self.shared.handlers.lingering.hear(main, poller, index);
+                        self.shared
+                            .handlers
+                            .lingering
+                            .drain_input(main, poller, index);
                     }
                 }
             }
@@ -461,7 +468,7 @@ impl Daemon {
     fn on_time(&mut self, now: Instant) {
         for thread in self.parting() {
             let poller = &self.shared.handlers.pollers[thread];
-            self.shared.handlers.lingering.on_time(thread, poller);
+            self.shared.handlers.lingering.close_overdue(thread, poller);
         }
         self.status.look(&self.shared, now);
         for lent in &mut self.lent {
@@ -689,6 +696,7 @@ impl Daemon {
 }
 
 fn stream_key(service: usize, listener: usize) -> u64 {
+    let service = ServiceId::new(service);
     Token::Listener { service, listener }.into()
 }
 

@@ -27,14 +27,13 @@ use crate::config::{Account, Identity, Service, ServiceId};
 use crate::error::Error;
 use crate::net::{Peer, SavedFile, SavedListener, SocketFile};
 use crate::report::{self, Event, NoUpgrade, Trouble};
-use crate::serve::admission::Rules;
+use crate::serve::admission::{Kind, PendingConnection, Rules};
 use crate::serve::handlers::linger::KeptConnection;
 use crate::serve::handlers::table::{Handler, Work};
 use crate::serve::handlers::timeouts::{SavedWatch, Watch};
 use crate::serve::wait_mode::WaitSocket;
 use crate::serve::worker::Shared;
 use crate::serve::worker::datagram::{ParkedExchange, SavedExchange};
-use crate::serve::worker::queue::{PendingConnection, Stage};
 use crate::setup::executable::{self, Executable, SavedExecutable};
 use crate::setup::log::SavedLog;
 use crate::setup::notify::SavedManager;
@@ -559,7 +558,7 @@ impl Daemon {
                 let thread = index % self.shared.handlers.pollers.len();
                 let poller = &self.shared.handlers.pollers[thread];
                 let leaving = &self.shared.handlers.lingering;
-                leaving.leave(thread, poller, connection, time(saved.until));
+                leaving.add(thread, poller, connection, time(saved.until));
             }
         }
         let visitors = std::mem::take(&mut self.handed_visitors);
@@ -567,13 +566,16 @@ impl Daemon {
             let connection = self.handed_connection(saved.connection)?;
             let served = self.shared.services.get(saved.service)?;
             served.listeners.get(saved.listener)?;
-            let policy = served.policy.as_ref()?;
-            let came = (saved.service, saved.listener);
-            let mut visitor = PendingConnection::new(connection.into(), saved.peer, policy, came);
+            let mut client = served.policy.as_ref()?.begin(saved.peer, Kind::Connection);
             if saved.identified {
-                visitor.stage = Stage::Rules;
+                client.set_identified();
             }
-            Some(visitor)
+            Some(PendingConnection {
+                client,
+                connection: connection.into(),
+                service: ServiceId::new(saved.service),
+                listener: saved.listener,
+            })
         });
         let visitors: Vec<_> = visitors.collect();
         // Listeners have threads; and each has a part of everybody, for each has room for no more.
@@ -694,10 +696,10 @@ impl Shared {
             Some(SavedPending {
                 // One that can't be passed on is closed at the exec.
                 connection: to.pass(&visitor.connection).ok()?,
-                service: visitor.service,
+                service: visitor.service.index(),
                 listener: visitor.listener,
-                peer: visitor.peer,
-                identified: visitor.stage != Stage::Header,
+                peer: visitor.client.peer,
+                identified: visitor.client.is_identified(),
             })
         };
         let mut saved = Vec::new();
