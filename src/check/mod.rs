@@ -38,7 +38,7 @@ pub fn run(config: &Config, faults: Vec<Error>) -> Result<u8, Error> {
         verdict.keep(Log::check(daemon.log.as_ref()));
         capacity::notes(daemon, service);
         program(daemon, service, rules, &mut verdict)?;
-        if let Some(limits) = TimeLimits::of(daemon, service) {
+        if let Some(limits) = TimeLimits::of(service) {
             verdict.keep(limits.check());
         }
         // Where it shows in a start: when all else is done.

@@ -19,8 +19,8 @@ use clap::ArgMatches;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::config::{
-    Account, Config, Daemon, Endpoint, Identity, InetAddress, Listen, LogTarget, Names, Port,
-    Service, SocketSource, Style, Surroundings, UnixAddress, Who, look_up,
+    Account, Config, Daemon, Endpoint, Identity, InetAddress, Listen, LogTarget, Mode, Names, Port,
+    Service, SocketSource, Style, Supervise, Surroundings, UnixAddress, Who, look_up,
 };
 use crate::error::Error;
 use crate::sys::names;
@@ -175,12 +175,7 @@ fn config(args: &Args<'_>, known: Option<Known>) -> Config {
             background: args.flag("background"),
             log: args.read("log", LogTarget::parse),
             pidfile: args.read("pidfile", values::path),
-            supervise,
-            on_demand: args.flag("on-demand"),
-            idle_exit: args.read("idle-exit", values::duration),
             ready_fd,
-            drain: args.read("drain", values::duration),
-            kill_after: args.read("kill-after", values::duration),
             identity,
             root,
             threads: args.read("threads", values::threads),
@@ -190,7 +185,9 @@ fn config(args: &Args<'_>, known: Option<Known>) -> Config {
             surroundings,
             admission,
             prestart: prestart::prestart(args, &listeners, accepts),
-            wait: args.flag("wait"),
+            mode: mode(args),
+            drain: args.read("drain", values::duration),
+            kill_after: args.read("kill-after", values::duration),
             min_source_port: datagrams::min_source_port(args, datagrams, &listeners),
             datagrams,
             listeners,
@@ -199,6 +196,21 @@ fn config(args: &Args<'_>, known: Option<Known>) -> Config {
                 .read("max-clients", values::positive)
                 .and_then(|number| NonZeroUsize::new(number as usize)),
         }],
+    }
+}
+
+/// How PROG gets its clients.
+fn mode(args: &Args<'_>) -> Mode {
+    let idle_exit = args.read("idle-exit", values::duration);
+    if args.flag("supervise") {
+        Mode::Supervise(Supervise {
+            on_demand: args.flag("on-demand"),
+            idle_exit,
+        })
+    } else if args.flag("wait") {
+        Mode::Wait
+    } else {
+        Mode::PerConnection
     }
 }
 

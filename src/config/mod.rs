@@ -8,6 +8,7 @@ mod bound_address;
 mod duration;
 mod escapes;
 mod log_target;
+mod mode;
 mod peer;
 mod prefix;
 mod rate;
@@ -35,6 +36,7 @@ pub(crate) use bound_address::{plain, scoped};
 pub use duration::Span;
 pub use escapes::{quoted, unescape};
 pub use log_target::{Level, LogTarget};
+pub use mode::{Mode, Supervise};
 pub use peer::{Datagram, Header, Peer, Proxied};
 pub use prefix::Prefix;
 pub use rate::Rate;
@@ -76,7 +78,7 @@ pub fn decimal<T: FromStr>(text: &OsStr) -> Option<T> {
 pub struct Config {
     /// What concerns the process as a whole.
     pub daemon: Daemon,
-    /// What it runs: one service from a command line.
+    /// What it runs: one service from a command line, each with a name of its own.
     pub services: Vec<Service>,
 }
 
@@ -100,19 +102,8 @@ pub struct Daemon {
     pub log: Option<LogTarget>,
     /// Where the process id is written.
     pub pidfile: Option<PathBuf>,
-    /// Whether to run the program, which gets the sockets if there are some, and to run it
-    /// again whenever it exits.
-    pub supervise: bool,
-    /// Whether such a program waits for a client before it is run, each time.
-    pub on_demand: bool,
-    /// How long such a program may be without clients before it is told to end.
-    pub idle_exit: Option<Span>,
     /// The descriptor that gets a newline when skd is ready: standard output, or one from 3 up.
     pub ready_fd: Option<i32>,
-    /// How long handlers are waited for at the end; not at all, if not said.
-    pub drain: Option<Span>,
-    /// How long what was told to end may still run before it is killed, if said.
-    pub kill_after: Option<Span>,
     /// Whom to become after binding.
     pub identity: Option<Identity>,
     /// The root directory to take before that.
@@ -162,8 +153,8 @@ pub struct Service {
     pub listeners: Vec<Listen>,
     /// The program's name and arguments.
     pub command: Vec<CString>,
-    /// Whether a stream listener is lent to its handler, which accepts connections itself.
-    pub wait: bool,
+    /// How the program gets its clients.
+    pub mode: Mode,
     /// What a datagram socket's handlers are for.
     pub datagrams: DatagramMode,
     /// From which port on UDP datagrams are listened to, where skd receives them.
@@ -172,6 +163,10 @@ pub struct Service {
     pub max_clients: Option<NonZeroUsize>,
     /// What else is asked of clients.
     pub admission: Admission,
+    /// How long handlers are waited for at the end; not at all, if not said.
+    pub drain: Option<Span>,
+    /// How long what was told to end may still run before it is killed, if said.
+    pub kill_after: Option<Span>,
     /// Whether its handlers are started before their clients come, and how.
     pub prestart: Option<Prestart>,
     /// The surroundings that a handler starts in.

@@ -23,6 +23,14 @@ pub struct Handed {
     pub(super) listener: Listener,
 }
 
+impl Handed {
+    /// Returns whether it was handed over for one of these.
+    pub fn is_of(&self, wanted: &[Listen]) -> bool {
+        let by = |listen: &Listen| listen.endpoint == Endpoint::Inherited { by: self.by };
+        wanted.iter().any(by)
+    }
+}
+
 impl AsFd for Handed {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
@@ -34,7 +42,7 @@ const FIRST: i32 = 3;
 
 /// Takes over all sockets that were handed to this process and asked for, before anything
 /// else is opened or closed. Nothing about them is changed yet.
-pub fn take_over(wanted: &[Listen]) -> Result<Vec<Handed>, Error> {
+pub fn take_over<'a>(wanted: impl IntoIterator<Item = &'a Listen>) -> Result<Vec<Handed>, Error> {
     let mut saved = Vec::new();
     // Which numbers were taken, and for which option.
     let mut taken: Vec<(i32, &str)> = Vec::new();

@@ -61,14 +61,20 @@ struct Inherited {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedListener {
     socket: i32,
-    style: Style,
-    bound_address: SavedAddress,
+    address: ListenerAddress,
     /// Whether somebody else has made it.
     inherited: bool,
 }
 
+/// The style and the bound address of a listener, by which another process knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerAddress {
+    style: Style,
+    bound_address: SavedAddress,
+}
+
 /// A path, or an abstract name, as bytes: they needn't be text.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum SavedAddress {
     Inet(SocketAddr),
     Path(OsString),
@@ -380,8 +386,15 @@ impl Listener {
     pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedListener, Errno> {
         Ok(SavedListener {
             socket: to.pass(&self.socket)?,
-            style: self.style,
+            address: self.address(),
             inherited: self.inherited.is_some(),
+        })
+    }
+
+    /// What another process knows it by.
+    pub fn address(&self) -> ListenerAddress {
+        ListenerAddress {
+            style: self.style,
             bound_address: match &self.bound_address {
                 BoundAddress::Inet(address) => SavedAddress::Inet(*address),
                 BoundAddress::Unix(UnixAddress::Path(path)) => SavedAddress::Path(path.into()),
@@ -389,12 +402,16 @@ impl Listener {
                     SavedAddress::Abstract(name.clone())
                 }
             },
-        })
+        }
     }
 
     /// What an earlier image had, which listens already.
     pub fn restore(saved: SavedListener) -> Result<Self, Errno> {
-        let bound_address = match saved.bound_address {
+        let ListenerAddress {
+            style,
+            bound_address,
+        } = saved.address;
+        let bound_address = match bound_address {
             SavedAddress::Inet(address) => BoundAddress::Inet(address),
             SavedAddress::Path(path) => BoundAddress::Unix(UnixAddress::Path(path.into())),
             SavedAddress::Abstract(name) => BoundAddress::Unix(UnixAddress::Abstract(name)),
@@ -402,8 +419,8 @@ impl Listener {
         Ok(Self {
             file: None,
             socket: descriptors::claim(saved.socket)?.into(),
-            style: saved.style,
-            variables: variables(saved.style, &bound_address),
+            style,
+            variables: variables(style, &bound_address),
             bound_address,
             backlog: None,
             inherited: saved.inherited.then_some(Inherited {

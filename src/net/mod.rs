@@ -11,7 +11,7 @@ mod resolve;
 mod unix;
 
 pub use inherited::{Handed, refuse_datagrams, refuse_seqpacket, take_over};
-pub use listener::{Listener, Resolved, SavedListener, bind_all, resolve_all};
+pub use listener::{Listener, ListenerAddress, Resolved, SavedListener, bind_all, resolve_all};
 pub use unix::{SavedFile, SocketFile};
 
 pub use crate::config::{BoundAddress, Peer};

@@ -81,9 +81,9 @@ impl KeptConnection {
         }
     }
 
-    /// For an upgrade.
-    pub(in crate::serve) fn connection(&self) -> &OwnedFd {
-        &self.connection
+    /// The connection, and how long its input is drained after the handler's end.
+    pub(in crate::serve) fn parts(&self) -> (&OwnedFd, Duration) {
+        (&self.connection, self.time)
     }
 }
 

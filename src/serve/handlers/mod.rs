@@ -2,6 +2,7 @@
 
 pub(in crate::serve) mod linger;
 pub(in crate::serve) mod reap;
+pub(in crate::serve) mod saved;
 pub(in crate::serve) mod slab;
 pub(in crate::serve) mod table;
 pub(in crate::serve) mod timeouts;

@@ -64,6 +64,16 @@ impl Timeouts {
         }))
     }
 
+    /// For the handlers that a service without listeners has left.
+    pub(in crate::serve) fn without_listeners(limits: TimeLimits) -> Self {
+        // Where the kernel can't be asked, no handler is idle.
+        let diagnosis = limits.idle.and_then(|_| Diagnosis::new().ok());
+        Self {
+            limits,
+            diagnosis: diagnosis.map(Mutex::new),
+        }
+    }
+
     /// What a connection will be known by, if it is to be watched. One that can't be known any
     /// more was reset by its client, which its handler will hear.
     pub(in crate::serve) fn identify(

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use crate::config::{Daemon, UnixAddress};
+use crate::config::{Supervise, UnixAddress};
 use crate::error::Error;
 use crate::net::{BoundAddress, Listener};
 use crate::report::{self, Cause, Event};
@@ -28,16 +28,16 @@ pub struct Sockets<'a> {
 }
 
 impl<'a> Sockets<'a> {
-    /// These, which listen; for a program that is run as `daemon` says.
+    /// These, which listen; for a program that is run as `supervise` says.
     pub fn new(
         listeners: &'a [Listener],
-        daemon: &Daemon,
+        supervise: Supervise,
         manager: Option<Manager>,
     ) -> Result<Self, Error> {
-        let demand = daemon
+        let demand = supervise
             .on_demand
             .then(|| watch(listeners, Interest::Readable));
-        let idleness = daemon
+        let idleness = supervise
             .idle_exit
             .map(|span| Idleness::new(listeners, span.into()));
         Ok(Self {

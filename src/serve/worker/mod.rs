@@ -3,6 +3,7 @@
 mod admit;
 pub(in crate::serve) mod datagram;
 pub(in crate::serve) mod queue;
+pub(in crate::serve) mod saved;
 pub(in crate::serve) mod stream;
 
 use std::num::NonZeroUsize;
@@ -29,15 +30,9 @@ pub fn acceptors(wanted: Option<NonZeroUsize>) -> usize {
     wanted.map_or_else(usual, |threads| threads.get())
 }
 
-/// The number of threads that receive datagrams, beside so many acceptors. All have a low
-/// descriptor.
-pub fn datagram_workers(
-    mode: DatagramMode,
-    wanted: Option<NonZeroUsize>,
-    acceptors: usize,
-) -> usize {
-    let left = (MOST_THREADS - acceptors.min(MOST_THREADS)).max(1);
-    datagram::threads(mode, self::acceptors(wanted)).min(left)
+/// The number of threads that receive datagrams for a service, if low descriptors are left for them.
+pub fn datagram_workers(mode: DatagramMode, wanted: Option<NonZeroUsize>) -> usize {
+    datagram::threads(mode, acceptors(wanted))
 }
 
 /// What all threads of the running daemon share.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::{DatagramWorker, Exchanges};
+use crate::net::ListenerAddress;
 use crate::sys::datagrams::Route;
 use crate::sys::descriptors::SavedDescriptors;
 
@@ -13,6 +14,8 @@ use crate::sys::descriptors::SavedDescriptors;
 #[derive(Debug)]
 pub(in crate::serve) struct ParkedExchange {
     pub(in crate::serve) socket: OwnedFd,
+    /// The index of its service, and that of the listener among the service's.
+    pub(in crate::serve) service: usize,
     pub(in crate::serve) listener: usize,
     pub(in crate::serve) route: Route,
     /// What was read of the answer to a datagram.
@@ -26,7 +29,7 @@ pub(in crate::serve) struct ParkedExchange {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedExchange {
     pub(in crate::serve) socket: i32,
-    listener: usize,
+    pub(in crate::serve) listener: ListenerAddress,
     sender: Vec<u8>,
     local: Option<std::net::SocketAddr>,
     answer: Vec<u8>,
@@ -36,11 +39,15 @@ pub struct SavedExchange {
 
 impl ParkedExchange {
     /// `None` if it can't be passed on: then it is closed at the exec.
-    pub(in crate::serve) fn save(&self, to: &mut SavedDescriptors) -> Option<SavedExchange> {
+    pub(in crate::serve) fn save(
+        &self,
+        listener: ListenerAddress,
+        to: &mut SavedDescriptors,
+    ) -> Option<SavedExchange> {
         let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or_default();
         Some(SavedExchange {
             socket: to.pass(&self.socket).ok()?,
-            listener: self.listener,
+            listener,
             sender: self.route.address().to_vec(),
             local: self.route.local(),
             answer: self.answer.clone(),
@@ -49,10 +56,16 @@ impl ParkedExchange {
         })
     }
 
-    pub(in crate::serve) fn restore(saved: SavedExchange, socket: OwnedFd) -> Option<Self> {
+    /// Restores one for the service and the listener with these indexes.
+    pub(in crate::serve) fn restore(
+        saved: SavedExchange,
+        (service, listener): (usize, usize),
+        socket: OwnedFd,
+    ) -> Option<Self> {
         Some(Self {
             socket,
-            listener: saved.listener,
+            service,
+            listener,
             route: Route::new(&saved.sender, saved.local)?,
             answer: saved.answer,
             too_long: saved.too_long,
@@ -66,8 +79,8 @@ impl DatagramWorker<'_> {
     pub(in crate::serve) fn leave_exchanges(&mut self) {
         let now = Instant::now();
         let left = match &mut self.exchanges {
-            Exchanges::Packets(packets) => packets.leave(),
-            Exchanges::Peers(peers) => peers.leave(now),
+            Exchanges::Packets(packets) => packets.leave(self.service),
+            Exchanges::Peers(peers) => peers.leave(self.service, now),
         };
         for exchange in &left {
             let _ = self.poller.remove(&exchange.socket);
@@ -78,9 +91,10 @@ impl DatagramWorker<'_> {
         }
     }
 
-    /// Takes over all that were left.
+    /// Takes over all that were left for this thread's service.
     pub(in crate::serve) fn enter_exchanges(&mut self) {
-        let left = std::mem::take(&mut *self.shared.parked_exchanges());
+        let its = |exchange: &mut ParkedExchange| exchange.service == self.service;
+        let left: Vec<_> = self.shared.parked_exchanges().extract_if(.., its).collect();
         let listeners = self.served.datagrams.len();
         for exchange in left {
             // For want of memory, it ends.

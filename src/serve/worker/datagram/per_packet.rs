@@ -61,8 +61,9 @@ impl Packets {
         self.open.len()
     }
 
-    pub(in crate::serve) fn leave(&mut self) -> Vec<ParkedExchange> {
+    pub(in crate::serve) fn leave(&mut self, service: usize) -> Vec<ParkedExchange> {
         let left = self.open.take().map(|(_, packet)| ParkedExchange {
+            service,
             socket: packet.socket,
             listener: packet.listener,
             route: packet.route,

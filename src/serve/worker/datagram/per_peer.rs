@@ -79,10 +79,11 @@ impl Peers {
         self.timers.reserve(self.open.capacity())
     }
 
-    pub(in crate::serve) fn leave(&mut self, now: Instant) -> Vec<ParkedExchange> {
+    pub(in crate::serve) fn leave(&mut self, service: usize, now: Instant) -> Vec<ParkedExchange> {
         let known = std::mem::take(&mut self.known);
         self.timers = Timers::default();
         let left = self.open.take().map(|(index, exchange)| ParkedExchange {
+            service,
             silent: (known.get(&exchange.with) == Some(&index))
                 .then(|| now.saturating_duration_since(exchange.last)),
             socket: exchange.socket,
