@@ -24,7 +24,7 @@ _skd() {
 
     case "${cmd}" in
         skd)
-            opts="-t -u -i -x -l -s -d -b -c -n -v -B -L -P -S -U -V -h --tcp --udp --inet --unix --systemd --listen-fd --stream --datagram --seqpacket --backlog --max-clients --wait --datagram-mode --min-source-port --unix-mode --unix-owner --threads --warm --fork-server --fork-server-max-age --allow --deny --rules --explain --max-per-source --source-prefix --rate --rate-per-source --at-max --at-source-max --at-rate --first-byte --timeout --idle-timeout --linger --proxy-protocol --proxy-from --proxy-timeout --nodelay --keepalive --user-timeout --defer-accept --fast-open --reuse-port --freebind --device --tos --mark --send-buffer --receive-buffer --multicast --verbose --background --log --pidfile --supervise --on-demand --idle-exit --ready-fd --drain --kill-after --drop-privileges --user --chroot --check --version --help --chdir --umask --nice --limit --env --no-new-privs"
+            opts="-t -u -i -x -l -s -d -b -c -n -v -B -L -P -S -U -V -h --tcp --udp --inet --unix --systemd --listen-fd --stream --datagram --seqpacket --backlog --unix-mode --unix-owner --threads --max-clients --wait --datagram-mode --min-source-port --warm --fork-server --fork-server-max-age --chdir --umask --nice --limit --env --no-new-privs --allow --deny --rules --explain --max-per-source --source-prefix --rate --rate-per-source --at-max --at-source-max --at-rate --proxy-protocol --proxy-from --proxy-timeout --first-byte --timeout --idle-timeout --linger --drain --kill-after --nodelay --keepalive --user-timeout --defer-accept --fast-open --reuse-port --freebind --device --tos --mark --send-buffer --receive-buffer --multicast --verbose --background --log --pidfile --supervise --on-demand --idle-exit --ready-fd --user --drop-privileges --chroot --check --version --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -138,6 +138,24 @@ _skd() {
                     fi
                     return 0
                     ;;
+                --unix-mode)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --unix-owner)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --threads)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 --max-clients)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -166,24 +184,6 @@ _skd() {
                     fi
                     return 0
                     ;;
-                --unix-mode)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
-                    return 0
-                    ;;
-                --unix-owner)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --threads)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
-                    return 0
-                    ;;
                 --warm)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -192,6 +192,41 @@ _skd() {
                     return 0
                     ;;
                 --fork-server-max-age)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --chdir)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --umask)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --nice)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --limit)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --env)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
@@ -283,6 +318,20 @@ _skd() {
                     fi
                     return 0
                     ;;
+                --proxy-from)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --proxy-timeout)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 --first-byte)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -311,14 +360,14 @@ _skd() {
                     fi
                     return 0
                     ;;
-                --proxy-from)
+                --drain)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
                     return 0
                     ;;
-                --proxy-timeout)
+                --kill-after)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
@@ -469,20 +518,6 @@ _skd() {
                     fi
                     return 0
                     ;;
-                --drain)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
-                    return 0
-                    ;;
-                --kill-after)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
-                    return 0
-                    ;;
                 --user)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -494,39 +529,12 @@ _skd() {
                     fi
                     return 0
                     ;;
-                --chdir)
-                    COMPREPLY=()
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o plusdirs
-                    fi
+                --help)
+                    COMPREPLY=($(compgen -W "all" -- "${cur}"))
                     return 0
                     ;;
-                --umask)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
-                    return 0
-                    ;;
-                --nice)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
-                    return 0
-                    ;;
-                --limit)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
-                    return 0
-                    ;;
-                --env)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                -h)
+                    COMPREPLY=($(compgen -W "all" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -549,10 +557,10 @@ _skd_or_prog() {
                 (( i++ ))
                 break
                 ;;
-            --tcp|--udp|--inet|--unix|--listen-fd|--backlog|--max-clients|--datagram-mode|--min-source-port|--unix-mode|--unix-owner|--threads|--warm|--fork-server-max-age|--allow|--deny|--rules|--explain|--max-per-source|--source-prefix|--rate|--rate-per-source|--at-max|--at-source-max|--at-rate|--first-byte|--timeout|--idle-timeout|--linger|--proxy-from|--proxy-timeout|--user-timeout|--defer-accept|--fast-open|--device|--tos|--mark|--send-buffer|--receive-buffer|--multicast|--log|--pidfile|--idle-exit|--ready-fd|--drain|--kill-after|--user|--chroot|--chdir|--umask|--nice|--limit|--env)
+            --tcp|--udp|--inet|--unix|--listen-fd|--backlog|--unix-mode|--unix-owner|--threads|--max-clients|--datagram-mode|--min-source-port|--warm|--fork-server-max-age|--chdir|--umask|--nice|--limit|--env|--allow|--deny|--rules|--explain|--max-per-source|--source-prefix|--rate|--rate-per-source|--at-max|--at-source-max|--at-rate|--proxy-from|--proxy-timeout|--first-byte|--timeout|--idle-timeout|--linger|--drain|--kill-after|--user-timeout|--defer-accept|--fast-open|--device|--tos|--mark|--send-buffer|--receive-buffer|--multicast|--log|--pidfile|--idle-exit|--ready-fd|--user|--chroot)
                 (( i++ ))
                 ;;
-            --keepalive)
+            --keepalive|--help)
                 (( i++ ))
                 # Only after an equals sign.
                 [[ ${COMP_WORDS[i]} == = ]] || continue
@@ -563,7 +571,7 @@ _skd_or_prog() {
                 ;;
             -[!-]*)
                 (( i++ ))
-                # Of a bundle, the first letter that takes a value takes the rest, if there is any.
+                # In a bundle, the first letter that takes a value takes the rest of the word, if any.
                 word=${word#"${word%%[tuilxbcLP]*}"}
                 (( ${#word} == 1 )) || continue
                 ;;
@@ -571,7 +579,7 @@ _skd_or_prog() {
                 break
                 ;;
         esac
-        # The value. Readline makes words of their own of colons, equals signs and the like.
+        # The value. Readline splits words at colons, equals signs and the like.
         while [[ $i -lt $COMP_CWORD && ${COMP_WORDS[i]} == [:=@\<\>]* ]]; do
             (( i++ ))
         done
@@ -582,11 +590,18 @@ _skd_or_prog() {
     done
 
     if (( i > COMP_CWORD )) || [[ $i -eq $COMP_CWORD && $2 == -* && ${COMP_WORDS[i-1]} != -- ]]; then
+        if [[ $2 == = && $3 == --help ]]; then
+            COMPREPLY=( all )
+            return
+        elif [[ $3 == = && ${COMP_WORDS[COMP_CWORD-2]} == --help ]]; then
+            COMPREPLY=( $(compgen -W all -- "$2") )
+            return
+        fi
         case $3 in
             --unix-owner|--user)
                 COMPREPLY=( $(compgen -u -- "$2") )
                 ;;
-            --keepalive)
+            -h|--keepalive|--help)
                 _skd "$1" "$2" ''
                 ;;
             *)

@@ -1,7 +1,7 @@
-//! How long rules with a million prefixes take to be read, and how long one client takes to be
-//! decided on: `cargo run --release --locked --example rules [PREFIXES]`.
+//! Measures how long a million prefixes take to read, and how long a decision on one client takes:
+//! `cargo run --release --locked --example rules [PREFIXES]`.
 
-#![allow(clippy::print_stdout)] // It is what this is for.
+#![allow(clippy::print_stdout)] // Its purpose.
 
 use std::error::Error;
 use std::ffi::OsStr;
@@ -12,10 +12,10 @@ use std::time::Instant;
 use skd::config::{Prefix, Refused, Rule, rule_file};
 use skd::serve::{Client, Rules};
 
-/// How many clients are decided on.
+/// The number of decisions.
 const CLIENTS: usize = 10_000_000;
 
-/// How many addresses they have: enough for the caches to forget the way to each.
+/// The number of client addresses: enough to exceed the processor's caches.
 const ADDRESSES: usize = 1 << 20;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     measure("IPv6", &v6, 32..=64, v6_client, &mut dice)
 }
 
-/// Numbers without rhyme or reason, the same each time (xorshift64*).
+/// Pseudo-random numbers, the same in each run (xorshift64*).
 struct Dice(u64);
 
 impl Dice {
@@ -47,12 +47,12 @@ fn v4(dice: &mut Dice) -> IpAddr {
 }
 
 fn v6(dice: &mut Dice) -> IpAddr {
-    // Within 2000::/3, where all are that are in use.
+    // Within 2000::/3, the part in use.
     let high = dice.roll() >> 3 | 1 << 61;
     Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(dice.roll())).into()
 }
 
-/// Anybody, or a neighbour of one in the list.
+/// A random address, or a neighbour of one in the list.
 fn v4_client(dice: &mut Dice, near: IpAddr) -> IpAddr {
     match (dice.roll() % 2, near) {
         (0, IpAddr::V4(near)) => Ipv4Addr::from_bits(near.to_bits() ^ 1).into(),
@@ -83,9 +83,9 @@ fn measure(
     let begin = Instant::now();
     let list: Vec<Prefix> = rule_file::prefixes(text.as_bytes()).map_err(first)?;
     let read = begin.elapsed();
-    let nobody = |_, _: &OsStr| Err(Refused::because("nobody is looked up"));
+    let unknown = |_, _: &OsStr| Err(Refused::because("these rules name no user"));
     let rules = "allow 192.0.2.1\ndeny file=list\nallow all";
-    let rules: Vec<Rule> = rule_file::rules(rules.as_bytes(), &nobody).map_err(first)?;
+    let rules: Vec<Rule> = rule_file::rules(rules.as_bytes(), &unknown).map_err(first)?;
     let lists = [Vec::new(), list, Vec::new()];
     let begin = Instant::now();
     let rules = Rules::new(rules.into_iter().zip(lists).collect(), &[]);
@@ -104,7 +104,7 @@ fn measure(
     let each = begin.elapsed().as_secs_f64() * 1e9 / CLIENTS as f64;
     println!(
         "{} {family} prefixes, {} MiB of text: read in {} ms, made ready in {} ms; \
-         {} stretches, {each:.0} ns for a client, {:.0} % of whom are denied",
+         {} stretches, {each:.0} ns for a client; {:.0} % of them are denied",
         addresses.len(),
         text.len() >> 20,
         read.as_millis(),

@@ -3,11 +3,11 @@
 use std::fs;
 
 use nix::sys::utsname::uname;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::proc;
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Machine {
     pub kernel: String,
     pub architecture: String,

@@ -9,6 +9,7 @@ mod peers;
 mod proc;
 mod report;
 mod results;
+mod samples;
 mod stats;
 mod sys;
 
@@ -40,6 +41,10 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<ExitCode> {
+    if options.render {
+        report::render(&options.output)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let settings = Settings::from_options(options);
     let found = peers::find(options)?;
     if options.list {
@@ -56,7 +61,8 @@ fn run(options: &Options) -> Result<ExitCode> {
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
     }
-    // What a server leaves behind becomes our child, to be ended by its number with certainty.
+    // Handlers that outlive their server become children of this process, which can end them
+    // safely.
     set_child_subreaper(true).context("cannot become a subreaper")?;
     raise_open_files()?;
 
@@ -82,10 +88,10 @@ fn run(options: &Options) -> Result<ExitCode> {
     Ok(verdict(&results))
 }
 
-/// What is known before anything is measured.
+/// Returns results without figures, and the peers to measure.
 fn empty_results(settings: &Settings, found: Found) -> (Results, Vec<peers::Peer>) {
     let results = Results {
-        format: 1,
+        format: results::FORMAT,
         date: report::today(),
         machine: Machine::describe(),
         settings: settings.clone(),
@@ -99,14 +105,14 @@ fn empty_results(settings: &Settings, found: Found) -> (Results, Vec<peers::Peer
         costs: Vec::new(),
         bulk: Vec::new(),
         datagrams: Vec::new(),
-        ahead: Vec::new(),
-        ahead_alone: Vec::new(),
+        prestart: Vec::new(),
+        prestart_alone: Vec::new(),
     };
     (results, found.peers)
 }
 
-/// Servers inherit this limit, and some close that many descriptors for each handler: where the
-/// hard limit is a million, they must not be made to.
+/// The limit of open files. Servers inherit it, and some close as many descriptors for each
+/// handler, so the hard limit of a million would slow them down.
 const OPEN_FILES: u64 = 20_000;
 
 fn raise_open_files() -> Result<()> {
@@ -115,7 +121,7 @@ fn raise_open_files() -> Result<()> {
         .context("cannot raise the limit of open files")
 }
 
-/// A peer's weakness is a finding; one of the base server is a failure, for CI to see.
+/// Only failures of the base server, in any mode, make the run fail.
 fn verdict(results: &Results) -> ExitCode {
     let at_fault = results
         .problems

@@ -1,31 +1,39 @@
-//! The command line, and the settings that follow from it.
+//! The command line and the settings of a run.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::machine;
 use crate::peers::{PeerArgument, Transport};
 
 /// Measures skd beside the socket daemons installed on this machine.
 ///
-/// Nothing is installed or downloaded, and only loopback addresses are used. A full run takes
-/// some two hours on two cores and wants a machine with nothing else to do.
+/// Nothing is installed or downloaded, and only loopback addresses are used. A full run takes about
+/// two hours on two cores. The machine should be idle otherwise.
 #[derive(Debug, Parser)]
 #[command(name = "skd-bench", version)]
 pub(crate) struct Options {
-    /// The skd to measure; else target/release/skd beside this program, else the one in PATH
+    /// The skd to measure [default: target/release/skd beside this program, else skd in PATH]
     #[arg(long, value_name = "PATH")]
     pub skd: Option<PathBuf>,
 
-    /// A further server: {port} or {path} and {handler} stand in COMMAND, {address} may. May be
-    /// given several times, also with one name for its TCP and its unix command
+    /// An earlier skd to compare with; the ratios are printed
+    ///
+    /// The two binaries are measured next to each other and take turns in being first. By default
+    /// TCP with 8 clients is measured in 9 rounds: handlers 'tiny' and 'dynamic', 5,000 live
+    /// handlers, and handler 'cat' with exec, --warm and --fork-server.
+    #[arg(long, value_name = "PATH")]
+    pub before: Option<PathBuf>,
+
+    /// A further server: COMMAND contains {handler}, either {port} or {path}, and possibly
+    /// {address}. Can be repeated, also with the same name for TCP and unix sockets
     #[arg(long = "peer", value_name = "NAME=COMMAND", value_parser = PeerArgument::stream)]
     pub peers: Vec<PeerArgument>,
 
-    /// A further server of datagrams, in the same form
+    /// A further server for datagrams, in the same form
     #[arg(long = "datagram-peer", value_name = "NAME=COMMAND", value_parser = PeerArgument::datagram)]
     pub datagram_peers: Vec<PeerArgument>,
 
@@ -33,7 +41,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     pub servers: Vec<String>,
 
-    /// The server that ratios are taken of
+    /// The server whose ratios to the others are shown
     #[arg(long, value_name = "NAME", default_value = "skd")]
     pub base: String,
 
@@ -41,8 +49,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "GROUP,...", value_delimiter = ',')]
     pub only: Vec<Group>,
 
-    /// Only these handlers: in the rates and in the bare kernel's loop those that speak first, in
-    /// `ahead` those that read a line
+    /// Only these handlers; those that read a line belong to `prestart`
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     pub handlers: Vec<HandlerName>,
 
@@ -50,7 +57,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "KIND,...", value_delimiter = ',', value_parser = stream_transport)]
     pub transports: Vec<Transport>,
 
-    /// Clients at once, for the rates [default: 1,8,64]
+    /// Concurrent clients, for the rates [default: 1,8,64]
     #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = at_least_one)]
     pub clients: Vec<usize>,
 
@@ -70,7 +77,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=65_536))]
     pub bulk_mib: Option<u64>,
 
-    /// Threads of the bare kernel's loop; as many as skd has acceptors [default: three for two cores, at most 16]
+    /// Threads of the bare kernel's loop, as many as skd has acceptors [default: three for two
+    /// cores, at most 16]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub threads: Option<usize>,
 
@@ -78,25 +86,28 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub load_threads: Option<usize>,
 
-    /// Where performance.md and the folder performance/ are written
+    /// The folder for performance.md and performance/
     #[arg(long, value_name = "DIR", default_value = "target/bench")]
     pub output: PathBuf,
 
-    /// Add to the performance.md that is there: its other sections stay, and the data goes into a
-    /// file of its own
+    /// Replace only the sections of this run in performance.md, and write a separate data file
     #[arg(long)]
     pub add: bool,
 
-    /// A short run that shows that everything works; its figures mean nothing
+    /// Measure nothing: write the page and its plots again from the JSON files in --output
+    #[arg(long)]
+    pub render: bool,
+
+    /// A short run to see that everything works; its figures mean nothing
     #[arg(long)]
     pub quick: bool,
 
-    /// List the servers found, with their commands, and leave
+    /// List the servers found and their commands, then exit
     #[arg(long)]
     pub list: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Group {
     /// Connections a second and latency by handler, clients and kind of socket
@@ -111,8 +122,8 @@ pub(crate) enum Group {
     Datagram,
     /// Clone, exec and wait without any socket
     Kernel,
-    /// Real programs that read a line and answer it, also started ahead of their clients
-    Ahead,
+    /// Programs that read a line and answer it, started at the connection or before it
+    Prestart,
 }
 
 impl Group {
@@ -124,12 +135,12 @@ impl Group {
             Self::Bulk => "bulk",
             Self::Datagram => "datagram",
             Self::Kernel => "kernel",
-            Self::Ahead => "ahead",
+            Self::Prestart => "prestart",
         }
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum HandlerName {
     Tiny,
@@ -142,9 +153,9 @@ pub(crate) enum HandlerName {
     Bash,
     /// A Perl script that loads some modules
     Perl,
-    /// Python that leaves by os._exit
+    /// Python that exits by os._exit
     PythonQuick,
-    /// Python that leaves by its full exit
+    /// Python with its full exit
     PythonFull,
 }
 
@@ -163,7 +174,7 @@ impl HandlerName {
         }
     }
 
-    /// It reads a line and answers it; the others speak first.
+    /// Whether it reads a line and answers it; the others write first.
     pub(crate) const fn reads_a_line(self) -> bool {
         matches!(
             self,
@@ -175,14 +186,14 @@ impl HandlerName {
     fn serves(self, groups: &[Group]) -> bool {
         groups.iter().any(|group| match group {
             Group::Rates | Group::Kernel => !self.reads_a_line(),
-            Group::Ahead => self.reads_a_line(),
+            Group::Prestart => self.reads_a_line(),
             _ => false,
         })
     }
 }
 
-/// Everything that shapes the run, decided.
-#[derive(Clone, Debug, Serialize)]
+/// The settings of a run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Settings {
     pub quick: bool,
     pub groups: Vec<Group>,
@@ -191,12 +202,12 @@ pub(crate) struct Settings {
     pub clients: Vec<usize>,
     pub live: Vec<usize>,
     pub rounds: u32,
-    #[serde(rename = "seconds", serialize_with = "as_seconds")]
+    #[serde(rename = "seconds", with = "as_seconds")]
     pub window: Duration,
-    #[serde(serialize_with = "as_seconds")]
+    #[serde(with = "as_seconds")]
     pub timeout: Duration,
     pub bulk_bytes: u64,
-    /// Live handlers that the memory for each is computed from.
+    /// Live handlers for the measurement of their memory.
     pub cost_live: usize,
     pub kernel_threads: usize,
     pub load_threads: usize,
@@ -206,24 +217,25 @@ pub(crate) struct Settings {
 impl Settings {
     pub(crate) fn from_options(options: &Options) -> Self {
         let quick = options.quick;
-        let or = |given: &[usize], quickly: &[usize], fully: &[usize]| {
-            let chosen = match (given.is_empty(), quick) {
-                (false, _) => given,
+        let or = |chosen: &[usize], quickly: &[usize], fully: &[usize]| {
+            let mut chosen = match (chosen.is_empty(), quick) {
+                (false, _) => chosen,
                 (true, true) => quickly,
                 (true, false) => fully,
-            };
-            let mut chosen = chosen.to_vec();
+            }
+            .to_vec();
             chosen.sort_unstable();
             chosen.dedup();
             chosen
         };
         let window = Duration::from_secs_f64(if quick { 0.2 } else { 1.0 });
         let cores = machine::cores();
-        let groups = given_or_all(&options.only, Group::value_variants());
-        let mut handlers = given_or_all(&options.handlers, HandlerName::value_variants());
+        let usual = Defaults::of(options);
+        let groups = chosen_or(&options.only, usual.groups);
+        let mut handlers = chosen_or(&options.handlers, usual.handlers);
         handlers.retain(|handler| handler.serves(&groups));
         if quick && options.handlers.is_empty() {
-            // Each of these is much like another one that stays.
+            // Each is similar to another one that stays.
             handlers
                 .retain(|handler| !matches!(handler, HandlerName::Bash | HandlerName::PythonFull));
         }
@@ -231,10 +243,12 @@ impl Settings {
             quick,
             groups,
             handlers,
-            transports: given_or_all(&options.transports, &[Transport::Tcp, Transport::Unix]),
-            clients: or(&options.clients, &[8], &[1, 8, 64]),
-            live: or(&options.live, &[0, 200], &[0, 1000, 5000, 9000]),
-            rounds: options.rounds.unwrap_or(if quick { 1 } else { 5 }),
+            transports: chosen_or(&options.transports, usual.transports),
+            clients: or(&options.clients, &[8], usual.clients),
+            live: or(&options.live, usual.live_quick, usual.live),
+            rounds: options
+                .rounds
+                .unwrap_or(if quick { 1 } else { usual.rounds }),
             window: options.seconds.unwrap_or(window),
             timeout: Duration::from_secs(10),
             bulk_bytes: options.bulk_mib.unwrap_or(if quick { 16 } else { 256 }) << 20,
@@ -253,7 +267,7 @@ impl Settings {
         self.groups.contains(&group)
     }
 
-    /// The number of clients where only one number is measured: 8, or what comes nearest.
+    /// The number of clients where only one is measured: 8, or the closest one.
     pub(crate) fn usual_clients(&self) -> usize {
         self.clients
             .iter()
@@ -263,11 +277,48 @@ impl Settings {
     }
 }
 
-fn given_or_all<T: Clone>(given: &[T], all: &[T]) -> Vec<T> {
-    if given.is_empty() {
-        all.to_vec()
+/// The defaults of what is measured.
+struct Defaults {
+    groups: &'static [Group],
+    handlers: &'static [HandlerName],
+    transports: &'static [Transport],
+    clients: &'static [usize],
+    live: &'static [usize],
+    live_quick: &'static [usize],
+    rounds: u32,
+}
+
+impl Defaults {
+    fn of(options: &Options) -> Self {
+        if options.before.is_none() {
+            Self {
+                groups: Group::value_variants(),
+                handlers: HandlerName::value_variants(),
+                transports: &[Transport::Tcp, Transport::Unix],
+                clients: &[1, 8, 64],
+                live: &[0, 1000, 5000, 9000],
+                live_quick: &[0, 200],
+                rounds: 5,
+            }
+        } else {
+            Self {
+                groups: &[Group::Rates, Group::Live, Group::Prestart],
+                handlers: &[HandlerName::Tiny, HandlerName::Dynamic, HandlerName::Cat],
+                transports: &[Transport::Tcp],
+                clients: &[8],
+                live: &[5000],
+                live_quick: &[200],
+                rounds: 9,
+            }
+        }
+    }
+}
+
+fn chosen_or<T: Clone>(chosen: &[T], default: &[T]) -> Vec<T> {
+    if chosen.is_empty() {
+        default.to_vec()
     } else {
-        given.to_vec()
+        chosen.to_vec()
     }
 }
 
@@ -293,8 +344,20 @@ fn stream_transport(text: &str) -> Result<Transport, String> {
     }
 }
 
-fn as_seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(time.as_secs_f64())
+/// Durations as numbers of seconds in JSON.
+mod as_seconds {
+    use std::time::Duration;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_f64(time.as_secs_f64())
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Duration, D::Error> {
+        Duration::try_from_secs_f64(f64::deserialize(from)?).map_err(D::Error::custom)
+    }
 }
 
 #[cfg(test)]
@@ -308,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_wins_over_quick() {
+    fn options_win_over_quick() {
         let line = [
             "skd-bench",
             "--quick",
@@ -332,14 +395,24 @@ mod tests {
             Settings::from_options(&Options::parse_from(line)).handlers
         };
         assert_eq!(handlers(&[]), HandlerName::value_variants());
-        let ahead = handlers(&["--only", "ahead"]);
-        assert!(ahead.contains(&Cat) && ahead.iter().all(|handler| handler.reads_a_line()));
+        let prestart = handlers(&["--only", "prestart"]);
+        assert!(prestart.contains(&Cat) && prestart.iter().all(|handler| handler.reads_a_line()));
         let rates = handlers(&["--only", "rates,live"]);
         assert!(rates.contains(&Tiny) && !rates.iter().any(|handler| handler.reads_a_line()));
         assert_eq!(handlers(&["--handlers", "cat,tiny"]), [Cat, Tiny]);
         assert!(handlers(&["--only", "bulk"]).is_empty());
         assert!(handlers(&["--quick"]).contains(&Cat));
         assert!(!handlers(&["--quick"]).contains(&HandlerName::Bash));
+    }
+
+    #[test]
+    fn a_comparison_with_the_binary_before_is_short() {
+        let line = ["skd-bench", "--before", "/x", "--live", "0"];
+        let settings = Settings::from_options(&Options::parse_from(line));
+        assert_eq!(settings.rounds, 9);
+        assert_eq!(settings.live, [0]);
+        assert_eq!(settings.clients, [8]);
+        assert!(!settings.measures(Group::Cost));
     }
 
     #[test]

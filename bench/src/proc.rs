@@ -1,4 +1,4 @@
-//! What /proc tells of processes: proc_pid_stat(5), proc_pid_status(5), proc_meminfo(5).
+//! Properties of processes from /proc: proc_pid_stat(5), proc_pid_status(5), proc_meminfo(5).
 
 use std::collections::HashMap;
 use std::fs;
@@ -11,9 +11,9 @@ use nix::unistd::{SysconfVar, sysconf};
 /// CPU time, user and system together.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct CpuTimes {
-    /// Of the process itself, all its threads, the ended ones too.
+    /// Of all threads of the process, including those that have ended.
     pub own: Duration,
-    /// Of the children it has waited for, and of those that they have waited for.
+    /// Of the children that it has waited for, and of their waited-for children.
     pub children: Duration,
 }
 
@@ -36,7 +36,7 @@ pub(crate) fn cpu_times(pid: i32) -> io::Result<CpuTimes> {
 fn parse_cpu_times(stat: &str, ticks_a_second: f64) -> Option<CpuTimes> {
     let fields = after_name(stat)?;
     let ticks = |index: usize| fields.get(index)?.parse::<u32>().ok();
-    // Fields 14 to 17 of the manual page, which counts from 1 and has pid and name before ours.
+    // Fields 14 to 17 of the manual page, which counts from 1 and includes pid and name.
     let (utime, stime, cutime, cstime) = (ticks(11)?, ticks(12)?, ticks(13)?, ticks(14)?);
     let time =
         |a: u32, b: u32| Duration::from_secs_f64((f64::from(a) + f64::from(b)) / ticks_a_second);
@@ -46,7 +46,7 @@ fn parse_cpu_times(stat: &str, ticks_a_second: f64) -> Option<CpuTimes> {
     })
 }
 
-/// The fields of a stat line behind the name, which itself may hold blanks and brackets.
+/// Returns the fields of a stat line after the name. The name may contain blanks and brackets.
 fn after_name(stat: &str) -> Option<Vec<&str>> {
     Some(
         stat.get(stat.rfind(')')? + 1..)?
@@ -61,7 +61,7 @@ pub(crate) fn anonymous_kib(pid: i32) -> io::Result<u64> {
     field_kib(&status, "RssAnon:").ok_or_else(|| io::Error::other("no RssAnon in /proc/PID/status"))
 }
 
-/// Whether another process traces it, as skd does until a handler stands ready.
+/// Whether another process traces it, as skd does until a handler is prestarted.
 pub(crate) fn is_traced(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| has_tracer(&status))
 }
@@ -91,12 +91,12 @@ fn field_kib(text: &str, key: &str) -> Option<u64> {
     line.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
-/// The file that a process runs.
+/// Returns the path of the executable of a process.
 pub(crate) fn executable(pid: i32) -> io::Result<PathBuf> {
     fs::read_link(format!("/proc/{pid}/exe"))
 }
 
-/// The most process ids that the kernel hands out.
+/// The limit of process ids.
 pub(crate) fn pid_max() -> usize {
     fs::read_to_string("/proc/sys/kernel/pid_max")
         .ok()
@@ -104,7 +104,7 @@ pub(crate) fn pid_max() -> usize {
         .unwrap_or(32_768)
 }
 
-/// Every process, with its parent, as it was at some moment of the call.
+/// All processes with their parents, as found during one call.
 pub(crate) struct ProcessTable {
     parents: HashMap<i32, i32>,
 }

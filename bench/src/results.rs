@@ -1,45 +1,53 @@
-//! All figures of a run, as they go into results.json.
+//! The figures of a run, as results.json holds them and as the page is made from them.
+//!
+//! Each point keeps the median, the least and the most of its rounds. Figures that need the rounds
+//! themselves, such as ratios within a round, are computed before (see [`crate::samples`]).
 
-use serde::Serialize;
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 
-use crate::load::Failures;
 use crate::machine::Machine;
 use crate::options::Settings;
 use crate::peers::{Missing, Peer, Transport};
-use crate::stats::{Latencies, PERCENTILES, Summary};
+use crate::stats::Summary;
 
-#[derive(Debug, Serialize)]
+/// The version of this form.
+pub(crate) const FORMAT: u32 = 2;
+
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Results {
-    /// Of the form of this file.
     pub format: u32,
     pub date: String,
     pub machine: Machine,
     pub settings: Settings,
     pub servers: Vec<ServerInfo>,
     pub missing: Vec<Missing>,
-    /// Whatever did not go as it should, in words.
+    /// What did not work, in words.
     pub problems: Vec<Problem>,
     pub interrupted: bool,
-    pub kernel: Vec<KernelCell>,
-    pub rates: Vec<StreamCell>,
-    pub live: Vec<StreamCell>,
-    pub costs: Vec<CostCell>,
-    pub bulk: Vec<BulkCell>,
-    pub datagrams: Vec<DatagramCell>,
-    /// Of handlers that read a line, by servers that start them at the connection or ahead of it.
-    pub ahead: Vec<StreamCell>,
-    /// The same for one client at a time, with pauses.
-    pub ahead_alone: Vec<AloneCell>,
+    pub kernel: Vec<KernelPoint>,
+    pub rates: Vec<StreamPoint>,
+    pub live: Vec<StreamPoint>,
+    pub costs: Vec<CostPoint>,
+    pub bulk: Vec<BulkPoint>,
+    pub datagrams: Vec<DatagramPoint>,
+    /// Handlers that read a line, with several clients.
+    pub prestart: Vec<StreamPoint>,
+    /// The same handlers with one client at a time, which pauses between connections.
+    pub prestart_alone: Vec<AlonePoint>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ServerInfo {
     pub name: String,
     pub version: Option<String>,
     pub commands: Vec<(Transport, String)>,
     pub program_bytes: Option<u64>,
     /// The server that this is with other options.
-    pub mode_of: Option<&'static str>,
+    pub mode_of: Option<String>,
+    /// The server that this is an earlier binary of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before_of: Option<String>,
     pub remark: String,
 }
 
@@ -56,288 +64,159 @@ impl ServerInfo {
             program_bytes: std::fs::metadata(&peer.program)
                 .ok()
                 .map(|metadata| metadata.len()),
-            mode_of: peer.mode_of,
+            mode_of: peer.mode_of.map(str::to_owned),
+            before_of: peer.before_of.clone(),
             remark: peer.remark.to_owned(),
         }
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Problem {
     pub server: String,
     pub transport: Option<Transport>,
     pub what: String,
-    /// How often it happened.
+    /// The number of times.
     pub times: u32,
 }
 
-/// What a series of short connections is about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// The conditions of a series of short connections.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StreamKey {
     pub server: String,
     pub transport: Transport,
-    pub handler: &'static str,
+    pub handler: String,
     pub clients: usize,
-    /// Handlers held live meanwhile.
+    /// Live handlers held open meanwhile.
     pub live: usize,
 }
 
-#[derive(Debug, Serialize)]
-pub(crate) struct StreamCell {
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StreamPoint {
     #[serde(flatten)]
     pub key: StreamKey,
-    pub rounds: Vec<StreamRound>,
-    /// Over all rounds.
-    pub first_byte: Curve,
-    pub end: Curve,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct StreamRound {
-    pub round: u32,
+    pub rounds: usize,
+    pub failures: u64,
     /// Connections a second.
-    pub rate: f64,
-    pub completed: u64,
-    pub failures: Failures,
+    pub rate: Summary,
     pub first_byte: Percentiles,
     pub end: Percentiles,
     /// CPU time in microseconds for each connection.
-    pub load_cpu: f64,
-    pub server_cpu: f64,
-    pub children_cpu: f64,
-    /// Cores that the load generator kept busy, on average.
-    pub load_cores: f64,
+    pub load_cpu: Option<Summary>,
+    pub server_cpu: Option<Summary>,
+    pub children_cpu: Option<Summary>,
+    /// Cores that the load generator kept busy.
+    pub load_cores: Option<Summary>,
+    /// The rate over that of the bare kernel on the cores that the clients left free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_share: Option<Summary>,
+    /// The rate of the base server over this one, or that of the new binary over the one before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<Summary>,
+    /// The rate over that of [`Results::best_peer`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over_best_peer: Option<Summary>,
+    /// Percent and microseconds to the end of the answer over all rounds, where a plot shows them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub curve: Vec<(f64, u64)>,
 }
 
-/// In microseconds.
-#[derive(Clone, Copy, Debug, Serialize)]
+/// Microseconds that a share of the connections stayed below, of each round.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Percentiles {
-    pub p50: u64,
-    pub p99: u64,
-    pub p999: u64,
+    pub p50: Option<Summary>,
+    pub p99: Option<Summary>,
+    pub p999: Option<Summary>,
 }
 
-impl Percentiles {
-    pub(crate) fn of(latencies: &Latencies) -> Self {
-        let at = |percent| latencies.percentile(percent).unwrap_or(0);
-        Self {
-            p50: at(50.0),
-            p99: at(99.0),
-            p999: at(99.9),
-        }
-    }
-}
-
-/// A distribution of latencies: microseconds at each of [`PERCENTILES`].
-#[derive(Debug)]
-pub(crate) struct Curve(Latencies);
-
-impl Curve {
-    pub(crate) fn new() -> Self {
-        Self(Latencies::new())
-    }
-
-    pub(crate) fn add(&mut self, latencies: &Latencies) {
-        self.0.merge(latencies);
-    }
-
-    /// `None` where not even one connection lies beyond.
-    pub(crate) fn percentile(&self, percent: f64) -> Option<u64> {
-        let beyond = self.0.len() as f64 * (1.0 - percent / 100.0);
-        // Less a little, since 1 - 0.99 is a bit less than a hundredth.
-        (beyond > 0.999).then(|| self.0.percentile(percent))?
-    }
-
-    /// Without those percentiles that too few connections stand behind.
-    pub(crate) fn points(&self) -> Vec<(f64, u64)> {
-        let supported = |percent: f64| self.0.len() as f64 * (1.0 - percent / 100.0) >= 10.0;
-        PERCENTILES
-            .into_iter()
-            .filter(|percent| supported(*percent))
-            .filter_map(|percent| Some((percent, self.0.percentile(percent)?)))
-            .collect()
-    }
-}
-
-impl Serialize for Curve {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.points())
-    }
-}
-
-impl StreamCell {
-    pub(crate) fn new(key: StreamKey) -> Self {
-        Self {
-            key,
-            rounds: Vec::new(),
-            first_byte: Curve::new(),
-            end: Curve::new(),
-        }
-    }
-
-    pub(crate) fn summary(&self, figure: impl Fn(&StreamRound) -> f64) -> Option<Summary> {
-        Summary::of(self.rounds.iter().map(figure))
-    }
-
-    pub(crate) fn failures(&self) -> Failures {
-        total(self.rounds.iter().map(|round| &round.failures))
-    }
-
-    /// This cell's rate over the other's, round by round.
-    pub(crate) fn ratio_to(&self, other: &Self) -> Option<Summary> {
-        let rates = |cell: &Self| -> Vec<(u32, f64)> {
-            let rounds = cell.rounds.iter();
-            rounds.map(|round| (round.round, round.rate)).collect()
-        };
-        ratios(&rates(self), &rates(other))
-    }
-}
-
-fn total<'a>(failures: impl Iterator<Item = &'a Failures>) -> Failures {
-    let mut total = Failures::default();
-    for some in failures {
-        total.add(some);
-    }
-    total
-}
-
-/// Figures over those of the same round: rounds are neighbours in time, so a disturbance of the
-/// machine hits both.
-fn ratios(figures: &[(u32, f64)], others: &[(u32, f64)]) -> Option<Summary> {
-    Summary::of(figures.iter().filter_map(|(round, figure)| {
-        let (_, other) = others.iter().find(|(other, _)| other == round)?;
-        (*other > 0.0).then(|| figure / other)
-    }))
-}
-
-/// What one client at a time finds.
-#[derive(Debug, Serialize)]
-pub(crate) struct AloneCell {
+/// One client at a time.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AlonePoint {
     pub server: String,
     pub transport: Transport,
-    pub handler: &'static str,
-    pub rounds: Vec<AloneRound>,
-    /// Over all rounds.
-    pub first_byte: Curve,
-    pub end: Curve,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct AloneRound {
-    pub round: u32,
-    pub completed: u64,
-    pub failures: Failures,
+    pub handler: String,
+    pub rounds: usize,
+    pub failures: u64,
     pub first_byte: Percentiles,
     pub end: Percentiles,
+    /// The 99th percentile of the time to the first byte over all rounds, where enough connections
+    /// support it.
+    pub first_byte_p99: Option<u64>,
+    /// The median time to the first byte over that of the base server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<Summary>,
+    /// The median time to the first byte of the new binary over this one, the binary before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<Summary>,
 }
 
-impl AloneCell {
-    pub(crate) fn new(server: String, transport: Transport, handler: &'static str) -> Self {
-        Self {
-            server,
-            transport,
-            handler,
-            rounds: Vec::new(),
-            first_byte: Curve::new(),
-            end: Curve::new(),
-        }
-    }
-
-    pub(crate) fn failures(&self) -> Failures {
-        total(self.rounds.iter().map(|round| &round.failures))
-    }
-
-    /// The rounds' medians of the time to the first byte, in microseconds.
-    pub(crate) fn first_byte(&self) -> Option<Summary> {
-        Summary::of(self.medians().into_iter().map(|(_, median)| median))
-    }
-
-    /// Those over the other's, round by round.
-    pub(crate) fn share_of(&self, other: &Self) -> Option<Summary> {
-        ratios(&self.medians(), &other.medians())
-    }
-
-    fn medians(&self) -> Vec<(u32, f64)> {
-        let answered = self.rounds.iter().filter(|round| round.completed > 0);
-        answered
-            .map(|round| (round.round, round.first_byte.p50 as f64))
-            .collect()
-    }
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct KernelCell {
-    pub handler: &'static str,
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct KernelPoint {
+    pub handler: String,
     pub threads: usize,
-    pub rounds: Vec<KernelRound>,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct KernelRound {
-    pub round: u32,
+    pub rounds: usize,
     /// Programs a second.
-    pub rate: f64,
+    pub rate: Summary,
     /// CPU time in microseconds for each program, its own and that of starting it.
-    pub cpu: f64,
+    pub cpu: Summary,
 }
 
-#[derive(Debug, Serialize)]
-pub(crate) struct CostCell {
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct CostPoint {
     pub server: String,
     pub transport: Transport,
+    pub rounds: usize,
     pub program_bytes: Option<u64>,
-    pub rounds: Vec<CostRound>,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct CostRound {
-    pub round: u32,
     /// Microseconds from starting the program to the end of its first answer.
-    pub first_answer: f64,
+    pub first_answer: Option<Summary>,
     /// CPU time in microseconds for each connection.
-    pub server_cpu: f64,
-    pub children_cpu: f64,
-    pub load_cpu: f64,
+    pub server_cpu: Option<Summary>,
+    pub children_cpu: Option<Summary>,
+    /// Of the server and its children.
+    pub cpu: Option<Summary>,
+    pub load_cpu: Option<Summary>,
     /// Anonymous memory in KiB.
-    pub idle_memory: f64,
-    pub memory_each: Option<f64>,
+    pub idle_memory: Option<Summary>,
+    pub memory_each: Option<Summary>,
 }
 
-#[derive(Debug, Serialize)]
-pub(crate) struct BulkCell {
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct BulkPoint {
     pub server: String,
     pub transport: Transport,
-    /// `send`: from the handler to the client; `echo`: there and back at the same time.
-    pub direction: &'static str,
-    pub rounds: Vec<BulkRound>,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct BulkRound {
-    pub round: u32,
+    /// `send`: from the handler to the client; `echo`: both ways at the same time.
+    pub direction: String,
+    pub rounds: usize,
+    /// Rounds in which not all data came back right.
+    pub incomplete: usize,
     /// MiB a second.
-    pub rate: f64,
-    pub complete: bool,
+    pub rate: Summary,
 }
 
-#[derive(Debug, Serialize)]
-pub(crate) struct DatagramCell {
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct DatagramPoint {
     pub server: String,
     pub clients: usize,
-    pub rounds: Vec<DatagramRound>,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct DatagramRound {
-    pub round: u32,
+    pub rounds: usize,
     /// Answers a second.
-    pub rate: f64,
+    pub rate: Summary,
     pub latency: Percentiles,
     pub lost: u64,
     pub wrong: u64,
 }
 
 impl Results {
+    /// Reads results.json.
+    pub(crate) fn from_json(text: &str) -> Result<Self> {
+        let results: Self = serde_json::from_str(text).context("not a file of skd-bench")?;
+        anyhow::ensure!(
+            results.format == FORMAT,
+            "format {} is not supported, only {FORMAT}",
+            results.format
+        );
+        Ok(results)
+    }
+
     pub(crate) fn note(&mut self, server: &str, transport: Option<Transport>, what: String) {
         let same = |problem: &&mut Problem| {
             problem.server == server && problem.transport == transport && problem.what == what
@@ -355,51 +234,58 @@ impl Results {
         }
     }
 
-    /// Connections that failed, of the servers whose name `counts`.
+    /// Connections that failed, of the servers that `counts` accepts.
     pub(crate) fn failed_connections(&self, counts: impl Fn(&str) -> bool) -> u64 {
-        let streams = self.rates.iter().chain(&self.live).chain(&self.ahead);
+        let streams = self.rates.iter().chain(&self.live).chain(&self.prestart);
         let streams = streams
-            .filter(|cell| counts(&cell.key.server))
-            .map(|cell| cell.failures().total());
-        let alone = self.ahead_alone.iter();
+            .filter(|point| counts(&point.key.server))
+            .map(|point| point.failures);
+        let alone = self.prestart_alone.iter();
         let alone = alone
-            .filter(|cell| counts(&cell.server))
-            .map(|cell| cell.failures().total());
+            .filter(|point| counts(&point.server))
+            .map(|point| point.failures);
         streams.chain(alone).sum()
     }
 
     /// Whether this is the base server, or that with other options.
     pub(crate) fn is_base(&self, server: &str) -> bool {
         let base = self.settings.base.as_str();
-        let mode = |info: &ServerInfo| info.name == server && info.mode_of == Some(base);
-        server == base || self.servers.iter().any(mode)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ratios_are_of_the_same_round() {
-        let figures = [(1, 10.0), (2, 30.0), (4, 7.0)];
-        let others = [(2, 10.0), (1, 10.0), (3, 1.0)];
-        let ratio = ratios(&figures, &others).map(|ratio| (ratio.min, ratio.median, ratio.max));
-        assert_eq!(ratio, Some((1.0, 2.0, 3.0)));
-        assert_eq!(ratios(&figures, &[(1, 0.0)]), None);
+        let mode = |info: &ServerInfo| info.mode_of.as_deref() == Some(base);
+        server == base || self.server(server).is_some_and(mode)
     }
 
-    #[test]
-    fn a_percentile_needs_a_connection_beyond() {
-        let mut latencies = Latencies::new();
-        for micros in 1..=99 {
-            latencies.record(std::time::Duration::from_micros(micros));
-        }
-        let mut curve = Curve::new();
-        curve.add(&latencies);
-        assert_eq!(curve.percentile(50.0), Some(50));
-        assert_eq!(curve.percentile(99.0), None);
-        curve.add(&latencies);
-        assert_eq!(curve.percentile(99.0), Some(99));
+    /// The server that this is an earlier binary of.
+    pub(crate) fn before_of(&self, server: &str) -> Option<&str> {
+        self.server(server)?.before_of.as_deref()
+    }
+
+    fn server(&self, name: &str) -> Option<&ServerInfo> {
+        self.servers.iter().find(|info| info.name == name)
+    }
+
+    /// The fastest server with this handler that is not skd itself, in any mode or binary.
+    pub(crate) fn best_peer(
+        &self,
+        transport: Transport,
+        handler: &str,
+        clients: usize,
+    ) -> Option<&StreamPoint> {
+        let is_peer =
+            |server: &ServerInfo| !self.is_base(&server.name) && server.before_of.is_none();
+        let point = |server: &str| {
+            self.prestart.iter().find(|point| {
+                let key = &point.key;
+                key.server == server
+                    && key.transport == transport
+                    && key.handler == handler
+                    && key.clients == clients
+            })
+        };
+        self.servers
+            .iter()
+            .filter(|server| is_peer(server))
+            .filter_map(|server| point(&server.name))
+            .filter(|point| point.rate.median > 0.0)
+            .max_by(|a, b| a.rate.median.total_cmp(&b.rate.median))
     }
 }

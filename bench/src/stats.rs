@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-/// The middle, the lowest and the highest of a figure that was measured once a round.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+/// The median, the least and the most of a figure that was measured once a round.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "[f64; 3]", into = "[f64; 3]")]
 pub(crate) struct Summary {
     pub median: f64,
     pub min: f64,
@@ -14,7 +15,7 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    /// `None` when there is nothing to summarise. Figures that are not finite are left out.
+    /// Summarises finite figures to six digits. Returns `None` without such figures.
     pub(crate) fn of(figures: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut figures: Vec<f64> = figures.into_iter().filter(|f| f.is_finite()).collect();
         figures.sort_by(f64::total_cmp);
@@ -25,17 +26,38 @@ impl Summary {
         } else {
             (figures[middle - 1] + figures[middle]) / 2.0
         };
-        Some(Self { median, min, max })
+        Some(Self {
+            median: six_digits(median),
+            min: six_digits(min),
+            max: six_digits(max),
+        })
     }
 }
 
-/// The percentiles that the plots of latency are drawn from.
+/// Rounds a figure to six digits: more than any measurement supports.
+fn six_digits(figure: f64) -> f64 {
+    format!("{figure:.5e}").parse().unwrap_or(figure)
+}
+
+impl From<[f64; 3]> for Summary {
+    fn from([median, min, max]: [f64; 3]) -> Self {
+        Self { median, min, max }
+    }
+}
+
+impl From<Summary> for [f64; 3] {
+    fn from(summary: Summary) -> Self {
+        [summary.median, summary.min, summary.max]
+    }
+}
+
+/// The percentiles of the latency plots.
 pub(crate) const PERCENTILES: [f64; 10] =
     [10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.99];
 
 /// Latencies of many connections, in microseconds with three significant digits.
 ///
-/// Anything beyond [`Latencies::CEILING`] counts as that.
+/// Latencies above [`Latencies::CEILING`] count as that.
 #[derive(Clone, Debug)]
 pub(crate) struct Latencies(Histogram<u64>);
 
@@ -61,7 +83,7 @@ impl Latencies {
         self.0.len()
     }
 
-    /// Microseconds below which `percent` of the connections stayed; `None` without connections.
+    /// Returns the latency in microseconds at a percentile; `None` without connections.
     pub(crate) fn percentile(&self, percent: f64) -> Option<u64> {
         (!self.0.is_empty()).then(|| self.0.value_at_percentile(percent))
     }
@@ -97,7 +119,7 @@ mod tests {
         }
         assert_eq!(latencies.len(), 1000);
         for (percent, expected) in [(50.0, 500), (99.0, 990), (99.9, 999)] {
-            // Three digits, and a fraction of a connection either way.
+            // Three digits, and one connection more or less.
             let found = latencies.percentile(percent).unwrap_or(0);
             assert!(found.abs_diff(expected) <= 1, "{percent} %: {found}");
         }

@@ -1,4 +1,4 @@
-//! The bare kernel's way of running a program: every unsafe line of the benchmark.
+//! Running programs without a server. All unsafe code of the benchmark is here.
 #![allow(unsafe_code)]
 
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -7,19 +7,19 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr;
 
-/// Runs one program again and again, each time with vfork-style clone, exec and wait: what
-/// remains of a launcher when sockets, accounting and care are taken away.
+/// Runs one program repeatedly by vfork-style clone, exec and wait: a launcher without sockets and
+/// accounting.
 ///
-/// Belongs to the thread that made it. CLONE_VFORK stops that thread alone.
+/// Used by one thread at a time. CLONE_VFORK stops only that thread.
 pub(crate) struct BareLauncher {
     plan: Plan,
     stack: Vec<u128>,
-    // What the plan's pointers point into.
+    // The memory that the pointers of the plan refer to.
     _strings: Vec<CString>,
     _null: File,
 }
 
-/// All that the child reads. It shares our memory, so nothing may move until it has called exec.
+/// The data that the child reads. It shares our memory, so nothing may move until its exec.
 struct Plan {
     null: c_int,
     arguments: Vec<*const c_char>,
@@ -42,7 +42,7 @@ impl BareLauncher {
             variable.extend(value.into_bytes());
             strings.push(CString::new(variable)?);
         }
-        // Moving a CString moves no bytes: these stay valid while `strings` lives.
+        // Moving a CString does not move its bytes: the pointers stay valid while `strings` lives.
         let pointers = |strings: &[CString]| {
             strings
                 .iter()
@@ -64,7 +64,7 @@ impl BareLauncher {
         })
     }
 
-    /// Starts the program and waits for its end. An end other than `exit(0)` is an error.
+    /// Runs the program until it ends. Any other end than `exit(0)` is an error.
     pub(crate) fn run_once(&mut self) -> io::Result<()> {
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
         // SAFETY: the stack is ours, aligned to 16 as u128 is, and its end is one past the
@@ -104,7 +104,7 @@ impl BareLauncher {
     }
 }
 
-/// Neither allocates, nor panics, nor returns.
+/// Runs in the child. Does not allocate, panic or return.
 extern "C" fn child(plan: *mut c_void) -> c_int {
     // SAFETY: `plan` is the launcher's Plan, which lives and stays where it is until exec. All
     // calls are async-signal-safe system calls; the arrays end in null pointers and their
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn success_and_failure_are_told_apart() -> io::Result<()> {
+    fn success_and_failure_differ() -> io::Result<()> {
         let run = |words: &[&str]| {
             let words: Vec<String> = words.iter().map(ToString::to_string).collect();
             BareLauncher::new(&words)?.run_once()

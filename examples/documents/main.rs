@@ -1,5 +1,4 @@
-//! Writes the manual page and the shell completions: `cargo run --example documents`, in the
-//! directory of the project.
+//! Writes the manual page and the shell completions: `cargo run --example documents`, in the project's directory.
 
 mod generate;
 

@@ -1,7 +1,7 @@
-//! What it costs to ask the kernel since when a connection is quiet, beside so many others:
+//! Measures how long the kernel takes to say how long a connection has been idle, beside many other connections:
 //! `cargo run --release --example quiet_time -- 10 2000 5000`.
 
-#![allow(clippy::print_stdout)] // That is what it is for.
+#![allow(clippy::print_stdout)] // Its purpose.
 
 use std::error::Error;
 use std::hint::black_box;
@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use skd::sys::diagnosis::{Diagnosis, SocketId};
 
-/// How many questions each figure is the mean of, and of how many such means it is the least.
+/// The number of questions whose mean is taken.
 const QUESTIONS: usize = 2_000;
+
+/// The number of means of which the least is printed.
 const ROUNDS: usize = 10;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -42,7 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             least = least.min(begin.elapsed() / QUESTIONS as u32);
         }
         println!(
-            "{live} connections: {least:?} for a question, {identify:?} to know a connection by"
+            "{live} connections: {least:?} for a question, {identify:?} to identify a connection"
         );
     }
     Ok(())

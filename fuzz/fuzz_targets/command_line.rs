@@ -1,5 +1,5 @@
-//! The command line as a whole: any words are read or refused in a sentence; what is read needs no more
-//! checking, and written out as a command line it reads as the same.
+//! The command line as a whole. Any words are accepted, or refused in one sentence. An accepted command line needs
+//! no more checks, and the config written out as a command line parses to the same config.
 
 #![no_main]
 
@@ -16,7 +16,7 @@ use skd::config::{
 };
 use skd::error::Error;
 
-// Words end in newlines: NUL is left for what must be refused.
+// Newlines separate words, so that a word can contain NUL, which must be refused.
 fuzz_target!(|data: &[u8]| {
     let words = data.split(|&byte| byte == b'\n').map(os);
     let words = [OsString::from("skd")].into_iter().chain(words);
@@ -25,12 +25,12 @@ fuzz_target!(|data: &[u8]| {
             checked(&config);
             reads_as_the_same(&config);
         }
-        // What is wrong is left out of it.
+        // Their config lacks the parts that are wrong.
         Ok(Request::Check(..) | Request::Explain(..)) => {}
         Ok(Request::Print(text)) => assert!(text.ends_with('\n')),
         Err(Error::Usage(text)) => {
             assert!(!text.is_empty() && !text.starts_with("error"), "{text:?}");
-            // One line, and so without what clap adds; words have no newline inside.
+            // One line, without clap's additions; no word contains a newline.
             assert!(!text.contains('\n'), "{text:?}");
         }
         Err(other) => panic!("{other:?}"),
@@ -41,7 +41,7 @@ fn os(bytes: &[u8]) -> OsString {
     OsString::from_vec(bytes.to_vec())
 }
 
-/// What the rest of skd takes for granted.
+/// Asserts what the rest of skd relies on.
 fn checked(config: &Config) {
     let Config { daemon, services } = config;
     let [service] = services.as_slice() else {
@@ -114,7 +114,7 @@ fn checked(config: &Config) {
 
 fn reads_as_the_same(config: &Config) {
     let shown = format!("{config:?}");
-    // What was not in UTF-8 is shown otherwise than it was.
+    // Text that isn't UTF-8 is shown in another form.
     let lossy = |listen: &skd::config::Listen| listen.option.contains('\u{fffd}');
     let lossy_rule = |rule: &Rule| rule.place.to_string().contains('\u{fffd}');
     let service = &config.services[0];
@@ -129,7 +129,7 @@ fn reads_as_the_same(config: &Config) {
     }
 }
 
-/// Its value, if it has one.
+/// The value of a socket option, if it has one.
 fn socket_option(option: &SocketOption) -> Option<String> {
     match option {
         SocketOption::NoDelay
@@ -167,7 +167,7 @@ fn limit(at: &AtLimit) -> String {
     }
 }
 
-/// What is asked of clients.
+/// Writes the options about admission.
 fn admission(words: &mut Words, asked: &Admission) {
     for rule in &asked.rules {
         if let RulePlace::Option(option) = &rule.place
@@ -217,7 +217,7 @@ fn admission(words: &mut Words, asked: &Admission) {
     }
 }
 
-/// A command line for the same, in long options.
+/// The command line for a config, in long options.
 fn written(Config { daemon, services }: &Config) -> Vec<OsString> {
     let service = &services[0];
     let mut words = Words(vec!["skd".into()]);
@@ -272,7 +272,7 @@ fn written(Config { daemon, services }: &Config) -> Vec<OsString> {
             );
         }
     }
-    // The same for all.
+    // All listeners have the same options.
     let options = service.listeners.first().map(|listen| &listen.options);
     for option in options.into_iter().flatten() {
         words.value(option.name(), socket_option(option));
@@ -350,7 +350,7 @@ impl Words {
 
     fn value(&mut self, option: &str, value: Option<impl AsRef<OsStr>>) {
         if let Some(value) = value {
-            // In one word, as --keepalive wants it.
+            // In one word, which --keepalive requires.
             let mut word = OsString::from(format!("--{option}="));
             word.push(value);
             self.0.push(word);

@@ -1,5 +1,5 @@
-//! A handler's environment: what was inherited, what the administrator changes, and who calls. Each variable
-//! has its last value, skd's own can't come from anywhere else, and all is as execve(2) takes it.
+//! A handler's environment: inherited variables, the administrator's changes, and those about the client. Each
+//! variable has its last value, those of skd come from skd alone, and the block has the form of execve(2).
 
 #![no_main]
 
@@ -21,7 +21,7 @@ use skd::sys::sockets::Credentials;
 
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {
-    /// The block that skd was started with.
+    /// The environment block that skd was started with.
     block: &'a [u8],
     /// Values of --env.
     changes: Vec<&'a [u8]>,
@@ -67,7 +67,7 @@ fuzz_target!(|input: Input<'_>| {
         .iter()
         .filter_map(|text| values::variable(OsStr::from_bytes(text), true).ok())
         .collect();
-    // What comes from passwd(5) is a C string.
+    // Fields of passwd(5) are C strings.
     let field =
         |bytes: &[u8]| OsStr::from_bytes(bytes.split(|&byte| byte == 0).next().unwrap()).to_owned();
     let account = match account {
@@ -80,7 +80,7 @@ fuzz_target!(|input: Input<'_>| {
     };
     let variables = Variables::of(inherited.clone(), Some(&account), &changes).without_reserved();
 
-    // What they must be, by another way.
+    // The expected variables, computed in another way.
     let mut expected: BTreeMap<OsString, OsString> = BTreeMap::new();
     for (name, value) in &inherited {
         expected
@@ -109,7 +109,7 @@ fuzz_target!(|input: Input<'_>| {
 
     let lines = variables.lines();
     let mut environment = Environment::new(lines, None);
-    // A connection before this one leaves nothing behind.
+    // An earlier connection must not show.
     environment.line(c"PROTO=UNIX-STREAM");
     environment.set("PEERUID", format_args!("{}", "0".repeat(2000)));
     let _ = environment.finish();
@@ -117,7 +117,7 @@ fuzz_target!(|input: Input<'_>| {
 
     let peer = caller(peer);
     let mut own: Vec<String> = Vec::new();
-    // Otherwise the peer says it.
+    // A proxied peer sets PROTO itself.
     if !matches!(peer, Peer::Proxied(_)) {
         own.push("PROTO=TCP".into());
         environment.line(c"PROTO=TCP");
@@ -145,13 +145,13 @@ fuzz_target!(|input: Input<'_>| {
     let mut seen = BTreeMap::new();
     for line in rest {
         let (name, value) = pair(line.to_bytes()).expect("a line is NAME=VALUE");
-        // Of two of one name, getenv(3) takes the first.
+        // Of two variables with one name, getenv(3) returns the first.
         seen.entry(name).or_insert(value);
     }
     assert_eq!(seen, expected);
 });
 
-/// A line of an environment as the standard library reads it: a name may begin with `=`.
+/// Splits a variable as the standard library does: a name may begin with `=`.
 fn pair(line: &[u8]) -> Option<(OsString, OsString)> {
     let at = line.iter().skip(1).position(|&byte| byte == b'=')? + 1;
     Some((
@@ -190,7 +190,7 @@ fn caller(caller: Caller) -> Peer {
     }
 }
 
-/// The variables, and the log, name the peer itself.
+/// Asserts that variables and log name the peer itself.
 fn written_as_it_is(peer: &Peer, lines: &[String]) {
     let get = |name: &str| {
         let value = |line: &String| {

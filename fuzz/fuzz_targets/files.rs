@@ -1,5 +1,5 @@
-//! Files of others that skd looks into: what a program says its interpreter is (execve(2), elf(5)), and whose a
-//! pid file is.
+//! Foreign files that skd reads: the interpreter that a program names (execve(2), elf(5)), and the process that a pid
+//! file names.
 
 #![no_main]
 
@@ -15,7 +15,7 @@ enum Input<'a> {
     PidFile(&'a [u8]),
 }
 
-/// What a mutation would seldom get right.
+/// ELF headers, which mutations would rarely get right.
 #[derive(Arbitrary, Debug)]
 struct Headers {
     table: u8,
@@ -62,7 +62,7 @@ fn program(content: &[u8]) {
             true
         })
     });
-    // No file makes it read for long, or much at once.
+    // The number and size of reads are limited, whatever the file.
     assert!(
         reads <= 1 << 16 && most <= 4096,
         "{reads} reads of up to {most} bytes"
@@ -81,7 +81,7 @@ fn program(content: &[u8]) {
     }
 }
 
-/// What load_script() of the kernel takes for the path.
+/// The path that the kernel's load_script() finds.
 fn script(head: &[u8]) -> Option<&[u8]> {
     let mut rest = &head[2..];
     while let [b' ' | b'\t', after @ ..] = rest {

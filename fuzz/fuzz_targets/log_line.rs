@@ -1,5 +1,4 @@
-//! Text from outside on its way into the log: one line, whole characters, no control characters, and what was
-//! short enough is all there.
+//! Foreign text in the log: one line, whole characters, no control characters, and cut only if it is too long.
 
 #![no_main]
 
@@ -31,7 +30,7 @@ fuzz_target!(|input: Input<'_>| {
         number,
         status,
     } = input;
-    // As file names, arguments and names of interfaces are shown.
+    // File names, arguments and names of interfaces are shown in this form.
     let (one, other) = (
         OsStr::from_bytes(one).display(),
         OsStr::from_bytes(other).display(),
@@ -74,7 +73,7 @@ fuzz_target!(|input: Input<'_>| {
     check(&event.to_string(), &event);
 });
 
-/// Holds the line made from something against the same as text.
+/// Compares a line of the log with its text.
 fn check(text: &str, shown: &dyn std::fmt::Display) {
     let mut line = Line::default();
     write!(line, "{shown}").unwrap();
@@ -96,7 +95,7 @@ fn check(text: &str, shown: &dyn std::fmt::Display) {
     } else {
         let kept = line.strip_suffix('…').expect("what is cut is marked");
         assert!(escaped.starts_with(kept));
-        // No more is cut than must be: the longest piece has four bytes.
+        // The cut is minimal: the longest piece has four bytes.
         assert!(kept.len() + 4 > Line::LENGTH - "…\n".len());
     }
 }

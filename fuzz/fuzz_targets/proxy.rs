@@ -1,5 +1,5 @@
-//! PROXY headers, of both versions: any bytes are a header, the beginning of one, or none; what follows has
-//! no part in that; what is read is written so that it reads the same, and a checksum covers it.
+//! PROXY headers of both versions. Any bytes are a header, the beginning of one, or malformed, whatever follows. A
+//! parsed header is written so that it parses to the same, and its checksum covers it.
 
 #![no_main]
 
@@ -27,11 +27,11 @@ fuzz_target!(|data: &[u8]| {
                 assert_ne!(header, Header::Unix);
             }
         }
-        // More than can be waited for.
+        // The longest header, for which skd would still wait.
         Ok(None) => assert!(data.len() < 16 * 1024),
         Err(Fault::Malformed(why)) => {
             assert!(!why.is_empty() && !why.ends_with('.'));
-            // Which more bytes don't change, and a part doesn't hide for good.
+            // More bytes don't change that, and some prefix already shows it.
             let more = [data, b"\r\n"].concat();
             assert_eq!(parse(&more), Err(Fault::Malformed(why)));
             let seen = (1..=data.len()).find_map(|end| parse(&data[..end]).err());
@@ -76,8 +76,8 @@ fn reads_as_the_same(header: Header) {
     assert_eq!(parse(&block), Ok(Some((header, block.len()))));
 }
 
-/// Puts a checksum behind a header that is well-formed. If it has one already, there are then two; and
-/// what is the proxy's own may have anything behind its addresses.
+/// Appends a checksum to a well-formed header. A header that has one already then has two. A LOCAL header may have
+/// any bytes after its addresses.
 fn checksum(header: &[u8], said: Header) {
     let mut with = [header, &[3, 0, 4, 0, 0, 0, 0]].concat();
     let length = u16::from_be_bytes([with[14], with[15]]) + 7;

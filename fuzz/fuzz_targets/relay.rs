@@ -1,5 +1,5 @@
-//! What handlers write, on its way to syslog: however it comes, all text is sent, in order, line by line, in
-//! pieces that are not too long.
+//! The output of handlers on its way to syslog. However it arrives, all text is sent, in order, line by line, in
+//! pieces of limited length.
 
 #![no_main]
 
@@ -12,9 +12,9 @@ use skd::setup::lines::{Lines, Piece, compose};
 
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {
-    /// How many bytes each read gets, again and again; 0 is an interrupted one.
+    /// The number of bytes of each read, in a cycle; 0 is an interrupted read.
     reads: &'a [u8],
-    /// Text, and how often it is repeated: lines that are too long need some length.
+    /// Text, and how often it is repeated, to reach the length of lines that are split.
     text: Vec<(u8, &'a [u8])>,
     tag: &'a [u8],
     level: (u8, u8),
@@ -82,7 +82,7 @@ fuzz_target!(|input: Input<'_>| {
             .expect("a header as in RFC 3164");
         match sent.last_mut() {
             Some(line) if piece.continued => {
-                // Only what is too long is split, and not before it must be.
+                // Only a line that is too long is split, and only at the limit.
                 assert!(!line.is_empty() && line.len() % Lines::LONGEST == 0);
                 line.extend_from_slice(text.strip_prefix(b"[continued] ").expect("it is marked"));
             }

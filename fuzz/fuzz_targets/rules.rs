@@ -1,5 +1,5 @@
-//! Rules and lists of prefixes: what is read is written so that it reads back, and the compiled rules say
-//! about a client what asking one rule after the other does.
+//! Rules and lists of prefixes. A parsed rule is written so that it parses to the same, and the compiled rules decide
+//! on a client as the rules one by one do.
 
 #![no_main]
 
@@ -48,7 +48,7 @@ fuzz_target!(|input: Input<'_>| match input {
     }
 });
 
-/// No two have the same number, so that it shows whom a name was taken for.
+/// Looks up a name. All numbers differ, so that a mix-up shows.
 fn names(id: Id, name: &OsStr) -> Result<u32, Refused> {
     assert!(!name.is_empty());
     match (id, name.to_str()) {
@@ -58,7 +58,7 @@ fn names(id: Id, name: &OsStr) -> Result<u32, Refused> {
     }
 }
 
-/// A fault is in the text, and goes on after its place in the same line.
+/// Asserts that faults are sorted, and that each has a position in the text and a reason.
 fn refused(text: &[u8], faults: &[Fault]) {
     assert!(!faults.is_empty());
     let lines: Vec<_> = text.split(|byte| *byte == b'\n').collect();
@@ -128,7 +128,7 @@ fn built(rules: Vec<(bool, Chosen)>, clients: &[Asked]) {
     ask(rules.collect(), clients);
 }
 
-/// A prefix of about this length, as the bits of the address allow.
+/// The shortest prefix of at least this length that the bits of the address allow.
 fn prefix(address: IpAddr, length: u8) -> Prefix {
     (length..=128)
         .find_map(|length| Prefix::new(address, length))
@@ -145,7 +145,7 @@ fn ask(rules: Vec<(Rule, Vec<Prefix>)>, clients: &[Asked]) {
         },
         Asked::Unknown => Client::Unknown,
     });
-    // Where a prefix begins or ends is where a search may go wrong.
+    // A search may go wrong where a prefix begins or ends.
     let prefixes = rules.iter().flat_map(|(rule, list)| {
         let own = match rule.who {
             Who::Net(prefix) => Some(prefix),

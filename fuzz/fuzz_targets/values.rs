@@ -1,5 +1,5 @@
-//! The value of an option, by kind: what is taken has what its kind promises, and written out again it reads
-//! as the same.
+//! The values of options, by kind. An accepted value has the properties of its kind, and parses to the same when it
+//! is written out.
 
 #![no_main]
 
@@ -36,7 +36,7 @@ fuzz_target!(|data: &[u8]| {
         12 => log(text),
         13 => owner(text),
         14 => identity(text),
-        // The address again: the one with most to it.
+        // Addresses again, the most complex kind.
         _ => inet(text),
     }
 });
@@ -49,7 +49,7 @@ fn text(value: impl Display) -> OsString {
     value.to_string().into()
 }
 
-/// A reason goes on after "invalid value … for …": in the same line, and it is there.
+/// Asserts that a reason continues the line "invalid value … for …".
 fn refused<T>(result: Result<T, impl Display>) -> Option<T> {
     result
         .map_err(|why| {

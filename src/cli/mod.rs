@@ -25,7 +25,7 @@ use crate::config::{
 use crate::error::Error;
 use crate::sys::names;
 
-pub use options::{GROUPS, Kind, Opt, command};
+pub use options::{GROUPS, Kind, Opt, command, help};
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -80,30 +80,50 @@ pub fn parse(
             }
         }
         Err(error) => match error.kind() {
-            ErrorKind::DisplayHelp => Ok(Request::Print(error.to_string())),
+            ErrorKind::DisplayHelp => Ok(Request::Print(help::common())),
+            ErrorKind::TooManyValues if option(&error) == "--help" => long_help(&error),
             ErrorKind::DisplayVersion => Ok(Request::Print(error.to_string())),
             _ => Err(Error::Usage(sentence(&error))),
         },
     }
 }
 
-/// What clap has to say, in one line and our own words.
-fn sentence(error: &clap::Error) -> String {
-    let context = |kind| match error.get(kind) {
-        Some(ContextValue::String(text)) => Some(text.clone()),
-        Some(ContextValue::Strings(texts)) => texts.first().cloned(),
+/// The answer to `--help` with a value, which clap takes for an error.
+fn long_help(error: &clap::Error) -> Result<Request, Error> {
+    match context(error, ContextKind::InvalidValue).unwrap_or_default() {
+        help::ALL => Ok(Request::Print(help::all())),
+        value => Err(Error::Usage(format!(
+            "invalid value '{value}' for --help: it takes '{}' or no value",
+            help::ALL
+        ))),
+    }
+}
+
+/// A detail of an error.
+fn context(error: &clap::Error, kind: ContextKind) -> Option<&str> {
+    match error.get(kind)? {
+        ContextValue::String(text) => Some(text),
+        ContextValue::Strings(texts) => texts.first().map(String::as_str),
         _ => None,
-    };
+    }
+}
+
+/// The option that an error is about.
+fn option(error: &clap::Error) -> &str {
     // clap adds what the option takes: "--tcp <[HOST:]PORT>", "--verbose...".
-    let option = context(ContextKind::InvalidArg).unwrap_or_default();
-    let option = option.split([' ', '.']).next().unwrap_or_default();
+    let option = context(error, ContextKind::InvalidArg).unwrap_or_default();
+    option.split([' ', '.']).next().unwrap_or_default()
+}
+
+/// An error of clap as one line in the style of skd's messages.
+fn sentence(error: &clap::Error) -> String {
+    let option = option(error);
     match error.kind() {
         ErrorKind::UnknownArgument => {
-            let like = context(ContextKind::SuggestedArg);
-            let like = like
+            let like = context(error, ContextKind::SuggestedArg)
                 .map(|like| format!(", perhaps {like}?"))
                 .unwrap_or_default();
-            format!("unknown option {option}{like} (skd --help lists them all)")
+            format!("unknown option {option}{like} (skd --help=all lists all options)")
         }
         ErrorKind::InvalidValue | ErrorKind::TooFewValues | ErrorKind::WrongNumberOfValues => {
             format!("{option}: the value is missing")

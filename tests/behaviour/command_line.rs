@@ -280,42 +280,48 @@ fn help_comes_first_whatever_else_is_asked_for() {
 }
 
 #[test]
-fn help_names_every_option() {
-    let help = run_to_end(["--help"]).stdout;
-    for option in [
-        "-t, --tcp",
-        "-u, --udp",
-        "-i, --inet",
-        "-l, --unix",
-        "-x",
-        "-s, --stream",
-        "-d, --datagram",
-        "-b, --backlog",
-        "-c, --max-clients",
-        "-n, --nodelay",
-        "-v, --verbose",
-        "-B, --background",
-        "-L, --log",
-        "-P, --pidfile",
-        "-S, --supervise",
-        "-U, --drop-privileges",
-        "--user",
-        "--chroot",
-        "--unix-mode",
-        "--unix-owner",
-        "--chdir",
-        "--umask",
-        "--nice",
-        "--limit",
-        "--env",
-        "--no-new-privs",
-        "--threads",
-        "--check",
-        "-V, --version",
-        "-h, --help",
-    ] {
-        assert!(help.contains(option), "{option} isn't in:\n{help}");
+fn help_has_the_common_options_on_one_screen_or_all_of_them() {
+    let short = run_to_end(["--help"]).stdout;
+    assert!(short.lines().count() <= 50, "{short}");
+    let long = run_to_end(["--help=all"]);
+    long.expect_code(0);
+    assert_eq!(long.stderr, "");
+    for help in [&short, &long.stdout] {
+        let widest = help.lines().map(|line| line.chars().count()).max();
+        assert!(widest <= Some(78), "{widest:?} columns:\n{help}");
+        for form in ["DURATION is like ", "SIZE is ", "SOURCE is ", "man skd"] {
+            assert!(help.contains(form), "{form} isn't in:\n{help}");
+        }
     }
+    assert!(short.contains("--help=all"), "{short}");
+    // The option, and whether it is a common one.
+    for (option, common) in [
+        ("-t, --tcp ", true),
+        ("-l, -x, --unix ", true),
+        ("-c, --max-clients ", true),
+        ("-B, --background ", true),
+        ("-h, --help[=all] ", true),
+        ("-i, --inet ", false),
+        ("    --seqpacket ", false),
+        ("    --proxy-timeout ", false),
+    ] {
+        let line = format!("\n  {option}");
+        assert!(long.stdout.contains(&line), "{option}: {}", long.stdout);
+        assert_eq!(short.contains(&line), common, "{option}: {short}");
+    }
+}
+
+#[test]
+fn help_takes_one_value_and_refuses_any_other() {
+    refused(&["--help=x", "cat"], &["'x'", "--help", "'all'"]);
+    refused(&["--help="], &["''", "--help", "'all'"]);
+    // Options after it aren't looked at.
+    let all = run_to_end(["--help=all"]).stdout;
+    assert_eq!(run_to_end(["--help=all", "--no-such-option"]).stdout, all);
+    let short = run_to_end(["--help"]).stdout;
+    assert_eq!(run_to_end(["-hv", "--no-such-option"]).stdout, short);
+    // The next word isn't its value.
+    assert_eq!(run_to_end(["--help", "all"]).stdout, short);
 }
 
 #[test]
@@ -680,7 +686,7 @@ fn missing_and_unknown_words_are_refused() {
     refused(&["-t", "0"], &["PROG"]);
     refused(&["-t", "0", "--"], &["PROG"]);
     refused(&[""], &["PROG"]);
-    refused(&["-Z", "cat"], &["-Z"]);
+    refused(&["-Z", "cat"], &["-Z", "--help=all"]);
     refused(&["-vZ", "cat"], &["-Z"]);
     refused(&["--no-such-option", "cat"], &["--no-such-option"]);
     refused(&["--no-such-option=1", "cat"], &["--no-such-option"]);

@@ -1,4 +1,4 @@
-//! The files of contrib/: that those who read them take them, and that skd takes what they say to it.
+//! The files of contrib/: the programs that they are for accept them, and skd accepts their command lines.
 
 use crate::harness::{Directory, Namespace, Skd, requires_command, requires_root, run_to_end};
 use std::collections::BTreeSet;
@@ -7,12 +7,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// Where the files say that skd is.
+/// The path of skd in these files.
 const INSTALLED: &str = "/usr/local/bin/skd";
 
-/// What can't be checked without a service manager, and what is checked in its place: sockets that systemd
-/// hands over, and a descriptor on which s6 waits for word.
-const HANDED_OVER: [(&str, &str); 2] = [("--systemd ", "-t 17 "), ("--ready-fd 3 ", "")];
+/// Options that can't be checked without a service manager, and those that are checked instead: sockets from systemd,
+/// and a descriptor of s6.
+const INHERITED: [(&str, &str); 2] = [("--systemd ", "-t 17 "), ("--ready-fd 3 ", "")];
 
 #[track_caller]
 fn run(command: &mut Command) -> Output {
@@ -29,7 +29,7 @@ fn text(path: impl AsRef<Path>) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The units, with the skd that was built.
+/// Copies of the units that run the skd under test.
 fn units(directory: &Directory) -> Vec<PathBuf> {
     let units = fs::read_dir("contrib/systemd").unwrap();
     let mut units: Vec<_> = units.map(|entry| entry.unwrap().file_name()).collect();
@@ -42,7 +42,7 @@ fn units(directory: &Directory) -> Vec<PathBuf> {
     units.iter().map(copy).collect()
 }
 
-/// Every command line of skd in contrib/, by file, as a shell would read it.
+/// Every command line of skd in contrib/, with its file.
 fn command_lines() -> Vec<(&'static str, String)> {
     let after = |file: &'static str, mark: &str| {
         let text = text(file);
@@ -70,17 +70,17 @@ fn command_lines() -> Vec<(&'static str, String)> {
 #[test]
 fn what_they_say_to_skd_is_right() {
     requires_root();
-    let help = run_to_end(["--help"]).stdout;
+    let help = run_to_end(["--help=all"]).stdout;
     for (file, line) in command_lines() {
         for option in line.split(' ').filter(|word| word.starts_with("--")) {
             let known = help.contains(&format!("{option} "));
-            let by_hand = HANDED_OVER.iter().any(|(it, _)| it.starts_with(option));
+            let by_hand = INHERITED.iter().any(|(it, _)| it.starts_with(option));
             assert!(known || by_hand, "{file}: {option}");
         }
-        let line = HANDED_OVER
+        let line = INHERITED
             .iter()
             .fold(line, |line, (words, instead)| line.replace(words, instead));
-        // The message of the day needn't be there, but cat does.
+        // /etc/motd needn't exist, but cat must.
         let output = Skd::new(["--check"]).args(line.split(' ')).end();
         output.expect_code(0);
         assert!(
@@ -99,7 +99,7 @@ fn units_are_taken_by_systemd() {
     let output = run(Command::new("systemd-analyze")
         .args(["verify", "--man=no"])
         .args(&units));
-    // Unknown settings are only warned of.
+    // systemd-analyze only warns of unknown settings.
     let said = String::from_utf8_lossy(&output.stderr);
     for line in said.lines() {
         let ours = units.iter().any(|unit| {
@@ -114,7 +114,7 @@ fn units_are_taken_by_systemd() {
 fn units_leave_little_that_skd_could_do() {
     requires_command("systemd-analyze");
     let directory = Directory::new();
-    // In tenths, of ten: that which may become somebody else, and that which may do nothing.
+    // Exposure levels in tenths: of the unit that may change its user, and of the one without any right.
     for (unit, most) in [("motd.service", "26"), ("motd-activated.service", "10")] {
         units(&directory);
         run(Command::new("systemd-analyze")
@@ -123,7 +123,7 @@ fn units_leave_little_that_skd_could_do() {
     }
 }
 
-/// The system calls of a set, and of the sets within.
+/// Adds the system calls of a set, and of the sets within.
 fn system_calls(set: &str, found: &mut BTreeSet<String>) {
     let output = run(Command::new("systemd-analyze").args(["syscall-filter", set]));
     let text = String::from_utf8(output.stdout).unwrap();
@@ -136,7 +136,7 @@ fn system_calls(set: &str, found: &mut BTreeSet<String>) {
     }
 }
 
-/// Those that skd and its handlers make, with these options, from start to end.
+/// The system calls that skd and its handlers make with these options, from start to end.
 fn traced(options: &[&str]) -> BTreeSet<String> {
     let directory = Directory::new();
     let trace = directory.name("trace");
@@ -167,9 +167,9 @@ fn the_filters_of_the_units_let_skd_live() {
     let mut privileged = BTreeSet::new();
     system_calls("@privileged", &mut privileged);
     assert!(service.contains("accept4") && privileged.contains("chroot"));
-    // Which the documentation says.
+    // docs/service-managers.md says so.
     assert!(!service.contains("chroot"));
-    // strace's name, and systemd's.
+    // strace's name for it; systemd has another.
     service.insert("umount2".into());
 
     let calls = traced(&["--user", "nobody"]);
@@ -204,7 +204,7 @@ fn the_capabilities_of_the_unit_are_enough() {
     skd.wait_ready();
     assert_eq!(crate::harness::talk(skd.connect(), b"1"), b"1");
     assert_eq!(skd.stop().code(), Some(0));
-    // And none is too many.
+    // All of them are needed.
     for capability in set.split(',') {
         let fewer: Vec<_> = set.split(',').filter(|it| *it != capability).collect();
         start(&fewer.join(",")).expect_refusal(1, &[]);
@@ -241,7 +241,7 @@ fn scripts_are_scripts() {
 #[test]
 fn a_service_of_openrc_is_checked_before_it_is_started_or_restarted() {
     requires_root();
-    // As openrc-run(8) has it, a shell that reads the file and calls what is in it.
+    // Like openrc-run(8), a shell that reads the file and calls its functions.
     let call = |function: &str, wrong: bool| {
         let line = r#"
             RC_SVCNAME=motd; RC_CMD=restart

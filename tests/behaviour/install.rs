@@ -1,4 +1,4 @@
-//! What is installed: skd by `make install`, and what the tests need by `.ci/packages`.
+//! Installation: of skd by `make install`, and of the tests' requirements by `.ci/packages`.
 
 use crate::harness::{Directory, requires_command};
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::SystemTime;
 
-/// Of coreutils, without which there is no Debian.
+/// Commands of coreutils, which every Debian has.
 const COREUTILS: [&str; 1] = ["nohup"];
 
 #[test]
@@ -70,7 +70,7 @@ fn what_is_installed_is_built_if_a_source_is_newer_and_only_then() {
     assert_eq!(builds(&[]), 0, "the binary is new");
     binary.set_modified(SystemTime::UNIX_EPOCH).unwrap();
     assert_eq!(builds(&[]), 1, "the sources are newer");
-    // Whatever lies there, it was named.
+    // A binary named by SKD is installed as it is.
     let other = target.write("other", "");
     let other = fs::File::options().append(true).open(other).unwrap();
     other.set_modified(SystemTime::UNIX_EPOCH).unwrap();
@@ -83,7 +83,7 @@ fn every_command_that_a_test_needs_is_among_the_packages() {
     let script = fs::read_to_string(".ci/packages").unwrap();
     let (_, rest) = script.split_once("<<'END'\n").unwrap();
     let (table, _) = rest.split_once("\nEND\n").unwrap();
-    // Some packages have more commands than the one that they are looked for by.
+    // Some packages have more commands than the first of their line.
     let listed = |command: &str| {
         let words = table.split([' ', '\n', ',', ';']);
         words.into_iter().any(|word| word == command)
@@ -108,7 +108,7 @@ fn every_command_that_a_test_needs_is_among_the_packages() {
     }
 }
 
-/// With the binary that is there, since what is tried is the installing.
+/// Runs make with the binary under test.
 #[track_caller]
 fn make(stage: &Directory, target: &str, variables: &[&str]) {
     let destination = format!("DESTDIR={}", stage.path().display());
@@ -116,21 +116,21 @@ fn make(stage: &Directory, target: &str, variables: &[&str]) {
     run_make(&["--silent", target, &destination, skd], variables);
 }
 
-/// What `make install` would run.
+/// The commands that `make install` would run.
 #[track_caller]
 fn would_run(variables: &[&str]) -> String {
-    // If it ran something after all, it would be no cargo.
+    // Should make run something after all, it isn't cargo.
     run_make(&["--dry-run", "install", "CARGO=no-cargo"], variables)
 }
 
-/// Runs make, and gives what it says.
+/// Runs make, and returns its output.
 #[track_caller]
 fn run_make(words: &[&str], variables: &[&str]) -> String {
     requires_command("make");
     let output = Command::new("make")
         .args(words)
         .args(variables)
-        // The tests may have been started by make themselves.
+        // The tests may run under make themselves.
         .env_remove("MAKEFLAGS")
         .env_remove("MAKELEVEL")
         .output()

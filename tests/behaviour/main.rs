@@ -68,5 +68,6 @@ mod supervise;
 mod surroundings;
 mod syslog;
 mod timeouts;
+mod typed;
 mod upgrade;
 mod wait;

@@ -1,4 +1,5 @@
-//! The EXAMPLES of the manual, each typed into a shell as it is printed, as root on a machine of its own.
+//! The EXAMPLES of the manual. Each is typed into a shell as it is printed, as root in namespaces
+//! of its own.
 
 use crate::harness::{
     Directory, Namespace, Program, Running, Skd, Syslog, ask, connect, connect_unix, ids,
@@ -10,7 +11,7 @@ use std::os::unix::fs::symlink;
 
 const MOTD: &str = "The printer is on fire.\n";
 
-/// What each example does, in the manual's order.
+/// The check of each example, in the order of the manual.
 const CHECKS: [fn(&Machine, &str); 11] = [
     echoes_on_a_unix_socket,
     shows_the_message_of_the_day,
@@ -40,7 +41,7 @@ fn echoes_on_a_unix_socket(machine: &Machine, example: &str) {
     let shell = machine.type_in(example);
     let socket = machine.namespace.path("/dev/cat.sock");
     wait_until("the socket is there", || socket.exists());
-    // Bound, and a moment later listening.
+    // A bound socket listens a moment later.
     let connection = wait_for("a connection", || {
         std::os::unix::net::UnixStream::connect(&socket).ok()
     });
@@ -56,7 +57,7 @@ fn shows_the_message_of_the_day(machine: &Machine, example: &str) {
     }
     let message = machine.syslog.wait_for("testsrv: Accepted connection");
     assert_eq!(message.priority(), Some(3 * 8 + 6));
-    // Looked for from within: /var/run is often a symbolic link.
+    // Tested inside the namespace: /var/run is often a symbolic link.
     machine.namespace.run(["test", "-s", "/var/run/motd.pid"]);
 }
 
@@ -157,7 +158,7 @@ fn keeps_a_program_running(machine: &Machine, example: &str) {
     });
 }
 
-/// The lines of each example as they are printed, those that belong together as one.
+/// The text of each example, as it is printed.
 fn examples() -> Vec<String> {
     let page = std::fs::read_to_string("man/skd.8").unwrap();
     let (_, section) = page.split_once("\n.SH EXAMPLES\n").unwrap();
@@ -171,11 +172,11 @@ fn examples() -> Vec<String> {
     texts.map(printed).collect()
 }
 
-/// A machine with skd in PATH, a system log, an empty home, and a network and directories of its own.
+/// Namespaces with skd in PATH, a system log, an empty home, a network and empty directories.
 struct Machine {
     namespace: Namespace,
     syslog: Syslog,
-    /// What is in PATH, and the home of whoever types.
+    /// The directory that is in PATH and HOME.
     files: Directory,
 }
 
@@ -208,7 +209,7 @@ impl Machine {
             .start_bare()
     }
 
-    /// The same for what goes into the background.
+    /// Types a line that starts a daemon, and waits for the shell to exit with 0.
     #[track_caller]
     fn daemon(&self, line: &str) -> Running {
         let shell = self.type_in(line);

@@ -1,5 +1,5 @@
-//! The recipes of docs/recipes.md, typed into shells as they are printed: the servers as root on a machine of
-//! its own, and clients that come to them by IPv4, by IPv6 and through a unix socket.
+//! The recipes of docs/recipes.md, typed into shells as printed: servers as root on a machine of their own, and clients
+//! that connect over IPv4, IPv6 and a unix socket.
 
 use crate::harness::{
     Directory, Kind, Namespace, Program, Running, Skd, Socket, ask_udp, descendants, ids,
@@ -11,21 +11,21 @@ use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
-/// A client's commands take longer together than what the other tests wait for.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// A client's commands together take longer than the steps of other tests.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Whoever the page speaks of, with a number and a home.
+/// The users that the page names, with their ids and homes.
 const USERS: [(&str, u32, &str); 6] = [
     ("www-data", 33, "/srv/www"),
     ("backup", 34, "/srv/backup"),
-    // Not on the page, but sshd becomes this one while it talks to strangers.
+    // Not on the page: sshd runs as this user before a login.
     ("sshd", 100, "/run/sshd"),
     ("git", 101, "/srv/git"),
     ("alice", 1000, "/srv/alice"),
     ("nobody", 65534, "/nonexistent"),
 ];
 
-/// What the page calls $HOST, and the only address that it resolves to.
+/// Values of the page's $HOST, and the one address of each.
 const HOSTS: [(&str, &str); 2] = [
     ("ipv4.example.org", "127.0.0.1"),
     ("ipv6.example.org", "::1"),
@@ -55,7 +55,7 @@ fn git_is_cloned_from_and_pushed_to_and_pulled_from() {
         let commit = |directory: &str| client.type_in(&format!("cd {directory} && {last}"));
         let pushed = commit(pushed);
         assert_eq!(commit(pulled), pushed);
-        // As its owner: of others' repositories git wants to know nothing.
+        // As its owner: git refuses the repositories of other users.
         let kept = format!("setpriv --reuid git --clear-groups env HOME=/srv/git {last}");
         let kept = client.type_in(&format!("cd /srv/git/project.git && {kept}"));
         assert_eq!(kept, pushed);
@@ -124,7 +124,7 @@ fn sshd_without_root_lets_its_own_user_in() {
         assert!(client.output.starts_with("alice\n"), "{}", client.output);
         client.type_in("cmp notes copy; cmp notes ~alice/notes; rm ~alice/notes");
     });
-    // And nobody else, the page says.
+    // But no other user, as the page says.
     let intruder = server
         .machine
         .shell("ssh ssh://root@ipv4.example.org:2223 true");
@@ -196,7 +196,7 @@ fn one_handler_answers_datagrams_for_as_long_as_they_come() {
     });
 }
 
-/// A heading of the page and the commands below it.
+/// A section of the page: its title and its commands.
 struct Recipe {
     title: String,
     prepare: String,
@@ -214,7 +214,7 @@ fn recipes() -> Vec<Recipe> {
 }
 
 impl Recipe {
-    /// Whatever commands it has, in other blocks than these nobody would try them.
+    /// Reads a section. It must have exactly these blocks, so that all commands are tested.
     fn read(section: &str) -> Self {
         let title = section.lines().next().unwrap().to_owned();
         let blocks = section.split("```").skip(1).step_by(2);
@@ -241,10 +241,10 @@ impl Recipe {
     }
 }
 
-/// A machine with skd in PATH, the users that the page speaks of, and a network and directories of its own.
+/// A machine with skd in PATH, the users that the page names, and a network and directories of its own.
 struct Machine {
     namespace: Namespace,
-    /// Of root, who types everything; closed to others, as it usually is.
+    /// The home of root, which others can't enter.
     home: Directory,
 }
 
@@ -272,7 +272,7 @@ impl Machine {
         Self { namespace, home }
     }
 
-    /// Gives root a key with which alice lets it in.
+    /// Gives root a key that alice's account accepts.
     fn let_root_in(&self) {
         requires_command("sshd");
         requires_command("socat");
@@ -285,7 +285,7 @@ impl Machine {
         self.type_in(keys);
     }
 
-    /// A shell as after root has logged in, in whose environment nothing of the tests' own is.
+    /// A login shell of root, without the environment of the tests.
     fn shell(&self, text: &str) -> Skd {
         let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
         Skd::new(["-ec", text])
@@ -295,10 +295,10 @@ impl Machine {
             .env_clear()
             .env("PATH", format!("{}:{path}", self.home.name("bin")))
             .env("HOME", self.home.path())
-            .deadline(PATIENCE)
+            .deadline(TIMEOUT)
     }
 
-    /// Types commands that have to succeed, and returns what they print.
+    /// Types commands, which must succeed, and returns their output.
     #[track_caller]
     fn type_in(&self, text: &str) -> String {
         let output = self.shell(text).end();
@@ -307,7 +307,7 @@ impl Machine {
     }
 }
 
-/// The server of a recipe, serving.
+/// The running server of a recipe.
 struct Server {
     machine: Machine,
     recipe: Recipe,
@@ -315,7 +315,7 @@ struct Server {
 }
 
 impl Server {
-    /// `user` is whom it is expected to run as.
+    /// Starts the server, and waits until it serves as `user`.
     #[track_caller]
     fn of(title: &str, user: &str, machine: Machine) -> Self {
         let recipe = recipes().into_iter().find(|recipe| recipe.title == title);
@@ -341,7 +341,7 @@ impl Server {
         server
     }
 
-    /// The shell may have become skd, or have started it.
+    /// The process of skd, which is the shell's own or below it.
     fn skd(&self) -> Option<i32> {
         let shell = self.shell.pid();
         let mut pids = [shell].into_iter().chain(descendants(shell));
@@ -349,8 +349,7 @@ impl Server {
         pids.find(|pid| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == ours))
     }
 
-    /// Types what the clients do, each time in a new directory with what `files` makes there, and looks at what
-    /// has come of it.
+    /// Types the clients' commands, each time in a new directory that `files` has filled, and calls `check`.
     #[track_caller]
     fn each_client(&self, files: &str, check: impl Fn(&Client<'_>)) {
         let Recipe {
@@ -396,23 +395,23 @@ fn family(socket: Socket) -> &'static str {
     }
 }
 
-/// A client that has done what the page says.
+/// A client that has typed the page's commands.
 struct Client<'a> {
     server: &'a Server,
-    /// None for the one on the same machine.
+    /// None on the same machine.
     host: Option<(&'static str, &'static str)>,
     directory: Directory,
-    /// What it has printed.
+    /// The output of the page's commands.
     output: String,
 }
 
 impl Client<'_> {
-    /// As the server sees it: the same as the server's own.
+    /// The client's address, which is the server's too.
     fn address(&self) -> Option<&'static str> {
         self.host.map(|(_, address)| address)
     }
 
-    /// Types commands in its directory that have to succeed, and returns what they print.
+    /// Types commands in the client's directory, which must succeed, and returns their output.
     #[track_caller]
     fn type_in(&self, text: &str) -> String {
         let mut shell = self.server.machine.shell(text);

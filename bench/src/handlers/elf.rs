@@ -1,11 +1,10 @@
 //! The smallest possible handlers: one page, no library, no start-up code, two or three system
 //! calls.
 //!
-//! What is measured is the launcher, so the program that it launches must cost next to nothing.
-//! Even an empty static C program spends more on its own start-up than a good launcher on
-//! starting it. And a program built by a compiler would make the figures depend on the compiler
-//! at hand. On x86-64 the machine code is therefore written out as it stands; elsewhere a C
-//! compiler makes a static program of the same system calls.
+//! The benchmark measures the launcher, so the program must cost next to nothing. Even an empty
+//! static C program spends more on its start-up than a good launcher on starting it. Compiled code
+//! would also depend on the compiler. On x86-64 the machine code is therefore written out here.
+//! Elsewhere a C compiler makes a static program with the same system calls.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,8 +19,8 @@ pub(super) enum Program {
     Tiny,
     /// Writes the answer, reads one byte or the end of file, exits.
     Gate,
-    /// Receives one datagram on descriptor 0, sends it back to where it came from, exits. Where
-    /// descriptor 0 is a pipe (behind ncat) it reads and writes descriptor 1 instead.
+    /// Receives one datagram on descriptor 0, returns it to its sender and exits. If descriptor 0
+    /// is a pipe (with ncat) it reads from there and writes to descriptor 1.
     Datagram,
 }
 
@@ -175,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_have_the_length_that_the_entry_counts_on() {
+    fn headers_have_the_length_that_the_entry_assumes() {
         assert_eq!(image(&[]).len(), HEADERS);
     }
 

@@ -1,5 +1,5 @@
-//! Programs as people write them, which read one line and answer with it: what has to be started
-//! before that is their own and their interpreter's.
+//! Typical programs that read one line and answer with it. Most of their time is start-up of the
+//! interpreter and its modules.
 
 use std::io::Write;
 use std::path::Path;
@@ -28,21 +28,20 @@ my $line = <STDIN>;
 print $line;
 ";
 
-// Modules that a minimal Python has too.
+// A minimal Python has these modules too.
 const PYTHON: &str = "\
 import argparse, datetime, logging, os, re, socket, sys
 line = sys.stdin.readline()
 sys.stdout.write(line)
 ";
-const LEAVE_AT_ONCE: &str = "sys.stdout.flush()\nos._exit(0)\n";
+const EXIT_AT_ONCE: &str = "sys.stdout.flush()\nos._exit(0)\n";
 
-/// The handler of this name, which has answered a line once: an interpreter that lacks a module
-/// says so here.
+/// Makes a handler and checks that it answers a line. Fails if the interpreter lacks a module.
 pub(super) fn reading(name: HandlerName, folder: &Path) -> Result<Handler> {
     let words = words(name, folder)?;
     let answer = answer(&words, b"a line\n")?;
     if answer != b"a line\n" {
-        bail!("it answers {:?}", String::from_utf8_lossy(&answer));
+        bail!("received {:?}", String::from_utf8_lossy(&answer));
     }
     let interpreter_is_slow = !matches!(name, HandlerName::Cat | HandlerName::Bash);
     Ok(Handler {
@@ -62,7 +61,7 @@ fn words(name: HandlerName, folder: &Path) -> Result<Vec<String>> {
         HandlerName::Cat => Ok(vec![text(&find_in_path("cat")?)?]),
         HandlerName::Bash => interpreted(&text(&find_in_path("bash")?)?, BASH),
         HandlerName::Perl => interpreted(&text(&find_in_path("perl")?)?, PERL),
-        HandlerName::PythonQuick => interpreted(&python()?, &format!("{PYTHON}{LEAVE_AT_ONCE}")),
+        HandlerName::PythonQuick => interpreted(&python()?, &format!("{PYTHON}{EXIT_AT_ONCE}")),
         HandlerName::PythonFull => interpreted(&python()?, PYTHON),
         _ => bail!("'{}' reads no line", name.as_str()),
     }
@@ -76,12 +75,12 @@ fn answer(words: &[String], line: &[u8]) -> Result<Vec<u8>> {
         .stderr(Stdio::piped())
         .spawn()
         .context("it cannot be run")?;
-    // It may have ended already; then its last words say more than the broken pipe.
+    // A handler that has ended already explains itself on its standard error.
     let _ = child.stdin.take().map(|mut input| input.write_all(line));
     let output = child.wait_with_output()?;
     if !output.status.success() {
         let errors = String::from_utf8_lossy(&output.stderr);
-        let first = errors.lines().next().unwrap_or("it says nothing");
+        let first = errors.lines().next().unwrap_or("no message");
         let first: String = first.chars().take(200).collect();
         bail!("{}: {first}", output.status);
     }
@@ -104,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_run_says_why() -> Result<()> {
+    fn a_failing_handler_is_reported_with_its_message() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let source = "#!/bin/sh\necho 'no such module' >&2\nexit 3\n";
         let words = vec![text(&script(folder.path(), "fails", source)?)?];

@@ -12,37 +12,37 @@ use anyhow::{Context, Result, bail};
 
 use crate::options::HandlerName;
 
-/// What a handler that answers writes. Clients compare every byte.
+/// The output of an answering handler. Clients compare every byte.
 pub(crate) const ANSWER: &[u8] = b"ok\n";
 
 #[derive(Clone, Debug)]
 pub(crate) struct Handler {
     pub name: &'static str,
-    /// Program and arguments; no word holds a blank, since some servers split at them.
+    /// Program and arguments. No word contains a blank, since some servers split at blanks.
     pub words: Vec<String>,
     pub reply: Reply,
-    /// Windows that it takes until enough of them have been counted.
+    /// The length of a measurement in windows; slow handlers need several.
     pub windows: u32,
 }
 
-/// What a client has to expect, and to do.
+/// What a client sends and expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reply {
-    /// [`ANSWER`] at once, then the end.
+    /// The handler writes [`ANSWER`] and ends.
     Answer,
-    /// [`ANSWER`] at once, the end when a byte comes or the client closes.
+    /// The handler writes [`ANSWER`] and ends at one byte of input or the end of file.
     Gate,
-    /// The line that the client sends, then the end, at the latest when the client has no more.
+    /// The handler returns one line and ends, at the latest at the end of file.
     Line,
-    /// Whatever the client sends.
+    /// The handler returns its input.
     Echo,
-    /// So many zero bytes, then the end.
+    /// The handler sends this many zero bytes and ends.
     Send(u64),
-    /// Each datagram back to its sender.
+    /// The handler returns one datagram to its sender.
     Datagram,
 }
 
-/// All handlers, written into a folder of this run.
+/// The handlers, as files in the folder of this run.
 #[derive(Debug)]
 pub(crate) struct Handlers {
     chosen: Vec<(HandlerName, Result<Handler, String>)>,
@@ -81,7 +81,7 @@ impl Handlers {
             chosen,
             gate: native("gate", elf::Program::Gate, Reply::Gate)?,
             datagram: native("datagram", elf::Program::Datagram, Reply::Datagram)?,
-            // cat moves 128 KiB at a time: the daemon, not the handler, would be what limits.
+            // cat moves 128 KiB at a time, so that it does not limit the rate.
             send: Handler {
                 name: "send",
                 words: vec![text(&find_in_path("cat")?)?, text(&bulk)?],
@@ -97,12 +97,12 @@ impl Handlers {
         })
     }
 
-    /// The handlers that answer at once and end, of those that were wanted and could be made.
+    /// The available handlers that write an answer without input.
     pub(crate) fn answering(&self) -> impl Iterator<Item = &Handler> {
         self.made().filter(|handler| handler.reply == Reply::Answer)
     }
 
-    /// Those that read a line first.
+    /// The available handlers that read a line.
     pub(crate) fn reading(&self) -> impl Iterator<Item = &Handler> {
         self.made().filter(|handler| handler.reply == Reply::Line)
     }
@@ -120,7 +120,7 @@ impl Handlers {
     }
 }
 
-/// `tiny` alone, which the measurement of cost needs whatever is chosen for the rates.
+/// Makes `tiny`, which the cost measurement needs even if it was not chosen.
 pub(crate) fn tiny(folder: &Path) -> Result<Handler> {
     answering(HandlerName::Tiny, folder)
 }
@@ -128,7 +128,7 @@ pub(crate) fn tiny(folder: &Path) -> Result<Handler> {
 fn answering(name: HandlerName, folder: &Path) -> Result<Handler> {
     let words = match name {
         HandlerName::Tiny => vec![text(&elf::build(elf::Program::Tiny, folder)?)?],
-        // A program that every system has, linked to its C library and nothing else.
+        // A program of every system that only needs the C library.
         HandlerName::Dynamic => vec![text(&find_in_path("echo")?)?, "ok".to_owned()],
         HandlerName::Shell => {
             vec![text(&script(folder, "shell", "#!/bin/sh\necho ok\n")?)?]
@@ -138,7 +138,7 @@ fn answering(name: HandlerName, folder: &Path) -> Result<Handler> {
             let source = format!("#!{interpreter}\nprint(\"ok\")\n");
             vec![text(&script(folder, "python", &source)?)?]
         }
-        _ => bail!("'{}' speaks only when spoken to", name.as_str()),
+        _ => bail!("'{}' waits for input", name.as_str()),
     };
     Ok(Handler {
         name: name.as_str(),
@@ -148,8 +148,8 @@ fn answering(name: HandlerName, folder: &Path) -> Result<Handler> {
     })
 }
 
-/// The real interpreter. What lies in PATH may be a script of a version manager that takes
-/// longer than Python itself.
+/// Returns the path of the interpreter itself. PATH may contain a version manager's script, which
+/// takes longer than Python.
 fn python() -> Result<String> {
     let output = Command::new("python3")
         .args(["-c", "import sys; print(sys.executable)"])
@@ -158,7 +158,7 @@ fn python() -> Result<String> {
         .context("python3 is not installed")?;
     let path = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     if !output.status.success() || path.is_empty() || path.contains(' ') {
-        bail!("python3 does not tell where it is");
+        bail!("python3 does not report a usable path");
     }
     Ok(path)
 }
@@ -167,8 +167,8 @@ fn script(folder: &Path, name: &str, source: &str) -> Result<PathBuf> {
     write_executable(&folder.join(name), source.as_bytes())
 }
 
-/// A process that another thread forks while the file is open for writing, and that has not yet
-/// executed its own program, would make running the file fail with ETXTBSY. So install(1) writes it.
+/// Writes the file by install(1). If this process wrote it, a child forked meanwhile could hold it
+/// open for writing, and running it would fail with ETXTBSY.
 fn write_executable(path: &Path, content: &[u8]) -> Result<PathBuf> {
     let mut install = Command::new("install")
         .args(["-m", "755", "/dev/stdin"])
@@ -199,7 +199,7 @@ fn text(path: &Path) -> Result<String> {
     }
 }
 
-/// A program in PATH, or where Debian keeps those of the administrator.
+/// Finds a program in PATH or in the sbin folders.
 pub(crate) fn find_in_path(name: &str) -> Result<PathBuf> {
     use nix::unistd::{AccessFlags, access};
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -1,5 +1,4 @@
-//! One client at a time, with a pause after each connection: how long somebody waits who has the
-//! server to himself.
+//! One client at a time, which pauses after each connection.
 
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +14,7 @@ use crate::stats::Latencies;
 pub(crate) struct AloneLoad<'a> {
     pub endpoint: &'a Endpoint,
     pub window: Duration,
-    /// Between the end of one connection and the beginning of the next.
+    /// Time from the end of a connection to the start of the next.
     pub pause: Duration,
     pub timeout: Duration,
     pub interrupted: &'a AtomicBool,
@@ -30,11 +29,11 @@ pub(crate) struct AloneOutcome {
     pub end: Latencies,
 }
 
-/// With more failures than this the rest of the window tells nothing more.
-const FAILURES_ENOUGH: u64 = 20;
+/// The window ends early after this many failures.
+const MAX_FAILURES: u64 = 20;
 
 impl AloneLoad<'_> {
-    /// Lines that are to come back, one connection each, for as long as the window is open.
+    /// Sends lines, one connection each, until the window closes.
     pub(crate) fn run(&self) -> AloneOutcome {
         let mut outcome = AloneOutcome {
             failures: Failures::default(),
@@ -43,7 +42,7 @@ impl AloneLoad<'_> {
         };
         let closes = Instant::now() + self.window;
         while Instant::now() < closes
-            && outcome.failures.total() < FAILURES_ENOUGH
+            && outcome.failures.total() < MAX_FAILURES
             && !self.interrupted.load(Ordering::Relaxed)
         {
             match self.exchange() {
@@ -59,13 +58,13 @@ impl AloneLoad<'_> {
         outcome
     }
 
-    /// How long the first byte and the end took; `None` if the answer was another.
+    /// Returns the times to the first byte and to the end; `None` if the answer was wrong.
     fn exchange(&self) -> io::Result<Option<(Duration, Duration)>> {
         let line = next_line();
         let began = Instant::now();
         let mut socket = connect(self.endpoint, self.timeout)?;
         socket.write_all(&line)?;
-        // More than the answer, so that an answer too long is seen.
+        // One byte more than the answer, to detect an answer that is too long.
         let mut received = [0; LINE + 1];
         let mut length = socket.read(&mut received)?;
         let first = began.elapsed();
@@ -88,7 +87,7 @@ impl AloneLoad<'_> {
 fn counter<'a>(failures: &'a mut Failures, error: &io::Error) -> &'a mut u64 {
     match error.kind() {
         io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => &mut failures.refused,
-        // What SO_RCVTIMEO makes of a read that takes too long, and of a connect SO_SNDTIMEO.
+        // SO_RCVTIMEO ends a read, and SO_SNDTIMEO a connect, with these.
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => &mut failures.late,
         _ if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => &mut failures.late,
         _ => &mut failures.reset,
@@ -103,7 +102,7 @@ mod tests {
 
     type Answer = fn(&[u8]) -> Vec<u8>;
 
-    /// Answers each line by what `answer` makes of it.
+    /// Answers each line with the result of `answer`.
     fn server(answer: Answer) -> io::Result<Endpoint> {
         let listener = TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
         let SocketAddr::V4(address) = listener.local_addr()? else {
@@ -157,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_there_and_nobody_who_answers_are_told_apart() -> io::Result<()> {
+    fn refused_and_unanswered_connections_differ() -> io::Result<()> {
         let listener = TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
         let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, listener.local_addr()?.port());
         let silent = run(&Endpoint::Tcp(address), Duration::from_millis(20));

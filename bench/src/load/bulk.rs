@@ -12,14 +12,14 @@ use crate::peers::Endpoint;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BulkOutcome {
     pub received: u64,
-    /// Whether all of it came, each byte as it should be.
+    /// Whether all bytes came, with the right values.
     pub complete: bool,
     pub took: Duration,
 }
 
 const CHUNK: usize = 256 * 1024;
 
-/// Reads `expected` zero bytes that the handler sends.
+/// Receives `expected` zero bytes from the handler.
 pub(crate) fn receive(
     endpoint: &Endpoint,
     expected: u64,
@@ -35,14 +35,14 @@ pub(crate) fn receive(
     })
 }
 
-/// Sends `count` bytes to a handler that sends them back.
+/// Sends `count` bytes to a handler that returns them.
 pub(crate) fn echo(endpoint: &Endpoint, count: u64, timeout: Duration) -> io::Result<BulkOutcome> {
     let began = Instant::now();
     let socket = connect(endpoint, timeout)?;
     std::thread::scope(|scope| {
         let sender = scope.spawn(|| write_all(&socket, count));
         let read = read_all(&socket, FILL);
-        // Whatever the sender still has to say would block on a reader that has given up.
+        // Unblocks the sender after the reader has failed.
         if read.is_err() {
             let _ = socket.shutdown(Shutdown::Both);
         }
@@ -72,7 +72,7 @@ fn write_all(mut socket: &Socket, count: u64) -> io::Result<()> {
     socket.shutdown(Shutdown::Write)
 }
 
-/// How many bytes came, and whether all were `fill`.
+/// Returns the number of bytes, and whether all were `fill`.
 fn read_all(mut socket: &Socket, fill: u8) -> io::Result<(u64, bool)> {
     let mut buffer = vec![0; CHUNK];
     let (mut received, mut clean) = (0, true);

@@ -1,4 +1,4 @@
-//! Datagrams, each from a new socket, sent when the answer to the one before has come.
+//! Datagrams: each client sends one from a new socket after each answer.
 
 use std::io;
 use std::net::{SocketAddrV4, UdpSocket};
@@ -19,16 +19,16 @@ pub(crate) struct DatagramLoad<'a> {
 #[derive(Debug)]
 pub(crate) struct DatagramOutcome {
     pub answered: u64,
-    /// Without an answer within [`PATIENCE`]. Datagrams may be lost, so these are no failures,
-    /// but a server that loses many shows here.
+    /// Datagrams without an answer within [`ANSWER_TIMEOUT`]. They do not count as failures, since
+    /// datagrams may be lost.
     pub lost: u64,
-    /// Answers that belong to no question.
+    /// Answers to no datagram that was sent.
     pub wrong: u64,
     pub latency: Latencies,
     pub cpu: Duration,
 }
 
-const PATIENCE: Duration = Duration::from_millis(500);
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl DatagramLoad<'_> {
     pub(crate) fn run(&self) -> io::Result<DatagramOutcome> {
@@ -59,9 +59,9 @@ impl DatagramLoad<'_> {
         while began.elapsed() < self.window && !self.interrupted.load(Ordering::Relaxed) {
             number += 1;
             let sent = Instant::now();
-            // A sender of its own each time, so that a server with a handler for each sender starts
-            // as many as one with a handler for each datagram.
-            match exchange(&open(self.address, PATIENCE)?, number) {
+            // With a new sender each time, a server with a handler for each sender starts as many
+            // handlers as a server with a handler for each datagram.
+            match exchange(&open(self.address, ANSWER_TIMEOUT)?, number) {
                 Ok(answer) if answer == number => {
                     outcome.latency.record(sent.elapsed());
                     outcome.answered += u64::from(began.elapsed() <= self.window);
@@ -88,14 +88,14 @@ fn empty() -> DatagramOutcome {
 pub(super) fn probe(address: SocketAddrV4, timeout: Duration) -> io::Result<()> {
     match exchange(&open(address, timeout)?, 1)? {
         1 => Ok(()),
-        _ => Err(io::Error::other("it answers something else")),
+        _ => Err(io::Error::other("the answer is wrong")),
     }
 }
 
-fn open(address: SocketAddrV4, patience: Duration) -> io::Result<UdpSocket> {
+fn open(address: SocketAddrV4, timeout: Duration) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind(source_address())?;
-    socket.set_read_timeout(Some(patience))?;
-    // Connected, so that a server that is not there yet is noticed at once, by ICMP.
+    socket.set_read_timeout(Some(timeout))?;
+    // A connected socket gets an error by ICMP while the server is not listening yet.
     socket.connect(address)?;
     Ok(socket)
 }

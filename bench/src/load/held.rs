@@ -1,4 +1,4 @@
-//! Connections held open, each with a live handler at its other end.
+//! Open connections, each with a live handler at the other end.
 
 use std::io::{self, Read};
 use std::sync::Mutex;
@@ -11,7 +11,7 @@ use super::connect;
 use crate::handlers::ANSWER;
 use crate::peers::Endpoint;
 
-/// Closes all of them when dropped; the handlers then find the end of file, or a reset, and end.
+/// Open connections, which close when dropped. Their handlers then end.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
     sockets: Vec<Socket>,
@@ -27,13 +27,13 @@ impl Held {
     }
 }
 
-/// So many threads open connections one after another; enough to keep any server busy.
+/// Enough threads, with one connection at a time each, to keep any server busy.
 const THREADS: usize = 16;
-/// A server that fails this often will not hold the number wanted.
-const FAILURES_ENOUGH: u64 = 16;
+/// Opening connections stops after this many failures.
+const MAX_FAILURES: u64 = 16;
 
-/// Opens `count` connections and waits for the answer of each handler, so that every handler
-/// certainly lives. Gives back as many as could be opened in time.
+/// Opens up to `count` connections before the deadline. Each handler has answered, and is therefore
+/// live.
 pub(crate) fn hold(
     endpoint: &Endpoint,
     count: usize,
@@ -48,7 +48,7 @@ pub(crate) fn hold(
             scope.spawn(|| {
                 while taken.fetch_add(1, Ordering::Relaxed) < count
                     && began.elapsed() < deadline
-                    && failures.load(Ordering::Relaxed) < FAILURES_ENOUGH
+                    && failures.load(Ordering::Relaxed) < MAX_FAILURES
                     && !interrupted.load(Ordering::Relaxed)
                 {
                     match open(endpoint) {
@@ -77,6 +77,6 @@ fn open(endpoint: &Endpoint) -> io::Result<Socket> {
     if answer == ANSWER {
         Ok(socket)
     } else {
-        Err(io::Error::other("a wrong answer"))
+        Err(io::Error::other("the answer is wrong"))
     }
 }

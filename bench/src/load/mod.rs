@@ -1,4 +1,4 @@
-//! The clients.
+//! The clients of the benchmark.
 
 mod alone;
 mod bulk;
@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::time::{ClockId, clock_gettime};
-use serde::Serialize;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 pub(crate) use alone::{AloneLoad, AloneOutcome};
@@ -25,16 +24,16 @@ pub(crate) use stream::{StreamLoad, StreamOutcome};
 use crate::handlers::{ANSWER, Reply};
 use crate::peers::Endpoint;
 
-/// What went wrong, by kind, so that a run with failures shows which.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+/// Counts of failed connections, by cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Failures {
-    /// Not connected at all.
+    /// Not connected.
     pub refused: u64,
-    /// Connected and cut off.
+    /// Connected, then reset.
     pub reset: u64,
-    /// Another answer than the handler gives, or only a part of it.
+    /// A wrong or incomplete answer.
     pub wrong: u64,
-    /// No end within the time limit.
+    /// Not finished within the time limit.
     pub late: u64,
 }
 
@@ -51,9 +50,8 @@ impl Failures {
     }
 }
 
-/// Client addresses, all of loopback. One address has some 28,000 ports, and a single one would
-/// run out of them; 64 do not, and their ports are looked for only at the connect, by the kernel,
-/// among those free for that destination.
+/// Returns one of 64 loopback addresses in turn. A single address would run out of its 28,000
+/// ports. The kernel chooses the port at the connect, among those free for that destination.
 fn source_address() -> SocketAddrV4 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let n = NEXT.fetch_add(1, Ordering::Relaxed) % 64;
@@ -61,7 +59,7 @@ fn source_address() -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::from(first + n), 0)
 }
 
-/// A stream socket for one connection to the endpoint, and the address to connect it to.
+/// Returns a stream socket for one connection, and the address to connect to.
 fn socket_for(endpoint: &Endpoint) -> io::Result<(Socket, SockAddr)> {
     match endpoint {
         Endpoint::Unix(path) => Ok((
@@ -72,18 +70,18 @@ fn socket_for(endpoint: &Endpoint) -> io::Result<(Socket, SockAddr)> {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
             setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
             socket.bind(&source_address().into())?;
-            // The client closes last, after the end of file, and then by a reset: nothing stays
-            // in TIME_WAIT or FIN_WAIT to slow down whoever is measured next.
+            // The client closes last, by a reset. No socket stays in TIME_WAIT or FIN_WAIT, where
+            // it would slow down the next measurement.
             socket.set_linger(Some(Duration::ZERO))?;
             Ok((socket, (*address).into()))
         }
     }
 }
 
-/// A connected blocking socket, reads and writes of which end after `timeout`.
+/// Returns a connected blocking socket with a timeout for reads and writes.
 fn connect(endpoint: &Endpoint, timeout: Duration) -> io::Result<Socket> {
     let (socket, address) = socket_for(endpoint)?;
-    // For the connect as well: SO_SNDTIMEO bounds it, see socket(7).
+    // SO_SNDTIMEO also limits the connect, see socket(7).
     socket.set_write_timeout(Some(timeout))?;
     socket.set_read_timeout(Some(timeout))?;
     socket.connect(&address)?;
@@ -92,19 +90,19 @@ fn connect(endpoint: &Endpoint, timeout: Duration) -> io::Result<Socket> {
 
 const LINE: usize = 17;
 
-/// A line that no other connection of this run sends: an answer that belongs to another client
-/// does not pass for the right one.
+/// Returns a line that no other connection of this run sends. The answer to another client is
+/// therefore detected.
 fn next_line() -> [u8; LINE] {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let mut line = [b'\n'; LINE];
-    for (digit, place) in line[..LINE - 1].iter_mut().rev().zip(0_u32..) {
-        *digit = b"0123456789abcdef"[(number >> (4 * place) & 15) as usize];
+    for (digit, index) in line[..LINE - 1].iter_mut().rev().zip(0_u32..) {
+        *digit = b"0123456789abcdef"[(number >> (4 * index) & 15) as usize];
     }
     line
 }
 
-/// One connection or datagram, to see whether a server serves.
+/// Makes one connection, or sends one datagram, to check that a server works.
 pub(crate) fn probe(endpoint: &Endpoint, reply: Reply, timeout: Duration) -> io::Result<()> {
     if let Endpoint::Udp(address) = endpoint {
         return datagram::probe(*address, timeout);
@@ -136,14 +134,14 @@ pub(crate) fn probe(endpoint: &Endpoint, reply: Reply, timeout: Duration) -> io:
         Ok(())
     } else {
         Err(io::Error::other(format!(
-            "it answers {:?}",
+            "received {:?}",
             String::from_utf8_lossy(&received)
         )))
     }
 }
 
-/// As a client does that has its answer: a handler that reads on finds the end of file. One that
-/// has left may have taken the connection with it, and that is just as well.
+/// Closes the sending side, so that a handler that reads on finds the end of file. Fails without
+/// harm if the handler has ended.
 fn close_sending_side(socket: &Socket) {
     let _ = socket.shutdown(Shutdown::Write);
 }

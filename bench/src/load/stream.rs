@@ -1,8 +1,8 @@
-//! Short connections, one after another from each of several clients, as fast as they are
-//! answered.
+//! Short connections from several clients, each as fast as it is answered.
 //!
-//! A client connects, says something if the handler waits for it, reads to the end of file,
-//! compares and begins again. All clients of a thread share an epoll, so that the load costs little of the CPU that it leaves to the server.
+//! A client connects, sends something if the handler waits for it, reads to the end of file,
+//! compares and begins again. All clients of a thread share an epoll, so that the load leaves most
+//! of the CPU to the server.
 
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,28 +22,28 @@ pub(crate) struct StreamLoad<'a> {
     pub endpoint: &'a Endpoint,
     pub clients: usize,
     pub threads: usize,
-    /// Load before the window opens: the first connections meet cold caches, and counting from
-    /// them on would miss those that are under way at the end but none at the beginning.
+    /// Load before the window opens, to warm up caches. It also balances the connections that are
+    /// unfinished at the end of the window.
     pub warm_up: Duration,
     pub window: Duration,
     pub timeout: Duration,
-    /// What the handler does, and so what it waits for.
+    /// What clients send and expect.
     pub reply: Reply,
     pub interrupted: &'a AtomicBool,
 }
 
 #[derive(Debug)]
 pub(crate) struct StreamOutcome {
-    /// Answered and checked within the window; what the rate counts.
+    /// Correct answers within the window, which the rate counts.
     pub in_window: u64,
-    /// All that were answered, also before the window opened and after it closed.
+    /// Correct answers, including those before and after the window.
     pub completed: u64,
     pub failures: Failures,
-    /// From the call of connect to the first byte, of those in the window.
+    /// From the call of connect to the first byte, within the window.
     pub first: Latencies,
-    /// From the call of connect to the end of file, of those in the window.
+    /// From the call of connect to the end of file, within the window.
     pub end: Latencies,
-    /// CPU time of the clients, and the time that they took.
+    /// CPU time and elapsed time of the clients.
     pub cpu: Duration,
     pub elapsed: Duration,
 }
@@ -72,8 +72,8 @@ impl StreamOutcome {
     }
 }
 
-/// With more failures than this in one thread the rest of the window tells nothing more.
-const FAILURES_ENOUGH: u64 = 200;
+/// A thread stops after this many failures.
+const MAX_FAILURES: u64 = 200;
 
 impl StreamLoad<'_> {
     pub(crate) fn run(&self) -> io::Result<StreamOutcome> {
@@ -108,7 +108,7 @@ struct Client {
     state: State,
     began: Instant,
     first: Option<Duration>,
-    /// Sent, and to come back, where the handler answers a line.
+    /// The line sent, which the handler is to return.
     line: Option<[u8; LINE]>,
     received: usize,
     wrong: bool,
@@ -117,9 +117,9 @@ struct Client {
 enum State {
     /// Between two connections.
     Idle,
-    /// The backlog of a unix socket was full: to be tried again, with the clock running.
+    /// The backlog of a unix socket was full. The client tries again, and its time counts on.
     Backlogged,
-    /// To say something once connected.
+    /// Sends something once connected.
     Connecting(Socket),
     Reading(Socket),
     Done,
@@ -189,18 +189,18 @@ impl<'a> Thread<'a> {
         Ok(self.outcome)
     }
 
-    /// Whether the handler waits for a word of the client's.
-    fn speaks_first(&self) -> bool {
+    /// Whether the handler waits for input.
+    fn sends_first(&self) -> bool {
         matches!(self.load.reply, Reply::Gate | Reply::Line)
     }
 
     fn is_over(&self, now: Instant) -> bool {
         now >= self.closes
-            || self.outcome.failures.total() >= FAILURES_ENOUGH
+            || self.outcome.failures.total() >= MAX_FAILURES
             || self.load.interrupted.load(Ordering::Relaxed)
     }
 
-    /// Starts the clients that are idle and ends those that are late. Says whether any is left
+    /// Starts idle clients and ends those over the time limit. Returns whether any client is left
     /// that no event will wake.
     fn look_after_all(&mut self, now: Instant) -> io::Result<bool> {
         let mut idle = false;
@@ -215,8 +215,8 @@ impl<'a> Thread<'a> {
         Ok(idle)
     }
 
-    /// Begins a connection, unless the client has one or the window has closed. Says whether the
-    /// client is still without one.
+    /// Begins a connection, unless the client has one or the window has closed. Returns whether the
+    /// client still has none.
     fn start_if_idle(&mut self, index: usize) -> io::Result<bool> {
         let now = Instant::now();
         let over = self.is_over(now);
@@ -238,7 +238,7 @@ impl<'a> Thread<'a> {
         }
         match self.connect(index as u64) {
             Ok(socket) => {
-                let connected = if self.speaks_first() {
+                let connected = if self.sends_first() {
                     State::Connecting(socket)
                 } else {
                     State::Reading(socket)
@@ -265,8 +265,9 @@ impl<'a> Thread<'a> {
             Err(error) if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => {}
             connected => connected?,
         }
-        // A connect that fails wakes the reader too, so only who has to write waits for that.
-        let flags = if self.speaks_first() {
+        // A failed connect wakes a reader as well. Only a client that sends first waits for
+        // writability.
+        let flags = if self.sends_first() {
             EpollFlags::EPOLLOUT
         } else {
             READING
@@ -279,8 +280,8 @@ impl<'a> Thread<'a> {
         let client = &mut self.clients[index];
         match std::mem::replace(&mut client.state, State::Idle) {
             State::Connecting(socket) => {
-                let words = client.line.as_ref().map_or(&b"x"[..], |line| line);
-                if let Err(error) = (&socket).write_all(words) {
+                let input = client.line.as_ref().map_or(&b"x"[..], |line| line);
+                if let Err(error) = (&socket).write_all(input) {
                     return Ok(Fate::Failed(Failure::of(&error)));
                 }
                 let mut event = EpollEvent::new(READING, index as u64);
@@ -300,7 +301,7 @@ impl<'a> Thread<'a> {
         }
     }
 
-    /// Books the end of a connection, if it is one, and closes it.
+    /// Records the end of a connection and closes it, unless it is unfinished.
     fn settle(&mut self, index: usize, fate: Fate) {
         let client = &mut self.clients[index];
         match fate {
@@ -355,7 +356,7 @@ impl Client {
                     if line.is_some() && self.received == answer.len() && !ended {
                         close_sending_side(socket);
                     }
-                    // Spares the read that would only tell that there is no more yet.
+                    // Avoids a read that would only find no data yet.
                     if !ended {
                         return Fate::Unfinished;
                     }
@@ -392,7 +393,7 @@ mod tests {
 
     use super::*;
 
-    /// A server of its own for each test: answers what it is told, so many times.
+    /// Starts a server that sends these answers in turn.
     fn server(answers: Vec<&'static [u8]>) -> io::Result<Endpoint> {
         let listener = TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
         let SocketAddr::V4(address) = listener.local_addr()? else {
@@ -446,11 +447,11 @@ mod tests {
     }
 
     #[test]
-    fn lines_come_back_and_only_ones_own() -> io::Result<()> {
-        let outcome = run_for(Reply::Line, &parrot(|line| line)?, 3)?;
+    fn another_line_is_a_failure() -> io::Result<()> {
+        let outcome = run_for(Reply::Line, &line_server(|line| line)?, 3)?;
         assert!(outcome.in_window > 0);
         assert_eq!(outcome.failures, Failures::default());
-        let another = parrot(|mut line| {
+        let another = line_server(|mut line| {
             line.swap(LINE - 2, LINE - 3);
             line[0] = b'f';
             line
@@ -461,8 +462,8 @@ mod tests {
         Ok(())
     }
 
-    /// Answers a line with what `answer` makes of it, as cat would: to the end of file.
-    fn parrot(answer: fn([u8; LINE]) -> [u8; LINE]) -> io::Result<Endpoint> {
+    /// Answers a line with the result of `answer`, then reads to the end of file as cat does.
+    fn line_server(answer: fn([u8; LINE]) -> [u8; LINE]) -> io::Result<Endpoint> {
         let listener = TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
         let SocketAddr::V4(address) = listener.local_addr()? else {
             return Err(io::Error::other("not IPv4"));
@@ -480,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_there_is_a_failure_and_ends() -> io::Result<()> {
+    fn refused_connections_are_failures() -> io::Result<()> {
         let listener = TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
         let port = listener.local_addr()?.port();
         drop(listener);

@@ -1,4 +1,4 @@
-//! Bulk data through a handler: whether the server stands in the way.
+//! Bulk data through a handler.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use crate::handlers::{Handler, Reply};
 use crate::load::{self, BulkOutcome};
 use crate::options::Group;
 use crate::peers::{Endpoint, Peer, Transport};
-use crate::results::{BulkCell, BulkRound};
+use crate::samples::{BulkRound, BulkSamples};
 
 pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
     for handler in [bench.handlers.send.clone(), bench.handlers.echo.clone()] {
@@ -21,9 +21,9 @@ pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
                 continue;
             };
             match transfer(bench, &server.endpoint, &handler) {
-                Ok(outcome) => book(bench, round, &peer, transport, &handler, outcome),
+                Ok(outcome) => record(bench, &peer, transport, &handler, outcome),
                 Err(error) => {
-                    bench.note_error(&peer, transport, "bulk data broke off", &error.into());
+                    bench.note_error(&peer, transport, "bulk transfer failed", &error.into());
                 }
             }
         }
@@ -39,9 +39,8 @@ fn transfer(bench: &Bench, endpoint: &Endpoint, handler: &Handler) -> io::Result
     }
 }
 
-fn book(
+fn record(
     bench: &mut Bench,
-    round: u32,
     peer: &Peer,
     transport: Transport,
     handler: &Handler,
@@ -57,20 +56,19 @@ fn book(
     let mib = outcome.received as f64 / f64::from(1 << 20);
     let rate = mib / outcome.took.as_secs_f64().max(1e-9);
     let figures = BulkRound {
-        round,
         rate,
         complete: outcome.complete,
     };
-    let same = |cell: &&mut BulkCell| {
+    let same = |cell: &&mut BulkSamples| {
         cell.server == peer.name && cell.transport == transport && cell.direction == handler.name
     };
-    if let Some(cell) = bench.results.bulk.iter_mut().find(same) {
+    if let Some(cell) = bench.samples.bulk.iter_mut().find(same) {
         cell.rounds.push(figures);
     } else {
-        bench.results.bulk.push(BulkCell {
+        bench.samples.bulk.push(BulkSamples {
             server: peer.name.clone(),
             transport,
-            direction: handler.name,
+            direction: handler.name.to_owned(),
             rounds: vec![figures],
         });
     }

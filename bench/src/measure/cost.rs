@@ -1,5 +1,4 @@
-//! What a server costs: CPU time for each connection, memory, and the time that it takes to
-//! start.
+//! CPU time for each connection, memory, and start of a server.
 
 use std::time::Duration;
 
@@ -9,9 +8,9 @@ use super::{Bench, cpu_each};
 use crate::load::hold;
 use crate::options::Group;
 use crate::peers::{Peer, Server, Transport};
-use crate::results::{CostCell, CostRound};
+use crate::samples::{CostRound, CostSamples};
 
-/// The kernel counts CPU time in hundredths of a second; longer windows make that matter less.
+/// Longer windows, since the kernel counts CPU time in hundredths of a second.
 const WINDOWS: u32 = 2;
 
 pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
@@ -23,21 +22,23 @@ pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
         let Some(server) = bench.start(&peer, transport, &tiny) else {
             continue;
         };
-        match busy(bench, round, &server) {
+        match busy(bench, &server) {
             Ok(mut figures) => {
                 let program_bytes = server.program_size().ok();
                 // One server at a time.
                 drop(server);
                 figures.memory_each = memory_each(bench, &peer, transport);
-                book(bench, &peer, transport, program_bytes, figures);
+                record(bench, &peer, transport, program_bytes, figures);
             }
-            Err(error) => bench.note_error(&peer, transport, "ended while it served", &error),
+            Err(error) => {
+                bench.note_error(&peer, transport, "ended during the measurement", &error)
+            }
         }
     }
     Ok(())
 }
 
-fn busy(bench: &Bench, round: u32, server: &Server) -> Result<CostRound> {
+fn busy(bench: &Bench, server: &Server) -> Result<CostRound> {
     let settle = Duration::from_millis(300);
     server.await_idle(settle);
     let idle_memory = server.anonymous_kib()? as f64;
@@ -48,7 +49,6 @@ fn busy(bench: &Bench, round: u32, server: &Server) -> Result<CostRound> {
     let cpu = server.cpu_times()?.since(before);
     let each = |time| cpu_each(time, outcome.completed);
     Ok(CostRound {
-        round,
         first_answer: server.first_answer.as_secs_f64() * 1e6,
         server_cpu: each(cpu.own),
         children_cpu: each(cpu.children),
@@ -58,7 +58,7 @@ fn busy(bench: &Bench, round: u32, server: &Server) -> Result<CostRound> {
     })
 }
 
-/// KiB of the server for each live handler; `None` if it does not hold them.
+/// Returns the KiB of the server for each live handler; `None` if it does not hold them.
 fn memory_each(bench: &mut Bench, peer: &Peer, transport: Transport) -> Option<f64> {
     let gate = bench.handlers.gate.clone();
     let count = bench.settings.cost_live;
@@ -82,20 +82,20 @@ fn memory_each(bench: &mut Bench, peer: &Peer, transport: Transport) -> Option<f
     Some(after.saturating_sub(before) as f64 / count as f64)
 }
 
-fn book(
+fn record(
     bench: &mut Bench,
     peer: &Peer,
     transport: Transport,
     program_bytes: Option<u64>,
     figures: CostRound,
 ) {
-    let cells = &mut bench.results.costs;
-    let same = |cell: &CostCell| cell.server == peer.name && cell.transport == transport;
+    let cells = &mut bench.samples.costs;
+    let same = |cell: &CostSamples| cell.server == peer.name && cell.transport == transport;
     if let Some(cell) = cells.iter_mut().find(|cell| same(cell)) {
         cell.rounds.push(figures);
     } else {
         let rounds = vec![figures];
-        cells.push(CostCell {
+        cells.push(CostSamples {
             server: peer.name.clone(),
             transport,
             program_bytes,

@@ -1,13 +1,13 @@
-//! Datagram services: one program for each datagram.
+//! Datagram services.
 
 use anyhow::Result;
 
 use super::Bench;
 use crate::load::{DatagramLoad, DatagramOutcome};
 use crate::peers::{Endpoint, Peer, Transport};
-use crate::results::{DatagramCell, DatagramRound, Percentiles};
+use crate::samples::{DatagramRound, DatagramSamples, RoundPercentiles};
 
-/// More do not matter much: most servers run one handler at a time.
+/// More clients change little, since most servers run one handler at a time.
 const CLIENTS: [usize; 2] = [1, 8];
 
 pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
@@ -33,36 +33,36 @@ pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
                 interrupted: &bench.interrupted,
             };
             let outcome = load.run()?;
-            book(bench, round, &peer, clients, &outcome);
+            record(bench, &peer, clients, &outcome);
         }
     }
     Ok(())
 }
 
-fn book(bench: &mut Bench, round: u32, peer: &Peer, clients: usize, outcome: &DatagramOutcome) {
+fn record(bench: &mut Bench, peer: &Peer, clients: usize, outcome: &DatagramOutcome) {
     for (count, what) in [
         (outcome.lost, "unanswered"),
         (outcome.wrong, "answered wrongly"),
     ] {
         if count > 0 {
-            let what = format!("datagrams {what}, {clients} clients");
+            let s = if clients == 1 { "" } else { "s" };
+            let what = format!("datagrams {what}, {clients} client{s}");
             bench.results.note(&peer.name, Some(Transport::Udp), what);
         }
     }
     let figures = DatagramRound {
-        round,
         rate: outcome.answered as f64 / bench.settings.window.as_secs_f64(),
-        latency: Percentiles::of(&outcome.latency),
+        latency: RoundPercentiles::of(&outcome.latency),
         lost: outcome.lost,
         wrong: outcome.wrong,
     };
-    let cells = &mut bench.results.datagrams;
-    let same = |cell: &&mut DatagramCell| cell.server == peer.name && cell.clients == clients;
+    let cells = &mut bench.samples.datagrams;
+    let same = |cell: &&mut DatagramSamples| cell.server == peer.name && cell.clients == clients;
     if let Some(cell) = cells.iter_mut().find(same) {
         cell.rounds.push(figures);
     } else {
         let rounds = vec![figures];
-        cells.push(DatagramCell {
+        cells.push(DatagramSamples {
             server: peer.name.clone(),
             clients,
             rounds,

@@ -1,4 +1,4 @@
-//! The bare kernel: the same programs with no server and no socket, which no launcher can pass.
+//! The bare kernel: the same programs without server and socket, as the limit of any launcher.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 
 use super::Bench;
 use crate::handlers::Handler;
-use crate::results::{KernelCell, KernelRound};
+use crate::samples::{KernelRound, KernelSamples};
 use crate::sys::BareLauncher;
 
 pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
@@ -29,16 +29,15 @@ pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
         .with_context(|| format!("the bare kernel cannot run '{}'", handler.name))?;
         let cpu = cpu_time()?.saturating_sub(before);
         let figures = KernelRound {
-            round,
             rate: count as f64 / took.as_secs_f64(),
             cpu: cpu.as_secs_f64() * 1e6 / count.max(1) as f64,
         };
-        let cells = &mut bench.results.kernel;
+        let cells = &mut bench.samples.kernel;
         if let Some(cell) = cells.iter_mut().find(|cell| cell.handler == handler.name) {
             cell.rounds.push(figures);
         } else {
-            cells.push(KernelCell {
-                handler: handler.name,
+            cells.push(KernelSamples {
+                handler: handler.name.to_owned(),
                 threads,
                 rounds: vec![figures],
             });
@@ -47,7 +46,7 @@ pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
     Ok(())
 }
 
-/// How many programs ran, and for how long.
+/// Returns the number of programs and the elapsed time.
 fn launch(
     words: &[String],
     threads: usize,
@@ -76,7 +75,7 @@ fn launch(
     })
 }
 
-/// Of this process and of the children that it has waited for.
+/// Returns the CPU time of this process and its waited-for children.
 fn cpu_time() -> Result<Duration> {
     let mut total = Duration::ZERO;
     for who in [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN] {

@@ -1,7 +1,7 @@
-//! The rate while other handlers live, held open by clients that say nothing.
+//! The rate while other handlers are live, held open by idle clients.
 //!
-//! One handler serves both: it answers at once and lives until a byte comes or the client
-//! leaves. Those that hold send nothing, those that are counted send the byte.
+//! The same handler is held and counted: it answers at once and lives until a byte or the end of
+//! file comes. Idle clients send nothing, counted ones send the byte.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::proc::{self, ProcessTable};
 use crate::results::StreamKey;
 
 const HOLD_DEADLINE: Duration = Duration::from_secs(60);
-/// What a tiny process costs the kernel and us, roughly and rounded up.
+/// The memory of a tiny process with its connection, rounded up.
 const KIB_A_PROCESS: u64 = 400;
 
 pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
@@ -36,7 +36,7 @@ pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
             if !bench.step(round, &what) || !possible {
                 continue;
             }
-            if let Err(reason) = check_room(&peer, live.saturating_sub(held.len())) {
+            if let Err(reason) = check_capacity(&peer, live.saturating_sub(held.len())) {
                 let what = format!("{live} live handlers left out: {reason}");
                 bench.results.note(&peer.name, Some(transport), what);
                 possible = false;
@@ -58,37 +58,37 @@ pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
             let key = StreamKey {
                 server: peer.name.clone(),
                 transport,
-                handler: handler.name,
+                handler: handler.name.to_owned(),
                 clients,
                 live,
             };
-            bench.measure_stream(round, &peer, &server, &handler, key, |results| {
-                &mut results.live
+            bench.measure_stream(round, &peer, &server, &handler, key, |samples| {
+                &mut samples.live
             })?;
         }
         drop(held);
-        // Thousands of ends at once are work for the kernel that must not fall to the next one.
+        // The kernel's work for thousands of ends must not disturb the next measurement.
         if !server.await_idle(Duration::from_secs(30)) {
-            let what = "keeps handlers whose clients have gone".to_owned();
+            let what = "handlers stay after their clients have disconnected".to_owned();
             bench.results.note(&peer.name, Some(transport), what);
         }
     }
     Ok(())
 }
 
-/// Whether the machine can hold so many more handlers without harm to what else runs on it.
-fn check_room(peer: &Peer, more: usize) -> Result<(), String> {
+/// Checks that the machine has processes, memory and descriptors for this many more handlers.
+fn check_capacity(peer: &Peer, more: usize) -> Result<(), String> {
     let processes = more * peer.processes_each;
     let running = ProcessTable::read().map_or(0, |table| table.len());
     let most = proc::pid_max() * 8 / 10;
     if running + processes > most {
         return Err(format!(
-            "{processes} more processes are too many for this machine"
+            "{processes} more processes exceed the limit of this machine"
         ));
     }
     let needed = processes as u64 * KIB_A_PROCESS;
     if proc::memory_available_kib().is_ok_and(|available| needed > available * 8 / 10) {
-        return Err(format!("{} MiB of memory are not there", needed / 1024));
+        return Err(format!("{} MiB of memory are not available", needed / 1024));
     }
     let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
     if more as u64 + 200 > descriptors {

@@ -1,15 +1,15 @@
-//! The measurements, and the order in which they are taken.
+//! The measurements and their order.
 //!
-//! A round takes every measurement once, and in each measurement the servers take turns, another
-//! one beginning each round. Whatever disturbs the machine for a while thus hits all of them, and
-//! not always the same one first.
+//! A round takes every measurement once. In each measurement the servers take turns, and another
+//! one is first each round. A disturbance of the machine therefore affects all servers, and not
+//! always the same one first.
 
-mod ahead;
 mod bulk;
 mod cost;
 mod datagram;
 mod kernel;
 mod live;
+mod prestart;
 mod rates;
 
 use std::collections::HashMap;
@@ -24,9 +24,10 @@ use crate::handlers::{Handler, Handlers, Reply};
 use crate::load::{StreamLoad, StreamOutcome};
 use crate::options::{Group, Settings};
 use crate::peers::{Peer, Server, Transport, Workspace};
-use crate::results::{Percentiles, Results, StreamCell, StreamKey, StreamRound};
+use crate::results::{Results, StreamKey};
+use crate::samples::{RoundPercentiles, Samples, StreamRound, StreamSamples};
 
-/// What all measurements share.
+/// The state that all measurements share.
 pub(crate) struct Bench {
     pub settings: Settings,
     pub peers: Vec<Peer>,
@@ -34,15 +35,17 @@ pub(crate) struct Bench {
     pub tiny: Handler,
     pub workspace: Workspace,
     pub interrupted: Arc<AtomicBool>,
+    /// Filled with the summaries of the samples at the end.
     pub results: Results,
+    pub samples: Samples,
     progress: ProgressBar,
-    /// Steps are counted, and none is taken.
+    /// Only counts the steps, for the progress bar.
     counting: bool,
-    /// Starts that failed, so that a server that never serves does not hold up the run.
+    /// Failed starts. A server that never works is not started again and again.
     failed_starts: HashMap<(String, Transport, &'static str), u32>,
 }
 
-const FAILED_STARTS_ENOUGH: u32 = 2;
+const MAX_FAILED_STARTS: u32 = 2;
 
 impl Bench {
     pub(crate) fn new(
@@ -67,21 +70,19 @@ impl Bench {
             workspace,
             interrupted,
             results,
+            samples: Samples::default(),
             progress,
             counting: false,
             failed_starts: HashMap::new(),
         }
     }
 
-    /// Takes all measurements. A server's failure is noted and the run goes on; an error is one
-    /// of the benchmark itself.
+    /// Takes all measurements. The failure of a server is noted; an error is one of the benchmark
+    /// itself.
     pub(crate) fn run(mut self) -> Result<Results> {
         for (name, reason) in self.handlers.missing() {
-            self.results.note(
-                name.as_str(),
-                None,
-                format!("this handler is left out: {reason}"),
-            );
+            self.results
+                .note(name.as_str(), None, format!("handler left out: {reason}"));
         }
         let groups: [(Group, Measurement); 7] = [
             (Group::Kernel, kernel::round),
@@ -90,7 +91,7 @@ impl Bench {
             (Group::Cost, cost::round),
             (Group::Bulk, bulk::round),
             (Group::Datagram, datagram::round),
-            (Group::Ahead, ahead::round),
+            (Group::Prestart, prestart::round),
         ];
         let round = |bench: &mut Self, round| {
             for (group, measure) in groups {
@@ -112,6 +113,7 @@ impl Bench {
         }
         self.progress.finish_and_clear();
         self.results.interrupted = self.is_interrupted();
+        self.samples.summarise_into(&mut self.results);
         Ok(self.results)
     }
 
@@ -119,30 +121,20 @@ impl Bench {
         self.interrupted.load(Ordering::Relaxed)
     }
 
-    /// Says what comes next, and whether it is to be done.
+    /// Shows the next step, and returns whether to take it.
     fn step(&self, round: u32, what: &str) -> bool {
         self.progress.set_message(format!("round {round}: {what}"));
         self.progress.inc(1);
         !self.counting && !self.is_interrupted()
     }
 
-    /// Those that `chosen` takes, beginning with another one each round.
+    /// Returns the peers that `chosen` accepts in the order of a round.
     fn turns(&self, round: u32, chosen: impl Fn(&Peer) -> bool) -> Vec<Peer> {
-        let mut peers: Vec<Peer> = self
-            .peers
-            .iter()
-            .filter(|peer| chosen(peer))
-            .cloned()
-            .collect();
-        if !peers.is_empty() {
-            let first = round as usize % peers.len();
-            peers.rotate_left(first);
-        }
-        peers
+        in_turn(self.peers.iter().filter(|peer| chosen(peer)), round)
     }
 
-    /// Where a comparison needs one kind of socket: TCP for those that have it, unix for the
-    /// others, and the base and its modes on both if there are others.
+    /// Returns one kind of socket for each peer: TCP, or unix for those without TCP. The base in
+    /// all its modes gets both if a peer has only unix.
     fn usual_turns(&self, round: u32, group: Group) -> Vec<(Peer, Transport)> {
         let streams = |peer: &Peer| {
             let tcp = peer.recipes.contains_key(&Transport::Tcp);
@@ -158,7 +150,8 @@ impl Bench {
         for peer in peers {
             let (tcp, unix) = streams(&peer);
             let base = self.settings.base.as_str();
-            let both = unix_needed && (peer.name == base || peer.mode_of == Some(base));
+            let skd = peer.name == base || peer.mode_of == Some(base) || peer.before_of.is_some();
+            let both = unix_needed && skd;
             if tcp && wanted(Transport::Tcp) {
                 turns.push((peer.clone(), Transport::Tcp));
             }
@@ -169,11 +162,11 @@ impl Bench {
         turns
     }
 
-    /// Starts a server, or notes why it does not serve.
+    /// Starts a server, or notes the failure.
     fn start(&mut self, peer: &Peer, transport: Transport, handler: &Handler) -> Option<Server> {
         let key = (peer.name.clone(), transport, handler.name);
         let failed = self.failed_starts.get(&key).copied().unwrap_or(0);
-        if failed >= FAILED_STARTS_ENOUGH || self.counting || self.is_interrupted() {
+        if failed >= MAX_FAILED_STARTS || self.counting || self.is_interrupted() {
             return None;
         }
         match Server::start(&self.workspace, peer, transport, handler) {
@@ -215,8 +208,7 @@ impl Bench {
         clients: usize,
         window: Duration,
     ) -> Result<StreamOutcome> {
-        // What stands ready at the beginning must be used up, so that what counts is how fast it is
-        // replaced.
+        // Prestarted handlers must be used up first, so that the rate of replacement counts.
         let warm_up = window / if handler.reply == Reply::Line { 4 } else { 10 };
         let load = StreamLoad {
             endpoint: &server.endpoint,
@@ -231,7 +223,7 @@ impl Bench {
         Ok(load.run()?)
     }
 
-    /// One round's figures of short connections to a running server.
+    /// Measures short connections to a running server for one round.
     fn measure_stream(
         &mut self,
         round: u32,
@@ -239,7 +231,7 @@ impl Bench {
         server: &Server,
         handler: &Handler,
         key: StreamKey,
-        cells: fn(&mut Results) -> &mut Vec<StreamCell>,
+        cells: fn(&mut Samples) -> &mut Vec<StreamSamples>,
     ) -> Result<()> {
         let transport = key.transport;
         let window = self.settings.window * handler.windows;
@@ -252,7 +244,7 @@ impl Bench {
             self.results.note(
                 &peer.name,
                 Some(transport),
-                "ended while it served".to_owned(),
+                "ended during the measurement".to_owned(),
             );
             return Ok(());
         }
@@ -264,33 +256,31 @@ impl Bench {
         let figures = StreamRound {
             round,
             rate: outcome.in_window as f64 / window.as_secs_f64(),
-            completed: outcome.completed,
             failures: outcome.failures,
-            first_byte: Percentiles::of(&outcome.first),
-            end: Percentiles::of(&outcome.end),
+            first_byte: RoundPercentiles::of(&outcome.first),
+            end: RoundPercentiles::of(&outcome.end),
             load_cpu: each(outcome.cpu),
             server_cpu: each(cpu.own),
             children_cpu: each(cpu.children),
             load_cores: outcome.cpu.as_secs_f64() / outcome.elapsed.as_secs_f64().max(1e-9),
         };
-        let cells = cells(&mut self.results);
+        let cells = cells(&mut self.samples);
         let index = cells
             .iter()
             .position(|cell| cell.key == key)
             .unwrap_or_else(|| {
-                cells.push(StreamCell::new(key));
+                cells.push(StreamSamples::new(key));
                 cells.len() - 1
             });
         let cell = &mut cells[index];
         cell.rounds.push(figures);
-        cell.first_byte.add(&outcome.first);
         cell.end.add(&outcome.end);
         Ok(())
     }
 }
 
-/// Microseconds for each connection; not a number where there were too few to tell, since the
-/// kernel counts in hundredths of a second.
+/// Returns microseconds for each connection; NaN with too few connections, since the kernel counts
+/// in hundredths of a second.
 fn cpu_each(time: Duration, connections: u64) -> f64 {
     if connections < 20 {
         f64::NAN
@@ -299,4 +289,66 @@ fn cpu_each(time: Duration, connections: u64) -> f64 {
     }
 }
 
+/// Begins with another peer each round. A server and its earlier binary stay next to each other,
+/// and take turns in being first.
+fn in_turn<'a>(peers: impl Iterator<Item = &'a Peer>, round: u32) -> Vec<Peer> {
+    let mut units: Vec<Vec<Peer>> = Vec::new();
+    for peer in peers {
+        let now = peer.before_of.as_deref();
+        match units.iter_mut().find(|unit| Some(&*unit[0].name) == now) {
+            Some(unit) => unit.push(peer.clone()),
+            None => units.push(vec![peer.clone()]),
+        }
+    }
+    if !units.is_empty() {
+        let first = round as usize % units.len();
+        units.rotate_left(first);
+    }
+    if round % 2 == 1 {
+        for unit in &mut units {
+            unit.reverse();
+        }
+    }
+    units.concat()
+}
+
 type Measurement = fn(&mut Bench, u32) -> Result<()>;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn peer(name: &str, before_of: Option<&str>) -> Peer {
+        Peer {
+            name: name.to_owned(),
+            program: PathBuf::new(),
+            version: None,
+            recipes: BTreeMap::new(),
+            processes_each: 1,
+            only: None,
+            prestarts: false,
+            mode_of: None,
+            before_of: before_of.map(str::to_owned),
+            remark: "",
+        }
+    }
+
+    #[test]
+    fn two_binaries_alternate() {
+        let peers = [
+            peer("a", None),
+            peer("a-before", Some("a")),
+            peer("b", None),
+        ];
+        let turns = |round| {
+            let peers = in_turn(peers.iter(), round).into_iter();
+            peers.map(|peer| peer.name).collect::<Vec<_>>()
+        };
+        assert_eq!(turns(0), ["a", "a-before", "b"]);
+        assert_eq!(turns(1), ["b", "a-before", "a"]);
+        assert_eq!(turns(2), ["a", "a-before", "b"]);
+    }
+}

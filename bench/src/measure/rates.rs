@@ -29,12 +29,12 @@ pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
                     let key = StreamKey {
                         server: peer.name.clone(),
                         transport,
-                        handler: handler.name,
+                        handler: handler.name.to_owned(),
                         clients,
                         live: 0,
                     };
-                    bench.measure_stream(round, peer, &server, handler, key, |results| {
-                        &mut results.rates
+                    bench.measure_stream(round, peer, &server, handler, key, |samples| {
+                        &mut samples.rates
                     })?;
                 }
             }

@@ -8,17 +8,17 @@ use anyhow::{Context, Result};
 use super::{Peer, Recipe, Transport};
 use crate::handlers::find_in_path;
 
-/// A server that the command line brings along.
+/// A server from the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PeerArgument {
     pub name: String,
     pub transport: Transport,
-    /// The command in words, placeholders and all.
+    /// The words of the command, with placeholders.
     pub words: Vec<String>,
 }
 
 impl PeerArgument {
-    /// TCP, or unix if the command holds {path}.
+    /// Parses a command for TCP, or for unix sockets if it contains {path}.
     pub(crate) fn stream(text: &str) -> Result<Self, String> {
         let (name, words) = split(text)?;
         let transport = match (holds(&words, "{path}"), holds(&words, "{port}")) {
@@ -45,8 +45,8 @@ impl PeerArgument {
         })
     }
 
-    /// Adds the command to the peer of this name that the command line has made, or makes one. A
-    /// peer of the catalogue gives way, for all kinds of socket.
+    /// Adds the command to the peer of this name, or adds such a peer. A peer of the catalogue with
+    /// this name is removed.
     pub(super) fn add_to(&self, peers: &mut Vec<Peer>) -> Result<()> {
         let program = self.program()?;
         let mut words = self.words.clone();
@@ -56,8 +56,8 @@ impl PeerArgument {
             config: None,
             daemonises: false,
         };
-        peers.retain(|peer| peer.name != self.name || peer.remark == BY_HAND);
-        // A peer may be given one program for TCP and another for unix sockets.
+        peers.retain(|peer| peer.name != self.name || peer.remark == FROM_OPTION);
+        // A peer may have one program for TCP and another for unix sockets.
         let recipe = match peers.iter().find(|peer| peer.name == self.name) {
             Some(peer) if peer.program != program => recipe.with_program(&program),
             _ => recipe,
@@ -72,9 +72,10 @@ impl PeerArgument {
                 recipes: BTreeMap::from([(self.transport, recipe)]),
                 processes_each: 1,
                 only: None,
-                keeps_stock: false,
+                prestarts: false,
                 mode_of: None,
-                remark: BY_HAND,
+                before_of: None,
+                remark: FROM_OPTION,
             });
         }
         Ok(())
@@ -92,17 +93,17 @@ impl PeerArgument {
     }
 }
 
-const BY_HAND: &str = "given by --peer";
+pub(super) const FROM_OPTION: &str = "added with --peer";
 
 fn split(text: &str) -> Result<(String, Vec<String>), String> {
     let (name, command) = text.split_once('=').ok_or("NAME=COMMAND is needed")?;
     let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if name.is_empty() || !name.chars().all(allowed) {
         return Err(format!(
-            "'{name}' is no name: letters, digits, '.', '_' and '-' are allowed"
+            "'{name}' is not a name: use letters, digits, '.', '_' and '-'"
         ));
     }
-    let words = shell_words::split(command).map_err(|_| "a quotation mark is left open")?;
+    let words = shell_words::split(command).map_err(|_| "a quotation mark is not closed")?;
     match words.first() {
         None => return Err("the command is empty".to_owned()),
         Some(program) if program.contains('{') => {
@@ -115,7 +116,7 @@ fn split(text: &str) -> Result<(String, Vec<String>), String> {
     }
     if let Some(unknown) = words.iter().find_map(|word| unknown_placeholder(word)) {
         return Err(format!(
-            "'{unknown}' is unknown; there are {{address}}, {{port}}, {{path}} and {{handler}}"
+            "'{unknown}' is not a placeholder: use {{address}}, {{port}}, {{path}} and {{handler}}"
         ));
     }
     Ok((name.to_owned(), words))
@@ -139,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tcp_and_unix_are_told_apart_by_their_placeholder() {
+    fn the_placeholder_selects_tcp_or_unix() {
         let tcp = PeerArgument::stream("skd-1.2=/opt/skd -t {address}:{port} {handler}");
         let words = ["/opt/skd", "-t", "{address}:{port}", "{handler}"]
             .map(str::to_owned)
@@ -172,11 +173,11 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_work_is_refused_with_the_reason() {
+    fn bad_arguments_are_refused_with_the_reason() {
         for (text, reason) in [
             ("tcpserver", "NAME=COMMAND"),
-            ("=x {port} {handler}", "no name"),
-            ("a b=x {port} {handler}", "no name"),
+            ("=x {port} {handler}", "not a name"),
+            ("a b=x {port} {handler}", "not a name"),
             ("a=", "empty"),
             ("a={handler} {port}", "begin with a program"),
             ("a=x {port}", "{handler}"),

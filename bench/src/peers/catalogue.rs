@@ -1,5 +1,5 @@
-//! The servers known by name, each with all its limits opened, its backlog as long as it can be,
-//! and look-ups and logging off: what is compared is the launching of programs.
+//! The known servers. All run with raised limits, with their longest backlog, and without look-ups
+//! and logging, so that only the start of programs is compared.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,19 +11,19 @@ use crate::options::Group;
 pub(super) struct Known {
     pub name: &'static str,
     pub program: &'static str,
-    /// The Debian package that it comes in.
+    /// Its Debian package.
     pub package: &'static str,
     version: VersionOption,
-    /// A command for each kind of socket that it can serve, and the file that it may need.
+    /// Its command and configuration file, for each kind of socket that it supports.
     tcp: Option<&'static str>,
     unix: Option<&'static str>,
     udp: Option<&'static str>,
     config: [Option<&'static str>; 3],
-    /// It leaves the foreground; who it is then stands in {pidfile}.
+    /// It runs in the background, and writes its process id to {pidfile}.
     daemonises: bool,
     processes_each: usize,
     only: Option<Group>,
-    keeps_stock: bool,
+    prestarts: bool,
     mode_of: Option<&'static str>,
     remark: &'static str,
 }
@@ -40,7 +40,7 @@ const NONE: Known = Known {
     daemonises: false,
     processes_each: 1,
     only: None,
-    keeps_stock: false,
+    prestarts: false,
     mode_of: None,
     remark: "",
 };
@@ -81,13 +81,13 @@ pub(super) const KNOWN: &[Known] = &[
         program: "skd",
         package: "none: cargo build --release",
         version: VersionOption::Long,
-        // Four for each of the usual eight clients, and few enough for 32 interpreters' memory.
+        // Four for each of 8 clients, and few enough for the memory of 32 interpreters.
         tcp: Some("{program} --warm 32 -b 4096 -t {address}:{port} {handler}"),
         unix: Some("{program} --warm 32 -b 4096 -l {path} {handler}"),
-        only: Some(Group::Ahead),
-        keeps_stock: true,
+        only: Some(Group::Prestart),
+        prestarts: true,
         mode_of: Some("skd"),
-        remark: "up to 32 handlers stand ready, each for one connection",
+        remark: "up to 32 prestarted handlers, each for one connection",
         ..NONE
     },
     Known {
@@ -97,17 +97,17 @@ pub(super) const KNOWN: &[Known] = &[
         version: VersionOption::Long,
         tcp: Some("{program} --fork-server -b 4096 -t {address}:{port} {handler}"),
         unix: Some("{program} --fork-server -b 4096 -l {path} {handler}"),
-        only: Some(Group::Ahead),
-        keeps_stock: true,
+        only: Some(Group::Prestart),
+        prestarts: true,
         mode_of: Some("skd"),
-        remark: "one handler stands ready, and each connection has a fork of it",
+        remark: "a template, of which each connection gets a copy",
         ..NONE
     },
     Known {
         name: "tcpserver",
         program: "tcpserver",
         package: "ucspi-tcp",
-        // -H -R -l0: neither DNS nor ident, and no look-up of its own name.
+        // -H -R -l0: no DNS, no ident, no look-up of its own name.
         tcp: Some("{program} -HRl0 -c 20000 -b 4096 {address} {port} {handler}"),
         ..NONE
     },
@@ -115,9 +115,9 @@ pub(super) const KNOWN: &[Known] = &[
         name: "ipsvd",
         program: "tcpsvd",
         package: "ipsvd",
-        // Look-ups are off unless asked for, but for that of its own name, which -l spares.
+        // Only the look-up of its own name is on by default, which -l avoids.
         tcp: Some("{program} -c 20000 -b 4096 -l localhost {address} {port} {handler}"),
-        // A program of its own beside tcpsvd.
+        // A separate program of the package.
         udp: Some("udpsvd -l localhost {address} {port} {handler}"),
         ..NONE
     },
@@ -126,7 +126,7 @@ pub(super) const KNOWN: &[Known] = &[
         program: "s6-tcpserver",
         package: "s6-networking",
         tcp: Some("{program} -q -c 20000 -C 20000 -b 4096 {address} {port} {handler}"),
-        remark: "holds at most 16384 connections",
+        remark: "holds at most 16,384 connections",
         ..NONE
     },
     Known {
@@ -134,7 +134,7 @@ pub(super) const KNOWN: &[Known] = &[
         program: "s6-ipcserver",
         package: "s6",
         unix: Some("{program} -q -c 20000 -C 20000 -b 4096 {path} {handler}"),
-        remark: "unix sockets only; old versions hold at most 1000 connections",
+        remark: "unix sockets only; old versions hold at most 1,000 connections",
         ..NONE
     },
     Known {
@@ -154,14 +154,14 @@ pub(super) const KNOWN: &[Known] = &[
         tcp: Some("{program} -dontfork -f {config} -pidfile {pidfile} -filelog {log}"),
         udp: Some("{program} -dontfork -f {config} -pidfile {pidfile} -filelog {log}"),
         config: [Some(XINETD_TCP), None, Some(XINETD_UDP)],
-        remark: "its backlog is fixed at 64; throws away the datagrams that come while a handler runs",
+        remark: "backlog fixed at 64; discards datagrams that arrive while a handler runs",
         ..NONE
     },
     Known {
         name: "openbsd-inetd",
         program: "inetd",
         package: "openbsd-inetd",
-        // -R 0 would not lift the limit: it leaves the default of 256 a minute in force.
+        // -R 0 would keep the default limit of 256 a minute.
         tcp: Some("{program} -i -R 1000000000 -q 4096 {config}"),
         unix: Some("{program} -i -R 1000000000 -q 4096 {config}"),
         udp: Some("{program} -i -R 1000000000 -q 4096 {config}"),
@@ -177,7 +177,7 @@ pub(super) const KNOWN: &[Known] = &[
         program: "inetutils-inetd",
         package: "inetutils-inetd",
         version: VersionOption::Long,
-        // -d would keep it in the foreground, but also makes it write a line for each step.
+        // -d would keep it in the foreground, but also log each step.
         tcp: Some("{program} -R 1000000000 -p{pidfile} {config}"),
         udp: Some("{program} -R 1000000000 -p{pidfile} {config}"),
         config: [
@@ -186,8 +186,7 @@ pub(super) const KNOWN: &[Known] = &[
             Some("{address}:{port} dgram udp4 wait {user} {handler_file} {handler_line}\n"),
         ],
         daemonises: true,
-        remark: "its backlog is fixed at 10; sleeps a second whenever a handler's end interrupts \
-                 its select",
+        remark: "backlog fixed at 10; sleeps a second when a handler's end interrupts its select",
         ..NONE
     },
     Known {
@@ -197,7 +196,7 @@ pub(super) const KNOWN: &[Known] = &[
         version: VersionOption::Long,
         tcp: Some("{program} --accept --inetd -l {address}:{port} {handler}"),
         unix: Some("{program} --accept --inetd -l {path} {handler}"),
-        remark: "a tool for trying services, not systemd itself",
+        remark: "a tool for tests, not systemd itself",
         ..NONE
     },
     Known {
@@ -205,13 +204,13 @@ pub(super) const KNOWN: &[Known] = &[
         program: "socat",
         package: "socat",
         version: VersionOption::Line("-V", "socat version"),
-        // nofork hands the socket to the handler itself, as the other servers do.
+        // nofork passes the socket to the handler, as the other servers do.
         tcp: Some(
             "{program} TCP4-LISTEN:{port},bind={address},backlog=4096,fork EXEC:{handler},nofork",
         ),
         unix: Some("{program} UNIX-LISTEN:{path},backlog=4096,fork EXEC:{handler},nofork"),
         udp: Some("{program} UDP4-RECVFROM:{port},bind={address},fork EXEC:{handler}"),
-        remark: "with nofork, which hands the handler the socket; relays for datagrams",
+        remark: "with nofork, which passes the socket to the handler; a relay for datagrams",
         ..NONE
     },
     Known {
@@ -223,7 +222,7 @@ pub(super) const KNOWN: &[Known] = &[
         unix: Some("{program} UNIX-LISTEN:{path},backlog=4096,fork EXEC:{handler}"),
         processes_each: 2,
         only: Some(Group::Bulk),
-        remark: "socat as most use it: every byte passes through it",
+        remark: "the common use of socat: a relay for every byte",
         ..NONE
     },
     Known {
@@ -235,7 +234,7 @@ pub(super) const KNOWN: &[Known] = &[
         unix: Some("{program} -l -k -n -U -m 20000 -e {handler_line} {path}"),
         udp: Some("{program} -l -k -n -4 -u -m 20000 -e {handler_line} {address} {port}"),
         processes_each: 2,
-        remark: "relays every byte through pipes; its backlog is fixed at 10",
+        remark: "a relay for every byte, through pipes; backlog fixed at 10",
         ..NONE
     },
 ];
@@ -277,7 +276,7 @@ service bench
 ";
 
 impl Known {
-    /// A busybox is a peer only if it was built with tcpsvd.
+    /// Whether the program can be measured: busybox only if it was built with tcpsvd.
     pub(super) fn is_usable(&self, program: &Path) -> bool {
         if self.program != "busybox" {
             return true;
@@ -291,6 +290,21 @@ impl Known {
                     .split(|byte| *byte == b'\n')
                     .any(|applet| applet == b"tcpsvd")
             })
+    }
+
+    /// Whether this is skd for stream sockets, in one of its modes.
+    pub(super) fn is_skd_stream(&self) -> bool {
+        self.program == "skd" && self.tcp.is_some()
+    }
+
+    /// Returns the same mode of an earlier skd.
+    pub(super) fn before(&self, program: PathBuf) -> Peer {
+        Peer {
+            name: self.name.replacen("skd", "skd-before", 1),
+            mode_of: None,
+            before_of: Some(self.name.to_owned()),
+            ..self.peer(program)
+        }
     }
 
     pub(super) fn peer(&self, program: PathBuf) -> Peer {
@@ -321,8 +335,9 @@ impl Known {
             recipes: recipes.collect(),
             processes_each: self.processes_each,
             only: self.only,
-            keeps_stock: self.keeps_stock,
+            prestarts: self.prestarts,
             mode_of: self.mode_of,
+            before_of: None,
             remark: self.remark,
             program,
         }

@@ -1,5 +1,4 @@
-//! The servers that are measured: which there are, how they are told what to do, and one of
-//! them running.
+//! The servers: which there are, their commands, and running them.
 
 mod argument;
 mod catalogue;
@@ -9,10 +8,10 @@ mod version;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub(crate) use argument::PeerArgument;
 pub(crate) use recipe::{Endpoint, Recipe};
@@ -21,8 +20,8 @@ pub(crate) use server::{Server, Workspace};
 use crate::handlers::find_in_path;
 use crate::options::{Group, Options};
 
-/// What every server is started with, and so every handler: nothing of ours but the way to
-/// programs, since the kernel copies each variable for each process.
+/// The environment of servers and handlers. It is small, since the kernel copies each variable for
+/// each process.
 pub(crate) fn environment() -> [(&'static str, String); 2] {
     [
         ("PATH", std::env::var("PATH").unwrap_or_default()),
@@ -31,7 +30,7 @@ pub(crate) fn environment() -> [(&'static str, String); 2] {
     ]
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Transport {
     Tcp,
@@ -49,26 +48,28 @@ impl fmt::Display for Transport {
     }
 }
 
-/// A server that is there and can be started.
+/// A server that can be started.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub name: String,
     pub program: PathBuf,
     pub version: Option<String>,
     pub recipes: BTreeMap<Transport, Recipe>,
-    /// Processes that one connection needs: 2 where a relay stands between socket and handler.
+    /// Processes for each connection: 2 with a relay between socket and handler.
     pub processes_each: usize,
-    /// Takes part in this group alone, since a sibling stands for the same program elsewhere.
+    /// The only group that it takes part in.
     pub only: Option<Group>,
-    /// Keeps processes ready that serve nobody yet.
-    pub keeps_stock: bool,
+    /// Starts processes before their clients connect.
+    pub prestarts: bool,
     /// The server that this is with other options.
     pub mode_of: Option<&'static str>,
-    /// What a reader of its figures should know.
+    /// The server that this is an earlier binary of.
+    pub before_of: Option<String>,
+    /// What a reader must know about its figures.
     pub remark: &'static str,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Missing {
     pub name: String,
     pub package: String,
@@ -86,10 +87,12 @@ impl Peer {
     }
 }
 
-/// Finds what is installed, adds what the command line brings, keeps what it selects.
+/// Returns the installed servers and those of the command line, as selected there.
 pub(crate) fn find(options: &Options) -> Result<Found> {
     let mut peers = Vec::new();
     let mut missing = Vec::new();
+    let before = options.before.as_deref();
+    let before = before.map(|path| file("--before", path)).transpose()?;
     for known in catalogue::KNOWN {
         let program = if known.program == "skd" {
             find_skd(options)?
@@ -99,7 +102,12 @@ pub(crate) fn find(options: &Options) -> Result<Found> {
                 .filter(|program| known.is_usable(program))
         };
         match program {
-            Some(program) => peers.push(known.peer(program)),
+            Some(program) => {
+                peers.push(known.peer(program));
+                if let Some(before) = before.as_deref().filter(|_| known.is_skd_stream()) {
+                    peers.push(known.before(before.to_owned()));
+                }
+            }
             None => missing.push(Missing {
                 name: known.name.to_owned(),
                 package: known.package.to_owned(),
@@ -107,7 +115,7 @@ pub(crate) fn find(options: &Options) -> Result<Found> {
         }
     }
     for argument in options.peers.iter().chain(&options.datagram_peers) {
-        // A name of the catalogue given by hand means that one instead.
+        // A peer of the command line replaces one of the catalogue.
         missing.retain(|known| known.name != argument.name);
         argument.add_to(&mut peers)?;
     }
@@ -121,26 +129,39 @@ pub(crate) fn find(options: &Options) -> Result<Found> {
             }
             if !peers.iter().any(|peer| peer.name == *name) {
                 let names: Vec<_> = peers.iter().map(|peer| peer.name.as_str()).collect();
-                bail!(
-                    "no server is called '{name}'; there are {}",
-                    names.join(", ")
-                );
+                bail!("no server '{name}': there are {}", names.join(", "));
             }
         }
-        peers.retain(|peer| options.servers.contains(&peer.name));
+        let named = |name: &String| options.servers.contains(name);
+        peers.retain(|peer| named(&peer.name) || peer.before_of.as_ref().is_some_and(named));
+        missing.clear();
+    } else if before.is_some() {
+        let compared: Vec<_> = peers
+            .iter()
+            .filter_map(|peer| peer.before_of.clone())
+            .collect();
+        peers.retain(|peer| {
+            peer.before_of.is_some()
+                || compared.contains(&peer.name)
+                || peer.remark == argument::FROM_OPTION
+        });
         missing.clear();
     }
     Ok(Found { peers, missing })
 }
 
-/// The one that is named; else the release build beside this program or in this folder's
-/// target; else the one in PATH.
+fn file(option: &str, path: &Path) -> Result<PathBuf> {
+    match path.canonicalize() {
+        Ok(path) if path.is_file() => Ok(path),
+        _ => bail!("{option}: no file '{}'", path.display()),
+    }
+}
+
+/// Finds skd: the path of --skd, else the release build beside this program or in target/, else the
+/// one in PATH.
 fn find_skd(options: &Options) -> Result<Option<PathBuf>> {
     if let Some(path) = &options.skd {
-        return match path.canonicalize() {
-            Ok(path) if path.is_file() => Ok(Some(path)),
-            _ => bail!("--skd: there is no file '{}'", path.display()),
-        };
+        return file("--skd", path).map(Some);
     }
     let beside = std::env::current_exe()
         .ok()

@@ -1,5 +1,4 @@
-//! How a server is told what to do: its command, and the file that it may need, with
-//! placeholders.
+//! Commands and configuration files of servers, with placeholders.
 
 use std::fmt;
 use std::fs;
@@ -11,7 +10,7 @@ use nix::unistd::{Uid, User};
 
 use crate::handlers::Handler;
 
-/// Where a server listens.
+/// The address of a server.
 #[derive(Clone, Debug)]
 pub(crate) enum Endpoint {
     Tcp(SocketAddrV4),
@@ -21,17 +20,17 @@ pub(crate) enum Endpoint {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Recipe {
-    /// {program} first.
+    /// The words of the command, which begins with {program}.
     pub words: Vec<String>,
     pub config: Option<String>,
     pub daemonises: bool,
 }
 
-/// A command ready to be run.
+/// A command without placeholders.
 #[derive(Debug)]
 pub(super) struct Command {
     pub words: Vec<String>,
-    /// Where the process id of the daemon will be found, if it is not that of the child.
+    /// The file with the process id of a daemon in the background.
     pub pidfile: Option<PathBuf>,
 }
 
@@ -41,7 +40,7 @@ impl Recipe {
         self
     }
 
-    /// Fills in the placeholders and writes the file. `stem` is a path that nothing uses yet.
+    /// Fills in the placeholders and writes the configuration file. `stem` is an unused path.
     pub(super) fn prepare(
         &self,
         program: &Path,
@@ -57,14 +56,14 @@ impl Recipe {
         }
         let mut words = Vec::new();
         for word in &self.words {
-            // A word of its own becomes as many words as the handler has.
+            // A separate {handler} becomes all words of the handler.
             if word == "{handler}" {
                 words.extend_from_slice(&handler.words);
             } else {
                 words.push(values.fill(word));
             }
         }
-        // Words such as {handler_line} are one word even with blanks in them.
+        // Words such as {handler_line} stay one word even if they contain blanks.
         Ok(Command {
             words,
             pidfile: self.daemonises.then_some(pidfile),
@@ -72,14 +71,14 @@ impl Recipe {
     }
 }
 
-/// xinetd refuses a file with `server_args =` and nothing behind it.
+/// xinetd refuses `server_args =` without a value.
 fn without_empty_values(text: &str) -> String {
     let lines = text.lines().filter(|line| !line.trim_end().ends_with('='));
     lines.fold(String::new(), |text, line| text + line + "\n")
 }
 
-/// For reports: the command as a reader would type it, without the paths of this machine.
 impl Recipe {
+    /// Returns the command for reports, without the paths of this machine.
     pub(crate) fn display(&self, program: &Path) -> String {
         let name = |path: &str| {
             let name = Path::new(path).file_name();
@@ -121,7 +120,7 @@ impl Values {
                 path.display().to_string(),
             ),
         };
-        // The inetds want to be told as whom to run the handler; anyone may name himself.
+        // The inetds need a user for the handler. Without privileges only one's own is allowed.
         let uid = Uid::effective();
         let user = User::from_uid(uid)?.map_or_else(|| uid.to_string(), |user| user.name);
         let line = handler.words.join(" ");
@@ -183,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handler_of_its_own_is_words_and_within_a_word_a_line() -> Result<()> {
+    fn a_separate_handler_is_words_and_within_a_word_a_line() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let endpoint = Endpoint::Tcp(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 80));
         let prepare = |command| {

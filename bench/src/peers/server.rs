@@ -1,4 +1,4 @@
-//! One server running, from its start to the end of its last process.
+//! A running server.
 
 use std::cell::Cell;
 use std::fs::{self, File};
@@ -19,7 +19,7 @@ use crate::handlers::Handler;
 use crate::load;
 use crate::proc::{self, ProcessTable};
 
-/// The folder of this run, and the numbers not yet used in it.
+/// The folder of this run, with unused file names and ports.
 #[derive(Debug)]
 pub(crate) struct Workspace {
     folder: PathBuf,
@@ -29,7 +29,7 @@ pub(crate) struct Workspace {
 
 impl Workspace {
     pub(crate) fn new(folder: &Path) -> Self {
-        // Below the ports that the kernel picks for clients; two runs at once seldom meet.
+        // Below the ports that the kernel chooses for clients, and seldom those of another run.
         let first = 10_000 + u16::try_from(std::process::id() % 16_000).unwrap_or(0);
         Self {
             folder: folder.to_owned(),
@@ -43,7 +43,7 @@ impl Workspace {
         self.folder.join(format!("s{}", self.serial.get()))
     }
 
-    /// A port that is free for TCP and UDP just now. Each start gets another one.
+    /// Returns a port that is free for TCP and UDP, another one each time.
     fn free_port(&self) -> Result<u16> {
         for _ in 0..16_000 {
             let port = self.port.get();
@@ -67,14 +67,14 @@ impl Workspace {
     }
 }
 
-/// Ends with all its processes when dropped.
+/// A server that ends, with all its processes, when dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
     pid: i32,
-    keeps_stock: bool,
+    prestarts: bool,
     pub endpoint: Endpoint,
-    /// From the start of the program to the end of the first answer.
+    /// Time from the start of the program to the end of the first answer.
     pub first_answer: Duration,
 }
 
@@ -100,7 +100,7 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&errors)?)
-            // Its own group: an interrupt typed at the terminal is for us to pass on.
+            // A separate group, so that an interrupt at the terminal does not reach it.
             .process_group(0)
             .env_clear()
             .envs(environment())
@@ -109,7 +109,7 @@ impl Server {
         let mut server = Self {
             pid: child.id().cast_signed(),
             child,
-            keeps_stock: peer.keeps_stock,
+            prestarts: peer.prestarts,
             endpoint,
             first_answer: Duration::ZERO,
         };
@@ -117,13 +117,13 @@ impl Server {
             .settle(command.pidfile.as_deref(), began)
             .and_then(|()| server.await_answer(handler, began));
         outcome.map_err(|error| match last_line(&errors, &workspace.folder) {
-            Some(line) => error.context(format!("it says: {line}")),
+            Some(line) => error.context(format!("it reports: {line}")),
             None => error,
         })?;
         Ok(server)
     }
 
-    /// Finds out who the daemon is, if it leaves its parent.
+    /// Finds the process id of a daemon that runs in the background.
     fn settle(&mut self, pidfile: Option<&Path>, began: Instant) -> Result<()> {
         let Some(pidfile) = pidfile else {
             return Ok(());
@@ -152,7 +152,7 @@ impl Server {
                 bail!("it ended with {status}");
             }
             if began.elapsed() > START_TIMEOUT {
-                return Err(error).context("it serves nobody");
+                return Err(error).context("no valid answer");
             }
             std::thread::sleep(Duration::from_micros(200));
         }
@@ -167,17 +167,17 @@ impl Server {
     }
 
     fn is_zombie(&self) -> bool {
-        // A zombie has no executable any more.
+        // A zombie has no executable.
         proc::executable(self.pid).is_err()
     }
 
-    /// The size of the file that it runs, in bytes.
+    /// Returns the size of its executable in bytes.
     pub(crate) fn program_size(&self) -> Result<u64> {
         Ok(fs::metadata(proc::executable(self.pid)?)?.len())
     }
 
-    /// Anonymous memory in KiB of the server and of those descendants that are copies of it, as
-    /// a relay's are.
+    /// Returns the anonymous memory in KiB of the server and its descendants with the same
+    /// executable, such as relays.
     pub(crate) fn anonymous_kib(&self) -> Result<u64> {
         let program = proc::executable(self.pid)?;
         let own = proc::anonymous_kib(self.pid)?;
@@ -191,11 +191,11 @@ impl Server {
                 .sum::<u64>())
     }
 
-    /// Waits until every handler has ended and been waited for, so that its CPU time counts. Where
-    /// some stand ready, until they are all that is left.
+    /// Waits until all handlers have ended and been waited for, so that their CPU time counts.
+    /// Prestarted handlers may stay.
     pub(crate) fn await_idle(&self, timeout: Duration) -> bool {
-        if self.keeps_stock {
-            return self.await_stock(Duration::from_millis(50), timeout) > 0;
+        if self.prestarts {
+            return self.await_prestarted(Duration::from_millis(50), timeout) > 0;
         }
         let began = Instant::now();
         loop {
@@ -207,10 +207,9 @@ impl Server {
         }
     }
 
-    /// Waits until as many processes stand ready as the server wants, which is when none is traced
-    /// any more on its way there and, for a while, none has come or gone. Says how many there are;
-    /// 0 also when it never comes to rest.
-    pub(crate) fn await_stock(&self, quiet: Duration, timeout: Duration) -> usize {
+    /// Waits until all prestarted processes are ready: none is traced, and none has started or
+    /// ended for `quiet`. Returns their number, or 0 after the timeout.
+    pub(crate) fn await_prestarted(&self, quiet: Duration, timeout: Duration) -> usize {
         let began = Instant::now();
         let (mut known, mut since) = (Vec::new(), began);
         loop {
@@ -231,7 +230,7 @@ impl Server {
 
     fn stop(&mut self) {
         let pid = Pid::from_raw(self.pid);
-        // Gone already is as good as stopped.
+        // The process may have ended already.
         let _ = kill(pid, Signal::SIGTERM);
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(1) {
@@ -251,12 +250,12 @@ impl Server {
         }
     }
 
-    /// Also waits for it if it has just ended.
+    /// Whether the process exists. Waits for it if it has just ended.
     fn is_present(&mut self) -> bool {
         if self.pid == self.child.id().cast_signed() {
             return matches!(self.child.try_wait(), Ok(None));
         }
-        // A daemon that left its parent became ours, since we are a subreaper.
+        // A background daemon is a child of this process, which is a subreaper.
         matches!(
             waitpid(Pid::from_raw(self.pid), Some(WaitPidFlag::WNOHANG)),
             Ok(nix::sys::wait::WaitStatus::StillAlive)
@@ -270,12 +269,11 @@ impl Drop for Server {
     }
 }
 
-/// Ends handlers that outlived their server. Being a subreaper, this process is their parent
-/// now, so each is certainly one that we brought about and its number cannot be another's. One
-/// server runs at a time: whatever child there is, is left over.
+/// Ends handlers that outlived their server. This process is a subreaper, so all of them are its
+/// children. No other server runs at the same time.
 fn end_orphans() {
     let own = std::process::id().cast_signed();
-    // Each end may hand us a further generation.
+    // The end of a process may bring further children.
     for _ in 0..100 {
         let Ok(table) = ProcessTable::read() else {
             return;
@@ -293,7 +291,7 @@ fn end_orphans() {
     }
 }
 
-/// The last thing that a server has to say, without the names of our temporary files.
+/// Returns the last message of a server, without the names of temporary files.
 fn last_line(errors: &Path, folder: &Path) -> Option<String> {
     let text = String::from_utf8_lossy(&fs::read(errors).ok()?).into_owned();
     let line = text.lines().rev().find(|line| !line.trim().is_empty())?;

@@ -1,22 +1,22 @@
-//! Which version of a server this is.
+//! Versions of servers.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// How a server tells its version, where it can.
+/// How a server reports its version.
 #[derive(Clone, Copy)]
 pub(super) enum VersionOption {
     None,
-    /// `--version`, first line.
+    /// The first line of the output with `--version`.
     Long,
-    /// This option (none if empty), first line.
+    /// The first line of the output with this option, or without one if empty.
     FirstLine(&'static str),
-    /// This option, the first line that holds this text.
+    /// The first line that contains this text, in the output with this option.
     Line(&'static str, &'static str),
 }
 
-/// The Debian package's version if that package owns the file, since several of the servers
-/// cannot tell themselves; else what the program says.
+/// Returns the version of the Debian package that owns the program, else the version that the
+/// program reports. Several servers report none.
 pub(super) fn of(program: &Path, package: &str, option: VersionOption) -> Option<String> {
     package_version(program, package).or_else(|| own_version(program, option))
 }
@@ -25,7 +25,7 @@ fn package_version(program: &Path, package: &str) -> Option<String> {
     if package.contains(' ') {
         return None;
     }
-    // With a merged /usr a package may own the file under either name.
+    // With a merged /usr the package may know the file by either name.
     let path = program.to_str()?;
     let other = path
         .strip_prefix("/usr")
@@ -55,7 +55,7 @@ fn own_version(program: &Path, option: VersionOption) -> Option<String> {
     version_word(&line)
 }
 
-/// The first word that begins as a version does.
+/// Returns the first word that looks like a version.
 fn version_word(line: &str) -> Option<String> {
     line.split([' ', '(', ')', ','])
         .map(|word| word.strip_prefix('v').unwrap_or(word))

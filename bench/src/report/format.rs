@@ -1,10 +1,10 @@
-//! Figures and dates as readers expect them.
+//! Formats of figures and dates.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::stats::Summary;
 
-/// With commas between thousands: 12,345.
+/// Formats with commas between thousands: 12,345.
 pub(super) fn thousands(figure: f64) -> String {
     let digits = format!("{:.0}", figure.abs());
     let mut text = String::new();
@@ -20,7 +20,7 @@ pub(super) fn thousands(figure: f64) -> String {
     text
 }
 
-/// The median, with the lowest and the highest in brackets if there was more than one round.
+/// Formats the median, with the least and the most in brackets if they differ.
 pub(super) fn spread(summary: Option<Summary>, figure: impl Fn(f64) -> String) -> String {
     let Some(Summary { median, min, max }) = summary else {
         return NOTHING.to_owned();
@@ -38,7 +38,7 @@ pub(super) fn median(summary: Option<Summary>, figure: impl Fn(f64) -> String) -
 
 pub(super) const NOTHING: &str = "–";
 
-/// Microseconds, as such or in milliseconds where they are many.
+/// Formats microseconds, from 10 ms on as milliseconds.
 pub(super) fn micros(figure: f64) -> String {
     if figure < 10_000.0 {
         format!("{} µs", thousands(figure))
@@ -55,7 +55,7 @@ pub(super) fn percent(figure: f64) -> String {
     format!("{:.0} %", figure * 100.0)
 }
 
-/// Today in UTC, as ISO 8601 has it.
+/// Returns the date in UTC, in ISO 8601 format.
 pub(crate) fn today() -> String {
     let seconds = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -64,7 +64,7 @@ pub(crate) fn today() -> String {
     format!("{year:04}-{month:02}-{day:02}")
 }
 
-/// Year, month and day of a count of days since 1970-01-01.
+/// Returns year, month and day of a number of days since 1970-01-01.
 fn civil(mut days: u64) -> (u64, u64, u64) {
     let leap = |year: u64| {
         year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))

@@ -4,22 +4,22 @@ use std::fmt::Write;
 
 use super::plots::Plot;
 use super::sections::{SERVERS, Section};
-use super::{BY_HAND, FOLDER, sections, svg};
+use super::{BY_HAND, FOLDER, sections};
 use crate::results::Results;
 
 pub(super) fn page(results: &Results, plots: &[Plot]) -> String {
     let mut page = String::from("# Performance\n\n");
     page.push_str(
-        "Written by `skd-bench`; `bench/README.md` says how to run it. Every figure of every \
-         round is in [results.json](performance/results.json).\n\n",
+        "Written by `skd-bench`, see [bench/README.md](../bench/README.md). The figures are in \
+         [results.json](performance/results.json).\n\n",
     );
     // Writing to a String cannot fail.
     let _ = writeln!(page, "Measured on: {}.\n", sections::machine(results));
     page.push_str(
-        "Servers take turns within each round, clients are on the same machine, and only \
-         loopback addresses are used.\n\n",
+        "Servers take turns within each round. Clients run on the same machine and use loopback \
+         addresses.\n\n",
     );
-    for line in sections::soundness(results) {
+    for line in sections::notes(results) {
         let _ = writeln!(page, "- {line}");
     }
     for section in sections::all(results) {
@@ -51,19 +51,18 @@ fn body(section: &Section, plots: &[Plot]) -> String {
     body
 }
 
-/// The sections of this run in an earlier page, each in the place of its forerunner if there is
-/// one, with what else a reader has to know of a run of its own.
+/// Returns an earlier page with the sections of this run, which replace those of the same title.
 pub(super) fn added(page: &str, results: &Results, plots: &[Plot], data: &str) -> String {
     let mut about = format!(
-        "Measured in a run of its own, whose figures are in [{data}]({FOLDER}/{data}), on: {}.\n\n",
+        "Measured in a separate run ([{data}]({FOLDER}/{data})) on: {}.\n\n",
         sections::machine(results)
     );
-    for line in sections::soundness(results) {
+    for line in sections::notes(results) {
         let _ = writeln!(about, "- {line}");
     }
     let mut page = page.to_owned();
     for section in sections::all(results) {
-        // Those of the page are of more servers, most often.
+        // The page usually lists more servers than a run of some measurements.
         if section.title != SERVERS {
             let text = format!("{about}\n{}", body(&section, plots));
             page = with_section(&page, section.title, &text);
@@ -85,23 +84,15 @@ fn with_section(page: &str, title: &str, text: &str) -> String {
             (start, next.map_or(by_hand, |length| start + length + 1))
         }
         None => {
-            let place = find(SERVERS).unwrap_or(by_hand);
-            (place, place)
+            let start = find(SERVERS).unwrap_or(by_hand);
+            (start, start)
         }
     };
     format!("{}{section}{}", &page[..start], &page[end..])
 }
 
-/// GitHub shows the source that fits its own theme, whatever the system's is.
 fn picture(plot: &Plot) -> String {
-    let (light, dark) = (plot.file(&svg::LIGHT), plot.file(&svg::DARK));
-    format!(
-        "<picture>\n  \
-         <source media=\"(prefers-color-scheme: dark)\" srcset=\"{FOLDER}/{dark}\">\n  \
-         <img alt=\"{}\" src=\"{FOLDER}/{light}\">\n\
-         </picture>",
-        svg::escape(&plot.title)
-    )
+    format!("![{}]({FOLDER}/{})", plot.title, plot.file())
 }
 
 #[cfg(test)]
@@ -111,7 +102,7 @@ mod tests {
     const PAGE: &str = "# P\n\n## A\n\none\n\n## B\n\ntwo\n\n## Servers\n\nthree\n\n";
 
     #[test]
-    fn a_section_takes_the_place_of_its_forerunner() {
+    fn a_section_replaces_the_one_of_its_title() {
         let page = with_section(PAGE, "A", "new\n");
         assert_eq!(page, PAGE.replace("one\n", "new\n"));
         let by_hand = format!("{PAGE}{BY_HAND}\n\n## A\n\nby hand\n");
@@ -120,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_section_stands_before_the_servers_and_what_was_written_by_hand() {
+    fn a_new_section_precedes_the_servers_and_what_was_written_by_hand() {
         let page = with_section(PAGE, "C", "new\n");
         assert_eq!(
             page,

@@ -1,4 +1,4 @@
-//! What the run found: to the terminal, as JSON, as Markdown with plots.
+//! The results as tables on the terminal, as JSON, and as Markdown with plots.
 
 mod format;
 mod json;
@@ -11,7 +11,7 @@ mod table;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 pub(crate) use format::today;
 
@@ -24,7 +24,10 @@ const PAGE: &str = "performance.md";
 /// The folder of plots and data beside it.
 const FOLDER: &str = "performance";
 
-/// Where what people have written into performance.md begins; a new run keeps it.
+/// The data of the page; runs with `--add` have files of their own.
+const RESULTS: &str = "results.json";
+
+/// Begins the part of performance.md that was written by hand; a new run keeps it.
 const BY_HAND: &str = "<!-- From here on by hand: skd-bench keeps it. -->";
 
 pub(crate) fn print(results: &Results) {
@@ -42,60 +45,122 @@ pub(crate) fn print(results: &Results) {
             println!("\n{}", table.to_text());
         }
     }
-    println!("\n{}", sections::soundness(results).join("\n"));
+    println!("\n{}", sections::notes(results).join("\n"));
 }
 
-/// Whether there is a page that sections can be added to.
+/// Checks that there is a page that sections can be added to.
 pub(crate) fn check_page(output: &Path) -> Result<()> {
     let page = output.join(PAGE);
     if !page.is_file() {
-        bail!("--add: there is no '{}' to add to", page.display());
+        bail!("--add: no file '{}' to add to", page.display());
     }
     Ok(())
 }
 
+/// Writes the figures of a run, and the page and the plots that show them.
 pub(crate) fn write(results: &Results, output: &Path, add: bool) -> Result<()> {
     let folder = output.join(FOLDER);
     fs::create_dir_all(&folder)?;
-    let groups: Vec<&str> = results
-        .settings
-        .groups
-        .iter()
-        .map(|group| group.as_str())
-        .collect();
     let data = if add {
-        format!("results-{}.json", groups.join("-"))
+        let groups = results.settings.groups.iter().map(|group| group.as_str());
+        format!("results-{}.json", groups.collect::<Vec<_>>().join("-"))
     } else {
-        "results.json".to_owned()
+        RESULTS.to_owned()
     };
-    json::write(results, &folder.join(&data))?;
-    let plots = plots::all(results);
-    for plot in &plots {
-        for theme in [svg::LIGHT, svg::DARK] {
-            fs::write(folder.join(plot.file(&theme)), plot.render(&theme))?;
-        }
-    }
-    let page = output.join(PAGE);
-    let earlier = fs::read_to_string(&page).ok();
-    let text = match &earlier {
-        Some(earlier) if add => markdown::added(earlier, results, &plots, &data),
-        _ => {
-            let kept = earlier.as_deref().and_then(by_hand);
-            let kept = kept.map_or_else(String::new, |kept| format!("\n{kept}"));
-            markdown::page(results, &plots) + &kept
-        }
+    fs::write(folder.join(&data), json::text(results)?)?;
+    let earlier = fs::read_to_string(output.join(PAGE)).ok();
+    let rendered = match earlier {
+        Some(page) if add => Rendered::added(&page, results, &data),
+        earlier => Rendered::page(earlier.as_deref(), results),
     };
-    fs::write(&page, text)?;
-    println!("\nWritten to {} and {}.", page.display(), folder.display());
-    Ok(())
+    rendered.write(output)
 }
 
-/// The part of an earlier page that was written by hand.
+/// Writes the page and the plots again from the figures of earlier runs.
+pub(crate) fn render(output: &Path) -> Result<()> {
+    Rendered::from_files(output)?.write(output)
+}
+
+/// A page and its plots, as file names and contents.
+struct Rendered {
+    page: String,
+    plots: Vec<(String, String)>,
+}
+
+impl Rendered {
+    fn page(earlier: Option<&str>, results: &Results) -> Self {
+        let plots = plots::all(results);
+        let kept = earlier.and_then(by_hand);
+        let kept = kept.map_or_else(String::new, |kept| format!("\n{kept}"));
+        Self {
+            page: markdown::page(results, &plots) + &kept,
+            plots: drawn(&plots),
+        }
+    }
+
+    fn added(page: &str, results: &Results, data: &str) -> Self {
+        let plots = plots::all(results);
+        Self {
+            page: markdown::added(page, results, &plots, data),
+            plots: drawn(&plots),
+        }
+    }
+
+    /// Renders results.json, then the files of runs with `--add` in the order of their names.
+    fn from_files(output: &Path) -> Result<Self> {
+        let folder = output.join(FOLDER);
+        let read = |name: &str| {
+            let path = folder.join(name);
+            let results = fs::read_to_string(&path).map_err(Into::into);
+            results
+                .and_then(|text| Results::from_json(&text))
+                .with_context(|| format!("cannot read '{}'", path.display()))
+        };
+        let earlier = fs::read_to_string(output.join(PAGE)).ok();
+        let mut rendered = Self::page(earlier.as_deref(), &read(RESULTS)?);
+        for name in added_files(&folder)? {
+            let added = Self::added(&rendered.page, &read(&name)?, &name);
+            rendered.page = added.page;
+            rendered.plots.extend(added.plots);
+        }
+        Ok(rendered)
+    }
+
+    fn write(&self, output: &Path) -> Result<()> {
+        let folder = output.join(FOLDER);
+        for (name, plot) in &self.plots {
+            fs::write(folder.join(name), plot)?;
+        }
+        let page = output.join(PAGE);
+        fs::write(&page, &self.page)?;
+        println!("\nWritten to {} and {}.", page.display(), folder.display());
+        Ok(())
+    }
+}
+
+fn drawn(plots: &[plots::Plot]) -> Vec<(String, String)> {
+    let plots = plots.iter();
+    plots.map(|plot| (plot.file(), plot.render())).collect()
+}
+
+fn added_files(folder: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.starts_with("results-") && name.ends_with(".json") {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Returns the part of an earlier page that was written by hand.
 fn by_hand(page: &str) -> Option<&str> {
     page.find(BY_HAND).map(|start| &page[start..])
 }
 
-/// The servers found, for `--list`.
+/// Prints the servers found, for `--list`.
 pub(crate) fn list(found: &Found) {
     let columns = [
         ("server", Align::Left),
@@ -135,5 +200,29 @@ mod tests {
             Some(format!("{BY_HAND}\n\n## Why\n").as_str())
         );
         assert_eq!(by_hand("# Performance\n"), None);
+    }
+
+    #[test]
+    fn the_published_page_is_that_of_its_figures() -> Result<()> {
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+        let rendered = Rendered::from_files(&docs)?;
+        assert!(
+            rendered.page == fs::read_to_string(docs.join(PAGE))?,
+            "docs/performance.md differs: run skd-bench --render --output docs"
+        );
+        let folder = docs.join(FOLDER);
+        for (name, plot) in &rendered.plots {
+            assert!(*plot == fs::read_to_string(folder.join(name))?, "{name}");
+        }
+        for name in added_files(&folder)?
+            .iter()
+            .map(String::as_str)
+            .chain([RESULTS])
+        {
+            let text = fs::read(folder.join(name))?;
+            let results = Results::from_json(&String::from_utf8(text.clone())?)?;
+            assert!(json::text(&results)? == text, "{name}");
+        }
+        Ok(())
     }
 }

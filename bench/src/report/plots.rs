@@ -1,8 +1,8 @@
-//! Which plots there are and what they show.
+//! The plots.
 
 use super::format::thousands;
-use super::sections::{rate_of, reading_handlers};
-use super::svg::{Bar, BarChart, Line, LineChart, Panel, Scale, Theme};
+use super::sections::reading_handlers;
+use super::svg::{Bar, BarChart, Line, LineChart, Panel, Scale};
 use crate::peers::Transport;
 use crate::results::Results;
 use crate::stats::Summary;
@@ -19,19 +19,19 @@ enum Chart {
 }
 
 impl Plot {
-    pub(super) fn file(&self, theme: &Theme) -> String {
-        format!("{}-{}.svg", self.name, theme.name)
+    pub(super) fn file(&self) -> String {
+        format!("{}.svg", self.name)
     }
 
-    pub(super) fn render(&self, theme: &Theme) -> String {
+    pub(super) fn render(&self) -> String {
         match &self.chart {
-            Chart::Bars(chart) => chart.render(&self.title, theme),
-            Chart::Lines(chart) => chart.render(&self.title, theme),
+            Chart::Bars(chart) => chart.render(&self.title),
+            Chart::Lines(chart) => chart.render(&self.title),
         }
     }
 }
 
-/// Those that have something to show.
+/// Returns the plots that have figures.
 pub(super) fn all(results: &Results) -> Vec<Plot> {
     let mut plots = Vec::new();
     for transport in [Transport::Tcp, Transport::Unix] {
@@ -44,8 +44,8 @@ pub(super) fn all(results: &Results) -> Vec<Plot> {
         plots.extend(latency(results, transport));
     }
     for transport in [Transport::Tcp, Transport::Unix] {
-        plots.extend(ahead_rates(results, transport));
-        plots.extend(ahead_first_bytes(results, transport));
+        plots.extend(prestart_rates(results, transport));
+        plots.extend(prestart_first_bytes(results, transport));
     }
     plots
 }
@@ -57,19 +57,15 @@ fn named(kind: &str, transport: Transport) -> String {
 fn rates(results: &Results, transport: Transport) -> Option<Plot> {
     let clients = results.settings.usual_clients();
     let panel = |handler: &'static str| {
-        let bars = results.rates.iter().filter(|cell| {
-            let key = &cell.key;
+        let bars = results.rates.iter().filter(|point| {
+            let key = &point.key;
             key.transport == transport && key.handler == handler && key.clients == clients
         });
         let mut bars: Vec<Bar> = bars
-            .filter_map(|cell| {
-                let value = rate_of(cell)?;
-                let emphasised = cell.key.server == results.settings.base;
-                Some(Bar {
-                    label: cell.key.server.clone(),
-                    value,
-                    emphasised,
-                })
+            .map(|point| Bar {
+                label: point.key.server.clone(),
+                value: point.rate,
+                emphasised: point.key.server == results.settings.base,
             })
             .collect();
         bars.sort_by(|a, b| b.value.median.total_cmp(&a.value.median));
@@ -77,9 +73,7 @@ fn rates(results: &Results, transport: Transport) -> Option<Plot> {
             .kernel
             .iter()
             .find(|kernel| kernel.handler == handler);
-        let limit = kernel
-            .and_then(|kernel| Summary::of(kernel.rounds.iter().map(|round| round.rate)))
-            .map(|summary| (summary.median, "bare kernel".to_owned()));
+        let limit = kernel.map(|kernel| (kernel.rate.median, "bare kernel".to_owned()));
         (!bars.is_empty()).then(|| Panel {
             title: format!("handler: {handler}"),
             bars,
@@ -97,48 +91,48 @@ fn rates(results: &Results, transport: Transport) -> Option<Plot> {
     })
 }
 
-fn ahead_rates(results: &Results, transport: Transport) -> Option<Plot> {
+fn prestart_rates(results: &Results, transport: Transport) -> Option<Plot> {
     let clients = results.settings.usual_clients();
     let bars = |handler: &str| {
-        let cells = results.ahead.iter().filter(|cell| {
-            let key = &cell.key;
+        let points = results.prestart.iter().filter(|point| {
+            let key = &point.key;
             key.transport == transport && key.handler == handler && key.clients == clients
         });
-        let mut bars: Vec<Bar> = cells
-            .filter_map(|cell| Some(bar(results, &cell.key.server, rate_of(cell)?)))
+        let mut bars: Vec<Bar> = points
+            .map(|point| bar(results, &point.key.server, point.rate))
             .collect();
         bars.sort_by(|a, b| b.value.median.total_cmp(&a.value.median));
         bars
     };
     by_handler(
         results,
-        named("ahead-rates", transport),
+        named("prestart-rates", transport),
         format!("Connections a second, handlers that read a line, {transport}, {clients} clients"),
         bars,
     )
 }
 
-fn ahead_first_bytes(results: &Results, transport: Transport) -> Option<Plot> {
+fn prestart_first_bytes(results: &Results, transport: Transport) -> Option<Plot> {
     let bars = |handler: &str| {
-        let cells = results
-            .ahead_alone
+        let points = results
+            .prestart_alone
             .iter()
-            .filter(|cell| cell.transport == transport && cell.handler == handler);
-        let mut bars: Vec<Bar> = cells
-            .filter_map(|cell| Some(bar(results, &cell.server, cell.first_byte()?)))
+            .filter(|point| point.transport == transport && point.handler == handler);
+        let mut bars: Vec<Bar> = points
+            .filter_map(|point| Some(bar(results, &point.server, point.first_byte.p50?)))
             .collect();
         bars.sort_by(|a, b| a.value.median.total_cmp(&b.value.median));
         bars
     };
     by_handler(
         results,
-        named("ahead-first-byte", transport),
+        named("prestart-first-byte", transport),
         format!("Microseconds to the first byte, {transport}, one client at a time"),
         bars,
     )
 }
 
-/// The base server stands out, in all its modes.
+/// Emphasises the base server in all its modes.
 fn bar(results: &Results, server: &str, value: Summary) -> Bar {
     Bar {
         label: server.to_owned(),
@@ -176,12 +170,12 @@ fn live(results: &Results, transport: Transport) -> Option<Plot> {
     }
     let mut lines: Vec<Line> = Vec::new();
     for server in &results.servers {
-        let cells = results
+        let points = results
             .live
             .iter()
-            .filter(|cell| cell.key.server == server.name && cell.key.transport == transport);
-        let mut points: Vec<(f64, f64)> = cells
-            .filter_map(|cell| Some((cell.key.live as f64, rate_of(cell)?.median)))
+            .filter(|point| point.key.server == server.name && point.key.transport == transport);
+        let mut points: Vec<(f64, f64)> = points
+            .map(|point| (point.key.live as f64, point.rate.median))
             .collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         if !points.is_empty() {
@@ -212,21 +206,21 @@ fn live(results: &Results, transport: Transport) -> Option<Plot> {
 
 fn latency(results: &Results, transport: Transport) -> Option<Plot> {
     let clients = results.settings.usual_clients();
-    let cells = results.rates.iter().filter(|cell| {
-        let key = &cell.key;
+    let points = results.rates.iter().filter(|point| {
+        let key = &point.key;
         key.transport == transport && key.handler == "tiny" && key.clients == clients
     });
-    let lines: Vec<Line> = cells
-        .filter_map(|cell| {
-            let points = cell.end.points();
-            let points: Vec<(f64, f64)> = points
+    let lines: Vec<Line> = points
+        .filter_map(|point| {
+            let points: Vec<(f64, f64)> = point
+                .curve
                 .iter()
                 .map(|(percent, micros)| (nines(*percent), *micros as f64 / 1000.0))
                 .collect();
             (points.len() > 1).then(|| Line {
-                label: cell.key.server.clone(),
+                label: point.key.server.clone(),
                 points,
-                emphasised: cell.key.server == results.settings.base,
+                emphasised: point.key.server == results.settings.base,
             })
         })
         .collect();
@@ -263,7 +257,7 @@ fn latency(results: &Results, transport: Transport) -> Option<Plot> {
     })
 }
 
-/// How many nines a percentile has: each takes the same width, so that the tail can be seen.
+/// Returns the number of nines of a percentile. On this scale the tail is visible.
 fn nines(percent: f64) -> f64 {
     -(1.0 - percent / 100.0).log10()
 }

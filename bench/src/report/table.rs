@@ -1,4 +1,4 @@
-//! One table, for the terminal and for Markdown.
+//! A table for the terminal and for Markdown.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Align {
@@ -11,7 +11,7 @@ pub(super) struct Table {
     pub title: String,
     columns: Vec<(String, Align)>,
     rows: Vec<Vec<String>>,
-    /// Not for the terminal, and folded away in Markdown.
+    /// Not printed on the terminal, and folded in Markdown.
     pub detail: bool,
 }
 
@@ -29,7 +29,7 @@ impl Table {
         }
     }
 
-    /// Names on the left, figures on the right.
+    /// A table of names on the left and figures on the right.
     pub(super) fn of_figures(
         title: impl Into<String>,
         first: &str,

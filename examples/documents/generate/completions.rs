@@ -1,15 +1,13 @@
-//! The shell completions: clap's, with what it lacks. It knows no shell where the words of
-//! another command follow the options.
+//! The shell completions: clap's, extended for PROG. clap's own complete no command after the options.
 
-use clap::ValueHint;
+use clap::{ArgAction, ValueHint};
 use clap_complete::Shell;
-use skd::cli::{GROUPS, Kind, Opt, command};
+use skd::cli::{GROUPS, Kind, Opt, command, help};
 
 const BASH: &str = include_str!("skd.bash");
 const FISH: &str = include_str!("skd.fish");
 
-/// The first lines, for those who would change the wrong file. Zsh has one of its own that
-/// must come first.
+/// The first line, which names the source of the file. In zsh's file another line must precede it.
 const ORIGIN: &str = "# Generated from src/cli/options.rs by: cargo run --example documents\n";
 
 pub(super) fn bash() -> String {
@@ -24,7 +22,7 @@ pub(super) fn bash() -> String {
         "complete -F _skd ",
         "complete -F _skd_or_prog ",
     );
-    // The functions before the lines that name them.
+    // Functions precede the lines that name them.
     let at = theirs.rfind("\nif [[").map_or(0, |at| at + 1);
     let (function, registration) = theirs.split_at(at);
     format!("{ORIGIN}{function}{ours}\n{registration}")
@@ -37,13 +35,23 @@ pub(super) fn zsh() -> String {
         "'(-)1:command: _command_names -e' \\\n'*::arguments: _normal' \\\n",
     );
     let script = replaced(script, "#compdef skd\n", &format!("#compdef skd\n{ORIGIN}"));
-    // To _arguments a colon ends the name of a value.
-    // A value that isn't in the same word is none.
+    // An optional value must be in the same word.
     let script = with_optional().fold(script, |script, option| {
         let name = format!("'--{}=", option.long);
         replaced(script, &format!("{name}["), &format!("{name}-["))
     });
+    // The short name takes no value.
+    let value = format!(":: :({})'", help::ALL);
+    let script = with_help().fold(script, |script, (short, text)| {
+        let line = format!("'-{short}+[{text}]");
+        replaced(
+            script,
+            &format!("{line}{value}"),
+            &format!("'-{short}[{text}]'"),
+        )
+    });
     let all = with_value().chain(with_optional());
+    // For _arguments, a colon ends the name of a value.
     all.fold(script, |script, option| match option.kind {
         Kind::Value(name, _) | Kind::Values(name, _) | Kind::Optional(name, _) => script.replace(
             &format!(":{name}:"),
@@ -58,7 +66,7 @@ pub(super) fn fish() -> String {
     let specification = |option: &Opt| {
         let value = match option.kind {
             // Quoted from its wildcards.
-            Kind::Optional(..) => "=\\?",
+            Kind::Optional(..) | Kind::Help => "=\\?",
             _ if takes_value(option) => "=",
             _ => "",
         };
@@ -77,7 +85,7 @@ pub(super) fn fish() -> String {
         "complete -c skd ",
         "complete -c skd -n __skd_before_prog ",
     );
-    // Nor does it have to be there.
+    // An optional value isn't required.
     let theirs = with_optional().fold(theirs, |script, option| {
         let line = format!(" -l {} -d '{}'", option.long, option.help);
         replaced(script, &format!("{line} -r"), &line)
@@ -86,12 +94,19 @@ pub(super) fn fish() -> String {
 }
 
 fn generated(shell: Shell) -> String {
+    // The parser has no value of --help.
+    let mut command = command().mut_arg("help", |arg| {
+        arg.action(ArgAction::Set)
+            .num_args(0..=1)
+            .require_equals(true)
+            .value_parser([help::ALL])
+    });
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut command(), "skd", &mut script);
+    clap_complete::generate(shell, &mut command, "skd", &mut script);
     String::from_utf8_lossy(&script).into_owned()
 }
 
-/// Replaces what must be there: a new version of clap may write something else.
+/// Replaces text that must be there: a new version of clap may write another.
 fn replaced(script: String, old: &str, new: &str) -> String {
     assert!(
         script.contains(old),
@@ -107,10 +122,16 @@ fn with_value() -> impl Iterator<Item = &'static Opt> {
 
 fn with_optional() -> impl Iterator<Item = &'static Opt> {
     let options = GROUPS.iter().flat_map(|(_, options)| *options);
-    options.filter(|option| matches!(option.kind, Kind::Optional(..)))
+    options.filter(|option| matches!(option.kind, Kind::Optional(..) | Kind::Help))
 }
 
-/// As the next word, if not in the same.
+/// The short names of `--help`, with its description.
+fn with_help() -> impl Iterator<Item = (char, &'static str)> {
+    let options = with_optional().filter(|option| matches!(option.kind, Kind::Help));
+    options.flat_map(|option| option.shorts.iter().map(|short| (*short, option.help)))
+}
+
+/// Whether an option takes a value, in the same word or the next.
 fn takes_value(option: &Opt) -> bool {
     matches!(option.kind, Kind::Value(..) | Kind::Values(..))
 }

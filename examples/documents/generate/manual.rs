@@ -1,13 +1,12 @@
-//! The manual page: man/skd.8.in, with the options put in their place.
+//! The manual page: man/skd.8.in, with the options inserted.
 
 use roff::{Inline, Roff, bold, italic, roman};
-use skd::cli::{GROUPS, Kind, Opt};
+use skd::cli::{GROUPS, Kind, Opt, help};
 
 const SECTIONS: &str = include_str!("../../../man/skd.8.in");
 
-/// The first line, for those who would change the wrong file.
-const ORIGIN: &str =
-    ".\\\" Generated from man/skd.8.in and src/cli/options.rs by: cargo run --example documents\n";
+/// The first lines: `t` has man(1) run tbl(1), and a reader learns which files to edit.
+const ORIGIN: &str = "'\\\" t\n.\\\" Generated from man/skd.8.in and src/cli/options.rs by: cargo run --example documents\n";
 
 pub(super) fn page() -> String {
     // The comment at the top is about the source.
@@ -18,20 +17,29 @@ pub(super) fn page() -> String {
     format!("{ORIGIN}{page}")
 }
 
+/// The indentation of what is beside the names of an option, in columns.
+const NAMES: &str = "26";
+
+/// How many bytes there is room for beside the names.
+const BESIDE: usize = 45;
+
 fn options() -> String {
     let mut roff = Roff::new();
     for (heading, options) in GROUPS {
         roff.control("SS", [*heading]);
+        roff.control("PD", ["0"]);
         for option in *options {
             describe(&mut roff, option);
         }
+        roff.control("PD", []);
     }
     roff.to_roff()
 }
 
-/// A tagged paragraph: the names; the line of `--help` as a sentence; the rest.
+/// The names with the line of `--help` beside them, and the further sentences below if there
+/// is no room for them there.
 fn describe(roff: &mut Roff, option: &Opt) {
-    roff.control("TP", []);
+    roff.control("TP", [NAMES]);
     let mut names = Vec::new();
     for short in option.shorts {
         names.extend([bold(format!("-{short}")), roman(", ")]);
@@ -41,44 +49,52 @@ fn describe(roff: &mut Roff, option: &Opt) {
         names.push(roman(" "));
         names.extend(marked_up(value));
     }
-    if let Kind::Optional(value, _) = option.kind {
+    let optional = match option.kind {
+        Kind::Optional(value, _) => marked_up(value),
+        Kind::Help => vec![bold(help::ALL)],
+        _ => Vec::new(),
+    };
+    if !optional.is_empty() {
         names.push(roman("[="));
-        names.extend(marked_up(value));
+        names.extend(optional);
         names.push(roman("]"));
     }
     roff.text(names);
-    sentences(roff, &as_sentence(option.help));
-    for (number, paragraph) in option.manual.split("\n\n").enumerate() {
-        if paragraph.is_empty() {
-            continue;
-        }
-        if number > 0 {
-            roff.control("IP", []);
-        }
-        sentences(roff, paragraph);
+    let whole = format!("{}. {}", option.help, option.manual);
+    let rest = if whole.len() <= BESIDE {
+        sentences(roff, &whole);
+        ""
+    } else {
+        roff.text(marked_up(option.help));
+        option.manual
+    };
+    if !rest.is_empty() {
+        roff.control("RS", ["4"]);
+        sentences(roff, rest);
+        roff.control("RE", []);
     }
 }
 
-/// A line for each, since roff takes the end of a line for the end of a sentence.
-fn sentences(roff: &mut Roff, paragraph: &str) {
-    for sentence in paragraph.split_inclusive(". ") {
+/// A line for each sentence, since roff takes the end of a line for the end of a sentence.
+fn sentences(roff: &mut Roff, text: &str) {
+    for sentence in text.split_inclusive(". ") {
         roff.text(marked_up(sentence.trim_end()));
-    }
-}
-
-/// `Do it [if not said]` becomes two sentences.
-fn as_sentence(help: &str) -> String {
-    match help
-        .strip_suffix(']')
-        .and_then(|text| text.split_once(" ["))
-    {
-        Some((what, default)) => format!("{what}. The default is {default}."),
-        None => format!("{help}."),
     }
 }
 
 /// Fonts for plain text, as man(7) has them: literal words bold, placeholders and paths italic.
 fn marked_up(text: &str) -> Vec<Inline> {
+    let mut inlines = Vec::new();
+    for (number, part) in text.split('`').enumerate() {
+        match number % 2 {
+            0 => inlines.extend(words(part)),
+            _ => inlines.push(bold(part)),
+        }
+    }
+    inlines
+}
+
+fn words(text: &str) -> Vec<Inline> {
     let mut inlines = Vec::new();
     for (number, word) in text.split(' ').enumerate() {
         if number > 0 {
@@ -88,7 +104,7 @@ fn marked_up(text: &str) -> Vec<Inline> {
         let end = word.trim_end_matches(|last| ",.;:')".contains(last)).len();
         let (before, rest) = word.split_at(start);
         let (word, after) = rest.split_at(end.saturating_sub(start));
-        // The parenthesis of services(5) is its own.
+        // A parenthesis as in services(5) belongs to the word.
         let (word, after) = match after.strip_prefix(')') {
             Some(more) if word.contains('(') => (format!("{word})"), more),
             _ => (word.to_owned(), after),
@@ -120,7 +136,7 @@ fn fonts(word: &str) -> Vec<Inline> {
     {
         return vec![bold(page), roman(format!("({section}"))];
     }
-    // Of [HOST:]PORT, the names; of SIGHUP, nothing.
+    // In [HOST:]PORT the names are placeholders; SIGHUP has none.
     let mut inlines = Vec::new();
     for part in word.split_inclusive(|letter: char| !letter.is_ascii_alphanumeric()) {
         let name = part.trim_end_matches(|letter: char| !letter.is_ascii_alphanumeric());

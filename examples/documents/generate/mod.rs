@@ -1,11 +1,11 @@
-//! What is made of the table of options: the manual page and the shell completions, as text.
+//! The manual page and the shell completions as text, generated from the table of options.
 //!
-//! Also a module of the tests, which compare it with the files.
+//! The tests include this module too, and compare its texts with the files.
 
 mod completions;
 mod manual;
 
-/// Every generated file: its path in the project, and what should be in it.
+/// Every generated file: its path in the project, and its text.
 pub(crate) fn documents() -> [(&'static str, String); 4] {
     [
         ("man/skd.8", manual::page()),

@@ -22,7 +22,7 @@ _skd_or_prog() {
                 ;;
             -[!-]*)
                 (( i++ ))
-                # Of a bundle, the first letter that takes a value takes the rest, if there is any.
+                # In a bundle, the first letter that takes a value takes the rest of the word, if any.
                 word=${word#"${word%%[@SHORT@]*}"}
                 (( ${#word} == 1 )) || continue
                 ;;
@@ -30,7 +30,7 @@ _skd_or_prog() {
                 break
                 ;;
         esac
-        # The value. Readline makes words of their own of colons, equals signs and the like.
+        # The value. Readline splits words at colons, equals signs and the like.
         while [[ $i -lt $COMP_CWORD && ${COMP_WORDS[i]} == [:=@\<\>]* ]]; do
             (( i++ ))
         done
@@ -41,11 +41,18 @@ _skd_or_prog() {
     done
 
     if (( i > COMP_CWORD )) || [[ $i -eq $COMP_CWORD && $2 == -* && ${COMP_WORDS[i-1]} != -- ]]; then
+        if [[ $2 == = && $3 == --help ]]; then
+            COMPREPLY=( all )
+            return
+        elif [[ $3 == = && ${COMP_WORDS[COMP_CWORD-2]} == --help ]]; then
+            COMPREPLY=( $(compgen -W all -- "$2") )
+            return
+        fi
         case $3 in
             @USERS@)
                 COMPREPLY=( $(compgen -u -- "$2") )
                 ;;
-            @OPTIONAL@)
+            -h|@OPTIONAL@)
                 _skd "$1" "$2" ''
                 ;;
             *)

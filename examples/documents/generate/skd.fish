@@ -1,4 +1,4 @@
-# PROG and its own words so far; fails if there are none yet.
+# PROG and its own words so far; fails if there are none.
 function __skd_prog
     set -l words (commandline -opc) (commandline -ct)
     set -e words[1]

@@ -1,11 +1,10 @@
-//! How near the servers come to the bare kernel.
+//! The rate of the bare kernel, and the servers' shares of it.
 
 use super::{Section, by_speed, clients_text, find, handlers, plural};
 use crate::peers::Transport;
 use crate::report::format::{median, micros, percent, spread, thousands};
 use crate::report::table::Table;
-use crate::results::{Results, StreamCell};
-use crate::stats::Summary;
+use crate::results::Results;
 
 pub(super) fn kernel(results: &Results) -> Section {
     let threads = results.settings.kernel_threads;
@@ -15,17 +14,11 @@ pub(super) fn kernel(results: &Results) -> Section {
     );
     let columns = ["programs/s", "CPU each"].map(str::to_owned);
     let mut bare = Table::of_figures(title, "handler", columns);
-    for cell in &results.kernel {
+    for point in &results.kernel {
         bare.row([
-            cell.handler.to_owned(),
-            spread(
-                Summary::of(cell.rounds.iter().map(|round| round.rate)),
-                thousands,
-            ),
-            median(
-                Summary::of(cell.rounds.iter().map(|round| round.cpu)),
-                micros,
-            ),
+            point.handler.clone(),
+            spread(Some(point.rate), thousands),
+            median(Some(point.cpu), micros),
         ]);
     }
     let usual = results.settings.usual_clients();
@@ -34,10 +27,7 @@ pub(super) fn kernel(results: &Results) -> Section {
     let mut shares =
         Table::of_figures(title, "server", names.iter().map(|name| (*name).to_owned()));
     let share = |server: &str, handler: &str| {
-        share_of_kernel(
-            results,
-            find(&results.rates, server, Transport::Tcp, handler, usual)?,
-        )
+        find(&results.rates, server, Transport::Tcp, handler, usual)?.kernel_share
     };
     let order = by_speed(results, |server| {
         Some(share(server, names.first()?)?.median)
@@ -50,26 +40,11 @@ pub(super) fn kernel(results: &Results) -> Section {
     }
     Section {
         title: "The bare kernel",
-        text: "The limit that no launcher passes: the same programs started by vfork-style clone, \
-               exec and wait, with no socket, on as many threads as skd accepts with. The shares \
-               take the load generator's own CPU time off: a server is compared with what the \
-               bare kernel would reach on the cores that the clients leave free.",
+        text: "The upper limit for any launcher: the same programs started by vfork-style clone, \
+               exec and wait, without a socket, on as many threads as skd has acceptors. A share \
+               is the rate of a server over that of the bare kernel on the cores that the clients \
+               left free.",
         tables: vec![bare, shares],
         plots: "kernel",
     }
-}
-
-/// A server's rate over what the bare kernel would reach on the cores that the clients left.
-fn share_of_kernel(results: &Results, cell: &StreamCell) -> Option<Summary> {
-    let kernel = results
-        .kernel
-        .iter()
-        .find(|kernel| kernel.handler == cell.key.handler)?;
-    let limit = Summary::of(kernel.rounds.iter().map(|round| round.rate))?.median;
-    let cores = results.machine.cores as f64;
-    let used = cores.min(kernel.threads as f64);
-    cell.summary(|round| {
-        let free = ((cores - round.load_cores) / used).clamp(0.01, 1.0);
-        round.rate / (limit * free)
-    })
 }

@@ -1,9 +1,10 @@
-//! How long a client waits.
+//! Time to the first byte and to the end.
 
-use super::{Section, by_speed, clients_text, find, handlers, positive};
+use super::{Section, by_speed, clients_text, find, handlers};
 use crate::report::format::{median, micros};
 use crate::report::table::Table;
-use crate::results::{Results, StreamRound};
+use crate::results::{Results, StreamPoint};
+use crate::stats::Summary;
 
 pub(super) fn latency(results: &Results) -> Section {
     let usual = results.settings.usual_clients();
@@ -22,26 +23,23 @@ pub(super) fn latency(results: &Results) -> Section {
                 );
                 let mut table = Table::of_figures(title, "server", columns.iter().cloned());
                 table.detail = handler != "tiny" || *clients != usual;
-                let cell =
+                let point =
                     |server: &str| find(&results.rates, server, *transport, handler, *clients);
                 let quickness = |server: &str| {
-                    let latency = cell(server)?.summary(|round| positive(round.end.p50));
+                    let latency = point(server)?.end.p50;
                     Some(latency.map_or(f64::NEG_INFINITY, |latency| -latency.median))
                 };
                 for server in by_speed(results, quickness) {
-                    let figures: [fn(&StreamRound) -> u64; 6] = [
-                        |round| round.first_byte.p50,
-                        |round| round.first_byte.p99,
-                        |round| round.first_byte.p999,
-                        |round| round.end.p50,
-                        |round| round.end.p99,
-                        |round| round.end.p999,
+                    let figures: [fn(&StreamPoint) -> Option<Summary>; 6] = [
+                        |point| point.first_byte.p50,
+                        |point| point.first_byte.p99,
+                        |point| point.first_byte.p999,
+                        |point| point.end.p50,
+                        |point| point.end.p99,
+                        |point| point.end.p999,
                     ];
-                    let cells = figures.map(|figure| {
-                        let summary = cell(&server)
-                            .and_then(|cell| cell.summary(|round| positive(figure(round))));
-                        median(summary, micros)
-                    });
+                    let cells =
+                        figures.map(|figure| median(point(&server).and_then(figure), micros));
                     table.row([server.clone()].into_iter().chain(cells));
                 }
                 tables.push(table);
@@ -50,9 +48,9 @@ pub(super) fn latency(results: &Results) -> Section {
     }
     Section {
         title: "Latency",
-        text: "From the call of connect to the first byte and to the end of file; medians of the \
-               rounds' percentiles. The clients of one measurement compete for the cores with the \
-               server, so latency grows with their number.",
+        text: "Time from the call of connect to the first byte and to the end of file: medians of \
+               the rounds' percentiles. Clients and server share the cores, so latency grows with \
+               the number of clients.",
         tables,
         plots: "latency",
     }

@@ -1,6 +1,6 @@
 //! The rate beside live handlers.
 
-use super::{Section, by_speed, clients_text, rate_of, rate_text};
+use super::{Section, by_speed, clients_text, rate_text};
 use crate::peers::Transport;
 use crate::report::format::{NOTHING, percent, thousands};
 use crate::report::table::Table;
@@ -8,16 +8,14 @@ use crate::results::Results;
 
 pub(super) fn live(results: &Results) -> Section {
     let levels = &results.settings.live;
-    let cell = |server: &str, transport, live| {
-        results.live.iter().find(|cell| {
-            let key = &cell.key;
+    let point = |server: &str, transport, live| {
+        results.live.iter().find(|point| {
+            let key = &point.key;
             key.server == server && key.transport == transport && key.live == live
         })
     };
     let median_of = |server: &str, transport, live| {
-        cell(server, transport, live)
-            .and_then(rate_of)
-            .map(|summary| summary.median)
+        point(server, transport, live).map(|point| point.rate.median)
     };
     let mut tables = Vec::new();
     for transport in [Transport::Tcp, Transport::Unix] {
@@ -40,9 +38,9 @@ pub(super) fn live(results: &Results) -> Section {
         for server in by_speed(results, speed) {
             let rates = levels
                 .iter()
-                .map(|live| rate_text(cell(&server, transport, *live)));
+                .map(|live| rate_text(point(&server, transport, *live)));
             let at = |live: Option<usize>| median_of(&server, transport, live?);
-            let kept = at(most)
+            let kept = at(most.filter(|_| levels.len() > 1))
                 .zip(at(fewest).filter(|rate| *rate > 0.0))
                 .map(|(most, fewest)| percent(most / fewest));
             let kept = kept.unwrap_or_else(|| NOTHING.to_owned());
@@ -52,9 +50,9 @@ pub(super) fn live(results: &Results) -> Section {
     }
     Section {
         title: "Live handlers",
-        text: "The same while thousands of other handlers live, each waiting for a client that \
-               says nothing. The handler answers at once and ends when the client sends a byte. A \
-               server that waits for any child walks all of them in the kernel, and slows down.",
+        text: "The rate while thousands of other handlers are live, each with an idle client. The \
+               handler answers at once and ends when the client sends a byte. A server that waits \
+               for any child makes the kernel search all of them, and slows down.",
         tables,
         plots: "live",
     }

@@ -1,38 +1,39 @@
 //! The figures in tables, by topic.
 
-mod ahead;
+mod before;
 mod cost;
 mod data;
 mod kernel;
 mod latency;
 mod live;
+mod prestart;
 mod rates;
 mod servers;
 
 use super::format::{NOTHING, spread, thousands};
 use super::table::Table;
 use crate::peers::Transport;
-use crate::results::{Results, StreamCell};
-use crate::stats::Summary;
+use crate::results::{Results, StreamPoint};
 
 pub(in crate::report) struct Section {
     pub(in crate::report) title: &'static str,
-    /// What the figures say and how they came about; Markdown.
+    /// What the figures mean and how they were measured, as Markdown.
     pub(in crate::report) text: &'static str,
     pub(in crate::report) tables: Vec<Table>,
-    /// File names of plots begin with this.
+    /// The prefix of the file names of its plots.
     pub(in crate::report) plots: &'static str,
 }
 
-/// The section on how the servers were started.
+/// The title of the section on the servers' commands.
 pub(in crate::report) const SERVERS: &str = "Servers";
 
-/// Those that have figures.
+/// Returns the sections that have figures.
 pub(in crate::report) fn all(results: &Results) -> Vec<Section> {
     let sections = [
+        before::before(results),
         rates::rates(results),
         rates::ratios(results),
-        ahead::ahead(results),
+        prestart::prestart(results),
         live::live(results),
         latency::latency(results),
         kernel::kernel(results),
@@ -84,14 +85,14 @@ fn plural(count: usize, what: &str) -> String {
     }
 }
 
-/// Whether the figures can be trusted, in lines.
-pub(in crate::report) fn soundness(results: &Results) -> Vec<String> {
+/// Returns what a reader must know to trust the figures.
+pub(in crate::report) fn notes(results: &Results) -> Vec<String> {
     let mut lines = Vec::new();
     if results.interrupted {
-        lines.push("The run was interrupted; its figures are incomplete.".to_owned());
+        lines.push("The run was interrupted: its figures are incomplete.".to_owned());
     }
     if results.settings.rounds < 5 {
-        lines.push("Fewer than five rounds: medians of so few mean little.".to_owned());
+        lines.push("Fewer than five rounds: the medians mean little.".to_owned());
     }
     if results.machine.load_before > 0.5 {
         lines.push(format!(
@@ -101,11 +102,11 @@ pub(in crate::report) fn soundness(results: &Results) -> Vec<String> {
     }
     let failed = results.failed_connections(|_| true);
     lines.push(if failed == 0 {
-        "Every connection of the rates was answered in full.".to_owned()
+        "Every counted connection got its full answer.".to_owned()
     } else {
         format!(
-            "{} connections FAILED; figures marked (!) come from such runs.",
-            thousands(failed as f64)
+            "{} FAILED: figures with (!) are of runs with failures.",
+            plural(usize::try_from(failed).unwrap_or(usize::MAX), "connection")
         )
     });
     for problem in &results.problems {
@@ -131,12 +132,7 @@ pub(in crate::report) fn soundness(results: &Results) -> Vec<String> {
     lines
 }
 
-/// Percentiles of no connection at all are 0 and mean nothing.
-fn positive(micros: u64) -> f64 {
-    if micros == 0 { f64::NAN } else { micros as f64 }
-}
-
-/// Servers of some cells, the fastest first, where `weight` finds a figure.
+/// Returns the servers for which `weight` returns a figure, the greatest first.
 fn by_speed(results: &Results, weight: impl Fn(&str) -> Option<f64>) -> Vec<String> {
     let names = results.servers.iter().map(|server| server.name.clone());
     let mut weighed: Vec<(String, f64)> = names
@@ -147,14 +143,14 @@ fn by_speed(results: &Results, weight: impl Fn(&str) -> Option<f64>) -> Vec<Stri
 }
 
 fn find<'a>(
-    cells: &'a [StreamCell],
+    points: &'a [StreamPoint],
     server: &str,
     transport: Transport,
     handler: &str,
     clients: usize,
-) -> Option<&'a StreamCell> {
-    cells.iter().find(|cell| {
-        let key = &cell.key;
+) -> Option<&'a StreamPoint> {
+    points.iter().find(|point| {
+        let key = &point.key;
         key.server == server
             && key.transport == transport
             && key.handler == handler
@@ -162,22 +158,15 @@ fn find<'a>(
     })
 }
 
-pub(in crate::report) fn rate_of(cell: &StreamCell) -> Option<Summary> {
-    cell.summary(|round| round.rate)
+fn rate_text(point: Option<&StreamPoint>) -> String {
+    point.map_or_else(
+        || NOTHING.to_owned(),
+        |point| spread(Some(point.rate), thousands) + mark(point.failures),
+    )
 }
 
-fn rate_text(cell: Option<&StreamCell>) -> String {
-    cell.map_or_else(
-        || NOTHING.to_owned(),
-        |cell| {
-            let mark = if cell.failures().total() > 0 {
-                " (!)"
-            } else {
-                ""
-            };
-            spread(rate_of(cell), thousands) + mark
-        },
-    )
+const fn mark(failures: u64) -> &'static str {
+    if failures > 0 { " (!)" } else { "" }
 }
 
 fn handlers(results: &Results) -> Vec<&'static str> {
@@ -190,7 +179,7 @@ fn handlers(results: &Results) -> Vec<&'static str> {
         .collect()
 }
 
-/// Those of the section on handlers started ahead.
+/// The handlers of the section on prestarted handlers.
 pub(in crate::report) fn reading_handlers(results: &Results) -> Vec<&'static str> {
     results
         .settings

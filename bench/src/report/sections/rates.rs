@@ -1,6 +1,6 @@
-//! Connections a second, and how many times those of another.
+//! Connections a second, and their ratios.
 
-use super::{Section, by_speed, clients_text, find, handlers, rate_of, rate_text};
+use super::{Section, by_speed, clients_text, find, handlers, rate_text};
 use crate::report::format::{NOTHING, ratio, spread, thousands};
 use crate::report::table::Table;
 use crate::results::Results;
@@ -13,8 +13,8 @@ pub(super) fn rates(results: &Results) -> Section {
     for transport in &results.settings.transports {
         let order = |handler: &str, clients| {
             by_speed(results, |server| {
-                let cell = find(&results.rates, server, *transport, handler, clients)?;
-                Some(rate_of(cell)?.median)
+                let point = find(&results.rates, server, *transport, handler, clients)?;
+                Some(point.rate.median)
             })
         };
         let title = format!("Connections a second, {transport}, {}", clients_text(usual));
@@ -48,11 +48,11 @@ pub(super) fn rates(results: &Results) -> Section {
     tables.extend(details);
     Section {
         title: "Connections a second",
-        text: "Each client connects, reads the handler's answer to the end, compares it and \
-               begins again. Medians, with the lowest and the highest round in brackets. The \
-               handlers: *tiny*, a static program of two system calls; *dynamic*, `echo ok`, linked \
-               to the C library; *shell*, a script for `/bin/sh`; *python*, one for Python 3. The \
-               dashed line in the plots is the bare kernel, see below.",
+        text: "Each client connects, reads the answer to the end, compares it and begins again. \
+               Figures are medians, with the least and the most of the rounds in brackets. \
+               Handlers: *tiny* is a static program of two system calls; *dynamic* is `echo ok`, \
+               linked to the C library; *shell* is a script for `/bin/sh`; *python* is one for \
+               Python 3. The dashed line in the plots is the rate of the bare kernel, see below.",
         tables,
         plots: "rates",
     }
@@ -72,29 +72,27 @@ pub(super) fn ratios(results: &Results) -> Section {
             .iter()
             .map(|live| (format!("{} live", thousands(*live as f64)), "gate", *live));
         let mut columns: Vec<_> = rates.chain(live).collect();
-        let cell = |server: &str, handler: &str, live: usize| {
-            let cells = if handler == "gate" {
+        let ratio_to = |server: &str, handler: &str, live: usize| {
+            let points = if handler == "gate" {
                 &results.live
             } else {
                 &results.rates
             };
-            cells.iter().find(|cell| {
-                let key = &cell.key;
+            let point = points.iter().find(|point| {
+                let key = &point.key;
                 key.server == server
                     && key.transport == *transport
                     && key.handler == handler
                     && key.clients == usual
                     && key.live == live
-            })
+            })?;
+            point.ratio
         };
         let others: Vec<_> = results
             .servers
             .iter()
             .filter(|server| server.name != *base)
             .collect();
-        let ratio_to = |server: &str, handler: &str, live: usize| {
-            cell(base, handler, live)?.ratio_to(cell(server, handler, live)?)
-        };
         columns.retain(|(_, handler, live)| {
             others
                 .iter()
@@ -119,10 +117,9 @@ pub(super) fn ratios(results: &Results) -> Section {
     }
     Section {
         title: "Ratios",
-        text: "How many times as many connections a second the base server handles: above 1 it is \
-               the faster one. Ratios are taken round by round, of measurements that were \
-               neighbours in time, and these are their medians. Only ratios within one run mean \
-               something; absolute figures belong to the machine.",
+        text: "The rate of the base server over that of each other server: above 1 the base server \
+               is faster. Ratios are taken within a round, in which the measurements are close in \
+               time. Compare ratios only within a run: absolute figures depend on the machine.",
         tables,
         plots: "ratios",
     }

@@ -1,4 +1,4 @@
-//! Which servers were measured, and how they were started.
+//! The measured servers and their commands.
 
 use super::{SERVERS, Section};
 use crate::report::format::NOTHING;
@@ -22,8 +22,8 @@ pub(super) fn servers(results: &Results) -> Section {
     }
     Section {
         title: SERVERS,
-        text: "All with their limits opened, the longest backlog that they take, and look-ups and \
-               logging off.",
+        text: "All servers run with raised limits, with their longest backlog, and without look-ups \
+               and logging.",
         tables: vec![table],
         plots: "servers",
     }

@@ -1,8 +1,8 @@
-//! Lines over an axis, each with its name at its end.
+//! Lines over an axis, each with its name at the end.
 
 use std::fmt::Write;
 
-use super::{Canvas, TITLE_HEIGHT, Theme, WIDTH};
+use super::{Canvas, LINES, TITLE_HEIGHT, WIDTH};
 use crate::report::format::thousands;
 
 pub(in crate::report) struct LineChart {
@@ -35,24 +35,24 @@ impl LineChart {
     /// The least distance between the names beside the lines.
     const NAME_HEIGHT: f64 = 15.0;
 
-    pub(in crate::report) fn render(&self, title: &str, theme: &Theme) -> String {
-        let mut canvas = Canvas::new(theme);
+    pub(in crate::report) fn render(&self, title: &str) -> String {
+        let mut canvas = Canvas::new();
         let axis = Axis::of(self);
         self.draw_grid(&mut canvas, &axis);
-        // The emphasised line last, on top of the others.
-        let mut colours = theme.lines.iter().cycle();
+        // The emphasised line is drawn last, on top of the others.
+        let mut classes = LINES.into_iter().cycle();
         let mut styled: Vec<(&Line, &str)> = Vec::new();
         for line in &self.lines {
-            let colour = if line.emphasised {
-                theme.emphasis
+            let class = if line.emphasised {
+                "base"
             } else {
-                colours.next().copied().unwrap_or(theme.faint)
+                classes.next().unwrap_or("faint")
             };
-            styled.push((line, colour));
+            styled.push((line, class));
         }
         styled.sort_by_key(|(line, _)| line.emphasised);
-        for (line, colour) in &styled {
-            self.draw_line(&mut canvas, &axis, line, colour);
+        for (line, class) in &styled {
+            self.draw_line(&mut canvas, &axis, line, class);
         }
         self.draw_names(&mut canvas, &axis, &styled);
         canvas.finish(title, Self::HEIGHT)
@@ -65,26 +65,26 @@ impl LineChart {
         Self::LEFT + share * (Self::RIGHT - Self::LEFT)
     }
 
-    fn draw_grid(&self, canvas: &mut Canvas<'_>, axis: &Axis) {
-        let theme = canvas.theme;
-        let grid = format!(r#"stroke="{}""#, theme.grid);
-        let label = format!(r#"fill="{}""#, theme.faint);
+    fn draw_grid(&self, canvas: &mut Canvas, axis: &Axis) {
         for tick in &axis.ticks {
             let y = axis.y(*tick);
-            canvas.rule((Self::LEFT, y), (Self::RIGHT, y), &grid);
-            canvas.text(Self::LEFT - 8.0, y + 4.0, "end", &label, &tick_label(*tick));
+            canvas.rule((Self::LEFT, y), (Self::RIGHT, y), "grid", "");
+            let beside = (Self::LEFT - 8.0, y + 4.0);
+            canvas.text(beside, "end", "faint", "", &tick_label(*tick));
         }
         for (position, name) in &self.x_ticks {
             let x = self.x(*position);
-            canvas.rule((x, Self::TOP), (x, Self::BOTTOM), &grid);
-            canvas.text(x, Self::BOTTOM + 18.0, "middle", &label, name);
+            canvas.rule((x, Self::TOP), (x, Self::BOTTOM), "grid", "");
+            canvas.text((x, Self::BOTTOM + 18.0), "middle", "faint", "", name);
         }
         let middle = f64::midpoint(Self::LEFT, Self::RIGHT);
-        canvas.text(middle, Self::BOTTOM + 40.0, "middle", &label, &self.x_title);
-        canvas.text(Self::LEFT, Self::TOP - 10.0, "start", &label, &self.y_title);
+        let below = (middle, Self::BOTTOM + 40.0);
+        canvas.text(below, "middle", "faint", "", &self.x_title);
+        let above = (Self::LEFT, Self::TOP - 10.0);
+        canvas.text(above, "start", "faint", "", &self.y_title);
     }
 
-    fn draw_line(&self, canvas: &mut Canvas<'_>, axis: &Axis, line: &Line, colour: &str) {
+    fn draw_line(&self, canvas: &mut Canvas, axis: &Axis, line: &Line, class: &str) {
         let width = if line.emphasised { 3.0 } else { 1.7 };
         let mut path = String::new();
         for (index, (x, y)) in line.points.iter().enumerate() {
@@ -93,13 +93,13 @@ impl LineChart {
         }
         let _ = writeln!(
             canvas.body,
-            r#"<path d="{}" fill="none" stroke="{colour}" stroke-width="{width}" stroke-linejoin="round"/>"#,
+            r#"<path d="{}" class="{class}" stroke-width="{width}" stroke-linejoin="round"/>"#,
             path.trim_end()
         );
         for (x, y) in &line.points {
             let _ = writeln!(
                 canvas.body,
-                r#"<circle cx="{:.1}" cy="{:.1}" r="{:.1}" fill="{colour}"/>"#,
+                r#"<circle cx="{:.1}" cy="{:.1}" r="{:.1}" class="{class}"/>"#,
                 self.x(*x),
                 axis.y(*y),
                 width + 0.8
@@ -107,41 +107,42 @@ impl LineChart {
         }
     }
 
-    /// Beside the ends of the lines, moved apart where they would lie on one another.
-    fn draw_names(&self, canvas: &mut Canvas<'_>, axis: &Axis, lines: &[(&Line, &str)]) {
+    /// Draws the names beside the ends of the lines, moved apart where they would overlap.
+    fn draw_names(&self, canvas: &mut Canvas, axis: &Axis, lines: &[(&Line, &str)]) {
         let mut names: Vec<(f64, (f64, f64), &Line, &str)> = lines
             .iter()
-            .filter_map(|(line, colour)| {
+            .filter_map(|(line, class)| {
                 let (x, y) = *line.points.last()?;
                 let end = (self.x(x), axis.y(y));
-                Some((end.1, end, *line, *colour))
+                Some((end.1, end, *line, *class))
             })
             .collect();
         names.sort_by(|a, b| a.0.total_cmp(&b.0));
         let wanted: Vec<f64> = names.iter().map(|name| name.0).collect();
-        let placed = spread_out(&wanted, Self::NAME_HEIGHT, Self::BOTTOM + 4.0);
-        for ((_, end, line, colour), y) in names.into_iter().zip(placed) {
-            let style = format!(r#"stroke="{colour}" stroke-width="0.8" opacity="0.6""#);
-            canvas.rule((end.0 + 5.0, end.1), (Self::RIGHT + 18.0, y), &style);
+        let spread = spread_out(&wanted, Self::NAME_HEIGHT, Self::BOTTOM + 4.0);
+        for ((_, end, line, class), y) in names.into_iter().zip(spread) {
+            let style = r#"stroke-width="0.8" opacity="0.6""#;
+            canvas.rule((end.0 + 5.0, end.1), (Self::RIGHT + 18.0, y), class, style);
             let weight = if line.emphasised { "700" } else { "400" };
-            let style = format!(r#"font-weight="{weight}" fill="{colour}""#);
-            canvas.text(Self::RIGHT + 22.0, y + 4.0, "start", &style, &line.label);
+            let style = format!(r#"font-weight="{weight}""#);
+            let beside = (Self::RIGHT + 22.0, y + 4.0);
+            canvas.text(beside, "start", class, &style, &line.label);
         }
     }
 }
 
-/// Moves ascending positions apart until each is `distance` from the next and none beyond `end`.
+/// Moves ascending positions apart until each is `distance` from the next and none is beyond `end`.
 fn spread_out(wanted: &[f64], distance: f64, end: f64) -> Vec<f64> {
-    let mut placed = wanted.to_vec();
-    for index in 1..placed.len() {
-        placed[index] = placed[index].max(placed[index - 1] + distance);
+    let mut positions = wanted.to_vec();
+    for index in 1..positions.len() {
+        positions[index] = positions[index].max(positions[index - 1] + distance);
     }
     let mut lowest = end;
-    for position in placed.iter_mut().rev() {
+    for position in positions.iter_mut().rev() {
         *position = position.min(lowest);
         lowest = *position - distance;
     }
-    placed
+    positions
 }
 
 struct Axis {
@@ -187,7 +188,7 @@ impl Axis {
         }
     }
 
-    /// Ticks at 1, 2 and 5 of each power of ten.
+    /// Sets ticks at 1, 2 and 5 of each power of ten.
     fn logarithmic(least: f64, greatest: f64) -> Self {
         let steps = (-3..=6).flat_map(|power| [1.0, 2.0, 5.0].map(|f| f * 10_f64.powi(power)));
         let steps: Vec<f64> = steps.collect();
@@ -215,12 +216,12 @@ impl Axis {
     }
 
     fn y(&self, figure: f64) -> f64 {
-        let place = |figure: f64| match self.scale {
+        let scaled = |figure: f64| match self.scale {
             Scale::Linear => figure,
             Scale::Logarithmic => figure.max(1e-9).log10(),
         };
-        let (low, high) = (place(self.low), place(self.high));
-        let share = (place(figure) - low) / (high - low).max(f64::EPSILON);
+        let (low, high) = (scaled(self.low), scaled(self.high));
+        let share = (scaled(figure) - low) / (high - low).max(f64::EPSILON);
         LineChart::BOTTOM - share * (LineChart::BOTTOM - LineChart::TOP)
     }
 }

@@ -1,16 +1,16 @@
-//! Handlers that are started ahead of their clients, beside those that are not.
+//! Handlers that are started before their clients connect, and the same handlers started on demand.
 
-use super::{Section, by_speed, clients_text, find, rate_of, rate_text, reading_handlers};
+use super::{Section, by_speed, clients_text, find, mark, rate_text, reading_handlers};
 use crate::peers::Transport;
 use crate::report::format::{NOTHING, micros, ratio, spread, thousands};
 use crate::report::table::Table;
-use crate::results::{AloneCell, Results, StreamCell};
+use crate::results::{AlonePoint, Results};
 use crate::stats::Summary;
 
 const WARM: &str = "skd-warm";
 const FORK_SERVER: &str = "skd-fork-server";
 
-/// Of the fork server: connections a second over those of the best peer, at least.
+/// Goals for the fork server: the least ratio of its rate to that of the best peer.
 const RATE_GOALS: [(&str, f64); 5] = [
     ("cat", 2.5),
     ("bash", 2.5),
@@ -19,7 +19,7 @@ const RATE_GOALS: [(&str, f64); 5] = [
     ("python-full", 3.0),
 ];
 
-/// Of warm handlers: the time to the first byte over that of plain exec, at most.
+/// Goals for warm handlers: the greatest ratio of their time to the first byte to that of exec.
 const FIRST_BYTE_GOALS: [(&str, f64); 4] = [
     ("cat", 1.0 / 3.0),
     ("perl", 1.0 / 20.0),
@@ -27,30 +27,29 @@ const FIRST_BYTE_GOALS: [(&str, f64); 4] = [
     ("python-full", 1.0 / 20.0),
 ];
 
-pub(super) fn ahead(results: &Results) -> Section {
+pub(super) fn prestart(results: &Results) -> Section {
     let mut tables = Vec::new();
     for transport in [Transport::Tcp, Transport::Unix] {
         tables.push(rates(results, transport));
         tables.push(first_bytes(results, transport));
     }
-    // Of the peers, most have no unix sockets.
+    // Most peers have no unix sockets.
     tables.push(over_best_peer(results, Transport::Tcp));
     tables.push(share_of_plain(results, Transport::Tcp));
     Section {
-        title: "Handlers started ahead",
-        text: "Real programs that read one line and answer with it; every answer is compared. \
-               *skd-warm* is skd with `--warm 32`, *skd-fork-server* with `--fork-server`; skd \
-               itself, like all others, starts the program when the connection has come. The \
-               handlers: *cat*, unmodified; *bash*, a script of two builtins; *perl*, a script \
-               that loads nine core modules; *python-quick*, a script that imports seven and leaves \
-               by `os._exit`; *python-full*, the same by Python's full exit. Measuring begins when \
-               all that should stand ready does. Rates are counted after a quarter of the time, \
-               when it is used up and replaced at the rate that the machine allows. The time to the \
-               first byte is that of one client at a time, who pauses for 10 ms after each \
-               connection, or 100 ms with Perl and Python: the median of the rounds' medians, and \
-               the 99th percentile of all.",
+        title: "Prestarted handlers",
+        text: "Programs that read one line and answer with it; clients compare every answer. \
+               *skd-warm* is skd with `--warm 32`, *skd-fork-server* is skd with `--fork-server`. \
+               All others start the program when a client connects. Handlers: *cat*, unmodified; \
+               *bash*, a script of two builtins; *perl*, a script that loads nine core modules; \
+               *python-quick*, a script that imports seven modules and exits by `os._exit`; \
+               *python-full*, the same with Python's full exit. Measuring begins when all \
+               prestarted processes are ready. Rates are counted after a quarter of the time, when \
+               these are used up. The time to the first byte is measured with one client that \
+               pauses after each connection for 10 ms, or for 100 ms with Perl and Python. It is \
+               the median of the rounds' medians, and the 99th percentile of all rounds.",
         tables,
-        plots: "ahead",
+        plots: "prestart",
     }
 }
 
@@ -61,28 +60,24 @@ fn rates(results: &Results, transport: Transport) -> Table {
         clients_text(clients)
     );
     table_by_server(results, title, |server, handler| {
-        let cell = find(&results.ahead, server, transport, handler, clients)?;
-        Some((rate_of(cell)?.median, rate_text(Some(cell))))
+        let point = find(&results.prestart, server, transport, handler, clients)?;
+        Some((point.rate.median, rate_text(Some(point))))
     })
 }
 
 fn first_bytes(results: &Results, transport: Transport) -> Table {
     let title = format!("Time to the first byte, {transport}, one client at a time: median, p99");
     table_by_server(results, title, |server, handler| {
-        let cell = alone(results, server, transport, handler)?;
-        let median = cell.first_byte()?.median;
-        let p99 = cell.first_byte.percentile(99.0);
+        let point = alone(results, server, transport, handler)?;
+        let median = point.first_byte.p50?.median;
+        let p99 = point.first_byte_p99;
         let p99 = p99.map_or_else(|| NOTHING.to_owned(), |p99| time(p99 as f64));
-        let mark = if cell.failures().total() > 0 {
-            " (!)"
-        } else {
-            ""
-        };
-        Some((-median, format!("{}, {p99}{mark}", time(median))))
+        let text = format!("{}, {p99}{}", time(median), mark(point.failures));
+        Some((-median, text))
     })
 }
 
-/// A column for each handler; the server that does best with the first one of them first.
+/// A column for each handler, and the best server of the first handler first.
 fn table_by_server(
     results: &Results,
     title: String,
@@ -114,16 +109,17 @@ fn over_best_peer(results: &Results, transport: Transport) -> Table {
     let columns = ["best peer", base, WARM, FORK_SERVER, "goal", "reached"].map(str::to_owned);
     let mut table = Table::of_figures(title, "handler", columns);
     for handler in reading_handlers(results) {
-        let cell = |server: &str| find(&results.ahead, server, transport, handler, clients);
-        let Some((best, rate)) = best_peer(results, cell) else {
+        let Some(best) = results.best_peer(transport, handler, clients) else {
             continue;
         };
-        let over = |server: &str| cell(server)?.ratio_to(best);
+        let over = |server: &str| {
+            find(&results.prestart, server, transport, handler, clients)?.over_best_peer
+        };
         let goal = goal(&RATE_GOALS, handler);
         let reached = verdict(over(FORK_SERVER), goal, |ratio, goal| ratio >= goal);
         table.row([
             handler.to_owned(),
-            format!("{}: {}", best.key.server, thousands(rate)),
+            format!("{}: {}", best.key.server, thousands(best.rate.median)),
             spread(over(base), ratio),
             spread(over(WARM), ratio),
             spread(over(FORK_SERVER), ratio),
@@ -144,13 +140,11 @@ fn share_of_plain(results: &Results, transport: Transport) -> Table {
     let columns = [base, WARM, FORK_SERVER, "goal", "reached"].map(str::to_owned);
     let mut table = Table::of_figures(title, "handler", columns);
     for handler in reading_handlers(results) {
-        let cell = |server: &str| alone(results, server, transport, handler);
-        let Some((plain, median)) =
-            cell(base).and_then(|plain| Some((plain, plain.first_byte()?.median)))
-        else {
+        let point = |server: &str| alone(results, server, transport, handler);
+        let Some(plain) = point(base).and_then(|plain| plain.first_byte.p50) else {
             continue;
         };
-        let share = |server: &str| cell(server)?.share_of(plain);
+        let share = |server: &str| point(server)?.share;
         if share(WARM).or_else(|| share(FORK_SERVER)).is_none() {
             continue;
         }
@@ -158,7 +152,7 @@ fn share_of_plain(results: &Results, transport: Transport) -> Table {
         let reached = verdict(share(WARM), goal, |share, goal| share <= goal);
         table.row([
             handler.to_owned(),
-            time(median),
+            time(plain.median),
             spread(share(WARM), thousandths),
             spread(share(FORK_SERVER), thousandths),
             goal.map_or_else(
@@ -171,30 +165,14 @@ fn share_of_plain(results: &Results, transport: Transport) -> Table {
     table
 }
 
-/// The fastest of those that are not the base server in some mode, and its median.
-fn best_peer<'a>(
-    results: &Results,
-    cell: impl Fn(&str) -> Option<&'a StreamCell>,
-) -> Option<(&'a StreamCell, f64)> {
-    let peers = results.servers.iter().map(|server| server.name.as_str());
-    peers
-        .filter(|server| !results.is_base(server))
-        .filter_map(|server| {
-            let cell = cell(server)?;
-            Some((cell, rate_of(cell)?.median))
-        })
-        .filter(|(_, rate)| *rate > 0.0)
-        .max_by(|a, b| a.1.total_cmp(&b.1))
-}
-
 fn alone<'a>(
     results: &'a Results,
     server: &str,
     transport: Transport,
     handler: &str,
-) -> Option<&'a AloneCell> {
-    results.ahead_alone.iter().find(|cell| {
-        cell.server == server && cell.transport == transport && cell.handler == handler
+) -> Option<&'a AlonePoint> {
+    results.prestart_alone.iter().find(|point| {
+        point.server == server && point.transport == transport && point.handler == handler
     })
 }
 
@@ -219,7 +197,7 @@ fn verdict(
     .to_owned()
 }
 
-/// Microseconds, with a decimal where they make few milliseconds.
+/// Microseconds, or milliseconds with a decimal.
 fn time(figure: f64) -> String {
     if (10_000.0..100_000.0).contains(&figure) {
         format!("{:.1} ms", figure / 1000.0)

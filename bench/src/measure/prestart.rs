@@ -1,5 +1,5 @@
-//! Programs that read a line and answer it, started at the connection or ahead of it: how soon one
-//! client at a time has an answer, and how many connections a second there are for several.
+//! Programs that read a line and answer it, prestarted or not: the time to the first byte with one
+//! client, and the rate with several.
 
 use std::time::Duration;
 
@@ -10,11 +10,13 @@ use crate::handlers::Handler;
 use crate::load::{AloneLoad, AloneOutcome};
 use crate::options::Group;
 use crate::peers::{Peer, Server, Transport};
-use crate::results::{AloneCell, AloneRound, Percentiles, StreamKey};
+use crate::results::StreamKey;
+use crate::samples::{AloneRound, AloneSamples, RoundPercentiles};
 
-/// A stock is complete when nothing comes or goes for so long; in a quick run, a third of it.
+/// Prestarted processes are ready when none starts or ends for this time, or a third of it in a
+/// quick run.
 const QUIET: Duration = Duration::from_millis(300);
-const STOCK_TIMEOUT: Duration = Duration::from_secs(30);
+const PRESTART_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
     let handlers: Vec<Handler> = bench.handlers.reading().cloned().collect();
@@ -23,7 +25,7 @@ pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
         if bench.settings.quick {
             handler.windows = 1;
         }
-        for (peer, transport) in bench.usual_turns(round, Group::Ahead) {
+        for (peer, transport) in bench.usual_turns(round, Group::Prestart) {
             let what = format!(
                 "{transport}, {}, 1 and {clients} clients: {}",
                 handler.name, peer.name
@@ -34,29 +36,29 @@ pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
             let Some(server) = bench.start(&peer, transport, &handler) else {
                 continue;
             };
-            if !is_stocked(bench, &peer, transport, &server, &handler) {
+            if !is_prestarted(bench, &peer, transport, &server, &handler) {
                 continue;
             }
             alone(bench, round, &peer, transport, &server, &handler);
-            is_stocked(bench, &peer, transport, &server, &handler);
+            is_prestarted(bench, &peer, transport, &server, &handler);
             let key = StreamKey {
                 server: peer.name.clone(),
                 transport,
-                handler: handler.name,
+                handler: handler.name.to_owned(),
                 clients,
                 live: 0,
             };
-            bench.measure_stream(round, &peer, &server, &handler, key, |results| {
-                &mut results.ahead
+            bench.measure_stream(round, &peer, &server, &handler, key, |samples| {
+                &mut samples.prestart
             })?;
         }
     }
     Ok(())
 }
 
-/// Waits until as many handlers stand ready as will. A server that keeps none where it should
-/// would be measured as something else than its name says.
-fn is_stocked(
+/// Waits until the prestarted handlers are ready. A server without any is reported and not
+/// measured.
+fn is_prestarted(
     bench: &mut Bench,
     peer: &Peer,
     transport: Transport,
@@ -64,16 +66,16 @@ fn is_stocked(
     handler: &Handler,
 ) -> bool {
     let quiet = QUIET / if bench.settings.quick { 3 } else { 1 };
-    if !peer.keeps_stock || server.await_stock(quiet, STOCK_TIMEOUT) > 0 {
+    if !peer.prestarts || server.await_prestarted(quiet, PRESTART_TIMEOUT) > 0 {
         return true;
     }
-    let what = format!("keeps no handler '{}' ready", handler.name);
+    let what = format!("prestarts no handler '{}'", handler.name);
     bench.results.note(&peer.name, Some(transport), what);
     false
 }
 
-/// So that who keeps a stock has replaced what a client took when the next one comes: longer than
-/// the handler takes to start.
+/// The pause between connections. It is longer than the start of the handler, so that the server
+/// can replace what a client used.
 const fn pause(handler: &Handler) -> Duration {
     Duration::from_millis(if is_slow(handler) { 100 } else { 10 })
 }
@@ -90,7 +92,7 @@ fn alone(
     server: &Server,
     handler: &Handler,
 ) {
-    // With long pauses few connections fit in.
+    // Long pauses leave time for few connections.
     let longer = if is_slow(handler) { 2 } else { 1 };
     let load = AloneLoad {
         endpoint: &server.endpoint,
@@ -103,10 +105,10 @@ fn alone(
     if outcome.failures.total() > 0 {
         bench.note_failed(peer, transport, 1, handler);
     }
-    book(bench, round, peer, transport, handler, &outcome);
+    record(bench, round, peer, transport, handler, &outcome);
 }
 
-fn book(
+fn record(
     bench: &mut Bench,
     round: u32,
     peer: &Peer,
@@ -114,22 +116,24 @@ fn book(
     handler: &Handler,
     outcome: &AloneOutcome,
 ) {
-    let cells = &mut bench.results.ahead_alone;
-    let same = |cell: &AloneCell| {
+    let cells = &mut bench.samples.prestart_alone;
+    let same = |cell: &AloneSamples| {
         cell.server == peer.name && cell.transport == transport && cell.handler == handler.name
     };
     let index = cells.iter().position(same).unwrap_or_else(|| {
-        cells.push(AloneCell::new(peer.name.clone(), transport, handler.name));
+        cells.push(AloneSamples::new(
+            peer.name.clone(),
+            transport,
+            handler.name.to_owned(),
+        ));
         cells.len() - 1
     });
     let cell = &mut cells[index];
     cell.first_byte.add(&outcome.first);
-    cell.end.add(&outcome.end);
     cell.rounds.push(AloneRound {
         round,
-        completed: outcome.first.len(),
         failures: outcome.failures,
-        first_byte: Percentiles::of(&outcome.first),
-        end: Percentiles::of(&outcome.end),
+        first_byte: RoundPercentiles::of(&outcome.first),
+        end: RoundPercentiles::of(&outcome.end),
     });
 }

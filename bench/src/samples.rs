@@ -1,0 +1,472 @@
+//! The figures of each round, and their summaries.
+
+use crate::load::Failures;
+use crate::peers::Transport;
+use crate::results::{
+    AlonePoint, BulkPoint, CostPoint, DatagramPoint, KernelPoint, Percentiles, Results, StreamKey,
+    StreamPoint,
+};
+use crate::stats::{Latencies, PERCENTILES, Summary};
+
+#[derive(Debug, Default)]
+pub(crate) struct Samples {
+    pub kernel: Vec<KernelSamples>,
+    pub rates: Vec<StreamSamples>,
+    pub live: Vec<StreamSamples>,
+    pub costs: Vec<CostSamples>,
+    pub bulk: Vec<BulkSamples>,
+    pub datagrams: Vec<DatagramSamples>,
+    pub prestart: Vec<StreamSamples>,
+    pub prestart_alone: Vec<AloneSamples>,
+}
+
+#[derive(Debug)]
+pub(crate) struct StreamSamples {
+    pub key: StreamKey,
+    pub rounds: Vec<StreamRound>,
+    /// Time to the end of the answer, over all rounds.
+    pub end: Curve,
+}
+
+#[derive(Debug)]
+pub(crate) struct StreamRound {
+    pub round: u32,
+    pub rate: f64,
+    pub failures: Failures,
+    pub first_byte: RoundPercentiles,
+    pub end: RoundPercentiles,
+    pub load_cpu: f64,
+    pub server_cpu: f64,
+    pub children_cpu: f64,
+    pub load_cores: f64,
+}
+
+/// Percentiles of one round in microseconds; NaN without an answered connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RoundPercentiles {
+    p50: f64,
+    p99: f64,
+    p999: f64,
+}
+
+impl RoundPercentiles {
+    pub(crate) fn of(latencies: &Latencies) -> Self {
+        let at = |percent| {
+            let micros = latencies.percentile(percent);
+            micros.map_or(f64::NAN, |micros| micros as f64)
+        };
+        Self {
+            p50: at(50.0),
+            p99: at(99.0),
+            p999: at(99.9),
+        }
+    }
+}
+
+fn percentiles(rounds: impl Iterator<Item = RoundPercentiles>) -> Percentiles {
+    let rounds: Vec<_> = rounds.collect();
+    let of = |figure: fn(&RoundPercentiles) -> f64| Summary::of(rounds.iter().map(figure));
+    Percentiles {
+        p50: of(|round| round.p50),
+        p99: of(|round| round.p99),
+        p999: of(|round| round.p999),
+    }
+}
+
+/// The latencies of all rounds.
+#[derive(Debug)]
+pub(crate) struct Curve(Latencies);
+
+impl Curve {
+    pub(crate) fn new() -> Self {
+        Self(Latencies::new())
+    }
+
+    pub(crate) fn add(&mut self, latencies: &Latencies) {
+        self.0.merge(latencies);
+    }
+
+    /// Returns `None` if no connection is slower.
+    fn percentile(&self, percent: f64) -> Option<u64> {
+        let beyond = self.0.len() as f64 * (1.0 - percent / 100.0);
+        // 1 - 0.99 is slightly less than a hundredth.
+        (beyond > 0.999).then(|| self.0.percentile(percent))?
+    }
+
+    /// Returns those of [`PERCENTILES`] that at least ten connections exceed.
+    fn points(&self) -> Vec<(f64, u64)> {
+        let supported = |percent: f64| self.0.len() as f64 * (1.0 - percent / 100.0) >= 10.0;
+        PERCENTILES
+            .into_iter()
+            .filter(|percent| supported(*percent))
+            .filter_map(|percent| Some((percent, self.0.percentile(percent)?)))
+            .collect()
+    }
+}
+
+impl StreamSamples {
+    pub(crate) fn new(key: StreamKey) -> Self {
+        Self {
+            key,
+            rounds: Vec::new(),
+            end: Curve::new(),
+        }
+    }
+
+    fn summary(&self, figure: impl Fn(&StreamRound) -> f64) -> Option<Summary> {
+        Summary::of(self.rounds.iter().map(figure))
+    }
+
+    fn rates(&self) -> Vec<(u32, f64)> {
+        let rounds = self.rounds.iter();
+        rounds.map(|round| (round.round, round.rate)).collect()
+    }
+
+    fn point(&self) -> Option<StreamPoint> {
+        Some(StreamPoint {
+            key: self.key.clone(),
+            rounds: self.rounds.len(),
+            failures: total(self.rounds.iter().map(|round| &round.failures)),
+            rate: self.summary(|round| round.rate)?,
+            first_byte: percentiles(self.rounds.iter().map(|round| round.first_byte)),
+            end: percentiles(self.rounds.iter().map(|round| round.end)),
+            load_cpu: self.summary(|round| round.load_cpu),
+            server_cpu: self.summary(|round| round.server_cpu),
+            children_cpu: self.summary(|round| round.children_cpu),
+            load_cores: self.summary(|round| round.load_cores),
+            kernel_share: None,
+            ratio: None,
+            over_best_peer: None,
+            curve: Vec::new(),
+        })
+    }
+}
+
+fn total<'a>(failures: impl Iterator<Item = &'a Failures>) -> u64 {
+    failures.map(Failures::total).sum()
+}
+
+/// Summarises the ratios of figures of the same round. A disturbance of the machine affects both,
+/// since the measurements of a round are close in time.
+fn ratios(figures: &[(u32, f64)], others: &[(u32, f64)]) -> Option<Summary> {
+    Summary::of(figures.iter().filter_map(|(round, figure)| {
+        let (_, other) = others.iter().find(|(other, _)| other == round)?;
+        (*other > 0.0).then(|| figure / other)
+    }))
+}
+
+#[derive(Debug)]
+pub(crate) struct AloneSamples {
+    pub server: String,
+    pub transport: Transport,
+    pub handler: String,
+    pub rounds: Vec<AloneRound>,
+    /// Time to the first byte, over all rounds.
+    pub first_byte: Curve,
+}
+
+#[derive(Debug)]
+pub(crate) struct AloneRound {
+    pub round: u32,
+    pub failures: Failures,
+    pub first_byte: RoundPercentiles,
+    pub end: RoundPercentiles,
+}
+
+impl AloneSamples {
+    pub(crate) fn new(server: String, transport: Transport, handler: String) -> Self {
+        Self {
+            server,
+            transport,
+            handler,
+            rounds: Vec::new(),
+            first_byte: Curve::new(),
+        }
+    }
+
+    /// The median time to the first byte of each round that has one.
+    fn medians(&self) -> Vec<(u32, f64)> {
+        let medians = self.rounds.iter();
+        let medians = medians.map(|round| (round.round, round.first_byte.p50));
+        medians.filter(|(_, median)| median.is_finite()).collect()
+    }
+
+    fn point(&self) -> AlonePoint {
+        AlonePoint {
+            server: self.server.clone(),
+            transport: self.transport,
+            handler: self.handler.clone(),
+            rounds: self.rounds.len(),
+            failures: total(self.rounds.iter().map(|round| &round.failures)),
+            first_byte: percentiles(self.rounds.iter().map(|round| round.first_byte)),
+            end: percentiles(self.rounds.iter().map(|round| round.end)),
+            first_byte_p99: self.first_byte.percentile(99.0),
+            share: None,
+            ratio: None,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct KernelSamples {
+    pub handler: String,
+    pub threads: usize,
+    pub rounds: Vec<KernelRound>,
+}
+
+#[derive(Debug)]
+pub(crate) struct KernelRound {
+    pub rate: f64,
+    pub cpu: f64,
+}
+
+impl KernelSamples {
+    fn point(&self) -> Option<KernelPoint> {
+        Some(KernelPoint {
+            handler: self.handler.clone(),
+            threads: self.threads,
+            rounds: self.rounds.len(),
+            rate: Summary::of(self.rounds.iter().map(|round| round.rate))?,
+            cpu: Summary::of(self.rounds.iter().map(|round| round.cpu))?,
+        })
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct CostSamples {
+    pub server: String,
+    pub transport: Transport,
+    pub program_bytes: Option<u64>,
+    pub rounds: Vec<CostRound>,
+}
+
+#[derive(Debug)]
+pub(crate) struct CostRound {
+    pub first_answer: f64,
+    pub server_cpu: f64,
+    pub children_cpu: f64,
+    pub load_cpu: f64,
+    pub idle_memory: f64,
+    pub memory_each: Option<f64>,
+}
+
+impl CostSamples {
+    fn point(&self) -> CostPoint {
+        let of = |figure: fn(&CostRound) -> f64| Summary::of(self.rounds.iter().map(figure));
+        CostPoint {
+            server: self.server.clone(),
+            transport: self.transport,
+            rounds: self.rounds.len(),
+            program_bytes: self.program_bytes,
+            first_answer: of(|round| round.first_answer),
+            server_cpu: of(|round| round.server_cpu),
+            children_cpu: of(|round| round.children_cpu),
+            cpu: of(|round| round.server_cpu + round.children_cpu),
+            load_cpu: of(|round| round.load_cpu),
+            idle_memory: of(|round| round.idle_memory),
+            memory_each: Summary::of(self.rounds.iter().filter_map(|round| round.memory_each)),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct BulkSamples {
+    pub server: String,
+    pub transport: Transport,
+    pub direction: String,
+    pub rounds: Vec<BulkRound>,
+}
+
+#[derive(Debug)]
+pub(crate) struct BulkRound {
+    pub rate: f64,
+    pub complete: bool,
+}
+
+impl BulkSamples {
+    fn point(&self) -> Option<BulkPoint> {
+        Some(BulkPoint {
+            server: self.server.clone(),
+            transport: self.transport,
+            direction: self.direction.clone(),
+            rounds: self.rounds.len(),
+            incomplete: self.rounds.iter().filter(|round| !round.complete).count(),
+            rate: Summary::of(self.rounds.iter().map(|round| round.rate))?,
+        })
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct DatagramSamples {
+    pub server: String,
+    pub clients: usize,
+    pub rounds: Vec<DatagramRound>,
+}
+
+#[derive(Debug)]
+pub(crate) struct DatagramRound {
+    pub rate: f64,
+    pub latency: RoundPercentiles,
+    pub lost: u64,
+    pub wrong: u64,
+}
+
+impl DatagramSamples {
+    fn point(&self) -> Option<DatagramPoint> {
+        Some(DatagramPoint {
+            server: self.server.clone(),
+            clients: self.clients,
+            rounds: self.rounds.len(),
+            rate: Summary::of(self.rounds.iter().map(|round| round.rate))?,
+            latency: percentiles(self.rounds.iter().map(|round| round.latency)),
+            lost: self.rounds.iter().map(|round| round.lost).sum(),
+            wrong: self.rounds.iter().map(|round| round.wrong).sum(),
+        })
+    }
+}
+
+impl Samples {
+    /// Fills the points of `results`.
+    pub(crate) fn summarise_into(&self, results: &mut Results) {
+        results.kernel = self
+            .kernel
+            .iter()
+            .filter_map(KernelSamples::point)
+            .collect();
+        results.costs = self.costs.iter().map(CostSamples::point).collect();
+        results.bulk = self.bulk.iter().filter_map(BulkSamples::point).collect();
+        results.datagrams = self
+            .datagrams
+            .iter()
+            .filter_map(DatagramSamples::point)
+            .collect();
+        results.rates = streams(&self.rates, results);
+        results.live = streams(&self.live, results);
+        results.prestart = streams(&self.prestart, results);
+        results.prestart_alone = self.alone(results);
+        self.add_kernel_shares(results);
+        self.add_curves(results);
+        self.add_best_peers(results);
+    }
+
+    fn alone(&self, results: &Results) -> Vec<AlonePoint> {
+        let other = |server: &str, samples: &AloneSamples| {
+            let other = self.prestart_alone.iter().find(|other| {
+                other.server == server
+                    && other.transport == samples.transport
+                    && other.handler == samples.handler
+            });
+            other.map(AloneSamples::medians)
+        };
+        let point = |samples: &AloneSamples| {
+            let mut point = samples.point();
+            let medians = samples.medians();
+            point.share = other(&results.settings.base, samples)
+                .filter(|_| samples.server != results.settings.base)
+                .and_then(|base| ratios(&medians, &base));
+            point.ratio = results
+                .before_of(&samples.server)
+                .and_then(|now| ratios(&other(now, samples)?, &medians));
+            point
+        };
+        self.prestart_alone.iter().map(point).collect()
+    }
+
+    fn add_kernel_shares(&self, results: &mut Results) {
+        let cores = results.machine.cores as f64;
+        for point in &mut results.rates {
+            let kernel = results.kernel.iter();
+            let mut kernel = kernel.filter(|kernel| kernel.handler == point.key.handler);
+            let samples = self.rates.iter().find(|samples| samples.key == point.key);
+            let (Some(kernel), Some(samples)) = (kernel.next(), samples) else {
+                continue;
+            };
+            let used = cores.min(kernel.threads as f64);
+            point.kernel_share = samples.summary(|round| {
+                let free = ((cores - round.load_cores) / used).clamp(0.01, 1.0);
+                round.rate / (kernel.rate.median * free)
+            });
+        }
+    }
+
+    /// Adds the latencies that plots show.
+    fn add_curves(&self, results: &mut Results) {
+        let clients = results.settings.usual_clients();
+        for point in &mut results.rates {
+            let samples = self.rates.iter().find(|samples| samples.key == point.key);
+            if let Some(samples) = samples
+                && point.key.handler == "tiny"
+                && point.key.clients == clients
+            {
+                point.curve = samples.end.points();
+            }
+        }
+    }
+
+    fn add_best_peers(&self, results: &mut Results) {
+        let rates = |key: &StreamKey| {
+            let samples = self.prestart.iter().find(|samples| samples.key == *key);
+            samples.map(StreamSamples::rates)
+        };
+        let over_best_peer = |point: &StreamPoint| {
+            let key = &point.key;
+            if !results.is_base(&key.server) {
+                return None;
+            }
+            let best = results.best_peer(key.transport, &key.handler, key.clients)?;
+            ratios(&rates(key)?, &rates(&best.key)?)
+        };
+        let found: Vec<_> = results.prestart.iter().map(over_best_peer).collect();
+        for (point, ratio) in results.prestart.iter_mut().zip(found) {
+            point.over_best_peer = ratio;
+        }
+    }
+}
+
+/// Returns the points of these samples with their ratios.
+fn streams(all: &[StreamSamples], results: &Results) -> Vec<StreamPoint> {
+    let ratio = |samples: &StreamSamples| {
+        let server = &samples.key.server;
+        let compared = results.before_of(server).unwrap_or(&results.settings.base);
+        let key = StreamKey {
+            server: compared.to_owned(),
+            ..samples.key.clone()
+        };
+        let other = all.iter().find(|other| other.key == key)?;
+        (compared != server).then(|| ratios(&other.rates(), &samples.rates()))?
+    };
+    let point = |samples: &StreamSamples| {
+        let mut point = samples.point()?;
+        point.ratio = ratio(samples);
+        Some(point)
+    };
+    all.iter().filter_map(point).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_are_of_the_same_round() {
+        let figures = [(1, 10.0), (2, 30.0), (4, 7.0)];
+        let others = [(2, 10.0), (1, 10.0), (3, 1.0)];
+        let ratio = ratios(&figures, &others).map(|ratio| (ratio.min, ratio.median, ratio.max));
+        assert_eq!(ratio, Some((1.0, 2.0, 3.0)));
+        assert_eq!(ratios(&figures, &[(1, 0.0)]), None);
+    }
+
+    #[test]
+    fn a_percentile_needs_a_connection_beyond() {
+        let mut latencies = Latencies::new();
+        for micros in 1..=99 {
+            latencies.record(std::time::Duration::from_micros(micros));
+        }
+        let mut curve = Curve::new();
+        curve.add(&latencies);
+        assert_eq!(curve.percentile(50.0), Some(50));
+        assert_eq!(curve.percentile(99.0), None);
+        curve.add(&latencies);
+        assert_eq!(curve.percentile(99.0), Some(99));
+    }
+}

@@ -1,0 +1,126 @@
+//! The daemon itself.
+
+use clap::ValueHint;
+
+use super::Kind::{Count, Flag, Value};
+use super::{Kind, Opt};
+
+pub(super) const OPTIONS: &[Opt] = &[
+    Opt {
+        long: "verbose",
+        shorts: &['v'],
+        kind: Count,
+        common: true,
+        help: "Report connections; -vv reports more",
+        manual: "To standard error or the log. See REPORTS.",
+    },
+    Opt {
+        long: "background",
+        shorts: &['B'],
+        kind: Flag,
+        common: true,
+        help: "Run as a daemon in the background",
+        manual: "Returns when the daemon serves. See DAEMON.",
+    },
+    Opt {
+        long: "log",
+        shorts: &['L'],
+        kind: Value("SPEC", ValueHint::FilePath),
+        common: true,
+        help: "Send stderr to syslog TAG, >FILE or >>FILE",
+        manual: "\
+That of skd and handlers. TAG may have :FACILITY.PRIORITY, as in `motd:local0.info`, by \
+default daemon.notice. >FILE is emptied.",
+    },
+    Opt {
+        long: "pidfile",
+        shorts: &['P'],
+        kind: Value("FILE", ValueHint::FilePath),
+        common: true,
+        help: "Write the process id to FILE, and lock it",
+        manual: "A second skd with this FILE doesn't start. See DAEMON.",
+    },
+    Opt {
+        long: "supervise",
+        shorts: &['S'],
+        kind: Flag,
+        common: true,
+        help: "Run PROG again whenever it exits",
+        manual: "With all sockets, if there are any. See SUPERVISION.",
+    },
+    Opt {
+        long: "on-demand",
+        shorts: &[],
+        kind: Flag,
+        common: false,
+        help: "With -S, run PROG only when a client comes",
+        manual: "",
+    },
+    Opt {
+        long: "idle-exit",
+        shorts: &[],
+        kind: Value("DURATION", ValueHint::Other),
+        common: false,
+        help: "With --on-demand, end PROG without a client",
+        manual: "When it had none for DURATION.",
+    },
+    Opt {
+        long: "ready-fd",
+        shorts: &[],
+        kind: Value("N", ValueHint::Other),
+        common: false,
+        help: "Write a newline to descriptor N when ready",
+        manual: "\
+1 (not with -S) or more than 2, open for writing. See READINESS.",
+    },
+    Opt {
+        long: "user",
+        shorts: &[],
+        kind: Value("USER[:GROUP]", ValueHint::Username),
+        common: true,
+        help: "Become USER after binding, with its groups",
+        manual: "\
+Names or numbers; GROUP replaces the primary group, and is needed for a number that isn't in \
+passwd(5). Not root, and not with -U.",
+    },
+    Opt {
+        long: "drop-privileges",
+        shorts: &['U'],
+        kind: Flag,
+        common: false,
+        help: "Become $UID and $GID after binding, in $ROOT",
+        manual: "",
+    },
+    Opt {
+        long: "chroot",
+        shorts: &[],
+        kind: Value("DIR", ValueHint::DirPath),
+        common: true,
+        help: "Change the root directory; needs --user or -U",
+        manual: "",
+    },
+    Opt {
+        long: "check",
+        shorts: &[],
+        kind: Flag,
+        common: true,
+        help: "Check command line and system, and exit",
+        manual: "",
+    },
+    Opt {
+        long: "version",
+        shorts: &['V'],
+        kind: Kind::Version,
+        common: true,
+        help: "Print the version",
+        manual: "",
+    },
+    Opt {
+        long: "help",
+        shorts: &['h'],
+        kind: Kind::Help,
+        common: true,
+        help: "Print the common options, or all",
+        manual: "",
+    },
+];

@@ -1,0 +1,125 @@
+//! How handlers are run, and how many.
+
+use clap::ValueHint;
+
+use super::Kind::{Flag, Value, Values};
+use super::Opt;
+
+pub(super) const OPTIONS: &[Opt] = &[
+    Opt {
+        long: "max-clients",
+        shorts: &['c'],
+        kind: Value("N", ValueHint::Other),
+        common: true,
+        help: "Run at most N handlers at once [no limit]",
+        manual: "\
+1 or more. Counts all handlers but those in wait mode. Over the limit clients wait in the \
+backlog: see --at-max and DATAGRAMS.",
+    },
+    Opt {
+        long: "wait",
+        shorts: &[],
+        kind: Flag,
+        common: false,
+        help: "Run PROG on the listening socket, like inetd",
+        manual: "See Wait mode in STREAM SOCKETS.",
+    },
+    Opt {
+        long: "datagram-mode",
+        shorts: &[],
+        kind: Value("MODE", ValueHint::Other),
+        common: true,
+        help: "Serve by wait, per-peer or per-packet [wait]",
+        manual: "",
+    },
+    Opt {
+        long: "min-source-port",
+        shorts: &[],
+        kind: Value("N", ValueHint::Other),
+        common: false,
+        help: "Drop datagrams from ports below N [0 or 1024]",
+        manual: "\
+For UDP, 0 to 65535; 1024 for per-packet. An error in wait mode.",
+    },
+    Opt {
+        long: "warm",
+        shorts: &[],
+        kind: Value("N", ValueHint::Other),
+        common: true,
+        help: "Keep up to N prestarted handlers",
+        manual: "\
+1 to 4096, each for one connection, and each a process and two descriptors of skd. See \
+PRESTARTED HANDLERS.",
+    },
+    Opt {
+        long: "fork-server",
+        shorts: &[],
+        kind: Flag,
+        common: false,
+        help: "Copy one template for each connection",
+        manual: "\
+Copies share random seeds and more: see PRESTARTED HANDLERS.",
+    },
+    Opt {
+        long: "fork-server-max-age",
+        shorts: &[],
+        kind: Value("DURATION", ValueHint::Other),
+        common: false,
+        help: "Replace the template when it is this old [1h]",
+        manual: "",
+    },
+    Opt {
+        long: "chdir",
+        shorts: &[],
+        kind: Value("DIR", ValueHint::DirPath),
+        common: true,
+        help: "Start PROG in DIR",
+        manual: "A relative PROG is looked for there.",
+    },
+    Opt {
+        long: "umask",
+        shorts: &[],
+        kind: Value("OCTAL", ValueHint::Other),
+        common: false,
+        help: "Set the umask of PROG, 0 to 777",
+        manual: "",
+    },
+    Opt {
+        long: "nice",
+        shorts: &[],
+        kind: Value("N", ValueHint::Other),
+        common: false,
+        help: "Set the nice value of PROG, -20 to 19",
+        manual: "\
+Lowering it needs root's rights, not dropped by --user or -U.",
+    },
+    Opt {
+        long: "limit",
+        shorts: &[],
+        kind: Values("NAME=SOFT[:HARD]", ValueHint::Other),
+        common: true,
+        help: "Set a resource limit; repeatable",
+        manual: "\
+NAME is as, core, cpu, data, fsize, locks, memlock, msgqueue, nice, nofile, nproc, rss, \
+rtprio, rttime, sigpending or stack: see setrlimit(2) for units. SOFT and HARD are numbers, \
+with K, M, G or T for powers of 1024, or `unlimited`; without HARD both are SOFT. The last \
+limit of a NAME counts. Examples: `cpu=10`, `nofile=256:1K`.",
+    },
+    Opt {
+        long: "env",
+        shorts: &[],
+        kind: Values("NAME[=VALUE]", ValueHint::Other),
+        common: true,
+        help: "Set or unset a variable; repeatable",
+        manual: "\
+Without =, it is unset. Not for variables that skd sets itself.",
+    },
+    Opt {
+        long: "no-new-privs",
+        shorts: &[],
+        kind: Flag,
+        common: false,
+        help: "Gain no privileges by set-user-id files",
+        manual: "See PR_SET_NO_NEW_PRIVS in prctl(2).",
+    },
+];
