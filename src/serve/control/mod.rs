@@ -1,5 +1,6 @@
 //! The main thread: signals, wait-mode listeners, drain, reload, upgrade.
 
+mod attempt;
 mod build;
 mod daemon;
 pub(in crate::serve) mod drain;
@@ -7,6 +8,7 @@ mod main_loop;
 mod origin;
 mod prepared;
 mod reload;
+mod restored;
 mod saved_rules;
 mod signals;
 mod status;

@@ -9,12 +9,11 @@
 //! Each module saves and restores its own part of the state; here are only the document and the
 //! order of the steps.
 
-mod attempt;
 pub(in crate::serve) mod preflight;
 mod restore;
-mod save;
+pub(in crate::serve) mod save;
 mod state;
-mod words;
+pub(in crate::serve) mod words;
 
 pub use restore::Arrival;
 pub use state::{SavedService, State};

@@ -10,15 +10,13 @@ use nix::errno::Errno;
 
 use super::state::{SavedIdentity, SavedService, State};
 use super::words::{self, Word};
-use crate::config::{self, Identity, LogTarget, ServiceId};
+use crate::config::{self, Identity, LogTarget};
 use crate::error::Error;
 use crate::net::{Listener, SocketFile};
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event};
 use crate::serve::admission::Rules;
-use crate::serve::control::daemon::Daemon;
 use crate::serve::control::origin::Origin;
 use crate::serve::control::prepared::{RemovedService, Restored, RestoredService};
-use crate::serve::handlers::saved::LeftOpen;
 use crate::setup::executable::Executable;
 use crate::setup::pidfile::PidFile;
 use crate::setup::{Log, Manager, RuleFiles};
@@ -145,7 +143,7 @@ impl State {
     /// Says that another binary goes on.
     pub fn tell(&self, returned: bool) {
         if returned {
-            refuse(&"the new program couldn't take over");
+            words::refuse(&"the new program couldn't take over");
         } else {
             report::event(Event::Upgraded(&self.version));
         }
@@ -221,40 +219,4 @@ impl SavedService {
 
 fn find(originals: &[OwnedFd], number: i32) -> Option<&OwnedFd> {
     originals.iter().find(|fd| fd.as_raw_fd() == number)
-}
-
-/// Says why there is no upgrade.
-pub(in crate::serve) fn refuse(why: &dyn std::fmt::Display) {
-    let text = format_args!("no upgrade: {why}; this skd goes on");
-    report::event(Event::Trouble(Cause::Upgrade, &text));
-}
-
-impl Daemon {
-    /// Keeps the descriptors that an earlier binary has left until [`Self::run`]. There is no way
-    /// back any more.
-    pub fn keep_descriptors(&mut self, originals: Vec<OwnedFd>) {
-        self.left_open = LeftOpen::new(originals);
-    }
-
-    /// Goes on with what an earlier binary has left: for good, for its handlers will be reaped.
-    pub(in crate::serve) fn enter_restored(&mut self) {
-        let mut left_open = std::mem::take(&mut self.left_open);
-        let shared = &self.shared;
-        for handler in std::mem::take(&mut self.handlers) {
-            let index = handler.service.index();
-            let policy = shared.services.get(index).and_then(|it| it.policy.as_ref());
-            let slots = &self.services[index].slots;
-            let handlers = &shared.handlers;
-            handlers.restore(handler, slots, policy, self.method, &mut left_open);
-        }
-        let lingering = std::mem::take(&mut self.lingering);
-        shared.handlers.restore_lingering(lingering, &mut left_open);
-        for (index, service) in self.services.iter_mut().enumerate() {
-            let id = ServiceId::new(index);
-            let pending = std::mem::take(&mut service.pending);
-            shared.restore_pending(id, pending, self.acceptors, &mut left_open);
-            let exchanges = std::mem::take(&mut service.exchanges);
-            shared.restore_exchanges(id, exchanges, &mut left_open);
-        }
-    }
 }

@@ -10,6 +10,7 @@ use nix::unistd::{Pid, getppid};
 
 use crate::child::environment::Variables;
 use crate::error::Error;
+use crate::report::{self, Cause, Event};
 use crate::setup::executable;
 use crate::sys::reexec::ExecArguments;
 
@@ -85,6 +86,12 @@ pub(in crate::serve) fn arguments(memory: i32, word: Word, more: &[&str]) -> Exe
     let changes = [(VARIABLE.into(), Some(value.into()))];
     let environment = Variables::inherited(None, &changes).lines();
     ExecArguments::new(arguments, environment.to_vec())
+}
+
+/// Says why there is no upgrade.
+pub(in crate::serve) fn refuse(why: &dyn std::fmt::Display) {
+    let text = format_args!("no upgrade: {why}; this skd goes on");
+    report::event(Event::Trouble(Cause::Upgrade, &text));
 }
 
 #[cfg(test)]

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use super::preflight::{DEAD, LIMIT, Preflight, Verdict};
-use super::restore::refuse;
-use super::words::{self, Word};
+use super::daemon::Daemon;
+use super::upgrade::preflight::{DEAD, LIMIT, Preflight, Verdict};
+use super::upgrade::save::write_state;
+use super::upgrade::words::{self, Word, refuse};
 use crate::child::{Pool, program};
 use crate::error::Reason;
-use crate::serve::control::daemon::Daemon;
 use crate::serve::worker::Phase;
 use crate::setup::executable::Executable;
 use crate::sys::process::{self, Change, Ended, Target, Wait};
@@ -44,8 +44,7 @@ impl Daemon {
         let next = executable
             .next()
             .map_err(|errno| format!("{path} can't be opened: {}", errno.desc()))?;
-        let state = self
-            .write_state(&next, false)
+        let state = write_state(self, &next, false)
             .map_err(|reason| format!("its state can't be written down: {}", reason.reason()))?;
         let poller = self.shared.handlers.main_poller();
         Preflight::start(next, state, self.method, poller)
@@ -155,7 +154,7 @@ impl Daemon {
         // No worker is handing a connection to a prestarted handler now. The next binary starts its
         // own, with a thread that traces them as this one's can't any more.
         self.shared.pools().for_each(Pool::retire);
-        let why = match self.write_state(next, true) {
+        let why = match write_state(self, next, true) {
             Ok(state) => {
                 let arguments = words::arguments(state.memory, Word::Upgrade, &[]);
                 let errno = state.exec_file(next, &arguments);
