@@ -23,6 +23,9 @@ impl Daemon {
     pub fn run(mut self) -> u8 {
         let files = self.services.iter_mut().flat_map(|it| &mut it.files);
         files.for_each(SocketFile::own);
+        // The sockets of services that aren't configured any more are about to be closed.
+        let removed = self.services.iter_mut().skip(self.shared.services.len());
+        removed.for_each(|service| service.files.clear());
         if let Some(pidfile) = &mut self.origin.pidfile {
             pidfile.own();
         }
