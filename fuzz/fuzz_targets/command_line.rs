@@ -10,8 +10,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use libfuzzer_sys::fuzz_target;
 use skd::cli::{self, Request};
 use skd::config::{
-    Admission, Ahead, AtLimit, Config, DatagramMode, Endpoint, Listen, LogTarget, MOST_THREADS,
-    Probes, Proxies, Rule, RulePlace, SocketOption, SourcePrefix, Style, Trusted, UnixAddress,
+    Admission, AtLimit, Config, DatagramMode, Endpoint, Listen, LogTarget, MOST_THREADS, Prestart,
+    Probes, Proxies, Rule, RuleLocation, SocketOption, SourcePrefix, Style, Trusted, UnixAddress,
     quoted,
 };
 use skd::error::Error;
@@ -59,7 +59,7 @@ fn checked(config: &Config) {
     if let Some(identity) = &daemon.identity {
         assert!(!identity.uid.is_root());
     }
-    if service.ahead.is_some() {
+    if service.prestart.is_some() {
         let style = |listen: &Listen| listen.endpoint.style();
         let connections = |style: Style| style.has_connections();
         assert!(!service.listeners.is_empty() && !service.wait && !daemon.supervise);
@@ -116,7 +116,7 @@ fn reads_as_the_same(config: &Config) {
     let shown = format!("{config:?}");
     // Text that isn't UTF-8 is shown in another form.
     let lossy = |listen: &skd::config::Listen| listen.option.contains('\u{fffd}');
-    let lossy_rule = |rule: &Rule| rule.place.to_string().contains('\u{fffd}');
+    let lossy_rule = |rule: &Rule| rule.location.to_string().contains('\u{fffd}');
     let service = &config.services[0];
     if service.listeners.iter().any(lossy) || service.admission.rules.iter().any(lossy_rule) {
         return;
@@ -170,7 +170,7 @@ fn limit(at: &AtLimit) -> String {
 /// Writes the options about admission.
 fn admission(words: &mut Words, asked: &Admission) {
     for rule in &asked.rules {
-        if let RulePlace::Option(option) = &rule.place
+        if let RuleLocation::Option(option) = &rule.location
             && let Some((option, value)) = option.split_once(' ')
         {
             words.value(&option[2..], Some(value));
@@ -291,10 +291,10 @@ fn written(Config { daemon, services }: &Config) -> Vec<OsString> {
             words.value("min-source-port", Some(port));
         }
     }
-    match service.ahead {
+    match service.prestart {
         None => {}
-        Some(Ahead::Warm(number)) => words.value("warm", Some(number.to_string())),
-        Some(Ahead::ForkServer { max_age }) => {
+        Some(Prestart::Warm(number)) => words.value("warm", Some(number.to_string())),
+        Some(Prestart::ForkServer { max_age }) => {
             words.flag("fork-server", true);
             words.value("fork-server-max-age", Some(max_age.to_string()));
         }

@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
+use skd::config::{BoundAddress, ListenerName, Peer, RuleLocation, ServiceId, Style, UnixAddress};
 use skd::report::line::Line;
-use skd::report::{Cause, Event, Outcome};
+use skd::report::{Event, Outcome, Reason, Trouble};
 use skd::sys::process::Ended;
+use skd::sys::sockets::Credentials;
 
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {
@@ -30,11 +32,17 @@ fuzz_target!(|input: Input<'_>| {
         number,
         status,
     } = input;
-    // File names, arguments and names of interfaces are shown in this form.
-    let (one, other) = (
-        OsStr::from_bytes(one).display(),
-        OsStr::from_bytes(other).display(),
-    );
+    let program = OsStr::from_bytes(one);
+    let text = program.display().to_string();
+    let bound_address = BoundAddress::Unix(UnixAddress::Abstract(other.to_vec()));
+    let listener = ListenerName(Style::Stream, &bound_address);
+    let peer = Peer::UnixStream(Some(Credentials {
+        pid: number as i32,
+        uid: number,
+        gid: number,
+    }));
+    let location = RuleLocation::Option(text.clone());
+    let service = ServiceId::new(status.into());
     let ended = if number % 2 == 0 {
         Ended::Exited(status)
     } else {
@@ -47,28 +55,38 @@ fuzz_target!(|input: Input<'_>| {
         after,
     };
     let event = match event % 17 {
-        0 => Event::Accepted(&one),
-        1 => Event::Received(&one),
-        2 => Event::Closed(&one, outcome),
-        3 => Event::Finished(&one, outcome),
-        4 => Event::Places(number as usize, None),
-        5 => Event::Places(number as usize, Some(status.into())),
-        6 => Event::Full(number as usize),
-        7 => Event::Listening(&one),
-        8 => Event::ClosedListener(&one),
-        9 => Event::PassedOver(&one, &other),
-        10 => Event::Started(&one),
-        11 => Event::Ended(&one, ended),
-        12 => Event::Restarting(&one, after),
+        0 => Event::Accepted(service, &peer),
+        1 => Event::Received(service, &peer),
+        2 => Event::Closed(service, &peer, outcome),
+        3 => Event::Finished(service, &peer, outcome),
+        4 => Event::Slots(service, number as usize, None),
+        5 => Event::Slots(service, number as usize, Some(status.into())),
+        6 => Event::Full(service, number as usize),
+        7 => Event::Listening(listener),
+        8 => Event::ClosedListener(listener),
+        9 => Event::WouldListen(&text),
+        10 => Event::Started(program),
+        11 => Event::Ended(program, ended),
+        12 => Event::Restarting(program, after),
         13 => Event::ReadAway {
-            peer: &one,
+            service,
+            peer: &peer,
             length: number as usize,
-            listener: &other,
-            program: &one,
+            listener,
+            program,
             starts: status.into(),
         },
-        14 => Event::Trouble(Cause::Exec, &one),
-        _ => return check(&one.to_string(), &format_args!("{one}")),
+        14 => Event::Trouble(Trouble::NotPrestartable {
+            service,
+            program,
+            why: &text,
+        }),
+        15 => Event::Rejected(service, &peer, Reason::Rule(&location)),
+        _ => {
+            // File names, arguments and names of interfaces are shown in this form.
+            let one = program.display();
+            return check(&one.to_string(), &format_args!("{one}"));
+        }
     };
     check(&event.to_string(), &event);
 });

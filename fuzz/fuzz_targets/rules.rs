@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use skd::config::rule_file::{self, Fault};
-use skd::config::{Id, Prefix, Rate, Refused, Rule, RulePlace, Who, quoted, unescape};
+use skd::config::{Id, Prefix, Rate, Refused, Rule, RuleLocation, Who, quoted, unescape};
 use skd::serve::{Client, Rules};
 
 #[derive(Arbitrary, Debug)]
@@ -89,7 +89,7 @@ fn text(text: &[u8], list: &[u8], clients: &[Asked]) {
         Err(faults) => return refused(text, &faults),
     };
     for rule in &rules {
-        let RulePlace::Line(line) = rule.place else {
+        let RuleLocation::Line(line) = rule.location else {
             panic!("{rule:?} comes from a file");
         };
         // On the same line as before.
@@ -122,7 +122,7 @@ fn built(rules: Vec<(bool, Chosen)>, clients: &[Asked]) {
                 Who::File("list".into())
             }
         };
-        let rule = Rule::new(allow, who, RulePlace::Line(line));
+        let rule = Rule::new(allow, who, RuleLocation::Line(line));
         (rule, list)
     });
     ask(rules.collect(), clients);

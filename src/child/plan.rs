@@ -2,7 +2,6 @@
 //! call.
 
 use std::ffi::{CStr, CString, OsStr};
-use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +14,7 @@ use super::environment::Variables;
 use super::program;
 use crate::config::Surroundings;
 use crate::error::Error;
+use crate::report::SpawnFailure;
 use crate::sys::child::{self, ExecTarget, Stage, Step};
 use crate::sys::descriptors::copy_above;
 use crate::sys::environment::Environment;
@@ -154,10 +154,9 @@ impl Plan {
     }
 
     /// PROG as it was given.
-    pub fn name(&self) -> impl fmt::Display {
+    pub fn name(&self) -> &OsStr {
         let name = self.target.arguments().first();
-        let name = name.map_or(b"".as_slice(), |name| name.to_bytes());
-        OsStr::from_bytes(name).display()
+        OsStr::from_bytes(name.map_or(b"".as_slice(), |name| name.to_bytes()))
     }
 
     /// Where the program is as seen by this process, which isn't in the handler's directory.
@@ -168,38 +167,30 @@ impl Plan {
     /// Any path that the handler may be given.
     pub(super) fn seen_from_here(&self, path: &CStr) -> PathBuf {
         let path = Path::new(OsStr::from_bytes(path.to_bytes()));
-        let directory = self.steps.iter().find_map(|step| match step {
-            Step::ChangeDirectory(directory) => Some(OsStr::from_bytes(directory.to_bytes())),
-            _ => None,
-        });
-        Path::new(directory.unwrap_or_default()).join(path)
+        Path::new(self.directory().unwrap_or_default()).join(path)
     }
 
-    /// Why a child could not become the program, in words.
-    pub fn explain(&self, stage: Stage, errno: Errno) -> impl fmt::Display {
-        fmt::from_fn(move |f| {
-            write!(f, "'{}' can't be run: ", self.name())?;
-            match stage {
-                Stage::Descriptors => f.write_str("its descriptors can't be set")?,
-                Stage::Step(index) => match self.steps.get(index) {
-                    Some(step) => describe(step, f)?,
-                    None => f.write_str("its preparation failed")?,
-                },
-                Stage::Trace => f.write_str("it can't be traced")?,
-                Stage::Exec => {
-                    let path = self.path_from_here();
-                    // The kernel says that there is no such file for a missing interpreter
-                    // too.
-                    if errno == Errno::ENOENT
-                        && let Some(interpreter) = program::missing_interpreter(&path)
-                    {
-                        let interpreter = interpreter.display();
-                        return write!(f, "its interpreter {interpreter} doesn't exist");
-                    }
-                    return f.write_str(errno.desc());
-                }
-            }
-            write!(f, ": {}", errno.desc())
+    /// Returns why a child could not become the program.
+    pub fn explain(&self, stage: Stage, errno: Errno) -> SpawnFailure<'_> {
+        SpawnFailure {
+            program: self.name(),
+            path: OsStr::from_bytes(self.target.path().to_bytes()),
+            directory: self.directory(),
+            stage,
+            step: match stage {
+                Stage::Step(index) => self.steps.get(index),
+                _ => None,
+            },
+            errno,
+            missing_interpreter: program::missing_interpreter,
+        }
+    }
+
+    /// The directory that the handler changes to, if it does.
+    fn directory(&self) -> Option<&OsStr> {
+        self.steps.iter().find_map(|step| match step {
+            Step::ChangeDirectory(directory) => Some(OsStr::from_bytes(directory.to_bytes())),
+            _ => None,
         })
     }
 }
@@ -272,45 +263,6 @@ fn steps(surroundings: &Surroundings, role: Role, files: Option<libc::rlimit>) -
 }
 
 /// What a step was to do, and which option asked for it.
-fn describe(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    match step {
-        Step::LeadGroup => f.write_str("it can't have a process group of its own"),
-        Step::TakeTerminal => f.write_str("it can't have the terminal"),
-        Step::Descriptor(..) => f.write_str("it can't be handed a socket"),
-        Step::Umask(mask) => write!(f, "--umask {mask:o} can't be set"),
-        Step::Nice(value) => write!(f, "--nice {value} can't be set"),
-        Step::Limit(resource, limit) => {
-            let what = limit_name(*resource);
-            write!(f, "the limit {what}={}", Amount(limit.rlim_cur))?;
-            write!(f, ":{} can't be set", Amount(limit.rlim_max))
-        }
-        Step::ChangeDirectory(path) => {
-            let path = OsStr::from_bytes(path.to_bytes());
-            write!(f, "--chdir {} can't be entered", path.display())
-        }
-        Step::NoNewPrivileges => f.write_str("--no-new-privs can't be set"),
-        Step::SignalMask(_) => f.write_str("its signal mask can't be set"),
-    }
-}
-
-struct Amount(u64);
-
-impl fmt::Display for Amount {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            libc::RLIM_INFINITY => f.write_str("unlimited"),
-            number => write!(f, "{number}"),
-        }
-    }
-}
-
-fn limit_name(resource: child::Resource) -> &'static str {
-    crate::config::RESOURCES
-        .iter()
-        .find(|(_, number)| *number == resource)
-        .map_or("?", |(name, _)| name)
-}
-
 /// Raises this process's soft limit of open files to the hard one, and says what it was if
 /// that changed anything.
 pub fn raise_file_limit() -> Option<libc::rlimit> {

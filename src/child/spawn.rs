@@ -1,6 +1,5 @@
 //! From a plan and a connection to a running handler.
 
-use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -11,6 +10,7 @@ use nix::unistd::{Pid, dup3};
 use super::plan::Plan;
 use super::prestart::Pool;
 use crate::error::Error;
+use crate::report::SpawnTrouble;
 use crate::sys::child::{self, Born, Descriptors, Launch, Stage, Step};
 use crate::sys::descriptors::{self, Low};
 use crate::sys::environment::Environment;
@@ -105,7 +105,7 @@ impl Method {
                 // Refused for the flag's sake, perhaps: once more without.
                 Err(_) if method.pidfds == Pidfds::Clone => method.pidfds = Pidfds::Open,
                 Err(errno) => {
-                    let name = plan.name();
+                    let name = plan.name().display();
                     return Err(Error::start(format!("no process for '{name}'"), errno));
                 }
             }
@@ -132,24 +132,15 @@ pub enum SpawnError {
 }
 
 impl SpawnError {
-    /// In words.
-    pub fn explain(self, plan: &Plan) -> impl fmt::Display {
-        fmt::from_fn(move |f| match self {
-            Self::Shortage(Errno::EAGAIN) => write!(
-                f,
-                "no process for '{}': as many run as may (RLIMIT_NPROC, pids.max); trying again",
-                plan.name()
-            ),
-            Self::Shortage(errno) => {
-                write!(
-                    f,
-                    "no process for '{}': {}; trying again",
-                    plan.name(),
-                    errno.desc()
-                )
-            }
-            Self::Failed(stage, errno) => write!(f, "{}", plan.explain(stage, errno)),
-        })
+    /// Returns it for a report.
+    pub fn explain(self, plan: &Plan) -> SpawnTrouble<'_> {
+        match self {
+            Self::Shortage(errno) => SpawnTrouble::Shortage {
+                program: plan.name(),
+                errno,
+            },
+            Self::Failed(stage, errno) => SpawnTrouble::Failed(plan.explain(stage, errno)),
+        }
     }
 }
 

@@ -11,11 +11,13 @@ mod log_target;
 mod mode;
 mod peer;
 mod prefix;
+pub mod proxy_header;
 mod rate;
 mod rule;
 pub mod rule_file;
 mod service_id;
 mod socket_option;
+mod source;
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
@@ -37,12 +39,13 @@ pub use duration::Span;
 pub use escapes::{quoted, unescape};
 pub use log_target::{Level, LogTarget};
 pub use mode::{Mode, Supervise};
-pub use peer::{Datagram, Header, Peer, Proxied};
+pub use peer::{Datagram, Peer, Proxied};
 pub use prefix::Prefix;
 pub use rate::Rate;
 pub use rule::{Id, Names, Rule, RuleLocation, Trusted, Who, look_up};
 pub use service_id::ServiceId;
 pub use socket_option::{Group, Probes, Scope, SocketOption, is_interface};
+pub use source::Source;
 
 /// Why a text can't be read as what it is to be: a clause that goes on after "invalid
 /// value".

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use serde::{Deserialize, Serialize};
 
 use super::bound_address::{plain, scoped};
+use super::proxy_header::Header;
 use super::rule::Trusted;
 use crate::sys::sockets::Credentials;
 
@@ -55,25 +56,6 @@ pub struct Datagram {
 struct Compact {
     ip: [u8; 16],
     port: [u8; 2],
-}
-
-/// What a header of the PROXY protocol says of the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Header {
-    /// Nothing: the client is the proxy. The proxy calls by itself, as for a check of health, or
-    /// doesn't know the client (`LOCAL`, `UNKNOWN`, `UNSPEC`, and datagrams, of which a stream
-    /// can't be made).
-    Own,
-    /// An internet client.
-    Inet {
-        /// The client's address.
-        source: SocketAddr,
-        /// The address that the client called, as far as the proxy knows it.
-        destination: SocketAddr,
-    },
-    /// A client of a unix socket of the proxy. Its name, if it has one, is one of another
-    /// machine.
-    Unix,
 }
 
 impl Peer {

@@ -249,8 +249,9 @@ fn bind_addresses(
         };
     }
     for (address, errno, _) in passed_over {
-        let socket = ListenerName(style, &BoundAddress::Inet(address));
-        report::event(Event::PassedOver(&socket, &errno.desc()));
+        let bound_address = BoundAddress::Inet(address);
+        let listener = ListenerName(style, &bound_address);
+        report::event(Event::PassedOver(listener, errno));
     }
     Ok(bound)
 }

@@ -6,7 +6,6 @@
 //! has to fit into the receive buffer. What doesn't fit together comes to its end by the time
 //! limit, as what never comes does.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
@@ -17,18 +16,7 @@ use socket2::Socket;
 use crate::config::{decimal, plain};
 use crate::sys::sockets::{is_shut_down, receive_now};
 
-pub use crate::config::Header;
-
-/// Why there is no header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// What has come isn't one, for this reason.
-    Malformed(&'static str),
-    /// The connection has ended, in front of it or within.
-    Ended,
-    /// The connection has failed.
-    Failed(Errno),
-}
+pub use crate::config::proxy_header::{Fault, Header};
 
 /// What was found at the beginning of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -340,18 +328,6 @@ fn consume(connection: &Socket, mut header: &mut [u8]) -> Result<(), Fault> {
         header = &mut header[taken..];
     }
     Ok(())
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Malformed(why) => write!(f, "no PROXY header: {why}"),
-            Self::Ended => f.write_str("it ended before its PROXY header did"),
-            Self::Failed(errno) => {
-                write!(f, "its PROXY header can't be read: {}", errno.desc())
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,29 +1,29 @@
-//! Events in words. Lines that skd 1.2 wrote too keep its text, since scripts may read
-//! them.
+//! Events in words. Scripts may read these lines: those that skd 1.2 wrote keep its text.
 
 use std::fmt;
 use std::time::Duration;
 
-use super::{Event, Late, Outcome};
+use super::event::{DropReason, Event, Late, Outcome, Overdue};
+use crate::config::Source;
 use crate::sys::process::Ended;
 
 impl Event<'_> {
-    /// From which verbosity on it is reported.
-    pub(super) fn verbosity(&self) -> u8 {
-        match self {
-            Self::Trouble(..)
-            | Self::Full(_)
-            | Self::Fast
+    /// Returns the verbosity from which on it is written; none if it is only counted.
+    pub(super) fn verbosity(&self) -> Option<u8> {
+        Some(match self {
+            Self::Trouble(_)
+            | Self::Full(..)
+            | Self::Fast(_)
             | Self::ReadAway { .. }
             | Self::LeftWaiting { .. }
             | Self::Killing(_)
             | Self::Overdue(..) => 0,
-            Self::Accepted(_)
-            | Self::Refused(..)
-            | Self::RefusedMore(..)
-            | Self::RefusedDatagrams(..)
+            Self::Accepted(..)
+            | Self::Rejected(..)
+            | Self::RejectedConnections(..)
+            | Self::RejectedDatagrams(..)
             | Self::Dropped(..)
-            | Self::Received(_)
+            | Self::Received(..)
             | Self::Closed(..)
             | Self::Finished(..)
             | Self::PassedOver(..)
@@ -35,47 +35,64 @@ impl Event<'_> {
             | Self::Idle(..)
             | Self::Late(..)
             | Self::KillingHandler(..)
-            | Self::ReadRules(_)
+            | Self::ReadRules(..)
             | Self::Draining(..) => 1,
-            Self::Places(..) | Self::Ready(..) | Self::Listening(_) | Self::ClosedListener(_) => 2,
-        }
+            Self::Slots(..) | Self::Ready(..) | Self::Listening(_) | Self::ClosedListener(_) => 2,
+            Self::HandlerStarted(..) | Self::DatagramDropped(..) => return None,
+        })
     }
 }
 
 impl fmt::Display for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Accepted(peer) => write!(f, "Accepted {peer}"),
-            Self::Refused(peer, why) => write!(f, "Refused {peer}: {why}"),
-            Self::RefusedMore(count, whom) => {
-                write!(f, "Refused {count} more connections from {whom}")
+            Self::Accepted(_, peer) => write!(f, "Accepted {peer}"),
+            Self::Rejected(_, peer, why) => write!(f, "Refused {peer}: {why}"),
+            Self::RejectedConnections(_, count, source) => {
+                write!(
+                    f,
+                    "Refused {count} more connections from {}",
+                    Sources(source)
+                )
             }
-            Self::RefusedDatagrams(count, whom) => {
-                write!(f, "Refused {count} more datagrams from {whom}")
+            Self::RejectedDatagrams(_, count, source) => {
+                write!(f, "Refused {count} more datagrams from {}", Sources(source))
             }
-            Self::Dropped(count, why) => write!(f, "Dropped {count} datagrams: {why}"),
-            Self::Received(peer) => write!(f, "Received initial {peer}"),
-            Self::Closed(peer, outcome) => write!(f, "Closed {peer}: {outcome}"),
-            Self::Finished(peer, outcome) => write!(f, "Finished {peer}: {outcome}"),
-            Self::Places(taken, None) => write!(f, "Running {taken} handlers"),
-            Self::Places(taken, Some(limit)) => write!(f, "Running {taken} of {limit} handlers"),
-            Self::Full(limit) => write!(f, "skd: all {limit} places are taken; clients wait"),
-            Self::Fast => f.write_str("skd: connections come faster than --rate; clients wait"),
+            Self::DatagramDropped(_, why) => write!(f, "Dropped 1 datagram: {why}"),
+            Self::HandlerStarted(_, pid) => write!(f, "Started pid {pid}"),
+            Self::Dropped(_, count, why) => write!(f, "Dropped {count} datagrams: {why}"),
+            Self::Received(_, peer) => write!(f, "Received initial {peer}"),
+            Self::Closed(_, peer, outcome) => write!(f, "Closed {peer}: {outcome}"),
+            Self::Finished(_, peer, outcome) => write!(f, "Finished {peer}: {outcome}"),
+            Self::Slots(_, taken, None) => write!(f, "Running {taken} handlers"),
+            Self::Slots(_, taken, Some(limit)) => write!(f, "Running {taken} of {limit} handlers"),
+            Self::Full(_, limit) => write!(f, "skd: all {limit} slots are taken; clients wait"),
+            Self::Fast(_) => f.write_str("skd: connections come faster than --rate; clients wait"),
             Self::Listening(listener) => write!(f, "Listening on {listener}"),
             Self::WouldListen(listener) => write!(f, "Would listen on {listener}"),
             Self::ClosedListener(listener) => write!(f, "Closed {listener}"),
-            Self::PassedOver(listener, why) => write!(f, "Passed over {listener}: {why}"),
-            Self::Started(program) => write!(f, "Started {program}"),
-            Self::Ended(program, Ended::Exited(0)) => write!(f, "{program} exited"),
-            Self::Ended(program, Ended::Exited(status)) => {
-                write!(f, "{program} exited abnormally with status {status}")
+            Self::PassedOver(listener, errno) => {
+                write!(f, "Passed over {listener}: {}", errno.desc())
             }
-            Self::Ended(program, Ended::Killed(signal)) => {
-                write!(f, "{program} was terminated by signal {signal}")
+            Self::Started(program) => write!(f, "Started {}", program.display()),
+            Self::Ended(program, ended) => {
+                let program = program.display();
+                match ended {
+                    Ended::Exited(0) => write!(f, "{program} exited"),
+                    Ended::Exited(status) => {
+                        write!(f, "{program} exited abnormally with status {status}")
+                    }
+                    Ended::Killed(signal) => {
+                        write!(f, "{program} was terminated by signal {signal}")
+                    }
+                }
             }
-            Self::Restarting(program, Duration::ZERO) => write!(f, "Restarting {program} at once"),
             Self::Restarting(program, delay) => {
-                write!(f, "Restarting {program} in {:.1}s", delay.as_secs_f64())
+                let program = program.display();
+                match *delay {
+                    Duration::ZERO => write!(f, "Restarting {program} at once"),
+                    delay => write!(f, "Restarting {program} in {:.1}s", delay.as_secs_f64()),
+                }
             }
             Self::Upgraded(version) => write!(
                 f,
@@ -85,11 +102,13 @@ impl fmt::Display for Event<'_> {
             Self::Idle(program, span) => {
                 write!(
                     f,
-                    "Stopping {program}: no client for {:.1}s",
+                    "Stopping {}: no client for {:.1}s",
+                    program.display(),
                     span.as_secs_f64()
                 )
             }
             Self::ReadAway {
+                service: _,
                 peer,
                 length,
                 listener,
@@ -97,31 +116,35 @@ impl fmt::Display for Event<'_> {
                 starts,
             } => write!(
                 f,
-                "skd: '{program}' was tried {starts} times on {listener} and left a {peer} \
-                 unread, {length} bytes; it was read away"
+                "skd: '{}' was tried {starts} times on {listener} and left a {peer} unread, \
+                 {length} bytes; it was read away",
+                program.display()
             ),
             Self::LeftWaiting {
+                service: _,
                 listener,
                 program,
                 starts,
             } => write!(
                 f,
-                "skd: '{program}' was tried {starts} times on {listener} and accepted nothing; \
-                 clients wait, and it is tried again every second"
+                "skd: '{}' was tried {starts} times on {listener} and accepted nothing; clients \
+                 wait, and it is tried again every second",
+                program.display()
             ),
-            Self::Late(peer, pid, Late::Running(span)) => write!(
+            Self::Late(_, peer, pid, Late::Running(span)) => write!(
                 f,
                 "skd: handler {pid} of {peer} has run for {span}: TERM is sent to it"
             ),
-            Self::Late(peer, pid, Late::Idle(span)) => write!(
+            Self::Late(_, peer, pid, Late::Idle(span)) => write!(
                 f,
                 "skd: handler {pid} of {peer} has been idle for {span}: TERM is sent to it"
             ),
-            Self::KillingHandler(peer, pid) => write!(
+            Self::KillingHandler(_, peer, pid) => write!(
                 f,
                 "skd: handler {pid} of {peer} has not ended: KILL is sent to it"
             ),
             Self::Killing(program) => {
+                let program = program.display();
                 write!(f, "skd: '{program}' has not ended: KILL is sent to it")
             }
             Self::Draining(count, time) => {
@@ -130,12 +153,13 @@ impl fmt::Display for Event<'_> {
             Self::Overdue(count, then) => {
                 write!(f, "skd: {count} handlers have not ended: {then}")
             }
-            Self::ReadRules(1) => f.write_str("Read 1 rule again"),
-            Self::ReadRules(count) => write!(f, "Read {count} rules again"),
-            Self::Ready(program, pid) => {
+            Self::ReadRules(_, 1) => f.write_str("Read 1 rule again"),
+            Self::ReadRules(_, count) => write!(f, "Read {count} rules again"),
+            Self::Ready(_, program, pid) => {
+                let program = program.display();
                 write!(f, "Ready: pid {pid} of '{program}' awaits a client")
             }
-            Self::Trouble(_, what) => write!(f, "skd: {what}"),
+            Self::Trouble(trouble) => write!(f, "skd: {trouble}"),
         }
     }
 }
@@ -157,6 +181,42 @@ impl fmt::Display for Outcome {
                     "pid {pid} was terminated by signal {signal} after {seconds:.3}s"
                 )
             }
+        }
+    }
+}
+
+impl fmt::Display for Overdue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Terminated => "TERM is sent to them",
+            Self::Killed => "KILL is sent to them",
+            Self::Abandoned => "KILL didn't help; they are left behind",
+        })
+    }
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Overflow => "their handlers have not read those before",
+            Self::Empty => "they are empty, which a handler would take for the end",
+            Self::TooLong => "they are longer than 65,507 bytes",
+            Self::Short => "no handler could be made for them",
+            Self::Closed => "skd is ending, and they are from new senders",
+            Self::NoAddress => "they answer senders that have no address",
+            Self::NotSent => "they are answers that could not be sent",
+        })
+    }
+}
+
+/// A source, or all others.
+struct Sources<'a>(&'a Option<Source>);
+
+impl fmt::Display for Sources<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(source) => source.fmt(f),
+            None => f.write_str("others"),
         }
     }
 }

@@ -93,7 +93,7 @@ impl Service {
     }
 
     pub(in crate::serve) fn report_slots(&self) {
-        report::event(Event::Places(self.slots.used(), self.slots.limit()));
+        report::event(Event::Slots(self.id, self.slots.used(), self.slots.limit()));
     }
 
     /// Returns whether skd itself accepts or receives for this service, so that its slots count.

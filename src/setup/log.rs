@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::relay::{Relay, SavedRelay};
 use crate::config::{Identity, LogTarget};
 use crate::error::Error;
-use crate::report::{self, Cause, Event, SavedSink, Sink};
+use crate::report::{self, Event, SavedSink, Sink, Trouble};
 use crate::sys::descriptors::{self, SavedDescriptors};
 use crate::sys::directory::{Entry, FileId, SavedEntry};
 
@@ -201,15 +201,9 @@ impl Log {
 
     /// Opens a log file again, as after logrotate(8) has moved it away; says whether there
     /// is one. A failure keeps the old one.
-    pub fn reopen(&mut self) -> Result<bool, String> {
+    pub fn reopen(&mut self) -> Result<bool, Errno> {
         match &mut self.target {
-            Target::File(file) => match file.reopen() {
-                Ok(()) => Ok(true),
-                Err(errno) => Err(format!(
-                    "the log file can't be opened again: {}; the old one is kept",
-                    errno.desc()
-                )),
-            },
+            Target::File(file) => file.reopen().map(|()| true),
             _ => Ok(false),
         }
     }
@@ -226,12 +220,11 @@ impl Log {
     /// in the pipe.
     pub fn restart_relay(&mut self) {
         if let Target::Syslog(relay) = &mut self.target {
-            let text = match relay.start(None) {
-                Ok(true) => "the relay to syslog had ended and was started again",
+            report::event(Event::Trouble(match relay.start(None) {
+                Ok(true) => Trouble::RelayRestarted,
                 Ok(false) => return,
-                Err(_) => "the relay to syslog has ended and can't be started; trying again",
-            };
-            report::event(Event::Trouble(Cause::Log, &text));
+                Err(_) => Trouble::NoRelay,
+            }));
         }
     }
 

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::decimal;
 use crate::error::Error;
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Trouble};
 use crate::sys::descriptors::{self, SavedDescriptors};
 
 /// The least time between two messages about the numbers, or two tries to tell what is owed.
@@ -190,15 +190,10 @@ impl Manager {
         };
         let again = matches!(errno, Errno::EAGAIN | Errno::ENOBUFS | Errno::EINTR);
         if !deaf {
-            let address = self.address.display();
-            let why = if again {
-                "it reads nothing"
-            } else {
-                errno.desc()
-            };
-            let text =
-                format_args!("the service manager on NOTIFY_SOCKET={address} can't be told: {why}");
-            report::event(Event::Trouble(Cause::Manager, &text));
+            report::event(Event::Trouble(Trouble::Manager {
+                address: &self.address,
+                errno,
+            }));
         }
         !again
     }

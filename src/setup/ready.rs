@@ -14,7 +14,7 @@ use nix::unistd::{Pid, dup2_stderr, dup2_stdout, setsid, write};
 
 use super::Manager;
 use crate::error::Error;
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Trouble};
 use crate::sys::process::{self, Fork, Target, Wait};
 use crate::sys::signals;
 use crate::sys::{descriptors, events};
@@ -227,12 +227,7 @@ impl ReadyFd {
         let closed = kept.next().map(dup2_stdout);
         if let Some(Err(errno)) = written.into_iter().chain(closed).find(Result::is_err) {
             let number = self.number;
-            let why = match errno {
-                Errno::EAGAIN => "its reader is stuck",
-                errno => errno.desc(),
-            };
-            let text = format_args!("--ready-fd {number}: nobody could be told there: {why}");
-            report::event(Event::Trouble(Cause::Manager, &text));
+            report::event(Event::Trouble(Trouble::ReadyFd { number, errno }));
         }
     }
 }

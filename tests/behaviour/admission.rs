@@ -615,7 +615,7 @@ fn what_was_counted_is_said_before_the_end_and_before_an_upgrade() {
 
 #[test]
 fn only_those_who_wait_are_said_to_wait() {
-    let full = "skd: all 1 places are taken; clients wait";
+    let full = "skd: all 1 slots are taken; clients wait";
     let fast = "skd: connections come faster than --rate; clients wait";
     let limits = [("-c1", "--at-max"), ("--rate=1/h:1", "--at-rate")];
     for (limit, at) in limits {

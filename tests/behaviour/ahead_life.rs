@@ -892,7 +892,7 @@ fn those_that_stand_ready_may_be_killed_at_any_time() {
 /// What skd has to complain about, but for those that were killed while they stood ready.
 fn complaints(log: &str) -> Vec<&str> {
     let killed = |line: &&str| {
-        line.contains("has ended without a client") || line.contains("before it came to its client")
+        line.contains("ended without a client") || line.contains("before it came to its client")
     };
     let lines = log.lines().filter(|line| line.contains("skd: "));
     lines.filter(|line| !killed(line)).collect()
@@ -1242,7 +1242,7 @@ fn places_are_of_those_that_serve() {
         }
         let mut third = skd.connect();
         third.write_all(b"third").unwrap();
-        skd.wait_for_log("all 2 places are taken");
+        skd.wait_for_log("all 2 slots are taken");
         let stock = way.ready(&skd);
         assert_eq!(way.serving(&skd).len(), 2, "{way:?}");
         let [first, second] = clients;

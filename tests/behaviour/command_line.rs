@@ -93,7 +93,7 @@ fn short_options_bundle_and_take_attached_values() {
     let first = skd.connect();
     skd.wait_for_log("Accepted");
     let _second = skd.connect();
-    skd.wait_for_log("all 1 places are taken");
+    skd.wait_for_log("all 1 slots are taken");
     drop((first, skd));
 
     let skd = Skd::new(["-BP", &directory.name("pid"), "-vvt0"]).daemon("cat");
@@ -215,9 +215,7 @@ fn of_an_option_given_twice_the_last_counts() {
     assert_eq!(text(talk(skd.connect(), b"")), "/\n0031\n3\n2\n3\n2\n");
     assert_eq!(directory.read("last"), format!("{}\n", skd.pid()));
     let (_one, _two) = (skd.connect(), skd.connect());
-    assert!(
-        crate::harness::wait_for_text(directory.join("log"), "places").contains("all 1 places")
-    );
+    assert!(crate::harness::wait_for_text(directory.join("log"), "slots").contains("all 1 slots"));
     assert!(!Path::new(&first).exists() && !directory.join("no-log").exists());
 }
 

@@ -282,7 +282,7 @@ fn no_more_run_than_may_and_the_others_wait_in_the_socket() {
     for client in &clients {
         client.send(b"1").unwrap();
     }
-    skd.wait_for_log("skd: all 2 places are taken; clients wait");
+    skd.wait_for_log("skd: all 2 slots are taken; clients wait");
     assert_eq!(skd.logged("Accepted datagram").len(), 2);
     std::fs::write(&go, "").unwrap();
     for client in &clients {
@@ -301,7 +301,7 @@ fn one_too_many_is_dropped_if_that_is_asked_for() {
     skd.wait_for_log("Accepted");
     second.send(b"2").unwrap();
     let line = skd.wait_for_log("Refused");
-    assert!(line.ends_with(": all 1 places are taken"), "{line}");
+    assert!(line.ends_with(": all 1 slots are taken"), "{line}");
     std::fs::write(&go, "").unwrap();
     assert_eq!(first.recv(&mut [0; 10]).unwrap(), 1);
     assert!(is_silent(&second));

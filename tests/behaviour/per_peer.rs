@@ -245,7 +245,7 @@ fn one_sender_too_many_is_dropped_and_the_others_go_on() {
     assert_eq!(ask(&clients[1], b"a"), b"1 a");
     clients[2].send(b"a").unwrap();
     let line = skd.wait_for_log("Refused");
-    assert!(line.ends_with(": all 2 places are taken"), "{line}");
+    assert!(line.ends_with(": all 2 slots are taken"), "{line}");
     assert_eq!(ask(&clients[0], b"a"), b"2 a");
 }
 

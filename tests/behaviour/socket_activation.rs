@@ -305,7 +305,7 @@ fn limits_and_options_apply_to_them_as_to_others() {
     let mut first = connect(address);
     assert_eq!(receive(&mut first, 1), b"1", "TCP_NODELAY");
     let mut second = connect(address);
-    skd.wait_for_log("all 1 places are taken");
+    skd.wait_for_log("all 1 slots are taken");
     wait_for("a place", || {
         skd.children().first().map(|&pid| {
             let pid = nix::unistd::Pid::from_raw(pid);

@@ -598,8 +598,8 @@ fn it_is_said_once_that_clients_wait() {
     // Nobody waits so far: a full house is no trouble by itself.
     assert!(skd.log_lines().is_empty());
     let mut waiting: Vec<TcpStream> = (0..3).map(|_| skd.connect()).collect();
-    let line = skd.wait_for_log("places");
-    assert_eq!(line, "skd: all 2 places are taken; clients wait");
+    let line = skd.wait_for_log("slots");
+    assert_eq!(line, "skd: all 2 slots are taken; clients wait");
     for stream in [first, second] {
         talk(stream, b"");
     }

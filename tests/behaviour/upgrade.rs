@@ -120,9 +120,9 @@ fn places_are_counted_on() {
         .for_each(|client| echo(client, b"served"));
     let mut third = skd.connect();
     third.write_all(b"third").unwrap();
-    skd.wait_for_log("all 2 places are taken");
+    skd.wait_for_log("all 2 slots are taken");
     upgrade(&skd);
-    skd.wait_for_logs("all 2 places are taken", 2);
+    skd.wait_for_logs("all 2 slots are taken", 2);
     assert_eq!(skd.children().len(), 2);
     let [first, mut second] = clients;
     drop(first);

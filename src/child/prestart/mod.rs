@@ -22,9 +22,9 @@ use nix::unistd::Pid;
 
 use super::plan::Plan;
 use super::spawn::{Spawned, Spawner};
-use crate::config::Prestart;
+use crate::config::{Prestart, ServiceId};
 use crate::error::Error;
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Trouble, Watched};
 use crate::sys::environment::Environment;
 use crate::sys::events::{Interest, Poller, Waker, no_events};
 use crate::sys::process;
@@ -59,6 +59,7 @@ const WAKER: u64 = 0;
 /// What stands ready for the clients of a service. A thread of its own sees to it.
 #[derive(Debug)]
 pub struct Pool {
+    service: ServiceId,
     prestart: Prestart,
     plan: Arc<Plan>,
     variables: Arc<[CString]>,
@@ -128,6 +129,7 @@ impl Pool {
     /// For handlers that are made by `plan` with these variables besides, each `NAME=VALUE`.
     /// Starts the thread, which starts nothing before [`Self::resume`].
     pub fn start(
+        service: ServiceId,
         prestart: Prestart,
         plan: Arc<Plan>,
         variables: Vec<CString>,
@@ -136,6 +138,7 @@ impl Pool {
         let failed = |errno| Error::start("nothing to keep a stock of handlers with", errno);
         let common = plan.variables().iter().cloned();
         let pool = Arc::new(Self {
+            service,
             prestart,
             variables: common.chain(variables).collect(),
             plan,
@@ -406,14 +409,14 @@ impl Pool {
             state.template = Due::Now;
         }
         state.discarded.push(ended);
-        let pause = state.put_off().as_secs_f64();
+        let pause = state.put_off();
         drop((state, template));
-        let name = self.plan.name();
-        let text = format_args!(
-            "pid {pid} of '{name}', which stood ready, has ended without a client; the next is started \
-             in {pause:.1}s"
-        );
-        report::event(Event::Trouble(Cause::Prestart, &text));
+        report::event(Event::Trouble(Trouble::PrestartedEnded {
+            service: self.service,
+            program: self.plan.name(),
+            pid: pid.as_raw(),
+            pause,
+        }));
     }
 
     fn start_one(
@@ -448,22 +451,24 @@ impl Pool {
                 state.unfit = state.age == age;
                 state.sources = Some(sources);
                 drop(state);
-                let name = self.plan.name();
-                let text = format_args!(
-                    "'{name}' can't be started ahead of its clients: {why}; it is started for \
-                     each of them"
-                );
-                report::event(Event::Trouble(Cause::Prestart, &text));
+                report::event(Event::Trouble(Trouble::NotPrestartable {
+                    service: self.service,
+                    program: self.plan.name(),
+                    why: &why,
+                }));
             }
         }
         self.leave_time(began.elapsed());
     }
 
     fn put_off(&self, why: &str) {
-        let pause = self.state().put_off().as_secs_f64();
-        let name = self.plan.name();
-        let text = format_args!("no '{name}' stands ready: {why}; next try in {pause:.1}s");
-        report::event(Event::Trouble(Cause::Prestart, &text));
+        let pause = self.state().put_off();
+        report::event(Event::Trouble(Trouble::NotPrestarted {
+            service: self.service,
+            program: self.plan.name(),
+            why,
+            pause,
+        }));
     }
 
     fn enter(&self, parked: Parked, sources: Arc<Sources>, age: u64) {
@@ -490,12 +495,15 @@ impl Pool {
             }
         }
         drop((state, template));
-        report::event(Event::Ready(&self.plan.name(), pid.as_raw()));
+        report::event(Event::Ready(self.service, self.plan.name(), pid.as_raw()));
     }
 
     fn say_unwatched(&self, errno: Errno) {
-        let text = format_args!("a process can't be watched: {}", errno.desc());
-        report::event(Event::Trouble(Cause::Watch, &text));
+        report::event(Event::Trouble(Trouble::NotWatched {
+            service: Some(self.service),
+            what: Watched::Process,
+            errno,
+        }));
     }
 
     /// Where clients come faster than programs can be started ahead of them, the time is left to

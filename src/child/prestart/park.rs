@@ -256,6 +256,6 @@ impl From<Fault> for Failure {
 
 impl fmt::Debug for Start<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Start of '{}'", self.plan.name())
+        write!(f, "Start of '{}'", self.plan.name().display())
     }
 }

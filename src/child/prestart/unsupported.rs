@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::plan::Plan;
 use super::spawn::{Spawned, Spawner};
-use crate::config::Prestart;
+use crate::config::{Prestart, ServiceId};
 use crate::error::Error;
 
 /// There is none.
@@ -17,6 +17,7 @@ pub enum Pool {}
 impl Pool {
     /// Fails.
     pub fn start(
+        _: ServiceId,
         _: Prestart,
         _: Arc<Plan>,
         _: Vec<CString>,

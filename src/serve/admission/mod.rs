@@ -8,19 +8,18 @@ mod slots;
 mod sources;
 mod token_bucket;
 
-use std::fmt;
 use std::sync::Arc;
 
 use crate::config::{Admission, AtLimit};
 use crate::net::Peer;
-use crate::net::proxy::Fault;
 use crate::sys::events::Waker;
 
+pub(in crate::serve) use crate::config::Source;
 pub(in crate::serve) use reject_log::{RejectLog, Say};
 pub use rules::{Client, Decision, Ready, Rules, SavedRules};
 pub(in crate::serve) use rules_handle::{RulesHandle, RulesReader};
 pub(in crate::serve) use slots::{Slot, Slots, When};
-pub(in crate::serve) use sources::{Over, Source, SourceLimits, SourceSlot, Sources};
+pub(in crate::serve) use sources::{Over, SourceLimits, SourceSlot, Sources};
 pub(in crate::serve) use token_bucket::{Bucket, Clock};
 
 /// What a service asks of its clients besides a place, if it asks anything.
@@ -144,65 +143,6 @@ impl<'a> RejectAction<'a> {
             AtLimit::Queue(_) | AtLimit::Close => Self::Close,
             AtLimit::Reset => Self::Reset,
             AtLimit::Message(text) => Self::Tell(text),
-        }
-    }
-}
-
-/// Why a connection isn't let through.
-#[derive(Clone, Copy)]
-pub(in crate::serve) enum Reason<'a> {
-    /// A rule says so, which is this one.
-    Rule(&'a dyn fmt::Display),
-    /// There are rules that let others in.
-    NoRule,
-    /// As many handlers run as may.
-    Max(usize),
-    /// The service is asked for too fast.
-    Rate,
-    /// As many of its source's handlers run as may.
-    SourceMax(Source, usize),
-    /// Its source comes too fast.
-    SourceRate(Source),
-    /// It comes from this port, below the first that may.
-    SourcePort(u16),
-    /// It sent nothing in time.
-    Silent,
-    /// It ended before it sent anything.
-    ParkedExchange,
-    /// Only proxies may come, and it is none.
-    Proxy(&'static str),
-    /// The header in which a proxy says whom it brings.
-    Header(Fault),
-    /// It has waited in vain.
-    Late(&'a dyn fmt::Display),
-    /// Too many wait.
-    Crowd,
-    /// There is nobody any more who could let it through.
-    End,
-    /// Something is short.
-    Short(&'a dyn fmt::Display),
-}
-
-impl fmt::Display for Reason<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Rule(rule) => write!(f, "denied by {rule}"),
-            Self::NoRule => f.write_str("no rule allows it"),
-            Self::Max(limit) => write!(f, "all {limit} places are taken"),
-            Self::Rate => f.write_str("connections come faster than --rate"),
-            Self::SourceMax(source, limit) => {
-                write!(f, "{source} has as many handlers as it may, {limit}")
-            }
-            Self::SourceRate(source) => write!(f, "{source} comes faster than it may"),
-            Self::SourcePort(port) => write!(f, "port {port} is below --min-source-port"),
-            Self::Silent => f.write_str("it sent nothing in time"),
-            Self::ParkedExchange => f.write_str("it left before it had sent anything"),
-            Self::Proxy(why) => f.write_str(why),
-            Self::Header(fault) => write!(f, "{fault}"),
-            Self::Late(why) => write!(f, "it has waited in vain: {why}"),
-            Self::Crowd => f.write_str("too many wait"),
-            Self::End => f.write_str("skd ends"),
-            Self::Short(why) => write!(f, "{why}"),
         }
     }
 }

@@ -6,11 +6,13 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::time::Duration;
 
-use super::sources::Source;
+use crate::config::Source;
+use crate::report::{self, Gate};
 
-/// What a second is, in the nanoseconds of the clock.
-const SECOND: u64 = 1_000_000_000;
+/// How long lines are counted before what was not written is summed up.
+const SECOND: Duration = Duration::from_secs(1);
 
 /// How many lines of a source there are in a second.
 const EACH: u32 = 3;
@@ -33,8 +35,8 @@ pub(in crate::serve) struct RejectLog {
     /// So that nobody can choose addresses that share a set with another's.
     hasher: RandomState,
     sets: Box<[[Entry; WAYS]]>,
-    /// When the second is over that is counted now.
-    end: u64,
+    /// Open when the second is over that is counted now.
+    gate: Gate,
     /// How many lines were said in it.
     lines: u32,
     /// How many weren't, of sources that have an entry.
@@ -64,7 +66,7 @@ impl RejectLog {
         Self {
             hasher: RandomState::new(),
             sets: vec![Default::default(); SETS].into(),
-            end: 0,
+            gate: Gate::new(),
             lines: 0,
             counted: 0,
             others: 0,
@@ -74,7 +76,7 @@ impl RejectLog {
     /// A connection of this source was refused. What is [`due`](Self::due) is to be said first,
     /// or it goes on being counted as if the second weren't over.
     pub(in crate::serve) fn note(&mut self, source: Source, now: u64) -> Say {
-        if now >= self.end && self.due().is_none() {
+        if self.gate.is_open(now) && self.due().is_none() {
             self.begin(now);
         }
         let room = self.lines < ALL;
@@ -101,18 +103,18 @@ impl RejectLog {
 
     /// When there is something to be flushed, if anything was counted.
     pub(in crate::serve) fn due(&self) -> Option<u64> {
-        (self.counted != 0 || self.others != 0).then_some(self.end)
+        (self.counted != 0 || self.others != 0).then(|| self.gate.opens_at())
     }
 
     /// Has the second over now: what was counted can be said later no more.
     pub(in crate::serve) fn cut_short(&mut self) {
-        self.end = 0;
+        self.gate.open();
     }
 
     /// Once the second is over, calls `say` with how many more were refused of which source, the
     /// most first and all others together last, and begins another.
     pub(in crate::serve) fn flush(&mut self, now: u64, mut say: impl FnMut(Option<Source>, u64)) {
-        if now < self.end || self.due().is_none() {
+        if !self.gate.is_open(now) || self.due().is_none() {
             return;
         }
         for _ in 0..SUMS {
@@ -134,7 +136,7 @@ impl RejectLog {
     }
 
     fn begin(&mut self, now: u64) {
-        self.end = now.saturating_add(SECOND);
+        self.gate.close(now, report::throttle(SECOND));
         self.sets.fill(Default::default());
         (self.lines, self.counted, self.others) = (0, 0, 0);
     }
@@ -162,6 +164,7 @@ mod tests {
     use proptest::prelude::*;
 
     const NOW: u64 = 17;
+    const SECOND: u64 = super::SECOND.as_nanos() as u64;
 
     fn flush(reject_log: &mut RejectLog, now: u64) -> Vec<(Option<Source>, u64)> {
         let mut said = Vec::new();
@@ -254,8 +257,8 @@ mod tests {
                     counted += said.iter().map(|(_, count)| *count as usize).sum::<usize>();
                 }
                 let say = reject_log.note(Source::user(*user), now);
-                if reject_log.end != begun {
-                    (begun, second) = (reject_log.end, 0);
+                if reject_log.gate.opens_at() != begun {
+                    (begun, second) = (reject_log.gate.opens_at(), 0);
                 }
                 if say == Say::Line {
                     second += 1;

@@ -13,6 +13,7 @@ use super::upgrade::save::write_state;
 use super::upgrade::words::{self, Word, refuse};
 use crate::child::{Pool, program};
 use crate::error::Reason;
+use crate::report::NoUpgrade;
 use crate::serve::worker::Phase;
 use crate::setup::executable::Executable;
 use crate::sys::process::{self, Change, Ended, Target, Wait};
@@ -25,14 +26,14 @@ impl Daemon {
     /// USR2: tries the program that stands where this one came from.
     pub(in crate::serve) fn begin_upgrade(&mut self) {
         if self.preflight.is_some() {
-            return refuse(&"one is being tried already");
+            return refuse(NoUpgrade::Running);
         }
         if self.drain.is_some() {
-            return refuse(&"it is about to end");
+            return refuse(NoUpgrade::Ending);
         }
         match self.start_preflight() {
             Ok(preflight) => self.preflight = Some(preflight),
-            Err(why) => refuse(&why),
+            Err(why) => refuse(NoUpgrade::Failed(&why)),
         }
     }
 
@@ -67,10 +68,7 @@ impl Daemon {
                 // Its end isn't waited for: on a dead file server it may take long.
                 preflight.due = Instant::now() + DEAD;
                 if !std::mem::replace(&mut preflight.killed, true) {
-                    refuse(&format_args!(
-                        "the new program hasn't said within {} s whether it can take over",
-                        LIMIT.as_secs()
-                    ));
+                    refuse(NoUpgrade::Late(LIMIT));
                 }
             }
         }
@@ -104,17 +102,17 @@ impl Daemon {
         match preflight.judge(ended) {
             Verdict::Accepted => {
                 let why = self.become_next(&preflight.next);
-                refuse(&why);
+                refuse(NoUpgrade::Failed(&why));
             }
             // It has run, and has said why on standard error.
             Verdict::Refused(Ended::Exited(0)) => {
-                refuse(&"the new program doesn't know how to take over; is it a skd?");
+                refuse(NoUpgrade::NoAnswer);
             }
             Verdict::Refused(Ended::Exited(status)) => {
-                refuse(&format_args!("the new program refuses (status {status})"));
+                refuse(NoUpgrade::Status(status));
             }
             Verdict::Refused(Ended::Killed(signal)) => {
-                refuse(&format_args!("signal {signal} ended the new program"));
+                refuse(NoUpgrade::Signal(signal));
             }
             Verdict::NotExecuted(errno) => self.explain_exec(errno),
         }
@@ -126,18 +124,12 @@ impl Daemon {
             .and_then(Executable::readable)
             .and_then(program::missing_interpreter_of);
         match missing {
-            Some(interpreter) => refuse(&format_args!(
-                "the new program's interpreter {} isn't there; after --chroot it would have to be in that directory, but a static skd needs none",
-                interpreter.display()
-            )),
+            Some(interpreter) => refuse(NoUpgrade::Interpreter(&interpreter)),
             // See `write_state`.
             None if errno == Errno::ENOENT => {
-                refuse(&"the new program is a script, and no skd");
+                refuse(NoUpgrade::Script);
             }
-            None => refuse(&format_args!(
-                "the new program can't be executed: {}",
-                errno.desc()
-            )),
+            None => refuse(NoUpgrade::NotExecutable(errno)),
         }
     }
 

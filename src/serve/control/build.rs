@@ -142,7 +142,7 @@ impl Built {
         let pool_variables = Listener::common_variables(&streams);
         let pool = config.prestart.map(|prestart| {
             let plan = Arc::clone(&plan);
-            Pool::start(prestart, plan, pool_variables.clone(), spawners.next()?)
+            Pool::start(id, prestart, plan, pool_variables.clone(), spawners.next()?)
         });
         let (rules, rule_files) = rules.unzip();
         let (name, drain) = (config.name.clone(), DrainTimeouts::of(&config));

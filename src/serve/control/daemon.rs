@@ -16,6 +16,7 @@ use super::upgrade::preflight::Preflight;
 use crate::child::{Method, Pidfds, Spawner};
 use crate::error::Error;
 use crate::net::Listener;
+use crate::report;
 use crate::serve::admission::Clock;
 use crate::serve::handlers::Handlers;
 use crate::serve::handlers::linger::Lingering;
@@ -86,6 +87,7 @@ fn failed(what: &'static str) -> impl Fn(Errno) -> Error {
 impl Daemon {
     /// Makes ready all that can fail, worker threads too, but nothing is served yet.
     pub fn new(services: Vec<Prepared>, resources: Resources) -> Result<Self, Error> {
+        report::set_services(services.len() + resources.restored.removed.len());
         let acceptors = resources.acceptors;
         let datagram_workers = services.iter().map(|service| service.datagram_workers);
         let workers = acceptors + datagram_workers.sum::<usize>();

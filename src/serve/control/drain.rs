@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::config::ServiceId;
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Overdue, Trouble, Watched};
 use crate::serve::handlers::reap;
 use crate::serve::handlers::token::Token;
 use crate::serve::service::DrainTimeouts;
@@ -150,7 +150,7 @@ impl Drain {
         if closes.is_some() {
             for (service, alive) in self.services.iter().zip(self.alive(shared)) {
                 if alive > 0 && now < service.due {
-                    report::event(Event::Draining(alive, &service.timeouts.drain));
+                    report::event(Event::Draining(alive, service.timeouts.drain));
                 }
             }
         }
@@ -211,22 +211,19 @@ impl ServiceDrain {
         }
         match self.step {
             Step::Waiting => {
-                report::event(Event::Overdue(alive, "TERM is sent to them"));
+                report::event(Event::Overdue(alive, Overdue::Terminated));
                 table.signal(Signal::SIGTERM, |handler| handler.service == self.id);
                 self.step = Step::Told;
                 self.due = now + self.timeouts.kill_after.into();
             }
             Step::Told => {
-                report::event(Event::Overdue(alive, "KILL is sent to them"));
+                report::event(Event::Overdue(alive, Overdue::Killed));
                 table.signal(Signal::SIGKILL, |handler| handler.service == self.id);
                 self.step = Step::Killed;
                 self.due = now + LAST_WAIT;
             }
             Step::Killed => {
-                report::event(Event::Overdue(
-                    alive,
-                    "KILL didn't help; they are left behind",
-                ));
+                report::event(Event::Overdue(alive, Overdue::Abandoned));
                 self.step = Step::Over(self.step.status());
             }
             Step::Over(_) => {}
@@ -247,12 +244,12 @@ fn close(shared: &Shared) {
         for acceptor in &shared.handlers.pollers[..shared.handlers.main_index()] {
             let _ = acceptor.remove(listener);
         }
-        report::event(Event::ClosedListener(listener));
+        report::event(Event::ClosedListener(listener.listener_name()));
         listener.close(&shared.handlers.main);
     }
     // They stay open as long as an exchange may need them, though no new sender is served.
     for listener in shared.datagrams() {
-        report::event(Event::ClosedListener(listener));
+        report::event(Event::ClosedListener(listener.listener_name()));
     }
 }
 
@@ -269,8 +266,11 @@ fn watch(shared: &Shared) -> bool {
         {
             Ok(()) | Err(nix::errno::Errno::EEXIST) => watched,
             Err(errno) => {
-                let text = format_args!("handlers can't be watched: {}", errno.desc());
-                report::event(Event::Trouble(Cause::Watch, &text));
+                report::event(Event::Trouble(Trouble::NotWatched {
+                    service: None,
+                    what: Watched::Handlers,
+                    errno,
+                }));
                 look(shared, thread);
                 false
             }

@@ -10,7 +10,7 @@ use super::daemon::Daemon;
 use super::drain;
 use crate::child::Pool;
 use crate::net::SocketFile;
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Trouble, Watched};
 use crate::serve::admission::Policy;
 use crate::serve::handlers::reap::{self, After};
 use crate::serve::handlers::token::Token;
@@ -30,7 +30,7 @@ impl Daemon {
             pidfile.own();
         }
         self.enter_restored();
-        self.each_listener(|listener| report::event(Event::Listening(listener)));
+        self.each_listener(|listener| report::event(Event::Listening(listener.listener_name())));
         // Not in a preflight, which doesn't come here.
         self.shared.pools().for_each(Pool::refill);
         self.shared.enter_phase(Phase::Serving);
@@ -42,8 +42,11 @@ impl Daemon {
                 Ok(events) => events,
                 Err(errno) => {
                     // Nothing that an epoll descriptor in order can say; don't spin on it.
-                    let text = format_args!("the main thread can't wait: {}", errno.desc());
-                    report::event(Event::Trouble(Cause::Watch, &text));
+                    report::event(Event::Trouble(Trouble::NotWatched {
+                        service: None,
+                        what: Watched::Main,
+                        errno,
+                    }));
                     std::thread::sleep(Duration::from_millis(100));
                     continue;
                 }
@@ -200,8 +203,8 @@ impl Daemon {
             bucket.is_some_and(|bucket| bucket.next(now) > now)
         };
         let event = match served.slots.full() {
-            Some(limit) => Event::Full(limit),
-            None if used_up() => Event::Fast,
+            Some(limit) => Event::Full(served.id, limit),
+            None if used_up() => Event::Fast(served.id),
             None => return,
         };
         // It may have been taken meanwhile, into the last slot; the next acceptor that finds the

@@ -1,7 +1,7 @@
 //! Rules that are read again, at SIGHUP.
 
 use super::daemon::Daemon;
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Trouble};
 use crate::serve::admission::Rules;
 use crate::sys::events::Waker;
 
@@ -26,12 +26,12 @@ impl Daemon {
                     rules.replace(Rules::new(list, served.plan.variables()));
                     // Threads that wait would keep the old ones for as long.
                     self.shared.wakers.iter().for_each(Waker::wake);
-                    report::event(Event::ReadRules(count));
+                    report::event(Event::ReadRules(served.id, count));
                 }
                 Err(faults) => {
                     if let Some(fault) = faults.first() {
-                        let text = format_args!("{fault}; the old rules stay");
-                        report::event(Event::Trouble(Cause::Rules, &text));
+                        let trouble = Trouble::RulesNotRead(served.id, fault);
+                        report::event(Event::Trouble(trouble));
                     }
                 }
             }

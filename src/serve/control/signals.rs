@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::daemon::Daemon;
 use super::drain::Drain;
 use crate::child::Pool;
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Trouble};
 use crate::serve::handlers::reap;
 use crate::serve::handlers::table::Work;
 use crate::serve::worker::Phase;
@@ -51,8 +51,8 @@ impl Daemon {
                 self.end(false)
             }
             Ok(_) => false,
-            Err(text) => {
-                report::event(Event::Trouble(Cause::Log, &text));
+            Err(errno) => {
+                report::event(Event::Trouble(Trouble::LogNotReopened(errno)));
                 false
             }
         }
@@ -98,7 +98,7 @@ impl Daemon {
                 // A handler may have the socket too, and it would be told of still.
                 let poller = self.shared.handlers.main_poller();
                 let _ = poller.remove(socket.listener());
-                report::event(Event::ClosedListener(socket.listener()));
+                report::event(Event::ClosedListener(socket.listener().listener_name()));
             }
         }
         let (shared, services) = (&self.shared, &self.services);
@@ -115,7 +115,9 @@ impl Daemon {
         self.abandon_preflight();
         self.stop_workers();
         self.remove_files();
-        self.each_listener(|listener| report::event(Event::ClosedListener(listener)));
+        self.each_listener(|listener| {
+            report::event(Event::ClosedListener(listener.listener_name()))
+        });
         // If one is left, prestarted handlers see skd's end.
         self.shared.retire_pools();
     }

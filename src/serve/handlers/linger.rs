@@ -21,7 +21,7 @@ use socket2::SockRef;
 
 use super::Handlers;
 use super::token::Token;
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Trouble, Watched};
 use crate::sys::events::{Interest, Poller};
 use crate::sys::signals::has_group;
 use crate::sys::sockets::{Heard, close_at_once, hear_out, tell};
@@ -143,8 +143,11 @@ impl Lingering {
         let index = part.make_room(poller);
         let key = Token::Lingering(index).into();
         if let Err(errno) = poller.add(&connection, Interest::Readable, key) {
-            let text = format_args!("a client can't be heard out: {}", errno.desc());
-            report::event(Event::Trouble(Cause::Watch, &text));
+            report::event(Event::Trouble(Trouble::NotWatched {
+                service: None,
+                what: Watched::Lingering,
+                errno,
+            }));
             return;
         }
         part.insert(index, Entry { connection, until });

@@ -11,7 +11,7 @@ pub(in crate::serve) mod token;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Trouble, Watched};
 use crate::sys::events::{Poller, Waker};
 
 use linger::Lingering;
@@ -70,12 +70,15 @@ impl Handlers {
         handler: Handler,
         watch: Option<Watch>,
     ) -> bool {
-        let has_pidfd = handler.pidfd.is_some();
+        let (service, has_pidfd) = (handler.service, handler.pidfd.is_some());
         let poller = &self.pollers[thread];
         let (watched, more) = self.table.insert(thread, poller, handler, watch);
         if let Err(errno) = watched {
-            let text = format_args!("a handler can't be watched: {}", errno.desc());
-            report::event(Event::Trouble(Cause::Watch, &text));
+            report::event(Event::Trouble(Trouble::NotWatched {
+                service: Some(service),
+                what: Watched::Handler,
+                errno,
+            }));
         }
         if !has_pidfd || watched.is_err() {
             self.main.wake();

@@ -49,7 +49,7 @@ pub(in crate::serve) fn reap(
 
 fn finish(handlers: &Handlers, handler: Handler, ended: Ended, by: usize) -> After {
     let Handler {
-        service: _,
+        service,
         pid,
         pidfd: _,
         work,
@@ -65,21 +65,21 @@ fn finish(handlers: &Handlers, handler: Handler, ended: Ended, by: usize) -> Aft
     };
     match work {
         Work::WaitMode(index) => {
-            report::event(Event::Finished(&peer, outcome));
+            report::event(Event::Finished(service, &peer, outcome));
             After::Listener(index)
         }
         Work::Datagrams(slot) => {
-            report::event(Event::Finished(&peer, outcome));
+            report::event(Event::Finished(service, &peer, outcome));
             drop(source_slot);
             let (used, limit) = slot.release(by);
-            report::event(Event::Places(used, limit));
+            report::event(Event::Slots(service, used, limit));
             After::Done
         }
         Work::Connection(slot) => {
-            report::event(Event::Closed(&peer, outcome));
+            report::event(Event::Closed(service, &peer, outcome));
             drop(source_slot);
             let (used, limit) = slot.release(by);
-            report::event(Event::Places(used, limit));
+            report::event(Event::Slots(service, used, limit));
             // After its place is free: who sees the end and comes again at once finds it so.
             if let Some(kept) = kept {
                 kept.part(handlers, by, pid);

@@ -18,7 +18,7 @@ use super::Handlers;
 use super::table::Handler;
 use crate::error::Error;
 use crate::net::{BoundAddress, Listener};
-use crate::report::{self, Cause, Event, Late};
+use crate::report::{self, Event, Late, Trouble};
 use crate::sys::diagnosis::{Diagnosis, SocketId};
 use crate::sys::signals::{Signal, signal_group};
 
@@ -259,24 +259,19 @@ impl Handlers {
                     Some(Act::Kill) => signal_group(handler.pid, Signal::SIGKILL),
                     Some(Act::Unknown(_)) | None => {}
                 }
-                act.map(|act| (act, handler.pid.as_raw(), handler.peer))
+                act.map(|act| (act, handler.service, handler.pid.as_raw(), handler.peer))
             };
             match self.table.when_due(part, act) {
                 None => return,
                 Some(None) => {}
-                Some(Some((Act::Tell(late), pid, peer))) => {
-                    report::event(Event::Late(&peer, pid, late));
+                Some(Some((Act::Tell(late), service, pid, peer))) => {
+                    report::event(Event::Late(service, &peer, pid, late));
                 }
-                Some(Some((Act::Kill, pid, peer))) => {
-                    report::event(Event::KillingHandler(&peer, pid));
+                Some(Some((Act::Kill, service, pid, peer))) => {
+                    report::event(Event::KillingHandler(service, &peer, pid));
                 }
-                Some(Some((Act::Unknown(errno), ..))) => {
-                    let why = errno.desc();
-                    let text = format_args!(
-                        "--idle-timeout: the kernel doesn't say since when a connection is idle: \
-                         {why}; it will be asked again"
-                    );
-                    report::event(Event::Trouble(Cause::Watch, &text));
+                Some(Some((Act::Unknown(errno), service, ..))) => {
+                    report::event(Event::Trouble(Trouble::IdleTimeout(service, errno)));
                 }
             }
         }

@@ -12,7 +12,7 @@ use nix::unistd::{Pid, getpgrp, tcsetpgrp};
 use crate::child::Plan;
 use crate::config::KILL_AFTER;
 use crate::error::Error;
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Trouble};
 use crate::setup::{Log, Ready};
 use crate::sys::child::{self, Born, Descriptors, ExecTarget, Launch, Stage};
 use crate::sys::events::wait_readable;
@@ -97,16 +97,16 @@ pub fn run(
                     let _ = killpg(pid, Signal::SIGTERM);
                     return Err(error);
                 }
-                report::event(Event::Started(&plan.name()));
+                report::event(Event::Started(plan.name()));
                 let ended = supervisor.watch(pid)?;
                 // Before anybody hears of the end, and comes because of it.
                 client = supervisor.client_waits();
-                report::event(Event::Ended(&plan.name(), ended));
+                report::event(Event::Ended(plan.name(), ended));
                 ended
             }
             Err(error) if ready.is_some() => return Err(error),
             Err(error) => {
-                report::event(Event::Trouble(Cause::Exec, &error));
+                report::event(Event::Trouble(Trouble::NotStarted(&error)));
                 Ended::Exited(error.status())
             }
         };
@@ -123,7 +123,7 @@ pub fn run(
             delay
         };
         if client != Some(false) {
-            report::event(Event::Restarting(&plan.name(), pause));
+            report::event(Event::Restarting(plan.name(), pause));
         }
         supervisor.pause(pause);
         if supervisor.ending {
@@ -163,7 +163,7 @@ fn launch(plan: &Plan, stack: &mut Stack, image: Option<&ExecTarget>) -> Result<
         traced: false,
     };
     child::spawn(stack, launch)
-        .map_err(|errno| Error::start(format!("no process for '{}'", plan.name()), errno))
+        .map_err(|errno| Error::start(format!("no process for '{}'", plan.name().display()), errno))
 }
 
 /// As a shell says it: 128 and the signal's number.
@@ -213,7 +213,8 @@ impl<'a> Supervisor<'a> {
                 sockets.ready();
             }
             let listeners = self.sockets.iter().flat_map(Sockets::listeners);
-            listeners.for_each(|listener| report::event(Event::Listening(listener)));
+            listeners
+                .for_each(|listener| report::event(Event::Listening(listener.listener_name())));
         }
         *ready = None;
         self.log.keep();
@@ -277,13 +278,13 @@ impl<'a> Supervisor<'a> {
         let now = Instant::now();
         if let Some(kill_at) = self.kill_at {
             if now >= kill_at {
-                report::event(Event::Killing(&self.plan.name()));
+                report::event(Event::Killing(self.plan.name()));
                 signal_group(pid, Signal::SIGKILL);
                 // Which may take a while to show.
                 self.kill_at = Some(now + Duration::from(KILL_AFTER));
             }
         } else if let Some(span) = self.stoppable().and_then(Sockets::idle) {
-            report::event(Event::Idle(&self.plan.name(), span));
+            report::event(Event::Idle(self.plan.name(), span));
             signal_group(pid, Signal::SIGTERM);
             self.kill_at = Some(now + self.kill_after.unwrap_or(KILL_AFTER.into()));
         }
@@ -344,9 +345,9 @@ impl<'a> Supervisor<'a> {
             signal_group(pid, signal);
         }
         if signal == Signal::SIGHUP
-            && let Err(text) = self.log.reopen()
+            && let Err(errno) = self.log.reopen()
         {
-            report::event(Event::Trouble(Cause::Log, &text));
+            report::event(Event::Trouble(Trouble::LogNotReopened(errno)));
         }
     }
 

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use crate::config::{Supervise, UnixAddress};
 use crate::error::Error;
 use crate::net::{BoundAddress, Listener};
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Trouble};
 use crate::setup::{Manager, notify};
 use crate::sys::descriptors::set_blocking;
 use crate::sys::diagnosis::Diagnosis;
@@ -211,9 +211,7 @@ impl Idleness {
         self.next = now + self.pause();
         let came = self.comers.take_ready();
         let has = self.has_clients(listeners).unwrap_or_else(|errno| {
-            let why = errno.desc();
-            let text = format_args!("--idle-exit: the kernel doesn't tell of connections: {why}");
-            report::event(Event::Trouble(Cause::Watch, &text));
+            report::event(Event::Trouble(Trouble::IdleExit(errno)));
             true
         });
         if came || has || listeners.iter().any(is_readable) {

@@ -6,6 +6,7 @@ use nix::errno::Errno;
 
 use super::{Found, STARTS};
 use crate::child::Plan;
+use crate::config::ServiceId;
 use crate::net::{BoundAddress, Listener, Peer};
 use crate::report::{self, Event};
 use crate::sys::backlog::Backlog;
@@ -71,7 +72,12 @@ impl Connections {
     }
 
     /// The handler has ended.
-    pub(in crate::serve) fn returned(&mut self, listener: &Listener, plan: &Plan) {
+    pub(in crate::serve) fn returned(
+        &mut self,
+        service: ServiceId,
+        listener: &Listener,
+        plan: &Plan,
+    ) {
         // Before it is asked who has come: someone who comes in between is then no reason to
         // take those before him for left.
         let waiting = self.backlog.length(listener);
@@ -83,8 +89,9 @@ impl Connections {
             self.known = false;
         } else if self.starts == STARTS && waiting.is_some() {
             report::event(Event::LeftWaiting {
-                listener,
-                program: &plan.name(),
+                service,
+                listener: listener.listener_name(),
+                program: plan.name(),
                 starts: STARTS,
             });
         }

@@ -6,6 +6,7 @@ use nix::sys::time::TimeSpec;
 
 use super::{Found, STARTS};
 use crate::child::Plan;
+use crate::config::ServiceId;
 use crate::net::Listener;
 use crate::report::{self, Event};
 use crate::sys::sockets::{self, Datagram};
@@ -18,7 +19,12 @@ pub(in crate::serve) struct Datagrams {
 }
 
 impl Datagrams {
-    pub(in crate::serve) fn find(&mut self, listener: &Listener, plan: &Plan) -> Found {
+    pub(in crate::serve) fn find(
+        &mut self,
+        service: ServiceId,
+        listener: &Listener,
+        plan: &Plan,
+    ) -> Found {
         let datagram = match sockets::peek_datagram(listener) {
             Ok(Some(datagram)) => datagram,
             Ok(None) if sockets::is_shut_down(listener) => return Found::ShutDown,
@@ -28,7 +34,7 @@ impl Datagrams {
         let known = self.last.filter(|(last, _)| *last == datagram.received);
         let starts = known.map_or(0, |(_, starts)| starts);
         if starts == STARTS {
-            return self.discard(listener, plan);
+            return self.discard(service, listener, plan);
         }
         self.last = Some((datagram.received, starts));
         Found::Somebody {
@@ -46,15 +52,16 @@ impl Datagrams {
     }
 
     /// Reads the first datagram away and says whose it was.
-    fn discard(&mut self, listener: &Listener, plan: &Plan) -> Found {
+    fn discard(&mut self, service: ServiceId, listener: &Listener, plan: &Plan) -> Found {
         self.last = None;
         match sockets::discard_datagram(listener) {
             Ok(Some(Datagram { sender, length, .. })) => {
                 report::event(Event::ReadAway {
+                    service,
                     peer: &listener.sender(sender),
                     length,
-                    listener,
-                    program: &plan.name(),
+                    listener: listener.listener_name(),
+                    program: plan.name(),
                     starts: STARTS,
                 });
                 Found::Nothing

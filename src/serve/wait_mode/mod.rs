@@ -21,7 +21,7 @@ use super::handlers::token::Token;
 use crate::child::{Plan, SpawnError, Spawned, Spawner};
 use crate::config::ServiceId;
 use crate::net::{Listener, Peer};
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, ReceiveFault, Trouble};
 use crate::sys::descriptors;
 use crate::sys::environment::Environment;
 use crate::sys::events::{Interest, Poller};
@@ -144,7 +144,9 @@ impl WaitSocket {
         self.free_since = Instant::now();
         match &mut self.arrivals {
             Arrivals::Datagrams(_) => self.note_times(true),
-            Arrivals::Connections(connections) => connections.returned(&self.listener, &self.plan),
+            Arrivals::Connections(connections) => {
+                connections.returned(self.service, &self.listener, &self.plan);
+            }
         }
         self.rearm(handlers);
     }
@@ -153,19 +155,20 @@ impl WaitSocket {
     pub(in crate::serve) fn look(&mut self, handlers: &Handlers, spawner: &mut Spawner) {
         self.due = None;
         let found = match &mut self.arrivals {
-            Arrivals::Datagrams(datagrams) => datagrams.find(&self.listener, &self.plan),
+            Arrivals::Datagrams(datagrams) => {
+                datagrams.find(self.service, &self.listener, &self.plan)
+            }
             Arrivals::Connections(connections) => connections.find(&self.listener),
         };
         let (peer, new, starts) = match found {
             Found::Somebody { peer, new, starts } => (peer, new, starts),
             Found::Nothing => return self.rearm(handlers),
             Found::ShutDown => {
-                let why = "a handler has shut the socket down; restart skd";
-                self.trouble(Cause::Receive, why);
+                self.not_received(ReceiveFault::ShutDownByHandler);
                 return self.pause(LONGEST_DELAY);
             }
             Found::Trouble(errno) => {
-                self.trouble(Cause::Receive, errno.desc());
+                self.not_received(ReceiveFault::Errno(errno));
                 return self.pause(PAUSE);
             }
         };
@@ -177,19 +180,21 @@ impl WaitSocket {
             }
         }
         if new {
-            report::event(Event::Received(&peer));
+            report::event(Event::Received(self.service, &peer));
         }
         match self.start(handlers, spawner, peer) {
             Ok(()) => self.tried(),
             Err(why @ SpawnError::Shortage(_)) => {
-                report::event(Event::Trouble(Cause::Spawn, &why.explain(&self.plan)));
+                let why = why.explain(&self.plan);
+                report::event(Event::Trouble(Trouble::Spawn(self.service, why)));
                 if let Arrivals::Datagrams(_) = self.arrivals {
                     self.note_times(true);
                 }
                 self.pause(PAUSE);
             }
             Err(why @ SpawnError::Failed(..)) => {
-                report::event(Event::Trouble(Cause::Exec, &why.explain(&self.plan)));
+                let why = why.explain(&self.plan);
+                report::event(Event::Trouble(Trouble::Spawn(self.service, why)));
                 self.tried();
                 self.returned(handlers);
             }
@@ -229,6 +234,7 @@ impl WaitSocket {
         // What may be left there is the listener, whose end nobody waits for.
         spawner.release();
         let Spawned { pid, pidfd } = spawned?;
+        report::event(Event::HandlerStarted(self.service, pid.as_raw()));
         let handler = Handler {
             service: self.service,
             pid,
@@ -249,7 +255,11 @@ impl WaitSocket {
         let key = self.key();
         let poller = handlers.main_poller();
         if let Err(errno) = poller.change(listener, Interest::ReadableOnce, key) {
-            self.trouble(Cause::Watch, errno.desc());
+            report::event(Event::Trouble(Trouble::ListenerNotWatched {
+                service: self.service,
+                listener: listener.listener_name(),
+                errno,
+            }));
             self.pause(PAUSE);
         }
     }
@@ -260,13 +270,16 @@ impl WaitSocket {
 
     fn note_times(&self, on: bool) {
         if let Err(errno) = Datagrams::note_times(&self.listener, on) {
-            self.trouble(Cause::Receive, errno.desc());
+            self.not_received(ReceiveFault::Errno(errno));
         }
     }
 
-    fn trouble(&self, cause: Cause, why: &str) {
-        let text = format_args!("receiving on {}: {why}", self.listener);
-        report::event(Event::Trouble(cause, &text));
+    fn not_received(&self, fault: ReceiveFault) {
+        report::event(Event::Trouble(Trouble::NotReceived {
+            service: self.service,
+            listener: self.listener.listener_name(),
+            fault,
+        }));
     }
 }
 

@@ -2,19 +2,18 @@
 //! clients: header → rules → first byte → source → rate → place. Whoever has to wait on the way
 //! does so in the [`PendingQueue`](super::room), and goes on from there.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::MsgFlags;
 
-use super::super::admission::{Over, Policy, Ready, Reason, RejectAction, Say, SourceLimits, When};
+use super::super::admission::{Over, Policy, Ready, RejectAction, Say, SourceLimits, When};
 use super::queue::{PendingConnection, Stage};
 use super::stream::{PAUSE, StreamWorker};
 use crate::config::{AtLimit, Proxies};
 use crate::net::proxy::{self, Received};
-use crate::report::{self, Event};
+use crate::report::{self, Awaited, Event, Reason};
 use crate::sys::sockets::{is_shut_down, receive_now};
 
 /// How long somebody who was told why is heard out, so that it arrives.
@@ -186,7 +185,8 @@ impl<'a> StreamWorker<'a> {
             Err(_) => match policy.asked.at_rate() {
                 // The first of those who wait is looked at when there is a token.
                 AtLimit::Queue(within) => {
-                    report::event(Event::Fast);
+                    let id = self.states[visitor.service].served.id;
+                    report::event(Event::Fast(id));
                     Passed::Later {
                         retry: None,
                         within: within.map(Into::into),
@@ -198,7 +198,8 @@ impl<'a> StreamWorker<'a> {
     }
 
     fn pass_place(&mut self, policy: &'a Policy, visitor: &mut PendingConnection) -> Passed<'a> {
-        let slots = &self.states[visitor.service].served.slots;
+        let served = self.states[visitor.service].served;
+        let slots = &served.slots;
         if visitor.slot.is_none() {
             visitor.slot = match policy.asked.at_max() {
                 AtLimit::Queue(_) => slots.take(self.index),
@@ -212,7 +213,7 @@ impl<'a> StreamWorker<'a> {
             AtLimit::Queue(within) => {
                 // Here is one that waits; in the backlog, that is found out by the main thread.
                 if let Some(limit) = slots.full() {
-                    report::event(Event::Full(limit));
+                    report::event(Event::Full(served.id, limit));
                 }
                 Passed::Later {
                     retry: None,
@@ -227,7 +228,7 @@ impl<'a> StreamWorker<'a> {
     }
 
     fn let_in(&mut self, policy: &'a Policy, id: Option<u32>, mut visitor: PendingConnection) {
-        let Some(slot) = visitor.slot.take_if(|_| self.make_room()) else {
+        let Some(slot) = visitor.slot.take_if(|_| self.make_room(visitor.service)) else {
             // It has all that it came for: no time that it may take is over any more, or it would
             // be asked again at once, and for ever.
             (visitor.deadline, visitor.retry) = (None, Some(Instant::now() + PAUSE));
@@ -261,8 +262,12 @@ impl<'a> StreamWorker<'a> {
         let room = &mut self.states[service].room;
         if let Err(failed) = room.enter(self.poller, service, id, visitor) {
             let (visitor, errno) = *failed;
-            let why = format_args!("it can't be waited for: {}", errno.desc());
-            self.refuse(policy, visitor, RejectAction::Close, Reason::Short(&why));
+            self.refuse(
+                policy,
+                visitor,
+                RejectAction::Close,
+                Reason::NotWatched(errno),
+            );
         }
     }
 
@@ -277,26 +282,24 @@ impl<'a> StreamWorker<'a> {
         let (Some(policy), Some(silent)) = (&served.policy, silent) else {
             return false;
         };
-        let why = Errno::EMFILE.desc();
-        self.refuse(policy, silent, RejectAction::Close, Reason::Short(&why));
+        self.refuse(policy, silent, RejectAction::Close, Reason::NoDescriptor);
         true
     }
 
     fn too_late(&mut self, policy: &'a Policy, visitor: PendingConnection) {
         let slots = &self.states[visitor.service].served.slots;
         let (limit, source) = (slots.limit().unwrap_or_default(), visitor.source);
-        let max = Reason::Max(limit);
         let reason = match visitor.stage {
-            Stage::Header => Reason::Late(&"its PROXY header has not come"),
+            Stage::Header => Reason::Late(Awaited::Header),
             Stage::Rules | Stage::FirstByte => Reason::Silent,
             Stage::Source => {
-                let why = format_args!("{source} has reached its limit");
+                let reason = Reason::Late(Awaited::Source(source));
                 let rule = visitor.rule.clone();
                 let farewell = by_rule(rule.as_deref(), RejectAction::Close);
-                return self.refuse(policy, visitor, farewell, Reason::Late(&why));
+                return self.refuse(policy, visitor, farewell, reason);
             }
-            Stage::Rate => Reason::Late(&Reason::Rate),
-            Stage::Slot => Reason::Late(&max),
+            Stage::Rate => Reason::Late(Awaited::Rate),
+            Stage::Slot => Reason::Late(Awaited::Slot(limit)),
         };
         self.refuse(policy, visitor, RejectAction::Close, reason);
     }
@@ -312,10 +315,11 @@ impl<'a> StreamWorker<'a> {
     ) {
         let time = self.shared.clock.read(Instant::now());
         let state = &mut self.states[visitor.service];
-        let reject_log = state.reject_log.as_mut().filter(|_| report::wants(1));
-        if reject_log.is_some_and(|it| it.note(visitor.source, time) == Say::Line) {
-            report::event(Event::Refused(&visitor.peer, &reason));
-        }
+        let event = Event::Rejected(state.served.id, &visitor.peer, reason);
+        report::event_if(event, || {
+            let reject_log = state.reject_log.as_mut();
+            reject_log.is_some_and(|it| it.note(visitor.source, time) == Say::Line)
+        });
         if let Some((source_slot, limits, taken)) = visitor.source_slot {
             source_slot.undo(limits, taken, time);
         }
@@ -435,15 +439,12 @@ impl<'a> StreamWorker<'a> {
     }
 
     fn say_what_was_counted(&mut self, service: usize) {
-        let reject_log = &mut self.states[service].reject_log;
+        let state = &mut self.states[service];
+        let (id, reject_log) = (state.served.id, &mut state.reject_log);
         if let Some(reject_log) = reject_log.as_mut().filter(|it| it.due().is_some()) {
             let time = self.shared.clock.read(Instant::now());
             reject_log.flush(time, |source, count| {
-                let from = |f: &mut fmt::Formatter<'_>| match &source {
-                    Some(source) => write!(f, "{source}"),
-                    None => f.write_str("others"),
-                };
-                report::event(Event::RefusedMore(count, &fmt::from_fn(from)));
+                report::event(Event::RejectedConnections(id, count, source));
             });
         }
     }
@@ -510,10 +511,7 @@ fn header<'a>(
     visitor: &mut PendingConnection,
 ) -> Passed<'a> {
     if !visitor.peer.is_trusted(&proxies.from) {
-        return Passed::No(
-            RejectAction::Close,
-            Reason::Proxy("it is none of --proxy-from"),
-        );
+        return Passed::No(RejectAction::Close, Reason::Proxy);
     }
     let found = visitor.header.take();
     match found.unwrap_or_else(|| proxy::receive(&visitor.connection)) {
@@ -541,13 +539,13 @@ fn first_byte<'a>(visitor: &PendingConnection, within: Duration) -> Passed<'a> {
     match receive_now(&visitor.connection, &mut [0], MsgFlags::MSG_PEEK) {
         // An empty packet reads the same, and counts if the client hasn't closed since.
         Ok(0) if is_shut_down(&visitor.connection) => {
-            Passed::No(RejectAction::Close, Reason::ParkedExchange)
+            Passed::No(RejectAction::Close, Reason::Ended)
         }
         Ok(_) => Passed::Yes,
         Err(Errno::EAGAIN) => Passed::Later {
             retry: None,
             within: Some(within),
         },
-        Err(_) => Passed::No(RejectAction::Close, Reason::ParkedExchange),
+        Err(_) => Passed::No(RejectAction::Close, Reason::Ended),
     }
 }

@@ -29,8 +29,9 @@ use super::super::service::Service;
 use super::queue::{self, PendingConnection, PendingQueue};
 use super::{Phase, Shared};
 use crate::child::{SpawnError, Spawned, Spawner};
+use crate::config::ServiceId;
 use crate::net::{Listener, Peer};
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Outlook, Trouble, Watched};
 use crate::sys::environment::Environment;
 use crate::sys::events::{Interest, Poller, no_events, wait_readable};
 use crate::sys::thread::Thread;
@@ -52,6 +53,7 @@ pub(in crate::serve) fn start(
     shared.handlers.pollers[index].add(waker, Interest::Readable, Token::Waker.into())?;
     let name = CString::new(format!("accept-{index}")).unwrap_or_default();
     Thread::start(name, 128 * 1024, move || {
+        report::register_thread();
         let acceptor = StreamWorker {
             index,
             poller: &shared.handlers.pollers[index],
@@ -231,7 +233,7 @@ impl<'a> StreamWorker<'a> {
 
     /// Has it said that clients wait for a place, if they do.
     fn note_full(&self, service: usize) {
-        if report::full_is_due() {
+        if report::full_is_due(self.states[service].served.id) {
             self.ask_who_waits(service);
         }
     }
@@ -272,7 +274,7 @@ impl<'a> StreamWorker<'a> {
             !state.room.for_rate.is_empty() || bucket.next(now) > now
         });
         let open = !state.closed_by_rate;
-        if !open && report::fast_is_due() {
+        if !open && report::fast_is_due(state.served.id) {
             self.ask_who_waits(service);
         }
         open
@@ -312,7 +314,7 @@ impl<'a> StreamWorker<'a> {
     fn serve(&mut self, service: usize, index: usize) -> Attempt {
         let served = self.states[service].served;
         let listener = &served.listeners[index];
-        if !self.make_room() {
+        if !self.make_room(service) {
             return Attempt::Short;
         }
         let token = match self.take_token(service) {
@@ -327,7 +329,7 @@ impl<'a> StreamWorker<'a> {
                 if short && self.make_way(service) {
                     return Attempt::Served;
                 }
-                return not_accepted(listener, &reason);
+                return not_accepted(served.id, listener, &reason);
             }
         };
         let slot = self.states[service].slot.take();
@@ -382,11 +384,11 @@ impl<'a> StreamWorker<'a> {
         rule: Option<&Ready>,
     ) {
         let served = self.states[service].served;
-        report::event(Event::Accepted(&peer));
+        report::event(Event::Accepted(served.id, &peer));
         // The last that is seen of it.
         let timeouts = self.shared.handlers.timeouts[service].as_ref();
         let socket = timeouts.and_then(|timeouts| timeouts.identify(listener, &connection));
-        if !self.hold(&connection) {
+        if !self.hold(served.id, &connection) {
             return;
         }
         // Closed here, where it isn't kept.
@@ -398,6 +400,7 @@ impl<'a> StreamWorker<'a> {
         // First of all: until then the client can't see the end, should the handler be quick.
         self.spawner.release();
         if let Some((Spawned { pid, pidfd }, birth)) = spawned {
+            report::event(Event::HandlerStarted(served.id, pid.as_raw()));
             let started = Instant::now();
             let handler = Handler {
                 service: served.id,
@@ -419,11 +422,14 @@ impl<'a> StreamWorker<'a> {
 
     /// Has room for the next handler in the table, before its client is accepted: one that
     /// runs must be entered. Allocates only when more handlers live than ever before.
-    pub(in crate::serve) fn make_room(&mut self) -> bool {
+    pub(in crate::serve) fn make_room(&mut self, service: usize) -> bool {
         if !self.entry {
             match self.shared.handlers.table.reserve(self.index, 1) {
                 Ok(()) => self.entry = true,
-                Err(why) => report::event(Event::Trouble(Cause::Spawn, &why)),
+                Err(error) => {
+                    let id = self.states[service].served.id;
+                    report::event(Event::Trouble(Trouble::NoMemory(id, &error)));
+                }
             }
         }
         self.entry
@@ -431,11 +437,9 @@ impl<'a> StreamWorker<'a> {
 
     /// Puts the connection into the thread's slot, however long that takes; not if skd is
     /// stopping.
-    fn hold(&mut self, connection: &Socket) -> bool {
+    fn hold(&mut self, service: ServiceId, connection: &Socket) -> bool {
         while let Err(errno) = self.spawner.hold(connection) {
-            let why = errno.desc();
-            let text = format_args!("a connection can't be handed over: {why}; trying again");
-            report::event(Event::Trouble(Cause::Spawn, &text));
+            report::event(Event::Trouble(Trouble::ConnectionNotHeld(service, errno)));
             if self.stopping() {
                 return false;
             }
@@ -489,12 +493,9 @@ impl<'a> StreamWorker<'a> {
             if short && self.make_way(service) {
                 continue;
             }
-            let cause = match why {
-                SpawnError::Shortage(_) => Cause::Spawn,
-                SpawnError::Failed(..) => Cause::Exec,
-            };
-            report::event(Event::Trouble(cause, &why.explain(plan)));
-            if cause == Cause::Exec || self.stopping() {
+            let trouble = Trouble::Spawn(served.id, why.explain(plan));
+            report::event(Event::Trouble(trouble));
+            if matches!(why, SpawnError::Failed(..)) || self.stopping() {
                 return None;
             }
             self.pause();
@@ -599,8 +600,11 @@ impl<'a> StreamWorker<'a> {
             };
             let watched = self.poller.add(listener, Interest::ReadableOne, key.into());
             if let Err(errno) = watched {
-                let text = format_args!("a listener can't be watched: {}", errno.desc());
-                report::event(Event::Trouble(Cause::Watch, &text));
+                report::event(Event::Trouble(Trouble::NotWatched {
+                    service: Some(state.served.id),
+                    what: Watched::Listener,
+                    errno,
+                }));
                 // What isn't watched has to be tried.
                 state.ready.fill(true);
                 self.unwatch(index);
@@ -626,9 +630,9 @@ impl<'a> StreamWorker<'a> {
 }
 
 /// What an error of accept(2) means (accept(2), ERRORS).
-fn not_accepted(listener: &Listener, reason: &io::Error) -> Attempt {
+fn not_accepted(service: ServiceId, listener: &Listener, reason: &io::Error) -> Attempt {
     let errno = reason.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
-    let (attempt, then) = match errno {
+    let (attempt, outlook) = match errno {
         Errno::EAGAIN => return Attempt::Drained,
         Errno::EINTR => return Attempt::Served,
         // The client has gone, or the network has.
@@ -640,19 +644,17 @@ fn not_accepted(listener: &Listener, reason: &io::Error) -> Attempt {
         | Errno::EHOSTDOWN
         | Errno::EHOSTUNREACH
         | Errno::ENONET
-        | Errno::ETIMEDOUT => (Attempt::Served, "the client is gone"),
-        Errno::EINVAL => (
-            Attempt::Short,
-            "somebody has shut the socket down; restart skd",
-        ),
+        | Errno::ETIMEDOUT => (Attempt::Served, Outlook::Gone),
+        Errno::EINVAL => (Attempt::Short, Outlook::ShutDown),
         // A shortage; or a firewall or filter says EPERM, for this client or for all: then
         // nothing was taken from the backlog.
-        _ => (Attempt::Short, "trying again"),
+        _ => (Attempt::Short, Outlook::Again),
     };
-    let text = format_args!(
-        "a connection on {listener} wasn't accepted: {}; {then}",
-        errno.desc()
-    );
-    report::event(Event::Trouble(Cause::Accept, &text));
+    report::event(Event::Trouble(Trouble::NotAccepted {
+        service,
+        listener: listener.listener_name(),
+        errno,
+        outlook,
+    }));
     attempt
 }

@@ -13,7 +13,7 @@ use super::words::{self, Word};
 use crate::config::{self, Identity, LogTarget};
 use crate::error::Error;
 use crate::net::{Listener, SocketFile};
-use crate::report::{self, Event};
+use crate::report::{self, Event, NoUpgrade};
 use crate::serve::admission::Rules;
 use crate::serve::control::origin::Origin;
 use crate::serve::control::prepared::{RemovedService, Restored, RestoredService};
@@ -143,7 +143,7 @@ impl State {
     /// Says that another binary goes on.
     pub fn tell(&self, returned: bool) {
         if returned {
-            words::refuse(&"the new program couldn't take over");
+            words::refuse(NoUpgrade::GivenBack);
         } else {
             report::event(Event::Upgraded(&self.version));
         }

@@ -10,7 +10,7 @@ use nix::unistd::{Pid, getppid};
 
 use crate::child::environment::Variables;
 use crate::error::Error;
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, NoUpgrade, Trouble};
 use crate::setup::executable;
 use crate::sys::reexec::ExecArguments;
 
@@ -89,9 +89,8 @@ pub(in crate::serve) fn arguments(memory: i32, word: Word, more: &[&str]) -> Exe
 }
 
 /// Says why there is no upgrade.
-pub(in crate::serve) fn refuse(why: &dyn std::fmt::Display) {
-    let text = format_args!("no upgrade: {why}; this skd goes on");
-    report::event(Event::Trouble(Cause::Upgrade, &text));
+pub(in crate::serve) fn refuse(why: NoUpgrade<'_>) {
+    report::event(Event::Trouble(Trouble::NoUpgrade(why)));
 }
 
 #[cfg(test)]

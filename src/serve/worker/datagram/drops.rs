@@ -1,73 +1,61 @@
-//! Datagrams that were dropped: counted, and said once a second.
+//! Datagrams that were dropped: each is counted, and once a second a line says how many.
 
 use std::time::{Duration, Instant};
 
+use crate::config::ServiceId;
+use crate::report::throttle::{self, Gate};
 use crate::report::{self, Event};
 
-/// Why a datagram was dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub(in crate::serve) enum Why {
-    /// Its handler hasn't read what came before.
-    Overflow,
-    /// It has no bytes, which its handler would take for the end.
-    Empty,
-    /// It has more bytes than one of UDP can have.
-    TooLong,
-    /// There was no handler for it, for want of something.
-    Short,
-    /// skd drains, and its sender has no handler.
-    Closed,
-    /// It would answer somebody who has no address.
-    NoAddress,
-    /// It is an answer that couldn't be sent.
-    NotSent,
-}
-
-const WHYS: [(Why, &str); 7] = [
-    (Why::Overflow, "their handlers have not read those before"),
-    (
-        Why::Empty,
-        "they are empty, which a handler would take for the end",
-    ),
-    (Why::TooLong, "they are longer than 65,507 bytes"),
-    (Why::Short, "no handler could be made for them"),
-    (Why::Closed, "skd is ending, and they are from new senders"),
-    (Why::NoAddress, "they answer senders that have no address"),
-    (Why::NotSent, "they are answers that could not be sent"),
-];
+pub(in crate::serve) use crate::report::DropReason as Why;
 
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How many were dropped and not told of.
-#[derive(Debug, Default)]
+/// How many were dropped since the last lines.
+#[derive(Debug)]
 pub(in crate::serve) struct Drops {
-    counts: [u64; WHYS.len()],
-    due: Option<Instant>,
+    service: ServiceId,
+    counts: [u64; Why::COUNT],
+    /// Open when the lines are due.
+    gate: Gate,
 }
 
 impl Drops {
-    /// One was dropped.
+    /// None so far.
+    pub(in crate::serve) fn new(service: ServiceId) -> Self {
+        Self {
+            service,
+            counts: [0; Why::COUNT],
+            gate: Gate::new(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.counts == [0; Why::COUNT]
+    }
+
+    /// Counts one, and begins a second if it is the first.
     pub(in crate::serve) fn note(&mut self, why: Why) {
+        report::event(Event::DatagramDropped(self.service, why));
+        if self.is_empty() {
+            self.gate.close(throttle::now(), report::throttle(PAUSE));
+        }
         self.counts[why as usize] += 1;
-        self.due.get_or_insert_with(|| Instant::now() + PAUSE);
     }
 
-    /// When there is something to say.
+    /// Returns when the lines are due, if there are any.
     pub(in crate::serve) fn due(&self) -> Option<Instant> {
-        self.due
+        (!self.is_empty()).then(|| throttle::instant(self.gate.opens_at()))
     }
 
-    /// Says it, if it is due, or `now`.
+    /// Writes the lines if they are due, or `now`.
     pub(in crate::serve) fn flush(&mut self, now: bool) {
-        if self.due.is_none_or(|due| !now && Instant::now() < due) {
+        if self.is_empty() || !now && !self.gate.is_open(throttle::now()) {
             return;
         }
-        self.due = None;
-        for (why, text) in WHYS {
+        for why in Why::ALL {
             let count = std::mem::take(&mut self.counts[why as usize]);
             if count > 0 {
-                report::event(Event::Dropped(count, text));
+                report::event(Event::Dropped(self.service, count, why));
             }
         }
     }

@@ -15,7 +15,6 @@ mod per_packet;
 mod per_peer;
 
 use std::ffi::CString;
-use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,9 +28,9 @@ use super::{Phase, Shared};
 use crate::child::{SpawnError, Spawned, Spawner};
 use crate::config::{AtLimit, DatagramMode};
 use crate::net::{self, Peer};
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Reason, ReceiveFault, Trouble, Watched};
 use crate::serve::admission::{
-    Over, Policy, Ready, Reason, RejectLog, RulesHandle, RulesReader, Say, Slot, SourceLimits,
+    Over, Policy, Ready, RejectLog, RulesHandle, RulesReader, Say, Slot, SourceLimits,
 };
 use crate::serve::admission::{Source, SourceSlot};
 use crate::serve::handlers::reap::{self, Birth};
@@ -90,6 +89,7 @@ pub(in crate::serve) fn start(
     // Here, where it can be refused: the thread's own.
     let received = Received::new(batch);
     Thread::start(name, 128 * 1024, move || {
+        report::register_thread();
         let served = &shared.services[service];
         let Some(policy) = &served.policy else {
             return;
@@ -102,7 +102,7 @@ pub(in crate::serve) fn start(
             policy,
             rules: served.rules.as_ref().map(RulesHandle::reader),
             reject_log: RejectLog::new(),
-            drops: Drops::default(),
+            drops: Drops::new(served.id),
             environment: served.plan.environment(),
             spawner,
             slot: None,
@@ -304,23 +304,24 @@ impl<'a> DatagramWorker<'a> {
                 if is_shut_down(socket) {
                     self.useless[listener] = true;
                     let _ = self.poller.remove(socket);
-                    let why = "somebody has shut the socket down; restart skd";
-                    self.trouble(listener, why);
+                    self.not_received(listener, ReceiveFault::ShutDown);
                 }
                 Err(Attempt::Drained)
             }
             Ok(count) => Ok(count),
             Err(errno) => {
-                self.trouble(listener, errno.desc());
+                self.not_received(listener, ReceiveFault::Errno(errno));
                 Err(Attempt::Short)
             }
         }
     }
 
-    fn trouble(&self, listener: usize, why: &str) {
-        let listener = &self.served.datagrams[listener];
-        let text = format_args!("receiving on {listener}: {why}");
-        report::event(Event::Trouble(Cause::Receive, &text));
+    fn not_received(&self, listener: usize, fault: ReceiveFault) {
+        report::event(Event::Trouble(Trouble::NotReceived {
+            service: self.served.id,
+            listener: self.served.datagrams[listener].listener_name(),
+            fault,
+        }));
     }
 
     /// Asks whether a handler may be made for this sender, and gets all that one takes.
@@ -414,9 +415,8 @@ impl<'a> DatagramWorker<'a> {
         now: u64,
         reason: Reason<'_>,
     ) -> Option<T> {
-        if report::wants(1) && self.reject_log.note(source, now) == Say::Line {
-            report::event(Event::Refused(peer, &reason));
-        }
+        let event = Event::Rejected(self.served.id, peer, reason);
+        report::event_if(event, || self.reject_log.note(source, now) == Say::Line);
         None
     }
 
@@ -425,7 +425,10 @@ impl<'a> DatagramWorker<'a> {
         if !self.entry {
             match self.shared.handlers.table.reserve(self.index, 1) {
                 Ok(()) => self.entry = true,
-                Err(why) => report::event(Event::Trouble(Cause::Spawn, &why)),
+                Err(error) => {
+                    let trouble = Trouble::NoMemory(self.served.id, &error);
+                    report::event(Event::Trouble(trouble));
+                }
             }
         }
         self.entry
@@ -446,10 +449,10 @@ impl<'a> DatagramWorker<'a> {
             source_slot,
             rule,
         } = admitted;
-        report::event(Event::Accepted(&peer));
+        report::event(Event::Accepted(self.served.id, &peer));
         while let Err(errno) = self.spawner.hold(&theirs) {
-            let text = format_args!("a datagram can't be handed over: {}", errno.desc());
-            report::event(Event::Trouble(Cause::Spawn, &text));
+            let trouble = Trouble::DatagramNotHeld(self.served.id, errno);
+            report::event(Event::Trouble(trouble));
             if !patient || self.stopping() {
                 return false;
             }
@@ -470,6 +473,7 @@ impl<'a> DatagramWorker<'a> {
         let Some((Spawned { pid, pidfd }, birth)) = spawned else {
             return false;
         };
+        report::event(Event::HandlerStarted(self.served.id, pid.as_raw()));
         let started = Instant::now();
         let handler = Handler {
             service: self.served.id,
@@ -499,12 +503,9 @@ impl<'a> DatagramWorker<'a> {
                 Err(why) => why,
             };
             drop(birth);
-            let cause = match why {
-                SpawnError::Shortage(_) => Cause::Spawn,
-                SpawnError::Failed(..) => Cause::Exec,
-            };
-            report::event(Event::Trouble(cause, &why.explain(plan)));
-            if cause == Cause::Exec || !patient || self.stopping() {
+            let trouble = Trouble::Spawn(self.served.id, why.explain(plan));
+            report::event(Event::Trouble(trouble));
+            if matches!(why, SpawnError::Failed(..)) || !patient || self.stopping() {
                 return None;
             }
             self.pause();
@@ -521,8 +522,10 @@ impl<'a> DatagramWorker<'a> {
         let slots = &self.served.slots;
         let waits = matches!(self.policy.asked.at_max(), AtLimit::Queue(_));
         if waits && !slots.may_take(self.index) {
-            if report::full_is_due() && self.served.datagrams.iter().any(is_readable) {
-                report::event(Event::Full(slots.limit().unwrap_or_default()));
+            if report::full_is_due(self.served.id) && self.served.datagrams.iter().any(is_readable)
+            {
+                let limit = slots.limit().unwrap_or_default();
+                report::event(Event::Full(self.served.id, limit));
             }
             return false;
         }
@@ -642,8 +645,11 @@ impl<'a> DatagramWorker<'a> {
             let key = Token::Listener { service, listener };
             let watched = self.poller.add(socket, Interest::ReadableOne, key.into());
             if let Err(errno) = watched {
-                let text = format_args!("a listener can't be watched: {}", errno.desc());
-                report::event(Event::Trouble(Cause::Watch, &text));
+                report::event(Event::Trouble(Trouble::NotWatched {
+                    service: Some(self.served.id),
+                    what: Watched::Listener,
+                    errno,
+                }));
                 self.ready.fill(true);
                 self.unwatch();
                 return false;
@@ -693,9 +699,12 @@ impl<'a> DatagramWorker<'a> {
         if errno != Errno::EAGAIN {
             let listener = &self.served.datagrams[listener];
             let peer = Peer::datagram(route.sender(), None);
-            let why = errno.desc();
-            let text = format_args!("the answer to the {peer} on {listener} wasn't sent: {why}");
-            report::event(Event::Trouble(Cause::Send, &text));
+            report::event(Event::Trouble(Trouble::AnswerNotSent {
+                service: self.served.id,
+                peer: &peer,
+                listener: listener.listener_name(),
+                errno,
+            }));
         }
     }
 
@@ -708,11 +717,8 @@ impl<'a> DatagramWorker<'a> {
         if self.reject_log.due().is_some() {
             let time = self.shared.clock.read(Instant::now());
             self.reject_log.flush(time, |source, count| {
-                let from = |f: &mut fmt::Formatter<'_>| match &source {
-                    Some(source) => write!(f, "{source}"),
-                    None => f.write_str("others"),
-                };
-                report::event(Event::RefusedDatagrams(count, &fmt::from_fn(from)));
+                let id = self.served.id;
+                report::event(Event::RejectedDatagrams(id, count, source));
             });
         }
     }

@@ -17,7 +17,7 @@ use nix::sys::socket::{
 use super::{Attempt, DatagramWorker, Exchanges, ParkedExchange, Why};
 use crate::config::AtLimit;
 use crate::net::Peer;
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Trouble, Watched};
 use crate::serve::handlers::slab::Slab;
 use crate::serve::handlers::token::Token;
 use crate::sys::datagrams::{LONGEST, Route};
@@ -218,13 +218,16 @@ impl DatagramWorker<'_> {
                 Err(errno) => errno,
             };
             if errno == Errno::EMSGSIZE {
-                let text = "a datagram doesn't fit into a socket: raise net.core.wmem_default";
-                report::event(Event::Trouble(Cause::Spawn, &text));
+                let trouble = Trouble::DatagramTooBig(self.served.id);
+                report::event(Event::Trouble(trouble));
                 self.drops.note(Why::Short);
                 return None;
             }
-            let text = format_args!("no sockets for a handler: {}; trying again", errno.desc());
-            report::event(Event::Trouble(Cause::Spawn, &text));
+            report::event(Event::Trouble(Trouble::NoSocketpair {
+                service: self.served.id,
+                errno,
+                again: true,
+            }));
             if self.stopping() {
                 self.drops.note(Why::Short);
                 return None;
@@ -278,8 +281,11 @@ impl DatagramWorker<'_> {
         let key = Token::Exchange(index).into();
         let watched = self.poller.add(&packet.socket, Interest::Readable, key);
         if let Err(errno) = watched {
-            let text = format_args!("a handler's answer can't be waited for: {}", errno.desc());
-            report::event(Event::Trouble(Cause::Watch, &text));
+            report::event(Event::Trouble(Trouble::NotWatched {
+                service: Some(self.served.id),
+                what: Watched::Answer,
+                errno,
+            }));
             packets.open.remove(index);
             self.count_exchange(false);
         }
@@ -307,10 +313,11 @@ impl DatagramWorker<'_> {
         }
         if packet.too_long || length > LONGEST {
             let peer = Peer::datagram(packet.route.sender(), None);
-            let text = format_args!(
-                "the answer to the {peer} is longer than {LONGEST} bytes: nothing is sent"
-            );
-            report::event(Event::Trouble(Cause::Send, &text));
+            report::event(Event::Trouble(Trouble::AnswerTooLong {
+                service: self.served.id,
+                peer: &peer,
+                longest: LONGEST,
+            }));
         } else if length > 0 {
             let room = std::mem::take(&mut packets.room);
             self.answer(packet.listener, &packet.route, &room[..length]);

@@ -17,7 +17,7 @@ use nix::sys::socket::{
 
 use super::{Attempt, DatagramWorker, Exchanges, ParkedExchange, Why};
 use crate::net::Peer;
-use crate::report::{self, Cause, Event};
+use crate::report::{self, Event, Trouble, Watched};
 use crate::serve::handlers::slab::Slab;
 use crate::serve::handlers::timers::Timers;
 use crate::serve::handlers::token::Token;
@@ -196,8 +196,11 @@ impl DatagramWorker<'_> {
             Ok((ours, theirs))
         });
         let (socket, theirs) = filled.map_err(|errno| {
-            let text = format_args!("no sockets for a handler: {}", errno.desc());
-            report::event(Event::Trouble(Cause::Spawn, &text));
+            report::event(Event::Trouble(Trouble::NoSocketpair {
+                service: self.served.id,
+                errno,
+                again: false,
+            }));
             Why::Short
         })?;
         // Nobody else is to wait until a shortage is over.
@@ -230,8 +233,11 @@ impl DatagramWorker<'_> {
             let watched = self.poller.add(&exchange.socket, Interest::Readable, key);
             self.count_exchange(true);
             if let Err(errno) = watched {
-                let text = format_args!("a handler can't be heard: {}", errno.desc());
-                report::event(Event::Trouble(Cause::Watch, &text));
+                report::event(Event::Trouble(Trouble::NotWatched {
+                    service: Some(self.served.id),
+                    what: Watched::Output,
+                    errno,
+                }));
                 self.end_exchange(index);
             }
         }
@@ -295,10 +301,11 @@ impl DatagramWorker<'_> {
             let row = (first..said).take_while(fits).count();
             if row == 0 {
                 let peer = Peer::datagram(route.sender(), None);
-                let text = format_args!(
-                    "an answer to the {peer} is longer than {LONGEST} bytes: it is not sent"
-                );
-                report::event(Event::Trouble(Cause::Send, &text));
+                report::event(Event::Trouble(Trouble::OneAnswerTooLong {
+                    service: self.served.id,
+                    peer: &peer,
+                    longest: LONGEST,
+                }));
                 first += 1;
                 continue;
             }

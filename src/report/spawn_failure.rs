@@ -1,0 +1,124 @@
+//! Why a program could not be run, as data and in words.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+
+use crate::config::RESOURCES;
+use crate::sys::child::{Resource, Stage, Step};
+
+/// Why there is no process with a program.
+#[derive(Clone, Copy, Debug)]
+pub enum SpawnTrouble<'a> {
+    /// There was no process, memory or descriptor for it.
+    Shortage {
+        /// The program as it was given.
+        program: &'a OsStr,
+        /// The reason.
+        errno: Errno,
+    },
+    /// The child could not become its program.
+    Failed(SpawnFailure<'a>),
+}
+
+/// Why a child could not become its program.
+#[derive(Clone, Copy, Debug)]
+pub struct SpawnFailure<'a> {
+    /// The program as it was given.
+    pub program: &'a OsStr,
+    /// Its path, relative to the directory below.
+    pub path: &'a OsStr,
+    /// The directory that the child changes to, if it does.
+    pub directory: Option<&'a OsStr>,
+    /// What failed.
+    pub stage: Stage,
+    /// The step that failed, if one did.
+    pub step: Option<&'a Step>,
+    /// The reason.
+    pub errno: Errno,
+    /// Finds the interpreter that a program needs and that doesn't exist. It reads the program,
+    /// so it is called only for a line that is written.
+    pub missing_interpreter: fn(&Path) -> Option<PathBuf>,
+}
+
+impl fmt::Display for SpawnTrouble<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shortage { program, errno } => {
+                let why = match errno {
+                    Errno::EAGAIN => "as many run as may (RLIMIT_NPROC, pids.max)",
+                    errno => errno.desc(),
+                };
+                let program = program.display();
+                write!(f, "no process for '{program}': {why}; trying again")
+            }
+            Self::Failed(failure) => failure.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for SpawnFailure<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "'{}' can't be run: ", self.program.display())?;
+        match (self.stage, self.step) {
+            (Stage::Descriptors, _) => f.write_str("its descriptors can't be set")?,
+            (Stage::Step(_), Some(step)) => describe(step, f)?,
+            (Stage::Step(_), None) => f.write_str("its preparation failed")?,
+            (Stage::Trace, _) => f.write_str("it can't be traced")?,
+            (Stage::Exec, _) => {
+                // The kernel reports a missing interpreter as a missing file.
+                let path = || Path::new(self.directory.unwrap_or_default()).join(self.path);
+                if self.errno == Errno::ENOENT
+                    && let Some(interpreter) = (self.missing_interpreter)(&path())
+                {
+                    let interpreter = interpreter.display();
+                    return write!(f, "its interpreter {interpreter} doesn't exist");
+                }
+                return f.write_str(self.errno.desc());
+            }
+        }
+        write!(f, ": {}", self.errno.desc())
+    }
+}
+
+fn describe(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match step {
+        Step::LeadGroup => f.write_str("it can't have a process group of its own"),
+        Step::TakeTerminal => f.write_str("it can't have the terminal"),
+        Step::Descriptor(..) => f.write_str("it can't be handed a socket"),
+        Step::Umask(mask) => write!(f, "--umask {mask:o} can't be set"),
+        Step::Nice(value) => write!(f, "--nice {value} can't be set"),
+        Step::Limit(resource, limit) => {
+            let what = limit_name(*resource);
+            write!(f, "the limit {what}={}", Amount(limit.rlim_cur))?;
+            write!(f, ":{} can't be set", Amount(limit.rlim_max))
+        }
+        Step::ChangeDirectory(path) => {
+            let path = OsStr::from_bytes(path.to_bytes());
+            write!(f, "--chdir {} can't be entered", path.display())
+        }
+        Step::NoNewPrivileges => f.write_str("--no-new-privs can't be set"),
+        Step::SignalMask(_) => f.write_str("its signal mask can't be set"),
+    }
+}
+
+struct Amount(u64);
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            libc::RLIM_INFINITY => f.write_str("unlimited"),
+            number => write!(f, "{number}"),
+        }
+    }
+}
+
+fn limit_name(resource: Resource) -> &'static str {
+    RESOURCES
+        .iter()
+        .find(|(_, number)| *number == resource)
+        .map_or("?", |(name, _)| name)
+}

@@ -1,0 +1,250 @@
+//! How often a line may be repeated. What concerns a service is throttled for each service, the
+//! rest for the process.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::Event;
+use super::trouble::Cause;
+use crate::config::ServiceId;
+
+/// How often troubles of one cause are reported.
+const TROUBLE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often it is reported that all slots are taken, or that connections come too fast.
+const FULL_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The interval that a test asks for, in milliseconds. Release builds do not know it.
+#[cfg(debug_assertions)]
+const VARIABLE: &str = "SKD_TEST_THROTTLE";
+
+#[cfg(debug_assertions)]
+static SET: OnceLock<Option<Duration>> = OnceLock::new();
+
+/// Returns how long a throttle waits that usually waits for `usual`.
+pub fn throttle(usual: Duration) -> Duration {
+    #[cfg(debug_assertions)]
+    if let Some(interval) = SET.get().copied().flatten() {
+        return interval;
+    }
+    usual
+}
+
+/// Reads the interval from the environment. Call it before there are other threads.
+pub(super) fn read() {
+    #[cfg(debug_assertions)]
+    SET.get_or_init(|| {
+        let milliseconds = std::env::var(VARIABLE).ok()?.parse().ok()?;
+        Some(Duration::from_millis(milliseconds))
+    });
+}
+
+/// Lets one caller through in an interval. Times are nanoseconds of a clock of the caller's
+/// choice, [`now`] for example.
+#[derive(Debug)]
+pub struct Gate(AtomicU64);
+
+impl Gate {
+    /// Returns a gate that is open.
+    pub const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// Closes the gate for an interval if it is open at this time. Returns whether it was.
+    pub fn pass(&self, now: u64, interval: Duration) -> bool {
+        let close = |opens_at| (opens_at <= now).then(|| after(now, interval));
+        self.0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, close)
+            .is_ok()
+    }
+
+    /// Closes the gate for an interval.
+    pub fn close(&self, now: u64, interval: Duration) {
+        self.0.store(after(now, interval), Ordering::Relaxed);
+    }
+
+    /// Opens the gate.
+    pub fn open(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether it is open at this time.
+    pub fn is_open(&self, now: u64) -> bool {
+        self.opens_at() <= now
+    }
+
+    /// Returns when it opens.
+    pub fn opens_at(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn after(now: u64, interval: Duration) -> u64 {
+    now.saturating_add(u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX))
+}
+
+static START: OnceLock<Instant> = OnceLock::new();
+
+fn start() -> Instant {
+    *START.get_or_init(Instant::now)
+}
+
+/// Returns the present time.
+pub fn now() -> u64 {
+    let start = start();
+    after(0, Instant::now().saturating_duration_since(start))
+}
+
+/// Returns the instant of a time of [`now`].
+pub fn instant(time: u64) -> Instant {
+    let start = start();
+    start
+        .checked_add(Duration::from_nanos(time))
+        .unwrap_or(start)
+}
+
+/// The lines of a service, or of the process, that are throttled.
+#[derive(Clone, Copy, Debug)]
+enum Line {
+    Trouble(Cause),
+    Full,
+    Fast,
+}
+
+const LINES: usize = Cause::COUNT + 2;
+
+impl Line {
+    fn index(self) -> usize {
+        match self {
+            Self::Trouble(cause) => cause as usize,
+            Self::Full => Cause::COUNT,
+            Self::Fast => Cause::COUNT + 1,
+        }
+    }
+
+    fn interval(self) -> Duration {
+        throttle(match self {
+            Self::Trouble(_) => TROUBLE_INTERVAL,
+            Self::Full | Self::Fast => FULL_INTERVAL,
+        })
+    }
+}
+
+/// One gate for each throttled line.
+#[derive(Debug)]
+struct Gates([Gate; LINES]);
+
+impl Gates {
+    const fn new() -> Self {
+        Self([const { Gate::new() }; LINES])
+    }
+}
+
+static PROCESS: Gates = Gates::new();
+static SERVICES: OnceLock<Box<[Gates]>> = OnceLock::new();
+
+/// Gives each of so many services gates of its own.
+pub(super) fn set_services(count: usize) {
+    SERVICES.get_or_init(|| (0..count).map(|_| Gates::new()).collect());
+}
+
+fn gate(service: Option<ServiceId>, line: Line) -> &'static Gate {
+    let services = SERVICES.get();
+    let own = service.and_then(|service| services?.get(service.index()));
+    &own.unwrap_or(&PROCESS).0[line.index()]
+}
+
+/// Whether an event may be written now. If so, its like may not for an interval.
+pub(super) fn passes(event: &Event<'_>) -> bool {
+    let (service, line) = match event {
+        Event::Trouble(trouble) => (trouble.service(), Line::Trouble(trouble.cause())),
+        Event::Full(service, _) => (Some(*service), Line::Full),
+        Event::Fast(service) => (Some(*service), Line::Fast),
+        _ => return true,
+    };
+    gate(service, line).pass(now(), line.interval())
+}
+
+/// Whether [`Event::Full`] would be written now.
+pub fn full_is_due(service: ServiceId) -> bool {
+    gate(Some(service), Line::Full).is_open(now())
+}
+
+/// Whether [`Event::Fast`] would be written now.
+pub fn fast_is_due(service: ServiceId) -> bool {
+    gate(Some(service), Line::Fast).is_open(now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Trouble;
+    use super::*;
+    use nix::errno::Errno;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_first_passes_and_the_next_only_after_the_interval() {
+        let gate = Gate::new();
+        let second = Duration::from_secs(1);
+        assert!(gate.pass(0, second));
+        assert!(!gate.pass(0, second));
+        assert!(!gate.pass(999_999_999, second));
+        assert!(!gate.is_open(999_999_999));
+        assert!(gate.pass(1_000_000_000, second));
+        assert_eq!(gate.opens_at(), 2_000_000_000);
+        gate.open();
+        assert!(gate.pass(1_000_000_001, second));
+    }
+
+    #[test]
+    fn without_an_interval_all_pass() {
+        let gate = Gate::new();
+        assert!(gate.pass(7, Duration::ZERO));
+        assert!(gate.pass(7, Duration::ZERO));
+    }
+
+    #[test]
+    fn a_service_does_not_silence_another() {
+        set_services(super::super::TEST_SERVICES);
+        let trouble = |index| {
+            Event::Trouble(Trouble::NotWatched {
+                service: Some(ServiceId::new(index)),
+                what: super::super::Watched::Handler,
+                errno: Errno::ENOMEM,
+            })
+        };
+        assert!(passes(&trouble(0)));
+        assert!(!passes(&trouble(0)));
+        assert!(passes(&trouble(1)));
+        assert!(full_is_due(ServiceId::new(0)));
+        assert!(passes(&Event::Full(ServiceId::new(0), 1)));
+        assert!(!full_is_due(ServiceId::new(0)));
+        assert!(full_is_due(ServiceId::new(1)));
+        assert!(fast_is_due(ServiceId::new(0)));
+    }
+
+    proptest! {
+        #[test]
+        fn in_any_interval_one_passes_at_most(
+            interval in 1_u64..1_000,
+            steps in prop::collection::vec(0_u64..500, 1..50),
+        ) {
+            let gate = Gate::new();
+            let (mut now, mut last) = (0, None);
+            for step in steps {
+                now += step;
+                if gate.pass(now, Duration::from_nanos(interval)) {
+                    prop_assert!(last.is_none_or(|last| now - last >= interval));
+                    last = Some(now);
+                }
+            }
+        }
+    }
+}
