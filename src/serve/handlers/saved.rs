@@ -176,7 +176,7 @@ impl Handlers {
         saved
     }
 
-    /// Makes room in the table for handlers that will be restored.
+    /// Reserves entries for handlers that will be restored.
     pub(in crate::serve) fn reserve_restored(
         &self,
         handlers: &[RestoredHandler],
@@ -189,7 +189,7 @@ impl Handlers {
         Ok(())
     }
 
-    /// Enters a handler of an earlier binary, for which there is room: it will be reaped.
+    /// Enters a handler of an earlier binary, which will be reaped. Its entry is reserved.
     pub(in crate::serve) fn restore(
         &self,
         handler: RestoredHandler,

@@ -51,8 +51,8 @@ impl Shared {
         saved
     }
 
-    /// Restores the pending connections of a service. Each acceptor gets a share, for each has
-    /// room for no more. Those of a listener that is gone are closed.
+    /// Restores the pending connections of a service. Each acceptor gets a share, since its queue
+    /// takes no more. Connections of a listener that is gone are closed.
     pub(in crate::serve) fn restore_pending(
         &self,
         service: ServiceId,
