@@ -13,7 +13,6 @@ use crate::child::{Plan, Pool};
 use crate::config::{self, DatagramMode, KILL_AFTER, Listen, ServiceId, Span, Style};
 use crate::error::Error;
 use crate::net::Listener;
-use crate::report::{self, Event};
 use crate::sys::diagnosis::Diagnosis;
 use crate::sys::events::Waker;
 
@@ -73,7 +72,7 @@ impl Service {
         let linger = config.admission.linger;
         let peer_idle = config.admission.idle_timeout.unwrap_or(PEER_IDLE);
         let policy = Policy::new(config.admission, !parts.datagrams.is_empty(), wakers);
-        let when = policy.as_ref().map_or(When::Before, Policy::places_when);
+        let when = policy.as_ref().map_or(When::Before, Policy::slots_when);
         Self {
             id,
             plan: parts.plan,
@@ -90,10 +89,6 @@ impl Service {
             rules: parts.rules.map(RulesHandle::new),
             asks_backlog: AtomicBool::new(false),
         }
-    }
-
-    pub(in crate::serve) fn report_slots(&self) {
-        report::event(Event::Slots(self.id, self.slots.used(), self.slots.limit()));
     }
 
     /// Returns whether skd itself accepts or receives for this service, so that its slots count.

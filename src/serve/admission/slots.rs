@@ -182,6 +182,11 @@ impl Slot {
     /// are.
     pub(in crate::serve) fn release(mut self, thread: usize) -> (usize, Option<usize>) {
         self.free(Some(thread));
+        self.usage()
+    }
+
+    /// Returns how many slots have a handler, and how many there are.
+    pub(in crate::serve) fn usage(&self) -> (usize, Option<usize>) {
         (self.slots.used(), self.slots.limit())
     }
 

@@ -121,13 +121,13 @@ impl Sources {
     fn source_slot(
         self: &Arc<Self>,
         source: Source,
-        admit: impl FnOnce(&mut Part, Token) -> Result<u32, Over>,
+        admit: impl FnOnce(&mut Part, Key) -> Result<u32, Over>,
     ) -> Result<SourceSlot, Over> {
         // Keyed by chance: or somebody with many addresses could choose those of one list.
         let hash = self.hasher.hash_one(source);
         let part = hash as usize % PARTS;
         let list = (hash >> 32) as u16 % PART as u16;
-        let index = admit(&mut self.part(part), Token { source, list })?;
+        let index = admit(&mut self.part(part), Key { source, list })?;
         Ok(SourceSlot {
             sources: Arc::clone(self),
             index,
@@ -207,7 +207,7 @@ fn bit(acceptor: usize) -> Waiting {
 
 /// A source, and the list of its part that its entry is in.
 #[derive(Clone, Copy)]
-struct Token {
+struct Key {
     source: Source,
     list: u16,
 }
@@ -257,7 +257,7 @@ impl Part {
 
     fn admit(
         &mut self,
-        key: Token,
+        key: Key,
         limits: SourceLimits,
         now: u64,
         acceptor: Option<usize>,
@@ -305,7 +305,7 @@ impl Part {
         waiting
     }
 
-    fn find(&self, key: Token) -> Option<u32> {
+    fn find(&self, key: Key) -> Option<u32> {
         let mut link = self.lists[usize::from(key.list)];
         while let Some(index) = link.checked_sub(1) {
             let entry = &self.entries[index as usize];
@@ -319,7 +319,7 @@ impl Part {
 
     /// An entry for this source, which has none; not among those without handlers. `None` if
     /// there is no memory for it, not even another's.
-    fn enter(&mut self, key: Token, now: u64) -> Option<u32> {
+    fn enter(&mut self, key: Key, now: u64) -> Option<u32> {
         if self.free == 0 {
             // Looked for no sooner: so the table is as large as its busiest time.
             let other = self.fullest();
@@ -470,7 +470,7 @@ mod tests {
             let hash = self.hasher.hash_one(source);
             let part = self.part(hash as usize % PARTS);
             let list = (hash >> 32) as u16 % PART as u16;
-            let found = part.find(Token { source, list });
+            let found = part.find(Key { source, list });
             found.map_or(0, |index| part.entries[index as usize].handlers)
         }
     }

@@ -14,20 +14,20 @@ use super::prepared::{Prepared, Resources};
 use super::status::Status;
 use super::upgrade::preflight::Preflight;
 use crate::child::{Method, Pidfds, Spawner};
+use crate::config::ServiceId;
 use crate::error::Error;
 use crate::net::Listener;
 use crate::report;
 use crate::serve::admission::Clock;
-use crate::serve::handlers::Handlers;
 use crate::serve::handlers::linger::Lingering;
-use crate::serve::handlers::reap::Births;
 use crate::serve::handlers::saved::{LeftOpen, RestoredHandler, SavedLingering};
 use crate::serve::handlers::table::Table;
 use crate::serve::handlers::timeouts::Timeouts;
 use crate::serve::handlers::token::Token;
+use crate::serve::handlers::{Births, Handlers};
 use crate::serve::service::Service;
 use crate::serve::wait_mode::WaitSocket;
-use crate::serve::worker::{Phase, Shared, datagram, stream};
+use crate::serve::worker::{Phase, Shared, Turns, datagram, stream};
 use crate::setup::Log;
 use crate::sys::events::{Interest, Poller, Waker};
 use crate::sys::process;
@@ -194,7 +194,8 @@ impl Daemon {
         for (socket, taken) in self.wait_sockets.iter().zip(taken) {
             socket.watch(poller, *taken)?;
         }
-        for (service, served) in self.shared.services.iter().enumerate() {
+        for served in &self.shared.services {
+            let service = served.id;
             for (listener, socket) in served.listeners.iter().enumerate() {
                 let key = Token::Listener { service, listener }.into();
                 poller.add(socket, Interest::Paused, key)?;
@@ -277,6 +278,7 @@ fn share(
         drains: AtomicBool::new(false),
         exchanges: AtomicUsize::new(0),
         ended: AtomicUsize::new(0),
+        turns: Turns::new(threads),
     })
 }
 
@@ -294,6 +296,7 @@ fn start_workers(
         workers.push(acceptor);
     }
     for (service, control) in controls.iter().enumerate() {
+        let service = ServiceId::new(service);
         for _ in 0..control.datagram_workers {
             let index = workers.len();
             let worker = datagram::start(index, service, Arc::clone(shared), spawners.next()?)

@@ -137,7 +137,7 @@ impl Drain {
     /// Goes on if it is time to. Returns the exit status when all is over.
     pub(in crate::serve) fn advance(&mut self, shared: &Shared) -> Option<u8> {
         // The acceptors have ended, or are about to.
-        parts(shared).for_each(|part| shared.handlers.look_at_timeouts(part));
+        parts(shared).for_each(|part| shared.handlers.act_on_timeouts(part));
         let now = Instant::now();
         let closes = self.closing.take();
         if let Some(due) = closes {
@@ -257,7 +257,7 @@ fn close(shared: &Shared) {
 fn watch(shared: &Shared) -> bool {
     let main = shared.handlers.main_index();
     (0..main).fold(true, |watched, thread| {
-        let key = Token::StreamWorker(thread).into();
+        let key = Token::Worker(thread).into();
         let acceptor = &shared.handlers.pollers[thread];
         match shared
             .handlers
@@ -295,7 +295,7 @@ pub(in crate::serve) fn look(shared: &Shared, thread: usize) {
                     None,
                 );
             }
-            Token::Lingering(index) => shared.handlers.lingering.hear(thread, poller, index),
+            Token::Lingering(index) => shared.handlers.lingering.drain_input(thread, poller, index),
             Token::Waker => shared.wakers[thread].clear(),
             _ => {}
         }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::daemon::Daemon;
 use super::drain;
 use crate::child::Pool;
+use crate::config::ServiceId;
 use crate::net::SocketFile;
 use crate::report::{self, Event, Trouble, Watched};
 use crate::serve::admission::Policy;
@@ -76,7 +77,7 @@ impl Daemon {
                 let after = reap::reap(&self.shared.handlers, main, (thread, index), None);
                 self.after(after);
             }
-            Token::WaitMode(index) => {
+            Token::WaitMode { index, .. } => {
                 // Draining, there is none any more.
                 if let Some(socket) = self.wait_sockets.get_mut(index) {
                     socket.look(&self.shared.handlers, &mut self.spawner);
@@ -93,12 +94,15 @@ impl Daemon {
             Token::Relay => self.relay_ended(),
             Token::Preflight => self.look_at_preflight(),
             Token::Listener { service, listener } => self.client_waits(service, listener),
-            Token::StreamWorker(thread) => drain::look(&self.shared, thread),
+            Token::Worker(thread) => drain::look(&self.shared, thread),
             // Of a worker's own set.
-            Token::PendingConnection { .. } | Token::Exchange(_) => {}
+            Token::PendingConnection { .. } | Token::Exchange { .. } => {}
             Token::Lingering(index) => {
                 let poller = self.shared.handlers.main_poller();
-                self.shared.handlers.lingering.hear(main, poller, index);
+                self.shared
+                    .handlers
+                    .lingering
+                    .drain_input(main, poller, index);
             }
         }
         false
@@ -146,7 +150,7 @@ impl Daemon {
     fn on_time(&mut self, now: Instant) {
         for thread in self.lingering_threads() {
             let poller = &self.shared.handlers.pollers[thread];
-            self.shared.handlers.lingering.on_time(thread, poller);
+            self.shared.handlers.lingering.close_overdue(thread, poller);
         }
         self.status.look(&self.shared, now);
         for socket in &mut self.wait_sockets {
@@ -182,7 +186,8 @@ impl Daemon {
             self.choose_to_sweep();
             self.sweep_at = Some(Instant::now());
         }
-        for (service, served) in self.shared.services.iter().enumerate() {
+        for served in &self.shared.services {
+            let service = served.id;
             if served.asks_backlog.swap(false, Ordering::SeqCst) {
                 for (listener, socket) in served.listeners.iter().enumerate() {
                     let key = Token::Listener { service, listener }.into();
@@ -194,8 +199,8 @@ impl Daemon {
     }
 
     /// A client has come to a listener whose service was found full, or its rate used up.
-    fn client_waits(&self, service: usize, listener: usize) {
-        let served = &self.shared.services[service];
+    fn client_waits(&self, service: ServiceId, listener: usize) {
+        let served = &self.shared.services[service.index()];
         let listener = &served.listeners[listener];
         let used_up = || {
             let bucket = served.policy.as_ref().and_then(Policy::gate);

@@ -1,15 +1,14 @@
-//! Where every handler ends: status, then a report, then its place freed.
+//! The end of every handler: its status, then the log line, then its slot becomes free.
 //!
-//! A pidfd tells of the end of just one process, at a cost that doesn't depend on how many
-//! others live. Looking at all children, which does, is for process 1, who inherits
-//! strangers, and for handlers whose pidfd can't be had or watched.
+//! A pidfd tells of the end of one process, at a cost that doesn't depend on how many others live.
+//! Looking at all children does. That is for process 1, which inherits orphans, and for handlers
+//! whose pidfd can't be had or watched.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
-use super::Handlers;
+use super::context::Handlers;
 use super::table::{Handler, Reaped, Work};
 use crate::report::{self, Event, Outcome};
 use crate::sys::process::{self, Change, Ended, Target, Wait};
@@ -19,14 +18,14 @@ use crate::sys::process::{self, Change, Ended, Target, Wait};
 pub(in crate::serve) enum After {
     /// Nothing.
     Done,
-    /// The lent listener with this index is skd's again.
+    /// The wait-mode socket with this index is skd's again.
     Listener(usize),
     /// It was a child that is no handler.
     Stranger(Pid, Ended),
 }
 
-/// Reaps a handler that has ended: the one at this place of the table, if it is the one with
-/// this id. `by` is the thread that does so.
+/// Reaps a handler that has ended: the handler of this entry of the table, if it has this pid. `by`
+/// is the thread that does so.
 pub(in crate::serve) fn reap(
     handlers: &Handlers,
     by: usize,
@@ -43,7 +42,7 @@ pub(in crate::serve) fn reap(
             handlers.main.wake();
             After::Done
         }
-        Reaped::Nobody => After::Done,
+        Reaped::Nothing => After::Done,
     }
 }
 
@@ -80,26 +79,27 @@ fn finish(handlers: &Handlers, handler: Handler, ended: Ended, by: usize) -> Aft
             drop(source_slot);
             let (used, limit) = slot.release(by);
             report::event(Event::Slots(service, used, limit));
-            // After its place is free: who sees the end and comes again at once finds it so.
+            // After its slot is free: a client that sees the end and connects again at once finds
+            // it so.
             if let Some(kept) = kept {
-                kept.part(handlers, by, pid);
+                kept.release(&handlers.lingering, by, &handlers.pollers[by], pid);
             }
             After::Done
         }
     }
 }
 
-/// How long to wait before children are looked at again: ten times a second is enough for
-/// what can't be known otherwise.
+/// How long to wait before children are looked at again: ten times a second is enough for what
+/// can't be known otherwise.
 pub(in crate::serve) const PAUSE: Duration = Duration::from_millis(100);
 
-/// Looks at all children that have ended; calls `after` for each handler among them. Says
-/// whether some may be left for later.
+/// Reaps all children that have ended, and calls `after` for each. Returns whether some may be left
+/// for later.
 pub(in crate::serve) fn sweep(handlers: &Handlers, mut after: impl FnMut(After)) -> bool {
     let main = handlers.main_index();
-    // Where processes are parked, other threads' children aren't touched: whoever waits for any child
-    // finds one that is traced each time that it is held, and takes that from the thread that
-    // traces it. Who is inherited is the main thread's; and all others have pidfds, or are asked for.
+    // Where processes are traced, the children of other threads aren't touched: a wait for any child
+    // finds a traced one each time that it stops, and takes that from the tracer. Orphans are
+    // the main thread's children; all others have pidfds, or are asked for.
     let whose = if handlers.traces {
         while let Some((entry, pid)) = handlers.table.find_ended() {
             after(reap(handlers, main, entry, Some(pid)));
@@ -108,13 +108,13 @@ pub(in crate::serve) fn sweep(handlers: &Handlers, mut after: impl FnMut(After))
     } else {
         Wait::PEEK
     };
-    // What is found is left in place until it is known to whom it belongs.
+    // A child that is found is not reaped before it is known whose it is.
     while let Ok(Some((pid, Change::Ended(_)))) = process::wait(Target::Any, whose) {
         if let Some(entry) = handlers.table.find(pid) {
             after(reap(handlers, main, entry, Some(pid)));
             continue;
         }
-        // A stranger, or a handler whose starter hasn't entered it yet.
+        // An orphan, or a handler that isn't entered yet.
         if !births_settled(handlers) {
             return true;
         }
@@ -129,53 +129,9 @@ pub(in crate::serve) fn sweep(handlers: &Handlers, mut after: impl FnMut(After))
     false
 }
 
-/// Waits, for a moment at most, until every thread that was making a handler has entered
-/// it.
+/// Waits, for a moment at most, until every thread that was making a handler has entered it.
+/// Returns whether all have.
 fn births_settled(handlers: &Handlers) -> bool {
     let deadline = Instant::now() + Duration::from_millis(5);
-    handlers.births.iter().all(|births| {
-        let before = births.count();
-        while births.still_at(before) {
-            if Instant::now() >= deadline {
-                return false;
-            }
-            std::thread::sleep(Duration::from_micros(50));
-        }
-        true
-    })
-}
-
-/// Whether a thread is between making a handler and entering it: a count that is odd then.
-#[derive(Debug, Default)]
-pub(in crate::serve) struct Births(AtomicU32);
-
-/// One such time, which ends when this is dropped.
-#[derive(Debug)]
-pub(in crate::serve) struct Birth<'a>(&'a Births);
-
-impl Births {
-    pub(in crate::serve) fn begin(&self) -> Birth<'_> {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        Birth(self)
-    }
-
-    fn count(&self) -> u32 {
-        self.0.load(Ordering::SeqCst)
-    }
-
-    /// Whether a handler is being made.
-    pub(in crate::serve) fn under_way(&self) -> bool {
-        self.count() % 2 == 1
-    }
-
-    /// Whether what was going on at `count` still is.
-    fn still_at(&self, count: u32) -> bool {
-        count % 2 == 1 && self.count() == count
-    }
-}
-
-impl Drop for Birth<'_> {
-    fn drop(&mut self) {
-        self.0.0.fetch_add(1, Ordering::SeqCst);
-    }
+    handlers.births.iter().all(|births| births.settle(deadline))
 }

@@ -9,7 +9,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use super::Handlers;
+use super::context::Handlers;
 use super::linger::KeptConnection;
 use super::table::{Handler, Work};
 use super::timeouts::{SavedWatch, Watch};
@@ -264,7 +264,7 @@ impl Handlers {
         for (saved, thread) in saved.into_iter().zip((0..self.pollers.len()).cycle()) {
             if let Some(connection) = left_open.take(saved.connection) {
                 let (poller, until) = (&self.pollers[thread], clock.restore(saved.until));
-                self.lingering.leave(thread, poller, connection, until);
+                self.lingering.add(thread, poller, connection, until);
             }
         }
     }

@@ -1,52 +1,49 @@
-//! How long a handler may run, and its connection be idle. Whoever is late is told to end, and
-//! killed if that doesn't help.
+//! Timeouts of handlers: how long one may run, and its connection be idle. A handler that is late
+//! gets TERM, and KILL if that doesn't help.
 //!
-//! Each handler with a limit has a [`Watch`] in the same part of the table, due at some time. The
-//! thread that started it looks at those that are; when the acceptors have left, the main
-//! thread. Whether a connection is idle is asked of the kernel, for that one alone and not before
-//! it can be: skd has no copy of it.
+//! Each handler with a timeout has a [`Watch`] in the same part of the table. The thread that
+//! started the handler acts on it when it is due; once the workers have ended, the main thread
+//! does. Whether a connection is idle is asked of the kernel, about that one alone and not before
+//! it can be idle: skd has no copy of the connection.
 
 use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use super::super::service::{TimeLimits, cannot_ask};
-use super::Handlers;
-use super::table::Handler;
+use crate::config::BoundAddress;
 use crate::error::Error;
-use crate::net::{BoundAddress, Listener};
-use crate::report::{self, Event, Late, Trouble};
+use crate::net::Listener;
+use crate::report::Late;
+use crate::serve::service::{TimeLimits, cannot_ask};
 use crate::sys::diagnosis::{Diagnosis, SocketId};
 use crate::sys::signals::{Signal, signal_group};
 
-/// Those limits, and what is needed to hold handlers to them.
+/// The timeouts of a service's handlers, and what is needed to enforce them.
 #[derive(Debug)]
 pub(in crate::serve) struct Timeouts {
     limits: TimeLimits,
-    /// Where there is a limit of being idle. A lock for a question, which takes the kernel some
-    /// microseconds; and it has a lock of its own.
+    /// Where there is an idle timeout. The lock is held for one question, which takes the kernel
+    /// some microseconds.
     diagnosis: Option<Mutex<Diagnosis>>,
 }
 
-/// When the kernel is asked again that couldn't answer.
+/// How long after a question that the kernel couldn't answer it is asked again.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How many handlers are looked at before connections and ends are again.
-const ROW: usize = 64;
-
 impl Timeouts {
-    /// For a service with these stream listeners, and these on which skd receives datagrams; if
-    /// there is anything to hold their handlers to. Whether the kernel will tell is known now.
+    /// Returns the timeouts of a service that accepts from `listeners` and receives from
+    /// `datagrams`, if it has any. Fails if the kernel can't tell when connections are idle.
     pub(in crate::serve) fn new(
         mut limits: TimeLimits,
         listeners: &[Listener],
         datagrams: &[Listener],
     ) -> Result<Option<Self>, Error> {
         if !datagrams.is_empty() && !listeners.iter().any(is_tcp) {
-            // Of datagrams it is skd that knows.
+            // For datagrams skd itself knows.
             limits.idle = None;
         }
         if limits.idle.or(limits.timeout).is_none() {
@@ -74,8 +71,8 @@ impl Timeouts {
         }
     }
 
-    /// What a connection will be known by, if it is to be watched. One that can't be known any
-    /// more was reset by its client, which its handler will hear.
+    /// Returns what the kernel knows this connection by, if it has an idle timeout. A connection
+    /// that the kernel doesn't know any more was reset by its client, and its handler finds out.
     pub(in crate::serve) fn identify(
         &self,
         listener: &Listener,
@@ -87,7 +84,7 @@ impl Timeouts {
         SocketId::of(connection).ok()
     }
 
-    /// The watch of a handler that has just started.
+    /// Returns the watch of a handler that has just started.
     pub(in crate::serve) fn watch(&self, started: Instant, socket: Option<SocketId>) -> Watch {
         let idle = socket.zip(self.limits.idle).map(|(socket, limit)| Idle {
             socket,
@@ -98,6 +95,20 @@ impl Timeouts {
             idle,
             kill_at: None,
         }
+    }
+
+    /// Does what is due for a handler, and says what that was. Its pid must be no other process's.
+    pub(super) fn act(&self, watch: &mut Watch, pid: Pid, started: Instant) -> Option<Act> {
+        // The time is taken for each handler: a question takes some.
+        let now = Instant::now();
+        let ask = |socket: &SocketId| self.ask(socket);
+        let act = watch.step(&self.limits, started, now, ask);
+        match act {
+            Some(Act::Terminate(_)) => signal_group(pid, Signal::SIGTERM),
+            Some(Act::Kill) => signal_group(pid, Signal::SIGKILL),
+            Some(Act::Unknown(_)) | None => {}
+        }
+        act
     }
 
     fn ask(&self, socket: &SocketId) -> Result<Option<Duration>, Errno> {
@@ -134,44 +145,44 @@ fn diagnosis(listeners: &[Listener]) -> Result<Diagnosis, Error> {
     Ok(diagnosis)
 }
 
-/// What a handler is held to.
+/// The timeouts of one handler.
 #[derive(Debug)]
 pub(in crate::serve) struct Watch {
-    /// When it will have run for as long as it may.
+    /// When it has run for as long as it may.
     end_at: Option<Instant>,
     idle: Option<Idle>,
-    /// When it is killed: it was told to end.
+    /// When it is killed: it has got TERM.
     kill_at: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Idle {
     socket: SocketId,
-    /// When the connection may have been idle for too long: not before.
+    /// When the connection may have been idle for too long.
     look_at: Instant,
 }
 
-/// What is to be done about a handler.
+/// What was done about a handler that is late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::serve) enum Act {
-    /// It is told to end.
-    Tell(Late),
-    /// It is killed.
+pub(super) enum Act {
+    /// It gets TERM.
+    Terminate(Late),
+    /// It gets KILL.
     Kill,
     /// Nothing now: the kernel doesn't say whether its connection is idle.
     Unknown(Errno),
 }
 
 impl Watch {
-    /// When there is something to be done; `None` if nothing ever will be.
-    pub(in crate::serve) fn due(&self) -> Option<Instant> {
+    /// Returns when there is something to do, if there ever will be.
+    pub(super) fn due(&self) -> Option<Instant> {
         let look_at = self.idle.as_ref().map(|idle| idle.look_at);
         let late = self.end_at.into_iter().chain(look_at).min();
         self.kill_at.or(late)
     }
 
-    /// Says what is to be done now, and goes on to what is next. `ask` says for how long a
-    /// connection has been idle, and `None` for one that nobody has any more.
+    /// Returns what is to be done now, and goes on to what is next. `ask` returns how long a
+    /// connection has been idle, and `None` for one that no process has any more.
     fn step(
         &mut self,
         limits: &TimeLimits,
@@ -183,14 +194,14 @@ impl Watch {
             if now < kill_at {
                 return None;
             }
-            // If that doesn't help, nothing does.
+            // If KILL doesn't help, nothing does.
             self.kill_at = None;
             return Some(Act::Kill);
         }
         if let Some(limit) = limits.timeout
             && self.end_at.is_some_and(|end_at| end_at <= now)
         {
-            return Some(self.tell(limits, now, Late::Running(limit)));
+            return Some(self.terminate(limits, now, Late::Running(limit)));
         }
         let idle = self.idle.as_mut().filter(|idle| idle.look_at <= now)?;
         let Some(limit) = limits.idle else {
@@ -204,7 +215,7 @@ impl Watch {
                     .checked_sub(quiet)
                     .map_or(started, |last| last.max(started));
                 idle.look_at = last + limit.into();
-                (idle.look_at <= now).then(|| self.tell(limits, now, Late::Idle(limit)))
+                (idle.look_at <= now).then(|| self.terminate(limits, now, Late::Idle(limit)))
             }
             // Whatever the handler does by now, it has no client that could be idle.
             Ok(None) => {
@@ -218,68 +229,15 @@ impl Watch {
         }
     }
 
-    fn tell(&mut self, limits: &TimeLimits, now: Instant, late: Late) -> Act {
+    fn terminate(&mut self, limits: &TimeLimits, now: Instant, late: Late) -> Act {
         self.end_at = None;
         self.idle = None;
         self.kill_at = Some(now + limits.kill_after.into());
-        Act::Tell(late)
+        Act::Terminate(late)
     }
 }
 
-impl Handlers {
-    /// How long a thread may wait that looks after this part of the table, and would wait for
-    /// `limit`.
-    pub(in crate::serve) fn until_due(
-        &self,
-        part: usize,
-        limit: Option<Duration>,
-    ) -> Option<Duration> {
-        let due = self.table.next_due(part);
-        let until = due.map(|due| due.saturating_duration_since(Instant::now()));
-        limit.into_iter().chain(until).min()
-    }
-
-    /// Does what is due for handlers of this part of the table; not all at once, if there is
-    /// much.
-    pub(in crate::serve) fn look_at_timeouts(&self, part: usize) {
-        for _ in 0..ROW {
-            let act = |watch: &mut Watch, handler: &Handler| {
-                let timeouts = self.timeouts.get(handler.service.index());
-                let Some(timeouts) = timeouts.and_then(Option::as_ref) else {
-                    *watch = Watch::none();
-                    return None;
-                };
-                // The time is taken for each: a question takes some.
-                let now = Instant::now();
-                let ask = |socket: &SocketId| timeouts.ask(socket);
-                let act = watch.step(&timeouts.limits, handler.started, now, ask);
-                // Under the lock, so that it isn't reaped, and its number nobody else's.
-                match act {
-                    Some(Act::Tell(_)) => signal_group(handler.pid, Signal::SIGTERM),
-                    Some(Act::Kill) => signal_group(handler.pid, Signal::SIGKILL),
-                    Some(Act::Unknown(_)) | None => {}
-                }
-                act.map(|act| (act, handler.service, handler.pid.as_raw(), handler.peer))
-            };
-            match self.table.when_due(part, act) {
-                None => return,
-                Some(None) => {}
-                Some(Some((Act::Tell(late), service, pid, peer))) => {
-                    report::event(Event::Late(service, &peer, pid, late));
-                }
-                Some(Some((Act::Kill, service, pid, peer))) => {
-                    report::event(Event::KillingHandler(service, &peer, pid));
-                }
-                Some(Some((Act::Unknown(errno), service, ..))) => {
-                    report::event(Event::Trouble(Trouble::IdleTimeout(service, errno)));
-                }
-            }
-        }
-    }
-}
-
-/// A watch for another image of this process; times are milliseconds of the clock that only goes
-/// on.
+/// A saved watch. Times are milliseconds of `CLOCK_MONOTONIC`.
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::serve) struct SavedWatch {
     end_at: Option<u64>,
@@ -288,8 +246,8 @@ pub(in crate::serve) struct SavedWatch {
 }
 
 impl Watch {
-    /// One that has nothing to do.
-    fn none() -> Self {
+    /// A watch without timeouts.
+    pub(super) fn none() -> Self {
         Self {
             end_at: None,
             idle: None,
@@ -297,7 +255,7 @@ impl Watch {
         }
     }
 
-    /// What goes to another image; `time` tells it the time.
+    /// Saves the watch. `time` converts to the clock of the state.
     pub(in crate::serve) fn save(&self, time: impl Fn(Instant) -> u64) -> SavedWatch {
         SavedWatch {
             end_at: self.end_at.map(&time),
@@ -309,7 +267,7 @@ impl Watch {
         }
     }
 
-    /// What has come from another image.
+    /// Restores a watch. `time` converts from the clock of the state.
     pub(in crate::serve) fn restore(saved: SavedWatch, time: impl Fn(u64) -> Instant) -> Self {
         Self {
             end_at: saved.end_at.map(&time),
@@ -347,8 +305,9 @@ mod tests {
         Timeouts { limits, diagnosis }
     }
 
-    /// All that is done about a handler that never ends, and when: looked at whenever something
-    /// is due, and a little later. `bytes` are the times at which one goes over its connection.
+    /// Returns all that is done about a handler that never ends, and when: it is looked at whenever
+    /// something is due, and a little later. `bytes` are the times at which one goes over its
+    /// connection.
     fn life(
         timeouts: &Timeouts,
         socket: Option<SocketId>,
@@ -408,7 +367,7 @@ mod tests {
             match first {
                 None => prop_assert_eq!(acts, []),
                 Some(first) => {
-                    let [(told, Act::Tell(_)), (killed, Act::Kill)] = acts[..] else {
+                    let [(told, Act::Terminate(_)), (killed, Act::Kill)] = acts[..] else {
                         panic!("{acts:?}");
                     };
                     // A look that comes late may find idle what a later byte would have saved.
@@ -446,7 +405,7 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "sockets")]
-    fn another_image_goes_on_where_one_left_off() {
+    fn a_restored_watch_goes_on_where_it_was_saved() {
         let timeouts = timeouts(Some(3600), Some(60), 5);
         let (_client, _server, id) = connection();
         let begin = Instant::now();

@@ -1,23 +1,23 @@
-//! Timers of the entries of a table: a heap in which each entry finds its own.
+//! Timers of the entries of a slab: a heap in which each entry finds its own.
 
 use std::collections::TryReserveError;
 use std::time::Instant;
 
-/// Something that is due at a time, for each of some entries of a table.
+/// Timers of some entries of a slab, by the indices of those.
 ///
-/// Room is made as the table makes it, and nothing else allocates; and a timer that is taken
-/// out is gone, not skipped when its time has come: of handlers that may run for an hour and
-/// end at once there are millions in an hour.
+/// Memory is reserved when the slab reserves it, and nothing else allocates. A removed timer is
+/// gone, not skipped when it is due: of handlers that may run for an hour and end at once there
+/// are millions in an hour.
 #[derive(Debug)]
 pub(in crate::serve) struct Timers<T> {
     /// By the index of the entry.
-    slots: Vec<Option<Slot<T>>>,
+    timers: Vec<Option<Timer<T>>>,
     /// None is due before the one at half of its position.
     heap: Vec<(Instant, usize)>,
 }
 
 #[derive(Debug)]
-struct Slot<T> {
+struct Timer<T> {
     what: T,
     /// Its position in the heap.
     position: usize,
@@ -26,72 +26,72 @@ struct Slot<T> {
 impl<T> Default for Timers<T> {
     fn default() -> Self {
         Self {
-            slots: Vec::new(),
+            timers: Vec::new(),
             heap: Vec::new(),
         }
     }
 }
 
 impl<T> Timers<T> {
-    /// Has room for those of a table with so many entries.
+    /// Reserves memory for the timers of a slab with this capacity.
     pub(in crate::serve) fn reserve(&mut self, entries: usize) -> Result<(), TryReserveError> {
-        let more = entries.saturating_sub(self.slots.len());
-        self.slots.try_reserve_exact(more)?;
+        let more = entries.saturating_sub(self.timers.len());
+        self.timers.try_reserve_exact(more)?;
         let more = entries.saturating_sub(self.heap.len());
         self.heap.try_reserve_exact(more)
     }
 
-    /// Sets that of an entry, which has none.
+    /// Sets the timer of an entry.
     pub(in crate::serve) fn insert(&mut self, index: usize, due: Instant, what: T) {
         self.remove(index);
-        if self.slots.len() <= index {
-            self.slots.resize_with(index + 1, || None);
+        if self.timers.len() <= index {
+            self.timers.resize_with(index + 1, || None);
         }
         let position = self.heap.len();
-        self.slots[index] = Some(Slot { what, position });
+        self.timers[index] = Some(Timer { what, position });
         self.heap.push((due, index));
         self.settle(position);
     }
 
-    /// Takes that of an entry out, if it has one.
+    /// Removes the timer of an entry, if it has one.
     pub(in crate::serve) fn remove(&mut self, index: usize) -> Option<T> {
-        let slot = self.slots.get_mut(index)?.take()?;
+        let timer = self.timers.get_mut(index)?.take()?;
         let last = self.heap.len() - 1;
-        self.swap(slot.position, last);
+        self.swap(timer.position, last);
         self.heap.pop();
-        if slot.position < last {
-            self.settle(slot.position);
+        if timer.position < last {
+            self.settle(timer.position);
         }
-        Some(slot.what)
+        Some(timer.what)
     }
 
-    /// What is due next, and when.
+    /// Returns the first time at which a timer is due, and its entry.
     pub(in crate::serve) fn next(&self) -> Option<(Instant, usize)> {
         self.heap.first().copied()
     }
 
-    /// That of an entry.
+    /// Returns what the timer of an entry is for.
     pub(in crate::serve) fn get(&self, index: usize) -> Option<&T> {
-        let slot = self.slots.get(index)?.as_ref();
-        slot.map(|slot| &slot.what)
+        let timer = self.timers.get(index)?.as_ref();
+        timer.map(|timer| &timer.what)
     }
 
     /// The same, to be changed.
     pub(in crate::serve) fn get_mut(&mut self, index: usize) -> Option<&mut T> {
-        let slot = self.slots.get_mut(index)?.as_mut();
-        slot.map(|slot| &mut slot.what)
+        let timer = self.timers.get_mut(index)?.as_mut();
+        timer.map(|timer| &mut timer.what)
     }
 
-    /// Has that of an entry due at another time.
+    /// Has the timer of an entry due at another time.
     pub(in crate::serve) fn postpone(&mut self, index: usize, due: Instant) {
-        if let Some(Some(slot)) = self.slots.get(index) {
-            let position = slot.position;
+        if let Some(Some(timer)) = self.timers.get(index) {
+            let position = timer.position;
             self.heap[position].0 = due;
             self.settle(position);
         }
     }
 
-    /// Moves what is at this position to where it belongs: up, or else down.
+    /// Moves the timer at this position to where it belongs: up, or else down.
     fn settle(&mut self, mut position: usize) {
         while position > 0 && self.heap[position] < self.heap[(position - 1) / 2] {
             self.swap(position, (position - 1) / 2);
@@ -113,9 +113,9 @@ impl<T> Timers<T> {
     fn swap(&mut self, one: usize, other: usize) {
         self.heap.swap(one, other);
         for position in [one, other] {
-            // The one that is being removed has no slot any more.
-            if let Some(slot) = &mut self.slots[self.heap[position].1] {
-                slot.position = position;
+            // The one that is being removed has no timer any more.
+            if let Some(timer) = &mut self.timers[self.heap[position].1] {
+                timer.position = position;
             }
         }
     }
@@ -151,7 +151,7 @@ mod tests {
             let at = |due| begin + Duration::from_millis(due);
             let (mut timers, mut list) = (Timers::default(), BTreeMap::new());
             timers.reserve(24).unwrap();
-            let room = (timers.slots.capacity(), timers.heap.capacity());
+            let room = (timers.timers.capacity(), timers.heap.capacity());
             for (number, change) in changes.into_iter().enumerate() {
                 match change {
                     Change::Insert(index, due) => {
@@ -174,7 +174,7 @@ mod tests {
                     prop_assert_eq!(timers.get(index), known);
                 }
             }
-            prop_assert_eq!((timers.slots.capacity(), timers.heap.capacity()), room);
+            prop_assert_eq!((timers.timers.capacity(), timers.heap.capacity()), room);
             let mut order = Vec::new();
             while let Some((due, index)) = timers.next() {
                 timers.remove(index);

@@ -1,10 +1,10 @@
-//! Connections have no mark to know them by before they are accepted, and can't be taken
-//! away. So a handler is judged by what it leaves: if as many wait as when it was started,
-//! and none has come since, it has accepted nothing.
+//! Connections at a wait-mode socket. They have no mark to know them by before they are accepted,
+//! and can't be taken away. So a handler is judged by what it leaves: if as many wait as at its
+//! start, and none has arrived since, it has accepted nothing.
 
 use nix::errno::Errno;
 
-use super::{Found, STARTS};
+use super::found::{Found, STARTS};
 use crate::child::Plan;
 use crate::config::ServiceId;
 use crate::net::{BoundAddress, Listener, Peer};
@@ -15,25 +15,25 @@ use crate::sys::sockets;
 
 /// What became of the connections that waited last.
 #[derive(Debug)]
-pub(in crate::serve) struct Connections {
-    /// Remembers whether a connection has come since it was last asked, without waking
-    /// anybody.
-    comers: Poller,
+pub(super) struct Connections {
+    /// Remembers whether a connection has arrived since it was last asked, without waking a
+    /// thread.
+    arrivals: Poller,
     backlog: Backlog,
     /// How many waited when the last handler was started, if the kernel says.
     waiting: Option<u32>,
     /// How many handlers in a row have accepted nothing.
     starts: u32,
-    /// Whether those who wait are known to the log.
+    /// Whether the connections that wait were reported.
     known: bool,
 }
 
 impl Connections {
-    pub(in crate::serve) fn new(listener: &Listener) -> Result<Self, Errno> {
-        let comers = Poller::new()?;
-        comers.add(listener, Interest::ReadableEdge, 0)?;
+    pub(super) fn new(listener: &Listener) -> Result<Self, Errno> {
+        let arrivals = Poller::new()?;
+        arrivals.add(listener, Interest::ReadableEdge, 0)?;
         Ok(Self {
-            comers,
+            arrivals,
             backlog: Backlog::default(),
             waiting: None,
             starts: 0,
@@ -41,7 +41,7 @@ impl Connections {
         })
     }
 
-    pub(in crate::serve) fn find(&mut self, listener: &Listener) -> Found {
+    pub(super) fn find(&mut self, listener: &Listener) -> Found {
         if sockets::is_shut_down(listener) {
             return Found::ShutDown;
         }
@@ -50,7 +50,7 @@ impl Connections {
             return Found::Nothing;
         }
         let new = !std::mem::replace(&mut self.known, true);
-        Found::Somebody {
+        Found::Arrival {
             peer: Peer::Unaccepted(match listener.bound_address() {
                 BoundAddress::Inet(address) => Some(*address),
                 BoundAddress::Unix(_) => None,
@@ -61,30 +61,25 @@ impl Connections {
     }
 
     /// A handler is about to have the socket.
-    pub(in crate::serve) fn lend(&mut self, listener: &Listener) {
-        self.comers.take_ready();
+    pub(super) fn begin(&mut self, listener: &Listener) {
+        self.arrivals.take_ready();
         self.waiting = self.backlog.length(listener);
     }
 
     /// A handler was started for what was found.
-    pub(in crate::serve) fn tried(&mut self) {
+    pub(super) fn tried(&mut self) {
         self.starts += 1;
     }
 
     /// The handler has ended.
-    pub(in crate::serve) fn returned(
-        &mut self,
-        service: ServiceId,
-        listener: &Listener,
-        plan: &Plan,
-    ) {
-        // Before it is asked who has come: someone who comes in between is then no reason to
-        // take those before him for left.
+    pub(super) fn returned(&mut self, service: ServiceId, listener: &Listener, plan: &Plan) {
+        // Before the arrivals are asked about: a connection that arrives in between is then no
+        // reason to think that those before it were left.
         let waiting = self.backlog.length(listener);
         let fewer = waiting
             .zip(self.waiting)
             .is_some_and(|(now, then)| now < then);
-        if self.comers.take_ready() || fewer || !is_readable(listener) {
+        if self.arrivals.take_ready() || fewer || !is_readable(listener) {
             self.starts = 0;
             self.known = false;
         } else if self.starts == STARTS && waiting.is_some() {

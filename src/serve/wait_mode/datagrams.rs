@@ -1,10 +1,10 @@
-//! A datagram is known by the time at which the kernel received it, so two equal ones are
-//! two. After a few starts for the same one it is read away.
+//! Datagrams at a wait-mode socket. Each is known by the time at which the kernel received it, so
+//! two equal ones are two. After a few starts for the same one it is discarded.
 
 use nix::errno::Errno;
 use nix::sys::time::TimeSpec;
 
-use super::{Found, STARTS};
+use super::found::{Found, STARTS};
 use crate::child::Plan;
 use crate::config::ServiceId;
 use crate::net::Listener;
@@ -13,18 +13,13 @@ use crate::sys::sockets::{self, Datagram};
 
 /// What became of the last datagram.
 #[derive(Debug, Default)]
-pub(in crate::serve) struct Datagrams {
+pub(super) struct Datagrams {
     /// The datagram for which a handler was started last, and how often that was.
     last: Option<(Option<TimeSpec>, u32)>,
 }
 
 impl Datagrams {
-    pub(in crate::serve) fn find(
-        &mut self,
-        service: ServiceId,
-        listener: &Listener,
-        plan: &Plan,
-    ) -> Found {
+    pub(super) fn find(&mut self, service: ServiceId, listener: &Listener, plan: &Plan) -> Found {
         let datagram = match sockets::peek_datagram(listener) {
             Ok(Some(datagram)) => datagram,
             Ok(None) if sockets::is_shut_down(listener) => return Found::ShutDown,
@@ -37,7 +32,7 @@ impl Datagrams {
             return self.discard(service, listener, plan);
         }
         self.last = Some((datagram.received, starts));
-        Found::Somebody {
+        Found::Arrival {
             peer: listener.sender(datagram.sender),
             new: known.is_none(),
             starts,
@@ -45,13 +40,13 @@ impl Datagrams {
     }
 
     /// A handler was started for what was found.
-    pub(in crate::serve) fn tried(&mut self) {
+    pub(super) fn tried(&mut self) {
         if let Some((_, starts)) = &mut self.last {
             *starts += 1;
         }
     }
 
-    /// Reads the first datagram away and says whose it was.
+    /// Discards the first datagram and reports whose it was.
     fn discard(&mut self, service: ServiceId, listener: &Listener, plan: &Plan) -> Found {
         self.last = None;
         match sockets::discard_datagram(listener) {
@@ -71,9 +66,9 @@ impl Datagrams {
         }
     }
 
-    /// Has the kernel note the time of each datagram, as long as no handler has the socket:
-    /// it would take room from the handler's own control data.
-    pub(in crate::serve) fn note_times(listener: &Listener, on: bool) -> Result<(), Errno> {
+    /// Has the kernel note the time of each datagram, unless a handler has the socket: it would take
+    /// room from the handler's own control data.
+    pub(super) fn note_times(listener: &Listener, on: bool) -> Result<(), Errno> {
         sockets::set_receive_time(listener, on)
     }
 }

@@ -1,52 +1,50 @@
-//! Sockets lent to a handler, in the manner of inetd's "wait": what first arrives starts a
-//! handler on the listening socket itself, and nothing more is looked at until it ends. So
-//! with every datagram socket, and with stream sockets if that is asked for.
+//! Wait mode, as in inetd: what first arrives at a socket starts a handler on the socket itself, and
+//! skd looks at the socket again when the handler has ended. So with every datagram socket that skd
+//! doesn't receive from itself, and with stream sockets on request.
 //!
-//! A handler that leaves what it was started for where it is must not make a storm: starts
-//! for the same are spaced by a delay that doubles. What is the same, and what becomes of it
-//! in the end, is another matter for datagrams than for connections: see [`Datagrams`] and
-//! [`Connections`].
+//! A handler that leaves unread what it was started for must not cause a storm, so starts for the
+//! same are spaced by a delay that doubles. What is the same, and what is done about it in the end,
+//! differs between datagrams and connections: see [`Datagrams`] and [`Connections`].
 
 mod connections;
 mod datagrams;
+mod found;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::handlers::Handlers;
-use super::handlers::table::{Handler, Work};
-use super::handlers::token::Token;
-use crate::child::{Plan, SpawnError, Spawned, Spawner};
-use crate::config::ServiceId;
-use crate::net::{Listener, Peer};
+use crate::child::{Plan, SpawnError, Spawner};
+use crate::config::{Peer, ServiceId};
+use crate::net::Listener;
 use crate::report::{self, Event, ReceiveFault, Trouble};
+use crate::serve::handlers::Handlers;
+use crate::serve::handlers::start::{self, GiveUp, NewHandler, Starter};
+use crate::serve::handlers::token::Token;
 use crate::sys::descriptors;
 use crate::sys::environment::Environment;
 use crate::sys::events::{Interest, Poller};
 
 use connections::Connections;
 use datagrams::Datagrams;
+use found::Found;
 
 /// The delay before a second start for the same, and the longest one.
 const FIRST_DELAY: Duration = Duration::from_millis(10);
 const LONGEST_DELAY: Duration = Duration::from_secs(1);
 
-/// After how many starts for the same something is done, or said, about it.
-const STARTS: u32 = 8;
-
 /// How long a shortage, or a socket that fails, is waited out.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A listener that is lent, and what it was last lent for.
+/// A socket in wait mode.
 #[derive(Debug)]
 pub(in crate::serve) struct WaitSocket {
     listener: Listener,
     service: ServiceId,
     plan: Arc<Plan>,
     environment: Environment,
-    /// Its place among those that are lent.
+    /// Its index among the wait-mode sockets of the daemon.
     index: usize,
     arrivals: Arrivals,
     /// Since when no handler has the socket.
@@ -55,25 +53,11 @@ pub(in crate::serve) struct WaitSocket {
     due: Option<Instant>,
 }
 
-/// What arrives there.
+/// What arrives at a socket.
 #[derive(Debug)]
 enum Arrivals {
     Datagrams(Datagrams),
     Connections(Connections),
-}
-
-/// What was found to have arrived.
-enum Found {
-    Nothing,
-    /// Somebody, for whom a handler was started so often already.
-    Somebody {
-        peer: Peer,
-        new: bool,
-        starts: u32,
-    },
-    /// The socket is of no use any more.
-    ShutDown,
-    Trouble(Errno),
 }
 
 impl WaitSocket {
@@ -119,10 +103,10 @@ impl WaitSocket {
         } else {
             Interest::ReadableOnce
         };
-        poller.add(&self.listener, interest, self.key())
+        poller.add(&self.listener, interest, self.token())
     }
 
-    /// Prepares the socket; after an upgrade it is so already.
+    /// Prepares the socket. After an upgrade it is prepared already.
     pub(in crate::serve) fn prepare(&self) -> Result<(), Errno> {
         match self.arrivals {
             Arrivals::Datagrams(_) => Datagrams::note_times(&self.listener, true),
@@ -130,11 +114,12 @@ impl WaitSocket {
         }
     }
 
-    fn key(&self) -> u64 {
-        Token::WaitMode(self.index).into()
+    fn token(&self) -> u64 {
+        let (service, index) = (self.service, self.index);
+        Token::WaitMode { service, index }.into()
     }
 
-    /// When to call [`Self::look`] without anything having arrived.
+    /// Returns when to call [`Self::look`] though nothing has arrived.
     pub(in crate::serve) fn due(&self) -> Option<Instant> {
         self.due
     }
@@ -161,7 +146,7 @@ impl WaitSocket {
             Arrivals::Connections(connections) => connections.find(&self.listener),
         };
         let (peer, new, starts) = match found {
-            Found::Somebody { peer, new, starts } => (peer, new, starts),
+            Found::Arrival { peer, new, starts } => (peer, new, starts),
             Found::Nothing => return self.rearm(handlers),
             Found::ShutDown => {
                 self.not_received(ReceiveFault::ShutDownByHandler);
@@ -184,17 +169,13 @@ impl WaitSocket {
         }
         match self.start(handlers, spawner, peer) {
             Ok(()) => self.tried(),
-            Err(why @ SpawnError::Shortage(_)) => {
-                let why = why.explain(&self.plan);
-                report::event(Event::Trouble(Trouble::Spawn(self.service, why)));
+            Err(SpawnError::Shortage(_)) => {
                 if let Arrivals::Datagrams(_) = self.arrivals {
                     self.note_times(true);
                 }
                 self.pause(PAUSE);
             }
-            Err(why @ SpawnError::Failed(..)) => {
-                let why = why.explain(&self.plan);
-                report::event(Event::Trouble(Trouble::Spawn(self.service, why)));
+            Err(SpawnError::Failed(..)) => {
                 self.tried();
                 self.returned(handlers);
             }
@@ -216,45 +197,37 @@ impl WaitSocket {
         peer: Peer,
     ) -> Result<(), SpawnError> {
         let thread = handlers.main_index();
-        let room = handlers.table.reserve(thread, 1);
-        room.map_err(|_| SpawnError::Shortage(Errno::ENOMEM))?;
+        if !start::reserve(handlers, thread, self.service) {
+            return Err(SpawnError::Shortage(Errno::ENOMEM));
+        }
         // An earlier handler may have left it non-blocking.
-        descriptors::set_blocking(&self.listener, true).map_err(SpawnError::Shortage)?;
-        spawner.hold(&self.listener).map_err(SpawnError::Shortage)?;
+        if let Err(errno) = descriptors::set_blocking(&self.listener, true) {
+            let why = SpawnError::Shortage(errno);
+            let trouble = Trouble::Spawn(self.service, why.explain(&self.plan));
+            report::event(Event::Trouble(trouble));
+            return Err(why);
+        }
         match &mut self.arrivals {
             Arrivals::Datagrams(_) => self.note_times(false),
-            Arrivals::Connections(connections) => connections.lend(&self.listener),
+            Arrivals::Connections(connections) => connections.begin(&self.listener),
         }
-        self.environment.clear();
-        for variable in self.listener.variables(&peer) {
-            self.environment.line(variable);
-        }
-        peer.variables(|name, value| self.environment.set(name, value));
-        let spawned = spawner.spawn(&self.plan, None, &mut self.environment);
-        // What may be left there is the listener, whose end nobody waits for.
-        spawner.release();
-        let Spawned { pid, pidfd } = spawned?;
-        report::event(Event::HandlerStarted(self.service, pid.as_raw()));
-        let handler = Handler {
-            service: self.service,
-            pid,
-            pidfd,
-            work: Work::WaitMode(self.index),
-            source_slot: None,
-            peer,
-            started: Instant::now(),
-            kept: None,
+        let by = Starter {
+            handlers,
+            thread,
+            spawner,
+            environment: &mut self.environment,
         };
-        handlers.enter(thread, handler, None);
-        Ok(())
+        let (plan, listener) = (&self.plan, &self.listener);
+        let new = NewHandler::for_wait_mode(self.service, plan, listener, peer, self.index);
+        start::start(by, new, &mut GiveUp).map(drop)
     }
 
     /// Waits for the next arrival, or for the same one again.
     fn rearm(&mut self, handlers: &Handlers) {
         let listener = &self.listener;
-        let key = self.key();
+        let token = self.token();
         let poller = handlers.main_poller();
-        if let Err(errno) = poller.change(listener, Interest::ReadableOnce, key) {
+        if let Err(errno) = poller.change(listener, Interest::ReadableOnce, token) {
             report::event(Event::Trouble(Trouble::ListenerNotWatched {
                 service: self.service,
                 listener: listener.listener_name(),

@@ -1,148 +1,16 @@
 //! Worker threads: each waits for clients and for the ends of the handlers that it started.
 
-mod admit;
 pub(in crate::serve) mod datagram;
-pub(in crate::serve) mod queue;
+mod queue;
+mod rejections;
 pub(in crate::serve) mod saved;
+mod shared;
+mod source;
 pub(in crate::serve) mod stream;
+mod threads;
+mod turns;
+mod worker_loop;
 
-use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use super::admission::Clock;
-use super::handlers::Handlers;
-use super::service::Service;
-use crate::child::Pool;
-use crate::config::{DatagramMode, MOST_THREADS};
-use crate::net::Listener;
-use crate::sys::events::Waker;
-
-use datagram::ParkedExchange;
-use queue::PendingConnection;
-
-/// The number of threads that accept connections, where there are any.
-pub fn acceptors(wanted: Option<NonZeroUsize>) -> usize {
-    // While one waits for its child to exec, another can use the core; many more would only
-    // have children wait for each other.
-    let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
-    let usual = || (cores() * 3).div_ceil(2).min(MOST_THREADS);
-    wanted.map_or_else(usual, |threads| threads.get())
-}
-
-/// The number of threads that receive datagrams for a service, if low descriptors are left for them.
-pub fn datagram_workers(mode: DatagramMode, wanted: Option<NonZeroUsize>) -> usize {
-    datagram::threads(mode, acceptors(wanted))
-}
-
-/// What all threads of the running daemon share.
-#[derive(Debug)]
-pub(in crate::serve) struct Shared {
-    pub(in crate::serve) services: Box<[Service]>,
-    pub(in crate::serve) handlers: Handlers,
-    /// Of each worker.
-    pub(in crate::serve) wakers: Arc<[Waker]>,
-    /// For each worker, whether it has answered since it was asked for a sign of life.
-    pub(in crate::serve) answers: Box<[AtomicBool]>,
-    /// Whether an answer is to wake the main thread: it is overdue.
-    pub(in crate::serve) answer_wanted: AtomicBool,
-    pub(in crate::serve) phase: AtomicU8,
-    /// What limits by time are reckoned in.
-    pub(in crate::serve) clock: Clock,
-    /// For each worker, its pending connections while it is parked: another's queue may be too
-    /// small for them. Locked only to park or go on.
-    pub(in crate::serve) pending: Box<[Mutex<Vec<PendingConnection>>]>,
-    /// How many workers are parked.
-    pub(in crate::serve) parked: AtomicUsize,
-    /// Whether skd drains.
-    pub(in crate::serve) drains: AtomicBool,
-    /// Exchanges that no thread has, during an upgrade. Locked only to park or go on.
-    pub(in crate::serve) parked_exchanges: Mutex<Vec<ParkedExchange>>,
-    /// How many exchanges of datagrams are open: their handlers, or their clients, may have
-    /// something to say.
-    pub(in crate::serve) exchanges: AtomicUsize,
-    /// How many workers have ended, after all else that they do.
-    pub(in crate::serve) ended: AtomicUsize,
-}
-
-/// What workers do: wait until all of them are there, serve, wait for an upgrade, serve the
-/// clients that have come already, end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(in crate::serve) enum Phase {
-    Starting,
-    Serving,
-    Parked,
-    Closing,
-    Stopping,
-}
-
-impl Shared {
-    /// Has all workers go over to this phase, those that wait too.
-    ///
-    /// A wake-up can't fail: the only errno of a write to such a descriptor is EAGAIN, of a
-    /// counter that is full, and that one wakes. Should a filter forbid it, workers look for
-    /// [`Phase::Serving`] by themselves, and the main thread doesn't wait long for them to stop.
-    pub(in crate::serve) fn enter_phase(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::SeqCst);
-        for waker in &*self.wakers {
-            waker.wake();
-        }
-    }
-
-    pub(in crate::serve) fn is_in(&self, phase: Phase) -> bool {
-        self.phase.load(Ordering::SeqCst) == phase as u8
-    }
-
-    pub(in crate::serve) fn workers_have_ended(&self) -> bool {
-        self.ended.load(Ordering::SeqCst) == self.wakers.len()
-    }
-
-    /// All stream listeners from which skd accepts.
-    pub(in crate::serve) fn listeners(&self) -> impl Iterator<Item = &Listener> {
-        self.services.iter().flat_map(|service| &service.listeners)
-    }
-
-    /// All listeners on which skd receives datagrams.
-    pub(in crate::serve) fn datagrams(&self) -> impl Iterator<Item = &Listener> {
-        self.services.iter().flat_map(|service| &service.datagrams)
-    }
-
-    /// The pool of each service that has one.
-    pub(in crate::serve) fn pools(&self) -> impl Iterator<Item = &Pool> {
-        let services = self.services.iter();
-        services.filter_map(|service| service.pool.as_deref())
-    }
-
-    /// Ends all prestarted handlers, if no worker is left that may just be handing a connection
-    /// to one: killed in the midst of that, a handler would end as soon as it has begun. Returns
-    /// whether that could be done.
-    pub(in crate::serve) fn retire_pools(&self) -> bool {
-        let ended = self.workers_have_ended();
-        if ended {
-            self.pools().for_each(Pool::retire);
-        }
-        ended
-    }
-
-    pub(in crate::serve) fn parked_exchanges(&self) -> MutexGuard<'_, Vec<ParkedExchange>> {
-        let parked = self.parked_exchanges.lock();
-        parked.unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(in crate::serve) fn pending(
-        &self,
-        thread: usize,
-    ) -> MutexGuard<'_, Vec<PendingConnection>> {
-        let pending = self.pending[thread].lock();
-        pending.unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes that this worker has been woken, for whatever reason: it lives.
-    pub(in crate::serve) fn answer(&self, worker: usize) {
-        self.answers[worker].store(true, Ordering::SeqCst);
-        if self.answer_wanted.load(Ordering::SeqCst) {
-            self.handlers.main.wake();
-        }
-    }
-}
+pub(in crate::serve) use shared::{Phase, Shared};
+pub use threads::{acceptors, datagram_workers};
+pub(in crate::serve) use turns::Turns;

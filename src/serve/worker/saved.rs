@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Shared;
 use super::datagram::{ParkedExchange, SavedExchange};
-use super::queue::{PendingConnection, Stage};
+use super::shared::Shared;
 use crate::config::{Peer, ServiceId};
 use crate::net::ListenerAddress;
+use crate::serve::admission::{Kind, PendingConnection};
 use crate::serve::handlers::saved::LeftOpen;
 use crate::sys::descriptors::SavedDescriptors;
 
@@ -36,16 +36,14 @@ impl Shared {
                 listener: served.listeners.get(pending.listener)?.address(),
                 // One that can't be passed on is closed at the exec.
                 connection: to.pass(&pending.connection).ok()?,
-                peer: pending.peer,
-                identified: pending.stage != Stage::Header,
+                peer: pending.client.peer,
+                identified: pending.client.is_identified(),
             })
         };
         let mut saved = Vec::new();
         for thread in 0..self.pending.len() {
             let pending = self.pending(thread);
-            let its = pending
-                .iter()
-                .filter(|pending| pending.service == service.index());
+            let its = pending.iter().filter(|pending| pending.service == service);
             saved.extend(its.filter_map(&mut save));
         }
         saved
@@ -73,12 +71,16 @@ impl Shared {
             let (Some(listener), Some(connection)) = (listener, connection) else {
                 continue;
             };
-            let came_to = (service.index(), listener);
-            let mut pending =
-                PendingConnection::new(connection.into(), saved.peer, policy, came_to);
+            let mut client = policy.begin(saved.peer, Kind::Connection);
             if saved.identified {
-                pending.stage = Stage::Rules;
+                client.set_identified();
             }
+            let pending = PendingConnection {
+                client,
+                connection: connection.into(),
+                service,
+                listener,
+            };
             self.pending(thread).push(pending);
         }
     }
@@ -93,9 +95,7 @@ impl Shared {
             return Vec::new();
         };
         let parked = self.parked_exchanges();
-        let its = parked
-            .iter()
-            .filter(|exchange| exchange.service == service.index());
+        let its = parked.iter().filter(|exchange| exchange.service == service);
         let save = |exchange: &ParkedExchange| {
             let listener = served.datagrams.get(exchange.listener)?;
             exchange.save(listener.address(), to)
@@ -118,7 +118,7 @@ impl Shared {
             let listener = listeners.position(|listener| listener.address() == saved.listener);
             let restored = listener.and_then(|listener| {
                 let socket = left_open.take(saved.socket)?;
-                ParkedExchange::restore(saved, (service.index(), listener), socket)
+                ParkedExchange::restore(saved, (service, listener), socket)
             });
             self.parked_exchanges().extend(restored);
         }

@@ -1,44 +1,47 @@
-//! Exchanges while no thread has them: during an upgrade in place, and handed on to the next image.
+//! Exchanges of parked workers, and how they are saved for an upgrade.
 
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DatagramWorker, Exchanges};
+use crate::config::ServiceId;
 use crate::net::ListenerAddress;
 use crate::sys::datagrams::Route;
 use crate::sys::descriptors::SavedDescriptors;
 
-/// An exchange that no thread has.
+/// An exchange of a parked worker.
 #[derive(Debug)]
 pub(in crate::serve) struct ParkedExchange {
-    pub(in crate::serve) socket: OwnedFd,
-    /// The index of its service, and that of the listener among the service's.
-    pub(in crate::serve) service: usize,
+    pub(in crate::serve) service: ServiceId,
+    pub(super) socket: OwnedFd,
+    /// The index of the service's listener that its datagrams arrived at.
     pub(in crate::serve) listener: usize,
-    pub(in crate::serve) route: Route,
+    pub(super) route: Route,
     /// What was read of the answer to a datagram.
-    pub(in crate::serve) answer: Vec<u8>,
-    pub(in crate::serve) too_long: bool,
-    /// For how long a sender has been silent who has this handler.
-    pub(in crate::serve) silent: Option<Duration>,
+    pub(super) answer: Vec<u8>,
+    pub(super) too_long: bool,
+    /// How long the sender that the handler serves has been silent. `None` if it serves none any
+    /// more.
+    pub(super) silent: Option<Duration>,
 }
 
-/// The same for another image of this process.
+/// A saved exchange.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedExchange {
     pub(in crate::serve) socket: i32,
     pub(in crate::serve) listener: ListenerAddress,
     sender: Vec<u8>,
-    local: Option<std::net::SocketAddr>,
+    local: Option<SocketAddr>,
     answer: Vec<u8>,
     too_long: bool,
     silent: Option<u64>,
 }
 
 impl ParkedExchange {
-    /// `None` if it can't be passed on: then it is closed at the exec.
+    /// Saves the exchange. Returns `None` if its socket can't be passed on: then it is closed at
+    /// the exec.
     pub(in crate::serve) fn save(
         &self,
         listener: ListenerAddress,
@@ -56,54 +59,20 @@ impl ParkedExchange {
         })
     }
 
-    /// Restores one for the service and the listener with these indexes.
+    /// Restores an exchange of the service with this id, and its listener with this index.
     pub(in crate::serve) fn restore(
         saved: SavedExchange,
-        (service, listener): (usize, usize),
+        (service, listener): (ServiceId, usize),
         socket: OwnedFd,
     ) -> Option<Self> {
         Some(Self {
-            socket,
             service,
+            socket,
             listener,
             route: Route::new(&saved.sender, saved.local)?,
             answer: saved.answer,
             too_long: saved.too_long,
             silent: saved.silent.map(Duration::from_millis),
         })
-    }
-}
-
-impl DatagramWorker<'_> {
-    /// Leaves all exchanges to whoever goes on: this thread, or another image.
-    pub(in crate::serve) fn leave_exchanges(&mut self) {
-        let now = Instant::now();
-        let left = match &mut self.exchanges {
-            Exchanges::Packets(packets) => packets.leave(self.service),
-            Exchanges::Peers(peers) => peers.leave(self.service, now),
-        };
-        for exchange in &left {
-            let _ = self.poller.remove(&exchange.socket);
-            self.count_exchange(false);
-        }
-        if !left.is_empty() {
-            self.shared.parked_exchanges().extend(left);
-        }
-    }
-
-    /// Takes over all that were left for this thread's service.
-    pub(in crate::serve) fn enter_exchanges(&mut self) {
-        let its = |exchange: &mut ParkedExchange| exchange.service == self.service;
-        let left: Vec<_> = self.shared.parked_exchanges().extract_if(.., its).collect();
-        let listeners = self.served.datagrams.len();
-        for exchange in left {
-            // For want of memory, it ends.
-            if exchange.listener < listeners {
-                match self.exchanges {
-                    Exchanges::Packets(_) => self.enter_packet(exchange),
-                    Exchanges::Peers(_) => self.enter_peer(exchange),
-                }
-            }
-        }
     }
 }

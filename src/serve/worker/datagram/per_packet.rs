@@ -1,9 +1,9 @@
-//! A handler for each datagram: its payload on 0, then the end; what it writes to 1 goes back as
-//! one datagram once nobody has that any more.
+//! A handler for each datagram. It reads the payload from 0, then the end. What it writes to 1 is
+//! sent back as one datagram once no process has that any more.
 //!
-//! Both are one end of a pair of unix stream sockets. Of a memory file and a pipe, the other
-//! choice, each would take its own number in the child and its own calls; the pipe would hold less
-//! than a datagram for a user who has many pipes (pipe(7), pipe-user-pages-soft); and this is what
+//! Both are one end of a pair of unix stream sockets. The other choice, a memory file and a pipe,
+//! would take a number and calls of its own each in the child. A pipe would hold less than a
+//! datagram for a user who has many pipes (pipe(7), pipe-user-pages-soft). And a socket is what
 //! handlers of connections have.
 
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -14,25 +14,29 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, recv, send, shutdown, socketpair,
 };
 
-use super::{Attempt, DatagramWorker, Exchanges, ParkedExchange, Why};
-use crate::config::AtLimit;
-use crate::net::Peer;
+use super::datagram_source::{Datagram, Mode};
+use super::drops::Why;
+use super::parked::ParkedExchange;
+use crate::config::{Peer, ServiceId};
 use crate::report::{self, Event, Trouble, Watched};
-use crate::serve::handlers::slab::Slab;
-use crate::serve::handlers::token::Token;
+use crate::serve::handlers::Slab;
+use crate::serve::handlers::start::NewHandler;
+use crate::serve::service::Service;
+use crate::serve::worker::source::{Attempt, HandlerStarter, Source};
+use crate::serve::worker::worker_loop::{WaitOut, pause};
 use crate::sys::datagrams::{LONGEST, Route};
 use crate::sys::events::Interest;
 
 /// How often one handler's output is read before others are looked at.
-const ROW: usize = 16;
+const READS: usize = 16;
 
-/// What is kept for handlers of packets.
+/// The datagrams whose handlers may still answer.
 #[derive(Debug)]
-pub(in crate::serve) struct Packets {
+pub(super) struct Packets {
     open: Slab<Packet>,
-    /// Room for an answer, and for a byte too many.
-    room: Box<[u8]>,
-    /// What handlers that write slowly have used before.
+    /// Where answers are read: one of the longest, and a byte too many.
+    buffer: Box<[u8]>,
+    /// Memory that earlier answers have used.
     spare: Vec<Vec<u8>>,
 }
 
@@ -48,54 +52,27 @@ struct Packet {
     too_long: bool,
 }
 
-impl Packets {
-    pub(in crate::serve) fn new() -> Self {
-        Self {
-            open: Slab::new(),
-            room: vec![0; LONGEST + 1].into(),
-            spare: Vec::new(),
-        }
-    }
-
-    pub(in crate::serve) fn len(&self) -> usize {
-        self.open.len()
-    }
-
-    pub(in crate::serve) fn leave(&mut self, service: usize) -> Vec<ParkedExchange> {
-        let left = self.open.take().map(|(_, packet)| ParkedExchange {
-            service,
-            socket: packet.socket,
-            listener: packet.listener,
-            route: packet.route,
-            answer: packet.answer,
-            too_long: packet.too_long,
-            silent: None,
-        });
-        left.collect()
-    }
-}
-
-/// What came of reading what a handler writes.
+/// The result of reading an answer.
 enum Read {
-    /// It may write more.
+    /// The handler may write more.
     Part,
-    /// The end: so much is in the room, unless it is too long.
+    /// The answer is complete: so much is in the buffer, unless it is too long.
     Whole(usize),
 }
 
 impl Packet {
-    /// Reads what there is into `room`, after what was read before.
-    fn read(&mut self, room: &mut [u8]) -> Read {
+    /// Reads what there is into `buffer`, after what was read before.
+    fn read(&mut self, buffer: &mut [u8]) -> Read {
         let mut length = self.answer.len();
-        room[..length].copy_from_slice(&self.answer);
-        for _ in 0..ROW {
+        buffer[..length].copy_from_slice(&self.answer);
+        for _ in 0..READS {
             if length > LONGEST {
                 self.too_long = true;
                 length = 0;
             }
             let end = recv(
                 self.socket.as_raw_fd(),
-                &mut room[length..],
+                &mut buffer[length..],
                 MsgFlags::MSG_DONTWAIT,
             );
             match end {
@@ -112,10 +89,10 @@ impl Packet {
             self.too_long = true;
         }
         if !self.too_long {
-            // Only for those that don't write all at once. If there is no memory, it is as if
-            // there were too much.
+            // Only for handlers that don't write all at once. Without memory for it, the answer is
+            // dropped like one that is too long.
             match self.answer.try_reserve(length) {
-                Ok(()) => self.answer.extend_from_slice(&room[..length]),
+                Ok(()) => self.answer.extend_from_slice(&buffer[..length]),
                 Err(_) => self.too_long = true,
             }
         }
@@ -123,208 +100,214 @@ impl Packet {
     }
 }
 
-impl DatagramWorker<'_> {
-    /// Serves one datagram of a listener, if it may be.
-    pub(in crate::serve) fn serve_packet(&mut self, listener: usize) -> Attempt {
-        if !self.make_room() {
+impl Mode for Packets {
+    const BATCH: usize = 1;
+    const GATED: bool = true;
+
+    fn new(_: &Service) -> Self {
+        Self {
+            open: Slab::default(),
+            buffer: vec![0; LONGEST + 1].into(),
+            spare: Vec::new(),
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    fn due(&self) -> Option<Instant> {
+        None
+    }
+
+    fn serve<'a>(
+        source: &mut Datagram<'a, Self>,
+        listener: usize,
+        starter: &mut HandlerStarter<'a>,
+    ) -> Attempt {
+        if !starter.reserve(source.service.id) || source.mode.open.reserve(1).is_err() {
             return Attempt::Short;
         }
-        let Exchanges::Packets(packets) = &mut self.exchanges else {
-            return Attempt::Drained;
+        // Before the datagram is received: without a slot or a token, it stays where it is.
+        if !source.pipeline.take_slot() {
+            return Attempt::Closed;
+        }
+        let Ok(token) = source.pipeline.take_token() else {
+            return Attempt::Closed;
         };
-        if packets.open.reserve().is_err() {
-            return Attempt::Short;
+        if let Err(attempt) = source.receive(listener) {
+            source.pipeline.release_token(token);
+            return attempt;
         }
-        if self.slot.is_none() && matches!(self.policy.asked.at_max(), AtLimit::Queue(_)) {
-            // Before it is received: without one, it stays where it is.
-            self.slot = self.served.slots.take(self.index);
-            if self.slot.is_none() {
-                return Attempt::Closed;
-            }
-        }
-        let clock = self.shared.clock;
-        let mut token = None;
-        if let Some(bucket) = self.policy.gate() {
-            let now = clock.read(Instant::now());
-            if bucket.take(now).is_err() {
-                return Attempt::Closed;
-            }
-            token = Some(now);
-        }
-        let give_back = |token: Option<u64>| {
-            if let (Some(taken), Some(bucket)) = (token, self.policy.gate()) {
-                bucket.give_back(taken, clock.read(Instant::now()));
-            }
-        };
-        match self.receive(listener) {
-            Ok(_) => {}
-            Err(attempt) => {
-                give_back(token);
-                return attempt;
-            }
-        }
-        let Some((route, payload)) = self.received.get(0) else {
+        let Some((route, payload)) = source.received.get(0) else {
             return Attempt::Drained;
         };
         if payload.is_none_or(|payload| payload.len() > LONGEST) {
-            give_back(token);
-            self.drops.note(Why::TooLong);
+            source.pipeline.release_token(token);
+            source.drops.note(Why::TooLong);
             return Attempt::Served;
         }
         let route = *route;
         let peer = Peer::datagram(route.sender(), route.local());
-        if let Some(admitted) = self.admit(&peer, token) {
-            let Some((ours, theirs)) = self.pair() else {
-                return Attempt::Served;
-            };
-            if self.start(listener, theirs, peer, admitted, true) {
-                self.expect_answer(ours, listener, route);
-            } else {
-                self.drops.note(Why::Short);
-            }
+        let Some(admitted) = source.admit(peer, token) else {
+            return Attempt::Served;
+        };
+        let Some((ours, theirs)) = pair(source) else {
+            return Attempt::Served;
+        };
+        let service = source.service;
+        let socket = &service.datagrams[listener];
+        let new = NewHandler::for_datagrams(service, socket, theirs, peer, admitted);
+        // The datagram was received, so a shortage is waited out, while other exchanges go on.
+        if starter.start(new, &mut WaitOut::new(source, |_| false)) {
+            let answer = source.mode.spare.pop().unwrap_or_default();
+            open(
+                source,
+                Packet {
+                    socket: ours,
+                    listener,
+                    route,
+                    answer,
+                    too_long: false,
+                },
+            );
+        } else {
+            source.drops.note(Why::Short);
         }
         Attempt::Served
     }
 
-    /// A pair of sockets, with the datagram in one of them, and its end after that. `None` if it
-    /// has no room for that, or if skd stops while they can't be had.
-    fn pair(&mut self) -> Option<(OwnedFd, OwnedFd)> {
-        loop {
-            let pair = socketpair(
-                AddressFamily::Unix,
-                SockType::Stream,
-                None,
-                SockFlag::SOCK_CLOEXEC,
-            );
-            let payload = self.received.get(0).and_then(|(_, payload)| payload);
-            let payload = payload.unwrap_or_default();
-            let filled = pair.and_then(|(ours, theirs)| {
-                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-                // It is empty: what it has no room for now, it never has.
-                let sent = match payload {
-                    [] => Ok(0),
-                    payload => send(ours.as_raw_fd(), payload, flags),
-                };
-                match sent {
-                    Ok(length) if length == payload.len() => {}
-                    Ok(_) | Err(Errno::EAGAIN) => return Err(Errno::EMSGSIZE),
-                    Err(errno) => return Err(errno),
-                }
-                shutdown(ours.as_raw_fd(), Shutdown::Write)?;
-                Ok((ours, theirs))
-            });
-            let errno = match filled {
-                Ok(pair) => return Some(pair),
-                Err(errno) => errno,
-            };
-            if errno == Errno::EMSGSIZE {
-                let trouble = Trouble::DatagramTooBig(self.served.id);
-                report::event(Event::Trouble(trouble));
-                self.drops.note(Why::Short);
-                return None;
-            }
-            report::event(Event::Trouble(Trouble::NoSocketpair {
-                service: self.served.id,
-                errno,
-                again: true,
-            }));
-            if self.stopping() {
-                self.drops.note(Why::Short);
-                return None;
-            }
-            self.pause();
-        }
-    }
-
-    /// Waits for what a handler writes.
-    fn expect_answer(&mut self, socket: OwnedFd, listener: usize, route: Route) {
-        let Exchanges::Packets(packets) = &mut self.exchanges else {
+    /// Reads what a handler has written. If that was all, sends it.
+    fn on_exchange(source: &mut Datagram<'_, Self>, index: usize) {
+        let Self { open, buffer, .. } = &mut source.mode;
+        let Some(packet) = open.get_mut(index) else {
             return;
         };
-        let packet = Packet {
-            socket,
-            listener,
-            route,
-            answer: packets.spare.pop().unwrap_or_default(),
-            too_long: false,
-        };
-        self.wait_for(packet);
-    }
-
-    /// Goes on with a datagram that was left.
-    pub(in crate::serve) fn enter_packet(&mut self, left: ParkedExchange) {
-        if let Exchanges::Packets(packets) = &mut self.exchanges
-            && packets.open.reserve().is_ok()
-        {
-            self.wait_for(Packet {
-                socket: left.socket,
-                listener: left.listener,
-                route: left.route,
-                answer: left.answer,
-                too_long: left.too_long,
-            });
-        }
-    }
-
-    fn wait_for(&mut self, packet: Packet) {
-        let Exchanges::Packets(packets) = &mut self.exchanges else {
-            return;
-        };
-        let index = packets.open.insert(packet);
-        self.count_exchange(true);
-        let Exchanges::Packets(packets) = &mut self.exchanges else {
-            return;
-        };
-        let Some(packet) = packets.open.get_mut(index) else {
-            return;
-        };
-        let key = Token::Exchange(index).into();
-        let watched = self.poller.add(&packet.socket, Interest::Readable, key);
-        if let Err(errno) = watched {
-            report::event(Event::Trouble(Trouble::NotWatched {
-                service: Some(self.served.id),
-                what: Watched::Answer,
-                errno,
-            }));
-            packets.open.remove(index);
-            self.count_exchange(false);
-        }
-    }
-
-    /// Reads what a handler has written; if that was all, sends it.
-    pub(in crate::serve) fn hear_packet(&mut self, index: usize) {
-        let Exchanges::Packets(packets) = &mut self.exchanges else {
-            return;
-        };
-        let Some(packet) = packets.open.get_mut(index) else {
-            return;
-        };
-        let Read::Whole(length) = packet.read(&mut packets.room) else {
+        let Read::Whole(length) = packet.read(buffer) else {
             return;
         };
         // Before it is closed, as a pidfd.
-        let _ = self.poller.remove(&packet.socket);
-        let Some(mut packet) = packets.open.remove(index) else {
+        let _ = source.poller.remove(&packet.socket);
+        let Some(mut packet) = open.remove(index) else {
             return;
         };
         if packet.answer.capacity() > 0 {
             packet.answer.clear();
-            packets.spare.push(std::mem::take(&mut packet.answer));
+            source.mode.spare.push(std::mem::take(&mut packet.answer));
         }
         if packet.too_long || length > LONGEST {
             let peer = Peer::datagram(packet.route.sender(), None);
             report::event(Event::Trouble(Trouble::AnswerTooLong {
-                service: self.served.id,
+                service: source.service.id,
                 peer: &peer,
                 longest: LONGEST,
             }));
         } else if length > 0 {
-            let room = std::mem::take(&mut packets.room);
-            self.answer(packet.listener, &packet.route, &room[..length]);
-            if let Exchanges::Packets(packets) = &mut self.exchanges {
-                packets.room = room;
-            }
+            let buffer = std::mem::take(&mut source.mode.buffer);
+            source.answer(packet.listener, &packet.route, &buffer[..length]);
+            source.mode.buffer = buffer;
         }
-        self.count_exchange(false);
+        source.count_closed();
     }
+
+    fn on_time(_: &mut Datagram<'_, Self>) {}
+
+    fn park(&mut self, service: ServiceId) -> Vec<ParkedExchange> {
+        let parked = self.open.take().map(|(_, packet)| ParkedExchange {
+            service,
+            socket: packet.socket,
+            listener: packet.listener,
+            route: packet.route,
+            answer: packet.answer,
+            too_long: packet.too_long,
+            silent: None,
+        });
+        parked.collect()
+    }
+
+    fn unpark(source: &mut Datagram<'_, Self>, parked: ParkedExchange) {
+        if source.mode.open.reserve(1).is_ok() {
+            open(
+                source,
+                Packet {
+                    socket: parked.socket,
+                    listener: parked.listener,
+                    route: parked.route,
+                    answer: parked.answer,
+                    too_long: parked.too_long,
+                },
+            );
+        }
+    }
+}
+
+/// Waits for what a handler writes. There is memory for the entry.
+fn open(source: &mut Datagram<'_, Packets>, packet: Packet) {
+    source.count_opened();
+    let index = source.mode.open.insert(packet);
+    let token = source.token(index);
+    let Some(packet) = source.mode.open.get_mut(index) else {
+        return;
+    };
+    let watched = source.poller.add(&packet.socket, Interest::Readable, token);
+    if let Err(errno) = watched {
+        report::event(Event::Trouble(Trouble::NotWatched {
+            service: Some(source.service.id),
+            what: Watched::Answer,
+            errno,
+        }));
+        source.mode.open.remove(index);
+        source.count_closed();
+    }
+}
+
+/// Makes a pair of sockets with the datagram in one of them, and its end after that. Returns `None`
+/// if it doesn't fit, or if skd stops while there is a shortage.
+fn pair(source: &mut Datagram<'_, Packets>) -> Option<(OwnedFd, OwnedFd)> {
+    loop {
+        let payload = source.received.get(0).and_then(|(_, payload)| payload);
+        let errno = match filled_pair(payload.unwrap_or_default()) {
+            Ok(pair) => return Some(pair),
+            Err(errno) => errno,
+        };
+        if errno == Errno::EMSGSIZE {
+            let trouble = Trouble::DatagramTooBig(source.service.id);
+            report::event(Event::Trouble(trouble));
+            source.drops.note(Why::Short);
+            return None;
+        }
+        report::event(Event::Trouble(Trouble::NoSocketpair {
+            service: source.service.id,
+            errno,
+            again: true,
+        }));
+        if source.thread().is_stopping() {
+            source.drops.note(Why::Short);
+            return None;
+        }
+        pause(source);
+    }
+}
+
+/// Makes a pair of sockets with this datagram, and its end. `EMSGSIZE` means that it doesn't fit.
+fn filled_pair(payload: &[u8]) -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (ours, theirs) = socketpair(
+        AddressFamily::Unix,
+        SockType::Stream,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )?;
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    // The socket is empty: what it has no room for now, it never has.
+    let sent = match payload {
+        [] => Ok(0),
+        payload => send(ours.as_raw_fd(), payload, flags),
+    };
+    match sent {
+        Ok(length) if length == payload.len() => {}
+        Ok(_) | Err(Errno::EAGAIN) => return Err(Errno::EMSGSIZE),
+        Err(errno) => return Err(errno),
+    }
+    shutdown(ours.as_raw_fd(), Shutdown::Write)?;
+    Ok((ours, theirs))
 }

@@ -1,9 +1,9 @@
-//! A handler for each sender: each read from 0 gives one of its datagrams, each write to 1 goes
-//! back as one.
+//! A handler for each sender. Each read from 0 gives one of its datagrams, and each write to 1 is
+//! sent back as one.
 //!
-//! 0 and 1 are one end of a pair of unix seqpacket sockets. What waits to be read there is bounded
-//! by the kernel (`net.core.wmem_default`), so skd keeps no datagrams of its own: what doesn't fit
-//! is dropped.
+//! 0 and 1 are one end of a pair of unix seqpacket sockets. The kernel bounds what waits to be read
+//! there (`net.core.wmem_default`), so skd keeps no datagrams of its own: what doesn't fit is
+//! dropped.
 
 use std::collections::{HashMap, TryReserveError};
 use std::net::SocketAddr;
@@ -15,87 +15,55 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, send, shutdown, socketpair,
 };
 
-use super::{Attempt, DatagramWorker, Exchanges, ParkedExchange, Why};
-use crate::net::Peer;
+use super::datagram_source::{Datagram, Mode};
+use super::drops::Why;
+use super::parked::ParkedExchange;
+use crate::config::{Peer, ServiceId};
 use crate::report::{self, Event, Trouble, Watched};
-use crate::serve::handlers::slab::Slab;
-use crate::serve::handlers::timers::Timers;
-use crate::serve::handlers::token::Token;
+use crate::serve::handlers::start::{GiveUp, NewHandler};
+use crate::serve::handlers::{Slab, Timers};
+use crate::serve::service::Service;
+use crate::serve::worker::source::{Attempt, HandlerStarter};
 use crate::sys::datagrams::{BATCH, LONGEST, Received, Route};
 use crate::sys::events::Interest;
 use crate::sys::sockets::is_shut_down;
 
-/// What is kept for handlers of senders.
+/// The exchanges with senders.
 #[derive(Debug)]
-pub(in crate::serve) struct Peers {
+pub(super) struct Peers {
     open: Slab<Exchange>,
-    /// Those whose sender isn't silent, by whom they are with.
+    /// The exchanges whose senders aren't silent, by whom they are with.
     known: HashMap<With, usize>,
-    /// When their sender may have been silent for too long.
+    /// When a sender may have been silent for too long.
     timers: Timers<()>,
     idle: Duration,
     /// What a handler has written.
     answers: Received,
 }
 
-/// A sender, what it wrote to, and on which listener: a client that writes to two addresses of this
-/// machine has two handlers, for each answers from one.
+/// A sender, the address that it sent to, and the listener: a client that sends to two addresses of
+/// this machine has two handlers, and each answers from its own.
 type With = (SocketAddr, Option<SocketAddr>, usize);
 
-/// A handler, or whoever else has its end of the pair.
+/// skd's end of a pair of sockets. The other is a handler's, or of whatever it has left it to.
 #[derive(Debug)]
 struct Exchange {
     socket: OwnedFd,
     with: With,
     route: Route,
-    /// When the last datagram came.
+    /// When the last datagram arrived.
     last: Instant,
 }
 
 impl Peers {
-    pub(in crate::serve) fn new(idle: Duration) -> Self {
-        Self {
-            open: Slab::new(),
-            known: HashMap::new(),
-            timers: Timers::default(),
-            idle,
-            answers: Received::new(BATCH),
-        }
-    }
-
-    pub(in crate::serve) fn len(&self) -> usize {
-        self.open.len()
-    }
-
-    /// When to see whether somebody has been silent for too long.
-    pub(in crate::serve) fn due(&self) -> Option<Instant> {
-        self.timers.next().map(|(due, _)| due)
-    }
-
-    /// Makes room for one more.
+    /// Reserves memory for one more exchange.
     fn reserve(&mut self) -> Result<(), TryReserveError> {
-        self.open.reserve()?;
+        self.open.reserve(1)?;
         self.known.try_reserve(1)?;
         self.timers.reserve(self.open.capacity())
     }
 
-    pub(in crate::serve) fn leave(&mut self, service: usize, now: Instant) -> Vec<ParkedExchange> {
-        let known = std::mem::take(&mut self.known);
-        self.timers = Timers::default();
-        let left = self.open.take().map(|(index, exchange)| ParkedExchange {
-            service,
-            silent: (known.get(&exchange.with) == Some(&index))
-                .then(|| now.saturating_duration_since(exchange.last)),
-            socket: exchange.socket,
-            listener: exchange.with.2,
-            route: exchange.route,
-            answer: Vec::new(),
-            too_long: false,
-        });
-        left.collect()
-    }
-
-    /// Gives a handler a datagram; `false` if it has ended.
+    /// Passes a datagram to a handler. Returns whether the handler still reads.
     fn deliver(&mut self, index: usize, payload: &[u8], now: Instant) -> Result<bool, Why> {
         let Some(exchange) = self.open.get_mut(index) else {
             return Ok(false);
@@ -104,7 +72,7 @@ impl Peers {
         match put(&exchange.socket, payload) {
             Ok(()) => Ok(true),
             Err(Errno::EPIPE | Errno::ECONNRESET) => {
-                // It is heard to its end, but a new one is there for what comes from now on.
+                // Its answers are still sent, but a new handler gets what arrives from now on.
                 self.known.remove(&exchange.with);
                 Ok(false)
             }
@@ -116,247 +84,83 @@ impl Peers {
 fn put(socket: &OwnedFd, payload: &[u8]) -> Result<(), Errno> {
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     match send(socket.as_raw_fd(), payload, flags) {
-        // What its end was closed before without being read, said once.
+        // Told once, if the other end was closed with unread datagrams.
         Err(Errno::ECONNRESET) => send(socket.as_raw_fd(), payload, flags).map(drop),
         sent => sent.map(drop),
     }
 }
 
-impl DatagramWorker<'_> {
-    /// Passes on what waits at a listener.
-    pub(in crate::serve) fn serve_peers(&mut self, listener: usize) -> Attempt {
-        let count = match self.receive(listener) {
+impl Mode for Peers {
+    const BATCH: usize = BATCH;
+    // Datagrams of senders that have a handler wait for nothing.
+    const GATED: bool = false;
+
+    fn new(service: &Service) -> Self {
+        Self {
+            open: Slab::default(),
+            known: HashMap::new(),
+            timers: Timers::default(),
+            idle: service.peer_idle,
+            answers: Received::new(BATCH),
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.timers.next().map(|(due, _)| due)
+    }
+
+    fn serve<'a>(
+        source: &mut Datagram<'a, Self>,
+        listener: usize,
+        starter: &mut HandlerStarter<'a>,
+    ) -> Attempt {
+        let count = match source.receive(listener) {
             Ok(count) => count,
             Err(attempt) => return attempt,
         };
         let now = Instant::now();
         for index in 0..count {
-            if let Err(why) = self.pass_on(listener, index, now) {
-                self.drops.note(why);
+            if let Err(why) = deliver(source, listener, index, now, starter) {
+                source.drops.note(why);
             }
         }
         Attempt::Served
     }
 
-    /// Passes on one of those received, to a new handler if there is none.
-    fn pass_on(&mut self, listener: usize, index: usize, now: Instant) -> Result<(), Why> {
-        let Exchanges::Peers(peers) = &mut self.exchanges else {
-            return Ok(());
-        };
-        let Some((route, payload)) = self.received.get(index) else {
-            return Ok(());
-        };
-        let (Some(payload), Some(sender)) = (payload, route.sender()) else {
-            return Err(Why::TooLong);
-        };
-        if payload.is_empty() {
-            return Err(Why::Empty);
-        }
-        let with = (sender, route.local(), listener);
-        if let Some(known) = peers.known.get(&with).copied()
-            && peers.deliver(known, payload, now)?
-        {
-            return Ok(());
-        }
-        if self.takes_new() {
-            self.begin(with, index, now)
-        } else {
-            Err(Why::Closed)
-        }
-    }
-
-    /// Starts a handler for a sender, with one of those received.
-    fn begin(&mut self, with: With, index: usize, now: Instant) -> Result<(), Why> {
-        let Exchanges::Peers(peers) = &mut self.exchanges else {
-            return Ok(());
-        };
-        if peers.reserve().is_err() || !self.make_room() {
-            return Err(Why::Short);
-        }
-        let Some((route, _)) = self.received.get(index) else {
-            return Ok(());
-        };
-        let route = *route;
-        let peer = Peer::datagram(route.sender(), route.local());
-        // Before anything is made: a flood that is refused costs no more than that.
-        let Some(admitted) = self.admit(&peer, None) else {
-            return Ok(());
-        };
-        let Some((_, Some(payload))) = self.received.get(index) else {
-            return Ok(());
-        };
-        let pair = socketpair(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        );
-        let filled = pair.and_then(|(ours, theirs)| {
-            put(&ours, payload)?;
-            Ok((ours, theirs))
-        });
-        let (socket, theirs) = filled.map_err(|errno| {
-            report::event(Event::Trouble(Trouble::NoSocketpair {
-                service: self.served.id,
-                errno,
-                again: false,
-            }));
-            Why::Short
-        })?;
-        // Nobody else is to wait until a shortage is over.
-        if !self.start(with.2, theirs, peer, admitted, false) {
-            return Err(Why::Short);
-        }
-        let exchange = Exchange {
-            socket,
-            with,
-            route,
-            last: now,
-        };
-        self.enter(exchange, true);
-        Ok(())
-    }
-
-    /// Goes on with an exchange, for which there is room; `known` says whether it has a sender.
-    fn enter(&mut self, exchange: Exchange, known: bool) {
-        let Exchanges::Peers(peers) = &mut self.exchanges else {
+    /// Sends what a handler has written. If it has ended, that is all.
+    fn on_exchange(source: &mut Datagram<'_, Self>, index: usize) {
+        let Self { open, answers, .. } = &mut source.mode;
+        let Some(exchange) = open.get_mut(index) else {
             return;
         };
-        let (with, last) = (exchange.with, exchange.last);
-        let index = peers.open.insert(exchange);
-        if known {
-            peers.known.insert(with, index);
-            peers.timers.insert(index, last + peers.idle, ());
-        }
-        if let Some(exchange) = peers.open.get_mut(index) {
-            let key = Token::Exchange(index).into();
-            let watched = self.poller.add(&exchange.socket, Interest::Readable, key);
-            self.count_exchange(true);
-            if let Err(errno) = watched {
-                report::event(Event::Trouble(Trouble::NotWatched {
-                    service: Some(self.served.id),
-                    what: Watched::Output,
-                    errno,
-                }));
-                self.end_exchange(index);
-            }
-        }
-    }
-
-    /// Goes on with an exchange that was left.
-    pub(in crate::serve) fn enter_peer(&mut self, left: ParkedExchange) {
-        let Exchanges::Peers(peers) = &mut self.exchanges else {
-            return;
-        };
-        let Some(sender) = left.route.sender().filter(|_| peers.reserve().is_ok()) else {
-            return;
-        };
-        let now = Instant::now();
-        let silent = left.silent.unwrap_or_default();
-        let exchange = Exchange {
-            socket: left.socket,
-            with: (sender, left.route.local(), left.listener),
-            route: left.route,
-            last: now.checked_sub(silent).unwrap_or(now),
-        };
-        self.enter(exchange, left.silent.is_some());
-    }
-
-    /// Sends what a handler has written; if it has ended, that is all.
-    pub(in crate::serve) fn hear_peer(&mut self, index: usize) {
-        let Exchanges::Peers(peers) = &mut self.exchanges else {
-            return;
-        };
-        let Some(exchange) = peers.open.get_mut(index) else {
-            return;
-        };
-        let count = match peers.answers.receive(&exchange.socket, false) {
+        let count = match answers.receive(&exchange.socket, false) {
             Ok(count) => count,
-            // It has ended without having read all, which is said before what it had written.
+            // The handler has ended with unread datagrams. That is told before what it had written.
             Err(Errno::ECONNRESET) => return,
-            Err(_) => return self.end_exchange(index),
+            Err(_) => return close(source, index),
         };
-        let (route, listener) = (exchange.route, exchange.with.2);
-        let length = |index| {
-            peers
-                .answers
-                .get(index)
-                .and_then(|(_, payload)| Some(payload?.len()))
-        };
-        // The end is an empty message over and over, as many as there is room for; so is an answer
-        // without bytes, but once, and others may follow.
+        let length = |index| Some(answers.get(index)?.1?.len());
+        // The end reads as empty messages, as many as fit. So does an answer without bytes, but
+        // once, and others may follow.
         let last = (0..count).rfind(|index| length(*index) != Some(0));
-        let said = last.map_or(0, |last| last + 1);
-        let ended = count == BATCH && said < count && is_shut_down(&exchange.socket);
-        let said = if ended { said } else { count };
-        let mut first = 0;
-        while first < said {
-            let Exchanges::Peers(peers) = &self.exchanges else {
-                return;
-            };
-            let fits = |index: &usize| {
-                let found = peers.answers.get(*index).and_then(|(_, payload)| payload);
-                found.is_some_and(|payload| payload.len() <= LONGEST)
-            };
-            let row = (first..said).take_while(fits).count();
-            if row == 0 {
-                let peer = Peer::datagram(route.sender(), None);
-                report::event(Event::Trouble(Trouble::OneAnswerTooLong {
-                    service: self.served.id,
-                    peer: &peer,
-                    longest: LONGEST,
-                }));
-                first += 1;
-                continue;
-            }
-            let socket = &self.served.datagrams[listener];
-            let mut sent = peers.answers.send(socket, first, row, &route);
-            // It is emptied by the network card, which waits for nobody.
-            if sent == Err(Errno::EAGAIN) && self.has_room(listener) {
-                let Exchanges::Peers(peers) = &self.exchanges else {
-                    return;
-                };
-                sent = peers.answers.send(socket, first, row, &route);
-            }
-            match sent {
-                Ok(count) => {
-                    self.full = false;
-                    first += count.max(1);
-                }
-                Err(errno) => {
-                    self.not_sent(listener, &route, errno);
-                    first += 1;
-                }
-            }
-        }
+        let written = last.map_or(0, |last| last + 1);
+        let ended = count == BATCH && written < count && is_shut_down(&exchange.socket);
+        let count = if ended { written } else { count };
+        let (route, listener) = (exchange.route, exchange.with.2);
+        send_answers(source, listener, &route, count);
         if ended {
-            self.end_exchange(index);
+            close(source, index);
         }
     }
 
-    fn end_exchange(&mut self, index: usize) {
-        let Exchanges::Peers(peers) = &mut self.exchanges else {
-            return;
-        };
-        let Some(exchange) = peers.open.remove(index) else {
-            return;
-        };
-        peers.timers.remove(index);
-        // Unless another is with the sender by now.
-        if peers.known.get(&exchange.with) == Some(&index) {
-            peers.known.remove(&exchange.with);
-        }
-        let _ = self.poller.remove(&exchange.socket);
-        drop(exchange);
-        self.count_exchange(false);
-    }
-
-    /// Has the handlers of those who have been silent for too long read the end. What they still
+    /// Has the handlers of senders that have been silent for too long read the end. What they still
     /// write is sent.
-    pub(in crate::serve) fn end_idle(&mut self) {
-        let Exchanges::Peers(peers) = &mut self.exchanges else {
-            return;
-        };
+    fn on_time(source: &mut Datagram<'_, Self>) {
+        let peers = &mut source.mode;
         while let Some((due, index)) = peers.timers.next() {
             let now = Instant::now();
             let Some(exchange) = peers.open.get_mut(index) else {
@@ -378,4 +182,209 @@ impl DatagramWorker<'_> {
             let _ = shutdown(exchange.socket.as_raw_fd(), Shutdown::Write);
         }
     }
+
+    fn park(&mut self, service: ServiceId) -> Vec<ParkedExchange> {
+        let now = Instant::now();
+        let known = std::mem::take(&mut self.known);
+        self.timers = Timers::default();
+        let parked = self.open.take().map(|(index, exchange)| ParkedExchange {
+            service,
+            silent: (known.get(&exchange.with) == Some(&index))
+                .then(|| now.saturating_duration_since(exchange.last)),
+            socket: exchange.socket,
+            listener: exchange.with.2,
+            route: exchange.route,
+            answer: Vec::new(),
+            too_long: false,
+        });
+        parked.collect()
+    }
+
+    fn unpark(source: &mut Datagram<'_, Self>, parked: ParkedExchange) {
+        let peers = &mut source.mode;
+        let sender = parked.route.sender();
+        let Some(sender) = sender.filter(|_| peers.reserve().is_ok()) else {
+            return;
+        };
+        let now = Instant::now();
+        let silent = parked.silent.unwrap_or_default();
+        let exchange = Exchange {
+            socket: parked.socket,
+            with: (sender, parked.route.local(), parked.listener),
+            route: parked.route,
+            last: now.checked_sub(silent).unwrap_or(now),
+        };
+        open(source, exchange, parked.silent.is_some());
+    }
+}
+
+/// Delivers a received datagram, to a new handler if its sender has none.
+fn deliver<'a>(
+    source: &mut Datagram<'a, Peers>,
+    listener: usize,
+    index: usize,
+    now: Instant,
+    starter: &mut HandlerStarter<'a>,
+) -> Result<(), Why> {
+    let Some((route, payload)) = source.received.get(index) else {
+        return Ok(());
+    };
+    let (Some(payload), Some(sender)) = (payload, route.sender()) else {
+        return Err(Why::TooLong);
+    };
+    if payload.is_empty() {
+        return Err(Why::Empty);
+    }
+    let with = (sender, route.local(), listener);
+    let peers = &mut source.mode;
+    if let Some(known) = peers.known.get(&with).copied()
+        && peers.deliver(known, payload, now)?
+    {
+        return Ok(());
+    }
+    if source.takes_new() {
+        start(source, with, index, now, starter)
+    } else {
+        Err(Why::Closed)
+    }
+}
+
+/// Starts a handler for a sender, with a received datagram.
+fn start<'a>(
+    source: &mut Datagram<'a, Peers>,
+    with: With,
+    index: usize,
+    now: Instant,
+    starter: &mut HandlerStarter<'a>,
+) -> Result<(), Why> {
+    if source.mode.reserve().is_err() || !starter.reserve(source.service.id) {
+        return Err(Why::Short);
+    }
+    let Some((route, _)) = source.received.get(index) else {
+        return Ok(());
+    };
+    let route = *route;
+    let peer = Peer::datagram(route.sender(), route.local());
+    // Before anything is made: a flood that is rejected costs no more than that.
+    let Some(admitted) = source.admit(peer, None) else {
+        return Ok(());
+    };
+    let Some((_, Some(payload))) = source.received.get(index) else {
+        return Ok(());
+    };
+    let pair = socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    );
+    let filled = pair.and_then(|(ours, theirs)| {
+        put(&ours, payload)?;
+        Ok((ours, theirs))
+    });
+    let (socket, theirs) = filled.map_err(|errno| {
+        report::event(Event::Trouble(Trouble::NoSocketpair {
+            service: source.service.id,
+            errno,
+            again: false,
+        }));
+        Why::Short
+    })?;
+    let service = source.service;
+    let listener = &service.datagrams[with.2];
+    let new = NewHandler::for_datagrams(service, listener, theirs, peer, admitted);
+    // No other sender waits until a shortage is over.
+    if !starter.start(new, &mut GiveUp) {
+        return Err(Why::Short);
+    }
+    let exchange = Exchange {
+        socket,
+        with,
+        route,
+        last: now,
+    };
+    open(source, exchange, true);
+    Ok(())
+}
+
+/// Waits for what a handler writes. There is memory for the entry. `known` says whether datagrams
+/// of the sender are for this handler.
+fn open(source: &mut Datagram<'_, Peers>, exchange: Exchange, known: bool) {
+    source.count_opened();
+    let peers = &mut source.mode;
+    let (with, last) = (exchange.with, exchange.last);
+    let index = peers.open.insert(exchange);
+    if known {
+        peers.known.insert(with, index);
+        peers.timers.insert(index, last + peers.idle, ());
+    }
+    let token = source.token(index);
+    let Some(exchange) = source.mode.open.get_mut(index) else {
+        return;
+    };
+    let watched = source
+        .poller
+        .add(&exchange.socket, Interest::Readable, token);
+    if let Err(errno) = watched {
+        report::event(Event::Trouble(Trouble::NotWatched {
+            service: Some(source.service.id),
+            what: Watched::Output,
+            errno,
+        }));
+        close(source, index);
+    }
+}
+
+/// Sends so many answers of a handler.
+fn send_answers(source: &mut Datagram<'_, Peers>, listener: usize, route: &Route, count: usize) {
+    let socket = &source.service.datagrams[listener];
+    let mut first = 0;
+    while first < count {
+        let fits = |index: &usize| {
+            let found = source.mode.answers.get(*index);
+            let payload = found.and_then(|(_, payload)| payload);
+            payload.is_some_and(|payload| payload.len() <= LONGEST)
+        };
+        let batch = (first..count).take_while(fits).count();
+        if batch == 0 {
+            let peer = Peer::datagram(route.sender(), None);
+            report::event(Event::Trouble(Trouble::OneAnswerTooLong {
+                service: source.service.id,
+                peer: &peer,
+                longest: LONGEST,
+            }));
+            first += 1;
+            continue;
+        }
+        let mut sent = source.mode.answers.send(socket, first, batch, route);
+        // The socket is emptied by the network card, which waits for nothing.
+        if sent == Err(Errno::EAGAIN) && source.has_room(listener) {
+            sent = source.mode.answers.send(socket, first, batch, route);
+        }
+        match sent {
+            Ok(count) => {
+                source.full = false;
+                first += count.max(1);
+            }
+            Err(errno) => {
+                source.not_sent(listener, route, errno);
+                first += 1;
+            }
+        }
+    }
+}
+
+fn close(source: &mut Datagram<'_, Peers>, index: usize) {
+    let peers = &mut source.mode;
+    let Some(exchange) = peers.open.remove(index) else {
+        return;
+    };
+    peers.timers.remove(index);
+    // Unless another handler serves the sender by now.
+    if peers.known.get(&exchange.with) == Some(&index) {
+        peers.known.remove(&exchange.with);
+    }
+    let _ = source.poller.remove(&exchange.socket);
+    drop(exchange);
+    source.count_closed();
 }

@@ -1,0 +1,207 @@
+//! Pending clients: accepted or received, without a handler, and not rejected yet.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use socket2::Socket;
+
+use super::rules::Ready;
+use super::slots::Slot;
+use super::sources::{SourceLimits, SourceSlot};
+use crate::config::{Peer, ServiceId, Source};
+use crate::net::proxy::Received;
+
+/// What clients arrive as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::serve) enum Kind {
+    /// As connections, which can wait for a limit.
+    Connection,
+    /// As datagrams, which can't: one that is received has to be served or dropped.
+    Datagram,
+}
+
+/// A pending client, and what it has taken so far.
+#[derive(Debug)]
+pub(in crate::serve) struct Pending {
+    pub(in crate::serve) peer: Peer,
+    pub(in crate::serve) source: Source,
+    pub(super) kind: Kind,
+    pub(super) stage: Stage,
+    /// What was found at the beginning of the connection, since it was last asked for.
+    pub(super) header: Option<Received>,
+    /// The same of its first byte.
+    pub(super) first_byte: Option<FirstByte>,
+    /// When the stage times out, if it does.
+    pub(super) deadline: Option<Instant>,
+    /// When to ask again though nothing has happened.
+    pub(super) retry: Option<Instant>,
+    pub(super) source_slot: Option<TakenSourceSlot>,
+    /// When it took its token of the service's rate.
+    pub(super) token: Option<u64>,
+    pub(super) slot: Option<Slot>,
+    /// The rule that allows it, if that says more about it.
+    pub(super) rule: Option<Arc<Ready>>,
+}
+
+/// What an admitted client has, and its handler keeps.
+#[derive(Debug)]
+pub(in crate::serve) struct Admitted {
+    pub(in crate::serve) slot: Slot,
+    pub(in crate::serve) source_slot: Option<SourceSlot>,
+    pub(in crate::serve) rule: Option<Arc<Ready>>,
+}
+
+impl Admitted {
+    /// What a client has of which nothing but a slot is asked.
+    pub(in crate::serve) fn with(slot: Slot) -> Self {
+        Self {
+            slot,
+            source_slot: None,
+            rule: None,
+        }
+    }
+}
+
+/// What a pending client has taken of its source's limits, and when.
+#[derive(Debug)]
+pub(super) struct TakenSourceSlot {
+    pub(super) slot: SourceSlot,
+    pub(super) limits: SourceLimits,
+    pub(super) at: u64,
+}
+
+/// What a look for a client's first byte has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::serve) enum FirstByte {
+    /// It has arrived.
+    Arrived,
+    /// It hasn't arrived.
+    Missing,
+    /// The client has closed the connection, or it has failed.
+    Ended,
+}
+
+impl Pending {
+    /// A client that has just arrived.
+    pub(super) fn new(peer: Peer, source: Source, kind: Kind) -> Self {
+        Self {
+            peer,
+            source,
+            kind,
+            stage: Stage::Header,
+            header: None,
+            first_byte: None,
+            deadline: None,
+            retry: None,
+            source_slot: None,
+            token: None,
+            slot: None,
+            rule: None,
+        }
+    }
+
+    /// The stage that it has reached.
+    pub(in crate::serve) fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// Returns whether it is known who the client is: its PROXY header was read, or none is due.
+    pub(in crate::serve) fn is_identified(&self) -> bool {
+        self.stage != Stage::Header
+    }
+
+    /// Notes that an earlier process has read its PROXY header.
+    pub(in crate::serve) fn set_identified(&mut self) {
+        self.stage = Stage::Rules;
+    }
+
+    /// Notes what was found at the beginning of its connection.
+    pub(in crate::serve) fn found_header(&mut self, found: Received) {
+        self.header = Some(found);
+    }
+
+    /// Notes what a look for its first byte has found.
+    pub(in crate::serve) fn found_first_byte(&mut self, found: FirstByte) {
+        self.first_byte = Some(found);
+    }
+
+    /// Returns whether the stage has timed out.
+    pub(in crate::serve) fn is_late(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// Has a client that is admitted wait until `retry`, with all that it has. Its timeouts are
+    /// over: otherwise it would be asked about again at once, and for ever.
+    pub(in crate::serve) fn postpone(&mut self, retry: Instant) {
+        (self.deadline, self.retry) = (None, Some(retry));
+    }
+
+    /// Hands over what a client that is admitted has.
+    pub(in crate::serve) fn admitted(&mut self) -> Option<Admitted> {
+        Some(Admitted {
+            slot: self.slot.take()?,
+            source_slot: self.source_slot.take().map(|taken| taken.slot),
+            rule: self.rule.take(),
+        })
+    }
+
+    /// Gives the client a slot that has become free.
+    pub(in crate::serve) fn give(&mut self, slot: Slot) {
+        self.slot = Some(slot);
+    }
+
+    pub(super) fn enter(&mut self, stage: Stage) {
+        self.stage = stage;
+        (self.deadline, self.retry) = (None, None);
+    }
+
+    /// When to ask the pipeline again, should nothing happen before.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.deadline.into_iter().chain(self.retry).min()
+    }
+}
+
+/// What a client passes, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::serve) enum Stage {
+    /// The PROXY header that names the client.
+    Header,
+    /// The rules.
+    Rules,
+    /// The client's first byte.
+    FirstByte,
+    /// The limits of its source.
+    Source,
+    /// The service's rate.
+    Rate,
+    /// A slot.
+    Slot,
+}
+
+impl Stage {
+    pub(super) fn next(self) -> Option<Self> {
+        match self {
+            Self::Header => Some(Self::Rules),
+            Self::Rules => Some(Self::FirstByte),
+            Self::FirstByte => Some(Self::Source),
+            Self::Source => Some(Self::Rate),
+            Self::Rate => Some(Self::Slot),
+            Self::Slot => None,
+        }
+    }
+
+    /// Returns whether the client itself has to send something next.
+    pub(in crate::serve) fn is_clients(self) -> bool {
+        matches!(self, Self::Header | Self::FirstByte)
+    }
+}
+
+/// A connection whose client is pending.
+#[derive(Debug)]
+pub(in crate::serve) struct PendingConnection {
+    pub(in crate::serve) client: Pending,
+    pub(in crate::serve) connection: Socket,
+    pub(in crate::serve) service: ServiceId,
+    /// The index of the service's listener that it was accepted from.
+    pub(in crate::serve) listener: usize,
+}

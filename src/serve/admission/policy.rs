@@ -1,0 +1,119 @@
+//! The policy of one service: what it asks of its clients besides a slot.
+
+use std::sync::Arc;
+
+use super::pending::{Kind, Pending};
+use super::slots::When;
+use super::sources::{SourceLimits, SourceSlot, Sources};
+use super::token_bucket::Bucket;
+use crate::config::{Admission, AtLimit, Peer, Source};
+use crate::sys::events::Waker;
+
+/// What a service asks of its clients besides a slot, if it asks anything.
+#[derive(Debug)]
+pub(in crate::serve) struct Policy {
+    /// The options of the service.
+    pub(in crate::serve) asked: Admission,
+    /// The limits of a source for which no rule sets others.
+    pub(super) limits: SourceLimits,
+    /// The sources whose handlers are counted.
+    pub(super) sources: Option<Arc<Sources>>,
+    /// The rate of all clients together.
+    pub(super) bucket: Option<Bucket>,
+    /// Whether the service receives datagrams, which take a slot when they arrive.
+    datagrams: bool,
+}
+
+impl Policy {
+    /// Returns the policy that `asked` describes, for the workers with these `wakers`. Returns
+    /// `None` if each accepted connection gets a handler at once; a service that receives
+    /// `datagrams` always has a policy.
+    pub(in crate::serve) fn new(
+        asked: Admission,
+        datagrams: bool,
+        wakers: &Arc<[Waker]>,
+    ) -> Option<Self> {
+        let limits = SourceLimits {
+            max: asked.max_per_source,
+            rate: asked.rate_per_source,
+        };
+        let policy = Self {
+            limits,
+            // Rules may set limits of their own, now or after a reload.
+            sources: (limits != SourceLimits::default() || asked.rules_file.is_some())
+                .then(|| Sources::new(Arc::clone(wakers))),
+            bucket: asked.rate.map(Bucket::new),
+            asked,
+            datagrams,
+        };
+        let asks = policy.asked.has_rules()
+            || policy.sources.is_some()
+            || policy.bucket.is_some()
+            || policy.slots_when() == When::Needed;
+        asks.then_some(policy)
+    }
+
+    /// Returns when slots are taken: not in advance if a client is accepted that may need none,
+    /// or may need it later.
+    pub(in crate::serve) fn slots_when(&self) -> When {
+        let waits = |at: &AtLimit| matches!(at, AtLimit::Queue(Some(_)));
+        let Admission {
+            proxies,
+            first_byte,
+            ..
+        } = &self.asked;
+        let needed = self.datagrams
+            || proxies.is_some()
+            || first_byte.is_some()
+            || !self.backlog_at_max()
+            || waits(self.asked.at_rate())
+            || waits(self.asked.at_source_rate())
+            || waits(self.asked.at_source_max());
+        if needed { When::Needed } else { When::Before }
+    }
+
+    /// Returns whether clients stay in the backlog while all slots are taken.
+    pub(super) fn backlog_at_max(&self) -> bool {
+        *self.asked.at_max() == AtLimit::Queue(None)
+    }
+
+    /// Returns the service's bucket if clients stay in the backlog while it is empty.
+    pub(in crate::serve) fn gate(&self) -> Option<&Bucket> {
+        let bucket = self.bucket.as_ref();
+        bucket.filter(|_| *self.asked.at_rate() == AtLimit::Queue(None))
+    }
+
+    /// Returns the source that this client belongs to.
+    pub(super) fn source(&self, peer: &Peer) -> Source {
+        Source::of(peer, self.asked.source_prefix)
+    }
+
+    /// Begins with a client that has arrived, and has taken nothing.
+    pub(in crate::serve) fn begin(&self, peer: Peer, kind: Kind) -> Pending {
+        Pending::new(peer, self.source(&peer), kind)
+    }
+
+    /// Returns whether a rejected client may get a message.
+    pub(in crate::serve) fn tells(&self) -> bool {
+        let Admission {
+            at_max,
+            at_source_max,
+            at_rate,
+            ..
+        } = &self.asked;
+        let mut limits = [at_max, at_source_max, at_rate].into_iter().flatten();
+        limits.any(|at| matches!(at, AtLimit::Message(_))) || self.asked.rules_file.is_some()
+    }
+
+    /// Returns the sources that have lost a handler and for which this worker waits.
+    pub(super) fn freed(&self, worker: usize) -> Vec<Source> {
+        let sources = self.sources.as_ref();
+        sources.map_or_else(Vec::new, |sources| sources.freed(worker))
+    }
+
+    /// Returns the source slot of a handler that already runs.
+    pub(in crate::serve) fn occupy(&self, peer: &Peer) -> Option<SourceSlot> {
+        let sources = self.sources.as_ref()?;
+        sources.occupy(self.source(peer))
+    }
+}

@@ -1,0 +1,129 @@
+//! What all threads share about handlers.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::births::Births;
+use super::linger::Lingering;
+use super::table::{Handler, Table};
+use super::timeouts::{Act, Timeouts, Watch};
+use crate::report::{self, Event, Trouble, Watched};
+use crate::sys::events::{Poller, Waker};
+
+/// What all threads share about handlers. A thread is known by its index; the main thread's is the
+/// last.
+#[derive(Debug)]
+pub(in crate::serve) struct Handlers {
+    pub(in crate::serve) table: Table,
+    pub(in crate::serve) lingering: Lingering,
+    /// The epoll set of each thread, in which the pidfds of its handlers are.
+    pub(in crate::serve) pollers: Box<[Poller]>,
+    /// Of each thread but the main one.
+    pub(in crate::serve) births: Box<[Births]>,
+    /// Of each service.
+    pub(in crate::serve) timeouts: Box<[Option<Timeouts>]>,
+    /// Wakes the main thread.
+    pub(in crate::serve) main: Waker,
+    /// Whether the next change of the number of handlers is to wake the main thread.
+    pub(in crate::serve) count_wanted: AtomicBool,
+    /// Whether processes are traced, so that no thread may wait for just any child.
+    pub(in crate::serve) traces: bool,
+}
+
+/// How many timeouts are looked at before connections and ends are again.
+const BATCH: usize = 64;
+
+impl Handlers {
+    /// The index of the main thread's parts of the tables, after those of the workers.
+    pub(in crate::serve) fn main_index(&self) -> usize {
+        self.births.len()
+    }
+
+    /// The epoll set that the main thread waits with.
+    pub(in crate::serve) fn main_poller(&self) -> &Poller {
+        &self.pollers[self.main_index()]
+    }
+
+    /// Wakes the main thread if it waits for a change of the number of handlers. The order of
+    /// that change and of the main thread's counting is the order in which the lock of that part
+    /// was taken.
+    pub(super) fn note_change(&self) {
+        // Written once a second at most, so each core has its own copy at hand.
+        if self.count_wanted.load(Ordering::Relaxed)
+            && self.count_wanted.swap(false, Ordering::SeqCst)
+        {
+            self.main.wake();
+        }
+    }
+
+    /// Enters a handler that this thread has started. One that can't be watched is found by
+    /// looking at all children. Returns whether there is an entry for another.
+    pub(in crate::serve) fn enter(
+        &self,
+        thread: usize,
+        handler: Handler,
+        watch: Option<Watch>,
+    ) -> bool {
+        let (service, has_pidfd) = (handler.service, handler.pidfd.is_some());
+        let poller = &self.pollers[thread];
+        let (watched, more) = self.table.insert(thread, poller, handler, watch);
+        if let Err(errno) = watched {
+            report::event(Event::Trouble(Trouble::NotWatched {
+                service: Some(service),
+                what: Watched::Handler,
+                errno,
+            }));
+        }
+        if !has_pidfd || watched.is_err() {
+            self.main.wake();
+        }
+        self.note_change();
+        more
+    }
+
+    /// Shortens `limit` so that a thread that waits so long misses no timeout of this part of the
+    /// tables.
+    pub(in crate::serve) fn until_due(
+        &self,
+        part: usize,
+        limit: Option<Duration>,
+    ) -> Option<Duration> {
+        let handlers = self.table.next_due(part);
+        let due = handlers.into_iter().chain(self.lingering.due(part)).min();
+        // Without timeouts no look at the clock.
+        let until = due.map(|due| due.saturating_duration_since(Instant::now()));
+        limit.into_iter().chain(until).min()
+    }
+
+    /// Acts on the timeouts of this part of the table that are due; not on all at once, if there
+    /// are many.
+    pub(in crate::serve) fn act_on_timeouts(&self, part: usize) {
+        for _ in 0..BATCH {
+            let act = |watch: &mut Watch, handler: &Handler| {
+                let timeouts = self.timeouts.get(handler.service.index());
+                let act = match timeouts.and_then(Option::as_ref) {
+                    // Under the lock, so that the handler isn't reaped, and its pid no other's.
+                    Some(timeouts) => timeouts.act(watch, handler.pid, handler.started),
+                    None => {
+                        *watch = Watch::none();
+                        None
+                    }
+                };
+                act.map(|act| (act, handler.service, handler.pid.as_raw(), handler.peer))
+            };
+            match self.table.when_due(part, act) {
+                None => return,
+                Some(None) => {}
+                Some(Some((Act::Terminate(late), service, pid, peer))) => {
+                    report::event(Event::Late(service, &peer, pid, late));
+                }
+                Some(Some((Act::Kill, service, pid, peer))) => {
+                    report::event(Event::KillingHandler(service, &peer, pid));
+                }
+                Some(Some((Act::Unknown(errno), service, ..))) => {
+                    report::event(Event::Trouble(Trouble::IdleTimeout(service, errno)));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! The start of every handler: environment, process, entry in the table, log line.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use super::births::{Birth, Births};
+use super::context::Handlers;
+use super::linger::KeptConnection;
+use super::table::{Handler, Work};
+use crate::child::{Plan, Pool, SpawnError, Spawned, Spawner};
+use crate::config::{Peer, ServiceId};
+use crate::net::Listener;
+use crate::report::{self, Event, Trouble};
+use crate::serve::admission::{Admitted, Ready, SourceSlot};
+use crate::serve::service::Service;
+use crate::sys::environment::Environment;
+
+/// The thread that starts a handler, and what it needs for that.
+#[derive(Debug)]
+pub(in crate::serve) struct Starter<'a> {
+    pub(in crate::serve) handlers: &'a Handlers,
+    pub(in crate::serve) thread: usize,
+    pub(in crate::serve) spawner: &'a mut Spawner,
+    /// Where the environment is written.
+    pub(in crate::serve) environment: &'a mut Environment,
+}
+
+/// What differs from one handler to the next.
+#[derive(Debug)]
+pub(in crate::serve) struct NewHandler<'a> {
+    service: ServiceId,
+    plan: &'a Plan,
+    /// Prestarted handlers, and what they have in their environment.
+    pool: Option<(&'a Pool, &'a [CString])>,
+    /// Where the client has arrived.
+    listener: &'a Listener,
+    peer: Peer,
+    /// What the handler gets as 0 and 1.
+    descriptor: Descriptor<'a>,
+    work: Work,
+    source_slot: Option<SourceSlot>,
+    /// The rule that has allowed the client, if it says more about it.
+    rule: Option<Arc<Ready>>,
+    /// How long input is drained after the handler's end, if at all.
+    linger: Option<Duration>,
+}
+
+/// What a handler gets as 0 and 1.
+#[derive(Debug)]
+enum Descriptor<'a> {
+    /// Closed as soon as the handler has it, unless it is kept for a lingering close.
+    Owned(OwnedFd),
+    Borrowed(BorrowedFd<'a>),
+}
+
+impl AsFd for Descriptor<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Owned(fd) => fd.as_fd(),
+            Self::Borrowed(fd) => *fd,
+        }
+    }
+}
+
+impl<'a> NewHandler<'a> {
+    /// A handler for a connection.
+    pub(in crate::serve) fn for_connection(
+        service: &'a Service,
+        listener: &'a Listener,
+        connection: OwnedFd,
+        peer: Peer,
+        admitted: Admitted,
+    ) -> Self {
+        let pool = service.pool.as_deref();
+        Self {
+            service: service.id,
+            plan: &service.plan,
+            pool: pool.map(|pool| (pool, &service.pool_variables[..])),
+            listener,
+            peer,
+            descriptor: Descriptor::Owned(connection),
+            work: Work::Connection(admitted.slot),
+            source_slot: admitted.source_slot,
+            rule: admitted.rule,
+            linger: service.linger,
+        }
+    }
+
+    /// A handler for datagrams that skd has received, on its end of an exchange.
+    pub(in crate::serve) fn for_datagrams(
+        service: &'a Service,
+        listener: &'a Listener,
+        exchange: OwnedFd,
+        peer: Peer,
+        admitted: Admitted,
+    ) -> Self {
+        Self {
+            service: service.id,
+            plan: &service.plan,
+            pool: None,
+            listener,
+            peer,
+            descriptor: Descriptor::Owned(exchange),
+            work: Work::Datagrams(admitted.slot),
+            source_slot: admitted.source_slot,
+            rule: admitted.rule,
+            linger: None,
+        }
+    }
+
+    /// A handler that gets the wait-mode socket with this index itself.
+    pub(in crate::serve) fn for_wait_mode(
+        service: ServiceId,
+        plan: &'a Plan,
+        listener: &'a Listener,
+        peer: Peer,
+        index: usize,
+    ) -> Self {
+        Self {
+            service,
+            plan,
+            pool: None,
+            listener,
+            peer,
+            descriptor: Descriptor::Borrowed(listener.as_fd()),
+            work: Work::WaitMode(index),
+            source_slot: None,
+            rule: None,
+            linger: None,
+        }
+    }
+
+    /// Writes the environment: who has connected where.
+    fn write_environment(&self, environment: &mut Environment) {
+        environment.clear();
+        let changed = self.rule.as_ref();
+        let changed = changed.and_then(|rule| rule.variables.as_ref());
+        environment.rebase(changed.unwrap_or(self.plan.variables()));
+        if let Some((_, variables)) = self.pool {
+            // As prestarted handlers have it, which are started before a client is known.
+            return variables.iter().for_each(|line| environment.line(line));
+        }
+        for variable in self.listener.variables(&self.peer) {
+            environment.line(variable);
+        }
+        let set = |name: &str, value: std::fmt::Arguments<'_>| environment.set(name, value);
+        self.peer.variables(set);
+    }
+}
+
+/// What a thread does when a handler can't be started for now.
+pub(in crate::serve) trait OnShortage {
+    /// Closes something of little worth, since there is no free descriptor. Returns whether it
+    /// did.
+    fn free_descriptor(&mut self) -> bool;
+
+    /// Lets some time pass. Returns whether to try again.
+    fn pause(&mut self) -> bool;
+}
+
+/// Gives up at once.
+#[derive(Debug)]
+pub(in crate::serve) struct GiveUp;
+
+impl OnShortage for GiveUp {
+    fn free_descriptor(&mut self) -> bool {
+        false
+    }
+
+    fn pause(&mut self) -> bool {
+        false
+    }
+}
+
+/// Reserves an entry for the next handler of this thread, which is of this service, before its client is accepted: a handler
+/// that runs must be entered. Allocates only when more handlers live than ever before. Returns
+/// whether there is an entry.
+pub(in crate::serve) fn reserve(handlers: &Handlers, thread: usize, service: ServiceId) -> bool {
+    let reserved = handlers.table.reserve(thread, 1);
+    if let Err(error) = &reserved {
+        report::event(Event::Trouble(Trouble::NoMemory(service, error)));
+    }
+    reserved.is_ok()
+}
+
+/// Starts a handler, for which an entry is reserved. Why it can't be started is reported here;
+/// `shortage` decides what is done about a shortage. Returns whether there is an entry for another
+/// handler.
+pub(in crate::serve) fn start(
+    by: Starter<'_>,
+    new: NewHandler<'_>,
+    shortage: &mut impl OnShortage,
+) -> Result<bool, SpawnError> {
+    let Starter {
+        handlers,
+        thread,
+        spawner,
+        environment,
+    } = by;
+    let timeouts = match new.work {
+        Work::Connection(_) | Work::Datagrams(_) => {
+            report::event(Event::Accepted(new.service, &new.peer));
+            handlers.timeouts[new.service.index()].as_ref()
+        }
+        Work::WaitMode(_) => None,
+    };
+    let socket = match new.work {
+        // The last that is seen of the connection.
+        Work::Connection(_) => timeouts.and_then(|it| it.identify(new.listener, &new.descriptor)),
+        Work::Datagrams(_) | Work::WaitMode(_) => None,
+    };
+    hold(spawner, &new, shortage)?;
+    new.write_environment(environment);
+    let kept = match (new.descriptor, new.linger) {
+        (Descriptor::Owned(connection), Some(time)) => Some(KeptConnection::new(connection, time)),
+        // Closed here.
+        (Descriptor::Owned(_) | Descriptor::Borrowed(_), _) => None,
+    };
+    let births = handlers.births.get(thread);
+    let pool = new.pool.map(|(pool, _)| pool);
+    let service = new.service;
+    let program = (service, new.plan, pool);
+    let spawned = spawn(spawner, births, program, environment, shortage);
+    // First of all: until then the client can't see the end, should the handler be quick.
+    spawner.release();
+    let (Spawned { pid, pidfd }, birth) = spawned?;
+    report::event(Event::HandlerStarted(service, pid.as_raw()));
+    let started = Instant::now();
+    let (work, usage) = match new.work {
+        Work::Connection(slot) => {
+            let slot = slot.in_use();
+            let usage = slot.usage();
+            (Work::Connection(slot), Some(usage))
+        }
+        Work::Datagrams(slot) => {
+            let slot = slot.in_use();
+            let usage = slot.usage();
+            (Work::Datagrams(slot), Some(usage))
+        }
+        Work::WaitMode(index) => (Work::WaitMode(index), None),
+    };
+    let handler = Handler {
+        service,
+        pid,
+        pidfd,
+        work,
+        source_slot: new.source_slot,
+        peer: new.peer,
+        started,
+        kept,
+    };
+    let watch = timeouts.map(|timeouts| timeouts.watch(started, socket));
+    // A lock, but one that hardly any other thread ever takes.
+    let has_entry = handlers.enter(thread, handler, watch);
+    drop(birth);
+    if let Some((used, limit)) = usage {
+        report::event(Event::Slots(service, used, limit));
+    }
+    Ok(has_entry)
+}
+
+/// Puts the descriptor where a new process finds it.
+fn hold(
+    spawner: &mut Spawner,
+    new: &NewHandler<'_>,
+    shortage: &mut impl OnShortage,
+) -> Result<(), SpawnError> {
+    while let Err(errno) = spawner.hold(&new.descriptor) {
+        report::event(Event::Trouble(match new.work {
+            Work::Connection(_) => Trouble::ConnectionNotHeld(new.service, errno),
+            Work::Datagrams(_) => Trouble::DatagramNotHeld(new.service, errno),
+            Work::WaitMode(_) => {
+                let why = SpawnError::Shortage(errno);
+                Trouble::Spawn(new.service, why.explain(new.plan))
+            }
+        }));
+        if !shortage.pause() {
+            return Err(SpawnError::Shortage(errno));
+        }
+    }
+    Ok(())
+}
+
+/// Starts a process on what the spawner holds, or hands that to a prestarted handler.
+fn spawn<'b>(
+    spawner: &mut Spawner,
+    births: Option<&'b Births>,
+    (service, plan, pool): (ServiceId, &Plan, Option<&Pool>),
+    environment: &mut Environment,
+    shortage: &mut impl OnShortage,
+) -> Result<(Spawned, Option<Birth<'b>>), SpawnError> {
+    loop {
+        // So that the new child isn't taken for an orphan. Two atomic additions.
+        let birth = births.map(Births::begin);
+        let why = match spawner.spawn(plan, pool, environment) {
+            Ok(spawned) => return Ok((spawned, birth)),
+            Err(why) => why,
+        };
+        drop(birth);
+        if matches!(why, SpawnError::Shortage(Errno::EMFILE)) && shortage.free_descriptor() {
+            continue;
+        }
+        report::event(Event::Trouble(Trouble::Spawn(service, why.explain(plan))));
+        if matches!(why, SpawnError::Failed(..)) || !shortage.pause() {
+            return Err(why);
+        }
+    }
+}

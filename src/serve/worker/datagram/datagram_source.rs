@@ -1,0 +1,448 @@
+//! The datagram listeners of one service, as the source of a worker's clients.
+//!
+//! The worker waits in an epoll set of the source's own. The set in which the pidfds of handlers
+//! are is inside that, since the main thread looks at it too when skd drains.
+
+use std::ffi::CString;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use super::drops::{Drops, Why};
+use super::parked::ParkedExchange;
+use crate::child::Spawner;
+use crate::config::{BoundAddress, Peer, ServiceId};
+use crate::report::{self, Event, ReceiveFault, Trouble, Watched};
+use crate::serve::admission::{Admitted, Gate, Kind, Pipeline, Step};
+use crate::serve::handlers::token::Token;
+use crate::serve::service::Service;
+use crate::serve::worker::rejections::Rejections;
+use crate::serve::worker::shared::{Phase, Shared};
+use crate::serve::worker::source::{Attempt, Attempts, HandlerStarter, Source, Thread};
+use crate::serve::worker::worker_loop::{self, Worker, look, note_end};
+use crate::sys::datagrams::{self, Received, Route};
+use crate::sys::events::{Interest, Poller, is_readable, wait_writable};
+use crate::sys::sockets::is_shut_down;
+use crate::sys::thread;
+
+/// How long a network card may take to have room for another datagram.
+const FULL: Duration = Duration::from_millis(10);
+
+/// What handlers of datagrams are for, and all that depends on that.
+pub(super) trait Mode: Sized {
+    /// How many datagrams are received at once.
+    const BATCH: usize;
+
+    /// Whether datagrams stay in the socket while their senders may have no handler.
+    const GATED: bool;
+
+    fn new(service: &Service) -> Self;
+
+    /// The number of open exchanges.
+    fn len(&self) -> usize;
+
+    /// Returns when something is due.
+    fn due(&self) -> Option<Instant>;
+
+    /// Serves a listener once.
+    fn serve<'a>(
+        source: &mut Datagram<'a, Self>,
+        listener: usize,
+        starter: &mut HandlerStarter<'a>,
+    ) -> Attempt;
+
+    /// A handler has written to an exchange, or closed it.
+    fn on_exchange(source: &mut Datagram<'_, Self>, index: usize);
+
+    /// Acts on what is due.
+    fn on_time(source: &mut Datagram<'_, Self>);
+
+    /// Removes all exchanges.
+    fn park(&mut self, service: ServiceId) -> Vec<ParkedExchange>;
+
+    /// Takes over a parked exchange; for want of memory, it ends.
+    fn unpark(source: &mut Datagram<'_, Self>, exchange: ParkedExchange);
+}
+
+/// Starts a datagram worker in this mode.
+pub(super) fn start<M: Mode + Send + 'static>(
+    index: usize,
+    service: ServiceId,
+    shared: Arc<Shared>,
+    spawner: Spawner,
+) -> Result<thread::Thread, Errno> {
+    let ends = &shared.handlers.pollers[index];
+    let waker = &shared.wakers[index];
+    ends.add(waker, Interest::Readable, Token::Waker.into())?;
+    let poller = Poller::new()?;
+    poller.add(ends, Interest::Readable, Token::Worker(index).into())?;
+    let name = CString::new(format!("datagram-{index}")).unwrap_or_default();
+    // Here, where it can fail.
+    let received = Received::new(M::BATCH);
+    let mode = M::new(&shared.services[service.index()]);
+    thread::Thread::start(name, 128 * 1024, move || {
+        report::register_thread();
+        let shared = &*shared;
+        let service = &shared.services[service.index()];
+        let thread = Thread { index, shared };
+        let source = Datagram {
+            thread,
+            poller,
+            service,
+            pipeline: Pipeline::new(
+                service.policy.as_ref(),
+                &service.slots,
+                service.rules.as_ref(),
+                Kind::Datagram,
+                service.min_source_port,
+                (shared.clock, index),
+            ),
+            rejections: Rejections::new(service.id, Kind::Datagram, shared.clock),
+            drops: Drops::new(service.id),
+            watched: false,
+            closed_by_rate: false,
+            full: false,
+            ready: vec![false; service.datagrams.len()],
+            useless: vec![false; service.datagrams.len()],
+            received,
+            mode,
+        };
+        Worker::new(spawner, source).run();
+    })
+}
+
+/// The datagram listeners of one service.
+#[derive(Debug)]
+pub(super) struct Datagram<'a, M> {
+    thread: Thread<'a>,
+    pub(super) poller: Poller,
+    pub(super) service: &'a Service,
+    pub(super) pipeline: Pipeline<'a>,
+    rejections: Rejections,
+    pub(super) drops: Drops,
+    /// Whether the listeners are in the epoll set.
+    watched: bool,
+    /// Whether it is the rate that keeps datagrams in the sockets.
+    closed_by_rate: bool,
+    /// Whether the network had no room for an answer, though it was waited for, and has taken none
+    /// since. Then it isn't waited for again, or a thousand answers would take as many waits.
+    pub(super) full: bool,
+    /// For each listener, whether a datagram may wait; and whether none ever will again.
+    ready: Vec<bool>,
+    useless: Vec<bool>,
+    pub(super) received: Received,
+    pub(super) mode: M,
+}
+
+impl<'a, M: Mode> Datagram<'a, M> {
+    /// Returns whether handlers may start for new senders.
+    pub(super) fn takes_new(&self) -> bool {
+        !self.thread.shared.drains.load(Ordering::SeqCst)
+    }
+
+    /// Receives what waits at a listener, as much as fits. Returns the number of datagrams.
+    pub(super) fn receive(&mut self, listener: usize) -> Result<usize, Attempt> {
+        let socket = &self.service.datagrams[listener];
+        let internet = matches!(socket.bound_address(), BoundAddress::Inet(_));
+        match self.received.receive(socket, internet) {
+            Ok(0) => {
+                if is_shut_down(socket) {
+                    self.useless[listener] = true;
+                    let _ = self.poller.remove(socket);
+                    self.not_received(listener, ReceiveFault::ShutDown);
+                }
+                Err(Attempt::Drained)
+            }
+            Ok(count) => Ok(count),
+            Err(errno) => {
+                self.not_received(listener, ReceiveFault::Errno(errno));
+                Err(Attempt::Short)
+            }
+        }
+    }
+
+    fn not_received(&self, listener: usize, fault: ReceiveFault) {
+        report::event(Event::Trouble(Trouble::NotReceived {
+            service: self.service.id,
+            listener: self.service.datagrams[listener].listener_name(),
+            fault,
+        }));
+    }
+
+    /// Asks whether a handler may start for this sender, and takes what it needs. A token that was
+    /// taken already is passed.
+    pub(super) fn admit(&mut self, peer: Peer, token: Option<u64>) -> Option<Admitted> {
+        let mut sender = self.pipeline.begin(peer, token);
+        let now = Instant::now();
+        match self.pipeline.advance(&mut sender, now) {
+            Step::Admit => sender.admitted(),
+            Step::Reject(rejection) => {
+                self.rejections.report(&sender, rejection.reason(), now);
+                None
+            }
+            // A datagram neither waits nor has a beginning to look at.
+            Step::Wait | Step::Look(_) => {
+                self.pipeline.give_back(&mut sender, now);
+                None
+            }
+        }
+    }
+
+    /// Sends an answer along the route of a datagram. An answer for which the socket has no room is
+    /// lost, as on the network: no other client waits for it.
+    pub(super) fn answer(&mut self, listener: usize, route: &Route, payload: &[u8]) {
+        if !route.leads_back() {
+            return self.drops.note(Why::NoAddress);
+        }
+        let socket = &self.service.datagrams[listener];
+        let mut sent = datagrams::send(socket, payload, route);
+        // A UDP socket is emptied by the network card, which waits for nothing; but when a unix
+        // socket takes more depends on its owner.
+        let waits = route.sender().is_some();
+        if sent == Err(Errno::EAGAIN) && waits && self.has_room(listener) {
+            sent = datagrams::send(socket, payload, route);
+        }
+        match sent {
+            Ok(()) => self.full = false,
+            Err(errno) => self.not_sent(listener, route, errno),
+        }
+    }
+
+    /// Waits a moment for a listener to have room for an answer. Returns whether it has.
+    pub(super) fn has_room(&mut self, listener: usize) -> bool {
+        let socket = &self.service.datagrams[listener];
+        self.full = self.full || !wait_writable(socket.as_fd(), FULL);
+        !self.full
+    }
+
+    pub(super) fn not_sent(&mut self, listener: usize, route: &Route, errno: Errno) {
+        self.drops.note(Why::NotSent);
+        if errno != Errno::EAGAIN {
+            let listener = &self.service.datagrams[listener];
+            let peer = Peer::datagram(route.sender(), None);
+            report::event(Event::Trouble(Trouble::AnswerNotSent {
+                service: self.service.id,
+                peer: &peer,
+                listener: listener.listener_name(),
+                errno,
+            }));
+        }
+    }
+
+    /// The token of an exchange.
+    pub(super) fn token(&self, index: usize) -> u64 {
+        let service = self.service.id;
+        Token::Exchange { service, index }.into()
+    }
+
+    /// Counts an exchange that was opened.
+    pub(super) fn count_opened(&self) {
+        self.thread.shared.exchanges.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Counts an exchange that was closed.
+    pub(super) fn count_closed(&self) {
+        let shared = self.thread.shared;
+        let last = shared.exchanges.fetch_sub(1, Ordering::SeqCst) == 1;
+        if last && shared.drains.load(Ordering::SeqCst) {
+            shared.handlers.main.wake();
+        }
+    }
+
+    /// Returns whether datagrams are received now. If not, this thread is woken, or has something
+    /// due, when it is worth asking again.
+    fn is_open(&mut self) -> bool {
+        if !M::GATED {
+            return true;
+        }
+        let gate = self.pipeline.gate(false, false);
+        if gate == Gate::Full
+            && report::full_is_due(self.service.id)
+            && self.service.datagrams.iter().any(is_readable)
+        {
+            let limit = self.service.slots.limit().unwrap_or_default();
+            report::event(Event::Full(self.service.id, limit));
+        }
+        self.closed_by_rate = gate == Gate::Rate;
+        gate == Gate::Open
+    }
+
+    fn watch_listeners(&mut self) -> bool {
+        if self.watched {
+            return true;
+        }
+        self.watched = true;
+        for (listener, socket) in self.service.datagrams.iter().enumerate() {
+            if self.useless[listener] {
+                continue;
+            }
+            let service = self.service.id;
+            let token = Token::Listener { service, listener }.into();
+            // Of several threads one is woken.
+            if let Err(errno) = self.poller.add(socket, Interest::ReadableOne, token) {
+                report::event(Event::Trouble(Trouble::NotWatched {
+                    service: Some(service),
+                    what: Watched::Listener,
+                    errno,
+                }));
+                // What isn't watched has to be tried.
+                self.ready.fill(true);
+                self.unwatch_listeners();
+                return false;
+            }
+        }
+        true
+    }
+
+    fn unwatch_listeners(&mut self) {
+        if std::mem::replace(&mut self.watched, false) {
+            for socket in &self.service.datagrams {
+                // Fails only for one that isn't there.
+                let _ = self.poller.remove(socket);
+            }
+        }
+    }
+
+    /// Reports all that was counted, since there will be no later.
+    fn report_counted(&mut self) {
+        self.drops.flush(true);
+        self.rejections.flush_all();
+    }
+}
+
+impl<'a, M: Mode> Source<'a> for Datagram<'a, M> {
+    fn thread(&self) -> Thread<'a> {
+        self.thread
+    }
+
+    fn poller(&self) -> &Poller {
+        &self.poller
+    }
+
+    fn serve_ready(&mut self, starter: &mut HandlerStarter<'a>) -> Attempts {
+        let mut attempts = Attempts::default();
+        for listener in 0..self.ready.len() {
+            if !self.ready[listener] {
+                continue;
+            }
+            match M::serve(self, listener, starter) {
+                Attempt::Served => attempts.served += 1,
+                Attempt::Drained => self.ready[listener] = false,
+                Attempt::Closed => break,
+                Attempt::Short => attempts.short = true,
+            }
+        }
+        attempts
+    }
+
+    fn watch(&mut self) -> bool {
+        // Another thread may need it.
+        self.pipeline.release_slot();
+        if self.is_open() {
+            return self.watch_listeners();
+        }
+        self.unwatch_listeners();
+        true
+    }
+
+    fn give_way(&mut self) {
+        self.unwatch_listeners();
+        self.pipeline.release_slot();
+    }
+
+    fn time_left(&self) -> Option<Duration> {
+        let token = || self.pipeline.next_token(Instant::now());
+        let token = self.closed_by_rate.then(token).flatten();
+        let due = [
+            token,
+            self.rejections.due(),
+            self.drops.due(),
+            self.mode.due(),
+        ];
+        let due = due.into_iter().flatten().min()?;
+        Some(due.saturating_duration_since(Instant::now()))
+    }
+
+    fn on_event(&mut self, token: Token) {
+        match token {
+            Token::Listener { listener, .. } => self.ready[listener] = true,
+            Token::Exchange { index, .. } => M::on_exchange(self, index),
+            _ => {}
+        }
+    }
+
+    fn on_woken(&mut self) {
+        self.pipeline.refresh_rules();
+    }
+
+    fn on_time(&mut self) {
+        M::on_time(self);
+        self.drops.flush(false);
+        self.rejections.flush();
+    }
+
+    fn park(&mut self) {
+        self.pipeline.release_slot();
+        let parked = self.mode.park(self.service.id);
+        for exchange in &parked {
+            let _ = self.poller.remove(&exchange.socket);
+            self.count_closed();
+        }
+        if !parked.is_empty() {
+            self.thread.shared.parked_exchanges().extend(parked);
+        }
+        self.report_counted();
+    }
+
+    fn unpark(&mut self, _: &mut HandlerStarter<'a>) {
+        let service = self.service.id;
+        let listeners = self.service.datagrams.len();
+        let own: Vec<ParkedExchange> = {
+            let mut parked = self.thread.shared.parked_exchanges();
+            let all = std::mem::take(&mut *parked).into_iter();
+            let (own, others) = all.partition(|exchange| exchange.service == service);
+            *parked = others;
+            own
+        };
+        for exchange in own {
+            if exchange.listener < listeners {
+                M::unpark(self, exchange);
+            }
+        }
+    }
+
+    /// In a drain, the datagrams that have arrived are served. Then exchanges go on until the last
+    /// of them has ended, and so do datagrams of senders that have a handler.
+    fn finish(mut self, mut starter: HandlerStarter<'a>) {
+        let Thread { shared, .. } = self.thread;
+        if M::GATED {
+            self.ready.fill(true);
+            while shared.is_in(Phase::Closing)
+                && worker_loop::serve_ready(&mut self, &mut starter) > 0
+            {
+                look(&mut self, Some(Duration::ZERO));
+            }
+            self.unwatch_listeners();
+            // No token is waited for any more.
+            self.closed_by_rate = false;
+        }
+        self.pipeline.release_slot();
+        note_end(shared);
+        while shared.drains.load(Ordering::SeqCst) && self.mode.len() > 0 {
+            if !M::GATED {
+                if worker_loop::serve_ready(&mut self, &mut starter) > 0 {
+                    look(&mut self, Some(Duration::ZERO));
+                    continue;
+                }
+                self.watch_listeners();
+            }
+            let left = self.time_left();
+            look(&mut self, left);
+        }
+        self.report_counted();
+        shared.handlers.main.wake();
+    }
+}

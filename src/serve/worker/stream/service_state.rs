@@ -1,0 +1,278 @@
+//! A service with stream listeners as one worker sees it: its admission pipeline, its pending
+//! connections, and its listeners in the worker's epoll set.
+
+use std::time::{Duration, Instant};
+
+use crate::report::{self, Event, Reason, Trouble, Watched};
+use crate::serve::admission::{
+    Admitted, Capacity, Gate, Kind, PendingConnection, Pipeline, RejectAction, Rejection, Stage,
+    Step, capacity,
+};
+use crate::serve::handlers::token::Token;
+use crate::serve::service::Service;
+use crate::serve::worker::queue::{WatchedQueue, look_for};
+use crate::serve::worker::rejections::Rejections;
+use crate::serve::worker::source::{HandlerStarter, PAUSE, Thread};
+use crate::sys::events::Interest;
+
+/// How long the lingering close of a client that got a message takes at most.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// A service as one worker sees it.
+#[derive(Debug)]
+pub(super) struct ServiceState<'a> {
+    pub(super) service: &'a Service,
+    thread: Thread<'a>,
+    pub(super) pipeline: Pipeline<'a>,
+    pub(super) queue: WatchedQueue<'a>,
+    /// Where clients may be rejected.
+    rejections: Option<Rejections>,
+    /// Whether it is the rate that keeps connections in the backlog.
+    closed_by_rate: bool,
+    /// Whether the listeners are in the thread's epoll set.
+    watched: bool,
+    /// For each listener, whether a connection may wait.
+    pub(super) ready: Vec<bool>,
+}
+
+/// A connection whose handler is to start.
+pub(super) struct AdmittedConnection {
+    pub(super) pending: PendingConnection,
+    pub(super) admitted: Admitted,
+}
+
+impl<'a> ServiceState<'a> {
+    pub(super) fn new(thread: Thread<'a>, service: &'a Service, queues: usize) -> Self {
+        let clock = thread.shared.clock;
+        let policy = service.policy.as_ref();
+        // Without a policy no client waits.
+        let capacity = policy.map_or(0, |_| capacity(queues));
+        Self {
+            service,
+            thread,
+            pipeline: Pipeline::new(
+                policy,
+                &service.slots,
+                service.rules.as_ref(),
+                Kind::Connection,
+                0,
+                (clock, thread.index),
+            ),
+            queue: WatchedQueue::new(capacity, thread.poller()),
+            rejections: policy.map(|_| Rejections::new(service.id, Kind::Connection, clock)),
+            closed_by_rate: false,
+            watched: false,
+            ready: vec![false; service.listeners.len()],
+        }
+    }
+
+    /// Takes the slot of the next connection, where slots are taken first.
+    pub(super) fn take_slot(&mut self) {
+        if !self.ready.is_empty() && !self.pipeline.take_slot() {
+            self.note_full();
+        }
+    }
+
+    /// Reports that clients wait for a slot, if they do.
+    fn note_full(&self) {
+        if report::full_is_due(self.service.id) {
+            self.ask_backlog();
+        }
+    }
+
+    /// Has the main thread find out whether clients wait: to look at the listener from here would
+    /// take the wake-up from another worker.
+    fn ask_backlog(&self) {
+        use std::sync::atomic::Ordering::SeqCst;
+        self.service.asks_backlog.store(true, SeqCst);
+        self.thread.handlers().main.wake();
+    }
+
+    /// Returns whether connections are accepted now. If not, this thread is woken, or has something
+    /// due, when it is worth asking again.
+    pub(super) fn is_open(&mut self) -> bool {
+        let slot_waited_for = self.queue.first_for_slot().is_some();
+        let rate_waited_for = self.queue.first_for_rate().is_some();
+        let gate = self.pipeline.gate(slot_waited_for, rate_waited_for);
+        // Without a slot the next token isn't waited for: it would be due for as long as it may
+        // not be taken.
+        self.closed_by_rate = gate == Gate::Rate;
+        match gate {
+            Gate::Open => {}
+            Gate::Full => self.note_full(),
+            Gate::Rate => {
+                if report::fast_is_due(self.service.id) {
+                    self.ask_backlog();
+                }
+            }
+        }
+        gate == Gate::Open
+    }
+
+    /// Takes a pending connection as far as possible. Returns it if its handler is to start;
+    /// otherwise it is queued, under its `id` if it had one, or rejected.
+    pub(super) fn advance(
+        &mut self,
+        id: Option<u32>,
+        mut pending: PendingConnection,
+        starter: &mut HandlerStarter<'a>,
+    ) -> Option<AdmittedConnection> {
+        loop {
+            let now = Instant::now();
+            match self.pipeline.advance(&mut pending.client, now) {
+                Step::Look(what) => look_for(what, &mut pending),
+                Step::Wait => {
+                    self.report_wait(pending.client.stage());
+                    self.enqueue(id, pending);
+                    return None;
+                }
+                Step::Admit if starter.reserve(self.service.id) => {
+                    let admitted = pending.client.admitted()?;
+                    return Some(AdmittedConnection { pending, admitted });
+                }
+                Step::Admit => {
+                    pending.client.postpone(now + PAUSE);
+                    self.enqueue(id, pending);
+                    return None;
+                }
+                Step::Reject(rejection) => {
+                    self.reject(pending, &rejection);
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn report_wait(&self, stage: Stage) {
+        match stage {
+            Stage::Rate => report::event(Event::Fast(self.service.id)),
+            // Of clients in the backlog, the main thread finds out.
+            Stage::Slot => {
+                if let Some(limit) = self.service.slots.full() {
+                    report::event(Event::Full(self.service.id, limit));
+                }
+            }
+            Stage::Header | Stage::Rules | Stage::FirstByte | Stage::Source => {}
+        }
+    }
+
+    fn enqueue(&mut self, id: Option<u32>, pending: PendingConnection) {
+        let way = match self.queue.capacity_for(pending.client.source) {
+            Capacity::Free => None,
+            Capacity::Full => return self.drop_pending(pending, Reason::Crowd),
+            Capacity::After(other) => self.queue.remove(other),
+        };
+        if let Some(other) = way {
+            self.drop_pending(other, Reason::Crowd);
+        }
+        if let Err(failed) = self.queue.add(id, pending) {
+            let (pending, errno) = *failed;
+            self.drop_pending(pending, Reason::NotWatched(errno));
+        }
+    }
+
+    /// Closes the connection that has been silent for longest, since no descriptor is left. Returns
+    /// whether there was one. Otherwise silent clients would hold up the others wherever the limit
+    /// of open files is lower than what the queue takes.
+    pub(super) fn free_descriptor(&mut self) -> bool {
+        let silent = self.queue.most_silent();
+        let silent = silent.and_then(|id| self.queue.remove(id));
+        let found = silent.is_some();
+        if let Some(pending) = silent {
+            self.drop_pending(pending, Reason::NoDescriptor);
+        }
+        found
+    }
+
+    /// Closes all pending connections at the end.
+    pub(super) fn drop_all(&mut self) {
+        for pending in self.queue.remove_all() {
+            self.drop_pending(pending, Reason::End);
+        }
+    }
+
+    /// Closes a pending connection, and gives back what its client had taken.
+    fn drop_pending(&mut self, mut pending: PendingConnection, reason: Reason<'static>) {
+        self.pipeline.give_back(&mut pending.client, Instant::now());
+        self.reject(pending, &Rejection::close(reason));
+    }
+
+    fn reject(&mut self, pending: PendingConnection, rejection: &Rejection<'_>) {
+        let now = Instant::now();
+        if let Some(rejections) = &mut self.rejections {
+            rejections.report(&pending.client, rejection.reason(), now);
+        }
+        if let RejectAction::Reset = rejection.action {
+            // Only TCP knows this; where it fails, closing has to do.
+            let _ = pending.connection.set_linger(Some(Duration::ZERO));
+        } else if let Some(message) = rejection.action.message() {
+            let lingering = &self.thread.handlers().lingering;
+            let (index, poller) = (self.thread.index, self.thread.poller());
+            let connection = pending.connection.into();
+            lingering.add_with_message(index, poller, connection, message, now + LINGER);
+        }
+    }
+
+    pub(super) fn flush_rejections(&mut self) {
+        if let Some(rejections) = &mut self.rejections {
+            rejections.flush();
+        }
+    }
+
+    pub(super) fn flush_all_rejections(&mut self) {
+        if let Some(rejections) = &mut self.rejections {
+            rejections.flush_all();
+        }
+    }
+
+    /// Returns when something is due, should nothing happen before.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let rejections = self.rejections.as_ref()?;
+        let waits = self.closed_by_rate || self.queue.first_for_rate().is_some();
+        let token = waits.then(|| self.pipeline.next_token(Instant::now()));
+        let due = [rejections.due(), token.flatten(), self.queue.next_due()];
+        due.into_iter().flatten().min()
+    }
+
+    /// Prepares for the clients that have arrived before a drain.
+    pub(super) fn begin_last(&mut self) {
+        self.ready.fill(true);
+        self.closed_by_rate = false;
+    }
+
+    /// Watches the listeners. Returns whether that could be done.
+    pub(super) fn watch(&mut self) -> bool {
+        if self.watched {
+            return true;
+        }
+        self.watched = true;
+        for (listener, socket) in self.service.listeners.iter().enumerate() {
+            let service = self.service.id;
+            let token = Token::Listener { service, listener }.into();
+            let poller = self.thread.poller();
+            if let Err(errno) = poller.add(socket, Interest::ReadableOne, token) {
+                report::event(Event::Trouble(Trouble::NotWatched {
+                    service: Some(service),
+                    what: Watched::Listener,
+                    errno,
+                }));
+                // What isn't watched has to be tried.
+                self.ready.fill(true);
+                self.unwatch();
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Stops watching the listeners: a thread that is woken and doesn't accept keeps others from
+    /// being woken. (One that doesn't wait in its epoll set is passed over by the kernel.)
+    pub(super) fn unwatch(&mut self) {
+        if std::mem::replace(&mut self.watched, false) {
+            for listener in &self.service.listeners {
+                // Fails only for one that isn't there.
+                let _ = self.thread.poller().remove(listener);
+            }
+        }
+    }
+}
