@@ -19,8 +19,9 @@ fn configure(known: Option<&Known>) -> Result<Request, Error> {
     // A preflight has --check before all other words.
     let file = env::args_os().skip(1).find(|word| word != "--check");
     let file = file.ok_or_else(|| Error::Usage("FILE is missing".into()))?;
-    let text = std::fs::read_to_string(&file)
-        .map_err(|reason| Error::start(format!("{} can't be read", file.display()), reason))?;
+    let text = std::fs::read_to_string(&file).map_err(|reason| {
+        Error::start(format!("{} can't be read", file.to_string_lossy()), reason)
+    })?;
     let mut all: Option<Config> = None;
     for line in text.lines() {
         let mut words = line.split_whitespace();

@@ -69,23 +69,18 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
         let mut log = log;
         let mut pidfile = pidfile;
         give_up_rights(&daemon, &mut log)?;
-        if let [service] = &services[..]
-            && let Some(supervise) = service.mode.supervised()
-        {
+        let supervised = match &services[..] {
+            [service] => service.mode.supervised().map(|it| (service, it)),
+            _ => None,
+        };
+        if let Some(service) = supervised {
             let bound = Bound {
                 listeners: listeners.into_iter().flatten().collect(),
                 manager,
                 log,
                 pidfile,
             };
-            return program::hand_off(
-                &daemon,
-                (service, supervise),
-                files,
-                bound,
-                inherited,
-                ready,
-            );
+            return program::hand_off(&daemon, service, files, bound, inherited, ready);
         }
         if daemon.root.is_some() {
             executable.iter_mut().for_each(Executable::entered_root);
@@ -157,8 +152,10 @@ fn take_over(services: &[Service]) -> Result<Vec<Vec<Handed>>, Error> {
     let mut handed = net::take_over(listeners)?;
     let mut all = Vec::new();
     for service in services {
-        let its = |handed: &mut Handed| handed.is_of(&service.listeners);
-        let its: Vec<_> = handed.extract_if(.., its).collect();
+        let its: Vec<_>;
+        (its, handed) = handed
+            .into_iter()
+            .partition(|handed| handed.is_of(&service.listeners));
         if service.admission.proxies.is_some() {
             net::refuse_seqpacket(&its)?;
         }

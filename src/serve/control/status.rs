@@ -105,9 +105,10 @@ impl Status {
 
     /// Says that skd reads again what it has read before; not when it is about to end.
     pub(in crate::serve) fn reloading(&mut self) {
-        if self.ending == Ending::No
-            && let Some(manager) = &mut self.manager
-        {
+        if self.ending != Ending::No {
+            return;
+        }
+        if let Some(manager) = &mut self.manager {
             manager.reloading();
         }
     }

@@ -205,14 +205,16 @@ impl<'a> Supervisor<'a> {
             Signal::SIGHUP => self.passes_hangup,
             _ => true,
         };
-        if let Some(pid) = program
-            && passed_on
-        {
+        if let Some(pid) = program.filter(|_| passed_on) {
             signal_group(pid, signal);
         }
-        if signal == Signal::SIGHUP
-            && let Err(errno) = self.log.reopen()
-        {
+        if signal == Signal::SIGHUP {
+            self.reopen_log();
+        }
+    }
+
+    fn reopen_log(&mut self) {
+        if let Err(errno) = self.log.reopen() {
             report::event(Event::Trouble(Trouble::LogNotReopened(errno)));
         }
     }

@@ -100,9 +100,13 @@ impl Preflight {
     pub(in crate::serve) fn end(self) {
         let _ = kill(self.pid, Signal::SIGKILL);
         let deadline = Instant::now() + DEAD;
-        while let Ok(None) = process::wait(Target::Process(self.pid), Wait::NOW)
-            && Instant::now() < deadline
-        {
+        let lives = || {
+            matches!(
+                process::wait(Target::Process(self.pid), Wait::NOW),
+                Ok(None)
+            )
+        };
+        while lives() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_micros(200));
         }
     }

@@ -50,7 +50,7 @@ pub(in crate::serve) fn read() -> Result<Option<(i32, Word)>, Error> {
         return Err(Error::Start(format!(
             "${VARIABLE} is '{}', which this skd doesn't understand: only a running skd sets it, \
              to upgrade itself; unset it to start another",
-            value.display()
+            value.to_string_lossy()
         )));
     };
     match word {
