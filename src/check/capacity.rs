@@ -1,5 +1,5 @@
-//! Whether as many handlers as are allowed have room in the limits of this process and of
-//! the system. They are reached one by one, if ever: so these are notes.
+//! Whether the limits of this process and of the system allow the configured number of handlers. The
+//! limits may never be reached, so these are notes.
 
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Uid;
@@ -25,35 +25,35 @@ pub(super) fn notes(daemon: &Daemon, service: &Service) {
         Some(Prestart::ForkServer { .. }) | None => None,
     };
     let threads = serve::acceptors(daemon.threads) as u64;
-    // The soft one is raised at the start.
+    // The start raises the soft limit.
     let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard);
     let own = own_files(service.listeners.len() as u64, threads);
-    // A handler's pidfd; of one of datagrams the other end of its socket; with --linger its
-    // connection too, and those that are leaving.
-    let (each, leaving) = match service.admission.linger {
+    // Each handler has a pidfd. A handler of datagrams has the other end of its socket too, and with
+    // --linger, a handler has its connection. Lingering connections are extra.
+    let (each, lingering) = match service.admission.linger {
         Some(_) => (2, serve::most_lingering(threads as usize, files) as u64),
         None if receives => (2, 0),
         None => (1, 0),
     };
-    // One that stands ready has a pidfd and a socket.
+    // A prestarted handler has a pidfd and a socket.
     let wanted = [("--max-clients", limited, each), ("--warm", warm, 2)];
     let wanted = wanted
         .into_iter()
         .filter_map(|(option, number, files)| Some((option, number?.get() as u64, files)));
     for (option, number, each) in wanted {
-        note_room(
+        note_limits(
             daemon,
             option,
             number,
-            (files, own + leaving, each),
+            (files, own + lingering, each),
             threads,
         );
     }
 }
 
-/// Says which limits have no room for so many processes. Of open files it is said how many there may
-/// be, are taken, and are needed for each.
-fn note_room(
+/// Notes the limits that are too low for this number of processes. `files` is the limit of open
+/// files, those used otherwise, and those for each process.
+fn note_limits(
     daemon: &Daemon,
     option: &str,
     number: u64,
@@ -81,10 +81,10 @@ fn note_room(
             "processes of the system (kernel.threads-max)",
         ),
     ] {
-        let room = limit.saturating_sub(own) / each;
-        if number > room {
+        let possible = limit.saturating_sub(own) / each;
+        if number > possible {
             report::note(format_args!(
-                "{option} {number}: there is room for {room} or so in {limit} {what}"
+                "{option} {number}: there is room for {possible} or so in {limit} {what}"
             ));
         }
     }
@@ -93,7 +93,7 @@ fn note_room(
 fn backlog(service: &Service) {
     let most = kernel_parameter("net/core/somaxconn").unwrap_or(u64::MAX);
     let wanted = service.listeners.iter().filter_map(|listen| listen.backlog);
-    // The same for all.
+    // All listeners have the same options.
     if let Some(backlog) = wanted.max().filter(|backlog| *backlog as u64 > most) {
         report::note(format_args!(
             "--backlog {backlog}: the kernel makes it {most} (net.core.somaxconn)"
@@ -102,35 +102,36 @@ fn backlog(service: &Service) {
 }
 
 fn sockets(service: &Service) {
-    // The same for all.
+    // All listeners have the same options.
     let Some(listen) = service.listeners.first() else {
         return;
     };
     for note in net::check::changed_buffers(&listen.options) {
         report::note(note);
     }
-    /// Of net.ipv4.tcp_fastopen: for those who accept.
+    /// The bit of net.ipv4.tcp_fastopen for listeners.
     const SERVER: u64 = 2;
     let is_fast = |option: &SocketOption| matches!(option, SocketOption::FastOpen(_));
     let allowed = kernel_parameter("net/ipv4/tcp_fastopen");
-    if listen.options.iter().any(is_fast)
-        && let Some(allowed) = allowed.filter(|allowed| allowed & SERVER == 0)
-    {
+    if !listen.options.iter().any(is_fast) {
+        return;
+    }
+    if let Some(allowed) = allowed.filter(|allowed| allowed & SERVER == 0) {
         report::note(format_args!(
-            "--fast-open: it is of no use while net.ipv4.tcp_fastopen is {allowed}, without the \
-             {SERVER} that is for servers"
+            "--fast-open has no effect while net.ipv4.tcp_fastopen is {allowed}; set it to {}",
+            allowed | SERVER
         ));
     }
 }
 
-/// The descriptors that aren't handlers': those of the main thread, the log and the pid file;
-/// for each listener its sockets or its directory; for each thread what it waits and is woken
-/// with, its low one, and the connection in its hands.
+/// Returns the number of descriptors that don't belong to handlers, about: those of the main thread,
+/// the log and the pid file; for each listener, its sockets or directory; for each thread, its epoll
+/// and event descriptors, its reserve, and a connection.
 fn own_files(listeners: u64, threads: u64) -> u64 {
     20 + 2 * listeners + 4 * threads
 }
 
-/// How many processes the user that starts handlers may have (getrlimit(2)).
+/// Returns the maximum number of processes of the user that starts handlers (getrlimit(2)).
 fn processes(daemon: &Daemon) -> u64 {
     let user = match &daemon.identity {
         Some(identity) => identity.uid,

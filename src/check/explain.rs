@@ -1,8 +1,9 @@
-//! `--explain`: what the rules of a command line make of somebody.
+//! `--explain`: the rule that decides about a client.
 
 use std::ffi::CString;
 use std::fmt::{self, Write};
 use std::net::IpAddr;
+use std::path::Path;
 
 use crate::config::{Admission, Config, Rate, Rule, Service, Who, quoted};
 use crate::error::Error;
@@ -10,13 +11,13 @@ use crate::report;
 use crate::serve::{Client, Rules};
 use crate::setup::RuleFiles;
 
-/// Prints the rule that fits a client, with its limits and its changes of the environment.
+/// Prints the rule that matches a client, with its limits and variables.
 pub fn explain(config: &Config, who: &Who) -> Result<u8, Error> {
     report::set_verbosity(config.daemon.verbosity);
     for service in &config.services {
         let answer = answer(service, who)?;
         report::answer(&answer)
-            .map_err(|reason| Error::start("standard output can't be written", reason))?;
+            .map_err(|reason| Error::start("can't write to standard output", reason))?;
     }
     Ok(0)
 }
@@ -30,14 +31,11 @@ fn answer(service: &Service, who: &Who) -> Result<String, Error> {
     let location = files
         .as_ref()
         .zip(rule)
-        .map(|(files, rule)| files.location(rule));
-    let location = fmt::from_fn(|f| match &location {
-        Some(location) => write!(f, "{location}"),
-        None => f.write_str("none"),
-    });
+        .map(|(files, rule)| files.location(rule).to_string())
+        .unwrap_or_default();
     let mut text = String::new();
     // Writing to a String can't fail.
-    let _ = tell(
+    let _ = describe(
         &mut text,
         &service.admission,
         who,
@@ -62,13 +60,13 @@ fn client(who: &Who) -> Client {
     }
 }
 
-fn tell(
+fn describe(
     text: &mut String,
     admission: &Admission,
     who: &Who,
     allow: bool,
     rule: Option<&Rule>,
-    location: &dyn fmt::Display,
+    location: &str,
 ) -> fmt::Result {
     let verdict = if allow { "allow" } else { "deny" };
     writeln!(text, "client: {who}\nverdict: {verdict}")?;
@@ -99,7 +97,7 @@ fn tell(
         )?;
         for (name, value) in rule.map_or(&[][..], |rule| &rule.environment) {
             let value = quoted(value.as_encoded_bytes());
-            writeln!(text, "env: {}={value}", name.display())?;
+            writeln!(text, "env: {}={value}", Path::new(name).display())?;
         }
     }
     match rule.and_then(|rule| rule.message.as_ref()) {
@@ -108,7 +106,7 @@ fn tell(
     }
 }
 
-/// A limit for each source: the rule's, or else the option's.
+/// Writes a limit for each source: that of the rule, or else that of the option.
 fn limit<T: fmt::Display>(
     text: &mut String,
     what: &str,

@@ -1,10 +1,8 @@
-//! `--check`: what a start with this command line would fail with, without binding, making
-//! or changing anything.
+//! `--check`: predicting the errors of a start, without binding, creating or changing anything.
 //!
-//! The parts are independent of each other, and each comes where the start would come to it:
-//! so what is said first is what the start would say, and its status is the start's. What may
-//! be otherwise by the time of the start isn't a fault: a port, a path or a pid file that is
-//! in use is so by the daemon, perhaps, that the next is to follow.
+//! The parts are independent of each other, and in the order of the start. So the first error is the
+//! one that the start would report, and its exit status is that of the start. A port, path or pid
+//! file in use is no error: the daemon may be running while its next command line is checked.
 
 mod capacity;
 mod explain;
@@ -21,8 +19,8 @@ use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
 
 pub use explain::explain;
 
-/// Says all that is wrong, one sentence a line on standard error. The command line's own
-/// `faults` are known already.
+/// Reports all errors on standard error, one on each line, beginning with these `faults` of the
+/// command line.
 pub fn run(config: &Config, faults: Vec<Error>) -> Result<u8, Error> {
     report::set_verbosity(config.daemon.verbosity);
     let mut verdict = Verdict::default();
@@ -41,15 +39,15 @@ pub fn run(config: &Config, faults: Vec<Error>) -> Result<u8, Error> {
         if let Some(limits) = TimeLimits::of(service) {
             verdict.keep(limits.check());
         }
-        // Where it shows in a start: when all else is done.
-        for clash in net::check::clashes(&resolved, Style::Stream) {
-            verdict.fault(clash);
+        // A start notices these last.
+        for conflict in net::check::conflicts(&resolved, Style::Stream) {
+            verdict.fault(conflict);
         }
     }
     verdict.result()
 }
 
-/// What has been found so far: the status of the first fault.
+/// The result so far: the exit status of the first error.
 #[derive(Debug, Default)]
 struct Verdict {
     status: Option<u8>,
@@ -58,11 +56,11 @@ struct Verdict {
 impl Verdict {
     fn fault(&mut self, error: Error) {
         report::failure(&error);
-        self.told(error.status());
+        self.reported(error.status());
     }
 
-    /// What has been said already.
-    fn told(&mut self, status: u8) {
+    /// Counts an error that has been reported.
+    fn reported(&mut self, status: u8) {
         self.status.get_or_insert(status);
     }
 
@@ -83,7 +81,7 @@ fn resolve<'a>(service: &'a Service, verdict: &mut Verdict) -> Vec<Resolved<'a>>
     resolved.filter_map(|result| verdict.keep(result)).collect()
 }
 
-/// Reads the files of rules, and gives them if there is nothing wrong with them.
+/// Reads the rules files, and returns them if they have no errors.
 fn rules(service: &Service, verdict: &mut Verdict) -> Option<RuleFiles> {
     let files = verdict.keep(RuleFiles::open(service))??;
     match files.read() {
@@ -114,24 +112,23 @@ fn sockets(resolved: &[Resolved<'_>], verdict: &mut Verdict) {
             report::event(Event::WouldListen(&name));
         }
     }
-    let clashes = net::check::clashes(resolved, Style::Datagram);
-    for fault in clashes.into_iter().chain(net::check::groups(resolved)) {
+    let conflicts = net::check::conflicts(resolved, Style::Datagram);
+    for fault in conflicts.into_iter().chain(net::check::groups(resolved)) {
         verdict.fault(fault);
     }
 }
 
-/// Looks at the program as the user that it will be, in the root directory where it will be.
+/// Checks the program as the user and in the root directory of its handlers.
 ///
-/// By a process that becomes that user, with the steps of the start, and then ends: whether
-/// somebody else may do something depends on more than mode bits, and what is guessed from
-/// those would be wrong both ways.
+/// A child process does this, which becomes that user with the steps of the start. The rights of
+/// another user depend on more than mode bits, so they can't be predicted from those.
 fn program(
     daemon: &Daemon,
     service: &Service,
     rules: Option<RuleFiles>,
     verdict: &mut Verdict,
 ) -> Result<(), Error> {
-    let failed = |errno| Error::start("the program can't be looked at", errno);
+    let failed = |errno| Error::start("can't check the program", errno);
     match process::fork().map_err(failed)? {
         Fork::Child => {
             let mut verdict = Verdict::default();
@@ -142,9 +139,9 @@ fn program(
             let wait = process::wait(Target::Process(child), Wait::UNTIL_END);
             match wait.map_err(failed)? {
                 Some((_, Change::Ended(Ended::Exited(0)))) => {}
-                Some((_, Change::Ended(Ended::Exited(status)))) => verdict.told(status),
+                Some((_, Change::Ended(Ended::Exited(status)))) => verdict.reported(status),
                 _ => verdict.fault(Error::Start(
-                    "whoever looked at the program was killed".into(),
+                    "the process that checked the program was killed".into(),
                 )),
             }
             Ok(())
@@ -158,12 +155,10 @@ fn rehearse(
     mut rules: Option<RuleFiles>,
     verdict: &mut Verdict,
 ) {
-    if let Some(root) = &daemon.root
-        && verdict.keep(privileges::enter_root(root)).is_none()
-    {
-        return;
-    }
-    if daemon.root.is_some() {
+    if let Some(root) = &daemon.root {
+        if verdict.keep(privileges::enter_root(root)).is_none() {
+            return;
+        }
         rules.iter_mut().for_each(RuleFiles::entered_root);
     }
     let log = Log::check(daemon.log.as_ref()).is_ok();
@@ -174,13 +169,13 @@ fn rehearse(
     if dropped && log && daemon.root.is_none() {
         log_again(daemon);
     }
-    if dropped && let Some(rules) = rules {
+    if let Some(rules) = rules.filter(|_| dropped) {
         rules_again(&rules);
     }
     rehearse_program(daemon, service, dropped, verdict);
 }
 
-/// As whoever this process is, where it is.
+/// Checks the program with the user and root directory of this process.
 fn rehearse_program(daemon: &Daemon, service: &Service, dropped: bool, verdict: &mut Verdict) {
     if service.command.is_empty() {
         return;
@@ -195,7 +190,7 @@ fn rehearse_program(daemon: &Daemon, service: &Service, dropped: bool, verdict: 
         if dropped {
             verdict.fault(fault);
         } else {
-            // That user, perhaps, has rights that this one lacks.
+            // The other user may have rights that this one lacks.
             report::note(format_args!(
                 "not as that user, but as the present one: {fault}"
             ));
@@ -203,18 +198,17 @@ fn rehearse_program(daemon: &Daemon, service: &Service, dropped: bool, verdict: 
     }
 }
 
-/// As the user that skd will be, where it will be.
+/// Checks with the user and root directory of skd whether it can read its rules again.
 fn rules_again(rules: &RuleFiles) {
-    if let Err(faults) = rules.read()
-        && let Some(fault) = faults.first()
-    {
+    let faults = rules.read().err().unwrap_or_default();
+    if let Some(fault) = faults.first() {
         report::note(format_args!(
             "at SIGHUP the rules can't be read again by that user: {fault}"
         ));
     }
 }
 
-/// As the user that skd will be.
+/// Checks with the user of skd whether it can open its log again.
 fn log_again(daemon: &Daemon) {
     if let Err(error) = Log::check(daemon.log.as_ref()) {
         report::note(format_args!(

@@ -1,4 +1,4 @@
-//! What a program's environment has whoever its client is.
+//! The variables that all handlers of a service have.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -6,17 +6,17 @@ use std::sync::Arc;
 
 use crate::config::{Account, is_reserved_variable};
 
-/// The variables that all handlers of a service have in common.
+/// The common variables of the handlers of a service.
 #[derive(Clone, Debug)]
 pub struct Variables(Vec<(OsString, OsString)>);
 
 impl Variables {
-    /// What this process inherited, with a user's own variables, and with changes on top.
+    /// The environment of this process, with a user's own variables, and then with changes.
     pub fn inherited(account: Option<&Account>, changes: &[(OsString, Option<OsString>)]) -> Self {
         Self::of(std::env::vars_os(), account, changes)
     }
 
-    /// The same, from an environment that is given.
+    /// The same from another environment.
     pub fn of(
         inherited: impl IntoIterator<Item = (OsString, OsString)>,
         account: Option<&Account>,
@@ -48,14 +48,14 @@ impl Variables {
         variables
     }
 
-    /// Without those that skd sets for each connection, or that were meant for skd alone.
+    /// Without the variables that skd sets for each connection, and those that are for skd only.
     pub fn without_reserved(mut self) -> Self {
         self.0.retain(|(name, _)| !is_reserved_variable(name));
         self
     }
 
-    /// With WATCHDOG_PID made to name `program` where it named the process `named`; not set if
-    /// that can't be known, for without it any process is meant (sd_watchdog_enabled(3)).
+    /// With `program` in WATCHDOG_PID, if that was `named`. If the program's id isn't known, it is unset,
+    /// which means any process (sd_watchdog_enabled(3)).
     pub fn with_watchdog_for(mut self, program: Option<u32>, named: u32) -> Self {
         const NAME: &str = "WATCHDOG_PID";
         let is = |pid: &OsStr| pid.to_str().and_then(|pid| pid.parse().ok()) == Some(named);
@@ -79,13 +79,13 @@ impl Variables {
         found.map(|(_, value)| value.as_os_str())
     }
 
-    /// Each as `NAME=VALUE`.
+    /// Returns them, each as `NAME=VALUE`.
     pub fn lines(&self) -> Arc<[CString]> {
         let line = |(name, value): &(OsString, OsString)| {
             let mut line = name.clone().into_vec();
             line.push(b'=');
             line.extend_from_slice(value.as_bytes());
-            // Neither the environment nor an argument can have had a NUL inside.
+            // None has a NUL inside: they come from an environment or from arguments.
             CString::new(line).ok()
         };
         self.0.iter().filter_map(line).collect()

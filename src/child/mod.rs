@@ -1,15 +1,28 @@
 //! Handlers before they run: which program, in which surroundings, and how it is started.
+//!
+//! The modules are floors: a file imports only from lower floors or from its own folder. From the
+//! ground up:
+//!
+//! | floor | modules | |
+//! | --- | --- | --- |
+//! | 0 | `environment`, `program` | the variables that all handlers have; PROG, found and checked once |
+//! | 1 | `plan` | a handler's preparation as data |
+//! | 2 | `method` | how children are made on this kernel |
+//! | 3 | `spawn` | a plan and a connection become a running handler |
+//! | 4 | `prestart` | the pool of handlers that are started before their clients come |
+//! | 5 | `start` | a handler from the pool, or by spawning |
 
 pub mod environment;
+mod method;
 pub mod plan;
-#[cfg(target_arch = "x86_64")]
-pub mod prestart;
-#[cfg(not(target_arch = "x86_64"))]
-#[path = "prestart/unsupported.rs"]
-pub mod prestart;
+mod prestart;
 pub mod program;
-pub mod spawn;
+mod spawn;
+mod start;
+#[cfg(test)]
+mod tests;
 
+pub use method::{Method, Pidfds};
 pub use plan::Plan;
 pub use prestart::Pool;
-pub use spawn::{Method, Pidfds, SpawnError, Spawned, Spawner};
+pub use spawn::{SpawnError, Spawned, Spawner};

@@ -1,7 +1,6 @@
-//! A handler's preparation as data: the steps between clone and exec, each one system
-//! call.
+//! A handler's preparation as data: the steps between clone and exec, each one system call.
 
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -16,7 +15,7 @@ use crate::config::Surroundings;
 use crate::error::Error;
 use crate::report::SpawnFailure;
 use crate::sys::child::{self, ExecTarget, Stage, Step};
-use crate::sys::descriptors::copy_above;
+use crate::sys::descriptors::{copy_above, set_close_on_exec};
 use crate::sys::environment::Environment;
 use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
 use crate::sys::signals::{SigSet, Signal};
@@ -27,11 +26,15 @@ pub struct Plan {
     target: ExecTarget,
     steps: Vec<Step>,
     variables: Arc<[CString]>,
-    /// What is handed over: the steps know them by their numbers.
+    /// The sockets that are passed; the steps use their numbers.
     sockets: Vec<OwnedFd>,
+    /// The descriptors that steps use, by their numbers.
+    owned: Vec<OwnedFd>,
+    /// The path for this process of the handler's working directory, if that is another one.
+    directory: Option<OsString>,
 }
 
-/// Where a program looks for the first socket that it is handed (sd_listen_fds(3)).
+/// The descriptor of the first socket that is passed (sd_listen_fds(3)).
 const FIRST_SOCKET: RawFd = 3;
 
 /// What a program is run as.
@@ -39,8 +42,7 @@ const FIRST_SOCKET: RawFd = 3;
 pub enum Role {
     /// The handler of a connection or datagram, in a process group of its own.
     Handler,
-    /// The one supervised program: the same, and its group is the terminal's foreground
-    /// one if there is a terminal.
+    /// The supervised program: the same, and with a terminal its group is the foreground one.
     Supervised {
         /// Whether standard input is a terminal that this process may give away.
         terminal: bool,
@@ -52,7 +54,7 @@ pub enum Role {
 impl Plan {
     /// Finds the program and orders the steps.
     ///
-    /// `files` is the limit of open files to give back, if this process changed its own.
+    /// `files` is the limit of open files to restore, if this process changed its own.
     pub fn new(
         command: &[CString],
         surroundings: &Surroundings,
@@ -66,14 +68,16 @@ impl Plan {
             steps: steps(surroundings, role, files),
             variables: variables.lines(),
             sockets: Vec::new(),
+            owned: Vec::new(),
+            directory: surroundings.directory.as_deref().map(path_of),
         })
     }
 
-    /// All that keeps the program from being run. The first is what [`Self::new`], or a
-    /// child's preparation, fails with.
+    /// Returns all errors that keep the program from being run. The first is the one that
+    /// [`Self::new`], or a child's preparation, fails with.
     ///
-    /// Each step is taken by a child of its own: after some, a limit of memory for one, it
-    /// could do no more than end. While there is one thread.
+    /// A child of its own takes each step: after some, such as a limit of memory, it could only
+    /// end. Called while there is one thread.
     pub fn rehearse(
         command: &[CString],
         surroundings: &Surroundings,
@@ -85,6 +89,8 @@ impl Plan {
             steps: steps(surroundings, Role::InPlace, None),
             variables: Arc::default(),
             sockets: Vec::new(),
+            owned: Vec::new(),
+            directory: surroundings.directory.as_deref().map(path_of),
         };
         let fails = |(index, step)| {
             let errno = try_alone(step)?;
@@ -95,30 +101,59 @@ impl Plan {
         path.err().into_iter().chain(steps).collect()
     }
 
-    /// Has each child find these sockets from descriptor 3 up, and what sd_listen_fds(3)
-    /// needs in its environment; the first one is its standard input too.
+    /// Passes these sockets to each child, from descriptor 3 up, with what sd_listen_fds(3) needs in
+    /// its environment. The first one is its standard input too. Called before [`Self::own`].
     pub fn pass_sockets<'a>(
         &mut self,
         sockets: impl IntoIterator<Item = (BorrowedFd<'a>, &'a str)>,
     ) -> Result<(), Error> {
+        debug_assert!(self.owned.is_empty(), "sockets come first");
         let (sockets, names): (Vec<_>, Vec<_>) = sockets.into_iter().unzip();
         let end = FIRST_SOCKET + sockets.len() as RawFd;
-        // Out of the way of those that they will be.
+        // Above the numbers that they will have.
         let copies = sockets.iter().map(|socket| copy_above(socket, end));
         self.sockets = copies
             .collect::<Result<_, _>>()
             .map_err(|errno| Error::start("no descriptor to hand over a socket", errno))?;
         let numbers = || self.sockets.iter().map(AsRawFd::as_raw_fd);
-        let places = (FIRST_SOCKET..).zip(numbers());
-        let handed = places.map(|(place, number)| Step::Descriptor(number, place));
+        let targets = (FIRST_SOCKET..).zip(numbers());
+        let passed = targets.map(|(target, number)| Step::Descriptor(number, target));
         let input = numbers().take(1).map(|number| Step::Descriptor(number, 0));
-        let steps: Vec<_> = input.chain(handed).collect();
+        let steps: Vec<_> = input.chain(passed).collect();
         self.steps.splice(0..0, steps);
         let count = format!("LISTEN_FDS={}", sockets.len());
         let names = format!("LISTEN_FDNAMES={}", names.join(":"));
-        // Names have come through an environment, or are our own.
+        // None has a NUL inside: they come from an environment, or from this program.
         let lines = [count, names].map(CString::new).into_iter().flatten();
         self.variables = self.variables.iter().cloned().chain(lines).collect();
+        Ok(())
+    }
+
+    /// Gives the plan a descriptor for one of its steps, which each child takes after the others.
+    ///
+    /// The child has the descriptor until its exec: the program doesn't get it. For a child with
+    /// [`Descriptors::Unshare`](child::Descriptors::Unshare) or
+    /// [`Descriptors::Copy`](child::Descriptors::Copy) it must have a reserved number
+    /// ([`Reserved::own`](crate::sys::descriptors::Reserved::own)).
+    pub fn own(&mut self, fd: OwnedFd, step: impl FnOnce(RawFd) -> Step) -> Result<(), Error> {
+        let failed = |errno| Error::start("no descriptor for a handler's preparation", errno);
+        let end = FIRST_SOCKET + self.sockets.len() as RawFd;
+        let fd = if self.sockets.is_empty() || fd.as_raw_fd() >= end {
+            // The exec is what closes it in the child.
+            set_close_on_exec(&fd, true).map_err(failed)?;
+            fd
+        } else {
+            // Above the numbers that the sockets will have.
+            copy_above(&fd, end).map_err(failed)?
+        };
+        let last = self.steps.len();
+        let masks = matches!(self.steps.last(), Some(Step::SignalMask(_)));
+        let step = step(fd.as_raw_fd());
+        if let Step::EnterDirectory(number) = step {
+            self.directory = Some(format!("/proc/self/fd/{number}").into());
+        }
+        self.steps.insert(last - usize::from(masks), step);
+        self.owned.push(fd);
         Ok(())
     }
 
@@ -127,13 +162,13 @@ impl Plan {
         &self.target
     }
 
-    /// What a child does before it becomes the program.
+    /// The steps that a child takes before it becomes the program.
     pub fn steps(&self) -> &[Step] {
         &self.steps
     }
 
-    /// The same for one that is to be traced: no signal is to stop it before its exec, but the one
-    /// that tells of the exec, and whoever traces it empties the mask then.
+    /// The steps of a child that is traced. No signal may stop it before its exec, except SIGTRAP,
+    /// which reports the exec; the tracer empties the mask then.
     pub fn steps_if_traced(&self) -> Vec<Step> {
         let others = |step: &&Step| !matches!(step, Step::SignalMask(_));
         let steps = self.steps.iter().filter(others).cloned();
@@ -142,40 +177,40 @@ impl Plan {
         steps.chain([Step::SignalMask(mask)]).collect()
     }
 
-    /// What all its handlers have in their environment, each `NAME=VALUE`.
+    /// The variables that all handlers have in common, each `NAME=VALUE`.
     pub fn variables(&self) -> &Arc<[CString]> {
         &self.variables
     }
 
-    /// An environment to be filled in for one connection after the other.
+    /// Makes an environment to be filled in for one connection after the other.
     pub fn environment(&self) -> Environment {
         let own_id = (!self.sockets.is_empty()).then_some("LISTEN_PID");
         Environment::new(Arc::clone(&self.variables), own_id)
     }
 
-    /// PROG as it was given.
+    /// PROG as the command line has it.
     pub fn name(&self) -> &OsStr {
         let name = self.target.arguments().first();
         OsStr::from_bytes(name.map_or(b"".as_slice(), |name| name.to_bytes()))
     }
 
-    /// Where the program is as seen by this process, which isn't in the handler's directory.
+    /// The program's path for this process, which isn't in the handler's directory.
     pub(super) fn path_from_here(&self) -> PathBuf {
         self.seen_from_here(self.target.path())
     }
 
-    /// Any path that the handler may be given.
+    /// The path for this process of what has the path `path` for the handler.
     pub(super) fn seen_from_here(&self, path: &CStr) -> PathBuf {
         let path = Path::new(OsStr::from_bytes(path.to_bytes()));
-        Path::new(self.directory().unwrap_or_default()).join(path)
+        Path::new(self.directory.as_deref().unwrap_or_default()).join(path)
     }
 
-    /// Returns why a child could not become the program.
+    /// The reason why a child couldn't become the program.
     pub fn explain(&self, stage: Stage, errno: Errno) -> SpawnFailure<'_> {
         SpawnFailure {
             program: self.name(),
             path: OsStr::from_bytes(self.target.path().to_bytes()),
-            directory: self.directory(),
+            directory: self.directory.as_deref(),
             stage,
             step: match stage {
                 Stage::Step(index) => self.steps.get(index),
@@ -185,17 +220,13 @@ impl Plan {
             missing_interpreter: program::missing_interpreter,
         }
     }
-
-    /// The directory that the handler changes to, if it does.
-    fn directory(&self) -> Option<&OsStr> {
-        self.steps.iter().find_map(|step| match step {
-            Step::ChangeDirectory(directory) => Some(OsStr::from_bytes(directory.to_bytes())),
-            _ => None,
-        })
-    }
 }
 
-/// Takes a step in a child, and says what it failed with.
+fn path_of(path: &CStr) -> OsString {
+    OsStr::from_bytes(path.to_bytes()).to_owned()
+}
+
+/// Takes a step in a child, and returns the error if it fails.
 fn try_alone(step: &Step) -> Option<Errno> {
     match process::fork() {
         Ok(Fork::Child) => {
@@ -256,7 +287,7 @@ fn steps(surroundings: &Surroundings, role: Role, files: Option<libc::rlimit>) -
         steps.push(Step::NoNewPrivileges);
     }
     if role != Role::InPlace {
-        // In place, mask and dispositions are put back as they were inherited.
+        // In place, mask and dispositions are restored as they were inherited.
         steps.push(Step::SignalMask(SigSet::empty()));
     }
     steps

@@ -1,4 +1,4 @@
-//! PROG: where it is, and whether it can be run at all. Found once, not per connection.
+//! PROG: its path, and whether it can be run. Found once, not for each connection.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
@@ -13,12 +13,12 @@ use nix::unistd::{AccessFlags, faccessat};
 
 use crate::error::Error;
 
-/// What execvp(3) takes where PATH isn't set.
+/// What execvp(3) uses if PATH isn't set.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
-/// Finds PROG as execvp(3) would, as the user that this process is by now.
+/// Finds PROG as execvp(3) would, with the rights that this process has by now.
 ///
-/// `directory` is where the handler will be; relative paths start there.
+/// `directory` is the handler's working directory, in which relative paths begin.
 pub fn find(name: &CStr, path: Option<&OsStr>, directory: Option<&CStr>) -> Result<CString, Error> {
     let text = OsStr::from_bytes(name.to_bytes());
     let base = directory.map(|directory| Path::new(OsStr::from_bytes(directory.to_bytes())));
@@ -37,10 +37,9 @@ pub fn find(name: &CStr, path: Option<&OsStr>, directory: Option<&CStr>) -> Resu
                 return CString::new(candidate.into_os_string().as_bytes())
                     .map_err(|_| Refusal::Missing(Errno::ENOENT).error(text));
             }
-            // Nobody can say what is in a directory that can't be searched; as for a shell,
-            // nothing is.
+            // As for a shell, a directory that can't be searched is empty.
             Err(Refusal::Missing(_) | Refusal::Hidden(_)) => {}
-            // Like execvp(3): go on looking, but remember that there was one.
+            // Like execvp(3): continue, but remember that there was one.
             Err(why) => denied = denied.or(Some(why)),
         }
     }
@@ -56,7 +55,7 @@ pub fn find(name: &CStr, path: Option<&OsStr>, directory: Option<&CStr>) -> Resu
 
 enum Refusal {
     Missing(Errno),
-    /// Something on the way to it can't be passed.
+    /// A directory in its path can't be searched.
     Hidden(Errno),
     NotRunnable(String),
 }
@@ -105,13 +104,13 @@ fn runnable(path: &Path) -> Result<(), Refusal> {
     }
 }
 
-/// The interpreter that the kernel would look for in vain: of a script, or the dynamic
-/// linker of a program. A file that can be executed but not read keeps its secret.
+/// Returns the missing interpreter of a script, or the missing dynamic linker of a program. For a file
+/// that can be executed but not read it returns `None`.
 pub fn missing_interpreter(program: &Path) -> Option<PathBuf> {
     missing_interpreter_of(File::open(program).ok()?)
 }
 
-/// The same of an open program.
+/// The same for an open program.
 pub fn missing_interpreter_of(mut file: File) -> Option<PathBuf> {
     let mut head = Vec::with_capacity(256);
     file.by_ref().take(256).read_to_end(&mut head).ok()?;
@@ -129,9 +128,8 @@ pub fn missing_interpreter_of(mut file: File) -> Option<PathBuf> {
     missing.then_some(interpreter)
 }
 
-/// The interpreter of a program that begins with `head`, if it names one: a path that
-/// isn't empty and has no NUL inside. `read_at` fills a buffer from somewhere in the program,
-/// or says that it can't.
+/// Returns the interpreter of a program that begins with `head`, if it has one: a path that isn't empty
+/// and has no NUL inside. `read_at` fills a buffer from an offset in the program, or returns false.
 pub fn interpreter(head: &[u8], read_at: impl FnMut(u64, &mut [u8]) -> bool) -> Option<Vec<u8>> {
     let path = match head {
         [b'#', b'!', ..] => script_interpreter(head)?.to_vec(),
@@ -150,8 +148,8 @@ fn script_interpreter(head: &[u8]) -> Option<&[u8]> {
     line[start..].split(|byte| blank(byte) || *byte == 0).next()
 }
 
-/// The path in a program's `PT_INTERP` (elf(5)), of programs of this machine's own word
-/// size and byte order; for others the kernel will say what it thinks of them.
+/// The path in a program's `PT_INTERP` (elf(5)). Programs of another word size or byte order are left to
+/// the kernel.
 fn dynamic_linker(head: &[u8], mut read_at: impl FnMut(u64, &mut [u8]) -> bool) -> Option<Vec<u8>> {
     const CLASS: u8 = if cfg!(target_pointer_width = "64") {
         2

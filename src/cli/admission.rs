@@ -1,17 +1,16 @@
-//! The options about who may come in: their values, and whether there is somebody whom they
-//! could be about.
+//! The admission options: their values, and whether there are clients that they apply to.
 
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
 
-use super::Args;
-use super::values::{self, Why, parsed};
+use super::args::Args;
+use super::values::{self, Why, nonzero_duration, parsed};
 use crate::config::{Admission, AtLimit, DatagramMode, Names, Proxies, Rule, Span, Trusted, Who};
 
-/// What `--proxy-timeout` is, if not given.
+/// The default of `--proxy-timeout`.
 const PROXY_TIMEOUT: Span = Span::seconds(3);
 
-/// All of them, of use only where skd accepts connections.
+/// The options that need skd to accept connections or to receive datagrams.
 const OPTIONS: [&str; 17] = [
     "allow",
     "deny",
@@ -32,7 +31,7 @@ const OPTIONS: [&str; 17] = [
     "proxy-timeout",
 ];
 
-/// Those of them that are for connections alone.
+/// The options among them that need skd to accept connections.
 const OF_CONNECTIONS: [&str; 5] = [
     "at-source-max",
     "first-byte",
@@ -41,19 +40,19 @@ const OF_CONNECTIONS: [&str; 5] = [
     "proxy-timeout",
 ];
 
-/// What clients there can be.
+/// The possible clients of the listeners.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clients {
     /// Whether skd accepts connections.
     pub(super) accepted: bool,
-    /// Whether some of them may be TCP's.
+    /// Whether they may be TCP clients.
     pub(super) tcp: bool,
-    /// What it receives datagrams for, if it does.
+    /// What a handler of datagrams gets.
     pub(super) datagrams: DatagramMode,
 }
 
-/// What was asked for, of clients of stream listeners whose connections skd accepts, and of senders
-/// of datagrams that it receives.
+/// Reads the admission options. They apply to connections that skd accepts and to datagrams that it
+/// receives.
 pub(super) fn admission(args: &Args<'_>, clients: Clients) -> Admission {
     let tcp = clients.tcp;
     let receives = clients.datagrams != DatagramMode::Wait;
@@ -76,11 +75,11 @@ pub(super) fn admission(args: &Args<'_>, clients: Clients) -> Admission {
         }
         return Admission::default();
     }
-    needs(args);
+    check_needs(args);
     if args.has("idle-timeout") && !tcp && clients.datagrams != DatagramMode::PerPeer {
         args.refuse(
-            "--idle-timeout has no use without a TCP listener: of other connections the kernel \
-             doesn't know when they were used",
+            "--idle-timeout has no use without a TCP listener: for other connections, the kernel \
+             doesn't tell when they were last used",
         );
     }
     let admission = Admission {
@@ -100,19 +99,21 @@ pub(super) fn admission(args: &Args<'_>, clients: Clients) -> Admission {
                 .each("proxy-from")
                 .filter_map(|(_, value)| args.value("proxy-from", value, parsed::<Trusted>))
                 .collect(),
-            timeout: args.read("proxy-timeout", time).unwrap_or(PROXY_TIMEOUT),
+            timeout: args
+                .read("proxy-timeout", nonzero_duration)
+                .unwrap_or(PROXY_TIMEOUT),
         }),
-        first_byte: args.read("first-byte", time),
-        timeout: args.read("timeout", time),
-        idle_timeout: args.read("idle-timeout", time),
-        linger: args.read("linger", time),
+        first_byte: args.read("first-byte", nonzero_duration),
+        timeout: args.read("timeout", nonzero_duration),
+        idle_timeout: args.read("idle-timeout", nonzero_duration),
+        linger: args.read("linger", nonzero_duration),
     };
     for (option, at) in [
         ("at-max", &admission.at_max),
         ("at-rate", &admission.at_rate),
     ] {
-        let lets_wait = matches!(at, None | Some(AtLimit::Queue(None) | AtLimit::Close));
-        if !clients.accepted && receives && !lets_wait {
+        let is_possible = matches!(at, None | Some(AtLimit::Queue(None) | AtLimit::Close));
+        if !clients.accepted && receives && !is_possible {
             args.refuse(format!(
                 "--{option} can only be queue or close for datagrams: left in the socket, or dropped"
             ));
@@ -120,21 +121,21 @@ pub(super) fn admission(args: &Args<'_>, clients: Clients) -> Admission {
     }
     if admission.at_source_max == Some(AtLimit::Queue(None)) {
         args.refuse(
-            "--at-source-max can't be queue: in the backlog those of one source would hold up the \
-             others; queue:DURATION is possible",
+            "--at-source-max can't be queue: in the backlog, connections of one source would \
+             delay those of others; use queue:DURATION",
         );
     }
     if admission.at_rate == Some(AtLimit::Queue(None)) && !args.has("rate") {
         args.refuse(
-            "--at-rate can't be queue without --rate: in the backlog those of one source would \
-             hold up the others; queue:DURATION is possible",
+            "--at-rate can't be queue without --rate: in the backlog, connections of one source \
+             would delay those of others; use queue:DURATION",
         );
     }
     admission
 }
 
-/// Refuses what has no use for want of another option.
-fn needs(args: &Args<'_>) {
+/// Refuses options that need another option.
+fn check_needs(args: &Args<'_>) {
     let any = |options: &[&str]| {
         let mut options = options.iter();
         options.any(|option| args.has(option))
@@ -162,32 +163,32 @@ fn needs(args: &Args<'_>) {
     }
     if proxies && !args.has("proxy-from") {
         args.refuse(
-            "--proxy-protocol needs --proxy-from: from anybody else a header would be believed \
-             that says whatever he likes",
+            "--proxy-protocol needs --proxy-from: without it, any client could \
+             pass for another with a header",
         );
     }
 }
 
-/// In the order in which they were given, of both options.
+/// Reads the rules, in the order in which they were given.
 fn rules(args: &Args<'_>) -> Vec<Rule> {
     let mut found = Vec::new();
     for (option, allow) in [("allow", true), ("deny", false)] {
-        for (place, value) in args.each(option) {
+        for (position, value) in args.each(option) {
             let names = args.names();
             let read = |source: &OsStr| Rule::option(allow, source, names);
-            found.extend(args.value(option, value, read).map(|rule| (place, rule)));
+            found.extend(args.value(option, value, read).map(|rule| (position, rule)));
         }
     }
-    found.sort_by_key(|(place, _)| *place);
+    found.sort_by_key(|(position, _)| *position);
     found.into_iter().map(|(_, rule)| rule).collect()
 }
 
-/// Somebody whom rules are asked about.
+/// Parses the client of `--explain`.
 pub(super) fn client(text: &OsStr, names: Names<'_>) -> Result<Who, Why> {
     match Who::parse(text, names) {
         Ok(who @ (Who::Unix | Who::Uid(_) | Who::Gid(_))) => Ok(who),
         Ok(Who::Net(prefix)) if prefix.is_one() => Ok(Who::Net(prefix)),
-        // Of what can be asked about, what is wrong with it is worth saying.
+        // The reason is useful only for sources that can be a client.
         Err(why) if ["uid=", "gid="].iter().any(|begin| begins(text, begin)) => {
             Err(why.to_string())
         }
@@ -197,13 +198,4 @@ pub(super) fn client(text: &OsStr, names: Names<'_>) -> Result<Who, Why> {
 
 fn begins(text: &OsStr, with: &str) -> bool {
     text.as_encoded_bytes().starts_with(with.as_bytes())
-}
-
-/// A duration in which something can happen.
-pub(super) fn time(text: &OsStr) -> Result<Span, Why> {
-    let span = values::duration(text)?;
-    if span == Span::ZERO {
-        return Err("it takes a duration that isn't zero".into());
-    }
-    Ok(span)
 }

@@ -1,15 +1,16 @@
-//! The options about datagrams that skd receives itself.
+//! The options of datagrams that skd receives.
 
 use std::ffi::OsStr;
 
-use super::Args;
+use super::args::Args;
 use super::values::Why;
 use crate::config::{DatagramMode, Endpoint, Listen, Style, decimal};
 
-/// Below it are those of services that answer whatever they get, to whomever it seems to be from.
+/// The lowest port of ordinary clients. Ports below belong to services, some of which answer every
+/// datagram: two of them would answer each other endlessly.
 const FIRST_CLIENT_PORT: u16 = 1024;
 
-/// What handlers of datagrams are for.
+/// Reads what a handler of datagrams gets.
 pub(super) fn mode(args: &Args<'_>, listeners: &[Listen]) -> DatagramMode {
     let mode = args.read("datagram-mode", read).unwrap_or_default();
     if !args.has("datagram-mode") {
@@ -38,12 +39,13 @@ pub(super) fn mode(args: &Args<'_>, listeners: &[Listen]) -> DatagramMode {
             }
         )
     };
-    if mode == DatagramMode::PerPeer
-        && let Some(Listen { option, .. }) = listeners.iter().find(unix)
-    {
+    let mut without_addresses = listeners
+        .iter()
+        .filter(|listen| mode == DatagramMode::PerPeer && unix(listen));
+    if let Some(Listen { option, .. }) = without_addresses.next() {
         args.refuse(format!(
             "--datagram-mode per-peer can't be used with {option}: clients of unix sockets mostly \
-             have no address to know them by; per-packet is possible"
+             have no address; use per-packet"
         ));
     }
     mode
@@ -58,7 +60,7 @@ fn read(text: &OsStr) -> Result<DatagramMode, Why> {
     }
 }
 
-/// From which port on UDP datagrams are listened to.
+/// Reads the lowest source port of UDP datagrams that are served.
 pub(super) fn min_source_port(args: &Args<'_>, mode: DatagramMode, listeners: &[Listen]) -> u16 {
     let udp = |listen: &Listen| match listen.endpoint {
         Endpoint::Inet { style, .. } => style == Style::Datagram,

@@ -1,25 +1,24 @@
-//! The options about handlers that are started before their clients come.
+//! The options of prestarted handlers.
 
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
 
-use super::Args;
-use super::admission::time;
-use super::values::Why;
+use super::args::Args;
+use super::values::{Why, nonzero_duration};
 use crate::config::{Listen, MOST_WARM, Prestart, Span, Style, decimal};
 
-/// How old a template may become, where it isn't said.
+/// The default of `--fork-server-max-age`.
 const MAX_AGE: Span = Span::seconds(60 * 60);
 
-/// Whether a process can be stopped before its first look at its client, and sent on with one, on
-/// this architecture.
+/// Whether this architecture can stop a process before it uses its connection, and let it continue
+/// with one.
 const SUPPORTED: bool = cfg!(all(target_arch = "x86_64", target_pointer_width = "64"));
 
-/// How handlers of connections are started before their clients come, if they are. `accepts` says
+/// Reads how handlers of connections are started before their clients connect. `accepts` says
 /// whether skd accepts connections.
 pub(super) fn prestart(args: &Args<'_>, listeners: &[Listen], accepts: bool) -> Option<Prestart> {
     let warm = args.read("warm", warm);
-    let max_age = args.read("fork-server-max-age", time);
+    let max_age = args.read("fork-server-max-age", nonzero_duration);
     let template = args.flag("fork-server");
     if args.has("fork-server-max-age") && !template {
         args.refuse("--fork-server-max-age has no use without --fork-server");
@@ -28,8 +27,8 @@ pub(super) fn prestart(args: &Args<'_>, listeners: &[Listen], accepts: bool) -> 
         (false, false) => return None,
         (true, true) => {
             args.refuse(
-                "--warm can't be used with --fork-server: each says how handlers are started \
-                 before their clients come",
+                "--warm can't be used with --fork-server: each sets how handlers are \
+                 prestarted",
             );
             "--warm"
         }
@@ -38,7 +37,7 @@ pub(super) fn prestart(args: &Args<'_>, listeners: &[Listen], accepts: bool) -> 
     };
     if !SUPPORTED {
         args.refuse(format!(
-            "{option} can't be used on {}: that is only possible on x86-64",
+            "{option} can't be used on {}: prestarting needs x86-64",
             std::env::consts::ARCH
         ));
     }
@@ -51,14 +50,14 @@ pub(super) fn prestart(args: &Args<'_>, listeners: &[Listen], accepts: bool) -> 
     let datagrams = |listen: &&Listen| listen.endpoint.style() == Some(Style::Datagram);
     if let Some(Listen { option: other, .. }) = listeners.iter().find(datagrams) {
         args.refuse(format!(
-            "{option} can't be used with {other}: handlers wait for connections; serve datagrams by \
+            "{option} can't be used with {other}: handlers wait for connections; serve datagrams with \
              another skd"
         ));
     }
     if args.flag("proxy-protocol") {
         args.refuse(format!(
-            "{option} can't be used with --proxy-protocol: a handler that runs already can't learn \
-             from its environment whom a header names"
+            "{option} can't be used with --proxy-protocol: a handler that runs already can't get \
+             the client of a header in its environment"
         ));
     }
     match template {

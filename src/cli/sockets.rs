@@ -1,19 +1,19 @@
-//! The options of sockets: their values, and whether there is a socket for them.
+//! The options that set socket options: their values, and whether a listener has them.
 
 use std::ffi::OsStr;
 use std::time::Duration;
 
+use super::args::{Args, with_value};
 use super::values::{Why, amount, duration, parsed, positive};
-use super::{Args, spelt};
 use crate::config::{Probes, Scope, SocketOption, Style, decimal, is_interface};
 
-/// Which kinds of listeners were asked for, readable or not.
+/// The kinds of listeners on the command line, with valid addresses or not.
 pub(super) struct Kinds {
     pub(super) tcp: bool,
     pub(super) udp: bool,
     pub(super) unix_datagram: bool,
-    /// Of a kind that shows when they are handed over.
-    pub(super) args: bool,
+    /// Inherited ones, whose kind is known only when they are taken over.
+    pub(super) inherited: bool,
 }
 
 impl Kinds {
@@ -22,15 +22,15 @@ impl Kinds {
         self.tcp && has(true, Style::Stream)
             || self.udp && has(true, Style::Datagram)
             || self.unix_datagram && has(false, Style::Datagram)
-            || self.args && scope != Scope::Unbound
+            || self.inherited && scope != Scope::Unbound
     }
 }
 
-/// All that were given, in the order in which they are set.
+/// Reads the socket options, in the order in which they will be set.
 pub(super) fn options(args: &Args<'_>, kinds: &Kinds) -> Vec<SocketOption> {
     let flag = |option: SocketOption| Some(option).filter(|it| args.flag(it.name()));
     let keepalive = match args.read("keepalive", probes) {
-        // Without a value, or with one that can't be read.
+        // It has no value, or an invalid one.
         None => args.has("keepalive").then_some(None),
         probes => Some(probes),
     };
@@ -56,13 +56,13 @@ pub(super) fn options(args: &Args<'_>, kinds: &Kinds) -> Vec<SocketOption> {
     for (_, value) in args.each("multicast") {
         let group = args.value("multicast", value, parsed);
         if group.is_some() && groups.contains(&group) {
-            args.refuse(format!("{} is given twice", spelt("multicast", value)));
+            args.refuse(format!("{} is given twice", with_value("multicast", value)));
         }
         groups.push(group);
     }
     let groups = groups.into_iter().flatten().map(SocketOption::Multicast);
     let used = |option: &SocketOption| {
-        // As skd 1.2 had it.
+        // skd 1.2 accepted it without a listener.
         if *option == SocketOption::NoDelay || kinds.have(option.scope()) {
             return true;
         }
@@ -74,7 +74,7 @@ pub(super) fn options(args: &Args<'_>, kinds: &Kinds) -> Vec<SocketOption> {
                 Scope::Udp => "a UDP listener",
                 Scope::Inet => "a TCP or UDP listener",
                 Scope::Unbound => {
-                    "a TCP or UDP listener that skd binds itself: what is handed over is bound"
+                    "a TCP or UDP listener that skd binds itself: an inherited socket is bound already"
                 }
                 Scope::Sending => {
                     "a TCP, UDP or unix datagram listener: connections of unix sockets don't \
@@ -88,7 +88,7 @@ pub(super) fn options(args: &Args<'_>, kinds: &Kinds) -> Vec<SocketOption> {
     options.filter(used).collect()
 }
 
-/// A decimal number, or a hexadecimal one after 0x.
+/// Parses a decimal number, or a hexadecimal one after 0x.
 fn number(text: &OsStr) -> Option<u32> {
     let hex = |text: &str| {
         let digits = text
@@ -100,14 +100,14 @@ fn number(text: &OsStr) -> Option<u32> {
     decimal(text).or_else(|| text.to_str().and_then(hex))
 }
 
-/// Whole seconds up to `most`.
+/// Parses a duration of whole seconds up to `most`.
 fn seconds(text: &OsStr, most: u64) -> Option<i32> {
     let span = Duration::from(duration(text).ok()?);
     let whole = span.subsec_nanos() == 0 && (1..=most).contains(&span.as_secs());
     i32::try_from(span.as_secs()).ok().filter(|_| whole)
 }
 
-/// What the kernel takes (include/net/tcp.h: MAX_TCP_KEEPIDLE and its like).
+/// Parses keepalive probes, with the limits of the kernel (include/net/tcp.h: MAX_TCP_KEEPIDLE etc.).
 fn probes(text: &OsStr) -> Result<Probes, Why> {
     const MOST_SECONDS: u64 = 32_767;
     const MOST_PROBES: i32 = 127;
@@ -129,7 +129,7 @@ fn probes(text: &OsStr) -> Result<Probes, Why> {
 }
 
 fn user_timeout(text: &OsStr) -> Result<i32, Why> {
-    // As many milliseconds as an int of the kernel holds, cut to days.
+    // An int of the kernel holds the milliseconds of 24 whole days.
     const MOST: u128 = 24 * 86_400_000;
     let span = Duration::from(duration(text)?);
     i32::try_from(span.as_millis())
@@ -139,7 +139,7 @@ fn user_timeout(text: &OsStr) -> Result<i32, Why> {
 }
 
 fn defer_accept(text: &OsStr) -> Result<i32, Why> {
-    // The kernel counts retransmissions, in eight bits; these end a little later.
+    // The kernel converts this to a number of retransmissions of eight bits, which ends a little later.
     seconds(text, 8 * 3600)
         .ok_or_else(|| "it takes a duration of whole seconds, from 1s to 8h".into())
 }
@@ -166,7 +166,7 @@ fn type_of_service(text: &OsStr) -> Result<u8, Why> {
         })
 }
 
-/// The upper six bits of the byte, by the names of RFC 2474, 2597, 3246 and 8622.
+/// Returns the upper six bits of the byte by their name in RFC 2474, 2597, 3246 and 8622.
 fn dscp(name: &str) -> Option<u8> {
     let digit = |byte: u8, range: std::ops::RangeInclusive<u8>| {
         Some(byte.wrapping_sub(b'0')).filter(|digit| range.contains(digit))
@@ -185,14 +185,14 @@ fn mark(text: &OsStr) -> Result<u32, Why> {
         .ok_or_else(|| "it takes a number from 0 to 4294967295, decimal or like 0x1f".into())
 }
 
-/// Up to half of what an int of the kernel holds, since that doubles it.
+/// Parses a size, up to half of the kernel's int, since the kernel doubles it.
 fn size(text: &OsStr) -> Result<i32, Why> {
     text.to_str()
         .and_then(amount)
         .filter(|bytes| (1..=1 << 30).contains(bytes))
         .and_then(|bytes| i32::try_from(bytes).ok())
         .ok_or_else(|| {
-            "it takes a decimal number of bytes from 1 to 1G, with K, M or G if wished".into()
+            "it takes a decimal number of bytes from 1 to 1G, optionally with K, M or G".into()
         })
 }
 
@@ -327,10 +327,44 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused_without_a_panic(text in ".*|[0-9a-zA-Z:]{0,12}") {
+        fn what_is_read_reads_the_same_when_written_out(
+            text in prop_oneof![
+                "[1-9][0-9]{0,3}[sm]:[1-9][0-9]{0,3}s:[0-9]{1,3}",
+                "([0-9]{1,4}[hms])?[0-9]{1,4}(s|ms)",
+                "0[xX][0-9a-fA-F]{1,9}|[0-9]{1,11}[KMG]?|[ac][fs][0-9]{1,2}",
+                "2[23][0-9](\\.[0-9]{1,2}){3}(%[a-z]{1,4})?|ff02::[0-9a-f]{1,4}(%[a-z]{1,4})?",
+                ".*",
+            ],
+        ) {
             let text = os(&text);
-            let _ = (probes(text), user_timeout(text), defer_accept(text), interface(text));
-            let _ = (type_of_service(text), mark(text), size(text), parsed::<Group>(text));
+            let parts = |text| probes(text).ok().map(|it| (it.time, it.interval, it.count));
+            if let Some((time, interval, count)) = parts(text) {
+                let again = format!("{time}s:{interval}s:{count}");
+                prop_assert_eq!(parts(os(&again)), Some((time, interval, count)));
+            }
+            if let Ok(milliseconds) = user_timeout(text) {
+                let again = format!("{milliseconds}ms");
+                prop_assert_eq!(user_timeout(os(&again)), Ok(milliseconds));
+            }
+            if let Ok(seconds) = defer_accept(text) {
+                prop_assert_eq!(defer_accept(os(&format!("{seconds}s"))), Ok(seconds));
+            }
+            if let Ok(name) = interface(text) {
+                prop_assert_eq!(os(&name), text);
+            }
+            if let Ok(byte) = type_of_service(text) {
+                prop_assert_eq!(type_of_service(os(&format!("{byte:#x}"))), Ok(byte));
+            }
+            if let Ok(number) = mark(text) {
+                prop_assert_eq!(mark(os(&number.to_string())), Ok(number));
+                prop_assert_eq!(mark(os(&format!("{number:#x}"))), Ok(number));
+            }
+            if let Ok(bytes) = size(text) {
+                prop_assert_eq!(size(os(&bytes.to_string())), Ok(bytes));
+            }
+            if let Ok(group) = parsed::<Group>(text) {
+                prop_assert_eq!(parsed(os(&group.to_string())), Ok(group));
+            }
         }
     }
 }

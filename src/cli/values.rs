@@ -1,10 +1,9 @@
-//! The values of options, each read in full or refused: nothing is guessed, cut or taken
-//! modulo anything.
+//! Parsing the values of options. A value is parsed completely or refused, never truncated or guessed.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use nix::unistd::{Gid, Uid, User, getgrouplist};
@@ -13,27 +12,27 @@ use crate::config::{
     Account, Identity, Limit, MOST_THREADS, RESOURCES, Refused, Span, accounts, decimal,
 };
 
-/// Why a value is refused: a clause that goes on after "invalid value … for …".
+/// Why a value is refused: a clause that follows "invalid value … for …".
 pub type Why = String;
 
-/// The kernel would take what comes before it for the whole.
-const NUL: &str = "it has a NUL byte inside";
+/// The kernel would truncate the value there.
+const NUL: &str = "it contains a NUL byte";
 
-/// 1 or more, up to what an int of the kernel holds.
+/// Parses a number from 1 to the maximum of a C int.
 pub fn positive(text: &OsStr) -> Result<i32, Why> {
     decimal(text)
         .filter(|number| *number >= 1)
         .ok_or_else(|| format!("it takes a decimal number from 1 to {}", i32::MAX))
 }
 
-/// The number of a descriptor that can have been handed over: 1 and 2 are for what is said.
+/// Parses the number of an inherited descriptor. 1 and 2 are standard output and standard error.
 pub fn descriptor(text: &OsStr) -> Result<i32, Why> {
     decimal(text)
         .filter(|number: &i32| !matches!(number, 1 | 2))
         .ok_or_else(|| "it takes 0, or a decimal number from 3".into())
 }
 
-/// 1 to [`MOST_THREADS`].
+/// Parses a number from 1 to [`MOST_THREADS`].
 pub fn threads(text: &OsStr) -> Result<NonZeroUsize, Why> {
     decimal(text)
         .and_then(NonZeroUsize::new)
@@ -41,18 +40,18 @@ pub fn threads(text: &OsStr) -> Result<NonZeroUsize, Why> {
         .ok_or_else(|| format!("it takes a decimal number from 1 to {MOST_THREADS}"))
 }
 
-/// A descriptor that can be given away: standard output, or none of the three.
+/// Parses the descriptor of `--ready-fd`: standard output, or one from 3 up.
 pub fn ready_fd(text: &OsStr) -> Result<i32, Why> {
     decimal(text)
         .filter(|number| *number == 1 || *number >= 3)
         .ok_or_else(|| {
             "it takes the number of a descriptor, 1 or from 3 up; 0 and 2 are standard input and \
-             standard error, which go on to be used"
+             standard error, which skd needs"
                 .into()
         })
 }
 
-/// A path, which may or may not be there.
+/// Parses a path, which may not exist.
 pub fn path(text: &OsStr) -> Result<PathBuf, Why> {
     if text.is_empty() {
         return Err("the path is empty".into());
@@ -63,20 +62,29 @@ pub fn path(text: &OsStr) -> Result<PathBuf, Why> {
     Ok(PathBuf::from(text))
 }
 
-/// What can be read from a text alone.
+/// Parses a value of a type that implements `FromStr`.
 pub fn parsed<T: FromStr<Err = Refused>>(text: &OsStr) -> Result<T, Why> {
     let text = text.to_str().ok_or("it isn't text in UTF-8")?;
     text.parse().map_err(|why: Refused| why.to_string())
 }
 
-/// How long something may take.
+/// Parses a duration.
 pub fn duration(text: &OsStr) -> Result<Span, Why> {
-    // What isn't text is no duration either.
+    // A value that isn't UTF-8 is no duration either.
     let text = text.to_str().unwrap_or_default();
     text.parse().map_err(|why: Refused| why.to_string())
 }
 
-/// A file mode or a mask of such.
+/// Parses a duration that isn't zero.
+pub fn nonzero_duration(text: &OsStr) -> Result<Span, Why> {
+    let span = duration(text)?;
+    if span == Span::ZERO {
+        return Err("it takes a duration that isn't zero".into());
+    }
+    Ok(span)
+}
+
+/// Parses a file mode, or a mask for file modes.
 pub fn mode(text: &OsStr) -> Result<u32, Why> {
     text.to_str()
         .filter(|text| text.bytes().all(|byte| matches!(byte, b'0'..=b'7')))
@@ -85,7 +93,7 @@ pub fn mode(text: &OsStr) -> Result<u32, Why> {
         .ok_or_else(|| "it takes an octal number from 0 to 777".into())
 }
 
-/// A nice value (setpriority(2)): -20 to 19.
+/// Parses a nice value from -20 to 19 (setpriority(2)).
 pub fn nice(text: &OsStr) -> Result<i32, Why> {
     let (digits, sign) = match text.as_bytes().strip_prefix(b"-") {
         Some(digits) => (OsStr::from_bytes(digits), -1),
@@ -98,16 +106,16 @@ pub fn nice(text: &OsStr) -> Result<i32, Why> {
         .ok_or_else(|| "it takes a decimal number from -20 to 19".into())
 }
 
-/// A user id to become.
+/// Parses a user id to become.
 pub fn uid(text: &OsStr) -> Result<Uid, Why> {
-    // setresuid(2) takes 4294967295 for "leave it", and becoming root is no drop.
+    // setresuid(2) takes 4294967295 for no change, and becoming root drops no privileges.
     decimal::<u32>(text)
         .filter(|number| (1..u32::MAX).contains(number))
         .map(Uid::from_raw)
         .ok_or_else(|| "it takes a decimal number from 1 to 4294967294".into())
 }
 
-/// A group id to become.
+/// Parses a group id to become.
 pub fn gid(text: &OsStr) -> Result<Gid, Why> {
     decimal::<u32>(text)
         .filter(|number| *number != u32::MAX)
@@ -115,7 +123,7 @@ pub fn gid(text: &OsStr) -> Result<Gid, Why> {
         .ok_or_else(|| "it takes a decimal number from 0 to 4294967294".into())
 }
 
-/// `USER[:GROUP]` as text, either part by name or number.
+/// Splits `USER[:GROUP]` into its parts, each a name or number.
 fn user_and_group(text: &OsStr) -> Result<(&OsStr, Option<&OsStr>), Why> {
     let bytes = text.as_bytes();
     let (user, group) = match bytes.iter().position(|&byte| byte == b':') {
@@ -136,19 +144,19 @@ fn find_group(text: &OsStr) -> Result<Gid, Why> {
     accounts::find_group(text).map_err(|why| why.to_string())
 }
 
-/// `USER[:GROUP]`, the owner of a file.
+/// Parses `USER[:GROUP]`, the owner of a file.
 pub fn owner(text: &OsStr) -> Result<(Uid, Option<Gid>), Why> {
     let (user, group) = user_and_group(text)?;
     let (uid, _) = find_user(user)?;
     Ok((uid, group.map(find_group).transpose()?))
 }
 
-/// `USER[:GROUP]`, whom to become, with all groups of that user.
+/// Parses `USER[:GROUP]`, the user to become, and looks up all groups of that user.
 pub fn identity(text: &OsStr) -> Result<Identity, Why> {
     let (user, group) = user_and_group(text)?;
     let (uid, entry) = find_user(user)?;
     if uid.is_root() {
-        return Err("becoming root is no drop; leave the option out".into());
+        return Err("this must not be root; leave the option out to stay root".into());
     }
     let group = group.map(find_group).transpose()?;
     let gid = match (group, &entry) {
@@ -156,7 +164,7 @@ pub fn identity(text: &OsStr) -> Result<Identity, Why> {
         (None, Some(entry)) => entry.gid,
         (None, None) => {
             return Err(format!(
-                "user id {uid} has no entry in passwd(5), so the group must be given: {uid}:GROUP"
+                "user id {uid} has no entry in passwd(5), so set the group too: {uid}:GROUP"
             ));
         }
     };
@@ -180,12 +188,12 @@ pub fn identity(text: &OsStr) -> Result<Identity, Why> {
 }
 
 fn groups_of(name: &str, gid: Gid) -> Result<Vec<Gid>, Why> {
-    let name = CString::new(name).map_err(|_| "the name has a NUL byte inside")?;
+    let name = CString::new(name).map_err(|_| "the name contains a NUL byte")?;
     getgrouplist(&name, gid)
         .map_err(|errno| format!("the user's groups can't be looked up: {}", errno.desc()))
 }
 
-/// `NAME=SOFT[:HARD]` (setrlimit(2)).
+/// Parses a resource limit, `NAME=SOFT[:HARD]` (setrlimit(2)).
 pub fn limit(text: &OsStr) -> Result<Limit, Why> {
     let form = "it takes NAME=SOFT or NAME=SOFT:HARD, as nofile=256 or core=0:unlimited";
     let (name, values) = text
@@ -195,14 +203,14 @@ pub fn limit(text: &OsStr) -> Result<Limit, Why> {
     let Some((name, resource)) = RESOURCES.iter().find(|(known, _)| *known == name) else {
         let names: Vec<&str> = RESOURCES.iter().map(|(known, _)| *known).collect();
         return Err(format!(
-            "there is no limit '{name}', but {}",
+            "there is no limit '{name}'; the limits are {}",
             names.join(", ")
         ));
     };
     let (soft, hard) = values.split_once(':').unwrap_or((values, values));
     let (Some(soft), Some(hard)) = (amount(soft), amount(hard)) else {
         return Err(format!(
-            "{form}; each is a decimal number, with K, M, G or T if wished, or 'unlimited'"
+            "{form}; each is a decimal number, optionally with K, M, G or T, or 'unlimited'"
         ));
     };
     if soft > hard {
@@ -216,6 +224,7 @@ pub fn limit(text: &OsStr) -> Result<Limit, Why> {
     })
 }
 
+/// Parses a number with an optional unit, or `unlimited`.
 pub(super) fn amount(text: &str) -> Option<u64> {
     if text == "unlimited" {
         return Some(u64::MAX);
@@ -232,7 +241,8 @@ pub(super) fn amount(text: &str) -> Option<u64> {
         .filter(|number| *number != u64::MAX)
 }
 
-/// `NAME=VALUE`, or `NAME` to unset; where skd serves, none that it sets itself.
+/// Parses `NAME=VALUE`, or `NAME` to unset. If skd serves, it refuses values for the variables that
+/// skd sets itself.
 pub fn variable(text: &OsStr, serves: bool) -> Result<(OsString, Option<OsString>), Why> {
     let bytes = text.as_bytes();
     let (name, value) = match bytes.iter().position(|&byte| byte == b'=') {
@@ -249,7 +259,7 @@ pub fn variable(text: &OsStr, serves: bool) -> Result<(OsString, Option<OsString
     if serves && value.is_some() && crate::config::is_reserved_variable(&name) {
         return Err(format!(
             "{} is one of the variables that skd sets or removes for each handler",
-            name.display()
+            Path::new(&name).display()
         ));
     }
     Ok((name, value.map(|value| OsString::from_vec(value.to_vec()))))
@@ -340,9 +350,43 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused_without_a_panic(text in ".*") {
-            let _ = (positive(os(&text)), nice(os(&text)), mode(os(&text)), limit(os(&text)));
-            let _ = (uid(os(&text)), variable(os(&text), true), user_and_group(os(&text)));
+        fn what_is_read_reads_the_same_when_written_out(text in "-?[0-9]{0,10}|.{0,4}(:.{0,4})?") {
+            let text = os(&text);
+            if let Ok(number) = positive(text) {
+                prop_assert_eq!(positive(os(&number.to_string())), Ok(number));
+            }
+            if let Ok(number) = nice(text) {
+                prop_assert_eq!(nice(os(&number.to_string())), Ok(number));
+            }
+            if let Ok(bits) = mode(text) {
+                prop_assert_eq!(mode(os(&format!("{bits:o}"))), Ok(bits));
+            }
+            if let Ok(id) = uid(text) {
+                prop_assert_eq!(uid(os(&id.to_string())), Ok(id));
+            }
+            if let Ok((user, group)) = user_and_group(text) {
+                let group = group.map(|group| format!(":{}", group.display()));
+                let again = format!("{}{}", user.display(), group.unwrap_or_default());
+                prop_assert_eq!(os(&again), text);
+            }
+        }
+
+        #[test]
+        fn a_limit_that_is_read_reads_the_same_when_written_out(
+            text in "(nofile|core|as)=([0-9]{1,12}[KMGT]?|unlimited)(:([0-9]{1,12}[KMGT]?|unlimited))?",
+        ) {
+            let parts = |text: &str| {
+                let limit = limit(os(text)).ok()?;
+                Some((limit.name, limit.soft, limit.hard))
+            };
+            if let Some((name, soft, hard)) = parts(&text) {
+                let amount = |value: u64| match value {
+                    u64::MAX => "unlimited".to_owned(),
+                    value => value.to_string(),
+                };
+                let again = format!("{name}={}:{}", amount(soft), amount(hard));
+                prop_assert_eq!(parts(&again), Some((name, soft, hard)));
+            }
         }
 
         #[test]
@@ -383,10 +427,10 @@ mod tests {
         #[test]
         fn a_variable_is_taken_apart_at_its_first_equals_sign(text in "[A-Z_\0]{0,3}=?.{0,9}") {
             if let Ok((name, value)) = variable(os(&text), false) {
-                let value = value.map(|value| format!("={}", value.display())).unwrap_or_default();
+                let value = value.map(|value| format!("={}", Path::new(&value).display())).unwrap_or_default();
                 prop_assert!(!name.is_empty() && !text.contains('\0'));
                 prop_assert!(!name.as_bytes().contains(&b'='));
-                prop_assert_eq!(format!("{}{value}", name.display()), text);
+                prop_assert_eq!(format!("{}{value}", Path::new(&name).display()), text);
             }
         }
 

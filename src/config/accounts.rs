@@ -1,47 +1,55 @@
 //! Users and groups by name or number.
 
 use std::ffi::OsStr;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::unistd::{Gid, Group, Uid, User};
 
 use super::{Refused, decimal};
 
-/// A number, or the entry of passwd(5) of that name. A number wins, as with chown(1) where
-/// no such name exists; names of digits alone are not portable (useradd(8)).
+/// Looks up a user by number, or by name in passwd(5). Digits are always a number: names of digits
+/// alone are not portable (useradd(8)).
 pub(crate) fn find_user(text: &OsStr) -> Result<(Uid, Option<User>), Refused> {
     if let Some(number) = decimal::<u32>(text) {
         if number == u32::MAX {
-            return Err(Refused("4294967295 is no user id".into()));
+            return Err(Refused("4294967295 is not a user id".into()));
         }
         let uid = Uid::from_raw(number);
-        let entry = entry(User::from_uid(uid)).map_err(|errno| looked_up("user", text, errno))?;
+        let entry =
+            entry(User::from_uid(uid)).map_err(|errno| cannot_look_up("user", text, errno))?;
         return Ok((uid, entry));
     }
     match text.to_str().map(|name| entry(User::from_name(name))) {
         Some(Ok(Some(entry))) => Ok((entry.uid, Some(entry))),
-        Some(Err(errno)) => Err(looked_up("user", text, errno)),
-        _ => Err(Refused(format!("there is no user '{}'", text.display()))),
+        Some(Err(errno)) => Err(cannot_look_up("user", text, errno)),
+        _ => Err(Refused(format!(
+            "there is no user '{}'",
+            Path::new(text).display()
+        ))),
     }
 }
 
-/// A number, or the entry of group(5) of that name.
+/// Looks up a group by number, or by name in group(5).
 pub(crate) fn find_group(text: &OsStr) -> Result<Gid, Refused> {
     if let Some(number) = decimal::<u32>(text) {
         return match number {
-            u32::MAX => Err(Refused("4294967295 is no group id".into())),
+            u32::MAX => Err(Refused("4294967295 is not a group id".into())),
             number => Ok(Gid::from_raw(number)),
         };
     }
     match text.to_str().map(|name| entry(Group::from_name(name))) {
         Some(Ok(Some(entry))) => Ok(entry.gid),
-        Some(Err(errno)) => Err(looked_up("group", text, errno)),
-        _ => Err(Refused(format!("there is no group '{}'", text.display()))),
+        Some(Err(errno)) => Err(cannot_look_up("group", text, errno)),
+        _ => Err(Refused(format!(
+            "there is no group '{}'",
+            Path::new(text).display()
+        ))),
     }
 }
 
-/// Where there is no passwd(5) or group(5) at all, as in a container of one program, nobody is
-/// in it; and for want of an entry some libraries give an error (getpwnam(3)).
+/// Treats a missing passwd(5) or group(5), as in a minimal container, as an empty one. Some C
+/// libraries return an error for a missing entry too (getpwnam(3)).
 fn entry<T>(found: nix::Result<Option<T>>) -> nix::Result<Option<T>> {
     match found {
         Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ESRCH) => Ok(None),
@@ -49,10 +57,10 @@ fn entry<T>(found: nix::Result<Option<T>>) -> nix::Result<Option<T>> {
     }
 }
 
-fn looked_up(what: &str, text: &OsStr, errno: Errno) -> Refused {
+fn cannot_look_up(what: &str, text: &OsStr, errno: Errno) -> Refused {
     Refused(format!(
         "the {what} '{}' can't be looked up: {}",
-        text.display(),
+        Path::new(text).display(),
         errno.desc()
     ))
 }

@@ -1,11 +1,10 @@
-//! Addresses as they are written: `[HOST:]PORT` and unix paths. Parsing asks nobody;
-//! names are resolved where they are bound.
+//! Parsing addresses: `[HOST:]PORT` and unix paths. Names are resolved later, before binding.
 
 use std::ffi::OsStr;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::Refused;
@@ -13,18 +12,18 @@ use super::Refused;
 /// `[HOST:]PORT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InetAddress {
-    /// Before the colon.
+    /// The part before the colon.
     pub host: Host,
-    /// After it.
+    /// The part after the colon.
     pub port: Port,
 }
 
 /// The HOST of an internet address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Host {
-    /// None given: all addresses of this machine, of both families.
+    /// No host: all addresses of this machine, IPv4 and IPv6.
     Any,
-    /// An address, with the interface or its number after `%` where that was given.
+    /// An address, with the interface name or number after `%` if there is one.
     Address(IpAddr, Option<String>),
     /// A name for the resolver.
     Name(String),
@@ -33,7 +32,7 @@ pub enum Host {
 /// The PORT of an internet address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Port {
-    /// 0 to 65535; 0 takes a free one.
+    /// 0 to 65535. 0 lets the kernel choose a free port.
     Number(u16),
     /// A name of services(5).
     Service(String),
@@ -74,16 +73,18 @@ impl FromStr for InetAddress {
 fn bracketed(text: &str) -> Result<Host, Refused> {
     let (address, zone) = match text.split_once('%') {
         Some((_, "")) => return wrong("no interface after '%'"),
-        Some((_, zone)) if zone.contains('\0') => return wrong("an interface has no NUL byte"),
+        Some((_, zone)) if zone.contains('\0') => {
+            return wrong("an interface name can't contain a NUL byte");
+        }
         Some((address, zone)) => (address, Some(zone.to_owned())),
         None => (text, None),
     };
-    // ::ffff:a.b.c.d is an IPv4 address in the clothes of IPv6.
+    // ::ffff:a.b.c.d is an IPv4 address.
     let address = address
         .parse()
         .map(|address: IpAddr| address.to_canonical());
     match address {
-        Ok(IpAddr::V4(_)) if zone.is_some() => wrong("an IPv4 address has no '%INTERFACE'"),
+        Ok(IpAddr::V4(_)) if zone.is_some() => wrong("an IPv4 address can't have '%INTERFACE'"),
         Ok(address) => Ok(Host::Address(address, zone)),
         Err(_) => wrong("brackets enclose an IPv6 or IPv4 address, as in [::1]:80"),
     }
@@ -93,7 +94,7 @@ fn unbracketed(text: &str) -> Result<Host, Refused> {
     if let Ok(address) = text.parse::<Ipv4Addr>() {
         return Ok(Host::Address(address.into(), None));
     }
-    // The resolver would read 127.1, 0x7f.1 and 017700000001 as addresses, and guess.
+    // The resolver would accept 127.1, 0x7f.1 and 017700000001 as addresses.
     let last = text.rsplit('.').next().unwrap_or_default();
     if last.starts_with(|first: char| first.is_ascii_digit()) && is_number(last) {
         return wrong("an IPv4 address has four decimal numbers, as in 127.0.0.1");
@@ -158,7 +159,7 @@ impl fmt::Display for InetAddress {
     }
 }
 
-/// Where a unix-domain socket is (unix(7)).
+/// The address of a unix-domain socket (unix(7)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UnixAddress {
     /// A path in the file system.
@@ -167,11 +168,11 @@ pub enum UnixAddress {
     Abstract(Vec<u8>),
 }
 
-/// The longest path or abstract name: `sun_path` less its NUL.
+/// The maximum length of a path or abstract name in bytes: `sun_path` without its NUL.
 const LONGEST: usize = 107;
 
 impl UnixAddress {
-    /// Reads PATH or `@NAME`.
+    /// Parses PATH or `@NAME`.
     pub fn parse(text: &OsStr) -> Result<Self, Refused> {
         let bytes = text.as_bytes();
         let (address, length) = match bytes.strip_prefix(b"@") {
@@ -191,7 +192,7 @@ impl UnixAddress {
             return wrong("a socket can't be a directory");
         }
         if matches!(address, Self::Path(_)) && bytes.contains(&0) {
-            return wrong("a path has no NUL byte");
+            return wrong("a path can't contain a NUL byte");
         }
         Ok(address)
     }
@@ -201,7 +202,7 @@ impl fmt::Display for UnixAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Path(path) => path.display().fmt(f),
-            Self::Abstract(name) => write!(f, "@{}", OsStr::from_bytes(name).display()),
+            Self::Abstract(name) => write!(f, "@{}", Path::new(OsStr::from_bytes(name)).display()),
         }
     }
 }
@@ -307,13 +308,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused_without_a_panic(text in ".*") {
-            let _ = parse(&text);
-            let _ = UnixAddress::parse(OsStr::new(&text));
-        }
-
-        #[test]
-        fn what_is_read_is_written_so_that_it_reads_the_same(text in "[\\[a-z0-9.:%\\]-]{1,20}") {
+        fn what_is_read_is_written_so_that_it_reads_the_same(
+            text in "[\\[a-z0-9.:%\\]-]{1,20}|.{0,12}(:.{0,5})?",
+        ) {
             if let Ok(address) = parse(&text) {
                 prop_assert_eq!(parse(&address.to_string()), Ok(address));
             }

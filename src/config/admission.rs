@@ -1,4 +1,5 @@
-//! Who may come in, how many, how fast and for how long; and what the others hear.
+//! Admission: which clients are served, how many, how fast and for how long, and how the others are
+//! refused.
 
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
@@ -7,37 +8,38 @@ use std::str::FromStr;
 
 use super::{Rate, Refused, Rule, Span, Trusted, decimal, unescape};
 
-/// What a service asks of its clients, as far as it was said: the options of stream listeners
-/// whose connections skd accepts.
+/// The admission options of a service. They apply to connections that skd accepts and to datagrams
+/// that it receives. Unset limits don't exist.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Admission {
-    /// How many handlers each source may have at once.
+    /// The maximum number of concurrent handlers for one source.
     pub max_per_source: Option<NonZeroUsize>,
-    /// What counts as one source.
+    /// Which addresses count as one source.
     pub source_prefix: SourcePrefix,
-    /// How many connections are let through in a time, of all sources together.
+    /// The maximum rate of connections from all sources together.
     pub rate: Option<Rate>,
-    /// The same of each source.
+    /// The maximum rate of connections from one source.
     pub rate_per_source: Option<Rate>,
-    /// What happens when all handlers run that may.
+    /// The reject action at the maximum number of handlers.
     pub at_max: Option<AtLimit>,
-    /// What happens when all handlers of a source run that may.
+    /// The reject action at the maximum number of handlers for a source.
     pub at_source_max: Option<AtLimit>,
-    /// What happens to those who come too fast.
+    /// The reject action above a maximum rate.
     pub at_rate: Option<AtLimit>,
     /// The rules of the command line, in order.
     pub rules: Vec<Rule>,
-    /// The file with those that follow.
+    /// The file with the rules that follow them.
     pub rules_file: Option<PathBuf>,
-    /// Who says whom they bring, if anybody does.
+    /// The proxies that send PROXY headers, if `--proxy-protocol` is set.
     pub proxies: Option<Proxies>,
-    /// How long a client may be silent before anything is run for it.
+    /// How long a client may take to send its first byte, before its handler is started.
     pub first_byte: Option<Span>,
-    /// How long a handler may run.
+    /// The maximum run time of a handler.
     pub timeout: Option<Span>,
-    /// How long its connection may be idle.
+    /// How long the connection of a handler may be idle.
     pub idle_timeout: Option<Span>,
-    /// How long a client is heard out after its handler's end, so that the answer arrives.
+    /// The maximum time of the lingering close: after a handler's end, input is drained so that the
+    /// client receives the whole answer.
     pub linger: Option<Span>,
 }
 
@@ -52,30 +54,31 @@ pub struct SourcePrefix {
 
 impl Default for SourcePrefix {
     fn default() -> Self {
-        // What one customer of a provider has (RFC 6177).
+        // The addresses of one customer of a provider (RFC 6177).
         Self { v4: 32, v6: 64 }
     }
 }
 
-/// What happens to a connection that is one too many.
+/// The action for a connection over a limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AtLimit {
-    /// It waits: in the backlog for as long as it takes, or accepted and for so long at most.
+    /// The connection waits: in the backlog without a limit, or accepted and for at most this
+    /// time.
     Queue(Option<Span>),
-    /// It is closed.
+    /// The connection is closed.
     Close,
-    /// It is reset.
+    /// The connection is reset.
     Reset,
-    /// It is told this, and closed.
+    /// The client gets this message, and the connection is closed.
     Message(Vec<u8>),
 }
 
-/// Proxies that say in a header who the client is.
+/// Trusted proxies, which name the client in a PROXY header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proxies {
-    /// Who they are.
+    /// Their addresses.
     pub from: Vec<Trusted>,
-    /// How long a header may take.
+    /// How long a proxy may take to send a complete header.
     pub timeout: Span,
 }
 
@@ -109,10 +112,10 @@ impl FromStr for AtLimit {
                 )),
             },
             Some(("queue", time)) => match time.parse()? {
-                Span::ZERO => Err(Refused("to wait for no time is close".into())),
+                Span::ZERO => Err(Refused("the duration is zero; use close".into())),
                 time => Ok(Self::Queue(Some(time))),
             },
-            Some(("message", "")) => Err(Refused("to be told nothing is close".into())),
+            Some(("message", "")) => Err(Refused("the message is empty; use close".into())),
             Some(("message", text)) => Ok(Self::Message(unescape(text)?)),
             Some(_) => Err(Refused(
                 "it takes queue, queue:DURATION, close, reset or message:TEXT".into(),
@@ -122,28 +125,28 @@ impl FromStr for AtLimit {
 }
 
 impl Admission {
-    /// Whether anybody may be refused for who he is.
+    /// Whether there are rules.
     pub fn has_rules(&self) -> bool {
         !self.rules.is_empty() || self.rules_file.is_some()
     }
 
-    /// What happens to those who come when all handlers run that may.
+    /// Returns the action at the maximum number of handlers.
     pub fn at_max(&self) -> &AtLimit {
         self.at_max.as_ref().unwrap_or(&AtLimit::Queue(None))
     }
 
-    /// What happens to those who come too fast, all together.
+    /// Returns the action above the maximum rate of all sources.
     pub fn at_rate(&self) -> &AtLimit {
         self.at_rate.as_ref().unwrap_or(&AtLimit::Queue(None))
     }
 
-    /// What happens to those of whose source as many handlers run as may.
+    /// Returns the action at the maximum number of handlers for a source.
     pub fn at_source_max(&self) -> &AtLimit {
         self.at_source_max.as_ref().unwrap_or(&AtLimit::Close)
     }
 
-    /// What happens to those whose source comes too fast. It can't be left in the backlog, where
-    /// it would hold up the others.
+    /// Returns the action above the maximum rate of one source. Such a connection can't wait in the
+    /// backlog, where it would delay those of other sources.
     pub fn at_source_rate(&self) -> &AtLimit {
         match &self.at_rate {
             None | Some(AtLimit::Queue(None)) => &AtLimit::Close,

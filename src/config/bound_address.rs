@@ -3,7 +3,8 @@
 use std::fmt;
 use std::net::{SocketAddr, SocketAddrV4};
 
-use super::{Style, UnixAddress};
+use super::Style;
+use super::address::UnixAddress;
 use crate::sys::names;
 
 /// The bound address of a listener.
@@ -54,14 +55,22 @@ pub(crate) fn plain(address: SocketAddr) -> SocketAddr {
 
 /// Formats an address without its port, but with the interface of a link-local address.
 pub(crate) fn scoped(address: SocketAddr) -> impl fmt::Display {
-    fmt::from_fn(move |f| match address {
-        SocketAddr::V6(v6) if v6.scope_id() != 0 => {
-            let mut buffer = [0; libc::IF_NAMESIZE];
-            match names::interface_name(v6.scope_id(), &mut buffer) {
-                Some(name) => write!(f, "{}%{name}", v6.ip()),
-                None => write!(f, "{}%{}", v6.ip(), v6.scope_id()),
+    Scoped(address)
+}
+
+struct Scoped(SocketAddr);
+
+impl fmt::Display for Scoped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            SocketAddr::V6(v6) if v6.scope_id() != 0 => {
+                let mut buffer = [0; libc::IF_NAMESIZE];
+                match names::interface_name(v6.scope_id(), &mut buffer) {
+                    Some(name) => write!(f, "{}%{name}", v6.ip()),
+                    None => write!(f, "{}%{}", v6.ip(), v6.scope_id()),
+                }
             }
+            address => write!(f, "{}", address.ip()),
         }
-        _ => write!(f, "{}", address.ip()),
-    })
+    }
 }

@@ -1,4 +1,4 @@
-//! How long something may take, as an administrator writes it: `30s`, `5m`, `1h30m`, `250ms`.
+//! Parsing durations: `30s`, `5m`, `1h30m`, `250ms`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Refused;
 
-/// The units, the longest first, in milliseconds.
+/// The units in milliseconds, the longest first.
 const UNITS: [(&str, u64); 5] = [
     ("d", 86_400_000),
     ("h", 3_600_000),
@@ -17,18 +17,18 @@ const UNITS: [(&str, u64); 5] = [
     ("ms", 1),
 ];
 
-/// The longest that is taken, ten years: more is a slip of the pen, and every clock can add it.
+/// The longest duration, ten years. Longer ones are mistakes, and this one overflows no clock.
 const LONGEST: u64 = 3_650 * 86_400_000;
 
-/// A duration of whole milliseconds; written as it is read.
+/// A duration in whole milliseconds. It is formatted in the form in which it is parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Span(u64);
 
 impl Span {
-    /// No time.
+    /// The empty duration.
     pub const ZERO: Self = Self(0);
 
-    /// So many seconds.
+    /// Returns a duration of this many seconds.
     pub const fn seconds(seconds: u64) -> Self {
         Self(seconds * 1_000)
     }
@@ -50,7 +50,8 @@ impl FromStr for Span {
     }
 }
 
-/// Number and unit, again and again, each unit shorter than the one before.
+/// Parses pairs of a number and a unit, each unit shorter than the one before, and returns
+/// milliseconds.
 fn read(text: &str) -> Option<u64> {
     let mut units = UNITS.iter();
     let mut rest = text;
@@ -143,8 +144,12 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_read_or_refused(text in "[0-9a-z]{0,12}|.{0,8}") {
-            let _ = text.parse::<Span>();
+        fn what_is_read_reads_the_same_when_written_out(
+            text in "([0-9]{1,3}d)?([0-9]{1,5}h)?([0-9]{1,5}m)?([0-9]{1,9}s)?([0-9]{1,9}ms)?|.{0,8}",
+        ) {
+            if let Ok(span) = text.parse::<Span>() {
+                prop_assert_eq!(span.to_string().parse(), Ok(span));
+            }
         }
     }
 }

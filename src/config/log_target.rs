@@ -1,4 +1,4 @@
-//! Where standard error goes: the SPEC of `--log`.
+//! Parsing the SPEC of `--log`, the target of standard error.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -11,21 +11,21 @@ use super::Refused;
 pub enum LogTarget {
     /// The system log, under a tag.
     Syslog {
-        /// What each line begins with.
+        /// The beginning of each line.
         tag: OsString,
-        /// Facility and severity.
+        /// The facility and severity of the messages.
         level: Level,
     },
     /// A file.
     File {
-        /// Where it is.
+        /// Its path.
         path: PathBuf,
-        /// Whether what is in it at the start goes.
+        /// Whether to empty it at the start.
         truncate: bool,
     },
 }
 
-/// Facility and severity of a message, as RFC 5424 §6.2.1 numbers them.
+/// The facility and severity of a message, with the numbers of RFC 5424 §6.2.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Level {
     /// 0 to 23.
@@ -41,14 +41,14 @@ impl Level {
         severity: 5,
     };
 
-    /// The number that begins a message.
+    /// Returns the PRI value at the beginning of a message.
     pub fn priority(self) -> u8 {
         self.facility * 8 + self.severity
     }
 }
 
 impl LogTarget {
-    /// Reads `TAG`, `TAG:FACILITY.SEVERITY`, `>FILE` or `>>FILE`.
+    /// Parses `TAG`, `TAG:FACILITY.SEVERITY`, `>FILE` or `>>FILE`.
     pub fn parse(text: &OsStr) -> Result<Self, Refused> {
         let bytes = text.as_bytes();
         if let Some(rest) = bytes.strip_prefix(b">") {
@@ -61,7 +61,7 @@ impl LogTarget {
                 return wrong("no file after '>'");
             }
             if path.contains(&0) {
-                return wrong("a path has no NUL byte");
+                return wrong("a path can't contain a NUL byte");
             }
             let path = PathBuf::from(OsString::from_vec(path.to_vec()));
             return Ok(Self::File { path, truncate });
@@ -74,7 +74,7 @@ impl LogTarget {
             return wrong("the tag is empty");
         }
         if tag.iter().any(u8::is_ascii_control) {
-            return wrong("a tag has no control characters");
+            return wrong("a tag can't contain control characters");
         }
         let tag = OsStr::from_bytes(tag).to_owned();
         Ok(Self::Syslog { tag, level })
@@ -107,7 +107,7 @@ fn parse_level(text: &[u8]) -> Result<Level, Refused> {
     Ok(Level { facility, severity })
 }
 
-/// Names as in syslog.conf(5) and the C library's `<sys/syslog.h>`.
+/// Names of syslog.conf(5) and the C library's `<sys/syslog.h>`.
 const FACILITIES: [(&str, u8); 21] = [
     ("kern", 0),
     ("user", 1),
@@ -229,11 +229,6 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused_without_a_panic(text in ".*") {
-            let _ = parse(&text);
-        }
-
-        #[test]
         fn what_is_read_reads_the_same_when_written_out(
             tag in "[^:]{0,9}",
             level in proptest::option::of("(local[0-9]|[A-Za-z]{1,4}|[0-9]{1,2})\\.(info|[0-9]{1,2})"),
@@ -244,7 +239,7 @@ mod tests {
                 let again = match &target {
                     LogTarget::Syslog { tag, level: Level { facility, severity } } => {
                         prop_assert!(*facility <= 23 && *severity <= 7);
-                        format!("{}:{facility}.{severity}", tag.display())
+                        format!("{}:{facility}.{severity}", std::path::Path::new(tag).display())
                     }
                     LogTarget::File { path, truncate } => {
                         let sign = if *truncate { ">" } else { ">>" };

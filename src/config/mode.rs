@@ -1,6 +1,6 @@
 //! How a service's program gets its clients.
 
-use super::Span;
+use super::duration::Span;
 
 /// Which process accepts a service's connections, and how long the program runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

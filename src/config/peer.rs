@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_is_unset() {
+    fn unknown_values_are_unset() {
         assert!(variables(Peer::UnixStream(None)).is_empty());
         let unseen = Credentials {
             pid: 0,

@@ -1,5 +1,4 @@
-//! Prefixes of internet addresses, as they are written: `192.0.2.0/24`, `2001:db8::/32`, or an
-//! address alone.
+//! Prefixes of internet addresses: `192.0.2.0/24`, `2001:db8::/32`, or a single address.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -10,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Refused, decimal};
 
-/// The addresses that agree in their first bits. An IPv4 address has no other form here than
-/// that: its mapped form in IPv6 is the same one.
+/// The addresses that have their first bits in common. IPv4-mapped IPv6 addresses are the same as
+/// IPv4 addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Prefix {
     address: IpAddr,
@@ -19,12 +18,12 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// Those that agree with this address in so many bits; `None` if it hasn't as many, or has
-    /// others set.
+    /// Returns the prefix of this address and length in bits. Returns `None` if the address is
+    /// shorter, or has bits set beyond the length.
     pub fn new(address: IpAddr, length: u8) -> Option<Self> {
         (length <= width(address) && masked(address, length) == address).then(|| {
             match address.to_canonical() {
-                // All mapped addresses agree in the first 96 bits, the last sixteen of them ones.
+                // All mapped addresses have their first 96 bits in common.
                 IpAddr::V4(v4) if address.is_ipv6() => Self {
                     address: v4.into(),
                     length: length - 96,
@@ -34,7 +33,7 @@ impl Prefix {
         })
     }
 
-    /// This address alone.
+    /// Returns the prefix of a single address.
     pub fn of(address: IpAddr) -> Self {
         let address = address.to_canonical();
         Self {
@@ -43,7 +42,7 @@ impl Prefix {
         }
     }
 
-    /// The first and the last of its addresses, both of one family.
+    /// Returns the first and the last address.
     pub fn range(self) -> (IpAddr, IpAddr) {
         let last = match self.address {
             IpAddr::V4(first) => {
@@ -58,19 +57,19 @@ impl Prefix {
         (self.address, last)
     }
 
-    /// Whether it is one address alone.
+    /// Whether it is a single address.
     pub fn is_one(self) -> bool {
         self.length == width(self.address)
     }
 
-    /// Whether an address is among them.
+    /// Whether the prefix contains an address.
     pub fn contains(self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         address.is_ipv4() == self.address.is_ipv4() && masked(address, self.length) == self.address
     }
 }
 
-/// How many bits an address has.
+/// Returns the number of bits of an address.
 fn width(address: IpAddr) -> u8 {
     match address {
         IpAddr::V4(_) => 32,
@@ -78,7 +77,7 @@ fn width(address: IpAddr) -> u8 {
     }
 }
 
-/// An address with all but its first bits cleared.
+/// Clears all but the first bits of an address.
 fn masked(address: IpAddr, length: u8) -> IpAddr {
     let length = u32::from(length);
     match address {
@@ -103,7 +102,7 @@ impl FromStr for Prefix {
         };
         let address: IpAddr = address.parse().map_err(|_| {
             Refused(match address.contains('%') {
-                true => "an address has no interface here".into(),
+                true => "an address can't have an interface here".into(),
                 false => {
                     "it takes an address, or a prefix like 192.0.2.0/24 or 2001:db8::/32".into()
                 }
@@ -125,13 +124,13 @@ impl FromStr for Prefix {
             let right = masked(address, length);
             Refused(format!(
                 "{address}/{length} has bits set beyond its length; the prefix is \
-                 {right}/{length}, the address alone {address}"
+                 {right}/{length}, the single address {address}"
             ))
         })
     }
 }
 
-/// As it is read: an address alone without its length.
+/// Formats a prefix in the form in which it is parsed, a single address without its length.
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.address)?;
@@ -237,8 +236,12 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_read_or_refused(text in "[0-9a-f:./]{0,24}|.{0,8}") {
-            let _ = text.parse::<Prefix>();
+        fn what_is_read_reads_the_same_when_written_out(
+            text in "[0-9]{1,2}(\\.[0-9]{1,2}){3}(/3[0-3])?|[0-9a-f]{0,2}(:[0-9a-f]{0,2}){2,7}(/12[5-9])?|.{0,8}",
+        ) {
+            if let Ok(prefix) = text.parse::<Prefix>() {
+                prop_assert_eq!(prefix.to_string().parse(), Ok(prefix));
+            }
         }
     }
 }

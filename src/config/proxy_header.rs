@@ -1,16 +1,15 @@
-//! What a PROXY protocol header says, and what can be wrong with it.
+//! The content of a PROXY protocol header, and the faults of one.
 
 use std::fmt;
 use std::net::SocketAddr;
 
 use nix::errno::Errno;
 
-/// What a header of the PROXY protocol says of the client.
+/// The client in a PROXY protocol header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Header {
-    /// Nothing: the client is the proxy. The proxy calls by itself, as for a check of health, or
-    /// doesn't know the client (`LOCAL`, `UNKNOWN`, `UNSPEC`, and datagrams, of which a stream
-    /// can't be made).
+    /// The proxy itself is the client, as for a health check, or it doesn't know the client. This is
+    /// `LOCAL`, `UNKNOWN`, `UNSPEC`, or a client that sends datagrams.
     Own,
     /// An internet client.
     Inet {
@@ -19,19 +18,19 @@ pub enum Header {
         /// The address that the client called, as far as the proxy knows it.
         destination: SocketAddr,
     },
-    /// A client of a unix socket of the proxy. Its name, if it has one, is one of another
+    /// A client of a unix socket of the proxy. Its path is ignored, since it may be on another
     /// machine.
     Unix,
 }
 
-/// Why there is no valid header.
+/// Why a connection has no valid header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The input is no header, for this reason.
+    /// The bytes are not a header, for this reason.
     Malformed(&'static str),
-    /// The connection has ended before or within it.
+    /// The connection ended before the end of the header.
     Ended,
-    /// The connection has failed.
+    /// The connection failed.
     Failed(Errno),
 }
 
@@ -39,9 +38,9 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Malformed(why) => write!(f, "no PROXY header: {why}"),
-            Self::Ended => f.write_str("it ended before its PROXY header did"),
+            Self::Ended => f.write_str("the connection ended before the end of its PROXY header"),
             Self::Failed(errno) => {
-                write!(f, "its PROXY header can't be read: {}", errno.desc())
+                write!(f, "can't read its PROXY header: {}", errno.desc())
             }
         }
     }

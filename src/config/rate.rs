@@ -1,4 +1,4 @@
-//! How often something may happen, as an administrator writes it: `10/s`, `300/m:20`.
+//! Parsing rates: `10/s`, `300/m:20`.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{Refused, decimal};
 
-/// A token bucket's speed and size.
+/// The rate and size of a token bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rate {
-    /// How long it takes for a token to come back; not zero.
+    /// The time until a token is added, not zero.
     pub interval: Duration,
-    /// How many there can be; not zero.
+    /// The maximum number of tokens, not zero.
     pub burst: u32,
 }
 
@@ -26,7 +26,7 @@ const UNITS: [(&str, u64); 4] = [
     ("d", 86_400_000_000_000),
 ];
 
-/// The most that is taken: no interval is zero, and what is written reads back.
+/// The maximum of each number, so that no interval is zero and a formatted rate can be parsed.
 const MOST: u32 = 1_000_000;
 
 impl FromStr for Rate {
@@ -36,7 +36,7 @@ impl FromStr for Rate {
         read(text).ok_or_else(|| {
             Refused(format!(
                 "it takes a number of connections and a time, like 10/s, 300/m, 1000/h or 5000/d, \
-                 and perhaps how many may come at once, like 10/s:50; each number is from 1 to {MOST}"
+                 and optionally a burst, like 10/s:50; each number is from 1 to {MOST}"
             ))
         })
     }
@@ -61,7 +61,7 @@ fn read(text: &str) -> Option<Rate> {
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let interval = self.interval.as_nanos().max(1);
-        // The first unit in which it can be said without being another.
+        // The first unit that gives exactly this interval.
         let exact = UNITS.iter().find_map(|(unit, nanoseconds)| {
             let nanoseconds = u128::from(*nanoseconds);
             let count = nanoseconds / interval;
@@ -139,8 +139,12 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_read_or_refused(text in "[0-9/:smhd]{0,8}|.{0,8}") {
-            let _ = text.parse::<Rate>();
+        fn what_is_read_reads_the_same_when_written_out(
+            text in "[0-9]{1,7}/[smhd](:[0-9]{1,7})?|[0-9/:smhd]{0,8}|.{0,8}",
+        ) {
+            if let Ok(rate) = text.parse::<Rate>() {
+                prop_assert_eq!(rate.to_string().parse(), Ok(rate));
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Rules about who may come in.
+//! Rules: which clients are admitted or refused.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -12,31 +12,31 @@ use serde::{Deserialize, Serialize};
 use super::escapes::quoted;
 use super::{Prefix, Rate, Refused, accounts, decimal};
 
-/// One rule. The first that fits a client decides.
+/// One rule. The first rule that matches a client decides.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
-    /// Whether those whom it fits may come in.
+    /// Whether matching clients are admitted.
     pub allow: bool,
-    /// Whom it fits.
+    /// The clients that match.
     pub who: Who,
-    /// In the place of `--max-per-source`, for each source among them.
+    /// The maximum number of handlers for each matching source, instead of `--max-per-source`.
     pub max: Option<NonZeroUsize>,
-    /// In the place of `--rate-per-source`, for each source among them.
+    /// The maximum rate of each matching source, instead of `--rate-per-source`.
     pub rate: Option<Rate>,
-    /// What their handlers have in their environment besides, in order.
+    /// Additional variables for their handlers, in order.
     pub environment: Vec<(OsString, OsString)>,
-    /// What those who are refused by it, or by its limits, are told.
+    /// The message for clients that it or its limits refuse.
     pub message: Option<Vec<u8>>,
-    /// Where it was read.
+    /// The location that it was read from.
     pub location: RuleLocation,
 }
 
-/// Where a rule was read, for messages.
+/// The location of a rule, for messages.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RuleLocation {
-    /// An option as it was given: `--deny 192.0.2.0/24`.
+    /// An option of the command line: `--deny 192.0.2.0/24`.
     Option(String),
-    /// A line of the file, the first being 1.
+    /// A line number in the rules file, from 1.
     Line(usize),
 }
 
@@ -49,45 +49,45 @@ impl fmt::Display for RuleLocation {
     }
 }
 
-/// The clients that a rule fits.
+/// The clients that match a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Who {
-    /// Every one.
+    /// All clients.
     All,
-    /// Those of these addresses.
+    /// Clients with these addresses.
     Net(Prefix),
-    /// Those of the prefixes in a file, one a line.
+    /// Clients with an address in the prefixes of this file, which has one on each line.
     File(PathBuf),
-    /// Those of unix sockets.
+    /// Clients of unix sockets.
     Unix,
-    /// Those of unix sockets that run as this user.
+    /// Clients of unix sockets that run as this user.
     Uid(u32),
-    /// Those of unix sockets that run with this primary group.
+    /// Clients of unix sockets that run with this primary group.
     Gid(u32),
 }
 
-/// A proxy whose word about its clients is taken.
+/// A trusted proxy, which may name clients in PROXY headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trusted {
-    /// One with such an address.
+    /// Proxies with these addresses.
     Net(Prefix),
-    /// Every peer of a unix socket.
+    /// All peers of unix sockets.
     Unix,
 }
 
-/// Whose number is asked for.
+/// The kind of an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Id {
-    /// A user's.
+    /// A user id.
     User,
-    /// A group's.
+    /// A group id.
     Group,
 }
 
-/// Finds the number of somebody with a name. Not everybody who reads a rule can ask the system.
+/// Looks up the id of a user or group name. In another root directory the system can't be asked.
 pub type Names<'a> = &'a dyn Fn(Id, &OsStr) -> Result<u32, Refused>;
 
-/// Asks passwd(5) or group(5).
+/// Looks up an id in passwd(5) or group(5).
 pub fn look_up(id: Id, name: &OsStr) -> Result<u32, Refused> {
     match id {
         Id::User => accounts::find_user(name).map(|(uid, _)| uid.as_raw()),
@@ -96,14 +96,14 @@ pub fn look_up(id: Id, name: &OsStr) -> Result<u32, Refused> {
 }
 
 impl Rule {
-    /// The rule of `--allow` or `--deny`, which has a source and nothing else.
+    /// Returns the rule of `--allow` or `--deny`, which has nothing but a source.
     pub fn option(allow: bool, source: &OsStr, names: Names<'_>) -> Result<Self, Refused> {
         let option = if allow { "--allow" } else { "--deny" };
-        let location = RuleLocation::Option(format!("{option} {}", source.display()));
+        let location = RuleLocation::Option(format!("{option} {}", Path::new(source).display()));
         Ok(Self::new(allow, Who::parse(source, names)?, location))
     }
 
-    /// A rule with neither limits nor changes.
+    /// Returns a rule without limits, variables and message.
     pub fn new(allow: bool, who: Who, location: RuleLocation) -> Self {
         Self {
             allow,
@@ -116,7 +116,7 @@ impl Rule {
         }
     }
 
-    /// The file of prefixes that it needs.
+    /// Returns the file of prefixes that it refers to.
     pub fn file(&self) -> Option<&Path> {
         match &self.who {
             Who::File(path) => Some(path),
@@ -125,12 +125,12 @@ impl Rule {
     }
 }
 
-/// As a line of a file, on which it reads the same.
+/// Formats a rule as a line of a rules file.
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.allow { "allow " } else { "deny " })?;
         match &self.who {
-            // With its name, which may be any.
+            // The path may contain any bytes.
             Who::File(path) => write!(f, "file={}", quoted(path.as_os_str().as_bytes()))?,
             who => write!(f, "{who}")?,
         }
@@ -160,7 +160,7 @@ impl fmt::Display for Rule {
 }
 
 impl Who {
-    /// Reads the source of a rule.
+    /// Parses the source of a rule.
     pub fn parse(text: &OsStr, names: Names<'_>) -> Result<Self, Refused> {
         let bytes = text.as_bytes();
         let after = |key: &str| bytes.strip_prefix(key.as_bytes()).map(OsStr::from_bytes);
@@ -177,8 +177,8 @@ impl Who {
         }
         if let Some(path) = after("file=") {
             return match path.as_bytes() {
-                [] => Err(Refused("after file= comes the path of a file".into())),
-                path if path.contains(&0) => Err(Refused("the path has a NUL byte inside".into())),
+                [] => Err(Refused("file= needs the path of a file".into())),
+                path if path.contains(&0) => Err(Refused("a path can't contain a NUL byte".into())),
                 _ => Ok(Self::File(PathBuf::from(path))),
             };
         }
@@ -199,18 +199,18 @@ fn number(id: Id, text: &OsStr, names: Names<'_>) -> Result<u32, Refused> {
             Id::User => ("uid", "user"),
             Id::Group => ("gid", "group"),
         };
-        let why = format!("after {key}= comes the name or number of a {what}");
+        let why = format!("{key}= needs the name or number of a {what}");
         return Err(Refused(why));
     }
     match decimal::<u32>(text) {
-        // Which stands for none (setresuid(2)).
-        Some(u32::MAX) => Err(Refused("4294967295 is no id".into())),
+        // setresuid(2) takes it for no change.
+        Some(u32::MAX) => Err(Refused("4294967295 is not an id".into())),
         Some(number) => Ok(number),
         None => names(id, text),
     }
 }
 
-/// As it is read.
+/// Formats a source in the form in which it is parsed.
 impl fmt::Display for Who {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

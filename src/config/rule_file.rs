@@ -1,29 +1,30 @@
-//! The text that rules and lists of prefixes are written in.
+//! Parsing rules files and lists of prefixes.
 //!
-//! A line is words with blanks between them. Where quotes are in a word, what is between them may
-//! have blanks; a backslash escapes, within quotes and without (see [`super::unescape`]). A `#`
-//! that begins a word makes the rest of the line a comment.
+//! A line of a rules file consists of words, separated by blanks. Double quotes in a word enclose
+//! text that may have blanks. A backslash escapes, inside and outside of quotes (see
+//! [`super::unescape`]). A `#` at the beginning of a word begins a comment.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 
 use super::escapes::escaped;
 use super::rule::Names;
 use super::{Prefix, Refused, Rule, RuleLocation, Who, decimal, is_reserved_variable};
 
-/// How many faults of one text are told: a file of something else has one in each line.
+/// The maximum number of faults reported for one file. If it is the wrong file, each line has one.
 const MOST_FAULTS: usize = 20;
 
-/// What is wrong in a text, and where.
+/// A fault in a file, and its location.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The line, the first being 1.
+    /// The line number, from 1.
     pub line: usize,
-    /// The character in it, the first being 1.
+    /// The column in characters, from 1.
     pub column: usize,
-    /// Why.
+    /// The reason.
     pub why: Refused,
 }
 
@@ -34,12 +35,12 @@ impl fmt::Display for Fault {
     }
 }
 
-/// The rules of a text, one a line; or what is wrong with it, the first fault of each line.
+/// Parses rules, one on each line. Returns the first fault of each line if there are faults.
 pub fn rules(text: &[u8], names: Names<'_>) -> Result<Vec<Rule>, Vec<Fault>> {
     each_line(text, |number, line| rule(number, line, names))
 }
 
-/// The prefixes of a text, one a line; or what is wrong with it, as above.
+/// Parses prefixes, one on each line. Returns the first fault of each line if there are faults.
 pub fn prefixes(text: &[u8]) -> Result<Vec<Prefix>, Vec<Fault>> {
     each_line(text, |_, line| {
         let end = line.iter().position(|byte| *byte == b'#');
@@ -49,7 +50,7 @@ pub fn prefixes(text: &[u8]) -> Result<Vec<Prefix>, Vec<Fault>> {
         if word.is_empty() {
             return Ok(None);
         }
-        let text = str::from_utf8(word).unwrap_or("");
+        let text = std::str::from_utf8(word).unwrap_or("");
         text.parse().map(Some).map_err(|why| (start, why))
     })
 }
@@ -83,7 +84,7 @@ fn each_line<T>(
     }
 }
 
-/// A word without its quotes and escapes, and where it begins.
+/// A word without quotes and escapes, and the offset of its beginning in the line.
 struct Word {
     text: Vec<u8>,
     at: usize,
@@ -94,7 +95,7 @@ impl Word {
         OsStr::from_bytes(&self.text)
     }
 
-    /// Name and value, where it has an equals sign.
+    /// Returns the parts before and after the first equals sign, if there is one.
     fn assignment(&self) -> Option<(&[u8], &[u8])> {
         let equals = self.text.iter().position(|byte| *byte == b'=')?;
         Some((&self.text[..equals], &self.text[equals + 1..]))
@@ -130,7 +131,7 @@ fn words(line: &[u8]) -> Result<Vec<Word>, (usize, Refused)> {
             rest = after;
         }
         if let Some(at) = quote {
-            return Err((at, Refused("this quote isn't closed in its line".into())));
+            return Err((at, Refused("this quote isn't closed on its line".into())));
         }
         found.push(Word { text, at });
     }
@@ -151,7 +152,7 @@ fn rule(number: usize, line: &[u8], names: Names<'_>) -> Result<Option<Rule>, (u
     let Some(source) = words.next() else {
         return refuse(
             line.len(),
-            "after allow or deny comes whom the rule is about",
+            "after allow or deny comes the source of the clients",
         );
     };
     let who = Who::parse(source.as_os_str(), names).map_err(|why| (source.at, why))?;
@@ -167,10 +168,13 @@ fn rule(number: usize, line: &[u8], names: Names<'_>) -> Result<Option<Rule>, (u
             _ => false,
         };
         if repeated {
-            return refuse(word.at, "it is said twice");
+            return refuse(word.at, "it is given twice");
         }
         if !allow && matches!(key, b"max" | b"rate" | b"env") {
-            return refuse(word.at, "a rule that denies has neither max, rate nor env");
+            return refuse(
+                word.at,
+                "a rule that denies can have neither max, rate nor env",
+            );
         }
         let read = match word.assignment() {
             Some((b"max", value)) => max(value).map(|max| rule.max = Some(max)),
@@ -217,13 +221,13 @@ fn variable(word: &Word) -> Result<(OsString, OsString), Refused> {
         .filter(|(name, _)| !name.is_empty())
         .ok_or_else(|| Refused("env takes NAME=VALUE".into()))?;
     if word.text.contains(&0) {
-        return Err(Refused("it has a NUL byte inside".into()));
+        return Err(Refused("it can't contain a NUL byte".into()));
     }
     let name = OsString::from_vec(name.to_vec());
     if is_reserved_variable(&name) {
         return Err(Refused(format!(
             "{} is one of the variables that skd sets or removes for each handler",
-            name.display()
+            Path::new(&name).display()
         )));
     }
     Ok((name, OsString::from_vec(value.to_vec())))
@@ -236,17 +240,20 @@ mod tests {
     use super::*;
     use crate::config::Id;
 
-    fn nobody(id: Id, name: &OsStr) -> Result<u32, Refused> {
+    fn look_up(id: Id, name: &OsStr) -> Result<u32, Refused> {
         match (id, name.to_str()) {
             (Id::User, Some("alice")) => Ok(1000),
             (Id::Group, Some("staff")) => Ok(50),
-            _ => Err(Refused(format!("there is nobody '{}'", name.display()))),
+            _ => Err(Refused(format!(
+                "there is no '{}'",
+                Path::new(name).display()
+            ))),
         }
     }
 
     /// The rules, each as it is printed, or the faults.
     fn read(text: &str) -> Vec<String> {
-        match rules(text.as_bytes(), &nobody) {
+        match rules(text.as_bytes(), &look_up) {
             Ok(rules) => rules.iter().map(Rule::to_string).collect(),
             Err(faults) => faults.iter().map(Fault::to_string).collect(),
         }
@@ -277,7 +284,7 @@ deny all"#;
                 "deny all",
             ]
         );
-        let lines: Vec<_> = rules(text.as_bytes(), &nobody)
+        let lines: Vec<_> = rules(text.as_bytes(), &look_up)
             .unwrap()
             .into_iter()
             .map(|rule| rule.location)
@@ -287,15 +294,15 @@ deny all"#;
     }
 
     #[test]
-    fn a_fault_has_its_place_and_the_others_are_found_too() {
-        for (text, place, why) in [
+    fn a_fault_has_its_location_and_all_faults_are_found() {
+        for (text, location, why) in [
             (
                 "allow 10.0.0.1/8",
                 "1, column 7",
                 "the prefix is 10.0.0.0/8",
             ),
             ("\n permit all", "2, column 2", "allow or deny"),
-            ("allow", "1, column 6", "whom"),
+            ("allow", "1, column 6", "source"),
             ("deny all\nallow all max=0", "2, column 11", "from 1"),
             ("allow all max=-1", "1, column 11", "from 1"),
             ("allow all max=+1", "1, column 11", "from 1"),
@@ -317,14 +324,14 @@ deny all"#;
             ("deny é é", "1, column 6", "all, an address"),
             ("deny all é", "1, column 10", "after the source"),
             ("allow uid=", "1, column 7", "user"),
-            ("allow gid=bob", "1, column 7", "nobody 'bob'"),
-            ("allow uid=4294967295", "1, column 7", "no id"),
+            ("allow gid=bob", "1, column 7", "no 'bob'"),
+            ("allow uid=4294967295", "1, column 7", "not an id"),
             ("allow file=", "1, column 7", "path"),
             ("allow file=\\x00", "1, column 7", "NUL"),
         ] {
             let faults = read(text);
             assert_eq!(faults.len(), 1, "{text}: {faults:?}");
-            let expected = format!("line {place}: ");
+            let expected = format!("line {location}: ");
             assert!(
                 faults[0].starts_with(&expected) && faults[0].contains(why),
                 "{text}: {faults:?}"
@@ -344,11 +351,11 @@ deny all"#;
             .collect();
         assert_eq!(found, ["192.0.2.0/24", "2001:db8::/32", "10.1.2.3"]);
         let faults = prefixes(b"::1\n  10.0.0.1/8\n\xff\n").unwrap_err();
-        let places: Vec<_> = faults
+        let locations: Vec<_> = faults
             .iter()
             .map(|fault| (fault.line, fault.column))
             .collect();
-        assert_eq!(places, [(2, 3), (3, 1)]);
+        assert_eq!(locations, [(2, 3), (3, 1)]);
     }
 
     fn bytes() -> impl Strategy<Value = Vec<u8>> {
@@ -403,12 +410,26 @@ deny all"#;
         fn what_is_written_reads_back(rule in any_rule()) {
             let text = rule.to_string();
             prop_assert!(!text.chars().any(char::is_control), "{text:?}");
-            prop_assert_eq!(rules(text.as_bytes(), &nobody), Ok(vec![rule]), "{}", text);
+            prop_assert_eq!(rules(text.as_bytes(), &look_up), Ok(vec![rule]), "{}", text);
         }
 
         #[test]
-        fn any_text_is_read_or_refused(text in prop::collection::vec(any::<u8>(), 0..40)) {
-            let _ = (rules(&text, &nobody), prefixes(&text));
+        fn prefixes_that_are_read_read_the_same_when_written_out(
+            lines in prop::collection::vec(
+                prop_oneof![
+                    4 => "[0-9]{1,2}(\\.[0-9]{1,2}){3}(/32)?[ \t]?(#.{0,3})?",
+                    4 => "[0-9a-f]{1,4}:(:[0-9a-f]{1,4}){1,3}(/128)?",
+                    1 => "[ \t]*(#.{0,5})?",
+                ],
+                0..5,
+            ),
+        ) {
+            let text = lines.join("\n");
+            if let Ok(found) = prefixes(text.as_bytes()) {
+                let again: Vec<_> = found.iter().map(Prefix::to_string).collect();
+                let again = prefixes(again.join("\n").as_bytes());
+                prop_assert_eq!(again, Ok(found), "{:?}", text);
+            }
         }
 
         #[test]
@@ -422,9 +443,9 @@ deny all"#;
             ),
         ) {
             let text = words.join(" ");
-            if let Ok(found) = rules(text.as_bytes(), &nobody) {
+            if let Ok(found) = rules(text.as_bytes(), &look_up) {
                 let again: Vec<_> = found.iter().map(Rule::to_string).collect();
-                let again = rules(again.join("\n").as_bytes(), &nobody).unwrap();
+                let again = rules(again.join("\n").as_bytes(), &look_up).unwrap();
                 let parts = |rules: &[Rule]| rules.iter().map(Rule::to_string).collect::<Vec<_>>();
                 prop_assert_eq!(parts(&again), parts(&found));
             }

@@ -1,4 +1,4 @@
-//! What is set on sockets beside where they are bound: socket(7), ip(7), tcp(7).
+//! Options of sockets: socket(7), ip(7), tcp(7).
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,24 +6,24 @@ use std::str::FromStr;
 
 use super::{Refused, Style};
 
-/// One option of the command line's listeners, and of their connections, which inherit it.
+/// An option of listeners. Their connections inherit it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SocketOption {
     /// TCP_NODELAY.
     NoDelay,
-    /// SO_KEEPALIVE; at the kernel's times, if not said.
+    /// SO_KEEPALIVE, with the kernel's default times if unset.
     KeepAlive(Option<Probes>),
     /// TCP_USER_TIMEOUT, in milliseconds.
     UserTimeout(i32),
     /// TCP_DEFER_ACCEPT, in seconds.
     DeferAccept(i32),
-    /// TCP_FASTOPEN: how many may wait.
+    /// TCP_FASTOPEN: the maximum length of the queue.
     FastOpen(i32),
     /// SO_REUSEPORT.
     ReusePort,
     /// IP_FREEBIND, IPV6_FREEBIND.
     FreeBind,
-    /// SO_BINDTODEVICE: an interface's name.
+    /// SO_BINDTODEVICE: the name of an interface.
     Device(String),
     /// IP_TOS, IPV6_TCLASS.
     TypeOfService(u8),
@@ -37,19 +37,19 @@ pub enum SocketOption {
     Multicast(Group),
 }
 
-/// A multicast group that is joined.
+/// A multicast group to join.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
     /// Its address.
     pub address: IpAddr,
-    /// The interface by which it comes; the one that the routes say, if not said.
+    /// The name of the interface. If unset, the routes decide.
     pub interface: Option<String>,
 }
 
 impl FromStr for Group {
     type Err = Refused;
 
-    /// Reads `GROUP[%IF]`.
+    /// Parses `GROUP[%IF]`.
     fn from_str(text: &str) -> Result<Self, Refused> {
         let (address, interface) = match text.split_once('%') {
             Some((address, interface)) => (address, Some(interface)),
@@ -60,12 +60,12 @@ impl FromStr for Group {
             .map_err(|_| Refused::because("it takes an address like 239.1.2.3 or ff02::fb%eth0"))?;
         if !address.is_multicast() {
             return Err(Refused::because(
-                "it is no multicast address: those begin with 224 to 239, or with ff in IPv6",
+                "it isn't a multicast address; those begin with 224 to 239, or with ff in IPv6",
             ));
         }
         if interface.is_some_and(|name| !is_interface(name)) {
             return Err(Refused::because(
-                "after '%' stands the name of a network interface, of 1 to 15 bytes",
+                "after '%' comes the name of a network interface, of 1 to 15 bytes",
             ));
         }
         Ok(Self {
@@ -85,25 +85,25 @@ impl fmt::Display for Group {
     }
 }
 
-/// Whether the kernel could have given an interface this name (dev_valid_name of
-/// net/core/dev.c); it would cut a longer one.
+/// Whether a network interface can have this name (dev_valid_name in net/core/dev.c). The kernel
+/// would truncate a longer one.
 pub fn is_interface(name: &str) -> bool {
     let fits = |byte: u8| !byte.is_ascii_whitespace() && !b"/:\0\x0b".contains(&byte);
     (1..libc::IFNAMSIZ).contains(&name.len()) && name.bytes().all(fits)
 }
 
-/// When a silent peer is asked whether it is still there (tcp(7)).
+/// The keepalive probes of a connection (tcp(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Probes {
     /// TCP_KEEPIDLE: seconds of silence before the first probe.
     pub time: i32,
-    /// TCP_KEEPINTVL: seconds between two.
+    /// TCP_KEEPINTVL: seconds between two probes.
     pub interval: i32,
-    /// TCP_KEEPCNT: how many.
+    /// TCP_KEEPCNT: the number of probes.
     pub count: i32,
 }
 
-/// The sockets that an option is for.
+/// The sockets that have an option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// TCP.
@@ -112,15 +112,15 @@ pub enum Scope {
     Udp,
     /// TCP and UDP.
     Inet,
-    /// TCP and UDP, as long as they aren't bound.
+    /// TCP and UDP, before they are bound.
     Unbound,
-    /// What sends with the listener's own buffer: not a unix stream or seqpacket socket,
-    /// whose connections have the kernel's default.
+    /// Sockets whose connections inherit the send buffer: all but unix stream and seqpacket
+    /// sockets.
     Sending,
 }
 
 impl SocketOption {
-    /// Its name on the command line.
+    /// Returns its name on the command line.
     pub fn name(&self) -> &'static str {
         match self {
             Self::NoDelay => "nodelay",
@@ -139,7 +139,7 @@ impl SocketOption {
         }
     }
 
-    /// What it is for.
+    /// Returns the sockets that have it.
     pub fn scope(&self) -> Scope {
         match self {
             Self::NoDelay
@@ -156,7 +156,7 @@ impl SocketOption {
 }
 
 impl Scope {
-    /// Whether such a socket, not yet bound, is among them.
+    /// Whether an unbound socket of this kind and style is among them.
     pub fn has(self, inet: bool, style: Style) -> bool {
         match self {
             Self::Tcp => inet && style == Style::Stream,

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Peer, SourcePrefix};
+use super::admission::SourcePrefix;
+use super::peer::Peer;
 use crate::sys::sockets::Credentials;
 
 /// The clients that count as one.

@@ -1,7 +1,7 @@
-//! What binding would fail with, as far as that shows without binding.
+//! The errors of binding, as far as they can be predicted without binding.
 //!
-//! A port or a path that is in use doesn't count: whoever checks a command line may do so
-//! while the daemon that it is for still runs.
+//! A port or path in use is no error: the daemon may be running while its next command line is
+//! checked.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -12,7 +12,8 @@ use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::SockaddrStorage;
 use socket2::{Domain, Socket, Type};
 
-use super::listener::{Resolved, cannot_bind, cannot_listen, open};
+use super::open::{self, cannot_bind, cannot_listen};
+use super::resolve::Resolved;
 use super::{multicast, options, unix};
 use crate::config::{
     BoundAddress, Endpoint, Listen, ListenerName, SocketOption, Style, UnixAddress,
@@ -21,7 +22,7 @@ use crate::error::Error;
 use crate::sys::names::kernel_parameter;
 use crate::sys::process::{Capability, has_capability};
 
-/// Says why this can't be bound; or gives notes about what may be in its way.
+/// Returns why a listener can't be bound, or else notes about possible problems.
 pub fn check(wanted: &Resolved<'_>) -> Result<Vec<String>, Error> {
     let Resolved { listen, addresses } = wanted;
     let mut notes = Vec::new();
@@ -35,7 +36,7 @@ pub fn check(wanted: &Resolved<'_>) -> Result<Vec<String>, Error> {
     }
     if let Endpoint::Inherited { .. } = listen.endpoint {
         notes.push(format!(
-            "{}: what is handed over at the start can't be looked at before",
+            "{}: inherited sockets can't be checked before the start",
             listen.option
         ));
     }
@@ -51,12 +52,12 @@ pub fn check(wanted: &Resolved<'_>) -> Result<Vec<String>, Error> {
         let reason = io::Error::from(Errno::EACCES);
         return Err(cannot_bind(listen, Some(*address), &reason));
     }
-    // One that is missing among several is passed over.
+    // A missing address among several is skipped.
     let missing = |address: &SocketAddr| is_missing(address.ip());
     let free = listen.options.contains(&SocketOption::FreeBind);
     if !free && !addresses.is_empty() && addresses.iter().all(missing) {
         notes.push(format!(
-            "{}: {} is no address of this machine at present",
+            "{}: this machine doesn't have the address {} at present",
             listen.option,
             addresses[0].ip()
         ));
@@ -64,43 +65,42 @@ pub fn check(wanted: &Resolved<'_>) -> Result<Vec<String>, Error> {
     Ok(notes)
 }
 
-/// Sets the options on a socket that is then thrown away: what the kernel allows, it says best
-/// itself.
+/// Sets the options on a temporary socket, to see whether the kernel allows them.
 fn try_options(listen: &Listen, address: SocketAddr, style: Style) -> Result<(), Error> {
-    // One of a family that the kernel lacks is another matter.
-    let Ok(socket) = open(address, style) else {
+    // An address family that the kernel lacks is no fault of the options.
+    let Ok(socket) = open::inet(address, style) else {
         return Ok(());
     };
     let bound_address = BoundAddress::Inet(address);
-    // A group would be joined for a moment, which the network hears of.
+    // To join a group, even for a moment, sends packets to the network.
     let tried = |option: &&SocketOption| !matches!(option, SocketOption::Multicast(_));
     let tried: Vec<_> = listen.options.iter().filter(tried).cloned().collect();
     options::set(&socket, &tried, &ListenerName(style, &bound_address))
 }
 
-/// The groups that can't be joined, as far as that shows.
+/// Returns an error for each multicast group that can't be joined, as far as that can be predicted.
 pub fn groups(wanted: &[Resolved<'_>]) -> Vec<Error> {
-    // The same for all.
+    // All listeners have the same options.
     let Some(first) = wanted.first() else {
         return Vec::new();
     };
     let style = |it: &Resolved<'_>| it.listen.endpoint.style();
-    // One of those that are handed over may hear it.
+    // An inherited socket may receive it.
     let known = wanted.iter().all(|it| style(it).is_some());
     let udp = wanted
         .iter()
         .filter(|it| style(it) == Some(Style::Datagram));
     let udp: Vec<_> = udp.flat_map(|it| it.addresses.iter().copied()).collect();
-    let fault = |group| {
-        let unheard = multicast::unheard(group, &udp).filter(|_| known);
-        unheard.or(multicast::check_interface(group).err())
+    let error = |group| {
+        let no_listener = multicast::check_listeners(group, &udp).filter(|_| known);
+        no_listener.or(multicast::check_interface(group).err())
     };
     multicast::groups(&first.listen.options)
-        .filter_map(fault)
+        .filter_map(error)
         .collect()
 }
 
-/// What the kernel makes of buffers that aren't as it would have them: notes.
+/// Returns a note for each socket buffer whose size the kernel changes.
 pub fn changed_buffers(wanted: &[SocketOption]) -> Vec<String> {
     let Ok(socket) = Socket::new(Domain::UNIX, Type::DGRAM.cloexec(), None) else {
         return Vec::new();
@@ -109,27 +109,27 @@ pub fn changed_buffers(wanted: &[SocketOption]) -> Vec<String> {
     wanted.iter().filter_map(changed).collect()
 }
 
-/// Whether ports below the first free one are not for this process (ip(7)).
+/// Whether this process may not bind the port, since it is privileged (ip(7)).
 fn is_forbidden(port: u16) -> bool {
     let first_free = kernel_parameter("net/ipv4/ip_unprivileged_port_start").unwrap_or(1024);
     port != 0 && u64::from(port) < first_free && !has_capability(Capability::BindService)
 }
 
-/// Whether no interface has the address, as far as interfaces are known to say so.
+/// Whether no interface has the address, as far as interfaces list their addresses.
 fn is_missing(address: IpAddr) -> bool {
     if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
         return false;
     }
-    let plain = |inherited: Option<SockaddrStorage>| {
-        let inherited = inherited?;
-        let v4 = inherited.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()));
-        v4.or_else(|| inherited.as_sockaddr_in6().map(|it| IpAddr::V6(it.ip())))
+    let ip = |address: Option<SockaddrStorage>| {
+        let address = address?;
+        let v4 = address.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|it| IpAddr::V6(it.ip())))
     };
     let has = |interface: InterfaceAddress| {
-        let (own, mask) = (plain(interface.address), plain(interface.netmask));
+        let (own, mask) = (ip(interface.address), ip(interface.netmask));
         own == Some(address)
-            || plain(interface.broadcast) == Some(address)
-            // Of lo, all addresses of a network are this machine's.
+            || ip(interface.broadcast) == Some(address)
+            // The loopback interface has all addresses of its network.
             || match (own, mask, address) {
                 (Some(IpAddr::V4(own)), Some(IpAddr::V4(mask)), IpAddr::V4(address)) => {
                     interface.flags.contains(InterfaceFlags::IFF_LOOPBACK)
@@ -141,8 +141,9 @@ fn is_missing(address: IpAddr) -> bool {
     getifaddrs().is_ok_and(|mut interfaces| !interfaces.any(has))
 }
 
-/// The listeners of this style of one command line that are in each other's way.
-pub fn clashes(wanted: &[Resolved<'_>], style: Style) -> Vec<Error> {
+/// Returns an error for each address of this style that conflicts with an earlier one of the same
+/// command line.
+pub fn conflicts(wanted: &[Resolved<'_>], style: Style) -> Vec<Error> {
     let wanted = wanted
         .iter()
         .filter(|it| it.listen.endpoint.style() == Some(style));
@@ -153,13 +154,13 @@ pub fn clashes(wanted: &[Resolved<'_>], style: Style) -> Vec<Error> {
     let reason = || io::Error::from(Errno::EADDRINUSE);
     let mut found = Vec::new();
     for (index, (listen, address)) in sockets.iter().enumerate() {
-        let clashes = sockets[..index].iter().any(|(other, earlier)| {
+        let conflicts = sockets[..index].iter().any(|(other, earlier)| {
             let share = |listen: &Listen| listen.options.contains(&SocketOption::ReusePort);
             other != listen && overlap(*earlier, *address) && !(share(other) && share(listen))
         });
-        if clashes {
+        if conflicts {
             found.push(match style.has_connections() {
-                // TCP sockets can be bound to the same port, until one listens.
+                // TCP sockets can be bound to the same port as long as none listens.
                 true => cannot_listen(
                     ListenerName(style, &BoundAddress::Inet(*address)),
                     &reason(),
@@ -177,25 +178,4 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
         && one.port() != 0
         && one.is_ipv4() == other.is_ipv4()
         && (any || one == other)
-}
-
-impl Resolved<'_> {
-    /// What would listen, each as it is called in reports.
-    pub fn names(&self) -> Vec<String> {
-        let Some(style) = self.listen.endpoint.style() else {
-            return Vec::new();
-        };
-        let bound_address = match &self.listen.endpoint {
-            Endpoint::Unix { address, .. } => vec![BoundAddress::Unix(address.clone())],
-            Endpoint::Inherited { .. } => Vec::new(),
-            Endpoint::Inet { .. } => self
-                .addresses
-                .iter()
-                .copied()
-                .map(BoundAddress::Inet)
-                .collect(),
-        };
-        let name = |bound_address: &BoundAddress| ListenerName(style, bound_address).to_string();
-        bound_address.iter().map(name).collect()
-    }
 }

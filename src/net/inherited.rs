@@ -1,5 +1,5 @@
-//! Sockets that somebody else has made and handed to this process: a service manager, a
-//! super-server, a shell. What they are is asked of the sockets themselves.
+//! Listeners that another program has bound and left open for this process: a service manager, a
+//! super-server, a shell. The sockets themselves tell their type and address.
 
 use std::env;
 use std::io;
@@ -9,53 +9,56 @@ use std::path::Path;
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::listener::Listener;
+use super::listener::{FoundSocket, Listener};
 use crate::config::{
     BoundAddress, Endpoint, Listen, SocketSource, Style, UnixAddress, decimal, plain,
 };
 use crate::error::{Error, Reason};
 use crate::sys::descriptors::{self, claim};
 
-/// A listener that was handed over, and how.
+/// An inherited listener and its source.
 #[derive(Debug)]
-pub struct Handed {
-    pub(super) by: SocketSource,
+pub struct InheritedListener {
+    pub(super) source: SocketSource,
     pub(super) listener: Listener,
 }
 
-impl Handed {
-    /// Returns whether it was handed over for one of these.
+impl InheritedListener {
+    /// Returns whether it was inherited for one of these.
     pub fn is_of(&self, wanted: &[Listen]) -> bool {
-        let by = |listen: &Listen| listen.endpoint == Endpoint::Inherited { by: self.by };
-        wanted.iter().any(by)
+        let source = self.source;
+        let same = |listen: &Listen| listen.endpoint == Endpoint::Inherited { source };
+        wanted.iter().any(same)
     }
 }
 
-impl AsFd for Handed {
+impl AsFd for InheritedListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
     }
 }
 
-/// The first descriptor that a service manager hands over (sd_listen_fds(3)).
+/// The first descriptor that a service manager passes (sd_listen_fds(3)).
 const FIRST: i32 = 3;
 
-/// Takes over all sockets that were handed to this process and asked for, before anything
-/// else is opened or closed. Nothing about them is changed yet.
-pub fn take_over<'a>(wanted: impl IntoIterator<Item = &'a Listen>) -> Result<Vec<Handed>, Error> {
-    let mut saved = Vec::new();
-    // Which numbers were taken, and for which option.
+/// Takes over all inherited sockets that the command line names. Call this before anything else is
+/// opened or closed. It changes nothing about the sockets.
+pub fn inherit_all<'a>(
+    wanted: impl IntoIterator<Item = &'a Listen>,
+) -> Result<Vec<InheritedListener>, Error> {
+    let mut found = Vec::new();
+    // The descriptors taken so far, each with its option.
     let mut taken: Vec<(i32, &str)> = Vec::new();
     for listen in wanted {
-        let Endpoint::Inherited { by } = listen.endpoint else {
+        let Endpoint::Inherited { source } = listen.endpoint else {
             continue;
         };
-        let announced = match by {
+        let announced = match source {
             SocketSource::Number(number) => vec![(number, None)],
             SocketSource::Systemd => (FIRST..).zip(announced()?).collect(),
         };
         for (number, name) in announced {
-            let what = match (by, &name) {
+            let what = match (source, &name) {
                 (SocketSource::Number(_), _) => listen.option.clone(),
                 (SocketSource::Systemd, None) => format!("{}, descriptor {number}", listen.option),
                 (SocketSource::Systemd, Some(name)) => {
@@ -64,28 +67,27 @@ pub fn take_over<'a>(wanted: impl IntoIterator<Item = &'a Listen>) -> Result<Vec
             };
             if let Some((_, option)) = taken.iter().find(|(earlier, _)| *earlier == number) {
                 return Err(Error::Usage(format!(
-                    "{what}: it is taken by {option} already; leave out one or the other"
+                    "{what}: {option} takes it already; leave out one of them"
                 )));
             }
             taken.push((number, &listen.option));
-            let (socket, nature) =
-                examine(number).map_err(|why| Error::Start(format!("{what}: {why}")))?;
-            let listener = Listener::inherited(listen, socket, nature, name);
-            saved.push(Handed { by, listener });
+            let socket = examine(number).map_err(|why| Error::Start(format!("{what}: {why}")))?;
+            let listener = Listener::inherited(listen, socket, name);
+            found.push(InheritedListener { source, listener });
         }
     }
-    // Otherwise it would stay open under that number as well.
+    // Otherwise the socket would stay open as standard input too.
     if taken.iter().any(|(number, _)| *number == 0) {
         descriptors::null()
             .and_then(|null| Ok(nix::unistd::dup2_stdin(null)?))
-            .map_err(|reason| Error::start("standard input can't become /dev/null", reason))?;
+            .map_err(|reason| Error::start("can't open /dev/null as standard input", reason))?;
     }
-    Ok(saved)
+    Ok(found)
 }
 
-/// Refuses those on which no PROXY header can be.
-pub fn refuse_seqpacket(saved: &[Handed]) -> Result<(), Error> {
-    let mut listeners = saved.iter().map(|saved| &saved.listener);
+/// Refuses sockets that can't have a PROXY header.
+pub fn refuse_seqpacket(inherited: &[InheritedListener]) -> Result<(), Error> {
+    let mut listeners = inherited.iter().map(|it| &it.listener);
     match listeners.find(|listener| listener.style() == Style::Seqpacket) {
         None => Ok(()),
         Some(listener) => Err(Error::Start(format!(
@@ -95,51 +97,49 @@ pub fn refuse_seqpacket(saved: &[Handed]) -> Result<(), Error> {
     }
 }
 
-/// Refuses those on which there are no connections, for the sake of an option.
-pub fn refuse_datagrams(saved: &[Handed], option: &str) -> Result<(), Error> {
-    let mut listeners = saved.iter().map(|saved| &saved.listener);
+/// Refuses datagram sockets, for which `option` can't be used.
+pub fn refuse_datagrams(inherited: &[InheritedListener], option: &str) -> Result<(), Error> {
+    let mut listeners = inherited.iter().map(|it| &it.listener);
     match listeners.find(|listener| !listener.style().has_connections()) {
         None => Ok(()),
         Some(listener) => Err(Error::Usage(format!(
             "{option} can't be used with {listener}: handlers wait for connections; serve datagrams \
-             by another skd"
+             with another skd"
         ))),
     }
 }
 
-/// The names of the sockets that the environment announces, as far as they have some: one
-/// for each.
+/// Returns the name of each socket that the environment announces, or `None` for a socket without
+/// a name.
 fn announced() -> Result<Vec<Option<String>>, Error> {
     let wrong = |why: String| Error::Usage(format!("--systemd: {why}"));
     let number = |name: &str| {
         let value = env::var_os(name).ok_or_else(|| {
             wrong(format!(
-                "${name} isn't set: no sockets were handed over; start skd from a socket unit, \
-                 or with systemd-socket-activate(1)"
+                "${name} isn't set, so there are no sockets; start skd from a socket unit, or with \
+                 systemd-socket-activate(1)"
             ))
         })?;
         decimal::<u32>(&value).ok_or_else(|| {
-            let value = value.display();
-            wrong(format!("${name} is '{value}', which is no number"))
+            let value = Path::new(&value).display();
+            wrong(format!("${name} is '{value}', which is not a number"))
         })
     };
     let (pid, count) = (number("LISTEN_PID")?, number("LISTEN_FDS")?);
     let own = std::process::id();
     if pid != own {
         return Err(wrong(format!(
-            "$LISTEN_PID is {pid}, and this process is {own}: the sockets were handed to another \
+            "$LISTEN_PID is {pid}, but this process is {own}: the sockets are for another \
              program; if that is a shell script, it has to exec skd"
         )));
     }
     if count == 0 {
-        return Err(wrong(
-            "$LISTEN_FDS is 0: no sockets were handed over".into(),
-        ));
+        return Err(wrong("$LISTEN_FDS is 0, so there are no sockets".into()));
     }
-    // So many at most can be open, and a name is kept for each.
+    // More than this can't be open, and each one takes memory for its name.
     if count > i32::MAX as u32 / 2 || claim(FIRST + count as i32 - 1).is_err() {
         return Err(wrong(format!(
-            "$LISTEN_FDS is {count}, and not so many descriptors are open, from {FIRST} up"
+            "$LISTEN_FDS is {count}, but fewer descriptors are open, from {FIRST} up"
         )));
     }
     let Some(names) = env::var_os("LISTEN_FDNAMES") else {
@@ -153,23 +153,15 @@ fn announced() -> Result<Vec<Option<String>>, Error> {
     if names.len() != count as usize {
         let found = names.len();
         return Err(wrong(format!(
-            "the number of names in $LISTEN_FDNAMES is {found}, and $LISTEN_FDS is {count}"
+            "the number of names in $LISTEN_FDNAMES is {found}, but $LISTEN_FDS is {count}"
         )));
     }
     let name = |name: String| Some(name).filter(|name| !name.is_empty());
     Ok(names.into_iter().map(name).collect())
 }
 
-/// What a socket is, and whether it listens already.
-#[derive(Debug)]
-pub(super) struct Nature {
-    pub(super) style: Style,
-    pub(super) bound_address: BoundAddress,
-    pub(super) listens: bool,
-}
-
-/// Takes over one descriptor and asks what it is; the error is a clause.
-fn examine(number: i32) -> Result<(Socket, Nature), String> {
+/// Takes over a descriptor and finds out what it is. The error is a clause.
+fn examine(number: i32) -> Result<FoundSocket, String> {
     let socket: Socket = match claim(number) {
         Ok(descriptor) => descriptor.into(),
         Err(Errno::EBADF) => return Err("no such descriptor is open".into()),
@@ -179,9 +171,9 @@ fn examine(number: i32) -> Result<(Socket, Nature), String> {
         Err(reason) if reason.raw_os_error() == Some(libc::ENOTSOCK) => {
             return Err("it isn't a socket".into());
         }
-        kind => kind.map_err(said)?,
+        kind => kind.map_err(reason)?,
     };
-    let domain = socket.domain().map_err(said)?;
+    let domain = socket.domain().map_err(reason)?;
     if ![Domain::IPV4, Domain::IPV6, Domain::UNIX].contains(&domain) {
         return Err("it is neither an internet nor a unix-domain socket".into());
     }
@@ -189,48 +181,46 @@ fn examine(number: i32) -> Result<(Socket, Nature), String> {
         Type::STREAM => Style::Stream,
         Type::DGRAM => Style::Datagram,
         Type::SEQPACKET if domain == Domain::UNIX => Style::Seqpacket,
-        Type::RAW => return Err(unserved("a raw")),
-        _ => return Err(unserved("another")),
+        Type::RAW => return Err(unsupported("a raw")),
+        _ => return Err(unsupported("another")),
     };
     if domain != Domain::UNIX {
-        let protocol = socket.protocol().map_err(said)?;
-        let served = match style.has_connections() {
+        let protocol = socket.protocol().map_err(reason)?;
+        let supported = match style.has_connections() {
             true => [Protocol::TCP, Protocol::MPTCP].map(Some),
             false => [Protocol::UDP, Protocol::UDPLITE].map(Some),
         };
-        if !served.contains(&protocol) {
+        if !supported.contains(&protocol) {
             return Err("it is neither a TCP nor a UDP socket".into());
         }
     }
     if socket.peer_addr().is_ok() {
         return Err(match style.has_connections() {
-            true => "it is a connection, and skd accepts connections itself; in a socket unit, \
+            true => "it is a connection, but skd accepts connections itself; in a socket unit, \
                      write Accept=no"
                 .into(),
-            false => "it is connected to one peer, and would hear nobody else".into(),
+            false => "it is connected to one peer, so it receives from no other".into(),
         });
     }
-    let bound_address = bound_address(&socket)?;
-    let listens = style.has_connections() && socket.is_listener().map_err(said)?;
-    let nature = Nature {
+    Ok(FoundSocket {
+        bound_address: bound_address(&socket)?,
+        is_listening: style.has_connections() && socket.is_listener().map_err(reason)?,
+        socket,
         style,
-        bound_address,
-        listens,
-    };
-    Ok((socket, nature))
+    })
 }
 
-fn unserved(kind: &str) -> String {
+fn unsupported(kind: &str) -> String {
     format!("it is {kind} socket; skd serves streams, datagrams and unix sequential packets")
 }
 
-fn said(reason: io::Error) -> String {
-    reason.reason()
+fn reason(error: io::Error) -> String {
+    error.reason()
 }
 
-/// Where a socket is bound (getsockname(2)).
+/// Returns the bound address of a socket (getsockname(2)).
 fn bound_address(socket: &Socket) -> Result<BoundAddress, String> {
-    let address = socket.local_addr().map_err(said)?;
+    let address = socket.local_addr().map_err(reason)?;
     let found = if let Some(address) = address.as_socket() {
         (address.port() != 0).then(|| BoundAddress::Inet(plain(address)))
     } else if let Some(name) = address.as_abstract_namespace() {
@@ -239,5 +229,5 @@ fn bound_address(socket: &Socket) -> Result<BoundAddress, String> {
         let path = address.as_pathname().map(Path::to_owned);
         path.map(|path| BoundAddress::Unix(UnixAddress::Path(path)))
     };
-    found.ok_or_else(|| "it has no address; whoever made it has to bind it".into())
+    found.ok_or_else(|| "it has no address; the program that made it has to bind it".into())
 }

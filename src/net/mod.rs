@@ -1,17 +1,32 @@
-//! Sockets: binding them, and knowing who calls.
+//! Sockets: binding them, inheriting them, and reading PROXY protocol headers from connections.
+//!
+//! A file imports only from lower floors. From the ground up:
+//!
+//! | floor | modules | |
+//! | --- | --- | --- |
+//! | 0 | `multicast`, `open`, `peer`, `proxy`, `resolve`, `unix`, `variables` | one subject each, independent of the others |
+//! | 1 | `options` | setting the options of sockets |
+//! | 2 | `listener` | a bound socket |
+//! | 3 | `inherited` | listeners that another program has bound |
+//! | 4 | `bind`, `check` | all listeners of a service: binding them, or predicting why that would fail |
 
+mod bind;
 pub mod check;
 mod inherited;
-pub mod listener;
+mod listener;
 mod multicast;
+mod open;
 mod options;
 mod peer;
 pub mod proxy;
 mod resolve;
 mod unix;
+mod variables;
 
-pub use inherited::{Handed, refuse_datagrams, refuse_seqpacket, take_over};
-pub use listener::{Listener, ListenerAddress, Resolved, SavedListener, bind_all, resolve_all};
+pub use bind::bind_all;
+pub use inherited::{InheritedListener, inherit_all, refuse_datagrams, refuse_seqpacket};
+pub use listener::{Listener, ListenerAddress, SavedListener};
+pub use resolve::{Resolved, resolve_all};
 pub use unix::{SavedFile, SocketFile};
 
 pub use crate::config::{BoundAddress, Peer};

@@ -1,5 +1,5 @@
-//! Setting the options of sockets. All are set on the listener, before it listens: on Linux a
-//! connection inherits them, so that they cost it nothing.
+//! Setting the options of sockets. They are set on the listener before it listens. On Linux,
+//! connections inherit them, without a system call for each.
 
 use std::io;
 
@@ -12,7 +12,7 @@ use crate::config::{BoundAddress, ListenerName, Scope, SocketOption, Style};
 use crate::error::{Error, Reason};
 use crate::sys::sockets::set_number;
 
-/// Sets those that such a socket has; it isn't bound yet.
+/// Sets the options that a socket of this style and address has, before it is bound.
 pub(super) fn set(
     socket: &Socket,
     options: &[SocketOption],
@@ -28,27 +28,27 @@ pub(super) fn set(
     Ok(())
 }
 
-/// Whether a socket at this place, of a kind that has the option, is meant by it.
+/// Whether the option is for a socket with this bound address.
 fn is_for(option: &SocketOption, bound_address: &BoundAddress) -> bool {
     match (option, bound_address) {
         (SocketOption::Multicast(group), BoundAddress::Inet(address)) => {
-            multicast::hears(*address, group)
+            multicast::receives(*address, group)
         }
         _ => true,
     }
 }
 
-/// Those that a socket has which somebody else has bound.
+/// Returns the options to set on an inherited socket, which is bound already.
 pub(super) fn for_bound(options: &[SocketOption], style: Style, inet: bool) -> Vec<SocketOption> {
-    let scopes = options.iter().filter(|option| {
+    let fitting = options.iter().filter(|option| {
         let scope = option.scope();
         scope != Scope::Unbound && scope.has(inet, style)
     });
-    scopes.cloned().collect()
+    fitting.cloned().collect()
 }
 
-/// Sets them on a connection that was there before its listener had them, as far as that can
-/// be had. An error would come up again with the handler.
+/// Sets the options on a connection that is older than those of its listener. Errors are ignored:
+/// the connection may have ended, which the handler will notice.
 pub(super) fn set_on_connection(connection: &Socket, options: &[SocketOption]) {
     for option in options {
         let _ = set_one(connection, option);
@@ -83,10 +83,10 @@ fn set_one(socket: &Socket, option: &SocketOption) -> io::Result<()> {
             if is_v6()? {
                 set_number(socket, IPPROTO_IPV6, libc::IPV6_TCLASS, byte)?;
             }
-            // Of an IPv6 socket, for IPv4 clients, which one from elsewhere may have.
+            // Also for the IPv4 clients of an inherited dual-stack socket.
             Ok(set_number(socket, IPPROTO_IP, libc::IP_TOS, byte)?)
         }
-        SocketOption::Mark(mark) => general(libc::SO_MARK, mark.cast_signed()),
+        SocketOption::Mark(mark) => general(libc::SO_MARK, *mark as c_int),
         SocketOption::SendBuffer(size) => {
             buffer(socket, [libc::SO_SNDBUFFORCE, libc::SO_SNDBUF], *size)
         }
@@ -97,7 +97,7 @@ fn set_one(socket: &Socket, option: &SocketOption) -> io::Result<()> {
     }
 }
 
-/// Beyond the kernel's limit where that is allowed; up to it otherwise.
+/// Sets the size of a buffer, beyond the kernel's limit if that is permitted.
 fn buffer(socket: &Socket, [force, ask]: [c_int; 2], size: i32) -> io::Result<()> {
     match set_number(socket, SOL_SOCKET, force, size) {
         Err(Errno::EPERM) => Ok(set_number(socket, SOL_SOCKET, ask, size)?),
@@ -105,7 +105,7 @@ fn buffer(socket: &Socket, [force, ask]: [c_int; 2], size: i32) -> io::Result<()
     }
 }
 
-/// What becomes of a buffer, if not what was asked for: a note. `socket` is any.
+/// Returns a note if the kernel changes the size of a buffer. `socket` may be any socket.
 pub(super) fn changed_buffer(socket: &Socket, option: &SocketOption) -> Option<String> {
     let (size, got, limit) = match option {
         SocketOption::SendBuffer(size) => {
@@ -118,13 +118,13 @@ pub(super) fn changed_buffer(socket: &Socket, option: &SocketOption) -> Option<S
         }
         _ => return None,
     };
-    // The kernel doubles it, for its own bookkeeping (socket(7)).
+    // The kernel doubles the size, for its own bookkeeping (socket(7)).
     let (wanted, got) = (usize::try_from(*size).ok()?, got.ok()? / 2);
     let why = match got < wanted {
-        true => format!("; its limit is net.core.{limit}, but for CAP_NET_ADMIN"),
+        true => format!("; net.core.{limit} is the limit without CAP_NET_ADMIN"),
         false => String::new(),
     };
-    // The largest of all is one byte less than is asked for.
+    // The largest possible size is one byte less than requested.
     (got.abs_diff(wanted) > 1).then(|| {
         let name = option.name();
         format!("--{name} {size}: the kernel makes it {got}{why}")
@@ -144,12 +144,12 @@ fn cannot_set(option: &SocketOption, listener: &ListenerName<'_>, reason: &io::E
         (Some(Errno::ENODEV), SocketOption::Device(interface)) => {
             format!("; there is no interface '{interface}' (see ip link)")
         }
-        (Some(Errno::EPERM), SocketOption::Mark(_)) => "; it needs CAP_NET_ADMIN".into(),
+        (Some(Errno::EPERM), SocketOption::Mark(_)) => "; this needs CAP_NET_ADMIN".into(),
         (Some(Errno::EPERM), SocketOption::Device(_)) => {
-            "; before Linux 5.7 it needs CAP_NET_RAW".into()
+            "; before Linux 5.7 this needs CAP_NET_RAW".into()
         }
         (Some(Errno::ENOPROTOOPT | Errno::EOPNOTSUPP), _) => {
-            "; the kernel doesn't have it for such a socket".into()
+            "; the kernel doesn't have this option for such a socket".into()
         }
         _ => String::new(),
     };

@@ -1,19 +1,60 @@
-//! From the address that was asked for to those that can be bound.
+//! Looking up the addresses to bind.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs};
 
-use crate::config::Host;
+use crate::config::{BoundAddress, Endpoint, Host, Listen, ListenerName, decimal};
 use crate::error::Error;
 
-/// The addresses behind a host, in the order in which they are bound.
+/// A listener of the command line, with the addresses that its name resolves to.
+#[derive(Debug)]
+pub struct Resolved<'a> {
+    pub(super) listen: &'a Listen,
+    pub(super) addresses: Vec<SocketAddr>,
+}
+
+impl<'a> Resolved<'a> {
+    /// Looks up the name of the listener, if it has one.
+    pub fn of(listen: &'a Listen) -> Result<Self, Error> {
+        let addresses = match &listen.endpoint {
+            Endpoint::Inet { host, port, .. } => resolve(&listen.option, host, *port)?,
+            Endpoint::Unix { .. } | Endpoint::Inherited { .. } => Vec::new(),
+        };
+        Ok(Self { listen, addresses })
+    }
+
+    /// Returns the names of its sockets in messages.
+    pub fn names(&self) -> Vec<String> {
+        let Some(style) = self.listen.endpoint.style() else {
+            return Vec::new();
+        };
+        let bound_addresses = match &self.listen.endpoint {
+            Endpoint::Unix { address, .. } => vec![BoundAddress::Unix(address.clone())],
+            Endpoint::Inherited { .. } => Vec::new(),
+            Endpoint::Inet { .. } => self
+                .addresses
+                .iter()
+                .copied()
+                .map(BoundAddress::Inet)
+                .collect(),
+        };
+        let name = |address: &BoundAddress| ListenerName(style, address).to_string();
+        bound_addresses.iter().map(name).collect()
+    }
+}
+
+/// Looks up the names of all listeners, before anything is bound.
+pub fn resolve_all(wanted: &[Listen]) -> Result<Vec<Resolved<'_>>, Error> {
+    wanted.iter().map(Resolved::of).collect()
+}
+
+/// Returns the addresses of a host, in the order in which they are bound.
 ///
-/// A name goes to the system's resolver, which may take its time: the program is still in
-/// the foreground, with nothing bound or created.
-pub(super) fn resolve(option: &str, host: &Host, port: u16) -> Result<Vec<SocketAddr>, Error> {
+/// The system's resolver may take long to look up a name. The process is still in the foreground
+/// then, and has neither bound nor created anything.
+fn resolve(option: &str, host: &Host, port: u16) -> Result<Vec<SocketAddr>, Error> {
     match host {
-        // Two sockets and not one that takes both, so that an IPv4 client has an IPv4
-        // address everywhere.
+        // Two sockets, not a dual-stack one, so that an IPv4 client has an IPv4 address everywhere.
         Host::Any => Ok(vec![
             (Ipv4Addr::UNSPECIFIED, port).into(),
             (Ipv6Addr::UNSPECIFIED, port).into(),
@@ -21,7 +62,7 @@ pub(super) fn resolve(option: &str, host: &Host, port: u16) -> Result<Vec<Socket
         Host::Address(IpAddr::V6(address), Some(zone)) => {
             let scope = interface(zone).map_err(|reason| {
                 Error::start(
-                    format!("{option}: the interface '{zone}' can't be used"),
+                    format!("{option}: can't use the interface '{zone}'"),
                     reason,
                 )
             })?;
@@ -31,7 +72,7 @@ pub(super) fn resolve(option: &str, host: &Host, port: u16) -> Result<Vec<Socket
         Host::Name(name) => {
             let found = (name.as_str(), port).to_socket_addrs().map_err(|reason| {
                 Error::Start(format!(
-                    "{option}: '{name}' can't be resolved: {}",
+                    "{option}: can't resolve '{name}': {}",
                     resolver_words(&reason)
                 ))
             })?;
@@ -50,18 +91,16 @@ pub(super) fn resolve(option: &str, host: &Host, port: u16) -> Result<Vec<Socket
 }
 
 fn interface(zone: &str) -> nix::Result<u32> {
-    if zone.bytes().all(|byte| byte.is_ascii_digit())
-        && let Ok(index) = zone.parse()
-    {
-        return Ok(index);
+    match decimal(zone.as_ref()) {
+        Some(index) => Ok(index),
+        None => nix::net::if_::if_nametoindex(zone),
     }
-    nix::net::if_::if_nametoindex(zone)
 }
 
-/// The resolver's reason, without the standard library's preface.
+/// Returns the resolver's reason, without the prefix that the standard library puts before it.
 fn resolver_words(error: &io::Error) -> String {
     let text = error.to_string();
-    let preface = "failed to lookup address information: ";
-    text.strip_prefix(preface)
+    let prefix = "failed to lookup address information: ";
+    text.strip_prefix(prefix)
         .map_or(text.clone(), str::to_owned)
 }

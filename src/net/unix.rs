@@ -1,5 +1,5 @@
-//! Binding a unix-domain socket to a path without harming anybody: a stale socket is
-//! replaced, a live one and everything else is left alone.
+//! Binding a unix-domain socket to a path. A stale socket is replaced. A socket in use and any
+//! other file are left alone.
 
 use std::fs::File;
 use std::io;
@@ -16,19 +16,19 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use crate::error::{Error, Reason};
 use crate::sys::descriptors::SavedDescriptors;
 use crate::sys::directory::{Entry, FileId, SavedEntry};
+use crate::sys::lock::try_lock;
 use crate::sys::process::{Capability, has_capability};
 
-/// The file of a bound socket. Dropping it removes the file, if it is still the one that
-/// was made.
+/// The file of a bound socket. Dropping this removes the file, unless another has replaced it.
 #[derive(Debug)]
 pub struct SocketFile {
     entry: Entry,
     id: FileId,
-    /// Whether it is another image's of this process until that has given it up.
+    /// Whether the previous process image still owns the file.
     borrowed: bool,
 }
 
-/// The same for another image of this process.
+/// A socket file as it is saved for the next process image.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedFile {
     entry: SavedEntry,
@@ -37,7 +37,7 @@ pub struct SavedFile {
 }
 
 impl SocketFile {
-    /// Lets the next image of this process have it.
+    /// Saves the file for the next process image.
     pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedFile, Errno> {
         let (device, inode) = self.id.numbers();
         Ok(SavedFile {
@@ -47,7 +47,8 @@ impl SocketFile {
         })
     }
 
-    /// What an earlier image had. Until [`Self::own`], dropping it leaves the file.
+    /// Restores a file of the previous process image. Until [`Self::own`], dropping this doesn't
+    /// remove the file.
     pub fn restore(saved: SavedFile) -> Result<Self, Errno> {
         Ok(Self {
             entry: Entry::restore(saved.entry)?,
@@ -56,13 +57,13 @@ impl SocketFile {
         })
     }
 
-    /// Takes it over for good.
+    /// Takes ownership of the file.
     pub fn own(&mut self) {
         self.borrowed = false;
     }
 
-    /// Changes the owner: of the file that was made, whatever its name may stand for by now.
-    fn give(&self, uid: Uid, gid: Option<Gid>) -> Result<(), Errno> {
+    /// Changes the owner of the file, unless another file has replaced it.
+    fn change_owner(&self, uid: Uid, gid: Option<Gid>) -> Result<(), Errno> {
         let file = self.entry.open(OFlag::O_PATH | OFlag::O_NOFOLLOW, 0)?;
         if FileId::of_open(&file)? != self.id {
             return Err(Errno::ESTALE);
@@ -73,8 +74,8 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // The socket is still open, so its inode number can't be another's. After a drop of
-        // privileges removing it may not be allowed; then it is stale to the next start.
+        // The socket is still open, so its inode number isn't reused. After a drop of privileges
+        // this may fail. Then the file is stale, and the next start replaces it.
         if !self.borrowed {
             let _ = self.entry.remove(self.id);
         }
@@ -82,9 +83,9 @@ impl Drop for SocketFile {
 }
 
 /// How long to wait for another start in the same directory.
-const PATIENCE: Duration = Duration::from_secs(5);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Binds `socket` to `path`, with this mode and owner if given.
+/// Binds `socket` to `path`, with this mode and owner if they are set.
 pub(super) fn bind(
     option: &str,
     socket: &Socket,
@@ -98,14 +99,14 @@ pub(super) fn bind(
     match found(option, path, &entry)? {
         Found::Nothing => {}
         Found::Stale => match entry.unlink() {
-            // One that was just ending has removed it itself.
+            // A daemon that just ended has removed it.
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(errno) => return Err(failed(&errno)),
         },
         Found::Live => {
             return Err(Error::Start(format!(
-                "{option}: another program has a socket there; stop it first, or choose \
-                 another path"
+                "{option}: another program has a socket there; stop it first, or choose another \
+                 path"
             )));
         }
     }
@@ -124,16 +125,15 @@ pub(super) fn bind(
         borrowed: false,
     };
     if let Some((uid, gid)) = owner {
-        file.give(uid, gid)
-            .map_err(|errno| cannot_give(option, errno))?;
+        file.change_owner(uid, gid)
+            .map_err(|errno| cannot_change_owner(option, errno))?;
     }
     drop(lock);
     Ok(file)
 }
 
-/// Says what [`bind`] would fail with, as far as that shows without binding. Not for a
-/// socket that a program has: it may be the very daemon that the next is to follow. That is
-/// given back as a note.
+/// Returns the error of [`bind`], as far as it can be predicted without binding. A socket in use
+/// is no error but a note: the daemon may be running while its next command line is checked.
 pub(super) fn check(
     option: &str,
     path: &Path,
@@ -147,8 +147,8 @@ pub(super) fn check(
         Found::Nothing | Found::Live => entry.may_create(),
     };
     allowed.map_err(|errno| cannot_bind(option, &errno))?;
-    if owner.is_some_and(|owner| !may_give(owner)) {
-        return Err(cannot_give(option, Errno::EPERM));
+    if owner.is_some_and(|owner| !may_change_owner(owner)) {
+        return Err(cannot_change_owner(option, Errno::EPERM));
     }
     Ok(match found {
         Found::Live => Some(format!("{option}: a program has a socket there")),
@@ -156,33 +156,36 @@ pub(super) fn check(
     })
 }
 
-/// Whether this process may give a file of its own to that user and group (chown(2)).
-fn may_give((uid, gid): (Uid, Option<Gid>)) -> bool {
+/// Whether this process may change the owner of its files to this user and group (chown(2)).
+fn may_change_owner((uid, gid): (Uid, Option<Gid>)) -> bool {
     let mine = |gid| gid == Gid::effective() || getgroups().is_ok_and(|all| all.contains(&gid));
     has_capability(Capability::ChangeOwner) || uid == Uid::effective() && gid.is_none_or(mine)
 }
 
 fn cannot_bind(option: &str, reason: &dyn Reason) -> Error {
-    Error::Start(format!("{option}: can't be bound: {}", reason.reason()))
+    Error::Start(format!("{option}: can't bind: {}", reason.reason()))
 }
 
-fn cannot_give(option: &str, errno: Errno) -> Error {
-    Error::start(format!("{option}: the socket's owner can't be set"), errno)
+fn cannot_change_owner(option: &str, errno: Errno) -> Error {
+    Error::start(
+        format!("{option}: can't change the owner of the socket"),
+        errno,
+    )
 }
 
 fn entry(option: &str, path: &Path) -> Result<Entry, Error> {
     Entry::of(path).map_err(|errno| {
-        let what = format!("{option}: the directory can't be reached");
+        let what = format!("{option}: can't open the directory");
         Error::start(what, errno)
     })
 }
 
-/// What stands at a path where a socket is to be, if a start can cope with it at all.
+/// What is at the path of a socket to be bound.
 enum Found {
     Nothing,
-    /// A socket that nobody has.
+    /// A socket that no process has open.
     Stale,
-    /// A socket that somebody has.
+    /// A socket in use.
     Live,
 }
 
@@ -191,90 +194,88 @@ fn found(option: &str, path: &Path, entry: &Entry) -> Result<Found, Error> {
         Err(Errno::ENOENT) => Ok(Found::Nothing),
         Err(errno) => Err(cannot_bind(option, &errno)),
         Ok(found) if !found.is_socket() => Err(Error::Start(format!(
-            "{option}: the path exists and isn't a socket; it is left alone"
+            "{option}: the file exists and isn't a socket; skd leaves it alone, so remove it or choose another path"
         ))),
-        Ok(_) => match holder(path).map_err(|reason| cannot_bind(option, &reason))? {
-            Holder::Nobody => Ok(Found::Stale),
-            Holder::Somebody => Ok(Found::Live),
-            Holder::Unknown(errno) => Err(Error::Start(format!(
-                "{option}: there is a socket, and whether a program has it can't be found \
-                 out: {}; it is left alone",
+        Ok(_) => match usage(path).map_err(|reason| cannot_bind(option, &reason))? {
+            Usage::Unused => Ok(Found::Stale),
+            Usage::Used => Ok(Found::Live),
+            Usage::Unknown(errno) => Err(Error::Start(format!(
+                "{option}: there is a socket, and skd can't find out whether a program uses it: \
+                 {}; it is left alone",
                 errno.desc()
             ))),
         },
     }
 }
 
-/// Locks the directory, so that of two starts only one can find a stale socket and replace
-/// it. Closing what is returned unlocks it.
+/// Locks the directory, so that of two concurrent starts only one replaces a stale socket. Closing
+/// the file unlocks it.
 fn lock(option: &str, path: &Path) -> Result<File, Error> {
     let (path, directory) = open_directory(option, path)?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + LOCK_TIMEOUT;
     loop {
-        match directory.try_lock() {
-            Ok(()) => return Ok(directory),
-            Err(std::fs::TryLockError::Error(reason)) => {
-                let what = format!("{option}: the directory {} can't be locked", path.display());
-                return Err(Error::start(what, reason));
-            }
-            Err(std::fs::TryLockError::WouldBlock) if Instant::now() >= deadline => {
+        match try_lock(&directory) {
+            Ok(true) => return Ok(directory),
+            Ok(false) if Instant::now() >= deadline => {
                 return Err(Error::Start(format!(
                     "{option}: the directory {} has been locked by another program for {} s; \
                      find it with lsof, or use another directory",
                     path.display(),
-                    PATIENCE.as_secs()
+                    LOCK_TIMEOUT.as_secs()
                 )));
             }
-            Err(std::fs::TryLockError::WouldBlock) => {
-                std::thread::sleep(Duration::from_millis(10));
+            Ok(false) => std::thread::sleep(Duration::from_millis(10)),
+            Err(errno) => {
+                let what = format!("{option}: can't lock the directory {}", path.display());
+                return Err(Error::start(what, errno));
             }
         }
     }
 }
 
-/// Opens the directory of a path, as it has to be for a lock.
+/// Opens the directory of a path, to lock it.
 fn open_directory<'a>(option: &str, path: &'a Path) -> Result<(&'a Path, File), Error> {
     let path = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     let directory = File::open(path).map_err(|reason| {
-        let what = format!("{option}: the directory {} can't be opened", path.display());
+        let what = format!("{option}: can't open the directory {}", path.display());
         Error::start(what, reason)
     })?;
     Ok((path, directory))
 }
 
-/// Who has the socket of a path.
-enum Holder {
-    Nobody,
-    Somebody,
+/// Whether a process has a socket open.
+enum Usage {
+    Unused,
+    Used,
     /// The kernel doesn't say.
     Unknown(Errno),
 }
 
-/// Finds out whether anybody holds the socket at `path`.
+/// Finds out whether a process has the socket at `path` open.
 ///
-/// A datagram socket is connected to it. That starts nothing there, whatever it is: to a
-/// stream or seqpacket socket it is the wrong type, and a datagram socket doesn't notice.
-/// (A connection of the same type would run a handler, and couldn't tell a full backlog,
-/// or a socket that doesn't listen yet, from a stale one.)
-fn holder(path: &Path) -> io::Result<Holder> {
+/// This connects a datagram socket to it, which has no effect there: a stream or seqpacket socket
+/// is of another type, and a datagram socket doesn't notice. A connection of the same type would
+/// run a handler. It also couldn't distinguish a stale socket from one that has a full backlog or
+/// doesn't listen yet.
+fn usage(path: &Path) -> io::Result<Usage> {
     let probe = Socket::new(Domain::UNIX, Type::DGRAM.cloexec(), None)?;
     let Err(reason) = probe.connect(&SockAddr::unix(path)?) else {
-        return Ok(Holder::Somebody);
+        return Ok(Usage::Used);
     };
     Ok(match reason.raw_os_error().map(Errno::from_raw) {
-        // It is stale, or it is gone since it was looked at.
-        Some(Errno::ECONNREFUSED | Errno::ENOENT) => Holder::Nobody,
-        // Of another type; or connected to somebody else.
-        Some(Errno::EPROTOTYPE | Errno::EPERM) => Holder::Somebody,
-        errno => Holder::Unknown(errno.unwrap_or(Errno::EIO)),
+        // It is stale, or was removed a moment ago.
+        Some(Errno::ECONNREFUSED | Errno::ENOENT) => Usage::Unused,
+        // It is of another type, or connected to another socket.
+        Some(Errno::EPROTOTYPE | Errno::EPERM) => Usage::Used,
+        errno => Usage::Unknown(errno.unwrap_or(Errno::EIO)),
     })
 }
 
-/// Binds so that the file has its mode from the first moment: the kernel takes it from the
-/// socket, less the umask.
+/// Binds so that the file has its mode from the beginning: the kernel takes the socket's mode, less
+/// the umask.
 fn bind_with_mode(socket: &Socket, path: &Path, mode: Option<u32>) -> io::Result<()> {
     let address = SockAddr::unix(path)?;
     let Some(mode) = mode else {

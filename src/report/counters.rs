@@ -7,10 +7,10 @@ use std::cell::Cell;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::event::DropReason;
+use super::event::{DropReason, Event, Outcome};
 use super::reason::RejectKind;
 use super::trouble::Cause;
-use super::{Event, Outcome};
+use crate::config::ServiceId;
 use crate::sys::process::Ended;
 
 /// The counters of one thread.
@@ -97,7 +97,7 @@ impl Block {
     }
 
     fn count(&self, event: &Event<'_>) {
-        let service = |id: crate::config::ServiceId| self.services.get(id.index());
+        let service = |id: ServiceId| self.services.get(id.index());
         let counter = match event {
             Event::Accepted(id, _) => service(*id).map(|it| &it.accepted),
             Event::Rejected(id, _, reason) => {

@@ -1,11 +1,11 @@
-//! One line of the log, built in place: no allocation, no control characters, never longer
-//! than fits into one write to a pipe.
+//! A line of the log, built without allocation. It has no control characters, and fits into one
+//! write to a pipe.
 
 use std::fmt;
 
 const CUT: &[u8] = "…".as_bytes();
 
-/// A line in the making. Text that doesn't fit is cut, and an ellipsis says so.
+/// A line that is being built. Text that doesn't fit is cut, and an ellipsis marks it.
 #[derive(Debug)]
 pub struct Line {
     bytes: [u8; Self::LENGTH],
@@ -14,16 +14,16 @@ pub struct Line {
 }
 
 impl Line {
-    /// The longest line, its newline included, in bytes: shorter than `PIPE_BUF`, so that
+    /// The length of the longest line in bytes, newline included. It is below `PIPE_BUF`, so that
     /// lines of several threads and handlers don't mix.
     pub const LENGTH: usize = 1024;
 
-    /// Ends a line of before that lacks its newline.
+    /// Ends an earlier line that lacks its newline.
     pub fn separate(&mut self) {
         self.append(b"\n");
     }
 
-    /// The line with its newline. To be called once.
+    /// Returns the line with its newline. Call it once.
     pub fn finish(&mut self) -> &[u8] {
         if self.cut {
             self.append(CUT);
@@ -37,8 +37,8 @@ impl Line {
         self.length += bytes.len();
     }
 
-    /// Appends what must not be cut in the middle, if there is room besides what
-    /// [`Self::finish`] needs.
+    /// Appends bytes that must not be cut, if there is room for them and for what
+    /// [`Self::finish`] appends.
     fn push(&mut self, bytes: &[u8]) {
         if self.length + bytes.len() > Self::LENGTH - CUT.len() - 1 {
             self.cut = true;
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_cut_and_marked() {
+    fn long_text_is_cut_and_marked() {
         let long = line(&"é".repeat(2000));
         assert!(long.len() <= Line::LENGTH);
         assert!(long.ends_with("é…\n"), "{long}");

@@ -1,5 +1,5 @@
-//! Where lines go. Standard error is shared with every handler, so it can't be made
-//! non-blocking; skd's own lines must not wait all the same.
+//! The sink of lines. Standard error is shared with every handler, so it can't be made
+//! non-blocking, but skd's own lines must not wait.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -14,24 +14,24 @@ use serde::{Deserialize, Serialize};
 use crate::sys::descriptors::{self, SavedDescriptors};
 use crate::sys::events::is_writable;
 
-/// The bits of a mode that say what kind of file it is.
+/// The bits of a mode that are the file type.
 const S_IFMT: u32 = SFlag::S_IFMT.bits();
 
 /// A way to write a line without waiting.
 #[derive(Debug)]
 pub enum Sink {
-    /// Straight to standard error: a file, which never makes a writer wait for a reader.
+    /// Standard error that is a file: no writer waits for a reader.
     Plain,
-    /// To standard error, a socket, which can be told not to wait each time.
+    /// Standard error that is a socket: each send(2) can be non-blocking.
     Socket,
-    /// To the same pipe or terminal through an open file of our own, which doesn't wait.
+    /// The pipe or terminal of standard error, through a non-blocking open file of skd's own.
     Own(File),
-    /// To standard error when it has room for a line. Another writer may take the room in
-    /// between; this is for where /proc is missing.
+    /// Standard error, if it has room for a line. Another writer can take the room in between, so
+    /// this is only for systems without /proc.
     WhenWritable,
 }
 
-/// The same for another image of this process.
+/// A saved [`Sink`].
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub enum SavedSink {
     /// [`Sink::Plain`].
@@ -45,7 +45,7 @@ pub enum SavedSink {
 }
 
 impl Sink {
-    /// Lets the next image of this process have it: by then /proc may be out of sight.
+    /// Saves the sink for the next binary of this process, which may not see /proc.
     pub(super) fn save(&self, to: &mut SavedDescriptors) -> Result<SavedSink, Errno> {
         Ok(match self {
             Self::Plain => SavedSink::Plain,
@@ -55,7 +55,7 @@ impl Sink {
         })
     }
 
-    /// What an earlier image had.
+    /// Restores the sink of an earlier binary.
     pub fn restore(saved: SavedSink) -> Result<Self, Errno> {
         Ok(match saved {
             SavedSink::Plain => Self::Plain,
@@ -65,9 +65,9 @@ impl Sink {
         })
     }
 
-    /// The way to write to what `output` is, and what standard error is or will be.
+    /// Returns the sink for `output`, which is standard error or will be.
     ///
-    /// To be called while /proc can be seen, that is, before chroot(2).
+    /// Call it before chroot(2), since it needs /proc.
     pub fn to(output: impl AsFd) -> Self {
         let kind = fstat(&output).map(|stat| SFlag::from_bits_truncate(stat.st_mode & S_IFMT));
         match kind {
@@ -84,7 +84,7 @@ impl Sink {
         }
     }
 
-    /// Writes a line, in one piece where there is room for it, and says what was taken.
+    /// Writes a line, in one piece if there is room for it. Returns what was taken.
     pub(super) fn write(&self, line: &[u8]) -> Taken {
         let mut rest = line;
         while !rest.is_empty() {
@@ -119,11 +119,11 @@ impl Sink {
     }
 }
 
-/// How much of a line went where lines go.
+/// How much of a line the sink took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
     All,
-    /// Its beginning, which the end of a disk or of a buffer has cut off.
+    /// Its beginning: the disk or buffer was full then.
     Part,
     Nothing,
 }

@@ -100,6 +100,7 @@ fn describe(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             let path = OsStr::from_bytes(path.to_bytes());
             write!(f, "--chdir {} can't be entered", path.display())
         }
+        Step::EnterDirectory(_) => f.write_str("its directory can't be entered"),
         Step::NoNewPrivileges => f.write_str("--no-new-privs can't be set"),
         Step::SignalMask(_) => f.write_str("its signal mask can't be set"),
     }

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::Event;
+use super::event::Event;
 use super::trouble::Cause;
 use crate::config::ServiceId;
 

@@ -1,4 +1,4 @@
-//! The program file that this process runs, and the one that will be in its place.
+//! The binary of this process, and the binary that an upgrade will execute.
 
 use std::env;
 use std::ffi::{CString, OsString};
@@ -15,20 +15,21 @@ use serde::{Deserialize, Serialize};
 use crate::sys::descriptors::{self, SavedDescriptors};
 use crate::sys::directory::{Entry, FileId, SavedEntry};
 
-/// Where this program was started from, noted while that can be seen.
+/// The binary of this process and its path. They are opened before /proc or the path can become
+/// unreachable.
 #[derive(Debug)]
 pub struct Executable {
-    /// Absolute.
+    /// The absolute path.
     path: PathBuf,
-    /// The same for after chroot(2).
+    /// The path for after chroot(2).
     entry: Entry,
-    /// What runs, whatever stands at its path by now.
+    /// The running binary, even if another has replaced it at its path.
     running: OwnedFd,
-    /// Whether the path leads elsewhere by now.
+    /// Whether the process has another root directory, in which the path is another file.
     in_root: bool,
 }
 
-/// The same for another image of this process.
+/// The binary as it is saved for the next process image.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SavedExecutable {
     path: OsString,
@@ -37,8 +38,9 @@ pub struct SavedExecutable {
 }
 
 impl Executable {
-    /// Finds it: by the name that it was called by, which may be a link that will lead to
-    /// another version, or by what the kernel says. `None` if neither can be had.
+    /// Finds the binary by argv[0], or else from the kernel. Returns `None` if both fail.
+    ///
+    /// argv[0] is preferred, since it may be a symbolic link that will lead to another version.
     pub fn find() -> Option<Self> {
         let called = called().filter(|path| is_this(path));
         let path = called.or_else(|| env::current_exe().ok())?;
@@ -46,7 +48,7 @@ impl Executable {
         let running = open("/proc/self/exe", flags, Mode::empty());
         Some(Self {
             entry: Entry::of(&path).ok()?,
-            // Where /proc is missing, what is there now and was a moment ago.
+            // Without /proc, open the path, which was found a moment ago.
             running: running
                 .or_else(|_| open(&path, flags, Mode::empty()))
                 .ok()?,
@@ -55,22 +57,22 @@ impl Executable {
         })
     }
 
-    /// Says that the process has another root directory from now on.
+    /// Notes that the process has another root directory from now on.
     pub fn entered_root(&mut self) {
         self.in_root = true;
     }
 
-    /// Where it is, for messages.
+    /// Returns its path, for messages.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What runs.
+    /// Returns the running binary.
     pub fn running(&self) -> BorrowedFd<'_> {
         self.running.as_fd()
     }
 
-    /// Opens what stands at the path now, no more than to execute it.
+    /// Opens the file that is at the path now, only to execute it.
     pub fn next(&self) -> Result<OwnedFd, Errno> {
         let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
         if self.in_root {
@@ -79,12 +81,12 @@ impl Executable {
         open(&self.path, flags, Mode::empty())
     }
 
-    /// The same to look into.
+    /// Opens the file that is at the path now, for reading.
     pub fn readable(&self) -> Option<File> {
         self.entry.open(OFlag::O_RDONLY, 0).ok()
     }
 
-    /// Lets another image of this process have it.
+    /// Saves it for the next process image.
     pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedExecutable, Errno> {
         Ok(SavedExecutable {
             path: self.path.clone().into(),
@@ -93,7 +95,7 @@ impl Executable {
         })
     }
 
-    /// What an earlier image had; the descriptor is of the file that is `running` now.
+    /// Restores it from the previous process image. `running` is a descriptor of the running binary.
     pub fn restore(saved: SavedExecutable, running: i32) -> Result<Self, Errno> {
         Ok(Self {
             path: saved.path.into(),
@@ -104,7 +106,7 @@ impl Executable {
     }
 }
 
-/// The path of the name that this program was called by.
+/// Returns the path of argv[0].
 fn called() -> Option<PathBuf> {
     let name = PathBuf::from(env::args_os().next()?);
     if name.components().count() > 1 || name.is_absolute() {
@@ -117,7 +119,7 @@ fn called() -> Option<PathBuf> {
         .and_then(|path| std::path::absolute(path).ok())
 }
 
-/// Whether the program at this path is the one that runs; where that can't be seen, it is.
+/// Whether the file at this path is the running binary. True if /proc is missing.
 fn is_this(path: &Path) -> bool {
     let id = |path: &Path| FileId::of_open(File::open(path)?).map_err(std::io::Error::from);
     match (id(Path::new("/proc/self/exe")), id(path)) {
@@ -127,9 +129,9 @@ fn is_this(path: &Path) -> bool {
     }
 }
 
-/// The words of this process's command line.
+/// Returns the arguments of this process.
 pub fn arguments() -> Vec<CString> {
     let words = env::args_os().map(OsString::into_vec);
-    // None had a NUL inside when it came.
+    // Arguments never contain a NUL byte.
     words.filter_map(|word| CString::new(word).ok()).collect()
 }

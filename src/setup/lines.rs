@@ -1,33 +1,32 @@
-//! Lines from a pipe, and what syslog is sent of each: what the relay does, apart from
-//! waiting.
+//! Splitting the input of the relay into lines, and composing a syslog message for each.
 
 use std::io::{self, Read};
 
 use crate::config::Level;
 
-/// Reads lines, and hands on those that are too long in pieces.
+/// Reads lines. Lines that are too long are split into pieces.
 #[derive(Debug)]
 pub struct Lines {
     buffer: Vec<u8>,
     length: usize,
-    /// Whether what comes next belongs to a line of which a piece was handed on.
+    /// Whether the next text continues a line of which a piece was delivered.
     continued: bool,
 }
 
-/// What the pieces of a line that is too long begin with, but for the first.
+/// The beginning of all pieces of a split line but the first.
 const CONTINUED: &[u8] = b"[continued] ";
 
-/// A line, or a piece of one: text that isn't empty, without its newline.
+/// A line or a piece of one. The text isn't empty and has no newline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece<'a> {
-    /// What the writer wrote.
+    /// The text.
     pub text: &'a [u8],
-    /// Whether it goes on where another piece ended.
+    /// Whether it continues another piece.
     pub continued: bool,
 }
 
 impl<'a> Piece<'a> {
-    /// A line that is short enough.
+    /// Returns the piece of a line that isn't split.
     pub(super) fn whole(text: &'a [u8]) -> Self {
         Self {
             text,
@@ -37,20 +36,20 @@ impl<'a> Piece<'a> {
 }
 
 impl Lines {
-    /// The longest line, in bytes, that stays in one piece.
+    /// The maximum length of a piece in bytes.
     pub const LONGEST: usize = 8192;
 
-    /// Reads once, and hands on what lines are complete by now; the error is the reader's.
-    /// Returns how many bytes were read, 0 at the end.
+    /// Reads once and delivers all complete lines. Returns the number of bytes read, 0 at the end.
+    /// The error is the reader's.
     ///
-    /// A line without text isn't worth it, as in syslog(3) of skd 1.2.
+    /// Empty lines are dropped, as in skd 1.2.
     pub fn read(
         &mut self,
         mut from: impl Read,
         mut deliver: impl FnMut(Piece<'_>),
     ) -> io::Result<usize> {
         let count = from.read(&mut self.buffer[self.length..])?;
-        // What was there before has no newline.
+        // The text from earlier reads has no newline.
         let (mut start, mut new) = (0, self.length);
         self.length += count;
         let Self { buffer, length, .. } = self;
@@ -72,7 +71,7 @@ impl Lines {
         Ok(count)
     }
 
-    /// Hands on what is there without a newline.
+    /// Delivers the text that has no newline.
     pub fn finish(&mut self, mut deliver: impl FnMut(Piece<'_>)) {
         if let Some(piece) = piece(&self.buffer[..self.length], self.continued) {
             deliver(piece);
@@ -95,7 +94,7 @@ impl Default for Lines {
     }
 }
 
-/// Writes a message over what is in `buffer` (RFC 3164 §4.1, as syslog(3) does).
+/// Composes a message in `buffer`, in the format of syslog(3) (RFC 3164 §4.1).
 pub fn compose(buffer: &mut Vec<u8>, level: Level, time: &str, tag: &[u8], piece: Piece<'_>) {
     buffer.clear();
     let header = format!("<{}>{time} ", level.priority());
@@ -113,7 +112,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Reads so many bytes at a time, again and again.
+    /// Reads these numbers of bytes, repeatedly.
     struct Trickle<'a>(&'a [u8], std::iter::Cycle<std::slice::Iter<'a, usize>>);
 
     impl Read for Trickle<'_> {
@@ -130,7 +129,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 1 } else { 64 }))]
 
         #[test]
-        fn all_text_is_handed_on_in_order_however_it_comes(
+        fn all_text_is_delivered_in_order_however_it_comes(
             lines in prop::collection::vec(
                 prop_oneof![0..9_usize, Lines::LONGEST - 2..Lines::LONGEST + 3, Just(3 * Lines::LONGEST)],
                 0..6,

@@ -1,4 +1,4 @@
-//! Where standard error goes: nowhere else, to a file, or through a relay to syslog.
+//! The target of standard error: unchanged, a file, or syslog through a relay.
 
 use std::fs::File;
 use std::io::{self, IsTerminal};
@@ -21,19 +21,18 @@ use crate::sys::directory::{Entry, FileId, SavedEntry};
 /// The least time between two starts of the relay.
 const RELAY_PAUSE: Duration = Duration::from_secs(1);
 
-/// The log, opened while that is possible, and taken as standard error when all else has
-/// succeeded: until then, errors go where the caller sees them.
+/// The log. It is opened early, with the rights and paths of the start. It becomes standard error
+/// when the start has succeeded: until then, errors go to the caller.
 #[derive(Debug)]
 pub struct Log {
     target: Target,
-    /// How reports will be written, found out while /proc is in sight.
+    /// How to write reports, which needs /proc.
     sink: Option<Sink>,
-    /// /dev/null, opened while that is in sight: what a daemon in the background has for a
-    /// terminal.
+    /// /dev/null, which a daemon in the background has instead of a terminal.
     null: Option<OwnedFd>,
 }
 
-/// The same for another image of this process, whose standard error it is already.
+/// The log as it is saved for the next process image, which has it as standard error already.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedLog {
     target: SavedTarget,
@@ -56,10 +55,9 @@ enum Target {
 }
 
 impl Log {
-    /// Opens the log. Nothing that is in a file is lost yet.
+    /// Opens the log. A log file isn't emptied yet.
     ///
-    /// A daemon in the background whose log is nowhere else has none on the terminal that
-    /// it was started from.
+    /// A daemon in the background doesn't log to the terminal that it was started from.
     pub fn open(wanted: Option<&LogTarget>, background: bool) -> Result<Self, Error> {
         let null = background
             .then(descriptors::null)
@@ -75,8 +73,9 @@ impl Log {
                 (Target::File(file), sink)
             }
             Some(LogTarget::Syslog { tag, level }) => {
-                let relay = Relay::new(tag.clone(), *level)
-                    .map_err(|reason| Error::start("--log: no pipe for the relay", reason))?;
+                let relay = Relay::new(tag.clone(), *level).map_err(|reason| {
+                    Error::start("--log: can't create a pipe for the relay", reason)
+                })?;
                 let sink = relay.sink();
                 (Target::Syslog(relay), sink)
             }
@@ -88,7 +87,7 @@ impl Log {
         })
     }
 
-    /// Lets the next image of this process have it.
+    /// Saves the log for the next process image.
     pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedLog, Errno> {
         Ok(SavedLog {
             target: match &self.target {
@@ -100,7 +99,7 @@ impl Log {
         })
     }
 
-    /// What an earlier image had, for the log that is `wanted`; reports go there from now on.
+    /// Restores the log of the previous process image, and has reports written to it.
     pub fn restore(wanted: Option<&LogTarget>, saved: &SavedLog) -> Result<Self, Errno> {
         let target = match (&saved.target, wanted) {
             (SavedTarget::File(entry, file), Some(LogTarget::File { truncate, .. })) => {
@@ -115,7 +114,7 @@ impl Log {
                 Target::Syslog(Relay::restore(tag.clone(), *level, relay)?)
             }
             (_, None) => Target::Inherited,
-            // Another log than this command line's.
+            // The command line has another log.
             _ => return Err(Errno::EINVAL),
         };
         report::use_sink(Sink::restore(saved.sink)?);
@@ -126,8 +125,8 @@ impl Log {
         })
     }
 
-    /// Says what [`Self::open`] would fail with, as far as that shows without opening or
-    /// making anything.
+    /// Returns the error of [`Self::open`], as far as it can be predicted without opening or
+    /// creating anything.
     pub fn check(wanted: Option<&LogTarget>) -> Result<(), Error> {
         match wanted {
             Some(LogTarget::File { path, .. }) => {
@@ -137,18 +136,19 @@ impl Log {
         }
     }
 
-    /// Starts the relay to syslog, if the log needs one, as the user that skd will be.
+    /// Starts the relay to syslog, if there is one, as the user that skd will become.
     pub fn start_relay(&mut self, identity: Option<&Identity>) -> Result<(), Error> {
         match &mut self.target {
-            Target::Syslog(relay) => relay.start(identity).map(drop).map_err(|reason| {
-                Error::start("--log: the relay to syslog can't be started", reason)
-            }),
+            Target::Syslog(relay) => relay
+                .start(identity)
+                .map(drop)
+                .map_err(|reason| Error::start("--log: can't start the relay to syslog", reason)),
             _ => Ok(()),
         }
     }
 
-    /// Puts /dev/null on standard input and output of a daemon in the background: on both
-    /// always, or where they are a terminal.
+    /// Replaces standard input and output of a daemon in the background with /dev/null: always, or
+    /// only terminals.
     pub fn leave_terminal(&mut self, always: bool) -> Result<(), Error> {
         let Some(null) = &self.null else {
             return Ok(());
@@ -174,33 +174,33 @@ impl Log {
             Target::File(file) => dup2_stderr(&file.file).map_err(io::Error::from),
             Target::Syslog(relay) => relay.take_over(),
         };
-        result.map_err(|reason| Error::start("the log can't become standard error", reason))?;
+        result.map_err(|reason| Error::start("can't make the log standard error", reason))?;
         if let Some(sink) = self.sink.take() {
             report::use_sink(sink);
         }
         Ok(())
     }
 
-    /// Empties a log file that is to be emptied: when all has succeeded that is likely to
-    /// fail, and before anybody else writes to it.
+    /// Empties a log file of `--log '>FILE'`. Call this when the start is unlikely to fail, and before
+    /// another process writes to the log.
     pub fn empty(&self) -> Result<(), Error> {
         match &self.target {
             Target::File(file) => file
                 .empty()
-                .map_err(|reason| Error::start("the log file can't be emptied", reason)),
+                .map_err(|reason| Error::start("can't empty the log file", reason)),
             _ => Ok(()),
         }
     }
 
-    /// Says that the start has succeeded: a log file that it made stays.
+    /// Keeps a log file that the start has created, since it has succeeded.
     pub fn keep(&mut self) {
         if let Target::File(file) = &mut self.target {
             file.fresh = false;
         }
     }
 
-    /// Opens a log file again, as after logrotate(8) has moved it away; says whether there
-    /// is one. A failure keeps the old one.
+    /// Opens a log file again, after logrotate(8) has renamed it. Returns whether there is a log file.
+    /// After a failure, the old one stays open.
     pub fn reopen(&mut self) -> Result<bool, Errno> {
         match &mut self.target {
             Target::File(file) => file.reopen().map(|()| true),
@@ -208,7 +208,7 @@ impl Log {
         }
     }
 
-    /// When a relay that has ended may be started again: at most once a second.
+    /// Returns when a relay that has ended may be started again, at most once a second.
     pub fn relay_due(&self) -> Instant {
         match &self.target {
             Target::Syslog(relay) => relay.started() + RELAY_PAUSE,
@@ -216,8 +216,8 @@ impl Log {
         }
     }
 
-    /// Starts the relay again if it has ended, and says so. What handlers wrote meanwhile waits
-    /// in the pipe.
+    /// Starts the relay again if it has ended, and reports that. Lines written meanwhile wait in the
+    /// pipe.
     pub fn restart_relay(&mut self) {
         if let Target::Syslog(relay) = &mut self.target {
             report::event(Event::Trouble(match relay.start(None) {
@@ -228,7 +228,7 @@ impl Log {
         }
     }
 
-    /// What becomes readable when the relay has ended.
+    /// Returns a descriptor that becomes readable when the relay ends.
     pub fn relay_end(&self) -> Option<BorrowedFd<'_>> {
         match &self.target {
             Target::Syslog(relay) => relay.end(),
@@ -242,17 +242,17 @@ fn cannot_open(path: &Path, errno: Errno) -> Error {
     Error::start(format!("--log {path}: the file can't be opened"), errno)
 }
 
-/// A log file and where it is.
+/// A log file and its path.
 #[derive(Debug)]
 struct LogFile {
     entry: Entry,
     file: File,
     truncate: bool,
-    /// Whether it was made here by a start that hasn't succeeded yet: if it fails, it goes.
+    /// Whether this start has created it and may still fail. Then it is removed.
     fresh: bool,
 }
 
-/// Non-blocking for the moment of opening: a FIFO without a reader would wait.
+/// Nonblocking, since opening a FIFO without a reader would block.
 const FLAGS: OFlag = OFlag::O_WRONLY
     .union(OFlag::O_APPEND)
     .union(OFlag::O_NONBLOCK);
@@ -261,7 +261,7 @@ impl LogFile {
     fn open(path: &Path, truncate: bool) -> Result<Self, Errno> {
         let entry = Entry::of(path)?;
         let (file, fresh) = entry.open_or_create(FLAGS, 0o666)?;
-        // Dropped if the rest fails, and with it goes a file that was made.
+        // If the rest fails, dropping this removes a created file.
         let log = Self {
             entry,
             file,
@@ -279,7 +279,7 @@ impl LogFile {
             Ok(id) if id.is_socket() => Err(Errno::ENXIO),
             Ok(_) => entry.may_open(AccessFlags::W_OK),
             Err(Errno::ENOENT) => match entry.id() {
-                // A symbolic link to what isn't there yet, which opening it would make.
+                // A symbolic link to a file that doesn't exist yet: opening it creates the file.
                 Ok(_) => Ok(()),
                 Err(_) => entry.may_create(),
             },
@@ -295,15 +295,15 @@ impl LogFile {
     }
 
     fn reopen(&mut self) -> Result<(), Errno> {
-        // Not O_CREAT at once: in a sticky directory that others can write to, the kernel
-        // may refuse it for a file that exists (proc_sys_fs(5), protected_regular).
+        // First without O_CREAT: in a sticky directory that others can write to, the kernel may
+        // refuse O_CREAT for an existing file (proc_sys_fs(5), protected_regular).
         let file = match self.entry.open(FLAGS, 0o666) {
             Err(Errno::ENOENT) => self.entry.open(FLAGS | OFlag::O_CREAT, 0o666),
             opened => opened,
         }?;
         descriptors::set_blocking(&file, true)?;
         dup2_stderr(&file)?;
-        // It may be of another kind than the old one.
+        // It may be of another type than the old one.
         report::use_sink(Sink::to(&file));
         self.file = file;
         Ok(())
@@ -312,10 +312,11 @@ impl LogFile {
 
 impl Drop for LogFile {
     fn drop(&mut self) {
-        if self.fresh
-            && let Ok(id) = FileId::of_open(&self.file)
-        {
-            // If it can't be, the witness of the start may still have the right.
+        if !self.fresh {
+            return;
+        }
+        if let Ok(id) = FileId::of_open(&self.file) {
+            // If this process may not remove it, the launcher still may.
             let _ = self.entry.remove(id);
         }
     }

@@ -1,4 +1,4 @@
-//! Things done once, to this process: what makes a daemon of it.
+//! Setting up the process: log, pid file, privileges, readiness, and reading rules files.
 
 pub mod executable;
 pub mod lines;

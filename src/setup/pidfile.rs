@@ -1,8 +1,8 @@
-//! The pid file: locked for as long as the daemon lives, so that there is one daemon, and
-//! removed by nobody else.
+//! The pid file. It is locked as long as the daemon runs, so that there is only one daemon, which
+//! removes the file at its end.
 
 use std::ffi::OsString;
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -15,9 +15,10 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Reason};
 use crate::sys::descriptors::{self, SavedDescriptors};
 use crate::sys::directory::{Entry, FileId, SavedEntry};
+use crate::sys::lock;
 
-/// A locked pid file. Dropping it removes the file, if it was made or written here and is
-/// still the one at its path.
+/// A locked pid file. Dropping it removes the file if this process has created or written it, unless
+/// another file has replaced it.
 #[derive(Debug)]
 pub struct PidFile {
     path: PathBuf,
@@ -26,11 +27,11 @@ pub struct PidFile {
     id: FileId,
     created: bool,
     written: bool,
-    /// Whether it is another image's of this process until that has given it up.
+    /// Whether the previous process image still owns the file.
     borrowed: bool,
 }
 
-/// The same for another image of this process, with the lock, which is the open file's.
+/// A pid file as it is saved for the next process image. The lock belongs to the open file.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedPidFile {
     path: OsString,
@@ -38,44 +39,44 @@ pub struct SavedPidFile {
     file: i32,
 }
 
-/// How often a file that was removed between opening and locking is opened anew.
+/// How often opening is tried if the file is removed between opening and locking.
 const TRIES: u32 = 100;
 
 impl PidFile {
-    /// Opens and locks the file (flock(2)), without changing what is in it.
+    /// Opens and locks the file (flock(2)), without changing its content.
     pub fn lock(path: &Path) -> Result<Self, Error> {
         let failed = |reason: &dyn Reason| failed(path, reason);
         let entry = Entry::of(path).map_err(|errno| failed(&errno))?;
         for _ in 0..TRIES {
-            // Non-blocking, for a FIFO of that name would wait for a reader.
+            // Nonblocking, since opening a FIFO could block.
             let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
             let (file, created) = match entry.open_or_create(flags, 0o644) {
                 Ok(opened) => opened,
                 Err(Errno::ELOOP) => return Err(not_a_file(path)),
                 Err(errno) => return Err(failed(&errno)),
             };
-            // For a file made here that isn't anybody else's, who would have locked it.
-            let forget = || {
+            // No other process uses a file created here, or it would have locked it.
+            let remove_created = || {
                 if created {
                     let _ = entry.unlink();
                 }
             };
             let id = FileId::of_open(&file).map_err(|errno| {
-                forget();
+                remove_created();
                 failed(&errno)
             })?;
             if !id.is_file() {
                 return Err(not_a_file(path));
             }
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Err(taken(path, &file)),
-                Err(TryLockError::Error(reason)) => {
-                    forget();
-                    return Err(failed(&reason));
+            match lock::try_lock(&file) {
+                Ok(true) => {}
+                Ok(false) => return Err(taken(path, &file)),
+                Err(errno) => {
+                    remove_created();
+                    return Err(failed(&errno));
                 }
             }
-            // The last owner may have removed it between our opening and our lock.
+            // The previous owner may have removed it between opening and locking.
             match entry.id() {
                 Ok(found) if found == id => {
                     return Ok(Self {
@@ -90,20 +91,19 @@ impl PidFile {
                 }
                 Ok(_) | Err(Errno::ENOENT) => {}
                 Err(errno) => {
-                    forget();
+                    remove_created();
                     return Err(failed(&errno));
                 }
             }
         }
         Err(Error::Start(format!(
-            "--pidfile {} is replaced again and again by somebody else",
+            "--pidfile {}: another program replaces the file again and again",
             path.display()
         )))
     }
 
-    /// Says what [`Self::lock`] would fail with, as far as that shows from outside: it makes,
-    /// opens and locks nothing. Not for a lock that somebody has, which is no fault of the
-    /// command line and given back as a note.
+    /// Returns the error of [`Self::lock`], as far as it can be predicted without creating, opening or
+    /// locking anything. A locked file is no error but a note: the daemon may be running.
     pub fn check(path: &Path) -> Result<Option<String>, Error> {
         let entry = Entry::of(path).map_err(|errno| failed(path, &errno))?;
         let id = entry.id();
@@ -119,7 +119,7 @@ impl PidFile {
         Ok(match id {
             Ok(id) if id.is_locked() => {
                 let path = path.display();
-                Some(format!("--pidfile {path} is locked by a daemon that runs"))
+                Some(format!("--pidfile {path} is locked by a running daemon"))
             }
             _ => None,
         })
@@ -137,7 +137,7 @@ impl PidFile {
             })
     }
 
-    /// Lets the next image of this process have it.
+    /// Saves the pid file for the next process image.
     pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedPidFile, Errno> {
         Ok(SavedPidFile {
             path: self.path.clone().into(),
@@ -146,7 +146,8 @@ impl PidFile {
         })
     }
 
-    /// What an earlier image had written. Until [`Self::own`], dropping it leaves the file.
+    /// Restores the pid file of the previous process image. Until [`Self::own`], dropping it doesn't
+    /// remove the file.
     pub fn restore(saved: SavedPidFile) -> Result<Self, Errno> {
         let file = File::from(descriptors::claim(saved.file)?);
         Ok(Self {
@@ -160,13 +161,12 @@ impl PidFile {
         })
     }
 
-    /// Takes it over for good.
+    /// Takes ownership of the file.
     pub fn own(&mut self) {
         self.borrowed = false;
     }
 
-    /// Lets a program that takes this process over inherit the descriptor, and with it the
-    /// lock.
+    /// Lets a program that this process execs inherit the descriptor, and with it the lock.
     pub fn bequeath(&self) -> io::Result<()> {
         Ok(descriptors::set_close_on_exec(&self.file, false)?)
     }
@@ -178,8 +178,8 @@ impl Drop for PidFile {
             return;
         }
         if self.entry.remove(self.id).is_err() && self.written {
-            // After a drop of privileges the directory may be out of reach: then at least
-            // it names no process any more.
+            // After a drop of privileges this may fail. Then at least empty the file, so that it names
+            // no process.
             let _ = self.file.set_len(0);
         }
     }
@@ -206,7 +206,7 @@ fn taken(path: &Path, mut file: &File) -> Error {
     Error::Start(format!("--pidfile {} is locked by {owner}", path.display()))
 }
 
-/// The process that a pid file names, if that is all it does.
+/// Returns the process id in a pid file, if the file has nothing else.
 pub fn owner(content: &[u8]) -> Option<i32> {
     let digits = content.trim_ascii();
     if !digits.iter().all(u8::is_ascii_digit) {
@@ -222,7 +222,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_is_no_process_id_names_nobody() {
+    fn what_is_no_process_id_is_ignored() {
         for content in [
             "",
             "\n",

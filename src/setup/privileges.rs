@@ -1,4 +1,4 @@
-//! Giving up root, and proving that it is gone.
+//! Dropping privileges, and verifying that they are dropped.
 
 use std::path::Path;
 
@@ -14,32 +14,34 @@ use crate::sys::process;
 
 /// Makes a directory the root directory and the working directory (chroot(2)).
 pub fn enter_root(directory: &Path) -> Result<(), Error> {
-    // In this order: a chroot before the chdir leaves the old working directory within reach.
+    // In this order: after a chroot before the chdir, the old working directory could still be
+    // reached.
     chdir(directory)
         .and_then(|()| chroot("."))
         .map_err(|errno| Error::start(format!("can't chroot to {}", directory.display()), errno))
 }
 
-/// Becomes this user, for good: groups first, for without the user id's rights they
-/// couldn't be set. While there is one thread.
+/// Becomes this user irrevocably. The process must have one thread.
+///
+/// The groups are set first, while the user id still has the right to.
 pub fn drop_to(identity: &Identity) -> Result<(), Error> {
     let Identity {
         uid, gid, groups, ..
     } = identity;
     let refused = |what: String| move |errno: Errno| Error::start(what, errno);
     match setgroups(groups) {
-        // Somebody who may not set groups may still have just these.
+        // A process that may not set groups may already have these.
         Err(Errno::EPERM) if current_groups() == Ok(groups.clone()) => {}
         result => result.map_err(refused("can't set the supplementary groups".into()))?,
     }
     setresgid(*gid, *gid, *gid).map_err(refused(format!("can't become group {gid}")))?;
     setresuid(*uid, *uid, *uid).map_err(refused(format!("can't become user {uid}")))?;
     process::drop_capabilities().map_err(refused("can't give up the capabilities".into()))?;
-    prove(identity)
+    verify(identity)
 }
 
-/// Looks at everything that could be left, and tries to get it back.
-fn prove(identity: &Identity) -> Result<(), Error> {
+/// Checks that no privilege is left and that none can be regained.
+fn verify(identity: &Identity) -> Result<(), Error> {
     let Identity {
         uid, gid, groups, ..
     } = identity;

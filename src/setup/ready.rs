@@ -1,12 +1,11 @@
-//! Two processes at start-up: the one that will serve, and a witness who learns how the
-//! start ended.
+//! The two processes of a start: the service, and the launcher, which learns how the start ended.
 //!
-//! In the background the witness is the caller's own process, which returns when the
-//! daemon serves. In the foreground it is a child that exists for as long as the start
-//! lasts, if privileges will be given up: should the start then fail, it still has the
-//! rights to remove what was made.
+//! In the background, the launcher is the process that the caller started. It returns when the
+//! service serves. In the foreground, the launcher is a child during the start, if privileges will
+//! be dropped. If the start fails, it still has the rights to remove what was created.
 
-use std::io::{self, PipeReader, PipeWriter, Read, Write, pipe};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -15,6 +14,7 @@ use nix::unistd::{Pid, dup2_stderr, dup2_stdout, setsid, write};
 use super::Manager;
 use crate::error::Error;
 use crate::report::{self, Event, Trouble};
+use crate::sys::pipe::pipe;
 use crate::sys::process::{self, Fork, Target, Wait};
 use crate::sys::signals;
 use crate::sys::{descriptors, events};
@@ -22,51 +22,54 @@ use crate::sys::{descriptors, events};
 /// Which of the two processes this is.
 #[derive(Debug)]
 pub enum Side {
-    /// The one that goes on to serve.
+    /// The service.
     Service(Ready),
-    /// The witness, after the start has ended: 0, or the status that it failed with.
+    /// The launcher, after the start has ended, with its exit status.
     Launcher(u8),
 }
 
-/// The service's word to whoever started it. Dropped without a word, it says that the
-/// start failed.
+/// The connection of the service to the launcher. If it is dropped before another report, the start
+/// has failed.
 #[derive(Debug)]
 pub struct Ready {
-    word: Option<PipeWriter>,
-    /// The witness, where it is this process's own child.
+    pipe: Option<File>,
+    /// The launcher, if it is a child of this process.
     child: Option<Pid>,
-    /// Standard error as the caller knows it, until the start has ended: by then the log
-    /// may have taken its place.
+    /// The original standard error, for errors of the start. The log may replace standard error
+    /// before.
     caller: OwnedFd,
     descriptor: Option<ReadyFd>,
 }
 
-/// The service's words: serving, or about to become another program, after which the end
-/// of the pipe says that it has. Anything else is the status of a failure.
+/// A byte from the service: it serves.
 const SERVING: u8 = 0;
-const BECOMING: u8 = 255;
+
+/// A byte from the service: it is about to exec a program. The end of the pipe tells that it has.
+/// All other bytes are the exit status of a failure.
+const EXECUTING: u8 = 255;
 
 impl Ready {
-    fn new(word: Option<PipeWriter>, child: Option<Pid>) -> Result<Self, Error> {
+    fn new(pipe: Option<File>, child: Option<Pid>) -> Result<Self, Error> {
         let caller = io::stderr().as_fd().try_clone_to_owned();
         Ok(Self {
-            word,
+            pipe,
             child,
-            caller: caller.map_err(|reason| Error::start("no descriptor for errors", reason))?,
+            caller: caller
+                .map_err(|reason| Error::start("can't duplicate standard error", reason))?,
             descriptor: None,
         })
     }
 
-    /// For a start without a witness.
+    /// Returns the service of a start without a launcher.
     pub fn alone() -> Result<Side, Error> {
         Ok(Side::Service(Self::new(None, None)?))
     }
 
-    /// Goes into the background: the child, in a session of its own, is the service, and its
-    /// main process to the service manager.
+    /// Goes into the background. The child, in its own session, is the service, and becomes the main
+    /// process for the service manager.
     pub fn in_background(manager: Option<&mut Manager>) -> Result<Side, Error> {
         let (reader, writer) = pipes()?;
-        let (handed_over, hands_over) = pipes()?;
+        let (told, tells) = pipes()?;
         let ready = Self::new(Some(writer), None)?;
         match fork()? {
             Fork::Parent(child) => {
@@ -74,28 +77,28 @@ impl Ready {
                 if let Some(manager) = manager {
                     manager.name_main_process(child);
                 }
-                drop(hands_over);
-                // Whoever waits here can be interrupted.
+                drop(tells);
+                // Signals may end the launcher while it waits.
                 signals::allow_ending();
-                match words(reader) {
-                    Ok(words) if words.is_empty() => Err(Error::Start(
+                match receive(reader) {
+                    Ok(bytes) if bytes.is_empty() => Err(Error::Start(
                         "the daemon was killed before it could serve".into(),
                     )),
-                    Ok(words) => Ok(Side::Launcher(verdict(&words))),
-                    // The daemon will say that nobody waits for it any more.
+                    Ok(bytes) => Ok(Side::Launcher(status(&bytes))),
+                    // The daemon will fail too, since its launcher is gone.
                     Err(_) => Ok(Side::Launcher(1)),
                 }
             }
             Fork::Child => {
-                drop(hands_over);
+                drop(tells);
                 if manager.is_some() {
-                    // What this process says may be passed over until it is the main one.
-                    let _ = words(handed_over);
+                    // The manager may ignore this process until it is the main one.
+                    let _ = receive(told);
                 }
                 match setsid() {
                     Ok(_) => Ok(Side::Service(ready)),
                     Err(errno) => {
-                        let error = Error::start("no session of its own", errno);
+                        let error = Error::start("can't create a session", errno);
                         ready.failed(&error);
                         Err(Error::Told(error.status()))
                     }
@@ -104,60 +107,60 @@ impl Ready {
         }
     }
 
-    /// Stays in the foreground: the child is the witness.
+    /// Stays in the foreground. The child is the launcher.
     pub fn with_launcher() -> Result<Side, Error> {
         let (reader, writer) = pipes()?;
         match fork()? {
             Fork::Parent(child) => Ok(Side::Service(Self::new(Some(writer), Some(child))?)),
             Fork::Child => {
                 drop(writer);
-                // Should the words be lost, so is the start.
-                let words = words(reader).unwrap_or_default();
-                Ok(Side::Launcher(verdict(&words)))
+                // If the bytes can't be read, the start counts as failed.
+                let bytes = receive(reader).unwrap_or_default();
+                Ok(Side::Launcher(status(&bytes)))
             }
         }
     }
 
-    /// Has this descriptor told too, when the service serves.
+    /// Sets the descriptor to notify when the service serves.
     pub fn tell_descriptor(&mut self, descriptor: Option<ReadyFd>) {
         self.descriptor = descriptor;
     }
 
-    /// Says that the service serves. If the caller of a start in the background has gone,
-    /// it was told that the start had failed; so it has.
+    /// Reports that the service serves. This fails if the launcher in the background has ended, since
+    /// its caller takes the start for failed.
     pub fn serving(&mut self) -> Result<(), Error> {
-        self.say(SERVING)?;
+        self.send(SERVING)?;
         if let Some(descriptor) = self.descriptor.take() {
             descriptor.tell();
         }
         Ok(())
     }
 
-    /// Says that this process is about to become another program. Where the witness is its
-    /// child, it is gone first, for that program wouldn't know it.
+    /// Reports that this process is about to exec a program. A launcher that is a child is reaped
+    /// first, since the program wouldn't expect it.
     pub fn becoming(&mut self) -> Result<(), Error> {
-        self.say(if self.child.is_some() {
+        self.send(if self.child.is_some() {
             SERVING
         } else {
-            BECOMING
+            EXECUTING
         })?;
         self.reap();
         Ok(())
     }
 
-    /// Says that the start failed, and why, and waits until a witness of this process's own
-    /// has cleaned up.
+    /// Reports that the start failed, and why. If the launcher is a child, waits until it has cleaned
+    /// up.
     pub fn failed(mut self, error: &Error) {
         let _ = dup2_stderr(&self.caller);
         report::failure(error);
-        // Whoever has gone needn't hear it.
-        let _ = self.say(error.status());
+        // A launcher that has ended needs no report.
+        let _ = self.send(error.status());
     }
 
-    fn say(&mut self, word: u8) -> Result<(), Error> {
-        match &mut self.word {
-            Some(writer) => writer.write_all(&[word]).map_err(|reason| {
-                Error::start("whoever started skd has not waited for it", reason)
+    fn send(&mut self, byte: u8) -> Result<(), Error> {
+        match &mut self.pipe {
+            Some(writer) => writer.write_all(&[byte]).map_err(|reason| {
+                Error::start("the process that started skd has not waited for it", reason)
             }),
             None => Ok(()),
         }
@@ -165,7 +168,7 @@ impl Ready {
 
     fn reap(&mut self) {
         if let Some(child) = self.child.take() {
-            self.word = None;
+            self.pipe = None;
             let _ = process::wait(Target::Process(child), Wait::UNTIL_END);
         }
     }
@@ -177,21 +180,21 @@ impl Drop for Ready {
     }
 }
 
-/// The descriptor of `--ready-fd`. A newline on it, and its end, say that the service serves;
-/// its end alone, that the start has failed.
+/// The descriptor of `--ready-fd`. A newline and its end report that the service serves. Its end
+/// alone reports that the start has failed.
 #[derive(Debug)]
 pub struct ReadyFd {
     number: i32,
-    /// The descriptor itself; and for standard output /dev/null, which comes in its place.
+    /// The descriptor. For standard output, also /dev/null, which will replace it.
     kept: Vec<OwnedFd>,
 }
 
 impl ReadyFd {
-    /// Takes the descriptor over, out of sight of every program that skd runs.
+    /// Takes over the descriptor, so that no program that skd runs inherits it.
     pub fn claim(number: i32) -> Result<Self, Error> {
         let refused = |why: &str| Error::Start(format!("--ready-fd {number}: {why}"));
         let claimed = descriptors::claim(number).map_err(|errno| match errno {
-            Errno::EBADF => refused("whoever started skd has left no such descriptor open"),
+            Errno::EBADF => refused("no such descriptor is open"),
             errno => refused(errno.desc()),
         })?;
         if !descriptors::takes_writing(&claimed) {
@@ -209,16 +212,16 @@ impl ReadyFd {
         Ok(Self { number, kept })
     }
 
-    /// What must stay open until then.
+    /// Returns the descriptors that must stay open until then.
     pub fn kept(&self) -> &[OwnedFd] {
         &self.kept
     }
 
-    /// Writes the newline, without waiting for anybody to make room for it.
+    /// Writes the newline without blocking.
     fn tell(self) {
         let mut kept = self.kept.iter();
         let written = kept.next().map(|fd| {
-            // Not given up for a moment's want of memory: somebody would wait in vain.
+            // Tried again after a lack of memory: otherwise the reader would wait in vain.
             match (0..3).any(|_| events::is_writable(fd.as_fd())) {
                 true => write(fd, b"\n").map(drop),
                 false => Err(Errno::EAGAIN),
@@ -232,37 +235,37 @@ impl ReadyFd {
     }
 }
 
-fn pipes() -> Result<(PipeReader, PipeWriter), Error> {
-    pipe().map_err(|reason| Error::start("no pipe for the start", reason))
+fn pipes() -> Result<(File, File), Error> {
+    pipe().map_err(|errno| Error::start("can't create a pipe for the start", errno))
 }
 
 fn fork() -> Result<Fork, Error> {
-    process::fork().map_err(|errno| Error::start("no process for the start", errno))
+    process::fork().map_err(|errno| Error::start("can't fork for the start", errno))
 }
 
-/// Waits for the service's words, and that there are no more. Close-on-exec ends the pipe
-/// when it becomes another program.
-fn words(mut reader: PipeReader) -> io::Result<Vec<u8>> {
-    let mut words = Vec::new();
+/// Waits for all bytes of the service. Close-on-exec ends the pipe when the service execs.
+fn receive(mut reader: File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
     let mut tries = 3;
     loop {
         tries -= 1;
-        match reader.read_to_end(&mut words) {
-            // Pipes have no errors of their own; and whoever went away now would have said that a
-            // daemon failed which has just said that it hasn't.
-            Err(_) if words.is_empty() && tries > 0 => {}
-            Err(reason) if words.is_empty() => return Err(reason),
-            // What has been said has been said.
-            _ => return Ok(words),
+        match reader.read_to_end(&mut bytes) {
+            // Reading a pipe fails only for lack of memory. To give up at once would report a failed
+            // start, although the daemon may serve.
+            Err(_) if bytes.is_empty() && tries > 0 => {}
+            Err(reason) if bytes.is_empty() => return Err(reason),
+            // The bytes received so far count.
+            _ => return Ok(bytes),
         }
     }
 }
 
-fn verdict(words: &[u8]) -> u8 {
-    match words {
-        [SERVING, ..] | [BECOMING] => 0,
-        [BECOMING, status, ..] | [status, ..] => *status,
-        // Killed before it could say anything. In the foreground, whoever waits for it sees that.
+/// Returns the exit status of the launcher for these bytes.
+fn status(bytes: &[u8]) -> u8 {
+    match bytes {
+        [SERVING, ..] | [EXECUTING] => 0,
+        [EXECUTING, status, ..] | [status, ..] => *status,
+        // The service was killed. In the foreground, its own parent sees that.
         [] => 1,
     }
 }
@@ -272,11 +275,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_verdict_is_the_service_s_last_word() {
-        assert_eq!(verdict(&[SERVING]), 0);
-        assert_eq!(verdict(&[BECOMING]), 0);
-        assert_eq!(verdict(&[BECOMING, 126]), 126);
-        assert_eq!(verdict(&[127]), 127);
-        assert_eq!(verdict(&[]), 1);
+    fn the_last_byte_of_the_service_decides() {
+        assert_eq!(status(&[SERVING]), 0);
+        assert_eq!(status(&[EXECUTING]), 0);
+        assert_eq!(status(&[EXECUTING, 126]), 126);
+        assert_eq!(status(&[127]), 127);
+        assert_eq!(status(&[]), 1);
     }
 }

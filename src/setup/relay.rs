@@ -1,13 +1,13 @@
-//! The relay to syslog: a process that reads lines from a pipe, standard error of skd and
-//! of every handler, and sends each to /dev/log (RFC 3164, as syslog(3) does).
+//! The relay to syslog: a process that reads lines from a pipe, which is standard error of skd and
+//! all handlers, and sends each to /dev/log in the format of syslog(3) (RFC 3164).
 //!
-//! It is our own and not syslog(3), which blocks for good on a stuck /dev/log and counts
-//! nothing. It is forked twice, so that it is nobody's child but init's, and deaf to the
-//! signals that end skd: it ends when the last writer has closed the pipe, having sent
-//! everything.
+//! It doesn't use syslog(3), which blocks forever if /dev/log isn't read, and doesn't count lost
+//! lines. The relay is forked twice, so that its parent is init. It ignores the signals that end
+//! skd, and ends when the last writer has closed the pipe and all lines are sent.
 
 use std::ffi::OsString;
-use std::io::{self, PipeReader, PipeWriter, pipe};
+use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
@@ -25,27 +25,29 @@ use super::privileges;
 use crate::config::{Identity, Level};
 use crate::report::Sink;
 use crate::sys::descriptors::{self, SavedDescriptors};
+use crate::sys::pipe::pipe;
 use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
 use crate::sys::signals::{self, Signal};
 use crate::sys::{events, names};
 
-/// The relay as skd sees it.
+/// The pipe to the relay process, and what is needed to start the process again.
 #[derive(Debug)]
 pub(super) struct Relay {
     tag: OsString,
     level: Level,
-    /// Kept open here too: what was written while no relay ran waits for the next one, and
-    /// no handler is killed by SIGPIPE.
-    output: PipeReader,
-    input: Option<PipeWriter>,
-    /// Held by the relay alone: its other end is at end of file when the relay has ended.
-    life: Option<PipeReader>,
+    /// The read end, which skd keeps open too: lines written while no relay runs wait for the next
+    /// one, and SIGPIPE kills no handler.
+    output: File,
+    input: Option<File>,
+    /// A pipe whose write end only the relay process has. It is at end of file when the relay has
+    /// ended.
+    life: Option<File>,
     started: Instant,
-    /// /dev as it was before chroot(2), from where `log` can be reached for ever.
+    /// The original /dev, through which `log` can be reached after chroot(2).
     devices: Option<OwnedFd>,
 }
 
-/// The same for another image of this process; the relay's own process goes on.
+/// The relay as it is saved for the next process image. The relay process keeps running.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct SavedRelay {
     output: i32,
@@ -54,7 +56,7 @@ pub(super) struct SavedRelay {
 }
 
 impl Relay {
-    /// Lets the next image of this process have it.
+    /// Saves the relay for the next process image.
     pub(super) fn save(&self, to: &mut SavedDescriptors) -> Result<SavedRelay, Errno> {
         let mut pass = |fd: Option<BorrowedFd<'_>>| fd.map(|fd| to.pass(fd)).transpose();
         Ok(SavedRelay {
@@ -64,7 +66,7 @@ impl Relay {
         })
     }
 
-    /// What an earlier image had.
+    /// Restores the relay of the previous process image.
     pub(super) fn restore(tag: OsString, level: Level, saved: &SavedRelay) -> Result<Self, Errno> {
         let claim = |number: Option<i32>| number.map(descriptors::claim).transpose();
         Ok(Self {
@@ -72,7 +74,7 @@ impl Relay {
             level,
             output: descriptors::claim(saved.output)?.into(),
             input: None,
-            life: claim(saved.life)?.map(PipeReader::from),
+            life: claim(saved.life)?.map(File::from),
             started: Instant::now(),
             devices: claim(saved.devices)?,
         })
@@ -92,13 +94,13 @@ impl Relay {
         })
     }
 
-    /// How to write lines of our own to it.
+    /// Returns how skd writes its own lines to it.
     pub(super) fn sink(&self) -> Sink {
         self.input.as_ref().map_or(Sink::Plain, Sink::to)
     }
 
-    /// Makes the pipe standard error, and only that: it ends with the last of those who have
-    /// it as such.
+    /// Makes the pipe standard error, and closes its other descriptor: it ends when no process has it
+    /// as standard error.
     pub(super) fn take_over(&mut self) -> io::Result<()> {
         match self.input.take() {
             Some(input) => Ok(dup2_stderr(input)?),
@@ -106,7 +108,7 @@ impl Relay {
         }
     }
 
-    /// When it was started last, or was to be.
+    /// Returns when it was last started, or starting failed.
     pub(super) fn started(&self) -> Instant {
         self.started
     }
@@ -115,14 +117,13 @@ impl Relay {
         self.life.as_ref().map(AsFd::as_fd)
     }
 
-    /// Starts the process, as `identity` if skd hasn't become that already; says whether it had
-    /// to be.
+    /// Starts the process if it isn't running, as `identity` if skd isn't that user yet. Returns
+    /// whether it was started.
     pub(super) fn start(&mut self, identity: Option<&Identity>) -> io::Result<bool> {
         self.started = Instant::now();
-        // One that nobody could watch needs no second beside it: both would take lines to pieces.
-        if let Some(end) = self.end()
-            && events::wait_readable([end], Some(Duration::ZERO)) == [false]
-        {
+        // Two relays would each get parts of lines.
+        let is_running = |end| events::wait_readable([end], Some(Duration::ZERO)) == [false];
+        if self.end().is_some_and(is_running) {
             return Ok(false);
         }
         let (life, held) = pipe()?;
@@ -146,7 +147,7 @@ impl Relay {
         }
     }
 
-    fn run(&self, identity: Option<&Identity>, held: &PipeWriter) {
+    fn run(&self, identity: Option<&Identity>, held: &File) {
         let _ = setsid();
         signals::ignore(&[
             Signal::SIGTERM,
@@ -160,10 +161,8 @@ impl Relay {
             _ => "/dev/log",
         };
         descriptors::keep_only(&[self.output.as_fd(), held.as_fd()]);
-        if let Some(identity) = identity
-            && privileges::drop_to(identity).is_err()
-        {
-            // Never with more rights than asked for.
+        if identity.is_some_and(|identity| privileges::drop_to(identity).is_err()) {
+            // The relay must not run with more rights.
             return;
         }
         let mut syslog = Syslog::new(name, self.tag.as_bytes(), self.level);
@@ -171,15 +170,15 @@ impl Relay {
     }
 }
 
-/// Reads lines to the end of the pipe.
-fn relay(pipe: &PipeReader, syslog: &mut Syslog<'_>) {
+/// Sends all lines until the end of the pipe.
+fn relay(pipe: &File, syslog: &mut Syslog<'_>) {
     let mut lines = Lines::default();
     loop {
         if syslog.lost > 0 {
-            // With something to say there is no waiting for good.
-            let [readable] = events::wait_readable([pipe.as_fd()], Some(PATIENCE));
+            // A report is pending, so don't wait without a limit.
+            let [readable] = events::wait_readable([pipe.as_fd()], Some(TIMEOUT));
             if !readable {
-                syslog.confess();
+                syslog.report_lost();
                 continue;
             }
         }
@@ -191,13 +190,13 @@ fn relay(pipe: &PipeReader, syslog: &mut Syslog<'_>) {
         }
     }
     lines.finish(|piece| syslog.deliver(piece));
-    syslog.confess();
+    syslog.report_lost();
 }
 
-/// How long a syslog that takes nothing is waited for, before lines are dropped.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long to wait for a syslog that doesn't read, before lines are dropped.
+const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often it is tried meanwhile.
+/// The time between two tries.
 const PAUSE: Duration = Duration::from_millis(20);
 
 struct Syslog<'a> {
@@ -206,7 +205,7 @@ struct Syslog<'a> {
     level: Level,
     socket: Option<UnixDatagram>,
     message: Vec<u8>,
-    /// Whether the last line was dropped: then the next is tried once and not waited for.
+    /// Whether the last line was dropped. Then the next one is tried only once.
     stuck: bool,
     lost: u64,
 }
@@ -225,17 +224,22 @@ impl<'a> Syslog<'a> {
     }
 
     fn deliver(&mut self, piece: Piece<'_>) {
-        self.confess();
+        self.report_lost();
         self.compose(piece);
         if !self.send() {
             self.lost += 1;
         }
     }
 
-    /// Says how many lines were dropped, as soon as it can.
-    fn confess(&mut self) {
+    /// Reports how many lines were dropped, as soon as syslog reads again.
+    fn report_lost(&mut self) {
         if self.lost > 0 {
-            let note = format!("skd: {} lines were lost here: syslog took none", self.lost);
+            let lines = if self.lost == 1 {
+                "line was"
+            } else {
+                "lines were"
+            };
+            let note = format!("skd: {} {lines} lost here: syslog didn't read", self.lost);
             self.compose(Piece::whole(note.as_bytes()));
             if self.send() {
                 self.lost = 0;
@@ -249,11 +253,11 @@ impl<'a> Syslog<'a> {
         lines::compose(&mut self.message, self.level, time, self.tag, piece);
     }
 
-    /// Sends the message; waits for a syslog that is slow or being restarted, but not for
-    /// one that was found stuck.
+    /// Sends the message. Waits for a syslog that is slow or restarting, but not if the last line was
+    /// dropped.
     fn send(&mut self) -> bool {
-        let deadline = Instant::now() + PATIENCE;
-        let mut has_room = false;
+        let deadline = Instant::now() + TIMEOUT;
+        let mut has_space = false;
         loop {
             match self.try_send() {
                 Ok(()) => {
@@ -265,19 +269,19 @@ impl<'a> Syslog<'a> {
                     self.stuck = true;
                     return false;
                 }
-                // Waited for, unless it has just been said to be there.
-                Err(Errno::EAGAIN) if !has_room && self.socket.is_some() => {
-                    has_room = self
+                // Wait for space, unless it was just reported.
+                Err(Errno::EAGAIN) if !has_space && self.socket.is_some() => {
+                    has_space = self
                         .socket
                         .as_ref()
                         .is_some_and(|socket| events::wait_writable(socket.as_fd(), PAUSE));
                 }
                 Err(Errno::EAGAIN | Errno::ENOBUFS) => {
-                    has_room = false;
+                    has_space = false;
                     std::thread::sleep(PAUSE);
                 }
                 Err(_) => {
-                    // Its socket is gone; the next try connects anew.
+                    // The socket was closed. The next try connects again.
                     self.socket = None;
                     std::thread::sleep(PAUSE);
                 }
@@ -384,7 +388,7 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "unix datagram sockets")]
-    fn a_syslog_that_takes_nothing_costs_lines_and_not_time_and_is_told_how_many() {
+    fn a_syslog_that_does_not_read_loses_lines_without_delay_and_gets_their_number() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         let path = path.to_str().unwrap();
@@ -400,7 +404,7 @@ mod tests {
             let length = server.recv(&mut buffer).unwrap();
             text(std::str::from_utf8(&buffer[..length]).unwrap()).to_owned()
         };
-        assert_eq!(next(), "skd: 1000 lines were lost here: syslog took none");
+        assert_eq!(next(), "skd: 1000 lines were lost here: syslog didn't read");
         assert_eq!(next(), "kept");
     }
 }

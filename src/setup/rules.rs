@@ -1,7 +1,7 @@
-//! The files that rules are read from: the one of `--rules`, and lists of prefixes.
+//! Reading rules files: the file of `--rules`, and lists of prefixes.
 //!
-//! They are read again at SIGHUP, when root directory, working directory and user may be others.
-//! So the directories that their paths begin in stay open.
+//! They are read again at SIGHUP, when the root directory, working directory and user may have
+//! changed. So the directories at the beginning of their paths stay open.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -19,25 +19,25 @@ use crate::error::{Error, Reason};
 use crate::sys::descriptors::SavedDescriptors;
 use crate::sys::directory::{Directory, SavedDirectory};
 
-/// The most that is read of a file, in bytes: enough for a million of the longest prefixes.
+/// The maximum size of a file in bytes, enough for a million of the longest prefixes.
 const LARGEST: u64 = 64 << 20;
 
-/// Rules, each with the prefixes of its file if it has one.
+/// Rules, each with the prefixes of its file.
 pub type RuleList = Vec<(Rule, Vec<Prefix>)>;
 
-/// Where the rules of a service come from.
+/// The sources of the rules of a service.
 #[derive(Debug)]
 pub struct RuleFiles {
-    /// Those of the command line, which come first.
+    /// The rules of the command line, which come first.
     options: Vec<Rule>,
-    /// What has to be read; nothing, if they name no file.
+    /// The files, if the rules name one.
     files: Option<Files>,
     names: Names,
-    /// How handlers are started before it is known which rule they are under, if they are.
+    /// How handlers are started before their client, and so its rule, is known.
     prestart: Option<Prestart>,
 }
 
-/// The same for another image of this process.
+/// The sources as they are saved for the next process image.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedRuleFiles {
     options: Vec<Rule>,
@@ -47,11 +47,11 @@ pub struct SavedRuleFiles {
 
 #[derive(Debug)]
 struct Files {
-    /// The file of rules, and the directory where it is.
+    /// The rules file and its directory.
     rules: Option<(PathBuf, Directory)>,
-    /// Where absolute paths begin.
+    /// The root directory, where absolute paths begin.
     root: Directory,
-    /// Where the relative ones of the command line do.
+    /// The working directory, where relative paths of the command line begin.
     here: Directory,
 }
 
@@ -62,34 +62,33 @@ struct SavedFiles {
     here: SavedDirectory,
 }
 
-/// What names of users and groups stand for. In another root directory nobody is asked: there
-/// the answer would be somebody else's, and so would the library that is loaded for it.
+/// The ids of user and group names. They aren't looked up in another root directory: there, the
+/// answer and the libraries loaded for it would be others.
 #[derive(Debug)]
 struct Names {
-    asks: bool,
+    can_look_up: bool,
     known: RefCell<BTreeMap<(Id, OsString), u32>>,
 }
 
 impl Names {
     fn find(&self, id: Id, name: &OsStr) -> Result<u32, Refused> {
         let key = (id, name.to_owned());
-        if self.asks {
+        if self.can_look_up {
             let number = look_up(id, name)?;
             self.known.borrow_mut().insert(key, number);
             return Ok(number);
         }
         self.known.borrow().get(&key).copied().ok_or_else(|| {
             Refused::because(format!(
-                "'{}' can't be looked up any more, in another root directory: use the number, or \
-                 start skd again",
-                name.display()
+                "'{}' can't be looked up in another root directory: use the number, or restart skd",
+                Path::new(name).display()
             ))
         })
     }
 }
 
 impl RuleFiles {
-    /// Opens what must be in reach later; `None` if there are no rules.
+    /// Opens the directories for later. Returns `None` if there are no rules.
     pub fn open(service: &Service) -> Result<Option<Self>, Error> {
         let admission = &service.admission;
         let options = admission.rules.clone();
@@ -102,14 +101,14 @@ impl RuleFiles {
             options,
             files: needed.then(|| Files::open(rules)).transpose()?,
             names: Names {
-                asks: true,
+                can_look_up: true,
                 known: RefCell::default(),
             },
             prestart: service.prestart,
         }))
     }
 
-    /// Opens them and reads what they hold now, or says the first of what is wrong.
+    /// Opens and reads the rules, or returns the first fault.
     pub fn open_and_read(service: &Service) -> Result<Option<(Self, RuleList)>, Error> {
         let Some(files) = Self::open(service)? else {
             return Ok(None);
@@ -123,17 +122,17 @@ impl RuleFiles {
         }
     }
 
-    /// Says that this process is in another root directory by now.
+    /// Notes that this process has another root directory.
     pub fn entered_root(&mut self) {
-        self.names.asks = false;
+        self.names.can_look_up = false;
     }
 
-    /// Whether there is anything that can change.
+    /// Whether there are files, whose content can change.
     pub fn can_change(&self) -> bool {
         self.files.is_some()
     }
 
-    /// Reads all of it, or says all that is wrong, a sentence each.
+    /// Reads all rules, or returns all faults.
     pub fn read(&self) -> Result<RuleList, Vec<Error>> {
         let mut found = Vec::new();
         let mut faults = Vec::new();
@@ -180,9 +179,9 @@ impl RuleFiles {
         if let Some(prestart) = self.prestart
             && !rule.environment.is_empty()
         {
-            let by = Place(&rule.location, of.map(|(path, _)| path));
+            let by = Location(&rule.location, of.map(|(path, _)| path));
             faults.push(Error::Usage(format!(
-                "{by}: env can't be used with {}: handlers run before it is known whose they are",
+                "{by}: env can't be used with {}: handlers run before their client is known",
                 prestart.option()
             )));
         }
@@ -199,7 +198,7 @@ impl RuleFiles {
         let list = match read_file(base, below) {
             Ok(text) => rule_file::prefixes(&text),
             Err(why) => {
-                let by = Place(&rule.location, of.map(|(path, _)| path));
+                let by = Location(&rule.location, of.map(|(path, _)| path));
                 return faults.push(Error::Start(format!("{by}: the {file} {why}")));
             }
         };
@@ -209,13 +208,13 @@ impl RuleFiles {
         }
     }
 
-    /// Where a rule was read, for messages.
+    /// Returns the location of a rule, for messages.
     pub fn location<'a>(&'a self, rule: &'a Rule) -> impl fmt::Display + 'a {
         let rules = self.files.as_ref().and_then(|files| files.rules.as_ref());
-        Place(&rule.location, rules.map(|(path, _)| path.as_path()))
+        Location(&rule.location, rules.map(|(path, _)| path.as_path()))
     }
 
-    /// Lets the next image of this process have it.
+    /// Saves the sources for the next process image.
     pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedRuleFiles, Errno> {
         let known = self.names.known.borrow();
         let names = known.iter();
@@ -239,11 +238,12 @@ impl RuleFiles {
         })
     }
 
-    /// What an earlier image had. `asks` says whether names can be looked up.
+    /// Restores the sources of the previous process image. `can_look_up` says whether names can be
+    /// looked up.
     pub fn restore(
         saved: SavedRuleFiles,
         prestart: Option<Prestart>,
-        asks: bool,
+        can_look_up: bool,
     ) -> Result<Self, Errno> {
         let files = |files: SavedFiles| {
             let rules = files.rules.map(|(path, directory)| {
@@ -262,7 +262,7 @@ impl RuleFiles {
             options: saved.options,
             files: saved.files.map(files).transpose()?,
             names: Names {
-                asks,
+                can_look_up,
                 known: RefCell::new(known.collect()),
             },
             prestart,
@@ -273,7 +273,7 @@ impl RuleFiles {
 impl Files {
     fn open(rules: Option<&Path>) -> Result<Self, Error> {
         let failed = |what: &str| {
-            let what = format!("the {what} directory can't be opened, in which files of rules are");
+            let what = format!("can't open the {what} directory for rules files");
             move |errno: Errno| Error::start(what, errno)
         };
         let rules = rules.map(|path| match Directory::of(path) {
@@ -305,7 +305,7 @@ fn read_file(base: &Directory, path: &Path) -> Result<Vec<u8>, String> {
 
 fn cannot_open(errno: Errno) -> String {
     match errno {
-        Errno::ESPIPE => "isn't a regular file, which it must be to be read again at SIGHUP".into(),
+        Errno::ESPIPE => "isn't a regular file, so it can't be read again at SIGHUP".into(),
         errno => format!("can't be opened: {}", errno.desc()),
     }
 }
@@ -315,7 +315,7 @@ fn sentences(file: &Described<'_>, faults: &[Fault]) -> Vec<Error> {
     faults.iter().map(sentence).collect()
 }
 
-/// A file with what it is for.
+/// A file and its purpose.
 struct Described<'a>(&'static str, &'a Path);
 
 impl fmt::Display for Described<'_> {
@@ -325,10 +325,10 @@ impl fmt::Display for Described<'_> {
     }
 }
 
-/// Where a rule stands, in which file if it is in one.
-struct Place<'a>(&'a RuleLocation, Option<&'a Path>);
+/// The location of a rule, with its file.
+struct Location<'a>(&'a RuleLocation, Option<&'a Path>);
 
-impl fmt::Display for Place<'_> {
+impl fmt::Display for Location<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self(RuleLocation::Line(line), Some(path)) => {

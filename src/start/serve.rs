@@ -6,7 +6,7 @@ use crate::child::Method;
 use crate::child::plan::raise_file_limit;
 use crate::config::{Config, Service};
 use crate::error::Error;
-use crate::net::{self, Handed};
+use crate::net::{self, InheritedListener};
 use crate::serve::{Daemon, Origin, Prepared, Resources, Restored, Rules};
 use crate::setup::executable::Executable;
 use crate::setup::{Log, Manager, ReadyFd, RuleFiles};
@@ -25,12 +25,12 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
     let files = raise_file_limit();
     // What skd was given on purpose.
     let ready_fd = daemon.ready_fd.map(ReadyFd::claim).transpose()?;
-    let handed = take_over(&services)?;
+    let inherited_listeners = take_over(&services)?;
     // Before any descriptor of ours is opened, so that all are above the reserved ones; and
     // a handler gets its connection and nothing that skd was given by accident.
     let kept = ready_fd.iter().flat_map(ReadyFd::kept).map(AsFd::as_fd);
     let kept: Vec<_> = kept
-        .chain(handed.iter().flatten().map(AsFd::as_fd))
+        .chain(inherited_listeners.iter().flatten().map(AsFd::as_fd))
         .collect();
     let reserved = reserve(services.len(), &kept, None)?;
     // The resolver may take long: nothing is held or changed yet, and INT still ends skd.
@@ -52,8 +52,8 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
     // With the rights to low ports, and while the old root directory is there. All, or none.
     let listeners = wanted
         .iter()
-        .zip(handed)
-        .map(|(wanted, handed)| net::bind_all(wanted, handed))
+        .zip(inherited_listeners)
+        .map(|(wanted, inherited)| net::bind_all(wanted, inherited))
         .collect::<Result<Vec<_>, _>>()?;
     let log = Log::open(daemon.log.as_ref(), daemon.background)?;
 
@@ -146,16 +146,16 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
     })
 }
 
-/// Takes over the sockets that were handed to this process, for each service its own.
-fn take_over(services: &[Service]) -> Result<Vec<Vec<Handed>>, Error> {
+/// Takes over the sockets that this process has inherited, for each service its own.
+fn take_over(services: &[Service]) -> Result<Vec<Vec<InheritedListener>>, Error> {
     let listeners = services.iter().flat_map(|service| &service.listeners);
-    let mut handed = net::take_over(listeners)?;
+    let mut inherited = net::inherit_all(listeners)?;
     let mut all = Vec::new();
     for service in services {
         let its: Vec<_>;
-        (its, handed) = handed
+        (its, inherited) = inherited
             .into_iter()
-            .partition(|handed| handed.is_of(&service.listeners));
+            .partition(|it| it.is_of(&service.listeners));
         if service.admission.proxies.is_some() {
             net::refuse_seqpacket(&its)?;
         }

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 
 use super::diagnosis::Diagnosis;
 
-/// What is needed to ask the kernel.
+/// The means to ask the kernel.
 #[derive(Debug, Default)]
 pub struct Backlog {
     /// For unix sockets; opened when first needed.
@@ -14,7 +14,7 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// How many connections wait there, if the kernel says.
+    /// The number of connections that wait there, if the kernel has it.
     pub fn length(&mut self, listener: impl AsFd) -> Option<u32> {
         if let Some(length) = tcp(&listener) {
             return Some(length);
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "unix sockets")]
-    fn those_who_wait_are_counted_until_they_are_accepted() {
+    fn waiting_connections_are_counted_until_they_are_accepted() {
         let mut backlog = Backlog::default();
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let directory = tempfile::tempdir().unwrap();

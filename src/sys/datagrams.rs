@@ -1,5 +1,5 @@
-//! Datagrams in numbers, with the address of this machine that each was sent to: recvmmsg(2),
-//! sendmmsg(2), `IP_PKTINFO` and `IPV6_RECVPKTINFO`.
+//! Datagrams in batches, with the destination address of each: recvmmsg(2), sendmmsg(2), `IP_PKTINFO`
+//! and `IPV6_RECVPKTINFO`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd};
@@ -10,16 +10,17 @@ use nix::errno::Errno;
 
 use super::sockets::{internet_address, set_number};
 
-/// How many are received or sent with one call, at most.
+/// The largest number that is received or sent with one call.
 pub const BATCH: usize = 32;
 
 /// The longest payload of a UDP datagram over IPv4.
 pub const LONGEST: usize = 65_507;
 
-/// Room for one: longer ones, which only unix sockets have, are cut and known to be.
-const ROOM: usize = 64 * 1024;
+/// The size of the buffer of one datagram. Longer ones, which only unix sockets have, are truncated and
+/// known to be.
+const BUFFER: usize = 64 * 1024;
 
-/// Where a datagram came from, and so where what answers it goes, and from which address.
+/// The sender of a datagram and its destination: an answer goes the other way.
 #[derive(Clone, Copy)]
 pub struct Route {
     sender: sockaddr_storage,
@@ -27,8 +28,7 @@ pub struct Route {
     local: Local,
 }
 
-/// The address of this machine that a datagram was sent to, with the interface of one that means
-/// something there alone.
+/// The destination address of a datagram, and for a link-local one its interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Local {
     Unknown,
@@ -37,7 +37,8 @@ enum Local {
 }
 
 impl Route {
-    /// One from the bytes of a sender's address, and what it wrote to; `None` if it can't be.
+    /// Makes a route from the bytes of a sender's address and the destination; `None` if they are too
+    /// many.
     pub fn new(address: &[u8], local: Option<SocketAddr>) -> Option<Self> {
         // SAFETY: all-zero is a valid value, and so are any bytes: an address of any family.
         let mut sender: sockaddr_storage = unsafe { mem::zeroed() };
@@ -72,7 +73,7 @@ impl Route {
         internet_address(&self.sender)
     }
 
-    /// The address that it wrote to, with port 0, where the kernel has said so.
+    /// The destination address, with port 0, if it is known.
     pub fn local(&self) -> Option<SocketAddr> {
         match self.local {
             Local::Unknown => None,
@@ -81,7 +82,7 @@ impl Route {
         }
     }
 
-    /// Whether anything can be sent back: a unix socket that isn't bound has no address.
+    /// Whether an answer can be sent: a unix socket that isn't bound has no address.
     pub fn leads_back(&self) -> bool {
         self.length as usize > size_of::<libc::sa_family_t>()
     }
@@ -93,7 +94,7 @@ impl std::fmt::Debug for Route {
     }
 }
 
-/// Has an internet socket say of each datagram where it was sent to (ip(7), ipv6(7)).
+/// Makes an internet socket report the destination of each datagram (ip(7), ipv6(7)).
 pub fn tell_destination(socket: impl AsFd, v6: bool) -> Result<(), Errno> {
     match v6 {
         false => set_number(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1),
@@ -101,7 +102,7 @@ pub fn tell_destination(socket: impl AsFd, v6: bool) -> Result<(), Errno> {
     }
 }
 
-/// Room for the destination, aligned as cmsg(3) wants it.
+/// Control data for the destination, aligned for cmsg(3).
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 struct Control([u8; CONTROL]);
@@ -109,27 +110,28 @@ struct Control([u8; CONTROL]);
 // SAFETY: it computes a length.
 const CONTROL: usize = unsafe { libc::CMSG_SPACE(size_of::<libc::in6_pktinfo>() as u32) as usize };
 
-/// What was received last, in memory that is made once and, where nothing long ever comes, hardly
-/// touched.
+/// The datagrams that were received last. Its memory is mapped once, and only as much is touched as
+/// datagrams are long.
 #[derive(Debug)]
 pub struct Received {
-    room: Box<[u8]>,
+    payloads: Box<[u8]>,
     found: Vec<(Route, Option<usize>)>,
 }
 
 impl Received {
-    /// Room for so many.
+    /// Makes buffers for `most` datagrams, at most [`BATCH`].
     pub fn new(most: usize) -> Self {
         let most = most.min(BATCH);
         Self {
-            room: vec![0; most * ROOM].into(),
+            payloads: vec![0; most * BUFFER].into(),
             found: Vec::with_capacity(most),
         }
     }
 
-    /// Receives what waits, as many as there is room for, without waiting; says how many. Only
-    /// `internet` sockets say where to: of a unix socket any control data would be the sender's
-    /// choice, and room for it would have the kernel install what descriptors it sent along.
+    /// Receives as many as there are buffers, without waiting, and returns their number.
+    ///
+    /// Only `internet` sockets report the destination. On a unix socket the sender chooses the control
+    /// data, and the kernel would install descriptors from it.
     pub fn receive(&mut self, socket: impl AsFd, internet: bool) -> Result<usize, Errno> {
         self.found.clear();
         // SAFETY: all-zero is a valid value of these.
@@ -139,7 +141,7 @@ impl Received {
             [mmsghdr; BATCH],
         ) = unsafe { (mem::zeroed(), mem::zeroed(), mem::zeroed()) };
         let mut controls = [Control([0; CONTROL]); BATCH];
-        let chunks = self.room.chunks_exact_mut(ROOM);
+        let chunks = self.payloads.chunks_exact_mut(BUFFER);
         let count = chunks.len();
         for (index, chunk) in chunks.enumerate() {
             parts[index] = part(chunk.as_mut_ptr(), chunk.len());
@@ -154,8 +156,8 @@ impl Received {
             }
         }
         let result = loop {
-            // SAFETY: as many headers as said, each of which points to an address, one part and
-            // control data of the lengths that it says, all of which outlive the call.
+            // SAFETY: `count` headers, each of which points to an address, one part and control data
+            // with their lengths, all of which outlive the call.
             let result = unsafe {
                 libc::recvmmsg(
                     socket.as_fd().as_raw_fd(),
@@ -165,7 +167,7 @@ impl Received {
                     ptr::null_mut(),
                 )
             };
-            match super::check(result) {
+            match super::result::check(result) {
                 Err(Errno::EINTR) => {}
                 result => break result,
             }
@@ -188,15 +190,15 @@ impl Received {
         Ok(count)
     }
 
-    /// One of those received: its way, and its payload unless that was too long.
+    /// One of those received: its route, and its payload unless that was too long.
     pub fn get(&self, index: usize) -> Option<(&Route, Option<&[u8]>)> {
         let (route, length) = self.found.get(index)?;
-        let payload = length.and_then(|length| self.room[index * ROOM..].get(..length));
+        let payload = length.and_then(|length| self.payloads[index * BUFFER..].get(..length));
         Some((route, payload))
     }
 
-    /// Sends the first of those received, so many, back along another way, without waiting; says
-    /// how many have gone. The error is that of the first that hasn't.
+    /// Sends `count` of those received, from the index `first` on, along a route, without waiting.
+    /// Returns how many were sent; the error is that of the first one.
     pub fn send(&self, socket: impl AsFd, first: usize, count: usize, to: &Route) -> Sent {
         // SAFETY: all-zero is a valid value of these.
         let (mut parts, mut headers): ([iovec; BATCH], [mmsghdr; BATCH]) =
@@ -204,19 +206,18 @@ impl Received {
         let mut control = Control([0; CONTROL]);
         let indices = first..(first + count).min(self.found.len());
         let count = indices.len();
-        for (place, index) in indices.enumerate() {
+        for (entry, index) in indices.enumerate() {
             let length = self.found[index].1.unwrap_or_default();
-            // Only read through, by sendmmsg.
-            parts[place] = part(self.room[index * ROOM..].as_ptr().cast_mut(), length);
+            // sendmmsg only reads it.
+            parts[entry] = part(self.payloads[index * BUFFER..].as_ptr().cast_mut(), length);
             address(
-                &mut headers[place].msg_hdr,
-                &mut parts[place],
+                &mut headers[entry].msg_hdr,
+                &mut parts[entry],
                 &mut control,
                 to,
             );
         }
-        // SAFETY: as many headers as said, whose addresses, parts and control data outlive the
-        // call.
+        // SAFETY: `count` headers, whose addresses, parts and control data outlive the call.
         let result = unsafe {
             libc::sendmmsg(
                 socket.as_fd().as_raw_fd(),
@@ -225,11 +226,11 @@ impl Received {
                 (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
             )
         };
-        super::check(result).map(|sent| sent as usize)
+        super::result::check(result).map(|sent| sent as usize)
     }
 }
 
-/// How many have gone, or why the first hasn't.
+/// How many were sent, or the error of the first.
 pub type Sent = Result<usize, Errno>;
 
 /// Sends one datagram without waiting.
@@ -252,7 +253,7 @@ fn part(base: *mut u8, length: usize) -> iovec {
     }
 }
 
-/// Fills in where a message goes, and from which address of this machine.
+/// Fills in the destination of a message, and its source address.
 fn address(header: &mut libc::msghdr, part: &mut iovec, control: &mut Control, to: &Route) {
     header.msg_name = (&raw const to.sender).cast_mut().cast();
     header.msg_namelen = to.length;
@@ -297,8 +298,8 @@ fn say<T>(
     value: T,
 ) {
     message.msg_control = control.0.as_mut_ptr().cast();
-    // SAFETY: they compute lengths; the data is aligned and has room for one header and the
-    // larger of the two values that this is called with, so the first header is within it.
+    // SAFETY: they compute lengths; the data is aligned and large enough for one header and the larger
+    // of the two values that this is called with, so the first header is within it.
     unsafe {
         message.msg_controllen = libc::CMSG_SPACE(size_of::<T>() as u32) as _;
         let first = libc::CMSG_FIRSTHDR(message);
@@ -311,11 +312,11 @@ fn say<T>(
     }
 }
 
-/// What the kernel says of where a message was sent to. Nobody can answer from a multicast
-/// address: then it is left to the routes.
+/// The destination of a message, from its control data. An answer can't have a multicast address as its
+/// source: then it is unknown, and the kernel chooses the source.
 fn destination(message: &libc::msghdr) -> Local {
-    // SAFETY: the kernel has filled in the control data, whose length the header says; the macros
-    // stay within it, and each value is read unaligned, if as many bytes are there as it has.
+    // SAFETY: the kernel has filled in the control data, and its length in the header; the macros stay
+    // within it, and each value is read unaligned, if there are as many bytes as it has.
     unsafe {
         let first = libc::CMSG_FIRSTHDR(message);
         let Some(header) = first.as_ref() else {
@@ -332,8 +333,8 @@ fn destination(message: &libc::msghdr) -> Local {
                 let data = libc::CMSG_DATA(first).cast::<libc::in6_pktinfo>();
                 let found = data.read_unaligned();
                 let address = Ipv6Addr::from(found.ipi6_addr.s6_addr);
-                // A socket for both versions, which may be handed over, has it of IPv4 as it was
-                // in the packet.
+                // On a socket for both versions, which may be inherited, the address of IPv4 is that
+                // of the packet.
                 let v4 = address.to_ipv4_mapped();
                 let many = v4.is_some_and(|v4| v4.is_multicast() || v4.is_broadcast());
                 if address.is_multicast() || many {
@@ -352,7 +353,7 @@ mod tests {
     use super::*;
     use std::net::UdpSocket;
 
-    /// A socket of this machine that knows where it is written to, and a client.
+    /// A socket that reports destinations, and a client.
     fn pair(any: &str) -> (UdpSocket, UdpSocket) {
         let server = UdpSocket::bind(any).unwrap();
         tell_destination(&server, server.local_addr().unwrap().is_ipv6()).unwrap();
@@ -383,14 +384,14 @@ mod tests {
                 client.local_addr().unwrap().ip()
             );
 
-            // Written down and read again.
+            // Saved and restored.
             let route = Route::new(route.address(), route.local()).unwrap();
             assert_eq!(received.send(&server, 0, 3, &route), Ok(3));
             send(&server, b"last", &route).unwrap();
             for text in ["one", "", "three", "last"] {
-                let mut room = [0; 10];
-                let (length, from) = client.recv_from(&mut room).unwrap();
-                assert_eq!(&room[..length], text.as_bytes());
+                let mut buffer = [0; 10];
+                let (length, from) = client.recv_from(&mut buffer).unwrap();
+                assert_eq!(&buffer[..length], text.as_bytes());
                 assert_eq!(from.to_string(), format!("127.0.0.9:{port}"));
             }
             assert_eq!(received.receive(&server, true), Ok(0));

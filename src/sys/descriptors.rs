@@ -1,43 +1,69 @@
-//! The table of descriptors: what was inherited, what is reserved, what may not leak.
+//! The table of descriptors: what is inherited, reserved, saved.
 //!
-//! The lowest descriptors of a daemon, 0, 1, 2 and one for each thread that starts handlers,
-//! are always occupied, so that accept(2) and clone(2) can only hand out numbers above. A
-//! child that shares the table then takes a copy of these alone: see [`super::child`].
+//! The low descriptors of a daemon are 0, 1, 2, those that plans own, and one for each thread that
+//! starts handlers. They are always occupied, so accept(2) and clone(2) only return numbers above. A
+//! child that shares the table copies only these: see [`super::child`].
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, getrlimit};
+use nix::unistd::dup3;
 
 /// `CLOSE_RANGE_UNSHARE` of close_range(2).
 const UNSHARE: libc::c_uint = 1 << 1;
 
-/// How many entries the kernel looks at when a child takes a copy of the low part of a
-/// table, however low (`NR_OPEN_DEFAULT`). A daemon opens its own descriptors above if it
-/// can: each below is copied, and closed again, for every connection.
+/// The number of entries that the kernel copies at the least when a child takes a copy of the low part
+/// of a table (`NR_OPEN_DEFAULT`). A daemon opens its own descriptors above if it can: each below is
+/// copied, and closed again, for every connection.
 const WORD: u32 = 64;
 
-/// Descriptors from 3 up, occupied by /dev/null until somebody needs one, or until this is
-/// dropped.
+/// Descriptors from 3 up, occupied by /dev/null until one is needed, or until this is dropped.
 #[derive(Debug)]
 pub struct Reserved {
     /// The lowest last.
     slots: Vec<OwnedFd>,
+    /// The first number above those that plans own.
+    unowned: u32,
 }
 
-/// How many descriptors, from 0, are low: those that a child takes a copy of.
+/// The low descriptors: those that a child takes a copy of.
+///
+/// From 3 up there are those that plans own, which its steps may use, and then those of the
+/// threads, for connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Low(pub(super) u32);
+pub struct Low {
+    /// The first that no plan owns.
+    unowned: u32,
+    /// The first that isn't low.
+    end: u32,
+}
+
+impl Low {
+    /// The first that no plan owns: from here up, a child closes all.
+    pub(super) fn first_unowned(self) -> u32 {
+        self.unowned
+    }
+
+    /// Those that no plan owns.
+    pub(super) fn unowned(self) -> Range<RawFd> {
+        self.unowned as RawFd..self.end as RawFd
+    }
+}
+
+/// The lowest number besides the standard descriptors.
+const FIRST: u32 = 3;
 
 impl Reserved {
-    /// Closes whatever was inherited besides 0, 1, 2 and what is `kept`, and occupies the
-    /// lowest numbers: no more of them than `slots` where few may be open. With `saved`, which
-    /// is /dev/null already, none is opened by its name.
+    /// Closes all inherited descriptors except 0, 1, 2 and `kept`, and occupies the lowest numbers: at
+    /// most `slots` of them if few descriptors may be open. `saved` is /dev/null that was opened
+    /// before, so that it isn't opened by its name.
     pub fn take(slots: usize, kept: &[impl AsFd], saved: Option<&OwnedFd>) -> io::Result<Self> {
         close_inherited(kept);
         let few = few();
@@ -51,38 +77,53 @@ impl Reserved {
             taken.push(next);
         }
         taken.reverse();
-        Ok(Self { slots: taken })
+        Ok(Self {
+            slots: taken,
+            unowned: FIRST,
+        })
     }
 
-    /// The lowest number that is left, for as long as the caller lives.
+    /// Moves a descriptor to the lowest number that is left, close-on-exec (dup3(2)), for a plan to
+    /// own. Called before [`Self::low`] and [`Self::slot`].
+    pub fn own(&mut self, fd: OwnedFd) -> Result<OwnedFd, Errno> {
+        let mut slot = self.slots.pop().ok_or(Errno::EMFILE)?;
+        dup3(&fd, &mut slot, OFlag::O_CLOEXEC)?;
+        self.unowned = slot.as_raw_fd() as u32 + 1;
+        Ok(slot)
+    }
+
+    /// Takes the lowest number that is left. The caller owns it as long as it lives.
     pub fn slot(&mut self) -> Option<OwnedFd> {
         self.slots.pop()
     }
 
-    /// 0, 1, 2 and so many of the lowest numbers.
+    /// The low descriptors of a daemon that takes so many more slots; `None` if there are fewer.
     pub fn low(&self, slots: usize) -> Option<Low> {
         let last = self.slots.iter().rev().nth(slots.checked_sub(1)?)?;
-        Some(Low(last.as_raw_fd() as u32 + 1))
+        Some(Low {
+            unowned: self.unowned,
+            end: last.as_raw_fd() as u32 + 1,
+        })
     }
 }
 
-/// Whether so few may be open that none can be spared to keep others out of the way.
+/// Whether so few descriptors may be open that none can be spared to occupy numbers.
 fn few() -> bool {
     let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
     limit < 4 * u64::from(WORD)
 }
 
-/// Descriptors that this process is to keep when it becomes another program.
+/// Descriptors that survive an exec of this process, for an upgrade.
 #[derive(Debug, Default)]
 pub struct SavedDescriptors {
     numbers: Vec<i32>,
-    /// Of those that end with this image, or whose own number is low, where the next image will
-    /// want none.
+    /// Copies of descriptors that end with this program, or whose own number is low, where the next
+    /// program reserves numbers.
     copies: Vec<OwnedFd>,
 }
 
 impl SavedDescriptors {
-    /// Takes one along; says under which number it will be found. Its owner stays.
+    /// Adds one, and returns the number that the next program finds it under. The owner doesn't change.
     pub fn pass(&mut self, fd: impl AsFd) -> Result<i32, Errno> {
         let number = fd.as_fd().as_raw_fd();
         if (number as u32) < WORD && !few() {
@@ -92,7 +133,7 @@ impl SavedDescriptors {
         Ok(number)
     }
 
-    /// The same of one that is itself to end with this image.
+    /// Adds a copy of one that itself ends with this program.
     pub fn pass_copy(&mut self, fd: impl AsFd) -> Result<i32, Errno> {
         let copy = claim(fd.as_fd().as_raw_fd())?;
         let number = copy.as_raw_fd();
@@ -106,7 +147,7 @@ impl SavedDescriptors {
         &self.numbers
     }
 
-    /// Has all of them outlive an exec, or not.
+    /// Makes all of them survive an exec, or not.
     pub fn survive(&self, on: bool) -> Result<(), Errno> {
         for number in &self.numbers {
             // SAFETY: the owners, and this value's copies, are still there.
@@ -117,53 +158,53 @@ impl SavedDescriptors {
     }
 }
 
-/// Owns a descriptor that an earlier image of this process has left open under this number.
+/// Takes ownership of a descriptor that the program before an upgrade left open with this number.
 pub fn adopt(number: i32) -> Result<OwnedFd, Errno> {
     if number < 0 {
         return Err(Errno::EBADF);
     }
-    // SAFETY: start-up, and nothing in this process owns what it was handed; if it wasn't, the
-    // call says so.
+    // SAFETY: start-up, and nothing in this process owns what it inherited; for what it didn't, the
+    // call fails.
     let saved = unsafe { BorrowedFd::borrow_raw(number) };
     fcntl(saved, FcntlArg::F_GETFD)?;
     // SAFETY: open, as was just seen, and from here on this value's own.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// A file without a name (memfd_create(2)).
+/// Makes a file without a name (memfd_create(2)).
 pub fn memory_file() -> Result<File, Errno> {
     memfd_create(c"skd", MFdFlags::MFD_CLOEXEC).map(File::from)
 }
 
-/// Takes over a descriptor that was handed to this process under this number, close-on-exec
-/// and out of the way of those that will be reserved (fcntl(2), `F_DUPFD_CLOEXEC`).
+/// Copies an inherited descriptor with this number, close-on-exec and above the numbers that will be
+/// reserved (fcntl(2), `F_DUPFD_CLOEXEC`).
 pub fn claim(number: i32) -> Result<OwnedFd, Errno> {
-    // Where few may be open, any that can be had: then more of them are low.
+    // If few may be open, any number: then more of them are low.
     let above = if few() { 3 } else { WORD as i32 };
     if number < 0 {
         return Err(Errno::EBADF);
     }
-    // SAFETY: start-up, and nothing in this process owns what it was handed; if it wasn't, the
-    // call says so.
+    // SAFETY: start-up, and nothing in this process owns what it inherited; for what it didn't, the
+    // call fails.
     let saved = unsafe { BorrowedFd::borrow_raw(number) };
     copy_above(saved, above)
 }
 
-/// Another descriptor for the same, close-on-exec and with this number or a higher one.
+/// Copies a descriptor, close-on-exec and to this number or a higher one.
 pub fn copy_above(fd: impl AsFd, lowest: i32) -> Result<OwnedFd, Errno> {
     let copy = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(lowest))?;
     // SAFETY: the kernel has just made it for the caller.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
-/// Closes what was handed to this process under this number, once it has been claimed, so
-/// that its other end is seen to end with the claimed copy.
+/// Closes the inherited descriptor with this number after [`claim`], so that the other end of a pipe or
+/// socket sees the end of the copy.
 pub fn close_claimed(number: i32) {
     // SAFETY: as for claim, nothing in this process owns it.
     unsafe { libc::close(number) };
 }
 
-/// Whether this was opened for writing (fcntl(2), `F_GETFL`).
+/// Whether this is open for writing (fcntl(2), `F_GETFL`).
 pub fn takes_writing(fd: impl AsFd) -> bool {
     let flags = fcntl(fd, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
     flags.is_ok_and(|flags| {
@@ -171,8 +212,8 @@ pub fn takes_writing(fd: impl AsFd) -> bool {
     })
 }
 
-/// /dev/null, open for reading and writing; or its like where there is none, as in the root
-/// directory of a small container.
+/// Opens /dev/null for reading and writing. Where there is none, as in a small container, it makes a
+/// substitute.
 pub fn null() -> io::Result<OwnedFd> {
     let null = File::options().read(true).write(true).open("/dev/null");
     match null {
@@ -181,25 +222,25 @@ pub fn null() -> io::Result<OwnedFd> {
     }
 }
 
-/// A file that reads as empty and takes nothing (memfd_create(2), `F_ADD_SEALS`). Unlike the end
-/// of a pipe it ends nobody who writes to it.
+/// Makes a file that is empty and can't be written (memfd_create(2), `F_ADD_SEALS`). Unlike a pipe
+/// without a reader it sends no SIGPIPE.
 fn empty(flags: MFdFlags) -> Result<OwnedFd, Errno> {
     let file = memfd_create(c"null", flags | MFdFlags::MFD_ALLOW_SEALING)?;
     fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::all()))?;
     Ok(file)
 }
 
-/// Runs before `main`: where 0, 1 or 2 is closed, Rust's runtime opens /dev/null, and aborts
-/// where there is none. The first process of a machine can meet with both.
+/// Runs before `main`: if 0, 1 or 2 is closed, Rust's runtime opens /dev/null, and aborts if there is
+/// none. For the first process of a machine both can be so.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static OPEN_STANDARD: extern "C" fn() = {
     extern "C" fn open() {
         for number in 0..3 {
-            // SAFETY: the call takes integers, and only looks.
+            // SAFETY: the call takes integers and changes nothing.
             let closed = unsafe { libc::fcntl(number, libc::F_GETFD) } < 0;
             if closed && !Path::new("/dev/null").exists() {
-                // The lowest number that is free: this one.
+                // It gets the lowest free number: this one.
                 let _ = empty(MFdFlags::empty()).map(OwnedFd::into_raw_fd);
             }
         }
@@ -207,10 +248,10 @@ static OPEN_STANDARD: extern "C" fn() = {
     open
 };
 
-/// Closes every descriptor from 3 up that nobody in this process owns yet.
+/// Closes all inherited descriptors from 3 up except `kept`.
 ///
-/// Where close_range(2) is missing or forbidden, each is marked close-on-exec instead:
-/// what matters is that no handler gets it.
+/// Without close_range(2), each is made close-on-exec instead: what matters is that no handler gets
+/// it.
 fn close_inherited(kept: &[impl AsFd]) {
     let kept = kept.iter().map(|fd| fd.as_fd().as_raw_fd() as u32);
     let mut kept: Vec<u32> = kept.chain([0, 1, 2]).collect();
@@ -229,7 +270,7 @@ fn close_inherited(kept: &[impl AsFd]) {
     }
 }
 
-/// The numbers of all open descriptors; where /proc can't be seen, all that are likely.
+/// The numbers of all open descriptors; without /proc, all likely numbers.
 fn open_numbers() -> Vec<u32> {
     let Ok(listing) = std::fs::read_dir("/proc/self/fd") else {
         return (0..1 << 16).collect();
@@ -240,19 +281,19 @@ fn open_numbers() -> Vec<u32> {
         .collect()
 }
 
-/// Says whether a child can take its own copy of the low part of a shared table:
-/// close_range(2) with `CLOSE_RANGE_UNSHARE` exists (Linux 5.9) and no filter forbids it.
+/// Whether a child can take its own copy of the low part of a shared table: there is close_range(2)
+/// with `CLOSE_RANGE_UNSHARE` (Linux 5.9), and no filter refuses it.
 pub fn can_unshare() -> bool {
     // An empty range of a table that is not shared: nothing happens, if the call exists.
     close_range(u32::MAX, u32::MAX, UNSHARE).is_ok()
 }
 
-/// Makes the calling process's table its own, with the low descriptors alone.
+/// Makes the calling process's table its own, with only the low descriptors.
 ///
-/// For a child that shares its parent's table; until this has succeeded, it may not touch
-/// any descriptor.
-pub(super) fn unshare_below(Low(first): Low) -> Result<(), Errno> {
-    close_range(first, u32::MAX, UNSHARE)
+/// For a child that shares its parent's table. Until this has succeeded, it mustn't touch any
+/// descriptor.
+pub(super) fn unshare_below(low: Low) -> Result<(), Errno> {
+    close_range(low.end, u32::MAX, UNSHARE)
 }
 
 /// Closes all from `first` up, in a child's own table.
@@ -261,9 +302,9 @@ pub(super) fn close_from(first: u32) -> Result<(), Errno> {
 }
 
 fn close_range(first: u32, last: u32, flags: libc::c_uint) -> Result<(), Errno> {
-    // SAFETY: the call takes three integers. Closing is sound only for descriptors that
-    // nobody owns: callers are start-up, before anything was opened, and children and forked
-    // processes, in whose tables the owners of what is closed have no more to do.
+    // SAFETY: the call takes three integers. Closing is sound only for descriptors without an owner:
+    // callers are start-up, before anything was opened, and children and forked processes, in which
+    // the code of the owners never runs.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
     Errno::result(result).map(drop)
 }
@@ -278,18 +319,16 @@ pub fn set_close_on_exec(fd: impl AsFd, on: bool) -> Result<(), Errno> {
     fcntl(fd, FcntlArg::F_SETFD(flag)).map(drop)
 }
 
-/// Closes what is open under the number of `fd` and has it stand for the same as `by`
-/// (dup3(2)).
+/// Closes `fd` and makes its number refer to what `by` does (dup3(2)).
 pub fn replace(fd: impl AsFd, by: impl AsFd) -> Result<(), Errno> {
     let (fd, by) = (fd.as_fd().as_raw_fd(), by.as_fd().as_raw_fd());
-    // SAFETY: both are open, and `fd` still is afterwards, so whoever owns it closes what is its
-    // own.
+    // SAFETY: both are open, and `fd` still is afterwards, so its owner closes what is its own.
     let result = unsafe { libc::dup3(by, fd, libc::O_CLOEXEC) };
     Errno::result(result).map(drop)
 }
 
-/// Has reads, writes and accepts wait or not, for everyone who shares the open file
-/// (fcntl(2), `O_NONBLOCK` of `F_SETFL`).
+/// Makes reads, writes and accepts wait or not, by all descriptors for the same open file (fcntl(2),
+/// `O_NONBLOCK` of `F_SETFL`).
 pub fn set_blocking(fd: impl AsFd, on: bool) -> Result<(), Errno> {
     let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
     let mut wanted = flags;
@@ -300,8 +339,8 @@ pub fn set_blocking(fd: impl AsFd, on: bool) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Closes everything but the given descriptors, in a process that was forked to keep only
-/// those (close_range(2), or one close(2) for each number).
+/// Closes all descriptors except `kept`, in a process that was forked for one job (close_range(2), or
+/// close(2) for each number).
 pub fn keep_only(kept: &[BorrowedFd<'_>]) {
     let mut kept: Vec<u32> = kept.iter().map(|fd| fd.as_raw_fd() as u32).collect();
     kept.sort_unstable();
@@ -317,7 +356,7 @@ pub fn keep_only(kept: &[BorrowedFd<'_>]) {
     }
 }
 
-/// Closes the ranges before, between and after these numbers, which are sorted.
+/// Closes all descriptors except these, which are sorted.
 fn close_around(kept: &[u32]) -> Result<(), Errno> {
     let mut first = 0;
     for number in kept.iter().copied().chain([u32::MAX]) {

@@ -1,4 +1,4 @@
-//! What the kernel says of sockets, this process's or not (sock_diag(7)).
+//! The kernel's information about any socket, of this process or not (sock_diag(7)).
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -27,12 +27,12 @@ const UNIX_DIAG_RQLEN: u16 = 4;
 const INET_DIAG_INFO: u16 = 2;
 /// The length of struct nlmsghdr.
 const HEADER: usize = 16;
-/// The lengths of struct unix_diag_msg and struct inet_diag_msg, behind which attributes stand.
+/// The lengths of struct unix_diag_msg and struct inet_diag_msg, which attributes follow.
 const UNIX_MESSAGE: usize = 16;
 const INET_MESSAGE: usize = 72;
 /// The length of the longest question, struct inet_diag_req_v2.
 const QUESTION: usize = 56;
-/// Room for the answers to a dump, and for that about one socket.
+/// The sizes of the buffers for the answers to a dump, and for the answer about one socket.
 const DUMP: usize = 32 * 1024;
 const ONE: usize = 2 * 1024;
 
@@ -43,16 +43,16 @@ const FIN_WAIT2: u8 = 5;
 const CLOSE_WAIT: u8 = 8;
 const LISTEN: u8 = 10;
 
-/// A line to the kernel's knowledge of sockets.
+/// A netlink socket for questions about sockets.
 #[derive(Debug)]
 pub struct Diagnosis {
     socket: OwnedFd,
-    /// The number of the last question, which its answers bear.
+    /// The sequence number of the last question, which its answers have too.
     question: u32,
 }
 
 impl Diagnosis {
-    /// Opens it.
+    /// Opens the netlink socket.
     pub fn new() -> Result<Self, Errno> {
         let socket = socket(
             AddressFamily::Netlink,
@@ -64,7 +64,7 @@ impl Diagnosis {
         Ok(Self { socket, question })
     }
 
-    /// How many connections wait in a listening unix socket of this network namespace.
+    /// The number of connections that wait in a listening unix socket of this network namespace.
     pub fn unix_backlog(&mut self, listener: impl AsFd) -> Result<u32, Errno> {
         let inode = inode(listener)?;
         let mut length = None;
@@ -80,30 +80,30 @@ impl Diagnosis {
         length.ok_or(Errno::ENOENT)
     }
 
-    /// Calls `each` with the name, as in `sun_path`, of each unix connection that has one and
-    /// was accepted: that of the listener which it came to.
+    /// Calls `each` with the name, as in `sun_path`, of each accepted unix connection that has one. It
+    /// is the name of its listener.
     pub fn unix_connections(&mut self, mut each: impl FnMut(&[u8])) -> Result<(), Errno> {
         let request = unix(1 << ESTABLISHED, 0, UDIAG_SHOW_NAME);
-        let room = &mut vec![0; DUMP];
-        self.ask(NLM_F_REQUEST | NLM_F_DUMP, &request, room, |answer| {
+        let buffer = &mut vec![0; DUMP];
+        self.ask(NLM_F_REQUEST | NLM_F_DUMP, &request, buffer, |answer| {
             attribute(answer, UNIX_MESSAGE, UNIX_DIAG_NAME).map(&mut each);
         })
     }
 
-    /// Calls `each` with this side's address of each TCP connection that somebody holds, or
-    /// that waits to be accepted.
+    /// Calls `each` with the local address of each TCP connection that a process holds, or that waits
+    /// to be accepted.
     pub fn tcp_connections(&mut self, mut each: impl FnMut(SocketAddr)) -> Result<(), Errno> {
         let closing = 1 << FIN_WAIT1 | 1 << FIN_WAIT2 | 1 << CLOSE_WAIT;
         self.tcp(1 << ESTABLISHED | closing, |answer| {
-            // Those that are closing may be nobody's any more: then they have no inode.
+            // Without a process that holds it, a closing connection has no inode.
             if answer.state == ESTABLISHED || answer.inode != 0 {
                 each(answer.local);
             }
         })
     }
 
-    /// Whether a listening TCP socket is known here: it isn't if it belongs to another network
-    /// namespace, or is of another kind.
+    /// Whether the kernel finds this listening TCP socket. It doesn't find those of another network
+    /// namespace or of another kind.
     pub fn knows_tcp(&mut self, listener: impl AsFd) -> Result<bool, Errno> {
         let inode = inode(listener)?;
         let mut found = false;
@@ -111,55 +111,55 @@ impl Diagnosis {
         Ok(found)
     }
 
-    /// How long it is that a byte has come or gone, whoever holds the connection; `None` if
-    /// nobody does any more, or it is over.
+    /// The time since the last byte was sent or received; `None` if no process holds the connection any
+    /// more, or it is over.
     ///
-    /// Asks for this one socket, at a cost that doesn't depend on how many there are, and
-    /// allocates nothing. Anybody may: no privilege, and no descriptor of it.
+    /// Asks for this one socket: the cost doesn't depend on how many there are, and nothing is
+    /// allocated. It takes neither a privilege nor a descriptor of the connection.
     pub fn quiet_time(&mut self, connection: &SocketId) -> Result<Option<Duration>, Errno> {
         let mut found = None;
         let request = connection.question();
         let asked = self.ask(NLM_F_REQUEST, &request, &mut [0; ONE], |answer| {
-            // What is still being sent for somebody who has closed it has no inode.
+            // A closed connection with data left to send has no inode.
             if Tcp::read(answer).is_some_and(|tcp| tcp.inode != 0) {
                 found = quiet_time(answer);
             }
         });
         match asked {
             Ok(()) => Ok(found),
-            // There is no such socket, or another by now.
+            // There is no such socket, or a later one.
             Err(Errno::ENOENT | Errno::ESTALE) => Ok(None),
             Err(errno) => Err(errno),
         }
     }
 
-    /// Whether the kernel tells of TCP sockets at all.
+    /// Fails if the kernel has no information about TCP sockets.
     pub fn tells_of_tcp(&mut self) -> Result<(), Errno> {
         self.tcp(1 << LISTEN, |_| ())
     }
 
     fn tcp(&mut self, states: u32, mut each: impl FnMut(Tcp)) -> Result<(), Errno> {
-        let room = &mut vec![0; DUMP];
+        let buffer = &mut vec![0; DUMP];
         for family in [libc::AF_INET, libc::AF_INET6] {
-            // struct inet_diag_req_v2: family, protocol, extensions, padding; states; and which
-            // socket, in 48 bytes.
+            // struct inet_diag_req_v2: family, protocol, extensions, padding; states; 48 bytes that
+            // name a socket.
             let mut request = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
             request.extend(states.to_ne_bytes());
             request.extend([0; 48]);
-            self.ask(NLM_F_REQUEST | NLM_F_DUMP, &request, room, |answer| {
+            self.ask(NLM_F_REQUEST | NLM_F_DUMP, &request, buffer, |answer| {
                 Tcp::read(answer).map(&mut each);
             })?;
         }
         Ok(())
     }
 
-    /// Asks, and calls `each` with the payload of each answer, of which a part at a time is in
-    /// `room`.
+    /// Asks, and calls `each` with the payload of each answer. `buffer` holds a part of the answers at
+    /// a time.
     fn ask(
         &mut self,
         flags: u16,
         request: &[u8],
-        room: &mut [u8],
+        buffer: &mut [u8],
         mut each: impl FnMut(&[u8]),
     ) -> Result<(), Errno> {
         self.question = self.question.wrapping_add(1);
@@ -175,9 +175,9 @@ impl Diagnosis {
         let message = message.bytes();
         sendto(socket, message, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
         loop {
-            // The kernel has the next part ready whenever it is asked for: no waiting.
-            let length = recv(socket, room, MsgFlags::MSG_DONTWAIT)?;
-            let mut rest = room.get(..length).unwrap_or_default();
+            // The next part is always ready: no waiting.
+            let length = recv(socket, buffer, MsgFlags::MSG_DONTWAIT)?;
+            let mut rest = buffer.get(..length).unwrap_or_default();
             while !rest.is_empty() {
                 let answer = Answer::read(rest).ok_or(Errno::EBADMSG)?;
                 rest = rest.get(answer.length..).unwrap_or_default();
@@ -200,8 +200,8 @@ impl Diagnosis {
     }
 }
 
-/// A connection of TCP, known by its addresses and by the kernel's cookie, which no other socket
-/// ever has: so it can be asked for without being held.
+/// The identity of a TCP connection: its addresses, and the kernel's cookie, which is never used again.
+/// The kernel can be asked about it without a descriptor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketId {
     local: SocketAddr,
@@ -212,8 +212,8 @@ pub struct SocketId {
 }
 
 impl SocketId {
-    /// What an accepted connection is known by. An error if it isn't one of TCP, or if its
-    /// client has reset it already.
+    /// Returns the identity of an accepted connection. Fails if it isn't one of TCP, or if its client has
+    /// already reset it.
     pub fn of(connection: impl AsFd) -> io::Result<Self> {
         let socket = SockRef::from(&connection);
         let internet = |address: socket2::SockAddr| {
@@ -224,8 +224,8 @@ impl SocketId {
             internet(socket.local_addr()?)?,
             internet(socket.peer_addr()?)?,
         );
-        // A connection of a listener that is bound to one is bound to it too (--device), as is
-        // one to a link-local address; and the kernel finds it by that alone.
+        // A connection of a listener with --device, or to a link-local address, is bound to the
+        // interface, and the kernel finds it only with that.
         let interface = bound_interface(&connection).unwrap_or(match remote {
             SocketAddr::V6(remote) => remote.scope_id(),
             SocketAddr::V4(_) => 0,
@@ -238,11 +238,11 @@ impl SocketId {
         })
     }
 
-    /// struct inet_diag_req_v2: family, protocol, extensions, padding; states; and which socket,
-    /// struct inet_diag_sockid: ports and addresses, its own first, interface, cookie.
+    /// struct inet_diag_req_v2: family, protocol, extensions, padding; states; and struct
+    /// inet_diag_sockid: ports and addresses, the local ones first, interface, cookie.
     fn question(&self) -> [u8; QUESTION] {
         let (local, remote) = (self.local.ip(), self.remote.ip());
-        // An IPv4 client of a dual-stack socket is found among those of IPv4.
+        // The kernel has an IPv4 client of a dual-stack socket among those of IPv4.
         let ends = [local.to_canonical(), remote.to_canonical()];
         let family = match ends[0] {
             IpAddr::V4(_) => libc::AF_INET,
@@ -288,7 +288,7 @@ fn bound_interface(socket: impl AsFd) -> Option<u32> {
     u32::try_from(index).ok()
 }
 
-/// What a message is put together in, of which no more than `N` bytes are written.
+/// A message that is being written, of `N` bytes at most.
 struct Written<const N: usize> {
     bytes: [u8; N],
     length: usize,
@@ -331,9 +331,9 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
-/// One of the messages that the kernel answers with.
+/// One message of the kernel's answer.
 struct Answer<'a> {
-    /// To where the next one begins.
+    /// The distance to the next one.
     length: usize,
     kind: u16,
     flags: u16,
@@ -354,7 +354,7 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// The payload of an attribute (struct nlattr) behind a message of this length.
+/// The payload of an attribute (struct nlattr) after a message of this length.
 fn attribute(answer: &[u8], message: usize, wanted: u16) -> Option<&[u8]> {
     let mut at = message;
     loop {
@@ -366,8 +366,8 @@ fn attribute(answer: &[u8], message: usize, wanted: u16) -> Option<&[u8]> {
     }
 }
 
-/// The shorter of two times of struct tcp_info: since data were last sent, and since some were
-/// last received. No acknowledgement is data, nor is a keepalive probe.
+/// The shorter of two times of struct tcp_info: since data were last sent, and since data were last
+/// received. Acknowledgements and keepalive probes aren't data.
 fn quiet_time(answer: &[u8]) -> Option<Duration> {
     /// Eight bytes, then words; in milliseconds.
     const RETRANSMITS: usize = 2;
@@ -375,8 +375,8 @@ fn quiet_time(answer: &[u8]) -> Option<Duration> {
     const LAST_DATA_RECEIVED: usize = 8 + 11 * 4;
     const LAST_ACK_RECEIVED: usize = 8 + 12 * 4;
     let info = attribute(answer, INET_MESSAGE, INET_DIAG_INFO)?;
-    // What is sent again and again to a client that has vanished is no sign of life; it would be
-    // one for a quarter of an hour. Then what counts is when he was last heard of.
+    // Data that are sent again to a vanished client don't count as sent; that would go on for a quarter
+    // of an hour. Then the last acknowledgement counts.
     let sent = match *info.get(RETRANSMITS)? {
         0 => word(info, LAST_DATA_SENT)?,
         _ => word(info, LAST_ACK_RECEIVED)?,
@@ -385,7 +385,7 @@ fn quiet_time(answer: &[u8]) -> Option<Duration> {
     Some(Duration::from_millis(sent.min(received).into()))
 }
 
-/// What is wanted of struct inet_diag_msg.
+/// The part of struct inet_diag_msg that is used.
 struct Tcp {
     state: u8,
     local: SocketAddr,
@@ -518,7 +518,7 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "netlink(7)")]
-    fn a_connection_is_known_as_long_as_somebody_holds_it() {
+    fn a_connection_is_known_as_long_as_a_process_holds_it() {
         let mut diagnosis = Diagnosis::new().unwrap();
         for host in ["127.0.0.1:0", "[::1]:0"] {
             let (client, server) = connection(host);

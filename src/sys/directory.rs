@@ -1,5 +1,5 @@
-//! A file by its directory, which stays open: so the file can be looked at, opened again
-//! and removed after chroot(2), and after somebody has renamed the directory.
+//! A file by its directory, which stays open. So the file can be examined, opened again and removed
+//! after chroot(2), and after the directory was renamed.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -23,18 +23,18 @@ pub struct Entry {
     name: OsString,
 }
 
-/// The same for another image of this process: the directory's descriptor.
+/// An [`Entry`] saved for an upgrade: the directory's descriptor and the name.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SavedEntry {
     directory: i32,
     name: OsString,
 }
 
-/// How often to try when somebody else makes and removes the same file.
+/// How often to try while another process makes and removes the same file.
 const TRIES: u32 = 100;
 
 impl Entry {
-    /// Opens the directory of `path`, for no more than to reach names in it.
+    /// Opens the directory of `path`, only to reach names in it.
     pub fn of(path: &Path) -> Result<Self, Errno> {
         let (parent, name) = split(path)?;
         Ok(Self {
@@ -43,7 +43,7 @@ impl Entry {
         })
     }
 
-    /// Lets the next image of this process have it.
+    /// Saves it for an upgrade.
     pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedEntry, Errno> {
         Ok(SavedEntry {
             directory: to.pass(&self.directory)?,
@@ -51,7 +51,7 @@ impl Entry {
         })
     }
 
-    /// What an earlier image had.
+    /// Restores it after an upgrade.
     pub fn restore(saved: SavedEntry) -> Result<Self, Errno> {
         Ok(Self {
             directory: descriptors::claim(saved.directory)?,
@@ -66,7 +66,7 @@ impl Entry {
         openat(&self.directory, self.name.as_os_str(), flags, mode).map(File::from)
     }
 
-    /// Opens the file, or makes it; says whether it was made.
+    /// Opens the file or makes it, and returns whether it was made.
     pub fn open_or_create(&self, flags: OFlag, mode: u32) -> Result<(File, bool), Errno> {
         for _ in 0..TRIES {
             match self.open(flags, mode) {
@@ -74,8 +74,8 @@ impl Entry {
                 found => return found.map(|file| (file, false)),
             }
             match self.open(flags | OFlag::O_CREAT | OFlag::O_EXCL, mode) {
-                // Made by somebody else in between; or a symbolic link to nowhere, which
-                // O_CREAT alone follows.
+                // Made by another process in between; or a dangling symbolic link, which only
+                // O_CREAT without O_EXCL follows.
                 Err(Errno::EEXIST) => match self.open(flags | OFlag::O_CREAT, mode) {
                     Err(Errno::ENOENT) => {}
                     found => return found.map(|file| (file, false)),
@@ -86,7 +86,7 @@ impl Entry {
         Err(Errno::ENOENT)
     }
 
-    /// Which file the name stands for.
+    /// The file that the name refers to, symbolic links not followed.
     pub fn id(&self) -> Result<FileId, Errno> {
         let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
         Ok(FileId::of(&fstatat(
@@ -96,7 +96,7 @@ impl Entry {
         )?))
     }
 
-    /// Which file the name leads to, through symbolic links.
+    /// The file that the name refers to, symbolic links followed.
     pub fn target(&self) -> Result<FileId, Errno> {
         let name = self.name.as_os_str();
         Ok(FileId::of(&fstatat(
@@ -106,15 +106,14 @@ impl Entry {
         )?))
     }
 
-    /// Whether this process, with its effective ids, may open what the name leads to
-    /// (faccessat(2)); opens nothing.
+    /// Whether this process may open the file, with its effective ids (faccessat(2)). Opens nothing.
     pub fn may_open(&self, access: AccessFlags) -> Result<(), Errno> {
         let name = self.name.as_os_str();
         faccessat(&self.directory, name, access, AtFlags::AT_EACCESS)
     }
 
-    /// Whether this process may remove the name: beside what it takes to make one, in a
-    /// sticky directory (unlink(2)).
+    /// Whether this process may remove the name (unlink(2)): it may make one, and a sticky directory
+    /// doesn't forbid it.
     pub fn may_remove(&self) -> Result<(), Errno> {
         self.may_create()?;
         let directory = fstat(&self.directory)?;
@@ -129,14 +128,13 @@ impl Entry {
         Ok(())
     }
 
-    /// Whether this process may make files in the directory; makes none.
+    /// Whether this process may make files in the directory. Makes none.
     pub fn may_create(&self) -> Result<(), Errno> {
         let access = AccessFlags::W_OK | AccessFlags::X_OK;
         faccessat(&self.directory, ".", access, AtFlags::AT_EACCESS)
     }
 
-    /// Removes the name, if it stands for this file. Afterwards it doesn't, unless that
-    /// can't be done or found out.
+    /// Removes the name, if it refers to this file. On success it doesn't any more.
     pub fn remove(&self, file: FileId) -> Result<(), Errno> {
         match self.id() {
             Ok(id) if id == file => self.unlink(),
@@ -145,7 +143,7 @@ impl Entry {
         }
     }
 
-    /// Removes the name, whatever it stands for (unlinkat(2)).
+    /// Removes the name, whichever file it refers to (unlinkat(2)).
     pub fn unlink(&self) -> Result<(), Errno> {
         unlinkat(
             &self.directory,
@@ -177,37 +175,37 @@ fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
     open(path, flags, Mode::empty())
 }
 
-/// A directory that paths begin in.
+/// A directory in which paths begin.
 #[derive(Debug)]
 pub struct Directory(OwnedFd);
 
-/// The same for another image of this process: its descriptor.
+/// A [`Directory`] saved for an upgrade: its descriptor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SavedDirectory(i32);
 
 impl Directory {
-    /// Opens it, for no more than to reach what is in it.
+    /// Opens it, only to reach what is in it.
     pub fn open(path: &Path) -> Result<Self, Errno> {
         open_directory(path).map(Self)
     }
 
-    /// The directory of a file.
+    /// Opens the directory of a file.
     pub fn of(path: &Path) -> Result<Self, Errno> {
         let (parent, _) = split(path)?;
         Self::open(parent)
     }
 
-    /// Lets the next image of this process have it.
+    /// Saves it for an upgrade.
     pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedDirectory, Errno> {
         to.pass(&self.0).map(SavedDirectory)
     }
 
-    /// What an earlier image had.
+    /// Restores it after an upgrade.
     pub fn restore(SavedDirectory(number): SavedDirectory) -> Result<Self, Errno> {
         descriptors::claim(number).map(Self)
     }
 
-    /// Opens a regular file for reading, by a path that begins here; never waits for anybody.
+    /// Opens a regular file for reading, by a path that begins here. Never waits.
     pub fn open_file(&self, path: &Path) -> Result<File, Errno> {
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
         let file = openat(&self.0, path, flags, Mode::empty())?;
@@ -215,13 +213,13 @@ impl Directory {
         match id.is_file() {
             true => Ok(file.into()),
             false if id.is_directory() => Err(Errno::EISDIR),
-            // A pipe or a device: what is read from it is gone.
+            // A pipe or a device can't be read twice.
             false => Err(Errno::ESPIPE),
         }
     }
 }
 
-/// Which file it is, for as long as somebody has it open: device and inode.
+/// The identity of a file, as long as it is open: device and inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileId {
     device: u64,
@@ -238,7 +236,7 @@ impl FileId {
         }
     }
 
-    /// A socket's, as an earlier image of this process knew it.
+    /// The identity of a socket, as it was saved for an upgrade.
     pub fn of_socket(device: u64, inode: u64) -> Self {
         Self {
             device,
@@ -252,7 +250,7 @@ impl FileId {
         (self.device, self.inode)
     }
 
-    /// Of an open file.
+    /// The identity of an open file.
     pub fn of_open(file: impl AsFd) -> Result<Self, Errno> {
         Ok(Self::of(&fstat(file)?))
     }
@@ -272,7 +270,7 @@ impl FileId {
         self.kind == SFlag::S_IFDIR
     }
 
-    /// Whether anybody has it locked as a whole (flock(2)), as far as /proc/locks says so.
+    /// Whether it is locked as a whole (flock(2)), according to /proc/locks.
     pub fn is_locked(self) -> bool {
         let (major, minor) = (
             nix::sys::stat::major(self.device),

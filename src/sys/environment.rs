@@ -1,6 +1,6 @@
-//! The environment of a child as execve(2) takes it, made anew for each connection without
-//! allocating: what is common to all was prepared once, and what isn't is written into
-//! memory that stays.
+//! The environment of a child as execve(2) takes it, made for each connection without allocating.
+//!
+//! The common variables are prepared once; the others are written into memory that is kept.
 
 use std::ffi::{CStr, CString, c_char};
 use std::fmt;
@@ -9,21 +9,22 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// How many variables may differ from one connection to the next.
-const ROOM: usize = 16;
+/// How many variables may differ between connections.
+const CAPACITY: usize = 16;
 
-/// Room for them, in bytes. More is taken if it must, and then kept.
+/// The memory for them, in bytes. It grows if they are longer, and is then kept.
 const TEXT: usize = 1024;
 
-/// An environment in the making.
+/// An environment that is being made.
 #[derive(Debug)]
 pub struct Environment {
     common: Arc<[CString]>,
     own_id: Option<OwnId>,
-    /// [`ROOM`] places filled from the end, then those of `common` and `own_id`, then null.
+    /// [`CAPACITY`] entries that are filled from the end, then those of `common` and `own_id`, then
+    /// null.
     pointers: Vec<*const c_char>,
     text: Vec<u8>,
-    /// Where in `text` each line starts.
+    /// The offset in `text` of each line.
     starts: Vec<usize>,
 }
 
@@ -35,7 +36,7 @@ pub struct Finished<'a> {
 }
 
 impl<'a> Finished<'a> {
-    /// The lines as the program will find them.
+    /// The lines in the program's order.
     pub fn lines(self) -> impl Iterator<Item = &'a CStr> {
         let lines = self.pointers.iter().take_while(|line| !line.is_null());
         // SAFETY: each was made from a line that ends in NUL, and stays for as long as this.
@@ -47,10 +48,11 @@ impl<'a> Finished<'a> {
         self.pointers.as_ptr()
     }
 
-    /// Writes a process id where one is to stand, and asks for it only then: most programs
-    /// have none. Called by a newborn child, who alone knows it before it execs; the parent
-    /// is stopped meanwhile, and has no use for the line.
-    pub(super) fn tell_own_id(&self, id: impl FnOnce() -> u32) {
+    /// Completes the line with the process id, if there is one; only then is `id` called.
+    ///
+    /// A newborn child calls this, since only it knows its id before the exec. The parent is
+    /// suspended meanwhile, and doesn't use the line.
+    pub(super) fn write_own_id(&self, id: impl FnOnce() -> u32) {
         if let Some(own_id) = self.own_id {
             own_id.write(id());
         }
@@ -60,9 +62,9 @@ impl<'a> Finished<'a> {
 /// A line `NAME=ID` that the child completes.
 #[derive(Debug)]
 struct OwnId {
-    /// Shared with the pointer to it: a box would say that it alone leads there.
+    /// Not a box, which would claim to be the only pointer to it.
     line: Arc<[AtomicU8]>,
-    /// Where the id begins.
+    /// The offset of the id.
     start: usize,
 }
 
@@ -83,27 +85,27 @@ impl OwnId {
         while id / power >= 10 {
             power *= 10;
         }
-        for place in self.line.iter().skip(self.start) {
+        for digit in self.line.iter().skip(self.start) {
             // After the last digit, NUL.
             let byte = match power {
                 0 => 0,
                 _ => b'0' + (id / power % 10) as u8,
             };
-            place.store(byte, Ordering::Relaxed);
+            digit.store(byte, Ordering::Relaxed);
             power /= 10;
         }
     }
 }
 
 impl Environment {
-    /// An environment that begins as these lines, each `NAME=VALUE`; in the variable
-    /// `own_id`, if there is to be one, the child writes its own process id.
+    /// Makes an environment with these common lines, each `NAME=VALUE`. If `own_id` names a
+    /// variable, the child sets it to its own process id.
     pub fn new(common: Arc<[CString]>, own_id: Option<&str>) -> Self {
-        let room = [ptr::null(); ROOM];
+        let others = [ptr::null(); CAPACITY];
         let lines = common.iter().map(|line| line.as_ptr());
         let own_id = own_id.map(OwnId::new);
         let own_line = own_id.iter().map(|own_id| own_id.line.as_ptr().cast());
-        let pointers = room
+        let pointers = others
             .into_iter()
             .chain(lines)
             .chain(own_line)
@@ -114,17 +116,17 @@ impl Environment {
             own_id,
             pointers,
             text: Vec::with_capacity(TEXT),
-            starts: Vec::with_capacity(ROOM),
+            starts: Vec::with_capacity(CAPACITY),
         }
     }
 
-    /// Has these lines in common from now on. Does nothing if it has them already; otherwise
-    /// allocates only if there are more than ever before.
+    /// Replaces the common lines. Does nothing if they are the same; otherwise it allocates only if
+    /// there are more than ever before.
     pub fn rebase(&mut self, common: &Arc<[CString]>) {
         if Arc::ptr_eq(&self.common, common) {
             return;
         }
-        self.pointers.truncate(ROOM);
+        self.pointers.truncate(CAPACITY);
         let lines = common.iter().map(|line| line.as_ptr());
         let own_id = self.own_id.iter();
         let own_line = own_id.map(|own_id| own_id.line.as_ptr().cast());
@@ -133,7 +135,7 @@ impl Environment {
         self.common = Arc::clone(common);
     }
 
-    /// Forgets all but the common lines.
+    /// Removes all but the common lines.
     pub fn clear(&mut self) {
         self.text.clear();
         self.starts.clear();
@@ -146,7 +148,7 @@ impl Environment {
         }
     }
 
-    /// Adds a variable. Its name isn't among the common lines, and no NUL is in it.
+    /// Adds a variable, without a NUL inside, that the common lines don't have.
     pub fn set(&mut self, name: &str, value: fmt::Arguments<'_>) {
         if self.begin() {
             // Writing to a Vec can't fail.
@@ -155,22 +157,19 @@ impl Environment {
     }
 
     fn begin(&mut self) -> bool {
-        debug_assert!(
-            self.starts.len() < ROOM,
-            "more variables than there is room for"
-        );
-        if self.starts.len() == ROOM {
+        debug_assert!(self.starts.len() < CAPACITY, "too many variables");
+        if self.starts.len() == CAPACITY {
             return false;
         }
         self.starts.push(self.text.len());
         true
     }
 
-    /// The whole of it.
+    /// Finishes it, for one exec.
     pub fn finish(&mut self) -> Finished<'_> {
         let own = usize::from(self.own_id.is_some());
-        debug_assert_eq!(self.pointers.len(), ROOM + self.common.len() + own + 1);
-        let first = ROOM - self.starts.len();
+        debug_assert_eq!(self.pointers.len(), CAPACITY + self.common.len() + own + 1);
+        let first = CAPACITY - self.starts.len();
         for (pointer, start) in self.pointers[first..].iter_mut().zip(&self.starts) {
             *pointer = self.text[*start..].as_ptr().cast();
         }
@@ -181,15 +180,15 @@ impl Environment {
     }
 }
 
-// SAFETY: the pointers point into lines that the value shares and nobody changes, or into
-// its own text, or into its own line, which is made of atomics.
+// SAFETY: the pointers point into shared lines that nothing changes, or into its own text, or into
+// its own line, which is made of atomics.
 unsafe impl Send for Environment {}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The lines as a program would find them.
+    /// The lines in the program's order.
     fn lines(environment: &mut Environment) -> Vec<String> {
         let finished = environment.finish();
         assert!(finished.pointers.last().unwrap().is_null());
@@ -198,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_comes_before_what_is_common_and_is_forgotten() {
+    fn the_other_lines_come_before_the_common_ones_and_are_removed() {
         let mut environment = Environment::new(Arc::from([c"A=1".into(), c"B=2".into()]), None);
         environment.line(c"PROTO=TCP");
         environment.set("PORT", format_args!("{}", 80));
@@ -224,26 +223,26 @@ mod tests {
         let mut environment = Environment::new(Arc::clone(&first), Some("LISTEN_PID"));
         environment.set("X", format_args!("y"));
         environment.rebase(&second);
-        environment.finish().tell_own_id(|| 7);
+        environment.finish().write_own_id(|| 7);
         assert_eq!(
             lines(&mut environment),
             ["X=y", "B=2", "C=3", "LISTEN_PID=7"]
         );
-        let room = environment.pointers.capacity();
+        let capacity = environment.pointers.capacity();
         environment.rebase(&first);
         drop(second);
         assert_eq!(lines(&mut environment), ["X=y", "A=1", "LISTEN_PID=7"]);
         environment.rebase(&first);
         assert_eq!(lines(&mut environment), ["X=y", "A=1", "LISTEN_PID=7"]);
-        assert_eq!(environment.pointers.capacity(), room);
+        assert_eq!(environment.pointers.capacity(), capacity);
     }
 
     #[test]
-    fn the_child_s_own_id_stands_where_it_is_to_stand() {
+    fn the_child_s_own_id_is_written_into_its_line() {
         let mut environment = Environment::new(Arc::from([c"A=1".into()]), Some("LISTEN_PID"));
         environment.set("B", format_args!("2"));
         for id in [7, 10, 32768, 4_194_304, u32::MAX, 99, 0] {
-            environment.finish().tell_own_id(|| id);
+            environment.finish().write_own_id(|| id);
             let expected = ["B=2", "A=1", &format!("LISTEN_PID={id}")].map(str::to_owned);
             assert_eq!(lines(&mut environment), expected);
         }

@@ -1,4 +1,4 @@
-//! Waiting for several things at once: epoll(7), poll(2) and eventfd(2).
+//! Waiting for several descriptors: epoll(7), poll(2) and eventfd(2).
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
@@ -11,15 +11,15 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 /// How a descriptor is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
-    /// Readable, for as long as it is.
+    /// Reported as long as it is readable.
     Readable,
-    /// Readable, waking one of several waiters and not all (`EPOLLEXCLUSIVE`, Linux 4.5).
+    /// The same, but wakes one of several waiters, not all (`EPOLLEXCLUSIVE`, Linux 4.5).
     ReadableOne,
-    /// Readable, told once until watched again (`EPOLLONESHOT`).
+    /// Reported once when it is readable, until it is watched again (`EPOLLONESHOT`).
     ReadableOnce,
-    /// Readable, told once for each time that something arrives (`EPOLLET`).
+    /// Reported once each time that something arrives (`EPOLLET`).
     ReadableEdge,
-    /// Known, but not looked at until watched again.
+    /// Not reported until it is watched again.
     Paused,
 }
 
@@ -30,29 +30,28 @@ impl Interest {
             Self::ReadableOne => EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE,
             Self::ReadableOnce => EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT,
             Self::ReadableEdge => EpollFlags::EPOLLIN | EpollFlags::EPOLLET,
-            // What a one-shot registration becomes by itself once it has fired. An error would
-            // be told, once.
+            // What a one-shot registration becomes once it has fired. An error would be reported, once.
             Self::Paused => EpollFlags::EPOLLONESHOT,
         }
     }
 }
 
-/// A set of watched descriptors, each with a number of the caller's to know it by.
+/// A set of watched descriptors, each with a key that the caller chooses.
 #[derive(Debug)]
 pub struct Poller {
     epoll: Epoll,
 }
 
-/// Room for what one wait brings.
+/// A buffer for the events of one wait.
 pub type Events = [EpollEvent; 64];
 
-/// Room for what one wait brings, empty.
+/// An empty buffer for the events of one wait.
 pub fn no_events() -> Events {
     [EpollEvent::empty(); 64]
 }
 
 impl Poller {
-    /// An empty set.
+    /// Makes an empty set.
     pub fn new() -> Result<Self, Errno> {
         Ok(Self {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
@@ -75,39 +74,39 @@ impl Poller {
         self.epoll.delete(fd)
     }
 
-    /// Waits, at most so long, and gives the keys of what is ready: none after the time or
+    /// Waits for events, at most for `limit`, and returns their keys: none after the limit, or after
     /// a signal.
-    pub fn wait<'room>(
+    pub fn wait<'buffer>(
         &self,
-        room: &'room mut Events,
+        buffer: &'buffer mut Events,
         limit: Option<Duration>,
-    ) -> Result<impl Iterator<Item = u64> + use<'room>, Errno> {
-        let count = match self.epoll.wait(room, epoll_timeout(limit)) {
+    ) -> Result<impl Iterator<Item = u64> + use<'buffer>, Errno> {
+        let count = match self.epoll.wait(buffer, epoll_timeout(limit)) {
             Err(Errno::EINTR) => 0,
             other => other?,
         };
-        Ok(room[..count].iter().map(EpollEvent::data))
+        Ok(buffer[..count].iter().map(EpollEvent::data))
     }
 }
 
 impl Poller {
-    /// Whether anything is ready, which is then forgotten if it is told once only. What can't
-    /// be known counts as ready.
+    /// Whether anything is ready. Events that are reported once are then lost. If that can't be
+    /// found out, it returns true.
     pub fn take_ready(&self) -> bool {
-        let mut room = no_events();
-        let events = self.wait(&mut room, Some(Duration::ZERO));
+        let mut buffer = no_events();
+        let events = self.wait(&mut buffer, Some(Duration::ZERO));
         events.map_or(true, |mut events| events.next().is_some())
     }
 }
 
-/// Itself readable when anything in the set is ready.
+/// The set is itself readable when anything in it is ready.
 impl AsFd for Poller {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.0.as_fd()
     }
 }
 
-/// Milliseconds, rounded up so that a wait never ends before its time and then spins.
+/// Milliseconds, rounded up: a wait that ends too early would be repeated in a loop.
 fn milliseconds(limit: Duration) -> i32 {
     let rounded = limit.as_nanos().div_ceil(1_000_000);
     i32::try_from(rounded).unwrap_or(i32::MAX)
@@ -119,8 +118,8 @@ fn epoll_timeout(limit: Option<Duration>) -> EpollTimeout {
     })
 }
 
-/// Waits, at most so long, until one of these is readable or has failed, and says for
-/// each whether it has (poll(2)). For few descriptors, watched once.
+/// Waits until one of these is readable or has failed, at most for `limit`, and returns for each
+/// whether it is (poll(2)). For few descriptors, watched once.
 pub fn wait_readable<const N: usize>(
     fds: [BorrowedFd<'_>; N],
     limit: Option<Duration>,
@@ -128,17 +127,17 @@ pub fn wait_readable<const N: usize>(
     poll(fds, PollFlags::POLLIN, limit)
 }
 
-/// Says whether a read or accept would go through now.
+/// Whether a read or accept would succeed now.
 pub fn is_readable(fd: impl AsFd) -> bool {
     wait_readable([fd.as_fd()], Some(Duration::ZERO)) == [true]
 }
 
-/// Says whether a write of up to `PIPE_BUF` bytes would go through now.
+/// Whether a write of up to `PIPE_BUF` bytes would succeed now.
 pub fn is_writable(fd: BorrowedFd<'_>) -> bool {
     wait_writable(fd, Duration::ZERO)
 }
 
-/// Waits, at most so long, until a write would go through.
+/// Waits until a write would succeed, at most for `limit`.
 pub fn wait_writable(fd: BorrowedFd<'_>, limit: Duration) -> bool {
     poll([fd], PollFlags::POLLOUT, Some(limit))[0]
 }
@@ -156,7 +155,7 @@ fn poll<const N: usize>(
         Ok(_) => {}
         Err(Errno::EINTR) => return [false; N],
         Err(_) => {
-            // Memory is short. Whoever waits in a loop must not spin on that.
+            // Memory is short. A caller that waits in a loop must not spin.
             std::thread::sleep(Duration::from_millis(100));
             return [false; N];
         }
@@ -171,7 +170,7 @@ pub struct Waker {
 }
 
 impl Waker {
-    /// A waker that nobody has used.
+    /// Makes a waker.
     pub fn new() -> Result<Self, Errno> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         Ok(Self {
@@ -179,13 +178,12 @@ impl Waker {
         })
     }
 
-    /// Wakes whoever waits, or the next one to wait. Never blocks: a counter already full
-    /// wakes as well.
+    /// Wakes the thread that waits, or the next one to wait. Never blocks: a full counter wakes too.
     pub fn wake(&self) {
         let _ = self.event.write(1);
     }
 
-    /// Forgets that anybody was woken.
+    /// Clears the wake-up.
     pub fn clear(&self) {
         let _ = self.event.read();
     }

@@ -1,4 +1,4 @@
-//! The allocator and the stacks of newborn children.
+//! The allocator, and stacks.
 
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
@@ -8,8 +8,7 @@ use nix::errno::Errno;
 /// Keeps the allocator to one arena, so that a thread doesn't cost a heap of its own
 /// (mallopt(3)).
 ///
-/// The threads of this program allocate nothing while they serve, so there is nothing
-/// to contend for.
+/// The threads of this program allocate nothing while they serve, so there is no contention.
 pub fn use_one_arena() {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt takes two integers and changes only the allocator's own tuning;
@@ -19,7 +18,7 @@ pub fn use_one_arena() {
     }
 }
 
-/// Gives memory that start-up used and freed back to the kernel (malloc_trim(3)).
+/// Returns freed memory to the kernel (malloc_trim(3)), after start-up.
 pub fn return_freed() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim takes the allocator's own locks and touches only free memory.
@@ -33,22 +32,22 @@ pub fn return_freed() {
 #[derive(Debug)]
 pub struct Stack {
     base: NonNull<c_void>,
-    /// Of the whole mapping.
+    /// The length of the whole mapping.
     length: usize,
-    /// Of the page below.
+    /// The length of the guard page below.
     guard: usize,
 }
 
-/// What a newborn child needs, and more.
+/// More than a newborn child needs.
 const STACK_LENGTH: usize = 64 * 1024;
 
 impl Stack {
-    /// One for newborn children, 64 KiB.
+    /// Maps a stack for newborn children, 64 KiB.
     pub fn new() -> Result<Self, Errno> {
         Self::of(STACK_LENGTH)
     }
 
-    /// Maps a stack of so many bytes, whole pages, and its guard (mmap(2), mprotect(2)).
+    /// Maps a stack of `length` bytes, whole pages, and its guard (mmap(2), mprotect(2)).
     pub(super) fn of(length: usize) -> Result<Self, Errno> {
         // SAFETY: sysconf reads a constant of the system.
         let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
@@ -75,11 +74,11 @@ impl Stack {
             guard: page,
         };
         // SAFETY: the page is the lowest of the mapping made above, which this value owns.
-        super::check(unsafe { libc::mprotect(base, page, libc::PROT_NONE) })?;
+        super::result::check(unsafe { libc::mprotect(base, page, libc::PROT_NONE) })?;
         Ok(stack)
     }
 
-    /// The lowest address above the guard, and how many bytes there are from it.
+    /// The lowest address above the guard, and the number of bytes from there.
     pub(super) fn usable(&self) -> (*mut c_void, usize) {
         // SAFETY: the guard is the first page of the mapping.
         let base = unsafe { self.base.as_ptr().byte_add(self.guard) };

@@ -1,32 +1,29 @@
-//! The kernel: thin, documented wrappers, and every `unsafe` line of the program.
+//! The kernel: thin wrappers, and every `unsafe` line of the program.
 //!
-//! Nothing here knows what a service or a handler is. A wrapper exists only where
-//! [`nix`] and [`socket2`] have none, or where theirs allocates, or refuses values
-//! that the kernel allows. This is the only folder that would change for another Unix.
+//! Nothing here knows what a service or a handler is. A wrapper exists only where [`nix`] and
+//! [`socket2`] have none, or where theirs allocates, or refuses values that the kernel allows. This is
+//! the only folder that would change for another Unix.
 
-#![allow(unsafe_code)] // The one place for it; each block says why it holds.
+#![allow(unsafe_code)] // Only here; each block has its reason.
 
 pub mod backlog;
 pub mod child;
+mod clone3;
 pub mod datagrams;
 pub mod descriptors;
 pub mod diagnosis;
 pub mod directory;
 pub mod environment;
 pub mod events;
+pub mod lock;
 pub mod memory;
 pub mod names;
+pub mod pipe;
 pub mod process;
 pub mod reexec;
+mod result;
 pub mod signals;
 pub mod sockets;
 pub mod thread;
 #[cfg(target_arch = "x86_64")]
 pub mod trace;
-
-use nix::errno::Errno;
-
-/// The result of a system call that says -1 when it fails: its value, or the errno.
-fn check(result: libc::c_int) -> Result<libc::c_int, Errno> {
-    Errno::result(result)
-}

@@ -1,11 +1,10 @@
-//! Names of ports and of moments, as the C library knows them; and numbers that the kernel
-//! has under a name.
+//! Names of ports, times and interfaces from the C library, and kernel parameters.
 
 use std::ffi::{CStr, CString};
 
 /// The port of a service in services(5), by name and protocol (`tcp` or `udp`).
 ///
-/// Called while the program has one thread: getservbyname(3) answers in static memory.
+/// Called while the program has one thread: the result of getservbyname(3) is static.
 pub fn service_port(name: &str, protocol: &str) -> Option<u16> {
     let name = CString::new(name).ok()?;
     let protocol = CString::new(protocol).ok()?;
@@ -19,8 +18,7 @@ pub fn service_port(name: &str, protocol: &str) -> Option<u16> {
     }
 }
 
-/// A number that the administrator sets for the whole system, by its path in /proc/sys
-/// (sysctl(8)); `None` where it can't be seen.
+/// A number of sysctl(8), by its path in /proc/sys; `None` if it can't be read.
 pub fn kernel_parameter(path: &str) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/sys/{path}")).ok()?;
     text.trim().parse().ok()
@@ -28,9 +26,9 @@ pub fn kernel_parameter(path: &str) -> Option<u64> {
 
 /// The local time as syslog writes it (RFC 3164 §4.1.2): `Nov 22 09:05:00`.
 ///
-/// Month names are English whatever the locale: the program never calls setlocale(3).
+/// Month names are English, since the program never calls setlocale(3).
 pub fn syslog_time(buffer: &mut [u8; 16]) -> &str {
-    // SAFETY: time takes a null pointer; localtime_r and strftime are given memory that
+    // SAFETY: time takes a null pointer; localtime_r and strftime get memory that
     // outlives them, zeroed where localtime_r might fail, and the length of the buffer.
     let length = unsafe {
         let now = libc::time(std::ptr::null_mut());
@@ -46,7 +44,7 @@ pub fn syslog_time(buffer: &mut [u8; 16]) -> &str {
     std::str::from_utf8(&buffer[..length]).unwrap_or_default()
 }
 
-/// The name of the interface with this index (if_indextoname(3)), in memory given by the caller.
+/// The name of the interface with this index (if_indextoname(3)), in the caller's memory.
 pub fn interface_name(index: u32, buffer: &mut [u8; libc::IF_NAMESIZE]) -> Option<&str> {
     // SAFETY: the buffer has the IF_NAMESIZE bytes that the call may write, NUL included.
     let found = unsafe { libc::if_indextoname(index, buffer.as_mut_ptr().cast()) };

@@ -1,4 +1,4 @@
-//! Processes: making, waiting, leaving.
+//! Processes: making them, waiting for them, their rights.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -10,13 +10,13 @@ use nix::unistd::Pid;
 /// How a process ended (waitid(2), `si_code` and `si_status`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// It left with this status, 0 to 255.
+    /// With this exit status, 0 to 255.
     Exited(u8),
-    /// This signal ended it. A number, for real-time signals have no name.
+    /// By this signal. A number, since real-time signals have no name.
     Killed(i32),
 }
 
-/// What a wait found.
+/// The change that a wait found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// The process ended.
@@ -25,10 +25,10 @@ pub enum Change {
     Stopped,
 }
 
-/// Whom to wait for.
+/// The process to wait for.
 #[derive(Clone, Copy, Debug)]
 pub enum Target<'fd> {
-    /// The process behind a pidfd (`P_PIDFD`): costs the same however many children there are.
+    /// The process of a pidfd (`P_PIDFD`). The cost doesn't depend on the number of children.
     Descriptor(BorrowedFd<'fd>),
     /// The child with this id (`P_PID`).
     Process(Pid),
@@ -36,7 +36,7 @@ pub enum Target<'fd> {
     Any,
 }
 
-/// Whether a wait takes what it finds away, and whether it waits at all.
+/// Whether a wait reaps the child that it finds, and whether it waits at all.
 #[derive(Clone, Copy, Debug)]
 pub struct Wait(libc::c_int);
 
@@ -45,18 +45,18 @@ impl Wait {
     pub const UNTIL_END: Self = Self(libc::WEXITED);
     /// Reaps the child if it has ended.
     pub const NOW: Self = Self(libc::WEXITED | libc::WNOHANG);
-    /// Looks at a child that has ended and leaves it to be reaped.
+    /// Finds a child that has ended, without reaping it.
     pub const PEEK: Self = Self(libc::WEXITED | libc::WNOHANG | libc::WNOWAIT);
-    /// The same, of children of this thread and of no other.
+    /// The same for children of this thread only.
     pub const PEEK_OWN: Self = Self(Self::PEEK.0 | libc::__WNOTHREAD);
-    /// Reaps the child if it has ended, or says that it was stopped.
+    /// Reaps the child if it has ended, or finds that it was stopped.
     pub const NOW_OR_STOPPED: Self = Self(libc::WEXITED | libc::WSTOPPED | libc::WNOHANG);
 }
 
-/// Waits for a child (waitid(2)); `None` if there was nothing to tell without waiting.
+/// Waits for a child (waitid(2)). Returns `None` if there is no change and `how` doesn't wait.
 ///
-/// Interrupted waits go on. nix's wrapper isn't used: it fails, the child already reaped,
-/// when a real-time signal ended it.
+/// Interrupted waits go on. nix's wrapper isn't used: for a child that a real-time signal ended it
+/// fails, after reaping it.
 pub fn wait(target: Target<'_>, how: Wait) -> Result<Option<(Pid, Change)>, Errno> {
     let (kind, id) = match target {
         Target::Descriptor(pidfd) => (libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t),
@@ -64,7 +64,7 @@ pub fn wait(target: Target<'_>, how: Wait) -> Result<Option<(Pid, Change)>, Errn
         Target::Any => (libc::P_ALL, 0),
     };
     // SAFETY: an all-zero siginfo_t is a valid value, and the one that waitid leaves when
-    // there is nothing to tell.
+    // there is no change.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     loop {
         // SAFETY: the kernel writes one siginfo_t to memory of that type.
@@ -88,10 +88,9 @@ pub fn wait(target: Target<'_>, how: Wait) -> Result<Option<(Pid, Change)>, Errn
     Ok(Some((Pid::from_raw(pid), change)))
 }
 
-/// A descriptor for the process with this id (pidfd_open(2), Linux 5.3).
+/// Opens a pidfd of the process with this id (pidfd_open(2), Linux 5.3).
 ///
-/// The caller knows that the id can't have been given to another: it is a child not yet
-/// reaped.
+/// The caller knows that the id is still that process's: it is a child that wasn't reaped.
 pub fn open_pidfd(pid: Pid) -> Result<OwnedFd, Errno> {
     // SAFETY: the call takes two integers.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
@@ -100,12 +99,12 @@ pub fn open_pidfd(pid: Pid) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// Sends a signal to the process behind a pidfd, which may have been reaped
+/// Sends a signal to the process of a pidfd, which may have been reaped
 /// (pidfd_send_signal(2), Linux 5.1).
 pub fn signal_by_pidfd(pidfd: impl AsFd, signal: Signal) -> Result<(), Errno> {
     let fd = pidfd.as_fd().as_raw_fd();
     let nothing: *const libc::siginfo_t = std::ptr::null();
-    // SAFETY: without an information the kernel makes its own, as kill(2) does.
+    // SAFETY: without a siginfo_t the kernel makes its own, as kill(2) does.
     let sent = unsafe {
         libc::syscall(
             libc::SYS_pidfd_send_signal,
@@ -118,7 +117,7 @@ pub fn signal_by_pidfd(pidfd: impl AsFd, signal: Signal) -> Result<(), Errno> {
     Errno::result(sent).map(drop)
 }
 
-/// Whether two descriptors of a process are of one open file (kcmp(2), `KCMP_FILE`).
+/// Whether two descriptors of a process refer to one open file (kcmp(2), `KCMP_FILE`).
 pub fn same_open_file(process: Pid, one: u32, other: u32) -> Result<bool, Errno> {
     const FILE: libc::c_int = 0;
     let pid = process.as_raw();
@@ -127,7 +126,7 @@ pub fn same_open_file(process: Pid, one: u32, other: u32) -> Result<bool, Errno>
     Errno::result(order).map(|order| order == 0)
 }
 
-/// Whether whoever executes this file gains capabilities by it (capabilities(7), File capabilities).
+/// Whether an exec of this file can add capabilities (capabilities(7), File capabilities).
 pub fn grants_capabilities(file: &CStr) -> bool {
     let name = c"security.capability";
     // SAFETY: path and name end in NUL, and nothing is written to a buffer of no length.
@@ -135,14 +134,13 @@ pub fn grants_capabilities(file: &CStr) -> bool {
     length > 0
 }
 
-/// Whether this process inherits the children of others that have ended: it is process 1
-/// of its namespace, or a subreaper (prctl(2), `PR_SET_CHILD_SUBREAPER`).
+/// Whether this process becomes the parent of orphans: it is process 1 of its namespace, or a subreaper (prctl(2), `PR_SET_CHILD_SUBREAPER`).
 pub fn adopts_orphans() -> bool {
     is_first() || nix::sys::prctl::get_child_subreaper() == Ok(true)
 }
 
-/// Whether this is process 1 of its namespace (pid_namespaces(7)): its end is that of all
-/// others, and signals without a handler pass it by unless they are blocked.
+/// Whether this is process 1 of its namespace (pid_namespaces(7)). Its end is that of all others, and
+/// the kernel drops signals to it that have no handler, unless they are blocked.
 pub fn is_first() -> bool {
     std::process::id() == 1
 }
@@ -158,11 +156,10 @@ pub enum Fork {
 
 /// Forks (fork(2)). The child has only the calling thread.
 ///
-/// Memory stays sound whatever other threads do, since the child has a copy, but a lock
-/// that another thread held is held for ever in the child. So start-up calls this while
-/// there is one thread; the one later caller, who starts the syslog relay again, goes
-/// straight into code that takes no lock of the standard library (the allocator's are
-/// made good in the child by the C library).
+/// The child has a copy of the memory, so that is sound whatever other threads do. But a lock that
+/// another thread held is held for ever in the child. So start-up calls this while there is one
+/// thread. Later callers continue with code that takes no lock of the standard library; the C
+/// library releases the allocator's in the child.
 pub fn fork() -> Result<Fork, Errno> {
     // SAFETY: see above; nothing in the child runs handlers or locks of other threads.
     match unsafe { nix::unistd::fork() }? {
@@ -171,15 +168,15 @@ pub fn fork() -> Result<Fork, Errno> {
     }
 }
 
-/// Ends the process at once (_exit(2)): no destructor runs, so what the process holds in
-/// common with the one it was forked from is left alone.
+/// Ends the process at once (_exit(2)). No destructor runs, so what it shares with its parent stays as
+/// it is.
 pub fn exit_now(status: u8) -> ! {
     // SAFETY: _exit ends the process and touches no memory of it.
     unsafe { libc::_exit(i32::from(status)) }
 }
 
-/// Gives up whatever capabilities are left: effective, permitted, inheritable and, with
-/// them, ambient (capset(2)). Those of the calling thread, so while there is one.
+/// Drops all capabilities of the calling thread: effective, permitted, inheritable and, with them,
+/// ambient (capset(2)). Called while there is one thread.
 pub fn drop_capabilities() -> Result<(), Errno> {
     let mut header = CapabilityHeader::this_thread();
     let none = [CapabilitySets::default(); 2];
@@ -188,11 +185,11 @@ pub fn drop_capabilities() -> Result<(), Errno> {
     Errno::result(result).map(drop)
 }
 
-/// Says whether the calling thread has any capability left (capget(2)).
+/// Whether the calling thread has any capability (capget(2)).
 pub fn has_capabilities() -> Result<bool, Errno> {
     let mut header = CapabilityHeader::this_thread();
     let mut sets = [CapabilitySets::default(); 2];
-    // SAFETY: as for capset; the kernel writes two sets to room for two.
+    // SAFETY: as for capset; the kernel writes two sets to memory for two.
     let result = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) };
     Errno::result(result)?;
     Ok(sets
@@ -200,19 +197,19 @@ pub fn has_capabilities() -> Result<bool, Errno> {
         .any(|set| set.effective | set.permitted | set.inheritable != 0))
 }
 
-/// A right that root has and others may be given (capabilities(7)).
+/// A capability (capabilities(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Capability {
-    /// To give a file to somebody else.
+    /// To change the owner of a file.
     ChangeOwner = 0,
-    /// To do with files of others what their owners may.
+    /// To do with any file what its owner may.
     Owner = 3,
     /// To bind low ports.
     BindService = 10,
-    /// To do most things; more processes than the limit among them.
+    /// To do most things, and to have more processes than the limit.
     Administrator = 21,
-    /// To go beyond limits, that of processes among them.
+    /// To exceed limits, such as that of processes.
     Resource = 24,
 }
 
@@ -220,25 +217,25 @@ pub enum Capability {
 pub fn has_capability(capability: Capability) -> bool {
     let mut header = CapabilityHeader::this_thread();
     let mut sets = [CapabilitySets::default(); 2];
-    // SAFETY: as for capset; the kernel writes two sets to room for two.
+    // SAFETY: as for capset; the kernel writes two sets to memory for two.
     let result = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) };
     result == 0 && sets[0].effective & 1 << capability as u32 != 0
 }
 
-/// Has this process killed when its parent ends (prctl(2), `PR_SET_PDEATHSIG`), unless it executes
-/// a set-user-id program.
+/// Makes the kernel kill this process when its parent ends (prctl(2), `PR_SET_PDEATHSIG`), unless it
+/// execs a set-user-id program.
 pub fn end_with_parent() -> Result<(), Errno> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
 }
 
-/// Whether others of the same user may look into this process, and trace it (prctl(2),
-/// `PR_GET_DUMPABLE`): not after a change of ids, until it executes another program.
+/// Whether other processes of the same user may read and trace this one (prctl(2),
+/// `PR_GET_DUMPABLE`). After a change of ids they may not, until it execs another program.
 pub fn is_dumpable() -> bool {
-    // SAFETY: the call takes and gives integers.
+    // SAFETY: the call takes and returns integers.
     unsafe { libc::prctl(libc::PR_GET_DUMPABLE) == 1 }
 }
 
-/// Forbids them to (`PR_SET_DUMPABLE`).
+/// Keeps them from it (`PR_SET_DUMPABLE`).
 pub fn forbid_dumping() -> Result<(), Errno> {
     nix::sys::prctl::set_dumpable(false)
 }

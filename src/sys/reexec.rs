@@ -1,5 +1,4 @@
-//! The program that a process runs, and becoming another one by an open file: a path may lead
-//! elsewhere by the time it is used, or nowhere after chroot(2).
+//! Exec of an open file: a path may lead to another file by then, or to none after chroot(2).
 
 use std::ffi::{CString, OsStr, c_char};
 use std::os::fd::{AsFd, AsRawFd};
@@ -7,10 +6,10 @@ use std::ptr;
 
 use nix::errno::Errno;
 
-/// Arguments and environment as execveat(2) takes them, so that nothing is left to allocate.
+/// Arguments and environment as execveat(2) takes them; the exec allocates nothing.
 #[derive(Debug)]
 pub struct ExecArguments {
-    /// What the pointers point to.
+    /// The pointers point into these.
     _strings: Vec<CString>,
     arguments: Vec<*const c_char>,
     environment: Vec<*const c_char>,
@@ -20,7 +19,7 @@ impl ExecArguments {
     /// `arguments` begin with the program's name; each variable is `NAME=VALUE`.
     pub fn new(arguments: Vec<CString>, environment: Vec<CString>) -> Self {
         let count = arguments.len();
-        // Where they stay: what is pointed to may not be moved any more.
+        // From here on the strings aren't moved.
         let strings: Vec<CString> = arguments.into_iter().chain(environment).collect();
         let pointers = |strings: &[CString]| {
             let pointers = strings.iter().map(|string| string.as_ptr());
@@ -34,8 +33,8 @@ impl ExecArguments {
     }
 }
 
-/// Becomes the program in an open file (execveat(2), `AT_EMPTY_PATH`); comes back only with the
-/// reason why not.
+/// Becomes the program in an open file (execveat(2), `AT_EMPTY_PATH`). Returns only if that fails, with
+/// the reason.
 pub fn exec_file(file: impl AsFd, arguments: &ExecArguments) -> Errno {
     // SAFETY: both arrays end in null, and the strings that they point to live in `arguments`.
     unsafe {
@@ -51,8 +50,8 @@ pub fn exec_file(file: impl AsFd, arguments: &ExecArguments) -> Errno {
     Errno::last()
 }
 
-/// Names the process, where the kernel would have taken a descriptor's number for its name
-/// (prctl(2), `PR_SET_NAME`): by the last part of this path.
+/// Names the process by the last part of this path (prctl(2), `PR_SET_NAME`). After an exec by
+/// descriptor the kernel has the descriptor's number as the name.
 pub fn set_name(path: &OsStr) {
     let name = std::path::Path::new(path).file_name().unwrap_or(path);
     if let Ok(name) = CString::new(name.as_encoded_bytes()) {

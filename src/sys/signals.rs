@@ -1,8 +1,8 @@
-//! Signals: what was inherited, which ones arrive as data, how a handler starts.
+//! Signals: the inherited state, and signals that arrive as data.
 //!
-//! Signals come through a signalfd(2), never through handlers: a handler would run in a
-//! newborn child too, on this process's own memory. Every signal used is blocked in all
-//! threads with its disposition default, and a child's plan restores the mask.
+//! Signals come through a signalfd(2), never through handlers: a handler would run in a newborn
+//! child too, on this process's own memory. Every signal used is blocked in all threads with its
+//! disposition default, and a child's plan restores the mask.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,8 +16,8 @@ use nix::unistd::Pid;
 /// Whether SIGPIPE was ignored when the program was started.
 static PIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
 
-/// Runs before `main`: Rust's runtime ignores SIGPIPE there, after which nobody could say
-/// what was inherited. (Miri knows no such system call.)
+/// Runs before `main`: there Rust's runtime ignores SIGPIPE, after which the inherited disposition
+/// is lost. (Miri knows no such system call.)
 #[used]
 #[cfg_attr(not(miri), unsafe(link_section = ".init_array"))]
 static LOOK_AT_PIPE: extern "C" fn() = {
@@ -35,16 +35,15 @@ pub struct Inherited {
 }
 
 impl Inherited {
-    /// Notes what was inherited, then empties the mask and makes every ignored signal
-    /// default: an ignored CHLD would reap handlers unseen, and all of it would pass to
-    /// them.
+    /// Notes what was inherited, then empties the mask and makes every ignored signal default: an
+    /// ignored CHLD would reap handlers unseen, and handlers would inherit all of it.
     ///
-    /// Three are blocked from the first moment. A write to a closed pipe, or beyond the
-    /// limit of a file's size, is an error like others and no reason to die; and a HUP that
-    /// was ignored must not end the start.
+    /// Three are blocked at once: PIPE and XFSZ, since a write to a closed pipe or beyond the limit
+    /// of a file's size is an error like others; and HUP if it was ignored, since it mustn't end the
+    /// start.
     ///
-    /// An earlier image of this process has blocked what it used (`keep_mask`), and what has
-    /// arrived since then must wait on.
+    /// With `keep_mask` the mask stays as well: after an upgrade it has what the earlier program
+    /// blocked, and signals that have arrived since must stay pending.
     pub fn sanitise(keep_mask: bool) -> Self {
         let mut mask = SigSet::empty();
         let _ = sigprocmask(SigmaskHow::SIG_SETMASK, None, Some(&mut mask));
@@ -81,8 +80,7 @@ impl Inherited {
         self.ignored.contains(&(signal as libc::c_int))
     }
 
-    /// A signal that has arrived, is blocked, and would end the process once everything is put
-    /// back (sigpending(2)).
+    /// A pending signal that will end the process after [`Self::restore`] (sigpending(2)).
     pub fn awaits_end(&self) -> Option<Signal> {
         let mut pending = SigSet::empty();
         let mut raw = *pending.as_ref();
@@ -102,7 +100,7 @@ impl Inherited {
         })
     }
 
-    /// Puts everything back, for a program that takes this process over.
+    /// Restores mask and dispositions, for a program that replaces this one.
     pub fn restore(&self) {
         for &signal in &self.ignored {
             set_disposition(signal, libc::SIG_IGN);
@@ -139,24 +137,23 @@ fn set_disposition(signal: libc::c_int, disposition: libc::sighandler_t) {
     }
 }
 
-/// The kernel's own `struct sigaction` (rt_sigaction(2)), with room to spare, and the size of
-/// its signal set. Its first word is the disposition, everywhere but on MIPS.
+/// The kernel's own `struct sigaction` (rt_sigaction(2)), in words, more than there are, and the
+/// size of its signal set. Its first word is the disposition, except on MIPS.
 ///
-/// The C library's function keeps two signals to itself, and a process can inherit those
-/// ignored like others.
+/// The C library's function refuses two signals, which can be inherited ignored like others.
 const ACTION: usize = 8;
 const SET: usize = 8;
 
-/// Makes these signals ignored, in a process that was forked to be deaf to them.
+/// Ignores these signals, in a process that was forked for that.
 pub fn ignore(signals: &[Signal]) {
     for &signal in signals {
         set_disposition(signal as libc::c_int, libc::SIG_IGN);
     }
 }
 
-/// The signals that skd uses once something may have to be removed, or must not be hurt by:
-/// PIPE and XFSZ come of writing to a log, TTOU of writing to the terminal of others and of
-/// naming its foreground group.
+/// The signals that skd uses from the time on when it may have something to remove, and those that
+/// mustn't end or stop it. PIPE and XFSZ come from writing to a log; TTOU comes from writing to a
+/// terminal in the background, and from setting its foreground group.
 const USED: [Signal; 13] = [
     Signal::SIGTERM,
     Signal::SIGINT,
@@ -173,7 +170,7 @@ const USED: [Signal; 13] = [
     Signal::SIGTTOU,
 ];
 
-/// Blocks the signals used, in this thread and those that it will make.
+/// Blocks the signals used, in this thread and in those that it will make.
 pub fn block() {
     let _ = USED.into_iter().collect::<SigSet>().thread_block();
 }
@@ -184,22 +181,21 @@ pub fn end_by(signal: Signal) {
     let _ = nix::sys::signal::raise(signal);
 }
 
-/// Sends a signal to the process group that a child was made the leader of; one that has left
-/// it isn't spared.
+/// Sends a signal to the process group of which a child was made the leader, or to the child alone
+/// if there is no such group.
 pub fn signal_group(leader: Pid, signal: Signal) {
     if killpg(leader, signal).is_err() {
         let _ = kill(leader, signal);
     }
 }
 
-/// Whether there is anybody, living or not yet reaped, in the process group that a child, which
-/// was reaped, was made the leader of.
+/// Whether the process group of a reaped leader has a process, living or not yet reaped.
 pub fn has_group(leader: Pid) -> bool {
-    // One that may not be signalled is there too.
+    // EPERM means that there is one.
     killpg(leader, None) != Err(Errno::ESRCH)
 }
 
-/// Lets a process that waits for another be ended.
+/// Unblocks the signals that end a process, in one that waits for another.
 pub fn allow_ending() {
     let _ = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT]
         .into_iter()
@@ -207,7 +203,7 @@ pub fn allow_ending() {
         .thread_unblock();
 }
 
-/// Signals as data (signalfd(2)). Those in question have been blocked with [`block`].
+/// Signals as data (signalfd(2)). The caller has blocked them with [`block`].
 #[derive(Debug)]
 pub struct Signals {
     source: SignalFd,
@@ -223,12 +219,12 @@ impl Signals {
         })
     }
 
-    /// Receives these signals from now on.
+    /// Receives these signals instead, from now on.
     pub fn set(&self, signals: &[Signal]) -> Result<(), Errno> {
         self.source.set_mask(&signals.iter().copied().collect())
     }
 
-    /// The next signal that has arrived, if there is one.
+    /// Takes the next signal that has arrived, if there is one.
     pub fn next(&self) -> Option<Signal> {
         let info = self.source.read_signal().ok().flatten()?;
         Signal::try_from(info.ssi_signo as i32).ok()

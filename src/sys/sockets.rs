@@ -1,4 +1,4 @@
-//! What sockets say about their peers and their datagrams.
+//! Sockets: peers, options, and what waits in them.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,8 +11,8 @@ use nix::sys::socket::{
 use nix::sys::time::TimeSpec;
 use serde::{Deserialize, Serialize};
 
-/// Who connected to a unix socket (unix(7), `SO_PEERCRED`). Ids as the kernel gives them:
-/// a pid of 0 is one that this process's namespace can't see.
+/// The peer of a unix socket (unix(7), `SO_PEERCRED`). The pid is 0 for a process outside of this
+/// process's namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
     /// Process id.
@@ -23,7 +23,7 @@ pub struct Credentials {
     pub gid: u32,
 }
 
-/// The credentials of the peer of a connected unix socket.
+/// Returns the credentials of the peer of a connected unix socket.
 pub fn peer_credentials(socket: impl AsFd) -> Result<Credentials, Errno> {
     let peer = getsockopt(&socket, sockopt::PeerCredentials)?;
     Ok(Credentials {
@@ -33,11 +33,11 @@ pub fn peer_credentials(socket: impl AsFd) -> Result<Credentials, Errno> {
     })
 }
 
-/// Has a TCP listener ignore whoever wants to connect from now on, until it is closed and they
-/// are refused: the kernel drops their SYNs (socket(7), `SO_ATTACH_FILTER`). Handshakes under
-/// way are finished, and connections that wait can be accepted.
+/// Makes a TCP listener drop the SYNs of new clients (socket(7), `SO_ATTACH_FILTER`). They try again,
+/// and are refused after it is closed. Handshakes under way are finished, and connections that wait can
+/// be accepted.
 pub fn ignore_new(listener: impl AsFd) -> io::Result<()> {
-    // What a filter of a TCP socket sees begins with the TCP header; its flags are byte 13.
+    // For a TCP socket the filter's data begins with the TCP header; its flags are byte 13.
     const SYN: u32 = 0x02;
     let mut program = [
         (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 13),
@@ -55,8 +55,7 @@ pub fn ignore_new(listener: impl AsFd) -> io::Result<()> {
         len: program.len() as u16,
         filter: program.as_mut_ptr(),
     };
-    // SAFETY: the kernel copies the filter, and as many instructions as it says, both of which
-    // outlive the call.
+    // SAFETY: the kernel copies the filter and its instructions, which outlive the call.
     let result = unsafe {
         libc::setsockopt(
             listener.as_fd().as_raw_fd(),
@@ -69,63 +68,62 @@ pub fn ignore_new(listener: impl AsFd) -> io::Result<()> {
     Ok(Errno::result(result).map(drop)?)
 }
 
-/// What [`hear_out`] came to.
+/// The result of [`drain_input`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
-    /// All that has come so far.
+pub enum Drained {
+    /// All that has come so far is drained.
     All,
-    /// As much as was to be read; there may be more.
+    /// `most` bytes are drained; there may be more.
     Some,
-    /// The end: nothing more can come, or the connection is broken.
+    /// Nothing more can come: the end was read, or the connection is broken.
     End,
 }
 
-/// What a read counts at the least: as much as the kernel has for a packet, however short.
+/// What a read counts at the least: the memory that the kernel takes for the shortest packet.
 const PACKET: usize = 512;
 
-/// Receives what has come without waiting, whether or not the socket is one that waits (recv(2),
-/// `MSG_DONTWAIT`), and without being interrupted.
+/// Receives what has come, without waiting even if the socket is blocking (recv(2), `MSG_DONTWAIT`).
+/// It can't be interrupted.
 pub fn receive_now(
     connection: impl AsFd,
-    room: &mut [u8],
+    buffer: &mut [u8],
     flags: MsgFlags,
 ) -> Result<usize, Errno> {
     loop {
         let flags = flags | MsgFlags::MSG_DONTWAIT;
-        match recv(connection.as_fd().as_raw_fd(), room, flags) {
+        match recv(connection.as_fd().as_raw_fd(), buffer, flags) {
             Err(Errno::EINTR) => {}
             result => return result,
         }
     }
 }
 
-/// Reads what has come on a connection and throws it away, up to `most` bytes or a little more,
-/// without waiting.
-pub fn hear_out(connection: impl AsFd, most: usize) -> Heard {
-    let mut room = [0; 16 * 1024];
-    let mut heard = 0;
-    // A TCP socket copies nothing (tcp(7)); others don't know the flag here, hence the room.
-    while heard < most {
-        match receive_now(&connection, &mut room, MsgFlags::MSG_TRUNC) {
-            // An empty packet reads the same; then there was no end, or there is one now.
-            Ok(0) if is_shut_down(&connection) => return Heard::End,
-            Ok(length) => heard += length.max(PACKET),
-            Err(Errno::EAGAIN) => return Heard::All,
-            Err(_) => return Heard::End,
+/// Reads what has come on a connection and drops it, without waiting: `most` bytes, or a little more.
+pub fn drain_input(connection: impl AsFd, most: usize) -> Drained {
+    let mut buffer = [0; 16 * 1024];
+    let mut drained = 0;
+    // A TCP socket copies nothing (tcp(7)); others ignore the flag, hence the buffer.
+    while drained < most {
+        match receive_now(&connection, &mut buffer, MsgFlags::MSG_TRUNC) {
+            // An empty packet reads the same, without an end.
+            Ok(0) if is_shut_down(&connection) => return Drained::End,
+            Ok(length) => drained += length.max(PACKET),
+            Err(Errno::EAGAIN) => return Drained::All,
+            Err(_) => return Drained::End,
         }
     }
-    Heard::Some
+    Drained::Some
 }
 
-/// Writes to a connection without waiting and without a signal (`MSG_DONTWAIT`, `MSG_NOSIGNAL`);
-/// gives how many bytes it has taken.
+/// Writes to a connection without waiting and without a signal (`MSG_DONTWAIT`, `MSG_NOSIGNAL`).
+/// Returns the number of bytes written.
 pub fn tell(connection: impl AsFd, text: &[u8]) -> Result<usize, Errno> {
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     send(connection.as_fd().as_raw_fd(), text, flags)
 }
 
-/// Has close(2) of a TCP connection never wait, whatever whoever had it before has asked for
-/// (socket(7), `SO_LINGER`). Says whether it is to be reset by it.
+/// Makes close(2) of a TCP connection never wait, whatever a handler has set (socket(7), `SO_LINGER`).
+/// Returns whether the close will reset it.
 pub fn close_at_once(connection: impl AsFd) -> bool {
     match getsockopt(&connection, sockopt::Linger) {
         Ok(linger) if linger.l_onoff != 0 && linger.l_linger == 0 => true,
@@ -146,31 +144,30 @@ pub fn set_receive_time(socket: impl AsFd, on: bool) -> Result<(), Errno> {
     setsockopt(&socket, sockopt::ReceiveTimestampns, &on)
 }
 
-/// The first datagram that waits in a socket.
+/// A datagram that waits in a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datagram {
-    /// Who sent it, if an internet address.
+    /// The sender, if it is an internet address.
     pub sender: Option<SocketAddr>,
-    /// When the kernel received it: what tells two equal datagrams apart.
+    /// When the kernel received it. This tells two equal datagrams apart.
     pub received: Option<TimeSpec>,
     /// Its whole length in bytes.
     pub length: usize,
 }
 
-/// Looks at the first datagram and leaves it there (recvmsg(2), `MSG_PEEK`); `None` if
-/// there is none.
+/// Peeks at the first datagram, if there is one (recvmsg(2), `MSG_PEEK`).
 pub fn peek_datagram(socket: impl AsFd) -> Result<Option<Datagram>, Errno> {
     receive(socket, libc::MSG_PEEK)
 }
 
-/// Takes the first datagram away and says what it was.
+/// Drops the first datagram, if there is one, and returns what it was.
 pub fn discard_datagram(socket: impl AsFd) -> Result<Option<Datagram>, Errno> {
     receive(socket, 0)
 }
 
 fn receive(socket: impl AsFd, flags: libc::c_int) -> Result<Option<Datagram>, Errno> {
-    // MSG_TRUNC makes the kernel give the whole length for any room offered, so no payload
-    // is copied.
+    // MSG_TRUNC makes the kernel return the whole length for a buffer of any size, so no payload is
+    // copied.
     let flags = flags | libc::MSG_DONTWAIT | libc::MSG_TRUNC;
     // SAFETY: all-zero is a valid value of these: no address, no parts, no control data.
     let (mut sender, mut message): (libc::sockaddr_storage, libc::msghdr) =
@@ -197,9 +194,9 @@ fn receive(socket: impl AsFd, flags: libc::c_int) -> Result<Option<Datagram>, Er
     }
 }
 
-/// Room for the receive time and for nothing else, aligned as cmsg(3) wants it. The time
-/// comes first, whatever options a handler has left on; and with more room the kernel would
-/// install the descriptors that a client of a unix socket may have sent along.
+/// Control data for the receive time only, aligned for cmsg(3). The time comes first, whatever options
+/// a handler has set. In a larger buffer the kernel would install descriptors that a client of a unix
+/// socket sent.
 #[repr(C, align(8))]
 struct Control([u8; CONTROL_LENGTH]);
 
@@ -208,8 +205,8 @@ const CONTROL_LENGTH: usize =
     unsafe { libc::CMSG_SPACE(size_of::<libc::timespec>() as u32) as usize };
 
 fn receive_time(message: &libc::msghdr) -> Option<TimeSpec> {
-    // SAFETY: the kernel has filled in the control data, whose length the header says; the
-    // macros stay within it, and the time is read unaligned from as many bytes as it has.
+    // SAFETY: the kernel has filled in the control data, and its length in the header; the macros stay
+    // within it, and the time is read unaligned from as many bytes as it has.
     unsafe {
         let header = libc::CMSG_FIRSTHDR(message).as_ref()?;
         let is_time = header.cmsg_level == libc::SOL_SOCKET
@@ -242,8 +239,8 @@ pub(super) fn internet_address(address: &libc::sockaddr_storage) -> Option<Socke
     }
 }
 
-/// Whether nothing more can be received or accepted, since somebody has shut the socket
-/// down (shutdown(2)): unlike an empty one, such a socket always looks readable.
+/// Whether the socket was shut down (shutdown(2)), so that nothing more can be received or accepted.
+/// Unlike an empty one, such a socket is always readable.
 pub fn is_shut_down(socket: impl AsFd) -> bool {
     let mut fd = libc::pollfd {
         fd: socket.as_fd().as_raw_fd(),
@@ -255,7 +252,7 @@ pub fn is_shut_down(socket: impl AsFd) -> bool {
     found == 1 && fd.revents & (libc::POLLRDHUP | libc::POLLHUP) != 0
 }
 
-/// Sends a byte, and with it a descriptor (unix(7), `SCM_RIGHTS`). nix's wrapper allocates.
+/// Sends a byte and a descriptor (unix(7), `SCM_RIGHTS`). nix's wrapper allocates.
 pub fn send_descriptor(socket: impl AsFd, fd: impl AsFd) -> Result<(), Errno> {
     #[repr(C)]
     struct Rights {

@@ -1,8 +1,8 @@
-//! Threads that cost a stack and nothing else, and that either run or can't be made.
+//! Threads that cost only a stack, and that either run or can't be made.
 //!
-//! The standard library's want memory once more when they already run, for a signal stack that
-//! nobody here uses, and end the process if there is none: too late for a start to say why, or
-//! to remove what it has made.
+//! The standard library's threads need more memory when they already run, for a signal stack that this
+//! program doesn't use, and end the process if there is none. That is too late for a start to report
+//! it, or to remove what it has made.
 
 use std::ffi::{CString, c_void};
 use std::ptr;
@@ -41,7 +41,7 @@ impl Thread {
             finished: Arc::clone(&finished),
         }));
         // SAFETY: the attributes are initialised before they are used and destroyed once; the
-        // stack is a mapping of that length which nobody else uses; `run` takes the box back
+        // stack is a mapping of that length which nothing else uses; `run` takes the box back
         // that it is called with, and what it owns may be sent to another thread.
         let result = unsafe {
             let mut attributes: libc::pthread_attr_t = std::mem::zeroed();
@@ -58,16 +58,16 @@ impl Thread {
             result
         };
         if result != 0 {
-            // SAFETY: no thread was made, so nobody else has the box.
+            // SAFETY: no thread was made, so nothing else has the box.
             drop(unsafe { Box::from_raw(start) });
             return Err(Errno::from_raw(result));
         }
-        // For as long as the process: a thread that has finished its work is still on it.
+        // Never unmapped: a thread that has finished its work still runs on it.
         std::mem::forget(stack);
         Ok(Self { finished })
     }
 
-    /// Whether it has done its work.
+    /// Whether its work is done.
     pub fn is_finished(&self) -> bool {
         self.finished.load(Ordering::SeqCst)
     }

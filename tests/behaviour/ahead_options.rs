@@ -3,7 +3,7 @@
 
 use crate::harness::{
     DEADLINE, Directory, Instance, MARK, Skd, connect_unix, echo, poll_for, requires_command,
-    requires_root, talk, try_talk, wait_until, zombies,
+    requires_root, talk, try_talk, wait_out_throttle, wait_until, zombies,
 };
 use nix::sys::resource::Resource;
 use nix::sys::signal::{Signal, kill};
@@ -15,6 +15,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 const MODES: [&[&str]; 2] = [&["--warm", "2"], &["--fork-server"]];
 
@@ -147,7 +148,10 @@ fn a_rule_that_sets_environment_is_refused_at_the_start_and_at_hup() {
         directory.write("rules", "allow 127.0.0.1");
         let binary = directory.join("skd");
         install(env!("CARGO_BIN_EXE_skd"), &binary);
-        let skd = with(&[]).binary(&binary).run("cat");
+        let skd = with(&[])
+            .throttle(Duration::ZERO)
+            .binary(&binary)
+            .run("cat");
         echo(&mut skd.connect(), b"allowed");
         // The next image has them from this one.
         for upgraded in [false, true] {
@@ -155,15 +159,13 @@ fn a_rule_that_sets_environment_is_refused_at_the_start_and_at_hup() {
                 upgrade(&skd);
             }
             directory.write("rules", "deny all\nallow all env A=1");
-            // A trouble of one kind is told once a second at most.
             let stay = format!(
                 "{sentence}: handlers run before it is known whose they are; the old rules stay"
             );
             let before = skd.logged(&stay).len();
-            skd.wait_until("it says that they stay", || {
-                skd.signal(Signal::SIGHUP);
-                skd.logged(&stay).len() > before
-            });
+            wait_out_throttle();
+            skd.signal(Signal::SIGHUP);
+            skd.wait_for_logs(&stay, before + 1);
             echo(&mut skd.connect(), b"still allowed");
         }
         directory.write("rules", "deny all");

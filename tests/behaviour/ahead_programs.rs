@@ -807,6 +807,7 @@ fn where_the_machine_does_not_allow_it_handlers_are_started_as_ever() {
         let pidfd = libc::CLONE_PIDFD as u32;
         let skd = Skd::new(["-v", "-t", "127.0.0.1:0"])
             .args(way.options())
+            .refusing(libc::SYS_clone3, Errno::ENOSYS)
             .refusing_bits(libc::SYS_clone, 0, pidfd, Errno::EINVAL)
             .refusing(libc::SYS_pidfd_open, Errno::ENOSYS)
             .run("cat");

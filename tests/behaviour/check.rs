@@ -378,7 +378,7 @@ fn all_that_is_wrong_is_said_each_on_a_line_and_in_the_order_of_a_start() {
         "invalid value '9' for --unix-mode: ",
         "invalid value '99999' for --tcp: ",
         "invalid value 'mail:' for --tcp: ",
-        "--datagram says ",
+        "--datagram sets ",
         "--unix-mode has no use without --unix",
         "invalid value 'no-such-user' for --user: ",
         "invalid value 'x' for --limit: ",
@@ -525,7 +525,7 @@ fn an_address_of_no_interface_is_noted() {
     let words = ["-t", "10.9.8.7:80", "cat"];
     one_note(
         &check(words).inside(&namespace).end(),
-        &["--tcp 10.9.8.7:80", "10.9.8.7 is no address"],
+        &["--tcp 10.9.8.7:80", "have the address 10.9.8.7"],
     );
     namespace.add_address("10.9.8.7/8");
     silent(&check(words).inside(&namespace).end());

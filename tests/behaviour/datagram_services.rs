@@ -5,7 +5,7 @@
 
 use crate::harness::{
     Directory, Namespace, Running, Skd, poll_for, requires_command, requires_descriptors,
-    requires_root, udp_client, wait_until,
+    requires_root, udp_client, wait_started, wait_until,
 };
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
@@ -267,11 +267,14 @@ fn crowd(count: usize) {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     if hard < 2 * count as u64 + 500 {
         skd = skd
+            .refusing(libc::SYS_clone3, Errno::ENOSYS)
             .refusing_bits(libc::SYS_clone, 0, libc::CLONE_PIDFD as u32, Errno::EINVAL)
             .refusing(libc::SYS_pidfd_open, Errno::ENOSYS);
     }
     let skd = skd.inside(&namespace).run(&echo);
     skd.wait_ready();
+    // A datagram that comes during the start lacks its destination.
+    wait_started(skd.pid());
     let began = Instant::now();
     let mut bytes = 0;
     namespace.enter(|| {
@@ -397,6 +400,8 @@ fn burst(count: usize, options: &[&str]) {
         .inside(&namespace)
         .run_with(&append, [directory.name("heard")]);
     skd.wait_ready();
+    // A datagram that comes during the start lacks its destination.
+    wait_started(skd.pid());
     let before = snmp(&namespace);
     let since = |name: &str| (snmp(&namespace)[name] - before[name]) as usize;
     let began = Instant::now();

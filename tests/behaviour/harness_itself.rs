@@ -1,14 +1,15 @@
 //! What the other tests take for granted about the harness, with programs that aren't skd.
 
 use crate::harness::{
-    Directory, MARK, Namespace, SignalMasks, Skd, Stream, Syslog, Terminal, descriptors,
-    environment, exists, ids, limit, process_group, requires_root, session, signal_masks,
-    wait_until,
+    Directory, MARK, Namespace, SignalMasks, Skd, Stream, Syslog, Terminal, assert_idle,
+    descriptors, environment, exists, ids, limit, process_group, requires_root, session,
+    signal_masks, wait_for, wait_until, watch,
 };
 use nix::errno::Errno;
 use nix::sys::resource::Resource;
 use nix::sys::signal::Signal;
 use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
 
 /// The builder with sh in the place of skd.
 fn shell(line: &str) -> Skd {
@@ -220,4 +221,58 @@ fn finds_the_daemon() {
     let pid = daemon.pid();
     drop(daemon);
     assert!(!exists(pid));
+}
+
+/// Programs that do not wait as they should, each with what it does.
+const BUSY: &[(&str, &str)] = &[
+    ("spins", "my $n = 0; while (1) { $n++ }"),
+    (
+        "polls every millisecond",
+        "while (1) { select(undef, undef, undef, 0.001) }",
+    ),
+];
+
+#[test]
+fn tells_a_process_that_waits_from_one_that_is_busy() {
+    crate::harness::requires_command("perl");
+    let perl = |script: &str| {
+        let running = Skd::new(["-e", &format!("$| = 1; print \"up\\n\"; {script}")])
+            .binary("/usr/bin/perl")
+            .start_bare();
+        running.stdout_line();
+        running
+    };
+    for script in [
+        "sleep 1000",
+        // As a daemon that tries again.
+        "while (1) { select(undef, undef, undef, 0.1) }",
+    ] {
+        assert_idle(&[perl(script).pid()]);
+    }
+    let waits = perl("sleep 1000");
+    for (what, script) in BUSY {
+        let busy = perl(script);
+        let (all, its) = (
+            [waits.pid(), busy.pid()],
+            format!("process {}, thread", busy.pid()),
+        );
+        // On a machine that keeps it from running it may pass once.
+        let seen = wait_for(what, || watch(&all, Duration::from_secs(1)).err());
+        assert!(seen.contains(&its), "{what}: {seen}");
+    }
+    // It becomes busy while it is watched.
+    let soon = perl("sleep 2; while (1) { select(undef, undef, undef, 0.001) }");
+    let seen = wait_for("it is seen to be busy", || {
+        watch(&[soon.pid()], Duration::from_millis(200)).err()
+    });
+    assert!(seen.contains("(at most "), "{seen}");
+    // It ends while it is watched.
+    let ends = perl("sleep 1");
+    let seen = wait_for("it is seen to have ended", || {
+        watch(&[ends.pid()], Duration::from_millis(200)).err()
+    });
+    assert!(
+        seen.contains(&format!("process {} has ended", ends.pid())),
+        "{seen}"
+    );
 }

@@ -374,8 +374,7 @@ fn places_are_left(way: Way) {
     for stream in &mut streams {
         echo(stream, b"all at once");
     }
-    way.ready(&skd);
-    assert_eq!(way.serving(&skd).len(), PLACES);
+    way.wait_serving(&skd, PLACES);
     drop(streams);
     expect_as_before(&skd, &before);
 }
@@ -635,7 +634,8 @@ fn a_storm_of_signals_while_connections_are_served_does_no_harm() {
         // Where CHLD is what tells of ends.
         |skd| {
             let pidfd = libc::CLONE_PIDFD as u32;
-            skd.refusing_bits(libc::SYS_clone, 0, pidfd, Errno::EINVAL)
+            skd.refusing(libc::SYS_clone3, Errno::ENOSYS)
+                .refusing_bits(libc::SYS_clone, 0, pidfd, Errno::EINVAL)
                 .refusing(libc::SYS_pidfd_open, Errno::ENOSYS)
         },
     ];

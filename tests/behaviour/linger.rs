@@ -359,7 +359,7 @@ fn an_upgrade_keeps_connections_of_handlers_and_those_that_leave() {
         for upgrades in 1..=3 {
             skd.signal(Signal::SIGUSR2);
             skd.wait_for_logs("Upgraded from skd", upgrades);
-            assert_eq!(skd.children().len(), 2);
+            skd.wait_for_children(2);
         }
         for (client, ended) in stay.iter_mut().zip(3..) {
             end(client, ended);

@@ -602,12 +602,7 @@ fn a_socket_of_which_it_cannot_be_found_out_is_left_alone() {
             .start("cat")
             .expect_refusal(
                 1,
-                &[
-                    &option,
-                    "can't be found out",
-                    "Permission denied",
-                    "left alone",
-                ],
+                &[&option, "can't find out", "Permission denied", "left alone"],
             );
         let after = fs::symlink_metadata(&path).unwrap();
         assert_eq!((before.ino(), before.mode()), (after.ino(), after.mode()));

@@ -11,6 +11,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 /// The number between two parts of a line; a time as well, without its point.
 #[track_caller]
@@ -324,6 +325,27 @@ fn of_one_trouble_there_is_at_most_a_line_a_second() {
         "{most}: {lines:?}"
     );
     assert_eq!(skd.log_lines(), lines);
+}
+
+#[test]
+fn a_trouble_is_told_again_after_the_interval_that_a_test_sets() {
+    // Release builds have no such interval.
+    if !cfg!(debug_assertions) {
+        return;
+    }
+    for (interval, lines) in [(Duration::from_secs(3600), 1), (Duration::ZERO, 20)] {
+        let directory = Directory::new();
+        let prog = directory.script("handler", "#!/bin/sh\nexec cat\n");
+        let skd = Skd::new(["-t", "127.0.0.1:0"])
+            .throttle(interval)
+            .run(&prog);
+        fs::remove_file(&prog).unwrap();
+        for _ in 0..20 {
+            let _ = try_talk(skd.connect(), b"");
+        }
+        assert_eq!(skd.stop().code(), Some(0));
+        assert_eq!(skd.logged("can't be run").len(), lines);
+    }
 }
 
 #[test]

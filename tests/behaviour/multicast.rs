@@ -140,7 +140,7 @@ fn a_socket_that_is_handed_over_joins_too() {
         .wrapper(["python3", "-c", line])
         .inside(&network)
         .end()
-        .expect_refusal(1, &["ff02::99%one", "no UDP listener hears it", "IPv6"]);
+        .expect_refusal(1, &["ff02::99%one", "no UDP listener receives it", "IPv6"]);
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn what_cannot_be_joined_is_refused_by_check_too() {
         (
             2,
             &["-u0", "--multicast=10.1.2.3"],
-            &["10.1.2.3", "--multicast", "no multicast address"],
+            &["10.1.2.3", "--multicast", "a multicast address"],
         ),
         (
             2,
@@ -180,12 +180,12 @@ fn what_cannot_be_joined_is_refused_by_check_too() {
         (
             1,
             &["-u0.0.0.0:5353", "--multicast=ff02::99%one"],
-            &["ff02::99%one", "no UDP listener hears it", "IPv6"],
+            &["ff02::99%one", "no UDP listener receives it", "IPv6"],
         ),
         (
             1,
             &["-u10.1.0.1:5353", "--multicast=239.1.2.3%one"],
-            &["239.1.2.3%one", "no UDP listener hears it", "IPv4"],
+            &["239.1.2.3%one", "no UDP listener receives it", "IPv4"],
         ),
     ] {
         for check in [&[][..], &["--check"]] {

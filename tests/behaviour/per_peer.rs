@@ -2,6 +2,7 @@
 
 use crate::harness::{
     Directory, Namespace, Running, Skd, ask, ask_udp, requires_command, run_to_end, udp_client,
+    wait_started,
 };
 use nix::sys::signal::Signal;
 use std::net::SocketAddr;
@@ -143,6 +144,8 @@ fn answers_come_from_the_address_that_was_asked() {
         "syswrite(STDOUT, \"$_ $ENV{UDPLOCALIP} $ENV{REMOTE_PORT}\")",
     );
     skd.wait_ready();
+    // A datagram that comes during the start lacks its destination.
+    wait_started(skd.pid());
     namespace.enter(|| {
         for address in ["10.1.0.1", "10.1.0.2", "fd00::1", "fd00::2"] {
             let to = SocketAddr::new(address.parse().unwrap(), 7000);
@@ -163,6 +166,8 @@ fn one_client_of_two_addresses_is_two_senders() {
     namespace.add_address("10.1.0.2/24");
     let skd = perl(per_peer(&["-u", "7000"]).inside(&namespace), COUNT);
     skd.wait_ready();
+    // A datagram that comes during the start lacks its destination.
+    wait_started(skd.pid());
     namespace.enter(|| {
         let client = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
         client
@@ -328,7 +333,7 @@ fn an_upgrade_goes_on_serving() {
     skd.signal(Signal::SIGUSR2);
     skd.wait_for_logs("Upgraded", 2);
     assert_eq!(ask(&client, b"a"), b"3 a");
-    assert_eq!(skd.children().len(), 1);
+    skd.wait_for_children(1);
 }
 
 #[test]

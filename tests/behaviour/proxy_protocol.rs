@@ -2,8 +2,8 @@
 //! bytes is read has tests beside the parser.
 
 use crate::harness::{
-    Conversation, Directory, Namespace, Running, Skd, connect, connect_unix, echo, poll_for,
-    requires_command, talk, try_talk, wait_for, wait_for_text,
+    Conversation, DEADLINE, Directory, Namespace, Running, Skd, connect, connect_unix, echo,
+    poll_for, requires_command, talk, try_talk, wait_for, wait_for_text,
 };
 use nix::sys::signal::Signal;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -137,9 +137,7 @@ fn connect_from(address: &str, to: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::for_address(from), Type::STREAM, None).unwrap();
     socket.bind(&from.into()).unwrap();
     socket.connect(&to.into()).unwrap();
-    socket
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
     socket.into()
 }
 
@@ -234,12 +232,12 @@ fn whoever_is_trusted_and_sends_anything_else_is_refused_and_told_why_in_the_log
     let mut cases: Vec<(&[u8], &str)> = vec![
         (
             b"GET / HTTP/1.1\r\n\r\n",
-            "no PROXY header: it begins as neither version does",
+            "no PROXY header: it begins like neither version",
         ),
-        (b"\x16\x03\x01", "no PROXY header: it begins as"),
+        (b"\x16\x03\x01", "no PROXY header: it begins like"),
         (
             b"PROXY TCP4 192.0.2.1 192.0.2.2 1234 080\r\n",
-            "no PROXY header: a port is no number",
+            "no PROXY header: a port is not a number",
         ),
         (
             b"PROXY TCP4 192.0.2.1 192.0.2.2 1234 80\n",
@@ -247,29 +245,29 @@ fn whoever_is_trusted_and_sends_anything_else_is_refused_and_told_why_in_the_log
         ),
         (
             b"PROXY TCP4 2001:db8::1 192.0.2.2 1234 80\r\n",
-            "no PROXY header: an address is none of its",
+            "no PROXY header: an address is not of its",
         ),
         (&long, "no PROXY header: its line is too long"),
-        (
-            &broken,
-            "no PROXY header: its checksum isn't that of what it says",
-        ),
+        (&broken, "no PROXY header: its checksum is wrong"),
         (
             b"\r\n\r\n\0\r\nQUIT\n\x11\x11",
             "no PROXY header: its version isn't 2",
         ),
         (
             b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff",
-            "no PROXY header: it has more than 16 KiB",
+            "no PROXY header: it is longer than 16 KiB",
         ),
-        (b"", "it ended before its PROXY header did"),
+        (
+            b"",
+            "the connection ended before the end of its PROXY header",
+        ),
         (
             b"PROXY TCP4 192.0.2.1 192.0.2.2 1234 80\r",
-            "it ended before its PROXY header did",
+            "the connection ended before the end of its PROXY header",
         ),
         (
             b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0",
-            "it ended before its PROXY header did",
+            "the connection ended before the end of its PROXY header",
         ),
     ];
     // More of these in a second wouldn't each have its line.
@@ -288,7 +286,7 @@ fn whoever_is_trusted_and_sends_anything_else_is_refused_and_told_why_in_the_log
 
 #[test]
 fn a_header_that_does_not_come_in_time_is_not_waited_for() {
-    let skd = show(skd().args(["--proxy-timeout", "200ms"]));
+    let skd = show(skd().args(["--proxy-timeout", "1s"]));
     // Three, for which there is a line each in a second.
     for part in [
         &b""[..],
@@ -312,7 +310,7 @@ fn a_header_that_does_not_come_in_time_is_not_waited_for() {
     let mut stream = skd.connect();
     stream.write_all(&headers()[0].0).unwrap();
     skd.wait_for_log("Accepted connection from [192.0.2.1]:1234");
-    assert!(poll_for(Duration::from_millis(400), || skd.logged("Closed").pop()).is_none());
+    assert!(poll_for(Duration::from_millis(1_500), || skd.logged("Closed").pop()).is_none());
     let (_, told) = shown(&talk(stream, b"late"));
     assert_eq!(told, "late");
 }

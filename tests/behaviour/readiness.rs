@@ -3,8 +3,8 @@
 
 use crate::harness::{
     Directory, Notice, Running, ServiceManager, Skd, ask_udp, children, datagram_echo, descriptors,
-    echo, environment, poll_for, requires_command, requires_root, run_to_end, status_field, talk,
-    wait_for, wait_for_text,
+    echo, environment, poll_for, requires_command, requires_root, run_to_end, switches, talk,
+    wait_asleep, wait_for, wait_for_text,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_gettime};
@@ -429,11 +429,6 @@ fn the_status_comes_at_most_once_a_second_and_ends_with_the_last_number() {
     assert!(told.len() > 1);
 }
 
-/// How often its main thread has gone to sleep.
-fn sleeps(pid: i32) -> Option<String> {
-    status_field(pid, "voluntary_ctxt_switches")
-}
-
 #[test]
 fn nobody_wakes_while_nothing_happens() {
     let manager = ServiceManager::new();
@@ -442,11 +437,9 @@ fn nobody_wakes_while_nothing_happens() {
     echo(&mut client, b"there");
     manager.wait_for("STATUS=1 handler, 1 served");
     // It may not have gone back to sleep yet.
-    skd.wait_until("it sleeps", || {
-        status_field(skd.pid(), "State").is_some_and(|state| state.starts_with('S'))
-    });
-    let before = sleeps(skd.pid());
-    let woken = || (sleeps(skd.pid()) != before).then_some(());
+    wait_asleep(skd.pid());
+    let before = switches(skd.pid());
+    let woken = || (switches(skd.pid()) != before).then_some(());
     assert_eq!(poll_for(Duration::from_millis(2500), woken), None);
     assert_eq!(manager.notices().len(), 2, "{:#?}", manager.notices());
 }
@@ -661,7 +654,7 @@ fn a_supervised_program_speaks_for_itself() {
             .wrapper(["sh", "-c", &shell, "sh"])
             .start_with(SELF.0, SELF.1);
         let told = manager.wait_for("READY=1");
-        assert_eq!(skd.children(), [told.pid]);
+        assert_eq!(skd.wait_for_children(1), [told.pid]);
         // Not set: whoever is asked. Another's stays another's.
         assert_eq!(skd.stdout_line(), format!("4000000 {left}"));
         skd.signal(Signal::SIGTERM);
@@ -685,7 +678,7 @@ fn skd_speaks_for_a_program_that_has_sockets() {
         let status = "the sockets are open";
         assert_eq!(manager.wait_for("READY=1").text, ready(skd.pid(), status));
         manager.wait_for_more("WATCHDOG=1", 4);
-        assert_eq!(skd.children().len(), usize::from(started));
+        skd.wait_for_children(usize::from(started));
         skd.signal(Signal::SIGTERM);
         manager.wait_for("STOPPING=1");
         skd.wait();

@@ -2,14 +2,13 @@
 //! memory for handlers. Descriptors and processes are in `resources.rs`.
 
 use crate::harness::{
-    Cgroup, Directory, Holdings, Instance, Namespace, Running, Skd, Syslog, cpu_ticks, poll_for,
-    receive, requires_command, talk, wait_until,
+    Cgroup, Directory, Holdings, Instance, Namespace, Skd, Syslog, assert_idle, cpu_ticks, receive,
+    relays, requires_command, talk, wait_until,
 };
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
 
 /// The number in a line that tells how many others were lost.
 fn lost_lines(line: &str) -> Option<usize> {
@@ -211,7 +210,8 @@ fn a_syslog_that_does_not_read_or_is_not_there_holds_up_no_handler_for_good() {
                 writeln!(client, "0").unwrap();
                 assert_eq!(receive(&mut client, 5), b"done\n");
             }
-            expect_calm(&skd);
+            // Neither skd nor the relay is busy with waiting.
+            assert_idle(&[vec![skd.pid()], relays(&skd)].concat());
             start(&syslog);
             let total = say(1);
             // Every line is there or counted among those that are not.
@@ -235,19 +235,6 @@ fn a_syslog_that_does_not_read_or_is_not_there_holds_up_no_handler_for_good() {
         });
         assert_eq!(skd.stop().code(), Some(0));
     }
-}
-
-/// Asserts that neither skd nor the relay is busy with waiting.
-#[track_caller]
-fn expect_calm(skd: &Running) {
-    let ticks = || -> u64 { skd.processes().into_iter().map(cpu_ticks).sum() };
-    let (before, mut after) = (ticks(), 0);
-    // For as long as it takes to see that one that spins takes fifty.
-    poll_for(Duration::from_millis(500), || {
-        after = ticks();
-        None::<()>
-    });
-    assert!(after - before < 15, "{} ticks", after - before);
 }
 
 // Memory.

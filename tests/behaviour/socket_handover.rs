@@ -1,7 +1,7 @@
 //! `-S` with listeners: one program that stays, with the sockets that skd has bound.
 
 use crate::harness::{
-    Directory, Running, Skd, connect_unix, cpu_ticks, descriptors, environment, exists, ids,
+    Directory, Running, Skd, assert_idle, connect_unix, descriptors, environment, exists, ids,
     process_group, requires_command, requires_root, sockets, talk, wait_for, wait_until,
 };
 use nix::sys::signal::{Signal, kill};
@@ -10,7 +10,6 @@ use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::thread;
-use std::time::Duration;
 
 /// A server in perl on descriptor 3, of which `body` is run for each connection, $c.
 fn server(options: Skd, body: &str) -> Running {
@@ -280,9 +279,7 @@ fn one_that_was_told_to_end_is_not_told_again_for_want_of_clients() {
     skd.signal(Signal::SIGTERM);
     // The client is gone when the program has been told.
     client.read_to_end(&mut Vec::new()).unwrap();
-    let ticks = cpu_ticks(skd.pid());
-    assert_eq!(skd.try_wait(Duration::from_millis(500)), None);
-    assert!(cpu_ticks(skd.pid()) - ticks < 20);
+    assert_idle(&[skd.pid()]);
     kill(Pid::from_raw(program), Signal::SIGUSR1).unwrap();
     assert_eq!(skd.wait().code(), Some(43));
     assert_eq!(skd.logged("Stopping"), [""; 0]);

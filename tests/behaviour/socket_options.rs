@@ -257,8 +257,8 @@ fn buffers_go_beyond_the_limit_with_the_right_to_it() {
         let checked = Skd::new(["--check"]).args(&words).arg("cat");
         let checked = checked.user(UID, GID, [GID]).end();
         let note = format!(
-            "skd: note: {option} {wanted}: the kernel makes it {limit}; its limit is net.core.{name}_max, \
-             but for CAP_NET_ADMIN\n"
+            "skd: note: {option} {wanted}: the kernel makes it {limit}; net.core.{name}_max is the limit \
+             without CAP_NET_ADMIN\n"
         );
         assert_eq!(checked.expect_code(0).stderr, note);
     }
@@ -420,8 +420,8 @@ fn fast_open_that_the_kernel_does_not_do_is_noted() {
         namespace.sysctl("net/ipv4/tcp_fastopen", allowed);
         let skd = Skd::new(["--check", "--fast-open=9", "-t", "80", "cat"]);
         let output = skd.inside(&namespace).end();
-        let note = "skd: note: --fast-open: it is of no use while net.ipv4.tcp_fastopen is 1, without the 2 \
-                    that is for servers\n";
+        let note =
+            "skd: note: --fast-open has no effect while net.ipv4.tcp_fastopen is 1; set it to 3\n";
         assert_eq!(output.expect_code(0).stderr, if notes { note } else { "" });
     }
 }
@@ -654,7 +654,7 @@ fn what_the_kernel_lacks_is_said() {
             1,
             &[
                 &format!("skd: --{name} can't be set on TCP [127.0.0.1]:0: "),
-                "the kernel doesn't have it for such a socket",
+                "the kernel doesn't have this option for such a socket",
             ],
         );
     }

@@ -1,9 +1,9 @@
 //! Stream sockets: a program for each connection.
 
 use crate::harness::{
-    Directory, Program, Running, SignalMasks, Skd, Stream, connect, connect_unix, cpu_ticks,
-    descriptors, each_program, echo, ids, limit, parent, poll_for, process_group, receive,
-    requires_command, requires_root, run_to_end, session, signal_masks, talk, try_talk, zombies,
+    Directory, Program, Running, SignalMasks, Skd, Stream, assert_idle, connect, connect_unix,
+    descriptors, each_program, echo, ids, limit, parent, process_group, receive, requires_command,
+    requires_root, run_to_end, session, signal_masks, talk, try_talk, zombies,
 };
 use nix::sys::resource::Resource;
 use nix::sys::signal::{Signal, kill};
@@ -13,7 +13,6 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
 
 #[test]
 fn answers_a_tcp_connection() {
@@ -501,11 +500,8 @@ fn a_handler_that_somebody_traces_holds_nothing_up() {
             assert_eq!(talk(skd.connect(), b"o"), b"o");
             skd.wait_for_logs("exited with status 0 after", count);
         }
-        let ticks = cpu_ticks(skd.pid());
-        let told = || (!skd.logged("exited with status 7").is_empty()).then_some(());
-        assert_eq!(poll_for(Duration::from_secs(1), told), None);
-        let ticks = cpu_ticks(skd.pid()) - ticks;
-        assert!(ticks < 25, "{ticks} ticks");
+        assert_idle(&[skd.pid()]);
+        assert_eq!(skd.logged("exited with status 7"), [""; 0]);
         if let_go {
             fs::File::options().write(true).open(&fifo).unwrap();
             skd.wait_for_log("exited with status 7 after");

@@ -2,8 +2,8 @@
 
 use crate::harness::{
     DEADLINE, Directory, Namespace, Running, Skd, children, cpu_ticks, descriptors, echo, exists,
-    process_group, receive, requires_descriptors, requires_root, run_to_end, sockets, talk,
-    wait_until,
+    process_group, receive, requires_descriptors, requires_root, run_to_end, settled_descriptors,
+    sockets, talk, wait_until,
 };
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -26,6 +26,7 @@ const OBEDIENT: &str = "read word; echo ready; case $word in \
 const TOLD: &str = ": TERM is sent to it";
 const KILLED: &str = " has not ended: KILL is sent to it";
 
+// The limits are long enough for a handler to start on a loaded machine.
 fn skd(options: &[&str]) -> Skd {
     Skd::new(["-v", "-t", "127.0.0.1:0"]).args(options)
 }
@@ -57,18 +58,18 @@ fn ends(client: &mut TcpStream) {
 
 #[test]
 fn a_handler_that_runs_too_long_is_told_to_end_with_all_of_its_group() {
-    let skd = shell(&["--timeout=300ms"], "sleep 1000 & echo ready; wait");
+    let skd = shell(&["--timeout=2s"], "sleep 1000 & echo ready; wait");
     let mut client = skd.connect();
     receive(&mut client, 6);
     let handler = skd.wait_for_children(1)[0];
     let child = children(handler)[0];
     assert_eq!(process_group(child), Some(handler));
     ends(&mut client);
-    skd.wait_for_log(&line(handler, &client, "run for 300ms"));
+    skd.wait_for_log(&line(handler, &client, "run for 2s"));
     let end = format!("pid {handler} was terminated by signal 15 after ");
     let closed = skd.wait_for_log(&end);
     let seconds = closed.rsplit_once(' ').unwrap().1.trim_end_matches('s');
-    assert!(seconds.parse::<f64>().unwrap() >= 0.3, "{closed}");
+    assert!(seconds.parse::<f64>().unwrap() >= 2.0, "{closed}");
     wait_until("both end", || !exists(handler) && !exists(child));
     assert_eq!(skd.logged(TOLD).len(), 1);
     assert_eq!(skd.logged(KILLED), [""; 0]);
@@ -81,13 +82,13 @@ fn a_handler_that_runs_too_long_is_told_to_end_with_all_of_its_group() {
 
 #[test]
 fn one_that_does_not_obey_is_killed_with_all_of_its_group() {
-    let skd = shell(&["--timeout=200ms", "--kill-after=100ms"], STUBBORN);
+    let skd = shell(&["--timeout=2s", "--kill-after=100ms"], STUBBORN);
     let mut client = skd.connect();
     receive(&mut client, 6);
     let handler = skd.wait_for_children(1)[0];
     let child = children(handler)[0];
     ends(&mut client);
-    skd.wait_for_log(&line(handler, &client, "run for 200ms"));
+    skd.wait_for_log(&line(handler, &client, "run for 2s"));
     skd.wait_for_log(&format!("skd: handler {handler} of connection from ["));
     skd.wait_for_log(KILLED);
     skd.wait_for_log(&format!("pid {handler} was terminated by signal 9 after "));
@@ -106,7 +107,7 @@ fn short_ones_are_left_alone_and_take_their_timers_with_them() {
     }
     ends(&mut long);
     skd.wait_for_log("was terminated by signal 15");
-    assert_eq!(skd.logged("exited with status 0").len(), 50);
+    assert_eq!(skd.wait_for_logs("exited with status 0", 50).len(), 50);
     assert_eq!(skd.logged(TOLD).len(), 1, "{:?}", skd.log_lines());
 }
 
@@ -114,14 +115,14 @@ fn short_ones_are_left_alone_and_take_their_timers_with_them() {
 fn a_unix_connection_may_run_no_longer_than_another_but_be_idle() {
     let directory = Directory::new();
     let path = directory.name("socket");
-    let skd = Skd::new(["-vl", &path, "--timeout=300ms"]).run("cat");
+    let skd = Skd::new(["-vl", &path, "--timeout=2s"]).run("cat");
     let mut client = skd.connect_unix();
     echo(&mut client, b".");
-    skd.wait_for_log(" has run for 300ms: TERM is sent to it");
+    skd.wait_for_log(" has run for 2s: TERM is sent to it");
     skd.wait_for_log("Closed local connection");
     drop(skd);
 
-    let skd = self::skd(&["-l", &path, "--idle-timeout=300ms"]).run("cat");
+    let skd = self::skd(&["-l", &path, "--idle-timeout=2s"]).run("cat");
     let mut unix = skd.connect_unix();
     let mut tcp = skd.connect();
     echo(&mut unix, b".");
@@ -230,11 +231,11 @@ fn it_takes_no_privilege() {
         let mut client = skd.connect();
         receive(&mut client, 6);
         ends(&mut client);
-        skd.wait_for_log(" has been idle for 500ms: TERM is sent to it");
+        skd.wait_for_log(" has been idle for 2s: TERM is sent to it");
         skd.wait_for_log("was terminated by signal 15");
     };
     let script = ["-c", "echo ready; exec sleep 1000"];
-    let options = &["--idle-timeout=500ms"][..];
+    let options = &["--idle-timeout=2s"][..];
     let other = skd(options).user(65_534, 65_534, []).cwd(directory.path());
     connections(&other.run_with("sh", script));
     let dropped = skd(options).args(["--user", "nobody"]);
@@ -243,8 +244,8 @@ fn it_takes_no_privilege() {
 
 #[test]
 fn a_handler_that_has_closed_its_connection_is_not_idle() {
-    let gone = "echo ready; exec <&- >&-; sleep 2; exit 7";
-    let skd = shell(&["--idle-timeout=500ms"], gone);
+    let gone = "echo ready; exec <&- >&-; sleep 4; exit 7";
+    let skd = shell(&["--idle-timeout=2s"], gone);
     let mut client = skd.connect();
     receive(&mut client, 6);
     ends(&mut client);
@@ -256,23 +257,23 @@ fn a_handler_that_has_closed_its_connection_is_not_idle() {
     assert_eq!(skd.logged(TOLD), [""; 0]);
 
     // With --linger skd has it too, and who has closed it can't be told from who says nothing.
-    let skd = shell(&["--idle-timeout=500ms", "--linger=1s"], gone);
+    let skd = shell(&["--idle-timeout=2s", "--linger=1s"], gone);
     let mut client = skd.connect();
     receive(&mut client, 6);
-    skd.wait_for_log(" has been idle for 500ms: TERM is sent to it");
+    skd.wait_for_log(" has been idle for 2s: TERM is sent to it");
     ends(&mut client);
 
     // But it may run no longer than others.
-    let skd = shell(&["--idle-timeout=200ms", "--timeout=1s"], gone);
+    let skd = shell(&["--idle-timeout=2s", "--timeout=3s"], gone);
     let mut client = skd.connect();
     receive(&mut client, 6);
-    skd.wait_for_log(" has run for 1s: TERM is sent to it");
+    skd.wait_for_log(" has run for 3s: TERM is sent to it");
     skd.wait_for_log("was terminated by signal 15");
 }
 
 #[test]
 fn a_reset_connection_is_not_idle_and_one_that_is_half_closed_may_be() {
-    let skd = shell(&["--idle-timeout=500ms"], "echo ready; sleep 2; exit 7");
+    let skd = shell(&["--idle-timeout=2s"], "echo ready; sleep 4; exit 7");
     let mut client = skd.connect();
     receive(&mut client, 6);
     socket2::SockRef::from(&client)
@@ -286,7 +287,7 @@ fn a_reset_connection_is_not_idle_and_one_that_is_half_closed_may_be() {
     receive(&mut client, 6);
     client.shutdown(std::net::Shutdown::Write).unwrap();
     ends(&mut client);
-    skd.wait_for_log(" has been idle for 500ms: TERM is sent to it");
+    skd.wait_for_log(" has been idle for 2s: TERM is sent to it");
 }
 
 #[test]
@@ -294,9 +295,9 @@ fn the_connection_stays_the_handlers_alone() {
     let skd = skd(&["--idle-timeout=1h", "--timeout=1h"]).run("cat");
     let mut client = skd.connect();
     echo(&mut client, b".");
+    let open = settled_descriptors(skd.pid());
     let connections = sockets(skd.pid()).into_iter();
     assert_eq!(connections.filter(|socket| !socket.is_open()).count(), 0);
-    let open = descriptors(skd.pid());
     drop(client);
     skd.wait_until("it is reaped", || skd.children().is_empty());
     skd.wait_until("its pidfd is all that it was", || {
@@ -306,7 +307,7 @@ fn the_connection_stays_the_handlers_alone() {
 
 #[test]
 fn a_drain_goes_on_with_it() {
-    for option in ["--timeout=1s", "--idle-timeout=1s"] {
+    for option in ["--timeout=3s", "--idle-timeout=3s"] {
         let options = &["--drain=1h", "--kill-after=100ms", option];
         let skd = shell(options, STUBBORN);
         let mut client = skd.connect();
@@ -330,8 +331,8 @@ fn upgrade(skd: &Running) {
 #[test]
 fn an_upgrade_goes_on_with_it() {
     for (option, why) in [
-        ("--timeout=3s", "run for 3s"),
-        ("--idle-timeout=3s", "been idle for 3s"),
+        ("--timeout=5s", "run for 5s"),
+        ("--idle-timeout=5s", "been idle for 5s"),
     ] {
         let skd = skd(&[option]).run("cat");
         let mut client = skd.connect();
@@ -349,7 +350,7 @@ fn an_upgrade_goes_on_with_it() {
 
 #[test]
 fn one_that_was_told_before_an_upgrade_is_not_told_again_and_is_killed() {
-    let skd = shell(&["--timeout=200ms", "--kill-after=3s"], STUBBORN);
+    let skd = shell(&["--timeout=2s", "--kill-after=5s"], STUBBORN);
     let mut client = skd.connect();
     receive(&mut client, 6);
     skd.wait_for_log(TOLD);

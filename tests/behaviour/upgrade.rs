@@ -2,9 +2,10 @@
 
 use crate::harness::{
     DEADLINE, Directory, Holdings, Instance, Namespace, Over, Skd, Syslog, ask_udp, capabilities,
-    children, connect, connect_unix, datagram_echo, descriptors, echo, ids, in_a_storm, poll_for,
-    requires_command, requires_root, run_to_end, status_field, talk, threads, try_talk, udp_client,
-    wait_for_text, wait_until, zombies,
+    children, connect, connect_unix, datagram_echo, descriptors, echo, idle_descriptors, ids,
+    in_a_storm, poll_for, requires_command, requires_root, run_to_end, settled_descriptors,
+    status_field, talk, threads, try_talk, udp_client, wait_asleep, wait_for_text,
+    wait_out_throttle, wait_until, zombies,
 };
 use nix::sys::resource::Resource;
 use nix::sys::signal::{Signal, kill};
@@ -71,8 +72,8 @@ fn upgrade(skd: &Instance) {
     assert!(line.starts_with("Upgraded from skd "), "{line}");
 }
 
-/// One that must be refused with these words, and changes nothing; not sooner than a second after the one
-/// before, for a trouble is told once a second at most.
+/// One that must be refused with these words, and changes nothing. Needs [`Skd::throttle`] of zero, and after another one
+/// [`wait_out_throttle`].
 #[track_caller]
 fn refused(skd: &Instance, why: &str) {
     let line = attempt(skd, || skd.log_lines());
@@ -123,7 +124,7 @@ fn places_are_counted_on() {
     skd.wait_for_log("all 2 slots are taken");
     upgrade(&skd);
     skd.wait_for_logs("all 2 slots are taken", 2);
-    assert_eq!(skd.children().len(), 2);
+    skd.wait_for_children(2);
     let [first, mut second] = clients;
     drop(first);
     let mut answer = [0; 5];
@@ -308,30 +309,28 @@ fn install_perl(directory: &Directory, script: &str) {
 #[test]
 fn what_cannot_take_over_is_refused_in_a_sentence() {
     let directory = Directory::new();
-    let skd = replaceable(&directory).run("cat");
+    let skd = replaceable(&directory).throttle(Duration::ZERO).run("cat");
+    let before = idle_descriptors(skd.pid()) + 1;
     let mut client = skd.connect();
     echo(&mut client, b"before");
     let count = || descriptors(skd.pid()).len();
-    let before = count();
+    skd.wait_until("it has a handler and no connection", || count() == before);
     let path = directory.join("skd");
-    // What is said within a second of another such sentence isn't.
-    let next = || thread::sleep(Duration::from_millis(1_050));
-
     fs::remove_file(&path).unwrap();
     refused(&skd, "skd can't be opened: No such file");
-    next();
+    wait_out_throttle();
     directory.write("skd", "no program");
     refused(&skd, "can't be executed: Permission denied");
-    next();
+    wait_out_throttle();
     install(&directory, "skd", directory.write(".bytes", "no program"));
     refused(&skd, "can't be executed: Exec format error");
-    next();
+    wait_out_throttle();
     directory.script("skd", "#!/bin/sh\nexit 0\n");
     refused(&skd, "is a script");
-    next();
+    wait_out_throttle();
     directory.script("skd", "#!/no/such/interpreter\n");
     refused(&skd, "interpreter /no/such/interpreter isn't there");
-    next();
+    wait_out_throttle();
     install(&directory, "skd", "/bin/true");
     refused(&skd, "doesn't know how to take over");
     for (script, why) in [
@@ -345,7 +344,7 @@ fn what_cannot_take_over_is_refused_in_a_sentence() {
             "refuses (status 1)",
         ),
     ] {
-        next();
+        wait_out_throttle();
         let script = script.replace("$ENV{REAL}", &format!("'{BINARY}'"));
         install_perl(&directory, &script);
         refused(&skd, why);
@@ -354,7 +353,7 @@ fn what_cannot_take_over_is_refused_in_a_sentence() {
 
     echo(&mut client, b"after");
     skd.wait_until("no descriptor is lost", || count() == before);
-    assert_eq!(skd.children().len(), 1);
+    skd.wait_for_children(1);
     install(&directory, "skd", BINARY);
     // Not told at this verbosity; the next says so.
     skd.signal(Signal::SIGUSR2);
@@ -444,7 +443,7 @@ fn an_image_that_fails_after_its_trial_becomes_the_old_one_again() {
         .run("cat");
     let mut client = skd.connect();
     echo(&mut client, b"before");
-    let before = descriptors(skd.pid());
+    let before = settled_descriptors(skd.pid());
     let handlers = skd.wait_for_children(1);
     let old = fs::metadata(format!("/proc/{}/exe", skd.pid()))
         .unwrap()
@@ -811,16 +810,18 @@ fn nothing_grows_over_fifty_upgrades() {
             environment = fs::read(format!("/proc/{}/environ", skd.pid()))
                 .unwrap()
                 .len();
+            skd.wait_until("no preflight is left", || skd.children().len() == 1);
+            wait_asleep(skd.pid());
             before = Some(Holdings::of(&skd));
         }
     }
-    skd.wait_until("no trial is left", || skd.children().len() == 1);
-    Holdings::of(&skd).expect_like(&before.unwrap());
+    skd.wait_until("no preflight is left", || skd.children().len() == 1);
+    Holdings::wait_like(&skd, &before.unwrap());
     let now = fs::read(format!("/proc/{}/environ", skd.pid()))
         .unwrap()
         .len();
     assert!(now <= environment + 2, "{environment}, {now}");
-    assert!(zombies(skd.pid()).is_empty());
+    skd.wait_until("no zombie is left", || zombies(skd.pid()).is_empty());
     echo(&mut client, b"after");
 }
 
@@ -878,6 +879,7 @@ fn where_few_descriptors_may_be_open_it_succeeds_or_is_refused() {
 fn where_the_kernel_has_no_pidfds_handlers_are_found_as_well() {
     let skd = Skd::new(["-v", "-t", "127.0.0.1:0"])
         .refusing(libc::SYS_pidfd_open, nix::errno::Errno::ENOSYS)
+        .refusing(libc::SYS_clone3, nix::errno::Errno::ENOSYS)
         .refusing_bits(
             libc::SYS_clone,
             0,
@@ -910,10 +912,10 @@ fn two_thousand_handlers_stay() {
     let begin = Instant::now();
     upgrade(&skd);
     println!("{COUNT} handlers: {:?}", begin.elapsed());
-    assert_eq!(skd.children().len(), COUNT);
+    skd.wait_for_children(COUNT);
     clients.iter_mut().for_each(|client| echo(client, b"after"));
     drop(clients);
     let ends = || (skd.logged("exited with status 0 after").len() == COUNT).then_some(());
     poll_for(6 * DEADLINE, ends).expect("the ends of all");
-    assert!(zombies(skd.pid()).is_empty());
+    skd.wait_until("no zombie is left", || zombies(skd.pid()).is_empty());
 }

@@ -1,26 +1,26 @@
-//! Which system calls a program may make before it has a client, and at which one it is parked.
+//! The table of system calls: which a program may make before it has a client, and which park it.
 //!
-//! It may do whatever comes out the same with a placeholder on 0 and 1, and what a process that goes on
-//! later, or a copy of one, has as well. Whatever isn't known not to be about a descriptor counts as
-//! being about it, if its argument could mean 0 or 1.
+//! It may make calls that have the same result with a placeholder on 0 and 1, and whose effect is kept
+//! until the process, or a copy of it, goes on. A call whose first argument may be a descriptor counts
+//! as using it, unless it is known not to; 0 and 1 are the client.
 
 use libc::c_long;
 
 use crate::sys::trace::{Call, Fault, Tracee};
 
-/// Who is to go on from where a program is parked.
+/// What goes on from where a program is parked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Successor {
     /// Itself.
     Itself,
-    /// Copies of it. What it makes in memory and has given up again doesn't concern them.
+    /// Copies of it. Descriptors that it has closed again don't matter to them.
     Copies,
-    /// Copies of one that was found to keep what each of them should have for itself: it is parked
-    /// before it makes the first such thing.
+    /// Copies of a program that was found to keep what each of them must have for itself: it is
+    /// parked before it makes the first of these.
     CarefulCopies,
 }
 
-/// Whether a program is to be parked at the entry of this call.
+/// Whether this call parks the program that enters it.
 pub(super) fn parks(tracee: &Tracee, call: &Call, successor: Successor) -> Result<bool, Fault> {
     let copies = successor != Successor::Itself;
     let careful = successor == Successor::CarefulCopies;
@@ -28,19 +28,16 @@ pub(super) fn parks(tracee: &Tracee, call: &Call, successor: Successor) -> Resul
     let is_client = |argument: u64| argument as u32 <= 1;
     let masks = |mask: u64, flags: libc::c_int| mask as i32 & flags == flags;
     Ok(match call.number {
-        // What a process has to itself, and neither shares with a copy nor leaves to it; what has
-        // to do with time, or with others that it would wait for; and what would bar the way back.
+        // State of one process, which a copy neither shares nor inherits; time; other processes, for
+        // which it would wait; and what would keep skd from parking it later.
         libc::SYS_clone
         | libc::SYS_clone3
-        | libc::SYS_fork
-        | libc::SYS_vfork
         | libc::SYS_setsid
         | libc::SYS_setpgid
         | libc::SYS_ptrace
         | libc::SYS_seccomp
         | libc::SYS_unshare
         | libc::SYS_setns
-        | libc::SYS_alarm
         | libc::SYS_setitimer
         | libc::SYS_timer_create
         | libc::SYS_mlock
@@ -51,8 +48,8 @@ pub(super) fn parks(tracee: &Tracee, call: &Call, successor: Successor) -> Resul
         | libc::SYS_sendmmsg => true,
         libc::SYS_prctl => PROCESS_CONTROLS.contains(&(first as libc::c_int)),
 
-        // What would be one thing for all copies, where each should have its own; and can't be seen
-        // afterwards, or can.
+        // What all copies would share, where each must have its own. The first ones leave no trace in
+        // /proc.
         libc::SYS_socketpair
         | libc::SYS_shmget
         | libc::SYS_flock
@@ -64,48 +61,41 @@ pub(super) fn parks(tracee: &Tracee, call: &Call, successor: Successor) -> Resul
             true
         }
         libc::SYS_madvise if copies => NOT_COPIED.contains(&(third as libc::c_int)),
-        libc::SYS_pipe
-        | libc::SYS_pipe2
-        | libc::SYS_epoll_create
+        libc::SYS_pipe2
         | libc::SYS_epoll_create1
-        | libc::SYS_eventfd
         | libc::SYS_eventfd2
         | libc::SYS_timerfd_create
-        | libc::SYS_inotify_init
         | libc::SYS_inotify_init1
         | libc::SYS_memfd_create
-        | libc::SYS_signalfd
         | libc::SYS_signalfd4
         | libc::SYS_fanotify_init
         | libc::SYS_perf_event_open
         | libc::SYS_userfaultfd
-        | libc::SYS_creat
         | libc::SYS_openat2
             if careful =>
         {
             true
         }
-        libc::SYS_open if careful => creates(second),
         libc::SYS_openat if careful => creates(third),
         libc::SYS_mmap if copies => masks(fourth, libc::MAP_SHARED | libc::MAP_ANONYMOUS),
 
-        // What says of a client's socket what it says of any.
+        // The result is the same for any socket.
         libc::SYS_fstat | libc::SYS_newfstatat | libc::SYS_statx | libc::SYS_lseek => false,
         libc::SYS_ioctl => is_client(first) && !TERMINALS.contains(&(second as u32)),
         libc::SYS_fcntl => {
             let command = second as libc::c_int;
-            // Whatever stands on 0 and 1 later stays open at an exec.
+            // The client's 0 and 1 stay open at an exec too.
             let same = matches!(command, libc::F_GETFD | libc::F_GETFL)
                 || command == libc::F_SETFD && third == 0;
             LOCKS.contains(&command) || is_client(first) && !same
         }
 
-        // What is about descriptors that it finds in memory.
-        libc::SYS_poll | libc::SYS_ppoll => polls(tracee, first, second)?,
-        libc::SYS_select | libc::SYS_pselect6 => selects(tracee, [second, third, fourth])?,
+        // Descriptors in memory.
+        libc::SYS_ppoll => polls(tracee, first, second)?,
+        libc::SYS_pselect6 => selects(tracee, [second, third, fourth])?,
         libc::SYS_sendmsg => is_client(first) || passes_descriptors(tracee, second)?,
 
-        libc::SYS_dup2 | libc::SYS_dup3 | libc::SYS_sendfile | libc::SYS_tee => {
+        libc::SYS_dup3 | libc::SYS_sendfile | libc::SYS_tee => {
             is_client(first) || is_client(second)
         }
         libc::SYS_splice | libc::SYS_copy_file_range => is_client(first) || is_client(third),
@@ -115,12 +105,12 @@ pub(super) fn parks(tracee: &Tracee, call: &Call, successor: Successor) -> Resul
     })
 }
 
-/// Whether a file may come from this: flags of open(2).
+/// Whether these flags of open(2) may make a file.
 fn creates(flags: u64) -> bool {
     flags as i32 & (libc::O_CREAT | libc::O_TMPFILE & !libc::O_DIRECTORY) != 0
 }
 
-/// Calls whose first argument is a descriptor, and which do something with it.
+/// Calls that use the descriptor in their first argument.
 const ABOUT_FIRST: [c_long; 43] = [
     libc::SYS_read,
     libc::SYS_write,
@@ -167,7 +157,7 @@ const ABOUT_FIRST: [c_long; 43] = [
     libc::SYS_flistxattr,
 ];
 
-/// What isatty(3) and the like ask, which a socket has no answer to.
+/// Requests of isatty(3) and the like, which fail for any socket.
 const TERMINALS: [u32; 4] = [
     libc::TCGETS as u32,
     libc::TIOCGWINSZ as u32,
@@ -176,7 +166,7 @@ const TERMINALS: [u32; 4] = [
     0x802c_542a,
 ];
 
-/// Locks of fcntl(2), which belong to a process and not to a copy of it.
+/// Locks of fcntl(2): a copy doesn't inherit them.
 const LOCKS: [libc::c_int; 4] = [
     libc::F_SETLK,
     libc::F_SETLKW,
@@ -184,7 +174,7 @@ const LOCKS: [libc::c_int; 4] = [
     libc::F_OFD_SETLKW,
 ];
 
-/// prctl(2) operations that a copy wouldn't have, or that keep others away.
+/// Operations of prctl(2) that a copy wouldn't inherit, or that keep a tracer away.
 const PROCESS_CONTROLS: [libc::c_int; 5] = [
     libc::PR_SET_SECCOMP,
     libc::PR_SET_PDEATHSIG,
@@ -194,13 +184,13 @@ const PROCESS_CONTROLS: [libc::c_int; 5] = [
     59,
 ];
 
-/// What madvise(2) can be told that leaves memory out of copies.
+/// Advice of madvise(2) that keeps memory from copies.
 const NOT_COPIED: [libc::c_int; 2] = [libc::MADV_DONTFORK, libc::MADV_WIPEONFORK];
 
-/// How many descriptors are looked through that a program waits for.
+/// How many entries of poll(2) are searched; with more, the program is parked.
 const MOST_POLLED: u64 = 256;
 
-/// Whether one of these is the client: `struct pollfd`, whose first half is the descriptor.
+/// Whether the client is in a list for poll(2): `struct pollfd`, whose first half is the descriptor.
 fn polls(tracee: &Tracee, list: u64, count: u64) -> Result<bool, Fault> {
     if count > MOST_POLLED {
         return Ok(true);
@@ -228,7 +218,7 @@ fn selects(tracee: &Tracee, sets: [u64; 3]) -> Result<bool, Fault> {
     Ok(false)
 }
 
-/// Whether a message has anything besides bytes: `struct msghdr`, `msg_controllen`.
+/// Whether a message has more than bytes: `struct msghdr`, `msg_controllen`.
 fn passes_descriptors(tracee: &Tracee, message: u64) -> Result<bool, Fault> {
     const LENGTH: u64 = std::mem::offset_of!(libc::msghdr, msg_controllen) as u64;
     let mut length = [0; 8];

@@ -1,41 +1,37 @@
-//! Files: those that a parked process has open, and those that it was made from.
+//! The files that a parked process has open.
 
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use super::park::{Failure, killed};
-use crate::child::plan::Plan;
+use super::failure::{Failure, killed};
 use crate::error::Reason;
 use crate::sys::process;
 use crate::sys::trace::{MOST_FILES, OpenFile};
 
-/// What a process has open, standard error aside.
+/// What a process has open, except standard error.
 #[derive(Debug, Default)]
 pub(super) struct Open {
     /// The files that have a position.
     pub(super) files: Vec<OpenFile>,
-    /// Whether there is something else that copies of the process would share, though each would have
-    /// made its own: pipes, epoll sets and the like, or what /proc says of a process.
+    /// Whether there is something that copies of the process would share, though each would have
+    /// made its own: pipes, epoll sets and the like, or files of /proc about a process.
     pub(super) own: bool,
     /// Whether there is a file without a name.
     pub(super) unnamed: bool,
 }
 
-/// What a process has open (proc(5)).
+/// Lists what a process has open (proc(5)).
 pub(super) fn open_files(pid: Pid) -> Result<Open, Failure> {
     let directory = format!("/proc/{pid}/fd");
     let hidden = |why: io::Error| {
         let why = why.reason();
         Failure::Unfit(format!("what it has open can't be seen in /proc: {why}"))
     };
-    // It is held: what can be seen of it vanishes only with itself.
+    // The process is held: its entries vanish only with it.
     let gone = |why: io::Error| match why.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOENT | Errno::ESRCH) => killed(),
         _ => hidden(why),
@@ -46,7 +42,7 @@ pub(super) fn open_files(pid: Pid) -> Result<Open, Failure> {
         let Some(number) = name.to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        // Standard error is everybody's, under whichever number.
+        // All share standard error, under whichever number.
         if number <= 2 || is_same(pid, 2, number) {
             continue;
         }
@@ -67,10 +63,10 @@ pub(super) fn open_files(pid: Pid) -> Result<Open, Failure> {
     Ok(open)
 }
 
-/// Whether two descriptors are of one open file, with one position.
+/// Whether two descriptors refer to one open file, with one position.
 fn is_same(pid: Pid, one: u32, other: u32) -> bool {
     process::same_open_file(pid, one, other).unwrap_or_else(|_| {
-        // Without kcmp(2), what looks the same is.
+        // Without kcmp(2), what looks the same counts as the same.
         let look = |number: u32| {
             let information = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}"));
             let target = fs::read_link(format!("/proc/{pid}/fd/{number}"));
@@ -80,11 +76,11 @@ fn is_same(pid: Pid, one: u32, other: u32) -> bool {
     })
 }
 
-/// What those are called that nobody but a process itself can have opened, and /proc/PID.
+/// How the names begin of what only the process itself can have made, and of /proc/PID.
 const OWN: [&[u8]; 4] = [b"pipe:", b"anon_inode:", b"/memfd:", b"/proc/"];
 
 fn open_file(pid: Pid, number: u32) -> io::Result<Option<OpenFile>> {
-    // Such as those would do something, or be refused, at another opening.
+    // These would have an effect, or be refused, if the file is opened again.
     const ONCE: i32 =
         libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | libc::O_NOFOLLOW | UNNAMED | libc::O_CLOEXEC;
     const UNNAMED: i32 = libc::O_TMPFILE & !libc::O_DIRECTORY;
@@ -110,50 +106,6 @@ fn open_file(pid: Pid, number: u32) -> io::Result<Option<OpenFile>> {
         offset: field("pos:", 10).ok_or_else(missing)?,
         close_on_exec: flags & libc::O_CLOEXEC != 0,
     }))
-}
-
-/// What a program was made from: its file, and what files its arguments name, the script for one.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Sources(Vec<(PathBuf, Option<Stamp>)>);
-
-/// By what a file is known to be the same, with the same in it.
-#[derive(Debug, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    length: u64,
-    /// Seconds and nanoseconds.
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Sources {
-    /// As they are now.
-    pub(super) fn of(plan: &Plan) -> Self {
-        let arguments = plan.target().arguments().iter().skip(1);
-        let named = arguments.map(|argument| plan.seen_from_here(argument));
-        let named = named.filter(|path| path.is_file());
-        let all = [plan.path_from_here()].into_iter().chain(named);
-        Self(all.map(|path| (path.clone(), Stamp::of(&path))).collect())
-    }
-
-    /// Whether all of them are as they were.
-    pub(super) fn are_unchanged(&self) -> bool {
-        self.0.iter().all(|(path, stamp)| Stamp::of(path) == *stamp)
-    }
-}
-
-impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
-        let metadata = fs::metadata(path).ok()?;
-        Some(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            length: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        })
-    }
 }
 
 #[cfg(test)]

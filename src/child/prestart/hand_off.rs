@@ -1,156 +1,105 @@
-//! A parked process, and how it gets a connection.
-//!
-//! The connection goes to it on a control socket, and the id of whoever goes on with it comes back.
-//! A process that goes on itself says so before it does, and ends if nobody hears it. Of copies the
-//! kernel keeps a note where both can read it, before it lets them run. So whoever has heard
-//! nothing, and hears nothing any more, knows whether the connection is to be given to another.
+//! A worker hands a connection to a prestarted handler.
 
-use std::cell::Cell;
-use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::sys::signal::Signal;
-use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
-use nix::sys::time::TimeVal;
-use nix::unistd::Pid;
+use super::parked::Refusal;
+use super::pool::Pool;
+use super::state::Due;
+use crate::child::spawn::Spawned;
+use crate::config::Prestart;
+use crate::sys::process;
 
-use crate::sys::descriptors::memory_file;
-use crate::sys::process::{self, Target, Wait};
-use crate::sys::sockets::{receive_now, send_descriptor};
+/// How often at most the program's files are looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
-/// How long an answer is waited for. It takes a clone(2) or a dozen other calls: one that takes so
-/// much longer comes from a process that was stopped, or never.
-pub(super) const PATIENCE: TimeVal = TimeVal::new(0, 500_000);
-
-/// A process that waits for connections, or for its only one.
-#[derive(Debug)]
-pub(super) struct Parked {
-    pid: Pid,
-    pidfd: OwnedFd,
-    control: OwnedFd,
-    /// The kernel's note of its last copy, if copies of it go on.
-    copies: Option<File>,
-    /// Which was the last copy that was heard of.
-    last: Cell<i32>,
-}
-
-/// Why nobody has gone on with a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// Something is short for a copy; the process waits for the next connection.
-    Short,
-    /// The process has ended: it gets no more connections.
-    Lost,
-    /// The same, for it hasn't answered in time.
-    Silent,
-}
-
-/// The id of a process, or an errno below 0.
-const ANSWER: usize = size_of::<i64>();
-
-/// For the kernel to note copies in: a file of a page.
-pub(super) fn note_of_copies() -> Result<File, Errno> {
-    let file = memory_file()?;
-    nix::unistd::ftruncate(&file, 4096)?;
-    Ok(file)
-}
-
-impl Parked {
-    /// `control` has a limit of [`PATIENCE`] on receiving.
-    pub(super) fn new(pid: Pid, pidfd: OwnedFd, control: OwnedFd, copies: Option<File>) -> Self {
-        Self {
-            pid,
-            pidfd,
-            control,
-            copies,
-            last: Cell::new(0),
+impl Pool {
+    /// Hands a connection to a prestarted handler, if there is one.
+    pub(in crate::child) fn hand_off(&self, connection: BorrowedFd<'_>) -> Option<Spawned> {
+        if self.is_outdated() {
+            self.renew();
+            return None;
+        }
+        match self.prestart {
+            Prestart::Warm(_) => self.give_to_one(connection),
+            Prestart::ForkServer { .. } => self.give_to_copy(connection),
         }
     }
 
-    /// Its process id.
-    pub(super) fn pid(&self) -> Pid {
-        self.pid
-    }
-
-    /// Its pidfd.
-    pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
-    }
-
-    /// Gives it a connection, and says which process has gone on with that.
+    /// Whether the program has changed since it was started.
     ///
-    /// This waits for another process, though not for a client: no longer than the start of a handler
-    /// takes, or [`PATIENCE`] where somebody has stopped it.
-    pub(super) fn give(&self, connection: BorrowedFd<'_>) -> Result<Pid, Refusal> {
-        send_descriptor(&self.control, connection).map_err(|errno| match errno {
-            // Here, not there.
-            Errno::ETOOMANYREFS | Errno::ENOBUFS | Errno::ENOMEM => Refusal::Short,
-            _ => Refusal::Lost,
-        })?;
-        let mut answer = [0; ANSWER];
-        let heard = loop {
-            match recv(self.control.as_raw_fd(), &mut answer, MsgFlags::empty()) {
-                Err(Errno::EINTR) => {}
-                heard => break heard,
+    /// Looked at by one thread, once a second at most: two system calls, and some more for a script.
+    /// All other connections cost an atomic read.
+    fn is_outdated(&self) -> bool {
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let looked = self.looked.load(Ordering::Relaxed);
+        if now.saturating_sub(looked) < LOOK.as_millis() as u64 {
+            return false;
+        }
+        let next = self
+            .looked
+            .compare_exchange(looked, now, Ordering::Relaxed, Ordering::Relaxed);
+        if next.is_err() {
+            return false;
+        }
+        // Not looked at under the lock: a file may be on a remote server.
+        let sources = self.state().sources.clone();
+        sources.is_some_and(|sources| !sources.are_unchanged())
+    }
+
+    fn give_to_one(&self, connection: BorrowedFd<'_>) -> Option<Spawned> {
+        loop {
+            // A lock that is held for a moment: all workers take from the same few.
+            let mut state = self.state();
+            let parked = state.parked.pop_front();
+            state.missed = state.missed.saturating_add(u32::from(parked.is_none()));
+            // One system call where the keeper has nothing to do, and none under load.
+            let idle = std::mem::take(&mut state.idle);
+            drop(state);
+            if idle {
+                self.waker.wake();
             }
-        };
-        let inherited = match heard {
-            Ok(ANSWER) => understand(answer),
-            Err(Errno::EAGAIN) => self.ask_once_more(Refusal::Silent),
-            _ => self.ask_once_more(Refusal::Lost),
-        };
-        if let Ok(pid) = inherited {
-            self.last.set(pid.as_raw());
+            let parked = parked?;
+            // From now on another thread watches its pidfd.
+            let _ = self.poller.remove(parked.pidfd());
+            match parked.give(connection) {
+                Ok(pid) => {
+                    return Some(Spawned {
+                        pid,
+                        pidfd: Some(parked.into_pidfd()),
+                    });
+                }
+                Err(Refusal::Lost) => self.discard(parked),
+                Err(Refusal::Short | Refusal::Silent) => {
+                    // What keeps one from answering may keep others too; the client has waited enough.
+                    self.discard(parked);
+                    return None;
+                }
+            }
         }
-        inherited
     }
 
-    /// What has become of a connection that nothing was heard of: from now on nothing is any more.
-    fn ask_once_more(&self, otherwise: Refusal) -> Result<Pid, Refusal> {
-        // Who would go on by itself, and says so now, isn't heard, and ends.
-        let _ = shutdown(self.control.as_raw_fd(), Shutdown::Both);
-        if self.copies.is_some() {
-            // Killed, it doesn't wait for anything: what a clone(2) and a recvmsg(2) sleep in ends then.
-            // Nor are there copies any more, when it has ended.
-            self.kill();
+    fn give_to_copy(&self, connection: BorrowedFd<'_>) -> Option<Spawned> {
+        let mut template = self.template();
+        let successor = template.as_ref()?.give(connection);
+        match successor {
+            Ok(pid) => {
+                drop(template);
+                Some(Spawned {
+                    pid,
+                    // It can't have been reaped: only its handler's entry has that done.
+                    pidfd: process::open_pidfd(pid).ok(),
+                })
+            }
+            Err(Refusal::Short) => None,
+            Err(Refusal::Lost | Refusal::Silent) => {
+                let lost = template.take();
+                self.state().template = Due::Now;
+                drop(template);
+                lost.into_iter().for_each(|lost| self.discard(lost));
+                None
+            }
         }
-        let mut answer = [0; ANSWER];
-        if let Ok(ANSWER) = receive_now(&self.control, &mut answer, MsgFlags::empty()) {
-            return understand(answer);
-        }
-        let mut noted = [0; size_of::<i32>()];
-        let note = self.copies.as_ref();
-        let read = note.is_some_and(|file| file.read_exact_at(&mut noted, 0).is_ok());
-        let copy = i32::from_ne_bytes(noted);
-        if read && copy != self.last.get() {
-            return Ok(Pid::from_raw(copy));
-        }
-        Err(otherwise)
-    }
-
-    /// Lets go of what is left of it when it has gone on itself.
-    pub(super) fn into_pidfd(self) -> OwnedFd {
-        self.pidfd
-    }
-
-    /// Ends and reaps it.
-    pub(super) fn end(self) {
-        self.kill();
-    }
-
-    fn kill(&self) {
-        let _ = process::signal_by_pidfd(&self.pidfd, Signal::SIGKILL);
-        // Fails if it has been reaped.
-        let _ = process::wait(Target::Descriptor(self.pidfd.as_fd()), Wait::UNTIL_END);
-    }
-}
-
-fn understand(answer: [u8; ANSWER]) -> Result<Pid, Refusal> {
-    match i32::try_from(i64::from_ne_bytes(answer)) {
-        Ok(pid @ 1..) => Ok(Pid::from_raw(pid)),
-        Ok(_) => Err(Refusal::Short),
-        Err(_) => Err(Refusal::Lost),
     }
 }

@@ -1,4 +1,4 @@
-//! Starting a program without a client, up to where it would look at one.
+//! A program is started without a client, and parked where it would look at one.
 
 use std::ffi::CString;
 use std::fmt;
@@ -7,56 +7,43 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair};
 use nix::unistd::Pid;
 
 use super::calls::{self, Successor};
+use super::failure::{Failure, killed, short};
 use super::files::open_files;
-use super::hand_off::{PATIENCE, Parked, note_of_copies};
+use super::parked::{ANSWER_TIMEOUT, Parked, note_of_copies};
 use crate::child::plan::Plan;
 use crate::child::spawn::{SpawnError, Spawner};
 use crate::error::Reason;
 use crate::sys::child::Step;
 use crate::sys::environment::Environment;
-use crate::sys::process::{self, Ended};
+use crate::sys::process;
 use crate::sys::sockets::send_descriptor;
 use crate::sys::trace::{Call, Fault, Parking, Stop, Tick, Tracee, is_interruption};
 
-/// How long a program may be in one call before it is parked there.
+/// How long a program may be in one call; after that it is parked there.
 const WAITING: Duration = Duration::from_secs(1);
 
-/// How long it may take until it is parked.
+/// How long a start may take until the program is parked.
 const STARTING: Duration = Duration::from_secs(60);
 
 /// How often a start is looked at while nothing happens.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Why nobody stands ready.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// The program isn't one that can be parked, for this reason.
-    Unfit(String),
-    /// For this reason, which another try may find gone.
-    Short(String),
-    /// It has been let go too far: there is something that copies would share.
-    Careless,
-    /// It isn't wanted any more.
-    Unwanted,
-}
-
 /// What a program is started with.
 pub(super) struct Start<'a> {
-    pub plan: &'a Plan,
-    /// Those of a child that is traced.
-    pub steps: &'a [Step],
-    /// Who is to go on.
-    pub successor: Successor,
+    pub(super) plan: &'a Plan,
+    /// The steps of a child that is traced.
+    pub(super) steps: &'a [Step],
+    /// What goes on when there is a client.
+    pub(super) successor: Successor,
 }
 
 impl Start<'_> {
-    /// Starts it, and comes back when it is parked. `wanted` is asked again and again.
+    /// Starts the program and returns when it is parked, or when `wanted` is false.
     pub(super) fn park(
         &self,
         spawner: &mut Spawner,
@@ -64,11 +51,11 @@ impl Start<'_> {
         wanted: impl Fn() -> bool,
     ) -> Result<Parked, Failure> {
         let pair = |kind| socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC);
-        let no_socket = short("no socket for a process that stands ready");
-        // What a program asks of it before it is parked, it would learn from any socket.
+        let no_socket = short("no socket for a prestarted process");
+        // A program may ask it, before it is parked, only for what is true of any socket.
         let (placeholder, theirs) = pair(SockType::Stream).map_err(&no_socket)?;
         let (control, end) = pair(SockType::SeqPacket).map_err(&no_socket)?;
-        setsockopt(&control, ReceiveTimeout, &PATIENCE).map_err(&no_socket)?;
+        setsockopt(&control, ReceiveTimeout, &ANSWER_TIMEOUT).map_err(&no_socket)?;
         send_descriptor(&placeholder, &end).map_err(&no_socket)?;
         drop(end);
         let mut copies = None;
@@ -77,10 +64,10 @@ impl Start<'_> {
             send_descriptor(&placeholder, &file).map_err(&no_socket)?;
             copies = Some(file);
         }
-        let _tick = Tick::every(LOOK).map_err(short("no timer for a process to stand ready"))?;
+        let _tick = Tick::every(LOOK).map_err(short("no timer for a prestarted process"))?;
         spawner.hold(&theirs).map_err(&no_socket)?;
         drop(theirs);
-        let spawned = spawner.spawn_traced(self.plan, self.steps, environment);
+        let spawned = spawner.launch_traced(self.plan, self.steps, environment);
         spawner.release();
         let spawned = spawned.map_err(|why| {
             let text = why.explain(self.plan).to_string();
@@ -96,7 +83,7 @@ impl Start<'_> {
         Ok(Parked::new(spawned.pid, pidfd, control, copies))
     }
 
-    /// Leads it from call to call, and parks it.
+    /// Lets the program go on from call to call, and parks it.
     fn lead(&self, tracee: Tracee, wanted: impl Fn() -> bool) -> Result<(), Failure> {
         let began = Instant::now();
         let mut parking = Parking {
@@ -106,7 +93,7 @@ impl Start<'_> {
         let mut call: Option<Instant> = None;
         let mut calls = 0_u8;
         let mut interrupted = false;
-        check_image(tracee.pid())?;
+        check_binary(tracee.pid())?;
         tracee.resume(0)?;
         loop {
             let signal = match tracee.wait()? {
@@ -116,7 +103,7 @@ impl Start<'_> {
                     }
                     note(&mut parking, &entered);
                     call = Some(Instant::now());
-                    // Between calls that never cease a tick may always fall.
+                    // In an endless row of calls, no tick may ever be seen.
                     calls = calls.wrapping_add(1);
                     if calls == 0 {
                         in_time(began)?;
@@ -134,7 +121,7 @@ impl Start<'_> {
                     0
                 }
                 Some(Stop::Exec) => {
-                    check_image(tracee.pid())?;
+                    check_binary(tracee.pid())?;
                     (parking.clear_id, parking.robust) = (None, None);
                     0
                 }
@@ -143,7 +130,7 @@ impl Start<'_> {
                     interrupted = false;
                     0
                 }
-                // What stands ready isn't to stand still.
+                // A prestarted process isn't to be stopped.
                 Some(Stop::Signal(
                     libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU,
                 )) => 0,
@@ -189,7 +176,7 @@ fn in_time(began: Instant) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Remembers what the kernel has been told, which a copy has to tell it again.
+/// Notes what the kernel was told and a copy has to tell it again.
 fn note(parking: &mut Parking, call: &Call) {
     let [first, second, ..] = call.arguments;
     match call.number {
@@ -199,13 +186,12 @@ fn note(parking: &mut Parking, call: &Call) {
     }
 }
 
-/// Whether the program that a process has become is one that changes its rights: such a one doesn't
-/// where whoever traces it hasn't them.
-fn check_image(pid: Pid) -> Result<(), Failure> {
+/// Refuses a program that changes its rights: it wouldn't, under a tracer without those rights.
+fn check_binary(pid: Pid) -> Result<(), Failure> {
     const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
     let target = format!("/proc/{pid}/exe");
     let found = fs::metadata(&target).map_err(|why| match why.raw_os_error() {
-        // It is held, and so is there, if it hasn't been killed.
+        // It is held: it is gone only if it was killed.
         Some(libc::ENOENT | libc::ESRCH) if Path::new("/proc/self").exists() => killed(),
         _ => Failure::Unfit(format!("its file can't be seen in /proc: {}", why.reason())),
     })?;
@@ -216,42 +202,6 @@ fn check_image(pid: Pid) -> Result<(), Failure> {
         return Err(Failure::Unfit("its file has capabilities".into()));
     }
     Ok(())
-}
-
-/// Whoever looked at it found it gone.
-pub(super) fn killed() -> Failure {
-    Failure::Short("it was killed before it came to its client".into())
-}
-
-fn short(what: &'static str) -> impl Fn(Errno) -> Failure {
-    move |errno| Failure::Short(format!("{what}: {}", errno.desc()))
-}
-
-impl From<Fault> for Failure {
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::Ended(Ended::Exited(status)) => Self::Unfit(format!(
-                "it ended with status {status} before it came to its client"
-            )),
-            Fault::Ended(Ended::Killed(signal)) => {
-                let text = format!("signal {signal} ended it before it came to its client");
-                // By somebody, who may not do it again; or by what it has done, as it will again.
-                match signal {
-                    libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP => {
-                        Self::Short(text)
-                    }
-                    _ => Self::Unfit(text),
-                }
-            }
-            // Whoever has been killed can't be asked any more; and process 1 may have reaped it.
-            Fault::Failed(_, Errno::ESRCH | Errno::ECHILD) => killed(),
-            Fault::Failed(what, errno @ (Errno::ENOMEM | Errno::EAGAIN | Errno::ENFILE)) => {
-                Self::Short(format!("{what}: {}", errno.desc()))
-            }
-            Fault::Failed(what, errno) => Self::Unfit(format!("{what}: {}", errno.desc())),
-            Fault::Foreign => Self::Unfit("it makes system calls of another architecture".into()),
-        }
-    }
 }
 
 impl fmt::Debug for Start<'_> {

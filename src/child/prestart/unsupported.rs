@@ -1,12 +1,11 @@
-//! The same where nobody has written down how a process is parked: there is no stock, and whoever
-//! asks for one is told.
+//! The pool of an architecture for which there is no code to park a process: it can't be made.
 
 use std::ffi::CString;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use super::plan::Plan;
-use super::spawn::{Spawned, Spawner};
+use crate::child::plan::Plan;
+use crate::child::spawn::{Spawned, Spawner};
 use crate::config::{Prestart, ServiceId};
 use crate::error::Error;
 
@@ -23,21 +22,21 @@ impl Pool {
         _: Vec<CString>,
         _: Spawner,
     ) -> Result<Arc<Self>, Error> {
-        let text = "handlers can't be started ahead of their clients on this architecture";
+        let text = "handlers can't be prestarted on this architecture";
         Err(Error::Start(text.into()))
     }
 
-    /// Nothing to be done.
+    /// Does nothing.
     pub fn refill(&self) {}
 
-    /// Nothing to be done.
+    /// Does nothing.
     pub fn retire(&self) {}
 
-    /// Nothing to be done.
+    /// Does nothing.
     pub fn renew(&self) {}
 
-    /// Nobody stands ready.
-    pub(super) fn hand_off(&self, _: BorrowedFd<'_>) -> Option<Spawned> {
+    /// Hands nothing to anything.
+    pub(in crate::child) fn hand_off(&self, _: BorrowedFd<'_>) -> Option<Spawned> {
         None
     }
 }

@@ -18,7 +18,7 @@ pub(in crate::serve) use pending_queue::{Capacity, PendingQueue, capacity};
 pub(in crate::serve) use pipeline::{Gate, Look, Pipeline, Step};
 pub(in crate::serve) use policy::Policy;
 pub(in crate::serve) use reject::{RejectAction, Rejection};
-pub(in crate::serve) use reject_log::{RejectLog, Say};
+pub(in crate::serve) use reject_log::{Noted, RejectLog};
 pub use rules::{Client, Decision, Ready, Rules, SavedRules};
 pub(in crate::serve) use rules_handle::RulesHandle;
 pub(in crate::serve) use slots::{Slot, Slots, When};

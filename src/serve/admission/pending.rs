@@ -39,7 +39,7 @@ pub(in crate::serve) struct Pending {
     /// When it took its token of the service's rate.
     pub(super) token: Option<u64>,
     pub(super) slot: Option<Slot>,
-    /// The rule that allows it, if that says more about it.
+    /// The rule that allows it, if that sets more than that.
     pub(super) rule: Option<Arc<Ready>>,
 }
 

@@ -53,7 +53,7 @@ pub(in crate::serve) fn capacity(queues: usize) -> usize {
 /// Whether a connection may be queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::serve) enum Capacity {
-    /// There is room for it.
+    /// It may.
     Free,
     /// This connection has to go first.
     After(u32),
@@ -164,8 +164,7 @@ impl PendingQueue {
         self.sources.get(&source)?.line.first().copied()
     }
 
-    /// Returns whether there is room for a connection of this source, or which has to go for it:
-    /// the one that has been silent for longest. A source that has a quarter of the queue has all
+    /// Returns whether a connection of this source may be queued, or which has to go for it: the one that has been silent for longest. A source that has a quarter of the queue has all
     /// that one source gets, so one of its own goes.
     pub(in crate::serve) fn capacity_for(&self, source: Source) -> Capacity {
         let first = |silent: &BTreeSet<(Instant, u32)>| match silent.first() {

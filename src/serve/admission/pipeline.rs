@@ -160,7 +160,7 @@ impl<'a> Pipeline<'a> {
         }
     }
 
-    /// Gives back a token that was taken for a client who wasn't there.
+    /// Gives back a token that was taken for a client that wasn't there.
     pub(in crate::serve) fn release_token(&self, token: Option<u64>) {
         if let (Some(taken), Some(bucket)) = (token, self.gate_bucket()) {
             bucket.give_back(taken, self.clock.read(Instant::now()));
@@ -172,7 +172,7 @@ impl<'a> Pipeline<'a> {
     }
 
     /// Returns whether new clients are accepted or received now. Pending ones come first: the
-    /// caller says whether some wait for a slot, and for the rate.
+    /// caller passes whether some wait for a slot, and for the rate.
     pub(in crate::serve) fn gate(&self, slot_waited_for: bool, rate_waited_for: bool) -> Gate {
         let waits = match self.kind {
             Kind::Connection => *self.at_max() == AtLimit::Queue(None),
@@ -220,7 +220,7 @@ impl<'a> Pipeline<'a> {
         client
     }
 
-    /// Takes a client as far as possible, and says what comes next.
+    /// Takes a client as far as possible, and returns what comes next.
     pub(in crate::serve) fn advance(&mut self, client: &mut Pending, now: Instant) -> Step<'a> {
         loop {
             match self.pass(client, now) {
@@ -456,6 +456,7 @@ mod tests {
         Admission, Proxies, Rate, Rule, RuleLocation, SourcePrefix, Span, Trusted, Who,
     };
     use crate::serve::admission::rules::Rules;
+    use crate::serve::admission::sources::Sources;
     use crate::sys::events::Waker;
     use std::net::SocketAddr;
     use std::num::NonZeroUsize;
@@ -655,11 +656,7 @@ mod tests {
         drop((slot, source_slot));
     }
 
-    fn source_slot_of(
-        client: &mut Pending,
-        sources: &Arc<super::super::sources::Sources>,
-        source: Source,
-    ) {
+    fn source_slot_of(client: &mut Pending, sources: &Arc<Sources>, source: Source) {
         let limits = SourceLimits::default();
         let slot = sources.admit(source, limits, 0).unwrap();
         client.source_slot = Some(TakenSourceSlot {
@@ -755,20 +752,20 @@ mod tests {
             ("slot", "all 1 slots are taken"),
         ] {
             let mut pipeline = parts.pipeline(Kind::Connection);
-            let other = Peer::Tcp {
+            let untrusted = Peer::Tcp {
                 remote: SocketAddr::from(([203, 0, 113, 1], 4000)),
                 local: None,
             };
-            let from = if fault == "proxy" { other } else { peer(1) };
+            let from = if fault == "proxy" { untrusted } else { peer(1) };
             let mut client = pipeline.begin(from, None);
             client.found_header(named(7));
             client.found_first_byte(match fault {
                 "byte" => FirstByte::Ended,
                 _ => FirstByte::Arrived,
             });
-            let (mut slot, mut seat) = (None, None);
+            let (mut slot, mut other) = (None, None);
             match fault {
-                "source" => seat = sources.admit(source, policy.limits, 0).ok(),
+                "source" => other = sources.admit(source, policy.limits, 0).ok(),
                 "token" => parts.bucket().take(0).unwrap(),
                 "slot" => slot = parts.slots.take_now(),
                 _ => {}
@@ -782,7 +779,7 @@ mod tests {
             assert_eq!(message, (fault == "slot").then_some(&b"full\n"[..]));
             let resets = matches!(rejection.action, RejectAction::Reset);
             assert_eq!(resets, fault == "token");
-            drop((slot, seat));
+            drop((slot, other));
             if fault == "token" {
                 parts.bucket().give_back(0, 0);
             }

@@ -1,8 +1,8 @@
-//! Lines about refused connections: a few a second of each source, a bounded number of all, and
-//! what wasn't said is counted and said once the second is over. Whoever is refused a hundred
-//! thousand times a second fills no disk, and hides nobody else's first line.
+//! Log lines about rejected clients: a few a second for each source, and a bounded number for all.
+//! The others are counted, and written as sums once the second is over. A source that is rejected a
+//! hundred thousand times a second fills no disk, and doesn't hide the first line about another.
 //!
-//! One for each acceptor thread, of a fixed size: 7 KiB.
+//! Each worker has one for each service, of a fixed size: 7 KiB.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -14,51 +14,50 @@ use crate::report::{self, Gate};
 /// How long lines are counted before what was not written is summed up.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How many lines of a source there are in a second.
+/// How many lines there are for a source in a second.
 const EACH: u32 = 3;
 
-/// How many lines in a second of all sources. With those that say what was counted there are
-/// fifty at most.
+/// How many lines there are for all sources in a second. With the sums there are fifty at most.
 const ALL: u32 = 34;
 
-/// How many lines at the end of a second say what was counted of one source; another is for
-/// all others together.
+/// How many sums of one source there are at the end of a second. Another is of all other sources
+/// together.
 const SUMS: u32 = 15;
 
 /// How many sets of entries there are, and how many entries in each.
 const SETS: usize = 64;
 const WAYS: usize = 4;
 
-/// Which lines are to be said.
+/// Decides which rejections get a line.
 #[derive(Debug)]
 pub(in crate::serve) struct RejectLog {
-    /// So that nobody can choose addresses that share a set with another's.
+    /// So that no client can choose addresses that share a set with another's.
     hasher: RandomState,
     sets: Box<[[Entry; WAYS]]>,
-    /// Open when the second is over that is counted now.
+    /// Open when the current second is over.
     gate: Gate,
-    /// How many lines were said in it.
+    /// How many lines were written in it.
     lines: u32,
-    /// How many weren't, of sources that have an entry.
+    /// How many were not, about sources that have an entry.
     counted: u64,
-    /// How many weren't, of all the others.
+    /// How many were not, about all others.
     others: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Entry {
     source: Option<Source>,
-    said: u32,
+    lines: u32,
     counted: u32,
 }
 
-/// Whether a refusal is worth a line of its own.
+/// Whether a rejection gets a line of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::serve) enum Say {
-    /// It is.
+pub(in crate::serve) enum Noted {
+    /// It does.
     Line,
     /// It was counted.
-    Nothing,
+    Sum,
 }
 
 impl RejectLog {
@@ -73,47 +72,52 @@ impl RejectLog {
         }
     }
 
-    /// A connection of this source was refused. What is [`due`](Self::due) is to be said first,
-    /// or it goes on being counted as if the second weren't over.
-    pub(in crate::serve) fn note(&mut self, source: Source, now: u64) -> Say {
+    /// Notes that a client of this source was rejected. What is [`due`](Self::due) has to be flushed
+    /// before, or counting goes on as if the second weren't over.
+    pub(in crate::serve) fn note(&mut self, source: Source, now: u64) -> Noted {
         if self.gate.is_open(now) && self.due().is_none() {
             self.begin(now);
         }
-        let room = self.lines < ALL;
+        let more = self.lines < ALL;
         let set = self.hasher.hash_one(source) as usize % SETS;
         let Some(entry) = entry(&mut self.sets[set], source) else {
-            // A set full of sources that are counted keeps them: somebody who comes from many
-            // addresses can't hide who comes most.
-            if !room {
+            // A set full of sources that are counted keeps them: a client with many addresses
+            // can't hide the source that is rejected most.
+            if !more {
                 self.others = self.others.saturating_add(1);
-                return Say::Nothing;
+                return Noted::Sum;
             }
             self.lines += 1;
-            return Say::Line;
+            return Noted::Line;
         };
-        if room && entry.said < EACH {
-            entry.said += 1;
+        if more && entry.lines < EACH {
+            entry.lines += 1;
             self.lines += 1;
-            return Say::Line;
+            return Noted::Line;
         }
         entry.counted = entry.counted.saturating_add(1);
         self.counted = self.counted.saturating_add(1);
-        Say::Nothing
+        Noted::Sum
     }
 
-    /// When there is something to be flushed, if anything was counted.
+    /// Returns when something is to be flushed, if anything was counted.
     pub(in crate::serve) fn due(&self) -> Option<u64> {
         (self.counted != 0 || self.others != 0).then(|| self.gate.opens_at())
     }
 
-    /// Has the second over now: what was counted can be said later no more.
+    /// Ends the second now, since there will be no later.
     pub(in crate::serve) fn cut_short(&mut self) {
         self.gate.open();
     }
 
-    /// Once the second is over, calls `say` with how many more were refused of which source, the
-    /// most first and all others together last, and begins another.
-    pub(in crate::serve) fn flush(&mut self, now: u64, mut say: impl FnMut(Option<Source>, u64)) {
+    /// Once the second is over, calls `report` with how many more clients of which source were
+    /// rejected, and begins another second. The largest sum is first, and that of all other sources
+    /// last.
+    pub(in crate::serve) fn flush(
+        &mut self,
+        now: u64,
+        mut report: impl FnMut(Option<Source>, u64),
+    ) {
         if !self.gate.is_open(now) || self.due().is_none() {
             return;
         }
@@ -126,11 +130,11 @@ impl RejectLog {
                 break;
             }
             self.counted -= u64::from(most.counted);
-            say(most.source, std::mem::take(&mut most.counted).into());
+            report(most.source, std::mem::take(&mut most.counted).into());
         }
         let others = self.others.saturating_add(self.counted);
         if others != 0 {
-            say(None, others);
+            report(None, others);
         }
         self.begin(now);
     }
@@ -142,15 +146,15 @@ impl RejectLog {
     }
 }
 
-/// The entry of this source, or one that it may have: of those that count nothing, the one that
-/// has said least.
+/// Returns the entry of this source, or one that it may have: of the entries that count nothing, the
+/// one with the fewest lines.
 fn entry(set: &mut [Entry; WAYS], source: Source) -> Option<&mut Entry> {
     let own = set.iter().position(|entry| entry.source == Some(source));
     if let Some(own) = own {
         return Some(&mut set[own]);
     }
     let free = set.iter_mut().filter(|entry| entry.counted == 0);
-    let entry = free.min_by_key(|entry| entry.said)?;
+    let entry = free.min_by_key(|entry| entry.lines)?;
     *entry = Entry {
         source: Some(source),
         ..Entry::default()
@@ -167,29 +171,29 @@ mod tests {
     const SECOND: u64 = super::SECOND.as_nanos() as u64;
 
     fn flush(reject_log: &mut RejectLog, now: u64) -> Vec<(Option<Source>, u64)> {
-        let mut said = Vec::new();
-        reject_log.flush(now, |source, count| said.push((source, count)));
-        said
+        let mut sums = Vec::new();
+        reject_log.flush(now, |source, count| sums.push((source, count)));
+        sums
     }
 
     #[test]
-    fn a_few_lines_a_second_and_then_how_many_more() {
+    fn there_are_a_few_lines_a_second_and_then_a_sum() {
         let mut reject_log = RejectLog::new();
         let (one, other) = (Source::user(1), Source::user(2));
         for _ in 0..3 {
-            assert_eq!(reject_log.note(one, NOW), Say::Line);
+            assert_eq!(reject_log.note(one, NOW), Noted::Line);
         }
         assert_eq!(reject_log.due(), None);
         for _ in 0..4812 {
-            assert_eq!(reject_log.note(one, NOW), Say::Nothing);
+            assert_eq!(reject_log.note(one, NOW), Noted::Sum);
         }
-        assert_eq!(reject_log.note(other, NOW), Say::Line);
+        assert_eq!(reject_log.note(other, NOW), Noted::Line);
         assert_eq!(reject_log.due(), Some(NOW + SECOND));
         assert!(flush(&mut reject_log, NOW + SECOND - 1).is_empty());
-        let said = flush(&mut reject_log, NOW + SECOND);
-        assert_eq!(said, [(Some(one), 4812)]);
+        let sums = flush(&mut reject_log, NOW + SECOND);
+        assert_eq!(sums, [(Some(one), 4812)]);
         assert_eq!(reject_log.due(), None);
-        assert_eq!(reject_log.note(one, NOW + SECOND), Say::Line);
+        assert_eq!(reject_log.note(one, NOW + SECOND), Noted::Line);
     }
 
     #[test]
@@ -200,47 +204,47 @@ mod tests {
         }
         reject_log.cut_short();
         assert_eq!(flush(&mut reject_log, NOW), [(Some(Source::user(1)), 2)]);
-        assert_eq!(reject_log.note(Source::user(1), NOW), Say::Line);
+        assert_eq!(reject_log.note(Source::user(1), NOW), Noted::Line);
     }
 
     #[test]
-    fn a_second_of_which_all_was_said_ends_by_itself() {
+    fn a_second_with_nothing_counted_ends_by_itself() {
         let mut reject_log = RejectLog::new();
         for second in 0..5 {
             for _ in 0..3 {
                 let now = NOW + second * SECOND;
-                assert_eq!(reject_log.note(Source::user(1), now), Say::Line);
+                assert_eq!(reject_log.note(Source::user(1), now), Noted::Line);
             }
         }
     }
 
     #[test]
-    fn many_sources_have_a_bounded_number_of_lines_and_hide_nobody_who_comes_often() {
+    fn many_sources_have_a_bounded_number_of_lines_and_do_not_hide_the_most_frequent() {
         let mut reject_log = RejectLog::new();
         let hog = Source::user(0);
         let many = if cfg!(miri) { 500 } else { 100_000 };
         let mut lines = 0;
         for user in 1..=many {
             for source in [hog, Source::user(user)] {
-                lines += u64::from(reject_log.note(source, NOW) == Say::Line);
+                lines += u64::from(reject_log.note(source, NOW) == Noted::Line);
             }
         }
-        let said = flush(&mut reject_log, NOW + SECOND);
-        assert!(lines + said.len() as u64 <= 50, "{lines} {said:?}");
-        assert_eq!(said[0], (Some(hog), u64::from(many) - 3));
-        assert_eq!(said.last().unwrap().0, None);
-        let counted: u64 = said.iter().map(|(_, count)| count).sum();
+        let sums = flush(&mut reject_log, NOW + SECOND);
+        assert!(lines + sums.len() as u64 <= 50, "{lines} {sums:?}");
+        assert_eq!(sums[0], (Some(hog), u64::from(many) - 3));
+        assert_eq!(sums.last().unwrap().0, None);
+        let counted: u64 = sums.iter().map(|(_, count)| count).sum();
         assert_eq!(lines + counted, 2 * u64::from(many));
     }
 
     #[test]
-    fn it_is_as_small_as_is_said() {
+    fn its_size_is_fixed() {
         assert_eq!(size_of::<Entry>() * SETS * WAYS, 7 * 1024);
     }
 
     proptest! {
         #[test]
-        fn every_refusal_is_said_or_counted_once(
+        fn every_rejection_has_a_line_or_is_counted_once(
             notes in prop::collection::vec(
                 (0..40_u32, 0..SECOND / 20),
                 1..if cfg!(miri) { 30 } else { 2000 },
@@ -252,15 +256,15 @@ mod tests {
             for (user, time) in &notes {
                 now += time;
                 if reject_log.due().is_some_and(|due| now >= due) {
-                    let said = flush(&mut reject_log, now);
-                    prop_assert!(second + said.len() <= 50);
-                    counted += said.iter().map(|(_, count)| *count as usize).sum::<usize>();
+                    let sums = flush(&mut reject_log, now);
+                    prop_assert!(second + sums.len() <= 50);
+                    counted += sums.iter().map(|(_, count)| *count as usize).sum::<usize>();
                 }
-                let say = reject_log.note(Source::user(*user), now);
+                let noted = reject_log.note(Source::user(*user), now);
                 if reject_log.gate.opens_at() != begun {
                     (begun, second) = (reject_log.gate.opens_at(), 0);
                 }
-                if say == Say::Line {
+                if noted == Noted::Line {
                     second += 1;
                     lines += 1;
                 }

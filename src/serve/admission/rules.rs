@@ -1,9 +1,9 @@
-//! Rules made ready to be asked.
+//! Rules in the form in which clients are matched.
 //!
-//! All that rules say about addresses, prefixes by the million too, is swept once into one sorted
-//! array for each family: the first address of each stretch in which the same rule is the first
-//! that fits. Finding the rule of a client is one binary search, however many there are. For the
-//! clients of unix sockets there remain the few rules that can fit one, in their order.
+//! What rules set for addresses, even millions of prefixes, is swept once into one sorted array
+//! for each family. It has the first address of each range in which the same rule is the first that
+//! matches. Finding the rule of a client is one binary search, however many there are. Clients of
+//! unix sockets are matched by the few rules that can match one, in their order.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -18,20 +18,20 @@ use crate::config::{Prefix, Rule, Who};
 use crate::net::Peer;
 use crate::sys::sockets::Credentials;
 
-/// Rules in their order, ready to be asked.
+/// Rules in their order.
 #[derive(Debug)]
 pub struct Rules {
     rules: Vec<Arc<Ready>>,
     v4: Table<u32>,
     v6: Table<u128>,
-    /// Those that can fit clients of unix sockets, in their order.
+    /// The rules that can match clients of unix sockets, in their order.
     local: Vec<usize>,
-    /// Whether those may come in whom no rule fits.
+    /// Whether clients are allowed that no rule matches.
     allows_others: bool,
 }
 
-/// The same for another image of this process: which may not be able to read the files, or to
-/// look up the names, that they came from.
+/// Saved rules: the process that restores them may not be able to read the files, or to look up the
+/// names, that they came from.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedRules {
     rules: Vec<Rule>,
@@ -39,17 +39,17 @@ pub struct SavedRules {
     v6: Table<u128>,
 }
 
-/// A rule, and what its handlers start with.
+/// A rule, and the environment of its handlers.
 #[derive(Debug)]
 pub struct Ready {
     /// The rule.
     pub rule: Rule,
-    /// The whole environment that its handlers have in common, if it isn't that of all.
+    /// The common part of the environment of its handlers, if the rule changes it.
     pub variables: Option<Arc<[CString]>>,
 }
 
 impl Ready {
-    /// Whether it says anything about those who are let in, so that it must be remembered.
+    /// Returns whether it sets more for the clients that it allows, so that it has to be kept.
     pub fn has_terms(&self) -> bool {
         let Rule {
             max, rate, message, ..
@@ -58,19 +58,19 @@ impl Ready {
     }
 }
 
-/// Who comes, as rules see it.
+/// A client as rules see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Client {
-    /// Somebody with this address.
+    /// A client with this address.
     Inet(IpAddr),
-    /// A client of a unix socket, as far as it is known who.
+    /// A client of a unix socket, with its credentials as far as they are known.
     Unix {
         /// The user it runs as.
         uid: Option<u32>,
         /// Its primary group.
         gid: Option<u32>,
     },
-    /// Somebody of whom a proxy doesn't say who it is.
+    /// A client that its proxy doesn't name.
     Unknown,
 }
 
@@ -96,12 +96,12 @@ impl From<Option<Credentials>> for Client {
     }
 }
 
-/// What rules say about a client.
+/// The decision of rules about a client.
 #[derive(Clone, Copy, Debug)]
 pub struct Decision<'a> {
-    /// Whether it may come in.
+    /// Whether it is allowed.
     pub allow: bool,
-    /// The rule that fits it, if one does.
+    /// The rule that matches it, if one does.
     pub rule: Option<&'a Arc<Ready>>,
 }
 
@@ -156,8 +156,8 @@ impl Rules {
         }
     }
 
-    /// The first rule that fits a client, or what becomes of those whom none fits. Neither
-    /// allocates nor makes a system call.
+    /// Returns the decision of the first rule that matches a client, or that about clients that none
+    /// matches. Neither allocates nor makes a system call.
     pub fn decide(&self, client: Client) -> Decision<'_> {
         let index = match client {
             Client::Inet(address) => match address.to_canonical() {
@@ -194,7 +194,7 @@ impl Rules {
         self.v4.starts.len() + self.v6.starts.len()
     }
 
-    /// Lets the next image of this process have them.
+    /// Saves the rules.
     pub fn save(&self) -> SavedRules {
         SavedRules {
             rules: self.iter().cloned().collect(),
@@ -203,7 +203,7 @@ impl Rules {
         }
     }
 
-    /// What an earlier image had, with the variables that handlers have in common by now.
+    /// Restores rules, with the common variables of handlers by now.
     pub fn restore(saved: SavedRules, common: &[CString]) -> Self {
         Self::ready(saved.rules, saved.v4, saved.v6, common)
     }
@@ -312,8 +312,8 @@ mod tests {
     use crate::config::rule_file;
 
     fn read(text: &str) -> Vec<(Rule, Vec<Prefix>)> {
-        let nobody = |_, _: &OsStr| Ok(0);
-        let rules = rule_file::rules(text.as_bytes(), &nobody).unwrap();
+        let names = |_, _: &OsStr| Ok(0);
+        let rules = rule_file::rules(text.as_bytes(), &names).unwrap();
         rules.into_iter().map(|rule| (rule, Vec::new())).collect()
     }
 
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_s_variables_come_in_the_place_of_those_of_all() {
+    fn a_rule_s_variables_replace_those_of_all_handlers() {
         let common = [c"A=1".into(), c"AB=2".into(), c"B=3".into()];
         let rules = Rules::new(read("allow ::1 env A=x env C= env A=y\nallow ::2"), &common);
         let of = |client| rules.decide(inet(client)).rule.unwrap().variables.clone();

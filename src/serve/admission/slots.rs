@@ -1,10 +1,10 @@
-//! Places: the right to run a handler. A place is taken before a connection is accepted
-//! and owned by the handler's entry in the table of live handlers, so removing the entry
-//! frees it. Nothing counts by hand.
+//! Slots: the right to run a handler. A slot is taken before a connection is accepted. The handler's
+//! entry in the table of live handlers owns it, so removing the entry frees it. Nothing counts by
+//! hand.
 //!
-//! Where connections are accepted that may have to wait before they need a place, or that are
-//! refused if there is none, no acceptor takes one in advance: idle in its hands, it would be
-//! one that somebody waits for in another thread.
+//! Where connections are accepted that may have to wait before they need a slot, or that are
+//! rejected if there is none, no worker takes one in advance: idle there, it would be one that a
+//! connection in another thread waits for.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -12,21 +12,21 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::sys::events::Waker;
 
-/// The places of a service.
+/// The slots of a service.
 #[derive(Debug)]
 pub(in crate::serve) struct Slots {
     limit: Option<NonZeroUsize>,
     when: When,
-    /// Those that are taken, which acceptors do in advance.
+    /// How many are taken, some of them in advance.
     taken: AtomicUsize,
-    /// Those of handlers that run.
+    /// How many have a handler.
     used: AtomicUsize,
-    /// For each acceptor, whether it waits for a place.
+    /// For each worker, whether it waits for a slot.
     waiting: Box<[AtomicBool]>,
     wakers: Arc<[Waker]>,
 }
 
-/// When a place is taken.
+/// When a slot is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::serve) enum When {
     /// In advance, before a connection is accepted for it.
@@ -35,7 +35,7 @@ pub(in crate::serve) enum When {
     Needed,
 }
 
-/// One place. Dropping it frees it and wakes one acceptor who waits for it.
+/// One slot. Dropping it frees it, and wakes a worker that waits for one.
 #[derive(Debug)]
 pub(in crate::serve) struct Slot {
     slots: Arc<Slots>,
@@ -51,7 +51,7 @@ enum State {
 }
 
 impl Slots {
-    /// So many places, or as many as anybody asks for; `wakers` are the acceptors'.
+    /// So many slots, or an unlimited number, for the workers with these wakers.
     pub(in crate::serve) fn new(
         limit: Option<NonZeroUsize>,
         when: When,
@@ -67,56 +67,56 @@ impl Slots {
         })
     }
 
-    /// How many there are, if that is limited.
+    /// Returns how many there are, if that is limited.
     pub(in crate::serve) fn limit(&self) -> Option<usize> {
         self.limit.map(NonZeroUsize::get)
     }
 
-    /// When they are taken.
+    /// Returns when they are taken.
     pub(in crate::serve) fn when(&self) -> When {
         self.when
     }
 
-    /// How many have a handler.
+    /// Returns how many have a handler.
     pub(in crate::serve) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// How many there are, if all of them have a handler.
+    /// Returns how many there are, if all of them have a handler.
     pub(in crate::serve) fn full(&self) -> Option<usize> {
         self.limit().filter(|limit| self.used() >= *limit)
     }
 
-    /// Takes a place for this acceptor. If there is none, the acceptor will be woken when
-    /// it is worth trying again.
-    pub(in crate::serve) fn take(self: &Arc<Self>, acceptor: usize) -> Option<Slot> {
+    /// Takes a slot for this worker. If there is none, the worker is woken when it is worth trying
+    /// again.
+    pub(in crate::serve) fn take(self: &Arc<Self>, worker: usize) -> Option<Slot> {
         if self.limit.is_none() {
             return Some(self.slot());
         }
         if self.try_take() {
             // It may have waited, and been woken for another reason.
-            self.waiting[acceptor].store(false, Ordering::SeqCst);
+            self.waiting[worker].store(false, Ordering::SeqCst);
             return Some(self.slot());
         }
-        // Announced first and tried again after: a place freed in between is either seen
+        // Announced first and tried again after: a slot freed in between is either seen
         // here or wakes us. That takes the sequential order of all four operations.
-        self.waiting[acceptor].store(true, Ordering::SeqCst);
+        self.waiting[worker].store(true, Ordering::SeqCst);
         if !self.try_take() {
             return None;
         }
-        // Or it would be woken for a place that another waits for.
-        self.waiting[acceptor].store(false, Ordering::SeqCst);
+        // Or it would be woken for a slot that another waits for.
+        self.waiting[worker].store(false, Ordering::SeqCst);
         Some(self.slot())
     }
 
-    /// Takes a place if there is one; nobody will be woken.
+    /// Takes a slot if there is one.
     pub(in crate::serve) fn take_now(self: &Arc<Self>) -> Option<Slot> {
         (self.limit.is_none() || self.try_take()).then(|| self.slot())
     }
 
-    /// Whether this acceptor may accept a connection that will need a place. If there is none,
-    /// it will be woken when it is worth asking again.
-    pub(in crate::serve) fn may_take(&self, acceptor: usize) -> bool {
+    /// Returns whether this worker may accept a connection that will need a slot. If there is none,
+    /// the worker is woken when it is worth asking again.
+    pub(in crate::serve) fn may_take(&self, worker: usize) -> bool {
         let Some(limit) = self.limit() else {
             return true;
         };
@@ -125,11 +125,11 @@ impl Slots {
             return true;
         }
         // As in `take`.
-        self.waiting[acceptor].store(true, Ordering::SeqCst);
+        self.waiting[worker].store(true, Ordering::SeqCst);
         free()
     }
 
-    /// The place of a handler that runs already, whether or not there are so many.
+    /// Returns the slot of a handler that runs already, whether or not there are so many.
     pub(in crate::serve) fn occupy(self: &Arc<Self>) -> Slot {
         self.taken.fetch_add(1, Ordering::SeqCst);
         self.slot().in_use()
@@ -159,7 +159,7 @@ impl Slots {
         self.taken.fetch_sub(1, Ordering::SeqCst);
         // All of them, where the first may only have asked whether to accept.
         let one = self.when == When::Before;
-        // An acceptor who waits for it and frees it itself needn't be woken.
+        // A worker that waits for the slot and frees it itself needn't be woken.
         if let Some(waiting) = thread.and_then(|thread| self.waiting.get(thread))
             && waiting.swap(false, Ordering::SeqCst)
             && one
@@ -178,8 +178,7 @@ impl Slots {
 }
 
 impl Slot {
-    /// Frees the place, in this thread; says how many have a handler now, and how many there
-    /// are.
+    /// Frees the slot, in this thread. Returns how many have a handler now, and how many there are.
     pub(in crate::serve) fn release(mut self, thread: usize) -> (usize, Option<usize>) {
         self.free(Some(thread));
         self.usage()
@@ -190,7 +189,7 @@ impl Slot {
         (self.slots.used(), self.slots.limit())
     }
 
-    /// The same place, now that it has a handler.
+    /// Returns the same slot, now that it has a handler.
     pub(in crate::serve) fn in_use(mut self) -> Self {
         self.slots.used.fetch_add(1, Ordering::Relaxed);
         self.state = State::Used;
@@ -220,8 +219,8 @@ mod tests {
     use crate::sys::events::wait_readable;
     use std::os::fd::AsFd;
 
-    fn slots(limit: usize, acceptors: usize) -> (Arc<Slots>, Arc<[Waker]>) {
-        let wakers: Arc<[Waker]> = (0..acceptors).map(|_| Waker::new().unwrap()).collect();
+    fn slots(limit: usize, workers: usize) -> (Arc<Slots>, Arc<[Waker]>) {
+        let wakers: Arc<[Waker]> = (0..workers).map(|_| Waker::new().unwrap()).collect();
         let slots = Slots::new(NonZeroUsize::new(limit), When::Before, Arc::clone(&wakers));
         (slots, wakers)
     }
@@ -233,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_dropped_wakes_one_of_those_who_wait() {
+    fn a_dropped_slot_wakes_one_worker_that_waits() {
         let (slots, wakers) = slots(1, 2);
         let slot = slots.take(0).unwrap();
         assert!(slots.take(0).is_none());
@@ -246,14 +245,14 @@ mod tests {
     }
 
     #[test]
-    fn who_frees_the_place_that_it_waits_for_is_not_woken_nor_is_another() {
+    fn a_worker_that_frees_the_slot_it_waits_for_wakes_none() {
         let (slots, wakers) = slots(1, 2);
         let slot = slots.take(1).unwrap();
         assert!(slots.take(0).is_none());
         assert!(slots.take(1).is_none());
         slot.release(1);
         assert!(!woken(&wakers[0]) && !woken(&wakers[1]));
-        // It takes the place; the other is woken for the next one, whoever frees that.
+        // It takes the slot. The other is woken for the next one, whichever thread frees that.
         let slot = slots.take(1).unwrap();
         slot.in_use().release(2);
         assert!(woken(&wakers[0]) && !woken(&wakers[1]));
@@ -261,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn who_frees_a_place_and_waits_for_none_wakes_another() {
+    fn a_worker_that_frees_a_slot_and_waits_for_none_wakes_another() {
         let (slots, wakers) = slots(1, 2);
         let slot = slots.take(1).unwrap();
         assert!(slots.take(0).is_none());
@@ -270,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_taken_when_needed_wakes_all_who_wait_for_it() {
+    fn a_slot_taken_when_needed_wakes_all_workers_that_wait() {
         let wakers: Arc<[Waker]> = (0..3).map(|_| Waker::new().unwrap()).collect();
         let slots = Slots::new(NonZeroUsize::new(1), When::Needed, Arc::clone(&wakers));
         assert!(slots.may_take(0) && slots.may_take(1));
@@ -279,13 +278,13 @@ mod tests {
         assert!(!slots.may_take(0));
         assert!(slots.take(1).is_none() && slots.take(2).is_none());
         slot.in_use().release(2);
-        // Who freed it looks by itself.
+        // The thread that freed it looks by itself.
         assert!(woken(&wakers[0]) && woken(&wakers[1]) && !woken(&wakers[2]));
         assert!(slots.may_take(0));
     }
 
     #[test]
-    fn places_taken_in_advance_are_not_in_use() {
+    fn slots_taken_in_advance_are_not_in_use() {
         let (slots, _) = slots(2, 2);
         let (first, second) = (slots.take(0).unwrap(), slots.take(1).unwrap());
         assert_eq!((slots.used(), slots.full()), (0, None));
@@ -300,15 +299,15 @@ mod tests {
         let (slots, wakers) = slots(3, 4);
         let running = AtomicUsize::new(0);
         std::thread::scope(|scope| {
-            for acceptor in 0..4 {
+            for worker in 0..4 {
                 let (slots, wakers, running) = (&slots, &wakers, &running);
                 scope.spawn(move || {
                     for _ in 0..if cfg!(miri) { 20 } else { 2000 } {
                         let slot = loop {
-                            match slots.take(acceptor) {
+                            match slots.take(worker) {
                                 Some(slot) => break slot,
                                 None => {
-                                    let waker = &wakers[acceptor];
+                                    let waker = &wakers[worker];
                                     if cfg!(miri) {
                                         std::thread::yield_now();
                                     } else {

@@ -10,22 +10,22 @@ use std::time::{Duration, Instant};
 
 use crate::config::Rate;
 
-/// Where the nanoseconds begin. They fit into 64 bits for five hundred years.
+/// A clock in nanoseconds since a start, which fit into 64 bits for five hundred years.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::serve) struct Clock(Instant);
 
 impl Clock {
-    /// A clock that began at this time, before which nothing happens.
+    /// A clock that starts at this time, before which nothing happens.
     pub(in crate::serve) fn new(start: Instant) -> Self {
         Self(start)
     }
 
-    /// This time in nanoseconds.
+    /// Returns this time in nanoseconds.
     pub(in crate::serve) fn read(self, time: Instant) -> u64 {
         nanoseconds(time.saturating_duration_since(self.0))
     }
 
-    /// The time that so many nanoseconds are.
+    /// Returns the time that so many nanoseconds are.
     pub(in crate::serve) fn instant(self, nanoseconds: u64) -> Instant {
         self.0 + Duration::from_nanos(nanoseconds.min(LONGEST))
     }
@@ -55,8 +55,8 @@ impl From<Rate> for Pace {
 }
 
 impl Pace {
-    /// Takes a token from a bucket that will be full at `full`: says when it will be then, or,
-    /// if there is none, when there will be one.
+    /// Takes a token from a bucket that will be full at `full`. Returns when it will be full then, or,
+    /// if there is no token, when there will be one.
     pub(in crate::serve) fn take(self, full: u64, now: u64) -> Result<u64, u64> {
         // Not later than an empty one, which matters when it was emptied at another rate.
         let empty = now.saturating_add(self.tolerance + self.interval);
@@ -68,8 +68,8 @@ impl Pace {
         }
     }
 
-    /// Gives back a token that was taken at the time `taken`: as much of it as hasn't come
-    /// back by itself. With more, a bucket that was full meanwhile would hold a token too many:
+    /// Gives back a token that was taken at the time `taken`: as much of it as the rate hasn't
+    /// restored. With more, a bucket that was full meanwhile would hold a token too many:
     /// like this, what isn't given back keeps to the rate in every window of time.
     pub(in crate::serve) fn give_back(self, full: u64, taken: u64, now: u64) -> u64 {
         let rest = self.interval.saturating_sub(now.saturating_sub(taken));
@@ -94,7 +94,7 @@ impl Bucket {
         }
     }
 
-    /// Takes a token; if there is none, says when there may be one, for whoever comes first.
+    /// Takes a token. If there is none, returns when there may be one for the first that asks.
     pub(in crate::serve) fn take(&self, now: u64) -> Result<(), u64> {
         let mut full = self.full.load(Ordering::Relaxed);
         loop {
@@ -106,8 +106,8 @@ impl Bucket {
         }
     }
 
-    /// Gives back a token that was taken at the time `taken` for somebody who wasn't let
-    /// through, or wasn't there at all.
+    /// Gives back a token that was taken at the time `taken` for a client that was rejected, or
+    /// wasn't there at all.
     pub(in crate::serve) fn give_back(&self, taken: u64, now: u64) {
         let mut full = self.full.load(Ordering::Relaxed);
         while let Err(changed) = self.exchange(full, self.pace.give_back(full, taken, now)) {
@@ -115,7 +115,7 @@ impl Bucket {
         }
     }
 
-    /// When there is a token: now, or later.
+    /// Returns when there is a token: now, or later.
     pub(in crate::serve) fn next(&self, now: u64) -> u64 {
         let full = self.full.load(Ordering::Relaxed);
         self.pace.take(full, now).err().unwrap_or(now)

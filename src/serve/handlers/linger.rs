@@ -23,7 +23,7 @@ use super::token::Token;
 use crate::report::{self, Event, Trouble, Watched};
 use crate::sys::events::{Interest, Poller};
 use crate::sys::signals::has_group;
-use crate::sys::sockets::{Heard, close_at_once, hear_out, tell};
+use crate::sys::sockets::{Drained, close_at_once, drain_input, tell};
 
 /// How many connections may linger in one thread. It is enough for the round trips of slow clients
 /// at thousands of connections a second, and no help to a flood of clients that never close.
@@ -107,7 +107,7 @@ impl Lingering {
         })
     }
 
-    /// Half-closes a connection on which all has been said, and drains its input until the client
+    /// Half-closes a connection on which all has been sent, and drains its input until the client
     /// closes it, or until `until`. If too many connections linger already, the one with the least
     /// time left is closed.
     pub(in crate::serve) fn add(
@@ -120,11 +120,11 @@ impl Lingering {
         // A reset that the handler wanted is sent, and no close waits. Many clients have sent all
         // by now, and even closed.
         if close_at_once(&connection)
-            || hear_out(&connection, BATCH) == Heard::End
+            || drain_input(&connection, BATCH) == Drained::End
             || SockRef::from(&connection)
                 .shutdown(Shutdown::Write)
                 .is_err()
-            || hear_out(&connection, BATCH) == Heard::End
+            || drain_input(&connection, BATCH) == Drained::End
         {
             return;
         }
@@ -167,7 +167,7 @@ impl Lingering {
         };
         // If it is another connection by now, that does no harm.
         let entry = part.connections.get(index);
-        if entry.is_some_and(|entry| hear_out(&entry.connection, BATCH) == Heard::End) {
+        if entry.is_some_and(|entry| drain_input(&entry.connection, BATCH) == Drained::End) {
             part.close(index, poller);
         }
     }
@@ -393,10 +393,10 @@ mod tests {
         thread
             .lingering
             .add_with_message(0, &thread.poller, server, b"too many\n", until);
-        let mut told = String::new();
+        let mut message = String::new();
         let reader = std::thread::spawn(move || {
-            client.read_to_string(&mut told).unwrap();
-            told
+            client.read_to_string(&mut message).unwrap();
+            message
         });
         thread.drain_until(0);
         assert_eq!(reader.join().unwrap(), "too many\n");
@@ -452,11 +452,11 @@ mod tests {
     fn a_client_that_sends_for_ever_holds_up_no_thread() {
         let (client, server) = tcp();
         assert!(stuff(&client) > BATCH);
-        assert_eq!(hear_out(&server, BATCH), Heard::Some);
-        while hear_out(&server, BATCH) != Heard::All {}
+        assert_eq!(drain_input(&server, BATCH), Drained::Some);
+        while drain_input(&server, BATCH) != Drained::All {}
         drop(client);
-        while hear_out(&server, BATCH) == Heard::All {}
-        assert_eq!(hear_out(&server, BATCH), Heard::End);
+        while drain_input(&server, BATCH) == Drained::All {}
+        assert_eq!(drain_input(&server, BATCH), Drained::End);
     }
 
     #[test]

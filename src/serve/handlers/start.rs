@@ -43,7 +43,7 @@ pub(in crate::serve) struct NewHandler<'a> {
     descriptor: Descriptor<'a>,
     work: Work,
     source_slot: Option<SourceSlot>,
-    /// The rule that has allowed the client, if it says more about it.
+    /// The rule that has allowed the client, if that sets more than that.
     rule: Option<Arc<Ready>>,
     /// How long input is drained after the handler's end, if at all.
     linger: Option<Duration>,

@@ -97,7 +97,7 @@ impl Timeouts {
         }
     }
 
-    /// Does what is due for a handler, and says what that was. Its pid must be no other process's.
+    /// Does what is due for a handler, and returns what that was. Its pid must be no other process's.
     pub(super) fn act(&self, watch: &mut Watch, pid: Pid, started: Instant) -> Option<Act> {
         // The time is taken for each handler: a question takes some.
         let now = Instant::now();
@@ -367,17 +367,17 @@ mod tests {
             match first {
                 None => prop_assert_eq!(acts, []),
                 Some(first) => {
-                    let [(told, Act::Terminate(_)), (killed, Act::Kill)] = acts[..] else {
+                    let [(ended, Act::Terminate(_)), (killed, Act::Kill)] = acts[..] else {
                         panic!("{acts:?}");
                     };
                     // A look that comes late may find idle what a later byte would have saved.
-                    prop_assert!(told <= first + late, "{} {}", told, first);
-                    let last = bytes.iter().copied().filter(|byte| *byte <= told).max();
-                    let quiet = told - last.unwrap_or_default();
-                    let reached = timeout.is_some_and(|limit| told >= limit * 1_000)
+                    prop_assert!(ended <= first + late, "{} {}", ended, first);
+                    let last = bytes.iter().copied().filter(|byte| *byte <= ended).max();
+                    let quiet = ended - last.unwrap_or_default();
+                    let reached = timeout.is_some_and(|limit| ended >= limit * 1_000)
                         || idle.is_some_and(|limit| quiet >= limit * 1_000);
-                    prop_assert!(reached, "{} {}", told, quiet);
-                    prop_assert_eq!(killed, told + kill_after * 1_000 + late);
+                    prop_assert!(reached, "{} {}", ended, quiet);
+                    prop_assert_eq!(killed, ended + kill_after * 1_000 + late);
                 }
             }
         }

@@ -9,6 +9,7 @@ use crate::child::Plan;
 use crate::error::Error;
 use crate::report::{self, Event, Trouble};
 use crate::setup::{Log, Ready};
+use crate::sys::child::CloneCall;
 use crate::sys::process::{self, Ended};
 use crate::sys::signals::{Inherited, Signal, Signals, killpg};
 
@@ -42,6 +43,7 @@ pub fn run(
         terminal,
         log,
         signals,
+        call: CloneCall::find(),
         stack: stack()?,
         adopts: process::adopts_orphans(),
         passes_hangup: !inherited.ignored(Signal::SIGHUP),

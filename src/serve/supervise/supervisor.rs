@@ -13,7 +13,7 @@ use crate::config::KILL_AFTER;
 use crate::error::Error;
 use crate::report::{self, Event, Trouble};
 use crate::setup::{Log, Ready};
-use crate::sys::child::{Born, Stage};
+use crate::sys::child::{Born, CloneCall, Stage};
 use crate::sys::events::wait_readable;
 use crate::sys::memory::Stack;
 use crate::sys::process::{self, Change, Ended, Target, Wait};
@@ -50,6 +50,7 @@ pub(in crate::serve) struct Supervisor<'a> {
     pub(in crate::serve) terminal: bool,
     pub(in crate::serve) log: Log,
     pub(in crate::serve) signals: Signals,
+    pub(in crate::serve) call: CloneCall,
     pub(in crate::serve) stack: Stack,
     /// Whether strangers become this process's children, and are to be reaped.
     pub(in crate::serve) adopts: bool,
@@ -91,8 +92,8 @@ impl<'a> Supervisor<'a> {
         if let Some(sockets) = &mut self.sockets {
             sockets.prepare()?;
         }
-        let image = Some(self.plan.target());
-        let Born { pid, failure, .. } = launch(self.plan, &mut self.stack, image)?;
+        let target = Some(self.plan.target());
+        let Born { pid, failure, .. } = launch(self.plan, self.call, &mut self.stack, target)?;
         let Some((stage, errno)) = failure else {
             return Ok(pid);
         };

@@ -43,7 +43,7 @@ impl<'a> WatchedQueue<'a> {
             let service = pending.service;
             let token = Token::PendingConnection { service, id }.into();
             let poller = self.poller;
-            // What has arrived before is told, too.
+            // There is an event for what has arrived before, too.
             if let Err(errno) = poller.add(&pending.connection, Interest::ReadableEdge, token) {
                 return Err(Box::new((pending, errno)));
             }
@@ -69,8 +69,8 @@ impl<'a> WatchedQueue<'a> {
     }
 
     /// Returns whether a connection has to stay because its PROXY header is incomplete. What has
-    /// arrived of it remains unread, so if the connection were removed and watched anew, it would
-    /// be told at once, and for ever. A complete header, or a fault, is noted.
+    /// arrived of it remains unread, so if the connection were removed and watched anew, there
+    /// would be an event at once, and for ever. A complete header, or a fault, is noted.
     pub(super) fn lacks_header(&mut self, id: u32, now: Instant) -> bool {
         let Some(pending) = self.queue.get_mut(id) else {
             return false;

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::config::ServiceId;
 use crate::report::{self, Event, Reason};
-use crate::serve::admission::{Clock, Kind, Pending, RejectLog, Say};
+use crate::serve::admission::{Clock, Kind, Noted, Pending, RejectLog};
 
 /// Log lines about rejected clients: a few a second, and then how many more there were.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ impl Rejections {
     pub(super) fn report(&mut self, client: &Pending, reason: Reason<'_>, now: Instant) {
         let event = Event::Rejected(self.service, &client.peer, reason);
         let (source, time) = (client.source, self.clock.read(now));
-        report::event_if(event, || self.log.note(source, time) == Say::Line);
+        report::event_if(event, || self.log.note(source, time) == Noted::Line);
     }
 
     /// Returns when something that was counted is to be reported.

@@ -1,4 +1,4 @@
-//! What interrupts a thread that waits for a child: waitpid(2) knows no time limit.
+//! A timer that interrupts a thread in waitpid(2), which has no timeout.
 
 use std::ptr;
 use std::time::Duration;
@@ -6,17 +6,17 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-/// Interrupts the thread that made it again and again, for as long as it lives
-/// (timer_create(2), `SIGEV_THREAD_ID`).
+/// Interrupts the thread that made it, again and again, until it is dropped (timer_create(2),
+/// `SIGEV_THREAD_ID`).
 ///
-/// By SIGALRM, which other threads have blocked, and which nothing else is told by.
+/// The signal is SIGALRM, which other threads have blocked and nothing else uses.
 #[derive(Debug)]
 pub struct Tick {
     timer: libc::timer_t,
 }
 
 impl Tick {
-    /// Each time that so much has gone by.
+    /// Starts the timer.
     pub fn every(time: Duration) -> Result<Self, Errno> {
         let nothing = SigAction::new(
             SigHandler::Handler(nothing),
@@ -39,7 +39,7 @@ impl Tick {
         // SAFETY: both are live locals of the types that the call takes.
         let made =
             unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) };
-        crate::sys::check(made)?;
+        crate::sys::result::check(made)?;
         let tick = Self { timer };
         let span = libc::timespec {
             tv_sec: time.as_secs() as libc::time_t,
@@ -51,14 +51,14 @@ impl Tick {
         };
         // SAFETY: the timer exists, and the times are a live local.
         let set = unsafe { libc::timer_settime(timer, 0, &raw const times, ptr::null_mut()) };
-        crate::sys::check(set)?;
+        crate::sys::result::check(set)?;
         Ok(tick)
     }
 }
 
 impl Drop for Tick {
     fn drop(&mut self) {
-        // SAFETY: it exists, and nobody else knows it.
+        // SAFETY: it exists, and nothing else has it.
         unsafe { libc::timer_delete(self.timer) };
     }
 }

@@ -9,8 +9,8 @@ use super::table::{Phase, Row, rows};
 use super::{Tampering, expect_calm, on_each};
 use crate::harness::{
     Directory, Running, Skd, connect_unix, descriptors, exists, idle_descriptors, is_in_call,
-    is_zombie, receive, relays, requires_command, requires_root, send_unix_datagram, talk,
-    udp_client, wait_for,
+    is_zombie, receive, relays, requires_command, requires_root, send_unix_datagram,
+    settled_descriptors, talk, udp_client, wait_for,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -103,7 +103,7 @@ fn receive_with(row: &Row) {
             if [Waits, Closed].contains(&row.then) {
                 wait_until_told(skd, directory);
             }
-            expect_calm(skd, skd.pid(), &tampering);
+            expect_calm(skd, skd.pid());
         }
         let mut tampering = Some(tampering);
         match row.then {
@@ -167,7 +167,7 @@ fn guard_with(row: &Row) {
         receiver.send("unread");
         tampering.wait_for_fault();
         if row.then == Waits {
-            expect_calm(skd, skd.pid(), &tampering);
+            expect_calm(skd, skd.pid());
             tampering.end();
         }
         skd.wait_until("both are read away", || {
@@ -222,9 +222,7 @@ fn supervise_with(row: &Row) {
         } else {
             wait_until_told(&skd, &directory);
         }
-        if let Some(tampering) = &tampering {
-            expect_calm(&skd, skd.pid(), tampering);
-        }
+        expect_calm(&skd, skd.pid());
         if row.then != Served {
             tampering.take().map(Tampering::end);
         }
@@ -333,7 +331,8 @@ impl<'a> Logger<'a> {
         let relay = self.relay();
         assert_eq!(relays(&self.skd), [relay]);
         // The pipe, what tells skd of its end, and a socket.
-        assert!(descriptors(relay).len() <= 3, "{:?}", descriptors(relay));
+        let held = settled_descriptors(relay);
+        assert!(held.len() <= 3, "{held:?}");
         self.skd.wait_until("no descriptor is lost", || {
             descriptors(self.skd.pid()).len() == before
         });
@@ -342,7 +341,7 @@ impl<'a> Logger<'a> {
 
 fn relay_with(row: &Row, stage: &Stage) {
     let mut logger = Logger::new(stage);
-    let before = descriptors(logger.skd.pid()).len();
+    let before = settled_descriptors(logger.skd.pid()).len();
     for errno in row.errnos() {
         println!("{errno}");
         let relay = logger.relay();
@@ -354,9 +353,9 @@ fn relay_with(row: &Row, stage: &Stage) {
         }
         if row.then == Dropped {
             // As long as one line is tried, and then as long as nothing is.
-            expect_calm(&logger.skd, relay, &tampering);
+            expect_calm(&logger.skd, relay);
             logger.say(&format!("dropped {errno}"));
-            expect_calm(&logger.skd, logger.skd.pid(), &tampering);
+            expect_calm(&logger.skd, logger.skd.pid());
             tampering.end();
             // How many, may be said in several pieces.
             logger.wait_for("skd: ");
@@ -389,13 +388,13 @@ fn relight_with(row: &Row, stage: &Stage) {
     for errno in row.errnos() {
         println!("{errno}");
         let mut logger = Logger::new(stage);
-        let before = descriptors(logger.skd.pid()).len();
+        let before = settled_descriptors(logger.skd.pid()).len();
         let relay = logger.relay();
         let tampering = Tampering::with(logger.skd.pid(), row, errno, &logger.directory);
         kill(Pid::from_raw(relay), Signal::SIGKILL).unwrap();
         tampering.wait_for_fault();
         logger.say("during");
-        expect_calm(&logger.skd, logger.skd.pid(), &tampering);
+        expect_calm(&logger.skd, logger.skd.pid());
         let beside = relays(&logger.skd);
         assert!(beside.len() <= 1, "{beside:?}");
         tampering.end();

@@ -9,7 +9,7 @@ use super::table::{NEEDLESS, Phase, Row, TABLE, Then, rows};
 use crate::harness::{
     Directory, Namespace, Running, Skd, Syslog, capabilities, children, command, connect_unix,
     exists, ids, is_in_call, is_zombie, machine, relays, requires_command, requires_root,
-    send_unix_datagram, talk, threads, wait_for,
+    send_unix_datagram, talk, threads, wait_for, wait_until,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -222,7 +222,7 @@ fn listening(words: &[&str], directory: &Directory) -> Vec<String> {
 pub(super) fn program(directory: &Directory) -> Vec<String> {
     let log = format!(">{}", directory.name("log"));
     let words = ["-vv", "-L", &log, "--chdir", "/", "--umask", "22"];
-    let rest = ["--nice", "1", "--limit", "core=0:0", "--no-new-privs"];
+    let rest = ["--nice", "19", "--limit", "core=0:0", "--no-new-privs"];
     let all = words.into_iter().chain(rest);
     all.map(str::to_owned).collect()
 }
@@ -323,10 +323,11 @@ fn expect_all_nobody(setting: Setting, skd: &Running, directory: &Directory) {
     let service = service(skd, directory);
     expect_nobody(service);
     if setting == Supervised {
-        // The witness of the start may still be there.
-        skd.wait_until("there is nobody but the program", || {
-            let mut children = children(service).into_iter();
-            children.all(|pid| is_zombie(pid) || sleeps(pid))
+        // The launcher of the start may still be there, and the program may not be there yet.
+        skd.wait_until("the program is the only live child", || {
+            let children = children(service);
+            let ended = |&pid: &i32| is_zombie(pid) || sleeps(pid);
+            children.iter().all(ended) && children.into_iter().any(sleeps)
         });
     }
     if setting.mode() != Mode::InPlace {
@@ -340,11 +341,14 @@ fn expect_all_nobody(setting: Setting, skd: &Running, directory: &Directory) {
     }
 }
 
-/// Every live handler is nobody.
+/// Waits until there is a live handler, and asserts that each of them is nobody.
 pub(super) fn expect_children_nobody(service: i32) {
-    let mut handlers = children(service);
-    handlers.retain(|&pid| exists(pid));
-    assert!(!handlers.is_empty());
+    let mut handlers = Vec::new();
+    wait_until("there is a live handler", || {
+        handlers = children(service);
+        handlers.retain(|&pid| exists(pid));
+        !handlers.is_empty()
+    });
     handlers.into_iter().for_each(expect_nobody);
 }
 

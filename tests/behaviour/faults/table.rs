@@ -126,7 +126,8 @@ pub(super) const TABLE: &[Row] = &[
     row(Start, "listen", "EADDRINUSE", EACH, Refused),
     // Processes and threads.
     row(Start, "clone", "EAGAIN ENOMEM", EACH, Either),
-    row(Start, "clone3", "EAGAIN ENOMEM", EACH, Refused),
+    // The first one only finds out whether the call is there.
+    row(Start, "clone3", "EAGAIN ENOMEM", EACH, Either),
     // The relay to syslog does without.
     row(Start, "setsid", "EPERM", EACH, Either),
     // A relay to syslog isn't known to have been started.
@@ -175,7 +176,7 @@ pub(super) const TABLE: &[Row] = &[
     row(Serving, "dup3", "EMFILE EBUSY EINTR", "1+", Waits),
     // The connection is left in the slot until the thread waits, or, if another comes, as long as that takes.
     row(Serving, "dup3", "EMFILE EBUSY EINTR", "2", Served),
-    row(Serving, "clone", "EAGAIN ENOMEM EMFILE ENFILE", "1+", Waits),
+    row(Serving, "clone3", "EAGAIN ENOMEM EMFILE ENFILE", "1+", Waits),
     row(Serving, "epoll_ctl", "ENOMEM ENOSPC", "1+", Served),
     row(Serving, "epoll_wait", "EINTR", "1..3", Served),
     row(Serving, "epoll_wait", "EFAULT", "1+", Waits),
@@ -192,7 +193,7 @@ pub(super) const TABLE: &[Row] = &[
     row(Receiving, "fcntl", "EPERM EINVAL", "1+", Waits),
     row(Receiving, "dup3", "EMFILE EBUSY EINTR", "1+", Waits),
     row(Receiving, "dup3", "EMFILE EBUSY EINTR", "2", Served),
-    row(Receiving, "clone", "EAGAIN ENOMEM EMFILE ENFILE", "1+", Waits),
+    row(Receiving, "clone3", "EAGAIN ENOMEM EMFILE ENFILE", "1+", Waits),
     row(Receiving, "epoll_ctl", "ENOMEM ENOSPC", "1+", Served),
     row(Receiving, "epoll_wait", "EINTR", "1..3", Served),
     row(Receiving, "epoll_wait", "EFAULT", "1+", Waits),
@@ -206,7 +207,7 @@ pub(super) const TABLE: &[Row] = &[
     row(Supervising, "read", "EINTR EAGAIN", "1..3", Served),
     // ECHILD would mean that somebody else has taken the program's end: then skd leaves rather than run two.
     row(Supervising, "waitid", "EINTR", "1..3", Served),
-    row(Supervising, "clone", "EAGAIN ENOMEM", "1+", Waits),
+    row(Supervising, "clone3", "EAGAIN ENOMEM", "1+", Waits),
     // A signal isn't passed on.
     row(Supervising, "kill", "EPERM ESRCH", "1+", Served),
     row(Supervising, "write@log", "EAGAIN EPIPE ENOSPC EDQUOT EFBIG EIO", "1+", Served),
@@ -260,9 +261,9 @@ pub(super) const TABLE: &[Row] = &[
     row(Upgrading, "eventfd2", "EMFILE ENFILE ENOMEM", "1", Kept),
     row(Upgrading, "signalfd4", "EMFILE ENFILE ENOMEM", "1", Kept),
     row(Upgrading, "epoll_ctl", "ENOMEM ENOSPC", "5", Kept),
-    // Of one alone it takes that this kernel can't make pidfds with it.
-    row(Upgrading, "clone", "EAGAIN ENOMEM", "2..3", Kept),
-    row(Upgrading, "clone3", "EAGAIN ENOMEM", "1", Kept),
+    // Of the first it takes that the call isn't there. The second makes a child, the third a thread.
+    row(Upgrading, "clone3", "EAGAIN ENOMEM", "2", Kept),
+    row(Upgrading, "clone3", "EAGAIN ENOMEM", "3", Kept),
     row(Ending, "unlinkat", "EACCES EBUSY EIO EPERM EROFS", "1+", Emptied),
     row(Ending, "newfstatat,fstat", "EACCES ENOMEM", "1+", Emptied),
     row(Ending, "ftruncate,unlinkat", "EIO EPERM", "1+", Ends),

@@ -105,6 +105,19 @@ impl Way {
         });
     }
 
+    /// Waits until all prestarted handlers wait and `count` others serve, and returns these. A prestarted handler that
+    /// wakes for a moment looks like one that serves.
+    #[track_caller]
+    pub fn wait_serving(self, skd: &Instance, count: usize) -> Vec<i32> {
+        let mut found = Vec::new();
+        skd.wait_until(&format!("{count} handlers serve"), || {
+            let ready = parked(skd.pid()).len();
+            found = self.serving(skd);
+            ready == self.stock() && found.len() == count
+        });
+        found
+    }
+
     /// The children of skd that serve, or ended and aren't reaped, or start. Of a skd whose stock is complete, those
     /// that serve.
     pub fn serving(self, skd: &Instance) -> Vec<i32> {

@@ -1,7 +1,7 @@
 //! What skd holds: what may not grow with the number of connections that it has served.
 
-use super::process::{cpu_ticks, descriptors, rss_anon, threads};
-use super::{Instance, Way, parked, poll_for};
+use super::process::{descriptors, rss_anon, threads};
+use super::{DEADLINE, Instance, Way, assert_idle, is_asleep, parked, poll_for};
 use std::time::Duration;
 
 #[derive(Debug)]
@@ -20,21 +20,42 @@ impl Holdings {
         }
     }
 
-    /// What skd holds once it serves nobody.
+    /// What skd holds once it has no client and is idle.
     #[track_caller]
     pub fn in_peace(skd: &Instance) -> Self {
-        // For a while, since the handlers of a queue of datagrams follow one another; and in that, idle.
-        let mut ticks = 0;
         let stock = Way::of(skd).stock();
-        skd.wait_until("nobody is served any more", || {
-            ticks = cpu_ticks(skd.pid());
+        let served = || {
             let ready = parked(skd.pid()).len();
-            let served = || (ready != stock || skd.children().len() != stock).then_some(());
+            (ready != stock || skd.children().len() != stock).then_some(())
+        };
+        // For a while, since the handlers of a queue of datagrams follow one another.
+        skd.wait_until("no client is served any more", || {
             poll_for(Duration::from_millis(300), served).is_none()
         });
-        let ticks = cpu_ticks(skd.pid()) - ticks;
-        assert!(ticks < 8, "{ticks} ticks for nothing");
-        Self::of(skd)
+        assert_idle(&[skd.pid()]);
+        let mut held = Self::of(skd);
+        skd.wait_until("skd is asleep and holds the same as before", || {
+            let before = std::mem::replace(&mut held, Self::of(skd));
+            let same = (held.descriptors, held.threads) == (before.descriptors, before.threads);
+            same && is_asleep(skd.pid())
+        });
+        held
+    }
+
+    /// Waits until skd holds the same descriptors and threads as `before`, and memory within what allocators do.
+    #[track_caller]
+    pub fn wait_like(skd: &Instance, before: &Self) {
+        let mut held = Self::of(skd);
+        let like = poll_for(DEADLINE, || {
+            held = Self::of(skd);
+            held.is_like(before).then_some(())
+        });
+        assert!(like.is_some(), "{held:?}, before: {before:?}");
+    }
+
+    fn is_like(&self, before: &Self) -> bool {
+        let same = (self.descriptors, self.threads) == (before.descriptors, before.threads);
+        same && self.kib <= before.kib + 512
     }
 
     /// The same descriptors and threads as `before`, and memory within what allocators do.

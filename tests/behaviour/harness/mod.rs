@@ -16,6 +16,7 @@
 //! | `capture` | [`Capture`]: what was written to stdout and stderr, line by line |
 //! | `client` | connecting and talking |
 //! | `process` | what /proc says of a process |
+//! | `idle` | [`assert_idle`]: whether processes wait without spinning or polling |
 //! | `ahead` | [`Way`]: how handlers are made, and which stand ready |
 //! | `sockets` | what the kernel says of a process's sockets |
 //! | `namespace` | [`Namespace`]: private mounts and network |
@@ -40,6 +41,7 @@ mod client;
 mod directory;
 mod held_start;
 mod holdings;
+mod idle;
 mod instance;
 mod manager;
 mod namespace;
@@ -66,17 +68,19 @@ pub use self::client::{
 pub use self::directory::Directory;
 pub use self::held_start::HeldStart;
 pub use self::holdings::Holdings;
+pub use self::idle::{assert_idle, is_asleep, switches, wait_asleep, watch};
 pub use self::instance::Instance;
 pub use self::manager::{Notice, ServiceManager};
 pub use self::namespace::Namespace;
 pub use self::process::{
     SignalMasks, capabilities, children, command, cpu_ticks, descendants, descriptors, environment,
     exists, idle_descriptors, ids, is_in_call, is_zombie, limit, mark_of, parent, process_group,
-    rss_anon, session, signal_masks, stat_field, status_field, threads, zombies,
+    rss_anon, session, settled_descriptors, signal_masks, stat_field, status_field, threads,
+    wait_started, zombies,
 };
 pub use self::program::{Program, each_program, original};
 pub use self::running::{Daemon, Output, Running};
-pub use self::skd::{MARK, Skd, Stream, run_to_end};
+pub use self::skd::{MARK, Skd, Stream, run_to_end, wait_out_throttle};
 pub use self::sockets::{Kind, Socket, sockets};
 pub use self::storm::{Over, in_a_storm};
 pub use self::syslog::{Message, Syslog, machine, relays};
@@ -89,7 +93,7 @@ use std::time::{Duration, Instant};
 
 /// How long anything that is waited for may take. Generous, since a loaded machine is no failure;
 /// nothing that goes well ever waits for it.
-pub const DEADLINE: Duration = Duration::from_secs(10);
+pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// How often a condition is looked at. Short enough not to be felt, long enough not to be a load.
 const INTERVAL: Duration = Duration::from_millis(2);

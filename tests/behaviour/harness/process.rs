@@ -1,7 +1,7 @@
 //! What /proc says of a process; see proc(5). Processes come and go while one looks, so whatever is gone
 //! has no entries rather than being an error.
 
-use super::wait_until;
+use super::{is_asleep, wait_until};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
@@ -14,8 +14,8 @@ pub fn descriptors(pid: i32) -> BTreeMap<i32, String> {
     try_descriptors(pid).unwrap_or_else(|| panic!("the descriptors of {pid} can't be read"))
 }
 
-/// How many descriptors a daemon has when it waits and nothing else: its start has something to close after it has said
-/// its ports, and a handler is reaped a moment before its pidfd is closed.
+/// How many descriptors a daemon has while it is asleep without handlers. Its start has something to close after it
+/// has printed its ports, and a handler is reaped a moment before its pidfd is closed.
 #[track_caller]
 pub fn idle_descriptors(pid: i32) -> usize {
     let mut count = 0;
@@ -23,9 +23,30 @@ pub fn idle_descriptors(pid: i32) -> usize {
         let open = descriptors(pid);
         count = open.len();
         let live = open.values().any(|target| target == "anon_inode:[pidfd]");
-        !live && children(pid).is_empty() && is_in_call(pid, libc::SYS_epoll_wait)
+        let waits = !live && children(pid).is_empty() && is_in_call(pid, libc::SYS_epoll_wait);
+        waits && is_asleep(pid) && descriptors(pid).len() == count
     });
     count
+}
+
+/// Waits until the start of a daemon is over: it listens before that.
+#[track_caller]
+pub fn wait_started(pid: i32) {
+    wait_until("the start is over", || {
+        is_in_call(pid, libc::SYS_epoll_wait) && is_asleep(pid)
+    });
+}
+
+/// The open descriptors of a daemon that is asleep. A handler may answer before skd has closed its connection, and a
+/// start may print its port before it has closed all that only it needs.
+#[track_caller]
+pub fn settled_descriptors(pid: i32) -> BTreeMap<i32, String> {
+    let mut open = BTreeMap::new();
+    wait_until("the daemon is asleep", || {
+        open = descriptors(pid);
+        is_asleep(pid) && descriptors(pid) == open
+    });
+    open
 }
 
 pub(super) fn try_descriptors(pid: i32) -> Option<BTreeMap<i32, String>> {

@@ -45,6 +45,14 @@ impl<D: Into<OwnedFd>> From<D> for Stream {
     }
 }
 
+/// Waits until a throttled line may be repeated by a skd with [`Skd::throttle`] of zero. Only release builds, which
+/// keep their own intervals, make it wait.
+pub fn wait_out_throttle() {
+    if !cfg!(debug_assertions) {
+        std::thread::sleep(Duration::from_millis(1_050));
+    }
+}
+
 /// A command line of skd and the circumstances of its start. All methods but the last one in a chain return
 /// the builder.
 ///
@@ -139,6 +147,11 @@ impl Skd {
         let (name, value) = (name.as_ref().to_owned(), value.as_ref().to_owned());
         self.environment.push(Change::Set(name, value));
         self
+    }
+
+    /// Sets how often a line that is throttled may be repeated. Release builds keep their own intervals.
+    pub fn throttle(self, interval: Duration) -> Self {
+        self.env("SKD_TEST_THROTTLE", interval.as_millis().to_string())
     }
 
     pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {

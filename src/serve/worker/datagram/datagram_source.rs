@@ -28,7 +28,7 @@ use crate::sys::events::{Interest, Poller, is_readable, wait_writable};
 use crate::sys::sockets::is_shut_down;
 use crate::sys::thread;
 
-/// How long a network card may take to have room for another datagram.
+/// How long a network card may take until it takes another datagram.
 const FULL: Duration = Duration::from_millis(10);
 
 /// What handlers of datagrams are for, and all that depends on that.
@@ -127,8 +127,7 @@ pub(super) struct Datagram<'a, M> {
     watched: bool,
     /// Whether it is the rate that keeps datagrams in the sockets.
     closed_by_rate: bool,
-    /// Whether the network had no room for an answer, though it was waited for, and has taken none
-    /// since. Then it isn't waited for again, or a thousand answers would take as many waits.
+    /// Whether the network took no answer, though it was waited for, and has taken none since. Then it isn't waited for again, or a thousand answers would take as many waits.
     pub(super) full: bool,
     /// For each listener, whether a datagram may wait; and whether none ever will again.
     ready: Vec<bool>,
@@ -191,7 +190,7 @@ impl<'a, M: Mode> Datagram<'a, M> {
         }
     }
 
-    /// Sends an answer along the route of a datagram. An answer for which the socket has no room is
+    /// Sends an answer along the route of a datagram. An answer that the socket doesn't take is
     /// lost, as on the network: no other client waits for it.
     pub(super) fn answer(&mut self, listener: usize, route: &Route, payload: &[u8]) {
         if !route.leads_back() {
@@ -202,7 +201,7 @@ impl<'a, M: Mode> Datagram<'a, M> {
         // A UDP socket is emptied by the network card, which waits for nothing; but when a unix
         // socket takes more depends on its owner.
         let waits = route.sender().is_some();
-        if sent == Err(Errno::EAGAIN) && waits && self.has_room(listener) {
+        if sent == Err(Errno::EAGAIN) && waits && self.becomes_writable(listener) {
             sent = datagrams::send(socket, payload, route);
         }
         match sent {
@@ -211,8 +210,8 @@ impl<'a, M: Mode> Datagram<'a, M> {
         }
     }
 
-    /// Waits a moment for a listener to have room for an answer. Returns whether it has.
-    pub(super) fn has_room(&mut self, listener: usize) -> bool {
+    /// Waits a moment until a listener takes an answer. Returns whether it does.
+    pub(super) fn becomes_writable(&mut self, listener: usize) -> bool {
         let socket = &self.service.datagrams[listener];
         self.full = self.full || !wait_writable(socket.as_fd(), FULL);
         !self.full

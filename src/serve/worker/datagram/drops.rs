@@ -1,4 +1,4 @@
-//! Datagrams that were dropped: each is counted, and once a second a line says how many.
+//! Datagrams that were dropped: each is counted, and once a second lines report how many.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
 //! Datagrams that skd receives itself, for handlers of one datagram each ([`per_packet`]) or of all
-//! datagrams of one sender ([`per_peer`]). Answers of a handler leave from the socket and the
+//! datagrams of one sender ([`per_peer`]). Answers of a handler are sent from the socket and the
 //! address that its datagrams arrived at.
 //!
 //! A handler's 0 and 1 are one end of a pair of unix sockets, and skd has the other: an exchange. A
@@ -8,7 +8,7 @@
 
 mod datagram_source;
 mod drops;
-mod parked;
+pub(super) mod parked;
 mod per_packet;
 mod per_peer;
 

@@ -298,7 +298,7 @@ fn filled_pair(payload: &[u8]) -> Result<(OwnedFd, OwnedFd), Errno> {
         SockFlag::SOCK_CLOEXEC,
     )?;
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    // The socket is empty: what it has no room for now, it never has.
+    // The socket is empty: what it doesn't take now, it never does.
     let sent = match payload {
         [] => Ok(0),
         payload => send(ours.as_raw_fd(), payload, flags),

@@ -32,7 +32,7 @@ use crate::sys::sockets::is_shut_down;
 #[derive(Debug)]
 pub(super) struct Peers {
     open: Slab<Exchange>,
-    /// The exchanges whose senders aren't silent, by whom they are with.
+    /// The exchanges whose senders aren't silent.
     known: HashMap<With, usize>,
     /// When a sender may have been silent for too long.
     timers: Timers<()>,
@@ -84,7 +84,7 @@ impl Peers {
 fn put(socket: &OwnedFd, payload: &[u8]) -> Result<(), Errno> {
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     match send(socket.as_raw_fd(), payload, flags) {
-        // Told once, if the other end was closed with unread datagrams.
+        // Returned once, if the other end was closed with unread datagrams.
         Err(Errno::ECONNRESET) => send(socket.as_raw_fd(), payload, flags).map(drop),
         sent => sent.map(drop),
     }
@@ -139,7 +139,7 @@ impl Mode for Peers {
         };
         let count = match answers.receive(&exchange.socket, false) {
             Ok(count) => count,
-            // The handler has ended with unread datagrams. That is told before what it had written.
+            // The handler has ended with unread datagrams. That is returned before what it had written.
             Err(Errno::ECONNRESET) => return,
             Err(_) => return close(source, index),
         };
@@ -307,7 +307,7 @@ fn start<'a>(
     Ok(())
 }
 
-/// Waits for what a handler writes. There is memory for the entry. `known` says whether datagrams
+/// Waits for what a handler writes. There is memory for the entry. `known` is set if datagrams
 /// of the sender are for this handler.
 fn open(source: &mut Datagram<'_, Peers>, exchange: Exchange, known: bool) {
     source.count_opened();
@@ -358,7 +358,7 @@ fn send_answers(source: &mut Datagram<'_, Peers>, listener: usize, route: &Route
         }
         let mut sent = source.mode.answers.send(socket, first, batch, route);
         // The socket is emptied by the network card, which waits for nothing.
-        if sent == Err(Errno::EAGAIN) && source.has_room(listener) {
+        if sent == Err(Errno::EAGAIN) && source.becomes_writable(listener) {
             sent = source.mode.answers.send(socket, first, batch, route);
         }
         match sent {

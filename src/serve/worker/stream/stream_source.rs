@@ -238,7 +238,7 @@ impl<'a> Stream<'a> {
                 if self.services.iter().all(|state| state.queue.is_empty()) {
                     return;
                 }
-                // A client that can't be served now would be told of again and again.
+                // There would be events for clients that can't be served now, again and again.
                 self.services.iter_mut().for_each(ServiceState::unwatch);
                 look(self, self.time_left());
             }

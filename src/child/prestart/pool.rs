@@ -1,0 +1,123 @@
+//! The pool: the parked processes of a service, and what the rest of skd asks of it.
+
+use std::ffi::CString;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::parked::Parked;
+use super::state::State;
+use crate::child::plan::Plan;
+use crate::config::{Prestart, ServiceId};
+use crate::sys::events::{Poller, Waker};
+
+/// How long [`Pool::retire`] waits for the keeper.
+const RESTING: Duration = Duration::from_secs(5);
+
+/// The prestarted handlers of a service. A thread, the keeper, sees to them.
+#[derive(Debug)]
+pub struct Pool {
+    pub(super) service: ServiceId,
+    pub(super) prestart: Prestart,
+    pub(super) plan: Arc<Plan>,
+    /// What all of them have in their environment.
+    pub(super) variables: Arc<[CString]>,
+    state: Mutex<State>,
+    /// The process that the fork server copies. It answers one request after the other: a worker
+    /// locks this until it has the answer. Copies of one process can't be made in parallel anyway.
+    ///
+    /// If both are locked, this comes before the state.
+    template: Mutex<Option<Parked>>,
+    /// Notified when the keeper rests.
+    pub(super) rested: Condvar,
+    pub(super) waker: Waker,
+    pub(super) poller: Poller,
+    pub(super) began: Instant,
+    /// When the sources were last looked at, in milliseconds since then.
+    pub(super) looked: AtomicU64,
+}
+
+impl Pool {
+    /// An empty pool.
+    pub(super) fn new(
+        service: ServiceId,
+        prestart: Prestart,
+        plan: Arc<Plan>,
+        variables: Arc<[CString]>,
+        (waker, poller): (Waker, Poller),
+    ) -> Self {
+        Self {
+            service,
+            prestart,
+            plan,
+            variables,
+            state: Mutex::new(State::new()),
+            template: Mutex::new(None),
+            rested: Condvar::new(),
+            waker,
+            poller,
+            began: Instant::now(),
+            looked: AtomicU64::new(0),
+        }
+    }
+
+    /// Fills the pool, from now on.
+    pub fn refill(&self) {
+        self.state().wanted = true;
+        self.waker.wake();
+    }
+
+    /// Ends and reaps all prestarted handlers, and starts no more until [`Self::refill`].
+    ///
+    /// A start that is under way is ended soon, and waited for; with a limit, for the kernel may
+    /// not let the process go.
+    pub fn retire(&self) {
+        let mut state = self.state();
+        state.wanted = false;
+        state.rests = false;
+        drop(state);
+        self.renew();
+        let state = self.state();
+        let resting = self
+            .rested
+            .wait_timeout_while(state, RESTING, |state| !state.rests);
+        drop(resting);
+    }
+
+    /// Ends all prestarted handlers, and starts others from what PROG is now.
+    pub fn renew(&self) {
+        let mut template = self.template();
+        self.state().renew(template.take());
+        drop(template);
+        self.waker.wake();
+    }
+
+    /// Has the keeper end one after a failure.
+    pub(super) fn discard(&self, parked: Parked) {
+        let mut state = self.state();
+        state.discarded.push(parked);
+        state.postpone();
+        drop(state);
+        self.waker.wake();
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    pub(super) fn template(&self) -> MutexGuard<'_, Option<Parked>> {
+        lock(&self.template)
+    }
+
+    /// How many are parked at most.
+    pub(super) fn most(&self) -> usize {
+        match self.prestart {
+            Prestart::Warm(most) => most.get(),
+            Prestart::ForkServer { .. } => 1,
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,51 @@
+//! The files that a program is made from.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::child::plan::Plan;
+
+/// The files that a program is made from: its own, and those that its arguments name, such as a script.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Sources(Vec<(PathBuf, Option<Stamp>)>);
+
+/// What shows that a file is the same, with the same content.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    /// Seconds and nanoseconds.
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Sources {
+    /// The files as they are now.
+    pub(super) fn of(plan: &Plan) -> Self {
+        let arguments = plan.target().arguments().iter().skip(1);
+        let named = arguments.map(|argument| plan.seen_from_here(argument));
+        let named = named.filter(|path| path.is_file());
+        let all = [plan.path_from_here()].into_iter().chain(named);
+        Self(all.map(|path| (path.clone(), Stamp::of(&path))).collect())
+    }
+
+    /// Whether none of them has changed.
+    pub(super) fn are_unchanged(&self) -> bool {
+        self.0.iter().all(|(path, stamp)| Stamp::of(path) == *stamp)
+    }
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+}

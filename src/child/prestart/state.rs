@@ -1,0 +1,130 @@
+//! What a pool holds at the moment.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::parked::Parked;
+use super::sources::Sources;
+
+/// How many are parked at first, if more may be. Whenever the pool was empty, the number is doubled.
+const FIRST: usize = 4;
+
+/// How long nothing is started after a failure. The pause is doubled each time, up to the longest.
+pub(super) const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// The part of a pool that workers and the keeper share.
+#[derive(Debug)]
+pub(super) struct State {
+    /// Whether the pool is to be filled.
+    pub(super) wanted: bool,
+    /// Whether the keeper has no process, and starts none.
+    pub(super) rests: bool,
+    /// Grows with each renewal: what was begun before one is discarded.
+    pub(super) age: u64,
+    /// Those that serve one connection each, the oldest first.
+    pub(super) parked: VecDeque<Parked>,
+    /// Those that are to be ended.
+    pub(super) discarded: Vec<Parked>,
+    /// How many are to be parked, for now.
+    pub(super) target: usize,
+    /// How many connections found none, since the keeper last looked.
+    pub(super) missed: u32,
+    /// Whether the keeper waits until one is taken; otherwise it looks by itself.
+    pub(super) idle: bool,
+    /// When the template is to be replaced.
+    pub(super) template: Due,
+    /// Whether the program can't be parked.
+    pub(super) unfit: bool,
+    /// Whether it has been parked before.
+    pub(super) proven: bool,
+    /// Whether it keeps what copies of it mustn't share.
+    pub(super) careful: bool,
+    /// When the next one may be started after a failure, and how long the pause was.
+    pub(super) pause: Option<(Instant, Duration)>,
+    /// Until when nothing is started, so that other handlers have the CPU time.
+    pub(super) left_until: Option<Instant>,
+    /// What the parked ones were made from.
+    pub(super) sources: Option<Arc<Sources>>,
+}
+
+/// When the template is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// As soon as possible: there is none.
+    Now,
+    /// When the present one is too old.
+    At(Instant),
+}
+
+impl State {
+    /// Nothing, and nothing wanted yet.
+    pub(super) fn new() -> Self {
+        Self {
+            wanted: false,
+            rests: true,
+            age: 0,
+            parked: VecDeque::new(),
+            discarded: Vec::new(),
+            target: FIRST,
+            missed: 0,
+            idle: false,
+            template: Due::Now,
+            unfit: false,
+            proven: false,
+            careful: false,
+            pause: None,
+            left_until: None,
+            sources: None,
+        }
+    }
+
+    /// Discards all of them, the template too, and forgets what was known of the program.
+    pub(super) fn renew(&mut self, template: Option<Parked>) {
+        self.age += 1;
+        self.discarded.extend(self.parked.drain(..).chain(template));
+        self.template = Due::Now;
+        (self.unfit, self.proven, self.careful) = (false, false, false);
+        (self.pause, self.left_until, self.sources) = (None, None, None);
+    }
+
+    /// Postpones the next start after a failure, and returns by how long.
+    pub(super) fn postpone(&mut self) -> Duration {
+        let now = Instant::now();
+        // Several at a time count once.
+        if let Some((until, pause)) = self.pause
+            && now < until
+        {
+            return pause;
+        }
+        // After enough time without a failure the last pause doesn't count.
+        let recent = self
+            .pause
+            .filter(|(until, pause)| now < *until + *pause * 2);
+        let last = recent.map_or(Duration::ZERO, |(_, pause)| pause);
+        let pause = (last * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        self.pause = Some((now + pause, pause));
+        pause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_with_each_failure_up_to_the_longest() {
+        let mut state = State::new();
+        let mut expected = SHORTEST_PAUSE;
+        for _ in 0..10 {
+            assert_eq!(state.postpone(), expected);
+            // Another failure within the pause doesn't count.
+            assert_eq!(state.postpone(), expected);
+            state.pause = Some((Instant::now(), expected));
+            expected = (expected * 2).min(LONGEST_PAUSE);
+        }
+        state.renew(None);
+        assert_eq!(state.postpone(), SHORTEST_PAUSE);
+    }
+}

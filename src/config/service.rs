@@ -1,0 +1,74 @@
+//! A service: a program, its listeners, and what its clients may do.
+
+use std::ffi::CString;
+use std::num::NonZeroUsize;
+
+use super::{Admission, Listen, Mode, Span, Surroundings};
+
+/// The maximum number of prestarted handlers.
+pub const MOST_WARM: usize = 4096;
+
+/// A program and the listeners that it serves.
+#[derive(Debug)]
+pub struct Service {
+    /// Its name in messages and in the state of an upgrade.
+    pub name: String,
+    /// Its listeners, in the order of the command line. There are none for a program that is only
+    /// run.
+    pub listeners: Vec<Listen>,
+    /// The program's name and arguments.
+    pub command: Vec<CString>,
+    /// How the program gets its clients.
+    pub mode: Mode,
+    /// What a handler of datagrams gets.
+    pub datagrams: DatagramMode,
+    /// The lowest source port of UDP datagrams that are served. Others are dropped, if skd receives
+    /// the datagrams.
+    pub min_source_port: u16,
+    /// The maximum number of concurrent handlers of connections, if there is a limit.
+    pub max_clients: Option<NonZeroUsize>,
+    /// Which clients are admitted, and when.
+    pub admission: Admission,
+    /// How long skd waits for handlers at its end. If unset, it doesn't wait.
+    pub drain: Option<Span>,
+    /// The time between telling a program to end and killing it, if it was set.
+    pub kill_after: Option<Span>,
+    /// How handlers are started before their clients connect, if they are.
+    pub prestart: Option<Prestart>,
+    /// The environment, directory and limits of handlers.
+    pub surroundings: Surroundings,
+}
+
+/// What a handler of datagrams gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DatagramMode {
+    /// The listener itself, until the handler ends (wait mode of inetd).
+    #[default]
+    Wait,
+    /// The datagrams of one sender.
+    PerPeer,
+    /// One datagram.
+    PerPacket,
+}
+
+/// How handlers of connections are started before their clients connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prestart {
+    /// A pool of at most this many prestarted handlers, each for one connection.
+    Warm(NonZeroUsize),
+    /// One template, of which each connection gets a copy.
+    ForkServer {
+        /// The maximum age of the template.
+        max_age: Span,
+    },
+}
+
+impl Prestart {
+    /// Returns the option that asks for it, for messages.
+    pub fn option(self) -> &'static str {
+        match self {
+            Self::Warm(_) => "--warm",
+            Self::ForkServer { .. } => "--fork-server",
+        }
+    }
+}

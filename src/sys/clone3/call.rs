@@ -1,0 +1,62 @@
+//! The call, whatever the architecture.
+
+use std::ffi::{c_int, c_void};
+use std::os::fd::RawFd;
+use std::ptr;
+
+use nix::errno::Errno;
+
+#[cfg(target_arch = "aarch64")]
+use super::aarch64 as arch;
+use super::arguments::{Arguments, Run};
+#[cfg(not(any(target_arch = "aarch64", target_arch = "x86_64")))]
+use super::unsupported as arch;
+#[cfg(target_arch = "x86_64")]
+use super::x86_64 as arch;
+use crate::sys::memory::Stack;
+
+/// Whether the kernel has the call (Linux 5.3), no filter refuses it, and there is code for it here.
+///
+/// A kernel that has it reads the arguments first, and here there are none to be read: EFAULT. Other
+/// errors come from a kernel without it, or from a filter: ENOSYS, EPERM, EINVAL.
+pub(in crate::sys) fn is_available() -> bool {
+    let nothing: *const Arguments = ptr::null();
+    // SAFETY: the kernel makes no process from arguments that it can't read.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, nothing, size_of::<Arguments>()) };
+    arch::IS_SUPPORTED && Errno::result(result) == Err(Errno::EFAULT)
+}
+
+/// Makes a child that runs `run` with `argument` on `stack`, and whose end SIGCHLD reports.
+///
+/// Returns its id: with `CLONE_VFORK` after its exec or end. With `CLONE_PIDFD` its pidfd is written
+/// to `pidfd`.
+///
+/// # Safety
+///
+/// As for clone(2): while the child runs on the stack, nothing else uses it. Whatever `run` and
+/// `argument` refer to stays valid for as long as the child shares this process's memory.
+pub(in crate::sys) unsafe fn clone3(
+    stack: &mut Stack,
+    flags: c_int,
+    run: Run,
+    argument: *mut c_void,
+    pidfd: *mut RawFd,
+) -> Result<c_int, Errno> {
+    let (lowest, length) = stack.usable();
+    let arguments = Arguments {
+        flags: flags as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        pidfd: pidfd as u64,
+        stack: lowest as u64,
+        stack_size: length as u64,
+        ..Arguments::default()
+    };
+    // SAFETY: as the caller has promised; the arguments are a live local, and what they point to
+    // is of the types that the call takes.
+    let result = unsafe { arch::clone3(&arguments, run, argument) };
+    match i32::try_from(result) {
+        Ok(errno @ ..0) => Err(Errno::from_raw(-errno)),
+        Ok(pid) => Ok(pid),
+        Err(_) => Err(Errno::EOVERFLOW),
+    }
+}

@@ -1,0 +1,36 @@
+//! What is needed to park a process.
+
+/// The size of a page.
+pub(super) const PAGE: u64 = 4096;
+
+/// How many files a copy can open again.
+pub const MOST_FILES: usize = 32;
+
+/// What the code in a parked process needs to go on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parking {
+    /// Whether copies go on, one for each descriptor. Otherwise the process does, with the first.
+    pub copies: bool,
+    /// The address that the kernel clears at its end (set_tid_address(2)), if there is one.
+    pub clear_id: Option<u64>,
+    /// Its list of robust futexes and its length (set_robust_list(2)), if it has one.
+    pub robust: Option<[u64; 2]>,
+    /// The files, at most [`MOST_FILES`], that a copy opens again: all that inherit a descriptor
+    /// share its position.
+    pub files: Vec<OpenFile>,
+}
+
+/// A regular file or directory that a process has open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenFile {
+    /// Its descriptor.
+    pub number: u32,
+    /// The earlier descriptor for the same open file: it is duplicated, not opened again.
+    pub like: Option<u32>,
+    /// The flags of open(2) to open it with.
+    pub flags: i32,
+    /// The position in it.
+    pub offset: u64,
+    /// Whether it is closed at an exec.
+    pub close_on_exec: bool,
+}
