@@ -316,7 +316,10 @@ fn rules_outlast_a_chroot_and_the_loss_of_rights() {
     assert_eq!(let_in(&skd, &FOUR), ["127.0.0.3"]);
     // Nobody is asked there for a name, and this one wasn't known.
     outside.write("rules", "allow all\nallow gid=root");
-    reread(&skd, "line 2, column 7: 'root' can't be looked up in another");
+    reread(
+        &skd,
+        "line 2, column 7: 'root' can't be looked up in another",
+    );
     assert_eq!(let_in(&skd, &FOUR), ["127.0.0.3"]);
     outside.write("rules", "allow all");
     outside.chmod("rules", 0o600);
