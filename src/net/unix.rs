@@ -258,7 +258,7 @@ enum Usage {
 ///
 /// This connects a datagram socket to it, which has no effect there: a stream or seqpacket socket
 /// is of another type, and a datagram socket doesn't notice. A connection of the same type would
-/// run a handler. It also couldn't distinguish a stale socket from one that has a full backlog or
+/// run a handler. It also couldn't distinguish a stale socket from a socket with a full backlog or
 /// doesn't listen yet.
 fn usage(path: &Path) -> io::Result<Usage> {
     let probe = Socket::new(Domain::UNIX, Type::DGRAM.cloexec(), None)?;

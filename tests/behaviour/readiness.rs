@@ -805,7 +805,7 @@ fn full() -> (PipeReader, PipeWriter) {
 #[test]
 fn nobody_at_the_other_end_is_told_of_and_no_reason_not_to_serve() {
     let told = |skd: Running, why: &str| {
-        let line = skd.wait_for_log("skd: --ready-fd 3: nobody could be told there: ");
+        let line = skd.wait_for_log("skd: --ready-fd 3: the newline can't be written: ");
         assert!(line.ends_with(why), "{line}");
         assert_eq!(talk(skd.connect(), b"there"), b"there");
     };

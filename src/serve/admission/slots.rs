@@ -3,7 +3,7 @@
 //! hand.
 //!
 //! Where connections are accepted that may have to wait before they need a slot, or that are
-//! rejected if there is none, no worker takes one in advance: idle there, it would be one that a
+//! rejected if there is none, no worker takes one in advance: idle there, it would be a slot that a
 //! connection in another thread waits for.
 
 use std::num::NonZeroUsize;
@@ -151,7 +151,7 @@ impl Slots {
             .is_ok()
     }
 
-    /// Frees one; `thread` is the one that does.
+    /// Frees one; `thread` is the thread that does.
     fn free(&self, thread: Option<usize>) {
         if self.limit.is_none() {
             return;

@@ -182,7 +182,7 @@ impl Watch {
     }
 
     /// Returns what is to be done now, and goes on to what is next. `ask` returns how long a
-    /// connection has been idle, and `None` for one that no process has any more.
+    /// connection has been idle, and `None` for a connection that no process has any more.
     fn step(
         &mut self,
         limits: &TimeLimits,
