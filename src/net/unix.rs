@@ -24,11 +24,11 @@ use crate::sys::process::{Capability, has_capability};
 pub struct SocketFile {
     entry: Entry,
     id: FileId,
-    /// Whether the previous process image still owns the file.
+    /// Whether the previous binary still owns the file.
     borrowed: bool,
 }
 
-/// A socket file as it is saved for the next process image.
+/// A socket file as it is saved for the next binary.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedFile {
     entry: SavedEntry,
@@ -37,7 +37,7 @@ pub struct SavedFile {
 }
 
 impl SocketFile {
-    /// Saves the file for the next process image.
+    /// Saves the file for the next binary.
     pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedFile, Errno> {
         let (device, inode) = self.id.numbers();
         Ok(SavedFile {
@@ -47,7 +47,7 @@ impl SocketFile {
         })
     }
 
-    /// Restores a file of the previous process image. Until [`Self::own`], dropping this doesn't
+    /// Restores a file of the previous binary. Until [`Self::own`], dropping this doesn't
     /// remove the file.
     pub fn restore(saved: SavedFile) -> Result<Self, Errno> {
         Ok(Self {
