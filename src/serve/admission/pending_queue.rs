@@ -106,7 +106,8 @@ impl PendingQueue {
         if client.stage.is_clients() {
             self.silent.extend(due);
             source.silent.extend(due);
-        } else if let Some(line) = self.line(&pending) {
+        }
+        if let Some(line) = self.line(&pending) {
             line.insert(id);
         }
         self.pending.insert(id, pending);
@@ -135,9 +136,8 @@ impl PendingQueue {
                 self.sources.remove(&client.source);
             }
         }
-        if !client.stage.is_clients()
-            && let Some(line) = self.line(&pending)
-        {
+        // None if the client has to send something.
+        if let Some(line) = self.line(&pending) {
             line.remove(&id);
         }
         Some(pending)

@@ -160,10 +160,8 @@ impl Slots {
         // All of them, where the first may only have asked whether to accept.
         let one = self.when == When::Before;
         // A worker that waits for the slot and frees it itself needn't be woken.
-        if let Some(waiting) = thread.and_then(|thread| self.waiting.get(thread))
-            && waiting.swap(false, Ordering::SeqCst)
-            && one
-        {
+        let own = thread.and_then(|thread| self.waiting.get(thread));
+        if own.is_some_and(|waiting| waiting.swap(false, Ordering::SeqCst)) && one {
             return;
         }
         for (waiting, waker) in self.waiting.iter().zip(&*self.wakers) {

@@ -370,9 +370,8 @@ impl Part {
 
     /// Adds it to those without handlers, for which there is always memory.
     fn set_idle(&mut self, index: u32) {
-        if self.idle.len() == PART
-            && let Some(other) = self.fullest()
-        {
+        let is_full = self.idle.len() == PART;
+        if let Some(other) = is_full.then(|| self.fullest()).flatten() {
             self.forget_idle(other);
         }
         self.entries[index as usize].idle = self.idle.len() as u16;

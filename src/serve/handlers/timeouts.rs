@@ -198,9 +198,8 @@ impl Watch {
             self.kill_at = None;
             return Some(Act::Kill);
         }
-        if let Some(limit) = limits.timeout
-            && self.end_at.is_some_and(|end_at| end_at <= now)
-        {
+        let reached = self.end_at.is_some_and(|end_at| end_at <= now);
+        if let Some(limit) = limits.timeout.filter(|_| reached) {
             return Some(self.terminate(limits, now, Late::Running(limit)));
         }
         let idle = self.idle.as_mut().filter(|idle| idle.look_at <= now)?;
