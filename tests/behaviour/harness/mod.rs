@@ -34,7 +34,6 @@
 // No topic uses everything.
 #![allow(dead_code, unused_imports)]
 
-mod ahead;
 mod capture;
 mod cgroup;
 mod client;
@@ -47,6 +46,7 @@ mod manager;
 mod namespace;
 mod options;
 mod prepare;
+mod prestart;
 mod process;
 mod program;
 mod running;
@@ -57,7 +57,6 @@ mod syslog;
 mod tampering;
 mod terminal;
 
-pub use self::ahead::{Way, image, is_parked, parked, slay_if_parked};
 pub use self::capture::{Capture, Line, Source};
 pub use self::cgroup::Cgroup;
 pub use self::client::{
@@ -72,6 +71,7 @@ pub use self::idle::{assert_idle, is_asleep, switches, wait_asleep, watch};
 pub use self::instance::Instance;
 pub use self::manager::{Notice, ServiceManager};
 pub use self::namespace::Namespace;
+pub use self::prestart::{Way, exec_id, is_parked, parked, slay_if_parked};
 pub use self::process::{
     SignalMasks, capabilities, children, command, cpu_ticks, descendants, descriptors, environment,
     exists, idle_descriptors, ids, is_in_call, is_zombie, limit, mark_of, parent, process_group,

@@ -24,7 +24,7 @@ impl Way {
     pub const ALL: &[Self] = &[Self::Exec, Self::Warm(4), Self::Fork];
 
     /// Those that start something ahead.
-    pub const AHEAD: &[Self] = &[Self::Warm(4), Self::Fork];
+    pub const PRESTARTED: &[Self] = &[Self::Warm(4), Self::Fork];
 
     /// The options that ask for it.
     pub fn options(self) -> Vec<String> {
@@ -46,7 +46,7 @@ impl Way {
     }
 
     /// How many stand ready while nobody comes.
-    pub fn stock(self) -> usize {
+    pub fn pool_size(self) -> usize {
         match self {
             Self::Exec => 0,
             Self::Warm(count) => count,
@@ -63,7 +63,7 @@ impl Way {
         let mut found = Vec::new();
         skd.wait_until("the stock stands ready", || {
             found = parked(skd.pid());
-            found.len() == self.stock()
+            found.len() == self.pool_size()
         });
         found
     }
@@ -71,22 +71,22 @@ impl Way {
     /// A client that has come and hasn't said anything, and its handler, which is one that stood ready or a fork of
     /// one. It may not end before it hears from its client.
     #[track_caller]
-    pub fn hand_over(self, skd: &Instance) -> (TcpStream, i32) {
+    pub fn connect(self, skd: &Instance) -> (TcpStream, i32) {
         let ready = self.ready(skd);
-        let images: Vec<u64> = ready.iter().copied().filter_map(image).collect();
+        let exec_ids: Vec<u64> = ready.iter().copied().filter_map(exec_id).collect();
         let programs: Vec<_> = ready.iter().copied().map(program).collect();
-        assert_eq!(images.len(), self.stock());
-        let (before, its_own) = (self.serving(skd), image(skd.pid()));
+        assert_eq!(exec_ids.len(), self.pool_size());
+        let (before, its_own) = (self.serving(skd), exec_id(skd.pid()));
         let (client, mut handler) = (skd.connect(), None);
         skd.wait_until("a handler that stood ready", || {
             let mut serving = self.serving(skd);
             serving.retain(|pid| !before.contains(pid));
             handler = serving.into_iter().find(|&pid| {
-                let same = image(pid).is_some_and(|image| images.contains(&image));
+                let same = exec_id(pid).is_some_and(|exec_id| exec_ids.contains(&exec_id));
                 // It may have become another program since.
                 let same = || same || !programs.contains(&program(pid));
                 match self {
-                    Self::Exec => image(pid).is_some_and(|image| Some(image) != its_own),
+                    Self::Exec => exec_id(pid).is_some_and(|exec_id| Some(exec_id) != its_own),
                     Self::Warm(_) => ready.contains(&pid) && same(),
                     Self::Fork => !ready.contains(&pid) && same(),
                 }
@@ -101,7 +101,7 @@ impl Way {
     pub fn wait_idle(self, skd: &Instance) {
         skd.wait_until("nothing but the stock is left", || {
             let found = parked(skd.pid());
-            found.len() == self.stock() && children(skd.pid()).len() == found.len()
+            found.len() == self.pool_size() && children(skd.pid()).len() == found.len()
         });
     }
 
@@ -113,7 +113,7 @@ impl Way {
         skd.wait_until(&format!("{count} handlers serve"), || {
             let ready = parked(skd.pid()).len();
             found = self.serving(skd);
-            ready == self.stock() && found.len() == count
+            ready == self.pool_size() && found.len() == count
         });
         found
     }
@@ -173,7 +173,7 @@ fn program(pid: i32) -> Option<PathBuf> {
 
 /// What an exec has given a process, and its forks have too: where its stack begins, which is random. `None` for one that
 /// is gone.
-pub fn image(pid: i32) -> Option<u64> {
+pub fn exec_id(pid: i32) -> Option<u64> {
     stat_field(pid, 28)?
         .parse()
         .ok()
