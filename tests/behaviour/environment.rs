@@ -1,4 +1,4 @@
-//! What a handler's environment has, and what it doesn't.
+//! The environment of a handler.
 
 use crate::harness::{
     Directory, MARK, Namespace, Program, ServiceManager, Skd, ask_udp, ask_unix_datagram, connect,
@@ -58,7 +58,7 @@ type Variables = BTreeMap<String, String>;
 
 static MANAGER: LazyLock<ServiceManager> = LazyLock::new(ServiceManager::without_a_path);
 
-/// skd with just PATH, one variable of no meaning, and a lie for each reserved name.
+/// skd with just PATH, one meaningless variable, and a false value for each reserved name.
 fn lied_to(skd: Skd) -> Skd {
     let mut skd = skd
         .env_clear()
@@ -66,7 +66,7 @@ fn lied_to(skd: Skd) -> Skd {
         .env("KEPT", "kept");
     for name in RESERVED {
         let lie = match *name {
-            // These skd believes itself.
+            // skd itself reads these.
             "NOTIFY_SOCKET" => MANAGER.address(),
             "WATCHDOG_PID" | "WATCHDOG_USEC" => "4321",
             _ => "a lie",
@@ -76,10 +76,10 @@ fn lied_to(skd: Skd) -> Skd {
     skd
 }
 
-/// PROG with arguments that writes its environment as it is, NUL after each; unlike the shell, which adds some.
+/// PROG with arguments that prints its environment as it is, NUL after each entry; a shell would add some.
 const SHOW: (&str, [&str; 1]) = ("env", ["-0"]);
 
-/// The same for datagrams: takes one, and sends its environment back where it came from.
+/// The same for datagrams: receives one, and sends its environment to the sender.
 fn show_by_datagram() -> (&'static str, [&'static str; 2]) {
     requires_command("perl");
     const SHOW: &str = "defined(my $from = recv(STDIN, my $bytes, 65536, 0)) or die $!; \
@@ -88,7 +88,7 @@ fn show_by_datagram() -> (&'static str, [&'static str; 2]) {
     ("perl", ["-e", SHOW])
 }
 
-/// What was written, without the two variables that all have.
+/// Parses what was printed, without the two variables that all have.
 fn read(bytes: &[u8]) -> Variables {
     let text = std::str::from_utf8(bytes).expect("UTF-8");
     let mut seen = Variables::new();
@@ -114,7 +114,7 @@ fn expect(seen: Variables, expected: &[(&str, String)]) {
     assert_eq!(seen, all);
 }
 
-/// What a handler of a TCP connection gets.
+/// The variables of a handler of a TCP connection.
 fn tcp(ours: SocketAddr, ip: &str, theirs: SocketAddr) -> Vec<(&'static str, String)> {
     vec![
         ("PROTO", "TCP".into()),
@@ -155,7 +155,7 @@ fn of_a_tcp_connection() {
 
 #[test]
 fn of_a_connection_is_its_own() {
-    // One thread's environment is used for one connection after the other.
+    // One thread uses one environment for one connection after the other.
     let skd = Skd::new(["--threads", "1", "-t0"])
         .run_with("sh", ["-c", "echo $TCPREMOTEIP $TCPREMOTEPORT $TCPLOCALIP"]);
     let port = skd.port();
@@ -179,7 +179,7 @@ fn of_a_link_local_tcp_connection_has_the_interface() {
     namespace.add_address("fe80::1/64");
     for listener in ["[fe80::1%lo]:0", "0"] {
         let skd = lied_to(Skd::new(["-vt", listener]))
-            // Abstract names are those of a network.
+            // Abstract names belong to a network namespace.
             .env_remove("NOTIFY_SOCKET")
             .inside(&namespace)
             .run_with(SHOW.0, SHOW.1);
@@ -248,7 +248,7 @@ fn of_a_unix_connection_names_its_user() {
 }
 
 #[test]
-fn of_a_client_that_cannot_be_seen_has_no_pid() {
+fn of_an_invisible_client_has_no_pid() {
     requires_root();
     requires_command("unshare");
     let directory = Directory::new();
@@ -325,7 +325,7 @@ fn of_a_unix_datagram_socket() {
 }
 
 #[test]
-fn of_each_datagram_is_that_of_the_first() {
+fn of_all_datagrams_is_that_of_the_first() {
     let (prog, args) = show_by_datagram();
     let skd = lied_to(Skd::new(["-u", "127.0.0.1:0"])).run_with(prog, args);
     for _ in 0..3 {
@@ -339,7 +339,7 @@ fn of_each_datagram_is_that_of_the_first() {
 }
 
 #[test]
-fn is_inherited_but_for_what_skd_sets() {
+fn is_inherited_except_for_what_skd_sets() {
     each_program(|program| {
         let skd = program
             .skd(["-t", "127.0.0.1:0"])
@@ -348,14 +348,14 @@ fn is_inherited_but_for_what_skd_sets() {
             .run_with(SHOW.0, SHOW.1);
         let seen = read(&talk(skd.connect(), b""));
         assert_eq!(seen["ONE"], "1");
-        // Only what skd doesn't know is left out; what somebody set to nothing is passed on.
+        // Only reserved names are left out; a variable that the caller set to nothing is passed on.
         assert_eq!(seen["EMPTY"], "");
         assert_eq!(seen.contains_key("REMOTE_ADDR"), program == Program::Ours);
     });
 }
 
 #[test]
-fn names_that_merely_look_alike_are_kept() {
+fn names_similar_to_reserved_ones_are_kept() {
     let alike = [
         "TCPLOCAL",
         "TCPLOCALIPX",
