@@ -36,7 +36,7 @@ pub fn run(config: &Config, faults: Vec<Error>) -> Result<u8, Error> {
         verdict.keep(Log::check(daemon.log.as_ref()));
         capacity::notes(daemon, service);
         program(daemon, service, rules, &mut verdict)?;
-        if let Some(limits) = TimeLimits::of(daemon, service) {
+        if let Some(limits) = TimeLimits::of(service) {
             verdict.keep(limits.check());
         }
         // A start notices these last.

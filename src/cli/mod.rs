@@ -182,18 +182,18 @@ fn config(args: &Args<'_>, known: Option<Known>) -> Config {
         datagrams,
     };
     let admission = admission::admission(args, clients);
+    let log = args.read("log", LogTarget::parse);
+    let pidfile = args.read("pidfile", values::path);
+    let mode = program::mode(args);
+    let drain = args.read("drain", values::duration);
+    let kill_after = args.read("kill-after", values::duration);
     Config {
         daemon: Daemon {
             verbosity: args.matches.get_count("verbose"),
             background: args.flag("background"),
-            log: args.read("log", LogTarget::parse),
-            pidfile: args.read("pidfile", values::path),
-            supervise,
-            on_demand: args.flag("on-demand"),
-            idle_exit: args.read("idle-exit", values::duration),
+            log,
+            pidfile,
             ready_fd,
-            drain: args.read("drain", values::duration),
-            kill_after: args.read("kill-after", values::duration),
             identity,
             root,
             threads: args.read("threads", values::threads),
@@ -203,7 +203,9 @@ fn config(args: &Args<'_>, known: Option<Known>) -> Config {
             surroundings,
             admission,
             prestart: prestart::prestart(args, &listeners, accepts),
-            wait: args.flag("wait"),
+            mode,
+            drain,
+            kill_after,
             min_source_port: datagrams::min_source_port(args, datagrams, &listeners),
             datagrams,
             listeners,

@@ -4,7 +4,7 @@ use std::ffi::{CString, OsStr, OsString};
 
 use super::args::Args;
 use super::{options, values};
-use crate::config::{Limit, Surroundings};
+use crate::config::{Limit, Mode, Supervise, Surroundings};
 
 /// Reads PROG and its arguments.
 pub(super) fn command(args: &Args<'_>) -> Vec<CString> {
@@ -29,6 +29,21 @@ pub(super) fn service_name(command: &[CString]) -> String {
         .map_or_else(Vec::new, |name| name.as_bytes().to_vec());
     let name = program.rsplit(|byte| *byte == b'/').next();
     String::from_utf8_lossy(name.unwrap_or_default()).into_owned()
+}
+
+/// Returns how PROG gets its clients.
+pub(super) fn mode(args: &Args<'_>) -> Mode {
+    let idle_exit = args.read("idle-exit", values::duration);
+    if args.flag("supervise") {
+        Mode::Supervise(Supervise {
+            on_demand: args.flag("on-demand"),
+            idle_exit,
+        })
+    } else if args.flag("wait") {
+        Mode::Wait
+    } else {
+        Mode::PerConnection
+    }
 }
 
 /// Reads the process attributes of handlers.

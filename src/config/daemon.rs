@@ -26,19 +26,8 @@ pub struct Daemon {
     pub log: Option<LogTarget>,
     /// The file that the process id is written to.
     pub pidfile: Option<PathBuf>,
-    /// Whether to run the program as one process that gets the listeners, and to run it again
-    /// whenever it exits.
-    pub supervise: bool,
-    /// Whether each run of a supervised program waits for a client first.
-    pub on_demand: bool,
-    /// How long a supervised program may have no clients before it is told to end.
-    pub idle_exit: Option<Span>,
     /// The descriptor that gets a newline when skd is ready: standard output, or one from 3 up.
     pub ready_fd: Option<i32>,
-    /// How long skd waits for handlers at its end. If unset, it doesn't wait.
-    pub drain: Option<Span>,
-    /// The time between telling a program to end and killing it, if it was set.
-    pub kill_after: Option<Span>,
     /// The user to become after binding.
     pub identity: Option<Identity>,
     /// The root directory to enter before that.

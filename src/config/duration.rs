@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Refused;
 
 /// The units in milliseconds, the longest first.
@@ -19,7 +21,7 @@ const UNITS: [(&str, u64); 5] = [
 const LONGEST: u64 = 3_650 * 86_400_000;
 
 /// A duration in whole milliseconds. It is formatted in the form in which it is parsed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Span(u64);
 
 impl Span {

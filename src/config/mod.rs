@@ -11,6 +11,7 @@ mod duration;
 mod escapes;
 mod listen;
 mod log_target;
+mod mode;
 mod peer;
 mod prefix;
 pub mod proxy_header;
@@ -36,6 +37,7 @@ pub use duration::Span;
 pub use escapes::{quoted, unescape};
 pub use listen::{Endpoint, Listen, SocketSource};
 pub use log_target::{Level, LogTarget};
+pub use mode::{Mode, Supervise};
 pub use peer::{Datagram, Peer, Proxied};
 pub use prefix::Prefix;
 pub use rate::Rate;
@@ -54,6 +56,6 @@ pub use variables::is_reserved_variable;
 pub struct Config {
     /// The configuration of the process as a whole.
     pub daemon: Daemon,
-    /// The services. A command line defines one.
+    /// The services, each with a name of its own. A command line defines one.
     pub services: Vec<Service>,
 }

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::num::NonZeroUsize;
 
-use super::{Admission, Listen, Span, Surroundings};
+use super::{Admission, Listen, Mode, Span, Surroundings};
 
 /// The maximum number of prestarted handlers.
 pub const MOST_WARM: usize = 4096;
@@ -18,8 +18,8 @@ pub struct Service {
     pub listeners: Vec<Listen>,
     /// The program's name and arguments.
     pub command: Vec<CString>,
-    /// Whether handlers get the stream listener itself and accept connections (wait mode of inetd).
-    pub wait: bool,
+    /// How the program gets its clients.
+    pub mode: Mode,
     /// What a handler of datagrams gets.
     pub datagrams: DatagramMode,
     /// The lowest source port of UDP datagrams that are served. Others are dropped, if skd receives
@@ -29,6 +29,10 @@ pub struct Service {
     pub max_clients: Option<NonZeroUsize>,
     /// Which clients are admitted, and when.
     pub admission: Admission,
+    /// How long skd waits for handlers at its end. If unset, it doesn't wait.
+    pub drain: Option<Span>,
+    /// The time between telling a program to end and killing it, if it was set.
+    pub kill_after: Option<Span>,
     /// How handlers are started before their clients connect, if they are.
     pub prestart: Option<Prestart>,
     /// The environment, directory and limits of handlers.

@@ -1,9 +1,7 @@
 //! The number of a service among those of the daemon.
 
-use serde::{Deserialize, Serialize};
-
 /// Identifies a service within one process. Another process knows it by its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceId(u16);
 
 impl ServiceId {

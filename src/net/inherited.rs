@@ -23,6 +23,15 @@ pub struct InheritedListener {
     pub(super) listener: Listener,
 }
 
+impl InheritedListener {
+    /// Returns whether it was inherited for one of these.
+    pub fn is_of(&self, wanted: &[Listen]) -> bool {
+        let source = self.source;
+        let same = |listen: &Listen| listen.endpoint == Endpoint::Inherited { source };
+        wanted.iter().any(same)
+    }
+}
+
 impl AsFd for InheritedListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
@@ -34,7 +43,9 @@ const FIRST: i32 = 3;
 
 /// Takes over all inherited sockets that the command line names. Call this before anything else is
 /// opened or closed. It changes nothing about the sockets.
-pub fn inherit_all(wanted: &[Listen]) -> Result<Vec<InheritedListener>, Error> {
+pub fn inherit_all<'a>(
+    wanted: impl IntoIterator<Item = &'a Listen>,
+) -> Result<Vec<InheritedListener>, Error> {
     let mut found = Vec::new();
     // The descriptors taken so far, each with its option.
     let mut taken: Vec<(i32, &str)> = Vec::new();

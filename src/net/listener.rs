@@ -64,14 +64,20 @@ pub(super) struct FoundSocket {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedListener {
     socket: i32,
-    style: Style,
-    bound_address: SavedAddress,
+    address: ListenerAddress,
     /// Whether another program has made it.
     inherited: bool,
 }
 
+/// The style and the bound address of a listener, by which another process knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerAddress {
+    style: Style,
+    bound_address: SavedAddress,
+}
+
 /// A bound address, with paths and names as bytes, since they may not be UTF-8.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum SavedAddress {
     Inet(SocketAddr),
     Path(OsString),
@@ -129,8 +135,15 @@ impl Listener {
     pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedListener, Errno> {
         Ok(SavedListener {
             socket: to.pass(&self.socket)?,
-            style: self.style,
+            address: self.address(),
             inherited: self.inherited.is_some(),
+        })
+    }
+
+    /// Returns what another process knows it by.
+    pub fn address(&self) -> ListenerAddress {
+        ListenerAddress {
+            style: self.style,
             bound_address: match &self.bound_address {
                 BoundAddress::Inet(address) => SavedAddress::Inet(*address),
                 BoundAddress::Unix(UnixAddress::Path(path)) => SavedAddress::Path(path.into()),
@@ -138,12 +151,16 @@ impl Listener {
                     SavedAddress::Abstract(name.clone())
                 }
             },
-        })
+        }
     }
 
     /// Restores a listener of the previous process image, which listens already.
     pub fn restore(saved: SavedListener) -> Result<Self, Errno> {
-        let bound_address = match saved.bound_address {
+        let ListenerAddress {
+            style,
+            bound_address,
+        } = saved.address;
+        let bound_address = match bound_address {
             SavedAddress::Inet(address) => BoundAddress::Inet(address),
             SavedAddress::Path(path) => BoundAddress::Unix(UnixAddress::Path(path.into())),
             SavedAddress::Abstract(name) => BoundAddress::Unix(UnixAddress::Abstract(name)),
@@ -151,8 +168,8 @@ impl Listener {
         Ok(Self {
             file: None,
             socket: descriptors::claim(saved.socket)?.into(),
-            style: saved.style,
-            variables: variables::of_listener(saved.style, &bound_address),
+            style,
+            variables: variables::of_listener(style, &bound_address),
             bound_address,
             backlog: None,
             inherited: saved.inherited.then_some(Inherited {

@@ -20,8 +20,9 @@ mod wait_mode;
 mod worker;
 
 pub use admission::{Client, Decision, Ready, Rules, SavedRules};
-pub use control::drain::DrainTimeouts;
-pub use control::{Daemon, Resources, upgrade};
+pub use control::{
+    Daemon, Origin, Prepared, RemovedService, Resources, Restored, RestoredService, upgrade,
+};
 pub use handlers::linger::most as most_lingering;
-pub use service::{Prepared, TimeLimits};
+pub use service::{DrainTimeouts, TimeLimits};
 pub use worker::{acceptors, datagram_workers};

@@ -1,57 +1,29 @@
-//! One service: what its handlers are made from, where its clients come, and what is asked of them.
+//! A service as the threads that serve it share it, and the times that its handlers are held to.
 
 use std::ffi::CString;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::admission::{Policy, Rules, RulesHandle, Slots};
-use crate::child::{Plan, Pool};
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 
-use crate::config::{
-    self, Admission, Daemon, DatagramMode, KILL_AFTER, Listen, Prestart, ServiceId, Span, Style,
-};
+use super::admission::{Policy, Rules, RulesHandle, Slots, When};
+use crate::child::{Plan, Pool};
+use crate::config::{self, DatagramMode, KILL_AFTER, Listen, ServiceId, Span, Style};
 use crate::error::Error;
 use crate::net::Listener;
-use crate::setup::RuleFiles;
 use crate::sys::diagnosis::Diagnosis;
+use crate::sys::events::Waker;
 
-/// A service whose sockets are bound and whose plan was proved, before any thread serves it.
-#[derive(Debug)]
-pub struct Prepared {
-    /// Its name in messages and in the state of an upgrade.
-    pub name: String,
-    /// How its handlers are made.
-    pub plan: Plan,
-    /// Its sockets, which listen.
-    pub listeners: Vec<Listener>,
-    /// Whether its stream listeners are in wait mode, as datagram ones are by default.
-    pub wait: bool,
-    /// What handlers of its datagram listeners are for.
-    pub datagrams: DatagramMode,
-    /// The lowest source port of UDP datagrams that are accepted, where skd receives them.
-    pub min_source_port: u16,
-    /// The largest number of handlers that run at once, except in wait mode.
-    pub max_clients: Option<NonZeroUsize>,
-    /// What else is asked of clients.
-    pub admission: Admission,
-    /// Whether handlers are started before their clients come, and how.
-    pub prestart: Option<Prestart>,
-    /// The time limits of its handlers.
-    pub limits: Option<TimeLimits>,
-    /// How long input is drained after a handler's end.
-    pub linger: Option<Span>,
-    /// The rules about clients, and the files that they are read from again.
-    pub rules: Option<(Rules, RuleFiles)>,
-}
+/// How long a sender of datagrams may be silent, where it isn't said.
+const PEER_IDLE: Span = Span::seconds(60);
 
 /// A service as the threads that serve it share it.
 #[derive(Debug)]
 pub(in crate::serve) struct Service {
     pub(in crate::serve) id: ServiceId,
-    pub(in crate::serve) name: String,
+    /// How its handlers are made.
     pub(in crate::serve) plan: Arc<Plan>,
     /// Prestarted handlers, where there are any.
     pub(in crate::serve) pool: Option<Arc<Pool>>,
@@ -63,6 +35,7 @@ pub(in crate::serve) struct Service {
     /// The datagram listeners from which skd receives.
     pub(in crate::serve) datagrams: Vec<Listener>,
     pub(in crate::serve) datagram_mode: DatagramMode,
+    /// The lowest source port of UDP datagrams that are accepted.
     pub(in crate::serve) min_source_port: u16,
     /// How long a sender of datagrams may be silent before its handler reads the end.
     pub(in crate::serve) peer_idle: Duration,
@@ -77,17 +50,62 @@ pub(in crate::serve) struct Service {
     pub(in crate::serve) asks_backlog: AtomicBool,
 }
 
+/// What a service consists of before it is shared.
+#[derive(Debug)]
+pub(in crate::serve) struct Parts {
+    pub(in crate::serve) plan: Arc<Plan>,
+    pub(in crate::serve) pool: Option<Arc<Pool>>,
+    pub(in crate::serve) pool_variables: Vec<CString>,
+    pub(in crate::serve) listeners: Vec<Listener>,
+    pub(in crate::serve) datagrams: Vec<Listener>,
+    pub(in crate::serve) rules: Option<Rules>,
+}
+
 impl Service {
-    /// Whether skd itself accepts or receives for this service, so that its slots count.
+    /// Makes a service from its configuration and its parts. `wakers` are the workers'.
+    pub(in crate::serve) fn new(
+        id: ServiceId,
+        config: config::Service,
+        parts: Parts,
+        wakers: &Arc<[Waker]>,
+    ) -> Self {
+        let linger = config.admission.linger;
+        let peer_idle = config.admission.idle_timeout.unwrap_or(PEER_IDLE);
+        let policy = Policy::new(config.admission, !parts.datagrams.is_empty(), wakers);
+        let when = policy.as_ref().map_or(When::Before, Policy::slots_when);
+        Self {
+            id,
+            plan: parts.plan,
+            pool: parts.pool,
+            pool_variables: parts.pool_variables,
+            listeners: parts.listeners,
+            datagrams: parts.datagrams,
+            datagram_mode: config.datagrams,
+            min_source_port: config.min_source_port,
+            peer_idle: peer_idle.into(),
+            slots: Slots::new(config.max_clients, when, Arc::clone(wakers)),
+            policy,
+            linger: linger.map(Into::into),
+            rules: parts.rules.map(RulesHandle::new),
+            asks_backlog: AtomicBool::new(false),
+        }
+    }
+
+    /// Returns whether skd itself accepts or receives for this service, so that its slots count.
     pub(in crate::serve) fn takes_slots(&self) -> bool {
         !self.listeners.is_empty() || !self.datagrams.is_empty()
     }
+
+    /// Returns whether connections of this service may linger.
+    pub(in crate::serve) fn lingers(&self) -> bool {
+        self.linger.is_some() || self.policy.as_ref().is_some_and(Policy::tells)
+    }
 }
 
-/// What a service asks of its connections' handlers.
-#[derive(Clone, Copy, Debug)]
+/// How long the handlers of a service may run.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct TimeLimits {
-    /// How long one may run.
+    /// How long a handler may run.
     pub timeout: Option<Span>,
     /// How long its connection may be idle, if it is one of TCP.
     pub idle: Option<Span>,
@@ -96,26 +114,45 @@ pub struct TimeLimits {
 }
 
 impl TimeLimits {
-    /// Those of a service, if it has any.
-    pub fn of(daemon: &Daemon, service: &config::Service) -> Option<Self> {
-        // Of datagrams it is skd that knows who is idle.
+    /// The limits of a service, if it has any.
+    pub fn of(service: &config::Service) -> Option<Self> {
+        // skd itself sees which sender of datagrams is idle.
         let stream = |listen: &Listen| listen.endpoint.style().is_none_or(Style::has_connections);
         let has_streams = service.listeners.iter().any(stream);
         let limits = Self {
             timeout: service.admission.timeout,
             idle: service.admission.idle_timeout.filter(|_| has_streams),
-            kill_after: daemon.kill_after.unwrap_or(KILL_AFTER),
+            kill_after: service.kill_after.unwrap_or(KILL_AFTER),
         };
         limits.timeout.or(limits.idle).map(|_| limits)
     }
 
-    /// Says why nobody could be held to them here, whatever the sockets.
+    /// Says why no handler could be held to them here, whatever the sockets.
     pub fn check(&self) -> Result<(), Error> {
         if self.idle.is_none() {
             return Ok(());
         }
         let mut diagnosis = Diagnosis::new().map_err(cannot_ask)?;
         diagnosis.tells_of_tcp().map_err(cannot_ask)
+    }
+}
+
+/// How long the handlers of a service are waited for at the end.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct DrainTimeouts {
+    /// How long they may run on.
+    pub drain: Span,
+    /// How long they may run after they were told to end.
+    pub kill_after: Span,
+}
+
+impl DrainTimeouts {
+    /// The drain timeouts of a service, if its handlers are waited for.
+    pub fn of(service: &config::Service) -> Option<Self> {
+        Some(Self {
+            drain: service.drain?,
+            kill_after: service.kill_after.unwrap_or(KILL_AFTER),
+        })
     }
 }
 

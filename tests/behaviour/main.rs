@@ -58,6 +58,7 @@ mod recipes;
 mod resources;
 mod rules;
 mod seqpacket;
+mod services;
 mod shortages;
 mod signals;
 mod socket_activation;

@@ -339,7 +339,7 @@ fn what_cannot_take_over_is_refused_in_a_sentence() {
         // Its own state, but as another format of it.
         (
             "open(my $state, '+<', '/dev/fd/' . ($ENV{SKD_UPGRADE} =~ /(\\d+)/)[0]) or die; \
-             my $text = <$state>; $text =~ s/\"format\":1/\"format\":9/; seek($state, 0, 0); \
+             my $text = <$state>; $text =~ s/\"format\":2/\"format\":9/; seek($state, 0, 0); \
              print $state $text; close $state; exec $ENV{REAL}, '-t', '127.0.0.1:0', 'cat';",
             "refuses (status 1)",
         ),
@@ -349,7 +349,7 @@ fn what_cannot_take_over_is_refused_in_a_sentence() {
         install_perl(&directory, &script);
         refused(&skd, why);
     }
-    skd.wait_for_log("it is of format 9, and this is 1");
+    skd.wait_for_log("it is of format 9, and this skd reads 2");
 
     echo(&mut client, b"after");
     skd.wait_until("no descriptor is lost", || count() == before);
@@ -408,11 +408,18 @@ fn a_trial_does_not_outlive_the_listeners() {
 fn a_trial_whose_skd_has_gone_is_no_daemon() {
     // This test's own parent is none that tries it.
     Skd::new(["-t", "127.0.0.1:0", "cat"])
-        .env("SKD_UPGRADE", "64:1:trial")
+        .env("SKD_UPGRADE", "64:1:preflight")
         .end()
         .expect_refusal(1, &["has ended meanwhile"]);
-    // But a variable from somewhere else says nothing.
-    for stray in ["64:1:resume", "64:1:back", "", "x", "-1:1"] {
+    // A variable that isn't understood may be a newer skd's.
+    for unknown in ["64:1:resume", "", "x", "-1:1", "64:1", "-1:1:upgrade"] {
+        Skd::new(["-t", "127.0.0.1:0", "cat"])
+            .env("SKD_UPGRADE", unknown)
+            .end()
+            .expect_refusal(1, &["which this skd doesn't understand"]);
+    }
+    // But one that was meant for another process says nothing.
+    for stray in ["64:1:upgrade", "64:1:return"] {
         let skd = Skd::new(["-t", "127.0.0.1:0"])
             .env("SKD_UPGRADE", stray)
             .run("env");
@@ -444,7 +451,7 @@ fn an_image_that_fails_after_its_trial_becomes_the_old_one_again() {
     // What was possible in the trial isn't any more.
     let script = r#"
         my @words = ("-t", "127.0.0.1:0", @ARGV);
-        my $limit = $ENV{SKD_UPGRADE} =~ /resume/ ? "ulimit -c 0;" : "";
+        my $limit = $ENV{SKD_UPGRADE} =~ /upgrade/ ? "ulimit -c 0;" : "";
         exec "/bin/sh", "-c", "$limit exec REAL \"\$@\"", "sh", @words;
     "#;
     install_perl(&directory, &script.replace("REAL", real.to_str().unwrap()));

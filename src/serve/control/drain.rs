@@ -1,30 +1,23 @@
-//! Draining: nobody new comes in, and every handler ends, by itself, told, or killed.
+//! Draining: no new client is served, and every handler ends, by itself, told, or killed.
 //!
-//! The acceptors accept who has come already, and end. From then on the main thread sees the
-//! ends of their handlers too, by watching what they watched.
+//! The acceptors accept the clients that have come already, and end. From then on the main thread
+//! sees the ends of their handlers too, by watching what they watched. Each service has its own
+//! time for this, and the daemon ends when all have used it.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::config::Span;
+use crate::config::ServiceId;
 use crate::report::{self, Event, Overdue, Trouble, Watched};
 use crate::serve::handlers::reap;
 use crate::serve::handlers::token::Token;
+use crate::serve::service::DrainTimeouts;
 use crate::serve::worker::{Phase, Shared};
 use crate::sys::events::{Interest, no_events};
 use crate::sys::signals::Signal;
 
-/// How long the steps may take.
-#[derive(Clone, Copy, Debug)]
-pub struct DrainTimeouts {
-    /// How long handlers are waited for.
-    pub drain: Span,
-    /// How long they may run after they were told to end.
-    pub kill_after: Span,
-}
-
-/// How long accepting the last clients may take, which doesn't depend on any of them.
+/// How long accepting the last clients may take, none of which can delay it.
 const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// How long the kernel may take to end what was killed. One that hangs in a dead file
@@ -37,41 +30,56 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Where a daemon that drains has got to.
 #[derive(Debug)]
 pub(in crate::serve) struct Drain {
+    /// Until when acceptors serve the clients that have come, and end.
+    closing: Option<Instant>,
+    /// The services whose handlers are waited for.
+    services: Vec<ServiceDrain>,
+    /// Whether there are handlers of other services.
+    has_others: bool,
+    /// Whether the ends of all handlers are told.
+    watched: bool,
+    /// Whether no prestarted handler is left.
+    retired: bool,
+}
+
+/// Where a service that drains has got to.
+#[derive(Debug)]
+struct ServiceDrain {
+    id: ServiceId,
     step: Step,
     /// When the step is over, if nothing ends it before.
     due: Instant,
-    /// When handlers are told to end.
-    tell_at: Instant,
-    drain_timeouts: DrainTimeouts,
-    /// Whether the ends of all handlers are told.
-    watched: bool,
-    /// Whether nothing stands ready any more.
-    retired: bool,
+    timeouts: DrainTimeouts,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// Acceptors serve those who have come, and end.
-    Closing,
     Waiting,
     Told,
     Killed,
+    /// Nothing of it is waited for any more; this is what skd would exit with.
+    Over(u8),
 }
 
 impl Step {
-    /// What skd exits with once all have ended.
+    /// What skd exits with once all handlers have ended.
     fn status(self) -> u8 {
         match self {
-            Self::Closing | Self::Waiting => 0,
+            Self::Waiting => 0,
             Self::Told => 3,
             Self::Killed => 4,
+            Self::Over(status) => status,
         }
     }
 }
 
 impl Drain {
-    /// Begins. Whoever comes from now on is refused.
-    pub(in crate::serve) fn begin(shared: &Shared, drain_timeouts: DrainTimeouts) -> Self {
+    /// Begins, with the timeouts of each service that has some. A client that comes from now on is
+    /// refused.
+    pub(in crate::serve) fn begin(
+        shared: &Shared,
+        timeouts: impl Iterator<Item = Option<DrainTimeouts>>,
+    ) -> Self {
         let now = Instant::now();
         for listener in shared.listeners() {
             // It would tell the main thread that it has been shut down.
@@ -80,11 +88,21 @@ impl Drain {
         }
         shared.drains.store(true, Ordering::SeqCst);
         shared.enter_phase(Phase::Closing);
+        let mut services = Vec::new();
+        let mut count = 0;
+        for (index, timeouts) in timeouts.enumerate() {
+            count += 1;
+            services.extend(timeouts.map(|timeouts| ServiceDrain {
+                id: ServiceId::new(index),
+                step: Step::Waiting,
+                due: now + timeouts.drain.into(),
+                timeouts,
+            }));
+        }
         Self {
-            step: Step::Closing,
-            due: now + LAST_CALL,
-            tell_at: now + drain_timeouts.drain.into(),
-            drain_timeouts,
+            closing: Some(now + LAST_CALL),
+            services,
+            has_others: count > 1,
             watched: false,
             retired: false,
         }
@@ -93,76 +111,123 @@ impl Drain {
     /// Goes over to the next step without waiting any longer.
     pub(in crate::serve) fn skip(&mut self, shared: &Shared) {
         let now = Instant::now();
-        match self.step {
-            // Who holds a connection still makes its handler, which is then told like others.
-            Step::Closing => {
-                self.tell_at = now;
-                shared.enter_phase(Phase::Stopping);
-            }
-            _ => self.due = now,
+        if self.closing.is_some() {
+            // A worker that holds a connection still makes its handler, which is then told like
+            // others.
+            shared.enter_phase(Phase::Stopping);
+        }
+        for service in &mut self.services {
+            service.due = now;
         }
     }
 
     /// When to call [`Self::advance`], should nothing happen before.
     pub(in crate::serve) fn due(&self, shared: &Shared) -> Option<Instant> {
-        let unwatched = !self.watched && self.step != Step::Closing;
-        let look = unwatched.then(|| Instant::now() + PAUSE);
         let late = parts(shared).filter_map(|part| shared.handlers.table.next_due(part));
-        late.chain(look).chain([self.due]).min()
+        let late = late.chain(self.closing);
+        if self.closing.is_some() {
+            return late.min();
+        }
+        let look = (!self.watched).then(|| Instant::now() + PAUSE);
+        let services = self.services.iter().filter(|service| !service.is_over());
+        let services = services.map(|service| service.due);
+        late.chain(look).chain(services).min()
     }
 
-    /// Goes on if it is time to; gives the exit status when it is over.
+    /// Goes on if it is time to. Returns the exit status when all is over.
     pub(in crate::serve) fn advance(&mut self, shared: &Shared) -> Option<u8> {
-        // The acceptors have left, or are about to.
+        // The acceptors have ended, or are about to.
         parts(shared).for_each(|part| shared.handlers.act_on_timeouts(part));
         let now = Instant::now();
-        if self.step == Step::Closing {
-            if now < self.due && !shared.workers_have_ended() {
+        let closes = self.closing.take();
+        if let Some(due) = closes {
+            if now < due && !shared.workers_have_ended() {
+                self.closing = Some(due);
                 return None;
             }
             close(shared);
-            self.step = Step::Waiting;
-            self.due = self.tell_at;
-            let alive = alive(shared);
-            if alive > 0 && now < self.due {
-                report::event(Event::Draining(alive, self.drain_timeouts.drain));
+        }
+        if closes.is_some() {
+            for (service, alive) in self.services.iter().zip(self.alive(shared)) {
+                if alive > 0 && now < service.due {
+                    report::event(Event::Draining(alive, service.timeouts.drain));
+                }
             }
         }
         if !self.watched {
             self.watched = watch(shared);
         }
-        // One who is late wakes the main thread when he leaves.
+        // A worker that is late wakes the main thread when it ends.
         self.retired = self.retired || shared.retire_pools();
-        let alive = alive(shared);
-        // The clients of those that have ended are heard out, but hold nobody up longer than that.
-        // So is the last that handlers have to say to theirs, where skd passes it on.
+        let alive = self.alive(shared);
+        // Input of handlers that have ended is drained, but that holds up nothing for longer than
+        // the service's time. The same goes for what handlers have yet to say to their senders.
         let waits =
             shared.handlers.lingering.len() > 0 || shared.exchanges.load(Ordering::SeqCst) > 0;
-        if alive == 0 && (now >= self.due || !waits) {
-            return Some(self.step.status());
+        for (service, alive) in self.services.iter_mut().zip(alive) {
+            service.advance(shared, alive, waits, now);
         }
-        if now < self.due {
+        if !self.services.iter().all(ServiceDrain::is_over) {
             return None;
         }
+        let statuses = self.services.iter().map(|service| service.step.status());
+        Some(statuses.max().unwrap_or_default())
+    }
+
+    /// How many handlers of each service live, those too that are just being made: they are counted
+    /// first, since they are entered before they stop being that.
+    fn alive(&self, shared: &Shared) -> Vec<usize> {
+        let births = shared.handlers.births.iter();
+        let newborn = births.filter(|births| births.under_way()).count();
+        let live = shared.handlers.table.counts().0;
+        if live == 0 || !self.has_others {
+            return vec![newborn + live; self.services.len()];
+        }
+        let mut alive = vec![newborn; self.services.len()];
+        shared.handlers.table.each(|handler, _| {
+            let mut services = self.services.iter();
+            if let Some(index) = services.position(|service| service.id == handler.service) {
+                alive[index] += 1;
+            }
+        });
+        alive
+    }
+}
+
+impl ServiceDrain {
+    fn is_over(&self) -> bool {
+        matches!(self.step, Step::Over(_))
+    }
+
+    /// Goes on if it is time to, with so many handlers that live. `waits` says whether there is
+    /// anything else to be waited for until the step is over.
+    fn advance(&mut self, shared: &Shared, alive: usize, waits: bool, now: Instant) {
+        let table = &shared.handlers.table;
+        if alive == 0 && (now >= self.due || !waits) {
+            self.step = Step::Over(self.step.status());
+        }
+        if now < self.due {
+            return;
+        }
         match self.step {
-            Step::Closing | Step::Waiting => {
+            Step::Waiting => {
                 report::event(Event::Overdue(alive, Overdue::Terminated));
-                shared.handlers.table.signal(Signal::SIGTERM, |_| true);
+                table.signal(Signal::SIGTERM, |handler| handler.service == self.id);
                 self.step = Step::Told;
-                self.due = now + self.drain_timeouts.kill_after.into();
+                self.due = now + self.timeouts.kill_after.into();
             }
             Step::Told => {
                 report::event(Event::Overdue(alive, Overdue::Killed));
-                shared.handlers.table.signal(Signal::SIGKILL, |_| true);
+                table.signal(Signal::SIGKILL, |handler| handler.service == self.id);
                 self.step = Step::Killed;
                 self.due = now + LAST_WAIT;
             }
             Step::Killed => {
                 report::event(Event::Overdue(alive, Overdue::Abandoned));
-                return Some(self.step.status());
+                self.step = Step::Over(self.step.status());
             }
+            Step::Over(_) => {}
         }
-        None
     }
 }
 
@@ -171,18 +236,7 @@ fn parts(shared: &Shared) -> Range<usize> {
     0..shared.handlers.main_index()
 }
 
-/// How many handlers live, those who are just being made too: they are counted first, since
-/// they are entered before they stop being that.
-fn alive(shared: &Shared) -> usize {
-    let newborn = shared
-        .handlers
-        .births
-        .iter()
-        .filter(|births| births.under_way());
-    newborn.count() + shared.handlers.table.counts().0
-}
-
-/// Closes the listeners, whoever of the acceptors may still be about.
+/// Closes the listeners, though acceptors may still run.
 fn close(shared: &Shared) {
     shared.enter_phase(Phase::Stopping);
     for listener in shared.listeners() {
@@ -193,7 +247,7 @@ fn close(shared: &Shared) {
         report::event(Event::ClosedListener(listener.listener_name()));
         listener.close(&shared.handlers.main);
     }
-    // They stay open as long as an exchange may need them, though nobody new is served.
+    // They stay open as long as an exchange may need them, though no new sender is served.
     for listener in shared.datagrams() {
         report::event(Event::ClosedListener(listener.listener_name()));
     }
@@ -227,8 +281,8 @@ fn watch(shared: &Shared) -> bool {
 /// Acts on what an acceptor would have seen.
 pub(in crate::serve) fn look(shared: &Shared, thread: usize) {
     let poller = &shared.handlers.pollers[thread];
-    let mut room = no_events();
-    let Ok(events) = poller.wait(&mut room, Some(Duration::ZERO)) else {
+    let mut buffer = no_events();
+    let Ok(events) = poller.wait(&mut buffer, Some(Duration::ZERO)) else {
         return;
     };
     for event in events {

@@ -1,4 +1,4 @@
-//! What the service manager hears while skd serves: that it does, how many handlers there
+//! What the service manager is told while skd serves: that it is ready, how many handlers there
 //! are, that it lives, and that it ends.
 //!
 //! The connection path does nothing for it but look whether the main thread wants to know
@@ -24,19 +24,19 @@ fn ask(shared: &Shared) {
     }
 }
 
-/// Returns whether every worker has given one. One that was told to end needn't.
+/// Returns whether every worker has given a sign of life. After the end has begun, none is needed.
 fn all_answered(shared: &Shared) -> bool {
     let mut answers = shared.answers.iter();
     shared.is_in(Phase::Stopping) || answers.all(|answer| answer.load(Ordering::SeqCst))
 }
 
-/// The main thread's word to the service manager; nothing, where there is none.
+/// What the main thread tells the service manager, if there is one.
 #[derive(Debug)]
 pub(in crate::serve) struct Status {
     manager: Option<Manager>,
     /// How many handlers there can be, if that is limited.
     limit: Option<usize>,
-    /// The last status that it got.
+    /// The last status that the manager got.
     said: String,
     said_at: Instant,
     /// When there is something to say next.
@@ -47,9 +47,9 @@ pub(in crate::serve) struct Status {
 
 #[derive(Debug)]
 struct Watchdog {
-    /// Within what time it has to hear of skd.
+    /// The longest time between two signs of life.
     time: Duration,
-    /// When it is to hear of it next; `None` as soon as all have answered.
+    /// When the next one is due; `None` as soon as all workers have answered.
     due: Option<Instant>,
 }
 
@@ -74,7 +74,7 @@ impl Status {
         }
     }
 
-    /// Lets the next image of this process have it.
+    /// Saves the connection to the service manager for the next binary.
     pub(in crate::serve) fn save(
         &self,
         to: &mut SavedDescriptors,
@@ -103,11 +103,12 @@ impl Status {
         self.look(shared, self.said_at);
     }
 
-    /// Says that skd reads again what it has read before; not one that is about to end.
+    /// Says that skd reads again what it has read before; not when it is about to end.
     pub(in crate::serve) fn reloading(&mut self) {
-        if self.ending == Ending::No
-            && let Some(manager) = &mut self.manager
-        {
+        if self.ending != Ending::No {
+            return;
+        }
+        if let Some(manager) = &mut self.manager {
             manager.reloading();
         }
     }
@@ -172,8 +173,8 @@ impl Status {
         }
     }
 
-    /// Lets the watchdog know that skd lives, if every acceptor has given a sign of life since
-    /// the last time; else as soon as it has.
+    /// Tells the watchdog that skd lives, if every worker has given a sign of life since the last
+    /// time; else as soon as each has.
     fn appease(&mut self, shared: &Shared, now: Instant) {
         let (Some(manager), Some(watchdog)) = (&mut self.manager, &mut self.watchdog) else {
             return;
@@ -191,7 +192,7 @@ impl Status {
         }
     }
 
-    /// How things are; from now on any change is noted.
+    /// The status as text. From now on any change is noted.
     fn text(&self, shared: &Shared) -> String {
         // Before counting, so that none is missed.
         shared.handlers.count_wanted.store(true, Ordering::SeqCst);

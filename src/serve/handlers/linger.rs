@@ -73,9 +73,9 @@ impl KeptConnection {
         }
     }
 
-    /// The connection, for the state of an upgrade.
-    pub(in crate::serve) fn connection(&self) -> &OwnedFd {
-        &self.connection
+    /// The connection, and how long its input is drained after the handler's end.
+    pub(super) fn parts(&self) -> (&OwnedFd, Duration) {
+        (&self.connection, self.time)
     }
 }
 

@@ -4,6 +4,7 @@ mod births;
 mod context;
 pub(in crate::serve) mod linger;
 pub(in crate::serve) mod reap;
+pub(in crate::serve) mod saved;
 mod slab;
 pub(in crate::serve) mod start;
 pub(in crate::serve) mod table;

@@ -61,6 +61,16 @@ impl Timeouts {
         }))
     }
 
+    /// For the handlers that a service without listeners has left.
+    pub(in crate::serve) fn without_listeners(limits: TimeLimits) -> Self {
+        // Where the kernel can't be asked, no handler is idle.
+        let diagnosis = limits.idle.and_then(|_| Diagnosis::new().ok());
+        Self {
+            limits,
+            diagnosis: diagnosis.map(Mutex::new),
+        }
+    }
+
     /// Returns what the kernel knows this connection by, if it has an idle timeout. A connection
     /// that the kernel doesn't know any more was reset by its client, and its handler finds out.
     pub(in crate::serve) fn identify(

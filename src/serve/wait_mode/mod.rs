@@ -83,6 +83,15 @@ impl WaitSocket {
         })
     }
 
+    pub(in crate::serve) fn service(&self) -> ServiceId {
+        self.service
+    }
+
+    /// Its index among the wait-mode listeners of all services.
+    pub(in crate::serve) fn index(&self) -> usize {
+        self.index
+    }
+
     pub(in crate::serve) fn listener(&self) -> &Listener {
         &self.listener
     }

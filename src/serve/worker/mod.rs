@@ -3,6 +3,7 @@
 pub(in crate::serve) mod datagram;
 mod queue;
 mod rejections;
+pub(in crate::serve) mod saved;
 mod shared;
 mod source;
 pub(in crate::serve) mod stream;

@@ -13,20 +13,14 @@ pub fn acceptors(wanted: Option<NonZeroUsize>) -> usize {
     wanted.map_or_else(usual, |threads| threads.get())
 }
 
-/// Returns the number of threads that receive datagrams, beside so many acceptors. Each of all
-/// these threads needs a low descriptor.
-pub fn datagram_workers(
-    mode: DatagramMode,
-    wanted: Option<NonZeroUsize>,
-    acceptors: usize,
-) -> usize {
-    let left = (MOST_THREADS - acceptors.min(MOST_THREADS)).max(1);
-    let threads = match mode {
+/// Returns the number of threads that receive the datagrams of a service, if there are low
+/// descriptors for them.
+pub fn datagram_workers(mode: DatagramMode, wanted: Option<NonZeroUsize>) -> usize {
+    match mode {
         // A thread that makes a process for a datagram stops while it is made.
-        DatagramMode::PerPacket => self::acceptors(wanted),
+        DatagramMode::PerPacket => acceptors(wanted),
         // The senders of a service are in one table.
         DatagramMode::PerPeer => 1,
         DatagramMode::Wait => 0,
-    };
-    threads.min(left)
+    }
 }

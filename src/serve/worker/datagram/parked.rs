@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::ServiceId;
+use crate::net::ListenerAddress;
 use crate::sys::datagrams::Route;
 use crate::sys::descriptors::SavedDescriptors;
 
@@ -16,7 +17,7 @@ pub(in crate::serve) struct ParkedExchange {
     pub(in crate::serve) service: ServiceId,
     pub(super) socket: OwnedFd,
     /// The index of the service's listener that its datagrams arrived at.
-    pub(super) listener: usize,
+    pub(in crate::serve) listener: usize,
     pub(super) route: Route,
     /// What was read of the answer to a datagram.
     pub(super) answer: Vec<u8>,
@@ -30,9 +31,7 @@ pub(in crate::serve) struct ParkedExchange {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedExchange {
     pub(in crate::serve) socket: i32,
-    #[serde(default)]
-    pub(in crate::serve) service: usize,
-    listener: usize,
+    pub(in crate::serve) listener: ListenerAddress,
     sender: Vec<u8>,
     local: Option<SocketAddr>,
     answer: Vec<u8>,
@@ -43,12 +42,15 @@ pub struct SavedExchange {
 impl ParkedExchange {
     /// Saves the exchange. Returns `None` if its socket can't be passed on: then it is closed at
     /// the exec.
-    pub(in crate::serve) fn save(&self, to: &mut SavedDescriptors) -> Option<SavedExchange> {
+    pub(in crate::serve) fn save(
+        &self,
+        listener: ListenerAddress,
+        to: &mut SavedDescriptors,
+    ) -> Option<SavedExchange> {
         let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or_default();
         Some(SavedExchange {
             socket: to.pass(&self.socket).ok()?,
-            service: self.service.index(),
-            listener: self.listener,
+            listener,
             sender: self.route.address().to_vec(),
             local: self.route.local(),
             answer: self.answer.clone(),
@@ -57,12 +59,16 @@ impl ParkedExchange {
         })
     }
 
-    /// Restores an exchange.
-    pub(in crate::serve) fn restore(saved: SavedExchange, socket: OwnedFd) -> Option<Self> {
+    /// Restores an exchange of the service with this id, and its listener with this index.
+    pub(in crate::serve) fn restore(
+        saved: SavedExchange,
+        (service, listener): (ServiceId, usize),
+        socket: OwnedFd,
+    ) -> Option<Self> {
         Some(Self {
-            service: ServiceId::new(saved.service),
+            service,
             socket,
-            listener: saved.listener,
+            listener,
             route: Route::new(&saved.sender, saved.local)?,
             answer: saved.answer,
             too_long: saved.too_long,

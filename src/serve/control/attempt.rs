@@ -1,0 +1,176 @@
+//! An upgrade, step by step: the preflight, the workers parked, the exec.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+use super::daemon::Daemon;
+use super::upgrade::preflight::{DEAD, LIMIT, Preflight, Verdict};
+use super::upgrade::save::write_state;
+use super::upgrade::words::{self, Word, refuse};
+use crate::child::{Pool, program};
+use crate::error::Reason;
+use crate::report::NoUpgrade;
+use crate::serve::worker::Phase;
+use crate::setup::executable::Executable;
+use crate::sys::process::{self, Change, Ended, Target, Wait};
+use crate::sys::signals::{Signal, kill};
+
+/// How long a worker may take to be done with its connection.
+const PARKING: Duration = Duration::from_secs(5);
+
+impl Daemon {
+    /// USR2: tries the program that stands where this one came from.
+    pub(in crate::serve) fn begin_upgrade(&mut self) {
+        if self.preflight.is_some() {
+            return refuse(NoUpgrade::Running);
+        }
+        if self.drain.is_some() {
+            return refuse(NoUpgrade::Ending);
+        }
+        match self.start_preflight() {
+            Ok(preflight) => self.preflight = Some(preflight),
+            Err(why) => refuse(NoUpgrade::Failed(&why)),
+        }
+    }
+
+    fn start_preflight(&self) -> Result<Preflight, String> {
+        let Some(executable) = &self.origin.executable else {
+            return Err("where skd was started from couldn't be found out".into());
+        };
+        let path = executable.path().display();
+        let next = executable
+            .next()
+            .map_err(|errno| format!("{path} can't be opened: {}", errno.desc()))?;
+        let state = write_state(self, &next, false)
+            .map_err(|reason| format!("its state can't be written down: {}", reason.reason()))?;
+        let poller = self.shared.handlers.main_poller();
+        Preflight::start(next, state, self.method, poller)
+            .map_err(|reason| format!("no process to try {path}: {}", reason.reason()))
+    }
+
+    /// Looks whether the preflight is over.
+    pub(in crate::serve) fn look_at_preflight(&mut self) {
+        let Some(preflight) = &mut self.preflight else {
+            return;
+        };
+        let found = process::wait(Target::Process(preflight.pid), Wait::NOW);
+        match found {
+            Ok(Some((pid, Change::Ended(ended)))) => self.end_preflight(pid, ended),
+            // No other thread reaps it.
+            Err(_) => drop(self.forget_preflight()),
+            Ok(_) if Instant::now() < preflight.due => {}
+            Ok(_) => {
+                let _ = kill(preflight.pid, Signal::SIGKILL);
+                // Its end isn't waited for: on a dead file server it may take long.
+                preflight.due = Instant::now() + DEAD;
+                if !std::mem::replace(&mut preflight.killed, true) {
+                    refuse(NoUpgrade::Late(LIMIT));
+                }
+            }
+        }
+    }
+
+    /// Ends a preflight that may still go on, and has the lock of the pid file too.
+    pub(in crate::serve) fn abandon_preflight(&mut self) {
+        if let Some(preflight) = self.forget_preflight() {
+            preflight.end();
+        }
+    }
+
+    fn forget_preflight(&mut self) -> Option<Preflight> {
+        let preflight = self.preflight.take()?;
+        preflight.unwatch(self.shared.handlers.main_poller());
+        Some(preflight)
+    }
+
+    /// A child has ended that is no handler: it may be the preflight.
+    pub(in crate::serve) fn end_preflight(&mut self, pid: Pid, ended: Ended) {
+        let is_it = |preflight: &Preflight| preflight.pid == pid;
+        if !self.preflight.as_ref().is_some_and(is_it) {
+            return;
+        }
+        let Some(mut preflight) = self.forget_preflight() else {
+            return;
+        };
+        if preflight.killed {
+            return;
+        }
+        match preflight.judge(ended) {
+            Verdict::Accepted => {
+                let why = self.become_next(&preflight.next);
+                refuse(NoUpgrade::Failed(&why));
+            }
+            // It has run, and has said why on standard error.
+            Verdict::Refused(Ended::Exited(0)) => {
+                refuse(NoUpgrade::NoAnswer);
+            }
+            Verdict::Refused(Ended::Exited(status)) => {
+                refuse(NoUpgrade::Status(status));
+            }
+            Verdict::Refused(Ended::Killed(signal)) => {
+                refuse(NoUpgrade::Signal(signal));
+            }
+            Verdict::NotExecuted(errno) => self.explain_exec(errno),
+        }
+    }
+
+    fn explain_exec(&self, errno: Errno) {
+        let executable = self.origin.executable.as_ref();
+        let missing = executable
+            .and_then(Executable::readable)
+            .and_then(program::missing_interpreter_of);
+        match missing {
+            Some(interpreter) => refuse(NoUpgrade::Interpreter(&interpreter)),
+            // See `write_state`.
+            None if errno == Errno::ENOENT => {
+                refuse(NoUpgrade::Script);
+            }
+            None => refuse(NoUpgrade::NotExecutable(errno)),
+        }
+    }
+
+    /// Parks the workers and becomes the next binary. Returns with the reason why not.
+    fn become_next(&mut self, next: &OwnedFd) -> String {
+        if self.drain.is_some() {
+            return "it is about to end".into();
+        }
+        if !self.park_workers() {
+            self.shared.enter_phase(Phase::Serving);
+            return "a handler can't be started at the moment, or hangs before its exec; try again later".into();
+        }
+        self.status.reloading();
+        // No worker is handing a connection to a prestarted handler now. The next binary starts its
+        // own, with a thread that traces them as this one's can't any more.
+        self.shared.pools().for_each(Pool::retire);
+        let why = match write_state(self, next, true) {
+            Ok(state) => {
+                let arguments = words::arguments(state.memory, Word::Upgrade, &[]);
+                let errno = state.exec_file(next, &arguments);
+                let _ = state.carried.survive(false);
+                format!("the new program can't be executed: {}", errno.desc())
+            }
+            Err(reason) => format!("the state can't be written down: {}", reason.reason()),
+        };
+        self.shared.pools().for_each(Pool::refill);
+        self.shared.enter_phase(Phase::Serving);
+        self.status.ready(&self.shared);
+        why
+    }
+
+    /// Has every worker wait where it has nothing in hand. Returns whether all do.
+    fn park_workers(&self) -> bool {
+        self.shared.enter_phase(Phase::Parked);
+        let deadline = Instant::now() + PARKING;
+        while self.shared.parked.load(Ordering::SeqCst) < self.workers.len() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        true
+    }
+}

@@ -1,0 +1,320 @@
+//! The running daemon, as the main thread has it, and how all that can fail is made ready.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit};
+
+use super::build::{Built, ServiceControl, Spawners};
+use super::drain::Drain;
+use super::origin::Origin;
+use super::prepared::{Prepared, Resources};
+use super::status::Status;
+use super::upgrade::preflight::Preflight;
+use crate::child::{Method, Pidfds, Spawner};
+use crate::config::ServiceId;
+use crate::error::Error;
+use crate::net::Listener;
+use crate::report;
+use crate::serve::admission::Clock;
+use crate::serve::handlers::linger::Lingering;
+use crate::serve::handlers::saved::{LeftOpen, RestoredHandler, SavedLingering};
+use crate::serve::handlers::table::Table;
+use crate::serve::handlers::timeouts::Timeouts;
+use crate::serve::handlers::token::Token;
+use crate::serve::handlers::{Births, Handlers};
+use crate::serve::service::Service;
+use crate::serve::wait_mode::WaitSocket;
+use crate::serve::worker::{Phase, Shared, Turns, datagram, stream};
+use crate::setup::Log;
+use crate::sys::events::{Interest, Poller, Waker};
+use crate::sys::process;
+use crate::sys::signals::{Signal, Signals};
+use crate::sys::thread::Thread;
+
+/// The signals that the main thread reads, besides CHLD at times.
+pub(in crate::serve) const USED: [Signal; 6] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
+
+/// The running daemon, as the main thread has it.
+#[derive(Debug)]
+pub struct Daemon {
+    /// Of each service, by its id. Their files are removed, and dropped, while the sockets are
+    /// still open.
+    pub(in crate::serve) services: Vec<ServiceControl>,
+    pub(in crate::serve) shared: Arc<Shared>,
+    /// The acceptors, and after them the datagram workers of each service.
+    pub(in crate::serve) workers: Vec<Thread>,
+    pub(in crate::serve) acceptors: usize,
+    pub(in crate::serve) signals: Signals,
+    /// The wait-mode listeners of all services.
+    pub(in crate::serve) wait_sockets: Vec<WaitSocket>,
+    pub(in crate::serve) spawner: Spawner,
+    pub(in crate::serve) method: Method,
+    pub(in crate::serve) log: Log,
+    pub(in crate::serve) status: Status,
+    /// What an earlier binary has left, until it is entered.
+    pub(in crate::serve) handlers: Vec<RestoredHandler>,
+    pub(in crate::serve) lingering: Vec<SavedLingering>,
+    pub(in crate::serve) left_open: LeftOpen,
+    /// A new binary that is tried.
+    pub(in crate::serve) preflight: Option<Preflight>,
+    /// The end, once it has begun and handlers are waited for.
+    pub(in crate::serve) drain: Option<Drain>,
+    /// Whether there are always children without a watched pidfd: strangers, or all.
+    pub(in crate::serve) always_sweeps: bool,
+    /// Whether CHLD is listened to.
+    pub(in crate::serve) sweeping: bool,
+    pub(in crate::serve) sweep_at: Option<Instant>,
+    pub(in crate::serve) relay_at: Option<Instant>,
+    /// With the pid file, the last thing to go: a program that waits for its removal finds
+    /// nothing else left.
+    pub(in crate::serve) origin: Origin,
+}
+
+fn failed(what: &'static str) -> impl Fn(Errno) -> Error {
+    move |errno| Error::start(what, errno)
+}
+
+impl Daemon {
+    /// Makes ready all that can fail, worker threads too, but nothing is served yet.
+    pub fn new(services: Vec<Prepared>, resources: Resources) -> Result<Self, Error> {
+        report::set_services(services.len() + resources.restored.removed.len());
+        let acceptors = resources.acceptors;
+        let datagram_workers = services.iter().map(|service| service.datagram_workers);
+        let workers = acceptors + datagram_workers.sum::<usize>();
+        let wakers: Arc<[Waker]> = (0..workers)
+            .map(|_| Waker::new())
+            .collect::<Result<_, _>>()
+            .map_err(failed("no descriptor to wake a thread"))?;
+        let method = resources.method;
+        let mut spawners = Spawners {
+            method,
+            reserved: resources.reserved,
+        };
+        let mut built = Built::default();
+        for service in services {
+            built.add(service, &wakers, &mut spawners)?;
+        }
+        for removed in resources.restored.removed {
+            built.add_removed(removed, &wakers);
+        }
+        let lingering = resources.restored.lingering;
+        let earlier = resources.restored.served;
+        let taken: Vec<bool> = (0..built.wait_sockets.len())
+            .map(|index| built.has_handler(index))
+            .collect();
+        let Built {
+            services,
+            controls,
+            timeouts,
+            wait_sockets,
+            handlers,
+        } = built;
+        let lingers = !lingering.is_empty() || handlers.iter().any(|it| it.saved.is_kept());
+        let earlier = earlier.saturating_sub(handlers.len() as u64);
+        let timeouts = timeouts.into();
+        let shared = Arc::new(share(services, timeouts, wakers, lingers, earlier)?);
+        let limit = limit(&shared).map(|limit| limit + wait_sockets.len());
+        let status = Status::new(resources.manager, limit);
+
+        // Dropped before the sockets if something fails below.
+        let controls = controls;
+        let spawner = spawners.next()?;
+        let workers = start_workers(&shared, acceptors, &controls, &mut spawners)?;
+        let mut daemon = Self {
+            services: controls,
+            shared,
+            workers,
+            acceptors,
+            signals: Signals::new(&USED).map_err(failed("no descriptor for signals"))?,
+            wait_sockets,
+            spawner,
+            method,
+            log: resources.log,
+            status,
+            handlers,
+            lingering,
+            left_open: LeftOpen::default(),
+            preflight: None,
+            drain: None,
+            always_sweeps: process::adopts_orphans() || method.pidfds == Pidfds::None,
+            sweeping: false,
+            sweep_at: None,
+            relay_at: None,
+            origin: resources.origin,
+        };
+        let reserved = daemon.shared.handlers.reserve_restored(&daemon.handlers);
+        reserved.map_err(|reason| Error::Start(format!("no memory for handlers: {reason}")))?;
+        daemon
+            .watch(&taken)
+            .map_err(failed("a descriptor can't be watched"))?;
+        daemon.choose_to_sweep();
+        // What was opened above is out of the way of those that come and go from now on.
+        drop(spawners);
+        Ok(daemon)
+    }
+
+    /// Makes the log standard error, when all that the caller should see has been said; and
+    /// leaves the caller's terminal, in the background.
+    pub fn take_log(&mut self) -> Result<(), Error> {
+        self.log.leave_terminal(true)?;
+        self.log.take_over()?;
+        self.log.empty()?;
+        self.log.keep();
+        Ok(())
+    }
+
+    /// Removes the files of all sockets, but those that another binary still owns.
+    pub fn remove_files(&mut self) {
+        self.services
+            .iter_mut()
+            .for_each(|service| service.files.clear());
+    }
+
+    fn watch(&self, taken: &[bool]) -> Result<(), Errno> {
+        let poller = self.shared.handlers.main_poller();
+        poller.add(&self.signals, Interest::Readable, Token::Signals.into())?;
+        poller.add(
+            &self.shared.handlers.main,
+            Interest::Readable,
+            Token::Waker.into(),
+        )?;
+        if let Some(relay) = self.log.relay_end() {
+            poller.add(relay, Interest::Readable, Token::Relay.into())?;
+        }
+        for (socket, taken) in self.wait_sockets.iter().zip(taken) {
+            socket.watch(poller, *taken)?;
+        }
+        for served in &self.shared.services {
+            let service = served.id;
+            for (listener, socket) in served.listeners.iter().enumerate() {
+                let key = Token::Listener { service, listener }.into();
+                poller.add(socket, Interest::Paused, key)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Listens to CHLD just if there are children whose end nothing else tells.
+    pub(in crate::serve) fn choose_to_sweep(&mut self) {
+        let wanted = self.always_sweeps || self.has_unwatched();
+        if wanted == self.sweeping {
+            return;
+        }
+        let mut signals = USED.to_vec();
+        if wanted {
+            signals.push(Signal::SIGCHLD);
+            // A child may have ended before anything listened.
+            self.sweep_at = Some(Instant::now());
+        }
+        if self.signals.set(&signals).is_ok() {
+            self.sweeping = wanted;
+        }
+    }
+
+    pub(in crate::serve) fn has_unwatched(&self) -> bool {
+        self.shared.handlers.table.has_unwatched()
+    }
+
+    pub(in crate::serve) fn each_listener(&self, tell: impl Fn(&Listener)) {
+        self.shared.listeners().for_each(&tell);
+        self.shared.datagrams().for_each(&tell);
+        let wait_sockets = self.wait_sockets.iter();
+        wait_sockets.map(WaitSocket::listener).for_each(&tell);
+    }
+}
+
+/// What all threads share. `lingers` says whether connections of an earlier binary linger.
+fn share(
+    services: Vec<Service>,
+    timeouts: Box<[Option<Timeouts>]>,
+    wakers: Arc<[Waker]>,
+    lingers: bool,
+    earlier: u64,
+) -> Result<Shared, Error> {
+    let threads = wakers.len();
+    let timed = timeouts.iter().any(Option::is_some);
+    let lingering = if lingers || services.iter().any(Service::lingers) {
+        let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+        Lingering::new(threads, files).map_err(|reason| {
+            Error::Start(format!("no memory for lingering connections: {reason}"))
+        })?
+    } else {
+        Lingering::never()
+    };
+    let traces = services.iter().any(|service| service.pool.is_some());
+    Ok(Shared {
+        services: services.into(),
+        handlers: Handlers {
+            table: Table::new(threads + 1, earlier, timed),
+            lingering,
+            pollers: (0..=threads)
+                .map(|_| Poller::new())
+                .collect::<Result<_, _>>()
+                .map_err(failed("no epoll descriptor"))?,
+            births: (0..threads).map(|_| Births::default()).collect(),
+            timeouts,
+            main: Waker::new().map_err(failed("no descriptor to wake the main thread"))?,
+            count_wanted: AtomicBool::new(false),
+            traces,
+        },
+        answers: (0..threads).map(|_| AtomicBool::new(false)).collect(),
+        answer_wanted: AtomicBool::new(false),
+        wakers,
+        clock: Clock::new(Instant::now()),
+        pending: (0..threads).map(|_| Mutex::default()).collect(),
+        parked_exchanges: Mutex::default(),
+        phase: AtomicU8::new(Phase::Starting as u8),
+        parked: AtomicUsize::new(0),
+        drains: AtomicBool::new(false),
+        exchanges: AtomicUsize::new(0),
+        ended: AtomicUsize::new(0),
+        turns: Turns::new(threads),
+    })
+}
+
+/// Starts all workers, which wait until all are there.
+fn start_workers(
+    shared: &Arc<Shared>,
+    acceptors: usize,
+    controls: &[ServiceControl],
+    spawners: &mut Spawners,
+) -> Result<Vec<Thread>, Error> {
+    let mut workers = Vec::new();
+    for index in 0..acceptors {
+        let acceptor = stream::start(index, Arc::clone(shared), spawners.next()?)
+            .map_err(failed("no thread to accept connections"))?;
+        workers.push(acceptor);
+    }
+    for (service, control) in controls.iter().enumerate() {
+        let service = ServiceId::new(service);
+        for _ in 0..control.datagram_workers {
+            let index = workers.len();
+            let worker = datagram::start(index, service, Arc::clone(shared), spawners.next()?)
+                .map_err(failed("no thread to receive datagrams"))?;
+            workers.push(worker);
+        }
+    }
+    Ok(workers)
+}
+
+/// The largest number of handlers that workers may have at once, if there are workers and that is
+/// limited.
+fn limit(shared: &Shared) -> Option<usize> {
+    let mut services = shared
+        .services
+        .iter()
+        .filter(|service| service.takes_slots())
+        .peekable();
+    services.peek()?;
+    services.map(|service| service.slots.limit()).sum()
+}

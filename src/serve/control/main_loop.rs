@@ -1,0 +1,240 @@
+//! The loop of the main thread: signals, wait-mode listeners, children that no worker sees to, and
+//! whatever is due.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::daemon::Daemon;
+use super::drain;
+use crate::child::Pool;
+use crate::config::ServiceId;
+use crate::net::SocketFile;
+use crate::report::{self, Event, Trouble, Watched};
+use crate::serve::admission::Policy;
+use crate::serve::handlers::reap::{self, After};
+use crate::serve::handlers::token::Token;
+use crate::serve::wait_mode::WaitSocket;
+use crate::serve::worker::Phase;
+use crate::sys::events::{Interest, is_readable, no_events};
+
+impl Daemon {
+    /// Serves until a signal ends it. Returns the exit status.
+    pub fn run(mut self) -> u8 {
+        let files = self.services.iter_mut().flat_map(|it| &mut it.files);
+        files.for_each(SocketFile::own);
+        // The sockets of services that aren't configured any more are about to be closed.
+        let removed = self.services.iter_mut().skip(self.shared.services.len());
+        removed.for_each(|service| service.files.clear());
+        if let Some(pidfile) = &mut self.origin.pidfile {
+            pidfile.own();
+        }
+        self.enter_restored();
+        self.each_listener(|listener| report::event(Event::Listening(listener.listener_name())));
+        // Not in a preflight, which doesn't come here.
+        self.shared.pools().for_each(Pool::refill);
+        self.shared.enter_phase(Phase::Serving);
+        self.status.ready(&self.shared);
+        let mut buffer = no_events();
+        loop {
+            let limit = self.next_time();
+            let events = match self.shared.handlers.main_poller().wait(&mut buffer, limit) {
+                Ok(events) => events,
+                Err(errno) => {
+                    // Nothing that an epoll descriptor in order can say; don't spin on it.
+                    report::event(Event::Trouble(Trouble::NotWatched {
+                        service: None,
+                        what: Watched::Main,
+                        errno,
+                    }));
+                    std::thread::sleep(Duration::from_millis(100));
+                    continue;
+                }
+            };
+            for event in events {
+                if self.act(Token::from(event)) {
+                    self.stop();
+                    return 0;
+                }
+            }
+            self.on_time(Instant::now());
+            let drain = self.drain.as_mut();
+            if let Some(status) = drain.and_then(|drain| drain.advance(&self.shared)) {
+                // The acceptors may have something to say yet: which clients were refused last.
+                self.stop_workers();
+                self.shared.retire_pools();
+                return status;
+            }
+        }
+    }
+
+    /// Acts on one event. Returns whether skd ends at once.
+    fn act(&mut self, token: Token) -> bool {
+        let main = self.shared.handlers.main_index();
+        match token {
+            Token::Handler { thread, index } => {
+                let after = reap::reap(&self.shared.handlers, main, (thread, index), None);
+                self.after(after);
+            }
+            Token::WaitMode { index, .. } => {
+                // Draining, there is none any more.
+                if let Some(socket) = self.wait_sockets.get_mut(index) {
+                    socket.look(&self.shared.handlers, &mut self.spawner);
+                }
+            }
+            Token::Signals => {
+                while let Some(signal) = self.signals.next() {
+                    if self.signal(signal) {
+                        return true;
+                    }
+                }
+            }
+            Token::Waker => self.woken(),
+            Token::Relay => self.relay_ended(),
+            Token::Preflight => self.look_at_preflight(),
+            Token::Listener { service, listener } => self.client_waits(service, listener),
+            Token::Worker(thread) => drain::look(&self.shared, thread),
+            // Of a worker's own set.
+            Token::PendingConnection { .. } | Token::Exchange { .. } => {}
+            Token::Lingering(index) => {
+                let poller = self.shared.handlers.main_poller();
+                self.shared
+                    .handlers
+                    .lingering
+                    .drain_input(main, poller, index);
+            }
+        }
+        false
+    }
+
+    fn after(&mut self, after: After) {
+        match after {
+            After::Done => {}
+            // As above.
+            After::Listener(index) => {
+                if let Some(socket) = self.wait_sockets.get_mut(index) {
+                    socket.returned(&self.shared.handlers);
+                }
+            }
+            After::Stranger(pid, ended) => self.end_preflight(pid, ended),
+        }
+    }
+
+    /// How long until something is due.
+    fn next_time(&self) -> Option<Duration> {
+        let wait_sockets = self.wait_sockets.iter().filter_map(WaitSocket::due);
+        let drain = self.drain.as_ref();
+        let lingering = self
+            .lingering_threads()
+            .filter_map(|thread| self.shared.handlers.lingering.due(thread));
+        wait_sockets
+            .chain(self.sweep_at)
+            .chain(self.relay_at)
+            .chain(self.preflight.as_ref().map(|preflight| preflight.due))
+            .chain(self.status.due())
+            .chain(drain.and_then(|drain| drain.due(&self.shared)))
+            .chain(lingering)
+            .min()
+            .map(|due| due.saturating_duration_since(Instant::now()))
+    }
+
+    /// The threads whose lingering connections the main thread sees to: in a drain, those of the
+    /// acceptors too, which have ended or will.
+    fn lingering_threads(&self) -> RangeInclusive<usize> {
+        let main = self.shared.handlers.main_index();
+        let first = if self.drain.is_some() { 0 } else { main };
+        first..=main
+    }
+
+    fn on_time(&mut self, now: Instant) {
+        for thread in self.lingering_threads() {
+            let poller = &self.shared.handlers.pollers[thread];
+            self.shared.handlers.lingering.close_overdue(thread, poller);
+        }
+        self.status.look(&self.shared, now);
+        for socket in &mut self.wait_sockets {
+            if socket.due().is_some_and(|due| due <= now) {
+                socket.look(&self.shared.handlers, &mut self.spawner);
+            }
+        }
+        if self.sweep_at.is_some_and(|due| due <= now) {
+            self.sweep_at = None;
+            self.sweep(now);
+        }
+        if self.relay_at.is_some_and(|due| due <= now) {
+            self.relay_at = None;
+            self.restart_relay();
+        }
+        let preflight = self.preflight.as_ref();
+        if preflight.is_some_and(|preflight| preflight.due <= now) {
+            self.look_at_preflight();
+        }
+    }
+
+    fn sweep(&mut self, now: Instant) {
+        let shared = Arc::clone(&self.shared);
+        if reap::sweep(&shared.handlers, |after| self.after(after)) {
+            self.sweep_at = Some(now + reap::PAUSE);
+        }
+        self.choose_to_sweep();
+    }
+
+    fn woken(&mut self) {
+        self.shared.handlers.main.clear();
+        if self.has_unwatched() {
+            self.choose_to_sweep();
+            self.sweep_at = Some(Instant::now());
+        }
+        for served in &self.shared.services {
+            let service = served.id;
+            if served.asks_backlog.swap(false, Ordering::SeqCst) {
+                for (listener, socket) in served.listeners.iter().enumerate() {
+                    let key = Token::Listener { service, listener }.into();
+                    let poller = self.shared.handlers.main_poller();
+                    let _ = poller.change(socket, Interest::ReadableOnce, key);
+                }
+            }
+        }
+    }
+
+    /// A client has come to a listener whose service was found full, or its rate used up.
+    fn client_waits(&self, service: ServiceId, listener: usize) {
+        let served = &self.shared.services[service.index()];
+        let listener = &served.listeners[listener];
+        let used_up = || {
+            let bucket = served.policy.as_ref().and_then(Policy::gate);
+            let now = self.shared.clock.read(Instant::now());
+            bucket.is_some_and(|bucket| bucket.next(now) > now)
+        };
+        let event = match served.slots.full() {
+            Some(limit) => Event::Full(served.id, limit),
+            None if used_up() => Event::Fast(served.id),
+            None => return,
+        };
+        // It may have been taken meanwhile, into the last slot; the next acceptor that finds the
+        // service full asks again.
+        if is_readable(listener) {
+            report::event(event);
+        }
+    }
+
+    fn relay_ended(&mut self) {
+        if let Some(relay) = self.log.relay_end() {
+            let _ = self.shared.handlers.main_poller().remove(relay);
+        }
+        self.relay_at = Some(self.log.relay_due());
+    }
+
+    fn restart_relay(&mut self) {
+        self.log.restart_relay();
+        let watched = self.log.relay_end().is_some_and(|relay| {
+            let key = Token::Relay.into();
+            let poller = self.shared.handlers.main_poller();
+            poller.add(relay, Interest::Readable, key).is_ok()
+        });
+        if !watched {
+            self.relay_at = Some(self.log.relay_due());
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! What only the start knew about the process.
+
+use crate::config::Identity;
+use crate::setup::PidFile;
+use crate::setup::executable::Executable;
+
+/// What is known from the start alone, and what ends with the process.
+#[derive(Debug)]
+pub struct Origin {
+    /// Where this program came from, if that could be seen.
+    pub executable: Option<Executable>,
+    /// Whether HUP ends a daemon that has nothing to open again.
+    pub hangup_ends: bool,
+    /// The limit of open files that handlers get back.
+    pub files: Option<libc::rlimit>,
+    /// The user that the process has become.
+    pub identity: Option<Identity>,
+    /// The last to go: a program that waits for its removal finds nothing else left.
+    pub pidfile: Option<PidFile>,
+}

@@ -1,0 +1,87 @@
+//! What a start or an upgrade has made ready before any thread serves it.
+
+use crate::child::{Method, Plan};
+use crate::config;
+use crate::net::{Listener, SocketFile};
+use crate::serve::admission::Rules;
+use crate::serve::handlers::saved::{SavedHandler, SavedLingering};
+use crate::serve::service::{DrainTimeouts, TimeLimits};
+use crate::serve::worker::datagram::SavedExchange;
+use crate::serve::worker::saved::SavedPending;
+use crate::setup::{Log, Manager, RuleFiles};
+use crate::sys::descriptors::Reserved;
+
+use super::origin::Origin;
+
+/// A service whose sockets listen and whose plan was proved.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What was asked for.
+    pub config: config::Service,
+    /// How its handlers are made.
+    pub plan: Plan,
+    /// Its sockets, which listen.
+    pub listeners: Vec<Listener>,
+    /// The rules about clients, and the files that they are read from again.
+    pub rules: Option<(Rules, RuleFiles)>,
+    /// How many threads receive its datagrams.
+    pub datagram_workers: usize,
+    /// What an earlier binary has left of it.
+    pub restored: Option<RestoredService>,
+}
+
+/// What is left of a service that isn't configured any more: its handlers run on.
+#[derive(Debug)]
+pub struct RemovedService {
+    /// The name that it had.
+    pub name: String,
+    /// How long its handlers may run.
+    pub limits: Option<TimeLimits>,
+    /// How long they are waited for at the end, if they are.
+    pub drain: Option<DrainTimeouts>,
+    /// What an earlier binary has left of it.
+    pub restored: RestoredService,
+}
+
+/// What an earlier binary has left of a service, besides its listeners and its rules.
+#[derive(Debug, Default)]
+pub struct RestoredService {
+    /// The files of its listeners.
+    pub files: Vec<SocketFile>,
+    /// Its live handlers.
+    pub handlers: Vec<SavedHandler>,
+    /// Its pending connections.
+    pub pending: Vec<SavedPending>,
+    /// Its exchanges of datagrams.
+    pub exchanges: Vec<SavedExchange>,
+}
+
+/// What the running daemon needs besides its services.
+#[derive(Debug)]
+pub struct Resources {
+    /// How children are made here.
+    pub method: Method,
+    /// How many threads accept connections, of all services together.
+    pub acceptors: usize,
+    /// The reserved descriptors, of which each thread that starts handlers needs one.
+    pub reserved: Reserved,
+    /// The log, to be opened again and to be kept going.
+    pub log: Log,
+    /// The service manager, to be told how things are.
+    pub manager: Option<Manager>,
+    /// What else is known from the start.
+    pub origin: Origin,
+    /// What an earlier binary has left, if there was one.
+    pub restored: Restored,
+}
+
+/// What an earlier binary has left that belongs to no configured service.
+#[derive(Debug, Default)]
+pub struct Restored {
+    /// Services that aren't configured any more.
+    pub removed: Vec<RemovedService>,
+    /// Its lingering connections.
+    pub lingering: Vec<SavedLingering>,
+    /// How many handlers there have been, live ones among them.
+    pub served: u64,
+}

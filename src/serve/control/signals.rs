@@ -1,0 +1,143 @@
+//! What a signal has the daemon do: reload, upgrade, drain or stop.
+
+use std::time::{Duration, Instant};
+
+use super::daemon::Daemon;
+use super::drain::Drain;
+use crate::child::Pool;
+use crate::report::{self, Event, Trouble};
+use crate::serve::handlers::reap;
+use crate::serve::handlers::table::Work;
+use crate::serve::worker::Phase;
+use crate::sys::signals::Signal;
+use crate::sys::thread::Thread;
+
+impl Daemon {
+    /// Acts on a signal. Returns whether skd ends at once.
+    pub(in crate::serve) fn signal(&mut self, signal: Signal) -> bool {
+        match signal {
+            Signal::SIGTERM => self.end(false),
+            Signal::SIGINT | Signal::SIGQUIT => self.end(true),
+            Signal::SIGHUP => self.hang_up(),
+            Signal::SIGCHLD => {
+                // Strangers can wait for a tenth of a second; but a slot may depend on a handler.
+                let pause = if self.has_unwatched() {
+                    Duration::ZERO
+                } else {
+                    reap::PAUSE
+                };
+                let due = Instant::now() + pause;
+                self.sweep_at = Some(self.sweep_at.map_or(due, |earlier| earlier.min(due)));
+                false
+            }
+            Signal::SIGUSR2 => {
+                self.begin_upgrade();
+                false
+            }
+            _ => false,
+        }
+    }
+
+    /// HUP: opens and reads again what was opened and read before.
+    fn hang_up(&mut self) -> bool {
+        self.status.reloading();
+        let reopened = self.log.reopen();
+        // What is wrong with them belongs into the new log.
+        let reread = self.read_rules() | self.renew_pools();
+        self.status.ready(&self.shared);
+        match reopened {
+            // A terminal that is closed may well say so twice: no reason to hurry.
+            Ok(false) if self.origin.hangup_ends && !reread && self.drain.is_none() => {
+                self.end(false)
+            }
+            Ok(_) => false,
+            Err(errno) => {
+                report::event(Event::Trouble(Trouble::LogNotReopened(errno)));
+                false
+            }
+        }
+    }
+
+    /// Drains the services that have a time for that; without any, skd ends at once.
+    fn end(&mut self, at_once: bool) -> bool {
+        let drains = self.services.iter().any(|service| service.drain.is_some());
+        self.status.stopping(&self.shared, drains);
+        if !drains && at_once {
+            self.stop_workers();
+        }
+        if at_once || self.drain.is_none() {
+            self.tell_others(at_once);
+        }
+        if drains {
+            self.drain(at_once);
+        }
+        !drains
+    }
+
+    /// Tells handlers to end that aren't waited for: those in wait mode, which hold the listening
+    /// socket itself, and all of them `at_once`.
+    fn tell_others(&self, at_once: bool) {
+        self.shared
+            .handlers
+            .table
+            .signal(Signal::SIGTERM, |handler| {
+                let service = self.services.get(handler.service.index());
+                service.is_none_or(|service| service.drain.is_none())
+                    && (at_once || matches!(handler.work, Work::WaitMode(_)))
+            });
+    }
+
+    /// Begins to drain, or goes on to the next step.
+    fn drain(&mut self, at_once: bool) {
+        // It has the listeners, which are to be closed for everybody.
+        self.abandon_preflight();
+        let begun = self.drain.is_some();
+        if !begun {
+            self.remove_files();
+            for socket in self.wait_sockets.drain(..) {
+                // A handler may have the socket too, and it would be told of still.
+                let poller = self.shared.handlers.main_poller();
+                let _ = poller.remove(socket.listener());
+                report::event(Event::ClosedListener(socket.listener().listener_name()));
+            }
+        }
+        let (shared, services) = (&self.shared, &self.services);
+        let drain = self.drain.get_or_insert_with(|| {
+            Drain::begin(shared, services.iter().map(|service| service.drain))
+        });
+        if begun || at_once {
+            drain.skip(shared);
+        }
+    }
+
+    /// Ends: clients that are being served stay served.
+    pub(in crate::serve) fn stop(mut self) {
+        self.abandon_preflight();
+        self.stop_workers();
+        self.remove_files();
+        self.each_listener(|listener| {
+            report::event(Event::ClosedListener(listener.listener_name()))
+        });
+        // If one is left, prestarted handlers see skd's end.
+        self.shared.retire_pools();
+    }
+
+    /// Has prestarted handlers started anew, from what the program is now and with the log that
+    /// was opened. Returns whether there are any. Draining, none is needed.
+    fn renew_pools(&self) -> bool {
+        if self.drain.is_none() {
+            self.shared.pools().for_each(Pool::renew);
+        }
+        self.shared.pools().next().is_some()
+    }
+
+    /// Stops the workers, each when the connection that it has accepted has its handler. One that
+    /// is held up by a handler's preparation isn't waited for long.
+    pub(in crate::serve) fn stop_workers(&self) {
+        self.shared.enter_phase(Phase::Stopping);
+        let deadline = Instant::now() + Duration::from_secs(1);
+        while !self.workers.iter().all(Thread::is_finished) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Reading the state: how this process came to run, and what it goes on with.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use nix::errno::Errno;
+
+use super::state::{SavedIdentity, SavedService, State};
+use super::words::{self, Word};
+use crate::config::{self, Identity, LogTarget};
+use crate::error::Error;
+use crate::net::{Listener, SocketFile};
+use crate::report::{self, Event, NoUpgrade};
+use crate::serve::admission::Rules;
+use crate::serve::control::origin::Origin;
+use crate::serve::control::prepared::{RemovedService, Restored, RestoredService};
+use crate::setup::executable::Executable;
+use crate::setup::pidfile::PidFile;
+use crate::setup::{Log, Manager, RuleFiles};
+use crate::sys::descriptors;
+use crate::sys::process;
+use crate::sys::reexec;
+
+/// How this process came to run.
+#[derive(Debug)]
+pub enum Arrival {
+    /// By a command.
+    Fresh,
+    /// By another process, to say whether this binary could go on with its state.
+    Preflight(Box<State>),
+    /// As the next binary of this process.
+    Upgrade(Box<State>),
+    /// As the old binary again, since the next one can't go on.
+    Return(Box<State>),
+}
+
+impl Arrival {
+    /// Finds out. A variable that was meant for another process says nothing.
+    pub fn find() -> Result<Self, Error> {
+        let Some((memory, word)) = words::read()? else {
+            return Ok(Self::Fresh);
+        };
+        let state = State::read(memory).map_err(|reason| {
+            Error::start("the state of the running skd can't be understood", reason)
+        })?;
+        let state = Box::new(state);
+        Ok(match word {
+            Word::Preflight => Self::Preflight(state),
+            Word::Upgrade => Self::Upgrade(state),
+            Word::Return => Self::Return(state),
+        })
+    }
+}
+
+impl State {
+    /// The user that the process has become, if it has.
+    pub fn identity(&self) -> Option<Identity> {
+        self.identity.as_ref().map(SavedIdentity::restore)
+    }
+
+    /// How many threads accept connections.
+    pub fn acceptors(&self) -> usize {
+        self.process.acceptors
+    }
+
+    /// What only the start knew. The binary that runs is the new one, or the old one again if
+    /// `returned`.
+    pub fn origin(&mut self, returned: bool) -> Result<Origin, Errno> {
+        if !self.process.dumpable {
+            process::forbid_dumping()?;
+        }
+        let mut pidfile = self.pidfile.take().map(PidFile::restore).transpose()?;
+        if returned {
+            // No other binary is left to remove it, should even this fail.
+            pidfile.iter_mut().for_each(PidFile::own);
+        }
+        let running = if returned {
+            self.open.old
+        } else {
+            self.open.new
+        };
+        let executable = Executable::restore(self.executable.clone(), running)?;
+        reexec::set_name(executable.path().as_os_str());
+        let files = self.process.files;
+        Ok(Origin {
+            executable: Some(executable),
+            hangup_ends: self.process.hangup_ends,
+            files: files.map(|(rlim_cur, rlim_max)| libc::rlimit { rlim_cur, rlim_max }),
+            identity: self.identity(),
+            pidfile,
+        })
+    }
+
+    /// The log, which is to be where the configuration says.
+    pub fn log(&self, wanted: Option<&LogTarget>) -> Result<Log, Errno> {
+        Log::restore(wanted, &self.log)
+    }
+
+    /// The service manager, if there is one.
+    pub fn manager(&mut self) -> Result<Option<Manager>, Errno> {
+        self.manager.take().map(Manager::restore).transpose()
+    }
+
+    /// Takes out the service with this name.
+    pub fn take_service(&mut self, name: &str) -> Option<SavedService> {
+        let mut services = self.services.iter();
+        let index = services.position(|service| service.name == name)?;
+        Some(self.services.remove(index))
+    }
+
+    /// What belongs to no configured service, once those have been taken out.
+    pub fn rest(&mut self, returned: bool) -> Result<Restored, Errno> {
+        let removed = self.services.drain(..).map(|mut service| {
+            Ok(RemovedService {
+                name: std::mem::take(&mut service.name),
+                limits: service.limits,
+                drain: service.drain,
+                restored: service.restore(returned)?,
+            })
+        });
+        Ok(Restored {
+            removed: removed.collect::<Result<_, Errno>>()?,
+            lingering: std::mem::take(&mut self.lingering),
+            served: self.served,
+        })
+    }
+
+    /// The descriptors themselves, which are to stay open until there is no way back. What
+    /// continues works on copies.
+    pub fn originals(&self) -> Result<Vec<OwnedFd>, Errno> {
+        let numbers = self.open.all.iter().copied();
+        numbers.map(descriptors::adopt).collect()
+    }
+
+    /// /dev/null among those.
+    pub fn null<'fd>(&self, originals: &'fd [OwnedFd]) -> Option<&'fd OwnedFd> {
+        find(originals, self.open.null)
+    }
+
+    /// Says that another binary goes on.
+    pub fn tell(&self, returned: bool) {
+        if returned {
+            words::refuse(NoUpgrade::GivenBack);
+        } else {
+            report::event(Event::Upgraded(&self.version));
+        }
+    }
+
+    /// Tells the running skd that this binary could go on: any program can end with 0, but this
+    /// one has read the state, and adds a blank to it.
+    pub fn accept(&self) -> io::Result<()> {
+        let file = File::from(descriptors::claim(self.open.memory)?);
+        file.write_all_at(b"\n", file.metadata()?.len())
+    }
+
+    /// Becomes the old binary again, whose descriptors are all there. Returns only with the reason
+    /// why not.
+    pub fn go_back(&self, originals: &[OwnedFd]) -> Errno {
+        match find(originals, self.open.old) {
+            Some(old) => {
+                let arguments = words::arguments(self.open.memory, Word::Return, &[]);
+                reexec::exec_file(old, &arguments)
+            }
+            None => Errno::EBADF,
+        }
+    }
+}
+
+impl SavedService {
+    /// How many threads receive its datagrams.
+    pub fn datagram_workers(&self) -> usize {
+        self.datagram_workers
+    }
+
+    /// Takes out its listeners, which listen already.
+    pub fn listeners(&mut self) -> Result<Vec<Listener>, Errno> {
+        let listeners = self.listeners.drain(..);
+        listeners.map(Listener::restore).collect()
+    }
+
+    /// Takes out its rules, for handlers that have `common` variables, with files that may be read
+    /// again. `asks` says whether names can be looked up.
+    pub fn rules(
+        &mut self,
+        wanted: &config::Service,
+        common: &[CString],
+        asks: bool,
+    ) -> Result<Option<(Rules, RuleFiles)>, Errno> {
+        let restored = self
+            .rules
+            .take()
+            .map(|saved| saved.restore(common, wanted.prestart, asks));
+        match restored.transpose()? {
+            // Another configuration than that of the earlier binary.
+            None if wanted.admission.has_rules() => Err(Errno::EINVAL),
+            rules => Ok(rules),
+        }
+    }
+
+    /// What else is left of it. The files are owned once the daemon runs, or now if `returned`.
+    pub fn restore(self, returned: bool) -> Result<RestoredService, Errno> {
+        let files = self.files.into_iter().map(SocketFile::restore);
+        let mut files: Vec<_> = files.collect::<Result<_, _>>()?;
+        if returned {
+            // As the pid file.
+            files.iter_mut().for_each(SocketFile::own);
+        }
+        Ok(RestoredService {
+            files,
+            handlers: self.handlers,
+            pending: self.pending,
+            exchanges: self.exchanges,
+        })
+    }
+}
+
+fn find(originals: &[OwnedFd], number: i32) -> Option<&OwnedFd> {
+    originals.iter().find(|fd| fd.as_raw_fd() == number)
+}

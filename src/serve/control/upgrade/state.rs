@@ -1,0 +1,159 @@
+//! The state of an upgrade: a document that names every service and holds what each module saved.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+
+use nix::errno::Errno;
+use nix::unistd::{Gid, Uid};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Account, Identity};
+use crate::net::{SavedFile, SavedListener};
+use crate::serve::control::saved_rules::SavedServiceRules;
+use crate::serve::handlers::saved::{SavedHandler, SavedLingering};
+use crate::serve::service::{DrainTimeouts, TimeLimits};
+use crate::serve::worker::datagram::SavedExchange;
+use crate::serve::worker::saved::SavedPending;
+use crate::setup::executable::SavedExecutable;
+use crate::setup::log::SavedLog;
+use crate::setup::notify::SavedManager;
+use crate::setup::pidfile::SavedPidFile;
+use crate::sys::descriptors::{self, SavedDescriptors};
+use crate::sys::reexec::{self, ExecArguments};
+
+/// What the document looks like. Fields may be added; a binary that needs one that is missing, or
+/// that sees another number here, fails its preflight.
+pub(in crate::serve) const FORMAT: u32 = 2;
+
+/// All that the next binary needs to know besides its configuration.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct State {
+    pub(in crate::serve) format: u32,
+    /// The version of the skd that wrote it.
+    pub(in crate::serve) version: String,
+    pub(in crate::serve) open: OpenDescriptors,
+    pub(in crate::serve) process: SavedProcess,
+    pub(in crate::serve) identity: Option<SavedIdentity>,
+    pub(in crate::serve) executable: SavedExecutable,
+    pub(in crate::serve) pidfile: Option<SavedPidFile>,
+    pub(in crate::serve) log: SavedLog,
+    pub(in crate::serve) manager: Option<SavedManager>,
+    pub(in crate::serve) services: Vec<SavedService>,
+    pub(in crate::serve) lingering: Vec<SavedLingering>,
+    /// How many handlers there have been, live ones among them.
+    pub(in crate::serve) served: u64,
+}
+
+/// What is open for the next binary.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::serve) struct OpenDescriptors {
+    pub(in crate::serve) all: Vec<i32>,
+    /// The memory file itself.
+    pub(in crate::serve) memory: i32,
+    /// The binary that wrote the state, and the next.
+    pub(in crate::serve) old: i32,
+    pub(in crate::serve) new: i32,
+    /// /dev/null.
+    pub(in crate::serve) null: i32,
+}
+
+/// What only the start knew of the process.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::serve) struct SavedProcess {
+    pub(in crate::serve) hangup_ends: bool,
+    /// How many acceptors there are: after chroot(2), what limits them can't be seen.
+    pub(in crate::serve) acceptors: usize,
+    /// The limit of open files that handlers get back.
+    pub(in crate::serve) files: Option<(libc::rlim_t, libc::rlim_t)>,
+    /// Whether other processes of its user may look into it.
+    pub(in crate::serve) dumpable: bool,
+}
+
+/// A service. The next binary knows it by its name, and its listeners by their addresses.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SavedService {
+    pub(in crate::serve) name: String,
+    pub(in crate::serve) limits: Option<TimeLimits>,
+    pub(in crate::serve) drain: Option<DrainTimeouts>,
+    pub(in crate::serve) datagram_workers: usize,
+    pub(in crate::serve) listeners: Vec<SavedListener>,
+    /// The files of the listeners.
+    pub(in crate::serve) files: Vec<SavedFile>,
+    pub(in crate::serve) rules: Option<SavedServiceRules>,
+    pub(in crate::serve) handlers: Vec<SavedHandler>,
+    pub(in crate::serve) pending: Vec<SavedPending>,
+    pub(in crate::serve) exchanges: Vec<SavedExchange>,
+}
+
+/// The user that the process has become.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::serve) struct SavedIdentity {
+    uid: u32,
+    gid: u32,
+    groups: Vec<u32>,
+    account: Account,
+}
+
+impl SavedIdentity {
+    pub(in crate::serve) fn save(identity: &Identity) -> Self {
+        Self {
+            uid: identity.uid.as_raw(),
+            gid: identity.gid.as_raw(),
+            groups: identity.groups.iter().map(|gid| gid.as_raw()).collect(),
+            account: identity.account.clone(),
+        }
+    }
+
+    pub(in crate::serve) fn restore(&self) -> Identity {
+        Identity {
+            uid: Uid::from_raw(self.uid),
+            gid: Gid::from_raw(self.gid),
+            groups: self.groups.iter().copied().map(Gid::from_raw).collect(),
+            account: self.account.clone(),
+        }
+    }
+}
+
+/// The number alone, which any document has.
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
+}
+
+impl State {
+    /// Reads the document in a memory file.
+    pub(in crate::serve) fn read(memory: i32) -> io::Result<Self> {
+        let file = File::from(descriptors::claim(memory)?);
+        let length = file.metadata()?.len();
+        let mut text = vec![0; usize::try_from(length).unwrap_or_default()];
+        // Not from where the last reader left off.
+        file.read_exact_at(&mut text, 0)?;
+        let Format { format } = serde_json::from_slice(&text)?;
+        if format != FORMAT {
+            let text = format!("it is of format {format}, and this skd reads {FORMAT}");
+            return Err(io::Error::other(text));
+        }
+        Ok(serde_json::from_slice(&text)?)
+    }
+}
+
+/// A state that is written down, and what goes with it.
+pub(in crate::serve) struct Written {
+    pub(in crate::serve) memory: i32,
+    pub(in crate::serve) carried: SavedDescriptors,
+    pub(in crate::serve) file: File,
+    pub(in crate::serve) length: u64,
+}
+
+impl Written {
+    /// Becomes the program in an open file, with all that is carried. Returns only with the reason
+    /// why not.
+    pub(in crate::serve) fn exec_file(&self, next: &OwnedFd, arguments: &ExecArguments) -> Errno {
+        match self.carried.survive(true) {
+            Ok(()) => reexec::exec_file(next, arguments),
+            Err(errno) => errno,
+        }
+    }
+}

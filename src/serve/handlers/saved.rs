@@ -1,0 +1,297 @@
+//! Live handlers and lingering connections in the state of an upgrade.
+
+use std::collections::{BTreeMap, TryReserveError};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use super::context::Handlers;
+use super::linger::KeptConnection;
+use super::table::{Handler, Work};
+use super::timeouts::{SavedWatch, Watch};
+use crate::child::Method;
+use crate::config::{Peer, ServiceId};
+use crate::net::ListenerAddress;
+use crate::serve::admission::{Policy, Slots};
+use crate::sys::descriptors::{self, SavedDescriptors};
+
+/// Stands for the wait-mode listener of a handler that outlives it.
+const NO_LISTENER: usize = usize::MAX;
+
+/// A live handler. It stays a child of the process that becomes the next binary.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SavedHandler {
+    pid: i32,
+    work: SavedWork,
+    peer: Peer,
+    started: u64,
+    watch: Option<SavedWatch>,
+    /// Its connection, if that is kept for a lingering close.
+    kept: Option<SavedKept>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum SavedWork {
+    Connection,
+    Datagrams,
+    /// With its listener, if that is still there.
+    WaitMode(Option<ListenerAddress>),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedKept {
+    connection: i32,
+    /// How long input is drained after the handler's end, in milliseconds.
+    linger: u64,
+}
+
+/// A lingering connection.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SavedLingering {
+    connection: i32,
+    until: u64,
+}
+
+/// A handler to be restored, with what it is matched to in this process.
+#[derive(Debug)]
+pub(in crate::serve) struct RestoredHandler {
+    pub(in crate::serve) saved: SavedHandler,
+    pub(in crate::serve) service: ServiceId,
+    /// The index of the wait-mode listener that it has.
+    pub(in crate::serve) wait_socket: Option<usize>,
+}
+
+impl SavedHandler {
+    /// Returns the address of the wait-mode listener that it has.
+    pub(in crate::serve) fn wait_address(&self) -> Option<&ListenerAddress> {
+        match &self.work {
+            SavedWork::WaitMode(address) => address.as_ref(),
+            SavedWork::Connection | SavedWork::Datagrams => None,
+        }
+    }
+
+    /// Returns whether its connection is kept for a lingering close.
+    pub(in crate::serve) fn is_kept(&self) -> bool {
+        self.kept.is_some()
+    }
+}
+
+/// Times in the state of an upgrade: milliseconds of the monotonic clock, since no other process
+/// understands an [`Instant`].
+#[derive(Clone, Copy, Debug)]
+pub(in crate::serve) struct SavedClock {
+    now: Instant,
+    milliseconds: u64,
+}
+
+impl SavedClock {
+    pub(in crate::serve) fn new() -> Self {
+        let clock = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from);
+        Self {
+            now: Instant::now(),
+            milliseconds: clock.map_or(0, milliseconds),
+        }
+    }
+
+    /// Converts a time, past or to come.
+    pub(in crate::serve) fn save(&self, time: Instant) -> u64 {
+        let ahead = milliseconds(time.saturating_duration_since(self.now));
+        let ago = milliseconds(self.now.saturating_duration_since(time));
+        self.milliseconds.saturating_add(ahead).saturating_sub(ago)
+    }
+
+    /// Converts it back.
+    pub(in crate::serve) fn restore(&self, saved: u64) -> Instant {
+        let ahead = Duration::from_millis(saved.saturating_sub(self.milliseconds));
+        let ago = Duration::from_millis(self.milliseconds.saturating_sub(saved));
+        self.now.checked_sub(ago).unwrap_or(self.now) + ahead
+    }
+}
+
+/// The number of milliseconds in a time.
+pub(in crate::serve) fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The descriptors that an earlier binary has left open, by their numbers.
+#[derive(Debug, Default)]
+pub(in crate::serve) struct LeftOpen(BTreeMap<i32, OwnedFd>);
+
+impl LeftOpen {
+    pub(in crate::serve) fn new(descriptors: Vec<OwnedFd>) -> Self {
+        let descriptors = descriptors.into_iter();
+        Self(descriptors.map(|fd| (fd.as_raw_fd(), fd)).collect())
+    }
+
+    /// Takes one out, under its own number: copies of all would take twice as many.
+    pub(in crate::serve) fn take(&mut self, number: i32) -> Option<OwnedFd> {
+        let descriptor = self.0.remove(&number)?;
+        // No handler may get it; and what fails here is closed.
+        descriptors::set_close_on_exec(&descriptor, true).ok()?;
+        Some(descriptor)
+    }
+}
+
+impl Handlers {
+    /// Saves the handlers of a service. Their kept connections are passed on if `connections` says
+    /// so: a client of a preflight would wait for its copy, too, to be closed.
+    pub(in crate::serve) fn save(
+        &self,
+        service: ServiceId,
+        connections: bool,
+        wait_address: impl Fn(usize) -> Option<ListenerAddress>,
+        to: &mut SavedDescriptors,
+    ) -> Vec<SavedHandler> {
+        let mut saved = Vec::new();
+        let clock = SavedClock::new();
+        self.table.each(|handler, watch| {
+            if handler.service != service {
+                return;
+            }
+            let kept = handler.kept.as_ref().filter(|_| connections);
+            saved.push(SavedHandler {
+                pid: handler.pid.as_raw(),
+                work: match &handler.work {
+                    Work::Connection(_) => SavedWork::Connection,
+                    Work::Datagrams(_) => SavedWork::Datagrams,
+                    Work::WaitMode(index) => SavedWork::WaitMode(wait_address(*index)),
+                },
+                peer: handler.peer,
+                started: clock.save(handler.started),
+                watch: watch.map(|watch| watch.save(|time| clock.save(time))),
+                kept: kept.and_then(|kept| {
+                    let (connection, linger) = kept.parts();
+                    Some(SavedKept {
+                        // One that can't be passed on is closed at the exec.
+                        connection: to.pass(connection).ok()?,
+                        linger: milliseconds(linger),
+                    })
+                }),
+            });
+        });
+        saved
+    }
+
+    /// Reserves entries for handlers that will be restored.
+    pub(in crate::serve) fn reserve_restored(
+        &self,
+        handlers: &[RestoredHandler],
+    ) -> Result<(), TryReserveError> {
+        for thread in 0..=self.main_index() {
+            let its = |handler: &&RestoredHandler| self.thread_for(&handler.saved) == thread;
+            let count = handlers.iter().filter(its).count();
+            self.table.reserve(thread, count)?;
+        }
+        Ok(())
+    }
+
+    /// Enters a handler of an earlier binary, which will be reaped. Its entry is reserved.
+    pub(in crate::serve) fn restore(
+        &self,
+        handler: RestoredHandler,
+        slots: &Arc<Slots>,
+        policy: Option<&Policy>,
+        method: Method,
+        left_open: &mut LeftOpen,
+    ) {
+        let RestoredHandler {
+            saved,
+            service,
+            wait_socket,
+        } = handler;
+        let thread = self.thread_for(&saved);
+        let clock = SavedClock::new();
+        let pid = Pid::from_raw(saved.pid);
+        let work = match saved.work {
+            SavedWork::Connection => Work::Connection(slots.occupy()),
+            SavedWork::Datagrams => Work::Datagrams(slots.occupy()),
+            SavedWork::WaitMode(_) => Work::WaitMode(wait_socket.unwrap_or(NO_LISTENER)),
+        };
+        let source_slot = match work {
+            Work::WaitMode(_) => None,
+            _ => policy.and_then(|policy| policy.occupy(&saved.peer)),
+        };
+        let kept = saved.kept.and_then(|kept| {
+            let connection = left_open.take(kept.connection)?;
+            let linger = Duration::from_millis(kept.linger);
+            Some(KeptConnection::new(connection, linger))
+        });
+        let watch = saved.watch;
+        let watch = watch.map(|watch| Watch::restore(watch, |time| clock.restore(time)));
+        let handler = Handler {
+            service,
+            pid,
+            // A child that wasn't reaped: its id can't be another's.
+            pidfd: method.pidfd_of(pid),
+            work,
+            source_slot,
+            peer: saved.peer,
+            started: clock.restore(saved.started),
+            kept,
+        };
+        self.enter(thread, handler, watch);
+    }
+
+    /// Saves all lingering connections.
+    pub(in crate::serve) fn save_lingering(
+        &self,
+        to: &mut SavedDescriptors,
+    ) -> Vec<SavedLingering> {
+        let mut saved = Vec::new();
+        let clock = SavedClock::new();
+        self.lingering.each(|connection, until| {
+            if let Ok(connection) = to.pass(connection) {
+                saved.push(SavedLingering {
+                    connection,
+                    until: clock.save(until),
+                });
+            }
+        });
+        saved
+    }
+
+    /// Lets connections linger on, in all threads alike.
+    pub(in crate::serve) fn restore_lingering(
+        &self,
+        saved: Vec<SavedLingering>,
+        left_open: &mut LeftOpen,
+    ) {
+        let clock = SavedClock::new();
+        for (saved, thread) in saved.into_iter().zip((0..self.pollers.len()).cycle()) {
+            if let Some(connection) = left_open.take(saved.connection) {
+                let (poller, until) = (&self.pollers[thread], clock.restore(saved.until));
+                self.lingering.add(thread, poller, connection, until);
+            }
+        }
+    }
+
+    /// The part of the table for a handler that no thread of this process has started.
+    fn thread_for(&self, handler: &SavedHandler) -> usize {
+        match handler.work {
+            SavedWork::Connection | SavedWork::Datagrams if self.main_index() > 0 => {
+                handler.pid.unsigned_abs() as usize % self.main_index()
+            }
+            _ => self.main_index(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_saved_time_is_restored() {
+        let clock = SavedClock::new();
+        for offset in [0, 1, 5_000] {
+            let offset = Duration::from_millis(offset);
+            for time in [clock.now + offset, clock.now - offset] {
+                assert_eq!(clock.restore(clock.save(time)), time);
+            }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Pending connections and exchanges of datagrams in the state of an upgrade.
+
+use serde::{Deserialize, Serialize};
+
+use super::datagram::{ParkedExchange, SavedExchange};
+use super::shared::Shared;
+use crate::config::{Peer, ServiceId};
+use crate::net::ListenerAddress;
+use crate::serve::admission::{Kind, PendingConnection};
+use crate::serve::handlers::saved::LeftOpen;
+use crate::sys::descriptors::SavedDescriptors;
+
+/// A pending connection. Neither what it has got so far is saved nor the time that has passed: all
+/// begins anew, but for a header that was taken away.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SavedPending {
+    connection: i32,
+    listener: ListenerAddress,
+    peer: Peer,
+    /// Whether its header has been read, if it is to have one.
+    identified: bool,
+}
+
+impl Shared {
+    /// Saves the pending connections of a service, which its parked workers have left.
+    pub(in crate::serve) fn save_pending(
+        &self,
+        service: ServiceId,
+        to: &mut SavedDescriptors,
+    ) -> Vec<SavedPending> {
+        let Some(served) = self.services.get(service.index()) else {
+            return Vec::new();
+        };
+        let mut save = |pending: &PendingConnection| {
+            Some(SavedPending {
+                listener: served.listeners.get(pending.listener)?.address(),
+                // One that can't be passed on is closed at the exec.
+                connection: to.pass(&pending.connection).ok()?,
+                peer: pending.client.peer,
+                identified: pending.client.is_identified(),
+            })
+        };
+        let mut saved = Vec::new();
+        for thread in 0..self.pending.len() {
+            let pending = self.pending(thread);
+            let its = pending.iter().filter(|pending| pending.service == service);
+            saved.extend(its.filter_map(&mut save));
+        }
+        saved
+    }
+
+    /// Restores the pending connections of a service. Each acceptor gets a share, since its queue
+    /// takes no more. Connections of a listener that is gone are closed.
+    pub(in crate::serve) fn restore_pending(
+        &self,
+        service: ServiceId,
+        saved: Vec<SavedPending>,
+        acceptors: usize,
+        left_open: &mut LeftOpen,
+    ) {
+        let Some(served) = self.services.get(service.index()) else {
+            return;
+        };
+        let Some(policy) = &served.policy else {
+            return;
+        };
+        for (saved, thread) in saved.into_iter().zip((0..acceptors).cycle()) {
+            let mut listeners = served.listeners.iter();
+            let listener = listeners.position(|listener| listener.address() == saved.listener);
+            let connection = left_open.take(saved.connection);
+            let (Some(listener), Some(connection)) = (listener, connection) else {
+                continue;
+            };
+            let mut client = policy.begin(saved.peer, Kind::Connection);
+            if saved.identified {
+                client.set_identified();
+            }
+            let pending = PendingConnection {
+                client,
+                connection: connection.into(),
+                service,
+                listener,
+            };
+            self.pending(thread).push(pending);
+        }
+    }
+
+    /// Saves the exchanges of a service, which its parked workers have left.
+    pub(in crate::serve) fn save_exchanges(
+        &self,
+        service: ServiceId,
+        to: &mut SavedDescriptors,
+    ) -> Vec<SavedExchange> {
+        let Some(served) = self.services.get(service.index()) else {
+            return Vec::new();
+        };
+        let parked = self.parked_exchanges();
+        let its = parked.iter().filter(|exchange| exchange.service == service);
+        let save = |exchange: &ParkedExchange| {
+            let listener = served.datagrams.get(exchange.listener)?;
+            exchange.save(listener.address(), to)
+        };
+        its.filter_map(save).collect()
+    }
+
+    /// Restores the exchanges of a service. Those of a listener that is gone are closed.
+    pub(in crate::serve) fn restore_exchanges(
+        &self,
+        service: ServiceId,
+        saved: Vec<SavedExchange>,
+        left_open: &mut LeftOpen,
+    ) {
+        let Some(served) = self.services.get(service.index()) else {
+            return;
+        };
+        for saved in saved {
+            let mut listeners = served.datagrams.iter();
+            let listener = listeners.position(|listener| listener.address() == saved.listener);
+            let restored = listener.and_then(|listener| {
+                let socket = left_open.take(saved.socket)?;
+                ParkedExchange::restore(saved, (service, listener), socket)
+            });
+            self.parked_exchanges().extend(restored);
+        }
+    }
+}

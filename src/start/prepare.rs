@@ -1,0 +1,115 @@
+//! From sockets to services that can be served: threads, low descriptors, plans.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use crate::child::plan::Role;
+use crate::child::{Method, Plan};
+use crate::config::{Daemon, DatagramMode, MOST_THREADS, Mode, Service, Style};
+use crate::error::Error;
+use crate::net::Listener;
+use crate::serve;
+use crate::sys::descriptors::{Low, Reserved};
+
+use super::process::inherited_variables;
+
+/// How many threads accept connections, of all services; and how many receive datagrams, of each.
+#[derive(Debug)]
+pub(super) struct Threads {
+    pub(super) acceptors: usize,
+    pub(super) datagram_workers: Vec<usize>,
+}
+
+/// Occupies the low descriptors, and closes what was inherited but for what is `kept`. Where few
+/// may be open, that is no more than so many services can need: one for each thread that starts
+/// handlers, for the main thread, and for the thread that keeps a service's prestarted handlers.
+pub(super) fn reserve(
+    services: usize,
+    kept: &[BorrowedFd<'_>],
+    null: Option<&OwnedFd>,
+) -> Result<Reserved, Error> {
+    // A service has prestarted handlers or at least one thread for datagrams, not both.
+    Reserved::take(MOST_THREADS + 1 + services, kept, null)
+        .map_err(|reason| Error::start("the low descriptors can't be reserved", reason))
+}
+
+impl Threads {
+    /// Those that the services need, with the listeners of each. Threads for datagrams share what
+    /// acceptors leave, and each service that receives some has at least one.
+    pub(super) fn new(daemon: &Daemon, services: &[Service], listeners: &[Vec<Listener>]) -> Self {
+        let services = || services.iter().zip(listeners);
+        let accepts = |(service, listeners): (&Service, &Vec<Listener>)| {
+            let mut listeners = listeners.iter();
+            service.mode == Mode::PerConnection
+                && listeners.any(|listener| listener.style().has_connections())
+        };
+        let acceptors = if services().any(accepts) {
+            serve::acceptors(daemon.threads)
+        } else {
+            0
+        };
+        let receives = |(service, listeners): (&Service, &Vec<Listener>)| {
+            let mut listeners = listeners.iter();
+            service.datagrams != DatagramMode::Wait
+                && listeners.any(|listener| listener.style() == Style::Datagram)
+        };
+        let mut receivers = services().filter(|it| receives(*it)).count();
+        let mut left = MOST_THREADS.saturating_sub(acceptors);
+        let datagram_workers = services().map(|it| {
+            if !receives(it) {
+                return 0;
+            }
+            let share = (left / receivers).max(1);
+            let workers = serve::datagram_workers(it.0.datagrams, daemon.threads).min(share);
+            receivers -= 1;
+            left = left.saturating_sub(workers);
+            workers
+        });
+        Self {
+            datagram_workers: datagram_workers.collect(),
+            acceptors,
+        }
+    }
+
+    /// The low descriptors that these threads need.
+    pub(super) fn low(&self, services: &[Service], reserved: &Reserved) -> Result<Low, Error> {
+        let keepers = services.iter().filter(|it| it.prestart.is_some()).count();
+        let workers = self.acceptors + self.datagram_workers.iter().sum::<usize>();
+        let threads = workers + keepers + 1;
+        reserved.low(threads).ok_or_else(|| {
+            Error::Start(format!(
+                "{} services need {threads} threads that start handlers, and there are not so many \
+                 descriptors below 64; use fewer --threads, or run some services by another skd",
+                services.len()
+            ))
+        })
+    }
+}
+
+/// What handlers are made from, as the user that they will be, in the root directory where they
+/// will be.
+pub(super) struct Ground<'a> {
+    pub(super) daemon: &'a Daemon,
+    /// The limit of open files that handlers get back.
+    pub(super) files: Option<libc::rlimit>,
+    pub(super) low: Low,
+    pub(super) probe: fn(&Plan, Low) -> Result<Method, Error>,
+}
+
+impl Ground<'_> {
+    /// Makes the plan of each service. What must fail for each handler fails here, once.
+    pub(super) fn plans(&self, services: &[Service]) -> Result<(Vec<Plan>, Method), Error> {
+        let mut method = None;
+        let plans = services.iter().map(|service| {
+            let variables =
+                inherited_variables(self.daemon, &service.surroundings).without_reserved();
+            let (command, surroundings) = (&service.command, &service.surroundings);
+            let plan = Plan::new(command, surroundings, &variables, Role::Handler, self.files)?;
+            // The kernel's answer, so the same for all.
+            method = Some((self.probe)(&plan, self.low)?);
+            Ok(plan)
+        });
+        let plans = plans.collect::<Result<_, Error>>()?;
+        let method = method.ok_or_else(|| Error::Start("there is no service to run".into()))?;
+        Ok((plans, method))
+    }
+}

@@ -1,0 +1,168 @@
+//! Binding sockets and serving them, in the one order that works.
+
+use std::os::fd::AsFd;
+
+use crate::child::Method;
+use crate::child::plan::raise_file_limit;
+use crate::config::{Config, Service};
+use crate::error::Error;
+use crate::net::{self, InheritedListener};
+use crate::serve::{Daemon, Origin, Prepared, Resources, Restored, Rules};
+use crate::setup::executable::Executable;
+use crate::setup::{Log, Manager, ReadyFd, RuleFiles};
+use crate::sys::memory;
+use crate::sys::process;
+use crate::sys::signals::{self, Inherited, Signal};
+
+use super::prepare::{Ground, Threads, reserve};
+use super::process::{announce, give_up_rights, lock_pidfile, publish, service_side, split};
+use super::program::{self, Bound};
+
+/// Binds the sockets of all services and serves them, or hands them to a supervised program.
+pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> {
+    let Config { daemon, services } = config;
+    // A descriptor for each live handler; handlers get the old limit back.
+    let files = raise_file_limit();
+    // What skd was given on purpose.
+    let ready_fd = daemon.ready_fd.map(ReadyFd::claim).transpose()?;
+    let inherited_listeners = take_over(&services)?;
+    // Before any descriptor of ours is opened, so that all are above the reserved ones; and
+    // a handler gets its connection and nothing that skd was given by accident.
+    let kept = ready_fd.iter().flat_map(ReadyFd::kept).map(AsFd::as_fd);
+    let kept: Vec<_> = kept
+        .chain(inherited_listeners.iter().flatten().map(AsFd::as_fd))
+        .collect();
+    let reserved = reserve(services.len(), &kept, None)?;
+    // The resolver may take long: nothing is held or changed yet, and INT still ends skd.
+    let wanted = services
+        .iter()
+        .map(|service| net::resolve_all(&service.listeners))
+        .collect::<Result<Vec<_>, _>>()?;
+    // While files and users are in sight; a fault in them leaves no trace.
+    let mut rules = services
+        .iter()
+        .map(RuleFiles::open_and_read)
+        .collect::<Result<Vec<_>, _>>()?;
+    // While its socket can be reached, and before it could be told of a start that fails.
+    let mut manager = Manager::connect()?;
+    // From here on there may be something to remove: signals wait until that can be done.
+    signals::block();
+    // Before anything is changed: of two daemons the second leaves no trace.
+    let pidfile = lock_pidfile(&daemon)?;
+    // With the rights to low ports, and while the old root directory is there. All, or none.
+    let listeners = wanted
+        .iter()
+        .zip(inherited_listeners)
+        .map(|(wanted, inherited)| net::bind_all(wanted, inherited))
+        .collect::<Result<Vec<_>, _>>()?;
+    let log = Log::open(daemon.log.as_ref(), daemon.background)?;
+
+    // While /proc and its path are in sight.
+    let mut executable = Executable::find();
+
+    let Some(ready) = split(&daemon, manager.as_mut(), ready_fd)? else {
+        process::exit_now(0);
+    };
+    // While the cgroup that limits them can be seen.
+    let threads = Threads::new(&daemon, &services, &listeners);
+    service_side(ready, |ready| {
+        let mut log = log;
+        let mut pidfile = pidfile;
+        give_up_rights(&daemon, &mut log)?;
+        let supervised = match &services[..] {
+            [service] => service.mode.supervised().map(|it| (service, it)),
+            _ => None,
+        };
+        if let Some(service) = supervised {
+            let bound = Bound {
+                listeners: listeners.into_iter().flatten().collect(),
+                manager,
+                log,
+                pidfile,
+            };
+            return program::hand_off(&daemon, service, files, bound, inherited, ready);
+        }
+        if daemon.root.is_some() {
+            executable.iter_mut().for_each(Executable::entered_root);
+            let files = rules.iter_mut().flatten().map(|(files, _)| files);
+            files.for_each(RuleFiles::entered_root);
+        }
+        let ground = Ground {
+            daemon: &daemon,
+            files,
+            low: threads.low(&services, &reserved)?,
+            probe: Method::probe,
+        };
+        let (plans, method) = ground.plans(&services)?;
+        let ports = publish(&mut pidfile, listeners.iter().flatten())?;
+        let origin = Origin {
+            executable,
+            // Under a service manager there is no terminal that it could be about.
+            hangup_ends: !daemon.background
+                && manager.is_none()
+                && !inherited.ignored(Signal::SIGHUP),
+            files,
+            identity: daemon.identity.clone(),
+            pidfile,
+        };
+        let parts = plans.into_iter().zip(listeners).zip(rules);
+        let prepared = services
+            .into_iter()
+            .zip(parts)
+            .zip(threads.datagram_workers)
+            .map(
+                |((config, ((plan, listeners), rules)), datagram_workers)| Prepared {
+                    rules: rules.map(|(files, list)| (Rules::new(list, plan.variables()), files)),
+                    config,
+                    plan,
+                    listeners,
+                    datagram_workers,
+                    restored: None,
+                },
+            );
+        let prepared = prepared.collect();
+        // The last that is likely to fail. Threads are made here, and not before: the steps
+        // above change the process as a whole.
+        let resources = Resources {
+            method,
+            acceptors: threads.acceptors,
+            reserved,
+            log,
+            manager,
+            origin,
+            restored: Restored::default(),
+        };
+        let mut running = Daemon::new(prepared, resources)?;
+        // Not before: a reader may connect at once.
+        announce(&ports)?;
+        // All that the caller should see has been said.
+        running.take_log()?;
+        memory::return_freed();
+        if let Some(ready) = ready {
+            ready.serving()?;
+        }
+        *ready = None;
+        Ok(running.run())
+    })
+}
+
+/// Takes over the sockets that this process has inherited, for each service its own.
+fn take_over(services: &[Service]) -> Result<Vec<Vec<InheritedListener>>, Error> {
+    let listeners = services.iter().flat_map(|service| &service.listeners);
+    let mut inherited = net::inherit_all(listeners)?;
+    let mut all = Vec::new();
+    for service in services {
+        let its: Vec<_>;
+        (its, inherited) = inherited
+            .into_iter()
+            .partition(|it| it.is_of(&service.listeners));
+        if service.admission.proxies.is_some() {
+            net::refuse_seqpacket(&its)?;
+        }
+        if let Some(prestart) = service.prestart {
+            net::refuse_datagrams(&its, prestart.option())?;
+        }
+        all.push(its);
+    }
+    Ok(all)
+}
