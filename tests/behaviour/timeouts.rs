@@ -251,7 +251,7 @@ fn a_handler_that_has_closed_its_connection_is_not_idle() {
     ends(&mut client);
     let mut open = skd.connect();
     receive(&mut open, 6);
-    // One connection that its client keeps open, and one that its client closes.
+    // `open` is kept open by its client, and `client` is closed.
     drop(client);
     skd.wait_for_logs("exited with status 7", 2);
     assert_eq!(skd.logged(TOLD), [""; 0]);
