@@ -1,4 +1,4 @@
-//! What skd holds: what may not grow with the number of connections that it has served.
+//! The resources that skd holds, which may not grow with the number of connections that it has served.
 
 use super::process::{descriptors, rss_anon, threads};
 use super::{DEADLINE, Instance, Way, assert_idle, is_asleep, parked, poll_for};
