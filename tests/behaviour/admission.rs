@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Reads a connection to its end: what a client that sends nothing receives.
-fn hear(mut stream: impl Read) -> Result<String, ErrorKind> {
+fn read_answer(mut stream: impl Read) -> Result<String, ErrorKind> {
     let mut text = String::new();
     match stream.read_to_string(&mut text) {
         Ok(_) => Ok(text),
@@ -22,10 +22,10 @@ fn hear(mut stream: impl Read) -> Result<String, ErrorKind> {
 }
 
 /// Connects and reads to the end. A connection may be reset before connect(2) returns.
-fn connect_and_hear(address: SocketAddr) -> Result<String, ErrorKind> {
+fn connect_and_read(address: SocketAddr) -> Result<String, ErrorKind> {
     let stream = TcpStream::connect(address).map_err(|error| error.kind())?;
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    hear(stream)
+    read_answer(stream)
 }
 
 /// Starts an echo server with one thread on a TCP port.
@@ -52,12 +52,12 @@ fn served(skd: &Instance, from: &str) -> TcpStream {
 /// Asserts that a client is disconnected without a message.
 #[track_caller]
 fn refused(skd: &Instance, from: &str) {
-    assert_eq!(hear(client(skd, from)), Ok(String::new()), "{from}");
+    assert_eq!(read_answer(client(skd, from)), Ok(String::new()), "{from}");
 }
 
 /// Waits until all of these texts are in the log.
 #[track_caller]
-fn said(skd: &Instance, texts: &[&str]) {
+fn wait_for_lines(skd: &Instance, texts: &[&str]) {
     for text in texts {
         skd.wait_for_log(text);
     }
@@ -71,7 +71,7 @@ fn a_source_has_no_more_handlers_than_its_limit() {
     let first = served(&skd, "127.0.0.1");
     let _second = served(&skd, "127.0.0.1");
     refused(&skd, "127.0.0.1");
-    said(&skd, &["Refused connection from [127.0.0.1]:"]);
+    wait_for_lines(&skd, &["Refused connection from [127.0.0.1]:"]);
     // Other sources have limits of their own.
     let _third = served(&skd, "127.0.0.2");
     let _fourth = served(&skd, "127.0.0.2");
@@ -80,12 +80,12 @@ fn a_source_has_no_more_handlers_than_its_limit() {
     skd.wait_for_children(3);
     wait_until("the slot is free again", || {
         let mut stream = client(&skd, "127.0.0.1");
-        stream.write_all(b"x").is_ok() && hear_one(&mut stream)
+        stream.write_all(b"x").is_ok() && byte_arrives(&mut stream)
     });
 }
 
 /// Whether a byte arrives.
-fn hear_one(stream: &mut TcpStream) -> bool {
+fn byte_arrives(stream: &mut TcpStream) -> bool {
     matches!(stream.read(&mut [0]), Ok(1))
 }
 
@@ -94,7 +94,7 @@ fn addresses_that_agree_in_the_prefix_are_one_source() {
     let skd = echoing(&["--max-per-source=1", "--source-prefix=24,64"]);
     let _first = served(&skd, "127.0.1.1");
     refused(&skd, "127.0.1.200");
-    said(&skd, &["127.0.1.0/24 "]);
+    wait_for_lines(&skd, &["127.0.1.0/24 "]);
     let _other = served(&skd, "127.0.2.1");
     let skd = echoing(&["--max-per-source=1", "--source-prefix=0,0"]);
     let _all = served(&skd, "127.0.1.1");
@@ -122,7 +122,7 @@ fn an_ipv6_source_is_a_network_unless_said_otherwise() {
             echo(&mut third, b"third");
             let mut second = from(neighbour);
             if alike {
-                assert_eq!(hear(second), Ok(String::new()), "{prefix}");
+                assert_eq!(read_answer(second), Ok(String::new()), "{prefix}");
             } else {
                 echo(&mut second, b"second");
             }
@@ -154,12 +154,12 @@ fn an_ipv4_client_is_the_same_source_on_a_socket_for_both() {
         let from = |text: &str, port| connect_from(text.parse().unwrap(), to(port));
         let mut first = from("127.0.0.1", both.0);
         echo(&mut first, b"first");
-        assert_eq!(hear(from("127.0.0.1", 4242)), Ok(String::new()));
+        assert_eq!(read_answer(from("127.0.0.1", 4242)), Ok(String::new()));
         let mut other = from("127.0.0.2", both.0);
         echo(&mut other, b"other");
-        assert_eq!(hear(from("127.0.0.2", both.0)), Ok(String::new()));
+        assert_eq!(read_answer(from("127.0.0.2", both.0)), Ok(String::new()));
     });
-    said(&skd, &["from [127.0.0.2]:"]);
+    wait_for_lines(&skd, &["from [127.0.0.2]:"]);
 }
 
 #[test]
@@ -180,8 +180,8 @@ fn on_unix_sockets_each_user_is_a_source() {
     .run("cat");
     let mut root = connect_unix(&path);
     echo(&mut root, b"root");
-    assert_eq!(hear(connect_unix(&path)), Ok(String::new()));
-    said(&skd, &["Refused local connection from pid ", "uid 0 has "]);
+    assert_eq!(read_answer(connect_unix(&path)), Ok(String::new()));
+    wait_for_lines(&skd, &["Refused local connection from pid ", "uid 0 has "]);
     let ask = Command::new("setpriv")
         .args(["--reuid=61234", "--clear-groups", "socat", "-t5", "-"])
         .arg(format!("UNIX-CONNECT:{path}"))
@@ -202,7 +202,7 @@ fn handlers_from_before_an_upgrade_count() {
     talk(first, b"");
     wait_until("the slot is free again", || {
         let mut stream = client(&skd, "127.0.0.1");
-        stream.write_all(b"x").is_ok() && hear_one(&mut stream)
+        stream.write_all(b"x").is_ok() && byte_arrives(&mut stream)
     });
 }
 
@@ -215,7 +215,7 @@ fn a_burst_is_accepted_and_no_more() {
         assert_eq!(talk(client(&skd, &format!("127.0.0.{last}")), b"x"), b"x");
     }
     refused(&skd, "127.0.0.4");
-    said(&skd, &["Refused connection from [127.0.0.4]:"]);
+    wait_for_lines(&skd, &["Refused connection from [127.0.0.4]:"]);
 }
 
 #[test]
@@ -227,7 +227,7 @@ fn a_source_above_its_rate_is_refused_and_others_are_not() {
         }
         refused(&skd, from);
     }
-    said(&skd, &["127.0.0.1 comes faster than it may"]);
+    wait_for_lines(&skd, &["127.0.0.1 comes faster than it may"]);
 }
 
 #[test]
@@ -270,7 +270,7 @@ fn a_connection_refused_for_another_reason_costs_no_token() {
     // The slot is free shortly after the handler has ended.
     wait_until("the second has its token", || {
         let mut stream = client(&skd, "127.0.0.2");
-        stream.write_all(b"x").is_ok() && hear_one(&mut stream)
+        stream.write_all(b"x").is_ok() && byte_arrives(&mut stream)
     });
 }
 
@@ -308,16 +308,16 @@ fn a_client_over_a_limit_gets_the_configured_answer() {
                 let skd = start(["-t", address], options, [at, answer]);
                 let mut first = skd.connect();
                 echo(&mut first, b"first");
-                assert_eq!(connect_and_hear(skd.address()), heard, "{what} {address}");
-                said(&skd, &["Refused connection from ["]);
+                assert_eq!(connect_and_read(skd.address()), heard, "{what} {address}");
+                wait_for_lines(&skd, &["Refused connection from ["]);
             }
             let skd = start(["-l", path.to_str().unwrap()], options, [at, answer]);
             let mut first = skd.connect_unix();
             echo(&mut first, b"first");
             // On a unix socket a reset counts as an end.
             let heard = heard.or(Ok(String::new()));
-            assert_eq!(hear(skd.connect_unix()), heard, "{what}");
-            said(&skd, &["Refused local connection from pid "]);
+            assert_eq!(read_answer(skd.connect_unix()), heard, "{what}");
+            wait_for_lines(&skd, &["Refused local connection from pid "]);
         }
     }
 }
@@ -396,7 +396,7 @@ fn all_queued_clients_are_served_in_turn() {
                 .collect();
             drop(first);
             for stream in line {
-                assert_eq!(hear(stream), Ok("x".into()), "{options:?}");
+                assert_eq!(read_answer(stream), Ok("x".into()), "{options:?}");
             }
             assert_eq!(skd.logged("Refused"), [""; 0]);
         }
@@ -425,7 +425,7 @@ fn queued_clients_of_one_source_leave_queue_space_for_others() {
         skd.wait_for_log("Refused connection from [127.0.0.1]:");
         for last in 2..10 {
             let mut silent = client(&skd, &format!("127.0.0.{last}"));
-            // It stays queued while others connect_and_hear and go.
+            // It stays queued while others come and go.
             drop(served(&skd, &format!("127.0.1.{last}")));
             echo(&mut silent, b"at last");
         }
@@ -473,7 +473,7 @@ fn concurrent_clients_never_exceed_the_limit() {
                 let skd = &skd;
                 scope.spawn(move || {
                     for _ in 0..10 {
-                        let answer = hear(client(skd, &format!("127.0.0.{last}"))).unwrap();
+                        let answer = read_answer(client(skd, &format!("127.0.0.{last}"))).unwrap();
                         assert!(["1\n", "2\n"].contains(&answer.as_str()), "{answer:?}");
                     }
                 });
@@ -551,7 +551,7 @@ fn the_pending_queue_fits_all_clients_after_an_upgrade() {
         // Some of the clients leave.
         let _ = stream.write_all(b"x").and_then(|()| stream.finish());
     }
-    let heard = waiting.into_iter().map(hear);
+    let heard = waiting.into_iter().map(read_answer);
     let served = heard.filter(|heard| heard.as_deref() == Ok("x")).count();
     skd.wait_until("all were served or refused", || {
         served + refusals(&skd) == 50
@@ -577,7 +577,7 @@ fn refusals_are_logged_a_few_times_and_then_counted() {
     }
     refused(&skd, "127.0.2.1");
     // A client that comes rarely is always logged.
-    said(&skd, &["Refused connection from [127.0.2.1]:"]);
+    wait_for_lines(&skd, &["Refused connection from [127.0.2.1]:"]);
     // The count is logged at the end.
     skd.signal(Signal::SIGTERM);
     skd.wait_until("all refusals are logged or counted", || {
@@ -625,14 +625,14 @@ fn counted_refusals_are_logged_before_the_end_and_before_an_upgrade() {
 #[test]
 fn only_queued_clients_are_logged_as_queued() {
     let full = "skd: all 1 slots are taken; clients wait";
-    let fast = "skd: connections connect_and_hear faster than --rate; clients wait";
+    let fast = "skd: connections come faster than --rate; clients wait";
     let limits = [("-c1", "--at-max"), ("--rate=1/h:1", "--at-rate")];
     for (limit, at) in limits {
         for answer in ["close", "reset", "message:no"] {
             let skd = echoing(&[limit, at, answer]);
             let mut first = served(&skd, "127.0.0.1");
             for _ in 0..20 {
-                let _ = connect_and_hear(skd.address());
+                let _ = connect_and_read(skd.address());
             }
             // The main thread, which would log queued clients, has run by then.
             skd.signal(Signal::SIGUSR2);
@@ -667,7 +667,7 @@ fn clients_queued_at_the_end_are_disconnected_and_logged() {
         // With one thread, a client that is served later proves that this one was accepted.
         talk(client(&skd, "127.0.0.2"), b"x");
         assert_eq!(skd.stop().code(), Some(0));
-        assert_eq!(hear(silent), Ok(String::new()));
+        assert_eq!(read_answer(silent), Ok(String::new()));
         let lines = skd.logged("Refused connection from [127.0.0.1]:");
         assert!(
             lines.len() == 1 && lines[0].ends_with(": skd ends"),

@@ -186,12 +186,12 @@ fn flood(v6: bool, rounds: usize, count: u64) {
 }
 
 #[test]
-fn nobody_loses_a_connection_to_one_ipv4_address_that_floods() {
+fn no_client_loses_a_connection_to_one_ipv4_address_that_floods() {
     flood(false, 1, 20);
 }
 
 #[test]
-fn nobody_loses_a_connection_to_one_ipv6_network_that_floods() {
+fn no_client_loses_a_connection_to_one_ipv6_network_that_floods() {
     flood(true, 1, 20);
 }
 

@@ -192,7 +192,7 @@ fn behave(skd: &Running, turn: usize) {
 }
 
 /// The number of clients of each kind.
-struct Hell {
+struct HostileClients {
     /// Clients that send nothing and stay: that many by TCP, and half of that by the unix socket.
     silent: usize,
     /// Clients that close their sending side at once, and stay.
@@ -212,7 +212,7 @@ struct Hell {
     honest: usize,
 }
 
-impl Hell {
+impl HostileClients {
     /// Runs all of them at once.
     fn run(&self, way: Way) {
         requires_descriptors(2 * self.silent + self.half_open + self.dripping.0 + self.mob);
@@ -323,8 +323,8 @@ impl Drop for Gone<'_> {
 }
 
 #[test]
-fn clients_that_behave_are_answered_in_full_among_clients_from_hell() {
-    let hell = Hell {
+fn clients_that_behave_are_answered_in_full_among_hostile_clients() {
+    let clients = HostileClients {
         silent: 20,
         half_open: 20,
         deaf: 3,
@@ -334,13 +334,13 @@ fn clients_that_behave_are_answered_in_full_among_clients_from_hell() {
         floods: 5,
         honest: 20,
     };
-    Way::ALL.iter().for_each(|&way| hell.run(way));
+    Way::ALL.iter().for_each(|&way| clients.run(way));
 }
 
 #[test]
 #[ignore = "takes a minute, and gigabytes"]
-fn clients_that_behave_are_answered_in_full_among_thousands_from_hell() {
-    let hell = Hell {
+fn clients_that_behave_are_answered_in_full_among_thousands_of_hostile_clients() {
+    let clients = HostileClients {
         silent: 2_000,
         half_open: 1_500,
         deaf: 20,
@@ -350,7 +350,7 @@ fn clients_that_behave_are_answered_in_full_among_thousands_from_hell() {
         floods: 30,
         honest: 300,
     };
-    Way::ALL.iter().for_each(|&way| hell.run(way));
+    Way::ALL.iter().for_each(|&way| clients.run(way));
 }
 
 #[test]

@@ -700,7 +700,7 @@ const WHO: &str = r#"
     }"#;
 
 /// A service of root that changes to this user.
-fn as_somebody(way: Way, program: &std::path::Path) -> Running {
+fn serve_as(way: Way, program: &std::path::Path) -> Running {
     Skd::new(["-v", "-U", "-t", "127.0.0.1:0"])
         .args(way.options())
         .env("UID", "61234")
@@ -715,11 +715,11 @@ fn a_set_uid_program_runs_as_its_owner() {
     for &way in Way::ALL {
         let directory = Directory::public();
         let program = directory.compile("who", WHO);
-        let skd = as_somebody(way, &program);
+        let skd = serve_as(way, &program);
         assert_eq!(talk(way.connect(&skd).0, b"."), b"61234 61234\n");
         drop(skd);
         directory.chmod("who", 0o4755);
-        let skd = as_somebody(way, &program);
+        let skd = serve_as(way, &program);
         falls_back(&skd, way, || {
             assert_eq!(talk(skd.connect(), b"."), b"61234 0\n", "{way:?}");
         });
@@ -769,7 +769,7 @@ fn a_program_with_file_capabilities_has_them() {
         let directory = Directory::public();
         let program = directory.compile("rights", text);
         output("python3", &["-c", grant, program.to_str().unwrap()], b"");
-        let skd = as_somebody(way, &program);
+        let skd = serve_as(way, &program);
         falls_back(&skd, way, || {
             let heard = String::from_utf8(talk(skd.connect(), b".")).unwrap();
             assert_eq!(heard, "CapEff:\t0000000000002000\n", "{way:?}");
@@ -784,7 +784,7 @@ fn an_unreadable_program_is_run() {
         let directory = Directory::public();
         let program = directory.compile("who", WHO);
         directory.chmod("who", 0o711);
-        let skd = as_somebody(way, &program);
+        let skd = serve_as(way, &program);
         falls_back(&skd, way, || {
             assert_eq!(talk(skd.connect(), b"."), b"61234 61234\n", "{way:?}");
         });

@@ -34,7 +34,7 @@ fn connect_from(skd: &Instance, from: &str) -> TcpStream {
 
 /// Reads what a client with this address receives until the end.
 #[track_caller]
-fn hear(skd: &Instance, from: &str) -> String {
+fn read_answer(skd: &Instance, from: &str) -> String {
     // The client sends nothing, so that a close doesn't become a reset.
     let heard = try_talk(connect_from(skd, from), b"");
     String::from_utf8(heard.unwrap_or_default()).unwrap()
@@ -45,7 +45,7 @@ fn hear(skd: &Instance, from: &str) -> String {
 fn let_in<'a>(skd: &Instance, clients: &[&'a str]) -> Vec<&'a str> {
     let clients = clients.iter().copied();
     clients
-        .filter(|from| match hear(skd, from).as_str() {
+        .filter(|from| match read_answer(skd, from).as_str() {
             "in\n" => true,
             "" => false,
             heard => panic!("{from} hears {heard:?}"),
@@ -180,9 +180,9 @@ fn a_rule_changes_the_environment_of_its_own_clients_alone() {
         .args(["--threads", "1"])
         .run_with("sh", ["-c", r#"echo "$A|$B|${C-unset}|$D""#]);
     for _ in 0..2 {
-        assert_eq!(hear(&skd, "127.0.0.1"), "a  b|1||x\ty\n");
-        assert_eq!(hear(&skd, "127.0.0.2"), "common|2|unset|\n");
-        assert_eq!(hear(&skd, "127.0.0.3"), "common|1|unset|\n");
+        assert_eq!(read_answer(&skd, "127.0.0.1"), "a  b|1||x\ty\n");
+        assert_eq!(read_answer(&skd, "127.0.0.2"), "common|2|unset|\n");
+        assert_eq!(read_answer(&skd, "127.0.0.3"), "common|1|unset|\n");
     }
 }
 
@@ -203,21 +203,21 @@ fn a_rule_has_its_own_limits_per_source_and_its_message_is_sent() {
         client
     };
     let first = hold("127.0.0.1");
-    assert_eq!(hear(&skd, "127.0.0.1"), "421 busy\r\n");
+    assert_eq!(read_answer(&skd, "127.0.0.1"), "421 busy\r\n");
     // Another source of the same rule, and one of another rule.
     let _others = [hold("127.0.0.2"), hold("127.0.3.1"), hold("127.0.3.1")];
-    assert_eq!(hear(&skd, "127.0.3.1"), "");
-    assert_eq!(hear(&skd, "127.0.0.2"), "421 busy\r\n");
+    assert_eq!(read_answer(&skd, "127.0.3.1"), "");
+    assert_eq!(read_answer(&skd, "127.0.0.2"), "421 busy\r\n");
     drop(first);
     // Shortly after its connection has ended: cat(1) has no input, and prints nothing.
     skd.wait_until("its slot is free again", || {
-        hear(&skd, "127.0.0.1").is_empty()
+        read_answer(&skd, "127.0.0.1").is_empty()
     });
 
     drop([hold("127.0.1.1"), hold("127.0.1.1")]);
-    assert_eq!(hear(&skd, "127.0.1.1"), "slowly\n");
+    assert_eq!(read_answer(&skd, "127.0.1.1"), "slowly\n");
     drop(hold("127.0.1.2"));
-    assert_eq!(hear(&skd, "127.0.2.1"), "no!");
+    assert_eq!(read_answer(&skd, "127.0.2.1"), "no!");
 }
 
 #[test]
@@ -348,7 +348,8 @@ fn an_upgrade_keeps_the_rules_and_where_they_are_read() {
     let skd = Skd::new(["-v", "-t", "0", "--deny", "uid=0", "--rules", "rules"])
         .cwd(directory.path())
         .run_with("sh", ["-c", "echo $WHO"]);
-    let heard = || ["127.0.0.1", "127.0.0.2", "127.0.0.3", "::1"].map(|from| hear(&skd, from));
+    let heard =
+        || ["127.0.0.1", "127.0.0.2", "127.0.0.3", "::1"].map(|from| read_answer(&skd, from));
     let expected = ["", "listed\n", "a \"b\"\n", "listed\n"].map(str::to_owned);
     assert_eq!(heard(), expected);
     // Out of reach: the next binary can't read them.
