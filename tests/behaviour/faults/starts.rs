@@ -305,6 +305,11 @@ impl Client {
                 let service = service(skd, directory);
                 return Ok(match setting.mode() {
                     Mode::InPlace => sleeps(service),
+                    // The program runs before the end of the start is told, which may fail.
+                    Mode::Supervised => {
+                        is_in_call(service, libc::SYS_poll)
+                            && children(service).into_iter().any(sleeps)
+                    }
                     _ => children(service).into_iter().any(sleeps),
                 });
             }
@@ -502,10 +507,18 @@ fn exercise(setting: Setting, stage: &Stage, skd: &Running, directory: &Director
         skd.wait_until("there is another relay", || began(1));
     } else if setting != Plain {
         fs::rename(directory.join("log"), directory.join("old")).unwrap();
+        let before = children(service);
         send(service, Signal::SIGHUP);
         skd.wait_until("there is a new log, or skd may not create one", || {
             directory.join("log").exists() || directory.read("old").contains("opened again")
         });
+        if setting == Supervised {
+            // It is passed on, and ends the program.
+            skd.wait_until("it is run once more", || {
+                let now = children(service);
+                now.iter().any(|&pid| sleeps(pid) && !before.contains(&pid))
+            });
+        }
     }
     let waits = |(thread, _): (i32, String)| {
         [libc::SYS_epoll_wait, libc::SYS_poll]
