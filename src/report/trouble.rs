@@ -418,7 +418,10 @@ impl fmt::Display for Trouble<'_> {
                     Errno::EAGAIN => "its reader is stuck",
                     errno => errno.desc(),
                 };
-                write!(f, "--ready-fd {number}: the newline can't be written: {why}")
+                write!(
+                    f,
+                    "--ready-fd {number}: the newline can't be written: {why}"
+                )
             }
             Self::Manager { address, errno } => {
                 let address = address.display();

@@ -101,7 +101,9 @@ impl SavedClock {
     pub(in crate::serve) fn save(&self, time: Instant) -> u64 {
         let to_come = milliseconds(time.saturating_duration_since(self.now));
         let ago = milliseconds(self.now.saturating_duration_since(time));
-        self.milliseconds.saturating_add(to_come).saturating_sub(ago)
+        self.milliseconds
+            .saturating_add(to_come)
+            .saturating_sub(ago)
     }
 
     /// Converts it back.
