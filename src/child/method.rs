@@ -101,10 +101,10 @@ impl Method {
                         }
                     };
                 }
-                // Perhaps the flag was refused: once more without. clone3(2) always has it.
-                Err(_) if (method.call, method.pidfds) == (CloneCall::Clone, Pidfds::Clone) => {
-                    method.pidfds = Pidfds::Open;
-                }
+                // Perhaps a sandbox has the call, but not with these flags.
+                Err(_) if method.call == CloneCall::Clone3 => method.call = CloneCall::Clone,
+                // Perhaps the flag was refused: once more without.
+                Err(_) if method.pidfds == Pidfds::Clone => method.pidfds = Pidfds::Open,
                 Err(errno) => {
                     let name = plan.name().display();
                     return Err(Error::start(format!("no process for '{name}'"), errno));

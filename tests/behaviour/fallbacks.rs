@@ -137,6 +137,21 @@ fn a_filter_may_refuse_clone3_in_any_way() {
 }
 
 #[test]
+fn a_sandbox_may_have_clone3_without_its_flags() {
+    // It refuses all calls with arguments: a filter can't see the flags, which are in memory.
+    let any_address = u32::MAX;
+    for flags in [0, PIDFD] {
+        let skd = Skd::new(["-vt", "127.0.0.1:0"])
+            .refusing_bits(libc::SYS_clone3, 0, any_address, Errno::ENOSYS)
+            .refusing_bits(libc::SYS_clone, 0, flags, Errno::EINVAL)
+            .run("cat");
+        assert_eq!(talk(skd.connect(), b"served"), b"served");
+        skd.wait_for_log("exited with status 0 after");
+        assert_eq!(skd.stop().code(), Some(0));
+    }
+}
+
+#[test]
 fn handlers_are_drained() {
     on_each_machine(|machine| {
         let options = ["-t", "127.0.0.1:0", "--drain=1h"];

@@ -185,9 +185,8 @@ fn take_descriptors(launch: &Launch<'_>) -> Result<(), Errno> {
         }
     }
     // Now and not at the exec: a copy of another thread's connection would keep its client from
-    // seeing the end for as long as this child's steps take. The descriptors that the steps use
-    // are spared. They are close-on-exec, and no
-    // client waits for their end.
+    // seeing the end for as long as this child's steps take. Descriptors that plans own stay open
+    // for the steps: they are close-on-exec, and no client waits for their end.
     match launch.descriptors {
         Descriptors::Unshare(low) => descriptors::close_from(low.first_unowned()),
         Descriptors::Copy(low) => {
