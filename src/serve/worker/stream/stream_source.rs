@@ -302,10 +302,11 @@ impl<'a> Source<'a> for Stream<'a> {
             .services
             .iter()
             .any(|state| state.ready.contains(&true));
-        if !ready || self.services.len() == 1 {
+        let Thread { index, shared } = self.thread;
+        // Draining, the other threads try all listeners anyway, and end.
+        if !ready || self.services.len() == 1 || !shared.is_in(Phase::Serving) {
             return;
         }
-        let Thread { index, shared } = self.thread;
         if let Some(other) = shared.turns.pass(index) {
             shared.wakers[other].wake();
             for state in &mut self.services {
