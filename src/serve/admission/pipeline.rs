@@ -138,6 +138,12 @@ impl<'a> Pipeline<'a> {
         self.slot = None;
     }
 
+    /// Gives back the slot of the next client, and waits for none until one is asked for again.
+    pub(in crate::serve) fn give_way(&mut self) {
+        self.release_slot();
+        self.slots.stop_waiting(self.thread);
+    }
+
     /// Hands out the slot of the next client, if it was taken.
     pub(in crate::serve) fn taken_slot(&mut self) -> Option<Slot> {
         self.slot.take()

@@ -295,7 +295,7 @@ impl<'a> Source<'a> for Stream<'a> {
     fn give_way(&mut self) {
         for state in &mut self.services {
             state.unwatch();
-            state.pipeline.release_slot();
+            state.pipeline.give_way();
         }
         // Where there is one service, its shortage is that of the other threads, too.
         let ready = self
