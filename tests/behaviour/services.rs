@@ -222,6 +222,22 @@ fn an_upgrade_matches_services_by_name() {
         assert_eq!(talk(connect(&directory, "new"), b"new"), b"new");
         skd.wait_for_children(3);
     }
+    // Configured again, it is a new service, beside the handlers that the old one has left.
+    configure(
+        &directory,
+        &[
+            "gone -vv -x DIR/gone --max-clients 1 cat",
+            "peers -u 127.0.0.1:0 --datagram-mode per-peer cat",
+            "new -x DIR/new --max-clients 1 cat",
+            "first -x DIR/first cat",
+        ],
+    );
+    for _ in 0..2 {
+        upgrade(&skd);
+        echo(&mut gone, b"the old one");
+        assert_eq!(talk(connect(&directory, "gone"), b"again"), b"again");
+        assert_eq!(skd.wait_for_children(3), handlers);
+    }
     drop(gone);
     skd.wait_for_children(2);
 
