@@ -2,7 +2,7 @@
 
 use crate::harness::{
     DEADLINE, Directory, Running, Skd, ask as harness_ask, ask_unix_datagram, connect_unix,
-    datagram_echo, echo, poll_for, talk, try_talk, udp_client,
+    datagram_echo, echo, poll_for, talk, tampering, try_talk, udp_client,
 };
 use nix::sys::resource::Resource;
 use nix::sys::signal::Signal;
@@ -180,6 +180,25 @@ fn each_service_drains_in_its_own_time() {
     // The status of a handler that needed a signal.
     assert_eq!(skd.wait().code(), Some(3));
     echo(&mut none, b"is served still");
+}
+
+#[test]
+fn a_shortage_loses_no_client_that_came_before_a_drain() {
+    let directory = Directory::new();
+    let lines = [
+        "stream -vv -x DIR/stream --drain 1h --threads 1 cat",
+        "packets -d -x DIR/packets --datagram-mode per-packet cat",
+    ];
+    // A pause of 100 ms follows each: the last is within the drain, and within its last call.
+    let skd = services(&directory, &lines);
+    let skd = skd.wrapper(tampering("accept4", "error=EMFILE:when=1..4"));
+    let skd = wait_until_it_serves(skd, &lines);
+    let mut client = connect(&directory, "stream");
+    skd.wait_for_log("wasn't accepted");
+    skd.signal(Signal::SIGTERM);
+    echo(&mut client, b"served");
+    drop(client);
+    assert_eq!(skd.wait().code(), Some(0));
 }
 
 #[test]
