@@ -1,4 +1,4 @@
-//! What ends the program, each kind with its exit status.
+//! The errors that end the program, each kind with its exit status.
 
 use std::fmt;
 use std::io;
@@ -6,26 +6,26 @@ use std::io;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
-/// Why skd doesn't start, or can't go on. The text is a sentence for an administrator:
-/// which option, which address, which file, why, and what to do.
+/// Why skd doesn't start, or can't continue. The text is a sentence for an administrator: which
+/// option, address or file, why, and what to do.
 #[derive(Debug)]
 pub enum Error {
-    /// The command line is wrong: nothing was bound, created or changed.
+    /// The command line is invalid. Nothing was bound, created or changed.
     Usage(String),
-    /// Something that was needed couldn't be had.
+    /// A step of the start failed.
     Start(String),
-    /// PROG exists but can't be run.
+    /// PROG exists but can't be executed.
     NotRunnable(String),
     /// PROG doesn't exist.
     NotFound(String),
     /// A signal ended the start.
     Ended(Signal),
-    /// It has been said why already; this is the exit status.
+    /// The reason has been reported already. This is the exit status.
     Told(u8),
 }
 
 impl Error {
-    /// The exit status: 2, 1, 126 and 127 as in a shell.
+    /// Returns the exit status: 2, 1, 126 and 127 as in a shell.
     pub fn status(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
@@ -37,7 +37,7 @@ impl Error {
         }
     }
 
-    /// A start that failed because of a system call: what was tried, and the reason.
+    /// Returns the error of a start that failed in a system call: what failed, and the reason.
     pub fn start(what: impl fmt::Display, reason: impl Reason) -> Self {
         Self::Start(format!("{what}: {}", reason.reason()))
     }
@@ -58,9 +58,9 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// The kernel's or the C library's own words for a failure, without an errno's number.
+/// The reason of a failure in the words of the C library, without the errno number.
 pub trait Reason {
-    /// The words.
+    /// Returns the reason.
     fn reason(&self) -> String;
 }
 

@@ -1,16 +1,16 @@
 //! skd binds TCP, UDP and unix-domain sockets and runs a program for each connection, with
 //! the socket as its standard input and output.
 //!
-//! The modules are floors: a file imports only from lower floors or from its own folder,
-//! and a test holds it to that. From the ground up:
+//! The modules are on floors: a file imports only from lower floors or from its own folder. A test
+//! verifies this. From the ground up:
 //!
 //! | floor | modules | |
 //! | --- | --- | --- |
-//! | 0 | [`config`], [`error`], [`sys`] | plain data; errors; the kernel, and every `unsafe` line |
-//! | 1 | [`report`] | what happened, a line an event |
-//! | 2 | [`cli`], [`setup`], [`net`], [`child`] | strangers to each other |
-//! | 3 | [`serve`] | where mechanisms meet |
-//! | 4 | [`start`], [`check`] | the only file that knows the order of start-up; what it would come to |
+//! | 0 | [`config`], [`error`], [`sys`] | plain data; errors; wrappers of system calls, with every `unsafe` line |
+//! | 1 | [`report`] | events, written as lines of the log |
+//! | 2 | [`cli`], [`setup`], [`net`], [`child`] | the command line; process setup; sockets; starting programs. Independent of each other |
+//! | 3 | [`serve`] | the running daemon, which combines them |
+//! | 4 | [`start`], [`check`] | the order of a start; predicting its errors |
 
 pub mod config;
 pub mod error;

@@ -19,8 +19,6 @@ mod prestart;
 pub mod program;
 mod spawn;
 mod start;
-#[cfg(test)]
-mod tests;
 
 pub use method::{Method, Pidfds};
 pub use plan::Plan;

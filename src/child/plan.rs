@@ -3,7 +3,6 @@
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -30,7 +29,7 @@ pub struct Plan {
     sockets: Vec<OwnedFd>,
     /// The descriptors that steps use, by their numbers.
     owned: Vec<OwnedFd>,
-    /// The path for this process of the handler's working directory, if that is another one.
+    /// See [`Self::directory`].
     directory: Option<OsString>,
 }
 
@@ -73,7 +72,7 @@ impl Plan {
         })
     }
 
-    /// Returns all errors that keep the program from being run. The first is the one that
+    /// Returns all errors that keep the program from being run. The first is what
     /// [`Self::new`], or a child's preparation, fails with.
     ///
     /// A child of its own takes each step: after some, such as a limit of memory, it could only
@@ -194,15 +193,9 @@ impl Plan {
         OsStr::from_bytes(name.map_or(b"".as_slice(), |name| name.to_bytes()))
     }
 
-    /// The program's path for this process, which isn't in the handler's directory.
-    pub(super) fn path_from_here(&self) -> PathBuf {
-        self.seen_from_here(self.target.path())
-    }
-
-    /// The path for this process of what has the path `path` for the handler.
-    pub(super) fn seen_from_here(&self, path: &CStr) -> PathBuf {
-        let path = Path::new(OsStr::from_bytes(path.to_bytes()));
-        Path::new(self.directory.as_deref().unwrap_or_default()).join(path)
+    /// The path for this process of the handler's working directory, if that is another one.
+    pub(super) fn directory(&self) -> Option<&OsStr> {
+        self.directory.as_deref()
     }
 
     /// The reason why a child couldn't become the program.
@@ -210,7 +203,7 @@ impl Plan {
         SpawnFailure {
             program: self.name(),
             path: OsStr::from_bytes(self.target.path().to_bytes()),
-            directory: self.directory.as_deref(),
+            directory: self.directory(),
             stage,
             step: match stage {
                 Stage::Step(index) => self.steps.get(index),

@@ -19,3 +19,6 @@ impl Spawner {
         self.launch(plan, environment)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,11 +13,12 @@ use nix::sys::stat::fstat;
 use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 
+use super::netlink::{
+    Answer, HEADER, NLM_F_MULTI, NLMSG_DONE, NLMSG_ERROR, Written, attribute, word,
+};
+
 // linux/netlink.h, linux/sock_diag.h, linux/unix_diag.h, linux/inet_diag.h
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 1;
-const NLM_F_MULTI: u16 = 2;
 const NLM_F_DUMP: u16 = 0x300;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const UDIAG_SHOW_NAME: u32 = 1;
@@ -25,8 +26,6 @@ const UDIAG_SHOW_RQLEN: u32 = 1 << 4;
 const UNIX_DIAG_NAME: u16 = 0;
 const UNIX_DIAG_RQLEN: u16 = 4;
 const INET_DIAG_INFO: u16 = 2;
-/// The length of struct nlmsghdr.
-const HEADER: usize = 16;
 /// The lengths of struct unix_diag_msg and struct inet_diag_msg, which attributes follow.
 const UNIX_MESSAGE: usize = 16;
 const INET_MESSAGE: usize = 72;
@@ -288,28 +287,6 @@ fn bound_interface(socket: impl AsFd) -> Option<u32> {
     u32::try_from(index).ok()
 }
 
-/// A message that is being written, of `N` bytes at most.
-struct Written<const N: usize> {
-    bytes: [u8; N],
-    length: usize,
-}
-
-impl<const N: usize> Written<N> {
-    fn new() -> Self {
-        let (bytes, length) = ([0; N], 0);
-        Self { bytes, length }
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        self.bytes[self.length..self.length + bytes.len()].copy_from_slice(bytes);
-        self.length += bytes.len();
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
-    }
-}
-
 /// struct unix_diag_req: family, protocol, padding; states; inode; what to show; no cookie.
 fn unix(states: u32, inode: u32, show: u32) -> Vec<u8> {
     let mut request = vec![libc::AF_UNIX as u8, 0, 0, 0];
@@ -321,49 +298,6 @@ fn unix(states: u32, inode: u32, show: u32) -> Vec<u8> {
 
 fn inode(socket: impl AsFd) -> Result<u32, Errno> {
     u32::try_from(fstat(socket)?.st_ino).map_err(|_| Errno::ENOENT)
-}
-
-fn half(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
-}
-
-/// One message of the kernel's answer.
-struct Answer<'a> {
-    /// The distance to the next one.
-    length: usize,
-    kind: u16,
-    flags: u16,
-    question: u32,
-    payload: &'a [u8],
-}
-
-impl<'a> Answer<'a> {
-    fn read(bytes: &'a [u8]) -> Option<Self> {
-        let length = word(bytes, 0)? as usize;
-        Some(Self {
-            length: length.next_multiple_of(4),
-            kind: half(bytes, 4)?,
-            flags: half(bytes, 6)?,
-            question: word(bytes, 8)?,
-            payload: bytes.get(HEADER..length)?,
-        })
-    }
-}
-
-/// The payload of an attribute (struct nlattr) after a message of this length.
-fn attribute(answer: &[u8], message: usize, wanted: u16) -> Option<&[u8]> {
-    let mut at = message;
-    loop {
-        let (length, kind) = (usize::from(half(answer, at)?), half(answer, at + 2)?);
-        if kind == wanted {
-            return answer.get(at + 4..at + length);
-        }
-        at += length.max(4).next_multiple_of(4);
-    }
 }
 
 /// The shorter of two times of struct tcp_info: since data were last sent, and since data were last

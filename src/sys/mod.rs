@@ -18,6 +18,7 @@ pub mod events;
 pub mod lock;
 pub mod memory;
 pub mod names;
+mod netlink;
 pub mod pipe;
 pub mod process;
 pub mod reexec;

@@ -1,4 +1,4 @@
-//! Limits: how many handlers and how fast, in all and of each source, and what the others hear.
+//! Limits on the number of handlers and on their rate, in total and per source, and what refused clients receive.
 
 use crate::harness::{
     Conversation, DEADLINE, Directory, Instance, Namespace, Running, Skd, assert_idle,
@@ -12,8 +12,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Reads until the end: what somebody hears who says nothing.
-fn hear(mut stream: impl Read) -> Result<String, ErrorKind> {
+/// Reads a connection to its end: what a client that sends nothing receives.
+fn read_answer(mut stream: impl Read) -> Result<String, ErrorKind> {
     let mut text = String::new();
     match stream.read_to_string(&mut text) {
         Ok(_) => Ok(text),
@@ -21,27 +21,27 @@ fn hear(mut stream: impl Read) -> Result<String, ErrorKind> {
     }
 }
 
-/// Comes, and hears. Whoever is reset may be so before it knows that it is connected.
-fn come(address: SocketAddr) -> Result<String, ErrorKind> {
+/// Connects and reads to the end. A connection may be reset before connect(2) returns.
+fn connect_and_read(address: SocketAddr) -> Result<String, ErrorKind> {
     let stream = TcpStream::connect(address).map_err(|error| error.kind())?;
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    hear(stream)
+    read_answer(stream)
 }
 
-/// A skd of one thread that gives back what it gets, by TCP.
+/// Starts an echo server with one thread on a TCP port.
 fn echoing(options: &[&str]) -> Running {
     Skd::new(["-v", "--threads=1", "-t", "127.0.0.1:0"])
         .args(options)
         .run("cat")
 }
 
-/// A client with an address of its own.
+/// A client with this source address.
 #[track_caller]
 fn client(skd: &Instance, from: &str) -> TcpStream {
     connect_from(from.parse().unwrap(), skd.address())
 }
 
-/// One that has a handler.
+/// A client that has a handler.
 #[track_caller]
 fn served(skd: &Instance, from: &str) -> TcpStream {
     let mut stream = client(skd, from);
@@ -49,43 +49,43 @@ fn served(skd: &Instance, from: &str) -> TcpStream {
     stream
 }
 
-/// One that is let go without a word.
+/// Asserts that a client is disconnected without a message.
 #[track_caller]
 fn refused(skd: &Instance, from: &str) {
-    assert_eq!(hear(client(skd, from)), Ok(String::new()), "{from}");
+    assert_eq!(read_answer(client(skd, from)), Ok(String::new()), "{from}");
 }
 
-/// Waits until all of these have been said.
+/// Waits until all of these texts are in the log.
 #[track_caller]
-fn said(skd: &Instance, texts: &[&str]) {
+fn wait_for_lines(skd: &Instance, texts: &[&str]) {
     for text in texts {
         skd.wait_for_log(text);
     }
 }
 
-// Handlers of a source.
+// Handlers per source.
 
 #[test]
-fn a_source_has_no_more_handlers_than_it_may() {
+fn a_source_has_no_more_handlers_than_its_limit() {
     let skd = echoing(&["--max-per-source=2"]);
     let first = served(&skd, "127.0.0.1");
     let _second = served(&skd, "127.0.0.1");
     refused(&skd, "127.0.0.1");
-    said(&skd, &["Refused connection from [127.0.0.1]:"]);
-    // Others have their own.
+    wait_for_lines(&skd, &["Refused connection from [127.0.0.1]:"]);
+    // Other sources have limits of their own.
     let _third = served(&skd, "127.0.0.2");
     let _fourth = served(&skd, "127.0.0.2");
     refused(&skd, "127.0.0.2");
     assert_eq!(talk(first, b""), b"");
     skd.wait_for_children(3);
-    wait_until("the place is free again", || {
+    wait_until("the slot is free again", || {
         let mut stream = client(&skd, "127.0.0.1");
-        stream.write_all(b"x").is_ok() && hear_one(&mut stream)
+        stream.write_all(b"x").is_ok() && byte_arrives(&mut stream)
     });
 }
 
-/// Whether something comes.
-fn hear_one(stream: &mut TcpStream) -> bool {
+/// Whether a byte arrives.
+fn byte_arrives(stream: &mut TcpStream) -> bool {
     matches!(stream.read(&mut [0]), Ok(1))
 }
 
@@ -94,7 +94,7 @@ fn addresses_that_agree_in_the_prefix_are_one_source() {
     let skd = echoing(&["--max-per-source=1", "--source-prefix=24,64"]);
     let _first = served(&skd, "127.0.1.1");
     refused(&skd, "127.0.1.200");
-    said(&skd, &["127.0.1.0/24 "]);
+    wait_for_lines(&skd, &["127.0.1.0/24 "]);
     let _other = served(&skd, "127.0.2.1");
     let skd = echoing(&["--max-per-source=1", "--source-prefix=0,0"]);
     let _all = served(&skd, "127.0.1.1");
@@ -122,7 +122,7 @@ fn an_ipv6_source_is_a_network_unless_said_otherwise() {
             echo(&mut third, b"third");
             let mut second = from(neighbour);
             if alike {
-                assert_eq!(hear(second), Ok(String::new()), "{prefix}");
+                assert_eq!(read_answer(second), Ok(String::new()), "{prefix}");
             } else {
                 echo(&mut second, b"second");
             }
@@ -139,7 +139,7 @@ fn an_ipv4_client_is_the_same_source_on_a_socket_for_both() {
     requires_root();
     let namespace = Namespace::new();
     namespace.sysctl("net.ipv6.bindv6only", "0");
-    // Handed over, since skd's own are for IPv6 alone.
+    // An inherited socket, since those that skd binds are for IPv6 alone.
     let both = namespace.enter(|| {
         let listener = std::net::TcpListener::bind("[::]:0").unwrap();
         (listener.local_addr().unwrap().port(), listener)
@@ -154,12 +154,12 @@ fn an_ipv4_client_is_the_same_source_on_a_socket_for_both() {
         let from = |text: &str, port| connect_from(text.parse().unwrap(), to(port));
         let mut first = from("127.0.0.1", both.0);
         echo(&mut first, b"first");
-        assert_eq!(hear(from("127.0.0.1", 4242)), Ok(String::new()));
+        assert_eq!(read_answer(from("127.0.0.1", 4242)), Ok(String::new()));
         let mut other = from("127.0.0.2", both.0);
         echo(&mut other, b"other");
-        assert_eq!(hear(from("127.0.0.2", both.0)), Ok(String::new()));
+        assert_eq!(read_answer(from("127.0.0.2", both.0)), Ok(String::new()));
     });
-    said(&skd, &["from [127.0.0.2]:"]);
+    wait_for_lines(&skd, &["from [127.0.0.2]:"]);
 }
 
 #[test]
@@ -180,8 +180,8 @@ fn on_unix_sockets_each_user_is_a_source() {
     .run("cat");
     let mut root = connect_unix(&path);
     echo(&mut root, b"root");
-    assert_eq!(hear(connect_unix(&path)), Ok(String::new()));
-    said(&skd, &["Refused local connection from pid ", "uid 0 has "]);
+    assert_eq!(read_answer(connect_unix(&path)), Ok(String::new()));
+    wait_for_lines(&skd, &["Refused local connection from pid ", "uid 0 has "]);
     let ask = Command::new("setpriv")
         .args(["--reuid=61234", "--clear-groups", "socat", "-t5", "-"])
         .arg(format!("UNIX-CONNECT:{path}"))
@@ -192,7 +192,7 @@ fn on_unix_sockets_each_user_is_a_source() {
 }
 
 #[test]
-fn handlers_of_before_an_upgrade_count() {
+fn handlers_from_before_an_upgrade_count() {
     let skd = echoing(&["--max-per-source=1"]);
     let first = served(&skd, "127.0.0.1");
     skd.signal(Signal::SIGUSR2);
@@ -200,26 +200,26 @@ fn handlers_of_before_an_upgrade_count() {
     refused(&skd, "127.0.0.1");
     let _other = served(&skd, "127.0.0.2");
     talk(first, b"");
-    wait_until("the place is free again", || {
+    wait_until("the slot is free again", || {
         let mut stream = client(&skd, "127.0.0.1");
-        stream.write_all(b"x").is_ok() && hear_one(&mut stream)
+        stream.write_all(b"x").is_ok() && byte_arrives(&mut stream)
     });
 }
 
 // Rates.
 
 #[test]
-fn a_burst_is_let_through_and_no_more() {
+fn a_burst_is_accepted_and_no_more() {
     let skd = echoing(&["--rate=1/h:3", "--at-rate=close"]);
     for last in 1..=3 {
         assert_eq!(talk(client(&skd, &format!("127.0.0.{last}")), b"x"), b"x");
     }
     refused(&skd, "127.0.0.4");
-    said(&skd, &["Refused connection from [127.0.0.4]:"]);
+    wait_for_lines(&skd, &["Refused connection from [127.0.0.4]:"]);
 }
 
 #[test]
-fn a_source_that_comes_too_fast_is_refused_and_others_are_not() {
+fn a_source_above_its_rate_is_refused_and_others_are_not() {
     let skd = echoing(&["--rate-per-source=1/h:2"]);
     for from in ["127.0.0.1", "127.0.0.2"] {
         for _ in 0..2 {
@@ -227,7 +227,7 @@ fn a_source_that_comes_too_fast_is_refused_and_others_are_not() {
         }
         refused(&skd, from);
     }
-    said(&skd, &["127.0.0.1 comes faster than it may"]);
+    wait_for_lines(&skd, &["127.0.0.1 comes faster than it may"]);
 }
 
 #[test]
@@ -258,7 +258,7 @@ fn a_connection_refused_for_another_reason_costs_no_token() {
     }
     let _second = served(&skd, "127.0.0.2");
     refused(&skd, "127.0.0.3");
-    // The other way round: those who are one too many in all cost their source nothing.
+    // The reverse: connections refused by the total limit cost their source no token.
     let options = ["-c1", "--at-max=close", "--rate-per-source=1/h:1"];
     let skd = echoing(&options);
     let first = served(&skd, "127.0.0.1");
@@ -267,16 +267,16 @@ fn a_connection_refused_for_another_reason_costs_no_token() {
     }
     talk(first, b"");
     skd.wait_for_children(0);
-    // The place is free a moment after the handler is gone.
+    // The slot is free shortly after the handler has ended.
     wait_until("the second has its token", || {
         let mut stream = client(&skd, "127.0.0.2");
-        stream.write_all(b"x").is_ok() && hear_one(&mut stream)
+        stream.write_all(b"x").is_ok() && byte_arrives(&mut stream)
     });
 }
 
-// What the others hear.
+// What refused clients receive.
 
-/// Options under which one client is let through for a long time, and what says what the second hears.
+/// Options under which one client is accepted for a long time, and the option that says what the second receives.
 const LIMITS: [(&[&str], &str); 4] = [
     (&["-c1"], "--at-max"),
     (&["--max-per-source=1"], "--at-source-max"),
@@ -284,7 +284,7 @@ const LIMITS: [(&[&str], &str); 4] = [
     (&["--rate-per-source=1/h:1"], "--at-rate"),
 ];
 
-/// What may be said there, and what is heard by TCP: after a while where it is to wait.
+/// Values of that option, and what a TCP client receives: for a queue, the end after some time.
 const ANSWERS: [(&str, Result<&str, ErrorKind>); 4] = [
     ("close", Ok("")),
     ("reset", Err(ErrorKind::ConnectionReset)),
@@ -293,7 +293,7 @@ const ANSWERS: [(&str, Result<&str, ErrorKind>); 4] = [
 ];
 
 #[test]
-fn one_too_many_hears_what_was_said() {
+fn a_client_over_a_limit_gets_the_configured_answer() {
     let directory = Directory::new();
     let path = directory.join("socket");
     let start = |listener: [&str; 2], options: &[&str], at: [&str; 2]| {
@@ -308,22 +308,22 @@ fn one_too_many_hears_what_was_said() {
                 let skd = start(["-t", address], options, [at, answer]);
                 let mut first = skd.connect();
                 echo(&mut first, b"first");
-                assert_eq!(come(skd.address()), heard, "{what} {address}");
-                said(&skd, &["Refused connection from ["]);
+                assert_eq!(connect_and_read(skd.address()), heard, "{what} {address}");
+                wait_for_lines(&skd, &["Refused connection from ["]);
             }
             let skd = start(["-l", path.to_str().unwrap()], options, [at, answer]);
             let mut first = skd.connect_unix();
             echo(&mut first, b"first");
-            // There a reset is as good as an end.
+            // On a unix socket a reset counts as an end.
             let heard = heard.or(Ok(String::new()));
-            assert_eq!(hear(skd.connect_unix()), heard, "{what}");
-            said(&skd, &["Refused local connection from pid "]);
+            assert_eq!(read_answer(skd.connect_unix()), heard, "{what}");
+            wait_for_lines(&skd, &["Refused local connection from pid "]);
         }
     }
 }
 
-/// A client who waits for its turn has it when `free` has freed what it waits for.
-fn has_its_turn(skd: &Instance, mut free: impl FnMut()) {
+/// Asserts that a queued client is served once `free` has freed what it waits for.
+fn is_served_after(skd: &Instance, mut free: impl FnMut()) {
     let mut second = client(skd, "127.0.0.1");
     second.write_all(b"second").unwrap();
     free();
@@ -332,7 +332,7 @@ fn has_its_turn(skd: &Instance, mut free: impl FnMut()) {
 }
 
 #[test]
-fn who_waits_is_served_when_there_is_a_place() {
+fn a_queued_client_is_served_when_a_slot_is_free() {
     for threads in ["--threads=1", "--threads=3"] {
         for options in [
             &["-c1"][..],
@@ -350,7 +350,7 @@ fn who_waits_is_served_when_there_is_a_place() {
             let skd = Skd::new(["-v", threads, "-t", "127.0.0.1:0"]);
             let skd = skd.args(options).run("cat");
             let mut first = served(&skd, "127.0.0.1");
-            has_its_turn(&skd, || {
+            is_served_after(&skd, || {
                 echo(&mut first, b"still the first");
                 assert_eq!(skd.children().len(), 1, "{options:?}");
                 first.finish().unwrap();
@@ -360,7 +360,7 @@ fn who_waits_is_served_when_there_is_a_place() {
 }
 
 #[test]
-fn who_waits_holds_up_nobody_of_another_source() {
+fn a_queued_client_holds_up_no_other_source() {
     let skd = echoing(&["--max-per-source=1", "--at-source-max=queue:1h"]);
     let first = served(&skd, "127.0.0.1");
     let mut waiting: Vec<_> = (0..5).map(|_| client(&skd, "127.0.0.1")).collect();
@@ -368,7 +368,7 @@ fn who_waits_holds_up_nobody_of_another_source() {
         drop(served(&skd, &format!("127.0.0.{last}")));
     }
     talk(first, b"");
-    // One after the other, each when the one before has gone.
+    // One after the other, each after the previous client has left.
     for stream in &mut waiting {
         stream.write_all(b"x").unwrap();
     }
@@ -378,7 +378,7 @@ fn who_waits_holds_up_nobody_of_another_source() {
 }
 
 #[test]
-fn all_in_a_line_have_their_turn() {
+fn all_queued_clients_are_served_in_turn() {
     let max = ["--max-per-source=1", "--at-source-max=queue:1h"];
     let rate = ["--rate-per-source=50/s:1", "--at-rate=queue:1h"];
     for threads in ["--threads=1", "--threads=3"] {
@@ -396,7 +396,7 @@ fn all_in_a_line_have_their_turn() {
                 .collect();
             drop(first);
             for stream in line {
-                assert_eq!(hear(stream), Ok("x".into()), "{options:?}");
+                assert_eq!(read_answer(stream), Ok("x".into()), "{options:?}");
             }
             assert_eq!(skd.logged("Refused"), [""; 0]);
         }
@@ -404,12 +404,12 @@ fn all_in_a_line_have_their_turn() {
 }
 
 #[test]
-fn those_of_a_source_who_wait_leave_room_for_others() {
+fn queued_clients_of_one_source_leave_queue_space_for_others() {
     for (option, at) in [
         ("--max-per-source=1", "--at-source-max=queue:1h"),
         ("--rate-per-source=1/h:1", "--at-rate=queue:1h"),
     ] {
-        // A room for 32.
+        // A pending queue of 32 entries.
         let skd = Skd::new(["-v", "--threads=1", "-t", "127.0.0.1:0"])
             .args(["--first-byte=1h", option, at])
             .limit(Resource::RLIMIT_NOFILE, 64, 64)
@@ -425,7 +425,7 @@ fn those_of_a_source_who_wait_leave_room_for_others() {
         skd.wait_for_log("Refused connection from [127.0.0.1]:");
         for last in 2..10 {
             let mut silent = client(&skd, &format!("127.0.0.{last}"));
-            // It is waited for while others come and go.
+            // It stays queued while others come and go.
             drop(served(&skd, &format!("127.0.1.{last}")));
             echo(&mut silent, b"at last");
         }
@@ -435,7 +435,7 @@ fn those_of_a_source_who_wait_leave_room_for_others() {
 }
 
 #[test]
-fn who_has_gone_while_waiting_takes_nobodys_place() {
+fn a_queued_client_that_has_left_takes_no_slot() {
     for options in [
         &["-c1", "--at-max=queue:1h"][..],
         &["--max-per-source=1", "--at-source-max=queue:1h"],
@@ -453,9 +453,9 @@ fn who_has_gone_while_waiting_takes_nobodys_place() {
 }
 
 #[test]
-fn many_at_a_time_never_have_more_handlers_than_they_may() {
+fn concurrent_clients_never_exceed_the_limit() {
     let directory = Directory::new();
-    // Each handler notes how many of its source there are: one file each, while it runs.
+    // Each handler counts the handlers of its source: one file each, while it runs.
     let script = "mkdir \"$0/$TCPREMOTEIP.$$\" && ls \"$0\" | grep -c \"^$TCPREMOTEIP\\.\"
                   rmdir \"$0/$TCPREMOTEIP.$$\"";
     let skd = Skd::new([
@@ -473,7 +473,7 @@ fn many_at_a_time_never_have_more_handlers_than_they_may() {
                 let skd = &skd;
                 scope.spawn(move || {
                     for _ in 0..10 {
-                        let answer = hear(client(skd, &format!("127.0.0.{last}"))).unwrap();
+                        let answer = read_answer(client(skd, &format!("127.0.0.{last}"))).unwrap();
                         assert!(["1\n", "2\n"].contains(&answer.as_str()), "{answer:?}");
                     }
                 });
@@ -483,35 +483,35 @@ fn many_at_a_time_never_have_more_handlers_than_they_may() {
     assert_eq!(skd.logged("Refused"), [""; 0]);
 }
 
-// What it costs to have somebody wait.
+// The cost of queued clients.
 
 #[test]
-fn a_rate_that_nobody_can_use_for_want_of_a_place_keeps_no_thread_busy() {
+fn a_rate_that_is_unusable_without_a_free_slot_keeps_no_thread_busy() {
     let skd = echoing(&["-c2", "--rate=2/s:1", "--first-byte=1h"]);
     let mut both: Vec<_> = (1..=2).map(|_| client(&skd, "127.0.0.1")).collect();
     let silent = client(&skd, "127.0.0.1");
-    skd.wait_until("all are waited for", || descriptors_of_tcp(&skd) == 4);
-    // The second waits for its token, and takes the last place with that.
+    skd.wait_until("all clients are queued", || descriptors_of_tcp(&skd) == 4);
+    // The second waits for its token, and then takes the last slot.
     for stream in &mut both {
         stream.write_all(b"x").unwrap();
     }
     for stream in &mut both {
         assert_eq!(receive(stream, 1), b"x");
     }
-    // The next token comes back while it is watched, and the one after.
+    // The next token is added during the measurement, and the one after.
     assert_idle(&[skd.pid()]);
     drop(silent);
 }
 
-/// How many sockets skd has, its listener too.
+/// The number of sockets that skd has, its listener included.
 fn descriptors_of_tcp(skd: &Instance) -> usize {
     let sockets = descriptors(skd.pid()).into_values();
     sockets.filter(|what| what.starts_with("socket:")).count()
 }
 
 #[test]
-fn who_says_nothing_makes_way_where_files_are_short() {
-    // Rooms for 32, which with as many handlers are more than there can be files.
+fn silent_queued_clients_are_dropped_when_descriptors_are_short() {
+    // Pending queues of 32, which with as many handlers exceed the limit of open files.
     let skd = Skd::new(["-v", "--threads=1", "--first-byte=1h", "-t", "127.0.0.1:0"])
         .limit(Resource::RLIMIT_NOFILE, 64, 64)
         .run("cat");
@@ -527,14 +527,14 @@ fn who_says_nothing_makes_way_where_files_are_short() {
 }
 
 #[test]
-fn all_who_wait_have_room_after_an_upgrade() {
-    // Three rooms for 21 each, and five in each for one source.
+fn the_pending_queue_fits_all_clients_after_an_upgrade() {
+    // Three queues of 21 entries each, and five entries of each for one source.
     let skd = Skd::new(["-v", "--threads=3", "-t", "127.0.0.1:0"])
         .args(["-c1", "--at-max=queue:1h"])
         .limit(Resource::RLIMIT_NOFILE, 128, 128)
         .run("cat");
     let mut first = served(&skd, "127.0.0.1");
-    // All threads find somebody, if all have come before any of them looks.
+    // Every thread accepts a client if all clients connect before any thread polls.
     skd.signal(Signal::SIGSTOP);
     let mut waiting: Vec<_> = (1..=50)
         .map(|last| client(&skd, &format!("127.0.1.{last}")))
@@ -548,10 +548,10 @@ fn all_who_wait_have_room_after_an_upgrade() {
     echo(&mut first, b"still the first");
     first.finish().unwrap();
     for stream in &mut waiting {
-        // Some of them are gone.
+        // Some of the clients leave.
         let _ = stream.write_all(b"x").and_then(|()| stream.finish());
     }
-    let heard = waiting.into_iter().map(hear);
+    let heard = waiting.into_iter().map(read_answer);
     let served = heard.filter(|heard| heard.as_deref() == Ok("x")).count();
     skd.wait_until("all were served or refused", || {
         served + refusals(&skd) == 50
@@ -562,10 +562,10 @@ fn all_who_wait_have_room_after_an_upgrade() {
     assert_eq!(lines.find(|line| line.starts_with("Refused")), None);
 }
 
-// Lines.
+// Log lines.
 
 #[test]
-fn refusals_are_said_a_few_times_and_counted_after_that() {
+fn refusals_are_logged_a_few_times_and_then_counted() {
     let skd = Skd::new(["-v", "--threads=1", "-t", "127.0.0.1:0"])
         .args(["--rate-per-source=1/h:1", "--source-prefix=24,64"])
         .throttle(Duration::from_secs(3600))
@@ -576,12 +576,14 @@ fn refusals_are_said_a_few_times_and_counted_after_that() {
         refused(&skd, &format!("127.0.1.{last}"));
     }
     refused(&skd, "127.0.2.1");
-    // One who comes once in a while is always named.
-    said(&skd, &["Refused connection from [127.0.2.1]:"]);
-    // What was counted is said at the end.
+    // A client that comes rarely is always logged.
+    wait_for_lines(&skd, &["Refused connection from [127.0.2.1]:"]);
+    // The count is logged at the end.
     skd.signal(Signal::SIGTERM);
-    skd.wait_until("all are said or counted", || refusals(&skd) == 201);
-    // Of each interval that it took, and it can't have taken more of them than there were lines.
+    skd.wait_until("all refusals are logged or counted", || {
+        refusals(&skd) == 201
+    });
+    // A line per interval, of which there can't have been more than lines.
     let more = skd.logged(" more connections from ").len();
     let single = skd.logged("Refused connection from [127.0.1.").len();
     assert!(single <= 3 * (more + 1), "{:#?}", skd.log_lines());
@@ -590,7 +592,7 @@ fn refusals_are_said_a_few_times_and_counted_after_that() {
     }
 }
 
-/// How many refusals were said or counted.
+/// The number of refusals that were logged or counted.
 fn refusals(skd: &Instance) -> usize {
     let more = skd.logged(" more connections from ");
     let counted = more.iter().map(|line| {
@@ -601,7 +603,7 @@ fn refusals(skd: &Instance) -> usize {
 }
 
 #[test]
-fn what_was_counted_is_said_before_the_end_and_before_an_upgrade() {
+fn counted_refusals_are_logged_before_the_end_and_before_an_upgrade() {
     let skd = echoing(&["--drain=10s", "--rate-per-source=1/h:1"]);
     let first = served(&skd, "127.0.0.1");
     for _ in 0..50 {
@@ -610,7 +612,7 @@ fn what_was_counted_is_said_before_the_end_and_before_an_upgrade() {
     skd.signal(Signal::SIGUSR2);
     skd.wait_for_log("Upgraded from skd ");
     assert_eq!(refusals(&skd), 50, "{:#?}", skd.log_lines());
-    // Buckets don't go with it.
+    // Token buckets don't survive the upgrade.
     drop(served(&skd, "127.0.0.1"));
     for _ in 0..50 {
         refused(&skd, "127.0.0.1");
@@ -621,7 +623,7 @@ fn what_was_counted_is_said_before_the_end_and_before_an_upgrade() {
 }
 
 #[test]
-fn only_those_who_wait_are_said_to_wait() {
+fn only_queued_clients_are_logged_as_queued() {
     let full = "skd: all 1 slots are taken; clients wait";
     let fast = "skd: connections come faster than --rate; clients wait";
     let limits = [("-c1", "--at-max"), ("--rate=1/h:1", "--at-rate")];
@@ -630,9 +632,9 @@ fn only_those_who_wait_are_said_to_wait() {
             let skd = echoing(&[limit, at, answer]);
             let mut first = served(&skd, "127.0.0.1");
             for _ in 0..20 {
-                let _ = come(skd.address());
+                let _ = connect_and_read(skd.address());
             }
-            // The main thread, which would look for them, has had its turn.
+            // The main thread, which would log queued clients, has run by then.
             skd.signal(Signal::SIGUSR2);
             skd.wait_for_log("Upgraded from skd ");
             echo(&mut first, b"still");
@@ -649,7 +651,7 @@ fn only_those_who_wait_are_said_to_wait() {
     ] {
         let skd = echoing(options);
         let _first = served(&skd, "127.0.0.1");
-        // Nobody waits yet.
+        // No client is queued yet.
         assert_eq!(skd.logged("clients wait"), [""; 0], "{options:?}");
         let mut second = client(&skd, "127.0.0.1");
         second.write_all(b"x").unwrap();
@@ -658,14 +660,14 @@ fn only_those_who_wait_are_said_to_wait() {
 }
 
 #[test]
-fn who_still_waits_at_the_end_is_let_go_with_a_line() {
+fn clients_queued_at_the_end_are_disconnected_and_logged() {
     for options in [&["--first-byte=1h"][..], &["--first-byte=1h", "--drain=1h"]] {
         let skd = echoing(options);
         let silent = client(&skd, "127.0.0.1");
-        // Who is served later than it came has seen it accepted: there is one thread.
+        // With one thread, a client that is served later proves that this one was accepted.
         talk(client(&skd, "127.0.0.2"), b"x");
         assert_eq!(skd.stop().code(), Some(0));
-        assert_eq!(hear(silent), Ok(String::new()));
+        assert_eq!(read_answer(silent), Ok(String::new()));
         let lines = skd.logged("Refused connection from [127.0.0.1]:");
         assert!(
             lines.len() == 1 && lines[0].ends_with(": skd ends"),

@@ -1,4 +1,4 @@
-//! `-B`: the launcher returns when the daemon serves, or says why it doesn't.
+//! `-B`: the launcher returns when the daemon serves, or reports why it doesn't.
 
 use crate::harness::{
     Directory, Namespace, Program, Running, Skd, Stream, Syslog, Terminal, command, connect_unix,
@@ -34,7 +34,7 @@ fn the_port_is_printed_before_the_launcher_returns() {
     assert_eq!(talk(launcher.connect(), b"there"), b"there");
 }
 
-/// A start that is bound to fail, and how.
+/// A start that must fail: its options, and the expected status and messages.
 struct Failure {
     options: Vec<String>,
     prog: &'static str,
@@ -42,8 +42,8 @@ struct Failure {
     says: Vec<String>,
 }
 
-/// Tries a failing start, in the foreground and in the background, in a directory with `before` in it; all
-/// that it names itself lies there too.
+/// Tries a failing start in the foreground and in the background, in a directory that contains `before`. All files
+/// that it names lie there too.
 #[track_caller]
 fn expect_nothing_left(directory: &Directory, failure: &Failure) {
     let before = directory.names();
@@ -56,7 +56,7 @@ fn expect_nothing_left(directory: &Directory, failure: &Failure) {
             &format!(">{}", log.display()),
             &format!(">{}", directory.name("new.log")),
         ] {
-            // The last one counts: a case may have a log or a pid file of its own.
+            // The last option counts: a case may name a log or a pid file itself.
             let skd = Skd::new(["-v", "-l", &directory.name("socket.mine"), "-L", log])
                 .args(["-P", &directory.name("pid.mine")])
                 .args(background.then_some("-B"))
@@ -119,7 +119,7 @@ fn a_program_that_is_missing_fails_the_start() {
     for prog in ["no-such-program", "./no-such-program", "/no/such/program"] {
         let why = Failure {
             prog,
-            // The tests' own may name directories that can't be searched.
+            // PATH of the tests may name directories that can't be searched.
             options: vec![],
             code: 127,
             says: vec![prog.to_owned()],
@@ -173,7 +173,7 @@ fn a_log_file_that_cannot_be_opened_fails_the_start() {
 }
 
 #[test]
-fn surroundings_that_cannot_be_had_fail_the_start() {
+fn surroundings_that_cannot_be_set_fail_the_start() {
     let directory = Directory::new();
     let missing = directory.name("missing");
     expect_nothing_left(
@@ -239,7 +239,7 @@ fn a_program_that_cannot_be_run_at_the_last_moment_is_reported_to_the_caller() {
     for mode in ["-v", "-B", "-S", "-BS"] {
         let directory = Directory::new();
         directory.script("busy", "#!/bin/sh\n");
-        // Found and executable, but not while somebody writes to it.
+        // Found and executable, but open for writing when it is executed.
         let _writer = File::options()
             .append(true)
             .open(directory.join("busy"))
@@ -253,7 +253,7 @@ fn a_program_that_cannot_be_run_at_the_last_moment_is_reported_to_the_caller() {
 }
 
 #[test]
-fn the_original_says_nothing_of_a_start_that_fails() {
+fn the_original_reports_no_failed_start() {
     each_program(|program| {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap().to_string();
@@ -266,7 +266,7 @@ fn the_original_says_nothing_of_a_start_that_fails() {
     });
 }
 
-/// A start in the background that is held up before it listens, and the pid of the daemon to be.
+/// A start in the background that is held up before it listens, and the pid of the future daemon.
 fn held_up(directory: &Directory) -> (Running, i32) {
     let skd = Skd::new([
         "-B",
@@ -291,18 +291,18 @@ fn a_launcher_that_is_ended_takes_the_start_with_it() {
     let directory = Directory::new();
     let (skd, _) = held_up(&directory);
     skd.signal(Signal::SIGINT);
-    // It is strace that ends here, after all others, and as the launcher has.
+    // strace ends last here, with the status of the launcher.
     assert_eq!(skd.wait_with_output().killed_by(), Some(Signal::SIGINT));
     skd.wait_until("no process is left", || skd.processes().is_empty());
     assert_eq!(directory.names(), [""; 0]);
 }
 
 #[test]
-fn a_daemon_that_is_killed_before_it_serves_is_a_start_that_failed() {
+fn a_daemon_that_is_killed_before_it_serves_is_a_failed_start() {
     let directory = Directory::new();
     let (skd, daemon) = held_up(&directory);
     kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
-    // strace may have something to say of its own.
+    // strace may print lines of its own.
     skd.wait_with_output()
         .expect_code(1)
         .expect_stderr(&["skd: the daemon was killed before it could serve\n"]);
@@ -408,14 +408,14 @@ fn a_closed_terminal_does_not_end_the_daemon() {
     });
 }
 
-/// Runs skd in the shell's `$(…)`, which waits until nobody holds the pipe of its output any more.
+/// Runs skd in the shell's `$(…)`, which waits until no process holds the pipe of its output.
 fn substituted(skd: Skd) -> Running {
     let line = "out=$(\"$@\" 2>&1); echo \"status $? and '$out'\"";
     skd.wrapper(["sh", "-c", line, "sh"]).start("cat")
 }
 
 #[test]
-fn the_launcher_lets_go_of_its_output() {
+fn the_launcher_closes_its_output() {
     let directory = Directory::new();
     let (socket, log) = (directory.name("socket"), directory.name("log"));
     let skd = Skd::new(["-vB", "-l", &socket, "-L", &format!(">{log}")]);
@@ -425,7 +425,7 @@ fn the_launcher_lets_go_of_its_output() {
 }
 
 #[test]
-fn the_launcher_lets_go_of_its_output_when_it_logs_to_syslog() {
+fn the_launcher_closes_its_output_when_it_logs_to_syslog() {
     each_program(|program| {
         let namespace = Namespace::new();
         namespace.private_dev();
@@ -447,7 +447,7 @@ fn the_launcher_lets_go_of_its_output_when_it_logs_to_syslog() {
         assert_eq!(talk(connection, b"there"), b"there");
         syslog.wait_for("Accepted local connection");
         if !program.is_ours() {
-            // It hangs until the daemon ends.
+            // The shell is blocked until the daemon ends.
             assert_eq!(shell.stdout_lines(), [""; 0]);
             let pid = std::fs::read_to_string(pidfile).unwrap();
             let killed = Command::new("kill").arg(pid.trim()).status();
@@ -520,7 +520,7 @@ fn closed_standard_descriptors_do_no_harm() {
 }
 
 #[test]
-fn a_launcher_whose_output_nobody_reads_is_no_failure_without_a_port_to_print() {
+fn a_launcher_with_an_unread_output_is_no_failure_without_a_port_to_print() {
     let directory = Directory::new();
     let socket = directory.name("socket");
     let (reader, writer) = std::io::pipe().unwrap();

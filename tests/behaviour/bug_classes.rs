@@ -1,5 +1,5 @@
-//! What other daemons of this kind got wrong: a test for each class of bugs, under its name, with those that
-//! had it. The files of the topics go further; these are short.
+//! Faults of other daemons of this kind: a test for each class, under its name, with the daemons that have it. The
+//! files of the topics go further; these tests are short.
 
 use crate::harness::{
     Directory, Instance, Running, SignalMasks, Skd, ask, ask_udp, assert_idle, connect,
@@ -20,7 +20,7 @@ use std::os::unix::net::UnixListener;
 use std::thread;
 use std::time::Duration;
 
-/// Whom to become: ids that nobody has.
+/// User and group without an account.
 const NOBODY: [&str; 2] = ["--user", "61234:61235"];
 
 // skd 1.2, ncat 7.93 (nmap/nmap#2843), socat 1.7; xinetd: CVE-2002-0871.
@@ -29,7 +29,7 @@ fn listener_or_other_clients_fd_in_handler() {
     const EACH: usize = 8;
     let directory = Directory::new();
     let socket = directory.join("socket");
-    // All that could leak, and clients that come at the same time.
+    // All descriptors that could leak, and clients that connect at the same time.
     let skd = Skd::new(["-t", "127.0.0.1:0", "-u", "127.0.0.1:0", "-l"])
         .arg(&socket)
         .args(["-P", &directory.name("pid")])
@@ -59,7 +59,7 @@ fn listener_or_other_clients_fd_in_handler() {
             bound.iter().any(|socket| is(socket.inode))
         };
         assert!(!listens(&open[&0]), "{open:?}");
-        assert!(connections.insert(open[&0].clone()), "somebody else's");
+        assert!(connections.insert(open[&0].clone()), "another client's");
     }
 }
 
@@ -83,10 +83,12 @@ fn groups_kept_after_drop() {
 #[test]
 fn unchecked_setid() {
     requires_root();
-    // A user that nobody else here is, and who has a process already.
+    // A user id that no other test uses, and that has a process already.
     const USER: [&str; 2] = ["--user", "54332:54332"];
     let crowd = Skd::new(USER).start_with("sleep", ["1000"]);
-    wait_until("it is that user's", || ids(crowd.pid()).0 == [54332; 4]);
+    wait_until("the process has that user id", || {
+        ids(crowd.pid()).0 == [54332; 4]
+    });
     let directory = Directory::public();
     directory.chmod("", 0o777);
     let ran = directory.name("ran");
@@ -153,7 +155,7 @@ fn accept_error_spin_or_exit() {
 #[test]
 fn fork_failure_ends_the_server() {
     requires_root();
-    // Of its five processes a user that nobody else here is has two threads of skd.
+    // A user id that no other test uses. Of its five processes two are threads of skd.
     let skd = Skd::new(["--threads", "1", "-t", "127.0.0.1:0"])
         .user(54_331, 54_331, [])
         .limit(Resource::RLIMIT_NPROC, 5, 5)
@@ -188,8 +190,8 @@ fn peer_gone_between_accept_and_getpeername() {
             .set_linger(Some(Duration::ZERO))
             .unwrap();
     }
-    // Nobody was there any more, and still it was known who.
-    skd.wait_until("there was a handler for each", || {
+    // The clients had left, and their addresses were known nevertheless.
+    skd.wait_until("each client had a handler", || {
         directory.read("told").lines().count() == CLIENTS
     });
     let told: BTreeSet<String> = directory.read("told").lines().map(str::to_owned).collect();
@@ -250,7 +252,7 @@ fn zombie_or_lost_child() {
         count(" exited with status 0 after ") >= 4 * EACH
     });
     assert_eq!(count(" exited with status 0 after "), 4 * EACH);
-    // Of each, one pid.
+    // One pid each.
     let log = directory.read("log");
     let mut ends: BTreeMap<&str, u32> = BTreeMap::new();
     for line in log.lines().filter(|line| line.starts_with("Closed ")) {
@@ -287,7 +289,7 @@ fn pidfile_race_or_hijack() {
     let winner = &winners[0];
     winner.wait_ready();
     assert_eq!(directory.read("pid"), format!("{}\n", winner.pid()));
-    // The user that skd has become can't have root kill another process.
+    // The user that skd has become can't make root kill another process.
     let file = fs::metadata(&pidfile).unwrap();
     assert_eq!(
         (file.uid(), file.gid(), file.mode() & 0o7777),
@@ -298,10 +300,10 @@ fn pidfile_race_or_hijack() {
         matches!(lock, Err(fs::TryLockError::WouldBlock)),
         "{lock:?}"
     );
-    directory.write("new", "somebody else's\n");
+    directory.write("new", "another program's\n");
     fs::rename(directory.join("new"), &pidfile).unwrap();
     assert_eq!(winner.stop().code(), Some(0));
-    assert_eq!(directory.read("pid"), "somebody else's\n");
+    assert_eq!(directory.read("pid"), "another program's\n");
 }
 
 // skd 1.2 takes live sockets, arachsys removes files; joewalnes/websocketd#474.
@@ -357,15 +359,15 @@ fn silent_fallback_on_bad_config() {
         start(option, value).expect_refusal(2, &[value]);
         assert_eq!(directory.names(), [""; 0], "{option} {value}");
     }
-    // An address that this machine lacks (RFC 5737) isn't replaced by one that it has.
+    // An address that this machine lacks (RFC 5737) isn't replaced by a local one.
     start("-t", "192.0.2.1:0").expect_refusal(1, &["192.0.2.1"]);
     assert_eq!(directory.names(), [""; 0]);
 }
 
-// tcpserver, and whoever else gives the connection away.
+// tcpserver, and every daemon that passes the connection on.
 #[test]
 fn rst_eats_the_answer() {
-    // A handler that leaves bytes unread has the kernel reset the connection; what it said before is said.
+    // If a handler leaves input unread, the kernel resets the connection; its answer must arrive nevertheless.
     let line = "dd bs=1 count=1 of=/dev/null status=none; echo answer";
     let skd = Skd::new(["-t", "127.0.0.1:0"]).run_with("sh", ["-c", line]);
     let mut stream = skd.connect();
@@ -374,11 +376,11 @@ fn rst_eats_the_answer() {
     let end = stream.read_to_end(&mut answer);
     assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
     assert_eq!(answer, b"answer\n");
-    // One that takes what it doesn't want has all of a long answer arrive.
+    // If the handler reads the input that it doesn't need, all of a long answer arrives.
     let line = "head -c 300000 /dev/zero; exec cat > /dev/null";
     let skd = Skd::new(["-t", "127.0.0.1:0"]).run_with("sh", ["-c", line]);
     assert!(talk(skd.connect(), &[b'x'; 300_000]) == [0; 300_000]);
-    // So has one that doesn't, if skd takes it.
+    // It also arrives if skd reads that input.
     let line = "head -c 300000 /dev/zero";
     let skd = Skd::new(["-t", "127.0.0.1:0", "--linger", "1h"]).run_with("sh", ["-c", line]);
     assert!(talk(skd.connect(), &[b'x'; 300_000]) == [0; 300_000]);
@@ -388,7 +390,7 @@ fn rst_eats_the_answer() {
 #[test]
 fn half_close() {
     let directory = Directory::new();
-    // It answers when the client has said its last word, and at length.
+    // The handler answers after the client's last byte, at length.
     let line = "cat; head -c 300000 /dev/zero";
     let expected = [b"x".to_vec(), vec![0; 300_000]].concat();
     let skd = Skd::new(["-t", "127.0.0.1:0", "-l", &directory.name("socket")])
@@ -416,7 +418,7 @@ fn sigpipe_mask_or_dispositions_inherited() {
 #[test]
 fn v4_mapped_text() {
     requires_command("perl");
-    // Sockets for both families.
+    // Sockets of both families.
     let line = "echo $TCPLOCALIP $TCPREMOTEIP $REMOTE_ADDR";
     let tcp = Skd::new(["-vt", "0"]).run_with("sh", ["-c", line]);
     let answer = talk(connect((Ipv4Addr::LOCALHOST, tcp.port()).into()), b"");
@@ -434,7 +436,7 @@ fn v4_mapped_text() {
     }
 }
 
-/// Sends it and says what comes back; a reset, for bytes that weren't read, is nothing.
+/// Sends `bytes` and returns the answer; a reset, for bytes that weren't read, counts as none.
 fn answer(stream: TcpStream, bytes: &[u8]) -> Vec<u8> {
     match try_talk(stream, bytes) {
         Err(error) if error.kind() == ErrorKind::ConnectionReset => Vec::new(),
@@ -442,7 +444,7 @@ fn answer(stream: TcpStream, bytes: &[u8]) -> Vec<u8> {
     }
 }
 
-// go-proxyproto takes a header from anybody, and nothing for one, unless told otherwise.
+// go-proxyproto accepts a header from any peer, and a missing one, unless told otherwise.
 #[test]
 fn proxy_header_forged_or_left_out() {
     let proxies = |from| {
@@ -484,9 +486,9 @@ fn proxy_header_that_never_comes() {
     let silent: Vec<TcpStream> = (0..50).map(|_| skd.connect()).collect();
     let mut stream = skd.connect();
     stream.write_all(b"PROXY UNKNOWN\r\n").unwrap();
-    echo(&mut stream, b"nobody waits for them");
+    echo(&mut stream, b"no client waits here");
     drop(stream);
-    // Nor do they stay.
+    // Nor are they kept.
     for mut stream in silent {
         assert_eq!(stream.read(&mut [0]).unwrap(), 0);
     }
@@ -519,7 +521,7 @@ fn proxy_header_and_what_follows() {
     }
 }
 
-// inetds: off for ten minutes; xinetd (cps): for a while; systemd: until somebody starts it again (systemd/systemd#15633).
+// inetds: off for ten minutes; xinetd (cps): for a while; systemd: until a manual restart (systemd/systemd#15633).
 #[test]
 fn rate_limit_as_denial_of_service() {
     const FLOOD: usize = 300;
@@ -528,7 +530,7 @@ fn rate_limit_as_denial_of_service() {
             |_: &usize| try_talk(from_address(skd, from), b"x").is_ok_and(|it| it == b"x");
         (0..FLOOD).filter(answered).count()
     };
-    // Who comes too often is the only one whom it costs anything, for as long as it lasts and after it.
+    // Only the source above its rate is affected, during the flood and after it.
     let limited = ["-t", "127.0.0.1:0", "--rate-per-source=1/h:3"];
     let skd = Skd::new(limited).run("cat");
     assert_eq!(flood(&skd, "127.0.0.1"), 3);
@@ -536,7 +538,7 @@ fn rate_limit_as_denial_of_service() {
         let stream = from_address(&skd, &format!("127.0.0.{other}"));
         assert_eq!(talk(stream, b"as ever"), b"as ever");
     }
-    // A limit of all together lets through what it says, whatever came before, and is no switch.
+    // A total limit accepts its number of connections, whatever came before, and doesn't switch the service off.
     let limited = ["-t", "127.0.0.1:0", "--rate=50/s:1", "--at-rate=close"];
     let skd = Skd::new(limited).run("cat");
     let answered = flood(&skd, "127.0.0.1");
@@ -550,7 +552,7 @@ fn from_address(skd: &Instance, address: &str) -> TcpStream {
     connect_from(address.parse().unwrap(), skd.address())
 }
 
-// All that have a limit of handlers and none of time: tcpserver, s6, ipsvd, busybox, inetds.
+// All with a limit of handlers and without a timeout: tcpserver, s6, ipsvd, busybox, inetds.
 #[test]
 fn slots_held_by_idle_clients() {
     const SLOTS: &str = "-c3";
@@ -559,7 +561,7 @@ fn slots_held_by_idle_clients() {
         let skd = Skd::new([SLOTS, "-t", "127.0.0.1:0", limit]).run("cat");
         let streams = silent(&skd);
         skd.wait_for_children(3);
-        // The first waits for a slot; on a slow machine a handler may be too late itself.
+        // The first one waits for a slot; on a slow machine a handler may be late itself.
         wait_until("there is a slot again", || {
             try_talk(skd.connect(), b"x").is_ok_and(|it| it == b"x")
         });
@@ -567,7 +569,7 @@ fn slots_held_by_idle_clients() {
             assert_eq!(stream.read(&mut [0]).unwrap(), 0, "{limit}");
         }
     }
-    // Or they have none to begin with.
+    // Or idle clients take no slots at all.
     let skd = Skd::new([SLOTS, "-t", "127.0.0.1:0", "--first-byte=1h"]).run("cat");
     let _streams = silent(&skd);
     assert_eq!(talk(skd.connect(), b"at once"), b"at once");

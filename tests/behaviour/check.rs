@@ -1,4 +1,4 @@
-//! `--check`: all that is wrong, with the words and the status of a start, and nothing changed.
+//! `--check`: all faults, with the messages and the status of a start, and nothing changed.
 
 use crate::harness::{
     Directory, Namespace, Output, Skd, requires_command, requires_root, run_to_end,
@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
 
-/// Ids that nobody has.
+/// Ids without an account.
 const UID: u32 = 61234;
 const GID: u32 = 61235;
 
@@ -19,7 +19,7 @@ fn check<'a>(words: impl IntoIterator<Item = &'a str>) -> Skd {
     Skd::new(["--check"]).args(words)
 }
 
-/// Nothing wrong, and nothing said.
+/// Asserts that no fault is found and nothing is printed.
 #[track_caller]
 fn silent(output: &Output) {
     output.expect_code(0);
@@ -27,7 +27,7 @@ fn silent(output: &Output) {
     assert_eq!(said, ("", ""), "{output:#?}");
 }
 
-/// Lines on stderr, each beginning as it must.
+/// The lines on stderr, each of which must begin as usual.
 #[track_caller]
 fn lines(output: &Output) -> Vec<&str> {
     assert_eq!(output.stdout, "", "{output:#?}");
@@ -37,7 +37,7 @@ fn lines(output: &Output) -> Vec<&str> {
     lines
 }
 
-/// A note, status 0, and nothing else.
+/// Asserts one note, status 0, and nothing else.
 #[track_caller]
 fn one_note(output: &Output, texts: &[&str]) {
     output.expect_code(0).expect_stderr(texts);
@@ -48,7 +48,7 @@ fn one_note(output: &Output, texts: &[&str]) {
 
 // Agreement with the start.
 
-/// Runs a command line that can't start, and checks it: status and first sentence are the same.
+/// Runs a command line that can't start, and checks it: status and first line must be the same.
 #[track_caller]
 fn agree(make: impl Fn(&[&str]) -> Skd) {
     let start = make(&[]).start_bare();
@@ -73,7 +73,7 @@ fn agree_on(words: &[&str]) {
 }
 
 #[test]
-fn wrong_words_are_wrong_as_at_the_start() {
+fn wrong_words_are_refused_as_at_the_start() {
     for words in [
         &["-t", "99999", "cat"][..],
         &["-t", "80x", "cat"],
@@ -120,7 +120,7 @@ fn wrong_words_are_wrong_as_at_the_start() {
 }
 
 #[test]
-fn files_are_out_of_reach_as_at_the_start() {
+fn files_out_of_reach_are_refused_as_at_the_start() {
     let directory = Directory::new();
     let name = |name: &str| directory.name(name);
     directory.write("file", "kept\n");
@@ -164,7 +164,7 @@ fn files_are_out_of_reach_as_at_the_start() {
 }
 
 #[test]
-fn what_one_user_may_not_do_is_what_a_start_may_not() {
+fn what_a_user_may_not_do_is_refused_as_at_the_start() {
     requires_root();
     let directory = Directory::public();
     let name = |name: &str| directory.name(name);
@@ -207,7 +207,7 @@ fn what_one_user_may_not_do_is_what_a_start_may_not() {
             skd.user(UID, GID, [GID]).cwd(own.path())
         });
     }
-    // What it may do is no fault.
+    // What the user may do is no fault.
     for words in [
         &["-t", "127.0.0.1:1024", "cat"][..],
         &[
@@ -227,7 +227,7 @@ fn what_one_user_may_not_do_is_what_a_start_may_not() {
 }
 
 #[test]
-fn a_program_is_missing_as_at_the_start() {
+fn a_missing_program_is_refused_as_at_the_start() {
     let directory = Directory::new();
     directory.write("text", "not executable");
     directory.script("lost", "#!/no/such/interpreter\n");
@@ -246,7 +246,7 @@ fn a_program_is_missing_as_at_the_start() {
     for options in [
         &["--chdir", "/no/such/directory"][..],
         &["--chdir", "/etc/passwd"],
-        // Relative programs are looked for where they will run.
+        // Relative programs are looked up where they will run.
         &["--chdir", "/usr"],
         &["--env", "PATH=/no/such/directory"],
     ] {
@@ -257,7 +257,7 @@ fn a_program_is_missing_as_at_the_start() {
 }
 
 #[test]
-fn a_program_is_looked_for_as_the_user_and_in_the_root_directory_of_its_own() {
+fn a_program_is_looked_up_as_the_user_and_in_its_root_directory() {
     requires_root();
     let directory = Directory::public();
     directory.script("closed", "#!/bin/sh\n");
@@ -304,7 +304,7 @@ fn a_program_is_looked_for_as_the_user_and_in_the_root_directory_of_its_own() {
     silent(&check([directory.name("closed").as_str()]).end());
     let inside = check(["--user", "nobody", "--chroot", &root.name("")]);
     silent(&inside.arg(&cat).end());
-    // By an access control list alone, say: who becomes the user knows.
+    // By an access control list alone, for example, which only a check as that user can know.
     let owned = directory.join("closed");
     std::os::unix::fs::chown(owned, Some(UID), Some(GID)).unwrap();
     let user = format!("{UID}:{GID}");
@@ -312,7 +312,7 @@ fn a_program_is_looked_for_as_the_user_and_in_the_root_directory_of_its_own() {
 }
 
 #[test]
-fn names_and_interfaces_are_unknown_as_at_the_start() {
+fn unknown_names_and_interfaces_are_refused_as_at_the_start() {
     requires_root();
     let namespace = Namespace::new();
     namespace.replace_file("/etc/nsswitch.conf", "hosts: files\n");
@@ -326,7 +326,7 @@ fn names_and_interfaces_are_unknown_as_at_the_start() {
 }
 
 #[test]
-fn listeners_are_in_each_others_way_as_at_the_start() {
+fn conflicting_listeners_are_refused_as_at_the_start() {
     requires_root();
     let namespace = Namespace::new();
     for words in [
@@ -354,10 +354,10 @@ fn listeners_are_in_each_others_way_as_at_the_start() {
     }
 }
 
-// Several things at once.
+// Several faults at once.
 
 #[test]
-fn all_that_is_wrong_is_said_each_on_a_line_and_in_the_order_of_a_start() {
+fn all_faults_are_reported_one_per_line_in_the_order_of_a_start() {
     let directory = Directory::new();
     let output = check([
         "-t",
@@ -396,7 +396,7 @@ fn all_that_is_wrong_is_said_each_on_a_line_and_in_the_order_of_a_start() {
         .arg(format!(">{}", directory.name("no/log")))
         .args(["--chdir", "/no/such/directory", "no-such-program"])
         .end();
-    // Not that of the program, which a start wouldn't have come to.
+    // Not that of the program, which a start wouldn't have reached.
     output.expect_code(1);
     let expected = [
         "--pidfile",
@@ -412,12 +412,12 @@ fn all_that_is_wrong_is_said_each_on_a_line_and_in_the_order_of_a_start() {
         assert!(line.starts_with(&format!("skd: {text}")), "{line} {text}");
     }
     let output = check(["-t", "0", "--limit", "x=1", "no-such-program"]).end();
-    // Where it would run isn't known in full.
+    // The working directory isn't known in full.
     output.expect_refusal(2, &["--limit"]);
 }
 
 #[test]
-fn what_is_right_is_passed_in_silence_or_with_v_with_what_would_listen() {
+fn a_right_command_line_is_passed_silently_or_with_its_listeners_under_v() {
     let directory = Directory::new();
     for words in [
         &["cat"][..],
@@ -459,7 +459,7 @@ fn what_is_right_is_passed_in_silence_or_with_v_with_what_would_listen() {
 }
 
 #[test]
-fn a_limit_of_the_program_is_none_of_whoever_checks() {
+fn a_limit_for_the_program_does_not_limit_the_check() {
     requires_root();
     let own = Directory::public();
     let file = fs::File::create(own.join("said")).unwrap();
@@ -483,10 +483,10 @@ fn a_limit_of_the_program_is_none_of_whoever_checks() {
     silent(&check(words).arg("cat").end());
 }
 
-// What is so at present.
+// Faults of the moment.
 
 #[test]
-fn what_the_running_daemon_has_is_no_fault() {
+fn what_the_running_daemon_holds_is_no_fault() {
     let directory = Directory::new();
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -502,7 +502,7 @@ fn what_the_running_daemon_has_is_no_fault() {
     assert_eq!(lines.len(), 2, "{output:#?}");
     assert!(lines[0].starts_with(&format!("skd: note: --pidfile {pid} ")));
     assert!(lines[1].starts_with(&format!("skd: note: --unix {path}: ")));
-    // It has noticed nothing.
+    // The daemon has noticed nothing.
     assert_eq!(crate::harness::talk(skd.connect_unix(), b"1"), b"1");
     assert!(skd.log_lines().is_empty(), "{:?}", skd.log_lines());
     assert_eq!(skd.stop().code(), Some(0));
@@ -510,10 +510,10 @@ fn what_the_running_daemon_has_is_no_fault() {
     let datagram = UnixDatagram::bind(&path).unwrap();
     one_note(&check(["-dl", &path, "cat"]).end(), &[&path]);
     drop(datagram);
-    // Nobody's: a start replaces it, and a check leaves it.
+    // A stale socket: a start replaces it, and a check leaves it.
     silent(&check(["-dl", &path, "cat"]).end());
     assert_eq!(directory.names(), ["socket"]);
-    // A file that nobody has locked, whatever is in it.
+    // An unlocked file, whatever is in it.
     fs::write(&pid, "1\n").unwrap();
     silent(&check(["-P", &pid, "cat"]).end());
 }
@@ -546,7 +546,7 @@ fn an_address_of_no_interface_is_noted() {
 // Limits.
 
 #[test]
-fn as_many_handlers_as_pass_without_a_note_do_run() {
+fn as_many_handlers_as_pass_without_a_note_can_run() {
     // With a soft limit that a start raises.
     let limited = |options: &[&str]| {
         let skd = Skd::new(["-t", "127.0.0.1:0", "--threads", "1"]).args(options);
@@ -564,7 +564,7 @@ fn as_many_handlers_as_pass_without_a_note_do_run() {
     skd.wait_for_children(number);
     assert!(skd.log_lines().is_empty(), "{:?}", skd.log_lines());
     drop(clients);
-    // Two descriptors each, and a quarter of all for those that leave.
+    // Two descriptors each, and a quarter of all for lingering connections.
     let lingering = ["--check", "--linger", "1s", "-c", &room, "cat"];
     let note = limited(&lingering).end();
     let half = note.stderr.split("room for ").nth(1).unwrap();
@@ -587,7 +587,7 @@ fn limits_of_the_user_and_of_the_kernel_are_noted() {
         "process ids (kernel.pid_max)",
         "(kernel.threads-max)",
     ]);
-    // Root's are not limited.
+    // The processes of root are not limited.
     assert!(!output.stderr.contains("ulimit -u"), "{output:#?}");
     for (options, user) in [(&["--user", "nobody"][..], 0), (&[], UID)] {
         let skd = check(["-t", "0", "--threads", "1", "-c", "400"]).args(options);
@@ -607,7 +607,7 @@ fn limits_of_the_user_and_of_the_kernel_are_noted() {
 }
 
 #[test]
-fn a_log_that_the_user_may_not_open_again_is_noted() {
+fn a_log_that_the_user_may_not_reopen_is_noted() {
     requires_root();
     let directory = Directory::public();
     let log = directory.write("log", "");
@@ -622,7 +622,7 @@ fn a_log_that_the_user_may_not_open_again_is_noted() {
 }
 
 #[test]
-fn without_the_rights_to_become_a_user_a_missing_program_is_noted() {
+fn a_missing_program_is_noted_without_the_rights_to_become_a_user() {
     requires_root();
     let words = ["--user", "nobody", "-t", "0", "no-such-program"];
     let output = check(words).user(UID, GID, [GID]).end();
@@ -636,7 +636,7 @@ fn without_the_rights_to_become_a_user_a_missing_program_is_noted() {
 
 // Nothing is changed.
 
-/// All that can be told of what is in a directory without opening it.
+/// The metadata of all files in a directory.
 fn state(directory: &Directory) -> BTreeMap<String, Vec<i64>> {
     let of = |name: &String| {
         let it = fs::symlink_metadata(directory.join(name)).unwrap();

@@ -1,4 +1,4 @@
-//! What may be written, what it means, and how the rest is refused.
+//! The syntax of the command line: what may be written, what it means, and how the rest is refused.
 
 use crate::harness::{
     Directory, Kind, Output, Skd, connect, connect_unix, limit, run_to_end, sockets, talk,
@@ -45,7 +45,7 @@ fn every_listener_option_has_its_short_and_long_names() {
 }
 
 #[test]
-fn style_is_that_of_the_last_option_wherever_it_stands() {
+fn the_last_style_option_counts_wherever_it_stands() {
     for (words, kind) in [
         (&["-d", "-i", "127.0.0.1:0"][..], Kind::Udp),
         (&["-i", "127.0.0.1:0", "-d"], Kind::Udp),
@@ -62,7 +62,7 @@ fn style_is_that_of_the_last_option_wherever_it_stands() {
             .collect();
         assert_eq!(found, [kind], "{words:?}");
     }
-    // -t and -u are what they are.
+    // -t and -u have a fixed style.
     let skd = Skd::new([
         "-d",
         "-t",
@@ -101,7 +101,7 @@ fn short_options_bundle_and_take_attached_values() {
     skd.stop();
 
     let skd = Skd::new(["-svnb5c9i127.0.0.1:0", "cat"]).end();
-    // A value is all that follows.
+    // All that follows in the word is the value.
     skd.expect_refusal(2, &["--backlog", "'5c9i127.0.0.1:0'"]);
 }
 
@@ -151,7 +151,7 @@ fn two_hyphens_end_the_options() {
 }
 
 #[test]
-fn of_an_option_given_twice_the_last_counts() {
+fn the_last_of_a_repeated_option_counts() {
     let directory = Directory::new();
     let (first, last) = (directory.name("first"), directory.name("last"));
     let (log, no_log) = (
@@ -220,7 +220,7 @@ fn of_an_option_given_twice_the_last_counts() {
 }
 
 #[test]
-fn of_the_same_limit_the_last_counts_and_others_stay() {
+fn the_last_of_a_repeated_limit_counts_and_others_stay() {
     let skd = Skd::new([
         "--limit",
         "core=512",
@@ -240,7 +240,7 @@ fn of_the_same_limit_the_last_counts_and_others_stay() {
     assert_eq!(of("Max open files"), ("50".into(), "60".into()));
 }
 
-// What is only asked for.
+// Options that only print something.
 
 #[test]
 fn version_and_help_go_to_stdout() {
@@ -267,7 +267,7 @@ fn version_and_help_go_to_stdout() {
 }
 
 #[test]
-fn help_comes_first_whatever_else_is_asked_for() {
+fn help_comes_first_whatever_the_other_options() {
     let directory = Directory::new();
     let output = Skd::new(["-P"])
         .arg(directory.join("pid"))
@@ -278,7 +278,7 @@ fn help_comes_first_whatever_else_is_asked_for() {
 }
 
 #[test]
-fn help_has_the_common_options_on_one_screen_or_all_of_them() {
+fn help_lists_the_common_options_on_one_screen_or_all_of_them() {
     let short = run_to_end(["--help"]).stdout;
     assert!(short.lines().count() <= 50, "{short}");
     let long = run_to_end(["--help=all"]);
@@ -310,7 +310,7 @@ fn help_has_the_common_options_on_one_screen_or_all_of_them() {
 }
 
 #[test]
-fn help_takes_one_value_and_refuses_any_other() {
+fn help_takes_one_value_and_refuses_others() {
     refused(&["--help=x", "cat"], &["'x'", "--help", "'all'"]);
     refused(&["--help="], &["''", "--help", "'all'"]);
     // Options after it aren't looked at.
@@ -323,13 +323,13 @@ fn help_takes_one_value_and_refuses_any_other() {
 }
 
 #[test]
-fn help_that_cannot_be_written_is_an_error() {
+fn unwritable_help_is_an_error() {
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
     let output = Skd::new(["--help"]).stdout(full).end();
     output
         .expect_code(1)
         .expect_stderr(&["skd: ", "No space left on device"]);
-    // Who reads no further has what was wanted, and hears no complaint.
+    // A reader that closes the pipe early has what it wanted, and gets no message.
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let output = Skd::new(["--help"]).stdout(writer).end();
@@ -338,7 +338,7 @@ fn help_that_cannot_be_written_is_an_error() {
 }
 
 #[test]
-fn a_complaint_that_nobody_can_read_leaves_its_status() {
+fn an_unwritable_message_keeps_its_status() {
     for options in [&["-t", "99999", "cat"][..], &["-Z"], &[]] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
@@ -350,9 +350,9 @@ fn a_complaint_that_nobody_can_read_leaves_its_status() {
     missing.stderr(writer).end().expect_code(127);
 }
 
-// What is refused.
+// Refusals.
 
-/// Runs to the end in an empty directory, and expects a refusal for bad usage, with nothing created.
+/// Runs in an empty directory, and asserts a refusal for bad usage, with nothing created.
 #[track_caller]
 fn refused(words: &[&str], parts: &[&str]) -> Output {
     let directory = Directory::new();
@@ -564,7 +564,7 @@ fn wrong_users_are_refused() {
             &["--user", &format!("'{value}'"), "root"],
         );
     }
-    // Without an entry there is no group to take.
+    // A user without an entry has no group to take.
     refused(&["--user", "54321", "cat"], &["--user", "54321:GROUP"]);
 }
 
@@ -645,7 +645,7 @@ fn a_listener_given_twice_is_refused() {
         let line = [&words[..], &["cat"]].concat();
         refused(&line, &[words[3], "twice"]);
     }
-    // Each of these has a port of its own, or is another socket.
+    // Each of these has a port of its own, or another type of socket.
     for words in [
         ["-t", "127.0.0.1:0", "-t", "127.0.0.1:0"],
         ["-u", "127.0.0.1:0", "-u", "127.0.0.1:0"],
@@ -657,7 +657,7 @@ fn a_listener_given_twice_is_refused() {
 }
 
 #[test]
-fn options_that_would_have_no_use_are_refused() {
+fn options_without_effect_are_refused() {
     for option in [
         ["--unix-mode", "600"],
         ["--unix-owner", "nobody"],
@@ -698,7 +698,7 @@ fn missing_and_unknown_words_are_refused() {
     }
     refused(&["--verbose=2", "cat"], &["--verbose"]);
     refused(&["--background=yes", "cat"], &["--background"]);
-    // No abbreviations: a later option might begin the same.
+    // No abbreviations: a future option might begin the same.
     refused(&["--verb", "cat"], &["--verb"]);
 }
 
@@ -738,11 +738,11 @@ fn privileges_without_ids_are_refused() {
 }
 
 #[test]
-fn a_wrong_word_is_found_before_anything_is_bound_or_changed() {
+fn a_wrong_word_is_found_before_any_bind_or_change() {
     let directory = Directory::new();
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = free.local_addr().unwrap().to_string();
-    // Had it been tried, this port would have been said to be in use.
+    // A bind would have reported this port as in use.
     let words = [
         "-t", &address, "-l", "socket", "-P", "pid", "-L", ">log", "-c", "none", "cat",
     ];
@@ -757,7 +757,7 @@ fn a_wrong_word_is_found_before_anything_is_bound_or_changed() {
 }
 
 #[test]
-fn a_wrong_word_is_refused_by_its_launcher() {
+fn a_wrong_word_is_refused_by_the_launcher() {
     refused(
         &["-B", "-L", ">log", "-P", "pid", "-t", "99999", "cat"],
         &["99999"],
@@ -765,7 +765,7 @@ fn a_wrong_word_is_refused_by_its_launcher() {
 }
 
 #[test]
-fn what_is_wrong_is_said_without_its_control_characters() {
+fn messages_quote_words_without_their_control_characters() {
     let output = run_to_end(["-t", "80\n\x1b[31mred", "cat"]);
     output.expect_refusal(2, &["80\\x0a\\x1b[31mred"]);
     let output = run_to_end(["--no\nsuch", "cat"]);
@@ -773,7 +773,7 @@ fn what_is_wrong_is_said_without_its_control_characters() {
 }
 
 #[test]
-fn words_that_are_not_utf8_are_taken_or_refused_but_never_lost() {
+fn words_that_are_not_utf8_are_taken_or_refused_and_never_lost() {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
     let directory = Directory::new();
@@ -794,14 +794,14 @@ fn words_that_are_not_utf8_are_taken_or_refused_but_never_lost() {
 }
 
 #[test]
-fn a_host_may_be_left_out_before_its_colon() {
+fn a_host_may_be_left_out_before_the_colon() {
     let skd = Skd::new(["-t", ":0"]).run("cat");
     assert_eq!(sockets(skd.pid()).len(), 2);
     assert_eq!(talk(connect(skd.address()), b"1"), b"1");
 }
 
 #[test]
-fn limits_that_could_not_be_meant_are_refused() {
+fn limits_that_are_out_of_range_are_refused() {
     for (words, parts) in [
         (&["-c1", "--at-max=queue:0s"][..], ["--at-max", "close"]),
         (&["-c1", "--at-max=message:"], ["--at-max", "close"]),

@@ -1,4 +1,4 @@
-//! The files of contrib/: the programs that they are for accept them, and skd accepts their command lines.
+//! The files of contrib/: their programs accept them, and skd accepts their command lines.
 
 use crate::harness::{Directory, Namespace, Skd, requires_command, requires_root, run_to_end};
 use std::collections::BTreeSet;
@@ -68,7 +68,7 @@ fn command_lines() -> Vec<(&'static str, String)> {
 }
 
 #[test]
-fn what_they_say_to_skd_is_right() {
+fn command_lines_pass_the_check() {
     requires_root();
     let help = run_to_end(["--help=all"]).stdout;
     for (file, line) in command_lines() {
@@ -91,7 +91,7 @@ fn what_they_say_to_skd_is_right() {
 }
 
 #[test]
-fn units_are_taken_by_systemd() {
+fn units_pass_systemd_analyze() {
     requires_command("systemd-analyze");
     let directory = Directory::new();
     let units = units(&directory);
@@ -111,10 +111,10 @@ fn units_are_taken_by_systemd() {
 }
 
 #[test]
-fn units_leave_little_that_skd_could_do() {
+fn units_have_a_low_exposure_level() {
     requires_command("systemd-analyze");
     let directory = Directory::new();
-    // Exposure levels in tenths: of the unit that may change its user, and of the one without any right.
+    // Exposure levels in tenths: of the unit that may change its user, and of the unit without any capability.
     for (unit, most) in [("motd.service", "26"), ("motd-activated.service", "10")] {
         units(&directory);
         run(Command::new("systemd-analyze")
@@ -123,7 +123,7 @@ fn units_leave_little_that_skd_could_do() {
     }
 }
 
-/// Adds the system calls of a set, and of the sets within.
+/// Adds the system calls of a set, and of the sets that it contains.
 fn system_calls(set: &str, found: &mut BTreeSet<String>) {
     let output = run(Command::new("systemd-analyze").args(["syscall-filter", set]));
     let text = String::from_utf8(output.stdout).unwrap();
@@ -158,7 +158,7 @@ fn traced(options: &[&str]) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_filters_of_the_units_let_skd_live() {
+fn skd_runs_under_the_filters_of_the_units() {
     requires_root();
     requires_command("systemd-analyze");
     requires_command("strace");
@@ -212,7 +212,7 @@ fn the_capabilities_of_the_unit_are_enough() {
 }
 
 #[test]
-fn scripts_are_scripts() {
+fn shell_scripts_are_valid() {
     for script in [
         "s6/motd/run",
         "s6/motd/finish",
@@ -262,7 +262,7 @@ fn a_service_of_openrc_is_checked_before_it_is_started_or_restarted() {
 }
 
 #[test]
-fn the_container_is_built_from_what_is_here() {
+fn the_container_is_built_from_this_source() {
     let text = text("container/Containerfile");
     let manifest = fs::read_to_string("Cargo.toml").unwrap();
     let version = manifest

@@ -1,7 +1,7 @@
-//! Services of datagrams that people have, with their own clients; and many senders and datagrams at once.
+//! Common datagram services with their own clients; and many senders and datagrams at once.
 //!
-//! `cargo test --release --test behaviour datagram_services:: -- --include-ignored --nocapture` has the large ones,
-//! and says where each datagram of a burst has gone.
+//! `cargo test --release --test behaviour datagram_services:: -- --include-ignored --nocapture` runs the large tests,
+//! and prints where each datagram of a burst has gone.
 
 use crate::harness::{
     Directory, Namespace, Running, Skd, poll_for, requires_command, requires_descriptors,
@@ -20,7 +20,7 @@ fn service(mode: &str, options: &[&str]) -> Skd {
     Skd::new(["-v", "--datagram-mode", mode]).args(options)
 }
 
-/// Runs a client and returns what it says; it must end well.
+/// Runs a client, which must succeed, and returns its output.
 #[track_caller]
 fn client(command: &mut Command) -> String {
     let output = command.stdin(Stdio::null()).output().expect("a client");
@@ -37,7 +37,7 @@ fn client(command: &mut Command) -> String {
 
 // DNS.
 
-/// A server for one small zone. It answers each datagram that it reads, so it does for both modes.
+/// A server for one small zone. It answers each datagram that it reads, and so works in both modes.
 const DNS: &str = r#"
     use Socket qw(inet_aton inet_pton AF_INET6);
     my %zone = (
@@ -95,13 +95,13 @@ fn dns(mode: &str) {
         dig(&["+short", "who.example.test", "TXT"]),
         "\"127.0.0.1 127.0.0.1\"\n"
     );
-    // An answer of more than one packet of Ethernet.
+    // An answer of more than one Ethernet frame.
     let long = dig(&["+short", "+bufsize=4096", "long.example.test", "TXT"]);
     assert_eq!(long.lines().map(str::len).collect::<Vec<_>>(), [252; 12]);
     let nobody = dig(&["nobody.example.test", "A"]);
     assert!(nobody.contains("status: NXDOMAIN"), "{nobody}");
 
-    // And many at once, each with its own answer.
+    // Many at once, each with its own answer.
     thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
@@ -132,8 +132,8 @@ fn dig_is_answered_by_a_handler_for_each_sender() {
 // TFTP.
 
 #[test]
-fn files_of_megabytes_come_and_go_by_tftp() {
-    // It becomes nobody.
+fn megabytes_are_read_and_written_by_tftp() {
+    // The server drops root itself.
     requires_root();
     requires_command("curl");
     let directory = Directory::public();
@@ -144,7 +144,7 @@ fn files_of_megabytes_come_and_go_by_tftp() {
     directory.write("large", &large);
     directory.chmod("large", 0o644);
     let root = directory.name("");
-    // It waits a second for the next client, and then leaves it to skd.
+    // It waits a second for the next client, and then leaves that to skd.
     let skd = service("wait", &["-u", "127.0.0.1:0"]).run_with(
         "/usr/sbin/in.tftpd",
         ["--secure", "--create", "--timeout", "1", &root],
@@ -169,7 +169,7 @@ fn files_of_megabytes_come_and_go_by_tftp() {
         ]);
         assert!(fs::read(own.join(to)).unwrap() == large, "{name} to {to}");
     };
-    // Several at once, of one handler: it has a child for each.
+    // Several transfers at once, of one handler: it has a child for each.
     thread::scope(|scope| {
         for (to, size) in [("a", "512"), ("b", "1428"), ("c", "8192")] {
             scope.spawn(move || fetch("large", to, size));
@@ -179,7 +179,7 @@ fn files_of_megabytes_come_and_go_by_tftp() {
     wait_until("the file has come", || {
         fs::read(directory.join("new")).unwrap() == large
     });
-    // The next client has the next handler.
+    // The next client gets the next handler.
     skd.wait_until("the handler has ended", || skd.children().is_empty());
     fetch("new", "d", "8192");
     assert!(skd.logged("unread").is_empty(), "{:?}", skd.log_lines());
@@ -188,7 +188,7 @@ fn files_of_megabytes_come_and_go_by_tftp() {
 // Lines of statistics.
 
 #[test]
-fn a_shell_script_takes_lines_of_statistics() {
+fn a_shell_script_collects_lines_of_statistics() {
     const DATAGRAMS: u32 = 200;
     let directory = Directory::new();
     let line = "while IFS=':|' read -r name value kind || test -n \"$name\"; do \
@@ -220,7 +220,7 @@ fn a_shell_script_takes_lines_of_statistics() {
         assert_eq!(sums.remove(&format!("last.{number} g")), Some(number));
     }
     assert!(sums.is_empty(), "{sums:?}");
-    // Nobody was answered.
+    // No sender was answered.
     skd.wait_until("handlers are reaped", || skd.children().is_empty());
     client.set_nonblocking(true).unwrap();
     assert!(client.recv(&mut [0; 10]).is_err());
@@ -229,7 +229,7 @@ fn a_shell_script_takes_lines_of_statistics() {
 
 // Many senders.
 
-/// Gives back each datagram; it costs little more than its process.
+/// Echoes each datagram, at little more cost than its process.
 const ECHO: &str = "
     #include <unistd.h>
     int main(void) {
@@ -239,11 +239,11 @@ const ECHO: &str = "
         return 0;
     }";
 
-/// So many senders with a handler each, all there at the same time, half of them at either address of the server.
-/// Each datagram has other bytes; each answer must have the same, and be from the address that was asked.
+/// Has `count` senders with a handler each, all at the same time, half of them at either address of the server.
+/// Each datagram has other bytes; each answer must have the same, and come from the address that was asked.
 fn crowd(count: usize) {
     const TURNS: usize = 4;
-    /// Sent before any of them is answered.
+    /// The number of datagrams sent before the first answer is read.
     const AT_ONCE: usize = 1000;
     const SERVERS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 9, 0, 1), Ipv4Addr::new(10, 9, 0, 2)];
     requires_root();
@@ -262,8 +262,8 @@ fn crowd(count: usize) {
         "--idle-timeout=1h",
     ];
     let mut skd = service("per-peer", &options).args(["-c", &most]);
-    // skd has two descriptors for each, its end of the pair and the pidfd. Where the limit, which not every root may
-    // raise, has no room for that, it has to do without the second.
+    // skd has two descriptors for each, its end of the pair and the pidfd. A limit that is too low for both, and
+    // that not every root may raise, leaves room for the first alone.
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     if hard < 2 * count as u64 + 500 {
         skd = skd
@@ -273,17 +273,17 @@ fn crowd(count: usize) {
     }
     let skd = skd.inside(&namespace).run(&echo);
     skd.wait_ready();
-    // A datagram that comes during the start lacks its destination.
+    // A datagram that arrives during the start lacks its destination address.
     wait_started(skd.pid());
     let began = Instant::now();
     let mut bytes = 0;
     namespace.enter(|| {
         let sockets: Vec<UdpSocket> = (0..count)
             .map(|_| {
-                // Not connected: whoever answers is heard.
+                // Not connected: an answer from any address is received.
                 let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-                let patience = Some(Duration::from_secs(30));
-                socket.set_read_timeout(patience).unwrap();
+                let timeout = Some(Duration::from_secs(30));
+                socket.set_read_timeout(timeout).unwrap();
                 socket
             })
             .collect();
@@ -307,7 +307,7 @@ fn crowd(count: usize) {
             }
             assert_eq!(skd.children().len(), count, "turn {turn}");
         }
-        // And nothing that nobody asked for.
+        // No other datagrams arrive.
         for socket in &sockets {
             socket.set_nonblocking(true).unwrap();
             assert!(socket.recv_from(&mut answer).is_err());
@@ -330,7 +330,7 @@ fn crowd(count: usize) {
     );
 }
 
-/// Of other lengths and bytes for each.
+/// Different lengths and bytes for each sender and turn.
 fn request(number: usize, turn: usize) -> Vec<u8> {
     let length = 8 + (number * 37 + turn * 11) % 1400;
     let mut state = (number * 1_000_003 + turn) as u64;
@@ -357,7 +357,7 @@ fn ten_thousand_senders_at_two_addresses_have_their_own_answers() {
 
 // Many datagrams.
 
-/// The kernel's counters of UDP, of this network alone.
+/// The kernel's UDP counters of this network namespace.
 fn snmp(namespace: &Namespace) -> BTreeMap<String, u64> {
     let text = namespace.run(["cat", "/proc/thread-self/net/snmp"]);
     let rows: Vec<Vec<&str>> = text
@@ -375,7 +375,7 @@ fn snmp(namespace: &Namespace) -> BTreeMap<String, u64> {
         .collect()
 }
 
-/// Appends its datagram to the file that it is told.
+/// Appends its datagram to the file that it names.
 const APPEND: &str = "
     #include <fcntl.h>
     #include <unistd.h>
@@ -386,8 +386,8 @@ const APPEND: &str = "
         return count != 2 || length < 1 || write(file, bytes, length) != length;
     }";
 
-/// Sends so many datagrams as fast as it goes. Each that the kernel took must come to a handler, once; and each that
-/// it didn't take it must have counted.
+/// Sends `count` datagrams at full speed. Each datagram that the kernel queued must come to one handler; the
+/// kernel must have counted each of the others.
 fn burst(count: usize, options: &[&str]) {
     const SENDERS: usize = 4;
     requires_root();
@@ -400,7 +400,7 @@ fn burst(count: usize, options: &[&str]) {
         .inside(&namespace)
         .run_with(&append, [directory.name("heard")]);
     skd.wait_ready();
-    // A datagram that comes during the start lacks its destination.
+    // A datagram that arrives during the start lacks its destination address.
     wait_started(skd.pid());
     let before = snmp(&namespace);
     let since = |name: &str| (snmp(&namespace)[name] - before[name]) as usize;
@@ -448,14 +448,14 @@ fn burst(count: usize, options: &[&str]) {
 }
 
 #[test]
-fn of_a_burst_nothing_is_lost_that_the_kernel_took() {
+fn no_queued_datagram_of_a_burst_is_lost() {
     burst(2000, &[]);
 }
 
 #[test]
 #[ignore = "takes a minute, and a hundred thousand processes"]
-fn of_a_large_burst_nothing_is_lost_that_the_kernel_took() {
+fn no_queued_datagram_of_a_large_burst_is_lost() {
     burst(100_000, &[]);
-    // With room for all of them.
+    // With buffer space for all of them.
     burst(100_000, &["--receive-buffer=256M"]);
 }

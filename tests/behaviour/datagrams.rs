@@ -16,8 +16,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
-/// A handler in perl. In front of `script` stands a function `take`, which receives a datagram, and `give`,
-/// which sends to whoever sent the last one.
+/// A handler in perl. `script` can call `take`, which receives a datagram, and `give`, which sends to the sender of
+/// the last one.
 fn perl(options: Skd, script: &str) -> Running {
     requires_command("perl");
     let functions = "use Socket; my $from; \
@@ -26,7 +26,7 @@ fn perl(options: Skd, script: &str) -> Running {
     options.run_with("perl", ["-e", &format!("{functions}{script}")])
 }
 
-/// A handler that leaves its datagram where it is, until there is a file `go` in `directory`; then it
+/// A handler that leaves its datagram unread until a file `go` exists in `directory`; then it
 /// echoes.
 fn unwilling(skd: Skd, directory: &Directory) -> Running {
     unwilling_with(skd, directory, "")
@@ -41,7 +41,7 @@ fn unwilling_with(skd: Skd, directory: &Directory, first: &str) -> Running {
     skd.run_with("sh", ["-c", line, "sh", &go, prog, option, script])
 }
 
-/// What a start that leaves its datagram unread gets, before it is read away.
+/// The number of starts for an unread datagram before skd discards it.
 const STARTS: usize = 8;
 
 fn text(bytes: &[u8]) -> &str {
@@ -106,7 +106,7 @@ fn a_handler_gets_all_datagrams_until_it_ends() {
 #[test]
 fn one_handler_runs_at_a_time() {
     each_program(|program| {
-        // Its work goes on for a while after it has taken the datagram, when the next one waits already.
+        // It works for a while after it has taken the datagram, while the next one waits.
         let script = "print STDERR \"start\\n\"; my $bytes = take; select undef, undef, undef, 0.01; \
                       give($bytes); print STDERR \"end\\n\"";
         let skd = perl(program.skd(["-u", "127.0.0.1:0"]), script);
@@ -132,7 +132,7 @@ fn sockets_are_independent_of_one_another() {
         Skd::new(["-u", "0", "-dl", &path, "-t", "127.0.0.1:0"]),
         "give(\"$$\") while take",
     );
-    // One handler for each: two of the bare port, one of the path; all live at once.
+    // One handler each: two for the bare port, one for the path, all at once.
     let port = skd.port();
     let mut handlers = [
         ask_udp((Ipv4Addr::LOCALHOST, port).into(), b"4"),
@@ -148,7 +148,7 @@ fn sockets_are_independent_of_one_another() {
 }
 
 #[test]
-fn the_limit_of_clients_is_not_for_datagrams() {
+fn the_limit_of_clients_excludes_datagrams() {
     let skd = perl(
         Skd::new(["-c1", "-u", "127.0.0.1:0", "-u", "127.0.0.1:0"]),
         "give(take) while 1",
@@ -160,7 +160,7 @@ fn the_limit_of_clients_is_not_for_datagrams() {
 }
 
 #[test]
-fn a_handler_of_datagrams_takes_no_place_of_a_stream() {
+fn a_handler_of_datagrams_takes_no_slot_of_a_stream() {
     let line = "test $PROTO = TCP && exec cat; exec cat > /dev/null";
     let skd =
         Skd::new(["-c1", "-u", "127.0.0.1:0", "-t", "127.0.0.1:0"]).run_with("sh", ["-c", line]);
@@ -170,10 +170,10 @@ fn a_handler_of_datagrams_takes_no_place_of_a_stream() {
     echo(&mut stream, b"served");
 }
 
-// Datagrams that nobody reads.
+// Unread datagrams.
 
 #[test]
-fn an_unread_datagram_starts_a_few_handlers_and_is_then_read_away() {
+fn an_unread_datagram_starts_a_few_handlers_and_is_then_discarded() {
     let directory = Directory::new();
     let skd = unwilling(Skd::new(["-u", "127.0.0.1:0"]), &directory);
     let client = udp_client(skd.address());
@@ -198,7 +198,7 @@ fn an_unread_datagram_starts_a_few_handlers_and_is_then_read_away() {
         "{:?}",
         skd.log_lines()
     );
-    // The service is as it was.
+    // The service is as before.
     directory.write("go", "");
     assert_eq!(ask(&client, b"next"), b"next");
     assert_eq!(skd.logged("started").len(), STARTS + 1);
@@ -206,7 +206,7 @@ fn an_unread_datagram_starts_a_few_handlers_and_is_then_read_away() {
 }
 
 #[test]
-fn of_several_unread_datagrams_each_gets_its_starts() {
+fn each_of_several_unread_datagrams_gets_its_starts() {
     let directory = Directory::new();
     let skd = unwilling(Skd::new(["-u", "127.0.0.1:0"]), &directory);
     let client = udp_client(skd.address());
@@ -226,7 +226,7 @@ fn of_several_unread_datagrams_each_gets_its_starts() {
 }
 
 #[test]
-fn an_unread_datagram_of_a_unix_socket_is_read_away_too() {
+fn an_unread_datagram_of_a_unix_socket_is_discarded_too() {
     let directory = Directory::new();
     let path = directory.name("socket");
     let skd = unwilling(Skd::new(["-dl", &path]), &directory);
@@ -244,13 +244,13 @@ fn an_unread_datagram_of_a_unix_socket_is_read_away_too() {
 }
 
 #[test]
-fn unread_datagrams_of_several_sockets_are_all_told() {
+fn unread_datagrams_of_several_sockets_are_all_reported() {
     let directory = Directory::new();
     let skd = unwilling(Skd::new(["-u", "0"]), &directory);
     let port = skd.port();
     let by_v4 = udp_client((Ipv4Addr::LOCALHOST, port).into());
     let by_v6 = udp_client((Ipv6Addr::LOCALHOST, port).into());
-    // At the same time, so that they are read away in the same moment.
+    // Sent together, so that they are discarded together.
     by_v4.send(b"four").unwrap();
     by_v6.send(b"six").unwrap();
     skd.wait_for_log("unread, 4 bytes");
@@ -258,7 +258,7 @@ fn unread_datagrams_of_several_sockets_are_all_told() {
 }
 
 #[test]
-fn a_socket_that_a_handler_has_shut_down_is_told_and_costs_nothing() {
+fn a_socket_that_a_handler_has_shut_down_is_reported_and_costs_nothing() {
     let directory = Directory::new();
     let path = directory.name("socket");
     let skd = perl(
@@ -268,23 +268,23 @@ fn a_socket_that_a_handler_has_shut_down_is_told_and_costs_nothing() {
     udp_client(skd.address()).send(b"1").unwrap();
     skd.wait_for_logs("a handler has shut the socket down", 3);
     assert_idle(&[skd.pid()]);
-    // The other socket is as it was.
+    // The other socket is as before.
     send_unix_datagram(&path, b"2");
     skd.wait_for_children(0);
 }
 
 #[test]
-fn a_datagram_read_in_the_end_is_not_read_away() {
+fn a_datagram_that_the_last_handler_reads_is_not_discarded() {
     let directory = Directory::new();
     let skd = unwilling(Skd::new(["-u", "127.0.0.1:0"]), &directory);
     let client = udp_client(skd.address());
-    client.send(b"patience").unwrap();
+    client.send(b"datagram").unwrap();
     skd.wait_for_logs("started", 3);
     directory.write("go", "");
     let mut answer = [0; 100];
     let length = client.recv(&mut answer).unwrap();
-    assert_eq!(&answer[..length], b"patience");
-    // And the next is a new one, with all its starts.
+    assert_eq!(&answer[..length], b"datagram");
+    // The next one is new, with all its starts.
     fs::remove_file(directory.join("go")).unwrap();
     let before = skd.logged("started").len();
     client.send(b"unread").unwrap();
@@ -299,7 +299,7 @@ fn a_datagram_read_in_the_end_is_not_read_away() {
 }
 
 #[test]
-fn a_program_that_cannot_be_run_makes_no_storm() {
+fn a_program_that_cannot_be_run_causes_no_storm() {
     let directory = Directory::new();
     let (prog, [option, script]) = datagram_echo();
     let handler = directory.script("handler", "#!/bin/sh\nexec \"$@\"\n");
@@ -315,14 +315,14 @@ fn a_program_that_cannot_be_run_makes_no_storm() {
     );
     skd.wait_for_log(&why);
     skd.wait_for_log("unread, 3 bytes");
-    // Of eight tries, which take nearly two seconds.
+    // Eight attempts, which take nearly two seconds.
     let most = if cfg!(debug_assertions) { 1 } else { 3 };
     assert!(skd.logged(&why).len() <= most, "{:?}", skd.log_lines());
     fs::rename(directory.join("away"), &handler).unwrap();
     assert_eq!(ask(&client, b"next"), b"next");
 }
 
-// What comes with a datagram, and what a handler leaves behind.
+// Ancillary data of a datagram, and the state that a handler leaves.
 
 /// Sends a datagram together with a descriptor, the writing end of a pipe whose reading end is returned.
 fn send_with_a_descriptor(path: &str, bytes: &[u8]) -> PipeReader {
@@ -339,18 +339,18 @@ fn send_with_a_descriptor(path: &str, bytes: &[u8]) -> PipeReader {
     reader
 }
 
-/// Whether nobody has the writing end of a pipe that nothing was written to.
+/// Whether no process has the writing end of a pipe that nothing was written to.
 fn is_at_its_end(pipe: &PipeReader) -> bool {
     let mut wanted = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
     poll(&mut wanted, PollTimeout::ZERO) == Ok(1)
 }
 
 #[test]
-fn a_datagram_that_brings_a_descriptor_is_one_like_others() {
+fn a_datagram_with_a_descriptor_is_handled_like_others() {
     let directory = Directory::new();
     let path = directory.name("socket");
     let skd = unwilling(Skd::new(["-dl", &path]), &directory);
-    // Looked at several times, and read away, by skd alone: it takes the datagram and leaves the descriptor.
+    // Peeked at several times, and discarded, by skd alone: it takes the datagram and leaves the descriptor.
     let pipe = send_with_a_descriptor(&path, b"unread");
     assert!(!is_at_its_end(&pipe));
     skd.wait_for_log("unread, 6 bytes");
@@ -366,7 +366,7 @@ fn a_datagram_that_brings_a_descriptor_is_one_like_others() {
 }
 
 #[test]
-fn socket_options_that_a_handler_leaves_on_do_no_harm() {
+fn socket_options_that_a_handler_sets_do_no_harm() {
     for (listener, options) in [
         (
             "-u127.0.0.1:0",
@@ -407,7 +407,7 @@ fn socket_options_that_a_handler_leaves_on_do_no_harm() {
         for request in ["one", "two", "three"] {
             assert_eq!(text(&answer(request)), request, "{listener}");
         }
-        // They are still told apart by their times, too.
+        // They are still told apart by their timestamps, too.
         fs::remove_file(directory.join("go")).unwrap();
         skd.wait_until("the last one has ended", || skd.children().is_empty());
         let before = skd.log_lines().len();
@@ -425,10 +425,10 @@ fn socket_options_that_a_handler_leaves_on_do_no_harm() {
     }
 }
 
-// What tells datagrams apart.
+// Telling datagrams apart.
 
 #[test]
-fn equal_datagrams_are_as_many_as_were_sent() {
+fn equal_datagrams_are_counted_one_by_one() {
     let skd = perl(
         Skd::new(["-u", "127.0.0.1:0"]),
         "print STDERR 'took ', take, \"\\n\"",
@@ -439,12 +439,12 @@ fn equal_datagrams_are_as_many_as_were_sent() {
     }
     assert_eq!(skd.wait_for_logs("took the same", 30).len(), 30);
     skd.wait_until("the last one ends", || skd.children().is_empty());
-    // None was taken for one that was left, or waited for.
+    // None was taken for an unread one, nor waited for.
     assert_eq!(skd.log_lines().len(), 30);
 }
 
 #[test]
-fn an_empty_datagram_is_one_too() {
+fn an_empty_datagram_is_handled_like_others() {
     each_program(|program| {
         let directory = Directory::new();
         let skd = perl(
@@ -467,7 +467,7 @@ fn an_empty_datagram_is_one_too() {
 }
 
 #[test]
-fn an_empty_datagram_that_is_unread_is_read_away() {
+fn an_unread_empty_datagram_is_discarded() {
     let directory = Directory::new();
     let skd = unwilling(Skd::new(["-u", "127.0.0.1:0"]), &directory);
     let client = udp_client(skd.address());
@@ -492,7 +492,7 @@ fn a_large_datagram_arrives_whole() {
     });
 }
 
-// The socket as the handler finds it.
+// The state of the socket for the next handler.
 
 #[test]
 fn a_socket_left_non_blocking_is_blocking_for_the_next_handler() {
@@ -508,7 +508,7 @@ fn a_socket_left_non_blocking_is_blocking_for_the_next_handler() {
 }
 
 #[test]
-fn no_receive_time_comes_with_the_handler_s_own_datagrams() {
+fn a_handler_s_own_datagrams_have_no_receive_timestamp() {
     let script = format!(
         "take; give(join ' ', map {{ unpack 'i', getsockopt(STDIN, SOL_SOCKET, $_) }} {}, {})",
         libc::SO_TIMESTAMPNS,
@@ -528,7 +528,7 @@ fn no_receive_time_comes_with_the_handler_s_own_datagrams() {
 }
 
 #[test]
-fn a_handler_that_is_killed_gives_the_socket_back() {
+fn a_killed_handler_gives_the_socket_back() {
     let skd = perl(Skd::new(["-u", "127.0.0.1:0"]), "give(\"$$\") while take");
     let client = udp_client(skd.address());
     let first = ask(&client, b"1");
@@ -593,7 +593,7 @@ fn a_signal_that_ends_skd_ends_a_group_of_processes() {
 }
 
 #[test]
-fn a_client_of_a_unix_datagram_socket_that_is_gone_does_no_harm() {
+fn a_unix_datagram_client_that_has_left_does_no_harm() {
     let directory = Directory::new();
     let path = directory.name("socket");
     let skd = perl(Skd::new(["-vdl", &path]), "give(take)");
@@ -609,7 +609,7 @@ fn a_client_of_a_unix_datagram_socket_that_is_gone_does_no_harm() {
 }
 
 #[test]
-fn a_datagram_from_ipv6_is_answered_there() {
+fn a_datagram_from_ipv6_is_answered_over_ipv6() {
     let (prog, args) = datagram_echo();
     let skd = Skd::new(["-u", "[::1]:0"]).run_with(prog, args);
     let address: SocketAddr = (Ipv6Addr::LOCALHOST, skd.port()).into();

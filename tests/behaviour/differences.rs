@@ -1,4 +1,4 @@
-//! Where skd deliberately isn't version 1.2: each asserted of both, so that neither a difference nor a
+//! Deliberate differences between skd and version 1.2. Each is asserted of both, so that neither a difference nor a
 //! likeness is an accident.
 
 use crate::harness::Program::{Original, Ours};
@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-/// Where `pid` has sockets of this kind, open for clients.
+/// The addresses at which `pid` has sockets of this kind, open for clients.
 fn bound(pid: i32, kind: Kind) -> Vec<String> {
     let found = sockets(pid).into_iter();
     let mut found: Vec<String> = found
@@ -54,7 +54,7 @@ fn a_bare_port_is_ipv6_too() {
 }
 
 #[test]
-fn nodelay_is_in_time_for_the_first_connection() {
+fn nodelay_is_set_before_the_first_connection() {
     requires_command("perl");
     each_program(|program| {
         let script = "print unpack 'i', getsockopt(STDIN, IPPROTO_TCP, TCP_NODELAY)";
@@ -71,7 +71,7 @@ fn nodelay_is_in_time_for_the_first_connection() {
 }
 
 #[test]
-fn a_daemon_that_does_not_start_is_no_success() {
+fn a_daemon_that_does_not_start_reports_failure() {
     each_program(|program| {
         let directory = Directory::new();
         let file = directory.write("file", "");
@@ -85,7 +85,7 @@ fn a_daemon_that_does_not_start_is_no_success() {
 }
 
 #[test]
-fn a_daemon_that_logs_to_syslog_lets_its_launcher_go() {
+fn a_daemon_that_logs_to_syslog_does_not_block_its_launcher() {
     requires_root();
     each_program(|program| {
         let namespace = Namespace::new();
@@ -100,7 +100,7 @@ fn a_daemon_that_logs_to_syslog_lets_its_launcher_go() {
         skd.wait_until("the daemon serves", || UnixStream::connect(&path).is_ok());
         match program {
             Ours => assert_eq!(skd.wait().code(), Some(0)),
-            // It serves, and still doesn't say so.
+            // It serves, and still doesn't report it.
             Original => {
                 let stream = UnixStream::connect(&path).unwrap();
                 assert_eq!(talk(stream, b"served"), b"served");
@@ -111,11 +111,11 @@ fn a_daemon_that_logs_to_syslog_lets_its_launcher_go() {
 }
 
 #[test]
-fn a_supervised_program_that_fails_is_restarted_with_care() {
+fn a_failing_supervised_program_is_restarted_with_a_delay() {
     each_program(|program| {
         let skd = program.skd(["-vS"]).start_with("sh", ["-c", "exit 1"]);
         match program {
-            // Slower each time: twice within the second in which the other does it hundreds of times.
+            // The delay grows: two restarts within the second in which 1.2 does hundreds.
             Ours => {
                 skd.wait_for_log("Restarting sh in 0.1s");
                 skd.wait_for_log("Restarting sh in 0.2s");
@@ -130,7 +130,7 @@ fn a_supervised_program_that_fails_is_restarted_with_care() {
 }
 
 #[test]
-fn an_unread_datagram_starts_no_storm() {
+fn an_unread_datagram_causes_no_storm() {
     each_program(|program| {
         let skd = program
             .skd(["-u", "127.0.0.1:0"])
@@ -277,7 +277,7 @@ fn options_after_the_program_are_its_own() {
 }
 
 #[test]
-fn tcp_does_not_become_udp_by_style() {
+fn tcp_does_not_become_udp_by_a_style_option() {
     each_program(|program| {
         let namespace = Namespace::new();
         match program {
@@ -430,7 +430,7 @@ fn a_name_after_an_at_sign_is_abstract() {
 }
 
 #[test]
-fn to_become_root_is_no_drop_of_privileges() {
+fn becoming_root_is_no_drop_of_privileges() {
     requires_root();
     each_program(|program| {
         let output = program

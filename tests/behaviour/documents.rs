@@ -1,5 +1,5 @@
-//! Manual, completions and `--help` have exactly the options of the table; README.md and SECURITY.md name only what
-//! exists.
+//! Manual, completions and `--help` have exactly the options of the table; README.md and SECURITY.md name only
+//! options and tests that exist.
 
 use crate::harness::{requires_command, run_to_end};
 use skd::cli::{GROUPS, Opt};
@@ -35,7 +35,7 @@ fn help_has_every_option_and_no_other() {
     {
         let line = line.trim_start();
         if line.starts_with('-') {
-            // Long names have what they are for on the next line.
+            // The lines below a long name have its description.
             let (names, _) = line.split_once("  ").unwrap_or((line, ""));
             found.extend(options_among(names.split([',', ' ', '['])));
         }
@@ -160,7 +160,7 @@ fn bash_completes_options_values_and_programs() {
     assert_eq!(complete(&["skd", "--help", "="]), ["all"]);
     assert_eq!(complete(&["skd", "--help", "=", "al"]), ["all"]);
     assert_eq!(complete(&["skd", "-h", "--max-cl"]), ["--max-clients"]);
-    // The words as readline cuts them.
+    // The words as readline splits them.
     for before in [
         &["skd"][..],
         &["skd", "--"],

@@ -1,4 +1,4 @@
-//! `--drain`: nobody new comes in, and handlers end by themselves, told, or killed.
+//! `--drain`: no new clients are accepted, and handlers end by themselves, get TERM, or are killed.
 
 use crate::harness::{
     DEADLINE, Directory, Over, Running, Skd, ask, assert_idle, children, connect_unix, descriptors,
@@ -18,13 +18,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// Says that it is there, and ends at no signal that can be ignored; nor does its child.
+/// Prints a line, and ignores every signal that can be ignored; so does its child.
 const STUBBORN: &str = "trap '' TERM; sleep 1000 & echo ready; while :; do sleep 1000; done";
 
-/// Says that it is there, and at TERM what it got; then it goes on.
+/// Prints a line, prints another at TERM, and goes on.
 const TELLING: &str = "trap 'echo told' TERM; echo ready; while :; do sleep 0.01; done";
 
-/// A skd on a free TCP port with these options and a shell as its handler, and a client of it.
+/// A skd on a free TCP port with these options and a shell as its handler, and a client.
 fn served(options: &[&str], script: &str) -> (Running, TcpStream) {
     let skd = Skd::new(["-vt", "127.0.0.1:0"])
         .args(options)
@@ -34,20 +34,20 @@ fn served(options: &[&str], script: &str) -> (Running, TcpStream) {
     (skd, client)
 }
 
-/// Sends a signal that begins the drain, and waits until it has.
+/// Sends a signal that begins the drain, and waits until it has begun.
 fn begin(skd: &Running, signal: Signal) {
     skd.signal(signal);
-    skd.wait_until("nobody is let in any more", || !listens(skd));
+    skd.wait_until("no client is accepted any more", || !listens(skd));
 }
 
 fn listens(skd: &Running) -> bool {
     sockets(skd.pid()).iter().any(|socket| socket.is_open())
 }
 
-/// A client that may be refused.
+/// Connects a client, which may be refused.
 type Connect<'a> = dyn Fn(&Running) -> io::Result<TcpStream> + Sync + 'a;
 
-/// For each kind of stream listener, with an option that opens one.
+/// Runs a test for each kind of stream listener, with an option that opens one.
 fn each_kind(test: impl Fn(&[&str; 2], &Connect<'_>)) {
     let with_limits = |stream: TcpStream| {
         stream.set_read_timeout(Some(DEADLINE))?;
@@ -58,7 +58,7 @@ fn each_kind(test: impl Fn(&[&str; 2], &Connect<'_>)) {
     let path = directory.name("socket");
     let name = format!("@drained-{}-{:?}", id(), thread::current().id());
     let of_unix = |address: UnixAddress| {
-        // Where it is only read and written, one stream is like the other.
+        // For reading and writing, all streams are alike.
         with_limits(OwnedFd::from(UnixStream::connect_addr(&address)?).into())
     };
     test(&["-t", "127.0.0.1:0"], &|skd| {
@@ -73,7 +73,7 @@ fn each_kind(test: impl Fn(&[&str; 2], &Connect<'_>)) {
 }
 
 fn refused(address: SocketAddr) {
-    let error = TcpStream::connect(address).expect_err("nobody listens");
+    let error = TcpStream::connect(address).expect_err("no listener");
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
 }
 
@@ -110,7 +110,7 @@ fn a_skd_without_handlers_ends_at_once() {
 }
 
 #[test]
-fn handlers_that_are_late_are_told() {
+fn late_handlers_get_term() {
     for time in ["300ms", "0s"] {
         let (skd, mut client) = served(&["--drain", time], "sleep 1000 & echo ready; wait");
         let handler = skd.wait_for_children(1)[0];
@@ -118,7 +118,7 @@ fn handlers_that_are_late_are_told() {
         assert_eq!(skd.stop().code(), Some(3), "{time}");
         skd.wait_for_log("skd: 1 handlers have not ended: TERM is sent to them");
         skd.wait_for_log(" was terminated by signal 15 ");
-        // With all of its group.
+        // With its whole process group.
         wait_until("both end", || !exists(handler) && !exists(child));
         assert_eq!(receive(&mut client, 0), b"");
         assert_eq!(client.read(&mut [0]).unwrap(), 0);
@@ -126,7 +126,7 @@ fn handlers_that_are_late_are_told() {
 }
 
 #[test]
-fn one_that_is_late_makes_the_status() {
+fn a_late_handler_changes_the_status() {
     let skd = Skd::new(["-vt", "127.0.0.1:0", "--drain=3s"]).run("cat");
     let (mut early, mut late) = (skd.connect(), skd.connect());
     echo(&mut early, b".");
@@ -139,7 +139,7 @@ fn one_that_is_late_makes_the_status() {
 }
 
 #[test]
-fn handlers_that_do_not_obey_are_killed() {
+fn handlers_that_ignore_term_are_killed() {
     let (skd, _client) = served(&["--drain=0s", "--kill-after=200ms"], STUBBORN);
     let all = skd.processes();
     assert!(all.len() >= 3, "{all:?}");
@@ -147,12 +147,12 @@ fn handlers_that_do_not_obey_are_killed() {
     skd.wait_for_log("skd: 1 handlers have not ended: TERM is sent to them");
     skd.wait_for_log("skd: 1 handlers have not ended: KILL is sent to them");
     skd.wait_for_log(" was terminated by signal 9 ");
-    // What it left in its group was killed with it.
-    wait_until("nobody is left", || !all.iter().copied().any(exists));
+    // The rest of its process group was killed with it.
+    wait_until("no process is left", || !all.iter().copied().any(exists));
 }
 
 #[test]
-fn a_second_signal_goes_on_to_the_next_step() {
+fn a_second_signal_starts_the_next_step() {
     for second in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
         let (skd, mut client) = served(&["--drain=1h", "--kill-after=1h"], TELLING);
         begin(&skd, Signal::SIGTERM);
@@ -166,7 +166,7 @@ fn a_second_signal_goes_on_to_the_next_step() {
 }
 
 #[test]
-fn int_and_quit_tell_at_once() {
+fn int_and_quit_send_term_at_once() {
     for signal in [Signal::SIGINT, Signal::SIGQUIT] {
         let (skd, mut client) = served(&["--drain=1h", "--kill-after=1h"], TELLING);
         let mut obedient = {
@@ -187,7 +187,7 @@ fn int_and_quit_tell_at_once() {
 }
 
 #[test]
-fn hup_opens_the_log_again_and_hurries_nobody() {
+fn hup_reopens_the_log_and_ends_no_handler() {
     let directory = Directory::new();
     let log = format!(">>{}", directory.name("log"));
     let skd = Skd::new(["-vvt", "127.0.0.1:0", "--drain=1h", "-L", &log]).run("cat");
@@ -197,8 +197,8 @@ fn hup_opens_the_log_again_and_hurries_nobody() {
     wait_for_text(directory.join("log"), "Draining: 1 handlers");
     fs::rename(directory.join("log"), directory.join("log.1")).unwrap();
     skd.signal(Signal::SIGHUP);
-    wait_until("there is a new one", || directory.join("log").exists());
-    // One that can't be opened: the old one is kept, and told so.
+    wait_until("there is a new log", || directory.join("log").exists());
+    // If the new log can't be opened, the old one is kept and says so.
     fs::rename(directory.join("log"), directory.join("log.2")).unwrap();
     fs::create_dir(directory.join("log")).unwrap();
     skd.signal(Signal::SIGHUP);
@@ -211,14 +211,14 @@ fn hup_opens_the_log_again_and_hurries_nobody() {
 }
 
 #[test]
-fn a_hangup_that_comes_twice_hurries_nobody() {
+fn a_second_hup_ends_no_handler() {
     let skd = Skd::new(["-vt", "127.0.0.1:0", "--drain=1h"]).run("cat");
     let mut client = skd.connect();
     echo(&mut client, b".");
     begin(&skd, Signal::SIGHUP);
     skd.wait_for_log("Draining");
     skd.signal(Signal::SIGHUP);
-    // USR1 is ignored now as ever, and comes after it.
+    // USR1 is ignored as always, and arrives after it.
     skd.signal(Signal::SIGUSR1);
     echo(&mut client, b"still served");
     assert_eq!(skd.try_wait(Duration::from_millis(100)), None);
@@ -227,11 +227,11 @@ fn a_hangup_that_comes_twice_hurries_nobody() {
 }
 
 #[test]
-fn who_has_come_before_is_served_as_far_as_there_are_places() {
+fn clients_in_the_backlog_are_served_as_far_as_there_are_slots() {
     const CLIENTS: usize = 20;
     each_kind(|options, connect| {
         let skd = Skd::new(options).args(["--drain=1h"]).run("cat");
-        // Nobody is accepted while skd is stopped, and TERM is what it finds first.
+        // No client is accepted while skd is stopped, and TERM is the first thing that it sees.
         skd.signal(Signal::SIGSTOP);
         let mut clients: Vec<_> = (0..CLIENTS).map(|_| connect(&skd).unwrap()).collect();
         skd.signal(Signal::SIGTERM);
@@ -249,18 +249,18 @@ fn who_has_come_before_is_served_as_far_as_there_are_places() {
 }
 
 #[test]
-fn who_waits_for_a_place_is_sent_away() {
-    const PLACES: usize = 2;
+fn a_client_queued_for_a_slot_is_disconnected() {
+    const SLOTS: usize = 2;
     each_kind(|options, connect| {
         let skd = Skd::new(options)
-            .args(["--drain=1h", "-c", &PLACES.to_string()])
+            .args(["--drain=1h", "-c", &SLOTS.to_string()])
             .run("cat");
         skd.signal(Signal::SIGSTOP);
         let mut clients: Vec<_> = (0..5).map(|_| connect(&skd).unwrap()).collect();
         skd.signal(Signal::SIGTERM);
         skd.signal(Signal::SIGCONT);
-        let waiting = clients.split_off(PLACES);
-        // Their turn would have come after the others', who stay.
+        let waiting = clients.split_off(SLOTS);
+        // They would be served after the others, which stay.
         for mut client in waiting {
             match client.read(&mut [0]) {
                 Ok(0) => {}
@@ -287,7 +287,7 @@ fn under_load_every_client_is_served_or_refused() {
                 let clients: Vec<_> = (0..CLIENTS)
                     .map(|_| {
                         scope.spawn(|| {
-                            // The first that is refused was the last.
+                            // The first refusal is the last connection.
                             while !over.load(Ordering::Relaxed) {
                                 match connect(&skd) {
                                     Ok(client) => {
@@ -321,7 +321,7 @@ fn under_load_every_client_is_served_or_refused() {
 }
 
 #[test]
-fn a_handler_that_is_held_up_before_it_runs_is_waited_for_and_holds_no_port() {
+fn a_handler_held_up_before_its_exec_is_waited_for_and_holds_no_port() {
     let options = [
         "-t",
         "127.0.0.1:0",
@@ -330,7 +330,7 @@ fn a_handler_that_is_held_up_before_it_runs_is_waited_for_and_holds_no_port() {
         "--drain=1h",
     ];
     let skd = Skd::new(options)
-        // For longer than its thread is waited for.
+        // For longer than skd waits for its thread.
         .wrapper(tampering("chdir", "delay_enter=3000000"))
         .run("cat");
     let mut client = skd.connect();
@@ -344,7 +344,7 @@ fn a_handler_that_is_held_up_before_it_runs_is_waited_for_and_holds_no_port() {
 }
 
 #[test]
-fn files_and_ports_are_free_at_once_and_the_pid_file_last() {
+fn files_and_ports_are_released_at_once_and_the_pid_file_last() {
     let directory = Directory::new();
     let (socket, pidfile) = (directory.name("socket"), directory.name("pid"));
     let name = format!("@drained-{}-files", id());
@@ -359,7 +359,7 @@ fn files_and_ports_are_free_at_once_and_the_pid_file_last() {
     let port = format!("127.0.0.1:{}", skd.address().port());
     let successor = Skd::new(["-t", &port, "-l", &socket, "-l", &name]).run("cat");
     assert_eq!(talk(successor.connect(), b"new"), b"new");
-    // But for the pid file, which is still in use.
+    // Except the pid file, which is still in use.
     let output = run_to_end(["-t", "127.0.0.1:0", "-P", &pidfile, "cat"]);
     output
         .expect_code(1)
@@ -372,7 +372,7 @@ fn files_and_ports_are_free_at_once_and_the_pid_file_last() {
 }
 
 #[test]
-fn the_socket_of_somebody_else_at_the_path_stays() {
+fn a_foreign_socket_at_the_path_stays() {
     let directory = Directory::new();
     let path = directory.join("socket");
     let skd = Skd::new(["-vl"]).arg(&path).args(["--drain=1h"]).run("cat");
@@ -389,9 +389,9 @@ fn the_socket_of_somebody_else_at_the_path_stays() {
 }
 
 #[test]
-fn handlers_of_datagrams_are_handlers_like_others() {
+fn datagram_handlers_are_drained_like_others() {
     requires_command("perl");
-    // Answers until it is told to stop answering.
+    // Answers until it gets TERM.
     let script = "while (defined(my $from = recv(STDIN, my $text, 65536, 0))) { \
                   send(STDOUT, $text, 0, $from); last if $text eq 'last' }";
     let start = || {
@@ -429,8 +429,8 @@ fn handlers_of_datagrams_are_handlers_like_others() {
 }
 
 #[test]
-fn datagrams_and_the_signal_may_come_together() {
-    // What one wait brings: in which order, differs.
+fn datagrams_and_the_signal_may_arrive_together() {
+    // Both arrive in one wait, in either order.
     for round in 0..20 {
         let directory = Directory::new();
         let (first, second) = (directory.name("first"), directory.name("second"));
@@ -445,7 +445,7 @@ fn datagrams_and_the_signal_may_come_together() {
 }
 
 #[test]
-fn a_datagram_that_nobody_has_is_lost_and_holds_nothing_up() {
+fn an_unhandled_datagram_is_lost_and_delays_nothing() {
     let directory = Directory::new();
     let socket = directory.name("socket");
     let skd = Skd::new(["-dl", &socket, "--drain=1h"]).run("true");
@@ -454,7 +454,7 @@ fn a_datagram_that_nobody_has_is_lost_and_holds_nothing_up() {
     skd.signal(Signal::SIGINT);
     skd.signal(Signal::SIGCONT);
     let status = skd.wait().code();
-    // A handler may have been quicker, and may even have had to be told.
+    // A handler may have been quicker, and may even have needed a TERM.
     assert!(matches!(status, Some(0 | 3)), "{status:?}");
     assert_eq!(directory.names(), [""; 0]);
 }
@@ -464,7 +464,7 @@ fn waiting_costs_no_time() {
     let (skd, mut client) = served(&["--drain=1h"], "echo ready; exec cat");
     let directory = Directory::new();
     let socket = directory.name("socket");
-    // With one of each kind closed, one of them still with its handler.
+    // One of each kind has its connection closed, and one of them still has its handler.
     let other =
         Skd::new(["-vt", "127.0.0.1:0", "-dl", &socket, "--drain=1h"]).run_with("sleep", ["1000"]);
     let held = other.connect();
@@ -482,7 +482,7 @@ fn waiting_costs_no_time() {
 }
 
 #[test]
-fn many_end_at_once_and_none_is_left() {
+fn many_handlers_end_at_once_and_none_is_left() {
     const CLIENTS: usize = 300;
     let skd = Skd::new(["-t", "127.0.0.1:0", "--drain=1m"]).run("cat");
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| skd.connect()).collect();
@@ -501,7 +501,7 @@ fn many_end_at_once_and_none_is_left() {
 }
 
 #[test]
-fn what_a_handler_has_left_is_not_waited_for() {
+fn a_drain_does_not_wait_for_background_processes_of_handlers() {
     let directory = Directory::new();
     let left = directory.name("left");
     let script = "sleep 1000 > /dev/null & echo $! > \"$0\"; echo ready; read line";
@@ -517,14 +517,14 @@ fn what_a_handler_has_left_is_not_waited_for() {
 }
 
 #[test]
-fn a_handler_that_nobody_can_reap_is_left_behind() {
+fn a_handler_that_cannot_be_reaped_is_left_behind() {
     requires_command("strace");
     let (skd, _client) = served(
         &["--drain=0s", "--kill-after=0s"],
         "echo ready; exec sleep 1000",
     );
     let handler = skd.wait_for_children(1)[0];
-    // Who traces it is to know of its end first, and is stopped.
+    // Its tracer, which must be told of its end first, is stopped.
     let mut tracer = Command::new("strace")
         .args(["-qq", "-o", "/dev/null", "-p", &handler.to_string()])
         .spawn()
@@ -547,7 +547,7 @@ fn a_daemon_in_the_background_drains_too() {
     let mut client = skd.connect();
     echo(&mut client, b".");
     skd.signal(Signal::SIGTERM);
-    skd.wait_until("nobody is let in any more", || {
+    skd.wait_until("no client is accepted any more", || {
         !sockets(skd.pid()).iter().any(|socket| socket.is_open())
     });
     assert!(skd.pidfile().exists());
@@ -558,7 +558,7 @@ fn a_daemon_in_the_background_drains_too() {
 }
 
 #[test]
-fn without_drain_nothing_is_waited_for() {
+fn without_drain_skd_waits_for_nothing() {
     let (skd, mut client) = served(&[], "echo ready; exec cat");
     assert_eq!(skd.stop().code(), Some(0));
     echo(&mut client, b"still served");
@@ -575,9 +575,9 @@ fn a_supervised_program_that_does_not_end_is_killed_in_time() {
         skd.signal(signal);
         assert_eq!(skd.wait().code(), Some(128 + 9), "{signal}");
         skd.wait_for_log("skd: 'sh' has not ended: KILL is sent to it");
-        wait_until("nobody is left", || !all.iter().copied().any(exists));
+        wait_until("no process is left", || !all.iter().copied().any(exists));
     }
-    // One that ends in time is not.
+    // A program that ends in time is not killed.
     let skd = Skd::new(["-S", "--kill-after=1h"]).start_with("sh", ["-c", script]);
     assert_eq!(skd.stdout_line(), "ready");
     skd.signal(Signal::SIGTERM);

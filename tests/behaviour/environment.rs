@@ -1,4 +1,4 @@
-//! What a handler's environment has, and what it doesn't.
+//! The environment of a handler.
 
 use crate::harness::{
     Directory, MARK, Namespace, Program, ServiceManager, Skd, ask_udp, ask_unix_datagram, connect,
@@ -58,7 +58,7 @@ type Variables = BTreeMap<String, String>;
 
 static MANAGER: LazyLock<ServiceManager> = LazyLock::new(ServiceManager::without_a_path);
 
-/// skd with just PATH, one variable of no meaning, and a lie for each reserved name.
+/// skd with just PATH, one meaningless variable, and a false value for each reserved name.
 fn lied_to(skd: Skd) -> Skd {
     let mut skd = skd
         .env_clear()
@@ -66,7 +66,7 @@ fn lied_to(skd: Skd) -> Skd {
         .env("KEPT", "kept");
     for name in RESERVED {
         let lie = match *name {
-            // These skd believes itself.
+            // skd itself reads these.
             "NOTIFY_SOCKET" => MANAGER.address(),
             "WATCHDOG_PID" | "WATCHDOG_USEC" => "4321",
             _ => "a lie",
@@ -76,10 +76,10 @@ fn lied_to(skd: Skd) -> Skd {
     skd
 }
 
-/// PROG with arguments that writes its environment as it is, NUL after each; unlike the shell, which adds some.
+/// PROG with arguments that prints its environment as it is, NUL after each entry; a shell would add some.
 const SHOW: (&str, [&str; 1]) = ("env", ["-0"]);
 
-/// The same for datagrams: takes one, and sends its environment back where it came from.
+/// The same for datagrams: receives one, and sends its environment to the sender.
 fn show_by_datagram() -> (&'static str, [&'static str; 2]) {
     requires_command("perl");
     const SHOW: &str = "defined(my $from = recv(STDIN, my $bytes, 65536, 0)) or die $!; \
@@ -88,7 +88,7 @@ fn show_by_datagram() -> (&'static str, [&'static str; 2]) {
     ("perl", ["-e", SHOW])
 }
 
-/// What was written, without the two variables that all have.
+/// Parses what was printed, without the two variables that all have.
 fn read(bytes: &[u8]) -> Variables {
     let text = std::str::from_utf8(bytes).expect("UTF-8");
     let mut seen = Variables::new();
@@ -114,7 +114,7 @@ fn expect(seen: Variables, expected: &[(&str, String)]) {
     assert_eq!(seen, all);
 }
 
-/// What a handler of a TCP connection gets.
+/// The variables of a handler of a TCP connection.
 fn tcp(ours: SocketAddr, ip: &str, theirs: SocketAddr) -> Vec<(&'static str, String)> {
     vec![
         ("PROTO", "TCP".into()),
@@ -128,7 +128,7 @@ fn tcp(ours: SocketAddr, ip: &str, theirs: SocketAddr) -> Vec<(&'static str, Str
 }
 
 #[test]
-fn of_a_tcp_connection() {
+fn a_tcp_handler_has_the_variables_of_its_connection() {
     for (listener, address, ip) in [
         (
             "127.0.0.1:0",
@@ -154,8 +154,8 @@ fn of_a_tcp_connection() {
 }
 
 #[test]
-fn of_a_connection_is_its_own() {
-    // One thread's environment is used for one connection after the other.
+fn each_connection_has_variables_of_its_own() {
+    // One thread uses one environment for one connection after the other.
     let skd = Skd::new(["--threads", "1", "-t0"])
         .run_with("sh", ["-c", "echo $TCPREMOTEIP $TCPREMOTEPORT $TCPLOCALIP"]);
     let port = skd.port();
@@ -173,13 +173,13 @@ fn of_a_connection_is_its_own() {
 }
 
 #[test]
-fn of_a_link_local_tcp_connection_has_the_interface() {
+fn a_link_local_address_has_its_interface() {
     requires_root();
     let namespace = Namespace::new();
     namespace.add_address("fe80::1/64");
     for listener in ["[fe80::1%lo]:0", "0"] {
         let skd = lied_to(Skd::new(["-vt", listener]))
-            // Abstract names are those of a network.
+            // Abstract names belong to a network namespace.
             .env_remove("NOTIFY_SOCKET")
             .inside(&namespace)
             .run_with(SHOW.0, SHOW.1);
@@ -196,7 +196,7 @@ fn of_a_link_local_tcp_connection_has_the_interface() {
 }
 
 #[test]
-fn of_a_unix_connection() {
+fn a_unix_handler_has_the_variables_of_its_connection() {
     let directory = Directory::new();
     let (path, name) = (
         directory.name("socket"),
@@ -226,7 +226,7 @@ fn of_a_unix_connection() {
 }
 
 #[test]
-fn of_a_unix_connection_names_its_user() {
+fn the_user_of_a_unix_client_is_named() {
     requires_root();
     requires_command("perl");
     let directory = Directory::public();
@@ -248,7 +248,7 @@ fn of_a_unix_connection_names_its_user() {
 }
 
 #[test]
-fn of_a_client_that_cannot_be_seen_has_no_pid() {
+fn an_invisible_client_has_no_pid() {
     requires_root();
     requires_command("unshare");
     let directory = Directory::new();
@@ -276,7 +276,7 @@ fn of_a_client_that_cannot_be_seen_has_no_pid() {
 }
 
 #[test]
-fn of_a_udp_socket() {
+fn a_udp_handler_has_the_variables_of_its_socket() {
     let (prog, args) = show_by_datagram();
     for (listener, address, ip) in [
         (
@@ -306,7 +306,7 @@ fn of_a_udp_socket() {
 }
 
 #[test]
-fn of_a_unix_datagram_socket() {
+fn a_unix_datagram_handler_has_the_variables_of_its_socket() {
     let (prog, args) = show_by_datagram();
     let directory = Directory::new();
     for path in [
@@ -325,7 +325,7 @@ fn of_a_unix_datagram_socket() {
 }
 
 #[test]
-fn of_each_datagram_is_that_of_the_first() {
+fn a_handler_of_several_datagrams_has_the_variables_of_the_first() {
     let (prog, args) = show_by_datagram();
     let skd = lied_to(Skd::new(["-u", "127.0.0.1:0"])).run_with(prog, args);
     for _ in 0..3 {
@@ -339,7 +339,7 @@ fn of_each_datagram_is_that_of_the_first() {
 }
 
 #[test]
-fn is_inherited_but_for_what_skd_sets() {
+fn variables_are_inherited_except_for_reserved_ones() {
     each_program(|program| {
         let skd = program
             .skd(["-t", "127.0.0.1:0"])
@@ -348,14 +348,14 @@ fn is_inherited_but_for_what_skd_sets() {
             .run_with(SHOW.0, SHOW.1);
         let seen = read(&talk(skd.connect(), b""));
         assert_eq!(seen["ONE"], "1");
-        // Only what skd doesn't know is left out; what somebody set to nothing is passed on.
+        // Only reserved names are left out; a variable that the caller set to nothing is passed on.
         assert_eq!(seen["EMPTY"], "");
         assert_eq!(seen.contains_key("REMOTE_ADDR"), program == Program::Ours);
     });
 }
 
 #[test]
-fn names_that_merely_look_alike_are_kept() {
+fn names_similar_to_reserved_ones_are_kept() {
     let alike = [
         "TCPLOCAL",
         "TCPLOCALIPX",
@@ -392,7 +392,7 @@ fn names_that_are_not_utf8_are_left_out_or_kept_like_others() {
 }
 
 #[test]
-fn can_be_changed_by_options() {
+fn variables_can_be_changed_by_options() {
     let skd = Skd::new([
         "-t",
         "127.0.0.1:0",
@@ -428,7 +428,7 @@ fn can_be_changed_by_options() {
 }
 
 #[test]
-fn of_a_handler_can_have_another_path() {
+fn a_handler_can_have_another_path() {
     let directory = Directory::new();
     directory.script("only-here", "#!/bin/sh\necho \"$PATH\"\n");
     let path = directory.path().to_str().unwrap();
@@ -440,7 +440,7 @@ fn of_a_handler_can_have_another_path() {
 }
 
 #[test]
-fn cannot_be_made_to_lie() {
+fn reserved_variables_cannot_be_forged() {
     for name in [
         "PROTO",
         "TCPREMOTEIP",
@@ -461,7 +461,7 @@ fn cannot_be_made_to_lie() {
 }
 
 #[test]
-fn without_a_listener_is_left_alone() {
+fn variables_without_a_listener_are_unchanged() {
     // LISTEN_* and NOTIFY_SOCKET are meant for the program that skd becomes.
     let names = [
         "LISTEN_FDS",
@@ -481,7 +481,7 @@ fn without_a_listener_is_left_alone() {
 }
 
 #[test]
-fn has_room_for_long_values() {
+fn long_values_fit() {
     let long = "x".repeat(100_000);
     let skd = Skd::new(["-t", "127.0.0.1:0"])
         .env("LONG", &long)

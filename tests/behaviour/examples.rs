@@ -1,5 +1,5 @@
-//! The three examples of the README of skd 1.2, and a closer look at two of the present one's (`typed.rs` runs them
-//! all), as root on a machine of their own.
+//! The three examples of the README of skd 1.2, and more on two of the present examples (`typed.rs` runs them all), as
+//! root on a machine of their own.
 
 use crate::harness::{
     Directory, Namespace, Program, Running, Skd, Syslog, connect_from, connect_unix, each_program,
@@ -57,7 +57,7 @@ impl Machine {
 }
 
 #[test]
-fn a_socket_in_dev_echoes_what_it_is_sent() {
+fn a_socket_in_dev_echoes_its_input() {
     each_program(|program| {
         let machine = Machine::new(program);
         let shell = machine.type_in("skd -vl /dev/cat.sock cat");
@@ -111,7 +111,7 @@ fn a_daemon_serves_the_message_of_the_day() {
             assert_eq!(shell.stdout_lines(), [""; 0]);
             assert_eq!(shell.log_lines(), [""; 0]);
         } else {
-            // It returns only when the daemon ends.
+            // This command returns only when the daemon ends.
             assert_eq!(shell.try_wait(std::time::Duration::ZERO), None);
         }
         let daemon = Pid::from_raw(pid().trim().parse().unwrap());
@@ -201,7 +201,7 @@ fn a_public_service_has_rules_and_limits() {
     let files = Directory::public();
     std::fs::create_dir(files.join("www")).unwrap();
     files.write("www/index.html", "It works.\n");
-    // Without the shell between, which would get the signals.
+    // Without the shell in between, which would get the signals.
     let service = readme("--rate-per-source").replace("\nskd ", "\nexec skd ");
     let shell = machine.type_in_at(&service, &files);
     let to: SocketAddr = "127.0.0.1:8080".parse().unwrap();

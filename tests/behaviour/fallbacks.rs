@@ -1,4 +1,4 @@
-//! Kernels and containers without the newer system calls: the service is the same.
+//! Kernels and containers without the newer system calls: the service must not differ.
 
 use crate::harness::{
     DEADLINE, Directory, Program, Running, SignalMasks, Skd, ask_udp, assert_idle, connect_unix,
@@ -20,15 +20,15 @@ use std::time::{Duration, Instant};
 /// `CLONE_PIDFD` of clone(2), among its flags.
 const PIDFD: u32 = libc::CLONE_PIDFD as u32;
 
-/// The other errnos of a filter would keep the C library from making threads too.
+/// Other errnos of a filter would keep the C library from making threads too.
 fn without_clone3(skd: Skd) -> Skd {
     skd.refusing(libc::SYS_clone3, Errno::ENOSYS)
 }
 
-/// Makes a skd that runs on another machine.
+/// Makes a skd run on another machine.
 type Machine = fn(Skd) -> Skd;
 
-/// skd as it is on this machine and on those where something is missing: what is, and how.
+/// This machine and others: which call each lacks, and how.
 fn machines() -> Vec<(&'static str, Machine)> {
     vec![
         ("nothing", |skd| skd),
@@ -38,7 +38,7 @@ fn machines() -> Vec<(&'static str, Machine)> {
         ("close_range: EPERM", |skd| {
             skd.refusing(libc::SYS_close_range, Errno::EPERM)
         }),
-        // The call without its flag, as a filter may have it.
+        // The call without its flag, as under a filter.
         ("CLOSE_RANGE_UNSHARE: EINVAL", |skd| {
             skd.refusing_bits(
                 libc::SYS_close_range,
@@ -47,7 +47,7 @@ fn machines() -> Vec<(&'static str, Machine)> {
                 Errno::EINVAL,
             )
         }),
-        // clone3(2) is younger than this flag.
+        // clone3(2) is newer than this flag.
         ("CLONE_PIDFD: EPERM", |skd| {
             without_clone3(skd).refusing_bits(libc::SYS_clone, 0, PIDFD, Errno::EPERM)
         }),
@@ -65,7 +65,7 @@ fn machines() -> Vec<(&'static str, Machine)> {
                 .refusing(libc::SYS_pidfd_open, Errno::EPERM)
         }),
         ("P_PIDFD of waitid", |skd| {
-            // Of P_ALL, P_PID, P_PGID and P_PIDFD, from 0 up, the last two: nobody waits for a group.
+            // Of P_ALL, P_PID, P_PGID and P_PIDFD, from 0 up, the last two: skd waits for no group.
             skd.refusing_bits(libc::SYS_waitid, 0, 2, Errno::EINVAL)
         }),
         ("clone3", without_clone3),
@@ -81,7 +81,7 @@ fn machines() -> Vec<(&'static str, Machine)> {
 
 fn on_each_machine(test: impl Fn(Machine)) {
     for (missing, machine) in machines() {
-        // Shown only if the test fails here.
+        // Printed only if the test fails here.
         println!("without {missing}");
         test(machine);
     }
@@ -108,7 +108,7 @@ fn connections_are_served_and_handlers_reaped() {
                 });
             }
         });
-        // Every end is seen and told, and nothing stays behind.
+        // Every end is seen and logged, and nothing is left behind.
         skd.wait_for_logs("exited with status 0 after", 40);
         skd.wait_until("none is left", || skd.children().is_empty());
         assert!(skd.logged("skd: ").is_empty(), "{:?}", skd.log_lines());
@@ -119,7 +119,7 @@ fn connections_are_served_and_handlers_reaped() {
 #[test]
 fn a_filter_may_refuse_clone3_in_any_way() {
     for errno in [Errno::ENOSYS, Errno::EPERM, Errno::EINVAL] {
-        // Threads can't be made then, with some C libraries; in these modes there are none.
+        // With some C libraries threads can't be made then; in these modes there are none.
         let options = ["-v", "--wait", "-t", "127.0.0.1:0"];
         let skd = Skd::new(options).refusing(libc::SYS_clone3, errno);
         let script = "use Socket; accept(my $c, STDIN) or die $!; syswrite $c, 'served'";
@@ -143,7 +143,7 @@ fn handlers_are_drained() {
         let skd = machine(Skd::new(options)).run("cat");
         let mut streams = handlers_with(&skd, 8);
         skd.signal(Signal::SIGTERM);
-        wait_until("nobody is let in", || {
+        wait_until("no client is accepted", || {
             TcpStream::connect(skd.address()).is_err()
         });
         streams.truncate(4);
@@ -160,7 +160,7 @@ fn handlers_are_drained() {
 }
 
 #[test]
-fn a_handler_starts_with_what_it_should_and_nothing_else() {
+fn a_handler_starts_with_its_own_descriptors_only() {
     on_each_machine(|machine| {
         let file = || fs::File::open("/dev/null").unwrap();
         let skd = Skd::new(["-t", "127.0.0.1:0"])
@@ -171,7 +171,7 @@ fn a_handler_starts_with_what_it_should_and_nothing_else() {
             .ignoring(Signal::SIGINT)
             .blocking(Signal::SIGTERM);
         let skd = machine(skd).run("cat");
-        // Several live, so that there is something to leak.
+        // Several live handlers, so that there is something to leak.
         let streams = handlers_with(&skd, 8);
         for handler in skd.wait_for_children(8) {
             let open: Vec<i32> = descriptors(handler).into_keys().collect();
@@ -196,7 +196,7 @@ fn a_connection_ends_with_its_handler() {
         let mut streams = handlers_with(&skd, 6);
         let mut handlers = skd.wait_for_children(6);
         for left in (0..6).rev() {
-            // Were it open in another handler, its client would see no end.
+            // If it were open in another handler, its client would see no end.
             assert_eq!(talk(streams.pop().unwrap(), b"last"), b"last");
             handlers = skd.wait_for_children(left);
         }
@@ -205,7 +205,7 @@ fn a_connection_ends_with_its_handler() {
 }
 
 #[test]
-fn clients_are_heard_out() {
+fn input_of_clients_is_drained() {
     on_each_machine(|machine| {
         let options = ["-vvt", "127.0.0.1:0", "--linger=1h", "--drain=1h"];
         let script = "read line; head -c 300000 /dev/zero";
@@ -226,7 +226,7 @@ fn clients_are_heard_out() {
         let streams: Vec<_> = (1..=4).map(answer).collect();
         streams.into_iter().map(read).for_each(drop);
         skd.wait_until("all are closed", || descriptors(skd.pid()).len() == before);
-        // One that leaves, and one whose handler ends while skd drains.
+        // A lingering connection, and one whose handler ends while skd drains.
         let gone = answer(5);
         let mut talking = skd.connect();
         talking.write_all(b"more than").unwrap();
@@ -242,13 +242,13 @@ fn clients_are_heard_out() {
 }
 
 #[test]
-fn no_more_handlers_run_than_the_limit_says() {
+fn the_number_of_handlers_never_exceeds_the_limit() {
     on_each_machine(|machine| {
         expect_two_at_once(&machine(Skd::new(["-c", "2", "-t", "127.0.0.1:0"])).run("cat"));
     });
 }
 
-/// Has more clients than the two that may be served at once, whose handlers end in one way or another.
+/// Makes more clients than the two that may be served at once, with handlers that end in several ways.
 fn expect_two_at_once(skd: &Running) {
     let mut served = handlers_with(skd, 2);
     let mut waiting: Vec<TcpStream> = (0..5).map(|_| skd.connect()).collect();
@@ -274,7 +274,7 @@ fn expect_two_at_once(skd: &Running) {
     }
 }
 
-/// The next one of those that wait, once it is served.
+/// Returns the next waiting client that is served.
 fn next(waiting: &mut Vec<TcpStream>) -> TcpStream {
     let mut stream = waiting.remove(0);
     assert_eq!(crate::harness::receive(&mut stream, 1), b"w");
@@ -321,7 +321,7 @@ fn surroundings_are_as_asked_for() {
 }
 
 #[test]
-fn a_program_that_goes_away_is_told() {
+fn a_missing_program_is_reported() {
     on_each_machine(|machine| {
         let directory = Directory::new();
         let prog = directory.script("handler", "#!/bin/sh\nexec cat\n");
@@ -337,7 +337,7 @@ fn a_program_that_goes_away_is_told() {
 }
 
 #[test]
-fn a_signal_ends_it_and_its_handlers() {
+fn a_signal_ends_skd_and_its_handlers() {
     on_each_machine(|machine| {
         let skd = machine(Skd::new(["-t", "127.0.0.1:0"])).run("cat");
         let streams = handlers_with(&skd, 3);
@@ -350,13 +350,13 @@ fn a_signal_ends_it_and_its_handlers() {
 }
 
 #[test]
-fn a_supervised_program_is_run_again() {
+fn a_supervised_program_is_restarted() {
     on_each_machine(|machine| {
         let skd = machine(Skd::new(["-vS"])).start_with("sh", ["-c", "exit 3"]);
         skd.wait_for_logs("Started sh", 2);
         let first = &skd.log_lines()[..2];
         assert_eq!(first, ["Started sh", "sh exited abnormally with status 3"]);
-        // 0 between two runs; in the middle of one, what that ended with.
+        // 0 between two runs; in the middle of one, the status of the last.
         let code = skd.stop().code();
         assert!(
             [Some(0), Some(3), Some(128 + 15)].contains(&code),
@@ -405,13 +405,13 @@ fn without_ipv6_a_bare_port_is_ipv4_alone() {
         talk(crate::harness::connect(([127, 0, 0, 1], port).into()), b"4"),
         b"4"
     );
-    // And what was asked for by name isn't replaced by something else.
+    // An address that was requested by name isn't replaced by another.
     machine(Skd::new(["-t", "[::]:0", "cat"]))
         .end()
         .expect_refusal(1, &["[::]", "not supported"]);
 }
 
-/// A pipe into which nothing more goes until somebody reads.
+/// A full pipe, which takes nothing more until it is read.
 fn full_pipe() -> (PipeReader, PipeWriter) {
     let (reader, mut writer) = std::io::pipe().unwrap();
     fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
@@ -420,11 +420,11 @@ fn full_pipe() -> (PipeReader, PipeWriter) {
     (reader, writer)
 }
 
-/// A strace(1) of one thread, in which it makes a system call fail until it is dropped.
+/// A strace(1) of one thread, which makes a system call of it fail until it is dropped.
 struct Tampering(Child);
 
 impl Tampering {
-    /// Returns when strace has the thread in its hands.
+    /// Returns when strace is attached to the thread.
     fn with(thread: i32, injection: &str) -> Self {
         requires_command("strace");
         let strace = Command::new("strace")
@@ -444,7 +444,7 @@ impl Tampering {
 
 impl Drop for Tampering {
     fn drop(&mut self) {
-        // Its thread is let go with it.
+        // Its thread is detached with it.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -456,7 +456,7 @@ fn listeners_that_cannot_be_watched_are_served() {
     let directory = Directory::new();
     let socket = directory.join("socket");
     let (mut reader, writer) = full_pipe();
-    // The threads are made before the port is printed, which here takes as long as the test likes; and they
+    // The threads are started before the port is printed, which here takes as long as the test likes; they
     // watch the listeners after that. By a shell, so that the harness doesn't expect that port.
     let line = "exec \"$0\" --threads 1 -t 127.0.0.1:0 -l \"$1\" cat";
     let skd = Skd::new(["-c", line])
@@ -474,7 +474,7 @@ fn listeners_that_cannot_be_watched_are_served() {
     thread::spawn(move || reader.read_to_end(&mut Vec::new()));
     skd.wait_for_log("skd: a listener can't be watched: No space left on device");
     let begin = Instant::now();
-    // Listeners and handlers have their lines in common.
+    // Listeners and handlers share their log lines.
     let lines = || skd.logged("can't be watched").len();
     while lines() < 3 {
         assert_eq!(talk(connect_unix(&socket), b"served"), b"served");
@@ -492,8 +492,8 @@ fn listeners_that_cannot_be_watched_are_served() {
 #[test]
 fn handlers_that_cannot_be_watched_are_reaped_all_the_same() {
     let skd = Skd::new(["-vc2", "--threads", "1", "-t", "127.0.0.1:0"])
-        // The start takes four calls of the main thread. The other one watches the listener and a handler, lets go
-        // of it when it has ended and watches the next before its fifth.
+        // The start takes four calls of the main thread. The other thread watches the listener and a handler, stops
+        // watching it when it has ended and watches the next before its fifth.
         .wrapper(tampering("epoll_ctl", "error=ENOSPC:when=5+"))
         .run("cat");
     for count in 1..=8 {
@@ -504,7 +504,7 @@ fn handlers_that_cannot_be_watched_are_reaped_all_the_same() {
     skd.wait_until("none is left", || skd.children().is_empty());
     expect_two_at_once(&skd);
     skd.wait_until("none is left", || skd.children().is_empty());
-    // Nor does it look all the time.
+    // Nor does it poll all the time.
     let streams = handlers_with(&skd, 2);
     assert_idle(&[skd.pid()]);
     assert_eq!(skd.children().len(), 2);
@@ -515,7 +515,7 @@ fn handlers_that_cannot_be_watched_are_reaped_all_the_same() {
 #[test]
 fn handlers_that_cannot_be_watched_are_drained_all_the_same() {
     let skd = Skd::new(["--threads", "1", "-t", "127.0.0.1:0", "--drain=1h"])
-        // After the four of the start, all of the main thread's.
+        // After the four of the start, all calls of the main thread.
         .wrapper(tampering("epoll_ctl", "error=ENOSPC:when=5+"))
         .run("cat");
     let mut streams = handlers_with(&skd, 2);
@@ -529,7 +529,7 @@ fn handlers_that_cannot_be_watched_are_drained_all_the_same() {
 }
 
 #[test]
-fn with_one_call_that_fails_now_and_then_it_goes_on() {
+fn skd_continues_if_one_call_fails_now_and_then() {
     // By strace(1), which can make a call fail once and then not again, in each thread.
     requires_command("strace");
     for injection in [

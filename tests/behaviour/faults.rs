@@ -1,6 +1,6 @@
-//! System calls that fail: each one that skd makes, with the errnos that its manual page allows.
+//! Failing system calls: each call of skd, with the errnos that its manual page allows.
 //!
-//! [`table::TABLE`] says what must happen then, and [`table::NEEDLESS`] which calls need no row, and why. A call that is in
+//! [`table::TABLE`] says what must happen then, and [`table::NEEDLESS`] which calls need no row, and why. A call in
 //! neither fails a test. strace(1) makes the calls fail: a whole start runs under it, or it is attached to a
 //! daemon that serves.
 
@@ -22,7 +22,7 @@ use std::thread;
 use std::time::Duration;
 use table::{Phase, Row};
 
-/// Runs a test of each of these, several at once because each mostly waits, and tells all that failed.
+/// Runs a test of each of these, several at once because each mostly waits, and reports all failures.
 fn on_each<T: Debug + Sync>(items: &[T], test: impl Fn(&T) + Sync) {
     let next = AtomicUsize::new(0);
     let failed = Mutex::new(Vec::new());
@@ -46,14 +46,14 @@ fn on_each<T: Debug + Sync>(items: &[T], test: impl Fn(&T) + Sync) {
     );
 }
 
-/// A strace(1) attached to all threads of a process, in which it makes calls fail until it is dropped.
+/// A strace(1) of all threads of a process, which makes calls of it fail until it is dropped.
 struct Tampering {
     strace: Child,
     own: Directory,
 }
 
 impl Tampering {
-    /// Returns when strace has the process in its hands.
+    /// Returns when strace is attached to the process.
     fn with(pid: i32, row: &Row, errno: &str, log: &Directory) -> Self {
         let own = Directory::new();
         let mut command = Command::new("strace");
@@ -79,7 +79,7 @@ impl Tampering {
         let strace = i32::try_from(tampering.strace.id()).unwrap();
         wait_until("strace has attached to it and waits", || {
             if tampering.strace.try_wait().unwrap().is_some() {
-                // What it was attached to has ended by the fault already.
+                // The fault has ended the process already.
                 assert!(tampering.count() > 0, "strace can't attach");
                 return true;
             }
@@ -98,7 +98,7 @@ impl Tampering {
         wait_until("a call fails", || self.count() > 0);
     }
 
-    /// Lets go when the next call of this kind has just failed, if there is one soon: in the midst of it, strace
+    /// Detaches when the next call of this kind has just failed, if there is one soon: in the middle of a call, strace
     /// would leave it with ENOSYS.
     fn end(self) -> String {
         let before = self.count();
@@ -111,13 +111,13 @@ impl Tampering {
 
 impl Drop for Tampering {
     fn drop(&mut self) {
-        // Its threads are let go with it.
+        // Its threads are detached with it.
         let _ = self.strace.kill();
         let _ = self.strace.wait();
     }
 }
 
-/// Asserts that a lasting fault keeps neither process busy, and that skd goes on.
+/// Asserts that a lasting fault keeps neither process busy, and that skd continues.
 #[track_caller]
 fn expect_calm(skd: &Running, pid: i32) {
     assert_idle(&[pid]);

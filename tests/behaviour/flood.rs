@@ -1,8 +1,8 @@
-//! Floods: one client that comes far too often, and clients without number. Whoever behaves loses nothing,
-//! and skd stays as small as it was.
+//! Floods: one client above its rate, and a very large number of clients. Clients within their limits lose no
+//! connection, and the memory of skd stays bounded.
 //!
-//! `cargo test --release --test behaviour flood:: -- --include-ignored --nocapture` has them large, and says how
-//! long honest clients waited.
+//! `cargo test --release --test behaviour flood:: -- --include-ignored --nocapture` runs the large tests, and prints
+//! how long honest clients waited.
 
 use crate::harness::{
     Directory, Namespace, Running, Skd, connect_from, echo, requires_descriptors, requires_root,
@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Gives back what it gets. A handler that costs little more than its process.
+/// An echo handler that costs little more than its process.
 const ECHO: &str = "
     #include <unistd.h>
     int main(void) {
@@ -27,17 +27,17 @@ const ECHO: &str = "
         return 0;
     }";
 
-/// How many connections a second a source may make.
+/// The number of connections a second that a source may make.
 const LIMIT: u64 = 20;
 
-/// How many handlers it may have.
+/// The number of handlers that a source may have.
 const HANDLERS: usize = 4;
 
-/// How many honest clients there are, and how many connections a second each makes.
+/// The number of honest clients, and of the connections a second of each.
 const HONEST: u64 = 8;
 const HONEST_RATE: u64 = LIMIT / 2;
 
-/// A network in which 10.0.0.0/8 and 2001:db8::/32 are this machine's, every address of them.
+/// A network in which every address of 10.0.0.0/8 and 2001:db8::/32 belongs to this machine.
 fn network() -> Namespace {
     requires_root();
     let namespace = Namespace::new();
@@ -45,7 +45,7 @@ fn network() -> Namespace {
     let route = ["ip", "-6", "route", "add", "local", "2001:db8::/32"];
     namespace.run(route.into_iter().chain(["dev", "lo"]));
     namespace.sysctl("net.ipv6.ip_nonlocal_bind", "1");
-    // What has ended needn't be remembered.
+    // Ended connections needn't be remembered.
     namespace.sysctl("net.ipv4.tcp_max_tw_buckets", "1000");
     namespace
 }
@@ -55,7 +55,7 @@ fn service(namespace: &Namespace, address: SocketAddr, options: &[&str], echo: &
     skd.inside(namespace).run(echo)
 }
 
-/// An address of the source with this number: of its /64, if that is what a source is.
+/// An address of the source with this number: in its /64, if that is what a source is.
 fn address(v6: bool, source: u64, host: u64) -> IpAddr {
     if v6 {
         let bits = 0x2001_0db8_u128 << 96 | u128::from(source) << 64 | u128::from(host);
@@ -65,7 +65,7 @@ fn address(v6: bool, source: u64, host: u64) -> IpAddr {
     }
 }
 
-/// Does something so many times a second until it is `over`; never in order to catch up.
+/// Calls `act` `rate` times a second until `over` is set, without catching up after a delay.
 fn pace(rate: u64, over: &AtomicBool, mut act: impl FnMut(u64)) {
     let interval = Duration::from_secs(1) / rate as u32;
     let mut next = Instant::now();
@@ -79,7 +79,7 @@ fn pace(rate: u64, over: &AtomicBool, mut act: impl FnMut(u64)) {
     }
 }
 
-/// Comes twenty times as often as it may, and stays as long as it is let.
+/// Connects at twenty times the rate limit, and keeps each connection as long as possible.
 fn attack(v6: bool, to: SocketAddr, over: &AtomicBool, came: &AtomicU64) {
     let mut held: VecDeque<TcpStream> = VecDeque::new();
     pace(20 * LIMIT / 2, over, |number| {
@@ -97,8 +97,8 @@ fn attack(v6: bool, to: SocketAddr, over: &AtomicBool, came: &AtomicU64) {
     });
 }
 
-/// How long each of so many connections of each honest client took, from connecting to the end of the answer;
-/// none of them goes without.
+/// Makes `count` connections of each honest client, all of which must be served. Returns how long each took, from
+/// connect to the end of the answer.
 fn honest(v6: bool, to: SocketAddr, count: u64) -> Vec<Duration> {
     let took = Mutex::new(Vec::new());
     thread::scope(|scope| {
@@ -122,13 +122,13 @@ fn honest(v6: bool, to: SocketAddr, count: u64) -> Vec<Duration> {
     took.into_inner().unwrap()
 }
 
-/// The time that so many of a hundred were shorter than.
+/// The time that `percent` of a hundred were shorter than.
 fn percentile(times: &mut [Duration], percent: usize) -> Duration {
     times.sort();
     times[(times.len() * percent / 100).min(times.len() - 1)]
 }
 
-/// In turns without a flood and with it, so many connections of each honest client each time.
+/// Measures `count` connections of each honest client, alternately without a flood and with it.
 fn flood(v6: bool, rounds: usize, count: u64) {
     let directory = Directory::public();
     let echo = directory.compile("echo", ECHO);
@@ -156,7 +156,7 @@ fn flood(v6: bool, rounds: usize, count: u64) {
                 for _ in 0..2 {
                     scope.spawn(|| attack(v6, to, &over, &came));
                 }
-                // So that a client who loses doesn't leave them attacking for ever.
+                // So that the attackers stop if a client panics.
                 let _over = crate::harness::Over(&over);
                 times[1].extend(honest(v6, to, count));
             });
@@ -174,7 +174,7 @@ fn flood(v6: bool, rounds: usize, count: u64) {
     let (came, after) = (came.into_inner(), rss_anon(skd.pid()));
     println!("the attacker came {came} times; RssAnon {before} KiB before, {after} KiB after");
     assert!(came > 0);
-    // It was seen to: most of what came was refused, and few lines say so.
+    // The flood was handled: most of its connections were refused, and few lines say so.
     let lines = skd.logged("Refused ");
     assert!(
         lines
@@ -186,12 +186,12 @@ fn flood(v6: bool, rounds: usize, count: u64) {
 }
 
 #[test]
-fn nobody_loses_a_connection_to_one_ipv4_address_that_floods() {
+fn no_client_loses_a_connection_to_one_ipv4_address_that_floods() {
     flood(false, 1, 20);
 }
 
 #[test]
-fn nobody_loses_a_connection_to_one_ipv6_network_that_floods() {
+fn no_client_loses_a_connection_to_one_ipv6_network_that_floods() {
     flood(true, 1, 20);
 }
 
@@ -203,8 +203,8 @@ fn honest_clients_wait_no_longer_in_a_flood() {
     }
 }
 
-/// Each once, and each from another address; each is a source. Returns how much anonymous memory there was
-/// before and is after, in KiB.
+/// Makes `count` connections, each from another address and so another source. Returns the anonymous memory before and
+/// after, in KiB.
 fn crowd(count: u64) -> (u64, u64) {
     const CLIENTS: u64 = 4;
     let directory = Directory::public();
@@ -230,7 +230,7 @@ fn crowd(count: u64) -> (u64, u64) {
                 });
             }
         });
-        // Who came just now is known.
+        // A source that came last is known.
         let mut nothing = Vec::new();
         let heard = from(count / CLIENTS * CLIENTS - 1).read_to_end(&mut nothing);
         assert_eq!((heard.unwrap(), nothing.len()), (0, 0));
@@ -257,24 +257,25 @@ fn a_million_sources_cost_a_bounded_table() {
     );
 }
 
-/// So many clients who say nothing, each from another address, against so many places. Whoever says something has
-/// a place at once, though all of them stay. Returns how long each of `places` and one more took to be answered.
-fn silence(silent: u32, places: usize) -> Vec<Duration> {
-    requires_descriptors(silent as usize + 2 * places + 100);
-    let limit = places.to_string();
+/// Connects `silent` clients that send nothing, each from another address, and then clients that send, against `slots`
+/// slots. A client that sends gets a slot at once. Returns how long each of
+/// these, `slots` and one, waited for its answer.
+fn silence(silent: u32, slots: usize) -> Vec<Duration> {
+    requires_descriptors(silent as usize + 2 * slots + 100);
+    let limit = slots.to_string();
     let skd = Skd::new(["-v", "-t", "127.0.0.1:0", "--first-byte=1h", "-c", &limit]).run("cat");
     let others = |number| IpAddr::from(Ipv4Addr::from_bits(0x7f01_0000 + number));
     let silent: Vec<_> = (0..silent)
         .map(|number| connect_from(others(number), skd.address()))
         .collect();
-    // All have been accepted, for this one came last; and nothing runs for them.
+    // All are accepted, since this client came last; and none of them has a handler.
     let mut took = Vec::new();
     let mut honest: VecDeque<TcpStream> = VecDeque::new();
-    for number in 0..=places {
-        if number == places {
-            // Its place is free when its handler has ended.
+    for number in 0..=slots {
+        if number == slots {
+            // Its slot is free when its handler has ended.
             drop(honest.pop_front());
-            skd.wait_for_children(places - 1);
+            skd.wait_for_children(slots - 1);
         }
         let start = Instant::now();
         let mut stream = skd.connect();
@@ -282,8 +283,8 @@ fn silence(silent: u32, places: usize) -> Vec<Duration> {
         took.push(start.elapsed());
         honest.push_back(stream);
     }
-    assert_eq!(skd.children().len(), places);
-    // None of them was let go to make room.
+    assert_eq!(skd.children().len(), slots);
+    // None of them was disconnected to free resources.
     assert_eq!(skd.logged("Refused"), [""; 0]);
     for mut stream in silent {
         stream.set_nonblocking(true).unwrap();
@@ -294,13 +295,13 @@ fn silence(silent: u32, places: usize) -> Vec<Duration> {
 }
 
 #[test]
-fn silent_clients_hold_no_place() {
+fn silent_clients_hold_no_slot() {
     silence(120, 5);
 }
 
 #[test]
 #[ignore = "thousands of connections"]
-fn two_thousand_silent_clients_hold_no_place() {
+fn two_thousand_silent_clients_hold_no_slot() {
     let mut took = silence(2_000, 50);
     let last = took[50];
     let (half, all) = (percentile(&mut took, 50), percentile(&mut took, 100));

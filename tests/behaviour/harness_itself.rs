@@ -1,4 +1,4 @@
-//! What the other tests take for granted about the harness, with programs that aren't skd.
+//! What the other tests assume about the harness, with programs that aren't skd.
 
 use crate::harness::{
     Directory, MARK, Namespace, SignalMasks, Skd, Stream, Syslog, Terminal, assert_idle,
@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
-/// The builder with sh in the place of skd.
+/// The builder with sh instead of skd.
 fn shell(line: &str) -> Skd {
     Skd::new(["-c", line]).binary("/bin/sh")
 }
@@ -44,7 +44,7 @@ fn leaves_nothing_behind() {
 }
 
 #[test]
-fn prepares_as_it_is_told() {
+fn prepares_the_child_as_requested() {
     let (reader, _writer) = std::io::pipe().unwrap();
     let running = shell("umask; echo $A $B; exec sleep 1000")
         .env("A", "1")
@@ -85,7 +85,7 @@ fn prepares_as_it_is_told() {
 #[test]
 fn makes_system_calls_fail() {
     crate::harness::requires_command("perl");
-    // What the call says of an empty range, without the flag and with it.
+    // The result of the call for an empty range, without the flag and with it.
     let script = "for my $flag (0, 2) { print syscall($ARGV[0], 4000, 4000, $flag) ? \"$!\\n\" : \"ok\\n\" }";
     let call = libc::SYS_close_range.to_string();
     let perl = || Skd::new(["-e", script, &call]).binary("/usr/bin/perl");
@@ -206,7 +206,7 @@ fn finds_the_process_behind_a_wrapper() {
 
 #[test]
 fn finds_the_daemon() {
-    // A program that does as a daemon does, and leaves a child to init.
+    // A program that daemonizes like skd, and leaves a child to init.
     let line = "echo started; setsid sleep 1000 & echo $! > \"$1\"";
     let directory = Directory::new();
     let script = directory.script("daemon", &format!("#!/bin/sh\nshift; {line}\n"));
@@ -223,7 +223,7 @@ fn finds_the_daemon() {
     assert!(!exists(pid));
 }
 
-/// Programs that do not wait as they should, each with what it does.
+/// Programs that do not wait as they should, each with its behaviour.
 const BUSY: &[(&str, &str)] = &[
     ("spins", "my $n = 0; while (1) { $n++ }"),
     (
@@ -244,7 +244,7 @@ fn tells_a_process_that_waits_from_one_that_is_busy() {
     };
     for script in [
         "sleep 1000",
-        // As a daemon that tries again.
+        // Like a daemon that tries again.
         "while (1) { select(undef, undef, undef, 0.1) }",
     ] {
         assert_idle(&[perl(script).pid()]);

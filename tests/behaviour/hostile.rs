@@ -1,7 +1,7 @@
-//! Clients from hell, signals at the worst moment, and kill -9 at any: whoever behaves gets all of its answer,
-//! skd is afterwards what it was before, and nothing of anybody else's is touched.
+//! Misbehaving clients, signals at the worst moment, and SIGKILL at random moments. Clients that behave get their whole
+//! answer, skd holds the same resources as before, and files and sockets of other programs stay.
 //!
-//! Moments are random. `SKD_SEED=NUMBER` has them as they were in a run that has printed this number.
+//! Moments are random. `SKD_SEED=NUMBER` repeats those of a run that has printed this number.
 
 use crate::harness::{
     Conversation, DEADLINE, Directory, Holdings, Instance, Namespace, Over, Running, Skd, Syslog,
@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Asserts that skd holds what it held before, and owes nobody anything.
+/// Asserts that skd holds the same as before, and reports no trouble.
 #[track_caller]
 fn expect_as_before(skd: &Instance, before: &Holdings) {
     let after = Holdings::in_peace(skd);
@@ -34,13 +34,13 @@ fn expect_as_before(skd: &Instance, before: &Holdings) {
     after.expect_like(before);
 }
 
-/// Bytes of which no part looks like another, and that differ from those of another number.
+/// Bytes in which no part looks like another, different for each number.
 fn bytes(number: usize, length: usize) -> Vec<u8> {
     let mut dice = Dice(number as u64 + 1);
     (0..length).map(|_| dice.below(256) as u8).collect()
 }
 
-/// Numbers that look random, and are the same for the same seed: xorshift64* (Vigna, 2016).
+/// Pseudo-random numbers, the same for the same seed: xorshift64* (Vigna, 2016).
 struct Dice(u64);
 
 impl Dice {
@@ -63,7 +63,7 @@ impl Dice {
         (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32) % limit
     }
 
-    /// Lets a time below `limit` pass.
+    /// Sleeps for a random time below `limit`.
     fn pause(&mut self, limit: Duration) {
         let micros = limit.as_micros() as u64;
         thread::sleep(Duration::from_micros(self.below(micros.max(1))));
@@ -72,7 +72,7 @@ impl Dice {
 
 // Clients.
 
-/// Gives back what it gets, on a socket of either style. A handler that costs little more than its process.
+/// An echo handler for a socket of either style that costs little more than its process.
 const ECHO: &str = "
     #include <sys/socket.h>
     #include <unistd.h>
@@ -93,12 +93,12 @@ const ECHO: &str = "
         return 0;
     }";
 
-/// A skd with `options` that gives back what it gets, by TCP, by a unix socket and, where nothing is started ahead, by
+/// A skd with `options` and an echo handler, on TCP, on a unix socket and, where nothing is prestarted, on
 /// UDP.
 fn echoing(directory: &Directory, way: Way, options: &[&str]) -> Running {
     let datagrams: &[_] = match way {
         Way::Exec => &["-u", "127.0.0.1:0"],
-        // Which serves connections alone.
+        // Prestarted handlers serve connections alone.
         Way::Warm(_) | Way::Fork => &[],
     };
     Skd::new(["-t", "127.0.0.1:0", "-l"])
@@ -109,24 +109,24 @@ fn echoing(directory: &Directory, way: Way, options: &[&str]) -> Running {
         .run(directory.compile("echo", ECHO))
 }
 
-/// Has the kernel reset a connection instead of ending it.
+/// Makes the close of a connection a reset.
 fn reset(stream: impl AsFd) {
     let linger = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
     linger.expect("SO_LINGER");
 }
 
-/// A client that is gone when it has come, in one of several ways.
+/// A client that leaves as soon as it has connected, in one of several ways.
 fn vanish(skd: &Running, turn: usize) {
     match turn % 7 {
         0 => reset(skd.connect()),
         1 => {
             let mut stream = skd.connect();
-            stream.write_all(b"what nobody will answer").unwrap();
+            stream.write_all(b"what has no answer").unwrap();
             reset(stream);
         }
         2 => drop(skd.connect()),
         3 => {
-            // Before it knows that it is connected.
+            // Before connect(2) returns.
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
             socket.set_nonblocking(true).unwrap();
             let _ = socket.connect(&skd.address().into());
@@ -135,12 +135,12 @@ fn vanish(skd: &Running, turn: usize) {
         5 => drop(skd.connect_unix()),
         _ => {
             let mut stream = skd.connect_unix();
-            stream.write_all(b"what nobody will answer").unwrap();
+            stream.write_all(b"what has no answer").unwrap();
         }
     }
 }
 
-/// Clients that say each byte for itself, and wait in between.
+/// Clients that send byte by byte, with pauses.
 fn drip(skd: &Running, count: usize, length: usize, pause: Duration) {
     let said = bytes(0, length);
     let mut streams: Vec<TcpStream> = (0..count).map(|_| skd.connect()).collect();
@@ -148,7 +148,7 @@ fn drip(skd: &Running, count: usize, length: usize, pause: Duration) {
         for stream in &mut streams {
             stream.write_all(byte).unwrap();
         }
-        // That is what they are like.
+        // This is how they behave.
         thread::sleep(pause);
     }
     for stream in streams {
@@ -156,7 +156,7 @@ fn drip(skd: &Running, count: usize, length: usize, pause: Duration) {
     }
 }
 
-/// Datagrams of all sizes, empty ones too, of which most won't find room.
+/// Sends datagrams of all sizes, empty ones too, of which most won't fit into the queue.
 fn flood(address: SocketAddr) {
     let client = udp_client(address);
     for size in [0, 1, 9000, 0, 1400].into_iter().cycle().take(250) {
@@ -164,12 +164,12 @@ fn flood(address: SocketAddr) {
     }
 }
 
-/// Asks until there is an answer, since datagrams may be lost.
+/// Asks until an answer comes, since datagrams may be lost.
 #[track_caller]
 fn ask_again_and_again(address: SocketAddr, request: &[u8]) -> Vec<u8> {
     let client = udp_client(address);
-    let patience = Some(Duration::from_millis(200));
-    client.set_read_timeout(patience).unwrap();
+    let timeout = Some(Duration::from_millis(200));
+    client.set_read_timeout(timeout).unwrap();
     let mut answer = vec![0; 65536];
     let length = wait_for("an answer to a datagram", || {
         client.send(request).unwrap();
@@ -179,7 +179,7 @@ fn ask_again_and_again(address: SocketAddr, request: &[u8]) -> Vec<u8> {
     answer
 }
 
-/// A client that does what it should, and must get what it should.
+/// A client that behaves, and must get its whole answer.
 #[track_caller]
 fn behave(skd: &Running, turn: usize) {
     let said = bytes(turn, turn * 7_919 % 100_000 + 1);
@@ -191,29 +191,29 @@ fn behave(skd: &Running, turn: usize) {
     assert!(heard == said, "{} of {} bytes", heard.len(), said.len());
 }
 
-/// How many clients of each kind there are.
-struct Hell {
-    /// Who say nothing and stay: that many by TCP, and half of that by the unix socket.
+/// The number of clients of each kind.
+struct HostileClients {
+    /// Clients that send nothing and stay: that many by TCP, and half of that by the unix socket.
     silent: usize,
-    /// Who have said all, which is nothing, and stay.
+    /// Clients that close their sending side at once, and stay.
     half_open: usize,
-    /// Who say all that goes, and read nothing.
+    /// Clients that send as much as fits, and read nothing.
     deaf: usize,
-    /// Who say a byte now and then: clients, bytes and the pause.
+    /// Clients that send a byte now and then: clients, bytes and the pause.
     dripping: (usize, usize, Duration),
-    /// Who come all together, and then reset all together.
+    /// Clients that connect all together, and then reset all together.
     mob: usize,
-    /// Who vanish one after another: threads, and how many each has.
+    /// Clients that leave one after another: threads, and clients of each.
     vanishing: (usize, usize),
-    /// How often there are 250 datagrams.
+    /// The number of bursts of 250 datagrams.
     floods: usize,
-    /// Who behave, one after another in each of three threads: at least that many, or as long as there is anybody
-    /// who doesn't.
+    /// Clients that behave, one after another in each of three threads: at least that many, and as long as a hostile
+    /// client is left.
     honest: usize,
 }
 
-impl Hell {
-    /// Lets them loose, all at once.
+impl HostileClients {
+    /// Runs all of them at once.
     fn run(&self, way: Way) {
         requires_descriptors(2 * self.silent + self.half_open + self.dripping.0 + self.mob);
         let directory = Directory::new();
@@ -243,7 +243,7 @@ impl Hell {
         }
         let (mut most, answered) = (Holdings::of(&skd), AtomicUsize::new(0));
         let (threads, turns) = self.vanishing;
-        // Counted down however a thread ends, so that nobody waits for one that has failed.
+        // Counted down however a thread ends, so that no thread waits for a failed one.
         let hostile = AtomicUsize::new(threads + 3);
         thread::scope(|scope| {
             for first in 0..threads {
@@ -304,7 +304,7 @@ impl Hell {
             answered.load(Ordering::Relaxed),
             begin.elapsed(),
         );
-        // Of memory, it may keep what it took to serve the most at once.
+        // skd may keep the memory that the largest number of clients needed.
         let kib = before.kib.max(most.kib);
         expect_as_before(&skd, &Holdings { kib, ..before });
         assert_eq!(skd.logged("skd: "), [""; 0]);
@@ -313,7 +313,7 @@ impl Hell {
     }
 }
 
-/// Counts down when it goes.
+/// Counts down on drop.
 struct Gone<'a>(&'a AtomicUsize);
 
 impl Drop for Gone<'_> {
@@ -323,8 +323,8 @@ impl Drop for Gone<'_> {
 }
 
 #[test]
-fn clients_that_behave_are_answered_in_full_among_clients_from_hell() {
-    let hell = Hell {
+fn clients_that_behave_are_answered_in_full_among_hostile_clients() {
+    let clients = HostileClients {
         silent: 20,
         half_open: 20,
         deaf: 3,
@@ -334,13 +334,13 @@ fn clients_that_behave_are_answered_in_full_among_clients_from_hell() {
         floods: 5,
         honest: 20,
     };
-    Way::ALL.iter().for_each(|&way| hell.run(way));
+    Way::ALL.iter().for_each(|&way| clients.run(way));
 }
 
 #[test]
 #[ignore = "takes a minute, and gigabytes"]
-fn clients_that_behave_are_answered_in_full_among_thousands_from_hell() {
-    let hell = Hell {
+fn clients_that_behave_are_answered_in_full_among_thousands_of_hostile_clients() {
+    let clients = HostileClients {
         silent: 2_000,
         half_open: 1_500,
         deaf: 20,
@@ -350,18 +350,18 @@ fn clients_that_behave_are_answered_in_full_among_thousands_from_hell() {
         floods: 30,
         honest: 300,
     };
-    Way::ALL.iter().for_each(|&way| hell.run(way));
+    Way::ALL.iter().for_each(|&way| clients.run(way));
 }
 
 #[test]
-fn clients_that_vanish_leave_their_places_to_others() {
-    Way::ALL.iter().for_each(|&way| places_are_left(way));
+fn clients_that_vanish_free_their_slots() {
+    Way::ALL.iter().for_each(|&way| slots_are_freed(way));
 }
 
-fn places_are_left(way: Way) {
-    const PLACES: usize = 3;
+fn slots_are_freed(way: Way) {
+    const SLOTS: usize = 3;
     let directory = Directory::new();
-    let skd = echoing(&directory, way, &["-c", &PLACES.to_string()]);
+    let skd = echoing(&directory, way, &["-c", &SLOTS.to_string()]);
     let before = Holdings::in_peace(&skd);
     thread::scope(|scope| {
         for first in 0..2 {
@@ -370,17 +370,17 @@ fn places_are_left(way: Way) {
             scope.spawn(move || (0..30).for_each(|turn| behave(skd, 100 * first + turn)));
         }
     });
-    let mut streams = [(); PLACES].map(|()| skd.connect());
+    let mut streams = [(); SLOTS].map(|()| skd.connect());
     for stream in &mut streams {
         echo(stream, b"all at once");
     }
-    way.wait_serving(&skd, PLACES);
+    way.wait_serving(&skd, SLOTS);
     drop(streams);
     expect_as_before(&skd, &before);
 }
 
 #[test]
-fn senders_of_unix_datagrams_that_vanish_keep_nobody_from_an_answer() {
+fn senders_of_unix_datagrams_that_vanish_prevent_no_answer() {
     let directory = Directory::new();
     let socket = directory.join("socket");
     let (prog, args) = datagram_echo();
@@ -408,7 +408,7 @@ fn senders_of_unix_datagrams_that_vanish_keep_nobody_from_an_answer() {
     assert_eq!(skd.logged("skd: "), [""; 0]);
 }
 
-/// An IPv4 packet with a UDP datagram (RFC 791, RFC 768), of whatever sender. The kernel fills in the packet's
+/// An IPv4 packet with a UDP datagram (RFC 791, RFC 768) and any source address. The kernel fills in the packet's
 /// length and checksum; a datagram needs none.
 fn forged(from: SocketAddrV4, to: SocketAddrV4, bytes: &[u8]) -> Vec<u8> {
     let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0];
@@ -423,12 +423,12 @@ fn forged(from: SocketAddrV4, to: SocketAddrV4, bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn forged_senders_of_datagrams_are_named_and_keep_nobody_from_an_answer() {
+fn datagrams_with_forged_senders_are_logged_and_prevent_no_answer() {
     requires_root();
     requires_command("perl");
     let namespace = Namespace::new();
     let own = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 7007);
-    // It answers anybody but itself, which skd's variables are enough to tell.
+    // It answers every address but its own, which it knows from skd's variables.
     let script = "my $from = recv(STDIN, my $bytes, 9000, 0); \
                   my ($port, $address) = @ENV{'UDPREMOTEPORT', 'UDPREMOTEIP'}; \
                   print STDERR \"took from $address $port\\n\"; \
@@ -438,7 +438,7 @@ fn forged_senders_of_datagrams_are_named_and_keep_nobody_from_an_answer() {
         .run_with("perl", ["-e", script]);
     let before = Holdings::in_peace(&skd);
     let senders = [
-        // Itself, services that would answer an answer, and those that nobody can be.
+        // Its own address, services that would answer an answer, and addresses that no host can have.
         own,
         SocketAddrV4::new(Ipv4Addr::LOCALHOST, 7),
         SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0),
@@ -471,7 +471,7 @@ fn forged_senders_of_datagrams_are_named_and_keep_nobody_from_an_answer() {
 
 // Signals.
 
-/// Who it is after the start.
+/// The ids of skd after the start.
 const NOBODY: &str = "61234:61235";
 
 /// A skd with a pid file, a socket and a log in a directory that [`NOBODY`] may write to.
@@ -486,7 +486,7 @@ fn within(directory: &Directory, options: &[&str]) -> Skd {
     .args(options)
 }
 
-/// The ways of starting that go through different processes.
+/// The ways of starting that involve different processes.
 const STARTS: [&[&str]; 4] = [
     &["-v"],
     &["-B"],
@@ -494,7 +494,7 @@ const STARTS: [&[&str]; 4] = [
     &["-B", "--user", NOBODY],
 ];
 
-/// How long a start in the background takes at present.
+/// The duration of a start in the background on this machine.
 fn time_of(skd: Skd) -> Duration {
     let begin = Instant::now();
     let daemon = skd.daemon("cat");
@@ -503,7 +503,7 @@ fn time_of(skd: Skd) -> Duration {
     time
 }
 
-/// Sends a signal over and over until skd has ended.
+/// Sends a signal repeatedly until skd has ended.
 fn storm(skd: &Running, signal: Signal) -> ExitStatus {
     let end = Instant::now() + DEADLINE;
     while Instant::now() < end {
@@ -515,7 +515,7 @@ fn storm(skd: &Running, signal: Signal) -> ExitStatus {
     panic!("still running after storms of {signal}");
 }
 
-/// Sends a signal to whatever a run has left, until that is nothing.
+/// Sends a signal to all processes of a run until none is left.
 #[track_caller]
 fn end_all(skd: &Running, signal: Signal) {
     skd.wait_until("nothing is left", || {
@@ -528,7 +528,7 @@ fn end_all(skd: &Running, signal: Signal) {
 }
 
 #[test]
-fn a_storm_of_signals_in_the_midst_of_a_start_leaves_nothing() {
+fn a_storm_of_signals_during_a_start_leaves_nothing() {
     requires_root();
     let mut dice = Dice::new();
     let directory = Directory::public();
@@ -539,7 +539,7 @@ fn a_storm_of_signals_in_the_midst_of_a_start_leaves_nothing() {
                 let skd = within(&directory, options).start("cat");
                 dice.pause(start);
                 let status = storm(&skd, signal);
-                // The daemon, if there is one already or still.
+                // The daemon, if it exists already or still.
                 end_all(&skd, Signal::SIGTERM);
                 let names = directory.names();
                 assert!(
@@ -552,14 +552,14 @@ fn a_storm_of_signals_in_the_midst_of_a_start_leaves_nothing() {
 }
 
 #[test]
-fn a_storm_of_ends_of_children_that_are_none_changes_no_start() {
+fn a_storm_of_sigchld_without_an_ended_child_changes_no_start() {
     requires_root();
     for options in STARTS {
         let directory = Directory::public();
         let skd = within(&directory, options).start("cat");
         let mut stream = None;
         wait_until("it serves", || {
-            // The launcher may have ended, which is what it is for.
+            // The launcher may have ended already.
             if skd.try_wait(Duration::ZERO).is_none() {
                 (0..50).for_each(|_| skd.signal(Signal::SIGCHLD));
             }
@@ -576,7 +576,7 @@ fn a_storm_of_ends_of_children_that_are_none_changes_no_start() {
 }
 
 #[test]
-fn a_signal_during_the_drop_of_privileges_waits_for_its_end() {
+fn a_signal_during_the_drop_of_privileges_is_handled_after_it() {
     requires_root();
     requires_command("strace");
     let slow_drop = "strace -f -qq -o /dev/null -e trace=setresuid \
@@ -631,7 +631,7 @@ fn a_storm_of_signals_while_connections_are_served_does_no_harm() {
     ];
     let machines: [fn(Skd) -> Skd; 2] = [
         |skd| skd,
-        // Where CHLD is what tells of ends.
+        // Machines where skd learns of the end of a handler by SIGCHLD.
         |skd| {
             let pidfd = libc::CLONE_PIDFD as u32;
             skd.refusing(libc::SYS_clone3, Errno::ENOSYS)
@@ -640,8 +640,8 @@ fn a_storm_of_signals_while_connections_are_served_does_no_harm() {
         },
     ];
     let plain = machines.map(|machine| (machine, Way::Exec));
-    let ahead = Way::AHEAD.iter().map(|&way| (machines[0], way));
-    for (machine, way) in plain.into_iter().chain(ahead) {
+    let prestarted = Way::PRESTARTED.iter().map(|&way| (machines[0], way));
+    for (machine, way) in plain.into_iter().chain(prestarted) {
         let directory = Directory::new();
         let log = format!(">>{}", directory.name("log"));
         let skd = machine(Skd::new([
@@ -676,7 +676,7 @@ fn a_storm_of_signals_while_connections_are_served_does_no_harm() {
     }
 }
 
-/// What a client gets for its bytes until the connection ends, well or not; but it has to end.
+/// Sends bytes and returns what comes until the connection ends, well or by a reset; but it must end.
 #[track_caller]
 fn exchange(mut stream: impl Conversation + AsFd, said: &[u8]) -> Vec<u8> {
     let limit = SockRef::from(&stream).set_read_timeout(Some(DEADLINE));
@@ -691,13 +691,13 @@ fn exchange(mut stream: impl Conversation + AsFd, said: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn whoever_was_accepted_before_the_end_is_answered_in_full() {
+fn clients_accepted_before_the_end_are_answered_in_full() {
     let mut dice = Dice::new();
     for round in 0..6 {
         for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT] {
             let way = Way::ALL[round % Way::ALL.len()];
             if way != Way::Exec && signal == Signal::SIGHUP {
-                // It has another meaning there.
+                // With prestarted handlers HUP doesn't end skd.
                 continue;
             }
             let directory = Directory::new();
@@ -716,7 +716,7 @@ fn whoever_was_accepted_before_the_end_is_answered_in_full() {
                         let path = directory.join("socket");
                         UnixStream::connect(path).map(|stream| exchange(stream, &said))
                     };
-                    // Nobody listens any more.
+                    // No listener any more.
                     let Ok(heard) = heard else { break };
                     answered.fetch_add(usize::from(heard == said), Ordering::Relaxed);
                 }
@@ -730,14 +730,14 @@ fn whoever_was_accepted_before_the_end_is_answered_in_full() {
                     answered.load(Ordering::Relaxed) > 10
                 });
                 dice.pause(Duration::from_millis(10));
-                // Again and again, in the midst of its end too.
+                // Repeatedly, also while skd ends.
                 let status = storm(&skd, signal);
                 assert_eq!(status.code(), Some(0), "round {round}, {signal}");
             });
             skd.wait_until("nothing is left", || skd.processes().is_empty());
             assert_eq!(directory.names(), [""; 0], "round {round}, {signal}");
             assert_eq!(skd.logged("skd: "), [""; 0], "round {round}, {signal}");
-            // INT ends handlers too. TERM and HUP leave those alone unanswered who wait in the backlog.
+            // INT ends handlers too. TERM and HUP leave only clients in the backlog unanswered.
             if signal != Signal::SIGINT {
                 let accepted = skd.logged("Accepted").len();
                 assert_eq!(answered.into_inner(), accepted, "round {round}, {signal}");
@@ -746,9 +746,9 @@ fn whoever_was_accepted_before_the_end_is_answered_in_full() {
     }
 }
 
-// kill -9.
+// SIGKILL.
 
-/// The relay to syslog: it leads a session of its own.
+/// The relay to syslog, which leads a session of its own.
 fn relay(skd: &Instance) -> Option<i32> {
     let mut others = skd.processes().into_iter();
     others.find(|&pid| {
@@ -760,7 +760,7 @@ fn slay(pid: i32) {
     kill(Pid::from_raw(pid), Signal::SIGKILL).expect("a process to kill");
 }
 
-/// A connection to a handler that begins with its own process id.
+/// A connection to a handler that sends its own process id first.
 fn introduced(path: &Path) -> (BufReader<UnixStream>, i32) {
     let mut stream = BufReader::new(connect_unix(path));
     let mut line = String::new();
@@ -769,8 +769,8 @@ fn introduced(path: &Path) -> (BufReader<UnixStream>, i32) {
 }
 
 #[test]
-fn handlers_and_relays_that_are_killed_are_missed_by_nobody_else() {
-    const PLACES: usize = 5;
+fn killed_handlers_and_relays_affect_no_others() {
+    const SLOTS: usize = 5;
     const KILLED: usize = 60;
     requires_root();
     let namespace = Namespace::new();
@@ -778,7 +778,7 @@ fn handlers_and_relays_that_are_killed_are_missed_by_nobody_else() {
     let syslog = Syslog::bind(namespace.path("/dev/log"));
     let directory = Directory::new();
     let socket = directory.join("socket");
-    let skd = Skd::new(["-v", "-c", &PLACES.to_string(), "-L", "tag", "-l"])
+    let skd = Skd::new(["-v", "-c", &SLOTS.to_string(), "-L", "tag", "-l"])
         .arg(&socket)
         .inside(&namespace)
         .run_with("sh", ["-c", "echo $$; exec cat"]);
@@ -824,8 +824,8 @@ fn handlers_and_relays_that_are_killed_are_missed_by_nobody_else() {
             });
         }
     });
-    // No place is lost, and what is said is heard.
-    let mut streams = [(); PLACES].map(|()| introduced(&socket));
+    // No slot is lost, and log lines arrive.
+    let mut streams = [(); SLOTS].map(|()| introduced(&socket));
     for (stream, _) in &mut streams {
         stream.get_mut().write_all(b"at once").unwrap();
         assert_eq!(receive(stream, 7), b"at once");
@@ -838,8 +838,8 @@ fn handlers_and_relays_that_are_killed_are_missed_by_nobody_else() {
     assert_eq!(skd.stop().code(), Some(0));
 }
 
-/// Kills all of a run, of which these processes are `known`, and waits until what they held is free: for a moment
-/// a process that dies is none any more that can be told by its environment, and still has its descriptors.
+/// Kills all processes of a run, of which `known` are known, and waits until all that they held is free: for a moment a
+/// dying process can't be recognised by its environment any more, and still has its descriptors.
 #[track_caller]
 fn slay_all(skd: Running, mut known: Vec<i32>) {
     skd.wait_until("all are killed", || {
@@ -855,12 +855,12 @@ fn slay_all(skd: Running, mut known: Vec<i32>) {
     wait_until("all are dead", || known.iter().all(is_dead));
 }
 
-/// Kills skd so many times, at random moments of its start, of its service and of its end, and starts it again
-/// on what it left.
+/// Kills skd `kills` times, at random moments of its start, of its service and of its end, and starts it again on what
+/// is left.
 fn killed_at_random(kills: usize) {
     requires_root();
     let mut dice = Dice::new();
-    // In which a port is always free.
+    // A network in which a port is always free.
     let namespace = Namespace::new();
     let directory = Directory::public();
     let (socket, pidfile) = (directory.name("socket"), directory.name("pid"));
@@ -899,7 +899,7 @@ fn killed_at_random(kills: usize) {
         scope.spawn(client);
         let _over = Over(&over);
         for _ in 0..kills / 2 {
-            // Anywhere in its start or just after; now and then with its hands on what is another's.
+            // During its start or just after; now and then while it deals with files of another daemon.
             let options = STARTS[dice.below(4) as usize];
             let skd = match dice.below(6) {
                 0 => Skd::new(["-P", &pidfile, "-l", &their_socket]).args(options),
@@ -912,7 +912,7 @@ fn killed_at_random(kills: usize) {
             if skd.try_wait(Duration::ZERO).is_none() {
                 skd.signal(Signal::SIGKILL);
             }
-            // Others of its processes clean up, or are in the midst of it.
+            // Other processes of the run clean up, or are about to.
             dice.pause(start / 8);
             slay_all(skd, known);
 
@@ -949,7 +949,7 @@ fn killed_at_random(kills: usize) {
 }
 
 #[test]
-fn whenever_skd_is_killed_the_next_start_works_and_nothing_of_anothers_is_gone() {
+fn whenever_skd_is_killed_the_next_start_works_and_other_daemons_lose_nothing() {
     killed_at_random(40);
 }
 

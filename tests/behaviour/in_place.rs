@@ -11,14 +11,14 @@ use nix::sys::signal::Signal;
 #[track_caller]
 fn wait_for_sleep(skd: &Instance) {
     wait_until("sleep runs", || command(skd.pid()) == ["sleep", "1000"]);
-    // While it is being loaded, its libraries are open.
+    // While the program is being loaded, its libraries are open.
     wait_until("sleep sleeps", || stat_field(skd.pid(), 3).unwrap() == "S");
 }
 
 const SLEEP: [&str; 1] = ["1000"];
 
 #[test]
-fn the_program_has_the_process_of_skd() {
+fn the_program_runs_in_the_process_of_skd() {
     each_program(|program| {
         let skd = program.skd(["-v"]).start_with("sleep", SLEEP);
         let group = process_group(skd.pid());
@@ -102,7 +102,7 @@ fn nohup_works() {
     let skd = Skd::new(["-v"])
         .wrapper(["nohup"])
         .start_with("sleep", SLEEP);
-    // Its process id, since nohup and skd are the same one, one after the other.
+    // nohup and skd share one process id, one after the other.
     wait_for_sleep(&skd);
     skd.signal(Signal::SIGHUP);
     skd.signal(Signal::SIGCONT);
@@ -122,8 +122,8 @@ fn ignored_signals_that_the_c_library_hides_are_inherited() {
     assert_eq!(signal_masks(skd.pid()).ignored, 1 << 31 | 1 << 32);
 }
 
-/// A skd that is held up for a second before it changes directory, one of the last things that it does before it
-/// becomes the program. It is there when this returns.
+/// A skd that is held up for a second in chdir(2), one of its last steps before it executes the program. Returns once
+/// it is there.
 fn held_up(skd: Skd) -> Running {
     let skd = skd
         .args(["--chdir", "/"])
@@ -133,7 +133,7 @@ fn held_up(skd: Skd) -> Running {
     skd
 }
 
-/// Whether a signal waits for the process as a whole.
+/// Whether a signal is pending for the process as a whole.
 fn is_pending(skd: &Running, signal: Signal) -> bool {
     let set = status_field(skd.pid(), "ShdPnd").unwrap();
     SignalMasks::has(u64::from_str_radix(&set, 16).unwrap(), signal)
@@ -148,7 +148,7 @@ fn a_signal_during_the_start_is_not_lost() {
         skd.signal(signal);
         assert_eq!(skd.wait_with_output().killed_by(), Some(signal));
         assert!(directory.names().is_empty(), "the pid file is left");
-        // One that was blocked waits for the program.
+        // A blocked signal is delivered to the program.
         let skd = held_up(Skd::new(["-v"]).blocking(signal));
         skd.signal(signal);
         wait_for_sleep(&skd);
@@ -213,7 +213,7 @@ fn the_environment_is_left_alone() {
                 "{name}"
             );
         }
-        // And PATH, and the mark of the run.
+        // Plus PATH, and the mark of the run.
         assert_eq!(environment.len(), variables.len() + 2, "{environment:?}");
     });
 }
@@ -232,7 +232,7 @@ fn limits_stay() {
 }
 
 #[test]
-fn a_program_that_is_missing_or_cannot_be_run_has_the_status_of_a_shell() {
+fn a_missing_or_unexecutable_program_has_the_status_of_a_shell() {
     let directory = Directory::new();
     directory.write("data", "");
     for (name, ours) in [
@@ -256,7 +256,7 @@ fn a_program_that_is_missing_or_cannot_be_run_has_the_status_of_a_shell() {
 }
 
 #[test]
-fn a_program_that_cannot_have_its_surroundings_leaves_no_pid_file() {
+fn a_program_without_its_surroundings_leaves_no_pid_file() {
     requires_root();
     let directory = Directory::public();
     std::fs::create_dir(directory.join("closed")).unwrap();
@@ -264,7 +264,7 @@ fn a_program_that_cannot_have_its_surroundings_leaves_no_pid_file() {
     let closed = directory.name("closed");
     for option in [["--chdir", closed.as_str()], ["--nice", "-5"]] {
         for identity in [&["--user", "65534:65534"][..], &["-U"]] {
-            // To its directory, the user has no right.
+            // The user has no permission for its directory.
             Skd::new(["-P", &directory.name("pid")])
                 .args(option)
                 .args(identity)
@@ -279,7 +279,7 @@ fn a_program_that_cannot_have_its_surroundings_leaves_no_pid_file() {
 }
 
 #[test]
-fn a_file_without_a_format_is_given_to_the_shell() {
+fn a_file_without_a_format_is_run_by_the_shell() {
     each_program(|program| {
         let directory = Directory::new();
         let script = directory.script("script", "echo \"$1 and $2\"\n");
@@ -332,7 +332,7 @@ fn surroundings_are_as_asked_for() {
 }
 
 #[test]
-fn a_relative_program_is_looked_for_where_it_will_run() {
+fn a_relative_program_is_looked_up_where_it_will_run() {
     let directory = Directory::new();
     directory.script("here", "#!/bin/sh\npwd\n");
     let output = run_to_end(["--chdir", directory.path().to_str().unwrap(), "./here"]);
@@ -341,7 +341,7 @@ fn a_relative_program_is_looked_for_where_it_will_run() {
 }
 
 #[test]
-fn options_for_listeners_are_unused_if_skd_1_2_had_them_and_refused_if_not() {
+fn listener_options_are_unused_if_skd_1_2_had_them_and_refused_if_not() {
     each_program(|program| {
         for option in [&["-b", "5"][..], &["-c", "5"], &["-n"]] {
             let words = option.iter().copied().chain(["true"]);

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::SystemTime;
 
-/// Commands of coreutils, which every Debian has.
+/// Commands of coreutils, which every Debian system has.
 const COREUTILS: [&str; 1] = ["nohup"];
 
 #[test]
@@ -37,7 +37,7 @@ fn installs_and_uninstalls_under_a_prefix() {
 }
 
 #[test]
-fn installs_under_usr_local_and_where_else_it_is_told() {
+fn installs_under_usr_local_and_under_other_prefixes() {
     let stage = Directory::new();
     make(
         &stage,
@@ -55,7 +55,7 @@ fn installs_under_usr_local_and_where_else_it_is_told() {
 }
 
 #[test]
-fn what_is_installed_is_built_if_a_source_is_newer_and_only_then() {
+fn an_install_builds_only_if_a_source_is_newer() {
     let target = Directory::new();
     fs::create_dir(target.join("release")).unwrap();
     let variable = format!("CARGO_TARGET_DIR={}", target.path().display());
@@ -70,7 +70,7 @@ fn what_is_installed_is_built_if_a_source_is_newer_and_only_then() {
     assert_eq!(builds(&[]), 0, "the binary is new");
     binary.set_modified(SystemTime::UNIX_EPOCH).unwrap();
     assert_eq!(builds(&[]), 1, "the sources are newer");
-    // A binary named by SKD is installed as it is.
+    // A binary that SKD names is installed as it is.
     let other = target.write("other", "");
     let other = fs::File::options().append(true).open(other).unwrap();
     other.set_modified(SystemTime::UNIX_EPOCH).unwrap();
@@ -116,10 +116,10 @@ fn make(stage: &Directory, target: &str, variables: &[&str]) {
     run_make(&["--silent", target, &destination, skd], variables);
 }
 
-/// The commands that `make install` would run.
+/// Returns the commands that `make install` would run.
 #[track_caller]
 fn would_run(variables: &[&str]) -> String {
-    // Should make run something after all, it isn't cargo.
+    // If make runs something after all, it isn't cargo.
     run_make(&["--dry-run", "install", "CARGO=no-cargo"], variables)
 }
 
@@ -130,7 +130,7 @@ fn run_make(words: &[&str], variables: &[&str]) -> String {
     let output = Command::new("make")
         .args(words)
         .args(variables)
-        // The tests may run under make themselves.
+        // The tests may be run by make themselves.
         .env_remove("MAKEFLAGS")
         .env_remove("MAKELEVEL")
         .output()

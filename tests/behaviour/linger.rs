@@ -1,4 +1,4 @@
-//! `--linger`: what a handler has said arrives, whatever its client goes on sending.
+//! `--linger`: the answer of a handler arrives, whatever its client still sends.
 
 use crate::harness::{
     Directory, Holdings, Instance, Over, Skd, connect_unix, descriptors, echo, idle_descriptors,
@@ -13,10 +13,10 @@ use std::thread;
 
 const ANSWER: usize = 300_000;
 
-/// Answers at length, as soon as it has been sent something, of which it reads one byte.
+/// Sends a long answer as soon as it has input, of which it reads one byte.
 const ANSWERING: [&str; 2] = ["-c", "head -c 1 > /dev/null; head -c 300000 /dev/zero"];
 
-/// The longest that is taken; no test sees its end.
+/// The longest time that is allowed; no test waits for its end.
 const FOR_EVER: [&str; 2] = ["--linger", "3650d"];
 
 /// A skd on a free TCP port.
@@ -24,13 +24,13 @@ fn with(options: &[&str]) -> Skd {
     Skd::new(["-vvt", "127.0.0.1:0"]).args(options)
 }
 
-/// Waits until so many handlers have ended.
+/// Waits until `count` handlers have ended.
 #[track_caller]
 fn wait_for_ends(skd: &Instance, count: usize) {
     skd.wait_for_logs("Closed connection from", count);
 }
 
-/// How much arrives until the connection ends, and how it ends.
+/// Reads to the end of the connection. Returns the number of bytes, and how the connection ended.
 fn read_all(client: &mut impl Read) -> (usize, io::Result<()>) {
     let mut answer = Vec::new();
     let result = client.read_to_end(&mut answer).map(drop);
@@ -44,8 +44,8 @@ fn expect_answer(client: &mut impl Read) {
     assert_eq!(length, ANSWER);
 }
 
-/// A client that has sent more than its handler read, which has ended.
-fn one_that_left(skd: &Instance) -> TcpStream {
+/// A lingering connection: its client has sent more than its handler read, and the handler has ended.
+fn lingering_client(skd: &Instance) -> TcpStream {
     let ended = skd.logged("Closed connection from").len();
     let mut client = skd.connect();
     client.write_all(&[b'x'; 10_000]).unwrap();
@@ -53,7 +53,7 @@ fn one_that_left(skd: &Instance) -> TcpStream {
     client
 }
 
-/// Waits until it has been closed for reading too, and not only for writing.
+/// Waits until the connection is closed for reading too, and not only for writing.
 #[track_caller]
 fn wait_until_closed(skd: &Instance, client: &mut TcpStream) {
     let mut end = None;
@@ -76,13 +76,13 @@ fn wait_for_descriptors(skd: &Instance, count: usize) {
 }
 
 #[test]
-fn an_answer_arrives_though_its_client_has_sent_more_than_was_read() {
+fn an_answer_arrives_although_its_client_has_sent_more_than_was_read() {
     for lingers in [false, true] {
         let options: &[&str] = if lingers { &FOR_EVER } else { &[] };
         let skd = with(options).run_with("sh", ANSWERING);
         let mut client = skd.connect();
         let mut sending = client.try_clone().unwrap();
-        // More than the buffers take: nobody reads it but skd.
+        // More than the socket buffers take: only skd reads it.
         let sender = thread::spawn(move || sending.write_all(&vec![b'x'; 20_000_000]));
         wait_for_ends(&skd, 1);
         if lingers {
@@ -92,7 +92,7 @@ fn an_answer_arrives_though_its_client_has_sent_more_than_was_read() {
             let (length, result) = read_all(&mut client);
             let sent = sender.join().unwrap();
             assert!(length < ANSWER, "{length} bytes");
-            // The reset is told once: to whoever asks first.
+            // The reset is reported once, to the first call.
             let reset = [sent, result].into_iter().filter_map(Result::err);
             let kinds: Vec<_> = reset.map(|reason| reason.kind()).collect();
             assert!(kinds.contains(&ErrorKind::ConnectionReset), "{kinds:?}");
@@ -101,7 +101,7 @@ fn an_answer_arrives_though_its_client_has_sent_more_than_was_read() {
 }
 
 #[test]
-fn an_answer_arrives_though_its_client_goes_on_sending() {
+fn an_answer_arrives_although_its_client_goes_on_sending() {
     let skd = with(&FOR_EVER).run_with("sh", ANSWERING);
     let before = idle_descriptors(skd.pid());
     let over = AtomicBool::new(false);
@@ -117,8 +117,8 @@ fn an_answer_arrives_though_its_client_goes_on_sending() {
         });
         wait_for_ends(&skd, 1);
         expect_answer(&mut client);
-        // Who sends for ever holds up nobody else.
-        expect_answer(&mut one_that_left(&skd));
+        // A client that sends for ever delays no other.
+        expect_answer(&mut lingering_client(&skd));
     });
     drop(client);
     wait_for_descriptors(&skd, before);
@@ -150,17 +150,17 @@ fn a_unix_client_sees_the_end_and_no_error() {
 }
 
 #[test]
-fn a_client_that_never_closes_is_closed_when_its_time_is_over() {
+fn a_client_that_never_closes_is_closed_after_the_linger_time() {
     let skd = with(&["--linger", "200ms"]).run_with("sh", ANSWERING);
     let before = idle_descriptors(skd.pid());
-    let mut client = one_that_left(&skd);
+    let mut client = lingering_client(&skd);
     expect_answer(&mut client);
     wait_until_closed(&skd, &mut client);
     wait_for_descriptors(&skd, before);
 }
 
 #[test]
-fn a_connection_that_the_handler_has_left_to_others_is_theirs() {
+fn a_connection_that_other_processes_still_have_is_left_to_them() {
     let directory = Directory::new();
     let go = directory.name("go");
     let script =
@@ -177,7 +177,7 @@ fn a_connection_that_the_handler_has_left_to_others_is_theirs() {
 }
 
 #[test]
-fn the_end_is_seen_when_the_handler_ends_and_not_before() {
+fn the_client_sees_the_end_when_the_handler_ends_and_not_before() {
     let directory = Directory::new();
     let (closed, go) = (directory.name("closed"), directory.name("go"));
     let script = format!(
@@ -206,10 +206,10 @@ fn the_end_is_seen_when_the_handler_ends_and_not_before() {
 }
 
 #[test]
-fn a_place_is_free_at_the_end_of_the_handler() {
+fn a_slot_is_free_at_the_end_of_the_handler() {
     let skd = with(&FOR_EVER).args(["-c", "1"]).run_with("sh", ANSWERING);
-    let first = one_that_left(&skd);
-    let second = one_that_left(&skd);
+    let first = lingering_client(&skd);
+    let second = lingering_client(&skd);
     for mut client in [first, second] {
         expect_answer(&mut client);
         client.write_all(b"still there").unwrap();
@@ -217,13 +217,13 @@ fn a_place_is_free_at_the_end_of_the_handler() {
 }
 
 #[test]
-fn those_that_leave_are_bounded_and_nothing_of_them_is_left() {
+fn lingering_connections_are_bounded_and_none_is_left() {
     let skd = with(&FOR_EVER)
         .args(["--threads", "2"])
         .limit(Resource::RLIMIT_NOFILE, 400, 400)
         .run_with("sh", ["-c", "head -c 1 > /dev/null; echo answer"]);
     let before = Holdings::in_peace(&skd);
-    // A quarter of 400, the half of that in two acceptors.
+    // A quarter of 400, half of that in each of two acceptors.
     const MOST: usize = 2 * 25;
     let mut clients: Vec<TcpStream> = Vec::new();
     for served in 0..3 * MOST {
@@ -232,10 +232,10 @@ fn those_that_leave_are_bounded_and_nothing_of_them_is_left() {
         wait_for_ends(&skd, served + 1);
         clients.push(client);
         let open = descriptors(skd.pid()).len();
-        // Some come and go at any time.
+        // Some connections come and go at any time.
         assert!(open <= before.descriptors + MOST + 8, "{open} descriptors");
     }
-    // The oldest was closed.
+    // The oldest one was closed.
     wait_until_closed(&skd, &mut clients[0]);
     let mut last = clients.pop().unwrap();
     assert_eq!(receive(&mut last, 7), b"answer\n");
@@ -254,7 +254,7 @@ fn many_answers_arrive_at_once() {
             scope.spawn(|| {
                 for _ in 0..10 {
                     let mut client = skd.connect();
-                    // Which the handler doesn't read; what the buffers don't take, skd does.
+                    // The handler doesn't read this; what the socket buffers don't take, skd reads.
                     client.write_all(&vec![b'x'; 2_000_000]).unwrap();
                     client.shutdown(Shutdown::Write).unwrap();
                     expect_answer(&mut client);
@@ -268,7 +268,7 @@ fn many_answers_arrive_at_once() {
 }
 
 #[test]
-fn a_drain_waits_for_those_that_leave() {
+fn a_drain_waits_for_lingering_connections() {
     let skd = with(&FOR_EVER)
         .args(["--drain", "1h"])
         .run_with("sh", ["-c", "read line; head -c 300000 /dev/zero"]);
@@ -281,7 +281,7 @@ fn a_drain_waits_for_those_that_leave() {
     wait_for_ends(&skd, 1);
     assert_eq!(skd.children(), handler);
     skd.signal(Signal::SIGTERM);
-    skd.wait_until("nobody is let in any more", || {
+    skd.wait_until("no client is accepted any more", || {
         !sockets(skd.pid()).iter().any(|socket| socket.is_open())
     });
     talking.write_all(b" a line\nand more").unwrap();
@@ -298,11 +298,11 @@ fn a_drain_waits_for_those_that_leave() {
 }
 
 #[test]
-fn a_drain_waits_for_none_that_leaves_beyond_its_time() {
+fn a_drain_ends_lingering_connections_after_its_time() {
     let skd = with(&FOR_EVER)
         .args(["--drain", "500ms"])
         .run_with("sh", ANSWERING);
-    let mut client = one_that_left(&skd);
+    let mut client = lingering_client(&skd);
     expect_answer(&mut client);
     skd.signal(Signal::SIGTERM);
     assert_eq!(skd.wait().code(), Some(0));
@@ -310,14 +310,14 @@ fn a_drain_waits_for_none_that_leaves_beyond_its_time() {
 }
 
 #[test]
-fn a_second_signal_waits_for_nobody() {
+fn after_a_second_signal_skd_waits_for_no_connection() {
     let skd = with(&FOR_EVER)
         .args(["--drain", "1h"])
         .run_with("sh", ANSWERING);
-    let mut client = one_that_left(&skd);
+    let mut client = lingering_client(&skd);
     expect_answer(&mut client);
     skd.signal(Signal::SIGTERM);
-    skd.wait_until("nobody is let in any more", || {
+    skd.wait_until("no client is accepted any more", || {
         !sockets(skd.pid()).iter().any(|socket| socket.is_open())
     });
     skd.signal(Signal::SIGTERM);
@@ -326,16 +326,16 @@ fn a_second_signal_waits_for_nobody() {
 }
 
 #[test]
-fn without_a_drain_those_that_leave_are_closed_at_the_end() {
+fn without_a_drain_lingering_connections_are_closed_at_the_end() {
     let skd = with(&FOR_EVER).run_with("sh", ANSWERING);
-    let mut client = one_that_left(&skd);
+    let mut client = lingering_client(&skd);
     assert_eq!(skd.stop().code(), Some(0));
     wait_until_closed(&skd, &mut client);
 }
 
 #[test]
-fn an_upgrade_keeps_connections_of_handlers_and_those_that_leave() {
-    // With few descriptors those of skd are low ones.
+fn an_upgrade_keeps_connections_of_handlers_and_lingering_ones() {
+    // With few descriptors, those of skd have low numbers.
     for files in [20_000, 200] {
         let script = "echo ready; read line; head -c 300000 /dev/zero";
         let skd = with(&FOR_EVER)
@@ -378,26 +378,26 @@ fn an_upgrade_keeps_connections_of_handlers_and_those_that_leave() {
 }
 
 #[test]
-fn an_upgrade_that_is_refused_changes_nothing() {
+fn a_refused_upgrade_changes_nothing() {
     let directory = Directory::new();
     let program = directory.join("skd");
     std::fs::copy(env!("CARGO_BIN_EXE_skd"), &program).unwrap();
     let skd = with(&FOR_EVER).binary(&program).run_with("sh", ANSWERING);
     let before = idle_descriptors(skd.pid());
-    let mut client = one_that_left(&skd);
+    let mut client = lingering_client(&skd);
     std::fs::remove_file(&program).unwrap();
     directory.script("skd", "#!/bin/sh\nexit 7\n");
     skd.signal(Signal::SIGUSR2);
     skd.wait_for_log("no upgrade");
     expect_answer(&mut client);
-    expect_answer(&mut one_that_left(&skd));
+    expect_answer(&mut lingering_client(&skd));
     client.write_all(b"still there").unwrap();
     drop(client);
     wait_for_descriptors(&skd, before);
 }
 
 #[test]
-fn handlers_get_no_more_than_ever() {
+fn handlers_get_no_additional_descriptors() {
     let skd = with(&FOR_EVER).run_with("sh", ["-c", "ls /proc/self/fd; cat"]);
     let mut clients: Vec<TcpStream> = (0..3).map(|_| skd.connect()).collect();
     for client in &mut clients {

@@ -1,4 +1,4 @@
-//! What is bound, where, and what is refused.
+//! What skd binds, where, and what it refuses.
 
 use crate::harness::{
     Directory, Kind, Namespace, Running, Skd, Socket, ask_udp, ask_unix_datagram, connect,
@@ -66,7 +66,7 @@ fn a_bare_port_is_one_socket_for_ipv4_and_one_for_ipv6() {
             ],
             "{option}"
         );
-        // Not an IPv6 address with an IPv4 one inside, for the handler either.
+        // Not an IPv4-mapped IPv6 address, for the handler either.
         let [by_v4, by_v6] = [v4(Ipv4Addr::LOCALHOST, port), v6(Ipv6Addr::LOCALHOST, port)]
             .map(|address| talk(connect(address), b""));
         assert_eq!((by_v4, by_v6), (b"IPv4".to_vec(), b"IPv6".to_vec()));
@@ -87,7 +87,7 @@ fn a_bare_port_is_one_socket_for_ipv4_and_one_for_ipv6() {
 }
 
 #[test]
-fn all_addresses_of_ipv6_leave_ipv4_free() {
+fn the_ipv6_wildcard_leaves_ipv4_free() {
     let skd = Skd::new(["-t", "[::]:0"]).run("cat");
     let port = skd.port();
     assert_eq!(bound(&skd, Kind::Tcp), [v6(Ipv6Addr::UNSPECIFIED, port)]);
@@ -153,7 +153,7 @@ fn free_ports_are_printed_in_the_order_of_the_options() {
 #[test]
 fn a_printed_port_can_be_connected_at_once() {
     for _ in 0..10 {
-        // The harness connects the moment that it has read the number.
+        // The harness connects as soon as it has read the number.
         let skd = Skd::new(["-t0", "-t0", "-t0", "-t0"]).run("cat");
         for address in skd.addresses().into_iter().rev() {
             assert_eq!(talk(connect(address), b"now"), b"now");
@@ -162,7 +162,7 @@ fn a_printed_port_can_be_connected_at_once() {
 }
 
 #[test]
-fn a_port_that_was_given_is_not_printed() {
+fn an_explicit_port_is_not_printed() {
     let port = Skd::new(["-t", "127.0.0.1:0"]).run("cat").port();
     let skd = Skd::new(["-t", &format!("127.0.0.1:{port}")]).run("cat");
     assert_eq!(talk(skd.connect(), b"1"), b"1");
@@ -193,13 +193,13 @@ fn a_name_is_bound_at_all_its_addresses() {
         assert_eq!(talk(skd.connect_to(address), b"here"), b"here");
     }
     assert_eq!(skd.stdout_lines().len(), 1);
-    // What this machine lacks is passed over, and said to be.
+    // Addresses that this machine lacks are skipped and logged.
     let line = skd.wait_for_log("10.9.8.6");
     assert!(line.contains("Cannot assign requested address"), "{line}");
 }
 
 #[test]
-fn addresses_that_are_passed_over_are_said_only_when_asked() {
+fn skipped_addresses_are_logged_only_when_asked() {
     requires_root();
     let namespace = Namespace::new();
     namespace.replace_file("/etc/hosts", "127.0.0.1 partly\n10.9.8.6 partly\n");
@@ -235,7 +235,7 @@ fn a_name_without_an_address_of_this_machine_is_refused() {
 }
 
 #[test]
-fn a_name_of_which_one_address_is_taken_is_refused() {
+fn a_name_with_one_address_in_use_is_refused() {
     let namespace = Namespace::new();
     namespace.replace_file("/etc/hosts", "127.0.0.1 both\n127.0.0.2 both\n");
     let first = Skd::new(["-t", "127.0.0.2:7001"])
@@ -292,7 +292,7 @@ fn a_port_can_have_a_name_of_services() {
     assert_eq!(bound(&skd, Kind::Udp), [v4(Ipv4Addr::LOCALHOST, 4322)]);
     let output = Skd::new(["-t", "only", "cat"]).inside(&namespace).end();
     output.expect_refusal(2, &["only", "--tcp", "65535"]);
-    // The same name is another number for UDP, by -d too.
+    // The same name has another number for UDP, with -d too.
     let skd = Skd::new(["-di", "127.0.0.1:only"])
         .inside(&namespace)
         .run("cat");
@@ -317,7 +317,7 @@ fn a_link_local_address_has_its_interface() {
         .inside(&namespace)
         .end();
     output.expect_refusal(1, &["[fe80::1%nothing0]:0", "nothing0"]);
-    // No number, though some readers of numbers take it for one.
+    // Not a number, though some parsers take it for one.
     let output = Skd::new(["-t", "[fe80::1%+1]:0", "cat"])
         .inside(&namespace)
         .end();
@@ -325,7 +325,7 @@ fn a_link_local_address_has_its_interface() {
 }
 
 #[test]
-fn an_ipv4_address_in_the_clothes_of_ipv6_is_ipv4() {
+fn an_ipv4_mapped_ipv6_address_is_ipv4() {
     for (option, kind) in [("-t", Kind::Tcp), ("-u", Kind::Udp)] {
         let skd = Skd::new([option, "[::ffff:127.0.0.1]:0"]).start("cat");
         let port = skd.stdout_line().parse().unwrap();
@@ -338,7 +338,7 @@ fn an_ipv4_address_in_the_clothes_of_ipv6_is_ipv4() {
 }
 
 #[test]
-fn a_port_in_use_is_refused_and_its_owner_left_alone() {
+fn a_port_in_use_is_refused_and_its_owner_undisturbed() {
     let first = Skd::new(["-vt", "127.0.0.1:0", "-u", "127.0.0.1:0"]).run("cat");
     for (option, address) in ["--tcp", "--udp"].into_iter().zip(first.addresses()) {
         let output = Skd::new([option, &address.to_string(), "cat"]).end();
@@ -371,7 +371,7 @@ fn a_tcp_port_is_free_again_at_once_after_a_connection() {
 }
 
 #[test]
-fn a_low_port_needs_rights_and_says_so() {
+fn a_low_port_needs_rights_and_the_error_says_so() {
     requires_root();
     let output = Skd::new(["-t", "127.0.0.1:81", "cat"])
         .user(65534, 65534, [])
@@ -380,7 +380,7 @@ fn a_low_port_needs_rights_and_says_so() {
     output.expect_refusal(1, &["--tcp 127.0.0.1:81", "Permission denied", rights]);
 }
 
-/// The length of the backlog of all that `skd` listens on, by ss(8): of a socket that listens, "Send-Q" is that.
+/// The backlogs of all sockets on which `skd` listens, by ss(8): "Send-Q" of a listening socket.
 fn backlogs(skd: &Running) -> Vec<u32> {
     requires_command("ss");
     let list = std::process::Command::new("ss")
@@ -403,7 +403,7 @@ fn backlogs(skd: &Running) -> Vec<u32> {
 }
 
 #[test]
-fn the_backlog_is_what_was_asked_for_or_what_the_kernel_allows() {
+fn the_backlog_is_as_requested_or_as_the_kernel_allows() {
     let directory = Directory::new();
     let most: u32 = fs::read_to_string("/proc/sys/net/core/somaxconn")
         .unwrap()
@@ -472,7 +472,7 @@ fn abstract_unix_sockets_have_no_file() {
     output.expect_refusal(1, &[&format!("--unix {name}"), "Address already in use"]);
     assert_eq!(talk(stream.connect_unix(), b"still"), b"still");
     assert_eq!(stream.stop().code(), Some(0));
-    // Gone with its last descriptor.
+    // It disappears with its last descriptor.
     let (prog, args) = datagram_echo();
     let skd = Skd::new(["-dl", &name])
         .cwd(directory.path())
@@ -486,7 +486,7 @@ fn abstract_unix_sockets_have_no_file() {
 }
 
 #[test]
-fn a_relative_path_counts_from_the_working_directory() {
+fn a_relative_path_is_relative_to_the_working_directory() {
     let directory = Directory::new();
     let skd = Skd::new(["-l", "socket"])
         .cwd(directory.path())
@@ -510,7 +510,7 @@ fn a_stale_unix_socket_is_replaced() {
         let skd = Skd::new(["-l"]).arg(&path).run("cat");
         assert_eq!(talk(skd.connect_unix(), b"new"), b"new", "after {kind:?}");
         drop(skd);
-        // That one was killed, so its socket is stale now.
+        // That skd was killed, so its socket is stale now.
         assert!(path.exists());
         let skd = Skd::new(["-dl"]).arg(&path).run_with(prog, args);
         assert_eq!(
@@ -530,13 +530,13 @@ fn a_stale_socket_of_a_daemon_whose_handler_lives_is_replaced() {
     echo(&mut stream, b"1");
     first.signal(Signal::SIGKILL);
     first.wait();
-    // The handler goes on with the old connection.
+    // The handler keeps the old connection.
     let second = Skd::new(["-l"]).arg(&path).run("cat");
     assert_eq!(talk(second.connect_unix(), b"2"), b"2");
     echo(&mut stream, b"3");
 }
 
-/// Tries to start on `path` and expects to be refused, with what is there untouched.
+/// Tries to start on `path`, and asserts that skd refuses and leaves the file alone.
 #[track_caller]
 fn refused_at(path: &Path, why: &str) {
     let before = fs::symlink_metadata(path).unwrap();
@@ -585,10 +585,10 @@ fn a_unix_socket_with_a_full_backlog_is_live() {
 }
 
 #[test]
-fn a_socket_of_which_it_cannot_be_found_out_is_left_alone() {
+fn a_socket_that_cannot_be_probed_is_left_alone() {
     requires_root();
     let directory = Directory::public();
-    // Nobody could remove it.
+    // skd could not remove it.
     directory.chmod("", 0o777);
     let path = directory.join("socket");
     drop(unix_socket(SockType::Stream, &path));
@@ -614,7 +614,7 @@ fn a_socket_of_which_it_cannot_be_found_out_is_left_alone() {
 }
 
 #[test]
-fn to_look_whether_a_socket_is_live_reaches_nobody() {
+fn a_probe_for_a_live_socket_is_no_client() {
     let directory = Directory::new();
     let path = directory.join("listener");
     let listener = UnixListener::bind(&path).unwrap();
@@ -631,7 +631,7 @@ fn to_look_whether_a_socket_is_live_reaches_nobody() {
         ErrorKind::WouldBlock
     );
 
-    // And another skd has nothing to say about it, nor runs anything.
+    // Another skd logs nothing about it, and starts no handler.
     for style in ["-vvl", "-vvdl"] {
         let path = directory.join("skd");
         let first = Skd::new([style])
@@ -646,7 +646,7 @@ fn to_look_whether_a_socket_is_live_reaches_nobody() {
 }
 
 #[test]
-fn what_is_no_socket_is_refused_and_left_alone() {
+fn a_file_that_is_no_socket_is_refused_and_left_alone() {
     let directory = Directory::new();
     let file = directory.write("file", "precious");
     let why = "isn't a socket";
@@ -656,7 +656,7 @@ fn what_is_no_socket_is_refused_and_left_alone() {
     refused_at(&directory.join("directory"), why);
     nix::unistd::mkfifo(&directory.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     refused_at(&directory.join("fifo"), why);
-    // Not what it leads to: neither a stale socket nor a file nor nothing.
+    // Nor the target of a link: a stale socket, a file, or nothing.
     drop(unix_socket(SockType::Stream, &directory.join("stale")));
     let stale = inode(directory.join("stale"));
     for (name, target) in [
@@ -681,7 +681,7 @@ fn what_is_no_socket_is_refused_and_left_alone() {
 }
 
 #[test]
-fn of_simultaneous_starts_on_a_stale_path_exactly_one_wins() {
+fn exactly_one_of_simultaneous_starts_on_a_stale_path_wins() {
     for round in 0..10 {
         let directory = Directory::new();
         let path = directory.join("socket");
@@ -704,7 +704,7 @@ fn of_simultaneous_starts_on_a_stale_path_exactly_one_wins() {
         let winner = starts
             .iter()
             .find(|skd| skd.try_wait(Duration::ZERO).is_none());
-        let winner = winner.expect("one that serves");
+        let winner = winner.expect("a start that succeeds");
         winner.wait_ready();
         assert_eq!(talk(connect_unix(&path), b"one"), b"one");
         assert!(
@@ -720,7 +720,7 @@ fn of_simultaneous_starts_on_a_stale_path_exactly_one_wins() {
 }
 
 #[test]
-fn one_that_starts_while_another_ends_serves_or_says_no() {
+fn a_start_while_another_skd_ends_serves_or_is_refused() {
     let directory = Directory::new();
     let path = directory.join("socket");
     let mut current = Skd::new(["-l"]).arg(&path).run("cat");
@@ -741,7 +741,7 @@ fn one_that_starts_while_another_ends_serves_or_says_no() {
             }
             None => next,
         };
-        // Whoever serves is who can be found.
+        // Clients reach the skd that serves.
         assert_eq!(talk(connect_unix(&path), b"one"), b"one");
     }
 }
@@ -761,7 +761,7 @@ fn a_directory_that_another_program_has_locked_is_refused_after_a_while() {
 }
 
 #[test]
-fn a_socket_file_has_the_mode_that_was_asked_for() {
+fn a_socket_file_has_the_requested_mode() {
     let directory = Directory::new();
     let path = directory.name("socket");
     let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
@@ -793,7 +793,7 @@ fn the_mode_of_a_socket_leaves_the_umask_of_handlers_alone() {
 }
 
 #[test]
-fn a_socket_file_has_the_owner_that_was_asked_for() {
+fn a_socket_file_has_the_requested_owner() {
     requires_root();
     let directory = Directory::new();
     let path = directory.name("socket");
@@ -812,7 +812,7 @@ fn a_socket_file_has_the_owner_that_was_asked_for() {
 }
 
 #[test]
-fn an_owner_that_may_not_be_set_leaves_no_socket() {
+fn an_owner_that_cannot_be_set_leaves_no_socket() {
     requires_root();
     let directory = Directory::public();
     directory.chmod("", 0o777);
@@ -843,7 +843,7 @@ fn a_path_has_at_most_107_bytes() {
     assert!(fs::read_dir(directory.path()).unwrap().next().is_none());
 }
 
-// The end, and starts that fail.
+// The end, and failed starts.
 
 #[test]
 fn a_signal_that_ends_skd_removes_its_socket_files() {
@@ -867,7 +867,7 @@ fn a_signal_that_ends_skd_removes_its_socket_files() {
 }
 
 #[test]
-fn a_socket_file_that_is_another_s_by_now_stays() {
+fn a_socket_file_that_was_replaced_stays() {
     let directory = Directory::new();
     let path = directory.join("socket");
     let skd = Skd::new(["-l"]).arg(&path).run("cat");
@@ -885,7 +885,7 @@ fn a_socket_file_that_is_another_s_by_now_stays() {
 }
 
 #[test]
-fn a_start_that_fails_leaves_nothing() {
+fn a_failed_start_leaves_nothing() {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let in_use = taken.local_addr().unwrap().to_string();
     let directory = Directory::new();
@@ -911,7 +911,7 @@ fn a_start_that_fails_leaves_nothing() {
 }
 
 #[test]
-fn nothing_is_printed_by_a_start_that_fails() {
+fn a_failed_start_prints_nothing() {
     let directory = Directory::new();
     let output = Skd::new(["-t", "127.0.0.1:0", "-l"])
         .arg(directory.write("file", ""))

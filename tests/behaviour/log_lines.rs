@@ -1,4 +1,4 @@
-//! What is said, word for word: scripts read it.
+//! The lines of the log, word for word: scripts parse them.
 
 use crate::harness::{
     DEADLINE, Directory, Running, Skd, ask_udp, connect_unix, datagram_echo, each_program, echo,
@@ -13,7 +13,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-/// The number between two parts of a line; a time as well, without its point.
+/// Parses the number between two parts of a line; also of a time, without its point.
 #[track_caller]
 fn between<'a>(line: &'a str, before: &str, after: &str) -> &'a str {
     let (_, rest) = line
@@ -31,7 +31,7 @@ fn between<'a>(line: &'a str, before: &str, after: &str) -> &'a str {
     number
 }
 
-/// A duration as it stands at the end of a line: seconds and milliseconds.
+/// Asserts that a line ends with a duration: seconds and milliseconds.
 #[track_caller]
 fn ends_with_a_duration(line: &str, before: &str) {
     let (_, duration) = line
@@ -115,7 +115,7 @@ fn a_unix_connection_is_reported_from_begin_to_end() {
 }
 
 #[test]
-fn a_status_and_a_signal_are_told() {
+fn a_status_and_a_signal_are_logged() {
     let skd = Skd::new(["-vt", "127.0.0.1:0"]).run_with("sh", ["-c", "read status; exit $status"]);
     for status in ["3", "255"] {
         let _ = try_talk(skd.connect(), format!("{status}\n").as_bytes());
@@ -143,7 +143,7 @@ fn a_duration_is_that_of_the_handler() {
     let _ = try_talk(skd.connect(), b"");
     let line = skd.wait_for_log("Closed");
     let seconds: f64 = between(&line, " after ", "s").parse().unwrap();
-    // Never less than it slept; and more only as far as the machine is slow.
+    // Never less than its sleep, and more only as far as the machine is slow.
     assert!(seconds >= 0.2, "{line}");
 }
 
@@ -186,7 +186,7 @@ fn a_datagram_of_ipv6_has_its_address_in_brackets() {
 }
 
 #[test]
-fn without_v_nothing_is_said_of_what_goes_well() {
+fn without_v_successful_connections_are_not_logged() {
     each_program(|program| {
         let directory = Directory::new();
         let skd = program
@@ -209,7 +209,7 @@ fn without_v_nothing_is_said_of_what_goes_well() {
 }
 
 #[test]
-fn vv_tells_of_places_and_listeners() {
+fn vv_logs_slots_and_listeners() {
     let directory = Directory::new();
     let path = directory.name("socket");
     let skd = Skd::new([
@@ -259,7 +259,7 @@ fn vv_tells_of_places_and_listeners() {
 }
 
 #[test]
-fn vv_tells_of_handlers_without_a_limit_too() {
+fn vv_logs_handlers_without_a_limit_too() {
     let skd = Skd::new(["-vvt", "127.0.0.1:0"]).run("cat");
     talk(skd.connect(), b"");
     skd.wait_for_log("Closed connection");
@@ -269,7 +269,7 @@ fn vv_tells_of_handlers_without_a_limit_too() {
         said.iter().any(|line| line == "Running 1 handlers"),
         "{said:?}"
     );
-    // And no other number, for there was one connection.
+    // No other number, since there was one connection.
     assert_eq!(
         said.iter()
             .filter(|line| line.starts_with("Running"))
@@ -297,7 +297,7 @@ fn vv_counts_no_handlers_of_datagrams() {
 }
 
 #[test]
-fn v_given_more_often_is_like_vv() {
+fn v_given_more_than_twice_is_like_vv() {
     for option in [["-vvv", "-v"], ["--verbose", "--verbose"]] {
         let skd = Skd::new(option).args(["-t", "127.0.0.1:0"]).run("cat");
         skd.wait_for_log("Listening on TCP [127.0.0.1]:");
@@ -309,7 +309,7 @@ fn v_given_more_often_is_like_vv() {
 }
 
 #[test]
-fn of_one_trouble_there_is_at_most_a_line_a_second() {
+fn repeated_trouble_is_logged_at_most_once_a_second() {
     let directory = Directory::new();
     let prog = directory.script("handler", "#!/bin/sh\nexec cat\n");
     let skd = Skd::new(["-t", "127.0.0.1:0"]).run(&prog);
@@ -328,7 +328,7 @@ fn of_one_trouble_there_is_at_most_a_line_a_second() {
 }
 
 #[test]
-fn a_trouble_is_told_again_after_the_interval_that_a_test_sets() {
+fn repeated_trouble_is_logged_after_the_interval_that_a_test_sets() {
     // Release builds have no such interval.
     if !cfg!(debug_assertions) {
         return;
@@ -351,7 +351,7 @@ fn a_trouble_is_told_again_after_the_interval_that_a_test_sets() {
 #[test]
 fn control_characters_in_names_are_escaped() {
     let directory = Directory::new();
-    // Ends a line, colours the next, and rings.
+    // Bytes that end a line, change the colour of the next, and ring the bell.
     let name = "new\nline\x1b[31m\x07é";
     let prog = directory.script("handler", "#!/bin/sh\nexec cat\n");
     let odd = directory.join(name);
@@ -372,7 +372,7 @@ fn control_characters_in_names_are_escaped() {
         .expect_refusal(127, &[&escaped]);
 
     let listener = format!("@{}", odd.to_str().unwrap());
-    // Not even /proc/net/unix has this name in one line.
+    // Not even /proc/net/unix shows this name in one line.
     let skd = Skd::new(["-vvl", &listener]).start("cat");
     let expected = format!("Listening on unix stream @{escaped}");
     assert_eq!(skd.wait_for_log("Listening"), expected);
@@ -422,8 +422,8 @@ fn lines_of_many_connections_do_not_mix() {
 }
 
 #[test]
-fn lines_that_nobody_reads_hold_up_no_connection() {
-    // A pipe that is full: 1.2 would wait here, and all its clients.
+fn an_unread_log_delays_no_connection() {
+    // A full pipe: 1.2 would block here, with all its clients.
     let (reader, writer) = std::io::pipe().unwrap();
     let skd = Skd::new(["-vt", "127.0.0.1:0"])
         .stderr(writer.try_clone().unwrap())
@@ -432,12 +432,12 @@ fn lines_that_nobody_reads_hold_up_no_connection() {
     for _ in 0..200 {
         assert_eq!(talk(skd.connect(), b"served"), b"served");
     }
-    // And how many were lost is said when there is room again.
+    // The number of lost lines is logged when there is room again.
     drop(writer);
     let mut reader = BufReader::new(reader);
     let (mut seen, mut lost) = (0, 0);
     while seen + lost < 400 {
-        // Each connection brings two lines more, as soon as there is room for them.
+        // Each connection adds two lines, as soon as there is room for them.
         talk(skd.connect(), b"");
         if reader.buffer().is_empty() {
             let mut wanted = [PollFd::new(reader.get_ref().as_fd(), PollFlags::POLLIN)];
@@ -463,7 +463,7 @@ fn lines_that_nobody_reads_hold_up_no_connection() {
 }
 
 #[test]
-fn starts_and_ends_of_a_supervised_program_are_told() {
+fn starts_and_ends_of_a_supervised_program_are_logged() {
     each_program(|program| {
         let skd = program.skd(["-vS"]).start_with("sh", ["-c", "exit 3"]);
         skd.wait_for_log("sh exited abnormally with status 3");

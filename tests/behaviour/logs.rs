@@ -1,4 +1,4 @@
-//! `-L >FILE` and `-L >>FILE`, and what becomes of lines that nobody takes.
+//! `-L >FILE` and `-L >>FILE`, and what happens to lines that can't be written.
 
 use crate::harness::{
     Directory, Instance, Skd, Terminal, connect_unix, each_program, poll_for, requires_root, talk,
@@ -42,15 +42,15 @@ fn one_mark_empties_the_file_and_two_keep_what_is_in_it() {
             wait_for_text(&log, "Accepted connection from [127.0.0.1]:");
             let text = wait_for_text(&log, "from the handler\n");
             assert_eq!(text.starts_with("before\n"), keeps, "{mark:?}: {text}");
-            // Nowhere else.
+            // And nowhere else.
             assert_eq!(skd.log_lines(), [""; 0]);
         }
     });
 }
 
 #[test]
-fn a_start_that_fails_without_a_listener_empties_no_log() {
-    // More open files than the kernel allows anybody, and a directory that isn't there.
+fn a_failed_start_without_a_listener_empties_no_log() {
+    // More open files than the kernel allows any process, and a directory that doesn't exist.
     for (option, value, says) in [
         (
             "--limit",
@@ -87,7 +87,7 @@ fn a_new_file_has_the_mode_that_the_umask_leaves() {
 }
 
 #[test]
-fn a_name_that_is_a_link_is_followed() {
+fn a_symbolic_link_is_followed() {
     let directory = Directory::new();
     symlink("target", directory.join("log")).unwrap();
     let log = format!(">{}", directory.name("log"));
@@ -97,7 +97,7 @@ fn a_name_that_is_a_link_is_followed() {
 }
 
 #[test]
-fn every_line_is_appended_whatever_others_do_to_the_file() {
+fn every_line_is_appended_whatever_other_programs_do_to_the_file() {
     for mark in [">", ">>"] {
         let directory = Directory::new();
         let log = directory.join("log");
@@ -110,7 +110,7 @@ fn every_line_is_appended_whatever_others_do_to_the_file() {
         .run_with("sh", SPEAKER);
         talk(skd.connect(), b"");
         wait_for_text(&log, "Closed connection");
-        // As with `> log` in a shell: without O_APPEND there would be a hole before the next line.
+        // As with `> log` in a shell: without O_APPEND the next line would leave a hole.
         fs::write(&log, "").unwrap();
         talk(skd.connect(), b"");
         wait_for_text(&log, "Closed connection");
@@ -160,7 +160,7 @@ fn reopen(skd: &Instance, directory: &Directory, name: &str) {
     wait_until("the log is opened again", || is_log(skd, directory, name));
 }
 
-/// Whether skd's standard error is the file of this name.
+/// Whether the standard error of skd is the file of this name.
 fn is_log(skd: &Instance, directory: &Directory, name: &str) -> bool {
     let open = fs::metadata(format!("/proc/{}/fd/2", skd.pid())).unwrap();
     fs::metadata(directory.join(name))
@@ -168,7 +168,7 @@ fn is_log(skd: &Instance, directory: &Directory, name: &str) -> bool {
 }
 
 #[test]
-fn hup_opens_the_log_again_after_it_was_moved_away() {
+fn hup_reopens_the_log_after_a_rename() {
     for mark in [">", ">>"] {
         for background in ["-v", "-vB"] {
             let directory = Directory::new();
@@ -187,7 +187,7 @@ fn hup_opens_the_log_again_after_it_was_moved_away() {
                 talk(skd.connect(), b"");
                 wait_for_text(&log, "Closed connection");
                 fs::rename(&log, directory.join(&old)).unwrap();
-                // Nothing is lost that is written before skd is told.
+                // Nothing is lost that is written before the signal.
                 talk(skd.connect(), b"");
                 wait_until("it goes to the old file", || {
                     directory.read(&old).matches("Closed connection").count() == 2
@@ -214,7 +214,7 @@ fn hup_empties_no_log() {
     talk(skd.connect(), b"");
     wait_for_text(&log, "Closed connection");
     fs::hard_link(&log, directory.join("same")).unwrap();
-    // Another file first, so that it can be seen when skd has come back to this one.
+    // Another file first, so that the return to this one can be observed.
     fs::rename(&log, directory.join("kept")).unwrap();
     reopen(&skd, &directory, "log");
     fs::rename(directory.join("kept"), &log).unwrap();
@@ -226,7 +226,7 @@ fn hup_empties_no_log() {
 }
 
 #[test]
-fn a_log_that_cannot_be_opened_again_is_kept_and_says_so() {
+fn a_log_that_cannot_be_reopened_is_kept_and_reported() {
     let directory = Directory::new();
     let log = directory.join("log");
     let skd = Skd::new(["-vt", "127.0.0.1:0", "-L", &format!(">{}", log.display())]).run("cat");
@@ -246,7 +246,7 @@ fn a_log_that_cannot_be_opened_again_is_kept_and_says_so() {
     wait_for_text(&log, "Accepted connection");
 }
 
-/// Started by root, and nobody's by now.
+/// Started by root, with privileges dropped.
 fn dropped(log: &str) -> Skd {
     requires_root();
     Skd::new(["-U", "-vt", "127.0.0.1:0", "-L", log])
@@ -256,18 +256,18 @@ fn dropped(log: &str) -> Skd {
 }
 
 #[test]
-fn after_a_drop_of_privileges_the_log_is_opened_again_as_that_user() {
+fn after_a_drop_of_privileges_the_log_is_reopened_as_that_user() {
     let directory = Directory::public();
     let log = directory.join("log");
     let skd = dropped(&format!(">{}", log.display())).run("cat");
     fs::rename(&log, directory.join("old")).unwrap();
-    // In root's directory nobody can make a file.
+    // The user can't create a file in root's directory.
     skd.signal(Signal::SIGHUP);
     wait_for_text(
         directory.join("old"),
         "can't be opened again: Permission denied",
     );
-    // As logrotate does it: with one made for that user.
+    // As logrotate does it: with a new file that belongs to the user.
     File::create(&log).unwrap();
     std::os::unix::fs::chown(&log, Some(61234), Some(61235)).unwrap();
     reopen(&skd, &directory, "log");
@@ -276,7 +276,7 @@ fn after_a_drop_of_privileges_the_log_is_opened_again_as_that_user() {
 }
 
 #[test]
-fn after_a_chroot_the_log_is_opened_again_where_it_was() {
+fn after_a_chroot_the_log_is_reopened_at_its_old_path() {
     let (directory, root) = (Directory::public(), Directory::public());
     directory.chmod("", 0o777);
     root.install(&["/bin/cat"]);
@@ -291,7 +291,7 @@ fn after_a_chroot_the_log_is_opened_again_where_it_was() {
 }
 
 #[test]
-fn a_program_that_is_run_in_place_has_the_log() {
+fn a_program_run_in_place_has_the_log() {
     each_program(|program| {
         let directory = Directory::new();
         let log = directory.join("log");
@@ -305,7 +305,7 @@ fn a_program_that_is_run_in_place_has_the_log() {
 }
 
 #[test]
-fn a_fifo_without_a_reader_fails_the_start_and_does_not_hold_it_up() {
+fn a_fifo_without_a_reader_fails_the_start_at_once() {
     let directory = Directory::new();
     let fifo = directory.join("fifo");
     mkfifo(&fifo, Mode::S_IRWXU).unwrap();
@@ -358,7 +358,7 @@ fn more_than_the_log_takes(skd: &Instance) {
     }
 }
 
-/// The number in a line that tells how many others were lost.
+/// The number of lost lines that a line reports.
 fn lost_lines(line: &str) -> Option<usize> {
     let (number, _) = line
         .strip_prefix("skd: ")?
@@ -367,12 +367,12 @@ fn lost_lines(line: &str) -> Option<usize> {
 }
 
 #[test]
-fn a_pipe_that_nobody_reads_costs_lines_and_no_connections() {
+fn an_unread_pipe_costs_lines_and_no_connections() {
     let (mut reader, writer) = std::io::pipe().unwrap();
     fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
     let skd = Skd::new(["-vt", "127.0.0.1:0"]).stderr(writer).run("cat");
     more_than_the_log_takes(&skd);
-    // Somebody reads again, finds whole lines, and learns that some are missing.
+    // A reader comes back, finds whole lines, and learns that some are missing.
     let (sender, lines) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let mut buffer = [0; 4096];
@@ -409,7 +409,7 @@ fn a_pipe_that_nobody_reads_costs_lines_and_no_connections() {
 }
 
 #[test]
-fn a_pipe_whose_reader_is_gone_costs_no_connections() {
+fn a_pipe_whose_reader_has_gone_costs_no_connections() {
     let (reader, writer) = std::io::pipe().unwrap();
     let skd = Skd::new(["-vt", "127.0.0.1:0"]).stderr(writer).run("cat");
     drop(reader);
@@ -420,7 +420,7 @@ fn a_pipe_whose_reader_is_gone_costs_no_connections() {
 }
 
 #[test]
-fn a_socket_that_nobody_reads_costs_no_connections() {
+fn an_unread_socket_costs_no_connections() {
     let (_reader, writer) = UnixStream::pair().unwrap();
     nix::sys::socket::setsockopt(&writer, nix::sys::socket::sockopt::SndBuf, &4096).unwrap();
     let skd = Skd::new(["-vt", "127.0.0.1:0"]).stderr(writer).run("cat");
@@ -428,7 +428,7 @@ fn a_socket_that_nobody_reads_costs_no_connections() {
 }
 
 #[test]
-fn a_terminal_that_nobody_reads_costs_no_connections() {
+fn an_unread_terminal_costs_no_connections() {
     let terminal = Terminal::new();
     let skd = Skd::new(["-vt", "127.0.0.1:0"])
         .stderr(terminal.end())
@@ -437,18 +437,18 @@ fn a_terminal_that_nobody_reads_costs_no_connections() {
 }
 
 #[test]
-fn a_fifo_that_nobody_reads_costs_no_connections_after_it_was_opened_again() {
+fn an_unread_fifo_costs_no_connections_after_a_reopen() {
     let directory = Directory::new();
     let fifo = directory.join("log");
     mkfifo(&fifo, Mode::S_IRWXU).unwrap();
     let mut options = File::options();
-    // Both ways, so that this needs no partner; and then nobody reads.
+    // Open for reading and writing, so that this needs no other process; then the FIFO is not read.
     let holder = options.read(true).write(true).open(&fifo).unwrap();
     fcntl(&holder, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
     let log = format!(">{}", fifo.display());
     let skd = Skd::new(["-vt", "127.0.0.1:0", "-L", &log]).run("cat");
     more_than_the_log_takes(&skd);
-    // What is opened now is another one.
+    // The file that is opened now is another one.
     fs::rename(&fifo, directory.join("old")).unwrap();
     mkfifo(&fifo, Mode::S_IRWXU).unwrap();
     let new = options.open(&fifo).unwrap();
@@ -465,7 +465,7 @@ fn a_fifo_that_nobody_reads_costs_no_connections_after_it_was_opened_again() {
 }
 
 #[test]
-fn a_file_becomes_a_pipe_and_costs_no_connections_either() {
+fn a_file_replaced_by_a_pipe_costs_no_connections_either() {
     let directory = Directory::new();
     let log = directory.join("log");
     let skd = Skd::new(["-vt", "127.0.0.1:0", "-L", &format!(">{}", log.display())]).run("cat");

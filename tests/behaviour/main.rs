@@ -1,10 +1,10 @@
 //! Black-box tests: the real binary, real sockets, real processes. One file a topic, on one harness.
 //!
-//! `SKD_ORIGINAL=/path/to/skd-1.2 cargo test --test behaviour` runs the shared ones against the
+//! `SKD_ORIGINAL=/path/to/skd-1.2 cargo test --test behaviour` runs the tests of both against the
 //! original as well.
 
-// A test says what is wrong by panicking, and what it prints is shown only when it fails. Nothing here
-// is an interface to anybody outside.
+// A test reports a failure by panicking, and its output is shown only when it fails. Nothing here
+// is an interface to other crates.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -18,9 +18,6 @@
 mod harness;
 
 mod admission;
-mod ahead_life;
-mod ahead_options;
-mod ahead_programs;
 mod architecture;
 mod background;
 mod bug_classes;
@@ -50,6 +47,9 @@ mod multicast;
 mod per_packet;
 mod per_peer;
 mod pidfile;
+mod prestart_life;
+mod prestart_options;
+mod prestart_programs;
 mod privileges;
 mod process_1;
 mod proxy_protocol;
@@ -62,10 +62,10 @@ mod services;
 mod shortages;
 mod signals;
 mod socket_activation;
-mod socket_handover;
 mod socket_options;
 mod stream;
 mod supervise;
+mod supervised_sockets;
 mod surroundings;
 mod syslog;
 mod timeouts;

@@ -3,7 +3,7 @@
 use crate::harness::{DEADLINE, Namespace, Skd, poll_for, requires_command};
 use nix::sys::signal::Signal;
 
-/// A network with two interfaces beside the loopback one, by each of which a datagram comes back that is
+/// A network with two interfaces beside the loopback interface. Each of them loops back datagrams that are
 /// sent to a group there.
 fn network() -> Namespace {
     let network = Namespace::new();
@@ -22,14 +22,14 @@ fn network() -> Namespace {
     network
 }
 
-/// The groups of an interface that anybody has joined (ip-maddress(8)).
+/// The groups that a process has joined on an interface (ip-maddress(8)).
 fn joined(network: &Namespace, interface: &str, group: &str) -> bool {
     let text = network.run(["ip", "maddress", "show", "dev", interface]);
     let mut words = text.split_whitespace();
     words.any(|word| word == group)
 }
 
-/// Sends a text to a group by an interface.
+/// Sends a text to a group on an interface.
 fn send(network: &Namespace, group: &str, interface: &str, text: &str) {
     let script = r#"
 import socket, sys
@@ -54,11 +54,11 @@ const TELLING: [&str; 2] = [
 ];
 
 #[test]
-fn what_is_sent_to_a_group_is_heard_and_no_other_group() {
+fn only_datagrams_to_the_joined_group_are_received() {
     requires_command("perl");
     requires_command("python3");
     let network = network();
-    // Another program, which has joined what skd hasn't.
+    // Another program, which has joined another group.
     let other = Skd::new(["-u", "5354", "--multicast=239.9.9.9%one"])
         .args(["--multicast=ff02::99%one"])
         .inside(&network)
@@ -91,7 +91,7 @@ fn what_is_sent_to_a_group_is_heard_and_no_other_group() {
         }
     };
     before("before");
-    // It is the socket's.
+    // The address belongs to the socket.
     skd.signal(Signal::SIGUSR2);
     let upgraded = poll_for(3 * DEADLINE, || skd.logged("pgrade").into_iter().next());
     assert!(upgraded.unwrap().starts_with("Upgraded from"));
@@ -104,12 +104,12 @@ fn what_is_sent_to_a_group_is_heard_and_no_other_group() {
 }
 
 #[test]
-fn a_listener_on_the_groups_own_address_hears_it() {
+fn a_listener_at_the_group_address_receives_its_datagrams() {
     requires_command("perl");
     requires_command("python3");
     let network = network();
     network.run(["ip", "route", "add", "239.0.0.0/8", "dev", "two"]);
-    // Without an interface the route says which. That on an address of the machine hears no group.
+    // Without an interface the route decides. A listener at an address of the machine receives no group.
     let skd = Skd::new(["-u239.1.2.3:5353", "-u10.1.0.1:5353"])
         .args(["-vv", "--multicast=239.1.2.3"])
         .inside(&network)
@@ -121,7 +121,7 @@ fn a_listener_on_the_groups_own_address_hears_it() {
 }
 
 #[test]
-fn a_socket_that_is_handed_over_joins_too() {
+fn an_inherited_socket_joins_too() {
     let network = network();
     let line = "import os, socket, sys; \
                 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); \
@@ -135,7 +135,7 @@ fn a_socket_that_is_handed_over_joins_too() {
     skd.wait_for_log("Listening on UDP");
     skd.wait_until("it is joined", || joined(&network, "one", "239.1.2.3"));
     drop(skd);
-    // Of the other version.
+    // The other version of IP.
     Skd::new(["--listen-fd=3", "--multicast=ff02::99%one", "true"])
         .wrapper(["python3", "-c", line])
         .inside(&network)
@@ -144,7 +144,7 @@ fn a_socket_that_is_handed_over_joins_too() {
 }
 
 #[test]
-fn what_cannot_be_joined_is_refused_by_check_too() {
+fn a_group_that_cannot_be_joined_is_refused_by_check_too() {
     let network = network();
     for (status, options, texts) in [
         (
@@ -200,7 +200,7 @@ fn what_cannot_be_joined_is_refused_by_check_too() {
     let fine = Skd::new(["--check", "-u5353", "--multicast=239.1.2.3%one", "true"]);
     fine.inside(&network).end().expect_code(0);
     assert!(!joined(&network, "one", "239.1.2.3"));
-    // This shows when it is joined.
+    // This is only known when joining.
     network.run(["ip", "route", "flush", "table", "main"]);
     Skd::new(["-u5353", "--multicast=239.1.2.3", "true"])
         .inside(&network)

@@ -21,7 +21,7 @@ fn udp(options: &[&str]) -> Skd {
     per_packet(["-u", "127.0.0.1:0"]).args(options)
 }
 
-/// What comes to a client whom nobody answers: it is asked only after something else was answered.
+/// Whether an unanswered client receives nothing; called only after something else was answered.
 fn is_silent(client: &UdpSocket) -> bool {
     client
         .set_read_timeout(Some(Duration::from_millis(1)))
@@ -56,7 +56,7 @@ fn an_empty_datagram_is_a_datagram() {
 }
 
 #[test]
-fn the_largest_datagram_goes_both_ways_and_no_larger_one_back() {
+fn the_largest_datagram_goes_both_ways_and_no_larger_one_comes_back() {
     let skd = udp(&[]).run_with("sh", ["-c", "cat; test -z \"$MORE\" || echo"]);
     let largest: Vec<u8> = (0..65_507_u32).map(|index| (index % 251) as u8).collect();
     assert!(ask_udp(skd.address(), &largest) == largest);
@@ -80,14 +80,14 @@ fn the_largest_datagram_goes_both_ways_and_no_larger_one_back() {
 }
 
 #[test]
-fn what_is_written_in_pieces_is_one_answer() {
+fn output_written_in_pieces_is_one_answer() {
     let line = "cat; for i in 1 2 3 4 5 6 7 8 9; do printf %s $i; done; exec 1>&-; cat";
     let skd = udp(&[]).run_with("sh", ["-c", line]);
     assert_eq!(ask_udp(skd.address(), b"0"), b"0123456789");
 }
 
 #[test]
-fn a_handler_that_reads_nothing_may_answer_and_one_may_not() {
+fn a_handler_that_reads_nothing_may_answer_or_not() {
     let skd = udp(&[]).run_with("echo", ["answer"]);
     assert_eq!(ask_udp(skd.address(), &[b'x'; 60_000]), b"answer\n");
     drop(skd);
@@ -100,7 +100,7 @@ fn a_handler_that_reads_nothing_may_answer_and_one_may_not() {
 }
 
 #[test]
-fn a_slow_handler_holds_up_nobody() {
+fn a_slow_handler_delays_no_other() {
     let directory = Directory::new();
     let go = directory.name("go");
     let line =
@@ -163,7 +163,7 @@ fn an_answer_comes_from_the_address_that_was_asked() {
         .inside(&namespace)
         .run_with("sh", ["-c", "cat; echo $UDPLOCALIP"]);
     skd.wait_ready();
-    // A datagram that comes during the start lacks its destination.
+    // A datagram that arrives during the start lacks its destination address.
     wait_started(skd.pid());
     namespace.enter(|| {
         for address in [
@@ -182,7 +182,7 @@ fn an_answer_comes_from_the_address_that_was_asked() {
 }
 
 #[test]
-fn low_ports_are_not_answered_unless_they_may_be() {
+fn low_ports_are_answered_only_if_allowed() {
     let namespace = Namespace::new();
     let run = |options: &[&str], port: u16| {
         let skd = per_packet(["-u", "127.0.0.1:7000"])
@@ -190,7 +190,7 @@ fn low_ports_are_not_answered_unless_they_may_be() {
             .inside(&namespace)
             .run("cat");
         skd.wait_ready();
-        // A datagram that comes during the start lacks its destination.
+        // A datagram that arrives during the start lacks its destination address.
         wait_started(skd.pid());
         namespace.enter(|| {
             let low = UdpSocket::bind(("127.0.0.1", port)).unwrap();
@@ -217,13 +217,13 @@ fn low_ports_are_not_answered_unless_they_may_be() {
 }
 
 #[test]
-fn clients_of_a_unix_socket_are_answered_if_they_are_bound() {
+fn bound_clients_of_a_unix_socket_are_answered() {
     let directory = Directory::new();
     let (path, own) = (directory.name("socket"), directory.name("own"));
     let line = "tr a-z A-Z; printf \" $PROTO $UNIXLOCALPATH\"";
     let skd = per_packet(["-d", "-l", &path]).run_with("sh", ["-c", line]);
     skd.wait_ready();
-    // A datagram that comes during the start lacks its destination.
+    // A datagram that arrives during the start lacks its destination address.
     wait_started(skd.pid());
     let expected = format!("HELLO UNIX-DGRAM {path}");
     assert_eq!(
@@ -235,12 +235,12 @@ fn clients_of_a_unix_socket_are_answered_if_they_are_bound() {
 }
 
 #[test]
-fn descriptors_that_a_client_sends_along_are_not_kept() {
+fn descriptors_that_a_client_sends_are_not_kept() {
     let directory = Directory::new();
     let (path, own) = (directory.name("socket"), directory.name("own"));
     let skd = per_packet(["-d", "-l", &path]).run("cat");
     skd.wait_ready();
-    // A datagram that comes during the start lacks its destination.
+    // A datagram that arrives during the start lacks its destination address.
     wait_started(skd.pid());
     let before = idle_descriptors(skd.pid());
     let client = unix_datagram_client(&own, &path);
@@ -267,7 +267,7 @@ fn a_drain_waits_for_no_token() {
     let client = udp_client(skd.address());
     client.send(b"first").unwrap();
     skd.wait_until("there is a handler", || skd.children().len() == 1);
-    // The last of these come long before their tokens.
+    // The last of these arrive long before their tokens.
     for _ in 0..60 {
         client.send(b"more").unwrap();
     }
@@ -279,7 +279,7 @@ fn a_drain_waits_for_no_token() {
 }
 
 #[test]
-fn no_more_run_than_may_and_the_others_wait_in_the_socket() {
+fn datagrams_above_the_limit_wait_in_the_socket() {
     let directory = Directory::new();
     let go = directory.name("go");
     let line = "cat; while test ! -e \"$1\"; do sleep 0.01; done";
@@ -297,7 +297,7 @@ fn no_more_run_than_may_and_the_others_wait_in_the_socket() {
 }
 
 #[test]
-fn one_too_many_is_dropped_if_that_is_asked_for() {
+fn a_datagram_above_the_limit_is_dropped_if_requested() {
     let directory = Directory::new();
     let go = directory.name("go");
     let line = "cat; while test ! -e \"$1\"; do sleep 0.01; done";
@@ -344,7 +344,7 @@ fn rules_rates_and_limits_hold() {
 }
 
 #[test]
-fn a_rate_of_all_keeps_datagrams_in_the_socket() {
+fn a_total_rate_keeps_datagrams_in_the_socket() {
     let skd = udp(&["--rate", "10/s:1"]).run("cat");
     let clients: Vec<_> = (0..5).map(|_| udp_client(skd.address())).collect();
     for client in &clients {
@@ -357,7 +357,7 @@ fn a_rate_of_all_keeps_datagrams_in_the_socket() {
 }
 
 #[test]
-fn streams_are_served_beside() {
+fn streams_are_served_beside_datagrams() {
     let skd = udp(&["-t", "127.0.0.1:0", "-c", "3"]).run("cat");
     for _ in 0..5 {
         let mut addresses = skd.addresses().into_iter();
@@ -387,7 +387,7 @@ fn a_drain_sends_the_last_answer() {
 }
 
 #[test]
-fn an_upgrade_goes_on_serving_and_sends_the_answers_of_those_who_run() {
+fn an_upgrade_keeps_serving_and_sends_the_answers_of_running_handlers() {
     let directory = Directory::new();
     let go = directory.name("go");
     let line =
@@ -439,7 +439,7 @@ fn a_script_answers_dig() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused() {
+fn options_that_do_not_fit_are_refused() {
     let refused = |options: &[&str], text: &str| {
         let words = options.iter().chain(&["cat"]);
         run_to_end(words).expect_refusal(2, &[text]);

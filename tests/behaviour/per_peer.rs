@@ -16,7 +16,7 @@ fn udp(options: &[&str]) -> Skd {
     per_peer(&["-u", "127.0.0.1:0"]).args(options)
 }
 
-/// A handler that reads datagrams as `$_` and does this with each.
+/// A handler that reads datagrams as `$_` and runs this for each.
 fn perl(options: Skd, each: &str) -> Running {
     requires_command("perl");
     let script = format!("$| = 1; while (sysread(STDIN, $_, 65536)) {{ {each} }}");
@@ -39,7 +39,7 @@ fn a_sender_has_a_handler_for_all_its_datagrams() {
 }
 
 #[test]
-fn what_comes_before_the_handler_reads_is_not_lost() {
+fn datagrams_that_arrive_before_the_handler_reads_are_not_lost() {
     let skd = perl(udp(&[]), COUNT);
     let client = udp_client(skd.address());
     for _ in 0..50 {
@@ -100,7 +100,7 @@ fn the_largest_datagram_goes_both_ways() {
 }
 
 #[test]
-fn an_answer_that_is_too_long_is_not_sent_and_the_next_one_is() {
+fn an_answer_that_is_too_long_is_dropped_and_the_next_one_is_sent() {
     let each = "syswrite(STDOUT, 'x' x 65508); syswrite(STDOUT, $_)";
     let skd = perl(udp(&[]), each);
     assert_eq!(ask_udp(skd.address(), b"short"), b"short");
@@ -108,7 +108,7 @@ fn an_answer_that_is_too_long_is_not_sent_and_the_next_one_is() {
 }
 
 #[test]
-fn an_empty_answer_is_one_and_an_empty_datagram_is_dropped() {
+fn an_empty_answer_is_sent_and_an_empty_datagram_is_dropped() {
     let skd = perl(udp(&[]), "syswrite(STDOUT, ''); syswrite(STDOUT, $_)");
     let client = udp_client(skd.address());
     client.send(b"").unwrap();
@@ -120,7 +120,7 @@ fn an_empty_answer_is_one_and_an_empty_datagram_is_dropped() {
 }
 
 #[test]
-fn what_is_said_between_an_empty_answer_and_the_end_is_sent() {
+fn output_between_an_empty_answer_and_the_end_is_sent() {
     requires_command("perl");
     let script = "sysread(STDIN, $_, 65536); syswrite(STDOUT, ''); syswrite(STDOUT, $_)";
     let skd = udp(&[]).run_with("perl", ["-e", script]);
@@ -144,7 +144,7 @@ fn answers_come_from_the_address_that_was_asked() {
         "syswrite(STDOUT, \"$_ $ENV{UDPLOCALIP} $ENV{REMOTE_PORT}\")",
     );
     skd.wait_ready();
-    // A datagram that comes during the start lacks its destination.
+    // A datagram that arrives during the start lacks its destination address.
     wait_started(skd.pid());
     namespace.enter(|| {
         for address in ["10.1.0.1", "10.1.0.2", "fd00::1", "fd00::2"] {
@@ -160,13 +160,13 @@ fn answers_come_from_the_address_that_was_asked() {
 }
 
 #[test]
-fn one_client_of_two_addresses_is_two_senders() {
+fn one_client_with_two_addresses_is_two_senders() {
     let namespace = Namespace::new();
     namespace.add_address("10.1.0.1/24");
     namespace.add_address("10.1.0.2/24");
     let skd = perl(per_peer(&["-u", "7000"]).inside(&namespace), COUNT);
     skd.wait_ready();
-    // A datagram that comes during the start lacks its destination.
+    // A datagram that arrives during the start lacks its destination address.
     wait_started(skd.pid());
     namespace.enter(|| {
         let client = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
@@ -186,7 +186,7 @@ fn one_client_of_two_addresses_is_two_senders() {
 }
 
 #[test]
-fn a_handler_that_does_not_read_holds_up_nobody_and_what_overflows_is_counted() {
+fn a_handler_that_does_not_read_delays_no_other_and_overflow_is_counted() {
     let directory = Directory::new();
     let go = directory.name("go");
     requires_command("perl");
@@ -214,7 +214,7 @@ fn a_handler_that_does_not_read_holds_up_nobody_and_what_overflows_is_counted() 
 }
 
 #[test]
-fn a_silent_sender_ends_and_its_handler_has_the_last_word() {
+fn a_silent_sender_times_out_and_its_handler_sends_last() {
     let skd = {
         requires_command("perl");
         let script =
@@ -233,7 +233,7 @@ fn a_silent_sender_ends_and_its_handler_has_the_last_word() {
 }
 
 #[test]
-fn the_next_datagram_after_a_handlers_end_starts_another() {
+fn a_datagram_after_a_handlers_end_starts_another() {
     let skd = perl(udp(&[]), "syswrite(STDOUT, \"$$\"); exit");
     let client = udp_client(skd.address());
     let first = ask(&client, b"1");
@@ -243,7 +243,7 @@ fn the_next_datagram_after_a_handlers_end_starts_another() {
 }
 
 #[test]
-fn one_sender_too_many_is_dropped_and_the_others_go_on() {
+fn a_sender_above_the_limit_is_dropped_and_the_others_go_on() {
     let skd = perl(udp(&["-c", "2"]), COUNT);
     let clients: Vec<_> = (0..3).map(|_| udp_client(skd.address())).collect();
     assert_eq!(ask(&clients[0], b"a"), b"1 a");
@@ -296,7 +296,7 @@ fn rules_rates_and_limits_hold() {
 }
 
 #[test]
-fn a_drain_goes_on_with_those_who_are_there() {
+fn a_drain_keeps_serving_known_senders() {
     let skd = perl(udp(&["--drain", "60s"]), &format!("{COUNT}; exit if /end/"));
     let client = udp_client(skd.address());
     assert_eq!(ask(&client, b"a"), b"1 a");
@@ -323,7 +323,7 @@ fn at_the_end_of_skd_handlers_read_the_end() {
 }
 
 #[test]
-fn an_upgrade_goes_on_serving() {
+fn an_upgrade_keeps_serving() {
     let skd = perl(udp(&["-c", "3"]), COUNT);
     let client = udp_client(skd.address());
     assert_eq!(ask(&client, b"a"), b"1 a");

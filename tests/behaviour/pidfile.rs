@@ -1,4 +1,4 @@
-//! `-P`: one daemon for one pid file, and a file that tells the truth.
+//! `-P`: one daemon for one pid file, with correct contents.
 
 use crate::harness::{
     Directory, Program, Skd, command, connect_unix, descriptors, each_program, exists, ids,
@@ -41,7 +41,7 @@ fn the_file_has_the_id_of_the_daemon_and_not_of_the_launcher() {
         assert_eq!(text, format!("{pid}\n"));
         assert_ne!(pid, launcher.pid());
         assert!(exists(pid));
-        // It is the one that serves.
+        // It is the daemon that serves.
         connect_unix(directory.join("socket"));
         let open = crate::harness::sockets(pid);
         assert!(open.iter().any(|socket| socket.listening), "{open:?}");
@@ -69,7 +69,7 @@ fn the_file_is_removed_at_the_end() {
                     assert_eq!(status.code(), Some(0), "{signal}");
                     assert_eq!(directory.names(), [""; 0], "{signal}");
                 }
-                // It leaves both behind.
+                // It leaves both files behind.
                 Program::Original => assert_eq!(directory.names(), ["pid", "socket"]),
             }
         }
@@ -105,7 +105,7 @@ fn the_file_is_removed_last() {
 }
 
 #[test]
-fn a_second_daemon_is_refused_with_the_first_ones_id() {
+fn a_second_daemon_is_refused_with_the_pid_of_the_first() {
     for background in ["-v", "-B"] {
         let directory = Directory::new();
         let pidfile = directory.name("pid");
@@ -122,7 +122,7 @@ fn a_second_daemon_is_refused_with_the_first_ones_id() {
 }
 
 #[test]
-fn the_file_of_a_daemon_that_was_killed_is_taken_over() {
+fn the_file_of_a_killed_daemon_is_taken_over() {
     let directory = Directory::new();
     let pidfile = directory.name("pid");
     let start = || Skd::new(["-P", &pidfile, "-l", &directory.name("socket")]).run("cat");
@@ -137,8 +137,8 @@ fn the_file_of_a_daemon_that_was_killed_is_taken_over() {
 }
 
 #[test]
-fn whatever_stands_in_an_unlocked_file_is_replaced() {
-    // Longer than an id, the id of a process that lives, and nothing at all.
+fn any_contents_of_an_unlocked_file_are_replaced() {
+    // Longer than a pid, the pid of a live process, and nothing at all.
     for text in [
         "this was never a pid file and has many words\n\n",
         "1\n",
@@ -156,7 +156,7 @@ fn whatever_stands_in_an_unlocked_file_is_replaced() {
 }
 
 #[test]
-fn anything_but_a_regular_file_is_refused_and_left_alone() {
+fn a_file_that_is_not_regular_is_refused_and_left_alone() {
     let directory = Directory::new();
     directory.write("target", "precious\n");
     symlink("target", directory.join("link")).unwrap();
@@ -199,7 +199,7 @@ fn a_file_whose_directory_is_missing_is_refused() {
 }
 
 #[test]
-fn a_file_that_was_put_in_its_place_is_not_removed() {
+fn a_replaced_file_is_not_removed() {
     let directory = Directory::new();
     let skd = Skd::new(["-P", &directory.name("pid"), "-t", "127.0.0.1:0"]).run("cat");
     directory.write("new", "someone else's\n");
@@ -209,7 +209,7 @@ fn a_file_that_was_put_in_its_place_is_not_removed() {
 }
 
 #[test]
-fn a_file_that_was_removed_is_no_harm() {
+fn a_removed_file_does_no_harm() {
     let directory = Directory::new();
     let skd = Skd::new(["-P", &directory.name("pid"), "-t", "127.0.0.1:0"]).run("cat");
     fs::remove_file(directory.join("pid")).unwrap();
@@ -228,7 +228,7 @@ fn a_file_is_removed_from_a_directory_that_was_renamed() {
 }
 
 #[test]
-fn of_two_simultaneous_starts_one_wins() {
+fn one_of_two_simultaneous_starts_wins() {
     for round in 0..20 {
         let directory = Directory::new();
         let pidfile = directory.name("pid");
@@ -240,7 +240,7 @@ fn of_two_simultaneous_starts_one_wins() {
         let winner = &starts[1 - loser];
         winner.wait_ready();
         starts[loser].expect_refusal(1, &["--pidfile", &pidfile, "locked"]);
-        // Whatever the loser saw of it, the winner's file is whole.
+        // Whatever the loser read of it, the winner's file is complete.
         assert_eq!(
             directory.read("pid"),
             format!("{}\n", winner.pid()),
@@ -253,9 +253,9 @@ fn of_two_simultaneous_starts_one_wins() {
 }
 
 #[test]
-fn a_start_just_when_another_ends_gets_the_file() {
-    // The old owner removes the file between the new one's opening and its lock: then that lock is on
-    // nothing, and it has to begin again.
+fn a_start_while_another_daemon_ends_gets_the_file() {
+    // The old owner removes the file between open and lock of the new one: then the lock is on a file without a name,
+    // and the new one must try again.
     for round in 0..20 {
         let directory = Directory::new();
         let pidfile = directory.name("pid");
@@ -284,7 +284,7 @@ fn a_start_just_when_another_ends_gets_the_file() {
 }
 
 #[test]
-fn a_failed_start_leaves_an_old_file_as_it_was() {
+fn a_failed_start_leaves_an_old_file_unchanged() {
     for background in ["-v", "-B"] {
         let directory = Directory::new();
         let pidfile = directory.write("pid", "4321\n");
@@ -297,7 +297,7 @@ fn a_failed_start_leaves_an_old_file_as_it_was() {
 }
 
 #[test]
-fn a_handler_has_nothing_of_the_file() {
+fn a_handler_has_no_descriptor_of_the_file() {
     let directory = Directory::new();
     let skd = Skd::new(["-P", &directory.name("pid"), "-t", "127.0.0.1:0"]).run("cat");
     let _stream = skd.connect();
@@ -305,7 +305,7 @@ fn a_handler_has_nothing_of_the_file() {
     wait_until("it has been exec'd with 0, 1 and 2", || {
         descriptors(handler).into_keys().eq([0, 1, 2])
     });
-    // So that a handler that outlives skd keeps nobody from starting anew.
+    // So a handler that outlives skd doesn't block the next start.
     assert_eq!(skd.stop().code(), Some(0));
     assert!(exists(handler));
     let new = Skd::new(["-P", &directory.name("pid"), "-t", "127.0.0.1:0"]).run("cat");
@@ -320,7 +320,7 @@ fn holds(pid: i32, path: &Path) -> bool {
 }
 
 #[test]
-fn a_program_that_is_run_in_place_inherits_the_lock() {
+fn a_program_run_in_place_inherits_the_lock() {
     for background in [false, true] {
         let directory = Directory::new();
         let pidfile = directory.join("pid");
@@ -345,7 +345,7 @@ fn a_program_that_is_run_in_place_inherits_the_lock() {
         let handle = nix::unistd::Pid::from_raw(pid);
         nix::sys::signal::kill(handle, Signal::SIGKILL).unwrap();
         wait_until("sleep has ended", || !exists(pid));
-        // Nobody is left who would remove it, and nobody is in the way.
+        // The file stays, since no process is left to remove it, and doesn't block the next start.
         assert_eq!(directory.read("pid"), format!("{pid}\n"));
         let next = Skd::new(options).start("true");
         assert_eq!(next.wait().code(), Some(0));
@@ -360,7 +360,7 @@ fn a_supervisor_keeps_the_file_to_itself() {
     let skd = Skd::new(["-S", "-P"])
         .arg(&pidfile)
         .start_with("sleep", ["1000"]);
-    // Not any child: one that only tries the preparation comes first.
+    // Not just any child: the first one only tries the preparation.
     let program = wait_for("sleep runs", || {
         let runs = |pid: &i32| command(*pid).first().is_some_and(|word| word == "sleep");
         skd.children().into_iter().find(runs)
@@ -372,7 +372,7 @@ fn a_supervisor_keeps_the_file_to_itself() {
     assert_eq!(directory.names(), [""; 0]);
 }
 
-/// Started by root, and nobody's by now.
+/// Started by root, with privileges dropped.
 fn dropped(directory: &Directory) -> Skd {
     requires_root();
     Skd::new([
@@ -400,14 +400,14 @@ fn after_a_drop_of_privileges_the_file_is_emptied_where_it_cannot_be_removed() {
             "round {round}"
         );
         assert_eq!(skd.stop().code(), Some(0));
-        // Both are in the way of nobody: the second round takes them over.
+        // Neither file blocks a start: the second round takes them over.
         assert_eq!(directory.names(), ["pid", "socket"]);
         assert_eq!(directory.read("pid"), "");
     }
 }
 
 #[test]
-fn the_file_is_emptied_in_a_directory_that_the_user_cannot_even_search() {
+fn the_file_is_emptied_in_a_directory_that_the_user_cannot_search() {
     requires_root();
     let directory = Directory::public();
     fs::create_dir(directory.join("priv")).unwrap();
@@ -440,7 +440,7 @@ fn after_a_chroot_the_file_is_removed_from_where_it_was() {
     let (directory, root) = (Directory::public(), Directory::public());
     directory.chmod("", 0o777);
     root.install(&["/bin/cat"]);
-    // Of the same name, and not ours.
+    // A file of the same name that isn't skd's.
     fs::create_dir_all(root.join(directory.name("").trim_start_matches('/'))).unwrap();
     let inside = root.join(directory.name("pid").trim_start_matches('/'));
     fs::write(&inside, "inside\n").unwrap();
@@ -455,7 +455,7 @@ fn after_a_chroot_the_file_is_removed_from_where_it_was() {
 fn a_file_that_cannot_be_written_fails_the_start() {
     requires_root();
     let namespace = crate::harness::Namespace::new();
-    // A disk of one page, full.
+    // A full disk of one page.
     namespace
         .shell("mount -t tmpfs -o size=4k,mode=777 tmpfs /mnt; head -c 4096 /dev/zero > /mnt/full");
     Skd::new(["-P", "/mnt/pid", "-l", "/mnt/socket"])
@@ -469,7 +469,7 @@ fn a_file_that_cannot_be_written_fails_the_start() {
 }
 
 #[test]
-fn a_file_that_cannot_be_looked_at_when_it_is_locked_goes() {
+fn a_file_that_cannot_be_checked_after_its_lock_is_removed() {
     let directory = Directory::new();
     let mut wrapper = tampering("newfstatat", "error=EIO").to_vec();
     // By its name, and not by its descriptor.

@@ -1,4 +1,4 @@
-//! Giving up root: `-U`, `--user` and `--chroot`.
+//! Dropping root: `-U`, `--user` and `--chroot`.
 
 use crate::harness::{
     Directory, Namespace, Running, Skd, capabilities, connect_unix, each_program, environment, ids,
@@ -7,11 +7,11 @@ use crate::harness::{
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 
-/// Ids that nobody has.
+/// Ids without an account.
 const UID: u32 = 61234;
 const GID: u32 = 61235;
 
-/// Of a process: user, group and supplementary groups, if the first two are the same four times over.
+/// User, group and supplementary groups of a process; all four user ids must be equal, and so must the group ids.
 #[track_caller]
 fn identity(pid: i32) -> (u32, u32, Vec<u32>) {
     let (users, groups, supplementary) = ids(pid);
@@ -20,7 +20,7 @@ fn identity(pid: i32) -> (u32, u32, Vec<u32>) {
     (users[0], groups[0], supplementary)
 }
 
-/// The process that answers on a new connection, which is left open so that it stays.
+/// The process that answers on a new connection. The connection is returned as well, so that the process stays.
 #[track_caller]
 fn handler(skd: &Running) -> (i32, std::net::TcpStream) {
     let mut stream = skd.connect();
@@ -39,10 +39,10 @@ fn dropping<const N: usize>(options: [&str; N]) -> Skd {
 }
 
 #[test]
-fn the_environment_says_whom_to_become() {
+fn the_environment_names_user_and_group() {
     requires_root();
     each_program(|program| {
-        // With groups that it must lose.
+        // With supplementary groups, which must be dropped.
         let skd = dropping(["-t", "127.0.0.1:0"])
             .program(program)
             .user(0, 0, [0, 4, 20, 61299])
@@ -103,7 +103,7 @@ fn a_wrong_id_in_the_environment_is_refused() {
 }
 
 #[test]
-fn the_highest_ids_are_taken() {
+fn the_highest_ids_are_accepted() {
     requires_root();
     let highest = u32::MAX - 1;
     let skd = Skd::new(["-U", "-t", "127.0.0.1:0"])
@@ -148,7 +148,7 @@ fn with_accounts() -> Namespace {
 #[test]
 fn numbers_need_no_accounts_at_all() {
     requires_root();
-    // As in a container of one program.
+    // As in a container with one program.
     let namespace = Namespace::new();
     namespace.tmpfs("/etc");
     let user = format!("{UID}:{GID}");
@@ -167,7 +167,7 @@ fn numbers_need_no_accounts_at_all() {
 }
 
 #[test]
-fn a_user_comes_with_groups_of_its_own() {
+fn a_user_has_its_own_groups() {
     requires_root();
     let namespace = with_accounts();
     for (value, expected) in [
@@ -191,7 +191,7 @@ fn a_user_comes_with_groups_of_its_own() {
 }
 
 #[test]
-fn a_user_comes_with_its_variables() {
+fn a_user_has_its_own_variables() {
     requires_root();
     let namespace = with_accounts();
     let variables = ["HOME", "USER", "LOGNAME", "SHELL"];
@@ -207,7 +207,7 @@ fn a_user_comes_with_its_variables() {
     };
     let account = ["/var/lib/service", "service", "service", "/bin/false"];
     assert_eq!(seen("service"), account.map(|text| Some(text.to_owned())));
-    // Those of somebody else would be worse than none.
+    // Those of another user would be worse than none.
     assert_eq!(seen("54321:54322"), [const { None }; 4]);
 }
 
@@ -232,7 +232,7 @@ fn an_unknown_user_or_group_is_refused() {
         ("61234:4294967295", "4294967295"),
         ("61234:-1", "-1"),
         ("0x10:1", "0x10"),
-        // Of whom nothing says in which group it is.
+        // A user whose group is unknown.
         ("61234", "61234:GROUP"),
         ("root", "root"),
         ("0", "root"),
@@ -260,7 +260,7 @@ fn an_unknown_user_or_group_is_refused() {
 }
 
 #[test]
-fn one_says_only_once_whom_to_become() {
+fn user_and_group_are_named_only_once() {
     run_to_end(["-U", "--user", "61234:61235", "true"])
         .expect_code(2)
         .expect_stderr(&["--user", "-U"]);
@@ -269,7 +269,7 @@ fn one_says_only_once_whom_to_become() {
         .expect_stderr(&["--chroot", "--user"]);
 }
 
-/// Asserts that a process has no capability but what it could get by being given one.
+/// Asserts that a process has no capability except in its bounding set.
 #[track_caller]
 fn expect_powerless(pid: i32) {
     for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
@@ -292,7 +292,7 @@ fn no_capability_is_left() {
             "--ambient-caps",
             handed_down,
         ],
-        // Where the kernel takes none away when the user changes.
+        // Where the kernel keeps capabilities across a change of the user.
         vec!["setpriv", "--securebits", "+no_setuid_fixup"],
         vec![
             "setpriv",
@@ -316,7 +316,7 @@ fn no_capability_is_left() {
 }
 
 #[test]
-fn a_program_that_is_run_in_place_or_supervised_has_no_capability_either() {
+fn a_program_run_in_place_or_supervised_has_no_capability_either() {
     requires_root();
     requires_command("setpriv");
     for options in [&["-v"][..], &["-S"][..]] {
@@ -347,8 +347,8 @@ fn a_program_that_is_run_in_place_or_supervised_has_no_capability_either() {
     }
 }
 
-/// A start, dropping privileges, in which a system call doesn't do what it should, with all that skd can make
-/// in a directory of root's, from where the dropped user could remove none of it.
+/// A start with a drop of privileges in which a system call fails or does nothing, and with all files that skd can make
+/// in a directory of root's, from which the user could not remove them.
 fn start_without(call: &str, how: &str, options: &[&str]) -> (Running, Directory) {
     requires_root();
     requires_command("setpriv");
@@ -357,7 +357,7 @@ fn start_without(call: &str, how: &str, options: &[&str]) -> (Running, Directory
         .args(["-P", &directory.name("pid")])
         .args(["-L", &format!(">{}", directory.name("log"))])
         .args(options)
-        // Without this the kernel would take the capabilities away in the place of capset.
+        // Otherwise the kernel would drop the capabilities before capset does.
         .wrapper(
             ["setpriv", "--securebits", "+no_setuid_fixup"]
                 .into_iter()
@@ -371,7 +371,7 @@ fn start_without(call: &str, how: &str, options: &[&str]) -> (Running, Directory
 const CALLS: [&str; 4] = ["setgroups", "setresgid", "setresuid", "capset"];
 
 #[test]
-fn a_drop_that_is_refused_ends_the_start_and_leaves_nothing() {
+fn a_failing_drop_ends_the_start_and_leaves_nothing() {
     for call in CALLS {
         for how in ["error=EPERM", "error=EAGAIN"] {
             for options in [&["-v"][..], &["-B"][..]] {
@@ -384,7 +384,7 @@ fn a_drop_that_is_refused_ends_the_start_and_leaves_nothing() {
 }
 
 #[test]
-fn a_drop_that_only_claims_to_succeed_ends_the_start_and_leaves_nothing() {
+fn a_drop_without_effect_ends_the_start_and_leaves_nothing() {
     for call in CALLS {
         for options in [&["-v"][..], &["-B"][..]] {
             let (skd, directory) = start_without(call, "retval=0", options);
@@ -403,7 +403,7 @@ fn a_start_that_fails_after_the_drop_leaves_nothing() {
             .args(["-P", &directory.name("pid")])
             .args(["-L", &format!(">{}", directory.name("log"))])
             .args(options)
-            // The tests' own may name directories that are closed to others.
+            // PATH of the tests may name directories that are closed to others.
             .env("PATH", "/bin:/usr/bin")
             .start("no-such-program")
             .expect_refusal(127, &["no-such-program"]);
@@ -497,7 +497,7 @@ fn a_user_can_have_another_root_directory_too() {
     let ids = format!("{UID}:{GID}");
     let skd = Skd::new(["-t", "127.0.0.1:0", "--user", &ids, "--chroot"])
         .arg(root.path())
-        // Which -U alone reads.
+        // Only -U reads these.
         .env("ROOT", "/no-such-directory")
         .env("PATH", "/bin")
         .run_with("busybox", ["pwd"]);
@@ -505,7 +505,7 @@ fn a_user_can_have_another_root_directory_too() {
 }
 
 #[test]
-fn the_option_for_the_root_directory_wins_over_the_variable() {
+fn the_chroot_option_overrides_the_variable() {
     requires_root();
     requires_command("busybox");
     let root = root_directory();
@@ -539,7 +539,7 @@ fn a_root_directory_that_cannot_be_entered_is_refused() {
 }
 
 #[test]
-fn the_program_is_looked_for_in_the_other_root_directory() {
+fn the_program_is_looked_up_in_the_other_root_directory() {
     requires_root();
     let root = root_directory();
     let refused = |program: &str, code, text: &str| {
@@ -549,14 +549,14 @@ fn the_program_is_looked_for_in_the_other_root_directory() {
             .start(program)
             .expect_refusal(code, &[program, text]);
     };
-    // It is there outside.
+    // It exists outside.
     assert!(std::path::Path::new("/bin/sleep").exists());
     refused("sleep", 127, "PATH");
     refused("/bin/sleep", 127, "No such file");
-    // Its name leads to a file that is there outside alone.
+    // A link to a file that exists only outside.
     std::os::unix::fs::symlink("/bin/sleep", root.join("link")).unwrap();
     refused("/link", 127, "No such file");
-    // The dropped user may not run it.
+    // The user may not run it.
     root.script("closed", "#!/bin/sh\n");
     root.chmod("closed", 0o700);
     refused("/closed", 126, "Permission denied");
@@ -579,7 +579,7 @@ fn a_missing_dynamic_linker_is_named() {
         .expect_refusal(126, &["/bin/cat", "interpreter /lib", "doesn't exist"]);
 }
 
-/// As an ordinary user, `-U` to these ids.
+/// Starts as an ordinary user, with `-U` to these ids.
 fn as_user(groups: &[u32], uid: u32, gid: u32, directory: &Directory) -> Skd {
     directory.chmod("", 0o777);
     Skd::new([
@@ -608,12 +608,12 @@ fn an_ordinary_user_can_become_itself() {
 }
 
 #[test]
-fn an_ordinary_user_can_become_nobody_else() {
+fn an_ordinary_user_can_become_no_other_user() {
     requires_root();
     for (groups, uid, gid) in [
         (vec![GID], UID + 7, GID),
         (vec![GID], UID, GID + 7),
-        // It couldn't give the other group up.
+        // It couldn't drop the other group.
         (vec![GID, GID + 7], UID, GID),
     ] {
         let directory = Directory::public();

@@ -1,4 +1,4 @@
-//! skd as process 1 of a container, and with nothing else in there.
+//! skd as process 1 of a container, also with no other file in it.
 
 use crate::harness::{
     DEADLINE, Directory, HeldStart, Running, Skd, Stream, children, connect_unix, echo, exists,
@@ -35,7 +35,7 @@ fn start_as_process_1(skd: Skd, prog: &str, args: &[&str]) -> Running {
 }
 
 #[test]
-fn process_1_reaps_what_it_inherits() {
+fn process_1_reaps_orphans() {
     let directory = Directory::new();
     let fifo = directory.join("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -49,7 +49,7 @@ fn process_1_reaps_what_it_inherits() {
     talk(skd.connect(), b"");
     skd.wait_for_log("exited with status 7");
     let orphan = skd.wait_for_children(1)[0];
-    // Opened for writing, which waits for the orphan to have opened it for reading, and closed.
+    // An open for writing waits until the orphan has opened it for reading.
     drop(File::options().write(true).open(&fifo).unwrap());
     wait_until("the orphan is reaped", || children(skd.pid()).is_empty());
     assert!(!exists(orphan) && !is_zombie(orphan));
@@ -57,10 +57,10 @@ fn process_1_reaps_what_it_inherits() {
 }
 
 #[test]
-fn process_1_mistakes_no_handler_for_an_orphan_under_load() {
+fn process_1_takes_no_handler_for_an_orphan_under_load() {
     const CLIENTS: usize = 4;
     const EACH: usize = 50;
-    // Each leaves orphans that end at once, some sooner and some later than itself.
+    // Each handler leaves orphans that end at once, some sooner and some later than the handler.
     let script = "(true & true & true &); exit 5";
     let skd = as_process_1(&["-vt", "127.0.0.1:0"], "sh", &["-c", script]);
     let address = skd.address();
@@ -81,10 +81,10 @@ fn process_1_mistakes_no_handler_for_an_orphan_under_load() {
 }
 
 #[test]
-fn process_1_reaps_strangers_while_there_is_no_process_for_a_handler() {
+fn process_1_reaps_strangers_while_it_cannot_start_handlers() {
     const USER: &str = "54324";
     const ORPHANS: usize = 6;
-    // Those, a handler, and the two threads of skd.
+    // The orphans, a handler, and the two threads of skd.
     const LIMIT: u64 = 9;
     let directory = Directory::public();
     let fifo = directory.join("fifo");
@@ -113,7 +113,7 @@ fn process_1_reaps_strangers_while_there_is_no_process_for_a_handler() {
     assert_eq!(receive(&mut last, 4), b"cat\n");
     let mut waiting = call();
     skd.wait_for_log("skd: no process for 'sh'");
-    // A line for each of them; they end, and as long as they aren't reaped, they count.
+    // A line for each of them. They end, and count until they are reaped.
     let mut lines = File::options().read(true).write(true).open(&fifo).unwrap();
     lines.write_all(&[b'\n'; ORPHANS]).unwrap();
     assert_eq!(receive(&mut waiting, 4), b"cat\n");
@@ -135,14 +135,14 @@ fn process_1_obeys_signals() {
         let skd = as_process_1(&["-t", "127.0.0.1:0"], "cat", &[]);
         skd.signal(signal);
         assert_eq!(skd.wait().code(), Some(0), "{signal}");
-        // From inside as well, where the kernel protects process 1 from signals that it doesn't expect.
+        // From inside as well, where the kernel protects process 1 from signals without a handler.
         let skd = as_process_1(&["-t", "127.0.0.1:0"], "kill", &[&format!("-{name}"), "1"]);
         let _ = crate::harness::try_talk(skd.connect(), b"");
         assert_eq!(skd.wait().code(), Some(0), "{signal}");
     }
 }
 
-/// As process 1 with this drain, a shell as its handler, and a client that has heard from it.
+/// As process 1 with this drain, a shell as its handler, and a client that has read from it.
 fn draining(options: &[&str], script: &str) -> (Running, TcpStream) {
     let options = [&["-vt", "127.0.0.1:0"], options].concat();
     let skd = as_process_1(&options, "sh", &["-c", script]);
@@ -169,14 +169,14 @@ fn process_1_drains() {
 }
 
 #[test]
-fn what_handlers_have_left_ends_with_process_1_and_is_not_waited_for() {
+fn processes_that_handlers_leave_end_with_process_1_and_are_not_waited_for() {
     let script = "sh -c \"trap '' TERM; echo ready; exec sleep 1000\" & read line";
     let (skd, mut client) = draining(&["--drain=1h"], script);
     let handler = skd.wait_for_children(1)[0];
     let left = children(handler)[0];
     client.write_all(b"\n").unwrap();
     skd.wait_for_log("exited with status 0");
-    // It is an orphan now, and process 1 its parent.
+    // It is an orphan now, with process 1 as its parent.
     assert_eq!(skd.wait_for_children(1), [left]);
     assert_eq!(skd.stop().code(), Some(0));
     wait_until("it has ended too", || !exists(left));
@@ -223,8 +223,8 @@ fn process_1_that_supervises_obeys_signals() {
 }
 
 #[test]
-fn process_1_becomes_a_program_that_has_signals_as_they_were() {
-    // No disposition is of skd's making: what the program catches reaches it.
+fn process_1_executes_a_program_with_the_original_signal_dispositions() {
+    // skd leaves no disposition behind: signals that the program catches reach it.
     let script = "trap 'exit 7' TERM; echo $$; while :; do sleep 0.01; done";
     // skd itself can't be found any more, nor need it be.
     let skd = Skd::new([""; 0]).deadline(Duration::from_secs(1));
@@ -259,7 +259,7 @@ fn process_1_refuses_to_go_into_the_background() {
     }
 }
 
-/// A skd that needs no library, built as the README says.
+/// A skd without shared libraries, built as the README says.
 fn static_skd() -> PathBuf {
     let triple = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
     let target = Path::new(env!("CARGO_BIN_EXE_skd")).ancestors().nth(2);
@@ -282,8 +282,8 @@ fn static_skd() -> PathBuf {
     target.join(triple).join("debug/skd")
 }
 
-/// A root directory with nothing in it but a static skd and a static handler, which says what it has and sends
-/// back what it gets.
+/// A root directory with only a static skd and a static handler, which prints its environment and echoes
+/// its input.
 fn empty_root() -> Directory {
     requires_command("cc");
     let directory = Directory::public();
@@ -310,7 +310,7 @@ fn empty_root() -> Directory {
     directory
 }
 
-/// A skd whose root directory this is, as process 1.
+/// A skd as process 1 with this root directory.
 fn in_root(root: &Directory, options: &[&str]) -> Skd {
     let script = "shift; exec unshare -p -f --kill-child chroot \"$0\" /skd \"$@\"";
     Skd::new(options).binary(root.join("skd")).wrapper([
@@ -322,7 +322,7 @@ fn in_root(root: &Directory, options: &[&str]) -> Skd {
 }
 
 #[test]
-fn a_static_skd_serves_in_a_root_with_nothing_else_in_it() {
+fn a_static_skd_serves_in_a_root_with_no_other_file() {
     requires_root();
     let root = empty_root();
     let greeting = b"3 open, TCP\n";
@@ -347,7 +347,7 @@ fn a_static_skd_serves_in_a_root_with_nothing_else_in_it() {
 }
 
 #[test]
-fn what_needs_names_and_files_works_in_such_a_root_by_numbers() {
+fn numeric_names_work_in_such_a_root() {
     requires_root();
     let root = empty_root();
     let options = [
@@ -368,7 +368,7 @@ fn what_needs_names_and_files_works_in_such_a_root_by_numbers() {
         "65534:65534",
         "--drain=1h",
     ];
-    // Nor is there anything on 0.
+    // Nor is anything open on 0.
     let skd = in_root(&root, &[&options[..], &user[..]].concat()).stdin(Stream::Closed);
     let skd = skd.run("/handler");
     let greeting = b"3 open, TCP\n";

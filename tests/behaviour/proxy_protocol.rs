@@ -1,5 +1,5 @@
-//! PROXY headers: who may send one and must, what it says, and that nothing else is taken for one. How each of its
-//! bytes is read has tests beside the parser.
+//! PROXY headers: which peers may and must send one, what it says, and that nothing else is taken for one. The parser's
+//! own tests cover each of its bytes.
 
 use crate::harness::{
     Conversation, DEADLINE, Directory, Namespace, Running, Skd, connect, connect_unix, echo,
@@ -14,7 +14,7 @@ use std::os::fd::OwnedFd;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-/// Says what its environment has of the connection, an empty line, and what it is told.
+/// Prints the variables of the connection, an empty line, and the input.
 const SHOW: &str = "env | grep -E '^(PROTO|TCP|REMOTE_|UNIX|PEER|SKD_)' | LC_ALL=C sort; echo; cat";
 
 const LOOPBACK: [&str; 3] = ["--proxy-protocol", "--proxy-from", "127.0.0.1"];
@@ -28,7 +28,7 @@ fn show(skd: Skd) -> Running {
     skd.run_with("sh", ["-c", SHOW])
 }
 
-/// What [`SHOW`] has said: variables, and what it was told.
+/// Parses the output of [`SHOW`]: variables and input.
 fn shown(answer: &[u8]) -> (Vec<String>, String) {
     let text = String::from_utf8_lossy(answer);
     let (variables, told) = text.split_once("\n\n").expect("an empty line");
@@ -65,7 +65,7 @@ fn inet6() -> Vec<u8> {
     [&ip("2001:db8::1")[..], &ip("2001:db8::2"), &V4[8..]].concat()
 }
 
-/// What a client of these headers has, without the proxy.
+/// The variables for a client of these headers, without those of the proxy.
 fn expected(client: &str, called: &str) -> Vec<String> {
     [
         "PROTO=TCP".into(),
@@ -79,7 +79,7 @@ fn expected(client: &str, called: &str) -> Vec<String> {
     .into()
 }
 
-/// Headers that name a client, with its address and the one that it called.
+/// Headers with a client's address and its destination.
 fn headers() -> Vec<(Vec<u8>, &'static str, &'static str)> {
     let (v4, v6) = (("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2"));
     let entries = [&V4[..], b"\x02\0\x0bexample.org\x04\0\0"].concat();
@@ -108,7 +108,7 @@ fn headers() -> Vec<(Vec<u8>, &'static str, &'static str)> {
     ]
 }
 
-/// Sends it, and expects that no handler answers: the end, or a reset since what was sent wasn't read.
+/// Sends bytes, and asserts that no handler answers: an end, or a reset since input wasn't read.
 #[track_caller]
 fn refused(stream: impl Conversation, bytes: &[u8]) {
     match try_talk(stream, bytes) {
@@ -117,7 +117,7 @@ fn refused(stream: impl Conversation, bytes: &[u8]) {
     }
 }
 
-/// Sends it from a port, whose refusal the log explains.
+/// Sends bytes from a port, whose refusal the log explains.
 #[track_caller]
 fn refused_for(skd: &Running, bytes: &[u8], why: &str) {
     let stream = skd.connect();
@@ -142,7 +142,7 @@ fn connect_from(address: &str, to: SocketAddr) -> TcpStream {
 }
 
 #[test]
-fn a_header_names_the_client_and_what_follows_is_the_handler_s_to_the_byte() {
+fn a_header_names_the_client_and_the_handler_gets_all_bytes_after_it() {
     let skd = show(skd());
     for (header, client, called) in headers() {
         for follows in [
@@ -174,7 +174,7 @@ fn a_header_names_the_client_and_what_follows_is_the_handler_s_to_the_byte() {
 }
 
 #[test]
-fn a_header_may_come_byte_by_byte_and_is_looked_at_no_more_often_than_that() {
+fn a_header_may_come_byte_by_byte_with_one_look_for_each() {
     requires_command("strace");
     let directory = Directory::new();
     let calls = directory.name("calls");
@@ -200,7 +200,7 @@ fn a_header_may_come_byte_by_byte_and_is_looked_at_no_more_often_than_that() {
         );
         assert_eq!(told, "x");
     }
-    // A part stays unread for some time, in which nothing is to be done.
+    // A part stays unread for some time, during which skd must do nothing.
     let mut stream = skd.connect();
     stream.write_all(b"PROXY TCP4 ").unwrap();
     assert!(
@@ -217,7 +217,7 @@ fn a_header_may_come_byte_by_byte_and_is_looked_at_no_more_often_than_that() {
         .lines()
         .filter(|line| line.contains("MSG_PEEK"))
         .count();
-    // Each byte, the arrival, and the moment when it is first watched.
+    // Each byte, the arrival, and the moment when skd begins to wait for it.
     assert!(
         looks <= sent + 3 * (headers().len() + 1) + 30,
         "{looks} of {sent}"
@@ -225,7 +225,7 @@ fn a_header_may_come_byte_by_byte_and_is_looked_at_no_more_often_than_that() {
 }
 
 #[test]
-fn whoever_is_trusted_and_sends_anything_else_is_refused_and_told_why_in_the_log() {
+fn a_trusted_peer_that_sends_no_valid_header_is_refused_and_the_log_says_why() {
     let mut broken = with_checksum(0x21, 0x11, &V4);
     *broken.last_mut().unwrap() ^= 1;
     let long = [&b"PROXY UNKNOWN "[..], &[b'x'; 100]].concat();
@@ -270,7 +270,7 @@ fn whoever_is_trusted_and_sends_anything_else_is_refused_and_told_why_in_the_log
             "the connection ended before the end of its PROXY header",
         ),
     ];
-    // More of these in a second wouldn't each have its line.
+    // More of these in a second wouldn't get a line each.
     let half = cases.split_off(cases.len() / 2);
     for cases in [cases, half] {
         for some in cases.chunks(3) {
@@ -287,7 +287,7 @@ fn whoever_is_trusted_and_sends_anything_else_is_refused_and_told_why_in_the_log
 #[test]
 fn a_header_that_does_not_come_in_time_is_not_waited_for() {
     let skd = show(skd().args(["--proxy-timeout", "1s"]));
-    // Three, for which there is a line each in a second.
+    // Three, for each of which there is a line in a second.
     for part in [
         &b""[..],
         b"PROXY TCP4 192.0.2.1 192.0.2.2 1234 80\r",
@@ -296,7 +296,7 @@ fn a_header_that_does_not_come_in_time_is_not_waited_for() {
         let mut stream = skd.connect();
         let from = stream.local_addr().unwrap().port();
         stream.write_all(part).unwrap();
-        // It isn't the client who ends it.
+        // The client doesn't end the connection.
         let mut answer = Vec::new();
         match stream.read_to_end(&mut answer) {
             Ok(_) => assert_eq!(answer, b""),
@@ -306,7 +306,7 @@ fn a_header_that_does_not_come_in_time_is_not_waited_for() {
         assert!(line.contains("PROXY header"), "{line}");
     }
     assert_eq!(skd.logged("Accepted"), [""; 0]);
-    // The time of a header is over when it is there.
+    // The timeout ends with the header.
     let mut stream = skd.connect();
     stream.write_all(&headers()[0].0).unwrap();
     skd.wait_for_log("Accepted connection from [192.0.2.1]:1234");
@@ -316,7 +316,7 @@ fn a_header_that_does_not_come_in_time_is_not_waited_for() {
 }
 
 #[test]
-fn who_is_not_trusted_is_refused_whatever_is_sent() {
+fn an_untrusted_peer_is_refused_whatever_it_sends() {
     let skd = show(skd().args(["--proxy-from", "192.0.2.0/24", "--proxy-from", "unix"]));
     let forged = [
         &b"PROXY TCP4 127.0.0.1 127.0.0.1 1234 80\r\n"[..],
@@ -340,7 +340,7 @@ fn who_is_not_trusted_is_refused_whatever_is_sent() {
 }
 
 #[test]
-fn a_proxy_that_calls_for_itself_is_the_client() {
+fn a_proxy_that_connects_for_itself_is_the_client() {
     let skd = show(skd());
     let port = skd.port();
     for header in [
@@ -386,7 +386,7 @@ fn the_client_of_a_proxy_on_a_unix_socket_is_that_of_the_header() {
         assert_eq!(told, "x");
         skd.wait_for_log(&format!("Accepted connection from [{client}]:1234"));
     }
-    // The proxy itself is known as ever.
+    // The proxy itself is identified as usual.
     let (variables, _) = shown(&talk(skd.connect_unix(), b"PROXY UNKNOWN\r\n"));
     let pid = std::process::id();
     for line in [
@@ -406,7 +406,7 @@ fn the_client_of_a_proxy_on_a_unix_socket_is_that_of_the_header() {
 }
 
 #[test]
-fn a_client_of_a_unix_socket_of_the_proxy_s_is_nobody_in_particular() {
+fn a_client_of_a_unix_socket_of_the_proxy_is_unknown() {
     let directory = Directory::new();
     let socket = directory.name("socket");
     let skd = show(skd().args(["-l", &socket, "--proxy-from", "unix"]));
@@ -431,7 +431,7 @@ fn a_client_of_a_unix_socket_of_the_proxy_s_is_nobody_in_particular() {
 }
 
 #[test]
-fn proxies_are_known_over_ipv6_and_on_sockets_of_both_families() {
+fn proxies_are_recognised_over_ipv6_and_on_sockets_of_both_families() {
     let skd = show(Skd::new([
         "-vt",
         "[::1]:0",
@@ -447,7 +447,7 @@ fn proxies_are_known_over_ipv6_and_on_sockets_of_both_families() {
     assert!(variables.contains(&"TCPREMOTEIP=192.0.2.1".into()));
     skd.stop();
 
-    // One socket for each family, or one for both, which somebody else has made.
+    // One socket for each family, or an inherited one for both.
     let both = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
     both.set_only_v6(false).unwrap();
     let any: SocketAddr = "[::]:0".parse().unwrap();
@@ -474,7 +474,7 @@ fn proxies_are_known_over_ipv6_and_on_sockets_of_both_families() {
 }
 
 #[test]
-fn nobody_waits_for_another_s_header() {
+fn a_late_header_delays_no_other_client() {
     let skd = skd()
         .args(["--threads", "1", "--max-clients", "1"])
         .run("cat");
@@ -492,7 +492,7 @@ fn nobody_waits_for_another_s_header() {
     echo(&mut stream, b"served");
     drop(stream);
     skd.wait_for_log("Closed");
-    // And who waited is served.
+    // The client that waited is served.
     let mut last = silent.pop().unwrap();
     last.write_all(&b"PROXY TCP4 192.0.2.1 192.0.2.2 1234 80\r\n"[99 % 16..])
         .unwrap();
@@ -500,7 +500,7 @@ fn nobody_waits_for_another_s_header() {
 }
 
 #[test]
-fn rules_and_limits_are_for_the_client_and_not_for_the_proxy() {
+fn rules_and_limits_apply_to_the_client_and_not_to_the_proxy() {
     let options = [
         "--deny",
         "192.0.2.0/24",
@@ -513,16 +513,16 @@ fn rules_and_limits_are_for_the_client_and_not_for_the_proxy() {
     let named = |last: u8| {
         let mut addresses = inet6();
         addresses[14..16].copy_from_slice(&[last, last]);
-        // Of a network of its own, which is what counts as a source.
+        // Of a network of its own, which counts as a source.
         addresses[7] = last;
         binary(0x21, 0x21, &addresses)
     };
     refused(skd.connect(), &headers()[0].0);
     skd.wait_for_log("Refused connection from [192.0.2.1]:1234: denied by ");
-    // In its IPv6 form it is the same address.
+    // Its IPv6 form is the same address.
     refused(skd.connect(), &headers()[2].0);
     skd.wait_for_logs("Refused connection from [192.0.2.1]:1234: denied by ", 2);
-    // The proxy itself is denied by a rule of its own.
+    // A rule denies the proxy itself.
     let own = skd.connect();
     let port = own.local_addr().unwrap().port();
     refused(own, b"PROXY UNKNOWN\r\n");
@@ -601,7 +601,7 @@ fn options_that_do_not_fit_together_are_refused() {
     }
 }
 
-/// haproxy, until this is dropped.
+/// A haproxy, which is ended on drop.
 struct Haproxy(Child);
 
 impl Haproxy {
@@ -629,13 +629,13 @@ impl Drop for Haproxy {
 }
 
 #[test]
-fn haproxy_in_front_has_its_clients_seen_and_its_checks_served() {
+fn haproxy_passes_its_clients_on_and_its_checks_are_served() {
     let (namespace, directory) = (Namespace::new(), Directory::public());
     for address in ["192.0.2.5/32", "192.0.2.7/32", "fd00::5/128"] {
         namespace.add_address(address);
     }
     let (front, back) = (directory.name("front"), directory.name("back"));
-    // Who connects to one of these has the same address.
+    // A client of one of these has the same address.
     let skd = Skd::new(["-vt", "0.0.0.0:9000", "-l", &back, "--unix-mode", "666"])
         .args(LOOPBACK)
         .args(["--proxy-from", "unix"])
@@ -698,7 +698,7 @@ listen three
         }
     }
 
-    // Over a unix socket, of a client that has an address, and of one that has none.
+    // Over a unix socket, of a client with an address, and of one without.
     let stream = skd.connect_to(([192, 0, 2, 5], 9003).into());
     let own = stream.local_addr().unwrap().port();
     let (variables, told) = shown(&talk(stream, b"x"));
@@ -716,7 +716,7 @@ listen three
         "{variables:?}"
     );
 
-    // Checks of health are haproxy's own.
+    // Health checks are haproxy's own connections.
     for server in ["one/one", "two/two"] {
         let log = wait_for_text(
             directory.join("haproxy.log"),
@@ -726,7 +726,7 @@ listen three
     }
     skd.wait_for_logs("Accepted connection from [127.0.0.1]:", 2);
 
-    // Who comes past haproxy is nobody's client.
+    // A client that bypasses haproxy is refused.
     let stream = skd.connect_to(([192, 0, 2, 7], 9000).into());
     let from = stream.local_addr().unwrap();
     assert_eq!(from.ip().to_string(), "192.0.2.7");

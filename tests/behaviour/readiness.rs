@@ -1,5 +1,5 @@
-//! Who is told that skd is ready, and how it goes on: the service manager behind NOTIFY_SOCKET, and whoever reads
-//! from the descriptor of `--ready-fd`.
+//! Notices that skd is ready, and of its state: to the service manager behind NOTIFY_SOCKET, and to the reader of the
+//! descriptor of `--ready-fd`.
 
 use crate::harness::{
     Directory, Notice, Running, ServiceManager, Skd, ask_udp, children, datagram_echo, descriptors,
@@ -16,16 +16,16 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Ids that nobody has.
+/// Ids without an account.
 const UID: u32 = 61234;
 const GID: u32 = 61235;
 
-/// skd with this service manager.
+/// A skd with this service manager.
 fn managed<const N: usize>(manager: &ServiceManager, options: [&str; N]) -> Skd {
     Skd::new(options).env("NOTIFY_SOCKET", manager.address())
 }
 
-/// The words of READY=1.
+/// The text of the READY=1 notice.
 fn ready(pid: i32, status: &str) -> String {
     format!("READY=1\nMAINPID={pid}\nSTATUS={status}")
 }
@@ -38,14 +38,14 @@ fn texts(notices: &[Notice]) -> Vec<&str> {
 // The service manager.
 
 #[test]
-fn the_service_manager_is_told_by_path_and_by_abstract_name() {
+fn the_service_manager_is_notified_by_path_and_by_abstract_name() {
     for manager in [ServiceManager::new(), ServiceManager::without_a_path()] {
         let directory = Directory::new();
         let pidfile = directory.name("pid");
         let socket = directory.name("socket");
         let skd = managed(&manager, ["-c", "40", "-P", &pidfile, "-l", &socket]).start("cat");
         let told = manager.wait_for("READY=1");
-        // At once: all that it promises is there.
+        // Everything is ready at once.
         let mut client = skd.connect_unix();
         assert_eq!(directory.read("pid"), format!("{}\n", skd.pid()));
         echo(&mut client, b"there");
@@ -61,7 +61,7 @@ fn the_service_manager_is_told_by_path_and_by_abstract_name() {
 }
 
 #[test]
-fn it_hears_the_main_process_after_chroot_and_drop() {
+fn the_notices_come_from_the_main_process_after_chroot_and_drop() {
     requires_root();
     let root = Directory::public();
     root.install(&["/bin/cat"]);
@@ -103,7 +103,7 @@ fn it_hears_the_main_process_after_chroot_and_drop() {
 }
 
 #[test]
-fn in_the_background_the_launcher_names_the_daemon_and_the_daemon_does_the_rest() {
+fn in_the_background_the_launcher_names_the_daemon_and_the_daemon_sends_the_rest() {
     let manager = ServiceManager::new();
     let directory = Directory::new();
     // As systemd sets it, for the process that it starts.
@@ -127,7 +127,7 @@ fn in_the_background_the_launcher_names_the_daemon_and_the_daemon_does_the_rest(
 }
 
 #[test]
-fn a_start_that_fails_is_never_ready() {
+fn a_failed_start_is_never_ready() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for (options, prog, code) in [
@@ -155,7 +155,7 @@ fn a_start_that_fails_is_never_ready() {
 }
 
 #[test]
-fn a_service_manager_that_cannot_be_reached_fails_the_start() {
+fn an_unreachable_service_manager_fails_the_start() {
     let directory = Directory::new();
     let nobody = directory.name("nobody");
     drop(std::os::unix::net::UnixDatagram::bind(&nobody).unwrap());
@@ -191,7 +191,7 @@ fn a_service_manager_that_cannot_be_reached_fails_the_start() {
 }
 
 #[test]
-fn a_variable_that_is_empty_is_not_set() {
+fn an_empty_variable_counts_as_unset() {
     let skd = Skd::new(["-t", "127.0.0.1:0"])
         .env("NOTIFY_SOCKET", "")
         .env("WATCHDOG_USEC", "")
@@ -200,7 +200,7 @@ fn a_variable_that_is_empty_is_not_set() {
 }
 
 #[test]
-fn a_service_manager_that_is_stuck_costs_nothing_and_is_told_in_the_end() {
+fn a_stuck_service_manager_delays_nothing_and_is_notified_in_the_end() {
     let manager = ServiceManager::new();
     manager.stick();
     let skd = managed(&manager, ["-t", "127.0.0.1:0"])
@@ -213,7 +213,7 @@ fn a_service_manager_that_is_stuck_costs_nothing_and_is_told_in_the_end() {
     skd.signal(Signal::SIGHUP);
     echo(&mut client, b"still there");
     manager.unstick();
-    // What was owed before it was asked to reload is of no use any more.
+    // Notices that were due before the reload are obsolete.
     manager.wait_for("READY=1");
     manager.wait_for("WATCHDOG=1");
     let owed = manager.told_but("FILLER");
@@ -224,14 +224,14 @@ fn a_service_manager_that_is_stuck_costs_nothing_and_is_told_in_the_end() {
     assert!(owed[0].text.starts_with("RELOADING=1"), "{owed:?}");
     // The handler may have answered before it was counted.
     assert!(owed[1].text.starts_with("READY=1\nMAINPID="), "{owed:?}");
-    // Once, however often it took nothing.
+    // Once, however often the manager took nothing.
     assert_eq!(skd.log_lines().len(), 1);
     manager.stick();
     assert_eq!(skd.stop().code(), Some(0));
 }
 
 #[test]
-fn a_service_manager_that_is_gone_is_no_reason_to_go() {
+fn skd_outlives_its_service_manager() {
     let manager = ServiceManager::new();
     let skd = managed(&manager, ["-t", "127.0.0.1:0"])
         .env("WATCHDOG_USEC", "20000")
@@ -258,7 +258,7 @@ fn monotonic() -> u128 {
 }
 
 #[test]
-fn a_hangup_is_a_reload_under_a_service_manager() {
+fn hup_is_a_reload_under_a_service_manager() {
     for (with_log, background) in [(false, false), (true, false), (false, true), (true, true)] {
         let manager = ServiceManager::new();
         let directory = Directory::new();
@@ -298,7 +298,7 @@ fn a_hangup_is_a_reload_under_a_service_manager() {
 }
 
 #[test]
-fn a_reload_that_fails_ends_as_well() {
+fn a_failed_reload_ends_as_well() {
     let manager = ServiceManager::new();
     let directory = Directory::new();
     let log = directory.join("log");
@@ -315,7 +315,7 @@ fn a_reload_that_fails_ends_as_well() {
 }
 
 #[test]
-fn every_signal_that_ends_skd_is_told() {
+fn every_signal_that_ends_skd_is_notified() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
         let manager = ServiceManager::new();
         let skd = managed(&manager, ["-t", "127.0.0.1:0"]).run("cat");
@@ -330,7 +330,7 @@ fn every_signal_that_ends_skd_is_told() {
 }
 
 #[test]
-fn whoever_drains_takes_nothing_back_at_a_hangup() {
+fn a_hup_during_a_drain_sends_no_ready_notice() {
     let manager = ServiceManager::new();
     let directory = Directory::new();
     let log = directory.join("log");
@@ -339,7 +339,7 @@ fn whoever_drains_takes_nothing_back_at_a_hangup() {
         .run("cat");
     let mut client = skd.connect();
     echo(&mut client, b"there");
-    // What it hasn't been told yet isn't forgotten either.
+    // A notice that is still due isn't forgotten either.
     manager.stick();
     skd.signal(Signal::SIGTERM);
     wait_for_text(&log, "can't be told");
@@ -357,7 +357,7 @@ fn whoever_drains_takes_nothing_back_at_a_hangup() {
 // The numbers.
 
 #[test]
-fn the_status_says_how_many_handlers_there_are_and_have_been() {
+fn the_status_has_the_numbers_of_present_and_of_all_handlers() {
     let manager = ServiceManager::new();
     let (prog, args) = datagram_echo();
     let skd = managed(&manager, ["-c", "3", "-u", "127.0.0.1:0"])
@@ -383,7 +383,7 @@ fn the_status_says_how_many_handlers_there_are_and_have_been() {
 }
 
 #[test]
-fn a_handler_that_is_killed_is_counted_and_a_program_that_cannot_be_run_is_not() {
+fn a_killed_handler_is_counted_and_a_program_that_cannot_be_run_is_not() {
     let manager = ServiceManager::new();
     let directory = Directory::new();
     let prog = directory.script("prog", "#!/bin/sh\nexec cat\n");
@@ -401,7 +401,7 @@ fn a_handler_that_is_killed_is_counted_and_a_program_that_cannot_be_run_is_not()
 }
 
 #[test]
-fn the_status_comes_at_most_once_a_second_and_ends_with_the_last_number() {
+fn the_status_is_sent_at_most_once_a_second_and_ends_with_the_last_number() {
     let manager = ServiceManager::new();
     let begun = Instant::now();
     let skd = managed(&manager, ["-t", "127.0.0.1:0"]).run("true");
@@ -410,7 +410,7 @@ fn the_status_comes_at_most_once_a_second_and_ends_with_the_last_number() {
         talk(skd.connect(), b"");
         count += 1;
     }
-    // More than a thousand may be written so.
+    // More than a thousand may be sent so.
     let served = |notice: &Notice| {
         let numbers = notice.get("STATUS")?.strip_prefix("0 handlers, ")?;
         numbers
@@ -430,7 +430,7 @@ fn the_status_comes_at_most_once_a_second_and_ends_with_the_last_number() {
 }
 
 #[test]
-fn nobody_wakes_while_nothing_happens() {
+fn an_idle_skd_does_not_wake_up() {
     let manager = ServiceManager::new();
     let skd = managed(&manager, ["-t", "127.0.0.1:0"]).run("cat");
     let mut client = skd.connect();
@@ -447,7 +447,7 @@ fn nobody_wakes_while_nothing_happens() {
 // The watchdog.
 
 #[test]
-fn the_watchdog_hears_of_skd_without_clients_without_places_and_without_connections() {
+fn the_watchdog_is_notified_without_clients_without_slots_and_without_connections() {
     let manager = ServiceManager::new();
     let more = || manager.wait_for_more("WATCHDOG=1", manager.told("WATCHDOG=1").len() + 4);
     let skd = managed(&manager, ["-c", "1", "-t", "127.0.0.1:0"])
@@ -469,20 +469,20 @@ fn the_watchdog_hears_of_skd_without_clients_without_places_and_without_connecti
 }
 
 #[test]
-fn the_watchdog_of_another_process_hears_nothing() {
+fn the_watchdog_of_another_process_is_not_notified() {
     let manager = ServiceManager::new();
     let skd = managed(&manager, ["-t", "127.0.0.1:0"])
         .env("WATCHDOG_USEC", "2000")
         .env("WATCHDOG_PID", "1")
         .run("cat");
     assert_eq!(talk(skd.connect(), b"there"), b"there");
-    // Which takes a second.
+    // This takes a second.
     manager.wait_for("STATUS=0 handlers, 1 served");
     assert!(manager.told("WATCHDOG").is_empty());
 }
 
 #[test]
-fn a_watchdog_that_says_nonsense_fails_the_start() {
+fn a_malformed_watchdog_time_fails_the_start() {
     let manager = ServiceManager::new();
     for (name, value) in [
         ("WATCHDOG_USEC", "0"),
@@ -498,7 +498,7 @@ fn a_watchdog_that_says_nonsense_fails_the_start() {
             .start("cat")
             .expect_refusal(1, &[&format!("{name}={value}: ")]);
     }
-    // As good as never.
+    // Practically never.
     let skd = managed(&manager, ["-t", "127.0.0.1:0"])
         .env("WATCHDOG_USEC", "18446744073709551614")
         .run("cat");
@@ -506,8 +506,8 @@ fn a_watchdog_that_says_nonsense_fails_the_start() {
     manager.wait_for("WATCHDOG=1");
 }
 
-/// A lease on a file (fcntl(2)): until it is let go, nobody can open it, nor execute it, as on a file server that is
-/// dead. The kernel takes it away after 45 seconds.
+/// A lease on a file (fcntl(2)): until it is released, no process can open or execute the file, as on a file server
+/// that is down. The kernel breaks it after 45 seconds.
 struct Lease(Child);
 
 impl Lease {
@@ -545,7 +545,7 @@ impl Drop for Lease {
 }
 
 #[test]
-fn the_watchdog_hears_nothing_while_a_thread_is_stuck() {
+fn the_watchdog_is_not_notified_while_a_thread_is_stuck() {
     let manager = ServiceManager::new();
     let directory = Directory::new();
     let prog = directory.script("prog", "#!/bin/sh\nexec cat\n");
@@ -555,9 +555,9 @@ fn the_watchdog_hears_nothing_while_a_thread_is_stuck() {
     manager.wait_for("WATCHDOG=1");
     let lease = Lease::on(&prog);
     let stuck = skd.connect();
-    // A newborn child that can't become PROG.
+    // A vfork child that can't execute PROG.
     skd.wait_for_children(1);
-    // One may have been on its way, and one more depends on who answered before.
+    // One notice may have been on its way, and one more depends on which thread answered before.
     let last = || manager.told("WATCHDOG=1").len();
     let mut before = last();
     wait_for("it is silent", || {
@@ -565,7 +565,7 @@ fn the_watchdog_hears_nothing_while_a_thread_is_stuck() {
         before = last();
         heard.is_none().then_some(())
     });
-    // The main thread is well.
+    // The main thread still works.
     skd.signal(Signal::SIGHUP);
     manager.wait_for("RELOADING=1");
     assert_eq!(last(), before);
@@ -577,7 +577,7 @@ fn the_watchdog_hears_nothing_while_a_thread_is_stuck() {
 // What a handler sees.
 
 #[test]
-fn handlers_see_nothing_of_it() {
+fn handlers_do_not_see_the_variables() {
     let manager = ServiceManager::new();
     let (_reader, writer) = pipe().unwrap();
     let skd = managed(&manager, ["-t", "127.0.0.1:0", "--ready-fd", "7"])
@@ -598,7 +598,7 @@ fn handlers_see_nothing_of_it() {
 
 // Without a listener.
 
-/// A PROG that shows its variables, and says by itself that it is ready.
+/// A PROG that prints its variables, and notifies the manager itself.
 const SELF: (&str, [&str; 2]) = (
     "perl",
     [
@@ -610,7 +610,7 @@ const SELF: (&str, [&str; 2]) = (
 );
 
 #[test]
-fn a_program_that_skd_becomes_speaks_for_itself() {
+fn a_program_run_in_place_notifies_for_itself() {
     requires_command("perl");
     let shell = "export WATCHDOG_PID=$$; exec \"$@\"";
     for background in [None, Some("-B")] {
@@ -626,7 +626,7 @@ fn a_program_that_skd_becomes_speaks_for_itself() {
         assert_eq!(told.text, format!("READY=1\nPROG={}", told.pid));
         let mut line = String::new();
         lines.read_line(&mut line).unwrap();
-        // The one whose messages are awaited, as with -B somebody had to say.
+        // The process whose notices the manager expects, as with -B the launcher had to tell it.
         assert_eq!(line, format!("4000000 {}\n", told.pid));
         let rest = manager.told_but("READY=1");
         match background {
@@ -644,7 +644,7 @@ fn a_program_that_skd_becomes_speaks_for_itself() {
 }
 
 #[test]
-fn a_supervised_program_speaks_for_itself() {
+fn a_supervised_program_notifies_for_itself() {
     requires_command("perl");
     for (pid, left) in [("$$", ""), ("1", "1")] {
         let manager = ServiceManager::new();
@@ -655,7 +655,7 @@ fn a_supervised_program_speaks_for_itself() {
             .start_with(SELF.0, SELF.1);
         let told = manager.wait_for("READY=1");
         assert_eq!(skd.wait_for_children(1), [told.pid]);
-        // Not set: whoever is asked. Another's stays another's.
+        // Without a pid: for any process. A pid of another process stays.
         assert_eq!(skd.stdout_line(), format!("4000000 {left}"));
         skd.signal(Signal::SIGTERM);
         skd.wait();
@@ -664,7 +664,7 @@ fn a_supervised_program_speaks_for_itself() {
 }
 
 #[test]
-fn skd_speaks_for_a_program_that_has_sockets() {
+fn skd_notifies_for_a_program_with_sockets() {
     for demand in [None, Some("--on-demand")] {
         let manager = ServiceManager::new();
         manager.stick();
@@ -689,7 +689,7 @@ fn skd_speaks_for_a_program_that_has_sockets() {
 
 // --ready-fd.
 
-/// Everything that is written to a pipe until its end, waited for in a thread of its own.
+/// Everything that is written to a pipe until its end, read in a thread of its own.
 fn all_of(mut reader: PipeReader) -> std::thread::JoinHandle<String> {
     std::thread::spawn(move || {
         let mut text = String::new();
@@ -741,7 +741,7 @@ fn standard_output_can_be_that_descriptor() {
 }
 
 #[test]
-fn after_chroot_and_drop_it_is_still_there() {
+fn the_descriptor_is_kept_after_chroot_and_drop() {
     requires_root();
     let root = Directory::public();
     root.install(&["/bin/cat"]);
@@ -764,7 +764,7 @@ fn after_chroot_and_drop_it_is_still_there() {
 }
 
 #[test]
-fn a_supervised_program_has_been_executed_by_then_and_never_sees_it() {
+fn the_newline_comes_after_the_exec_of_a_supervised_program_which_does_not_have_the_descriptor() {
     for background in [None, Some("-B")] {
         let directory = Directory::new();
         let (reader, writer) = pipe().unwrap();
@@ -793,7 +793,7 @@ fn a_supervised_program_that_cannot_be_executed_is_not_ready() {
     assert_eq!(all_of(reader).join().unwrap(), "");
 }
 
-/// A pipe that has no more room.
+/// A full pipe.
 fn full() -> (PipeReader, PipeWriter) {
     let (reader, writer) = pipe().unwrap();
     let mut filler = writer.try_clone().unwrap();
@@ -803,9 +803,9 @@ fn full() -> (PipeReader, PipeWriter) {
 }
 
 #[test]
-fn nobody_at_the_other_end_is_told_of_and_no_reason_not_to_serve() {
+fn a_descriptor_without_a_reader_is_logged_and_does_not_end_skd() {
     let told = |skd: Running, why: &str| {
-        let line = skd.wait_for_log("skd: --ready-fd 3: nobody could be told there: ");
+        let line = skd.wait_for_log("skd: --ready-fd 3: the newline can't be written: ");
         assert!(line.ends_with(why), "{line}");
         assert_eq!(talk(skd.connect(), b"there"), b"there");
     };
@@ -821,7 +821,7 @@ fn nobody_at_the_other_end_is_told_of_and_no_reason_not_to_serve() {
 }
 
 #[test]
-fn a_descriptor_that_is_not_there_or_cannot_be_written_to_is_refused() {
+fn a_closed_or_unwritable_descriptor_is_refused() {
     let directory = Directory::new();
     let socket = directory.name("socket");
     for options in [&["-l", &socket][..], &["-S"]] {
@@ -860,7 +860,7 @@ fn in_place_the_descriptor_is_passed_on() {
 }
 
 #[test]
-fn all_are_told_at_one_start() {
+fn all_kinds_of_notices_work_in_one_start() {
     let manager = ServiceManager::new();
     let (reader, writer) = pipe().unwrap();
     let daemon = managed(&manager, ["-B", "-t", "127.0.0.1:0", "--ready-fd", "4"])

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
-/// A client's commands together take longer than the steps of other tests.
+/// A timeout for all commands of a client, longer than that of single steps.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The users that the page names, with their ids and homes.
@@ -32,7 +32,7 @@ const HOSTS: [(&str, &str); 2] = [
 ];
 
 #[test]
-fn no_recipe_is_left_untried() {
+fn every_recipe_has_a_test() {
     let tested = include_str!("recipes.rs").split("Server::of(\"").skip(1);
     let tested = tested.map(|rest| rest.split('"').next().unwrap());
     let written: Vec<_> = recipes().into_iter().map(|recipe| recipe.title).collect();
@@ -40,7 +40,7 @@ fn no_recipe_is_left_untried() {
 }
 
 #[test]
-fn git_is_cloned_from_and_pushed_to_and_pulled_from() {
+fn git_clones_pushes_and_pulls() {
     requires_command("git");
     requires_command("socat");
     let machine = Machine::new();
@@ -95,7 +95,7 @@ fn rsync_copies_there_and_back() {
 }
 
 #[test]
-fn sshd_lets_a_user_in_and_copies_a_large_file() {
+fn sshd_accepts_a_user_and_copies_a_large_file() {
     let machine = Machine::new();
     machine.let_root_in();
     let server = Server::of("OpenSSH", "root", machine);
@@ -116,7 +116,7 @@ fn sshd_lets_a_user_in_and_copies_a_large_file() {
 }
 
 #[test]
-fn sshd_without_root_lets_its_own_user_in() {
+fn sshd_without_root_accepts_its_own_user() {
     let machine = Machine::new();
     machine.let_root_in();
     let server = Server::of("OpenSSH for one user", "alice", machine);
@@ -147,7 +147,7 @@ fn busybox_serves_files_to_curl() {
 }
 
 #[test]
-fn a_handler_in_perl_asks_its_socket_who_is_there() {
+fn a_handler_in_perl_asks_its_socket_for_the_client() {
     requires_command("perl");
     requires_command("curl");
     let server = Server::of("A handler in Perl", "nobody", Machine::new());
@@ -175,7 +175,7 @@ fn a_handler_in_python_holds_a_conversation() {
 }
 
 #[test]
-fn one_handler_answers_datagrams_for_as_long_as_they_come() {
+fn one_handler_answers_datagrams_until_none_come() {
     requires_command("perl");
     requires_command("socat");
     let server = Server::of("The time of day, by datagrams", "nobody", Machine::new());

@@ -1,4 +1,4 @@
-//! What serving costs, and what happens when there is no more of it. The figures are printed: run with
+//! The cost of serving, and behaviour under shortages. Figures are printed: run with
 //! `--nocapture` to see them.
 
 use crate::harness::{
@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Serves so many connections, some by TCP and some by a unix socket, in ten parts, and looks at what is left and
-/// at whether the last part was served as the first.
+/// Serves `count` connections, some by TCP and some by a unix socket, in ten parts. Asserts that nothing is left, and
+/// that the last part took no longer than the first.
 fn short_connections(count: usize, way: Way) {
     let directory = Directory::new();
     // Little work for the kernel, so that much of it is skd's.
@@ -63,7 +63,7 @@ fn short_connections(count: usize, way: Way) {
     after.expect_like(&before);
     assert_eq!(zombies(skd.pid()), [0; 0]);
     assert!(skd.log_lines().is_empty(), "{:?}", skd.log_lines());
-    // What became slower with the number of connections would be so by more than others on the machine do.
+    // A slowdown with the number of connections would exceed what other load on the machine causes.
     let ((first, little), (last, much)) = (parts[0], parts[9]);
     assert!(last <= first * 3 + Duration::from_secs(3), "{parts:?}");
     assert!(much <= little * 2 + 30, "{parts:?}");
@@ -75,8 +75,8 @@ fn nothing_is_left_of_ten_thousand_connections() {
 }
 
 #[test]
-fn nothing_is_left_of_connections_for_which_handlers_stood_ready() {
-    for &way in Way::AHEAD {
+fn nothing_is_left_of_connections_with_prestarted_handlers() {
+    for &way in Way::PRESTARTED {
         short_connections(5_000, way);
     }
 }
@@ -89,8 +89,8 @@ fn nothing_is_left_of_a_million_connections() {
 }
 
 #[test]
-fn ends_are_seen_to_while_clients_never_cease() {
-    // One thread has always another client to serve.
+fn ended_handlers_are_reaped_while_clients_keep_coming() {
+    // One thread, which always has another client to serve.
     let skd = Skd::new(["--threads", "1", "-t", "127.0.0.1:0"]).run("true");
     let served = AtomicUsize::new(0);
     let over = AtomicBool::new(false);
@@ -113,7 +113,7 @@ fn ends_are_seen_to_while_clients_never_cease() {
         });
         over.store(true, Ordering::Relaxed);
     });
-    // One for each client, and those of a row of connections; unseen, it would be nearly all.
+    // One for each client, and those of a batch of connections; without reaping it would be nearly all.
     assert!(
         most <= 40 + 16,
         "{most} handlers had ended and were not seen to"
@@ -122,7 +122,7 @@ fn ends_are_seen_to_while_clients_never_cease() {
 
 #[test]
 fn few_descriptors_are_low() {
-    // The kernel copies those below 64 for each handler.
+    // The kernel copies descriptors below 64 for each handler.
     let skd = Skd::new(["--threads", "3", "-t", "127.0.0.1:0"]).run("cat");
     let low: Vec<i32> = descriptors(skd.pid())
         .into_keys()
@@ -146,7 +146,7 @@ fn there_are_three_threads_for_two_cores() {
     assert_eq!(threads, (cores * 3).div_ceil(2).min(16) + 1);
 }
 
-/// Has so many handlers live at once, twice: the second time takes nothing that the first didn't.
+/// Has `count` handlers at once, twice: the second time takes no more resources than the first.
 fn live_handlers(count: usize) {
     requires_descriptors(count);
     let directory = Directory::new();
@@ -170,13 +170,13 @@ fn live_handlers(count: usize) {
             "{count} live handlers after {:?}: {full:?}",
             begin.elapsed()
         );
-        // Of each, one descriptor to see its end by, and no thread.
+        // Of each, one descriptor for its end, and no thread.
         assert!(
             full.descriptors <= empty.descriptors + count,
             "{full:?}, {empty:?}"
         );
         assert_eq!(full.threads, empty.threads);
-        // The oldest, the newest, and those between are all alive, and the next client as well.
+        // The oldest, the newest, and those between are all alive, and the next client is served as well.
         for stream in &mut streams {
             echo(stream, b"still there");
         }
@@ -210,7 +210,7 @@ fn ten_thousand_handlers_live_and_are_reaped() {
 /// The interval of throttled lines in tests of shortages.
 const THROTTLE: Duration = Duration::from_millis(200);
 
-/// Waits until a shortage has been reported several times, and asserts that this costs neither log nor processor.
+/// Waits until a shortage has been logged several times, and asserts that this floods neither log nor processor.
 /// Needs [`Skd::throttle`] of [`THROTTLE`].
 #[track_caller]
 fn expect_calm(skd: &Running, text: &str) {
@@ -220,11 +220,11 @@ fn expect_calm(skd: &Running, text: &str) {
     assert_idle(&[skd.pid()]);
     let lines = skd.logged("skd: ").len() - said;
     let most = begin.elapsed().as_millis() / THROTTLE.as_millis() + 1;
-    // Of accepting and of starting each.
+    // One for accepting and one for starting.
     assert!(lines as u128 <= 2 * most, "{:?}", skd.log_lines());
 }
 
-/// As many connections as that, each with a byte on its way.
+/// Makes `count` connections, each with one byte sent.
 fn knock(skd: &Running, count: usize) -> Vec<TcpStream> {
     let address: SocketAddr = skd.address();
     let connect = |_| {
@@ -235,7 +235,7 @@ fn knock(skd: &Running, count: usize) -> Vec<TcpStream> {
     (0..count).map(connect).collect()
 }
 
-/// Serves what waits, as the handlers before it end, first come first served or not.
+/// Waits until all waiting clients are served, in any order, as the handlers before them end.
 fn expect_all_served(skd: &Running, mut streams: Vec<TcpStream>) {
     for stream in &mut streams {
         stream
@@ -243,7 +243,7 @@ fn expect_all_served(skd: &Running, mut streams: Vec<TcpStream>) {
             .unwrap();
     }
     wait_for("every client is served", || {
-        // Whoever has been answered goes, and makes room.
+        // An answered client leaves, and frees its resources.
         streams.retain_mut(|stream| stream.read(&mut [0]).is_err());
         streams.is_empty().then_some(())
     });
@@ -267,7 +267,7 @@ fn a_shortage_of_descriptors_is_waited_out() {
 #[test]
 fn a_shortage_of_processes_is_waited_out() {
     requires_root();
-    // A user that nobody else here is, for the limit counts all of its processes and threads.
+    // A user id that no other test uses, since the limit counts all of its processes and threads.
     let skd = Skd::new(["--threads", "1", "-t", "127.0.0.1:0"])
         .user(54_321, 54_321, [])
         .limit(Resource::RLIMIT_NPROC, 8, 8)
@@ -280,7 +280,7 @@ fn a_shortage_of_processes_is_waited_out() {
 }
 
 #[test]
-fn a_shortage_does_not_keep_skd_from_ending() {
+fn a_shortage_does_not_prevent_the_end_of_skd() {
     requires_root();
     let skd = Skd::new(["--threads", "1", "-t", "127.0.0.1:0"])
         .user(54_323, 54_323, [])
@@ -292,7 +292,7 @@ fn a_shortage_does_not_keep_skd_from_ending() {
 }
 
 #[test]
-fn a_start_that_is_short_of_descriptors_is_refused() {
+fn a_start_with_too_few_descriptors_is_refused() {
     for limit in [10, 20, 22, 24] {
         let skd =
             Skd::new(["-t", "127.0.0.1:0", "cat"]).limit(Resource::RLIMIT_NOFILE, limit, limit);
@@ -305,8 +305,8 @@ fn a_start_that_is_short_of_descriptors_is_refused() {
 }
 
 #[test]
-fn a_start_that_is_short_of_descriptors_prints_no_port() {
-    // From too few for what comes after binding, which takes the 21st, to enough.
+fn a_start_with_too_few_descriptors_prints_no_port() {
+    // From too few for the steps after binding, which takes the 21st, to enough.
     let mut refused = 0;
     for limit in 22.. {
         let skd = Skd::new(["--threads", "2", "-t", "127.0.0.1:0", "cat"])
@@ -324,7 +324,7 @@ fn a_start_that_is_short_of_descriptors_prints_no_port() {
                 refused += 1;
             }
             None => {
-                // It meant it.
+                // The printed port works.
                 assert_eq!(skd.stop().code(), Some(0), "{limit}");
                 break;
             }
@@ -352,14 +352,14 @@ fn a_shortage_of_processes_is_waited_out_for_datagrams_too() {
     assert!(skd.logged("unread").is_empty() && skd.logged("took it").is_empty());
     drop(streams);
     skd.wait_for_log("took it");
-    // However often a handler was tried for.
+    // However many attempts there were.
     assert_eq!(skd.logged("Received initial datagram").len(), 1);
 }
 
 #[test]
 fn a_shortage_of_memory_is_waited_out() {
     requires_command("prlimit");
-    // Of skd alone: its handlers have all that they want.
+    // For skd alone: its handlers have no limit.
     let skd = Skd::new([
         "--threads",
         "1",
@@ -377,7 +377,7 @@ fn a_shortage_of_memory_is_waited_out() {
         .arg(format!("--as={}:", kib * 1024))
         .status();
     assert!(limited.unwrap().success());
-    // There is some room left, for a hundred handlers or several.
+    // Some memory is left, for a hundred handlers or several.
     let mut streams = Vec::new();
     while skd.logged("skd: ").is_empty() {
         assert!(streams.len() < 3000, "memory is never short");
@@ -394,7 +394,7 @@ fn a_shortage_of_memory_is_waited_out() {
 }
 
 #[test]
-fn a_start_for_which_memory_is_short_anywhere_leaves_nothing() {
+fn a_start_that_runs_out_of_memory_anywhere_leaves_nothing() {
     requires_command("prlimit");
     let directory = Directory::new();
     let start = || {
@@ -426,7 +426,7 @@ fn a_start_for_which_memory_is_short_anywhere_leaves_nothing() {
 }
 
 #[test]
-fn a_filter_that_forbids_to_accept_is_waited_out() {
+fn a_filter_that_forbids_accept_is_waited_out() {
     let skd = Skd::new(["--threads", "1", "-t", "127.0.0.1:0"])
         // Each of these costs a tenth of a second at least.
         .wrapper(tampering("accept4", "error=EPERM:when=1..30"))
@@ -440,7 +440,7 @@ fn a_filter_that_forbids_to_accept_is_waited_out() {
 }
 
 #[test]
-fn memory_is_not_given_for_more_threads_than_are_there() {
+fn memory_is_not_reserved_for_more_threads_than_there_are() {
     let skd = Skd::new(["--threads", "16", "-t", "127.0.0.1:0"]).run("cat");
     assert_eq!(talk(skd.connect(), b"1"), b"1");
     let peak = status_field(skd.pid(), "VmHWM");
@@ -454,7 +454,7 @@ fn memory_is_not_given_for_more_threads_than_are_there() {
 #[test]
 fn an_idle_skd_holds_little_memory() {
     let skd = Skd::new(["--threads", "2", "-t", "127.0.0.1:0"]).run("cat");
-    // Not before the start's last step, which gives back what only the start needed.
+    // Not before the last step of the start, which frees what only the start needed.
     idle_descriptors(skd.pid());
     let kib = rss_anon(skd.pid());
     println!("idle: {kib} KiB of its own");
@@ -462,8 +462,8 @@ fn an_idle_skd_holds_little_memory() {
     assert!((1..limit).contains(&kib), "{kib} KiB");
 }
 
-/// What one connection may cost, in calls of skd and of its handler before the exec: as in ARCHITECTURE.md. With
-/// one client at a time an acceptor tries once more before it waits.
+/// The system calls that one connection may cost, in skd and in its handler before the exec: as in ARCHITECTURE.md.
+/// With one client at a time an acceptor tries once more before it waits.
 const CALLS: &[(&str, usize)] = &[
     ("accept4", 3),
     ("dup3", 2),
@@ -476,18 +476,18 @@ const CALLS: &[(&str, usize)] = &[
     ("dup2", 2),
     ("setpgid", 1),
     ("rt_sigprocmask", 1),
-    // The limit of open files, as it was.
+    // The limit of open files, restored.
     ("prlimit64", 1),
     // Before every close, in builds with assertions.
     ("fcntl", 4),
 ];
 
 #[test]
-fn a_connection_costs_no_more_calls_than_are_written_down() {
+fn a_connection_costs_no_more_calls_than_documented() {
     const CONNECTIONS: usize = 300;
     requires_command("strace");
     let directory = Directory::new();
-    // Without the start of a C library: all that it calls is what it is here for.
+    // Without the start of a C library: it makes only the calls of its task.
     let handler = directory.compile_bare(
         "handler",
         "#include <unistd.h>\nvoid _start(void) { _exit(0); }",

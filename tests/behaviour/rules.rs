@@ -1,4 +1,4 @@
-//! Who may come in: `--allow`, `--deny`, `--rules` and `--explain`.
+//! Access rules: `--allow`, `--deny`, `--rules` and `--explain`.
 
 use crate::harness::{
     DEADLINE, Directory, Instance, Skd, echo, requires_root, run_to_end, talk, try_talk,
@@ -11,11 +11,11 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-/// Ids that nobody has.
+/// Ids without an account.
 const UID: u32 = 61234;
 const GID: u32 = 61235;
 
-/// A connection from this address of the loopback interface to the same port there.
+/// A connection from this loopback address to the same port there.
 #[track_caller]
 fn connect_from(skd: &Instance, from: &str) -> TcpStream {
     let from: IpAddr = from.parse().unwrap();
@@ -32,20 +32,20 @@ fn connect_from(skd: &Instance, from: &str) -> TcpStream {
     socket.into()
 }
 
-/// What somebody from there hears until the end.
+/// Reads what a client with this address receives until the end.
 #[track_caller]
-fn hear(skd: &Instance, from: &str) -> String {
-    // Nothing is sent: so nobody is reset who is closed.
+fn read_answer(skd: &Instance, from: &str) -> String {
+    // The client sends nothing, so that a close doesn't become a reset.
     let heard = try_talk(connect_from(skd, from), b"");
     String::from_utf8(heard.unwrap_or_default()).unwrap()
 }
 
-/// Which of these are let in, by a skd whose handlers say `in`.
+/// Returns which of these clients are accepted, by a skd whose handlers print `in`.
 #[track_caller]
 fn let_in<'a>(skd: &Instance, clients: &[&'a str]) -> Vec<&'a str> {
     let clients = clients.iter().copied();
     clients
-        .filter(|from| match hear(skd, from).as_str() {
+        .filter(|from| match read_answer(skd, from).as_str() {
             "in\n" => true,
             "" => false,
             heard => panic!("{from} hears {heard:?}"),
@@ -60,7 +60,7 @@ fn greeting<'a>(options: impl IntoIterator<Item = &'a str>) -> Skd {
 const FOUR: [&str; 4] = ["127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.1.1"];
 
 #[test]
-fn the_first_that_fits_decides_in_the_order_of_the_command_line() {
+fn the_first_matching_rule_decides_in_the_order_of_the_command_line() {
     for (options, expected) in [
         (&["--allow", "127.0.0.2"][..], &["127.0.0.2"][..]),
         (
@@ -91,7 +91,7 @@ fn the_first_that_fits_decides_in_the_order_of_the_command_line() {
 }
 
 #[test]
-fn a_refusal_is_told_with_the_rule() {
+fn a_refusal_is_logged_with_its_rule() {
     let directory = Directory::new();
     let rules = directory.write("rules", "\n\ndeny 127.0.0.2\nallow 127.0.0.3");
     let skd =
@@ -108,7 +108,7 @@ fn a_refusal_is_told_with_the_rule() {
 }
 
 #[test]
-fn rules_of_ipv4_hold_on_sockets_of_both_kinds() {
+fn rules_for_ipv4_apply_on_sockets_of_both_kinds() {
     for source in ["127.0.0.0/24", "::ffff:127.0.0.0/120"] {
         let skd = greeting(["--deny", source]).run_with("echo", ["in"]);
         assert_eq!(
@@ -116,7 +116,7 @@ fn rules_of_ipv4_hold_on_sockets_of_both_kinds() {
             ["127.0.1.1", "::1"]
         );
     }
-    // All of IPv6, and that is no address of IPv4.
+    // All of IPv6, which includes no IPv4 address.
     let skd = greeting(["--allow", "::/0"]).run_with("echo", ["in"]);
     assert_eq!(let_in(&skd, &["127.0.0.1", "::1"]), ["::1"]);
     let skd = greeting(["--allow", "0.0.0.0/0"]).run_with("echo", ["in"]);
@@ -124,7 +124,7 @@ fn rules_of_ipv4_hold_on_sockets_of_both_kinds() {
 }
 
 #[test]
-fn local_clients_are_known_by_who_they_are() {
+fn local_clients_are_identified_by_their_credentials() {
     let (uid, gid) = (Uid::effective(), Gid::effective());
     let other = uid.as_raw() + 1;
     for (options, expected) in [
@@ -176,18 +176,18 @@ fn a_rule_changes_the_environment_of_its_own_clients_alone() {
     let rules = directory.write("rules", text);
     let skd = Skd::new(["-t", "0", "--env", "A=common", "--env", "B=1", "--rules"])
         .arg(rules)
-        // One thread, so that one environment is for all of them.
+        // One thread, so that all of them share one environment.
         .args(["--threads", "1"])
         .run_with("sh", ["-c", r#"echo "$A|$B|${C-unset}|$D""#]);
     for _ in 0..2 {
-        assert_eq!(hear(&skd, "127.0.0.1"), "a  b|1||x\ty\n");
-        assert_eq!(hear(&skd, "127.0.0.2"), "common|2|unset|\n");
-        assert_eq!(hear(&skd, "127.0.0.3"), "common|1|unset|\n");
+        assert_eq!(read_answer(&skd, "127.0.0.1"), "a  b|1||x\ty\n");
+        assert_eq!(read_answer(&skd, "127.0.0.2"), "common|2|unset|\n");
+        assert_eq!(read_answer(&skd, "127.0.0.3"), "common|1|unset|\n");
     }
 }
 
 #[test]
-fn a_rule_has_limits_of_its_own_for_each_source_and_its_message_is_told() {
+fn a_rule_has_its_own_limits_per_source_and_its_message_is_sent() {
     let directory = Directory::new();
     let text = "allow 127.0.0.0/30 max=1 message=\"421 busy\\r\\n\"\n\
                 allow 127.0.1.0/24 rate=1/h:2 message=\"slowly\\n\"\n\
@@ -203,25 +203,25 @@ fn a_rule_has_limits_of_its_own_for_each_source_and_its_message_is_told() {
         client
     };
     let first = hold("127.0.0.1");
-    assert_eq!(hear(&skd, "127.0.0.1"), "421 busy\r\n");
-    // Another source of the same rule, and one of another.
+    assert_eq!(read_answer(&skd, "127.0.0.1"), "421 busy\r\n");
+    // Another source of the same rule, and one of another rule.
     let _others = [hold("127.0.0.2"), hold("127.0.3.1"), hold("127.0.3.1")];
-    assert_eq!(hear(&skd, "127.0.3.1"), "");
-    assert_eq!(hear(&skd, "127.0.0.2"), "421 busy\r\n");
+    assert_eq!(read_answer(&skd, "127.0.3.1"), "");
+    assert_eq!(read_answer(&skd, "127.0.0.2"), "421 busy\r\n");
     drop(first);
-    // A moment after its end has been said: cat(1) is told nothing, and says nothing.
-    skd.wait_until("its place is free again", || {
-        hear(&skd, "127.0.0.1").is_empty()
+    // Shortly after its connection has ended: cat(1) has no input, and prints nothing.
+    skd.wait_until("its slot is free again", || {
+        read_answer(&skd, "127.0.0.1").is_empty()
     });
 
     drop([hold("127.0.1.1"), hold("127.0.1.1")]);
-    assert_eq!(hear(&skd, "127.0.1.1"), "slowly\n");
+    assert_eq!(read_answer(&skd, "127.0.1.1"), "slowly\n");
     drop(hold("127.0.1.2"));
-    assert_eq!(hear(&skd, "127.0.2.1"), "no!");
+    assert_eq!(read_answer(&skd, "127.0.2.1"), "no!");
 }
 
 #[test]
-fn prefixes_come_from_files_beside_the_rules_or_the_working_directory() {
+fn prefixes_come_from_files_relative_to_the_rules_or_the_working_directory() {
     let directory = Directory::new();
     fs::create_dir(directory.join("here")).unwrap();
     fs::create_dir(directory.join("there")).unwrap();
@@ -245,9 +245,9 @@ fn prefixes_come_from_files_beside_the_rules_or_the_working_directory() {
     assert_eq!(let_in(&skd, &["::1"]), [""; 0]);
 }
 
-/// Has skd read its rules again, which must succeed or say why not.
+/// Makes skd read its rules again, which must succeed or report why not.
 #[track_caller]
-fn reread(skd: &Instance, said: &str) {
+fn reload(skd: &Instance, said: &str) {
     let told = || skd.logged(said).len();
     let before = told();
     skd.signal(Signal::SIGHUP);
@@ -255,19 +255,19 @@ fn reread(skd: &Instance, said: &str) {
 }
 
 #[test]
-fn hup_reads_the_rules_again_and_bad_ones_change_nothing() {
+fn hup_reloads_the_rules_and_invalid_rules_change_nothing() {
     let directory = Directory::new();
     let path = directory.write("rules", "allow 127.0.0.1");
     let rules = path.to_str().unwrap();
-    // In the foreground, without a log of its own: HUP would end it, had it nothing to read.
+    // In the foreground, without a log file: HUP would end skd if it had no rules to read.
     let skd = greeting(["--deny", "127.0.1.1", "--rules", rules])
         .throttle(Duration::ZERO)
         .run("cat");
     let mut client = connect_from(&skd, "127.0.0.1");
     echo(&mut client, b"before");
     directory.write("rules", "allow 127.0.0.2\nallow 127.0.1.0/24");
-    reread(&skd, "Read 3 rules again");
-    // Who has been let in stays.
+    reload(&skd, "Read 3 rules again");
+    // Accepted clients stay.
     echo(&mut client, b"after");
     let echoed = |from| {
         let heard = try_talk(connect_from(&skd, from), b"").is_ok_and(|heard| heard.is_empty());
@@ -282,21 +282,21 @@ fn hup_reads_the_rules_again_and_bad_ones_change_nothing() {
         "skd: rules file {rules}, line 2, column 8: 10.0.0.1/8 has bits set beyond its length; \
          the prefix is 10.0.0.0/8, the single address 10.0.0.1; the old rules stay"
     );
-    reread(&skd, &fault);
+    reload(&skd, &fault);
     assert_eq!(FOUR.map(echoed), [1, 2, 0, 0]);
     fs::remove_file(&path).unwrap();
     wait_out_throttle();
     let missing = format!("skd: rules file {rules} can't be opened: No such file or directory");
-    reread(&skd, &missing);
+    reload(&skd, &missing);
     assert_eq!(FOUR.map(echoed), [1, 3, 0, 0]);
     directory.write("rules", "allow all");
-    reread(&skd, "Read 2 rules again");
+    reload(&skd, "Read 2 rules again");
     assert_eq!(FOUR.map(echoed), [2, 4, 1, 0]);
     echo(&mut client, b"still");
 }
 
 #[test]
-fn rules_outlast_a_chroot_and_the_loss_of_rights() {
+fn rules_can_be_reloaded_after_a_chroot_and_a_drop_of_privileges() {
     requires_root();
     let (root, outside) = (Directory::public(), Directory::public());
     root.install(&["/bin/echo"]);
@@ -312,11 +312,14 @@ fn rules_outlast_a_chroot_and_the_loss_of_rights() {
         .run_with("/bin/echo", ["in"]);
     assert_eq!(let_in(&skd, &FOUR), ["127.0.0.2"]);
     outside.write("list", "127.0.0.3");
-    reread(&skd, "Read 2 rules again");
+    reload(&skd, "Read 2 rules again");
     assert_eq!(let_in(&skd, &FOUR), ["127.0.0.3"]);
-    // Nobody is asked there for a name, and this one wasn't known.
+    // Names aren't looked up there, and this one wasn't known.
     outside.write("rules", "allow all\nallow gid=root");
-    reread(&skd, "line 2, column 7: 'root' can't be looked up any more");
+    reload(
+        &skd,
+        "line 2, column 7: 'root' can't be looked up in another",
+    );
     assert_eq!(let_in(&skd, &FOUR), ["127.0.0.3"]);
     outside.write("rules", "allow all");
     outside.chmod("rules", 0o600);
@@ -329,7 +332,7 @@ fn rules_outlast_a_chroot_and_the_loss_of_rights() {
     });
     assert_eq!(let_in(&skd, &FOUR), ["127.0.0.3"]);
     outside.chmod("rules", 0o644);
-    reread(&skd, "Read 1 rule again");
+    reload(&skd, "Read 1 rule again");
     assert_eq!(let_in(&skd, &FOUR), FOUR);
 }
 
@@ -348,10 +351,11 @@ fn an_upgrade_keeps_the_rules_and_where_they_are_read() {
     let skd = Skd::new(["-v", "-t", "0", "--deny", "uid=0", "--rules", "rules"])
         .cwd(directory.path())
         .run_with("sh", ["-c", "echo $WHO"]);
-    let heard = || ["127.0.0.1", "127.0.0.2", "127.0.0.3", "::1"].map(|from| hear(&skd, from));
+    let heard =
+        || ["127.0.0.1", "127.0.0.2", "127.0.0.3", "::1"].map(|from| read_answer(&skd, from));
     let expected = ["", "listed\n", "a \"b\"\n", "listed\n"].map(str::to_owned);
     assert_eq!(heard(), expected);
-    // Out of reach: the next image can't read them.
+    // Out of reach: the next binary can't read them.
     for name in ["rules", "list"] {
         fs::rename(directory.join(name), directory.join(format!("{name}.away"))).unwrap();
     }
@@ -360,14 +364,14 @@ fn an_upgrade_keeps_the_rules_and_where_they_are_read() {
     upgrade(&skd, 2);
     assert_eq!(heard(), expected);
     directory.write("rules", "allow all env WHO=all");
-    reread(&skd, "Read 2 rules again");
+    reload(&skd, "Read 2 rules again");
     assert_eq!(heard(), ["all\n"; 4].map(str::to_owned));
     upgrade(&skd, 3);
     assert_eq!(heard(), ["all\n"; 4].map(str::to_owned));
 }
 
 #[test]
-fn a_start_says_what_is_wrong_and_a_check_says_all_of_it() {
+fn a_start_reports_the_first_fault_and_a_check_reports_all() {
     let directory = Directory::new();
     directory.write("empty", "# nothing\n\n");
     directory.write("prefixes", "10.0.0.0/8\n1.2.3\n10.0.0.1/8");
@@ -437,7 +441,7 @@ fn a_start_says_what_is_wrong_and_a_check_says_all_of_it() {
 }
 
 #[test]
-fn a_check_says_if_the_rules_cannot_be_read_again() {
+fn a_check_reports_rules_that_cannot_be_reloaded() {
     requires_root();
     let directory = Directory::public();
     directory.write("rules", "allow all");
@@ -462,7 +466,7 @@ fn a_check_says_if_the_rules_cannot_be_read_again() {
 }
 
 #[test]
-fn explain_says_what_the_rules_make_of_somebody() {
+fn explain_prints_the_decision_of_the_rules_for_a_client() {
     let directory = Directory::new();
     directory.write("list", "192.0.2.128/25");
     let text = "deny file=list message=\"no\\r\\n\"\n\

@@ -30,21 +30,21 @@ fn connect(path: &str) -> Socket {
     socket
 }
 
-/// The next packet; the end is an empty one.
+/// Reads the next packet; the end is an empty one.
 fn packet(mut client: &Socket) -> io::Result<Vec<u8>> {
     let mut room = [0; 65_536];
     let length = client.read(&mut room)?;
     Ok(room[..length].to_vec())
 }
 
-/// Sends a packet to a handler that is `cat`, and sees it come back.
+/// Sends a packet to a handler that is `cat`, and reads it back.
 #[track_caller]
 fn echo(client: &Socket, bytes: &[u8]) {
     assert_eq!(client.send(bytes).unwrap(), bytes.len());
     assert_eq!(packet(client).unwrap(), bytes);
 }
 
-/// A socket that is bound, as another would hand it over.
+/// A bound socket, to be passed to skd as an inherited one.
 fn bound(path: &str) -> Socket {
     let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None).unwrap();
     socket.bind(&SockAddr::unix(path).unwrap()).unwrap();
@@ -106,7 +106,7 @@ fn a_stale_file_is_replaced_and_one_in_use_is_left_alone() {
 }
 
 #[test]
-fn of_the_styles_the_last_counts() {
+fn the_last_style_option_counts() {
     let directory = Directory::new();
     let path = directory.name("socket");
     for (options, kind) in [
@@ -127,7 +127,7 @@ fn of_the_styles_the_last_counts() {
 }
 
 #[test]
-fn what_has_no_such_sockets_is_refused() {
+fn services_without_seqpacket_sockets_are_refused() {
     for (options, texts) in [
         (&["-t", "0"][..], &["--seqpacket", "-l and -x", "none"][..]),
         (&["-l", "@x", "-i", "0"], &["--seqpacket", "--inet (-i)"]),
@@ -156,7 +156,7 @@ fn what_has_no_such_sockets_is_refused() {
 }
 
 #[test]
-fn sockets_that_are_handed_over_are_known() {
+fn inherited_seqpacket_sockets_are_recognised() {
     let directory = Directory::new();
     let path = directory.name("socket");
     for listens in [false, true] {
@@ -184,10 +184,10 @@ fn sockets_that_are_handed_over_are_known() {
 }
 
 #[test]
-fn limits_and_rules_are_those_of_streams() {
+fn limits_and_rules_apply_as_for_streams() {
     let directory = Directory::new();
     let path = directory.name("socket");
-    // What is told is one packet.
+    // The message is one packet.
     let skd = with(&path)
         .args(["-c1", "--at-max=message:busy\\n"])
         .run("cat");
@@ -231,7 +231,7 @@ fn limits_and_rules_are_those_of_streams() {
 }
 
 #[test]
-fn a_first_byte_may_be_an_empty_packet() {
+fn an_empty_packet_may_be_the_first_byte() {
     let directory = Directory::new();
     let path = directory.name("socket");
     let skd = with(&path)
@@ -244,7 +244,7 @@ fn a_first_byte_may_be_an_empty_packet() {
     for first in [&b"x"[..], b""] {
         let client = connect(&path);
         client.send(first).unwrap();
-        // What the handler left unread is an error, in front of the answer.
+        // Input that the handler left unread causes an error before the answer is read.
         let answer = packet(&client).or_else(|_| packet(&client)).unwrap();
         assert_eq!(answer, b"served\n");
     }
@@ -255,7 +255,7 @@ fn a_first_byte_may_be_an_empty_packet() {
 }
 
 #[test]
-fn an_answer_arrives_in_front_of_the_end_where_it_lingers() {
+fn an_answer_arrives_before_the_end_with_linger() {
     let directory = Directory::new();
     let path = directory.name("socket");
     let unread: [&[u8]; 4] = [b"", b"one", b"", b"two"];
@@ -275,7 +275,7 @@ fn an_answer_arrives_in_front_of_the_end_where_it_lingers() {
         if lingers {
             assert_eq!(packet(&client).unwrap(), b"answer\n");
             assert_eq!(packet(&client).unwrap(), b"");
-            // Heard out, until it closes.
+            // Input is drained until the client closes.
             client.send(b"").unwrap();
             client.send(b"more").unwrap();
             drop(client);
@@ -291,7 +291,7 @@ fn an_answer_arrives_in_front_of_the_end_where_it_lingers() {
     }
 }
 
-/// A pipe with a name, by which a handler can be held.
+/// A FIFO by which a handler can be blocked.
 fn fifo(directory: &Directory) -> String {
     let path = directory.name("go");
     let _ = std::fs::remove_file(&path);
@@ -329,7 +329,7 @@ fn a_program_that_accepts_gets_the_listener() {
 }
 
 #[test]
-fn on_demand_a_program_ends_when_it_has_no_clients() {
+fn an_on_demand_program_ends_when_it_has_no_clients() {
     requires_command("perl");
     let directory = Directory::new();
     let path = directory.name("socket");
@@ -358,7 +358,7 @@ fn upgrade(skd: &Instance) {
     let told = || skd.logged("pgrade").len();
     let before = told();
     skd.signal(Signal::SIGUSR2);
-    // Longer than a trial may take.
+    // Longer than a preflight may take.
     poll_for(3 * DEADLINE, || (told() > before).then_some(())).unwrap();
     assert_eq!(skd.logged("no upgrade"), [""; 0]);
 }
@@ -383,7 +383,7 @@ fn an_upgrade_keeps_listeners_and_connections() {
 }
 
 #[test]
-fn a_drain_waits_for_those_who_are_served_and_refuses_others() {
+fn a_drain_waits_for_served_clients_and_refuses_others() {
     let directory = Directory::new();
     let path = directory.name("socket");
     let skd = with(&path).args(["--drain=1h"]).run("cat");
@@ -394,14 +394,14 @@ fn a_drain_waits_for_those_who_are_served_and_refuses_others() {
         let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None).unwrap();
         socket.connect(&SockAddr::unix(&path).unwrap())
     };
-    skd.wait_until("nobody new comes in", || socket().is_err());
+    skd.wait_until("no client is accepted any more", || socket().is_err());
     clients.iter().for_each(|client| echo(client, b"still"));
     drop(clients);
     assert_eq!(skd.wait().code(), Some(0));
 }
 
 #[test]
-fn beside_others_each_has_its_own() {
+fn listeners_of_several_types_are_served_together() {
     let directory = Directory::new();
     let path = directory.name("socket");
     let skd = Skd::new(["--seqpacket", "-l", &path, "-t", "127.0.0.1:0"])
@@ -410,7 +410,7 @@ fn beside_others_each_has_its_own() {
     assert_eq!(packet(&client).unwrap(), b"UNIX-SEQPACKET\n");
     let answer = crate::harness::talk(skd.connect(), b"");
     assert_eq!(answer, b"TCP\n");
-    // Of another type, nobody gets in.
+    // A client of another type is refused.
     assert!(UnixStream::connect(&path).is_err());
     assert!(UnixDatagram::unbound().unwrap().connect(&path).is_err());
 }

@@ -177,7 +177,7 @@ fn each_service_drains_in_its_own_time() {
     echo(&mut long, b"long");
     echo(&mut none, b"none");
     drop(long);
-    // That of a handler that had to be told.
+    // The status of a handler that needed a signal.
     assert_eq!(skd.wait().code(), Some(3));
     echo(&mut none, b"is served still");
 }
@@ -202,7 +202,7 @@ fn an_upgrade_matches_services_by_name() {
     echo(&mut gone, b"before");
     let handlers = skd.wait_for_children(3);
 
-    // In another order, with one that is new.
+    // In another order, with a new one.
     configure(
         &directory,
         &[

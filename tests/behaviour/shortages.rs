@@ -1,5 +1,5 @@
-//! What there is no more of on the machine: room on the disk of the log and of the pid file, a syslog that reads,
-//! memory for handlers. Descriptors and processes are in `resources.rs`.
+//! Shortages of the machine: disk space for the log and the pid file, a syslog daemon that reads, memory for
+//! handlers. Descriptors and processes are in `resources.rs`.
 
 use crate::harness::{
     Cgroup, Directory, Holdings, Instance, Namespace, Skd, Syslog, assert_idle, cpu_ticks, receive,
@@ -10,14 +10,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-/// The number in a line that tells how many others were lost.
+/// The number of lost lines that a line reports.
 fn lost_lines(line: &str) -> Option<usize> {
     let (_, line) = line.split_once("skd: ")?;
     let (number, _) = line.split_once(" lines were lost here: ")?;
     Some(number.parse().expect("a number of lines"))
 }
 
-/// Serves so many clients, as if nothing were the matter.
+/// Asserts that `count` clients are served normally.
 #[track_caller]
 fn serve(skd: &Instance, count: usize) {
     for turn in 0..count {
@@ -38,14 +38,14 @@ impl Disk {
         Self(namespace)
     }
 
-    /// Takes all room that is left.
+    /// Uses all space that is left.
     fn fill(&self) {
-        // dd(1) fails at the end of the room, and that is the point.
+        // dd(1) fails when the disk is full, and that is the point.
         self.0
             .shell("! dd if=/dev/zero of=/mnt/ballast bs=1024 2> /dev/null");
     }
 
-    /// Gives it back.
+    /// Frees the space.
     fn clear(&self) {
         fs::remove_file(self.path("ballast")).unwrap();
     }
@@ -68,18 +68,18 @@ impl Disk {
     }
 }
 
-/// Asserts that a log, which ended with `full` while there was no room, has each of two lines for so many connections,
-/// whole, or says how many it lacks.
+/// Asserts that a log, which ended with `full` while the disk was full, has two whole lines for each of `connections`
+/// connections, or says how many it lacks.
 #[track_caller]
 fn expect_every_line(log: &str, full: &str, connections: usize) {
     let rest = log.strip_prefix(full).expect("an end of the log");
     let mut arrived = log.lines().count();
-    // One may have found room for its beginning alone. Nothing is put behind that.
+    // There may have been space for the beginning of a line. No other line is appended to that.
     if !full.is_empty() && !full.ends_with('\n') {
         arrived -= 1;
         assert!(rest.starts_with('\n'), "{log}");
     }
-    // What comes first then is how many are missing.
+    // Then the number of missing lines comes first.
     let next = rest.trim_start_matches('\n').lines().next();
     assert!(next.and_then(lost_lines).is_some(), "{log}");
     let lost: Vec<usize> = log.lines().filter_map(lost_lines).collect();
@@ -107,7 +107,7 @@ fn a_log_on_a_full_disk_goes_on_when_there_is_room_and_says_how_many_lines_it_la
     let before = Holdings::in_peace(&skd);
     let mut served = 1;
     for round in 1..=3 {
-        // So much that the end of the room is in the midst of a line.
+        // So much that the disk is full in the middle of a line.
         serve(&skd, 5 * round);
         disk.fill();
         let ticks = cpu_ticks(skd.pid());
@@ -159,7 +159,7 @@ fn a_pid_file_on_a_full_disk_fails_the_start_and_leaves_nothing() {
         output.expect_refusal(1, &["--pidfile /mnt/pid", "No space left"]);
         assert_eq!(disk.names(), ["ballast"], "{background}");
     }
-    // And the next one takes over.
+    // The next start takes it over.
     disk.clear();
     let skd = Skd::new(["-P", "/mnt/pid", "-t", "127.0.0.1:7007"])
         .inside(&disk.0)
@@ -170,7 +170,7 @@ fn a_pid_file_on_a_full_disk_fails_the_start_and_leaves_nothing() {
 
 // Syslog.
 
-/// Answers each line that it reads with as many lines on standard error as that says, all told apart.
+/// For each line of input, prints as many lines on standard error as it says, all of them different.
 const CHATTER: &str = "$| = 1; $0 = 0; while (<STDIN>) { \
     for my $line (1..$_) { printf STDERR qq(said %06d %s\\n), ++$said, q(.) x 80 } print qq(done\\n) }";
 
@@ -202,19 +202,19 @@ fn a_syslog_that_does_not_read_or_is_not_there_holds_up_no_handler_for_good() {
         let before = Holdings::of(&skd);
         for _ in 0..2 {
             stop(&syslog);
-            // Whoever writes waits a second once, for one that may be restarted, and then no more.
+            // A writer waits once for a second, in case the daemon is being restarted, and then no more.
             say(MANY);
-            // Others don't wait at all, with no line of theirs to wait for.
+            // Others don't wait at all, since none of their lines are pending.
             for _ in 0..20 {
                 let mut client = skd.connect();
                 writeln!(client, "0").unwrap();
                 assert_eq!(receive(&mut client, 5), b"done\n");
             }
-            // Neither skd nor the relay is busy with waiting.
+            // Neither skd nor the relay is busy while waiting.
             assert_idle(&[vec![skd.pid()], relays(&skd)].concat());
             start(&syslog);
             let total = say(1);
-            // Every line is there or counted among those that are not.
+            // Every line arrived or is counted as lost.
             wait_until("every line is accounted for", || {
                 let messages = syslog.messages();
                 let lost = messages.iter().filter_map(|it| lost_lines(&it.text));
@@ -239,7 +239,7 @@ fn a_syslog_that_does_not_read_or_is_not_there_holds_up_no_handler_for_good() {
 
 // Memory.
 
-/// Gives back what it gets, and takes memory without end if that is told to it.
+/// Echoes its input, and allocates memory without end if told so.
 const EATER: &str = "
     #include <stdlib.h>
     #include <unistd.h>
@@ -270,7 +270,7 @@ fn handlers_that_are_killed_for_their_memory_are_reported_and_others_served() {
     assert_eq!(talk(skd.connect(), b"warm\n"), b"warm\n");
     let held = || {
         skd.wait_until("all are reaped", || skd.children().is_empty());
-        // Reaped first, and let go of then.
+        // Handlers are reaped first, and their descriptors closed then.
         let mut held = Holdings::of(&skd);
         skd.wait_until("their descriptors are closed", || {
             held = Holdings::of(&skd);
@@ -284,7 +284,7 @@ fn handlers_that_are_killed_for_their_memory_are_reported_and_others_served() {
             for _ in 0..EATERS {
                 scope.spawn(|| assert_eq!(talk(skd.connect(), b"eat\n"), b"eat\n"));
             }
-            // Whoever eats is killed before one who doesn't.
+            // The process that allocates is killed before others.
             for _ in 0..2 {
                 scope.spawn(|| {
                     for turn in 0..20 {

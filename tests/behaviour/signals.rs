@@ -1,4 +1,4 @@
-//! What signals do to a daemon that serves.
+//! The effects of signals on a daemon that serves.
 
 use crate::harness::{
     Directory, HeldStart, Program, Running, SignalMasks, Skd, Terminal, children, connect_unix,
@@ -36,7 +36,7 @@ fn term_ends_skd_and_leaves_handlers_to_finish() {
             assert_eq!(receive(stream, 4), b"more");
         }
         if program.is_ours() {
-            TcpStream::connect(skd.address()).expect_err("nobody listens any more");
+            TcpStream::connect(skd.address()).expect_err("no listener any more");
         }
         for stream in streams {
             talk(stream, b"");
@@ -66,13 +66,13 @@ fn int_and_quit_end_handlers_and_all_of_their_groups() {
         skd.signal(signal);
         assert_eq!(skd.wait().code(), Some(0), "{signal}");
         for pid in all {
-            wait_until("everybody ends", || !exists(pid));
+            wait_until("all processes end", || !exists(pid));
         }
     }
 }
 
 #[test]
-fn handlers_get_term_whatever_ended_skd() {
+fn handlers_get_term_whatever_signal_ended_skd() {
     let directory = Directory::new();
     let script = "trap 'echo TERM > \"$0\"; exit' TERM; trap 'echo INT > \"$0\"; exit' INT QUIT; \
                   echo ready; while :; do sleep 0.01; done";
@@ -145,7 +145,7 @@ fn the_socket_file_is_removed() {
 }
 
 #[test]
-fn the_socket_of_somebody_else_at_the_path_is_not_removed() {
+fn a_foreign_socket_at_the_path_is_not_removed() {
     let directory = Directory::new();
     let path = directory.join("socket");
     let skd = Skd::new(["-l"]).arg(&path).run("cat");
@@ -179,7 +179,7 @@ fn a_socket_whose_directory_was_renamed_is_removed() {
 }
 
 #[test]
-fn hup_ends_a_skd_in_the_foreground_that_has_nothing_to_reopen() {
+fn hup_ends_a_skd_in_the_foreground_with_nothing_to_reopen() {
     each_program(|program| {
         let skd = program.skd(["-t", "127.0.0.1:0"]).run("cat");
         let mut stream = served(&skd);
@@ -208,7 +208,7 @@ fn a_closed_terminal_ends_a_skd_in_the_foreground() {
     });
 }
 
-/// Sends a signal that must not end skd, and sees that it has been seen to.
+/// Sends a signal that must not end skd, and waits until it was handled.
 #[track_caller]
 fn survives(skd: &crate::harness::Instance, signal: Signal) {
     skd.signal(signal);
@@ -225,7 +225,7 @@ fn survives(skd: &crate::harness::Instance, signal: Signal) {
     }
 }
 
-/// Whether a signal waits for the process as a whole (ShdPnd of proc(5)).
+/// Whether a signal is pending for the process as a whole (ShdPnd of proc(5)).
 fn shared_pending(pid: i32, signal: Signal) -> bool {
     let set = crate::harness::status_field(pid, "ShdPnd").unwrap();
     SignalMasks::has(u64::from_str_radix(&set, 16).unwrap(), signal)
@@ -284,7 +284,7 @@ fn hup_ends_no_skd_with_a_log_file_or_in_the_background() {
 }
 
 #[test]
-fn user_signals_and_those_that_concern_terminals_are_ignored() {
+fn user_signals_and_terminal_signals_are_ignored() {
     for signal in [
         Signal::SIGUSR1,
         Signal::SIGPIPE,
@@ -298,13 +298,13 @@ fn user_signals_and_those_that_concern_terminals_are_ignored() {
         for _ in 0..3 {
             assert_eq!(talk(skd.connect(), b"here"), b"here", "{signal}");
         }
-        // It has had the signal: another one comes through after it.
+        // The signal has arrived: another one comes through after it.
         assert_eq!(skd.stop().code(), Some(0), "{signal}");
     }
 }
 
 #[test]
-fn ignored_signals_that_were_inherited_do_not_matter() {
+fn inherited_ignored_signals_do_not_matter() {
     let ignored = [
         Signal::SIGCHLD,
         Signal::SIGINT,
@@ -323,7 +323,7 @@ fn ignored_signals_that_were_inherited_do_not_matter() {
     }
 }
 
-/// A handler has nothing ignored or blocked, its status is seen, and the signal ends skd.
+/// Asserts that a handler has no signal ignored or blocked, that its status is seen, and that the signal ends skd.
 fn serves_and_ends(skd: Skd, ending: Signal) {
     let skd = skd.run_with("sh", ["-c", "cat; exit 3"]);
     let stream = served(&skd);
@@ -334,14 +334,14 @@ fn serves_and_ends(skd: Skd, ending: Signal) {
         (masks.ignored, masks.blocked) == (0, 0)
     });
     talk(stream, b"");
-    // Had CHLD stayed ignored, the kernel would have thrown the status away.
+    // If CHLD were still ignored, the kernel would have discarded the status.
     skd.wait_for_log("exited with status 3");
     skd.signal(ending);
     assert_eq!(skd.wait().code(), Some(0), "{ending}");
 }
 
 #[test]
-fn blocked_signals_that_were_inherited_do_not_matter() {
+fn inherited_blocked_signals_do_not_matter() {
     let blocked = [
         Signal::SIGCHLD,
         Signal::SIGINT,
@@ -364,7 +364,7 @@ fn blocked_signals_that_were_inherited_do_not_matter() {
 fn a_signal_during_the_start_is_not_lost_and_leaves_nothing() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let directory = Directory::new();
-        // Held up in its start by a directory that somebody else has locked.
+        // Held up in its start by a directory that another process has locked.
         let held = File::open(directory.path()).unwrap();
         held.lock().unwrap();
         let skd = Skd::new([

@@ -1,4 +1,4 @@
-//! Sockets that somebody else has made: `--systemd` and `--listen-fd`.
+//! Inherited sockets: `--systemd` and `--listen-fd`.
 
 use crate::harness::{
     Directory, MARK, Program, Running, Skd, ask, assert_idle, connect, connect_unix, datagram_echo,
@@ -22,7 +22,7 @@ fn activate<A: AsRef<OsStr>>(
     skd: impl IntoIterator<Item = A>,
 ) -> Skd {
     requires_command(ACTIVATE);
-    // It hands on no variable that it isn't told of.
+    // It passes on only variables that it is told of.
     Skd::new(["-E", MARK, "-E", "UID", "-E", "GID"])
         .binary(format!("/usr/bin/{ACTIVATE}"))
         .args(listen)
@@ -30,19 +30,19 @@ fn activate<A: AsRef<OsStr>>(
         .args(skd)
 }
 
-/// An address that no other test, and no other run of them, has: the manager takes no port 0.
+/// An address for one test, different in each run of the tests: the manager takes no port 0.
 fn address(test: u16) -> SocketAddr {
     let [_, high, middle, low] = std::process::id().to_be_bytes();
     ([127, high, middle, low], 4300 + test).into()
 }
 
-/// Waits until the manager has bound so many sockets.
+/// Waits until the manager has bound `count` sockets.
 fn wait_bound(manager: &Running, count: usize) {
     manager.wait_for_logs(" as ", count);
 }
 
 #[test]
-fn a_service_manager_hands_over_a_tcp_socket() {
+fn a_service_manager_passes_a_tcp_socket() {
     let address = address(1);
     let listen = ["-l", &address.to_string()].map(str::to_owned);
     let words = ["-v", "--systemd", "cat"].map(str::to_owned);
@@ -76,12 +76,12 @@ fn a_service_manager_hands_over_a_tcp_socket() {
     assert_eq!(skd.stop().code(), Some(0));
     assert!(
         TcpStream::connect(address).is_err(),
-        "somebody still has the socket"
+        "the socket is still open"
     );
 }
 
 #[test]
-fn a_service_manager_hands_over_datagrams() {
+fn a_service_manager_passes_datagram_sockets() {
     let (prog, [option, script]) = datagram_echo();
     let words = ["--systemd", "-v", prog, option, script];
     let address = address(2);
@@ -96,7 +96,7 @@ fn a_service_manager_hands_over_datagrams() {
 }
 
 #[test]
-fn several_sockets_are_handed_over_at_once_beside_our_own() {
+fn several_sockets_are_inherited_beside_bound_ones() {
     let directory = Directory::new();
     let path = directory.name("socket");
     let address = address(3);
@@ -107,7 +107,7 @@ fn several_sockets_are_handed_over_at_once_beside_our_own() {
     wait_bound(&skd, 2);
     assert_eq!(talk(connect_unix(&path), b"unix"), b"unix");
     assert_eq!(talk(connect(address), b"tcp"), b"tcp");
-    // Only the port that we were to choose is printed.
+    // Only a port that the kernel has chosen for skd is printed.
     let own: u16 = skd.stdout_line().parse().unwrap();
     assert_ne!(own, address.port());
     assert_eq!(talk(connect(([127, 0, 0, 1], own).into()), b"own"), b"own");
@@ -120,7 +120,7 @@ fn several_sockets_are_handed_over_at_once_beside_our_own() {
     );
     assert_eq!(skd.stop().code(), Some(0));
     assert_eq!(skd.stdout_lines().len(), 1);
-    // The path is its giver's.
+    // The socket file belongs to the program that bound it.
     assert_eq!(directory.names(), ["socket"]);
 }
 
@@ -151,7 +151,7 @@ fn in_the_background_and_without_privileges() {
 }
 
 #[test]
-fn what_the_environment_says_has_to_be_right() {
+fn wrong_variables_are_refused() {
     let refused = |assignments: &str, texts: &[&str]| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         Skd::new(["--systemd", "cat"])
@@ -249,7 +249,7 @@ fn many_descriptors_take_their_order_from_the_command_line() {
     assert_eq!(talk(connect_unix(&a), b"hello"), b"hello");
 }
 
-/// How many connections the kernel lets wait at a listening port.
+/// The backlog of a listening port, as the kernel has it.
 fn backlog(port: u16) -> u32 {
     requires_command("ss");
     let mut ss = std::process::Command::new("ss");
@@ -265,7 +265,7 @@ fn backlog(port: u16) -> u32 {
 }
 
 #[test]
-fn the_backlog_is_the_giver_s_unless_said() {
+fn the_backlog_is_that_of_the_inherited_socket_unless_changed() {
     let bind = || {
         let socket = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         let any: SocketAddr = ([127, 0, 0, 1], 0).into();
@@ -286,7 +286,7 @@ fn the_backlog_is_the_giver_s_unless_said() {
     assert_eq!(backlog(address.port()), 7);
     serve(&socket, address, &["-b", "9"]);
     assert_eq!(backlog(address.port()), 9);
-    // One that doesn't listen yet is made to. A client may come before, and is refused.
+    // A socket that doesn't listen yet is made to. A client that comes before is refused.
     let (socket, address) = bind();
     let skd = Skd::new(["-vvb", "5", "--listen-fd", "3"])
         .descriptor(3, socket)
@@ -297,7 +297,7 @@ fn the_backlog_is_the_giver_s_unless_said() {
 }
 
 #[test]
-fn limits_and_options_apply_to_them_as_to_others() {
+fn limits_and_options_apply_as_to_bound_sockets() {
     requires_command("perl");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -310,14 +310,14 @@ fn limits_and_options_apply_to_them_as_to_others() {
     assert_eq!(receive(&mut first, 1), b"1", "TCP_NODELAY");
     let mut second = connect(address);
     skd.wait_for_log("all 1 slots are taken");
-    wait_for("a place", || {
+    wait_for("a slot", || {
         skd.children().first().map(|&pid| {
             let pid = nix::unistd::Pid::from_raw(pid);
             nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
         })
     });
     assert_eq!(receive(&mut second, 1), b"1");
-    // As the manual says, for whoever shares the socket.
+    // As the manual says, for other processes that share the socket.
     let flags = fcntl(kept.as_fd(), FcntlArg::F_GETFL).unwrap();
     assert!(OFlag::from_bits_retain(flags).contains(OFlag::O_NONBLOCK));
 }
@@ -341,7 +341,7 @@ fn an_ipv4_client_of_a_dual_socket_is_plain() {
 }
 
 #[test]
-fn what_cant_be_served_is_refused_by_name() {
+fn sockets_that_cannot_be_served_are_refused_by_name() {
     let refused = |descriptor: Option<OwnedFd>, text: &str| {
         let mut skd = Skd::new(["--listen-fd", "5", "cat"]);
         if let Some(descriptor) = descriptor {
@@ -397,7 +397,7 @@ fn what_cant_be_served_is_refused_by_name() {
         refused(Some(raw), "raw");
     }
 
-    // By whichever option.
+    // By each of the options.
     let line = "LISTEN_FDS=1 LISTEN_FDNAMES=web LISTEN_PID=$$ exec \"$@\"";
     Skd::new(["--systemd", "cat"])
         .wrapper(["sh", "-c", line, "sh"])
@@ -418,7 +418,7 @@ fn what_cant_be_served_is_refused_by_name() {
 }
 
 #[test]
-fn a_start_that_fails_leaves_them_as_they_were() {
+fn a_failed_start_leaves_the_sockets_unchanged() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let kept = listener.try_clone().unwrap();
     let address = listener.local_addr().unwrap();
@@ -442,17 +442,17 @@ fn a_start_that_fails_leaves_them_as_they_were() {
 }
 
 #[test]
-fn a_socket_that_its_giver_shuts_down_is_told_of_and_costs_nothing() {
+fn an_inherited_socket_that_is_shut_down_is_reported_and_costs_nothing() {
     let directory = Directory::new();
     let path = directory.join("socket");
     let unix = UnixListener::bind(&path).unwrap();
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-    let places = [
+    let addresses = [
         format!("unix stream {}", path.display()),
         format!("TCP [127.0.0.1]:{}", tcp.local_addr().unwrap().port()),
     ];
     let listeners: [OwnedFd; 2] = [unix.into(), tcp.into()];
-    for (place, listener) in places.into_iter().zip(listeners) {
+    for (address, listener) in addresses.into_iter().zip(listeners) {
         let skd = Skd::new(["-vv", "--listen-fd", "3"])
             .throttle(Duration::from_millis(100))
             .descriptor(3, listener.try_clone().unwrap())
@@ -461,7 +461,7 @@ fn a_socket_that_its_giver_shuts_down_is_told_of_and_costs_nothing() {
         socket2::Socket::from(listener)
             .shutdown(Shutdown::Both)
             .unwrap();
-        let line = skd.wait_for_log(&format!("skd: a connection on {place} wasn't accepted: "));
+        let line = skd.wait_for_log(&format!("skd: a connection on {address} wasn't accepted: "));
         assert!(
             line.ends_with("shut the socket down; restart skd"),
             "{line}"

@@ -1,4 +1,4 @@
-//! Options of sockets: what the kernel says of the listener, and of the connection that a handler has.
+//! Socket options: what the kernel reports of the listener, and of the connection of a handler.
 
 use crate::harness::{
     Directory, Namespace, Running, Skd, ask, ask_unix_datagram, connect, receive, requires_command,
@@ -15,8 +15,8 @@ use std::os::fd::AsRawFd;
 const UID: u32 = 61234;
 const GID: u32 = 61235;
 
-/// A handler that says what its socket has: of each argument, LEVEL:NAME, the value. One that listens is
-/// followed by the connection that is accepted there.
+/// A handler that prints options of its socket: for each argument, LEVEL:NAME, the value. For a listener, the
+/// values of the connection that is accepted there follow.
 const ASK: &str = r#"
     sub show {
         my ($socket) = @_;
@@ -39,7 +39,7 @@ const ASK: &str = r#"
     }
 "#;
 
-/// Level and name of socket options, and what they are to be.
+/// Level and name of socket options, and their expected values.
 type Expected<'a> = &'a [(&'a str, &'a str)];
 
 const KEEPALIVE: &str = "1:9";
@@ -75,7 +75,7 @@ fn say(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Of a listener at this host, and of its connections: with skd accepting them, and with PROG.
+/// Asserts the options of a listener at this host and of its connections: accepted by skd, and by PROG.
 #[track_caller]
 fn tcp(option: &str, host: &str, listener: Expected<'_>, connection: Expected<'_>) {
     let listen = ["-t", &format!("{host}:0")].map(str::to_owned);
@@ -105,7 +105,7 @@ fn udp(option: &str, host: &str, expected: Expected<'_>) {
 const HOSTS: [&str; 2] = ["127.0.0.1", "[::1]"];
 
 #[test]
-fn connections_inherit_what_their_listener_has() {
+fn connections_inherit_the_options_of_their_listener() {
     let time = fs::read_to_string("/proc/sys/net/ipv4/tcp_keepalive_time").unwrap();
     let time = [(KEEPALIVE, "1"), (KEEP_IDLE, time.trim())];
     for host in HOSTS {
@@ -121,7 +121,7 @@ fn connections_inherit_what_their_listener_has() {
             ],
         );
         both("--user-timeout=30s", host, &[(USER_TIMEOUT, "30000")]);
-        // As many retransmissions as take so long. Of a connection it means nothing.
+        // The number of retransmissions that take so long. A connection has no such option.
         tcp("--defer-accept=5s", host, &[(DEFER_ACCEPT, "7")], &[]);
         tcp("--fast-open=16", host, &[(FAST_OPEN, "16")], &[]);
         both("--nodelay", host, &[(NODELAY, "1"), (KEEPALIVE, "0")]);
@@ -144,7 +144,7 @@ fn connections_inherit_what_their_listener_has() {
 }
 
 #[test]
-fn datagram_sockets_have_what_is_for_them() {
+fn datagram_sockets_have_their_options() {
     for host in HOSTS {
         udp("--device=lo", host, &[(DEVICE, "lo")]);
         udp("--reuse-port", host, &[(REUSE_PORT, "1")]);
@@ -164,7 +164,7 @@ fn datagram_sockets_have_what_is_for_them() {
 }
 
 #[test]
-fn a_mark_is_set_with_the_right_to_it() {
+fn a_mark_is_set_with_the_capability_for_it() {
     requires_root();
     for host in HOSTS {
         both("--mark=0x1f", host, &[(MARK, "31")]);
@@ -189,7 +189,7 @@ fn a_mark_is_set_with_the_right_to_it() {
 }
 
 #[test]
-fn each_listener_has_what_is_for_its_kind() {
+fn each_listener_has_the_options_of_its_kind() {
     let directory = Directory::new();
     let path = directory.name("socket");
     let skd = Skd::new([
@@ -234,7 +234,7 @@ fn packets_bear_their_type_of_service() {
 }
 
 #[test]
-fn buffers_go_beyond_the_limit_with_the_right_to_it() {
+fn buffers_exceed_the_limit_with_the_capability_for_it() {
     requires_root();
     let limit = |name: &str| -> u64 {
         let text = fs::read_to_string(format!("/proc/sys/net/core/{name}_max")).unwrap();
@@ -250,7 +250,7 @@ fn buffers_go_beyond_the_limit_with_the_right_to_it() {
         let silent = Skd::new(["--check"]).args(&words).arg("cat").end();
         assert_eq!(silent.expect_code(0).stderr, "");
         both(&words[0], HOSTS[0], &[(value, &(2 * wanted).to_string())]);
-        // Cut without it, and said so by who is asked.
+        // Cut to the limit without the capability, and logged with -v.
         let skd = Skd::new(&words).user(UID, GID, [GID]);
         let skd = serve(skd, &[(value, "")]);
         assert_eq!(say(&talk(skd.connect(), b"x")), (2 * limit).to_string());
@@ -265,7 +265,7 @@ fn buffers_go_beyond_the_limit_with_the_right_to_it() {
 }
 
 #[test]
-fn who_says_nothing_is_not_accepted_when_that_is_deferred() {
+fn a_silent_client_is_not_accepted_with_deferred_accept() {
     let skd = Skd::new(["-v", "--defer-accept=1h", "-t", "127.0.0.1:0"]).run("cat");
     let mut silent = skd.connect();
     assert_eq!(talk(skd.connect(), b"first"), b"first");
@@ -277,7 +277,7 @@ fn who_says_nothing_is_not_accepted_when_that_is_deferred() {
 
 #[test]
 fn several_daemons_share_a_port() {
-    // Whoever serves says who it is.
+    // Each server names itself.
     let who = "$p = recv(STDIN, $_, 9, 0); send(STDOUT, getppid, 0, $p)";
     for (listen, script) in [("-t", "syswrite STDOUT, getppid"), ("-u", who)] {
         let start = |port: u16, options: &[&str]| {
@@ -288,7 +288,7 @@ fn several_daemons_share_a_port() {
         let other = start(one.port(), &["--reuse-port"]);
         let both = BTreeSet::from([one.pid(), other.pid()].map(|pid| pid.to_string()));
         let mut seen = BTreeSet::new();
-        // The kernel chooses by the client's port: 200 clients of one daemon would be a rare thing.
+        // The kernel chooses by the client's port: 200 clients of one daemon would be very unlikely.
         for _ in 0..200 {
             let said = match listen {
                 "-t" => talk(one.connect(), b""),
@@ -303,7 +303,7 @@ fn several_daemons_share_a_port() {
         Skd::new([listen, &format!("127.0.0.1:{}", one.port()), "cat"])
             .end()
             .expect_refusal(1, &["can't bind", "another program has the port"]);
-        // When one is gone, the other serves on.
+        // After one has ended, the other serves on.
         assert_eq!(one.stop().code(), Some(0));
         let said = match listen {
             "-t" => talk(other.connect(), b""),
@@ -331,7 +331,7 @@ fn listeners_of_one_command_line_share_a_port_too() {
 }
 
 #[test]
-fn a_free_port_is_shared_with_nobody_yet() {
+fn a_free_port_is_not_shared_yet() {
     let namespace = Namespace::new();
     namespace.sysctl("net/ipv4/ip_local_port_range", "40000 40003");
     for listen in ["-t", "-u"] {
@@ -343,7 +343,7 @@ fn a_free_port_is_shared_with_nobody_yet() {
 }
 
 #[test]
-fn an_address_is_bound_before_it_is_there() {
+fn an_address_is_bound_before_it_exists() {
     requires_root();
     let namespace = Namespace::new();
     for (host, address) in [
@@ -365,7 +365,7 @@ fn an_address_is_bound_before_it_is_there() {
 }
 
 #[test]
-fn an_interface_is_heard_alone() {
+fn only_datagrams_of_the_interface_are_received() {
     let namespace = Namespace::new();
     for (listen, shown) in [("-t", "TCP"), ("-u", "UDP")] {
         for check in [&["--check"][..], &[]] {
@@ -392,7 +392,7 @@ fn an_interface_is_heard_alone() {
     assert_eq!(directory.names(), [""; 0]);
     namespace.shell("ip link add one type veth peer name two && ip link set one up");
     namespace.shell("ip address add 192.0.2.1/32 dev one");
-    // To the kernel, what comes from here comes by the interface whose address it is for.
+    // The kernel assigns a local datagram to the interface of its destination address.
     for (device, host, heard) in [
         ("one", "192.0.2.1", true),
         ("lo", "127.0.0.1", true),
@@ -413,7 +413,7 @@ fn an_interface_is_heard_alone() {
 }
 
 #[test]
-fn fast_open_that_the_kernel_does_not_do_is_noted() {
+fn fast_open_that_the_kernel_lacks_is_noted() {
     requires_root();
     let namespace = Namespace::new();
     for (allowed, notes) in [("1", true), ("3", false)] {
@@ -426,10 +426,10 @@ fn fast_open_that_the_kernel_does_not_do_is_noted() {
     }
 }
 
-// Sockets from others.
+// Inherited sockets.
 
 #[test]
-fn sockets_from_others_have_them_and_so_have_those_who_wait_there() {
+fn inherited_sockets_and_their_queued_connections_have_the_options() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let early = [(); 3].map(|()| connect(address));
@@ -457,7 +457,7 @@ fn sockets_from_others_have_them_and_so_have_those_who_wait_there() {
 }
 
 #[test]
-fn what_is_for_binding_is_nothing_for_sockets_from_others() {
+fn options_for_binding_have_no_effect_on_inherited_sockets() {
     for option in ["--reuse-port", "--freebind", "--device=lo"] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         Skd::new(["--listen-fd=3", option, "cat"])
@@ -467,7 +467,7 @@ fn what_is_for_binding_is_nothing_for_sockets_from_others() {
                 2,
                 &[option.split('=').next().unwrap(), "has no use", "is bound"],
             );
-        // Beside one of our own it is for that.
+        // Beside a bound socket the option is for that.
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let skd = Skd::new(["--listen-fd=3", option, "-t", "127.0.0.1:0"]);
         let skd = skd.descriptor(3, listener).run("cat");
@@ -475,13 +475,13 @@ fn what_is_for_binding_is_nothing_for_sockets_from_others() {
     }
 }
 
-// What becomes of them.
+// After an upgrade.
 
 #[test]
-fn an_upgrade_leaves_them_as_they_are() {
+fn an_upgrade_keeps_the_options() {
     requires_root();
     let expected = [(KEEP_IDLE, "60"), (TOS, "184"), (MARK, "7")];
-    // Who takes over hasn't the right to set the mark.
+    // The new process hasn't the capability to set the mark.
     let skd = Skd::new(["-v", "--keepalive=1m:1s:3", "--tos=ef", "--mark=7"]);
     let skd = skd.args(["--user=61234:61235", "-t", "127.0.0.1:0"]);
     let skd = serve(skd, &expected);
@@ -493,15 +493,15 @@ fn an_upgrade_leaves_them_as_they_are() {
     assert_eq!(skd.stop().code(), Some(0));
 }
 
-// What they cost.
+// The cost.
 
-/// The calls of skd itself that a trace of all has, one each line.
+/// The number of calls of skd itself in a trace of all processes, one per line.
 fn calls(trace: &str, name: &str) -> usize {
     let begins = format!("{name}(");
     trace.lines().filter(|line| line.contains(&begins)).count()
 }
 
-/// Serves so many clients, one after the other, and gives what was traced of the sockets' options.
+/// Serves `clients` clients, one after the other, and returns the traced calls for socket options.
 fn traced(options: &[&str], early: usize, clients: usize) -> String {
     requires_command("strace");
     let directory = Directory::new();
@@ -548,7 +548,7 @@ const ALL: &[&str] = &[
 ];
 
 #[test]
-fn a_connection_costs_nothing_more() {
+fn a_connection_costs_no_additional_calls() {
     let names = [
         "setsockopt",
         "getsockopt",
@@ -567,7 +567,7 @@ fn a_connection_costs_nothing_more() {
         assert_eq!(cost, plain, "{name}");
     }
     assert!(few[0] > plain_few[0]);
-    // Those alone that had waited at a socket from others are told.
+    // Only connections that had waited at an inherited socket get them.
     let nodelay = |early, clients| {
         let trace = traced(&["-n"], early, clients);
         trace.matches("TCP_NODELAY").count()
@@ -575,10 +575,10 @@ fn a_connection_costs_nothing_more() {
     assert_eq!([nodelay(0, 2), nodelay(3, 2)], [2, 5]);
 }
 
-// What is refused.
+// Refusals.
 
 #[test]
-fn what_is_of_no_use_is_refused() {
+fn options_without_effect_are_refused() {
     let directory = Directory::new();
     let path = directory.name("socket");
     let tcp = [
@@ -639,13 +639,13 @@ fn values_out_of_range_are_refused() {
 }
 
 #[test]
-fn what_the_kernel_lacks_is_said() {
+fn options_that_the_kernel_lacks_are_named() {
     requires_command("strace");
     for (option, name, number) in [
         ("--defer-accept=1s", "defer-accept", 1),
         ("--reuse-port", "reuse-port", 1),
     ] {
-        // The first that is set is SO_REUSEADDR.
+        // The first option that is set is SO_REUSEADDR.
         let inject = format!("inject=setsockopt:error=ENOPROTOOPT:when={}", number + 1);
         let output = Skd::new([option, "-t", "127.0.0.1:0", "cat"])
             .wrapper(["strace", "-qq", "-o", "/dev/null", "-e", &inject])

@@ -47,7 +47,7 @@ fn serves_several_listeners() {
 }
 
 #[test]
-fn tells_the_handler_who_calls() {
+fn tells_the_handler_its_client() {
     each_program(|program| {
         let say = "echo $PROTO $TCPLOCALIP $TCPLOCALPORT $TCPREMOTEIP $TCPREMOTEPORT";
         let skd = program
@@ -83,32 +83,32 @@ fn reports_connections() {
 }
 
 #[test]
-fn leaves_the_handler_its_connection_alone() {
+fn leaves_the_connection_to_the_handler() {
     each_program(|program| {
         let skd = program.skd(["-t", "127.0.0.1:0"]).run("cat");
         let mut stream = skd.connect();
-        // Its answer shows that it has been exec'd.
+        // Its answer shows that it has been executed.
         stream.write_all(b".").unwrap();
         receive(&mut stream, 1);
         let handler = skd.wait_for_children(1)[0];
         let open: Vec<i32> = descriptors(handler).into_keys().collect();
         match program {
             Program::Ours => assert_eq!(open, [0, 1, 2]),
-            // It leaks the listening socket.
+            // 1.2 leaks the listening socket.
             Program::Original => assert_eq!(open, [0, 1, 2, 3]),
         }
     });
 }
 
 #[test]
-fn keeps_to_the_greatest_number_of_clients() {
+fn keeps_to_the_maximum_number_of_clients() {
     each_program(|program| {
         let skd = program.skd(["-c", "1", "-t", "127.0.0.1:0"]).run("cat");
         let mut first = skd.connect();
         first.write_all(b"1").unwrap();
         assert_eq!(receive(&mut first, 1), b"1");
         let handler = skd.wait_for_children(1)[0];
-        // Waits in the backlog until the first is gone.
+        // Waits in the backlog until the first one has left.
         let mut second = skd.connect();
         second.write_all(b"2").unwrap();
         first.write_all(b"1").unwrap();
@@ -141,7 +141,7 @@ fn open(pid: i32) -> Vec<i32> {
     descriptors(pid).into_keys().collect()
 }
 
-// What a handler starts with.
+// The descriptors that a handler starts with.
 
 #[test]
 fn a_handler_has_one_socket_as_input_and_output() {
@@ -151,8 +151,8 @@ fn a_handler_has_one_socket_as_input_and_output() {
     assert!(its[&0].starts_with("socket:"), "{its:?}");
     assert_eq!(its[&0], its[&1]);
     assert_eq!(its[&2], skd_s[&2]);
-    // And that connection is open nowhere else: on a busy machine the handler may have answered before
-    // skd has let go of it.
+    // The connection is open nowhere else: on a busy machine the handler may have answered before
+    // skd has closed it.
     skd.wait_until("skd hasn't got it", || {
         descriptors(skd.pid()).values().all(|open| *open != its[&0])
     });
@@ -172,7 +172,7 @@ fn a_handler_gets_no_descriptor_that_skd_inherited() {
         .run("cat");
     let (_stream, handler) = with_handler(&skd);
     assert_eq!(open(handler), [0, 1, 2]);
-    // Nor does skd keep them: a pipe would never end for whoever reads it.
+    // Nor does skd keep them: otherwise the reader of a pipe would never see its end.
     assert!(
         !descriptors(skd.pid())
             .values()
@@ -180,7 +180,7 @@ fn a_handler_gets_no_descriptor_that_skd_inherited() {
     );
 }
 
-/// Whether that is where skd writes its own lines, or the port.
+/// Whether this is where skd writes its log, or the port.
 fn open_as_log(skd: &Running, open: &str) -> bool {
     let all = descriptors(skd.pid());
     [1, 2].iter().any(|number| all[number] == open)
@@ -241,13 +241,13 @@ fn a_handler_starts_with_no_signal_blocked_or_ignored() {
             caught: 0
         }
     );
-    // Its end is seen, for all that CHLD was ignored.
+    // Its end is seen, although CHLD was ignored.
     kill(Pid::from_raw(handler), Signal::SIGTERM).unwrap();
     skd.wait_until("the handler is gone", || skd.children().is_empty());
 }
 
 #[test]
-fn a_handler_starts_with_those_signals_not_ignored_that_the_c_library_hides() {
+fn a_handler_starts_with_signals_that_the_c_library_hides_not_ignored() {
     let skd = Skd::new(["-t", "127.0.0.1:0"])
         .ignoring_number(32)
         .ignoring_number(33)
@@ -278,13 +278,13 @@ fn a_handler_gets_the_old_limit_of_open_files() {
         let files = |pid| limit(pid, "Max open files").unwrap();
         let (_stream, handler) = with_handler(&skd);
         assert_eq!(files(handler), (soft.to_string(), hard.to_string()));
-        // skd itself takes what it can have.
+        // skd itself raises its limit.
         assert_eq!(files(skd.pid()), (hard.to_string(), hard.to_string()));
     }
 }
 
 #[test]
-fn a_handler_has_the_rest_as_skd_has_it() {
+fn a_handler_inherits_everything_else_from_skd() {
     let directory = Directory::new();
     let skd = Skd::new(["-t", "127.0.0.1:0"])
         .cwd(directory.path())
@@ -299,7 +299,7 @@ fn a_handler_has_the_rest_as_skd_has_it() {
 }
 
 #[test]
-fn a_handler_gets_its_arguments_as_they_are() {
+fn a_handler_gets_its_arguments_unchanged() {
     let skd = Skd::new(["-t", "127.0.0.1:0"]).run_with(
         "sh",
         [
@@ -340,7 +340,7 @@ fn every_number_of_threads_serves() {
         for stream in &mut streams {
             echo(stream, threads.as_bytes());
         }
-        // But for the main thread.
+        // Besides the main thread.
         let acceptors = crate::harness::threads(skd.pid()).len() - 1;
         assert_eq!(acceptors.to_string(), threads);
         for stream in streams {
@@ -351,7 +351,7 @@ fn every_number_of_threads_serves() {
 }
 
 #[test]
-fn megabytes_go_through_both_ways() {
+fn megabytes_are_sent_both_ways() {
     each_program(|program| {
         let directory = Directory::new();
         let bytes: Vec<u8> = (0..10_000_000_u32)
@@ -366,7 +366,7 @@ fn megabytes_go_through_both_ways() {
 }
 
 #[test]
-fn a_client_can_end_its_side_and_still_be_answered() {
+fn a_half_closed_client_is_still_answered() {
     each_program(|program| {
         let skd = program
             .skd(["-t", "127.0.0.1:0"])
@@ -382,10 +382,10 @@ fn a_client_can_end_its_side_and_still_be_answered() {
 }
 
 #[test]
-fn a_connection_ends_with_its_handler_whoever_else_lives() {
+fn a_connection_ends_with_its_handler_while_other_handlers_run() {
     let skd = Skd::new(["-t", "127.0.0.1:0"])
         .run_with("sh", ["-c", "read line; test $line = end || exec cat"]);
-    // Handlers that live, started all the while that others end: a copy of a connection in one of them
+    // Long-lived handlers start while others end: a copy of a connection in one of them
     // would keep the other's client waiting.
     thread::scope(|scope| {
         for _ in 0..4 {
@@ -409,7 +409,7 @@ fn a_connection_ends_with_its_handler_whoever_else_lives() {
 }
 
 #[test]
-fn a_handler_that_is_killed_ends_its_connection() {
+fn a_killed_handler_ends_its_connection() {
     let skd = Skd::new(["-t", "127.0.0.1:0"]).run("cat");
     let (stream, handler) = with_handler(&skd);
     let (mut other, _) = with_handler(&skd);
@@ -419,7 +419,7 @@ fn a_handler_that_is_killed_ends_its_connection() {
 }
 
 #[test]
-fn a_client_that_is_gone_costs_nothing() {
+fn a_client_that_has_left_costs_nothing() {
     let skd = Skd::new(["-c", "1", "-t", "127.0.0.1:0"]).run("cat");
     let (first, _) = with_handler(&skd);
     for number in 0..20 {
@@ -455,10 +455,10 @@ fn handlers_are_reaped() {
     });
 }
 
-// Places.
+// Slots.
 
-/// A handler that gives back the byte that it gets. If that is a `t`, it is traced by then by a child of its own,
-/// which lives until somebody opens the FIFO that is the argument; and it ends with 7.
+/// A handler that echoes one byte. For a `t` it starts a child first, which traces it and lives until the FIFO in the
+/// argument is opened; the handler ends with 7.
 fn traced_handler() -> String {
     requires_command("perl");
     // PR_SET_PTRACER_ANY, for where only parents may trace; PTRACE_SEIZE.
@@ -486,7 +486,7 @@ fn traced_handler() -> String {
 }
 
 #[test]
-fn a_handler_that_somebody_traces_holds_nothing_up() {
+fn a_traced_handler_delays_nothing() {
     for let_go in [true, false] {
         let directory = Directory::new();
         let fifo = directory.join("fifo");
@@ -494,7 +494,7 @@ fn a_handler_that_somebody_traces_holds_nothing_up() {
         let args = ["-e".into(), traced_handler(), fifo.display().to_string()];
         let skd = Skd::new(["-v", "-t", "127.0.0.1:0"]).run_with("perl", args);
         assert_eq!(talk(skd.connect(), b"t"), b"t");
-        // It stays one: whoever traces it is to know of its end first, and doesn't look.
+        // It stays a zombie: its tracer is told of its end first, and doesn't wait for it.
         skd.wait_until("it has ended", || zombies(skd.pid()).len() == 1);
         for count in 1..=3 {
             assert_eq!(talk(skd.connect(), b"o"), b"o");
@@ -512,7 +512,7 @@ fn a_handler_that_somebody_traces_holds_nothing_up() {
 }
 
 #[test]
-fn clients_beyond_the_limit_are_served_as_places_come_free() {
+fn clients_above_the_limit_are_served_as_slots_become_free() {
     each_program(|program| {
         let skd = program.skd(["-c3", "-t", "127.0.0.1:0"]).run("cat");
         let mut served: Vec<TcpStream> = (0..3).map(|_| skd.connect()).collect();
@@ -537,7 +537,7 @@ fn clients_beyond_the_limit_are_served_as_places_come_free() {
 }
 
 #[test]
-fn the_limit_is_for_all_stream_listeners_together() {
+fn the_limit_applies_to_all_stream_listeners_together() {
     let directory = Directory::new();
     let skd = Skd::new([
         "-c",
@@ -566,10 +566,10 @@ fn the_limit_is_for_all_stream_listeners_together() {
 }
 
 #[test]
-fn never_more_handlers_run_than_the_limit_says() {
+fn the_number_of_handlers_never_exceeds_the_limit() {
     let directory = Directory::new();
     fs::create_dir(directory.join("running")).unwrap();
-    // Each handler says how many run beside it.
+    // Each handler reports how many run beside it.
     let script = "cd \"$1\" && : > $$ && set -- * && echo $# && rm $$";
     let running = directory.name("running");
     let skd = Skd::new(["-c", "3", "--threads", "4", "-t", "127.0.0.1:0"])
@@ -588,10 +588,10 @@ fn never_more_handlers_run_than_the_limit_says() {
 }
 
 #[test]
-fn it_is_said_once_that_clients_wait() {
+fn waiting_clients_are_logged_once() {
     let skd = Skd::new(["-c", "2", "-t", "127.0.0.1:0"]).run("cat");
     let (first, second) = (with_handler(&skd).0, with_handler(&skd).0);
-    // Nobody waits so far: a full house is no trouble by itself.
+    // No client waits so far: a full service is no trouble by itself.
     assert!(skd.log_lines().is_empty());
     let mut waiting: Vec<TcpStream> = (0..3).map(|_| skd.connect()).collect();
     let line = skd.wait_for_log("slots");
@@ -601,7 +601,7 @@ fn it_is_said_once_that_clients_wait() {
     }
     echo(&mut waiting[0], b"0");
     echo(&mut waiting[1], b"1");
-    // Full again, and one waits; but a minute hasn't gone.
+    // Full again, and a client waits; but a minute hasn't passed.
     talk(waiting.remove(0), b"");
     echo(&mut waiting[1], b"2");
     assert_eq!(skd.stop().code(), Some(0));
@@ -609,7 +609,7 @@ fn it_is_said_once_that_clients_wait() {
 }
 
 #[test]
-fn a_place_is_free_again_when_its_handler_was_killed_or_never_ran() {
+fn a_slot_is_free_again_when_its_handler_was_killed_or_never_ran() {
     let directory = Directory::new();
     let prog = directory.script("handler", "#!/bin/sh\nexec cat\n");
     let skd = Skd::new(["-c", "1", "-t", "127.0.0.1:0"]).run(&prog);
@@ -671,11 +671,11 @@ fn a_program_that_cannot_be_run_is_refused() {
 }
 
 #[test]
-fn a_program_is_found_in_path_by_the_user_that_runs_it() {
+fn a_program_is_looked_up_in_path_by_the_user_that_runs_it() {
     requires_root();
-    let [first, second] = ["first", "second"].map(|place| {
+    let [first, second] = ["first", "second"].map(|name| {
         let directory = Directory::public();
-        directory.script("program", &format!("#!/bin/sh\necho {place}\n"));
+        directory.script("program", &format!("#!/bin/sh\necho {name}\n"));
         directory
     });
     let path = format!(
@@ -690,11 +690,11 @@ fn a_program_is_found_in_path_by_the_user_that_runs_it() {
             .run("program")
     };
     assert_eq!(talk(serve().connect(), b""), b"first\n");
-    // One that this user can't run doesn't hide the next.
+    // A file that this user can't run doesn't hide the next.
     first.chmod("program", 0o700);
     let skd = serve();
     assert_eq!(talk(skd.connect(), b""), b"second\n");
-    // Found once, and not again for each connection.
+    // Looked up once, and not again for each connection.
     first.chmod("program", 0o755);
     assert_eq!(talk(skd.connect(), b""), b"second\n");
     first.chmod("program", 0o700);
@@ -707,7 +707,7 @@ fn a_program_is_found_in_path_by_the_user_that_runs_it() {
 }
 
 #[test]
-fn a_program_that_is_nowhere_is_missing_even_where_some_directories_are_closed() {
+fn a_program_in_no_directory_is_missing_even_if_some_are_closed() {
     requires_root();
     let closed = Directory::public();
     closed.chmod("", 0o700);
@@ -735,7 +735,7 @@ fn a_script_without_an_interpreter_is_run_by_the_shell() {
 }
 
 #[test]
-fn a_program_that_goes_away_closes_connections_until_it_is_back() {
+fn a_missing_program_closes_connections_until_it_is_back() {
     let directory = Directory::new();
     let prog = directory.script("handler", "#!/bin/sh\nexec cat\n");
     let skd = Skd::new(["-vt", "127.0.0.1:0"]).run(&prog);
@@ -750,7 +750,7 @@ fn a_program_that_goes_away_closes_connections_until_it_is_back() {
             prog.display()
         )
     );
-    // Sent by a client that writes first, it is a connection that ends too.
+    // For a client that sends first, the connection ends too.
     let _ = try_talk(skd.connect(), b"unread");
     fs::rename(directory.join("away"), &prog).unwrap();
     assert_eq!(talk(skd.connect(), b"after"), b"after");
@@ -758,7 +758,7 @@ fn a_program_that_goes_away_closes_connections_until_it_is_back() {
 }
 
 #[test]
-fn a_program_that_can_no_longer_be_run_is_said_why() {
+fn a_program_that_can_no_longer_be_run_is_reported() {
     let directory = Directory::new();
     let interpreter = directory.script("interpreter", "#!/bin/sh\nexec cat\n");
     let prog = directory.script("handler", &format!("#!{}\n", interpreter.display()));
@@ -775,7 +775,7 @@ fn a_program_that_can_no_longer_be_run_is_said_why() {
 }
 
 #[test]
-fn a_program_that_is_replaced_is_the_new_one() {
+fn a_replaced_program_is_run_in_its_new_version() {
     let directory = Directory::new();
     let prog = directory.script("handler", "#!/bin/sh\necho old\n");
     let skd = Skd::new(["-t", "127.0.0.1:0"]).run(&prog);

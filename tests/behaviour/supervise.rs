@@ -1,4 +1,4 @@
-//! `-S`: one program, run again whenever it exits.
+//! `-S`: one program, restarted whenever it exits.
 
 use crate::harness::{
     Directory, Running, SignalMasks, Skd, Terminal, children, command, each_program, exists,
@@ -10,13 +10,13 @@ use nix::unistd::Pid;
 use std::time::Duration;
 
 #[test]
-fn a_program_that_ends_is_run_again() {
+fn a_program_that_ends_is_restarted() {
     each_program(|program| {
         let skd = program
             .skd(["-vS"])
             .start_with("sh", ["-c", "echo run; exit 3"]);
         skd.wait_until("it has run three times", || skd.stdout_lines().len() >= 3);
-        // Which the third may have outrun.
+        // The third run may have printed first.
         skd.wait_for_logs("Started sh", 3);
         let ends = skd.logged("sh exited abnormally with status 3");
         assert!(ends.len() >= 2, "{ends:?}");
@@ -24,7 +24,7 @@ fn a_program_that_ends_is_run_again() {
 }
 
 #[test]
-fn a_program_that_is_killed_is_run_again() {
+fn a_killed_program_is_restarted() {
     each_program(|program| {
         let skd = program
             .skd(["-vS"])
@@ -40,7 +40,7 @@ fn the_delay_doubles() {
     let expected = ["0.1s", "0.2s", "0.4s", "0.8s", "1.6s"]
         .map(|delay| format!("Restarting false in {delay}"));
     assert_eq!(lines[..5], expected);
-    // A success is no reason to do otherwise.
+    // A success makes no difference.
     let skd = Skd::new(["-vS"]).start("true");
     assert_eq!(
         skd.wait_for_logs("Restarting true in ", 3)[..3],
@@ -53,7 +53,7 @@ fn the_delay_doubles() {
 }
 
 #[test]
-fn a_program_that_ran_for_long_is_run_again_at_once() {
+fn a_program_that_ran_for_long_is_restarted_at_once() {
     let directory = Directory::new();
     // Long, but for the first two times, and then short again.
     let script = "echo >> \"$0\"; test $(wc -l < \"$0\") -ne 3 || sleep 10.1";
@@ -73,7 +73,7 @@ fn a_program_that_ran_for_long_is_run_again_at_once() {
     );
 }
 
-/// A program that says which signals it gets, and ends at none of them.
+/// A program that prints the signals that it gets, and ends at none of them.
 fn listener(options: &[&str]) -> Running {
     listener_of(Skd::new(["-S"]).args(options))
 }
@@ -113,7 +113,7 @@ fn signals_are_passed_on() {
         let program = skd.wait_for_children(1)[0];
         kill(Pid::from_raw(program), Signal::SIGKILL).unwrap();
         match signal {
-            // It was told to end, and leaves with the program.
+            // It was told to end, and ends with the program.
             Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT => {
                 assert_eq!(skd.wait().code(), Some(128 + 9), "{signal}");
             }
@@ -131,7 +131,7 @@ fn signals_are_passed_on() {
 }
 
 #[test]
-fn a_hangup_that_was_ignored_at_the_start_is_not_passed_on() {
+fn hup_that_was_ignored_at_the_start_is_not_passed_on() {
     for with_log in [false, true] {
         let directory = Directory::new();
         let log = format!(">{}", directory.name("log"));
@@ -147,10 +147,10 @@ fn a_hangup_that_was_ignored_at_the_start_is_not_passed_on() {
         }
         skd.signal(Signal::SIGHUP);
         if with_log {
-            // For that it is still good.
+            // It still reopens the log.
             wait_until("a new log", || directory.join("log").exists());
         }
-        // Of two that wait, the one with the lower number comes first: HUP has been dealt with when this one
+        // The pending signal with the lower number comes first: HUP has been handled when this one
         // arrives.
         skd.signal(Signal::SIGUSR1);
         skd.wait_for_line("another", |line| line.text == "got USR1");
@@ -170,7 +170,7 @@ fn the_whole_group_of_the_program_gets_signals() {
 }
 
 #[test]
-fn skd_leaves_with_the_status_of_the_program() {
+fn skd_ends_with_the_status_of_the_program() {
     for (signal, trap, status) in [
         (Signal::SIGTERM, "trap 'exit 7' TERM;", 7),
         (Signal::SIGTERM, "trap 'exit 0' TERM;", 0),
@@ -189,7 +189,7 @@ fn skd_leaves_with_the_status_of_the_program() {
 }
 
 #[test]
-fn skd_leaves_with_0_when_it_is_told_to_while_it_waits() {
+fn skd_ends_with_0_when_it_is_told_to_while_it_waits() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
         let skd = Skd::new(["-vS"]).start("false");
         skd.wait_for_log("Restarting false in 3.2s");
@@ -201,7 +201,7 @@ fn skd_leaves_with_0_when_it_is_told_to_while_it_waits() {
 }
 
 #[test]
-fn the_program_leads_a_group_and_has_signals_as_they_should_be() {
+fn the_program_leads_a_group_and_has_default_signal_dispositions() {
     let skd = Skd::new(["-vS"])
         .ignoring(Signal::SIGINT)
         .ignoring(Signal::SIGCHLD)
@@ -226,7 +226,7 @@ fn the_program_leads_a_group_and_has_signals_as_they_should_be() {
 }
 
 #[test]
-fn a_program_is_gone_and_comes_back() {
+fn a_program_that_was_missing_is_run_when_it_is_back() {
     let directory = Directory::new();
     directory.script("prog", "#!/bin/sh\nexec sleep 1000\n");
     let skd = Skd::new(["-vS"]).cwd(directory.path()).start("./prog");
@@ -260,7 +260,7 @@ fn in_the_background_the_launcher_returns_when_the_program_runs() {
 }
 
 #[test]
-fn hup_opens_the_log_again_and_reaches_the_program() {
+fn hup_reopens_the_log_and_reaches_the_program() {
     let directory = Directory::new();
     let log = format!(">{}", directory.name("log"));
     let skd = listener(&["-v", "-L", &log]);
@@ -303,7 +303,7 @@ fn the_program_has_the_terminal() {
     let script = "echo ready; read line; echo \"read $line\"; exec sleep 1000";
     let (skd, program) = with_terminal(&terminal, script);
     assert_eq!(foreground(skd.pid()), program);
-    // Anybody else who reads from it is stopped.
+    // Another process that reads from the terminal is stopped.
     terminal.type_in(b"typed\n");
     skd.wait_for_line("what was typed", |line| line.text == "read typed");
 }
@@ -318,7 +318,7 @@ fn ctrl_c_ends_the_program_and_skd() {
 }
 
 #[test]
-fn ctrl_z_gives_the_shell_its_terminal_back_until_it_says_go_on() {
+fn ctrl_z_gives_the_terminal_back_to_the_shell_until_fg() {
     requires_command("bash");
     let directory = Directory::new();
     let fifo = directory.join("fifo");
@@ -361,7 +361,7 @@ fn ctrl_z_gives_the_shell_its_terminal_back_until_it_says_go_on() {
 }
 
 #[test]
-fn ctrl_z_without_a_shell_that_could_say_go_on_stops_nothing_for_good() {
+fn ctrl_z_without_job_control_stops_nothing_for_good() {
     let mut terminal = Terminal::new();
     let (skd, program) = with_terminal(&terminal, "echo ready; exec sleep 1000");
     for _ in 0..3 {
@@ -378,7 +378,7 @@ fn ctrl_z_without_a_shell_that_could_say_go_on_stops_nothing_for_good() {
 }
 
 #[test]
-fn a_program_that_is_run_again_has_the_terminal_again() {
+fn a_restarted_program_has_the_terminal_again() {
     let terminal = Terminal::new();
     let (skd, first) = with_terminal(&terminal, "echo ready; exec sleep 1000");
     kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
@@ -389,7 +389,7 @@ fn a_program_that_is_run_again_has_the_terminal_again() {
 }
 
 #[test]
-fn a_terminal_that_is_closed_ends_both() {
+fn a_closed_terminal_ends_both() {
     let terminal = Terminal::new();
     let (skd, program) = with_terminal(&terminal, "echo ready; exec sleep 1000");
     terminal.hang_up();

@@ -1,4 +1,4 @@
-//! What a handler starts in: directory, umask, nice value, limits, privileges.
+//! The surroundings of a handler: directory, umask, nice value, limits, privileges.
 
 use crate::harness::{
     Directory, Running, Skd, Stream, ask_udp, connect, echo, limit, requires_command,
@@ -25,7 +25,7 @@ fn nice(pid: i32) -> i32 {
     stat_field(pid, 19).unwrap().parse().unwrap()
 }
 
-/// That of the tests, which may have been started with another than 0.
+/// The nice value of the tests, which may have been started with another than 0.
 fn own_nice() -> i32 {
     nice(i32::try_from(std::process::id()).unwrap())
 }
@@ -45,13 +45,13 @@ const ALL: [&str; 11] = [
     "--no-new-privs",
 ];
 
-/// A line of shell that shows all of it, and what it shows.
+/// A line of shell that prints all of them, and its output.
 const SHOW: &str =
     "pwd; umask; nice; ulimit -Sc; ulimit -Hc; echo $A; grep NoNewPrivs /proc/self/status";
 const SHOWN: &str = "/usr\n0027\n7\n10\n20\nb\nNoNewPrivs:\t1\n";
 
 #[test]
-fn all_of_it_is_for_connections_datagrams_and_programs_without_a_socket() {
+fn all_options_apply_to_connections_datagrams_and_programs_without_a_socket() {
     requires_command("perl");
     let directory = Directory::new();
     let skd = Skd::new(ALL)
@@ -84,7 +84,7 @@ fn all_of_it_is_for_connections_datagrams_and_programs_without_a_socket() {
 }
 
 #[test]
-fn none_of_it_is_for_skd_itself() {
+fn no_option_applies_to_skd_itself() {
     let skd = Skd::new(ALL)
         .args(["-t", "127.0.0.1:0"])
         .umask(0o22)
@@ -102,7 +102,7 @@ fn none_of_it_is_for_skd_itself() {
 }
 
 #[test]
-fn without_options_a_handler_has_what_skd_has() {
+fn without_options_a_handler_inherits_from_skd() {
     let skd = Skd::new(["-t", "127.0.0.1:0"])
         .umask(0o13)
         .limit(Resource::RLIMIT_CORE, 1234, 5678)
@@ -180,7 +180,7 @@ fn a_limit_that_only_root_may_raise_is_named() {
 }
 
 #[test]
-fn a_limit_of_open_files_wins_over_that_which_skd_had() {
+fn a_limit_of_open_files_overrides_that_of_skd() {
     let skd = Skd::new(["--limit", "nofile=40:50", "-t", "127.0.0.1:0"])
         .limit(Resource::RLIMIT_NOFILE, 300, 400)
         .run("cat");
@@ -196,8 +196,8 @@ fn a_limit_of_open_files_wins_over_that_which_skd_had() {
 }
 
 #[test]
-fn a_limit_is_what_a_handler_lives_with() {
-    // One that has no more than this many descriptors, its three among them.
+fn a_limit_applies_to_the_handler() {
+    // A program with no more than this many descriptors, its three among them.
     let skd = Skd::new(["--limit", "nofile=4", "-t", "127.0.0.1:0"]).run_with(
         "bash",
         [
@@ -222,7 +222,7 @@ fn a_nice_value_is_absolute() {
 }
 
 #[test]
-fn a_relative_program_is_looked_for_where_it_will_run() {
+fn a_relative_program_is_looked_up_where_it_will_run() {
     let directory = Directory::new();
     directory.script("handler", "#!/bin/sh\necho $0 in $PWD\n");
     let there = fs::canonicalize(directory.path()).unwrap();
@@ -236,12 +236,12 @@ fn a_relative_program_is_looked_for_where_it_will_run() {
         String::from_utf8(talk(skd.connect(), b"")).unwrap(),
         expected
     );
-    // And not where skd is.
+    // And not in the directory of skd.
     Skd::new(["--chdir", "/", "-t", "127.0.0.1:0", "./handler"])
         .cwd(directory.path())
         .end()
         .expect_refusal(127, &["'./handler'"]);
-    // A path of PATH that is relative is another matter, but counts from there as well.
+    // A relative directory in PATH is another matter, but is relative to the same directory.
     let skd = Skd::new(["--chdir"])
         .arg(directory.path())
         .args(["--env", "PATH=.", "-t", "127.0.0.1:0"])
@@ -254,7 +254,7 @@ fn a_relative_program_is_looked_for_where_it_will_run() {
 }
 
 #[test]
-fn a_relative_program_whose_interpreter_goes_away_names_it() {
+fn a_relative_program_whose_interpreter_disappears_names_it() {
     let directory = Directory::new();
     let interpreter = directory.script("interpreter", "#!/bin/sh\nexec cat\n");
     directory.script("handler", &format!("#!{}\n", interpreter.display()));
@@ -274,7 +274,7 @@ fn a_relative_program_whose_interpreter_goes_away_names_it() {
 }
 
 #[test]
-fn a_relative_directory_counts_from_where_skd_is() {
+fn a_relative_directory_is_relative_to_that_of_skd() {
     let directory = Directory::new();
     fs::create_dir(directory.join("inside")).unwrap();
     let skd = Skd::new(["--chdir", "inside", "-l", "socket"])
@@ -296,10 +296,10 @@ fn a_relative_directory_counts_from_where_skd_is() {
 }
 
 #[test]
-fn no_new_privileges_means_none() {
+fn no_new_privileges_takes_effect() {
     requires_root();
     let directory = Directory::public();
-    // A copy of id(1) that is root's and set-user-id.
+    // A copy of id(1) that belongs to root and is set-user-ID.
     let id = directory.script("id", "");
     fs::copy("/usr/bin/id", &id).unwrap();
     directory.chmod("id", 0o4755);
@@ -316,7 +316,7 @@ fn no_new_privileges_means_none() {
 }
 
 #[test]
-fn what_cannot_be_had_refuses_the_start_and_names_the_step() {
+fn surroundings_that_cannot_be_set_fail_the_start_and_name_the_step() {
     requires_root();
     let directory = Directory::public();
     let file = directory.write("file", "");
@@ -351,7 +351,7 @@ fn what_cannot_be_had_refuses_the_start_and_names_the_step() {
 }
 
 #[test]
-fn what_cannot_be_had_later_closes_the_connection_and_is_said() {
+fn surroundings_that_cannot_be_set_later_close_the_connection_and_are_logged() {
     let directory = Directory::new();
     fs::create_dir(directory.join("home")).unwrap();
     let skd = Skd::new(["--chdir", &directory.name("home"), "-t", "127.0.0.1:0"]).run("cat");
@@ -369,8 +369,8 @@ fn what_cannot_be_had_later_closes_the_connection_and_is_said() {
 }
 
 #[test]
-fn a_rehearsal_of_the_steps_leaves_no_trace() {
-    // What was tried before the first connection has not been a handler.
+fn the_rehearsal_of_the_steps_leaves_no_trace() {
+    // The attempt before the first connection is no handler.
     let directory = Directory::new();
     let script = directory.script("handler", "#!/bin/sh\necho ran >&2\nexec cat\n");
     let skd = Skd::new(["--chdir", "/", "-t", "127.0.0.1:0"])

@@ -11,13 +11,13 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::Duration;
 
-/// The relay of a skd that runs: a process of the same program, nobody's child of this run.
+/// The relay of a running skd: a process of the same program, and no child of this run.
 #[track_caller]
 fn relay(skd: &Instance) -> i32 {
     wait_for("a relay", || relays(skd).first().copied())
 }
 
-/// Kills a relay, and waits until it is dead: until then it may still read, and take to its grave.
+/// Kills a relay, and waits until it is dead: until then it may still read lines, which are lost.
 #[track_caller]
 fn slay(relay: i32) {
     send(relay, Signal::SIGKILL);
@@ -28,13 +28,13 @@ fn send(pid: i32, signal: Signal) {
     kill(Pid::from_raw(pid), signal).unwrap();
 }
 
-/// Speaks to a handler that writes what it reads to its standard error, line by line.
+/// A handler that copies its input to its standard error, line by line.
 const SPEAKER: [&str; 2] = [
     "-c",
     "while read -r line; do echo \"said $line\" >&2; echo; done",
 ];
 
-/// Has a handler say something in the log.
+/// Makes a handler write a line to the log.
 #[track_caller]
 fn say(stream: &mut std::net::TcpStream, text: &str) {
     writeln!(stream, "{text}").unwrap();
@@ -42,7 +42,7 @@ fn say(stream: &mut std::net::TcpStream, text: &str) {
 }
 
 #[test]
-fn lines_have_the_tag_and_the_priority_that_was_asked_for() {
+fn lines_have_the_requested_tag_and_priority() {
     let (namespace, syslog) = machine();
     for (number, (spec, priority, original)) in [
         ("", 29, true),
@@ -72,14 +72,14 @@ fn lines_have_the_tag_and_the_priority_that_was_asked_for() {
                 let message = syslog.wait_for(&format!(" {tag}: {text}"));
                 assert_eq!(message.priority(), Some(priority), "{message:?}");
             }
-            // Nothing of it on the old standard error.
+            // Nothing of it on the original standard error.
             assert_eq!(skd.log_lines(), [""; 0]);
         });
     }
 }
 
 #[test]
-fn what_is_no_facility_or_priority_is_refused() {
+fn an_unknown_facility_or_priority_is_refused() {
     for spec in [
         "tag:x.info",
         "tag:daemon.x",
@@ -96,7 +96,7 @@ fn what_is_no_facility_or_priority_is_refused() {
 }
 
 #[test]
-fn a_long_line_arrives_in_pieces_that_are_marked() {
+fn a_long_line_arrives_in_marked_pieces() {
     let (namespace, syslog) = machine();
     let skd = Skd::new(["-t", "127.0.0.1:0", "-L", "tag"])
         .inside(&namespace)
@@ -175,7 +175,7 @@ fn the_last_lines_arrive_too() {
 }
 
 #[test]
-fn the_relay_is_nobodys_child_and_holds_nothing() {
+fn the_relay_is_no_child_of_skd_and_holds_nothing() {
     let (namespace, syslog) = machine();
     let directory = Directory::new();
     let daemon = Skd::new([
@@ -207,7 +207,7 @@ fn the_relay_is_nobodys_child_and_holds_nothing() {
 }
 
 #[test]
-fn the_relay_is_deaf_to_what_ends_skd() {
+fn the_relay_ignores_signals_that_end_skd() {
     let (namespace, syslog) = machine();
     let skd = Skd::new(["-t", "127.0.0.1:0", "-L", "tag"])
         .inside(&namespace)
@@ -233,7 +233,7 @@ fn the_relay_is_deaf_to_what_ends_skd() {
 }
 
 #[test]
-fn the_relay_lives_as_long_as_anybody_writes_to_it() {
+fn the_relay_lives_as_long_as_a_process_writes_to_it() {
     let (namespace, syslog) = machine();
     let skd = Skd::new(["-t", "127.0.0.1:0", "-L", "tag"])
         .inside(&namespace)
@@ -250,7 +250,7 @@ fn the_relay_lives_as_long_as_anybody_writes_to_it() {
 }
 
 #[test]
-fn a_relay_that_was_killed_is_started_again() {
+fn a_killed_relay_is_restarted() {
     let (namespace, syslog) = machine();
     let skd = Skd::new(["-t", "127.0.0.1:0", "-L", "tag"])
         .inside(&namespace)
@@ -261,7 +261,7 @@ fn a_relay_that_was_killed_is_started_again() {
     for round in 0..2 {
         let killed = relay(&skd);
         slay(killed);
-        // Nobody is hurt meanwhile, and nothing is lost: neither of a handler of before nor of a new one.
+        // No process is disturbed, and no line is lost: neither of an earlier handler nor of a new one.
         say(&mut old, &format!("old {round}"));
         say(&mut skd.connect(), &format!("new {round}"));
         syslog.wait_for(&format!("said old {round}"));
@@ -271,7 +271,7 @@ fn a_relay_that_was_killed_is_started_again() {
             relays.len() == 1 && relays != [killed]
         });
     }
-    // The second is no more than a second after the first, and may be passed over: so often is trouble told.
+    // The second end is no more than a second after the first, and may not be logged: the same trouble is throttled.
     syslog.wait_for("skd: the relay to syslog had ended and was started again");
 }
 
@@ -323,7 +323,7 @@ fn a_stuck_syslog_costs_lines_and_no_connections() {
 }
 
 #[test]
-fn a_syslog_that_was_restarted_is_found_again() {
+fn a_restarted_syslog_is_found_again() {
     let (namespace, syslog) = machine();
     let skd = Skd::new(["-t", "127.0.0.1:0", "-L", "tag"])
         .inside(&namespace)
@@ -333,7 +333,7 @@ fn a_syslog_that_was_restarted_is_found_again() {
     syslog.wait_for("said first");
     for (round, stop) in [Syslog::crash, Syslog::stop].into_iter().enumerate() {
         stop(&syslog);
-        // Whether lines of this time are kept is a matter of how long it lasts.
+        // Lines of this time may or may not be kept, depending on how long it lasts.
         say(&mut stream, "while it is down");
         syslog.restart();
         wait_until("lines arrive again", || {
@@ -346,7 +346,7 @@ fn a_syslog_that_was_restarted_is_found_again() {
 }
 
 #[test]
-fn a_syslog_that_comes_later_is_found() {
+fn a_syslog_that_starts_later_is_found() {
     let namespace = Namespace::new();
     namespace.private_dev();
     let skd = Skd::new(["-t", "127.0.0.1:0", "-L", "tag"])
@@ -363,11 +363,11 @@ fn a_syslog_that_comes_later_is_found() {
 }
 
 #[test]
-fn a_program_that_is_run_in_place_gets_no_child() {
+fn a_program_run_in_place_gets_no_child() {
     let (namespace, syslog) = machine();
     let skd = Skd::new(["-L", "tag"])
         .inside(&namespace)
-        // Which would wait for a relay among its children until that ends, which is never.
+        // A shell would wait for a relay among its children until that ends, which is never.
         .start_with(
             "perl",
             [
@@ -380,7 +380,7 @@ fn a_program_that_is_run_in_place_gets_no_child() {
     syslog.wait_for("tag: waiting");
 }
 
-/// Started by root, and nobody's by now.
+/// Started by root, with privileges dropped.
 fn dropped(namespace: &Namespace, root: Option<&Directory>) -> Running {
     requires_root();
     let skd = Skd::new(["-vUt", "127.0.0.1:0", "-L", "tag"])
@@ -396,7 +396,7 @@ fn dropped(namespace: &Namespace, root: Option<&Directory>) -> Running {
 }
 
 #[test]
-fn the_relay_gives_up_privileges_too() {
+fn the_relay_drops_privileges_too() {
     let (namespace, syslog) = machine();
     let skd = dropped(&namespace, None);
     say(&mut skd.connect(), "first");
@@ -425,7 +425,7 @@ fn the_relay_stays_in_the_old_root_directory_and_is_restarted_from_the_new_one()
     say(&mut stream, "second");
     syslog.wait_for("said second");
     assert_ne!(relay(&skd), first);
-    // That one still finds a log that was bound anew.
+    // The restarted relay still finds a log socket that was bound anew.
     syslog.restart();
     wait_until("lines arrive again", || {
         say(&mut stream, "third");

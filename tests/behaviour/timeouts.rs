@@ -1,4 +1,4 @@
-//! `--timeout` and `--idle-timeout`: handlers that are late are told to end, and killed.
+//! `--timeout` and `--idle-timeout`: handlers that run too long get TERM, and are then killed.
 
 use crate::harness::{
     DEADLINE, Directory, Namespace, Running, Skd, children, cpu_ticks, descriptors, echo, exists,
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Says that it is there, and ends at no signal that can be ignored; nor does its child.
+/// Prints a line, and ignores every signal that can be ignored; so does its child.
 const STUBBORN: &str = "trap '' TERM; sleep 1000 & echo ready; while :; do sleep 1000; done";
 
 /// Does as the client says: sends a byte every now and then, receives, or does neither.
@@ -35,7 +35,7 @@ fn shell(options: &[&str], script: &str) -> Running {
     skd(options).run_with("sh", ["-c", script])
 }
 
-/// The line that tells a handler to end, of this client.
+/// The log line about the end of a handler of this client.
 fn line(pid: i32, client: &TcpStream, why: &str) -> String {
     let address = client.local_addr().unwrap();
     let (ip, port) = (address.ip().to_canonical(), address.port());
@@ -73,7 +73,7 @@ fn a_handler_that_runs_too_long_is_told_to_end_with_all_of_its_group() {
     wait_until("both end", || !exists(handler) && !exists(child));
     assert_eq!(skd.logged(TOLD).len(), 1);
     assert_eq!(skd.logged(KILLED), [""; 0]);
-    // The place in the table is another's now, with a time of its own.
+    // The entry in the table belongs to another handler now, with a timeout of its own.
     let mut client = skd.connect();
     receive(&mut client, 6);
     ends(&mut client);
@@ -81,7 +81,7 @@ fn a_handler_that_runs_too_long_is_told_to_end_with_all_of_its_group() {
 }
 
 #[test]
-fn one_that_does_not_obey_is_killed_with_all_of_its_group() {
+fn a_handler_that_ignores_term_is_killed_with_all_of_its_group() {
     let skd = shell(&["--timeout=2s", "--kill-after=100ms"], STUBBORN);
     let mut client = skd.connect();
     receive(&mut client, 6);
@@ -97,10 +97,10 @@ fn one_that_does_not_obey_is_killed_with_all_of_its_group() {
 }
 
 #[test]
-fn short_ones_are_left_alone_and_take_their_timers_with_them() {
+fn short_handlers_are_left_alone_and_their_timers_are_removed() {
     let skd = skd(&["--timeout=2s", "--idle-timeout=2s", "--threads=1"]).run("cat");
     let mut long = skd.connect();
-    echo(&mut long, b"one that stays");
+    echo(&mut long, b"this one stays");
     for number in 0..50 {
         let text = format!("{number}").into_bytes();
         assert_eq!(talk(skd.connect(), &text), text);
@@ -112,7 +112,7 @@ fn short_ones_are_left_alone_and_take_their_timers_with_them() {
 }
 
 #[test]
-fn a_unix_connection_may_run_no_longer_than_another_but_be_idle() {
+fn a_unix_connection_has_a_timeout_and_no_idle_timeout() {
     let directory = Directory::new();
     let path = directory.name("socket");
     let skd = Skd::new(["-vl", &path, "--timeout=2s"]).run("cat");
@@ -135,9 +135,9 @@ fn a_unix_connection_may_run_no_longer_than_another_but_be_idle() {
     assert_eq!(skd.logged("of local connection"), [""; 0]);
 }
 
-/// One that is idle ends, and those that are not live on, whichever direction is used; for clients
+/// Asserts that an idle connection ends, and that active ones stay, whichever direction is used; for clients
 /// that `connect` makes.
-fn idle_ones_end(skd: &Running, connect: impl Fn() -> TcpStream) {
+fn idle_connections_end(skd: &Running, connect: impl Fn() -> TcpStream) {
     let client = |word: &str| {
         let mut client = connect();
         writeln!(client, "{word}").unwrap();
@@ -184,23 +184,23 @@ fn idle_connections_end_and_slow_ones_do_not() {
     for host in ["127.0.0.1:0", "[::1]:0"] {
         let skd =
             Skd::new(["-v", "-t", host, "--idle-timeout=3s"]).run_with("sh", ["-c", OBEDIENT]);
-        idle_ones_end(&skd, || skd.connect());
+        idle_connections_end(&skd, || skd.connect());
     }
 }
 
 #[test]
-fn ipv4_clients_of_a_dual_stack_socket_are_known_too() {
+fn ipv4_clients_of_a_dual_stack_socket_are_recognised_too() {
     let listener = TcpListener::bind("[::]:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let skd = Skd::new(["-v", "--listen-fd=5", "--idle-timeout=3s"])
         .descriptor(5, listener)
         .run_with("sh", ["-c", OBEDIENT]);
     let address = SocketAddr::from(([127, 0, 0, 1], port));
-    idle_ones_end(&skd, || skd.connect_to(address));
+    idle_connections_end(&skd, || skd.connect_to(address));
 }
 
 #[test]
-fn link_local_clients_and_those_of_an_interface_are_known_too() {
+fn link_local_clients_and_those_of_an_interface_are_recognised_too() {
     requires_root();
     let namespace = Namespace::new();
     namespace.add_address("fe80::1/64");
@@ -219,12 +219,12 @@ fn link_local_clients_and_those_of_an_interface_are_known_too() {
             2 => link_local(port),
             _ => SocketAddr::from(([127, 0, 0, 1], port)),
         };
-        idle_ones_end(&skd, || skd.connect_to(address));
+        idle_connections_end(&skd, || skd.connect_to(address));
     }
 }
 
 #[test]
-fn it_takes_no_privilege() {
+fn idle_timeouts_need_no_privilege() {
     requires_root();
     let directory = Directory::public();
     let connections = |skd: &Running| {
@@ -251,12 +251,12 @@ fn a_handler_that_has_closed_its_connection_is_not_idle() {
     ends(&mut client);
     let mut open = skd.connect();
     receive(&mut open, 6);
-    // One whose client holds its end open, and one whose client doesn't.
+    // `open` is kept open by its client, and `client` is closed.
     drop(client);
     skd.wait_for_logs("exited with status 7", 2);
     assert_eq!(skd.logged(TOLD), [""; 0]);
 
-    // With --linger skd has it too, and who has closed it can't be told from who says nothing.
+    // With --linger skd has the connection too, and a handler that has closed it can't be told from a silent one.
     let skd = shell(&["--idle-timeout=2s", "--linger=1s"], gone);
     let mut client = skd.connect();
     receive(&mut client, 6);
@@ -272,7 +272,7 @@ fn a_handler_that_has_closed_its_connection_is_not_idle() {
 }
 
 #[test]
-fn a_reset_connection_is_not_idle_and_one_that_is_half_closed_may_be() {
+fn a_reset_connection_is_not_idle_and_a_half_closed_one_may_be() {
     let skd = shell(&["--idle-timeout=2s"], "echo ready; sleep 4; exit 7");
     let mut client = skd.connect();
     receive(&mut client, 6);
@@ -291,7 +291,7 @@ fn a_reset_connection_is_not_idle_and_one_that_is_half_closed_may_be() {
 }
 
 #[test]
-fn the_connection_stays_the_handlers_alone() {
+fn only_the_handler_has_the_connection() {
     let skd = skd(&["--idle-timeout=1h", "--timeout=1h"]).run("cat");
     let mut client = skd.connect();
     echo(&mut client, b".");
@@ -300,13 +300,13 @@ fn the_connection_stays_the_handlers_alone() {
     assert_eq!(connections.filter(|socket| !socket.is_open()).count(), 0);
     drop(client);
     skd.wait_until("it is reaped", || skd.children().is_empty());
-    skd.wait_until("its pidfd is all that it was", || {
+    skd.wait_until("its pidfd is the only new descriptor", || {
         descriptors(skd.pid()).len() == open.len() - 1
     });
 }
 
 #[test]
-fn a_drain_goes_on_with_it() {
+fn a_drain_keeps_the_timeouts() {
     for option in ["--timeout=3s", "--idle-timeout=3s"] {
         let options = &["--drain=1h", "--kill-after=100ms", option];
         let skd = shell(options, STUBBORN);
@@ -329,7 +329,7 @@ fn upgrade(skd: &Running) {
 }
 
 #[test]
-fn an_upgrade_goes_on_with_it() {
+fn an_upgrade_keeps_the_timeouts() {
     for (option, why) in [
         ("--timeout=5s", "run for 5s"),
         ("--idle-timeout=5s", "been idle for 5s"),
@@ -349,7 +349,7 @@ fn an_upgrade_goes_on_with_it() {
 }
 
 #[test]
-fn one_that_was_told_before_an_upgrade_is_not_told_again_and_is_killed() {
+fn a_handler_that_got_term_before_an_upgrade_gets_no_other_and_is_killed() {
     let skd = shell(&["--timeout=2s", "--kill-after=5s"], STUBBORN);
     let mut client = skd.connect();
     receive(&mut client, 6);
@@ -361,7 +361,7 @@ fn one_that_was_told_before_an_upgrade_is_not_told_again_and_is_killed() {
 }
 
 #[test]
-fn a_thousand_that_are_idle_at_once_cost_little() {
+fn a_thousand_idle_connections_at_once_cost_little() {
     const COUNT: usize = 1_000;
     requires_descriptors(COUNT);
     let skd = Skd::new(["-v", "-t", "127.0.0.1:0", "--idle-timeout=2s"])
@@ -384,7 +384,7 @@ fn a_thousand_that_are_idle_at_once_cost_little() {
 }
 
 #[test]
-fn where_nothing_can_be_known_there_is_no_start() {
+fn a_kernel_that_reports_no_idle_times_fails_the_start() {
     let netlink = libc::AF_NETLINK as u32;
     for check in [None, Some("--check")] {
         let refused = Skd::new(check)

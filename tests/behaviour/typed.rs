@@ -12,7 +12,7 @@
 //! | `sh ends` | commands before which the server is stopped |
 //! | `text log` | the first lines of the server's log |
 //!
-//! Numbers may differ from those that are printed.
+//! Numbers may differ from the printed ones.
 
 use crate::harness::{
     Directory, Namespace, Program, Running, Skd, Socket, Syslog, descendants, requires_command,
@@ -25,8 +25,8 @@ use std::time::Duration;
 /// Separates a server from the commands of its clients.
 const OTHER_TERMINAL: &str = "# In another terminal:\n";
 
-/// Stands in for systemctl(1) where systemd doesn't run: the unit is checked by systemd-analyze(1), and ExecStart=
-/// is started in the background with its log in a file. What else the unit says has no effect here.
+/// Replaces systemctl(1) where systemd doesn't run: the unit is checked by systemd-analyze(1), and ExecStart=
+/// is started in the background with its log in a file. Other settings of the unit have no effect here.
 const SYSTEMCTL: &str = r#"#!/bin/sh -e
 unit=/etc/systemd/system/greet.service
 case "$*" in
@@ -55,7 +55,7 @@ esac
 const JOURNALCTL: &str = "#!/bin/sh\nexec grep \"$6\" /run/greet.log\n";
 
 #[test]
-fn the_tutorial_is_true() {
+fn the_tutorial_works_as_printed() {
     requires_command("systemd-analyze");
     let page = fs::read_to_string("docs/tutorial.md").unwrap();
     let mut machine = Machine::new();
@@ -65,7 +65,7 @@ fn the_tutorial_is_true() {
 }
 
 #[test]
-fn the_tour_is_true() {
+fn the_tour_works_as_printed() {
     requires_command("busybox");
     requires_command("curl");
     requires_command("perl");
@@ -82,7 +82,7 @@ struct Machine {
     _syslog: Syslog,
     /// In PATH.
     programs: Directory,
-    /// Where everything is typed.
+    /// The directory in which all commands are typed.
     directory: Directory,
     server: Option<Running>,
     /// Shells that have ended, and may have left daemons.
@@ -172,7 +172,7 @@ impl Machine {
         }
     }
 
-    /// Starts a server in the place of the previous one, and waits until it serves.
+    /// Stops the previous server, starts a server, and waits until it serves.
     #[track_caller]
     fn serve(&mut self, text: &str) {
         self.stop();
@@ -205,7 +205,7 @@ impl Machine {
     }
 }
 
-/// The process of skd under a shell, or that the shell has become.
+/// The process of skd below a shell, or that the shell has become.
 fn skd(shell: &Running) -> Option<i32> {
     let shell = shell.pid();
     let mut pids = [shell].into_iter().chain(descendants(shell));
@@ -226,7 +226,7 @@ fn output_of(commands: &str) -> String {
         .collect()
 }
 
-/// Each number as a 0.
+/// Replaces each number by a 0.
 fn without_numbers(text: &str) -> String {
     let mut result = String::new();
     for letter in text.chars() {

@@ -34,7 +34,7 @@ fn install(directory: &Directory, name: &str, program: impl AsRef<Path>) -> Path
     directory.join(name)
 }
 
-/// Installs a skd that says it is another version.
+/// Installs a skd that reports another version.
 fn install_version(directory: &Directory, name: &str, version: &[u8; 5]) -> PathBuf {
     let mut bytes = fs::read(BINARY).unwrap();
     let own = env!("CARGO_PKG_VERSION").as_bytes();
@@ -55,25 +55,25 @@ fn own_version_to(version: &str) -> String {
     )
 }
 
-/// USR2, and waits for what the new image, or the old one, says of it in `log`.
+/// Sends USR2, and waits for the report of the new or the old process in `log`.
 fn attempt(skd: &Instance, log: impl Fn() -> Vec<String>) -> String {
     let told = || log().into_iter().filter(|line| line.contains("pgrade"));
     let before = told().count();
     skd.signal(Signal::SIGUSR2);
-    // Longer than a trial may take.
+    // Longer than a preflight may take.
     let found = poll_for(3 * DEADLINE, || told().nth(before));
     found.unwrap_or_else(|| panic!("nothing was said of an upgrade: {:#?}", log()))
 }
 
-/// An upgrade that succeeds, of a skd that says so on its stderr.
+/// An upgrade that succeeds, of a skd that logs to its stderr.
 #[track_caller]
 fn upgrade(skd: &Instance) {
     let line = attempt(skd, || skd.log_lines());
     assert!(line.starts_with("Upgraded from skd "), "{line}");
 }
 
-/// One that must be refused with these words, and changes nothing. Needs [`Skd::throttle`] of zero, and after another one
-/// [`wait_out_throttle`].
+/// An upgrade that must be refused with these words, and changes nothing. Needs [`Skd::throttle`] of zero, and after
+/// another one [`wait_out_throttle`].
 #[track_caller]
 fn refused(skd: &Instance, why: &str) {
     let line = attempt(skd, || skd.log_lines());
@@ -82,7 +82,7 @@ fn refused(skd: &Instance, why: &str) {
     assert_eq!(talk(skd.connect(), b"after"), b"after");
 }
 
-/// Skd with a port and `-v`, from a place where it can be replaced.
+/// Skd with a port and `-v`, in a directory where it can be replaced.
 fn replaceable(directory: &Directory) -> Skd {
     let binary = install(directory, "skd", BINARY);
     Skd::new(["-t", "127.0.0.1:0"])
@@ -91,7 +91,7 @@ fn replaceable(directory: &Directory) -> Skd {
 }
 
 #[test]
-fn handlers_stay_and_their_end_is_told_with_the_whole_duration() {
+fn handlers_stay_and_their_end_is_logged_with_the_whole_duration() {
     let skd = Skd::new(["-v", "-t", "127.0.0.1:0"]).run("cat");
     let mut client = skd.connect();
     echo(&mut client, b"before");
@@ -113,7 +113,7 @@ fn handlers_stay_and_their_end_is_told_with_the_whole_duration() {
 }
 
 #[test]
-fn places_are_counted_on() {
+fn slots_stay_in_use() {
     let skd = Skd::new(["-vv", "-c", "2", "-t", "127.0.0.1:0"]).run("cat");
     let mut clients = [skd.connect(), skd.connect()];
     clients
@@ -135,7 +135,7 @@ fn places_are_counted_on() {
     skd.wait_for_log("Running 0 of 2 handlers");
 }
 
-/// What became of the connections of a load.
+/// The results of the connections of a load.
 #[derive(Debug, Default)]
 struct Figures {
     right: AtomicUsize,
@@ -156,7 +156,7 @@ impl Figures {
     }
 }
 
-/// So many upgrades while three clients of TCP and two of a unix socket connect as fast as they can.
+/// Makes `upgrades` upgrades while three clients of TCP and two of a unix socket connect as fast as they can.
 fn under_load(upgrades: usize) {
     let directory = Directory::new();
     let (path, log) = (
@@ -194,7 +194,7 @@ fn under_load(upgrades: usize) {
                 }
             });
         }
-        // It grows too fast to be read from the start each time.
+        // The log grows too fast to be read from the start each time.
         let (mut log, mut unread) = (
             fs::File::open(directory.join("log")).unwrap(),
             String::new(),
@@ -268,7 +268,7 @@ fn the_new_program_runs() {
 }
 
 #[test]
-fn a_link_that_leads_elsewhere_by_now_is_followed() {
+fn a_link_with_a_new_target_is_followed() {
     let directory = Directory::new();
     install(&directory, "old", BINARY);
     install_version(&directory, "new", b"2.0.1");
@@ -285,7 +285,7 @@ fn a_link_that_leads_elsewhere_by_now_is_followed() {
     refused(&skd, "No such file");
 }
 
-/// Installs this perl(1) script as a skd; it finds the words after `-t 127.0.0.1:0` as its arguments.
+/// Installs this perl(1) script as a skd; its arguments are the words after `-t 127.0.0.1:0`.
 fn install_perl(directory: &Directory, script: &str) {
     requires_command("perl");
     let script = directory.write(".script", script);
@@ -307,7 +307,7 @@ fn install_perl(directory: &Directory, script: &str) {
 }
 
 #[test]
-fn what_cannot_take_over_is_refused_in_a_sentence() {
+fn a_binary_that_cannot_take_over_is_refused_with_a_reason() {
     let directory = Directory::new();
     let skd = replaceable(&directory).throttle(Duration::ZERO).run("cat");
     let before = idle_descriptors(skd.pid()) + 1;
@@ -336,7 +336,7 @@ fn what_cannot_take_over_is_refused_in_a_sentence() {
     for (script, why) in [
         ("exit 3", "refuses (status 3)"),
         ("kill 11, $$", "signal 11 ended the new program"),
-        // Its own state, but as another format of it.
+        // The state of the same skd in another format.
         (
             "open(my $state, '+<', '/dev/fd/' . ($ENV{SKD_UPGRADE} =~ /(\\d+)/)[0]) or die; \
              my $text = <$state>; $text =~ s/\"format\":2/\"format\":9/; seek($state, 0, 0); \
@@ -355,14 +355,14 @@ fn what_cannot_take_over_is_refused_in_a_sentence() {
     skd.wait_until("no descriptor is lost", || count() == before);
     skd.wait_for_children(1);
     install(&directory, "skd", BINARY);
-    // Not told at this verbosity; the next says so.
+    // Not logged at this verbosity; the next line says so.
     skd.signal(Signal::SIGUSR2);
     echo(&mut client, b"still");
     assert_eq!(skd.stop().code(), Some(0));
 }
 
 #[test]
-fn a_trial_that_hangs_is_ended() {
+fn a_preflight_that_hangs_is_ended() {
     let directory = Directory::new();
     let skd = replaceable(&directory).run("cat");
     install_perl(&directory, "sleep 1000");
@@ -372,10 +372,10 @@ fn a_trial_that_hangs_is_ended() {
     assert!(line.contains("one is being tried already"), "{line}");
     assert_eq!(talk(skd.connect(), b"meanwhile"), b"meanwhile");
     let late = || Some(skd.logged("hasn't said within 10 s")).filter(|lines| lines.len() == 1);
-    poll_for(3 * DEADLINE, late).expect("the end of a trial");
+    poll_for(3 * DEADLINE, late).expect("the end of a preflight");
     skd.wait_until("it is gone", || skd.children().is_empty());
 
-    // Nor does it outlive the skd that tries it.
+    // Nor does it outlive the skd that started it.
     skd.signal(Signal::SIGUSR2);
     skd.wait_for_children(1);
     assert_eq!(skd.stop().code(), Some(0));
@@ -383,7 +383,7 @@ fn a_trial_that_hangs_is_ended() {
 }
 
 #[test]
-fn a_trial_does_not_outlive_the_listeners() {
+fn a_preflight_does_not_outlive_the_listeners() {
     let directory = Directory::new();
     let skd = replaceable(&directory).args(["--drain", "1h"]).run("cat");
     let mut client = skd.connect();
@@ -393,9 +393,9 @@ fn a_trial_does_not_outlive_the_listeners() {
     skd.signal(Signal::SIGUSR2);
     skd.wait_for_children(2);
     skd.signal(Signal::SIGTERM);
-    // While the handler is waited for, nobody has them any more.
-    skd.wait_until("the trial is over", || skd.children() == handler);
-    wait_until("whoever comes is refused", || {
+    // While the drain waits for the handler, no process has the listeners open.
+    skd.wait_until("the preflight is over", || skd.children() == handler);
+    wait_until("clients are refused", || {
         let refused = TcpStream::connect(skd.address()).map_err(|error| error.kind());
         refused.is_err_and(|kind| kind == ErrorKind::ConnectionRefused)
     });
@@ -405,8 +405,8 @@ fn a_trial_does_not_outlive_the_listeners() {
 }
 
 #[test]
-fn a_trial_whose_skd_has_gone_is_no_daemon() {
-    // This test's own parent is none that tries it.
+fn a_preflight_whose_skd_has_ended_is_no_daemon() {
+    // The parent of this test is no skd.
     Skd::new(["-t", "127.0.0.1:0", "cat"])
         .env("SKD_UPGRADE", "64:1:preflight")
         .end()
@@ -418,7 +418,7 @@ fn a_trial_whose_skd_has_gone_is_no_daemon() {
             .end()
             .expect_refusal(1, &["which this skd doesn't understand"]);
     }
-    // But one that was meant for another process says nothing.
+    // A variable for another process is ignored.
     for stray in ["64:1:upgrade", "64:1:return"] {
         let skd = Skd::new(["-t", "127.0.0.1:0"])
             .env("SKD_UPGRADE", stray)
@@ -429,7 +429,7 @@ fn a_trial_whose_skd_has_gone_is_no_daemon() {
 }
 
 #[test]
-fn an_image_that_fails_after_its_trial_becomes_the_old_one_again() {
+fn a_process_that_fails_after_its_preflight_goes_back_to_the_old_binary() {
     requires_root();
     let directory = Directory::public();
     let real = install(&directory, "real", BINARY);
@@ -448,7 +448,7 @@ fn an_image_that_fails_after_its_trial_becomes_the_old_one_again() {
     let old = fs::metadata(format!("/proc/{}/exe", skd.pid()))
         .unwrap()
         .ino();
-    // What was possible in the trial isn't any more.
+    // This worked in the preflight, and fails now.
     let script = r#"
         my @words = ("-t", "127.0.0.1:0", @ARGV);
         my $limit = $ENV{SKD_UPGRADE} =~ /upgrade/ ? "ulimit -c 0;" : "";
@@ -475,7 +475,7 @@ fn an_image_that_fails_after_its_trial_becomes_the_old_one_again() {
 }
 
 #[test]
-fn files_stay_and_go_with_the_last_image() {
+fn files_stay_and_are_removed_by_the_last_process() {
     let directory = Directory::new();
     let (path, pidfile) = (directory.name("socket"), directory.name("pid"));
     let log = format!(">{}", directory.name("log"));
@@ -505,7 +505,7 @@ fn files_stay_and_go_with_the_last_image() {
 }
 
 #[test]
-fn the_relay_to_syslog_goes_on_and_is_started_again() {
+fn the_relay_to_syslog_stays_and_can_be_restarted() {
     let namespace = Namespace::new();
     namespace.private_dev();
     let syslog = Syslog::bind(namespace.path("/dev/log"));
@@ -522,7 +522,7 @@ fn the_relay_to_syslog_goes_on_and_is_started_again() {
     for turn in 1..=2 {
         assert!(attempt(&skd, lines).contains("Upgraded from"));
         talk(skd.connect(), b"");
-        skd.wait_until("its end is told", || {
+        skd.wait_until("its end is logged", || {
             syslog.logged("Closed connection").len() == turn
         });
     }
@@ -535,17 +535,17 @@ fn the_relay_to_syslog_goes_on_and_is_started_again() {
     assert!(attempt(&skd, lines).contains("Upgraded from"));
 }
 
-/// Who a process is, and what it may.
+/// The ids and capabilities of a process.
 fn rights(pid: i32) -> impl PartialEq + std::fmt::Debug {
     let sets = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"];
     let sets = sets.map(|set| capabilities(pid, set));
-    // Of files in /proc the owner is root where others of the user may not look into the process.
+    // Files in /proc belong to root if other processes of the user may not inspect the process.
     let owner = fs::metadata(format!("/proc/{pid}/environ")).unwrap().uid();
     (ids(pid), sets, status_field(pid, "NoNewPrivs"), owner)
 }
 
 #[test]
-fn rights_that_were_given_up_are_not_had_back() {
+fn dropped_privileges_are_not_regained() {
     requires_root();
     let directory = Directory::public();
     let skd = replaceable(&directory)
@@ -555,7 +555,7 @@ fn rights_that_were_given_up_are_not_had_back() {
     let before = rights(skd.pid());
     upgrade(&skd);
     assert_eq!(rights(skd.pid()), before);
-    // One that the kernel runs as root, whoever executes it.
+    // A set-user-ID binary, which the kernel runs as root for every user.
     install(&directory, "skd", BINARY);
     directory.chmod("skd", 0o6755);
     for _ in 0..2 {
@@ -569,7 +569,7 @@ fn rights_that_were_given_up_are_not_had_back() {
 }
 
 #[test]
-fn a_user_of_the_environment_stays_too() {
+fn a_user_from_the_environment_stays_too() {
     requires_root();
     let directory = Directory::public();
     let skd = replaceable(&directory)
@@ -586,7 +586,7 @@ fn a_user_of_the_environment_stays_too() {
 }
 
 #[test]
-fn after_a_chroot_the_program_is_found_where_it_was_if_it_can_run_there() {
+fn after_a_chroot_the_program_is_found_at_its_old_path_if_it_can_run_there() {
     requires_root();
     let (root, outside) = (Directory::public(), Directory::public());
     root.install(&["/bin/cat"]);
@@ -598,7 +598,7 @@ fn after_a_chroot_the_program_is_found_where_it_was_if_it_can_run_there() {
         .map(|bytes| !contains(&bytes, b"/ld-linux"))
         .unwrap();
     if !is_static {
-        // What cat(1) needs is there, so that has to go first.
+        // The libraries of cat(1) are there, so they have to be removed first.
         let lib = root.join("lib64");
         fs::rename(&lib, root.join("away")).unwrap();
         refused_silently(&skd, "isn't there");
@@ -612,13 +612,13 @@ fn after_a_chroot_the_program_is_found_where_it_was_if_it_can_run_there() {
     echo(&mut client, b"after");
     assert_eq!(talk(skd.connect(), b"new"), b"new");
     upgrade(&skd);
-    let place = fs::metadata(format!("/proc/{}/root/.", skd.pid()))
+    let inode = fs::metadata(format!("/proc/{}/root/.", skd.pid()))
         .unwrap()
         .ino();
-    assert_eq!(place, fs::metadata(root.path()).unwrap().ino());
+    assert_eq!(inode, fs::metadata(root.path()).unwrap().ino());
 }
 
-/// Without a client: no handler could run.
+/// The same without a client: no handler could run.
 #[track_caller]
 fn refused_silently(skd: &Instance, why: &str) {
     let line = attempt(skd, || skd.log_lines());
@@ -633,7 +633,7 @@ fn contains(bytes: &[u8], text: &[u8]) -> bool {
 }
 
 #[test]
-fn a_handler_of_datagrams_has_the_socket_until_it_ends() {
+fn a_datagram_handler_keeps_the_socket_until_it_ends() {
     requires_command("perl");
     const HELD: &str = "defined(recv(STDIN, my $bytes, 65536, 0)) or die $!; sleep 1000;";
     let skd = Skd::new(["-v", "-u", "127.0.0.1:0"]).run_with("perl", ["-e", HELD]);
@@ -666,7 +666,7 @@ fn a_handler_of_datagrams_has_the_socket_until_it_ends() {
 }
 
 #[test]
-fn signals_that_come_in_between_are_not_lost() {
+fn signals_during_an_upgrade_are_not_lost() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         for turn in 0..8 {
             let directory = Directory::new();
@@ -674,7 +674,7 @@ fn signals_that_come_in_between_are_not_lost() {
             let skd = Skd::new(["-t", "127.0.0.1:0", "-l", &path]).run("cat");
             let mut client = skd.connect();
             echo(&mut client, b"before");
-            // In a trial, around an exec, after all: some moment or other.
+            // In a preflight, around an exec, or after all of it: at random.
             for _ in 0..=turn {
                 skd.signal(Signal::SIGUSR2);
                 thread::sleep(Duration::from_millis(5));
@@ -690,7 +690,7 @@ fn signals_that_come_in_between_are_not_lost() {
 }
 
 #[test]
-fn a_log_is_opened_again_whenever_hup_comes() {
+fn hup_reopens_the_log_at_any_moment() {
     let directory = Directory::new();
     let log = format!(">{}", directory.name("log"));
     let skd = Skd::new(["-L", &log, "-t", "127.0.0.1:0"]).run("cat");
@@ -727,13 +727,13 @@ fn a_storm_of_upgrades_and_reopenings_does_no_harm() {
 }
 
 #[test]
-fn a_handler_that_cannot_be_prepared_puts_the_upgrade_off() {
+fn a_handler_that_cannot_be_prepared_postpones_the_upgrade() {
     requires_root();
     requires_command("strace");
     let skd = Skd::new(["-v", "-t", "127.0.0.1:0"]).run("cat");
     let mut earlier = skd.connect();
     echo(&mut earlier, b"before");
-    // Longer than acceptors are waited for.
+    // Longer than skd waits for acceptors.
     let inject = "inject=execve:delay_enter=12000000";
     let mut strace = Command::new("strace");
     strace.args([
@@ -777,13 +777,13 @@ fn a_handler_that_cannot_be_prepared_puts_the_upgrade_off() {
 }
 
 #[test]
-fn handlers_see_nothing_of_it() {
+fn handlers_do_not_see_the_upgrade() {
     let show =
         "env; ls -l /proc/$$/fd; grep -E '^(SigBlk|SigIgn|Groups)' /proc/self/status; ulimit -a";
     let skd = Skd::new(["-v", "-t", "127.0.0.1:0"]).run_with("sh", ["-c", show]);
     let seen = || {
         let text = String::from_utf8(talk(skd.connect(), b"")).unwrap();
-        // What differs from one connection to the next.
+        // The variables that differ between connections.
         let common = text
             .lines()
             .filter(|line| !line.contains("PORT") && !line.contains("socket:"));
@@ -845,7 +845,7 @@ fn process_1_of_a_container_is_upgraded_too() {
 }
 
 #[test]
-fn where_few_descriptors_may_be_open_it_succeeds_or_is_refused() {
+fn an_upgrade_with_few_descriptors_succeeds_or_is_refused() {
     let mut told = Vec::new();
     for limit in (20..=60).step_by(2) {
         let skd = Skd::new(["-v", "--threads", "2", "-t", "127.0.0.1:0"])
@@ -876,7 +876,7 @@ fn where_few_descriptors_may_be_open_it_succeeds_or_is_refused() {
 }
 
 #[test]
-fn where_the_kernel_has_no_pidfds_handlers_are_found_as_well() {
+fn handlers_are_found_without_pidfds() {
     let skd = Skd::new(["-v", "-t", "127.0.0.1:0"])
         .refusing(libc::SYS_pidfd_open, nix::errno::Errno::ENOSYS)
         .refusing(libc::SYS_clone3, nix::errno::Errno::ENOSYS)

@@ -9,7 +9,7 @@ use std::io::Read;
 use std::net::TcpListener;
 use std::thread;
 
-/// A handler in perl. In front of `script` stands a function `take`, which accepts a connection as $c.
+/// A handler in perl. `script` can call `take`, which accepts a connection as $c.
 fn perl(options: Skd, script: &str) -> Running {
     requires_command("perl");
     options.run_with("perl", ["-e", &with_take(script)])
@@ -21,7 +21,7 @@ fn with_take(script: &str) -> String {
     )
 }
 
-/// What a handler that accepts nothing gets before it is talked about.
+/// The number of starts of a handler that accepts nothing before it is reported.
 const STARTS: usize = 8;
 
 #[test]
@@ -30,7 +30,7 @@ fn a_handler_has_the_listening_socket_and_nothing_else() {
         Skd::new(["-v", "--wait", "-t", "127.0.0.1:0"]),
         "take; print while <$c>; sleep 1000",
     );
-    assert!(skd.children().is_empty(), "before anybody came");
+    assert!(skd.children().is_empty(), "before a client came");
     let mut client = skd.connect();
     echo(&mut client, b"hello\n");
     let handler = skd.wait_for_children(1)[0];
@@ -40,7 +40,7 @@ fn a_handler_has_the_listening_socket_and_nothing_else() {
     for number in [0, 1] {
         assert_eq!(open[&number], format!("socket:[{}]", bound[0].inode));
     }
-    // Beside 0, 1 and 2 there is the connection that it has accepted itself.
+    // Beside 0, 1 and 2 it has the connection that it has accepted itself.
     assert_eq!(open.len(), 4, "{open:?}");
     let flags = std::fs::read_to_string(format!("/proc/{handler}/fdinfo/0")).unwrap();
     let flags = flags
@@ -66,7 +66,7 @@ fn a_handler_has_the_listening_socket_and_nothing_else() {
     skd.wait_until("it is told to end", || !exists(handler));
 }
 
-/// Serves many clients with handlers that each accept one, and says what the log says.
+/// Serves many clients with handlers that each accept one, and returns the log.
 fn serve_one_each(skd: &Running, connect: impl Fn() -> Box<dyn Read + Send> + Sync) -> Vec<String> {
     const CLIENTS: usize = 40;
     thread::scope(|scope| {
@@ -91,7 +91,7 @@ const ONE_EACH: &str =
 fn handlers_that_accept_one_connection_each_follow_one_another() {
     let skd = perl(Skd::new(["--wait", "-t", "127.0.0.1:0"]), ONE_EACH);
     let lines = serve_one_each(&skd, || Box::new(skd.connect()));
-    // One at a time, and none is thought to have done nothing.
+    // One at a time, and none is reported as having accepted nothing.
     assert!(
         lines.chunks(2).all(|pair| pair == ["start", "end"]),
         "{lines:?}"
@@ -109,7 +109,7 @@ fn handlers_that_accept_one_connection_each_follow_one_another() {
 }
 
 #[test]
-fn where_the_kernel_tells_no_queue_clients_are_served_all_the_same() {
+fn clients_are_served_where_the_kernel_reports_no_queue() {
     let directory = Directory::new();
     let path = directory.name("socket");
     let skd = Skd::new(["--wait", "-l", &path]).refusing(libc::SYS_sendto, Errno::EPERM);
@@ -118,7 +118,7 @@ fn where_the_kernel_tells_no_queue_clients_are_served_all_the_same() {
         skd,
         &format!("select undef, undef, undef, 0.01 until -e '{go}'; {ONE_EACH}"),
     );
-    // All wait before the first is accepted, so that no other comes.
+    // All connect before the first is accepted, so that no other comes.
     let clients = [(); 5].map(|()| skd.connect_unix());
     directory.write("go", "");
     for client in clients {
@@ -128,7 +128,7 @@ fn where_the_kernel_tells_no_queue_clients_are_served_all_the_same() {
 }
 
 #[test]
-fn a_handler_that_accepts_nothing_is_no_storm() {
+fn a_handler_that_accepts_nothing_causes_no_storm() {
     let directory = Directory::new();
     let path = directory.name("socket");
     let go = directory.name("go");
@@ -151,7 +151,7 @@ fn a_handler_that_accepts_nothing_is_no_storm() {
         );
         let before = skd.logged("started").len();
         assert!((STARTS..=STARTS + 1).contains(&before), "{before} starts");
-        // The same client was announced once, and is kept until somebody wants him.
+        // The same client was logged once, and is kept until a handler accepts it.
         assert_eq!(skd.logged("Received initial").len(), 1);
         directory.write("go", "");
         let mut answer = String::new();
@@ -162,7 +162,7 @@ fn a_handler_that_accepts_nothing_is_no_storm() {
 }
 
 #[test]
-fn a_program_that_is_gone_is_tried_again_when_it_is_back() {
+fn a_program_that_was_missing_is_run_when_it_is_back() {
     let directory = Directory::new();
     let script = directory.script("program", "#!/bin/sh\nexec cat\n");
     let hidden = directory.join("hidden");
@@ -180,7 +180,7 @@ fn a_program_that_is_gone_is_tried_again_when_it_is_back() {
 }
 
 #[test]
-fn a_handler_may_serve_many_and_end_when_nobody_comes() {
+fn a_handler_may_serve_many_and_end_when_no_client_comes() {
     // As inetd's servers do.
     let script = "my $n = 0; for (;;) { my $r = ''; vec($r, 0, 1) = 1; \
                   select($r, undef, undef, 0.2) or last; take; $n++; print \"$$\\n\"; close $c } \
@@ -226,7 +226,7 @@ fn listeners_are_independent_of_one_another_and_of_datagrams() {
 }
 
 #[test]
-fn a_socket_that_is_shut_down_is_said_to_be() {
+fn a_socket_that_is_shut_down_is_reported() {
     let skd = perl(
         Skd::new(["--wait", "-t", "127.0.0.1:0"]),
         "take; print \"bye\"; close $c; shutdown(STDIN, 2) or die $!",
@@ -238,7 +238,7 @@ fn a_socket_that_is_shut_down_is_said_to_be() {
 }
 
 #[test]
-fn a_socket_that_was_handed_over_is_lent_on() {
+fn an_inherited_socket_is_passed_to_the_handler() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();

@@ -176,7 +176,7 @@ fn in_time(began: Instant) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Notes what the kernel was told and a copy has to tell it again.
+/// Notes the registrations of this process that a copy must repeat.
 fn note(parking: &mut Parking, call: &Call) {
     let [first, second, ..] = call.arguments;
     match call.number {

@@ -90,13 +90,13 @@ impl Parked {
             _ => Refusal::Lost,
         })?;
         let mut answer = [0; ANSWER];
-        let heard = loop {
+        let received = loop {
             match recv(self.control.as_raw_fd(), &mut answer, MsgFlags::empty()) {
                 Err(Errno::EINTR) => {}
-                heard => break heard,
+                received => break received,
             }
         };
-        let successor = match heard {
+        let successor = match received {
             Ok(ANSWER) => understand(answer),
             Err(Errno::EAGAIN) => self.settle(Refusal::Silent),
             _ => self.settle(Refusal::Lost),

@@ -1,6 +1,8 @@
 //! The files that a program is made from.
 
+use std::ffi::{CStr, OsStr};
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -25,9 +27,11 @@ impl Sources {
     /// The files as they are now.
     pub(super) fn of(plan: &Plan) -> Self {
         let arguments = plan.target().arguments().iter().skip(1);
-        let named = arguments.map(|argument| plan.seen_from_here(argument));
+        let named = arguments.map(|argument| path_from_here(plan, argument));
         let named = named.filter(|path| path.is_file());
-        let all = [plan.path_from_here()].into_iter().chain(named);
+        let all = [path_from_here(plan, plan.target().path())]
+            .into_iter()
+            .chain(named);
         Self(all.map(|path| (path.clone(), Stamp::of(&path))).collect())
     }
 
@@ -35,6 +39,12 @@ impl Sources {
     pub(super) fn are_unchanged(&self) -> bool {
         self.0.iter().all(|(path, stamp)| Stamp::of(path) == *stamp)
     }
+}
+
+/// The path for this process, which isn't in the handler's directory, of a handler's path.
+fn path_from_here(plan: &Plan, path: &CStr) -> PathBuf {
+    let path = Path::new(OsStr::from_bytes(path.to_bytes()));
+    Path::new(plan.directory().unwrap_or_default()).join(path)
 }
 
 impl Stamp {

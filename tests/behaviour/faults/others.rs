@@ -18,13 +18,13 @@ use std::io::Write;
 use std::net::UdpSocket;
 use std::os::unix::net::UnixStream;
 
-/// As nobody, with programs that nobody can find.
+/// Runs as user nobody, with a program that can't be found.
 fn unprivileged(skd: Skd) -> Skd {
     skd.args(["--user", &format!("{NOBODY}:{NOBODY}")])
         .env("PATH", "/bin:/usr/bin")
 }
 
-/// The rows of a phase; with one errno each, unless all are wanted.
+/// The rows of a phase, with one errno each unless all are wanted.
 fn chosen(phase: Phase, fully: bool) -> Vec<Row> {
     let mut rows = rows(phase);
     for row in rows.iter_mut().filter(|_| !fully) {
@@ -33,18 +33,18 @@ fn chosen(phase: Phase, fully: bool) -> Vec<Row> {
     rows
 }
 
-/// Waits for a line of skd's own in the log.
+/// Waits until skd logs a line of its own.
 fn wait_until_told(skd: &Running, directory: &Directory) {
-    skd.wait_until("it is told", || {
+    skd.wait_until("it is logged", || {
         let log = directory.read("log");
         log.lines().any(|line| line.starts_with("skd: "))
     });
 }
 
-/// A handler that reads a datagram, says it in the log, and ends.
+/// A handler that reads a datagram, logs it, and ends.
 const READER: [&str; 3] = ["sh", "-c", "exec dd bs=65536 count=1 status=none >&2"];
 
-/// A daemon of nobody's that serves datagrams, and a client.
+/// A daemon without privileges that serves datagrams, and a client.
 struct Receiver {
     directory: Directory,
     skd: Running,
@@ -95,7 +95,7 @@ fn receive_with(row: &Row) {
     for (turn, errno) in row.errnos().enumerate() {
         println!("{errno}");
         let tampering = Tampering::with(skd.pid(), row, errno, directory);
-        // It means nothing.
+        // It has no effect.
         skd.signal(Signal::SIGUSR1);
         receiver.send(errno);
         tampering.wait_for_fault();
@@ -140,7 +140,7 @@ fn receive_with(row: &Row) {
 }
 
 #[test]
-fn a_daemon_of_datagrams_whose_calls_fail_goes_on() {
+fn a_daemon_of_datagrams_survives_failing_calls() {
     requires_root();
     requires_command("strace");
     on_each(&chosen(Receiving, false), receive_with);
@@ -149,14 +149,14 @@ fn a_daemon_of_datagrams_whose_calls_fail_goes_on() {
 
 #[test]
 #[ignore = "takes long; more of the same"]
-fn a_daemon_of_datagrams_whose_calls_fail_in_whatever_way_goes_on() {
+fn a_daemon_of_datagrams_survives_calls_that_fail_in_any_way() {
     requires_root();
     requires_command("strace");
     on_each(&chosen(Receiving, true), receive_with);
     on_each(&chosen(Newborn, true), receive_with);
 }
 
-/// A datagram that nobody reads, while calls of skd fail.
+/// Leaves a datagram unread while calls of skd fail.
 fn guard_with(row: &Row) {
     for errno in row.errnos() {
         println!("{errno}");
@@ -184,7 +184,7 @@ fn guard_with(row: &Row) {
 }
 
 #[test]
-fn a_datagram_that_is_left_unread_makes_no_storm_while_calls_fail() {
+fn an_unread_datagram_causes_no_storm_while_calls_fail() {
     requires_root();
     requires_command("strace");
     let mut rows = chosen(Receiving, false);
@@ -192,7 +192,7 @@ fn a_datagram_that_is_left_unread_makes_no_storm_while_calls_fail() {
     on_each(&rows, guard_with);
 }
 
-/// A program that is supervised, while calls of skd fail.
+/// Supervises a program while calls of skd fail.
 fn supervise_with(row: &Row) {
     for errno in row.errnos() {
         println!("{errno}");
@@ -212,7 +212,7 @@ fn supervise_with(row: &Row) {
         });
         let before = descriptors(skd.pid());
         let tampering = Tampering::with(skd.pid(), row, errno, &directory);
-        // The program doesn't care.
+        // The program isn't affected.
         skd.signal(Signal::SIGWINCH);
         kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
         tampering.wait_for_fault();
@@ -237,21 +237,21 @@ fn supervise_with(row: &Row) {
         });
         skd.signal(Signal::SIGTERM);
         assert_eq!(skd.wait().code(), Some(128 + Signal::SIGTERM as i32));
-        // Nobody may not remove it.
+        // The unprivileged user may not remove it.
         assert_eq!(directory.names(), ["log", "pid"]);
         assert_eq!(directory.read("pid"), "");
         assert!(!exists(third));
     }
 }
 
-/// What a child does that has no connection.
+/// Whether a row is about a child without a connection.
 fn of_programs(row: &Row) -> bool {
     !row.calls()
         .any(|call| ["close_range", "dup2"].contains(&call))
 }
 
 #[test]
-fn a_supervisor_whose_calls_fail_goes_on() {
+fn a_supervisor_survives_failing_calls() {
     requires_root();
     requires_command("strace");
     on_each(&chosen(Supervising, false), supervise_with);
@@ -262,7 +262,7 @@ fn a_supervisor_whose_calls_fail_goes_on() {
 
 #[test]
 #[ignore = "takes long; more of the same"]
-fn a_supervisor_whose_calls_fail_in_whatever_way_goes_on() {
+fn a_supervisor_survives_calls_that_fail_in_any_way() {
     requires_root();
     requires_command("strace");
     on_each(&chosen(Supervising, true), supervise_with);
@@ -271,14 +271,14 @@ fn a_supervisor_whose_calls_fail_in_whatever_way_goes_on() {
     on_each(&newborn, supervise_with);
 }
 
-/// A handler that says in the log what it reads.
+/// A handler that logs its input.
 const SPEAKER: [&str; 3] = [
     "sh",
     "-c",
     "while read -r line; do echo \"said $line\" >&2; echo; done",
 ];
 
-/// A daemon of nobody's that logs to syslog, and a client who is being served.
+/// A daemon without privileges that logs to syslog, and a client that is being served.
 struct Logger<'a> {
     stage: &'a Stage,
     directory: Directory,
@@ -319,18 +319,18 @@ impl<'a> Logger<'a> {
         wait_for("a relay", || relays(&self.skd).first().copied())
     }
 
-    /// All is as it was.
+    /// Asserts that all is as before.
     fn expect_order(&mut self, text: &str, before: usize) {
         self.say(text);
         self.wait_for(&format!("said {text}"));
-        // Somebody else is served too.
+        // Another client is served too.
         let mut other = connect_unix(self.directory.join("socket"));
         writeln!(other, "other").unwrap();
         assert_eq!(receive(&mut other, 1), b"\n");
         drop(other);
         let relay = self.relay();
         assert_eq!(relays(&self.skd), [relay]);
-        // The pipe, what tells skd of its end, and a socket.
+        // The pipe, what signals skd's end to it, and a socket.
         let held = settled_descriptors(relay);
         assert!(held.len() <= 3, "{held:?}");
         self.skd.wait_until("no descriptor is lost", || {
@@ -352,12 +352,12 @@ fn relay_with(row: &Row, stage: &Stage) {
             logger.wait_for(&format!("said during {errno}"));
         }
         if row.then == Dropped {
-            // As long as one line is tried, and then as long as nothing is.
+            // As long as one line is attempted, and then as long as no line is.
             expect_calm(&logger.skd, relay);
             logger.say(&format!("dropped {errno}"));
             expect_calm(&logger.skd, logger.skd.pid());
             tampering.end();
-            // How many, may be said in several pieces.
+            // The number of lost lines may be reported in several pieces.
             logger.wait_for("skd: ");
         }
         logger.expect_order(&format!("after {errno}"), before);
@@ -371,19 +371,19 @@ fn relay_with(row: &Row, stage: &Stage) {
 }
 
 #[test]
-fn a_relay_whose_calls_fail_neither_spins_nor_is_lost() {
+fn a_relay_with_failing_calls_neither_spins_nor_is_lost() {
     let stage = Stage::new();
     on_each(&chosen(Relaying, false), |row| relay_with(row, &stage));
 }
 
 #[test]
 #[ignore = "takes long; more of the same"]
-fn a_relay_whose_calls_fail_in_whatever_way_neither_spins_nor_is_lost() {
+fn a_relay_with_calls_that_fail_in_any_way_neither_spins_nor_is_lost() {
     let stage = Stage::new();
     on_each(&chosen(Relaying, true), |row| relay_with(row, &stage));
 }
 
-/// The relay has ended, and can't be made again at once.
+/// The relay has ended, and can't be restarted at once.
 fn relight_with(row: &Row, stage: &Stage) {
     for errno in row.errnos() {
         println!("{errno}");
@@ -405,12 +405,12 @@ fn relight_with(row: &Row, stage: &Stage) {
 }
 
 #[test]
-fn a_relay_that_cannot_be_started_again_is_started_later() {
+fn a_relay_that_cannot_be_restarted_is_started_later() {
     let stage = Stage::new();
     on_each(&chosen(Relighting, true), |row| relight_with(row, &stage));
 }
 
-/// A daemon with a pid file in a directory of the test's, and with work to do.
+/// A daemon with a pid file in a directory of the test, and with work to do.
 fn at_work(mode: Mode, directory: &Directory) -> Running {
     let with_pid = |options: Vec<String>| Skd::new(options).args(["-P", &directory.name("pid")]);
     let skd = match mode {
@@ -435,7 +435,7 @@ fn at_work(mode: Mode, directory: &Directory) -> Running {
 }
 
 #[test]
-fn an_end_in_which_calls_fail_is_an_end() {
+fn skd_ends_although_calls_fail() {
     requires_root();
     requires_command("strace");
     on_each(&rows(Ending), |row| {

@@ -14,16 +14,16 @@ use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 
-/// Whether nothing came before the connection's end.
+/// Whether nothing came before the end of the connection.
 fn is_closed(mut stream: impl Read) -> bool {
     match stream.read(&mut [0]) {
         Ok(count) => count == 0,
-        // What was sent had not been read.
+        // The client's bytes had not been read.
         Err(error) => error.kind() == ErrorKind::ConnectionReset,
     }
 }
 
-/// A daemon of nobody's while calls of it, or of its handlers to be, fail.
+/// Serves streams without privileges while calls of skd, or of its future handlers, fail.
 fn serve_with(row: &Row) {
     let directory = Directory::public();
     let user = format!("{NOBODY}:{NOBODY}");
@@ -45,14 +45,14 @@ fn serve_with(row: &Row) {
         echo(&mut earlier, b"earlier");
         let tampering = Tampering::with(skd.pid(), row, errno, &directory);
         drop(earlier);
-        // It means nothing.
+        // It has no effect.
         skd.signal(Signal::SIGUSR1);
         let (mut tcp, mut unix) = (connect(address), connect_unix(&socket));
         // It may be closed already.
         let _ = (tcp.write_all(b"t"), unix.write_all(b"u"));
         tampering.wait_for_fault();
         if turn == 0 && row.then != Served && row.then != Unreaped {
-            skd.wait_until("it is told", || {
+            skd.wait_until("it is logged", || {
                 directory
                     .read("log")
                     .lines()
@@ -97,14 +97,14 @@ fn serve_with(row: &Row) {
 }
 
 #[test]
-fn a_daemon_whose_calls_fail_goes_on() {
+fn a_daemon_survives_failing_calls() {
     requires_root();
     requires_command("strace");
     on_each(&rows(Serving), serve_with);
 }
 
 #[test]
-fn a_connection_that_cannot_be_let_go_of_at_once_is_let_go_of_soon() {
+fn a_connection_that_cannot_be_closed_at_once_is_closed_soon() {
     requires_root();
     requires_command("strace");
     let row = rows(Serving)
@@ -115,7 +115,7 @@ fn a_connection_that_cannot_be_let_go_of_at_once_is_let_go_of_soon() {
     let skd = Skd::new(streams(&directory)).run("true");
     for errno in row.errnos() {
         let tampering = Tampering::with(skd.pid(), &row, errno, &directory);
-        // Nobody comes after this one.
+        // No client comes after this one.
         assert!(is_closed(skd.connect()), "{errno}");
         tampering.wait_for_fault();
     }
@@ -123,14 +123,14 @@ fn a_connection_that_cannot_be_let_go_of_at_once_is_let_go_of_soon() {
 }
 
 #[test]
-fn a_handler_whose_preparation_fails_is_not_run() {
+fn a_handler_with_a_failed_preparation_is_not_run() {
     requires_root();
     requires_command("strace");
     on_each(&rows(Newborn), serve_with);
 }
 
 #[test]
-fn a_log_that_cannot_be_opened_again_is_kept() {
+fn a_log_that_cannot_be_reopened_is_kept() {
     requires_root();
     requires_command("strace");
     on_each(&rows(Reopening), |row| {
@@ -146,7 +146,7 @@ fn a_log_that_cannot_be_opened_again_is_kept() {
             };
             let before = count();
             assert_eq!(talk(skd.connect_unix(), b"served"), b"served");
-            skd.wait_until("it is told", || count() > before);
+            skd.wait_until("it is logged", || count() > before);
         };
         for (turn, errno) in row.errnos().enumerate() {
             println!("{errno}");
@@ -154,7 +154,7 @@ fn a_log_that_cannot_be_opened_again_is_kept() {
             skd.signal(Signal::SIGHUP);
             tampering.wait_for_fault();
             if row.then == Kept && turn == 0 {
-                skd.wait_until("it is told", || {
+                skd.wait_until("it is logged", || {
                     directory
                         .read("log")
                         .contains("skd: the log file can't be opened again: ")
@@ -164,7 +164,7 @@ fn a_log_that_cannot_be_opened_again_is_kept() {
             drop(tampering);
             fs::rename(directory.join("log"), directory.join("old")).unwrap();
             skd.signal(Signal::SIGHUP);
-            skd.wait_until("there is a new one", || directory.join("log").exists());
+            skd.wait_until("there is a new log", || directory.join("log").exists());
             serve("log");
             skd.wait_until("no descriptor is lost", || {
                 descriptors(skd.pid()).len() == before.len()
@@ -175,7 +175,7 @@ fn a_log_that_cannot_be_opened_again_is_kept() {
 }
 
 #[test]
-fn an_upgrade_in_which_a_call_fails_is_none() {
+fn an_upgrade_with_a_failing_call_is_refused() {
     requires_root();
     requires_command("strace");
     on_each(&rows(Upgrading), |row| {
@@ -194,7 +194,7 @@ fn an_upgrade_in_which_a_call_fails_is_none() {
             tampering.wait_for_fault();
             assert_eq!(talk(skd.connect_unix(), b"new"), b"new");
             echo(&mut client, b"during");
-            wait_until("it is told", || {
+            wait_until("it is logged", || {
                 directory.read("log").contains("skd: no upgrade: ")
             });
             drop(tampering);

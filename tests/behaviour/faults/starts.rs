@@ -1,4 +1,4 @@
-//! Starts, as they go and with a call that fails.
+//! Starts, without faults and with a call that fails.
 
 use super::on_each;
 use super::table::Phase::{
@@ -25,9 +25,9 @@ use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-/// Where all settings find what they share.
+/// The directories, network and system log that all settings share.
 pub(super) struct Stage {
-    /// With a cat and a sleep in it.
+    /// A root directory with cat and sleep.
     root: Directory,
     namespace: Namespace,
     pub(super) syslog: Syslog,
@@ -51,13 +51,13 @@ impl Stage {
         }
     }
 
-    /// In the namespace whose system log this is.
+    /// Logs to the system log of this namespace.
     pub(super) fn logging(&self, skd: Skd, directory: &Directory) -> Skd {
         skd.args(["-L", &tag(directory)]).inside(&self.namespace)
     }
 }
 
-/// By which the lines of a run are known in the system log.
+/// The tag of the lines of a run in the system log.
 pub(super) fn tag(directory: &Directory) -> String {
     let name = directory.path().file_name().unwrap();
     name.to_str().unwrap().to_owned()
@@ -65,26 +65,26 @@ pub(super) fn tag(directory: &Directory) -> String {
 
 pub(super) const NOBODY: u32 = 65_534;
 
-/// A command line whose start is tried.
+/// A command line whose start is tested.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Setting {
-    /// No more than a port.
+    /// Just a port.
     Plain,
-    /// All that makes further calls.
+    /// All options that make further calls.
     Foreground,
-    /// The same, and root is given up.
+    /// The same, with root dropped.
     Dropping,
     /// The same in the background.
     Background,
     /// The same in another root directory.
     Rooted,
-    /// Datagrams, and root is given up, here and in all that follow.
+    /// Datagrams, with root dropped, here and in all settings below.
     Datagrams,
-    /// The log is that of the system.
+    /// The log is the system log.
     Syslog,
     /// A program that is supervised.
     Supervised,
-    /// One that skd becomes.
+    /// A program that skd executes in its own process.
     InPlace,
     /// The same in the background.
     InPlaceBackground,
@@ -144,7 +144,7 @@ impl Setting {
             .env("UID", NOBODY.to_string())
             .env("GID", NOBODY.to_string())
             .env_remove("ROOT")
-            // The tests' own may name directories that are closed to others.
+            // PATH of the tests may name directories that are closed to others.
             .env("PATH", "/bin:/usr/bin")
             .wrapper(wrapper);
         match self.mode() {
@@ -166,18 +166,18 @@ impl Setting {
         !matches!(self, Plain | Self::Foreground)
     }
 
-    /// Ends what has been started, and sees that it was an end in order.
+    /// Ends what has been started, and asserts an orderly end.
     fn end(self, skd: &Running, directory: &Directory) {
         let service = service(skd, directory);
         kill(Pid::from_raw(service), Signal::SIGTERM).unwrap();
         let status = skd.wait();
         match self {
-            // That of its program.
+            // The status of its program.
             Supervised => assert_eq!(status.code(), Some(128 + Signal::SIGTERM as i32)),
             InPlace => assert_eq!(status.signal(), Some(Signal::SIGTERM as i32)),
             _ => assert_eq!(status.code(), Some(0)),
         }
-        // A program in place knows nothing of it.
+        // A program in place knows nothing of these files.
         let left = if self.mode() == Mode::InPlace {
             format!("{service}\n")
         } else {
@@ -237,11 +237,11 @@ pub(super) fn sleeps(pid: i32) -> bool {
     command(pid) == SLEEPER
 }
 
-/// Waits until a start serves its first client, who is returned, or has its program run; `None` if it has ended
-/// without.
+/// Waits until a start serves its first client, and returns that client, or runs its program; `None` if skd has
+/// ended before.
 fn first_client(setting: Setting, skd: &Running, directory: &Directory) -> Option<Client> {
     let mut waiting = None;
-    wait_for("the end of the start, or somebody who is served", || {
+    wait_for("the end of the start, or a served client", || {
         if skd.try_wait(Duration::ZERO).is_some() {
             return Some(None);
         }
@@ -251,7 +251,7 @@ fn first_client(setting: Setting, skd: &Running, directory: &Directory) -> Optio
         match waiting.as_mut()?.is_served(setting, skd, directory) {
             Ok(true) => Some(waiting.take()),
             Ok(false) => None,
-            // The start has failed with this one in the backlog.
+            // The start has failed with this client in the backlog.
             Err(_) => {
                 waiting = None;
                 None
@@ -291,7 +291,7 @@ impl Client {
         Some(Self::Tcp(stream))
     }
 
-    /// Fails for one who will never be.
+    /// Fails for a client that will never be served.
     fn is_served(
         &mut self,
         setting: Setting,
@@ -305,6 +305,11 @@ impl Client {
                 let service = service(skd, directory);
                 return Ok(match setting.mode() {
                     Mode::InPlace => sleeps(service),
+                    // The program runs before the end of the start is told, which may fail.
+                    Mode::Supervised => {
+                        is_in_call(service, libc::SYS_poll)
+                            && children(service).into_iter().any(sleeps)
+                    }
                     _ => children(service).into_iter().any(sleeps),
                 });
             }
@@ -318,7 +323,7 @@ impl Client {
     }
 }
 
-/// skd, its live handlers or its program, and its relay are nobody.
+/// Asserts that skd, its live handlers or its program, and its relay run as user nobody.
 fn expect_all_nobody(setting: Setting, skd: &Running, directory: &Directory) {
     let service = service(skd, directory);
     expect_nobody(service);
@@ -334,14 +339,14 @@ fn expect_all_nobody(setting: Setting, skd: &Running, directory: &Directory) {
         expect_children_nobody(service);
     }
     if setting == Setting::Syslog {
-        // It may only just have been started.
+        // The relay may only just have been started.
         skd.wait_until("its relay is nobody", || {
             relays(skd).into_iter().all(|pid| ids(pid) == nobody())
         });
     }
 }
 
-/// Waits until there is a live handler, and asserts that each of them is nobody.
+/// Waits until there is a live handler, and asserts that each of them runs as user nobody.
 pub(super) fn expect_children_nobody(service: i32) {
     let mut handlers = Vec::new();
     wait_until("there is a live handler", || {
@@ -352,7 +357,7 @@ pub(super) fn expect_children_nobody(service: i32) {
     handlers.into_iter().for_each(expect_nobody);
 }
 
-/// As [`ids`] has it.
+/// The ids of user nobody, in the form of [`ids`].
 fn nobody() -> (Vec<u32>, Vec<u32>, Vec<u32>) {
     (vec![NOBODY; 4], vec![NOBODY; 4], vec![NOBODY])
 }
@@ -363,7 +368,7 @@ fn expect_nobody(pid: i32) {
     assert_eq!(capabilities(pid, "CapPrm"), 0, "{pid}");
 }
 
-/// A call as strace tells it.
+/// A call in the output of strace.
 #[derive(Debug)]
 struct Call {
     thread: i32,
@@ -372,12 +377,12 @@ struct Call {
 }
 
 impl Call {
-    /// Whether it can't fail: it is an assertion about a descriptor that is to be closed.
+    /// Whether it can't fail: it is an assertion about a descriptor before its close.
     fn is_safe(&self) -> bool {
         self.text.contains("F_GETFD")
     }
 
-    /// Its arguments without what differs from run to run: numbers, addresses, names of directories of the tests'.
+    /// Its arguments without what differs from run to run: numbers, addresses, names of temporary directories.
     fn likeness(&self) -> String {
         let mut like = String::new();
         let arguments = self.text.split(" = ").next().unwrap_or_default();
@@ -422,7 +427,7 @@ fn calls(trace: &str) -> Vec<Call> {
     found
 }
 
-/// A plain run: all calls, and where in it begin skd's own, serving, and ending.
+/// A run without faults: all calls, and the positions at which skd's own calls, serving and ending begin.
 #[derive(Debug)]
 struct Record {
     setting: Setting,
@@ -441,13 +446,13 @@ fn record(setting: Setting, stage: &Stage) -> Record {
     let strace = ["strace", "-f", "-qq", "-o", &own.name("trace")].map(str::to_owned);
     let skd = setting.start(stage, &directory, strace.to_vec());
     let client = first_client(setting, &skd, &directory);
-    drop(client.expect("somebody who is served"));
+    drop(client.expect("a served client"));
     exercise(setting, stage, &skd, &directory);
     setting.end(&skd, &directory);
     Record::new(setting, &own.read("trace"))
 }
 
-/// Has all happen that may while it serves.
+/// Makes everything happen that may happen while skd serves.
 fn exercise(setting: Setting, stage: &Stage, skd: &Running, directory: &Directory) {
     let service = service(skd, directory);
     let send = |pid: i32, signal: Signal| {
@@ -466,21 +471,21 @@ fn exercise(setting: Setting, stage: &Stage, skd: &Running, directory: &Director
             }
         }
         Mode::Datagrams => {
-            // Nobody reads it, nor the one that has come before.
+            // No process reads it, nor the one before.
             send_unix_datagram(directory.join("socket"), b"unix");
             skd.wait_until("both are read away", || {
                 let handlers = children(service).into_iter().filter(|&pid| sleeps(pid));
                 handlers.for_each(|pid| send(pid, Signal::SIGTERM));
                 directory.read("log").matches("read away").count() == 2
             });
-            // For this one there will be a handler to the end.
+            // This one has a handler until the end.
             send_unix_datagram(directory.join("socket"), b"another");
         }
         Mode::Supervised => {
             send(service, Signal::SIGWINCH);
             let before = children(service);
             before.iter().for_each(|&pid| send(pid, Signal::SIGKILL));
-            skd.wait_until("it is run again", || {
+            skd.wait_until("it is restarted", || {
                 let now = children(service);
                 now.iter().any(|&pid| sleeps(pid) && !before.contains(&pid))
             });
@@ -502,10 +507,18 @@ fn exercise(setting: Setting, stage: &Stage, skd: &Running, directory: &Director
         skd.wait_until("there is another relay", || began(1));
     } else if setting != Plain {
         fs::rename(directory.join("log"), directory.join("old")).unwrap();
+        let before = children(service);
         send(service, Signal::SIGHUP);
-        skd.wait_until("there is a new log, or nobody may make one", || {
+        skd.wait_until("there is a new log, or skd may not create one", || {
             directory.join("log").exists() || directory.read("old").contains("opened again")
         });
+        if setting == Supervised {
+            // It is passed on, and ends the program.
+            skd.wait_until("it is run once more", || {
+                let now = children(service);
+                now.iter().any(|&pid| sleeps(pid) && !before.contains(&pid))
+            });
+        }
     }
     let waits = |(thread, _): (i32, String)| {
         [libc::SYS_epoll_wait, libc::SYS_poll]
@@ -578,7 +591,7 @@ impl Record {
             let mut all = begin..record.calls.len();
             let settled = |index: &usize| own(index) && record.is_settled(*index);
             let first = all.clone().find(settled).expect("serving");
-            // When it comes back from waiting for the last time.
+            // When it comes back from its last wait.
             let waits = |index: &usize| {
                 let name = record.calls[*index].name.as_str();
                 own(index) && ["epoll_wait", "poll"].contains(&name)
@@ -592,7 +605,7 @@ impl Record {
         record
     }
 
-    /// Whether a thread's start ends there: it waits for what there is to do, or does it.
+    /// Whether the start of a thread ends there: it waits for work, or does it.
     fn is_settled(&self, index: usize) -> bool {
         let call = &self.calls[index];
         index >= self.begin
@@ -605,7 +618,7 @@ impl Record {
             }
     }
 
-    /// What was called in which phase. What the main thread does for a HUP, or for another relay, counts as
+    /// The calls of each phase. Calls of the main thread for a HUP, or for another relay, count as
     /// serving.
     fn phases(&self) -> BTreeSet<(Phase, &str)> {
         let all = self.calls.iter().enumerate().skip(self.begin);
@@ -637,15 +650,15 @@ impl Record {
         let mut all = 0..self.calls.len();
         match all.find(|&other| self.calls[other].thread == thread && self.is_settled(other)) {
             Some(wait) => index <= wait,
-            // Whoever only helps to start has nothing else to do, however late it comes to that.
+            // A thread that only helps to start does nothing else, however late.
             None => !self.is_newborn(thread) && (index < self.serving || thread != self.service),
         }
     }
 
-    /// The calls of the start, each as a name and its number among those of that name in its thread. One in the
-    /// midst of a row of its like is like the others, and left out. So are the loader's, and those up to where
+    /// The calls of the start, each as a name and its number among those of that name in its thread. A call in the
+    /// middle of a run of the same calls is left out. So are the loader's calls, and those before the point where
     /// the run differs from another.
-    fn places(&self, others: &[Self]) -> BTreeMap<(&str, usize), String> {
+    fn positions(&self, others: &[Self]) -> BTreeMap<(&str, usize), String> {
         let like = |other: &Self| {
             let pairs = self.calls.iter().zip(&other.calls);
             pairs.take_while(|(own, its)| own.name == its.name).count()
@@ -668,7 +681,7 @@ impl Record {
         for call in &self.calls[1..known_to] {
             *known.entry(&call.name).or_default() += 1;
         }
-        let mut places: BTreeMap<_, String> = BTreeMap::new();
+        let mut positions: BTreeMap<_, String> = BTreeMap::new();
         for calls in threads.values() {
             let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
             for (at, call) in calls.iter().enumerate() {
@@ -678,15 +691,15 @@ impl Record {
                 let like = |other: usize| calls.get(other).is_some_and(|it| it.name == name);
                 let midst = at > 0 && like(at - 1) && like(at + 1);
                 if !midst && !call.is_safe() && *count > known.get(name).copied().unwrap_or(0) {
-                    *places.entry((name, *count)).or_default() += &call.likeness();
+                    *positions.entry((name, *count)).or_default() += &call.likeness();
                 }
             }
         }
-        places
+        positions
     }
 }
 
-/// Whether a record tells one phase as another.
+/// Whether a record reports one phase as another.
 fn at_a_time(phase: Phase, told: Phase) -> bool {
     match phase {
         Reopening => matches!(told, Serving | Receiving | Supervising),
@@ -719,7 +732,7 @@ fn every_call_has_a_row_or_a_reason_for_having_none() {
     );
 }
 
-/// Options of strace with which these calls fail, and an exec is told.
+/// The options of strace that make these calls fail, and log each exec.
 pub(super) fn injection(calls: &str, errno: &str, when: &str) -> [String; 4] {
     // The kernel's brk never gives an errno but the break as it is, and the C library takes any
     // higher value for success: with an errno it would write beyond its heap.
@@ -740,58 +753,62 @@ pub(super) fn injection(calls: &str, errno: &str, when: &str) -> [String; 4] {
 struct Fault {
     setting: Setting,
     call: &'static str,
-    place: usize,
+    position: usize,
     errno: &'static str,
     then: Then,
 }
 
-/// Each row with each place where the call is made, and with each errno: `fully` with each errno at each place.
+/// Each row with each position of the call, and with each errno: `fully` with each errno at each position.
 /// Otherwise in turn, and a call that is made with the same arguments in another setting, or elsewhere, is the same.
 fn faults(fully: bool) -> Vec<Fault> {
     let mut faults = Vec::new();
     for row in rows(Start) {
-        let mut places = Vec::new();
+        let mut positions = Vec::new();
         let mut known = HashSet::new();
         for (index, record) in records().iter().enumerate() {
-            for ((name, place), likeness) in record.places(&records()[..index]) {
+            for ((name, position), likeness) in record.positions(&records()[..index]) {
                 if !row.calls().any(|call| call == name) {
                     continue;
                 }
                 if known.insert((record.setting.mode(), likeness)) || fully {
-                    places.push((record.setting, name, place));
+                    positions.push((record.setting, name, position));
                 }
             }
         }
-        assert!(!places.is_empty(), "no start makes this call: {row:?}");
+        assert!(!positions.is_empty(), "no start makes this call: {row:?}");
         let errnos: Vec<_> = row.errnos().collect();
-        let fault = |(setting, call, place), errno| Fault {
+        let fault = |(setting, call, position), errno| Fault {
             setting,
             call,
-            place,
+            position,
             errno,
             then: row.then,
         };
         if fully {
-            for place in places {
-                faults.extend(errnos.iter().map(|errno| fault(place, errno)));
+            for position in positions {
+                faults.extend(errnos.iter().map(|errno| fault(position, errno)));
             }
         } else {
-            let count = places.len().max(errnos.len());
-            let pairs = places.iter().cycle().zip(errnos.iter().cycle()).take(count);
-            faults.extend(pairs.map(|(place, errno)| fault(*place, errno)));
+            let count = positions.len().max(errnos.len());
+            let pairs = positions
+                .iter()
+                .cycle()
+                .zip(errnos.iter().cycle())
+                .take(count);
+            faults.extend(pairs.map(|(position, errno)| fault(*position, errno)));
         }
     }
     faults
 }
 
 #[test]
-fn a_start_in_which_a_call_fails_is_refused_and_leaves_nothing_or_serves() {
+fn a_start_with_a_failing_call_is_refused_and_leaves_nothing_or_serves() {
     try_starts(false);
 }
 
 #[test]
 #[ignore = "takes minutes; more of the same"]
-fn a_start_in_which_a_call_fails_at_any_place_in_any_setting_does_likewise() {
+fn a_start_with_a_failing_call_at_any_position_in_any_setting_does_likewise() {
     try_starts(true);
 }
 
@@ -799,7 +816,7 @@ fn try_starts(fully: bool) {
     let faults = faults(fully);
     println!("{} faults", faults.len());
     let stage = Stage::new();
-    // One or the other place may not be come to: what a thread allocates depends on who came first.
+    // Some positions may not be reached: what a thread allocates depends on the order of the threads.
     let made = Mutex::new(HashSet::new());
     on_each(&faults, |fault| {
         let own = Directory::new();
@@ -812,18 +829,18 @@ fn try_starts(fully: bool) {
     assert!(never.is_none(), "it wasn't made: {never:?}");
 }
 
-/// Says whether the call was made.
+/// Returns whether the call was made.
 fn start_with(fault: &Fault, stage: &Stage, own: &Directory) -> bool {
     let &Fault {
         setting,
         call,
-        place,
+        position,
         errno,
         then,
     } = fault;
     let directory = Directory::public();
     let strace = ["strace", "-f", "-qq", "-o", &own.name("trace")].map(str::to_owned);
-    let injection = injection(call, errno, &place.to_string());
+    let injection = injection(call, errno, &position.to_string());
     let wrapper = strace.into_iter().chain(injection).collect();
     let skd = setting.start(stage, &directory, wrapper);
     let client = first_client(setting, &skd, &directory);
@@ -842,13 +859,13 @@ fn start_with(fault: &Fault, stage: &Stage, own: &Directory) -> bool {
         assert!(one, "{output:#?}");
         skd.wait_until("no process is left", || skd.processes().is_empty());
         if call == "execve" && setting == InPlace {
-            // By then the witness of the start, its child, is gone: the program wouldn't know it.
+            // By then the launcher, which is a child here, has ended: the program couldn't reap it.
             assert_eq!(directory.names(), ["log", "pid"]);
             assert_eq!(directory.read("pid"), "");
         } else {
             assert_eq!(directory.names(), [""; 0]);
         }
-        // That of skd itself. A supervised program may have run before somebody could be told.
+        // The exec of skd itself. A supervised program may have run before the fault.
         let trace = own.read("trace");
         let succeeds = |line: &&str| line.contains("execve(") && line.ends_with("= 0");
         let execs = trace.lines().filter(succeeds).count();

@@ -8,10 +8,10 @@ use Then::{
     Closed, Dropped, Either, Emptied, Ends, Kept, Refused, Relit, Served, Serves, Unreaped, Waits,
 };
 
-/// Where a call is made.
+/// The phase in which a call is made.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) enum Phase {
-    /// From the first line of skd's own to the first client, in all processes and threads of the start.
+    /// From the first instruction of skd to the first client, in all processes and threads of the start.
     Start,
     /// By skd while it serves streams.
     Serving,
@@ -19,42 +19,42 @@ pub(super) enum Phase {
     Receiving,
     /// By skd while it supervises a program.
     Supervising,
-    /// By the relay to syslog from its first line on.
+    /// By the relay to syslog from its first instruction on.
     Relaying,
     /// By skd when the relay has ended.
     Relighting,
-    /// By a handler to be, up to its exec.
+    /// By a future handler, up to its exec.
     Newborn,
     /// By skd at a HUP.
     Reopening,
-    /// By the main thread from a USR2 on, whichever image that is; the trial has no faults.
+    /// By the main thread from a USR2 on, in the old and the new process; the preflight has no faults.
     Upgrading,
     /// By skd from a TERM on.
     Ending,
 }
 
-/// What must happen.
+/// The required result.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Then {
     /// The start fails: not with 0, with one line on stderr, with nothing left behind.
     Refused,
     /// It serves, and with no more rights than it was told to keep.
     Serves,
-    /// One or the other: the call is made for several purposes.
+    /// Either of them: the call is made for several purposes.
     Either,
     /// Clients are served meanwhile.
     Served,
-    /// Clients wait, in peace, and are served when the fault is over.
+    /// Clients wait, without load, and are served when the fault is over.
     Waits,
     /// The client's connection is closed, one line says why, and nothing is exec'd.
     Closed,
-    /// As [`Served`]; but a child that somebody else has reaped isn't there to be reaped.
+    /// As [`Served`]; but a child that another process has reaped isn't there to be reaped.
     Unreaped,
     /// Clients are served meanwhile; lines of the log are lost, and the log says so later.
     Dropped,
     /// The same, and no line is lost but what the relay had read; there is another relay afterwards.
     Relit,
-    /// The log, or the image of skd, stays the old one, and says so.
+    /// The log, or the binary of skd, stays the old one, and a line says so.
     Kept,
     /// skd ends with 0.
     Ends,
@@ -62,11 +62,11 @@ pub(super) enum Then {
     Emptied,
 }
 
-/// What fails, how, and what then.
+/// A call, how it fails, and the required result.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row {
     pub(super) phase: Phase,
-    /// One call, or several names for one, which the C library chooses from. With `@log`, only on the log file.
+    /// One call, or several names for one, of which the C library chooses. With `@log`, only on the log file.
     pub(super) calls: &'static str,
     pub(super) errnos: &'static str,
     /// Which times, in each thread since the fault began, as strace(1) counts them; [`EACH`] one alone in turn.
@@ -120,25 +120,25 @@ pub(super) const TABLE: &[Row] = &[
     row(Start, "setsockopt", "ENOMEM ENOPROTOOPT", EACH, Refused),
     row(Start, "fchmod", "EIO EPERM", EACH, Refused),
     row(Start, "bind", "EACCES ENOMEM EADDRNOTAVAIL EROFS", EACH, Refused),
-    // Of a port that was left to the kernel there are others.
+    // Other ports exist, if the kernel was to choose one.
     row(Start, "bind", "EADDRINUSE", EACH, Either),
     row(Start, "getsockname", "ENOBUFS", EACH, Refused),
     row(Start, "listen", "EADDRINUSE", EACH, Refused),
     // Processes and threads.
     row(Start, "clone", "EAGAIN ENOMEM", EACH, Either),
-    // The first one only finds out whether the call is there.
+    // The first call only finds out whether the kernel has it.
     row(Start, "clone3", "EAGAIN ENOMEM", EACH, Either),
-    // The relay to syslog does without.
+    // The relay to syslog continues without it.
     row(Start, "setsid", "EPERM", EACH, Either),
-    // A relay to syslog isn't known to have been started.
+    // The relay to syslog isn't known to have been started.
     row(Start, "waitid", "EINTR ECHILD", EACH, Either),
     row(Start, "prctl", "EINVAL EPERM", EACH, Either),
     row(Start, "sched_getaffinity", "EFAULT", EACH, Serves),
-    // What a handler does too, which is tried at the start.
+    // What a handler does too, which is attempted at the start.
     row(Start, "setpgid", "EACCES EPERM", EACH, Refused),
     row(Start, "chdir", "EACCES EIO ENOENT", EACH, Refused),
     row(Start, "setpriority", "EACCES EPERM", EACH, Refused),
-    // In place. In the foreground, files that nobody may not remove are left, the pid file empty.
+    // In place. In the foreground, files that the user may not remove are left, the pid file empty.
     row(Start, "execve", "E2BIG EACCES EAGAIN EINVAL EIO EISDIR ELIBBAD ELOOP EMFILE", EACH, Refused),
     row(Start, "execve", "ENAMETOOLONG ENFILE ENOENT ENOMEM ENOTDIR EPERM ETXTBSY", EACH, Refused),
     // Privileges.
@@ -148,12 +148,12 @@ pub(super) const TABLE: &[Row] = &[
     row(Start, "setresuid", "EPERM EAGAIN", EACH, Refused),
     row(Start, "capset", "EPERM", EACH, Refused),
     row(Start, "getgroups", "EFAULT", EACH, Refused),
-    // A group more since they were counted.
+    // One more group since they were counted.
     row(Start, "getgroups", "EINVAL", EACH, Either),
     row(Start, "getresgid", "EFAULT", EACH, Refused),
     row(Start, "getresuid", "EFAULT", EACH, Refused),
     row(Start, "capget", "EPERM EFAULT", EACH, Refused),
-    // These are tried because they must fail.
+    // These are called because they must fail.
     row(Start, "setgid", "EPERM", EACH, Serves),
     row(Start, "setuid", "EPERM EAGAIN", EACH, Serves),
     // Waiting.
@@ -162,13 +162,13 @@ pub(super) const TABLE: &[Row] = &[
     row(Start, "signalfd4", "EMFILE ENFILE ENODEV ENOMEM", EACH, Refused),
     row(Start, "epoll_ctl", "ENOMEM ENOSPC", EACH, Refused),
     row(Start, "epoll_wait", "EINTR", EACH, Serves),
-    // What isn't a terminal is left alone.
+    // A file that isn't a terminal is left alone.
     row(Start, "ioctl", "ENOTTY EIO", EACH, Serves),
     // The relay to syslog; it may try once more.
     row(Start, "fchdir", "EACCES EIO", EACH, Serves),
     row(Start, "connect", "ECONNREFUSED ENOENT EACCES EAGAIN", EACH, Serves),
     row(Start, "sendto", "EINTR EAGAIN ENOBUFS ECONNREFUSED EACCES EMSGSIZE", EACH, Serves),
-    // A client who has gone or a signal; nothing is taken from the backlog by a fault of strace's.
+    // A client that has gone or a signal; a fault of strace takes nothing from the backlog.
     row(Serving, "accept4", "ECONNABORTED EPROTO EINTR ENETDOWN ETIMEDOUT", "1..3", Served),
     row(Serving, "accept4", "EMFILE ENFILE ENOBUFS ENOMEM EPERM", "1+", Waits),
     row(Serving, "getsockname", "ENOBUFS", "1+", Served),
@@ -185,10 +185,10 @@ pub(super) const TABLE: &[Row] = &[
     row(Serving, "waitid", "ECHILD", "1", Unreaped),
     row(Serving, "write@log", "EAGAIN EPIPE ENOSPC EDQUOT EFBIG EIO", "1+", Served),
     row(Serving, "write@log", "EINTR", "1..3", Served),
-    // A datagram is looked at.
+    // A datagram is peeked at.
     row(Receiving, "recvmsg", "EINTR EAGAIN", "1..3", Served),
     row(Receiving, "recvmsg", "ENOMEM ENOBUFS ECONNREFUSED ENETDOWN", "1+", Waits),
-    // Without the time of its receipt it is taken for the one before.
+    // Without its timestamp it is taken for the one before.
     row(Receiving, "setsockopt", "ENOMEM ENOPROTOOPT", "1+", Served),
     row(Receiving, "fcntl", "EPERM EINVAL", "1+", Waits),
     row(Receiving, "dup3", "EMFILE EBUSY EINTR", "1+", Waits),
@@ -205,7 +205,7 @@ pub(super) const TABLE: &[Row] = &[
     row(Supervising, "poll", "EINTR", "1..3", Served),
     row(Supervising, "poll", "ENOMEM", "1+", Served),
     row(Supervising, "read", "EINTR EAGAIN", "1..3", Served),
-    // ECHILD would mean that somebody else has taken the program's end: then skd leaves rather than run two.
+    // ECHILD would mean that another process has reaped the program: then skd ends rather than run two.
     row(Supervising, "waitid", "EINTR", "1..3", Served),
     row(Supervising, "clone3", "EAGAIN ENOMEM", "1+", Waits),
     // A signal isn't passed on.
@@ -225,7 +225,7 @@ pub(super) const TABLE: &[Row] = &[
     row(Relighting, "poll", "EINTR ENOMEM", "1+", Relit),
     row(Relighting, "waitid", "EINTR", "1..3", Relit),
     // It lives, unwatched, and there is no second one beside it.
-    // (The first call only takes the end of the old one out.)
+    // (The first call only reaps the old one.)
     row(Relighting, "epoll_ctl", "ENOMEM ENOSPC", "2+", Relit),
     // The first gives a child its own table, the second empties that.
     row(Newborn, "close_range", "ENOMEM EMFILE", "1", Waits),
@@ -247,7 +247,7 @@ pub(super) const TABLE: &[Row] = &[
     row(Reopening, "dup2", "EMFILE EBUSY EINTR", "1+", Kept),
     // Then it is taken for a plain file.
     row(Reopening, "newfstatat,fstat", "ENOMEM", "1+", Served),
-    // By the old image, to try the new one; and when that has said yes.
+    // By the old process, to test the new binary; and when that has succeeded.
     row(Upgrading, "openat", "EACCES EMFILE ENFILE ENOENT ENOMEM ESTALE ETXTBSY", "1", Kept),
     row(Upgrading, "memfd_create", "EMFILE ENFILE ENOMEM ENOSYS", "1", Kept),
     row(Upgrading, "fcntl", "EMFILE EINVAL", "1+", Kept),
@@ -256,12 +256,12 @@ pub(super) const TABLE: &[Row] = &[
     row(Upgrading, "clone", "EAGAIN ENOMEM", "1", Kept),
     row(Upgrading, "memfd_create", "EMFILE ENFILE ENOMEM", "2", Kept),
     row(Upgrading, "execveat", "EACCES E2BIG EAGAIN ENOENT ENOEXEC ENOMEM EPERM", "1+", Kept),
-    // By the new one, which then becomes the old one again.
+    // By the new process, which then returns to the old binary.
     row(Upgrading, "epoll_create1", "EMFILE ENFILE ENOMEM", "1", Kept),
     row(Upgrading, "eventfd2", "EMFILE ENFILE ENOMEM", "1", Kept),
     row(Upgrading, "signalfd4", "EMFILE ENFILE ENOMEM", "1", Kept),
     row(Upgrading, "epoll_ctl", "ENOMEM ENOSPC", "5", Kept),
-    // Of the first it takes that the call isn't there. The second makes a child, the third a thread.
+    // After the first failure skd takes the call for missing. The second makes a child, the third a thread.
     row(Upgrading, "clone3", "EAGAIN ENOMEM", "2", Kept),
     row(Upgrading, "clone3", "EAGAIN ENOMEM", "3", Kept),
     row(Ending, "unlinkat", "EACCES EBUSY EIO EPERM EROFS", "1+", Emptied),

@@ -1,4 +1,4 @@
-//! What a run writes to its stdout and stderr.
+//! The output of a run on stdout and stderr.
 
 use super::{DEADLINE, poll_for};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -39,8 +39,8 @@ struct Shared {
     pumps: Mutex<Vec<Arc<Mutex<Pump>>>>,
 }
 
-/// One pipe. Whoever holds the lock reads all that there is: the thread that waits for more, or
-/// a test that wants what has been written so far, at once and for certain.
+/// One pipe. The holder of the lock reads all that is available: the thread that waits for more, or
+/// a test that needs everything that was written so far.
 #[derive(Debug)]
 struct Pump {
     source: Source,
@@ -58,7 +58,7 @@ impl Capture {
         }
     }
 
-    /// Reads `pipe` until its end, in a thread of its own that lives as long as anybody can write.
+    /// Reads `pipe` until its end, in a thread that lives as long as a process can write.
     pub(super) fn read(&self, source: Source, pipe: PipeReader) {
         // Only our end: the writers' is another open file, and stays blocking.
         fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("O_NONBLOCK");
@@ -108,7 +108,7 @@ impl Capture {
         bytes
     }
 
-    /// Waits for a line that `wanted` accepts, of those before as well, and returns the first.
+    /// Waits for a line that `wanted` accepts, earlier lines included, and returns the first.
     pub(super) fn find(&self, wanted: impl Fn(&Line) -> bool) -> Option<Line> {
         poll_for(DEADLINE, || self.lines().into_iter().find(&wanted))
     }
@@ -152,7 +152,7 @@ impl Pump {
     }
 }
 
-/// For failures: every line with its source and its time, and what stands unfinished.
+/// For failures: every line with its source and its time, and the unfinished line.
 impl fmt::Display for Capture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for line in self.lines() {
@@ -171,7 +171,7 @@ impl fmt::Display for Capture {
     }
 }
 
-/// A lock that one failed test has held is as good as ever for what is said of the failure.
+/// Locks a mutex, also after a failed test held it: the failure still has to be printed.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

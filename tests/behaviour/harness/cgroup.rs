@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A control group of a test's own, of version 2 or 1, removed on drop.
 ///
-/// It is made in the directory that `SKD_CGROUP` names, and nowhere else: where that isn't given to the tests, groups
-/// are the business of whoever runs this machine.
+/// It is made in the directory that `SKD_CGROUP` names, and nowhere else: without that directory, the tests leave the
+/// control groups of this machine alone.
 #[derive(Debug)]
 pub struct Cgroup(PathBuf);
 
 impl Cgroup {
-    /// One whose processes have so many bytes together. Panics where there can't be any.
+    /// Makes a group whose processes may use so many bytes together. Panics where that isn't possible.
     #[track_caller]
     pub fn new(bytes: u64) -> Self {
         static GROUPS: AtomicU32 = AtomicU32::new(0);
@@ -40,7 +40,7 @@ impl Cgroup {
         group
     }
 
-    /// The command to put before another to run it inside.
+    /// The command prefix that runs another command inside.
     pub fn prefix(&self) -> [String; 5] {
         let file = self.0.join("cgroup.procs");
         let file = file.to_str().expect("UTF-8");
@@ -48,14 +48,14 @@ impl Cgroup {
         ["sh", "-c", line, "sh", file].map(str::to_owned)
     }
 
-    /// What is inside.
+    /// The processes inside.
     pub fn processes(&self) -> Vec<i32> {
         let text = self.read("cgroup.procs");
         let numbers = text.lines().map(|line| line.parse().expect("a process id"));
         numbers.collect()
     }
 
-    /// How many processes the kernel has killed for want of memory.
+    /// How many processes the kernel has killed for lack of memory.
     pub fn kills(&self) -> usize {
         let file = if self.is_version_2() {
             "memory.events"
@@ -86,7 +86,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // It can't be removed before the last one inside is reaped.
+        // It can't be removed before the last process inside is reaped.
         poll_for(super::DEADLINE, || fs::remove_dir(&self.0).ok());
     }
 }

@@ -1,4 +1,4 @@
-//! The other end of the sockets. All of them give up after [`DEADLINE`], so that a test fails instead of
+//! Clients. All of them time out after [`DEADLINE`], so that a test fails instead of
 //! hanging.
 
 use super::{DEADLINE, requires_command};
@@ -130,7 +130,7 @@ pub fn udp_client(address: SocketAddr) -> UdpSocket {
     socket
 }
 
-/// Sends one datagram and returns the one that answers it.
+/// Sends one datagram and returns the answer.
 #[track_caller]
 pub fn ask(socket: &UdpSocket, request: &[u8]) -> Vec<u8> {
     socket.send(request).expect("sending a datagram");
@@ -161,7 +161,7 @@ pub fn unix_datagram_client(own: impl AsRef<Path>, to: impl AsRef<Path>) -> Unix
     socket
 }
 
-/// Sends one datagram from a socket bound at `own` and returns the one that answers it.
+/// Sends one datagram from a socket bound at `own` and returns the answer.
 #[track_caller]
 pub fn ask_unix_datagram(own: impl AsRef<Path>, to: impl AsRef<Path>, request: &[u8]) -> Vec<u8> {
     let socket = unix_datagram_client(own, to);
@@ -185,7 +185,7 @@ pub fn send_unix_datagram(to: impl AsRef<Path>, request: &[u8]) {
         .unwrap_or_else(|error| panic!("sending to {}: {error}", to.as_ref().display()));
 }
 
-/// PROG and its ARGS of a datagram handler that takes one datagram and sends it back whence it came,
+/// PROG and its ARGS of a datagram handler that takes one datagram, sends it back to its sender,
 /// and then ends. `cat` can't: the socket is not connected.
 #[track_caller]
 pub fn datagram_echo() -> (&'static str, [&'static str; 2]) {

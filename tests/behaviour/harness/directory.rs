@@ -44,11 +44,11 @@ impl Directory {
         path
     }
 
-    /// Writes an executable file and returns its path. `contents` begins with its own `#!` line, or
-    /// doesn't where that is the point.
+    /// Writes an executable file and returns its path. `contents` begins with its own `#!` line, or has
+    /// none if that is what is tested.
     pub fn script(&self, name: &str, contents: &str) -> PathBuf {
         // A process of another test that is forked while the file is open for writing, and has not yet
-        // exec'd, would make an exec of it fail with ETXTBSY. So it is written by somebody else.
+        // exec'd, would make an exec of it fail with ETXTBSY. So a child process copies it.
         let text = self.write(&format!(".{name}.text"), contents);
         let path = self.join(name);
         let copied = std::process::Command::new("install")
@@ -60,7 +60,7 @@ impl Directory {
         path
     }
 
-    /// Makes a static program of a text in C and returns its path: for handlers that cost next to nothing.
+    /// Compiles a static program from C and returns its path: for handlers that cost next to nothing.
     #[track_caller]
     pub fn compile(&self, name: &str, source: &str) -> PathBuf {
         self.compile_with(&["-static"], name, source)
@@ -98,7 +98,7 @@ impl Directory {
         String::from_utf8_lossy(&fs::read(self.join(name)).unwrap_or_default()).into_owned()
     }
 
-    /// The names of what is in it, hidden ones too, in order.
+    /// The names of all entries, hidden ones too, in order.
     pub fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.path()).expect("the test's directory");
         let name = |entry: fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
@@ -111,7 +111,7 @@ impl Directory {
     /// where this is the root directory.
     #[track_caller]
     pub fn install(&self, programs: &[&str]) {
-        // ldd(1) says of a static program that it is none of its business, and that is all right.
+        // ldd(1) fails for a static program, which needs no libraries.
         let line = r#"
             root=$1; shift
             for program; do

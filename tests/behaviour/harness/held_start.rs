@@ -26,13 +26,13 @@ impl HeldStart {
         }
     }
 
-    /// Waits until somebody reads the file, does this, and lets the start go on.
+    /// Waits until a process reads the file, runs `act`, and lets the start go on.
     #[track_caller]
     pub fn during(&self, act: impl FnOnce()) {
         let fifo = self.directory.join("fifo");
         let writer = File::options().write(true).open(fifo).unwrap();
         act();
-        // Should it be read once more, it is what it always was.
+        // If it is read once more, it has its original contents.
         self.namespace.run(["umount", "--lazy", HOLDS]);
         drop(writer);
     }

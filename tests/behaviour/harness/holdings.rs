@@ -1,4 +1,4 @@
-//! What skd holds: what may not grow with the number of connections that it has served.
+//! The resources that skd holds, which may not grow with the number of connections that it has served.
 
 use super::process::{descriptors, rss_anon, threads};
 use super::{DEADLINE, Instance, Way, assert_idle, is_asleep, parked, poll_for};
@@ -23,10 +23,10 @@ impl Holdings {
     /// What skd holds once it has no client and is idle.
     #[track_caller]
     pub fn in_peace(skd: &Instance) -> Self {
-        let stock = Way::of(skd).stock();
+        let pool_size = Way::of(skd).pool_size();
         let served = || {
             let ready = parked(skd.pid()).len();
-            (ready != stock || skd.children().len() != stock).then_some(())
+            (ready != pool_size || skd.children().len() != pool_size).then_some(())
         };
         // For a while, since the handlers of a queue of datagrams follow one another.
         skd.wait_until("no client is served any more", || {

@@ -15,8 +15,8 @@ const WINDOW: Duration = Duration::from_secs(1);
 /// How long they are watched to see whether they have become quiet.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// The most context switches a second. A thread that tries again every 100 ms has ten to twenty; a loop that polls every
-/// millisecond has nearly a thousand.
+/// The most context switches a second. A thread that tries again every 100 ms has ten to twenty; a loop that polls
+/// every millisecond has nearly a thousand.
 const SWITCHES: u64 = 300;
 
 /// How many times as many a traced process may have. Each of its system calls is at least two: starting a handler every
@@ -34,7 +34,7 @@ pub fn assert_idle(pids: &[i32]) {
     }
 }
 
-/// Says what was seen of processes that are not idle. They may take `timeout` to become quiet.
+/// Describes processes that are not idle. They may take `timeout` to become quiet.
 pub fn watch(pids: &[i32], timeout: Duration) -> Result<(), String> {
     let mut last = None;
     let quiet = poll_for(timeout, || {
@@ -101,7 +101,7 @@ pub fn switches(pid: i32) -> BTreeMap<i32, (String, u64, u64)> {
         .collect()
 }
 
-/// What processes did in a time.
+/// The activity of processes during some time.
 struct Activity {
     time: Duration,
     /// The most context switches a second.

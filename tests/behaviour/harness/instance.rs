@@ -1,4 +1,4 @@
-//! A skd that was started: where it is, what it says, what belongs to it.
+//! A started skd: its addresses, its output, its processes.
 
 use super::capture::{Capture, Line, Source};
 use super::namespace::Spaces;
@@ -17,12 +17,12 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-/// What can be asked of a skd that was started, in the foreground or not.
+/// The queries for a started skd, in the foreground or not.
 #[derive(Debug)]
 pub struct Instance {
     /// The process that the test started itself.
     pub(super) first: Handle,
-    /// skd itself: the same one but for a wrapper or a daemon.
+    /// skd itself: the same process except under a wrapper or as a daemon.
     pub(super) main: Handle,
     pub(super) binary: PathBuf,
     pub(super) endpoints: Vec<Endpoint>,
@@ -44,7 +44,7 @@ impl Instance {
         self.program
     }
 
-    /// Where a client finds the first TCP or UDP listener.
+    /// The address of the first TCP or UDP listener for clients.
     #[track_caller]
     pub fn address(&self) -> SocketAddr {
         let addresses = self.addresses();
@@ -53,7 +53,7 @@ impl Instance {
             .expect("a TCP or UDP listener among the options")
     }
 
-    /// The same for all of them, in the order of the options. A bare port is on 127.0.0.1 here.
+    /// The addresses of all of them, in the order of the options. A bare port is on 127.0.0.1 here.
     #[track_caller]
     pub fn addresses(&self) -> Vec<SocketAddr> {
         let internet = |endpoint: &&Endpoint| endpoint.path.is_none();
@@ -108,7 +108,7 @@ impl Instance {
         client::connect_unix(self.path())
     }
 
-    /// What was captured of stdout and stderr.
+    /// The captured stdout and stderr.
     pub fn capture(&self) -> &Capture {
         &self.capture
     }
@@ -185,8 +185,8 @@ impl Instance {
         found
     }
 
-    /// All living processes that this run has started, the first and skd among them, wherever they hang
-    /// now: also handlers and relays that are init's children by now.
+    /// All living processes that this run has started, the first and skd among them, whatever their parent
+    /// is now: also handlers and relays that are init's children by now.
     pub fn processes(&self) -> Vec<i32> {
         let mut found = Vec::new();
         for root in [&self.first, &self.main]
@@ -236,8 +236,8 @@ impl Instance {
         }
     }
 
-    /// Whether all listeners are open. Where skd has printed a port, that is enough: it is a promise, and
-    /// a client that finds it broken has found a fault.
+    /// Whether all listeners are open. A port that skd has printed counts as open: a client that can't
+    /// connect to it has found a fault.
     pub(super) fn listens(&self) -> bool {
         let printed = self.endpoints.iter().filter(|it| it.is_free_port()).count();
         if self.stdout_lines().len() < printed {
@@ -287,19 +287,19 @@ impl Instance {
         let mut empty = 0;
         poll_for(DEADLINE, || {
             let handles: Vec<_> = self.processes().into_iter().map(Handle::new).collect();
-            // A number may have become another's before it was opened, but not since. So these are ours.
+            // A process id may have been reused before the pidfd was opened, but not since. So these are ours.
             let ours = self.processes();
             for handle in handles.iter().filter(|handle| ours.contains(&handle.pid)) {
                 let _ = handle.signal(Signal::SIGKILL);
             }
-            // Nothing, and again nothing: one in the midst of an exec can't be seen for a moment.
+            // Twice without a process: a process in the middle of an exec can't be seen for a moment.
             empty = if ours.is_empty() { empty + 1 } else { 0 };
             (empty == 2).then_some(())
         });
     }
 }
 
-/// A process, whose number can't become another's unnoticed (pidfd_open(2)).
+/// A process by its pidfd, so that a reused process id can't be mistaken for it (pidfd_open(2)).
 #[derive(Debug)]
 pub(super) struct Handle {
     pid: i32,
@@ -330,7 +330,7 @@ impl Handle {
     }
 }
 
-/// What was started and all that it said. It is printed when a run is dropped by a failing test, so that the
+/// The command line and the output. They are printed when a failing test drops a run, so that the
 /// messages of failures needn't repeat it.
 impl std::fmt::Display for Instance {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// A message, and who sent it as the kernel knows it.
+/// A message, and its sender as the kernel reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
     pub text: String,
@@ -32,7 +32,7 @@ impl Notice {
     }
 }
 
-/// A datagram socket that collects what it is told, as systemd does for sd_notify(3).
+/// A datagram socket that collects its messages, as systemd does for sd_notify(3).
 ///
 /// ```ignore
 /// let manager = ServiceManager::new();
@@ -49,7 +49,7 @@ pub struct ServiceManager {
 
 #[derive(Debug)]
 struct Shared {
-    /// `None` once it has gone.
+    /// `None` once it is closed.
     socket: Option<UnixDatagram>,
     stuck: bool,
     ended: bool,
@@ -63,7 +63,7 @@ impl ServiceManager {
         let directory = Directory::public();
         let path = directory.name("notify");
         let socket = UnixDatagram::bind(&path).expect("a socket at a path");
-        // Root's alone, as systemd's isn't: it must be reached before a drop of privileges.
+        // For root alone, unlike systemd's: skd must connect before it drops privileges.
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))
             .expect("chmod");
         Self::on(socket, path, Some(directory))
@@ -90,7 +90,7 @@ impl ServiceManager {
         }));
         let theirs = Arc::clone(&shared);
         let thread = std::thread::spawn(move || {
-            // Looks rather than waits in the kernel, so that stopping it is a matter of the lock alone.
+            // It polls rather than blocks in the kernel, so that the lock alone is needed to stop it.
             while !locked(&theirs).read() {
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -103,39 +103,39 @@ impl ServiceManager {
         }
     }
 
-    /// What belongs into NOTIFY_SOCKET.
+    /// The value for NOTIFY_SOCKET.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// All that it was told, in order.
+    /// All messages, in order.
     pub fn notices(&self) -> Vec<Notice> {
         let mut shared = locked(&self.shared);
         shared.read();
         shared.notices.clone()
     }
 
-    /// Those that have `text` in them.
+    /// The messages that contain `text`.
     pub fn told(&self, text: &str) -> Vec<Notice> {
         let mut notices = self.notices();
         notices.retain(|notice| notice.text.contains(text));
         notices
     }
 
-    /// Those without `text` in them.
+    /// The messages that don't contain `text`.
     pub fn told_but(&self, text: &str) -> Vec<Notice> {
         let mut notices = self.notices();
         notices.retain(|notice| !notice.text.contains(text));
         notices
     }
 
-    /// Waits for one that has `text` in it, which may have come already, and returns the first.
+    /// Waits for a message that contains `text`, which may have come already, and returns the first.
     #[track_caller]
     pub fn wait_for(&self, text: &str) -> Notice {
         self.wait_for_more(text, 1).swap_remove(0)
     }
 
-    /// Waits until there are so many, and returns them.
+    /// Waits for `count` messages that contain `text`, and returns them.
     #[track_caller]
     pub fn wait_for_more(&self, text: &str, count: usize) -> Vec<Notice> {
         let find = || Some(self.told(text)).filter(|told| told.len() >= count);
@@ -143,7 +143,7 @@ impl ServiceManager {
             .unwrap_or_else(|| panic!("not {count} of {text:?} but {:#?}", self.notices()))
     }
 
-    /// Stops reading, with a queue that has no more room.
+    /// Stops reading, and fills the queue.
     pub fn stick(&self) {
         let mut shared = locked(&self.shared);
         shared.stuck = true;
@@ -166,7 +166,7 @@ impl ServiceManager {
         let address = socket.local_addr().expect("its address");
         drop(socket);
         // A fork of another test can keep the socket open until its exec.
-        super::wait_until("the socket is closed for everybody", || {
+        super::wait_until("no process has the socket open", || {
             let client = UnixDatagram::unbound().expect("a socket");
             client.connect_addr(&address).is_err()
         });
@@ -183,7 +183,7 @@ impl Drop for ServiceManager {
 }
 
 impl Shared {
-    /// Takes what there is; says whether it is the end.
+    /// Reads what is queued; returns whether this is the end.
     fn read(&mut self) -> bool {
         while !self.stuck
             && let Some(notice) = self.socket.as_ref().and_then(receive)

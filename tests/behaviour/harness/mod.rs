@@ -1,4 +1,4 @@
-//! What every topic stands on.
+//! What all tests are built on.
 //!
 //! ```ignore
 //! let skd = Skd::new(["-vt", "127.0.0.1:0"]).run("cat");      // returns when it listens
@@ -17,7 +17,7 @@
 //! | `client` | connecting and talking |
 //! | `process` | what /proc says of a process |
 //! | `idle` | [`assert_idle`]: whether processes wait without spinning or polling |
-//! | `ahead` | [`Way`]: how handlers are made, and which stand ready |
+//! | `prestart` | [`Way`]: how handlers are started, and which are prestarted |
 //! | `sockets` | what the kernel says of a process's sockets |
 //! | `namespace` | [`Namespace`]: private mounts and network |
 //! | `cgroup` | [`Cgroup`]: a limit of memory for all of a run |
@@ -34,7 +34,6 @@
 // No topic uses everything.
 #![allow(dead_code, unused_imports)]
 
-mod ahead;
 mod capture;
 mod cgroup;
 mod client;
@@ -47,6 +46,7 @@ mod manager;
 mod namespace;
 mod options;
 mod prepare;
+mod prestart;
 mod process;
 mod program;
 mod running;
@@ -57,7 +57,6 @@ mod syslog;
 mod tampering;
 mod terminal;
 
-pub use self::ahead::{Way, image, is_parked, parked, slay_if_parked};
 pub use self::capture::{Capture, Line, Source};
 pub use self::cgroup::Cgroup;
 pub use self::client::{
@@ -72,6 +71,7 @@ pub use self::idle::{assert_idle, is_asleep, switches, wait_asleep, watch};
 pub use self::instance::Instance;
 pub use self::manager::{Notice, ServiceManager};
 pub use self::namespace::Namespace;
+pub use self::prestart::{Way, exec_id, is_parked, parked, slay_if_parked};
 pub use self::process::{
     SignalMasks, capabilities, children, command, cpu_ticks, descendants, descriptors, environment,
     exists, idle_descriptors, ids, is_in_call, is_zombie, limit, mark_of, parent, process_group,
@@ -91,11 +91,11 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long anything that is waited for may take. Generous, since a loaded machine is no failure;
-/// nothing that goes well ever waits for it.
+/// The timeout of all waits. Generous, since a loaded machine is no failure; a test that passes never
+/// waits that long.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// How often a condition is looked at. Short enough not to be felt, long enough not to be a load.
+/// The interval between two looks at a condition: too short to delay tests, too long to be a load.
 const INTERVAL: Duration = Duration::from_millis(2);
 
 /// Waits until `condition` holds; panics with `what` after [`DEADLINE`].
@@ -113,9 +113,9 @@ pub fn wait_for<T>(what: &str, find: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Looks until `find` finds something or `patience` is over.
-pub fn poll_for<T>(patience: Duration, mut find: impl FnMut() -> Option<T>) -> Option<T> {
-    let end = Instant::now() + patience;
+/// Polls until `find` finds something or `timeout` is over.
+pub fn poll_for<T>(timeout: Duration, mut find: impl FnMut() -> Option<T>) -> Option<T> {
+    let end = Instant::now() + timeout;
     loop {
         // The time is taken first, so that there is one more look after a long pause.
         let late = Instant::now() >= end;
@@ -141,7 +141,7 @@ pub fn wait_for_text(path: impl AsRef<Path>, text: &str) -> String {
     .unwrap_or_else(|| panic!("no {text:?} in {} but:\n{seen}", path.display()))
 }
 
-/// For tests that only root can run. It fails rather than passes: a test that wasn't run has shown
+/// For tests that only root can run. It fails rather than passes: a test that wasn't run has proved
 /// nothing.
 #[track_caller]
 pub fn requires_root() {
@@ -151,7 +151,7 @@ pub fn requires_root() {
     );
 }
 
-/// For tests that hold many descriptors themselves, and have skd hold as many: takes them where they may be had.
+/// For tests that hold many descriptors themselves, and make skd hold as many: raises the limit as far as possible.
 #[track_caller]
 pub fn requires_descriptors(count: usize) {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};

@@ -13,20 +13,20 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 
-/// A mount namespace in which nothing shows outside, and a network namespace with nothing but a loopback
+/// A mount namespace whose mounts don't show outside, and a network namespace with nothing but a loopback
 /// interface (127.0.0.1 and ::1, up). They end with the value and the programs inside.
 ///
 /// Root makes them as they are; another user gets a user namespace around them, in which that user is root
 /// and there is no other user.
 #[derive(Debug)]
 pub struct Namespace {
-    /// Keeps the namespaces open; waits on a pipe from us, so that it ends with us whatever happens.
+    /// Keeps the namespaces open; reads from a pipe of ours, so that it ends when we do.
     holder: Child,
     spaces: Spaces,
     files: Directory,
 }
 
-/// Handles of the namespaces, for whoever starts something there.
+/// Handles of the namespaces, for starting processes there.
 #[derive(Clone, Debug)]
 pub(super) struct Spaces {
     pid: i32,
@@ -86,7 +86,7 @@ impl Namespace {
         self.spaces.clone()
     }
 
-    /// The command to put before another to run it inside. Its working directory is kept.
+    /// The command prefix that runs another command inside. Its working directory is kept.
     pub fn prefix(&self) -> Vec<String> {
         let pid = self.spaces.pid.to_string();
         let mut words = vec!["nsenter", "--target", &pid, "--mount", "--net", "--wd=."];
@@ -144,7 +144,7 @@ impl Namespace {
         self.spaces.enter(true, body)
     }
 
-    /// A path inside, as it can be used from outside: for reading files, and for binding sockets there.
+    /// The path of an inside file from outside: for reading files, and for binding sockets there.
     pub fn path(&self, inside: impl AsRef<Path>) -> PathBuf {
         self.spaces.path(inside.as_ref())
     }
@@ -184,8 +184,8 @@ impl Namespace {
             ln -s /proc/self/fd/2 "$1/stderr"
             mount --rbind "$1" /dev
         "#;
-        let place = self.files.name("dev");
-        self.run(["sh", "-ec", line, "sh", &place]);
+        let target = self.files.name("dev");
+        self.run(["sh", "-ec", line, "sh", &target]);
     }
 
     /// Gives a file other contents inside (/etc/hosts, /etc/services, /etc/passwd). It has to exist.
@@ -206,7 +206,7 @@ impl Namespace {
     pub fn add_address(&self, address: &str) {
         let mut words = vec!["ip", "address", "add", address, "dev", "lo"];
         if address.contains(':') {
-            // Without this the address can't be bound until it is known to be nobody else's.
+            // Otherwise the address can't be bound until duplicate address detection has ended.
             words.push("nodad");
         }
         self.run(words);

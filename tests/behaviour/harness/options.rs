@@ -1,4 +1,4 @@
-//! As much of skd's command line as the harness has to understand: what is bound, and where the pid is
+//! The parts of skd's command line that the harness must understand: what is bound, and where the pid is
 //! written. It reads only what stands before PROG.
 
 use super::sockets::{Kind, Socket};
@@ -13,18 +13,18 @@ use std::path::PathBuf;
 #[derive(Clone, Debug)]
 pub(super) struct Endpoint {
     pub kind: Kind,
-    /// What was asked for; for sockets of the internet. `None` for a service name or nonsense.
+    /// The requested port, for internet sockets. `None` for a service name or an invalid value.
     pub port: Option<u16>,
-    /// Where a client finds it; for sockets of the internet. The loopback address for a bare port.
+    /// The address for clients, for internet sockets. The loopback address for a bare port.
     pub host: Option<IpAddr>,
     /// Whether the option is a bare port, for which skd binds two sockets.
     pub bare: bool,
     /// For unix sockets.
     pub path: Option<String>,
-    place: Place,
+    position: Position,
 }
 
-/// What -s, -d and --seqpacket say.
+/// The style of sockets, by -s, -d and --seqpacket.
 #[derive(Clone, Copy, Debug)]
 enum Style {
     Stream,
@@ -32,9 +32,9 @@ enum Style {
     Seqpacket,
 }
 
-/// Where in the command line a value stands.
+/// The position of a value in the command line.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct Position {
     word: usize,
     byte: usize,
 }
@@ -97,28 +97,28 @@ impl Options {
                 break;
             }
             let mut value_of = |letter: u8, byte: usize| {
-                // The value stands in this word from `byte` on, or is the next word.
-                let place = if byte < bytes.len() || bytes.get(byte.wrapping_sub(1)) == Some(&b'=')
-                {
-                    Place { word: at, byte }
-                } else {
-                    at += 1;
-                    Place { word: at, byte: 0 }
-                };
-                let Some(value) = words.get(place.word) else {
+                // The value is in this word from `byte` on, or is the next word.
+                let position =
+                    if byte < bytes.len() || bytes.get(byte.wrapping_sub(1)) == Some(&b'=') {
+                        Position { word: at, byte }
+                    } else {
+                        at += 1;
+                        Position { word: at, byte: 0 }
+                    };
+                let Some(value) = words.get(position.word) else {
                     return;
                 };
-                let value = OsStr::from_bytes(&value.as_bytes()[place.byte..]);
+                let value = OsStr::from_bytes(&value.as_bytes()[position.byte..]);
                 match letter {
-                    b't' => options.endpoints.push(internet(Kind::Tcp, value, place)),
-                    b'u' => options.endpoints.push(internet(Kind::Udp, value, place)),
+                    b't' => options.endpoints.push(internet(Kind::Tcp, value, position)),
+                    b'u' => options.endpoints.push(internet(Kind::Udp, value, position)),
                     b'i' => {
                         of_style.push(options.endpoints.len());
-                        options.endpoints.push(internet(Kind::Tcp, value, place));
+                        options.endpoints.push(internet(Kind::Tcp, value, position));
                     }
                     b'l' | b'x' => {
                         of_style.push(options.endpoints.len());
-                        options.endpoints.push(unix(value, place));
+                        options.endpoints.push(unix(value, position));
                     }
                     b'P' => options.pidfile = Some(PathBuf::from(value)),
                     _ => {}
@@ -169,8 +169,8 @@ impl Options {
         options
     }
 
-    /// Puts numbers of ports that are free right now in the place of each 0, for a program whose printed
-    /// port can't be had. Another process may take one in between; that is rare, and shows.
+    /// Replaces each port 0 by a port that is free right now, for a program whose printed
+    /// port can't be read. Another process may take one in between; that is rare, and shows.
     pub fn reserve_ports(&mut self, words: &mut [OsString]) {
         for endpoint in &mut self.endpoints {
             if !endpoint.is_free_port() {
@@ -178,7 +178,7 @@ impl Options {
             }
             let host = endpoint.host.unwrap_or_else(|| Ipv4Addr::LOCALHOST.into());
             let port = free_port(endpoint.kind, host).expect("a free port");
-            let word = &mut words[endpoint.place.word];
+            let word = &mut words[endpoint.position.word];
             let mut bytes = std::mem::take(word).into_vec();
             assert_eq!(bytes.pop(), Some(b'0'), "a port 0 that ends in 0");
             bytes.extend_from_slice(port.to_string().as_bytes());
@@ -188,7 +188,7 @@ impl Options {
     }
 }
 
-/// A number that the kernel has just given out.
+/// A port that the kernel has just assigned.
 fn free_port(kind: Kind, host: IpAddr) -> io::Result<u16> {
     let style = match kind {
         Kind::Udp => Type::DGRAM,
@@ -196,8 +196,8 @@ fn free_port(kind: Kind, host: IpAddr) -> io::Result<u16> {
     };
     let address = SocketAddr::new(host, 0);
     let socket = RawSocket::new(Domain::for_address(address), style, None)?;
-    // A fork of another test can keep the socket open until its exec. With this, and not listening, it is
-    // in nobody's way.
+    // A fork of another test can keep the socket open until its exec. With this, and not listening, it
+    // blocks no other bind.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     let bound = socket.local_addr()?.as_socket();
@@ -206,7 +206,7 @@ fn free_port(kind: Kind, host: IpAddr) -> io::Result<u16> {
         .ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
-fn internet(kind: Kind, value: &OsStr, place: Place) -> Endpoint {
+fn internet(kind: Kind, value: &OsStr, position: Position) -> Endpoint {
     let value = value.to_string_lossy();
     let (host, port) = value.rsplit_once(':').unwrap_or(("", &value));
     let name = host.trim_start_matches('[').trim_end_matches(']');
@@ -221,18 +221,18 @@ fn internet(kind: Kind, value: &OsStr, place: Place) -> Endpoint {
         },
         bare: name.is_empty(),
         path: None,
-        place,
+        position,
     }
 }
 
-fn unix(path: &OsStr, place: Place) -> Endpoint {
+fn unix(path: &OsStr, position: Position) -> Endpoint {
     Endpoint {
         kind: Kind::UnixStream,
         port: None,
         host: None,
         bare: false,
         path: Some(path.to_string_lossy().into_owned()),
-        place,
+        position,
     }
 }
 

@@ -152,7 +152,7 @@ impl Preparation {
         // SAFETY: plain numbers. With CLOEXEC nothing is closed that this child still needs, such as the
         // pipe on which a failed exec is reported.
         check(unsafe { libc::close_range(3, everything, libc::CLOSE_RANGE_CLOEXEC as i32) })?;
-        // First out of the way, as the number of one may be the place of another.
+        // To high numbers first, as the number of one may be the target of another.
         const HIGH: RawFd = 700;
         const MOST: usize = 32;
         let mut high = [-1; MOST];
@@ -165,7 +165,7 @@ impl Preparation {
                 check(unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_DUPFD_CLOEXEC, HIGH) })?;
         }
         for (index, (_, number)) in self.passed.iter().enumerate() {
-            // SAFETY: plain numbers. Where `number` is in use, it is by a descriptor that ends at exec:
+            // SAFETY: plain numbers. If `number` is in use, it is by a descriptor that ends at exec:
             // at worst the pipe that would tell of a failed exec, and then the test sees a child that is gone.
             check(unsafe { libc::dup2(high[index], *number) })?;
         }
@@ -230,7 +230,7 @@ pub(super) fn pidfd_open(pid: i32) -> Option<OwnedFd> {
     // SAFETY: plain numbers.
     let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     let descriptor = RawFd::try_from(descriptor).ok().filter(|&it| it >= 0)?;
-    // SAFETY: the kernel has just made it, and nobody else knows of it.
+    // SAFETY: the kernel has just made it, and no other code knows of it.
     Some(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 

@@ -1,4 +1,4 @@
-//! What /proc says of a process; see proc(5). Processes come and go while one looks, so whatever is gone
+//! What /proc reports of a process; see proc(5). Processes start and end at any time, so an ended process
 //! has no entries rather than being an error.
 
 use super::{is_asleep, wait_until};

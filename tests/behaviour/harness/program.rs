@@ -1,4 +1,4 @@
-//! Which skd is tried.
+//! The program under test.
 
 use super::Skd;
 use std::ffi::OsStr;
@@ -32,8 +32,8 @@ impl Program {
     }
 }
 
-/// The binary of skd 1.2 that `SKD_ORIGINAL` names. Unset or empty means that there is none; a name of
-/// nothing is a failure, so that a mistyped one doesn't pass for "the same as the original".
+/// The binary of skd 1.2 that `SKD_ORIGINAL` names. Unset or empty means that there is none; the name of a missing
+/// file is a failure, so that a mistyped one doesn't pass for "the same as the original".
 pub fn original() -> Option<PathBuf> {
     let path = std::env::var_os("SKD_ORIGINAL").filter(|path| !path.is_empty())?;
     let path = std::path::absolute(path).expect("an absolute path");
@@ -46,7 +46,7 @@ pub fn original() -> Option<PathBuf> {
 pub fn each_program(test: impl Fn(Program)) {
     test(Program::Ours);
     if original().is_some() {
-        // The same assertions fail for either; the reader wants to know for which.
+        // The same assertions fail for either; the message must say for which.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| test(Program::Original))) {
             eprintln!("(that was with the original; ours had passed)");
             resume_unwind(panic);

@@ -1,4 +1,4 @@
-//! The two ways in which skd runs, and what is left at the end.
+//! The two ways in which skd runs, and its output at the end.
 
 use super::capture::Source;
 use super::instance::Instance;
@@ -26,7 +26,7 @@ impl Running {
     #[track_caller]
     pub fn wait_ready(&self) {
         let ready = poll_for(self.deadline, || {
-            // In this order: one that has printed its port and then ended has been ready.
+            // In this order: a skd that has printed its port and then ended has been ready.
             let ended = self.try_wait(Duration::ZERO);
             if self.listens() {
                 Some(Ok(()))
@@ -48,9 +48,9 @@ impl Running {
             .unwrap_or_else(|| panic!("still running after {:?}", self.deadline))
     }
 
-    /// The same for what may not end.
-    pub fn try_wait(&self, patience: Duration) -> Option<ExitStatus> {
-        poll_for(patience, || {
+    /// Waits until skd ends or `timeout` is over.
+    pub fn try_wait(&self, timeout: Duration) -> Option<ExitStatus> {
+        poll_for(timeout, || {
             let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
             child.try_wait().expect("waiting for a child")
         })
@@ -70,8 +70,8 @@ impl Running {
         self.output(status)
     }
 
-    /// Waits for a start that fails with this status and says so in one line on stderr, which contains `texts`,
-    /// and sees that it leaves no process.
+    /// Waits for a start that fails with this status and one line on stderr, which contains `texts`,
+    /// and asserts that it leaves no process.
     #[track_caller]
     pub fn expect_refusal(&self, code: i32, texts: &[&str]) -> Output {
         let output = self.wait_with_output();
@@ -134,7 +134,7 @@ impl Drop for Running {
         }
         self.instance.kill_all();
         let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // Dead by now; this only takes the zombie away.
+        // Dead by now; this only reaps the zombie.
         let _ = child.wait();
     }
 }
@@ -160,7 +160,7 @@ impl Daemon {
         self.main.is_running()
     }
 
-    /// Waits until the daemon has ended. Its status is init's to know.
+    /// Waits until the daemon has ended. Its status goes to init.
     #[track_caller]
     pub fn wait_gone(&self) {
         self.wait_until("the daemon ends", || !self.is_running());
@@ -182,7 +182,7 @@ impl Deref for Daemon {
     }
 }
 
-/// What a run that has ended leaves.
+/// The results of a run that has ended.
 #[derive(Clone, Debug)]
 pub struct Output {
     pub status: ExitStatus,
@@ -208,7 +208,7 @@ impl Output {
         self
     }
 
-    /// Asserts that it said no with this status in one line on stderr that begins `skd: ` and contains each of
+    /// Asserts that it was refused with this status and one line on stderr, which begins `skd: ` and contains each of
     /// `texts`, and wrote nothing to stdout; chains.
     #[track_caller]
     pub fn expect_refusal(&self, code: i32, texts: &[&str]) -> &Self {

@@ -20,12 +20,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// The variable that everything started by a run has in its environment, with a value of that run's own. By it
-/// the run finds, at its end, what it has to kill. Tests that compare whole environments leave it out, or
+/// The variable that every process of a run has in its environment, with a value of that run's own. By it
+/// the run finds, at its end, the processes to kill. Tests that compare whole environments leave it out, or
 /// call [`Skd::unmarked`].
 pub const MARK: &str = "TEST_RUN_MARK";
 
-/// What a standard descriptor of skd is.
+/// A standard descriptor of skd.
 #[derive(Debug)]
 pub enum Stream {
     /// /dev/null. The usual stdin.
@@ -121,7 +121,7 @@ impl Skd {
         self
     }
 
-    /// One more option (or value): where paths and text mix.
+    /// One more option (or value): for mixing paths and text.
     pub fn arg(mut self, word: impl AsRef<OsStr>) -> Self {
         self.options.push(word.as_ref().to_owned());
         self
@@ -166,14 +166,14 @@ impl Skd {
         self
     }
 
-    /// Leaves [`MARK`] out. Then only what is still a descendant of skd at the end is killed; a handler that
-    /// outlives it has to be seen off by the test.
+    /// Leaves [`MARK`] out. Then only remaining descendants of skd are killed at the end; the test must end handlers
+    /// that outlive it.
     pub fn unmarked(mut self) -> Self {
         self.marked = false;
         self
     }
 
-    /// The working directory; also the one that the paths of unix sockets count from.
+    /// The working directory; relative paths of unix sockets count from it.
     pub fn cwd(mut self, directory: impl Into<PathBuf>) -> Self {
         self.directory = Some(directory.into());
         self
@@ -184,7 +184,7 @@ impl Skd {
         self
     }
 
-    /// Starts as another user; needs root. skd is copied to where everybody can reach it; directories of the
+    /// Starts as another user; needs root. skd is copied to a public directory; directories of the
     /// test that it is to use have to be [`Directory::public`].
     pub fn user(mut self, uid: u32, gid: u32, groups: impl Into<Vec<u32>>) -> Self {
         let groups = groups.into();
@@ -226,7 +226,7 @@ impl Skd {
         self.ignoring_number(signal as i32)
     }
 
-    /// The same for a signal that has no name, as those that the C library keeps for itself.
+    /// The same for a signal without a name, such as those that the C library keeps for itself.
     pub fn ignoring_number(mut self, number: i32) -> Self {
         self.preparation.ignored.push(number);
         self
@@ -288,7 +288,7 @@ impl Skd {
         self
     }
 
-    /// Other patience than [`DEADLINE`] with start and end.
+    /// Another timeout than [`DEADLINE`] for start and end.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
@@ -322,7 +322,7 @@ impl Skd {
         self.start_with(prog, [""; 0])
     }
 
-    /// The same with arguments. For the original, `--` is put before PROG; to see what it does without, give
+    /// The same with arguments. For the original, `--` is put before PROG; to test it without, give
     /// the whole command line as options to [`Self::end`].
     #[track_caller]
     pub fn start_with<A: AsRef<OsStr>>(
@@ -370,7 +370,7 @@ impl Skd {
             Some(spaces) => spaces.path(&pidfile),
             None => pidfile,
         };
-        // On failure this is dropped, which says what was said and kills what was started.
+        // On failure this is dropped, which prints the output and kills the processes.
         let mut launcher = self.start_with(prog, args);
         let status = launcher.wait();
         assert!(status.success(), "-B: {status}");
@@ -385,8 +385,8 @@ impl Skd {
             panic!("no process id in {}", pidfile_here.display());
         };
         launcher.instance.main = Handle::new(pid);
-        // What stands in that file will be killed, so it had better be the daemon. A process in the midst of
-        // an exec has no environment to tell by.
+        // The process in that file will be killed, so it had better be the daemon. A process in the middle of
+        // an exec has no environment to recognise it by.
         let ours = || launcher.instance.has_started(pid) || !process::exists(pid);
         assert!(
             poll_for(launcher.deadline, || ours().then_some(())).is_some(),
@@ -415,11 +415,11 @@ impl Skd {
         }
     }
 
-    /// The same for what may not end: then it is given back, still running.
+    /// Runs with the options as the whole command line; returns it still running if it takes longer than `timeout`.
     #[track_caller]
-    pub fn end_within(self, patience: Duration) -> Result<Output, Box<Running>> {
+    pub fn end_within(self, timeout: Duration) -> Result<Output, Box<Running>> {
         let running = self.launch(Vec::new());
-        match running.try_wait(patience) {
+        match running.try_wait(timeout) {
             Some(status) => Ok(running.output(status)),
             None => Err(running.into()),
         }
@@ -525,8 +525,8 @@ impl Skd {
         };
         let child = Mutex::new(child);
         if wrapped {
-            // The one process among these whose executable is the binary. Where it ends sooner than it is
-            // found, the wrapper's own number has to do.
+            // The only process among these whose executable is the binary. If it ends before it is
+            // found, the wrapper's process id is used.
             let found = poll_for(self.deadline, || {
                 instance.find_main().or_else(|| {
                     let mut child = child.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! What the kernel says of the sockets of a process. This is how the harness sees that a program listens
+//! What the kernel reports of the sockets of a process. The harness learns from it that a program listens
 //! without connecting to it, which would run a handler.
 
 use super::process::try_descriptors;
@@ -31,7 +31,7 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Whether a client that comes now is served: those with connections have to listen.
+    /// Whether a client that comes now is served: stream sockets must listen.
     pub fn is_open(&self) -> bool {
         self.listening || matches!(self.kind, Kind::Udp | Kind::UnixDatagram)
     }

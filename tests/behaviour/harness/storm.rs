@@ -1,4 +1,4 @@
-//! Something that goes on as long as something else does.
+//! Activity that lasts as long as a closure runs.
 
 use super::Instance;
 use nix::sys::signal::Signal;
@@ -22,7 +22,7 @@ pub fn in_a_storm(skd: &Instance, signals: &[Signal], body: impl FnOnce()) {
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 signals.iter().for_each(|signal| skd.signal(*signal));
-                // Nearly as fast as they can be taken one by one.
+                // Nearly as fast as they can be handled one by one.
                 thread::sleep(Duration::from_micros(50));
             }
         });

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-/// One datagram as it came: `<29>Jan  1 00:00:00 tag: text`, say.
+/// One datagram as received, such as `<29>Jan  1 00:00:00 tag: text`.
 #[derive(Clone, Debug)]
 pub struct Message {
     pub text: String,
@@ -60,7 +60,7 @@ impl Syslog {
         }));
         let theirs = Arc::clone(&shared);
         let thread = std::thread::spawn(move || {
-            // Looks rather than waits in the kernel, so that stopping it is a matter of the lock alone.
+            // It polls rather than blocks in the kernel, so that the lock alone is needed to stop it.
             while !locked(&theirs).read() {
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -72,14 +72,14 @@ impl Syslog {
         }
     }
 
-    /// All messages so far, of before a restart too.
+    /// All messages so far, including those from before a restart.
     pub fn messages(&self) -> Vec<Message> {
         let mut shared = locked(&self.shared);
         shared.read();
         shared.messages.clone()
     }
 
-    /// The text of those that contain `text`.
+    /// The texts that contain `text`.
     pub fn logged(&self, text: &str) -> Vec<String> {
         let messages = self.messages().into_iter().map(|message| message.text);
         messages.filter(|message| message.contains(text)).collect()
@@ -123,7 +123,7 @@ impl Syslog {
     fn close(&self, shared: &mut Shared) {
         shared.socket = None;
         // A fork of another test can keep the socket open until its exec.
-        super::wait_until("the log socket is closed for everybody", || {
+        super::wait_until("no process has the log socket open", || {
             UnixDatagram::unbound()
                 .expect("a socket")
                 .connect(&self.path)
@@ -131,7 +131,7 @@ impl Syslog {
         });
     }
 
-    /// Binds anew and reads, whatever was before.
+    /// Binds anew and reads, whatever happened before.
     #[track_caller]
     pub fn restart(&self) {
         self.stop();
@@ -152,10 +152,10 @@ impl Drop for Syslog {
 }
 
 impl Shared {
-    /// Takes what there is; says whether it is the end.
+    /// Reads what is queued; returns whether this is the end.
     fn read(&mut self) -> bool {
         let mut buffer = [0; 65536];
-        // Not for ever, where somebody sends as fast as this reads.
+        // Not for ever, if a process sends as fast as this reads.
         let end = Instant::now() + Duration::from_millis(100);
         while !self.stuck && Instant::now() < end {
             let Some(socket) = &self.socket else { break };
@@ -172,7 +172,7 @@ impl Shared {
     }
 }
 
-/// A machine with nothing in /dev/log but this.
+/// A machine on which /dev/log is this socket.
 #[track_caller]
 pub fn machine() -> (Namespace, Syslog) {
     let namespace = Namespace::new();
@@ -181,7 +181,7 @@ pub fn machine() -> (Namespace, Syslog) {
     (namespace, syslog)
 }
 
-/// The relays of a skd that runs: processes of the same program, nobody's children of this run.
+/// The relays of a running skd: processes of the same program, and no children of this run.
 pub fn relays(skd: &Instance) -> Vec<i32> {
     let program = |pid: i32| {
         let file = std::fs::metadata(format!("/proc/{pid}/exe")).ok()?;
@@ -199,9 +199,9 @@ fn open(path: &Path) -> UnixDatagram {
     let socket = UnixDatagram::bind(path)
         .unwrap_or_else(|error| panic!("binding {}: {error}", path.display()));
     socket.set_nonblocking(true).expect("O_NONBLOCK");
-    // Everybody may log.
-    let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-    std::fs::set_permissions(path, everybody).expect("chmod");
+    // Every user may log.
+    let writable = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    std::fs::set_permissions(path, writable).expect("chmod");
     socket
 }
 

@@ -1,4 +1,4 @@
-//! System calls that are made to fail, or to take long.
+//! System calls that fail, or take long.
 
 use super::requires_command;
 

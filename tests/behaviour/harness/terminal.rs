@@ -1,4 +1,4 @@
-//! A terminal that has nobody behind it.
+//! A terminal without a user.
 
 use super::poll_for;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -36,7 +36,7 @@ impl Terminal {
         }
     }
 
-    /// The program's end, for [`super::Skd::stdin`] and its like.
+    /// The program's end, for [`super::Skd::stdin`] and the like.
     pub fn end(&self) -> OwnedFd {
         self.slave.try_clone().expect("a second descriptor")
     }

@@ -1,9 +1,9 @@
-//! The life of handlers that stand ready and of those that are made of them: nobody can tell them from others that
-//! were started when their clients came, and nothing that happens to them costs a client its answer.
+//! The life of prestarted handlers and of their copies: they are indistinguishable from handlers that are started for
+//! their client, and nothing that happens to them costs a client its answer.
 
 use crate::harness::{
     DEADLINE, Directory, Instance, Over, Running, Skd, Way, children, connect_from, connect_unix,
-    descriptors, echo, exists, image, in_a_storm, is_parked, parent, parked, poll_for,
+    descriptors, echo, exec_id, exists, in_a_storm, is_parked, parent, parked, poll_for,
     process_group, receive, requires_command, requires_descriptors, requires_root, session,
     settled_descriptors, signal_masks, slay_if_parked, stat_field, status_field, talk, threads,
     try_talk, wait_until, zombies,
@@ -21,17 +21,17 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// A skd that says what it does, on a free port.
+/// A verbose skd on a free port.
 fn with(way: Way, options: &[&str]) -> Skd {
     Skd::new(["-v", "-t", "127.0.0.1:0"])
         .args(way.options())
         .args(options)
 }
 
-// What a handler is.
+// The properties of a handler.
 
 /// What the kernel says of a process that is the same for each handler of a service.
-fn character(pid: i32) -> BTreeMap<String, String> {
+fn kernel_properties(pid: i32) -> BTreeMap<String, String> {
     let read = |name: &str| {
         let text = fs::read_to_string(format!("/proc/{pid}/{name}"));
         text.unwrap_or_else(|error| panic!("{name} of {pid}: {error}"))
@@ -92,7 +92,7 @@ fn character(pid: i32) -> BTreeMap<String, String> {
             note(name, value.trim().to_owned());
         }
     }
-    // Terminal, flags of the signal at its end, nice value, policy, and the like.
+    // Terminal, signal at its end, nice value, scheduling policy, and the like.
     for (number, name) in [
         (7, "tty"),
         (18, "priority"),
@@ -110,7 +110,7 @@ fn character(pid: i32) -> BTreeMap<String, String> {
         "leads its group",
         (process_group(pid) == Some(pid)).to_string(),
     );
-    // What a client is called is another's for each, and the port is another skd's.
+    // The client's address differs between handlers, and the port between instances of skd.
     let mut variables = crate::harness::environment(pid);
     let port = variables.remove("TCPLOCALPORT");
     assert!(port.is_some());
@@ -130,7 +130,7 @@ fn character(pid: i32) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn handlers_are_what_those_are_that_were_started_for_their_clients() {
+fn prestarted_handlers_have_the_properties_of_others() {
     let all: &[&[&str]] = &[
         &[],
         &[
@@ -155,11 +155,11 @@ fn handlers_are_what_those_are_that_were_started_for_their_clients() {
                 .env_remove("TCPREMOTEPORT")
                 .run("cat");
             for turn in 0..3 {
-                let (mut client, handler) = way.hand_over(&skd);
+                let (mut client, handler) = way.connect(&skd);
                 assert_eq!(parent(handler), Some(skd.pid()));
-                // From its first read on it is what it will be.
+                // After its first read the handler no longer changes.
                 echo(&mut client, b"served");
-                let mut found = character(handler);
+                let mut found = kernel_properties(handler);
                 let masks = signal_masks(handler);
                 assert_eq!(
                     [masks.pending, masks.blocked, masks.ignored, masks.caught],
@@ -169,7 +169,7 @@ fn handlers_are_what_those_are_that_were_started_for_their_clients() {
                     descriptors(handler).keys().collect::<Vec<_>>(),
                     [&0, &1, &2]
                 );
-                // How many there is room for; it grows while a process starts.
+                // The size of the descriptor table, which grows while a process starts.
                 found.remove("FDSize");
                 let expected = expected.get_or_insert_with(|| found.clone());
                 for (name, value) in &found {
@@ -185,12 +185,12 @@ fn handlers_are_what_those_are_that_were_started_for_their_clients() {
 }
 
 #[test]
-fn a_handler_is_whom_the_service_became() {
+fn a_handler_runs_as_the_user_of_the_service() {
     requires_root();
     for &way in Way::ALL {
         let skd = with(way, &["-U"]).env("UID", "61234").env("GID", "61235");
         let skd = skd.env_remove("ROOT").run("cat");
-        let (client, handler) = way.hand_over(&skd);
+        let (client, handler) = way.connect(&skd);
         let (users, groups, more) = crate::harness::ids(handler);
         assert_eq!(
             (users, groups, more),
@@ -198,9 +198,9 @@ fn a_handler_is_whom_the_service_became() {
         );
         assert_eq!(crate::harness::capabilities(handler, "CapEff"), 0);
         assert_eq!(talk(client, b"served"), b"served");
-        // Others of this user may look into a handler, and not into what stands ready for anybody.
+        // Other processes of this user may inspect a handler, but not a prestarted one without a client.
         let owner = |pid: i32| fs::metadata(format!("/proc/{pid}/fd")).unwrap().uid();
-        let (mut client, handler) = way.hand_over(&skd);
+        let (mut client, handler) = way.connect(&skd);
         echo(&mut client, b"served");
         assert_eq!(owner(handler), 61_234);
         assert!(way.ready(&skd).iter().all(|&pid| owner(pid) == 0));
@@ -208,7 +208,7 @@ fn a_handler_is_whom_the_service_became() {
     }
 }
 
-/// What the C library believes of its thread, and what the kernel does for it.
+/// Prints what the C library knows of its thread, and what the kernel does for that thread.
 const THREADS: &str = r#"
     #define _GNU_SOURCE
     #include <errno.h>
@@ -302,7 +302,7 @@ fn the_c_library_knows_its_threads() {
     {
         let skd = with(way, &[]).run(program);
         for _ in 0..5 {
-            let heard = talk(way.hand_over(&skd).0, b"?");
+            let heard = talk(way.connect(&skd).0, b"?");
             assert_eq!(String::from_utf8(heard).unwrap(), expected, "{way:?}");
         }
         skd.wait_for_logs("exited with status 0", 5);
@@ -310,8 +310,8 @@ fn the_c_library_knows_its_threads() {
     }
 }
 
-/// All that a system call leaves alone: registers, those of floating point, and what is below the stack's end; and then
-/// what it comes back with. It ends with the number of the first that has changed.
+/// Prints the number of the first thing that a system call has changed and should not have: registers, floating-point
+/// registers, memory below the end of the stack, and the result of the call.
 #[cfg(target_arch = "x86_64")]
 const REGISTERS: &str = r#"
     #include <unistd.h>
@@ -362,19 +362,19 @@ const REGISTERS: &str = r#"
 
 #[test]
 #[cfg(target_arch = "x86_64")]
-fn registers_are_what_they_were() {
+fn registers_are_preserved() {
     let directory = Directory::new();
     let program = directory.compile("registers", REGISTERS);
     for &way in Way::ALL {
         let skd = with(way, &[]).run(&program);
         for _ in 0..5 {
-            assert_eq!(talk(way.hand_over(&skd).0, b"served"), b"served", "{way:?}");
+            assert_eq!(talk(way.connect(&skd).0, b"served"), b"served", "{way:?}");
         }
         skd.wait_for_logs("exited with status 0", 5);
     }
 }
 
-/// Counts a signal, and answers each line with the lengths of what it has read, whatever signals come.
+/// Counts a signal, and answers each line with the lengths of its reads, whatever signals come.
 const COUNTING: &str = r#"
     #include <errno.h>
     #include <signal.h>
@@ -405,10 +405,10 @@ const COUNTING: &str = r#"
     }"#;
 
 #[test]
-fn signals_that_arrive_while_it_stands_ready_do_no_harm() {
+fn signals_to_a_waiting_prestarted_handler_do_no_harm() {
     let directory = Directory::new();
     let program = directory.compile_shared("counting", COUNTING);
-    for &way in Way::AHEAD {
+    for &way in Way::PRESTARTED {
         for how in ["neither", "restart", "stack", "restart stack"] {
             let skd = with(way, &["-l", &directory.name("socket")]);
             let skd = skd.run_with(&program, [how]);
@@ -419,8 +419,8 @@ fn signals_that_arrive_while_it_stands_ready_do_no_harm() {
                 }
             }
             assert_eq!(way.ready(&skd), ready, "{way:?}, {how}");
-            assert_eq!(talk(way.hand_over(&skd).0, b"served"), b"served");
-            // And in the midst of a hand-over. Whoever hasn't begun yet has no handler for it.
+            assert_eq!(talk(way.connect(&skd).0, b"served"), b"served");
+            // Also while a client is passed on. A process that hasn't begun yet has no signal handler installed.
             let over = AtomicBool::new(false);
             thread::scope(|scope| {
                 scope.spawn(|| {
@@ -443,7 +443,7 @@ fn signals_that_arrive_while_it_stands_ready_do_no_harm() {
 }
 
 #[test]
-fn a_file_that_was_open_before_is_read_by_each_from_there() {
+fn an_open_file_is_read_by_each_handler_from_its_own_offset() {
     let directory = Directory::new();
     let file = directory.write("file", "first\nsecond\nthird\n");
     let script = "exec 3< \"$0\"; read -r a <&3; exec 4< \"$0\"; read -r b; \
@@ -465,7 +465,7 @@ fn a_file_that_was_open_before_is_read_by_each_from_there() {
                     "{shell}, {way:?}"
                 );
             }
-            let heard = talk(way.hand_over(&skd).0, b"said\n");
+            let heard = talk(way.connect(&skd).0, b"said\n");
             assert_eq!(
                 heard, b"first said second first\nthird\n",
                 "{shell}, {way:?}"
@@ -476,8 +476,8 @@ fn a_file_that_was_open_before_is_read_by_each_from_there() {
 }
 
 #[test]
-fn limits_under_which_nothing_can_stand_ready_keep_nobody_from_being_served() {
-    // It needs no more itself.
+fn limits_that_prevent_prestarting_still_let_clients_be_served() {
+    // skd itself needs no more.
     let directory = Directory::new();
     let program = directory.compile("counting", COUNTING);
     for &way in Way::ALL {
@@ -498,15 +498,15 @@ fn limits_under_which_nothing_can_stand_ready_keep_nobody_from_being_served() {
 }
 
 #[test]
-fn traps_of_a_shell_are_its_own() {
+fn traps_of_a_shell_work() {
     requires_command("bash");
     let script = "trap 'echo told; exit 9' TERM; while read -r line; do echo \"$line\"; done";
     for shell in ["sh", "bash"] {
         for &way in Way::ALL {
             let skd = with(way, &[]).run_with(shell, ["-c", script]);
-            let (mut client, handler) = way.hand_over(&skd);
+            let (mut client, handler) = way.connect(&skd);
             echo(&mut client, b"served\n");
-            // A shell that is told just before it reads, reads on.
+            // A shell that gets a signal just before it reads continues to read.
             skd.wait_until("it reads the next line", || {
                 let call = fs::read_to_string(format!("/proc/{handler}/syscall"));
                 call.is_ok_and(|call| call.starts_with("0 0x0 "))
@@ -516,13 +516,13 @@ fn traps_of_a_shell_are_its_own() {
             client.read_to_string(&mut heard).unwrap();
             assert_eq!(heard.trim(), "told", "{shell}, {way:?}");
             skd.wait_for_log("exited with status 9");
-            // Nobody else was.
+            // No other handler got the signal.
             assert_eq!(talk(skd.connect(), b"next\n"), b"next\n");
         }
     }
 }
 
-/// Keeps what it hears, in each kind of memory, and says whether it had kept anything before.
+/// Keeps its input in each kind of memory, and says whether that memory was used before.
 const KEEPING: &str = r#"
     #include <stdio.h>
     #include <stdlib.h>
@@ -551,7 +551,7 @@ const KEEPING: &str = r#"
         }
     }"#;
 
-/// So many connections, of which none sees what another has left.
+/// Makes `connections` connections, and asserts that none sees data of another.
 fn secrets(connections: usize) {
     let directory = Directory::new();
     let program = directory.compile("keeping", KEEPING);
@@ -590,37 +590,37 @@ trait ReadWrite: Read + Write {}
 impl<S: Read + Write> ReadWrite for S {}
 
 #[test]
-fn no_connection_sees_what_another_has_left() {
+fn no_connection_sees_data_of_another() {
     secrets(500);
 }
 
 #[test]
 #[ignore = "takes minutes"]
-fn none_of_ten_thousand_connections_sees_what_another_has_left() {
+fn none_of_ten_thousand_connections_sees_data_of_another() {
     secrets(10_000);
 }
 
 #[test]
-fn each_that_stands_ready_is_an_image_of_its_own_and_all_forks_are_one() {
+fn each_warm_handler_has_an_exec_of_its_own_and_all_forks_share_one() {
     let random = fs::read_to_string("/proc/sys/kernel/randomize_va_space").unwrap();
     assert_ne!(random.trim(), "0", "this test needs random addresses");
-    for &way in Way::AHEAD {
+    for &way in Way::PRESTARTED {
         let skd = with(way, &[]).run("cat");
-        let mut images = BTreeSet::new();
+        let mut exec_ids = BTreeSet::new();
         let held: Vec<_> = (0..6)
             .map(|_| {
-                let (client, handler) = way.hand_over(&skd);
-                images.insert(image(handler).unwrap());
+                let (client, handler) = way.connect(&skd);
+                exec_ids.insert(exec_id(handler).unwrap());
                 client
             })
             .collect();
         let expected = if way == Way::Fork { 1 } else { 6 };
-        assert_eq!(images.len(), expected, "{way:?}");
+        assert_eq!(exec_ids.len(), expected, "{way:?}");
         drop(held);
     }
 }
 
-/// So many at once, each with a process of its own that is skd's child.
+/// Has `count` handlers at once, each a process of its own that is skd's child.
 fn live(count: usize) {
     requires_descriptors(count);
     let directory = Directory::new();
@@ -639,17 +639,17 @@ fn live(count: usize) {
             assert_eq!(receive(stream, 1), b".");
         }
         let serving = way.wait_serving(&skd, count);
-        let stock = way.ready(&skd);
-        assert!(serving.iter().all(|pid| !stock.contains(pid)));
+        let pool = way.ready(&skd);
+        assert!(serving.iter().all(|pid| !pool.contains(pid)));
         for &handler in &serving {
             assert_eq!(process_group(handler), Some(handler));
             assert_eq!(threads(handler).len(), 1);
         }
         if way == Way::Fork {
-            assert_eq!(stock, before);
-            let images: BTreeSet<_> = serving.iter().filter_map(|pid| image(*pid)).collect();
-            let own = image(stock[0]).unwrap();
-            assert!(images.contains(&own));
+            assert_eq!(pool, before);
+            let exec_ids: BTreeSet<_> = serving.iter().filter_map(|pid| exec_id(*pid)).collect();
+            let own = exec_id(pool[0]).unwrap();
+            assert!(exec_ids.contains(&own));
         }
         for stream in &mut streams {
             echo(stream, b"still there");
@@ -677,15 +677,15 @@ fn five_thousand_handlers_live_at_once() {
     live(5_000);
 }
 
-// What clients do.
+// Behaviour of clients.
 
 #[test]
-fn a_client_gets_its_answer_however_it_comes() {
+fn a_client_gets_its_answer_however_it_connects() {
     let text = vec![b'x'; 300_000];
     for &way in Way::ALL {
         let skd = with(way, &[]).run("cat");
         for turn in 0..5 {
-            // What it says is there before its handler.
+            // Its data arrives before its handler.
             way.ready(&skd);
             let mut early = skd.connect();
             early.write_all(b"early").unwrap();
@@ -693,11 +693,11 @@ fn a_client_gets_its_answer_however_it_comes() {
             let mut heard = Vec::new();
             early.read_to_end(&mut heard).unwrap();
             assert_eq!(heard, b"early", "{way:?}, {turn}");
-            // It has nothing to say.
+            // It sends nothing.
             way.ready(&skd);
             assert_eq!(talk(skd.connect(), b""), b"");
-            // It says something when it has a handler, and when it has closed its side hears on.
-            let (client, _) = way.hand_over(&skd);
+            // It sends when it has a handler, and reads on after closing its sending side.
+            let (client, _) = way.connect(&skd);
             assert!(talk(client, &text) == text);
         }
         skd.wait_for_logs("exited with status 0", 15);
@@ -706,7 +706,7 @@ fn a_client_gets_its_answer_however_it_comes() {
 }
 
 #[test]
-fn what_a_handler_has_not_read_costs_no_answer() {
+fn data_that_a_handler_has_not_read_costs_no_answer() {
     for &way in Way::ALL {
         let skd = with(way, &["--linger=1h"]);
         let skd = skd.run_with(
@@ -727,7 +727,7 @@ fn what_a_handler_has_not_read_costs_no_answer() {
 }
 
 #[test]
-fn clients_that_are_gone_before_their_handler_has_them_cost_nobody_anything() {
+fn clients_that_leave_before_they_have_a_handler_affect_no_others() {
     for &way in Way::ALL {
         let directory = Directory::new();
         let socket = directory.name("socket");
@@ -754,12 +754,12 @@ fn clients_that_are_gone_before_their_handler_has_them_cost_nobody_anything() {
         skd.wait_for_logs("Closed", 3 * count);
         way.wait_idle(&skd);
         assert_eq!(skd.logged("skd: "), [""; 0]);
-        assert_eq!(talk(way.hand_over(&skd).0, b"after"), b"after");
+        assert_eq!(talk(way.connect(&skd).0, b"after"), b"after");
     }
 }
 
 #[test]
-fn packets_of_a_seqpacket_socket_stay_whole() {
+fn seqpacket_packets_stay_whole() {
     for &way in Way::ALL {
         let directory = Directory::new();
         let path = directory.name("socket");
@@ -786,10 +786,10 @@ fn packets_of_a_seqpacket_socket_stay_whole() {
     }
 }
 
-// What happens to them.
+// Failures and changes of prestarted handlers.
 
-/// Clients who come one after another as fast as they can, as long as `body` takes; each has to get all of its answer.
-/// Says how many have.
+/// Runs clients one after another, as fast as they can, while `body` runs. Each must get its whole answer. Returns
+/// how many did.
 #[track_caller]
 fn under_load(skd: &Running, socket: &str, body: impl FnOnce(&AtomicUsize)) -> usize {
     under_load_of(Duration::ZERO, skd, socket, body)
@@ -835,7 +835,7 @@ fn under_load_of(
     answered.into_inner()
 }
 
-/// Waits until so many more are answered.
+/// Waits until `more` further clients are answered.
 #[track_caller]
 fn wait_for_answers(answered: &AtomicUsize, more: usize) {
     let before = answered.load(Ordering::Relaxed);
@@ -845,42 +845,42 @@ fn wait_for_answers(answered: &AtomicUsize, more: usize) {
 }
 
 #[test]
-fn those_that_stand_ready_may_be_killed_at_any_time() {
-    for &way in Way::AHEAD {
+fn prestarted_handlers_may_be_killed_at_any_time() {
+    for &way in Way::PRESTARTED {
         let directory = Directory::new();
         let socket = directory.name("socket");
         let log = format!(">{}", directory.name("log"));
         let skd = with(way, &["-l", &socket, "-L", &log]).run("cat");
         way.ready(&skd);
         let mut killed = 0;
-        // So that now and then one stands ready.
+        // So that a prestarted handler is waiting now and then.
         let pause = Duration::from_millis(20);
         let answered = under_load_of(pause, &skd, &socket, |answered| {
             for _ in 0..12 {
-                // Again and again, and each time at least one.
+                // Again and again, at least one each time.
                 let before = killed;
-                wait_until("some are killed", || {
+                wait_until("some prestarted handlers are killed", || {
                     for pid in parked(skd.pid()) {
                         killed += usize::from(slay_if_parked(pid));
                     }
                     killed > before
                 });
                 wait_for_answers(answered, 5);
-                // Otherwise it waits ever longer before it starts others.
+                // Otherwise the delay before the next start grows.
                 skd.signal(Signal::SIGHUP);
             }
         });
         println!("{way:?}: {killed} killed, {answered} answered");
-        // In peace too; and there are others by themselves.
+        // Without load too; replacements start by themselves.
         let ready = way.ready(&skd);
         assert!(ready.iter().all(|&pid| slay_if_parked(pid)));
         assert_eq!(talk(skd.connect(), b"at once"), b"at once");
         let others = || {
             let found = parked(skd.pid());
-            found.len() == way.stock() && found.iter().all(|pid| !ready.contains(pid))
+            found.len() == way.pool_size() && found.iter().all(|pid| !ready.contains(pid))
         };
-        skd.wait_until("there are others", others);
-        assert_eq!(talk(way.hand_over(&skd).0, b"again"), b"again");
+        skd.wait_until("there are replacements", others);
+        assert_eq!(talk(way.connect(&skd).0, b"again"), b"again");
         way.wait_idle(&skd);
         assert_eq!(zombies(skd.pid()), [0; 0]);
         assert_eq!(complaints(&directory.read("log")), [""; 0]);
@@ -888,7 +888,7 @@ fn those_that_stand_ready_may_be_killed_at_any_time() {
     }
 }
 
-/// What skd has to complain about, but for those that were killed while they stood ready.
+/// The lines of the log that report trouble, except those about prestarted handlers that were killed before use.
 fn complaints(log: &str) -> Vec<&str> {
     let killed = |line: &&str| {
         line.contains("ended without a client") || line.contains("before it came to its client")
@@ -897,7 +897,7 @@ fn complaints(log: &str) -> Vec<&str> {
     lines.filter(|line| !killed(line)).collect()
 }
 
-/// The template is killed so many times, at any moment: while it waits, and while it makes a copy.
+/// Kills the template `times` times, at random moments: while it waits, and while it makes a copy.
 fn template_is_killed(times: usize) {
     let way = Way::Fork;
     let directory = Directory::new();
@@ -911,20 +911,20 @@ fn template_is_killed(times: usize) {
                 template.is_some()
             });
             let before = answered.load(Ordering::Relaxed);
-            // That is what makes it any moment.
+            // This makes the moment random.
             thread::sleep(Duration::from_micros(turn as u64 * 37 % 1_000));
-            // It serves nobody itself, so nobody who is served is killed.
+            // The template serves no client itself, so killing it ends no handler.
             let _ = kill(Pid::from_raw(template.unwrap()), Signal::SIGKILL);
             wait_until("clients are answered", || {
                 answered.load(Ordering::Relaxed) > before
             });
-            // Otherwise it waits ever longer before it starts another.
+            // Otherwise the delay before the next start grows.
             skd.signal(Signal::SIGHUP);
         }
     });
     way.wait_idle(&skd);
     assert_eq!(zombies(skd.pid()), [0; 0]);
-    // Nobody was served twice, or by one of whom skd knows nothing.
+    // No client was served twice, and none by a process that skd doesn't know.
     let told = |text: &str| directory.read("log").matches(text).count();
     skd.wait_until("each end is told", || {
         told("exited with status 0") >= answered
@@ -937,19 +937,19 @@ fn template_is_killed(times: usize) {
 }
 
 #[test]
-fn a_template_may_be_killed_at_any_moment() {
+fn the_template_may_be_killed_at_any_moment() {
     template_is_killed(60);
 }
 
 #[test]
 #[ignore = "takes a minute"]
-fn a_thousand_templates_may_be_killed_at_any_moment() {
+fn the_template_may_be_killed_a_thousand_times_at_any_moment() {
     template_is_killed(1_000);
 }
 
 #[test]
-fn one_that_is_stopped_keeps_no_client_waiting_for_ever() {
-    for &way in Way::AHEAD {
+fn a_stopped_prestarted_handler_keeps_no_client_waiting_for_ever() {
+    for &way in Way::PRESTARTED {
         let skd = with(way, &[]).run("cat");
         let ready = way.ready(&skd);
         for &pid in &ready {
@@ -957,12 +957,12 @@ fn one_that_is_stopped_keeps_no_client_waiting_for_ever() {
         }
         assert_eq!(talk(skd.connect(), b"served"), b"served", "{way:?}");
         assert_eq!(talk(skd.connect(), b"and again"), b"and again");
-        // Those who can't go on are in nobody's way, and serve nobody when they can.
+        // Stopped handlers hold up no client, and serve none after they continue.
         for &pid in &ready {
             let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
         }
         way.ready(&skd);
-        assert_eq!(talk(way.hand_over(&skd).0, b"once more"), b"once more");
+        assert_eq!(talk(way.connect(&skd).0, b"once more"), b"once more");
         skd.wait_for_logs("exited with status 0", 3);
         assert_eq!(skd.logged("Accepted").len(), 3);
         way.wait_idle(&skd);
@@ -983,12 +983,12 @@ fn hup_under_load_costs_no_answer() {
             }
             in_a_storm(&skd, &[Signal::SIGHUP], || wait_for_answers(answered, 30));
         });
-        skd.wait_until("there are others", || {
+        skd.wait_until("there are replacements", || {
             let found = parked(skd.pid());
-            found.len() == way.stock() && found.iter().all(|pid| !before.contains(pid))
+            found.len() == way.pool_size() && found.iter().all(|pid| !before.contains(pid))
         });
         way.wait_idle(&skd);
-        assert_eq!(talk(way.hand_over(&skd).0, b"after"), b"after");
+        assert_eq!(talk(way.connect(&skd).0, b"after"), b"after");
         way.wait_idle(&skd);
         assert_eq!(zombies(skd.pid()), [0; 0]);
         assert!(!directory.read("log").contains("skd: "));
@@ -1002,7 +1002,7 @@ fn upgrades_under_load_cost_no_answer() {
         let socket = directory.name("socket");
         let log = format!(">{}", directory.name("log"));
         let skd = with(way, &["-l", &socket, "-L", &log]).run("cat");
-        let (mut stayed, handler) = way.hand_over(&skd);
+        let (mut stayed, handler) = way.connect(&skd);
         echo(&mut stayed, b"before");
         let before = way.ready(&skd);
         under_load(&skd, &socket, |answered| {
@@ -1014,13 +1014,13 @@ fn upgrades_under_load_cost_no_answer() {
                 wait_for_answers(answered, 10);
             }
         });
-        // The new image has a stock of its own, and the handler is still served.
+        // The new binary has a pool of its own, and the handler still serves.
         echo(&mut stayed, b"after");
         assert_eq!(parent(handler), Some(skd.pid()));
         let ready = way.ready(&skd);
         assert!(ready.iter().all(|pid| !before.contains(pid)));
         assert_eq!(way.wait_serving(&skd, 1), [handler], "{way:?}");
-        assert_eq!(talk(way.hand_over(&skd).0, b"after"), b"after");
+        assert_eq!(talk(way.connect(&skd).0, b"after"), b"after");
         drop(stayed);
         way.wait_idle(&skd);
         assert!(!directory.read("log").contains("skd: "));
@@ -1030,8 +1030,8 @@ fn upgrades_under_load_cost_no_answer() {
 }
 
 #[test]
-fn after_a_rush_there_are_others() {
-    for &way in Way::AHEAD {
+fn the_pool_is_refilled_after_a_rush() {
+    for &way in Way::PRESTARTED {
         let skd = with(way, &[]).run("cat");
         for _ in 0..2 {
             way.ready(&skd);
@@ -1040,14 +1040,14 @@ fn after_a_rush_there_are_others() {
                 echo(client, b"served");
             }
             let serving = way.wait_serving(&skd, 40);
-            let stock = way.ready(&skd);
-            assert!(serving.iter().all(|pid| !stock.contains(pid)));
-            let (_client, _) = way.hand_over(&skd);
+            let pool = way.ready(&skd);
+            assert!(serving.iter().all(|pid| !pool.contains(pid)));
+            let (_client, _) = way.connect(&skd);
         }
     }
 }
 
-/// Answers come, sooner or later, from this version, and then from no other.
+/// Waits until answers come from this version, and asserts that no other version answers after that.
 #[track_caller]
 fn turns_into(skd: &Instance, way: Way, version: &str) {
     let ask = || String::from_utf8(talk(skd.connect(), b"\n")).unwrap();
@@ -1055,12 +1055,12 @@ fn turns_into(skd: &Instance, way: Way, version: &str) {
     let mut row = 0;
     skd.wait_until(version, || {
         row = if ask() == expected { row + 1 } else { 0 };
-        row > 2 * way.stock() + 2
+        row > 2 * way.pool_size() + 2
     });
 }
 
 #[test]
-fn a_script_that_has_changed_is_read_again() {
+fn a_changed_script_is_read_again() {
     let text = |version: &str| format!("read line; echo {version}\n");
     for &way in Way::ALL {
         let directory = Directory::new();
@@ -1079,7 +1079,7 @@ fn a_script_that_has_changed_is_read_again() {
                 replaced(version);
                 turns_into(&skd, way, version);
             }
-            // Where it is, as an editor may write it.
+            // Changed in place, as an editor may write it.
             let ready = way.ready(&skd);
             fs::write(&path, format!("#!/bin/sh\n{}", text("written"))).unwrap();
             turns_into(&skd, way, "written");
@@ -1092,7 +1092,7 @@ fn a_script_that_has_changed_is_read_again() {
 }
 
 #[test]
-fn a_program_that_has_changed_is_executed_anew() {
+fn a_changed_program_is_executed_anew() {
     let text = |version: &str| {
         format!(
             "#include <unistd.h>\nint main(void) {{ char said; \
@@ -1117,7 +1117,7 @@ fn a_program_that_has_changed_is_executed_anew() {
 }
 
 #[test]
-fn a_program_that_was_gone_is_back() {
+fn a_program_that_was_missing_is_run_when_it_is_back() {
     for &way in Way::ALL {
         let directory = Directory::new();
         let program = directory.script("program", "#!/bin/sh\nexec cat\n");
@@ -1125,22 +1125,22 @@ fn a_program_that_was_gone_is_back() {
         way.ready(&skd);
         fs::rename(&program, directory.join("elsewhere")).unwrap();
         let ask = || try_talk(skd.connect(), b"served").unwrap_or_default();
-        // Those that stood ready may still serve.
-        skd.wait_until("nobody is served", || ask().is_empty());
+        // Prestarted handlers may still serve.
+        skd.wait_until("no client is served", || ask().is_empty());
         skd.wait_for_log("No such file or directory");
         fs::rename(directory.join("elsewhere"), &program).unwrap();
-        skd.wait_until("somebody is served", || ask() == b"served");
-        skd.wait_until("somebody stands ready again", || {
+        skd.wait_until("a client is served", || ask() == b"served");
+        skd.wait_until("a prestarted handler waits again", || {
             ask();
             way == Way::Exec || !parked(skd.pid()).is_empty()
         });
-        assert_eq!(talk(way.hand_over(&skd).0, b"served"), b"served");
+        assert_eq!(talk(way.connect(&skd).0, b"served"), b"served");
     }
 }
 
 #[test]
-fn a_template_grows_no_older_than_it_may() {
-    if !Way::AHEAD.contains(&Way::Fork) {
+fn a_template_is_renewed_at_its_maximum_age() {
+    if !Way::PRESTARTED.contains(&Way::Fork) {
         return;
     }
     let skd = with(Way::Fork, &["--fork-server-max-age=1s"]).run("cat");
@@ -1157,7 +1157,7 @@ fn a_template_grows_no_older_than_it_may() {
         }
         seen.len() == 3
     });
-    // Forks of those that are gone serve on.
+    // Copies of former templates continue to serve.
     for client in &mut held {
         echo(client, b"still there");
     }
@@ -1166,10 +1166,10 @@ fn a_template_grows_no_older_than_it_may() {
     assert_eq!(skd.logged("skd: "), [""; 0]);
 }
 
-// The end.
+// The end of skd.
 
 #[test]
-fn nothing_that_stands_ready_outlives_skd() {
+fn no_prestarted_handler_outlives_skd() {
     for &way in Way::ALL {
         for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
             let skd = with(way, &[]).run("cat");
@@ -1179,17 +1179,17 @@ fn nothing_that_stands_ready_outlives_skd() {
             assert_eq!(skd.wait().code(), Some(0), "{way:?}, {signal}");
             assert_eq!(skd.processes(), [0; 0], "{way:?}, {signal}");
         }
-        // Those that serve are left to finish.
+        // Handlers with a client may finish.
         let skd = with(way, &[]).run("cat");
-        let (mut client, handler) = way.hand_over(&skd);
+        let (mut client, handler) = way.connect(&skd);
         assert_eq!(skd.stop().code(), Some(0));
         assert_eq!(skd.processes(), [handler], "{way:?}");
         echo(&mut client, b"served");
         drop(client);
         wait_until("it ends", || skd.processes().is_empty());
-        // And so they are when nobody could tell them anything.
+        // Also when skd had no time to tell them.
         let skd = with(way, &[]).run("cat");
-        let (mut client, handler) = way.hand_over(&skd);
+        let (mut client, handler) = way.connect(&skd);
         way.ready(&skd);
         skd.signal(Signal::SIGKILL);
         skd.wait();
@@ -1201,10 +1201,10 @@ fn nothing_that_stands_ready_outlives_skd() {
 }
 
 #[test]
-fn a_start_that_is_under_way_ends_with_skd() {
+fn a_start_in_progress_ends_with_skd() {
     requires_command("perl");
-    // Looks at nobody, and blocks.
-    for &way in Way::AHEAD {
+    // The program answers no client, and blocks.
+    for &way in Way::PRESTARTED {
         for signal in [Signal::SIGTERM, Signal::SIGKILL] {
             let skd = with(way, &[]).run_with("perl", ["-e", "1 while 1"]);
             skd.wait_until("a start is under way", || !skd.children().is_empty());
@@ -1216,14 +1216,16 @@ fn a_start_that_is_under_way_ends_with_skd() {
 }
 
 #[test]
-fn a_drain_waits_for_those_that_serve_alone() {
+fn a_drain_waits_only_for_handlers_with_a_client() {
     for &way in Way::ALL {
         let skd = with(way, &["--drain=1h"]).run("cat");
-        let (mut client, handler) = way.hand_over(&skd);
+        let (mut client, handler) = way.connect(&skd);
         way.ready(&skd);
         skd.signal(Signal::SIGTERM);
         skd.wait_for_log("Draining: 1 handlers have 1h to end");
-        skd.wait_until("nobody stands ready", || skd.children() == [handler]);
+        skd.wait_until("no prestarted handler is left", || {
+            skd.children() == [handler]
+        });
         echo(&mut client, b"served");
         drop(client);
         assert_eq!(skd.wait().code(), Some(0));
@@ -1231,10 +1233,10 @@ fn a_drain_waits_for_those_that_serve_alone() {
     }
 }
 
-// What counts.
+// Limits and timeouts.
 
 #[test]
-fn places_are_of_those_that_serve() {
+fn only_handlers_with_a_client_take_slots() {
     for &way in Way::ALL {
         let skd = with(way, &["-v", "-c2"]).run("cat");
         way.ready(&skd);
@@ -1246,18 +1248,18 @@ fn places_are_of_those_that_serve() {
         third.write_all(b"third").unwrap();
         skd.wait_for_log("all 2 slots are taken");
         way.wait_serving(&skd, 2);
-        let stock = way.ready(&skd);
+        let pool = way.ready(&skd);
         let [first, second] = clients;
         drop(first);
         assert_eq!(receive(&mut third, 5), b"third");
-        assert_eq!(way.ready(&skd).len(), stock.len());
+        assert_eq!(way.ready(&skd).len(), pool.len());
         drop((second, third));
         skd.wait_for_log("Running 0 of 2 handlers");
     }
 }
 
 #[test]
-fn a_source_has_no_more_than_it_may() {
+fn a_source_has_no_more_handlers_than_its_limit() {
     for &way in Way::ALL {
         let skd = with(way, &["--max-per-source=2"]).run("cat");
         way.ready(&skd);
@@ -1285,7 +1287,7 @@ fn ends(client: &mut TcpStream) {
     }
 }
 
-/// How long a handler ran, as the last word of its line says.
+/// The duration of a handler, from the end of its log line.
 #[track_caller]
 fn seconds(line: &str) -> f64 {
     let (_, last) = line.rsplit_once(' ').unwrap();
@@ -1293,14 +1295,14 @@ fn seconds(line: &str) -> f64 {
 }
 
 #[test]
-fn a_time_limit_is_of_the_time_that_a_handler_serves() {
+fn the_timeout_counts_from_the_connection() {
     let script = "read line; sleep 1000 & echo ready; wait";
     for &way in Way::ALL {
         let skd = with(way, &["--timeout=2s"]).run_with("sh", ["-c", script]);
-        // The second time by one that has stood ready for longer than that.
+        // The second time with a handler that was prestarted longer ago than that.
         let before = way.ready(&skd);
         for turn in 1..=2 {
-            let (mut client, handler) = way.hand_over(&skd);
+            let (mut client, handler) = way.connect(&skd);
             client.write_all(b"\n").unwrap();
             assert_eq!(receive(&mut client, 6), b"ready\n");
             let child = children(handler)[0];
@@ -1316,17 +1318,17 @@ fn a_time_limit_is_of_the_time_that_a_handler_serves() {
         let least = if way == Way::Fork {
             1
         } else {
-            way.stock().saturating_sub(2)
+            way.pool_size().saturating_sub(2)
         };
         assert!(before.iter().filter(stayed).count() >= least, "{way:?}");
     }
 }
 
 #[test]
-fn an_idle_time_is_of_the_connection() {
+fn the_idle_timeout_is_that_of_the_connection() {
     for &way in Way::ALL {
         let skd = with(way, &["--idle-timeout=2s"]).run("cat");
-        let (mut client, handler) = way.hand_over(&skd);
+        let (mut client, handler) = way.connect(&skd);
         ends(&mut client);
         skd.wait_for_log(&format!("skd: handler {handler} of connection from "));
         let end = format!("pid {handler} was terminated by signal 15 after ");
@@ -1337,7 +1339,7 @@ fn an_idle_time_is_of_the_connection() {
 }
 
 #[test]
-fn each_connection_has_its_lines() {
+fn each_connection_has_its_log_lines() {
     // The process id that a shell knows may be that of the template.
     let script = "read line; case $line in \
                   kill) kill -9 $(cut -d ' ' -f 4 /proc/self/stat);; esac; exit $line";
@@ -1348,7 +1350,7 @@ fn each_connection_has_its_lines() {
             (b"7\n", "exited with status 7"),
             (b"kill\n", "was terminated by signal 9"),
         ] {
-            let (client, handler) = way.hand_over(&skd);
+            let (client, handler) = way.connect(&skd);
             let port = client.local_addr().unwrap().port();
             assert_eq!(talk(client, said), b"", "{way:?}");
             let peer = format!("connection from [127.0.0.1]:{port}");
@@ -1363,18 +1365,18 @@ fn each_connection_has_its_lines() {
 }
 
 #[test]
-fn process_1_of_a_container_has_a_stock_too() {
+fn process_1_of_a_container_has_a_pool_too() {
     requires_root();
     requires_command("unshare");
     for &way in Way::ALL {
-        // Each leaves orphans, which are process 1's.
+        // Each handler leaves orphans, which become children of process 1.
         let script = "read line; (true & true &); echo \"$line\"; exec cat";
         let skd = with(way, &[]).wrapper(["unshare", "-p", "-f", "--mount-proc", "--kill-child"]);
         let skd = skd.run_with("sh", ["-c", script]);
         let inside = status_field(skd.pid(), "NSpid").unwrap();
         assert_eq!(inside.split_whitespace().last(), Some("1"));
         for _ in 0..5 {
-            assert_eq!(talk(way.hand_over(&skd).0, b"one\ntwo\n"), b"one\ntwo\n");
+            assert_eq!(talk(way.connect(&skd).0, b"one\ntwo\n"), b"one\ntwo\n");
         }
         let address = skd.address();
         thread::scope(|scope| {
@@ -1397,18 +1399,18 @@ fn process_1_of_a_container_has_a_stock_too() {
 }
 
 #[test]
-fn a_daemon_has_a_stock_and_renews_it() {
+fn a_daemon_has_a_pool_and_renews_it() {
     for &way in Way::ALL {
         let skd = Skd::new(["-t", "127.0.0.1:0"])
             .args(way.options())
             .daemon("cat");
         let before = way.ready(&skd);
         skd.signal(Signal::SIGHUP);
-        skd.wait_until("there are others", || {
+        skd.wait_until("there are replacements", || {
             let found = parked(skd.pid());
-            found.len() == way.stock() && found.iter().all(|pid| !before.contains(pid))
+            found.len() == way.pool_size() && found.iter().all(|pid| !before.contains(pid))
         });
-        assert_eq!(talk(way.hand_over(&skd).0, b"served"), b"served");
+        assert_eq!(talk(way.connect(&skd).0, b"served"), b"served");
         skd.stop();
         assert_eq!(skd.processes(), [0; 0]);
     }

@@ -17,10 +17,10 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::environment::Variables;
-use super::plan::Role;
-use super::spawn::SpawnError;
-use super::{Method, Pidfds, Plan, Pool, Spawner};
+use crate::child::environment::Variables;
+use crate::child::plan::Role;
+use crate::child::spawn::SpawnError;
+use crate::child::{Method, Pidfds, Plan, Pool, Spawner};
 use crate::config::{Prestart, ServiceId, Span, Surroundings};
 use crate::sys::child::{self, CloneCall, Descriptors, Launch, Stage, Step};
 use crate::sys::descriptors::{Low, Reserved, copy_above};

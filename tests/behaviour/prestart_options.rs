@@ -1,5 +1,5 @@
-//! `--warm` and `--fork-server`: what they can be used with, what a handler's environment has then, and
-//! that a daemon with them goes through all that one without goes through.
+//! `--warm` and `--fork-server`: allowed combinations, the environment of a handler, and everything that a daemon
+//! without these options does as well.
 
 use crate::harness::{
     DEADLINE, Directory, Instance, MARK, Skd, connect_unix, echo, poll_for, requires_command,
@@ -19,10 +19,10 @@ use std::time::Duration;
 
 const MODES: [&[&str]; 2] = [&["--warm", "2"], &["--fork-server"]];
 
-/// Enough that some are served by what stands ready, where that can be, and some otherwise.
+/// Enough clients for some handlers to be prestarted, where that is possible, and some to be started on demand.
 const CLIENTS: usize = 8;
 
-/// A command line that is refused by a start and by `--check` alike.
+/// Asserts that a start and `--check` refuse a command line alike.
 #[track_caller]
 fn refused(words: &[&str], texts: &[&str]) {
     let start = Skd::new(words).end();
@@ -33,7 +33,7 @@ fn refused(words: &[&str], texts: &[&str]) {
 }
 
 #[test]
-fn what_they_cannot_be_used_with_is_refused_in_a_sentence() {
+fn incompatible_options_are_refused_with_a_reason() {
     for mode in MODES {
         let option = mode[0];
         for (words, text) in [
@@ -76,7 +76,7 @@ fn what_they_cannot_be_used_with_is_refused_in_a_sentence() {
 }
 
 #[test]
-fn values_that_make_no_sense_are_refused() {
+fn values_out_of_range_are_refused() {
     for number in ["0", "4097", "-1", "1k", ""] {
         let option = format!("--warm={number}");
         let texts = ["--warm", "a decimal number from 1 to 4096"];
@@ -95,7 +95,7 @@ fn values_that_make_no_sense_are_refused() {
         let words = [&["--fork-server-max-age=1h"], more, &["cat"]].concat();
         refused(&words, &[age, "no use without --fork-server"]);
     }
-    // The ends of what does.
+    // The smallest and the largest value.
     for words in [
         &["--warm=1"][..],
         &["--warm=4096"],
@@ -107,7 +107,7 @@ fn values_that_make_no_sense_are_refused() {
 }
 
 #[test]
-fn a_datagram_socket_that_is_handed_over_is_refused() {
+fn an_inherited_datagram_socket_is_refused() {
     for mode in MODES {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let skd = Skd::new(mode).args(["--listen-fd=3", "cat"]);
@@ -153,14 +153,14 @@ fn a_rule_that_sets_environment_is_refused_at_the_start_and_at_hup() {
             .binary(&binary)
             .run("cat");
         echo(&mut skd.connect(), b"allowed");
-        // The next image has them from this one.
+        // The new binary gets them from the old one.
         for upgraded in [false, true] {
             if upgraded {
                 upgrade(&skd);
             }
             directory.write("rules", "deny all\nallow all env A=1");
             let stay = format!(
-                "{sentence}: handlers run before it is known whose they are; the old rules stay"
+                "{sentence}: handlers run before their client is known; the old rules stay"
             );
             let before = skd.logged(&stay).len();
             wait_out_throttle();
@@ -176,14 +176,14 @@ fn a_rule_that_sets_environment_is_refused_at_the_start_and_at_hup() {
     }
 }
 
-/// By somebody else: with this process's file open for writing a program forked meanwhile by another test
-/// would make an exec fail.
+/// Copies a program with a child process: while this process has the file open for writing, a process that another
+/// test forks would make an exec of it fail.
 fn install(program: &str, to: &Path) {
     let mut install = Command::new("install");
     assert!(install.arg(program).arg(to).status().unwrap().success());
 }
 
-/// USR2, and the new image goes on.
+/// Sends USR2, and waits for the upgrade.
 #[track_caller]
 fn upgrade(skd: &Instance) {
     let told = || skd.logged("Upgraded from skd ").len();
@@ -194,8 +194,8 @@ fn upgrade(skd: &Instance) {
 
 type Variables = BTreeMap<String, String>;
 
-/// A skd whose handlers write their environment, which has just PATH, the mark, and what skd sets; and
-/// lies for some of what it mustn't pass on.
+/// A skd whose handlers print their environment. Its own has PATH, the mark, and false values of variables that it
+/// must not pass on.
 fn showing(mode: &[&str], listeners: &[&str]) -> Skd {
     let skd = Skd::new(mode).arg("-vv").args(listeners).env_clear();
     let skd = skd.env("PATH", "/usr/local/bin:/usr/bin:/bin");
@@ -225,7 +225,7 @@ fn expected<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Variable
 }
 
 #[test]
-fn the_environment_says_what_all_listeners_have_in_common_and_nothing_about_a_client() {
+fn the_environment_has_what_all_listeners_share_and_nothing_about_a_client() {
     for mode in MODES {
         for (listeners, local_ip) in [
             (&["-t", "127.0.0.1:0"][..], Some("127.0.0.1")),
@@ -256,7 +256,7 @@ fn the_environment_says_what_all_listeners_have_in_common_and_nothing_about_a_cl
 }
 
 #[test]
-fn the_environment_on_unix_sockets_has_their_path_if_there_is_one() {
+fn the_environment_on_unix_sockets_has_their_path_if_they_share_one() {
     let directory = Directory::new();
     let (one, other) = (directory.name("one"), directory.name("other"));
     for mode in MODES {
@@ -282,7 +282,7 @@ fn the_environment_on_unix_sockets_has_their_path_if_there_is_one() {
 }
 
 #[test]
-fn without_them_the_environment_is_as_ever() {
+fn the_environment_without_these_options_is_unchanged() {
     let skd = showing(&[], &["-t", "127.0.0.1:0"]).run_with("env", ["-0"]);
     let seen = read(&talk(skd.connect(), b""));
     assert_eq!(seen["REMOTE_ADDR"], "127.0.0.1");
@@ -290,14 +290,14 @@ fn without_them_the_environment_is_as_ever() {
 }
 
 #[test]
-fn hup_renews_them_and_does_not_end_a_daemon_in_the_foreground() {
+fn hup_renews_prestarted_handlers_and_does_not_end_a_daemon_in_the_foreground() {
     for mode in MODES {
         let directory = Directory::new();
         let script = directory.script("handler", "#!/bin/sh\necho old\n");
         let skd = Skd::new(mode).args(["-v", "-t", "127.0.0.1:0"]);
         let skd = skd.run(&script);
         assert_eq!(talk(skd.connect(), b""), b"old\n");
-        // Moved there, as a package manager does: what runs keeps the file that it has open.
+        // Renamed, as a package manager does: running processes keep the old file open.
         let next = directory.script("next", "#!/bin/sh\necho new\n");
         fs::rename(next, &script).unwrap();
         skd.signal(Signal::SIGHUP);
@@ -312,7 +312,7 @@ fn hup_renews_them_and_does_not_end_a_daemon_in_the_foreground() {
 }
 
 #[test]
-fn an_upgrade_goes_through_and_one_that_is_refused_changes_nothing() {
+fn an_upgrade_succeeds_and_a_refused_upgrade_changes_nothing() {
     for mode in MODES {
         let directory = Directory::new();
         let binary = directory.join("skd");
@@ -337,13 +337,13 @@ fn an_upgrade_goes_through_and_one_that_is_refused_changes_nothing() {
             echo(client, b"still");
         }
         assert_eq!(talk(skd.connect(), b"anew"), b"anew");
-        // Handlers go on, and nothing else is left.
+        // Handlers stay, and nothing else is left.
         let stopped = skd.stop();
         assert_eq!(stopped.code(), Some(0));
         for client in &mut clients {
             echo(client, b"left");
         }
-        wait_until("none but handlers are left", || {
+        wait_until("only handlers are left", || {
             skd.processes().len() == clients.len()
         });
         drop(clients);
@@ -352,7 +352,7 @@ fn an_upgrade_goes_through_and_one_that_is_refused_changes_nothing() {
 }
 
 #[test]
-fn nothing_is_left_of_them_at_the_end() {
+fn no_prestarted_handler_is_left_at_the_end() {
     for mode in MODES {
         for (signal, drain) in [
             (Signal::SIGTERM, None),
@@ -364,7 +364,7 @@ fn nothing_is_left_of_them_at_the_end() {
             let skd = Skd::new(mode).args(drain).args(["-v", "-t", "127.0.0.1:0"]);
             let skd = skd.run("cat");
             assert_eq!(talk(skd.connect(), b"served"), b"served");
-            // One that is told to end makes the status another.
+            // A handler that gets TERM changes the status.
             skd.wait_for_log("Closed connection");
             skd.signal(signal);
             assert_eq!(skd.wait().code(), Some(0), "{mode:?} {signal} {drain:?}");
@@ -384,7 +384,7 @@ fn a_drain_serves_its_clients_to_their_end() {
             .for_each(|client| echo(client, b"served"));
         skd.signal(Signal::SIGTERM);
         skd.wait_for_log(&format!("Draining: {CLIENTS} handlers"));
-        // HUP is nothing to start anew for.
+        // HUP starts no new handlers now.
         skd.signal(Signal::SIGHUP);
         for mut client in clients {
             echo(&mut client, b"to the end");
@@ -395,7 +395,7 @@ fn a_drain_serves_its_clients_to_their_end() {
 }
 
 #[test]
-fn all_threads_have_their_low_descriptors_where_few_may_be_open() {
+fn all_threads_have_low_descriptors_under_a_small_limit() {
     for mode in MODES {
         let skd = Skd::new(mode).args(["--threads=16", "-t", "127.0.0.1:0"]);
         let skd = skd.limit(Resource::RLIMIT_NOFILE, 150, 150).run("cat");
@@ -406,9 +406,9 @@ fn all_threads_have_their_low_descriptors_where_few_may_be_open() {
     }
 }
 
-/// Process 1 looks at all children: those that stand ready are neither its handlers nor strangers.
+/// Process 1 reaps all children: prestarted handlers are neither its serving handlers nor strangers.
 #[test]
-fn process_1_counts_its_handlers_and_no_others() {
+fn process_1_counts_only_its_handlers() {
     requires_root();
     requires_command("unshare");
     for mode in MODES {
@@ -430,9 +430,9 @@ fn process_1_counts_its_handlers_and_no_others() {
     }
 }
 
-/// And whoever is killed there is reaped, and replaced, without a client noticing.
+/// A killed prestarted handler is reaped and replaced, and no client notices.
 #[test]
-fn process_1_replaces_those_that_are_killed() {
+fn process_1_replaces_killed_prestarted_handlers() {
     requires_root();
     requires_command("unshare");
     for mode in MODES {
@@ -442,7 +442,7 @@ fn process_1_replaces_those_that_are_killed() {
             .run("cat");
         for round in 1..=3 {
             let ready = || skd.logged("Ready: pid ").len();
-            skd.wait_until("one stands ready", || ready() >= round);
+            skd.wait_until("a prestarted handler waits", || ready() >= round);
             let before = ready();
             for pid in skd.processes() {
                 if name_of(pid).as_deref() == Some("cat") {
@@ -452,7 +452,7 @@ fn process_1_replaces_those_that_are_killed() {
             for _ in 0..CLIENTS {
                 assert_eq!(talk(skd.connect(), b"served"), b"served");
             }
-            skd.wait_until("they are replaced", || ready() > before);
+            skd.wait_until("the killed handlers are replaced", || ready() > before);
         }
         let mut all = skd.processes().into_iter();
         let daemon = all.find(|&pid| name_of(pid).as_deref() == Some("skd"));
@@ -467,7 +467,7 @@ fn name_of(pid: i32) -> Option<String> {
 }
 
 #[test]
-fn more_than_there_is_room_for_is_a_note() {
+fn a_pool_larger_than_the_limits_allow_is_a_note() {
     let skd = Skd::new(["--check", "--warm=400", "-t0"]).args(["cat"]);
     let check = skd.limit(Resource::RLIMIT_NOFILE, 200, 200).end();
     check.expect_code(0);
@@ -475,9 +475,9 @@ fn more_than_there_is_room_for_is_a_note() {
     check.expect_stderr(&[note, "200 open files"]);
 }
 
-/// What the manual shows of asking who the client is, each as it is printed.
+/// The manual's examples of asking for the client's address, as printed.
 #[test]
-fn the_ways_to_know_the_client_that_the_manual_shows_work() {
+fn the_manual_s_ways_to_find_the_client_s_address_work() {
     requires_command("perl");
     requires_command("python3");
     let page = fs::read_to_string("man/skd.8").unwrap();

@@ -1,5 +1,5 @@
-//! Real programs as they are, made in each way: whatever a client gets, it gets to the byte from a handler that
-//! stood ready for it; and what can't stand ready is started when its client comes.
+//! Real programs, unmodified, started in each way. A client gets the same bytes from a prestarted handler, and a
+//! program that can't be prestarted is started when its client comes.
 
 use crate::harness::{
     Directory, Running, Skd, Way, connect_unix, requires_command, requires_root, talk,
@@ -10,20 +10,20 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-/// Commands of a client that take longer than any does here have failed.
-const PATIENCE: &str = "60";
+/// Timeout in seconds for commands of a client; all commands here take less.
+const TIMEOUT: &str = "60";
 
-/// Runs a command and returns what it printed, and its status.
+/// Runs a command, and returns its output and its status.
 #[track_caller]
 fn output_and_status(command: &str, args: &[&str], input: &[u8]) -> (Vec<u8>, i32) {
     let mut run = Command::new("timeout");
-    run.arg(PATIENCE).arg(command).args(args);
+    run.arg(TIMEOUT).arg(command).args(args);
     run.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = run.spawn().expect("timeout(1)");
     let mut stdin = child.stdin.take().expect("a pipe");
     let output = thread::scope(|scope| {
         scope.spawn(move || {
-            // Whoever doesn't read all closes it.
+            // A command that doesn't read all of its input closes it.
             let _ = stdin.write_all(input);
         });
         child.wait_with_output().expect("its end")
@@ -32,7 +32,7 @@ fn output_and_status(command: &str, args: &[&str], input: &[u8]) -> (Vec<u8>, i3
     (output.stdout, status)
 }
 
-/// The same for one that has to succeed.
+/// The output of a command that must succeed.
 #[track_caller]
 fn output(command: &str, args: &[&str], input: &[u8]) -> Vec<u8> {
     let (output, status) = output_and_status(command, args, input);
@@ -41,7 +41,7 @@ fn output(command: &str, args: &[&str], input: &[u8]) -> Vec<u8> {
     output
 }
 
-/// A skd that says what it does, on a port and a unix socket.
+/// A verbose skd on a port and a unix socket.
 fn serving(directory: &Directory, way: Way, program: &str, args: &[&str]) -> Running {
     Skd::new(["-v", "-t", "127.0.0.1:0", "-l"])
         .arg(directory.join("socket"))
@@ -49,7 +49,7 @@ fn serving(directory: &Directory, way: Way, program: &str, args: &[&str]) -> Run
         .run_with(program, args)
 }
 
-/// Waits until so many handlers have ended, none of them by a signal, and sees that skd had nothing to say of them.
+/// Waits until `handlers` handlers have ended, none of them by a signal, and asserts that skd reports no trouble.
 #[track_caller]
 fn all_is_well(skd: &Running, way: Way, handlers: usize) {
     skd.wait_for_logs("exited with status ", handlers);
@@ -58,7 +58,7 @@ fn all_is_well(skd: &Running, way: Way, handlers: usize) {
     assert_eq!(skd.logged("skd: "), [""; 0], "{way:?}");
 }
 
-/// Lines of text, about as many bytes as asked for, of which none is like another.
+/// Lines of text of about `length` bytes, each different.
 fn lines(length: usize) -> Vec<u8> {
     let line = |number: usize| {
         let word = number.wrapping_mul(0x9e37_79b9) % 0x1_0000_0000;
@@ -77,7 +77,7 @@ fn lines(length: usize) -> Vec<u8> {
     text
 }
 
-/// Does this so many times at once, each time with a number of its own, and gives what came of it.
+/// Runs `body` `count` times in parallel, each time with another number, and returns the results.
 fn at_once<T: Send>(count: usize, body: impl Fn(usize) -> T + Sync) -> Vec<T> {
     thread::scope(|scope| {
         let body = &body;
@@ -91,14 +91,14 @@ fn at_once<T: Send>(count: usize, body: impl Fn(usize) -> T + Sync) -> Vec<T> {
     })
 }
 
-/// What such a program answers to inputs of all sizes, and its status, is what it is without skd, however its handlers are
-/// made and however many clients there are at once. It has to read before it ends.
+/// Asserts that output and status of a program that filters its input are the same with skd as without it, for inputs
+/// of all sizes, each way of starting and concurrent clients. The program must read before it ends.
 #[track_caller]
 fn filter(program: &str, args: &[&str]) {
     filter_of(1_000_000, program, args);
 }
 
-/// The same with this size of the largest, for those who read each byte by itself.
+/// The same with `most` as the largest size, for programs that read byte by byte.
 #[track_caller]
 fn filter_of(most: usize, program: &str, args: &[&str]) {
     let inputs = [Vec::new(), b"one line\n".to_vec(), lines(most)];
@@ -119,9 +119,9 @@ fn filter_of(most: usize, program: &str, args: &[&str]) {
             let whole = expected.len();
             assert!(heard == *expected, "{way:?}: {length} bytes, not {whole}");
         };
-        let first = way.hand_over(&skd).0;
+        let first = way.connect(&skd).0;
         assert!(talk(first, &inputs[1]) == expected[1].0, "{way:?}");
-        // More than stand ready.
+        // More clients than prestarted handlers.
         thread::scope(|scope| {
             let ask = &ask;
             scope.spawn(move || ask(false, 2));
@@ -139,7 +139,7 @@ fn filter_of(most: usize, program: &str, args: &[&str]) {
     }
 }
 
-/// The same for a script of this interpreter, in a file of its own.
+/// The same for a script of this interpreter, in a file.
 #[track_caller]
 fn script(interpreter: &str, text: &str) {
     script_of(1_000_000, interpreter, text);
@@ -152,7 +152,7 @@ fn script_of(most: usize, interpreter: &str, text: &str) {
     filter_of(most, script.to_str().unwrap(), &[]);
 }
 
-/// The path of a command, since it is the first line of a script.
+/// The path of a command, for the first line of a script.
 fn path_of(command: &str) -> String {
     requires_command(command);
     let line = format!("command -v {command}");
@@ -160,7 +160,7 @@ fn path_of(command: &str) -> String {
     String::from_utf8(path).unwrap().trim().to_owned()
 }
 
-/// Python itself, where `python3` is a script that looks for it.
+/// The path of Python itself, where `python3` is a script that looks for it.
 fn python() -> String {
     requires_command("python3");
     let line = "import sys; print(sys.executable)";
@@ -175,7 +175,7 @@ fn cat() {
 
 #[test]
 fn grep() {
-    // It says with its status whether it has found something.
+    // Its status says whether it has found something.
     filter("grep", &["-n", "-E", "^|[0-9]$"]);
 }
 
@@ -185,7 +185,7 @@ fn sed() {
 }
 
 #[test]
-fn bash_reads_and_says() {
+fn bash_reads_and_writes() {
     let text = "declare -i count=0\n\
                 while IFS= read -r line; do\n\
                     [[ $line =~ ^[0-9]+ ]] && echo \"${BASH_REMATCH[0]} ${#line}\"\n\
@@ -196,7 +196,7 @@ fn bash_reads_and_says() {
 }
 
 #[test]
-fn dash_reads_and_says() {
+fn dash_reads_and_writes() {
     let text = "count=0\n\
                 while IFS= read -r line; do count=$((count + 1)); echo \"$count ${#line}\"; done\n\
                 echo \"$count lines\"";
@@ -204,7 +204,7 @@ fn dash_reads_and_says() {
 }
 
 #[test]
-fn a_shell_with_a_text_of_its_own() {
+fn a_shell_script_in_an_argument() {
     let text = "cat <<END\n\
                 Welcome to $(printf '%s' here), where 1 + 1 is $((1 + 1)).\n\
                 END\n\
@@ -265,7 +265,7 @@ fn python_with_its_full_exit() {
 }
 
 #[test]
-fn python_that_leaves_at_once() {
+fn python_that_exits_at_once() {
     let text = "import sys, os\n\
                 said = sys.stdin.buffer.read()\n\
                 sys.stdout.buffer.write(said[::-1])\n\
@@ -275,7 +275,7 @@ fn python_that_leaves_at_once() {
 }
 
 #[test]
-fn programs_of_busybox() {
+fn busybox_programs() {
     requires_command("busybox");
     filter("busybox", &["sed", "s/e/E/g"]);
     filter_of(
@@ -286,13 +286,13 @@ fn programs_of_busybox() {
 }
 
 #[test]
-fn programs_that_run_others() {
+fn programs_that_run_other_programs() {
     requires_command("socat");
-    filter("timeout", &[PATIENCE, "nice", "sort"]);
-    filter("socat", &["-t", PATIENCE, "-", "EXEC:cat"]);
+    filter("timeout", &[TIMEOUT, "nice", "sort"]);
+    filter("socat", &["-t", TIMEOUT, "-", "EXEC:cat"]);
 }
 
-/// Touches its client in one way or another, and after that gives back what it gets.
+/// Uses its connection in a way that the argument names, and then echoes.
 const TOUCHING: &str = r#"
     #define _GNU_SOURCE
     #include <fcntl.h>
@@ -411,7 +411,7 @@ const TOUCHING: &str = r#"
         return length ? 6 : 0;
     }"#;
 
-/// What a program may do first with its client.
+/// The first uses of a connection by a program.
 const TOUCHES: [&str; 43] = [
     "read",
     "readv",
@@ -458,7 +458,7 @@ const TOUCHES: [&str; 43] = [
     "asynchronous",
 ];
 
-/// The handlers that touch their client like this answer alike, made in each way, and stood ready for it.
+/// Asserts that handlers that first use their connection like this answer alike, whichever way they are started.
 #[track_caller]
 fn touched(program: &str, touch: &str, turns: usize) {
     let said = lines(20_000);
@@ -469,7 +469,7 @@ fn touched(program: &str, touch: &str, turns: usize) {
         // One copy, and another.
         let turns = if way == Way::Exec { 1 } else { turns };
         for turn in 0..turns {
-            let heard = talk(way.hand_over(&skd).0, &said);
+            let heard = talk(way.connect(&skd).0, &said);
             let lost = heard.len() < said.len() && touch != "shutdown";
             assert!(!lost, "{touch}, {way:?}: {} bytes", heard.len());
             let expected = expected.get_or_insert_with(|| heard.clone());
@@ -480,7 +480,7 @@ fn touched(program: &str, touch: &str, turns: usize) {
 }
 
 #[test]
-fn whatever_a_program_does_first_is_done_to_its_client() {
+fn whatever_a_program_does_first_acts_on_its_connection() {
     let directory = Directory::new();
     let program = directory.compile("touching", TOUCHING);
     let next = AtomicUsize::new(0);
@@ -492,10 +492,10 @@ fn whatever_a_program_does_first_is_done_to_its_client() {
 }
 
 #[test]
-fn a_program_that_waits_first_goes_on_waiting() {
+fn a_program_that_sleeps_first_continues_its_sleep() {
     let directory = Directory::new();
     let program = directory.compile_shared("touching", TOUCHING);
-    // For longer than it takes until it is parked there.
+    // Longer than skd waits for the handler to be parked there.
     touched(program.to_str().unwrap(), "sleep", 1);
 }
 
@@ -532,13 +532,13 @@ fn repositories_are_cloned_from_git_daemon() {
     let mut expected = None;
     for &way in Way::ALL {
         let base = format!("--base-path={path}");
-        // The repository may be another's than root's by what its path says.
+        // The repository may belong to another user than root, going by its path.
         let skd = Skd::new(["-v", "-t", "127.0.0.1:0"])
             .args(way.options())
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .env("GIT_CONFIG_SYSTEM", "/dev/null")
             .run_with("git", ["daemon", "--inetd", "--export-all", &base]);
-        drop(way.hand_over(&skd).0);
+        drop(way.connect(&skd).0);
         way.ready(&skd);
         let url = format!("git://{}/project.git", skd.address());
         let clones = Directory::new();
@@ -582,8 +582,8 @@ fn files_are_fetched_from_rsync() {
         let skd = Skd::new(["-v", "-t", "127.0.0.1:0"])
             .args(way.options())
             .run_with("rsync", ["--daemon", &config]);
-        // It speaks first.
-        let mut first = way.hand_over(&skd).0;
+        // The server sends first.
+        let mut first = way.connect(&skd).0;
         assert_eq!(crate::harness::receive(&mut first, 9), b"@RSYNCD: ");
         drop(first);
         let url = format!("rsync://{}/", skd.address());
@@ -599,7 +599,7 @@ fn files_are_fetched_from_rsync() {
                 assert!(copy == contents, "{way:?}, {name}");
             }
         });
-        // A list ends with another status, and so does the client who left.
+        // A listing ends with another status, and so does an aborted client.
         skd.wait_for_logs("Closed", 1 + 2 * 5);
         assert_eq!(skd.logged("exited with status 0 after").len(), 5);
         way.wait_idle(&skd);
@@ -621,7 +621,7 @@ fn a_web_server_answers_curl() {
         let skd = Skd::new(["-v", "-t", "127.0.0.1:0"])
             .args(way.options())
             .run_with("busybox", ["httpd", "-i", "-h", path]);
-        drop(way.hand_over(&skd).0);
+        drop(way.connect(&skd).0);
         let url = format!("http://{}/", skd.address());
         at_once(6, |_| {
             for (file, contents) in [
@@ -636,7 +636,7 @@ fn a_web_server_answers_curl() {
                 );
                 assert!(heard == contents, "{way:?}, {file}");
             }
-            // What isn't there.
+            // A file that doesn't exist.
             let code = "%{http_code}";
             let missing = [
                 "-s",
@@ -654,13 +654,13 @@ fn a_web_server_answers_curl() {
     }
 }
 
-// What can't stand ready.
+// Programs that can't be prestarted.
 
-/// A service that has one line to say of why nothing stands ready, and serves.
+/// Asserts that a service logs one line about why it prestarts nothing, and serves.
 #[track_caller]
 fn falls_back(skd: &Running, way: Way, ask: impl Fn()) {
     let said = |count: usize| {
-        // Nothing is ever parked, and it isn't tried again.
+        // No process is ever parked, and there is no second attempt.
         assert_eq!(crate::harness::parked(skd.pid()), [0; 0], "{way:?}");
         let said = skd.logged("skd: ");
         assert!(said.len() <= count, "{way:?}: {said:#?}");
@@ -678,7 +678,7 @@ fn falls_back(skd: &Running, way: Way, ask: impl Fn()) {
 }
 
 #[test]
-fn a_program_that_ends_at_once_is_started_when_somebody_comes() {
+fn a_program_that_ends_at_once_is_started_for_each_client() {
     for &way in Way::ALL {
         let directory = Directory::new();
         let skd = serving(&directory, way, "true", &[]);
@@ -689,7 +689,7 @@ fn a_program_that_ends_at_once_is_started_when_somebody_comes() {
     }
 }
 
-/// Becomes whom this file belongs to, or doesn't, and says who that is; to a client that has said something.
+/// Prints its user ids to a client that has sent something; it may have the set-user-ID bit.
 const WHO: &str = r#"
     #include <stdio.h>
     #include <unistd.h>
@@ -699,8 +699,8 @@ const WHO: &str = r#"
         return printf("%d %d\n", (int)getuid(), (int)geteuid()) < 0;
     }"#;
 
-/// A service of root's that becomes this user.
-fn as_somebody(way: Way, program: &std::path::Path) -> Running {
+/// A service of root that changes to this user.
+fn serve_as(way: Way, program: &std::path::Path) -> Running {
     Skd::new(["-v", "-U", "-t", "127.0.0.1:0"])
         .args(way.options())
         .env("UID", "61234")
@@ -710,16 +710,16 @@ fn as_somebody(way: Way, program: &std::path::Path) -> Running {
 }
 
 #[test]
-fn a_set_uid_program_is_who_it_should_be() {
+fn a_set_uid_program_runs_as_its_owner() {
     requires_root();
     for &way in Way::ALL {
         let directory = Directory::public();
         let program = directory.compile("who", WHO);
-        let skd = as_somebody(way, &program);
-        assert_eq!(talk(way.hand_over(&skd).0, b"."), b"61234 61234\n");
+        let skd = serve_as(way, &program);
+        assert_eq!(talk(way.connect(&skd).0, b"."), b"61234 61234\n");
         drop(skd);
         directory.chmod("who", 0o4755);
-        let skd = as_somebody(way, &program);
+        let skd = serve_as(way, &program);
         falls_back(&skd, way, || {
             assert_eq!(talk(skd.connect(), b"."), b"61234 0\n", "{way:?}");
         });
@@ -727,10 +727,10 @@ fn a_set_uid_program_is_who_it_should_be() {
 }
 
 #[test]
-fn a_set_uid_program_is_who_it_should_be_in_a_root_directory_of_its_own() {
+fn a_set_uid_program_runs_as_its_owner_in_another_root_directory() {
     requires_root();
     for &way in Way::ALL {
-        // In which there is no /proc to look at it.
+        // That root directory has no /proc.
         let root = Directory::public();
         root.compile("who", WHO);
         root.chmod("who", 0o4755);
@@ -747,7 +747,7 @@ fn a_set_uid_program_is_who_it_should_be_in_a_root_directory_of_its_own() {
 }
 
 #[test]
-fn a_program_of_more_rights_has_them() {
+fn a_program_with_file_capabilities_has_them() {
     requires_root();
     requires_command("python3");
     let text = r#"
@@ -769,7 +769,7 @@ fn a_program_of_more_rights_has_them() {
         let directory = Directory::public();
         let program = directory.compile("rights", text);
         output("python3", &["-c", grant, program.to_str().unwrap()], b"");
-        let skd = as_somebody(way, &program);
+        let skd = serve_as(way, &program);
         falls_back(&skd, way, || {
             let heard = String::from_utf8(talk(skd.connect(), b".")).unwrap();
             assert_eq!(heard, "CapEff:\t0000000000002000\n", "{way:?}");
@@ -778,13 +778,13 @@ fn a_program_of_more_rights_has_them() {
 }
 
 #[test]
-fn a_program_that_may_not_be_read_is_run() {
+fn an_unreadable_program_is_run() {
     requires_root();
     for &way in Way::ALL {
         let directory = Directory::public();
         let program = directory.compile("who", WHO);
         directory.chmod("who", 0o711);
-        let skd = as_somebody(way, &program);
+        let skd = serve_as(way, &program);
         falls_back(&skd, way, || {
             assert_eq!(talk(skd.connect(), b"."), b"61234 61234\n", "{way:?}");
         });
@@ -792,10 +792,10 @@ fn a_program_that_may_not_be_read_is_run() {
 }
 
 #[test]
-fn where_the_machine_does_not_allow_it_handlers_are_started_as_ever() {
+fn handlers_are_started_on_demand_where_the_machine_forbids_prestarting() {
     requires_command("strace");
-    for &way in Way::AHEAD {
-        // A filter, as of a container.
+    for &way in Way::PRESTARTED {
+        // A system call filter, as of a container.
         let skd = Skd::new(["-v", "-t", "127.0.0.1:0"])
             .args(way.options())
             .refusing(libc::SYS_ptrace, Errno::EPERM)
@@ -803,7 +803,7 @@ fn where_the_machine_does_not_allow_it_handlers_are_started_as_ever() {
         falls_back(&skd, way, || {
             assert_eq!(talk(skd.connect(), b"served"), b"served");
         });
-        // A kernel on which nobody can be sure to kill whom they mean.
+        // A kernel without pidfds, where a signal could reach another process.
         let pidfd = libc::CLONE_PIDFD as u32;
         let skd = Skd::new(["-v", "-t", "127.0.0.1:0"])
             .args(way.options())
@@ -814,7 +814,7 @@ fn where_the_machine_does_not_allow_it_handlers_are_started_as_ever() {
         falls_back(&skd, way, || {
             assert_eq!(talk(skd.connect(), b"served"), b"served");
         });
-        // By another, who follows all that skd starts.
+        // A tracer that follows all processes that skd starts.
         let skd = Skd::new(["-v", "-t", "127.0.0.1:0"])
             .args(way.options())
             .wrapper(["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=none"])
@@ -826,7 +826,7 @@ fn where_the_machine_does_not_allow_it_handlers_are_started_as_ever() {
 }
 
 #[test]
-fn what_cannot_be_started_is_refused_or_reported_as_ever() {
+fn a_program_that_cannot_be_started_is_refused_or_reported_as_without_prestarting() {
     let directory = Directory::new();
     let script = directory.script("script", "#!/no/such/interpreter\n");
     let (mut statuses, mut sentences) = (Vec::new(), Vec::new());
@@ -844,7 +844,7 @@ fn what_cannot_be_started_is_refused_or_reported_as_ever() {
 }
 
 #[test]
-fn what_becomes_a_daemon_serves_on() {
+fn a_program_that_daemonizes_continues_to_serve() {
     requires_command("perl");
     let text = "use POSIX; exit 0 if fork; POSIX::setsid(); exit 0 if fork; \
                 while (<STDIN>) { print \"daemon: $_\" }";

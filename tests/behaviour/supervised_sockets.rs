@@ -1,4 +1,4 @@
-//! `-S` with listeners: one program that stays, with the sockets that skd has bound.
+//! `-S` with listeners: a supervised program with the sockets that skd has bound.
 
 use crate::harness::{
     Directory, Running, Skd, assert_idle, connect_unix, descriptors, environment, exists, ids,
@@ -11,7 +11,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::thread;
 
-/// A server in perl on descriptor 3, of which `body` is run for each connection, $c.
+/// A server in perl on descriptor 3, which runs `body` for each connection, $c.
 fn server(options: Skd, body: &str) -> Running {
     requires_command("perl");
     let script = format!(
@@ -21,8 +21,8 @@ fn server(options: Skd, body: &str) -> Running {
     options.run_with("perl", ["-e", &script])
 }
 
-/// The inode numbers behind descriptors, from 3 up.
-fn handed(pid: i32) -> Vec<String> {
+/// The files and inode numbers of the descriptors from 3 up.
+fn inherited(pid: i32) -> Vec<String> {
     let open = descriptors(pid);
     open.range(3..).map(|(_, what)| what.clone()).collect()
 }
@@ -35,7 +35,7 @@ fn a_program_finds_the_sockets_and_nothing_else() {
     given.set_nonblocking(true).unwrap();
     let options = ["-S", "--listen-fd", "7", "-u", "127.0.0.1:0", "-l", &path];
     let manager = UnixDatagram::bind(directory.join("manager")).unwrap();
-    // With others that are none of its business.
+    // With other descriptors, which the program must not get.
     let stray = std::fs::File::open("/dev/null").unwrap();
     let skd = Skd::new(options)
         .descriptor(7, given)
@@ -85,7 +85,7 @@ fn a_program_finds_the_sockets_and_nothing_else() {
 }
 
 #[test]
-fn names_are_handed_on() {
+fn names_of_sockets_are_passed_on() {
     let line = "LISTEN_FDS=2 LISTEN_FDNAMES=web:admin LISTEN_PID=$$ exec \"$@\"";
     let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
     let skd = Skd::new(["-S", "-u", "127.0.0.1:0", "--systemd"])
@@ -105,13 +105,13 @@ fn names_are_handed_on() {
 }
 
 #[test]
-fn so_many_sockets_as_one_likes() {
+fn a_hundred_sockets_are_passed_on() {
     let mut options = vec!["-S"];
     options.extend(["-u", "127.0.0.1:0"].repeat(100));
     let skd = Skd::new(options).run_with("sleep", ["1000"]);
     let program = skd.wait_for_children(1)[0];
-    skd.wait_until("all are there", || handed(program).len() == 100);
-    let mut found = handed(program);
+    skd.wait_until("all are there", || inherited(program).len() == 100);
+    let mut found = inherited(program);
     assert!(
         found.iter().all(|what| what.starts_with("socket:")),
         "{found:?}"
@@ -122,7 +122,7 @@ fn so_many_sockets_as_one_likes() {
 }
 
 #[test]
-fn no_client_is_refused_while_it_is_restarted() {
+fn no_client_is_refused_during_a_restart() {
     let directory = Directory::new();
     let path = directory.name("socket");
     // Each run serves a few and fails; three restarts, the last of which comes after 0.4 s.
@@ -150,7 +150,7 @@ fn no_client_is_refused_while_it_is_restarted() {
         assert_eq!(served.len(), 50);
         assert!(
             served.iter().all(|pid| pid.ends_with(b"\n")),
-            "everybody had an answer"
+            "all clients had an answer"
         );
         served.sort();
         served.dedup();
@@ -161,11 +161,11 @@ fn no_client_is_refused_while_it_is_restarted() {
 }
 
 #[test]
-fn it_ends_with_its_program_and_then_removes_what_it_made() {
+fn skd_ends_with_its_program_and_then_removes_its_files() {
     let directory = Directory::new();
     let path = directory.name("socket");
     let pidfile = directory.name("pid");
-    // It looks at the path when it is told to end.
+    // The program checks the path when it is told to end.
     let script = "$SIG{TERM} = sub { print STDERR -S $ARGV[0] ? \"there\\n\" : \"gone\\n\"; exit 7 }; \
                   print STDERR \"ready\\n\"; sleep 1000 while 1";
     let skd = Skd::new(["-SP", &pidfile, "-l", &path]).run_with("perl", ["-e", script, &path]);
@@ -178,28 +178,28 @@ fn it_ends_with_its_program_and_then_removes_what_it_made() {
 }
 
 #[test]
-fn it_is_started_when_a_client_comes() {
+fn an_on_demand_program_is_started_when_a_client_comes() {
     let directory = Directory::new();
     let path = directory.name("socket");
     let body = "print \"$$\\n\"; close $c; exit 0";
     let options = ["-vS", "--on-demand", "-t", "127.0.0.1:0", "-l", &path];
     let skd = server(Skd::new(options), body);
-    assert!(skd.children().is_empty(), "before anybody came");
+    assert!(skd.children().is_empty(), "before a client came");
     let mut pids = Vec::new();
     for _ in 0..3 {
         pids.push(talk(skd.connect(), b""));
         skd.wait_for_logs("perl exited", pids.len());
-        assert!(skd.children().is_empty(), "nobody is there");
+        assert!(skd.children().is_empty(), "no client is waiting");
     }
     pids.dedup();
     assert_eq!(pids.len(), 3);
-    // Having done what there was to do it isn't restarted, but waited with.
+    // After a success skd doesn't restart it, but waits for a client.
     assert_eq!(skd.logged("Restarting"), [""; 0]);
-    // Any of the sockets will do.
+    // A client of any of the sockets starts it.
     let _client = connect_unix(&path);
     skd.wait_for_logs("Started perl", 4);
     assert_eq!(skd.stop().code(), Some(128 + 15));
-    // And without a program.
+    // Also without a program running.
     let skd = Skd::new(["-vS", "--on-demand", "-l", &path]).run("cat");
     assert_eq!(skd.stop().code(), Some(0));
     assert_eq!(skd.log_lines(), [""; 0]);
@@ -207,7 +207,7 @@ fn it_is_started_when_a_client_comes() {
 }
 
 #[test]
-fn one_that_leaves_its_client_waiting_is_no_storm() {
+fn a_program_that_leaves_its_client_waiting_causes_no_storm() {
     for program in ["true", "false"] {
         let skd = Skd::new(["-vS", "--on-demand", "-t", "127.0.0.1:0"]).run(program);
         let _client = skd.connect();
@@ -219,21 +219,21 @@ fn one_that_leaves_its_client_waiting_is_no_storm() {
 }
 
 #[test]
-fn one_without_clients_is_told_to_end() {
+fn a_program_without_clients_is_told_to_end() {
     let directory = Directory::new();
     let path = directory.name("socket");
     let options = ["-vS", "--on-demand", "--idle-exit", "200ms"];
-    // Others, one after another, tell the time.
+    // Other services, one after another, serve as a clock.
     let clock = || {
         let skd = Skd::new(options).args(["-t", "127.0.0.1:0"]);
         let skd = server(skd, "print \"$$\\n\"");
         talk(skd.connect(), b"");
         skd.wait_for_log("Stopping perl: no client for 0.2s");
     };
-    for place in [["-t", "127.0.0.1:0"], ["-l", &path]] {
-        let skd = Skd::new(options).args(place);
+    for listener in [["-t", "127.0.0.1:0"], ["-l", &path]] {
+        let skd = Skd::new(options).args(listener);
         let skd = server(skd, "print \"$$\\n\"; 1 while <$c>");
-        let mut client: Box<dyn Read> = match place[0] {
+        let mut client: Box<dyn Read> = match listener[0] {
             "-t" => Box::new(skd.connect()),
             _ => Box::new(skd.connect_unix()),
         };
@@ -247,9 +247,9 @@ fn one_without_clients_is_told_to_end() {
         drop(client);
         skd.wait_for_log("Stopping perl: no client for 0.2s");
         skd.wait_until("it has ended", || skd.children().is_empty());
-        // As often as one likes, and without the delay of one that fails.
+        // As often as clients come, and without the delay after a failure.
         for _ in 0..3 {
-            match place[0] {
+            match listener[0] {
                 "-t" => talk(skd.connect(), b""),
                 _ => talk(skd.connect_unix(), b""),
             };
@@ -259,7 +259,7 @@ fn one_without_clients_is_told_to_end() {
 }
 
 #[test]
-fn one_that_was_told_to_end_is_not_told_again_for_want_of_clients() {
+fn a_program_that_was_told_to_end_is_not_told_again_for_want_of_clients() {
     let options = [
         "-vS",
         "--on-demand",
@@ -277,7 +277,7 @@ fn one_that_was_told_to_end_is_not_told_again_for_want_of_clients() {
     client.read_exact(&mut [0; 1]).unwrap();
     let program = skd.wait_for_children(1)[0];
     skd.signal(Signal::SIGTERM);
-    // The client is gone when the program has been told.
+    // The client leaves after the program was told to end.
     client.read_to_end(&mut Vec::new()).unwrap();
     assert_idle(&[skd.pid()]);
     kill(Pid::from_raw(program), Signal::SIGUSR1).unwrap();
@@ -286,7 +286,7 @@ fn one_that_was_told_to_end_is_not_told_again_for_want_of_clients() {
 }
 
 #[test]
-fn one_that_doesn_t_end_when_told_is_killed() {
+fn a_program_that_ignores_term_is_killed() {
     let options = [
         "-vS",
         "--on-demand",
@@ -301,7 +301,7 @@ fn one_that_doesn_t_end_when_told_is_killed() {
 }
 
 #[test]
-fn sockets_whose_clients_cant_be_known_are_refused() {
+fn sockets_whose_clients_cannot_be_counted_are_refused() {
     let options = [
         "-S",
         "--on-demand",
@@ -314,7 +314,7 @@ fn sockets_whose_clients_cant_be_known_are_refused() {
     let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let refusal = Skd::new(options).descriptor(3, udp).end();
     refusal.expect_refusal(1, &["--idle-exit", "UDP", "has no connections"]);
-    // The kernel doesn't tell of sockets at all.
+    // The kernel lists no sockets at all.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let refusal = Skd::new(options)
         .descriptor(3, listener)
@@ -324,7 +324,7 @@ fn sockets_whose_clients_cant_be_known_are_refused() {
 }
 
 #[test]
-fn a_program_without_privileges_has_sockets_of_root_s() {
+fn a_program_without_privileges_has_sockets_bound_by_root() {
     requires_root();
     let directory = Directory::new();
     let path = directory.name("socket");
@@ -344,11 +344,11 @@ fn a_program_without_privileges_has_sockets_of_root_s() {
     assert_eq!(talk(skd.connect(), b""), b"hello\n");
     let program = skd.wait_for_children(1)[0];
     assert_eq!(ids(program).0, [61234; 4]);
-    assert_eq!(handed(program).len(), 2);
+    assert_eq!(inherited(program).len(), 2);
 }
 
 #[test]
-fn a_daemon_serves_when_its_caller_goes_on() {
+fn a_daemon_serves_when_its_caller_continues() {
     let directory = Directory::new();
     let path = directory.name("socket");
     let daemon = Skd::new(["-S", "-l", &path]).daemon_with("sleep", ["1000"]);
@@ -379,7 +379,7 @@ fn a_killed_program_leaves_the_sockets_open() {
     let first = talk(skd.connect(), b"");
     let program = skd.wait_for_children(1)[0];
     kill(Pid::from_raw(program), Signal::SIGKILL).unwrap();
-    // In the midst of it, too.
+    // In the middle of a connection, too.
     let _second = TcpStream::connect(skd.address()).expect("no refusal");
     let answer = wait_for("an answer of the next", || Some(talk(skd.connect(), b"")));
     assert_ne!(answer, first);
@@ -387,7 +387,7 @@ fn a_killed_program_leaves_the_sockets_open() {
 }
 
 #[test]
-fn a_program_that_cant_be_run_is_no_start() {
+fn a_program_that_cannot_be_run_fails_the_start() {
     let directory = Directory::new();
     let path = directory.name("socket");
     Skd::new(["-S", "-l", &path, "nonesuch"])

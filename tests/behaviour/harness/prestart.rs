@@ -1,5 +1,5 @@
-//! Handlers that are started ahead of their clients, and how a test knows them: they wait for a connection in
-//! recvmsg(2), on a descriptor that no handler starts with, and go on as the image that they were then.
+//! Prestarted handlers, and how a test recognises them: they wait for a connection in recvmsg(2), on a descriptor that
+//! no handler starts with, and serve without another exec.
 
 use super::process::{children, exists, stat_field};
 use super::{DEADLINE, Instance, poll_for, requires_root};
@@ -9,24 +9,24 @@ use std::fs;
 use std::net::TcpStream;
 use std::path::PathBuf;
 
-/// How handlers are made.
+/// A way of starting handlers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Way {
-    /// When the client has come.
+    /// When a client comes.
     Exec,
-    /// That many stand ready.
+    /// With so many prestarted handlers.
     Warm(usize),
-    /// One stands ready, and each client's is a fork of it.
+    /// With a fork server: a prestarted template, of which each handler is a copy.
     Fork,
 }
 
 impl Way {
     pub const ALL: &[Self] = &[Self::Exec, Self::Warm(4), Self::Fork];
 
-    /// Those that start something ahead.
-    pub const AHEAD: &[Self] = &[Self::Warm(4), Self::Fork];
+    /// The ways that prestart something.
+    pub const PRESTARTED: &[Self] = &[Self::Warm(4), Self::Fork];
 
-    /// The options that ask for it.
+    /// The options for this way.
     pub fn options(self) -> Vec<String> {
         match self {
             Self::Exec => Vec::new(),
@@ -35,7 +35,7 @@ impl Way {
         }
     }
 
-    /// That of a skd, by its command line.
+    /// The way of a skd, by its command line.
     pub fn of(skd: &Instance) -> Self {
         let mut words = skd.command.iter().filter_map(|word| word.to_str());
         let way = words.find_map(|word| match word {
@@ -45,8 +45,8 @@ impl Way {
         way.unwrap_or(Self::Exec)
     }
 
-    /// How many stand ready while nobody comes.
-    pub fn stock(self) -> usize {
+    /// The number of prestarted handlers while no client comes.
+    pub fn pool_size(self) -> usize {
         match self {
             Self::Exec => 0,
             Self::Warm(count) => count,
@@ -54,39 +54,39 @@ impl Way {
         }
     }
 
-    /// Waits until the whole stock stands ready, and returns it. Only root may look at it.
+    /// Waits until the whole pool waits for clients, and returns it. Only root may inspect it.
     #[track_caller]
     pub fn ready(self, skd: &Instance) -> Vec<i32> {
         if self != Self::Exec {
             requires_root();
         }
         let mut found = Vec::new();
-        skd.wait_until("the stock stands ready", || {
+        skd.wait_until("the pool waits for clients", || {
             found = parked(skd.pid());
-            found.len() == self.stock()
+            found.len() == self.pool_size()
         });
         found
     }
 
-    /// A client that has come and hasn't said anything, and its handler, which is one that stood ready or a fork of
-    /// one. It may not end before it hears from its client.
+    /// Connects a client that sends nothing, and returns it with its handler, a prestarted one or a copy of
+    /// the template. The program may not end before it reads.
     #[track_caller]
-    pub fn hand_over(self, skd: &Instance) -> (TcpStream, i32) {
+    pub fn connect(self, skd: &Instance) -> (TcpStream, i32) {
         let ready = self.ready(skd);
-        let images: Vec<u64> = ready.iter().copied().filter_map(image).collect();
+        let exec_ids: Vec<u64> = ready.iter().copied().filter_map(exec_id).collect();
         let programs: Vec<_> = ready.iter().copied().map(program).collect();
-        assert_eq!(images.len(), self.stock());
-        let (before, its_own) = (self.serving(skd), image(skd.pid()));
+        assert_eq!(exec_ids.len(), self.pool_size());
+        let (before, its_own) = (self.serving(skd), exec_id(skd.pid()));
         let (client, mut handler) = (skd.connect(), None);
-        skd.wait_until("a handler that stood ready", || {
+        skd.wait_until("a prestarted handler serves", || {
             let mut serving = self.serving(skd);
             serving.retain(|pid| !before.contains(pid));
             handler = serving.into_iter().find(|&pid| {
-                let same = image(pid).is_some_and(|image| images.contains(&image));
-                // It may have become another program since.
+                let same = exec_id(pid).is_some_and(|exec_id| exec_ids.contains(&exec_id));
+                // It may have executed another program since.
                 let same = || same || !programs.contains(&program(pid));
                 match self {
-                    Self::Exec => image(pid).is_some_and(|image| Some(image) != its_own),
+                    Self::Exec => exec_id(pid).is_some_and(|exec_id| Some(exec_id) != its_own),
                     Self::Warm(_) => ready.contains(&pid) && same(),
                     Self::Fork => !ready.contains(&pid) && same(),
                 }
@@ -96,29 +96,29 @@ impl Way {
         (client, handler.expect("a handler"))
     }
 
-    /// Waits until nothing but the stock is left of skd's children.
+    /// Waits until nothing but the pool is left of skd's children.
     #[track_caller]
     pub fn wait_idle(self, skd: &Instance) {
-        skd.wait_until("nothing but the stock is left", || {
+        skd.wait_until("nothing but the pool is left", || {
             let found = parked(skd.pid());
-            found.len() == self.stock() && children(skd.pid()).len() == found.len()
+            found.len() == self.pool_size() && children(skd.pid()).len() == found.len()
         });
     }
 
-    /// Waits until all prestarted handlers wait and `count` others serve, and returns these. A prestarted handler that
-    /// wakes for a moment looks like one that serves.
+    /// Waits until all prestarted handlers wait and `count` others serve, and returns these. A prestarted handler
+    /// that wakes for a moment looks like a serving one.
     #[track_caller]
     pub fn wait_serving(self, skd: &Instance, count: usize) -> Vec<i32> {
         let mut found = Vec::new();
         skd.wait_until(&format!("{count} handlers serve"), || {
             let ready = parked(skd.pid()).len();
             found = self.serving(skd);
-            ready == self.stock() && found.len() == count
+            ready == self.pool_size() && found.len() == count
         });
         found
     }
 
-    /// The children of skd that serve, or ended and aren't reaped, or start. Of a skd whose stock is complete, those
+    /// The children of skd that serve, or ended and aren't reaped, or start. With a complete pool, those
     /// that serve.
     pub fn serving(self, skd: &Instance) -> Vec<i32> {
         let mut found = skd.children();
@@ -134,7 +134,7 @@ pub fn parked(skd: i32) -> Vec<i32> {
     found
 }
 
-/// Whether `pid` waits for a connection to serve. It says so of nobody who waits for a message of its client.
+/// Whether `pid` waits for a connection to serve. False for a handler that waits for a message of its client.
 pub fn is_parked(pid: i32) -> bool {
     let text = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
     let mut words = text.split(' ');
@@ -144,8 +144,8 @@ pub fn is_parked(pid: i32) -> bool {
     call && descriptor.is_some_and(|descriptor| descriptor > 2)
 }
 
-/// Kills a child of skd's if it stands ready, and says whether it did. Nobody is killed who serves: stopped first, it can't
-/// begin to.
+/// Kills a child of skd if it is a waiting prestarted handler, and returns whether it was. A handler with a client
+/// is not killed: the process is stopped first, so that it can't begin to serve.
 pub fn slay_if_parked(pid: i32) -> bool {
     if !is_parked(pid) {
         return false;
@@ -166,14 +166,14 @@ pub fn slay_if_parked(pid: i32) -> bool {
     slain
 }
 
-/// The program that a process is. It can't be said of one that is gone.
+/// The executable of a process; `None` if the process has ended.
 fn program(pid: i32) -> Option<PathBuf> {
     fs::read_link(format!("/proc/{pid}/exe")).ok()
 }
 
-/// What an exec has given a process, and its forks have too: where its stack begins, which is random. `None` for one that
-/// is gone.
-pub fn image(pid: i32) -> Option<u64> {
+/// Identifies an exec: the random address of the stack, which forks of the process share. `None` if the process
+/// has ended.
+pub fn exec_id(pid: i32) -> Option<u64> {
     stat_field(pid, 28)?
         .parse()
         .ok()
