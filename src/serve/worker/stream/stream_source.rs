@@ -54,7 +54,8 @@ struct Stream<'a> {
 impl<'a> Stream<'a> {
     fn new(thread: Thread<'a>) -> Self {
         let services = thread.shared.services.iter();
-        let queues = thread.shared.wakers.len();
+        let with_queues = services.clone().filter(|it| it.policy.is_some()).count();
+        let queues = thread.shared.wakers.len() * with_queues;
         Self {
             thread,
             services: services
