@@ -316,7 +316,10 @@ fn rules_can_be_reloaded_after_a_chroot_and_a_drop_of_privileges() {
     assert_eq!(let_in(&skd, &FOUR), ["127.0.0.3"]);
     // Names aren't looked up there, and this one wasn't known.
     outside.write("rules", "allow all\nallow gid=root");
-    reload(&skd, "line 2, column 7: 'root' can't be looked up in another");
+    reload(
+        &skd,
+        "line 2, column 7: 'root' can't be looked up in another",
+    );
     assert_eq!(let_in(&skd, &FOUR), ["127.0.0.3"]);
     outside.write("rules", "allow all");
     outside.chmod("rules", 0o600);
