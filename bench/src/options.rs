@@ -235,7 +235,7 @@ impl Settings {
         let mut handlers = chosen_or(&options.handlers, usual.handlers);
         handlers.retain(|handler| handler.serves(&groups));
         if quick && options.handlers.is_empty() {
-            // Each is similar to another one that stays.
+            // Each is similar to another that stays.
             handlers
                 .retain(|handler| !matches!(handler, HandlerName::Bash | HandlerName::PythonFull));
         }

@@ -1,7 +1,7 @@
 //! `--check`: predicting the errors of a start, without binding, creating or changing anything.
 //!
 //! The parts are independent of each other, and in the order of the start. So the first error is the
-//! one that the start would report, and its exit status is that of the start. A port, path or pid
+//! error that the start would report, and its exit status is that of the start. A port, path or pid
 //! file in use is no error: the daemon may be running while its next command line is checked.
 
 mod capacity;

@@ -72,7 +72,7 @@ impl Plan {
         })
     }
 
-    /// Returns all errors that keep the program from being run. The first is the one that
+    /// Returns all errors that keep the program from being run. The first is what
     /// [`Self::new`], or a child's preparation, fails with.
     ///
     /// A child of its own takes each step: after some, such as a limit of memory, it could only

@@ -60,7 +60,7 @@ pub(super) struct FoundSocket {
     pub(super) is_listening: bool,
 }
 
-/// A listener as it is saved for the next process image.
+/// A listener as it is saved for the next binary.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedListener {
     socket: i32,
@@ -131,7 +131,7 @@ impl Listener {
         self.announce = true;
     }
 
-    /// Saves the listener for the next process image. Its file is saved separately.
+    /// Saves the listener for the next binary. Its file is saved separately.
     pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedListener, Errno> {
         Ok(SavedListener {
             socket: to.pass(&self.socket)?,
@@ -154,7 +154,7 @@ impl Listener {
         }
     }
 
-    /// Restores a listener of the previous process image, which listens already.
+    /// Restores a listener of the previous binary, which listens already.
     pub fn restore(saved: SavedListener) -> Result<Self, Errno> {
         let ListenerAddress {
             style,

@@ -24,11 +24,11 @@ use crate::sys::process::{Capability, has_capability};
 pub struct SocketFile {
     entry: Entry,
     id: FileId,
-    /// Whether the previous process image still owns the file.
+    /// Whether the previous binary still owns the file.
     borrowed: bool,
 }
 
-/// A socket file as it is saved for the next process image.
+/// A socket file as it is saved for the next binary.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedFile {
     entry: SavedEntry,
@@ -37,7 +37,7 @@ pub struct SavedFile {
 }
 
 impl SocketFile {
-    /// Saves the file for the next process image.
+    /// Saves the file for the next binary.
     pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedFile, Errno> {
         let (device, inode) = self.id.numbers();
         Ok(SavedFile {
@@ -47,7 +47,7 @@ impl SocketFile {
         })
     }
 
-    /// Restores a file of the previous process image. Until [`Self::own`], dropping this doesn't
+    /// Restores a file of the previous binary. Until [`Self::own`], dropping this doesn't
     /// remove the file.
     pub fn restore(saved: SavedFile) -> Result<Self, Errno> {
         Ok(Self {
@@ -258,7 +258,7 @@ enum Usage {
 ///
 /// This connects a datagram socket to it, which has no effect there: a stream or seqpacket socket
 /// is of another type, and a datagram socket doesn't notice. A connection of the same type would
-/// run a handler. It also couldn't distinguish a stale socket from one that has a full backlog or
+/// run a handler. It also couldn't distinguish a stale socket from a socket with a full backlog or
 /// doesn't listen yet.
 fn usage(path: &Path) -> io::Result<Usage> {
     let probe = Socket::new(Domain::UNIX, Type::DGRAM.cloexec(), None)?;

@@ -349,10 +349,10 @@ impl fmt::Display for Trouble<'_> {
             Self::NoMemory(_, error) => error.fmt(f),
             Self::ConnectionNotHeld(_, errno) => {
                 let why = errno.desc();
-                write!(f, "a connection can't be handed over: {why}; trying again")
+                write!(f, "a connection can't be passed on: {why}; trying again")
             }
             Self::DatagramNotHeld(_, errno) => {
-                write!(f, "a datagram can't be handed over: {}", errno.desc())
+                write!(f, "a datagram can't be passed on: {}", errno.desc())
             }
             Self::NoSocketpair { errno, again, .. } => {
                 write!(f, "no sockets for a handler: {}", errno.desc())?;
@@ -418,7 +418,10 @@ impl fmt::Display for Trouble<'_> {
                     Errno::EAGAIN => "its reader is stuck",
                     errno => errno.desc(),
                 };
-                write!(f, "--ready-fd {number}: nobody could be told there: {why}")
+                write!(
+                    f,
+                    "--ready-fd {number}: the newline can't be written: {why}"
+                )
             }
             Self::Manager { address, errno } => {
                 let address = address.display();
@@ -467,7 +470,7 @@ impl fmt::Display for Outlook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Gone => "the client is gone",
-            Self::ShutDown => "somebody has shut the socket down; restart skd",
+            Self::ShutDown => "another process has shut the socket down; restart skd",
             Self::Again => "trying again",
         })
     }
@@ -477,7 +480,7 @@ impl fmt::Display for ReceiveFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Errno(errno) => errno.desc(),
-            Self::ShutDown => "somebody has shut the socket down; restart skd",
+            Self::ShutDown => "another process has shut the socket down; restart skd",
             Self::ShutDownByHandler => "a handler has shut the socket down; restart skd",
         })
     }

@@ -29,7 +29,7 @@ pub struct Executable {
     in_root: bool,
 }
 
-/// The binary as it is saved for the next process image.
+/// The binary as it is saved for the next binary.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SavedExecutable {
     path: OsString,
@@ -86,7 +86,7 @@ impl Executable {
         self.entry.open(OFlag::O_RDONLY, 0).ok()
     }
 
-    /// Saves it for the next process image.
+    /// Saves it for the next binary.
     pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedExecutable, Errno> {
         Ok(SavedExecutable {
             path: self.path.clone().into(),
@@ -95,7 +95,7 @@ impl Executable {
         })
     }
 
-    /// Restores it from the previous process image. `running` is a descriptor of the running binary.
+    /// Restores it from the previous binary. `running` is a descriptor of the running binary.
     pub fn restore(saved: SavedExecutable, running: i32) -> Result<Self, Errno> {
         Ok(Self {
             path: saved.path.into(),

@@ -32,7 +32,7 @@ pub struct Log {
     null: Option<OwnedFd>,
 }
 
-/// The log as it is saved for the next process image, which has it as standard error already.
+/// The log as it is saved for the next binary, which has it as standard error already.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedLog {
     target: SavedTarget,
@@ -87,7 +87,7 @@ impl Log {
         })
     }
 
-    /// Saves the log for the next process image.
+    /// Saves the log for the next binary.
     pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedLog, Errno> {
         Ok(SavedLog {
             target: match &self.target {
@@ -99,7 +99,7 @@ impl Log {
         })
     }
 
-    /// Restores the log of the previous process image, and has reports written to it.
+    /// Restores the log of the previous binary, and has reports written to it.
     pub fn restore(wanted: Option<&LogTarget>, saved: &SavedLog) -> Result<Self, Errno> {
         let target = match (&saved.target, wanted) {
             (SavedTarget::File(entry, file), Some(LogTarget::File { truncate, .. })) => {

@@ -48,7 +48,7 @@ pub struct Manager {
     watchdog: Option<Duration>,
 }
 
-/// The connection as it is saved for the next process image.
+/// The connection as it is saved for the next binary.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedManager {
     socket: i32,
@@ -59,7 +59,7 @@ pub struct SavedManager {
 }
 
 impl Manager {
-    /// Saves the connection for the next process image.
+    /// Saves the connection for the next binary.
     pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedManager, Errno> {
         let microseconds = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         Ok(SavedManager {
@@ -70,7 +70,7 @@ impl Manager {
         })
     }
 
-    /// Restores the connection of the previous process image.
+    /// Restores the connection of the previous binary.
     pub fn restore(saved: SavedManager) -> Result<Self, Errno> {
         Ok(Self {
             socket: descriptors::claim(saved.socket)?.into(),

@@ -27,11 +27,11 @@ pub struct PidFile {
     id: FileId,
     created: bool,
     written: bool,
-    /// Whether the previous process image still owns the file.
+    /// Whether the previous binary still owns the file.
     borrowed: bool,
 }
 
-/// A pid file as it is saved for the next process image. The lock belongs to the open file.
+/// A pid file as it is saved for the next binary. The lock belongs to the open file.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedPidFile {
     path: OsString,
@@ -137,7 +137,7 @@ impl PidFile {
             })
     }
 
-    /// Saves the pid file for the next process image.
+    /// Saves the pid file for the next binary.
     pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedPidFile, Errno> {
         Ok(SavedPidFile {
             path: self.path.clone().into(),
@@ -146,7 +146,7 @@ impl PidFile {
         })
     }
 
-    /// Restores the pid file of the previous process image. Until [`Self::own`], dropping it doesn't
+    /// Restores the pid file of the previous binary. Until [`Self::own`], dropping it doesn't
     /// remove the file.
     pub fn restore(saved: SavedPidFile) -> Result<Self, Errno> {
         let file = File::from(descriptors::claim(saved.file)?);

@@ -47,7 +47,7 @@ pub(super) struct Relay {
     devices: Option<OwnedFd>,
 }
 
-/// The relay as it is saved for the next process image. The relay process keeps running.
+/// The relay as it is saved for the next binary. The relay process keeps running.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct SavedRelay {
     output: i32,
@@ -56,7 +56,7 @@ pub(super) struct SavedRelay {
 }
 
 impl Relay {
-    /// Saves the relay for the next process image.
+    /// Saves the relay for the next binary.
     pub(super) fn save(&self, to: &mut SavedDescriptors) -> Result<SavedRelay, Errno> {
         let mut pass = |fd: Option<BorrowedFd<'_>>| fd.map(|fd| to.pass(fd)).transpose();
         Ok(SavedRelay {
@@ -66,7 +66,7 @@ impl Relay {
         })
     }
 
-    /// Restores the relay of the previous process image.
+    /// Restores the relay of the previous binary.
     pub(super) fn restore(tag: OsString, level: Level, saved: &SavedRelay) -> Result<Self, Errno> {
         let claim = |number: Option<i32>| number.map(descriptors::claim).transpose();
         Ok(Self {

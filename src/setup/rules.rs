@@ -37,7 +37,7 @@ pub struct RuleFiles {
     prestart: Option<Prestart>,
 }
 
-/// The sources as they are saved for the next process image.
+/// The sources as they are saved for the next binary.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedRuleFiles {
     options: Vec<Rule>,
@@ -213,7 +213,7 @@ impl RuleFiles {
         Location(&rule.location, rules.map(|(path, _)| path.as_path()))
     }
 
-    /// Saves the sources for the next process image.
+    /// Saves the sources for the next binary.
     pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedRuleFiles, Errno> {
         let known = self.names.known.borrow();
         let names = known.iter();
@@ -237,7 +237,7 @@ impl RuleFiles {
         })
     }
 
-    /// Restores the sources of the previous process image. `can_look_up` says whether names can be
+    /// Restores the sources of the previous binary. `can_look_up` says whether names can be
     /// looked up.
     pub fn restore(
         saved: SavedRuleFiles,

@@ -22,7 +22,7 @@ pub fn main() -> ExitCode {
     run(|known| cli::parse(std::env::args_os(), known))
 }
 
-/// Runs a daemon with a ready-made configuration, or continues one that upgrades itself to this
+/// Runs a daemon with a ready-made configuration, or continues a daemon that upgrades itself to this
 /// program: to be called by `main`, before it has made any thread.
 ///
 /// Such a program is executed with its own arguments for a preflight, and `--check` before them.

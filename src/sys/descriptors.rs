@@ -133,7 +133,7 @@ impl SavedDescriptors {
         Ok(number)
     }
 
-    /// Adds a copy of one that itself ends with this program.
+    /// Adds a copy of a descriptor that itself ends with this program.
     pub fn pass_copy(&mut self, fd: impl AsFd) -> Result<i32, Errno> {
         let copy = claim(fd.as_fd().as_raw_fd())?;
         let number = copy.as_raw_fd();

@@ -63,7 +63,7 @@ pub fn wait(target: Target<'_>, how: Wait) -> Result<Option<(Pid, Change)>, Errn
         Target::Process(pid) => (libc::P_PID, pid.as_raw() as libc::id_t),
         Target::Any => (libc::P_ALL, 0),
     };
-    // SAFETY: an all-zero siginfo_t is a valid value, and the one that waitid leaves when
+    // SAFETY: an all-zero siginfo_t is a valid value, and the value that waitid leaves when
     // there is no change.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     loop {

@@ -195,7 +195,7 @@ pub fn has_group(leader: Pid) -> bool {
     killpg(leader, None) != Err(Errno::ESRCH)
 }
 
-/// Unblocks the signals that end a process, in one that waits for another.
+/// Unblocks the signals that end a process, in a process that waits for another.
 pub fn allow_ending() {
     let _ = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT]
         .into_iter()

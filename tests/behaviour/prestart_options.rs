@@ -160,7 +160,7 @@ fn a_rule_that_sets_environment_is_refused_at_the_start_and_at_hup() {
             }
             directory.write("rules", "deny all\nallow all env A=1");
             let stay = format!(
-                "{sentence}: handlers run before it is known whose they are; the old rules stay"
+                "{sentence}: handlers run before their client is known; the old rules stay"
             );
             let before = skd.logged(&stay).len();
             wait_out_throttle();

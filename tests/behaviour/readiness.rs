@@ -805,7 +805,7 @@ fn full() -> (PipeReader, PipeWriter) {
 #[test]
 fn a_descriptor_without_a_reader_is_logged_and_does_not_end_skd() {
     let told = |skd: Running, why: &str| {
-        let line = skd.wait_for_log("skd: --ready-fd 3: nobody could be told there: ");
+        let line = skd.wait_for_log("skd: --ready-fd 3: the newline can't be written: ");
         assert!(line.ends_with(why), "{line}");
         assert_eq!(talk(skd.connect(), b"there"), b"there");
     };

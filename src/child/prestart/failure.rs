@@ -8,7 +8,7 @@ use crate::sys::trace::Fault;
 /// Why a program isn't parked.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The program isn't one that can be parked, for this reason.
+    /// The program can't be parked, for this reason.
     Unfit(String),
     /// Something is short, or another process interfered: another try may succeed.
     Short(String),

@@ -81,7 +81,7 @@ impl Pool {
                 }
                 Task::End(discarded) => {
                     for parked in discarded {
-                        // Before it is closed; fails for one that isn't watched any more.
+                        // Before it is closed; fails for a process that isn't watched any more.
                         let _ = self.poller.remove(parked.pidfd());
                         parked.end();
                     }
@@ -161,7 +161,7 @@ impl Pool {
         }
     }
 
-    /// Discards one that has ended without a client.
+    /// Discards a prestarted handler that has ended without a client.
     fn bury(&self, pid: Pid) {
         let mut template = self.template();
         let mut state = self.state();

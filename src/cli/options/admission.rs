@@ -2,8 +2,8 @@
 
 use clap::ValueHint;
 
-use super::Kind::{Flag, Value, Values};
-use super::Opt;
+use super::option::Kind::{Flag, Value, Values};
+use super::option::Opt;
 
 pub(super) const OPTIONS: &[Opt] = &[
     Opt {

@@ -2,8 +2,8 @@
 
 use clap::ValueHint;
 
-use super::Kind::{Count, Flag, Value};
-use super::{Kind, Opt};
+use super::option::Kind::{Count, Flag, Value};
+use super::option::{Kind, Opt};
 
 pub(super) const OPTIONS: &[Opt] = &[
     Opt {

@@ -1,6 +1,7 @@
 //! The two texts of `--help`.
 
-use super::{GROUPS, Kind, Opt};
+use super::GROUPS;
+use super::option::{Kind, Opt};
 
 /// The value of `--help` that asks for every option.
 pub const ALL: &str = "all";

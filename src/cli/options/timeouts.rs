@@ -2,8 +2,8 @@
 
 use clap::ValueHint;
 
-use super::Kind::Value;
-use super::Opt;
+use super::option::Kind::Value;
+use super::option::Opt;
 
 pub(super) const OPTIONS: &[Opt] = &[
     Opt {

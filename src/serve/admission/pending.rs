@@ -16,7 +16,7 @@ use crate::net::proxy::Received;
 pub(in crate::serve) enum Kind {
     /// As connections, which can wait for a limit.
     Connection,
-    /// As datagrams, which can't: one that is received has to be served or dropped.
+    /// As datagrams, which can't: a received datagram has to be served or dropped.
     Datagram,
 }
 
@@ -136,7 +136,7 @@ impl Pending {
         (self.deadline, self.retry) = (None, Some(retry));
     }
 
-    /// Hands over what a client that is admitted has.
+    /// Takes what an admitted client has.
     pub(in crate::serve) fn admitted(&mut self) -> Option<Admitted> {
         Some(Admitted {
             slot: self.slot.take()?,

@@ -20,7 +20,7 @@ pub(in crate::serve) struct PendingQueue {
     /// The connections on which the client has to send something, by their timeouts: the first
     /// has been silent for longest.
     silent: BTreeSet<(Instant, u32)>,
-    /// The connections that wait for the service's rate. One that has asked in vain stays first.
+    /// The connections that wait for the service's rate. A connection that has asked in vain stays first.
     pub(in crate::serve) for_rate: BTreeSet<u32>,
     /// The connections that wait for a slot, likewise.
     pub(in crate::serve) for_slot: BTreeSet<u32>,
@@ -106,7 +106,8 @@ impl PendingQueue {
         if client.stage.is_clients() {
             self.silent.extend(due);
             source.silent.extend(due);
-        } else if let Some(line) = self.line(&pending) {
+        }
+        if let Some(line) = self.line(&pending) {
             line.insert(id);
         }
         self.pending.insert(id, pending);
@@ -135,15 +136,14 @@ impl PendingQueue {
                 self.sources.remove(&client.source);
             }
         }
-        if !client.stage.is_clients()
-            && let Some(line) = self.line(&pending)
-        {
+        // None if the client has to send something.
+        if let Some(line) = self.line(&pending) {
             line.remove(&id);
         }
         Some(pending)
     }
 
-    /// The connections of all sources that wait for the same as this one. One that has a slot and
+    /// The connections of all sources that wait for the same as this one. A connection that has a slot and
     /// waits for memory isn't among those that get another.
     fn line(&mut self, pending: &PendingConnection) -> Option<&mut BTreeSet<u32>> {
         match pending.client.stage {
@@ -164,7 +164,7 @@ impl PendingQueue {
         self.sources.get(&source)?.line.first().copied()
     }
 
-    /// Returns whether a connection of this source may be queued, or which has to go for it: the one that has been silent for longest. A source that has a quarter of the queue has all
+    /// Returns whether a connection of this source may be queued, or which has to go for it: the connection that has been silent for longest. A source that has a quarter of the queue has all
     /// that one source gets, so one of its own goes.
     pub(in crate::serve) fn capacity_for(&self, source: Source) -> Capacity {
         let first = |silent: &BTreeSet<(Instant, u32)>| match silent.first() {

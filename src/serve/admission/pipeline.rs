@@ -30,7 +30,7 @@ pub(in crate::serve) enum Step<'a> {
     Look(Look),
     /// The client waits until something happens that its stage waits for, or until it is due.
     Wait,
-    /// A handler starts for the client, with what [`Pending::admitted`] hands over.
+    /// A handler starts for the client, with what [`Pending::admitted`] returns.
     Admit,
     /// The client is turned away. What it had taken was given back.
     Reject(Rejection<'a>),

@@ -146,7 +146,7 @@ impl RejectLog {
     }
 }
 
-/// Returns the entry of this source, or one that it may have: of the entries that count nothing, the
+/// Returns the entry of this source, or an entry that it may have: of the entries that count nothing, the
 /// one with the fewest lines.
 fn entry(set: &mut [Entry; WAYS], source: Source) -> Option<&mut Entry> {
     let own = set.iter().position(|entry| entry.source == Some(source));

@@ -237,7 +237,7 @@ struct Table<N> {
 
 /// What an address is as a number.
 trait Number: Copy + Ord + Default {
-    /// The one that follows, if there is one.
+    /// The next rule, if there is one.
     fn next(self) -> Option<Self>;
 }
 

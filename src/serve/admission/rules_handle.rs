@@ -1,4 +1,4 @@
-//! The rules that apply now, for threads that ask them all the time, and for the one that replaces
+//! The rules that apply now, for threads that ask them all the time, and for the thread that replaces
 //! them now and then.
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -3,7 +3,7 @@
 //! hand.
 //!
 //! Where connections are accepted that may have to wait before they need a slot, or that are
-//! rejected if there is none, no worker takes one in advance: idle there, it would be one that a
+//! rejected if there is none, no worker takes one in advance: idle there, it would be a slot that a
 //! connection in another thread waits for.
 
 use std::num::NonZeroUsize;
@@ -151,7 +151,7 @@ impl Slots {
             .is_ok()
     }
 
-    /// Frees one; `thread` is the one that does.
+    /// Frees one; `thread` is the thread that does.
     fn free(&self, thread: Option<usize>) {
         if self.limit.is_none() {
             return;
@@ -160,10 +160,8 @@ impl Slots {
         // All of them, where the first may only have asked whether to accept.
         let one = self.when == When::Before;
         // A worker that waits for the slot and frees it itself needn't be woken.
-        if let Some(waiting) = thread.and_then(|thread| self.waiting.get(thread))
-            && waiting.swap(false, Ordering::SeqCst)
-            && one
-        {
+        let own = thread.and_then(|thread| self.waiting.get(thread));
+        if own.is_some_and(|waiting| waiting.swap(false, Ordering::SeqCst)) && one {
             return;
         }
         for (waiting, waker) in self.waiting.iter().zip(&*self.wakers) {

@@ -370,9 +370,8 @@ impl Part {
 
     /// Adds it to those without handlers, for which there is always memory.
     fn set_idle(&mut self, index: u32) {
-        if self.idle.len() == PART
-            && let Some(other) = self.fullest()
-        {
+        let is_full = self.idle.len() == PART;
+        if let Some(other) = is_full.then(|| self.fullest()).flatten() {
             self.forget_idle(other);
         }
         self.entries[index as usize].idle = self.idle.len() as u16;
@@ -717,7 +716,7 @@ mod tests {
         assert!(sources.memory() <= memory.max(IDLE + PARTS));
     }
 
-    /// The table keeps its size while a million sources come and go, and only one that comes too
+    /// The table keeps its size while a million sources come and go, and only a source that comes too
     /// often is refused. `cargo test --release --lib -- --ignored --nocapture a_million` prints
     /// what a connection costs here.
     #[test]
@@ -761,7 +760,7 @@ mod tests {
         for user in 1..200_000 {
             drop(sources.admit(Source::user(user), slow, 1).unwrap());
         }
-        // Of all whose buckets have one token less, the one that has none left is still known.
+        // Of all whose buckets have one token less, the source that has none left is still known.
         assert!(matches!(sources.admit(hog, slow, 1), Err(Over::Rate(_))));
     }
 }

@@ -20,7 +20,7 @@ use crate::sys::signals::Signal;
 /// How long accepting the last clients may take, none of which can delay it.
 const LAST_CALL: Duration = Duration::from_secs(1);
 
-/// How long the kernel may take to end what was killed. One that hangs in a dead file
+/// How long the kernel may take to end what was killed. A process that hangs in a dead file
 /// server, or is held by a debugger, takes for ever.
 const LAST_WAIT: Duration = Duration::from_secs(5);
 

@@ -43,11 +43,11 @@ impl Daemon {
         self.status.reloading();
         let reopened = self.log.reopen();
         // What is wrong with them belongs into the new log.
-        let reread = self.read_rules() | self.renew_pools();
+        let reloaded = self.read_rules() | self.renew_pools();
         self.status.ready(&self.shared);
         match reopened {
             // A terminal that is closed may well say so twice: no reason to hurry.
-            Ok(false) if self.origin.hangup_ends && !reread && self.drain.is_none() => {
+            Ok(false) if self.origin.hangup_ends && !reloaded && self.drain.is_none() => {
                 self.end(false)
             }
             Ok(_) => false,
@@ -89,7 +89,7 @@ impl Daemon {
 
     /// Begins to drain, or goes on to the next step.
     fn drain(&mut self, at_once: bool) {
-        // It has the listeners, which are to be closed for everybody.
+        // It has the listeners, which are to be closed for every process.
         self.abandon_preflight();
         let begun = self.drain.is_some();
         if !begun {
@@ -131,7 +131,7 @@ impl Daemon {
         self.shared.pools().next().is_some()
     }
 
-    /// Stops the workers, each when the connection that it has accepted has its handler. One that
+    /// Stops the workers, each when the connection that it has accepted has its handler. A worker that
     /// is held up by a handler's preparation isn't waited for long.
     pub(in crate::serve) fn stop_workers(&self) {
         self.shared.enter_phase(Phase::Stopping);

@@ -56,7 +56,7 @@ impl Handlers {
         }
     }
 
-    /// Enters a handler that this thread has started. One that can't be watched is found by
+    /// Enters a handler that this thread has started. A handler that can't be watched is found by
     /// looking at all children. Returns whether there is an entry for another.
     pub(in crate::serve) fn enter(
         &self,

@@ -154,7 +154,7 @@ impl Lingering {
         message: &[u8],
         until: Instant,
     ) {
-        // A new connection takes thousands of bytes. One that doesn't is over.
+        // A new connection takes thousands of bytes. A connection that doesn't is over.
         if tell(&connection, message).is_ok() {
             self.add(thread, poller, connection, until);
         }

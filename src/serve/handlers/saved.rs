@@ -99,16 +99,18 @@ impl SavedClock {
 
     /// Converts a time, past or to come.
     pub(in crate::serve) fn save(&self, time: Instant) -> u64 {
-        let ahead = milliseconds(time.saturating_duration_since(self.now));
+        let to_come = milliseconds(time.saturating_duration_since(self.now));
         let ago = milliseconds(self.now.saturating_duration_since(time));
-        self.milliseconds.saturating_add(ahead).saturating_sub(ago)
+        self.milliseconds
+            .saturating_add(to_come)
+            .saturating_sub(ago)
     }
 
     /// Converts it back.
     pub(in crate::serve) fn restore(&self, saved: u64) -> Instant {
-        let ahead = Duration::from_millis(saved.saturating_sub(self.milliseconds));
+        let to_come = Duration::from_millis(saved.saturating_sub(self.milliseconds));
         let ago = Duration::from_millis(self.milliseconds.saturating_sub(saved));
-        self.now.checked_sub(ago).unwrap_or(self.now) + ahead
+        self.now.checked_sub(ago).unwrap_or(self.now) + to_come
     }
 }
 
@@ -166,7 +168,7 @@ impl Handlers {
                 kept: kept.and_then(|kept| {
                     let (connection, linger) = kept.parts();
                     Some(SavedKept {
-                        // One that can't be passed on is closed at the exec.
+                        // A descriptor that can't be passed on is closed at the exec.
                         connection: to.pass(connection).ok()?,
                         linger: milliseconds(linger),
                     })

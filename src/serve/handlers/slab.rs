@@ -47,7 +47,7 @@ impl<T> Slab<T> {
         self.entries.capacity()
     }
 
-    /// Returns the index after the last one that was ever used.
+    /// Returns the index after the last index that was ever used.
     pub(super) fn end(&self) -> usize {
         self.entries.len()
     }

@@ -254,7 +254,7 @@ pub(in crate::serve) fn start(
         kept,
     };
     let watch = timeouts.map(|timeouts| timeouts.watch(started, socket));
-    // A lock, but one that hardly any other thread ever takes.
+    // This takes a lock that hardly any other thread ever takes.
     let has_entry = handlers.enter(thread, handler, watch);
     drop(birth);
     if let Some((used, limit)) = usage {

@@ -182,7 +182,7 @@ impl Watch {
     }
 
     /// Returns what is to be done now, and goes on to what is next. `ask` returns how long a
-    /// connection has been idle, and `None` for one that no process has any more.
+    /// connection has been idle, and `None` for a connection that no process has any more.
     fn step(
         &mut self,
         limits: &TimeLimits,
@@ -198,9 +198,8 @@ impl Watch {
             self.kill_at = None;
             return Some(Act::Kill);
         }
-        if let Some(limit) = limits.timeout
-            && self.end_at.is_some_and(|end_at| end_at <= now)
-        {
+        let reached = self.end_at.is_some_and(|end_at| end_at <= now);
+        if let Some(limit) = limits.timeout.filter(|_| reached) {
             return Some(self.terminate(limits, now, Late::Running(limit)));
         }
         let idle = self.idle.as_mut().filter(|idle| idle.look_at <= now)?;

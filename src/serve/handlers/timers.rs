@@ -113,7 +113,7 @@ impl<T> Timers<T> {
     fn swap(&mut self, one: usize, other: usize) {
         self.heap.swap(one, other);
         for position in [one, other] {
-            // The one that is being removed has no timer any more.
+            // The entry that is being removed has no timer any more.
             if let Some(timer) = &mut self.timers[self.heap[position].1] {
                 timer.position = position;
             }

@@ -85,7 +85,7 @@ pub fn run(
         if supervisor.ending {
             return Ok(status(ended));
         }
-        // One that is run on demand ends when it has nothing more to do.
+        // A program that is run on demand ends when it has nothing more to do.
         let stopped = supervisor.kill_at.take().is_some();
         let done = stopped || client == Some(false) && ended == Ended::Exited(0);
         let pause = if done || started.elapsed() >= GOOD_RUN {

@@ -139,7 +139,7 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Ends a program that has been without clients for so long as was said, and kills one that
+    /// Ends a program that has been without clients for so long as was said, and kills a program that
     /// was told to end and hasn't.
     fn see_to_end(&mut self, pid: Pid) {
         let now = Instant::now();
@@ -157,7 +157,7 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// The sockets of a program that may be stopped for want of clients: not of one that was
+    /// The sockets of a program that may be stopped for want of clients: not of a program that was
     /// told to end already, and has perhaps as long for that as it likes.
     fn stoppable(&mut self) -> Option<&mut Sockets<'a>> {
         self.sockets.as_mut().filter(|_| !self.ending)

@@ -34,7 +34,7 @@ impl Shared {
         let mut save = |pending: &PendingConnection| {
             Some(SavedPending {
                 listener: served.listeners.get(pending.listener)?.address(),
-                // One that can't be passed on is closed at the exec.
+                // A descriptor that can't be passed on is closed at the exec.
                 connection: to.pass(&pending.connection).ok()?,
                 peer: pending.client.peer,
                 identified: pending.client.is_identified(),

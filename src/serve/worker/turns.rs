@@ -24,7 +24,7 @@ impl Turns {
         self.0[worker].pausing.store(pausing, Ordering::SeqCst);
     }
 
-    /// Leaves the turn of this worker to one that doesn't wait out a shortage, which is returned and
+    /// Leaves the turn of this worker to a worker that doesn't wait out a shortage, which is returned and
     /// has to be woken.
     pub(super) fn pass(&self, worker: usize) -> Option<usize> {
         let turns = self.0.iter().enumerate();

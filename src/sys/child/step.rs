@@ -62,7 +62,7 @@ pub fn prepare(steps: &[Step]) -> Result<(), (Stage, Errno)> {
     Ok(())
 }
 
-/// Makes one system call. None of them is one that the C library makes in all threads of a
+/// Makes one system call. None of them is a call that the C library makes in all threads of a
 /// process: a child that shares memory has none of those threads.
 fn perform(step: &Step) -> Result<(), Errno> {
     // SAFETY: each call gets integers, or pointers to memory of the right type that the

@@ -53,7 +53,7 @@ impl ExecTarget {
     /// A file without a format that the kernel knows is run by the shell, as execvp(3) does.
     pub fn exec(&self, environment: Finished<'_>) -> Errno {
         // SAFETY: path, argv and environment end in NUL or null, and their owners outlive
-        // the call: this value, and the one that the environment is borrowed from.
+        // the call: this value, and the value that the environment is borrowed from.
         unsafe {
             libc::execve(self.path.as_ptr(), self.argv.as_ptr(), environment.as_ptr());
             if Errno::last() == Errno::ENOEXEC {

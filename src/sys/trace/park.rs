@@ -134,7 +134,7 @@ impl Tracee {
         Ok(())
     }
 
-    /// Finds the address at which its C library keeps the thread's id. With glibc it is the one that
+    /// Finds the address at which its C library keeps the thread's id. With glibc it is the address that
     /// the kernel clears; with musl it is near the thread pointer.
     fn thread_id_at(&self, clear: u64, held: &Registers) -> Result<Option<u64>, Fault> {
         const NEAR: u64 = 128;
@@ -191,7 +191,7 @@ impl Tracee {
             match self.wait()? {
                 Some(Stop::Ended(ended)) => return Err(Fault::Ended(ended)),
                 Some(stop) if is(stop) => return Ok(()),
-                // The signal that interrupted it, or one that can't be blocked.
+                // The signal that interrupted it, or a signal that can't be blocked.
                 Some(Stop::Signal(_)) => self.resume(0)?,
                 Some(_) => return Err(Fault::Failed(what, Errno::EPROTO)),
                 None => {}

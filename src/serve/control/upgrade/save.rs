@@ -59,7 +59,7 @@ pub(in crate::serve) fn write_state(
         open: OpenDescriptors {
             memory,
             old: to.pass(executable.running())?,
-            // An interpreter couldn't open one that is closed at its exec: so no script gets
+            // An interpreter couldn't open a script that is closed at its exec: so no script gets
             // far.
             new: to.pass_copy(next)?,
             null: to.pass(daemon.spawner.null())?,
@@ -87,7 +87,7 @@ fn save_services(
         let id = ServiceId::new(index);
         let configured = daemon.shared.services.get(index);
         let service = save_service(daemon, (id, control), configured, connections, to)?;
-        // One that isn't configured any more lasts as long as its handlers.
+        // A service that isn't configured any more lasts as long as its handlers.
         if configured.is_some() || !service.handlers.is_empty() {
             saved.push(service);
         }

@@ -23,7 +23,7 @@ use crate::setup::pidfile::SavedPidFile;
 use crate::sys::descriptors::{self, SavedDescriptors};
 use crate::sys::reexec::{self, ExecArguments};
 
-/// What the document looks like. Fields may be added; a binary that needs one that is missing, or
+/// What the document looks like. Fields may be added; a binary that needs a missing field, or
 /// that sees another number here, fails its preflight.
 pub(in crate::serve) const FORMAT: u32 = 2;
 

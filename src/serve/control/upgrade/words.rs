@@ -107,7 +107,7 @@ mod tests {
             "",
             "x",
             "70:42",
-            "70:42:trial",
+            "70:42:rehearsal",
             "-1:42:upgrade",
             "70:42:upgrade:1",
         ] {

@@ -299,7 +299,7 @@ impl<'a, M: Mode> Datagram<'a, M> {
     fn unwatch_listeners(&mut self) {
         if std::mem::replace(&mut self.watched, false) {
             for socket in &self.service.datagrams {
-                // Fails only for one that isn't there.
+                // Fails only for a listener that isn't there.
                 let _ = self.poller.remove(socket);
             }
         }

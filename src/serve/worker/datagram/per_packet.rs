@@ -90,7 +90,7 @@ impl Packet {
         }
         if !self.too_long {
             // Only for handlers that don't write all at once. Without memory for it, the answer is
-            // dropped like one that is too long.
+            // dropped like a datagram that is too long.
             match self.answer.try_reserve(length) {
                 Ok(()) => self.answer.extend_from_slice(&buffer[..length]),
                 Err(_) => self.too_long = true,

@@ -237,9 +237,11 @@ fn deliver<'a>(
     }
     let with = (sender, route.local(), listener);
     let peers = &mut source.mode;
-    if let Some(known) = peers.known.get(&with).copied()
-        && peers.deliver(known, payload, now)?
-    {
+    let delivered = match peers.known.get(&with).copied() {
+        Some(known) => peers.deliver(known, payload, now)?,
+        None => false,
+    };
+    if delivered {
         return Ok(());
     }
     if source.takes_new() {

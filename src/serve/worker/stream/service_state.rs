@@ -266,11 +266,11 @@ impl<'a> ServiceState<'a> {
     }
 
     /// Stops watching the listeners: a thread that is woken and doesn't accept keeps others from
-    /// being woken. (One that doesn't wait in its epoll set is passed over by the kernel.)
+    /// being woken. (A thread that doesn't wait in its epoll set is passed over by the kernel.)
     pub(super) fn unwatch(&mut self) {
         if std::mem::replace(&mut self.watched, false) {
             for listener in &self.service.listeners {
-                // Fails only for one that isn't there.
+                // Fails only for a listener that isn't there.
                 let _ = self.thread.poller().remove(listener);
             }
         }

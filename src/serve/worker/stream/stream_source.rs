@@ -155,7 +155,7 @@ impl<'a> Stream<'a> {
         // What wakes this thread during a start below is for the next time.
         let woken = std::mem::take(&mut self.woken);
         while let Some((service, id)) = self.signalled.pop_front() {
-            self.resume(service.index(), id, starter);
+            self.go_on(service.index(), id, starter);
         }
         for index in 0..self.services.len() {
             let state = &mut self.services[index];
@@ -176,7 +176,7 @@ impl<'a> Stream<'a> {
     fn advance_freed(&mut self, index: usize, starter: &mut HandlerStarter<'a>) {
         for source in self.services[index].pipeline.freed_sources() {
             if let Some(first) = self.services[index].queue.first_of(source) {
-                self.resume(index, first, starter);
+                self.go_on(index, first, starter);
             }
         }
     }
@@ -187,14 +187,14 @@ impl<'a> Stream<'a> {
         let now = Instant::now();
         // A connection that is queued again is due later.
         while let Some(id) = self.services[index].queue.due(now) {
-            self.resume(index, id, starter);
+            self.go_on(index, id, starter);
         }
         while let Some(id) = self.services[index].queue.first_for_rate() {
             let token = self.services[index].pipeline.next_token(now);
             if token.is_some_and(|token| token > now) {
                 break;
             }
-            self.resume(index, id, starter);
+            self.go_on(index, id, starter);
             if self.services[index].queue.first_for_rate() == Some(id) {
                 break;
             }
@@ -213,7 +213,7 @@ impl<'a> Stream<'a> {
     }
 
     /// Goes on with a pending connection.
-    fn resume(&mut self, index: usize, id: u32, starter: &mut HandlerStarter<'a>) {
+    fn go_on(&mut self, index: usize, id: u32, starter: &mut HandlerStarter<'a>) {
         let queue = &mut self.services[index].queue;
         if queue.lacks_header(id, Instant::now()) {
             return;

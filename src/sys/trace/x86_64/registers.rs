@@ -31,8 +31,8 @@ impl Registers {
         self.0.rip.wrapping_sub(INSTRUCTION.len() as u64)
     }
 
-    /// The same without a call: when the process goes on, the kernel neither makes the one that it
-    /// is at the entry of, nor repeats one that was interrupted.
+    /// The same without a call: when the process goes on, the kernel neither makes the call that it
+    /// is at the entry of, nor repeats a call that was interrupted.
     pub(in crate::sys::trace) fn without_call(mut self) -> Self {
         self.0.orig_rax = u64::MAX;
         self

@@ -1,0 +1,40 @@
+//! One row of the table of options.
+
+use clap::ValueHint;
+
+/// One option.
+#[derive(Debug)]
+pub struct Opt {
+    /// The long name, which also identifies the option.
+    pub long: &'static str,
+    /// The short names, the first one shown first.
+    pub shorts: &'static [char],
+    /// What the option takes, and what a repetition means.
+    pub kind: Kind,
+    /// Whether `--help` without a value shows the option.
+    pub common: bool,
+    /// The line in `--help`, and the first sentence in the manual. A default is at the end, in
+    /// brackets.
+    pub help: &'static str,
+    /// The further sentences in the manual. Words between backticks are literal.
+    pub manual: &'static str,
+}
+
+/// What an option takes.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// No value.
+    Flag,
+    /// No value; repetitions are counted.
+    Count,
+    /// A value; the last one counts.
+    Value(&'static str, ValueHint),
+    /// An optional value after an equals sign; the last one counts.
+    Optional(&'static str, ValueHint),
+    /// A value; all of them count.
+    Values(&'static str, ValueHint),
+    /// Prints a text of [`super::help`], which one depends on the optional value, and exits.
+    Help,
+    /// Prints the version and exits.
+    Version,
+}
