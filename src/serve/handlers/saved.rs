@@ -90,10 +90,17 @@ pub(in crate::serve) struct SavedClock {
 
 impl SavedClock {
     pub(in crate::serve) fn new() -> Self {
-        let clock = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from);
+        let clock = || clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Into::into);
+        let read = |_| {
+            let (before, clock, now) = (Instant::now(), clock(), Instant::now());
+            (now - before, now, clock)
+        };
+        // A thread may lose its CPU between two looks at the clock: the closest ones count.
+        let closest = (0..4).map(read).min();
+        let (_, now, clock) = closest.unwrap_or_else(|| read(0));
         Self {
-            now: Instant::now(),
-            milliseconds: clock.map_or(0, milliseconds),
+            now,
+            milliseconds: milliseconds(clock),
         }
     }
 
