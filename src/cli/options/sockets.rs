@@ -1,4 +1,4 @@
-//! Options of connections and sockets.
+//! Options: options of connections and sockets.
 
 use clap::ValueHint;
 

@@ -1,4 +1,5 @@
-//! The stream listeners of all services, as the source of a worker's clients.
+//! The stream listeners of all services: accepting from them, what an error of accept(2) means, and
+//! which of them are watched.
 
 use std::collections::VecDeque;
 use std::ffi::CString;
