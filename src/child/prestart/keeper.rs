@@ -112,11 +112,10 @@ impl Pool {
         if state.unfit {
             return Task::Wait(None);
         }
-        if let Prestart::Warm(most) = self.prestart
-            && std::mem::take(&mut state.missed) > 0
-            && state.target < most.get()
-        {
-            state.target = (state.target * 2).min(most.get());
+        if let Prestart::Warm(most) = self.prestart {
+            if std::mem::take(&mut state.missed) > 0 {
+                state.target = (state.target * 2).min(most.get());
+            }
         }
         let due = match self.prestart {
             Prestart::Warm(_) if state.parked.len() < state.target.min(self.most()) => Some(now),

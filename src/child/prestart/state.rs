@@ -93,9 +93,7 @@ impl State {
     pub(super) fn postpone(&mut self) -> Duration {
         let now = Instant::now();
         // Several at a time count once.
-        if let Some((until, pause)) = self.pause
-            && now < until
-        {
+        if let Some((_, pause)) = self.pause.filter(|(until, _)| now < *until) {
             return pause;
         }
         // After enough time without a failure the last pause doesn't count.

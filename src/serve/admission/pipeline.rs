@@ -4,7 +4,8 @@
 //! header → rules → first byte → limits of the source → rate → slot
 //! ```
 //!
-//! It decides, and does nothing. The caller accepts and receives, reads what the pipeline asks
+//! It also decides whether new clients are accepted now ([`Pipeline::gate`]). It decides, and does
+//! nothing: the caller accepts and receives, reads what the pipeline asks
 //! for, waits, and sends messages.
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The loop of every worker thread, whatever its clients come from.
+//! The loop of every worker thread: serve, wait, reap, wait out a shortage, park.
 
 use std::marker::PhantomData;
 use std::sync::atomic::Ordering;

@@ -1,4 +1,5 @@
-//! Reading the state: how this process came to run, and what it goes on with.
+//! Reading the state: how this process came to run, and what it goes on with. Handlers are restored
+//! in `handlers::saved`, connections in `worker::saved`.
 
 use std::ffi::CString;
 use std::fs::File;

@@ -1,4 +1,5 @@
-//! The stream listeners of all services, as the source of a worker's clients.
+//! The stream listeners of all services: accepting from them, what an error of accept(2) means, and
+//! which of them are watched.
 
 use std::collections::VecDeque;
 use std::ffi::CString;
@@ -54,7 +55,8 @@ struct Stream<'a> {
 impl<'a> Stream<'a> {
     fn new(thread: Thread<'a>) -> Self {
         let services = thread.shared.services.iter();
-        let queues = thread.shared.wakers.len();
+        let with_queues = services.clone().filter(|it| it.policy.is_some()).count();
+        let queues = thread.shared.wakers.len() * with_queues;
         Self {
             thread,
             services: services
