@@ -13,14 +13,14 @@
 //! | `saved` | pending connections in the state of an upgrade |
 
 pub(in crate::serve) mod datagram;
-mod queue;
+mod intake;
 mod rejections;
 pub(in crate::serve) mod saved;
 mod shared;
-mod source;
 pub(in crate::serve) mod stream;
 mod threads;
 mod turns;
+mod watched_queue;
 mod worker_loop;
 
 pub(in crate::serve) use shared::{Phase, Shared};

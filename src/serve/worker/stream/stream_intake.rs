@@ -18,8 +18,8 @@ use crate::report::{self, Event, Outlook, Trouble};
 use crate::serve::admission::{Admitted, PendingConnection};
 use crate::serve::handlers::start::NewHandler;
 use crate::serve::handlers::token::Token;
+use crate::serve::worker::intake::{Attempt, Attempts, HandlerStarter, Intake, Thread};
 use crate::serve::worker::shared::{Phase, Shared};
-use crate::serve::worker::source::{Attempt, Attempts, HandlerStarter, Source, Thread};
 use crate::serve::worker::worker_loop::{self, WaitOut, Worker, look, note_end};
 use crate::sys::events::{Interest, Poller};
 use crate::sys::thread;
@@ -144,7 +144,7 @@ impl<'a> Stream<'a> {
         let listener = &service.listeners[listener];
         let new = NewHandler::for_connection(service, listener, connection, peer, admitted);
         // The client was accepted, so a shortage is waited out.
-        let free_descriptor = |source: &mut Self| source.services[index].free_descriptor();
+        let free_descriptor = |intake: &mut Self| intake.services[index].free_descriptor();
         starter.start(new, &mut WaitOut::new(self, free_descriptor));
     }
 
@@ -248,7 +248,7 @@ impl<'a> Stream<'a> {
     }
 }
 
-impl<'a> Source<'a> for Stream<'a> {
+impl<'a> Intake<'a> for Stream<'a> {
     fn thread(&self) -> Thread<'a> {
         self.thread
     }
