@@ -393,11 +393,11 @@ impl Samples {
     fn add_curves(&self, results: &mut Results) {
         let clients = results.settings.usual_clients();
         for point in &mut results.rates {
+            if point.key.handler != "tiny" || point.key.clients != clients {
+                continue;
+            }
             let samples = self.rates.iter().find(|samples| samples.key == point.key);
-            if let Some(samples) = samples
-                && point.key.handler == "tiny"
-                && point.key.clients == clients
-            {
+            if let Some(samples) = samples {
                 point.curve = samples.end.points();
             }
         }

@@ -170,9 +170,10 @@ fn limit(at: &AtLimit) -> String {
 /// Writes the options about admission.
 fn admission(words: &mut Words, asked: &Admission) {
     for rule in &asked.rules {
-        if let RuleLocation::Option(option) = &rule.location
-            && let Some((option, value)) = option.split_once(' ')
-        {
+        let RuleLocation::Option(option) = &rule.location else {
+            continue;
+        };
+        if let Some((option, value)) = option.split_once(' ') {
             words.value(&option[2..], Some(value));
         }
     }

@@ -28,21 +28,29 @@ pub fn run(config: &Config, faults: Vec<Error>) -> Result<u8, Error> {
         verdict.fault(fault);
     }
     let daemon = &config.daemon;
-    for service in &config.services {
-        let resolved = resolve(service, &mut verdict);
-        let rules = rules(service, &mut verdict);
-        pidfile(daemon, &mut verdict);
-        sockets(&resolved, &mut verdict);
-        verdict.keep(Log::check(daemon.log.as_ref()));
+    let services = &config.services;
+    let each = services
+        .iter()
+        .map(|service| resolve(service, &mut verdict));
+    let resolved: Vec<_> = each.collect();
+    let each = services.iter().map(|service| rules(service, &mut verdict));
+    let rules: Vec<_> = each.collect();
+    pidfile(daemon, &mut verdict);
+    for resolved in &resolved {
+        sockets(resolved, &mut verdict);
+    }
+    verdict.keep(Log::check(daemon.log.as_ref()));
+    for (service, rules) in services.iter().zip(rules) {
         capacity::notes(daemon, service);
         program(daemon, service, rules, &mut verdict)?;
         if let Some(limits) = TimeLimits::of(service) {
             verdict.keep(limits.check());
         }
-        // A start notices these last.
-        for conflict in net::check::conflicts(&resolved, Style::Stream) {
-            verdict.fault(conflict);
-        }
+    }
+    // A start notices these last.
+    let resolved: Vec<_> = resolved.into_iter().flatten().collect();
+    for conflict in net::check::conflicts(&resolved, Style::Stream) {
+        verdict.fault(conflict);
     }
     verdict.result()
 }

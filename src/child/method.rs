@@ -1,6 +1,7 @@
 //! How children are made on this kernel, found out once by trying.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use nix::unistd::Pid;
 
@@ -106,7 +107,7 @@ impl Method {
                 // Perhaps the flag was refused: once more without.
                 Err(_) if method.pidfds == Pidfds::Clone => method.pidfds = Pidfds::Open,
                 Err(errno) => {
-                    let name = plan.name().display();
+                    let name = Path::new(plan.name()).display();
                     return Err(Error::start(format!("no process for '{name}'"), errno));
                 }
             }

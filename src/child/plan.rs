@@ -286,7 +286,7 @@ fn steps(surroundings: &Surroundings, role: Role, files: Option<libc::rlimit>) -
     steps
 }
 
-/// Raises this process's soft limit of open files to the hard one. Returns what the limits were if
+/// Raises this process's soft limit of open files to the hard one, and says what it was if
 /// that changed anything.
 pub fn raise_file_limit() -> Option<libc::rlimit> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;

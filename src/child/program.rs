@@ -47,8 +47,8 @@ pub fn find(name: &CStr, path: Option<&OsStr>, directory: Option<&CStr>) -> Resu
         Some(why) => why.error(text),
         None => Error::NotFound(format!(
             "'{}' can't be run: there is no such program in PATH ({})",
-            text.display(),
-            path.display()
+            Path::new(text).display(),
+            Path::new(path).display()
         )),
     })
 }
@@ -62,7 +62,7 @@ enum Refusal {
 
 impl Refusal {
     fn error(self, name: &OsStr) -> Error {
-        let name = name.display();
+        let name = Path::new(name).display();
         match self {
             Self::Missing(errno) => {
                 Error::NotFound(format!("'{name}' can't be run: {}", errno.desc()))
@@ -92,7 +92,7 @@ fn runnable(path: &Path) -> Result<(), Refusal> {
         Refusal::NotRunnable(format!(
             "{} ({} isn't executable)",
             errno.desc(),
-            path.display()
+            Path::new(path).display()
         ))
     })?;
     match missing_interpreter(path) {

@@ -52,7 +52,7 @@ impl fmt::Display for SpawnTrouble<'_> {
                     Errno::EAGAIN => "as many run as may (RLIMIT_NPROC, pids.max)",
                     errno => errno.desc(),
                 };
-                let program = program.display();
+                let program = Path::new(program).display();
                 write!(f, "no process for '{program}': {why}; trying again")
             }
             Self::Failed(failure) => failure.fmt(f),
@@ -62,7 +62,7 @@ impl fmt::Display for SpawnTrouble<'_> {
 
 impl fmt::Display for SpawnFailure<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "'{}' can't be run: ", self.program.display())?;
+        write!(f, "'{}' can't be run: ", Path::new(self.program).display())?;
         match (self.stage, self.step) {
             (Stage::Descriptors, _) => f.write_str("its descriptors can't be set")?,
             (Stage::Step(_), Some(step)) => describe(step, f)?,
@@ -71,9 +71,10 @@ impl fmt::Display for SpawnFailure<'_> {
             (Stage::Exec, _) => {
                 // The kernel reports a missing interpreter as a missing file.
                 let path = || Path::new(self.directory.unwrap_or_default()).join(self.path);
-                if self.errno == Errno::ENOENT
-                    && let Some(interpreter) = (self.missing_interpreter)(&path())
-                {
+                let missing = (self.errno == Errno::ENOENT)
+                    .then(|| (self.missing_interpreter)(&path()))
+                    .flatten();
+                if let Some(interpreter) = missing {
                     let interpreter = interpreter.display();
                     return write!(f, "its interpreter {interpreter} doesn't exist");
                 }
@@ -98,7 +99,7 @@ fn describe(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         }
         Step::ChangeDirectory(path) => {
             let path = OsStr::from_bytes(path.to_bytes());
-            write!(f, "--chdir {} can't be entered", path.display())
+            write!(f, "--chdir {} can't be entered", Path::new(path).display())
         }
         Step::EnterDirectory(_) => f.write_str("its directory can't be entered"),
         Step::NoNewPrivileges => f.write_str("--no-new-privs can't be set"),

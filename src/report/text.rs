@@ -1,6 +1,7 @@
 //! Events in words. Scripts may read these lines: those that skd 1.2 wrote keep its text.
 
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use super::event::{DropReason, Event, Late, Outcome, Overdue};
@@ -74,9 +75,9 @@ impl fmt::Display for Event<'_> {
             Self::PassedOver(listener, errno) => {
                 write!(f, "Passed over {listener}: {}", errno.desc())
             }
-            Self::Started(program) => write!(f, "Started {}", program.display()),
+            Self::Started(program) => write!(f, "Started {}", Path::new(program).display()),
             Self::Ended(program, ended) => {
-                let program = program.display();
+                let program = Path::new(program).display();
                 match ended {
                     Ended::Exited(0) => write!(f, "{program} exited"),
                     Ended::Exited(status) => {
@@ -88,7 +89,7 @@ impl fmt::Display for Event<'_> {
                 }
             }
             Self::Restarting(program, delay) => {
-                let program = program.display();
+                let program = Path::new(program).display();
                 match *delay {
                     Duration::ZERO => write!(f, "Restarting {program} at once"),
                     delay => write!(f, "Restarting {program} in {:.1}s", delay.as_secs_f64()),
@@ -103,7 +104,7 @@ impl fmt::Display for Event<'_> {
                 write!(
                     f,
                     "Stopping {}: no client for {:.1}s",
-                    program.display(),
+                    Path::new(program).display(),
                     span.as_secs_f64()
                 )
             }
@@ -118,7 +119,7 @@ impl fmt::Display for Event<'_> {
                 f,
                 "skd: '{}' was tried {starts} times on {listener} and left a {peer} unread, \
                  {length} bytes; it was read away",
-                program.display()
+                Path::new(program).display()
             ),
             Self::LeftWaiting {
                 service: _,
@@ -129,7 +130,7 @@ impl fmt::Display for Event<'_> {
                 f,
                 "skd: '{}' was tried {starts} times on {listener} and accepted nothing; clients \
                  wait, and it is tried again every second",
-                program.display()
+                Path::new(program).display()
             ),
             Self::Late(_, peer, pid, Late::Running(span)) => write!(
                 f,
@@ -144,7 +145,7 @@ impl fmt::Display for Event<'_> {
                 "skd: handler {pid} of {peer} has not ended: KILL is sent to it"
             ),
             Self::Killing(program) => {
-                let program = program.display();
+                let program = Path::new(program).display();
                 write!(f, "skd: '{program}' has not ended: KILL is sent to it")
             }
             Self::Draining(count, time) => {
@@ -156,7 +157,7 @@ impl fmt::Display for Event<'_> {
             Self::ReadRules(_, 1) => f.write_str("Read 1 rule again"),
             Self::ReadRules(_, count) => write!(f, "Read {count} rules again"),
             Self::Ready(_, program, pid) => {
-                let program = program.display();
+                let program = Path::new(program).display();
                 write!(f, "Ready: pid {pid} of '{program}' awaits a client")
             }
             Self::Trouble(trouble) => write!(f, "skd: {trouble}"),

@@ -424,7 +424,7 @@ impl fmt::Display for Trouble<'_> {
                 )
             }
             Self::Manager { address, errno } => {
-                let address = address.display();
+                let address = Path::new(address).display();
                 let why = match errno {
                     Errno::EAGAIN | Errno::ENOBUFS | Errno::EINTR => "it reads nothing",
                     errno => errno.desc(),
@@ -443,13 +443,13 @@ impl fmt::Display for Trouble<'_> {
             } => write!(
                 f,
                 "prestarted pid {pid} of '{}' ended without a client; the next is started in {:.1}s",
-                program.display(),
+                Path::new(program).display(),
                 pause.as_secs_f64()
             ),
             Self::NotPrestartable { program, why, .. } => write!(
                 f,
                 "'{}' can't be prestarted: {why}; it is started for each client",
-                program.display()
+                Path::new(program).display()
             ),
             Self::NotPrestarted {
                 program,
@@ -459,7 +459,7 @@ impl fmt::Display for Trouble<'_> {
             } => write!(
                 f,
                 "no prestarted '{}': {why}; next try in {:.1}s",
-                program.display(),
+                Path::new(program).display(),
                 pause.as_secs_f64()
             ),
         }
@@ -521,7 +521,7 @@ impl fmt::Display for NoUpgrade<'_> {
                 f,
                 "the new program's interpreter {} isn't there; after --chroot it would have to be \
                  in that directory, but a static skd needs none",
-                path.display()
+                Path::new(path).display()
             ),
             Self::Script => f.write_str("the new program is a script, and no skd"),
             Self::NotExecutable(errno) => {

@@ -1,12 +1,12 @@
 //! The running daemon: connections and datagrams become handlers, handlers end, signals arrive.
 //!
-//! The rooms are floors too: a file imports only from lower rooms or from its own. From the
+//! Its folders are floors too: a file imports only from lower folders or from its own. From the
 //! ground up:
 //!
 //! | floor | modules | |
 //! | --- | --- | --- |
-//! | 0 | `admission` | which client is let in, when: pure parts, to which the time is told |
-//! | 1 | `service` | what one service is made of |
+//! | 0 | `admission` | which client is admitted, and when: pure parts that are told the time |
+//! | 1 | `service` | a service as all threads share it; where each of its settings is |
 //! | 2 | `handlers` | the table of live handlers: start, timeouts, reaping, lingering close |
 //! | 3 | `worker`, `wait_mode`, `supervise` | the threads that serve; the two other ways to run a program |
 //! | 4 | `control` | the main thread: signals, drain, reload, upgrade |

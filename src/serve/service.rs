@@ -1,4 +1,7 @@
 //! A service as the threads that serve it share it, and the times that its handlers are held to.
+//!
+//! A setting is a field of [`config::Service`]. [`Service::new`] reads what workers need,
+//! [`TimeLimits`] and [`DrainTimeouts`] what handlers are held to.
 
 use std::ffi::CString;
 use std::sync::Arc;

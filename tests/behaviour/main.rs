@@ -4,8 +4,10 @@
 //! original as well.
 
 // A test reports a failure by panicking, and its output is shown only when it fails. Nothing here
-// is an interface to other crates.
+// is an interface to other crates. The tests, and the crates that they use, may need a newer Rust
+// than skd itself.
 #![allow(
+    clippy::incompatible_msrv,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,

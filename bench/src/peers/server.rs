@@ -146,8 +146,11 @@ impl Server {
                 self.first_answer = began.elapsed();
                 return Ok(());
             };
-            if self.pid == self.child.id().cast_signed()
-                && let Some(status) = self.child.try_wait()?
+            let is_child = i32::try_from(self.child.id()) == Ok(self.pid);
+            if let Some(status) = is_child
+                .then(|| self.child.try_wait())
+                .transpose()?
+                .flatten()
             {
                 bail!("it ended with {status}");
             }

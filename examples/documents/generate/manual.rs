@@ -131,9 +131,8 @@ fn fonts(word: &str) -> Vec<Inline> {
     if begins("/", lower) {
         return vec![italic(word)];
     }
-    if let Some((page, section)) = word.split_once('(')
-        && section.ends_with(')')
-    {
+    let page = word.split_once('(');
+    if let Some((page, section)) = page.filter(|(_, section)| section.ends_with(')')) {
         return vec![bold(page), roman(format!("({section}"))];
     }
     // In [HOST:]PORT the names are placeholders; SIGHUP has none.

@@ -12,7 +12,7 @@ use super::failure::Failure;
 use super::park::Start;
 use super::parked::Parked;
 use super::pool::Pool;
-use super::sources::Sources;
+use super::program_files::Sources;
 use super::state::{Due, SHORTEST_PAUSE};
 use crate::child::plan::Plan;
 use crate::child::spawn::Spawner;
@@ -112,11 +112,10 @@ impl Pool {
         if state.unfit {
             return Task::Wait(None);
         }
-        if let Prestart::Warm(most) = self.prestart
-            && std::mem::take(&mut state.missed) > 0
-            && state.target < most.get()
-        {
-            state.target = (state.target * 2).min(most.get());
+        if let Prestart::Warm(most) = self.prestart {
+            if std::mem::take(&mut state.missed) > 0 {
+                state.target = (state.target * 2).min(most.get());
+            }
         }
         let due = match self.prestart {
             Prestart::Warm(_) if state.parked.len() < state.target.min(self.most()) => Some(now),

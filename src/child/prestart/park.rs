@@ -206,6 +206,6 @@ fn check_binary(pid: Pid) -> Result<(), Failure> {
 
 impl fmt::Debug for Start<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Start of '{}'", self.plan.name().display())
+        write!(f, "Start of '{}'", Path::new(self.plan.name()).display())
     }
 }

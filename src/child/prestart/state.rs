@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::parked::Parked;
-use super::sources::Sources;
+use super::program_files::Sources;
 
 /// How many are parked at first, if more may be. Whenever the pool was empty, the number is doubled.
 const FIRST: usize = 4;
@@ -93,9 +93,7 @@ impl State {
     pub(super) fn postpone(&mut self) -> Duration {
         let now = Instant::now();
         // Several at a time count once.
-        if let Some((until, pause)) = self.pause
-            && now < until
-        {
+        if let Some((_, pause)) = self.pause.filter(|(until, _)| now < *until) {
             return pause;
         }
         // After enough time without a failure the last pause doesn't count.

@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::sys::child::{self, Born, CloneCall, Descriptors, ExecTarget, Launch};
 use crate::sys::memory::Stack;
 use crate::sys::process::{self, Target, Wait};
+use std::path::Path;
 
 /// Makes a child that takes all steps of the program's but the exec: what must fail for every run
 /// fails here.
@@ -41,6 +42,10 @@ pub(in crate::serve) fn launch(
         want_pidfd: false,
         traced: false,
     };
-    child::spawn(stack, launch)
-        .map_err(|errno| Error::start(format!("no process for '{}'", plan.name().display()), errno))
+    child::spawn(stack, launch).map_err(|errno| {
+        Error::start(
+            format!("no process for '{}'", Path::new(plan.name()).display()),
+            errno,
+        )
+    })
 }

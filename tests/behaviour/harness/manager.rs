@@ -185,11 +185,9 @@ impl Drop for ServiceManager {
 impl Shared {
     /// Reads what is queued; returns whether this is the end.
     fn read(&mut self) -> bool {
-        while !self.stuck
-            && let Some(notice) = self.socket.as_ref().and_then(receive)
-        {
-            self.notices.push(notice);
-        }
+        let socket = self.socket.as_ref().filter(|_| !self.stuck);
+        self.notices
+            .extend(std::iter::from_fn(|| socket.and_then(receive)));
         self.ended
     }
 }

@@ -1,7 +1,7 @@
 //! A preflight: a child executes the new binary with the state, and says whether it could go on.
 
 use std::fs::File;
-use std::io::{self, PipeReader, Read, Write, pipe};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use super::words::{self, Word};
 use crate::child::Method;
 use crate::serve::handlers::token::Token;
 use crate::sys::events::{Interest, Poller};
+use crate::sys::pipe::pipe;
 use crate::sys::process::{self, Ended, Fork, Target, Wait};
 use crate::sys::signals::{Signal, kill};
 
@@ -29,7 +30,7 @@ pub(in crate::serve) struct Preflight {
     /// Tells of its end, where the kernel has such.
     pidfd: Option<OwnedFd>,
     /// Why it couldn't be executed, if it couldn't: the errno.
-    failure: PipeReader,
+    failure: File,
     pub(in crate::serve) next: OwnedFd,
     /// What it was told, and the length of that.
     state: File,

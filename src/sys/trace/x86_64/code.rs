@@ -293,7 +293,8 @@ unsafe extern "C" {
 /// The code to be planted; it runs at any address.
 pub(in crate::sys::trace) fn code() -> &'static [u8] {
     let (start, end) = (&raw const skd_planted, &raw const skd_planted_end);
+    let length = end.addr() - start.addr();
     // SAFETY: both are labels of one section of this program, in this order, and what is between
     // them is never written.
-    unsafe { std::slice::from_raw_parts(start, end.offset_from_unsigned(start)) }
+    unsafe { std::slice::from_raw_parts(start, length) }
 }

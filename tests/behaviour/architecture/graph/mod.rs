@@ -332,6 +332,20 @@ fn module_of(path: &str) -> Module {
     module
 }
 
+/// Returns the value of `#[path = "FILE"]`.
+fn path_value(attribute: &syn::Attribute) -> Option<String> {
+    let Meta::NameValue(meta) = &attribute.meta else {
+        return None;
+    };
+    let (true, Expr::Lit(value)) = (meta.path.is_ident("path"), &meta.value) else {
+        return None;
+    };
+    match &value.lit {
+        Lit::Str(file) => Some(file.value()),
+        _ => None,
+    }
+}
+
 /// Returns the files of `#[path = "FILE"] mod NAME;`, each with its module.
 fn path_attributes(path: &str, syntax: &syn::File) -> Vec<(String, Module)> {
     let folder = Path::new(path).parent().unwrap();
@@ -339,16 +353,13 @@ fn path_attributes(path: &str, syntax: &syn::File) -> Vec<(String, Module)> {
     for item in &syntax.items {
         let Item::Mod(item) = item else { continue };
         for attribute in &item.attrs {
-            if let Meta::NameValue(meta) = &attribute.meta
-                && let Expr::Lit(value) = &meta.value
-                && let Lit::Str(file) = &value.lit
-                && meta.path.is_ident("path")
-            {
-                let file = folder.join(file.value()).to_str().unwrap().to_owned();
-                let mut module = module_of(path);
-                module.push(item.ident.to_string());
-                found.push((file, module));
-            }
+            let Some(file) = path_value(attribute) else {
+                continue;
+            };
+            let file = folder.join(file).to_str().unwrap().to_owned();
+            let mut module = module_of(path);
+            module.push(item.ident.to_string());
+            found.push((file, module));
         }
     }
     found
