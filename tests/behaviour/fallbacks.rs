@@ -1,8 +1,8 @@
 //! Kernels and containers without the newer system calls: the service must not differ.
 
 use crate::harness::{
-    DEADLINE, Directory, Program, Running, SignalMasks, Skd, ask_udp, assert_idle, connect_unix,
-    datagram_echo, descriptors, echo, process_group, requires_command, requires_root,
+    DEADLINE, Directory, Program, Running, SignalMasks, Skd, Tampering, ask_udp, assert_idle,
+    connect_unix, datagram_echo, descriptors, echo, process_group, requires_command, requires_root,
     settled_descriptors, signal_masks, sockets, stat_field, status_field, talk, tampering, threads,
     wait_for, wait_until,
 };
@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use std::fs;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -435,36 +435,6 @@ fn full_pipe() -> (PipeReader, PipeWriter) {
     (reader, writer)
 }
 
-/// A strace(1) of one thread, which makes a system call of it fail until it is dropped.
-struct Tampering(Child);
-
-impl Tampering {
-    /// Returns when strace is attached to the thread.
-    fn with(thread: i32, injection: &str) -> Self {
-        requires_command("strace");
-        let strace = Command::new("strace")
-            .args(["-q", "-p", &thread.to_string(), "-o", "/dev/null"])
-            .args(["-e", "trace=epoll_ctl", "-e", injection])
-            .spawn();
-        let mut tampering = Self(strace.unwrap());
-        let strace = i32::try_from(tampering.0.id()).unwrap();
-        wait_until("strace has attached to it and waits", || {
-            assert_eq!(tampering.0.try_wait().unwrap(), None, "strace can't attach");
-            status_field(thread, "TracerPid") == Some(strace.to_string())
-                && stat_field(strace, 3).is_some_and(|state| state == "S")
-        });
-        tampering
-    }
-}
-
-impl Drop for Tampering {
-    fn drop(&mut self) {
-        // Its thread is detached with it.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn listeners_that_cannot_be_watched_are_served() {
     requires_root();
@@ -485,7 +455,7 @@ fn listeners_that_cannot_be_watched_are_served() {
         let mut threads = threads(skd.pid()).into_iter();
         threads.find(|(_, name)| name == "accept-0")
     });
-    let tampering = Tampering::with(thread, "inject=epoll_ctl:error=ENOSPC");
+    let tampering = Tampering::with(thread, "epoll_ctl", "error=ENOSPC");
     thread::spawn(move || reader.read_to_end(&mut Vec::new()));
     skd.wait_for_log("skd: a listener can't be watched: No space left on device");
     let begin = Instant::now();

@@ -1,8 +1,9 @@
 //! Several services in one daemon: `examples/services.rs`, since a command line has one.
 
 use crate::harness::{
-    DEADLINE, Directory, Running, Skd, ask as harness_ask, ask_unix_datagram, connect_unix,
-    datagram_echo, echo, poll_for, talk, tampering, try_talk, udp_client,
+    DEADLINE, Directory, Running, Skd, Tampering, ask as harness_ask, ask_unix_datagram,
+    connect_unix, datagram_echo, echo, poll_for, requires_root, talk, tampering, threads, try_talk,
+    udp_client, wait_for,
 };
 use nix::sys::resource::Resource;
 use nix::sys::signal::Signal;
@@ -12,6 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// The example, built if need be.
 fn program() -> &'static Path {
@@ -180,6 +182,49 @@ fn each_service_drains_in_its_own_time() {
     // The status of a handler that needed a signal.
     assert_eq!(skd.wait().code(), Some(3));
     echo(&mut none, b"is served still");
+}
+
+#[test]
+fn a_slot_that_is_freed_during_a_shortage_of_another_service_is_used() {
+    // strace is attached to a process that isn't its child.
+    requires_root();
+    let directory = Directory::new();
+    let skd = start(
+        &directory,
+        &[
+            "one -vv -x DIR/one --threads 2 --max-clients 1 cat",
+            "other -x DIR/other cat",
+        ],
+    );
+    // One of these threads starts the first handler, and sees its end while it waits out the shortage.
+    for thread in ["accept-0", "accept-1"] {
+        let mut first = connect(&directory, "one");
+        echo(&mut first, b"first");
+        let (thread, _) = wait_for("the thread", || {
+            let mut threads = threads(skd.pid()).into_iter();
+            threads.find(|(_, name)| name == thread)
+        });
+        let tampering = Tampering::with(thread, "clone3", "error=EAGAIN");
+        // Each of the threads accepts some of these.
+        let mut others = Vec::new();
+        let lines = skd.log_lines().len();
+        skd.wait_until("the thread waits out a shortage", || {
+            others.push(connect(&directory, "other"));
+            std::thread::sleep(Duration::from_millis(5));
+            let logged = skd.log_lines();
+            logged[lines..]
+                .iter()
+                .any(|line| line.contains("no process for"))
+        });
+        let mut second = connect(&directory, "one");
+        drop(first);
+        echo(&mut second, b"second");
+        drop(tampering);
+        for mut other in others {
+            echo(&mut other, b"other");
+        }
+    }
+    assert_eq!(skd.stop().code(), Some(0));
 }
 
 #[test]

@@ -164,8 +164,9 @@ impl PendingQueue {
         self.sources.get(&source)?.line.first().copied()
     }
 
-    /// Returns whether a connection of this source may be queued, or which has to go for it: the connection that has been silent for longest. A source that has a quarter of the queue has all
-    /// that one source gets, so one of its own goes.
+    /// Returns whether a connection of this source may be queued, or which connection has to go for
+    /// it: the connection silent for longest. A source that has a quarter of the queue has
+    /// all that a source gets, so one of its own goes.
     pub(in crate::serve) fn capacity_for(&self, source: Source) -> Capacity {
         let first = |silent: &BTreeSet<(Instant, u32)>| match silent.first() {
             Some((_, id)) => Capacity::After(*id),

@@ -177,9 +177,9 @@ impl OnShortage for GiveUp {
     }
 }
 
-/// Reserves an entry for the next handler of this thread, which is of this service, before its client is accepted: a handler
-/// that runs must be entered. Allocates only when more handlers live than ever before. Returns
-/// whether there is an entry.
+/// Reserves an entry for the next handler of this thread, which is of this service, before its
+/// client is accepted: a handler that runs must be entered. Allocates only when more handlers live
+/// than ever before. Returns whether there is an entry.
 pub(in crate::serve) fn reserve(handlers: &Handlers, thread: usize, service: ServiceId) -> bool {
     let reserved = handlers.table.reserve(thread, 1);
     if let Err(error) = &reserved {

@@ -84,7 +84,7 @@ pub use self::skd::{MARK, Skd, Stream, run_to_end, wait_out_throttle};
 pub use self::sockets::{Kind, Socket, sockets};
 pub use self::storm::{Over, in_a_storm};
 pub use self::syslog::{Message, Syslog, machine, relays};
-pub use self::tampering::tampering;
+pub use self::tampering::{Tampering, tampering};
 pub use self::terminal::Terminal;
 
 use std::path::Path;

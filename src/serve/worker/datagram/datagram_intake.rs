@@ -127,7 +127,8 @@ pub(super) struct Datagram<'a, M> {
     watched: bool,
     /// Whether it is the rate that keeps datagrams in the sockets.
     closed_by_rate: bool,
-    /// Whether the network took no answer, though it was waited for, and has taken none since. Then it isn't waited for again, or a thousand answers would take as many waits.
+    /// Whether the network took no answer, though it was waited for, and has taken none since. Then
+    /// it isn't waited for again, or a thousand answers would take as many waits.
     pub(super) full: bool,
     /// For each listener, whether a datagram may wait; and whether none ever will again.
     ready: Vec<bool>,
