@@ -15,10 +15,9 @@ use nix::sys::socket::{
 };
 
 use super::datagram_source::{Datagram, Mode};
-use super::drops::Why;
 use super::parked::ParkedExchange;
 use crate::config::{Peer, ServiceId};
-use crate::report::{self, Event, Trouble, Watched};
+use crate::report::{self, DropReason, Event, Trouble, Watched};
 use crate::serve::handlers::Slab;
 use crate::serve::handlers::start::NewHandler;
 use crate::serve::service::Service;
@@ -144,7 +143,7 @@ impl Mode for Packets {
         };
         if payload.is_none_or(|payload| payload.len() > LONGEST) {
             source.pipeline.release_token(token);
-            source.drops.note(Why::TooLong);
+            source.drops.note(DropReason::TooLong);
             return Attempt::Served;
         }
         let route = *route;
@@ -172,7 +171,7 @@ impl Mode for Packets {
                 },
             );
         } else {
-            source.drops.note(Why::Short);
+            source.drops.note(DropReason::Short);
         }
         Attempt::Served
     }
@@ -273,7 +272,7 @@ fn pair(source: &mut Datagram<'_, Packets>) -> Option<(OwnedFd, OwnedFd)> {
         if errno == Errno::EMSGSIZE {
             let trouble = Trouble::DatagramTooBig(source.service.id);
             report::event(Event::Trouble(trouble));
-            source.drops.note(Why::Short);
+            source.drops.note(DropReason::Short);
             return None;
         }
         report::event(Event::Trouble(Trouble::NoSocketpair {
@@ -282,7 +281,7 @@ fn pair(source: &mut Datagram<'_, Packets>) -> Option<(OwnedFd, OwnedFd)> {
             again: true,
         }));
         if source.thread().is_stopping() {
-            source.drops.note(Why::Short);
+            source.drops.note(DropReason::Short);
             return None;
         }
         pause(source);
