@@ -14,16 +14,19 @@ use super::open::{self, cannot_bind};
 use super::resolve::Resolved;
 use super::{multicast, options, unix};
 use crate::config::{
-    BoundAddress, Endpoint, Listen, ListenerName, SocketOption, Style, UnixAddress,
+    BoundAddress, DatagramMode, Endpoint, Listen, ListenerName, SocketOption, Style, UnixAddress,
 };
 use crate::error::Error;
 use crate::report::{self, Event};
 
 /// Binds all listeners, in the order of the command line. If one fails, the others are closed and
 /// their files removed. Inherited listeners come at the position of their option.
+///
+/// `datagrams` is the mode of their service: in some, skd receives the datagrams itself.
 pub fn bind_all(
     wanted: &[Resolved<'_>],
     mut inherited: Vec<InheritedListener>,
+    datagrams: DatagramMode,
 ) -> Result<Vec<Listener>, Error> {
     let mut listeners = Vec::new();
     for Resolved { listen, addresses } in wanted {
@@ -35,7 +38,7 @@ pub fn bind_all(
                 listeners.extend(these.into_iter().map(|it| it.listener));
             }
             Endpoint::Inet { style, .. } => {
-                listeners.extend(bind_inet(listen, addresses, *style)?);
+                listeners.extend(bind_inet(listen, addresses, *style, datagrams)?);
             }
             Endpoint::Unix {
                 style,
@@ -81,12 +84,13 @@ fn bind_inet(
     listen: &Listen,
     addresses: &[SocketAddr],
     style: Style,
+    datagrams: DatagramMode,
 ) -> Result<Vec<Listener>, Error> {
     let any_port = addresses.iter().all(|address| address.port() == 0);
     let mut tries = if any_port { PORT_TRIES } else { 1 };
     loop {
         tries -= 1;
-        match bind_addresses(listen, addresses, style) {
+        match bind_addresses(listen, addresses, style, datagrams) {
             Err((Errno::EADDRINUSE, _)) if tries > 0 => {}
             result => return result.map_err(|(_, error)| error),
         }
@@ -98,6 +102,7 @@ fn bind_addresses(
     listen: &Listen,
     addresses: &[SocketAddr],
     style: Style,
+    datagrams: DatagramMode,
 ) -> Result<Vec<Listener>, (Errno, Error)> {
     let mut bound: Vec<Listener> = Vec::new();
     let mut skipped = Vec::new();
@@ -108,7 +113,8 @@ fn bind_addresses(
         if let Some(port) = chosen_port {
             address.set_port(port);
         }
-        let (socket, address) = match bind_address(listen, address, any_port, style) {
+        let bound_socket = bind_address(listen, address, any_port, style, datagrams);
+        let (socket, address) = match bound_socket {
             Ok(bound) => bound,
             Err((errno @ (Errno::EADDRNOTAVAIL | Errno::EAFNOSUPPORT), error)) => {
                 skipped.push((address, errno, error));
@@ -149,6 +155,7 @@ fn bind_address(
     address: SocketAddr,
     any_port: bool,
     style: Style,
+    datagrams: DatagramMode,
 ) -> Result<(Socket, SocketAddr), (Errno, Error)> {
     let failed = |reason: io::Error| {
         let errno = reason.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
@@ -156,17 +163,20 @@ fn bind_address(
     };
     let socket = open::inet(address, style).map_err(failed)?;
     let bound_address = BoundAddress::Inet(address);
-    let set = |options: &[SocketOption]| {
-        options::set(&socket, options, &ListenerName(style, &bound_address))
-            // Another address or port would not help.
-            .map_err(|error| (Errno::UnknownErrno, error))
-    };
+    let name = ListenerName(style, &bound_address);
+    // Another address or port would not help.
+    let fatal = |error| (Errno::UnknownErrno, error);
+    let set = |options: &[SocketOption]| options::set(&socket, options, &name).map_err(fatal);
     // If SO_REUSEPORT is set, the kernel's choice of a free UDP port includes ports that other
     // sockets share.
     let (later, first): (Vec<_>, Vec<_>) = listen.options.iter().cloned().partition(|option| {
         any_port && style == Style::Datagram && *option == SocketOption::ReusePort
     });
     set(&first)?;
+    if style == Style::Datagram && datagrams != DatagramMode::Wait {
+        // A datagram that arrives between bind(2) and this would have no destination.
+        options::report_destinations(&socket, &name).map_err(fatal)?;
+    }
     socket.bind(&address.into()).map_err(failed)?;
     set(&later)?;
     let local = socket.local_addr().map_err(failed)?.as_socket();

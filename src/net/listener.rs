@@ -17,7 +17,6 @@ use super::{options, peer, variables};
 use crate::config::{BoundAddress, Listen, ListenerName, Peer, SocketOption, Style, UnixAddress};
 use crate::error::Error;
 use crate::sys::backlog::Backlog;
-use crate::sys::datagrams;
 use crate::sys::descriptors::{self, SavedDescriptors};
 use crate::sys::sockets;
 
@@ -299,18 +298,16 @@ impl Listener {
 
     /// Has the kernel report the destination of each datagram that skd receives. `per_peer` says
     /// whether each client has a handler, for which clients need addresses.
+    ///
+    /// [`bind_all`](super::bind_all) has done so before it bound a socket. It is repeated here for
+    /// sockets that another process has bound.
     pub fn prepare_to_receive(&self, per_peer: bool) -> Result<(), Error> {
         match &self.bound_address {
-            BoundAddress::Inet(address) => datagrams::tell_destination(self, address.is_ipv6())
-                .map_err(|errno| {
-                    let what = format!("{self}: can't have the kernel report destinations");
-                    Error::start(what, errno)
-                }),
             BoundAddress::Unix(_) if per_peer => Err(Error::Start(format!(
                 "--datagram-mode per-peer can't be used with {self}: clients of unix sockets \
                  mostly have no address; use per-packet"
             ))),
-            BoundAddress::Unix(_) => Ok(()),
+            _ => options::report_destinations(self, &self.listener_name()),
         }
     }
 

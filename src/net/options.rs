@@ -2,6 +2,7 @@
 //! connections inherit them, without a system call for each.
 
 use std::io;
+use std::os::fd::AsFd;
 
 use libc::{IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, SOL_SOCKET, c_int};
 use nix::errno::Errno;
@@ -10,6 +11,7 @@ use socket2::{Domain, Socket};
 use super::multicast;
 use crate::config::{BoundAddress, ListenerName, Scope, SocketOption, Style};
 use crate::error::{Error, Reason};
+use crate::sys::datagrams;
 use crate::sys::sockets::set_number;
 
 /// Sets the options that a socket of this style and address has, before it is bound.
@@ -26,6 +28,22 @@ pub(super) fn set(
         }
     }
     Ok(())
+}
+
+/// Has the kernel report the destination of each datagram that an internet socket receives from
+/// now on. Other sockets don't have destinations.
+pub(super) fn report_destinations(
+    socket: impl AsFd,
+    listener: &ListenerName<'_>,
+) -> Result<(), Error> {
+    let ListenerName(_, bound_address) = *listener;
+    let BoundAddress::Inet(address) = bound_address else {
+        return Ok(());
+    };
+    datagrams::tell_destination(socket, address.is_ipv6()).map_err(|errno| {
+        let what = format!("{listener}: can't have the kernel report destinations");
+        Error::start(what, errno)
+    })
 }
 
 /// Whether the option is for a socket with this bound address.

@@ -148,4 +148,4 @@ fn write(sink: &Sink, line: &[u8]) -> bool {
 /// The number of services in unit tests. Each test has services of its own, since counters and
 /// throttles are the process's.
 #[cfg(test)]
-const TEST_SERVICES: usize = 8;
+pub const TEST_SERVICES: usize = 8;

@@ -160,7 +160,7 @@ fn take_over(
 /// Binds the sockets of a service that the other binary didn't have, and listens.
 fn bind(service: &Service) -> Result<Vec<Listener>, Error> {
     let wanted = net::resolve_all(&service.listeners)?;
-    let listeners = net::bind_all(&wanted, Vec::new())?;
+    let listeners = net::bind_all(&wanted, Vec::new(), service.datagrams)?;
     for listener in &listeners {
         listener.listen()?;
     }

@@ -53,7 +53,8 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
     let listeners = wanted
         .iter()
         .zip(inherited_listeners)
-        .map(|(wanted, inherited)| net::bind_all(wanted, inherited))
+        .zip(&services)
+        .map(|((wanted, inherited), service)| net::bind_all(wanted, inherited, service.datagrams))
         .collect::<Result<Vec<_>, _>>()?;
     let log = Log::open(daemon.log.as_ref(), daemon.background)?;
 

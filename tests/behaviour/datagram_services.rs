@@ -5,7 +5,7 @@
 
 use crate::harness::{
     Directory, Namespace, Running, Skd, poll_for, requires_command, requires_descriptors,
-    requires_root, udp_client, wait_started, wait_until,
+    requires_root, udp_client, wait_until,
 };
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
@@ -272,9 +272,6 @@ fn crowd(count: usize) {
             .refusing(libc::SYS_pidfd_open, Errno::ENOSYS);
     }
     let skd = skd.inside(&namespace).run(&echo);
-    skd.wait_ready();
-    // A datagram that arrives during the start lacks its destination address.
-    wait_started(skd.pid());
     let began = Instant::now();
     let mut bytes = 0;
     namespace.enter(|| {
@@ -399,9 +396,6 @@ fn burst(count: usize, options: &[&str]) {
         .args(options)
         .inside(&namespace)
         .run_with(&append, [directory.name("heard")]);
-    skd.wait_ready();
-    // A datagram that arrives during the start lacks its destination address.
-    wait_started(skd.pid());
     let before = snmp(&namespace);
     let since = |name: &str| (snmp(&namespace)[name] - before[name]) as usize;
     let began = Instant::now();

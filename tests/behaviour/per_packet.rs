@@ -2,8 +2,8 @@
 
 use crate::harness::{
     Directory, Namespace, Skd, ask, ask_udp, ask_unix_datagram, assert_idle, idle_descriptors,
-    requires_command, run_to_end, send_unix_datagram, udp_client, unix_datagram_client,
-    wait_started, wait_until,
+    requires_command, run_to_end, send_unix_datagram, tampering, udp_client, unix_datagram_client,
+    wait_until,
 };
 use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -159,12 +159,9 @@ fn an_answer_comes_from_the_address_that_was_asked() {
     for address in ["10.1.0.1/24", "10.1.0.2/24", "fd00::1/64", "fd00::2/64"] {
         namespace.add_address(address);
     }
-    let skd = per_packet(["-u", "7000"])
+    let _skd = per_packet(["-u", "7000"])
         .inside(&namespace)
         .run_with("sh", ["-c", "cat; echo $UDPLOCALIP"]);
-    skd.wait_ready();
-    // A datagram that arrives during the start lacks its destination address.
-    wait_started(skd.pid());
     namespace.enter(|| {
         for address in [
             "10.1.0.1",
@@ -182,6 +179,30 @@ fn an_answer_comes_from_the_address_that_was_asked() {
 }
 
 #[test]
+fn a_datagram_that_arrives_during_the_start_has_its_destination_address() {
+    // Between bind(2) and its next call.
+    let wrapper = tampering("bind", "delay_exit=1000000");
+    for mode in ["per-packet", "per-peer"] {
+        let namespace = Namespace::new();
+        let line = "echo \"$(dd bs=100 count=1 2> /dev/null) to $UDPLOCALIP\"";
+        let skd = Skd::new(["-u", "0.0.0.0:7000", "--datagram-mode", mode])
+            .wrapper(&wrapper)
+            .inside(&namespace)
+            .start_with("sh", ["-c", line]);
+        namespace.enter(|| {
+            let client = udp_client("127.0.0.1:7000".parse().unwrap());
+            // On the loopback interface, send(2) leaves its error for the next call.
+            skd.wait_until("the socket is bound", || {
+                client.send(b"early\n").is_ok() && client.take_error().unwrap().is_none()
+            });
+            let mut answer = [0; 100];
+            let length = client.recv(&mut answer).unwrap();
+            assert_eq!(&answer[..length], b"early to 127.0.0.1\n", "{mode}");
+        });
+    }
+}
+
+#[test]
 fn low_ports_are_answered_only_if_allowed() {
     let namespace = Namespace::new();
     let run = |options: &[&str], port: u16| {
@@ -189,9 +210,6 @@ fn low_ports_are_answered_only_if_allowed() {
             .args(options)
             .inside(&namespace)
             .run("cat");
-        skd.wait_ready();
-        // A datagram that arrives during the start lacks its destination address.
-        wait_started(skd.pid());
         namespace.enter(|| {
             let low = UdpSocket::bind(("127.0.0.1", port)).unwrap();
             low.connect("127.0.0.1:7000").unwrap();
@@ -222,9 +240,6 @@ fn bound_clients_of_a_unix_socket_are_answered() {
     let (path, own) = (directory.name("socket"), directory.name("own"));
     let line = "tr a-z A-Z; printf \" $PROTO $UNIXLOCALPATH\"";
     let skd = per_packet(["-d", "-l", &path]).run_with("sh", ["-c", line]);
-    skd.wait_ready();
-    // A datagram that arrives during the start lacks its destination address.
-    wait_started(skd.pid());
     let expected = format!("HELLO UNIX-DGRAM {path}");
     assert_eq!(
         ask_unix_datagram(&own, &path, b"hello"),
@@ -239,9 +254,6 @@ fn descriptors_that_a_client_sends_are_not_kept() {
     let directory = Directory::new();
     let (path, own) = (directory.name("socket"), directory.name("own"));
     let skd = per_packet(["-d", "-l", &path]).run("cat");
-    skd.wait_ready();
-    // A datagram that arrives during the start lacks its destination address.
-    wait_started(skd.pid());
     let before = idle_descriptors(skd.pid());
     let client = unix_datagram_client(&own, &path);
     let sent = [client.as_raw_fd(); 10];

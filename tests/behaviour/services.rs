@@ -2,8 +2,8 @@
 
 use crate::harness::{
     DEADLINE, Directory, Running, Skd, Tampering, ask as harness_ask, ask_unix_datagram,
-    connect_unix, datagram_echo, echo, poll_for, requires_root, talk, tampering, threads, try_talk,
-    udp_client, wait_for,
+    assert_idle, connect_unix, datagram_echo, echo, poll_for, requires_command, requires_root,
+    stat_field, talk, tampering, threads, try_talk, udp_client, wait_for,
 };
 use nix::sys::resource::Resource;
 use nix::sys::signal::Signal;
@@ -126,6 +126,68 @@ fn a_service_that_is_full_or_broken_holds_up_no_other() {
     echo(&mut second, b"second");
     assert_eq!(skd.stop().code(), Some(0));
     assert!(!directory.join("stream").exists() && !directory.join("packets").exists());
+}
+
+#[test]
+fn a_service_whose_handlers_lack_memory_holds_up_no_other() {
+    requires_command("strace");
+    for limit in ["", "-c 1"] {
+        for at_once in [false, true] {
+            println!("{limit:?}, both clients at once: {at_once}");
+            serve_beside_a_shortage(limit, at_once);
+        }
+    }
+}
+
+/// Has a client of one service wait for a handler that can't be started, and serves those of another with this option.
+/// `at_once` says whether the first clients of both come while skd is stopped, so that a thread finds both.
+fn serve_beside_a_shortage(limit: &str, at_once: bool) {
+    let directory = Directory::new();
+    let program = directory.script("program", "#!/bin/sh\n");
+    let trace = directory.name("trace");
+    let short = "short -vv --threads 3 -x DIR/short DIR/program";
+    let lines = [short, &format!("other -x DIR/other {limit} cat")];
+    let skd = services(&directory, &lines).wrapper(
+        [
+            &["strace", "-f", "-qq", "-o", &trace, "-P"][..],
+            &[program.to_str().unwrap()],
+            &["-e", "trace=execve,execveat"],
+            &["-e", "inject=execve,execveat:error=ENOMEM"],
+        ]
+        .concat(),
+    );
+    let skd = wait_until_it_serves(skd, &lines);
+    let serve = || assert_eq!(talk(connect(&directory, "other"), b"served"), b"served");
+    serve();
+
+    let failures = || directory.read("trace").matches("(INJECTED)").count();
+    let (mut waits, first);
+    if at_once {
+        skd.signal(Signal::SIGSTOP);
+        skd.wait_until("all threads are stopped", || {
+            let mut threads = threads(skd.pid()).into_iter();
+            threads.all(|(thread, _)| {
+                stat_field(thread, 3).is_some_and(|state| state.eq_ignore_ascii_case("t"))
+            })
+        });
+        waits = connect(&directory, "short");
+        first = connect(&directory, "other");
+        skd.signal(Signal::SIGCONT);
+    } else {
+        waits = connect(&directory, "short");
+        skd.wait_until("a start fails", || failures() > 0);
+        first = connect(&directory, "other");
+    }
+    assert_eq!(talk(first, b"first"), b"first");
+    (0..20).for_each(|_| serve());
+    skd.wait_until("starts fail again and again", || failures() > 2);
+    serve();
+    assert_idle(&[skd.pid()]);
+
+    waits.set_nonblocking(true).unwrap();
+    let held = waits.read(&mut [0]).map_err(|reason| reason.kind());
+    assert_eq!(held, Err(ErrorKind::WouldBlock));
+    assert_eq!(skd.stop().code(), Some(0));
 }
 
 #[test]

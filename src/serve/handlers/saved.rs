@@ -105,17 +105,17 @@ impl SavedClock {
     /// Converts a time, past or to come. It is rounded down: no handler has run for less long than
     /// it has.
     pub(in crate::serve) fn save(&self, time: Instant) -> u64 {
-        let ahead = time.saturating_duration_since(self.now);
+        let to_come = time.saturating_duration_since(self.now);
         let ago = self.now.saturating_duration_since(time);
-        milliseconds((self.clock + ahead).saturating_sub(ago))
+        milliseconds((self.clock + to_come).saturating_sub(ago))
     }
 
     /// Converts it back.
     pub(in crate::serve) fn restore(&self, saved: u64) -> Instant {
         let time = Duration::from_millis(saved);
-        let ahead = time.saturating_sub(self.clock);
+        let to_come = time.saturating_sub(self.clock);
         let ago = self.clock.saturating_sub(time);
-        self.now.checked_sub(ago).unwrap_or(self.now) + ahead
+        self.now.checked_sub(ago).unwrap_or(self.now) + to_come
     }
 }
 

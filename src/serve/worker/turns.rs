@@ -27,7 +27,7 @@ impl Turns {
         }
     }
 
-    /// Leaves the turn of this acceptor to one that doesn't wait out a shortage. Returns that
+    /// Leaves the turn of this acceptor to another that doesn't wait out a shortage. Returns that
     /// acceptor, which has to be woken.
     pub(super) fn pass(&self, worker: usize) -> Option<usize> {
         let turns = self.0.iter().enumerate();

@@ -76,7 +76,7 @@ pub use self::process::{
     SignalMasks, capabilities, children, command, cpu_ticks, descendants, descriptors, environment,
     exists, idle_descriptors, ids, is_in_call, is_zombie, limit, mark_of, parent, process_group,
     rss_anon, session, settled_descriptors, signal_masks, stat_field, status_field, threads,
-    wait_started, zombies,
+    zombies,
 };
 pub use self::program::{Program, each_program, original};
 pub use self::running::{Daemon, Output, Running};

@@ -29,14 +29,6 @@ pub fn idle_descriptors(pid: i32) -> usize {
     count
 }
 
-/// Waits until the start of a daemon is over: it listens before that.
-#[track_caller]
-pub fn wait_started(pid: i32) {
-    wait_until("the start is over", || {
-        is_in_call(pid, libc::SYS_epoll_wait) && is_asleep(pid)
-    });
-}
-
 /// The open descriptors of a daemon that is asleep. A handler may answer before skd has closed its connection, and a
 /// start may print its port before it has closed all that only it needs.
 #[track_caller]

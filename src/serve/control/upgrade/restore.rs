@@ -106,7 +106,7 @@ impl State {
     }
 
     /// Takes out the service with this name. A service without listeners was removed by an earlier
-    /// upgrade, and has left nothing but its handlers: one that is configured again is a new one.
+    /// upgrade, and has left nothing but its handlers: when it is configured again it is a new service.
     pub fn take_service(&mut self, name: &str) -> Option<SavedService> {
         let mut services = self.services.iter();
         let index =

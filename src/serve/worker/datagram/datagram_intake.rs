@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::drops::{Drops, Why};
+use super::drops::Drops;
 use super::parked_exchange::ParkedExchange;
 use crate::child::Spawner;
 use crate::config::{BoundAddress, Peer, ServiceId};
-use crate::report::{self, Event, ReceiveFault, Trouble, Watched};
+use crate::report::{self, DropReason, Event, ReceiveFault, Trouble, Watched};
 use crate::serve::admission::{Admitted, Gate, Kind, Pipeline, Step};
 use crate::serve::handlers::token::Token;
 use crate::serve::service::Service;
@@ -195,7 +195,7 @@ impl<'a, M: Mode> Datagram<'a, M> {
     /// lost, as on the network: no other client waits for it.
     pub(super) fn answer(&mut self, listener: usize, route: &Route, payload: &[u8]) {
         if !route.leads_back() {
-            return self.drops.note(Why::NoAddress);
+            return self.drops.note(DropReason::NoAddress);
         }
         let socket = &self.service.datagrams[listener];
         let mut sent = datagrams::send(socket, payload, route);
@@ -219,7 +219,7 @@ impl<'a, M: Mode> Datagram<'a, M> {
     }
 
     pub(super) fn not_sent(&mut self, listener: usize, route: &Route, errno: Errno) {
-        self.drops.note(Why::NotSent);
+        self.drops.note(DropReason::NotSent);
         if errno != Errno::EAGAIN {
             let listener = &self.service.datagrams[listener];
             let peer = Peer::datagram(route.sender(), None);

@@ -15,10 +15,9 @@ use nix::sys::socket::{
 };
 
 use super::datagram_intake::{Datagram, Mode};
-use super::drops::Why;
 use super::parked_exchange::ParkedExchange;
 use crate::config::{Peer, ServiceId};
-use crate::report::{self, Event, Trouble, Watched};
+use crate::report::{self, DropReason, Event, Trouble, Watched};
 use crate::serve::handlers::Slab;
 use crate::serve::handlers::start::NewHandler;
 use crate::serve::service::Service;
@@ -144,7 +143,7 @@ impl Mode for Packets {
         };
         if payload.is_none_or(|payload| payload.len() > LONGEST) {
             intake.pipeline.release_token(token);
-            intake.drops.note(Why::TooLong);
+            intake.drops.note(DropReason::TooLong);
             return Attempt::Served;
         }
         let route = *route;
@@ -172,7 +171,7 @@ impl Mode for Packets {
                 },
             );
         } else {
-            intake.drops.note(Why::Short);
+            intake.drops.note(DropReason::Short);
         }
         Attempt::Served
     }
@@ -273,7 +272,7 @@ fn pair(intake: &mut Datagram<'_, Packets>) -> Option<(OwnedFd, OwnedFd)> {
         if errno == Errno::EMSGSIZE {
             let trouble = Trouble::DatagramTooBig(intake.service.id);
             report::event(Event::Trouble(trouble));
-            intake.drops.note(Why::Short);
+            intake.drops.note(DropReason::Short);
             return None;
         }
         report::event(Event::Trouble(Trouble::NoSocketpair {
@@ -282,7 +281,7 @@ fn pair(intake: &mut Datagram<'_, Packets>) -> Option<(OwnedFd, OwnedFd)> {
             again: true,
         }));
         if intake.thread().is_stopping() {
-            intake.drops.note(Why::Short);
+            intake.drops.note(DropReason::Short);
             return None;
         }
         pause(intake);

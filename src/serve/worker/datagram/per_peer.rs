@@ -16,10 +16,9 @@ use nix::sys::socket::{
 };
 
 use super::datagram_intake::{Datagram, Mode};
-use super::drops::Why;
 use super::parked_exchange::ParkedExchange;
 use crate::config::{Peer, ServiceId};
-use crate::report::{self, Event, Trouble, Watched};
+use crate::report::{self, DropReason, Event, Trouble, Watched};
 use crate::serve::handlers::start::{GiveUp, NewHandler};
 use crate::serve::handlers::{Slab, Timers};
 use crate::serve::service::Service;
@@ -64,7 +63,7 @@ impl Peers {
     }
 
     /// Passes a datagram to a handler. Returns whether the handler still reads.
-    fn deliver(&mut self, index: usize, payload: &[u8], now: Instant) -> Result<bool, Why> {
+    fn deliver(&mut self, index: usize, payload: &[u8], now: Instant) -> Result<bool, DropReason> {
         let Some(exchange) = self.open.get_mut(index) else {
             return Ok(false);
         };
@@ -76,7 +75,7 @@ impl Peers {
                 self.known.remove(&exchange.with);
                 Ok(false)
             }
-            Err(_) => Err(Why::Overflow),
+            Err(_) => Err(DropReason::Overflow),
         }
     }
 }
@@ -124,8 +123,8 @@ impl Mode for Peers {
         };
         let now = Instant::now();
         for index in 0..count {
-            if let Err(why) = deliver(intake, listener, index, now, starter) {
-                intake.drops.note(why);
+            if let Err(reason) = deliver(intake, listener, index, now, starter) {
+                intake.drops.note(reason);
             }
         }
         Attempt::Served
@@ -225,15 +224,15 @@ fn deliver<'a>(
     index: usize,
     now: Instant,
     starter: &mut HandlerStarter<'a>,
-) -> Result<(), Why> {
+) -> Result<(), DropReason> {
     let Some((route, payload)) = intake.received.get(index) else {
         return Ok(());
     };
     let (Some(payload), Some(sender)) = (payload, route.sender()) else {
-        return Err(Why::TooLong);
+        return Err(DropReason::TooLong);
     };
     if payload.is_empty() {
-        return Err(Why::Empty);
+        return Err(DropReason::Empty);
     }
     let with = (sender, route.local(), listener);
     let peers = &mut intake.mode;
@@ -247,7 +246,7 @@ fn deliver<'a>(
     if intake.takes_new() {
         start(intake, with, index, now, starter)
     } else {
-        Err(Why::Closed)
+        Err(DropReason::Closed)
     }
 }
 
@@ -258,9 +257,9 @@ fn start<'a>(
     index: usize,
     now: Instant,
     starter: &mut HandlerStarter<'a>,
-) -> Result<(), Why> {
+) -> Result<(), DropReason> {
     if intake.mode.reserve().is_err() || !starter.reserve(intake.service.id) {
-        return Err(Why::Short);
+        return Err(DropReason::Short);
     }
     let Some((route, _)) = intake.received.get(index) else {
         return Ok(());
@@ -290,14 +289,14 @@ fn start<'a>(
             errno,
             again: false,
         }));
-        Why::Short
+        DropReason::Short
     })?;
     let service = intake.service;
     let listener = &service.datagrams[with.2];
     let new = NewHandler::for_datagrams(service, listener, theirs, peer, admitted);
     // No other sender waits until a shortage is over.
     if !starter.start(new, &mut GiveUp) {
-        return Err(Why::Short);
+        return Err(DropReason::Short);
     }
     let exchange = Exchange {
         socket,
