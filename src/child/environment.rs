@@ -1,4 +1,5 @@
-//! The variables that all handlers of a service have.
+//! The variables that all handlers of a service have: inherited, the user's, `--env`. Those of the
+//! client are in `config::peer`, those of the listener in `net::variables`.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

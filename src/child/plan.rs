@@ -286,7 +286,6 @@ fn steps(surroundings: &Surroundings, role: Role, files: Option<libc::rlimit>) -
     steps
 }
 
-/// What a step was to do, and which option asked for it.
 /// Raises this process's soft limit of open files to the hard one, and says what it was if
 /// that changed anything.
 pub fn raise_file_limit() -> Option<libc::rlimit> {

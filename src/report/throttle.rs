@@ -1,5 +1,6 @@
 //! How often a line may be repeated. What concerns a service is throttled for each service, the
-//! rest for the process.
+//! rest for the process. Rejections (`admission::reject_log`) and dropped datagrams
+//! (`datagram::drops`) use the same gate for each source or reason.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,5 @@
-//! Steps that concern the process as a whole, whatever it runs.
+//! Steps that concern the process as a whole: pid file, launcher, root directory and user, and the
+//! last step before clients connect, listening.
 
 use crate::child::environment::Variables;
 use crate::config::{Daemon, Surroundings};

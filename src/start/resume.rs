@@ -80,6 +80,13 @@ fn take_over(
     report::set_verbosity(daemon.verbosity);
     let origin = state.origin(returned).map_err(not_left)?;
     let log = state.log(daemon.log.as_ref()).map_err(not_left)?;
+    // Executing a file can give back what was given up: it may be set-user-id by now, or have
+    // capabilities. New sockets are bound without them. The configuration may be another one, but
+    // the user that the process has become can't change.
+    let identity = origin.identity.as_ref().or(daemon.identity.as_ref());
+    if let Some(identity) = identity {
+        privileges::drop_to(identity)?;
+    }
     let mut restored = Vec::new();
     let mut listeners = Vec::new();
     for service in &services {
@@ -89,11 +96,6 @@ fn take_over(
             None => bind(service)?,
         });
         restored.push(saved);
-    }
-    // Executing a file can give back what was given up: it may be set-user-id by now, or have
-    // capabilities.
-    if let Some(identity) = &daemon.identity {
-        privileges::drop_to(identity)?;
     }
     let threads = threads(
         state,

@@ -270,9 +270,9 @@ fn the_container_is_built_from_this_source() {
         .find_map(|line| line.strip_prefix("rust-version = "));
     let minor = |version: &str| -> u32 { version.strip_prefix("1.").unwrap().parse().unwrap() };
     let needed = minor(version.unwrap().trim_matches('"'));
-    let image = text.split("/rust:").nth(1).unwrap();
-    let image = minor(image.split("-alpine ").next().unwrap());
-    assert!(image >= needed, "{image} {needed}");
+    let toolchain = text.split("/rust:").nth(1).unwrap();
+    let toolchain = minor(toolchain.split("-alpine ").next().unwrap());
+    assert!(toolchain >= needed, "{toolchain} {needed}");
     let mut copied = 0;
     for line in text.lines().filter_map(|line| line.strip_prefix("COPY ")) {
         let words: Vec<_> = line.split(' ').collect();

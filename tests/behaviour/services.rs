@@ -2,7 +2,7 @@
 
 use crate::harness::{
     DEADLINE, Directory, Running, Skd, ask as harness_ask, ask_unix_datagram, connect_unix,
-    datagram_echo, echo, poll_for, talk, try_talk, udp_client,
+    datagram_echo, echo, poll_for, talk, tampering, try_talk, udp_client,
 };
 use nix::sys::resource::Resource;
 use nix::sys::signal::Signal;
@@ -183,6 +183,25 @@ fn each_service_drains_in_its_own_time() {
 }
 
 #[test]
+fn a_shortage_loses_no_client_that_came_before_a_drain() {
+    let directory = Directory::new();
+    let lines = [
+        "stream -vv -x DIR/stream --drain 1h --threads 1 cat",
+        "packets -d -x DIR/packets --datagram-mode per-packet cat",
+    ];
+    // A pause of 100 ms follows each: the last is within the drain, and within its last call.
+    let skd = services(&directory, &lines);
+    let skd = skd.wrapper(tampering("accept4", "error=EMFILE:when=1..4"));
+    let skd = wait_until_it_serves(skd, &lines);
+    let mut client = connect(&directory, "stream");
+    skd.wait_for_log("wasn't accepted");
+    skd.signal(Signal::SIGTERM);
+    echo(&mut client, b"served");
+    drop(client);
+    assert_eq!(skd.wait().code(), Some(0));
+}
+
+#[test]
 fn an_upgrade_matches_services_by_name() {
     let directory = Directory::new();
     let skd = start(
@@ -221,6 +240,22 @@ fn an_upgrade_matches_services_by_name() {
         assert_eq!(talk(connect(&directory, "first"), b"first"), b"first");
         assert_eq!(talk(connect(&directory, "new"), b"new"), b"new");
         skd.wait_for_children(3);
+    }
+    // Configured again, it is a new service, beside the handlers that the old one has left.
+    configure(
+        &directory,
+        &[
+            "gone -vv -x DIR/gone --max-clients 1 cat",
+            "peers -u 127.0.0.1:0 --datagram-mode per-peer cat",
+            "new -x DIR/new --max-clients 1 cat",
+            "first -x DIR/first cat",
+        ],
+    );
+    for _ in 0..2 {
+        upgrade(&skd);
+        echo(&mut gone, b"the old one");
+        assert_eq!(talk(connect(&directory, "gone"), b"again"), b"again");
+        assert_eq!(skd.wait_for_children(3), handlers);
     }
     drop(gone);
     skd.wait_for_children(2);

@@ -12,7 +12,7 @@ use super::failure::Failure;
 use super::park::Start;
 use super::parked::Parked;
 use super::pool::Pool;
-use super::sources::Sources;
+use super::program_files::Sources;
 use super::state::{Due, SHORTEST_PAUSE};
 use crate::child::plan::Plan;
 use crate::child::spawn::Spawner;

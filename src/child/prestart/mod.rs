@@ -6,7 +6,7 @@
 //! | `calls` | which system calls a program may make before it has a client |
 //! | `failure` | why a program isn't parked |
 //! | `files` | what a parked process has open |
-//! | `sources` | what the program was made from |
+//! | `program_files` | what the program was made from |
 //! | `parked` | a parked process, and how it gets a connection |
 //! | `park` | a program is started and parked |
 //! | `state`, `pool` | the parked processes of a service |
@@ -33,7 +33,7 @@ mod parked;
 #[cfg(target_arch = "x86_64")]
 mod pool;
 #[cfg(target_arch = "x86_64")]
-mod sources;
+mod program_files;
 #[cfg(target_arch = "x86_64")]
 mod state;
 #[cfg(not(target_arch = "x86_64"))]

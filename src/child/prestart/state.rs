@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::parked::Parked;
-use super::sources::Sources;
+use super::program_files::Sources;
 
 /// How many are parked at first, if more may be. Whenever the pool was empty, the number is doubled.
 const FIRST: usize = 4;

@@ -1,4 +1,4 @@
-//! Which clients are admitted, and how fast.
+//! Options: which clients are admitted, and how fast.
 
 use clap::ValueHint;
 

@@ -1,4 +1,4 @@
-//! The daemon itself.
+//! Options: the daemon itself.
 
 use clap::ValueHint;
 

@@ -1,4 +1,4 @@
-//! How handlers are run, and how many.
+//! Options: how handlers are run, and how many.
 
 use clap::ValueHint;
 

@@ -1,4 +1,4 @@
-//! Listeners and the sockets on which they listen.
+//! Options: listeners and the sockets on which they listen.
 
 use clap::ValueHint;
 

@@ -1,4 +1,4 @@
-//! Options of connections and sockets.
+//! Options: connections and sockets.
 
 use clap::ValueHint;
 

@@ -1,4 +1,4 @@
-//! How long clients and handlers may take.
+//! Options: how long clients and handlers may take.
 
 use clap::ValueHint;
 

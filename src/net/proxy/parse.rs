@@ -1,4 +1,4 @@
-//! Parsing the beginning of a connection as a PROXY protocol header of either version.
+//! Finding the version of a PROXY protocol header; `v1` and `v2` parse it.
 
 use super::{v1, v2};
 use crate::config::proxy_header::{Fault, Header};

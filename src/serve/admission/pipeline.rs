@@ -4,7 +4,8 @@
 //! header → rules → first byte → limits of the source → rate → slot
 //! ```
 //!
-//! It decides, and does nothing. The caller accepts and receives, reads what the pipeline asks
+//! It also decides whether new clients are accepted now ([`Pipeline::gate`]). It decides, and does
+//! nothing: the caller accepts and receives, reads what the pipeline asks
 //! for, waits, and sends messages.
 
 use std::sync::Arc;
@@ -136,6 +137,12 @@ impl<'a> Pipeline<'a> {
     /// Gives back the slot of the next client.
     pub(in crate::serve) fn release_slot(&mut self) {
         self.slot = None;
+    }
+
+    /// Gives back the slot of the next client, and waits for none until one is asked for again.
+    pub(in crate::serve) fn give_way(&mut self) {
+        self.release_slot();
+        self.slots.stop_waiting(self.thread);
     }
 
     /// Hands out the slot of the next client, if it was taken.

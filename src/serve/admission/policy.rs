@@ -1,4 +1,5 @@
-//! The policy of one service: what it asks of its clients besides a slot.
+//! The admission options of one service, with its token bucket and its sources. The pipeline asks
+//! them.
 
 use std::sync::Arc;
 

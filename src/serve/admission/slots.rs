@@ -129,6 +129,20 @@ impl Slots {
         free()
     }
 
+    /// Has this worker wait for no slot any more. If one is free that it may have been woken for,
+    /// another worker that waits is woken instead.
+    pub(super) fn stop_waiting(&self, worker: usize) {
+        let Some(limit) = self.limit() else {
+            return;
+        };
+        // In the reverse order of `free`: a slot freed in between is either seen here, or wakes
+        // another worker.
+        self.waiting[worker].store(false, Ordering::SeqCst);
+        if self.taken.load(Ordering::SeqCst) < limit {
+            self.wake();
+        }
+    }
+
     /// Returns the slot of a handler that runs already, whether or not there are so many.
     pub(in crate::serve) fn occupy(self: &Arc<Self>) -> Slot {
         self.taken.fetch_add(1, Ordering::SeqCst);
@@ -157,13 +171,18 @@ impl Slots {
             return;
         }
         self.taken.fetch_sub(1, Ordering::SeqCst);
-        // All of them, where the first may only have asked whether to accept.
-        let one = self.when == When::Before;
         // A worker that waits for the slot and frees it itself needn't be woken.
         let own = thread.and_then(|thread| self.waiting.get(thread));
-        if own.is_some_and(|waiting| waiting.swap(false, Ordering::SeqCst)) && one {
-            return;
+        let own = own.is_some_and(|waiting| waiting.swap(false, Ordering::SeqCst));
+        if !own || self.when == When::Needed {
+            self.wake();
         }
+    }
+
+    /// Wakes a worker that waits.
+    fn wake(&self) {
+        // All of them, where the first may only have asked whether to accept.
+        let one = self.when == When::Before;
         for (waiting, waker) in self.waiting.iter().zip(&*self.wakers) {
             if waiting.swap(false, Ordering::SeqCst) {
                 waker.wake();
@@ -279,6 +298,20 @@ mod tests {
         // The thread that freed it looks by itself.
         assert!(woken(&wakers[0]) && woken(&wakers[1]) && !woken(&wakers[2]));
         assert!(slots.may_take(0));
+    }
+
+    #[test]
+    fn a_worker_that_stops_waiting_leaves_its_wake_up_to_another() {
+        let (slots, wakers) = slots(1, 3);
+        let slot = slots.take(0).unwrap();
+        assert!(slots.take(0).is_none() && slots.take(1).is_none() && slots.take(2).is_none());
+        // None is free.
+        slots.stop_waiting(0);
+        assert!(!woken(&wakers[1]) && !woken(&wakers[2]));
+        slot.release(0);
+        assert!(!woken(&wakers[0]) && woken(&wakers[1]) && !woken(&wakers[2]));
+        slots.stop_waiting(1);
+        assert!(woken(&wakers[2]));
     }
 
     #[test]

@@ -122,7 +122,13 @@ impl Daemon {
         let lingers = !lingering.is_empty() || handlers.iter().any(|it| it.saved.is_kept());
         let earlier = earlier.saturating_sub(handlers.len() as u64);
         let timeouts = timeouts.into();
-        let shared = Arc::new(share(services, timeouts, wakers, lingers, earlier)?);
+        let shared = Arc::new(share(
+            services,
+            timeouts,
+            (wakers, acceptors),
+            lingers,
+            earlier,
+        )?);
         let limit = limit(&shared).map(|limit| limit + wait_sockets.len());
         let status = Status::new(resources.manager, limit);
 
@@ -233,11 +239,12 @@ impl Daemon {
     }
 }
 
-/// What all threads share. `lingers` says whether connections of an earlier binary linger.
+/// What all threads share, of which the first so many accept. `lingers` says whether connections of
+/// an earlier binary linger.
 fn share(
     services: Vec<Service>,
     timeouts: Box<[Option<Timeouts>]>,
-    wakers: Arc<[Waker]>,
+    (wakers, acceptors): (Arc<[Waker]>, usize),
     lingers: bool,
     earlier: u64,
 ) -> Result<Shared, Error> {
@@ -278,7 +285,7 @@ fn share(
         drains: AtomicBool::new(false),
         exchanges: AtomicUsize::new(0),
         ended: AtomicUsize::new(0),
-        turns: Turns::new(threads),
+        turns: Turns::new(acceptors),
     })
 }
 

@@ -1,6 +1,5 @@
 //! The main thread: signals, wait-mode listeners, drain, reload, upgrade.
 
-mod attempt;
 mod build;
 mod daemon;
 pub(in crate::serve) mod drain;
@@ -13,6 +12,7 @@ mod saved_rules;
 mod signals;
 mod status;
 pub mod upgrade;
+mod upgrade_steps;
 
 pub use daemon::Daemon;
 pub use origin::Origin;

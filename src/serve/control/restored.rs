@@ -1,4 +1,5 @@
-//! Going on with what an earlier binary of this process has left.
+//! The last step of an upgrade: handlers, connections and exchanges that an earlier binary has left
+//! enter the tables of this one.
 
 use std::os::fd::OwnedFd;
 

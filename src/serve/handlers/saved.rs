@@ -85,32 +85,37 @@ impl SavedHandler {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::serve) struct SavedClock {
     now: Instant,
-    milliseconds: u64,
+    /// The same on the monotonic clock.
+    clock: Duration,
 }
 
 impl SavedClock {
     pub(in crate::serve) fn new() -> Self {
-        let clock = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from);
-        Self {
-            now: Instant::now(),
-            milliseconds: clock.map_or(0, milliseconds),
-        }
+        let clock = || clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Into::into);
+        let read = |_| {
+            let (before, clock, now) = (Instant::now(), clock(), Instant::now());
+            (now - before, now, clock)
+        };
+        // A thread may lose its CPU between two looks at the clock: the closest ones count.
+        let closest = (0..4).map(read).min();
+        let (_, now, clock) = closest.unwrap_or_else(|| read(0));
+        Self { now, clock }
     }
 
-    /// Converts a time, past or to come.
+    /// Converts a time, past or to come. It is rounded down: no handler has run for less long than
+    /// it has.
     pub(in crate::serve) fn save(&self, time: Instant) -> u64 {
-        let to_come = milliseconds(time.saturating_duration_since(self.now));
-        let ago = milliseconds(self.now.saturating_duration_since(time));
-        self.milliseconds
-            .saturating_add(to_come)
-            .saturating_sub(ago)
+        let ahead = time.saturating_duration_since(self.now);
+        let ago = self.now.saturating_duration_since(time);
+        milliseconds((self.clock + ahead).saturating_sub(ago))
     }
 
     /// Converts it back.
     pub(in crate::serve) fn restore(&self, saved: u64) -> Instant {
-        let to_come = Duration::from_millis(saved.saturating_sub(self.milliseconds));
-        let ago = Duration::from_millis(self.milliseconds.saturating_sub(saved));
-        self.now.checked_sub(ago).unwrap_or(self.now) + to_come
+        let time = Duration::from_millis(saved);
+        let ahead = time.saturating_sub(self.clock);
+        let ago = self.clock.saturating_sub(time);
+        self.now.checked_sub(ago).unwrap_or(self.now) + ahead
     }
 }
 
@@ -287,12 +292,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_saved_time_is_restored() {
+    fn a_saved_time_is_restored_rounded_down() {
         let clock = SavedClock::new();
-        for offset in [0, 1, 5_000] {
-            let offset = Duration::from_millis(offset);
+        let other = SavedClock::new();
+        for offset in [0, 1, 999, 1_000, 5_000_000] {
+            let offset = Duration::from_micros(offset);
             for time in [clock.now + offset, clock.now - offset] {
-                assert_eq!(clock.restore(clock.save(time)), time);
+                let restored = clock.restore(clock.save(time));
+                assert!(restored <= time && time - restored < Duration::from_millis(1));
+                assert!(other.restore(clock.save(time)) < time + Duration::from_millis(1));
             }
         }
     }

@@ -1,4 +1,5 @@
-//! The start of every handler: environment, process, entry in the table, log line.
+//! The start of every handler: environment, process, entry in the table, log line; and what is done
+//! in a shortage.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

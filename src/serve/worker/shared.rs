@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::datagram::parked::ParkedExchange;
+use super::datagram::parked_exchange::ParkedExchange;
 use super::turns::Turns;
 use crate::child::Pool;
 use crate::net::Listener;

@@ -1,31 +1,34 @@
-//! The turns of workers to accept clients: the kernel wakes one worker for each.
+//! The turns of acceptors to accept clients: the kernel wakes one of them for each client.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The turns of all workers.
+/// The turns of all acceptors, which are the first of the workers. The workers after them receive
+/// datagrams, of one service each, and have no turns.
 #[derive(Debug)]
 pub(in crate::serve) struct Turns(Box<[Turn]>);
 
 #[derive(Debug, Default)]
 struct Turn {
-    /// Whether the worker waits out a shortage.
+    /// Whether the acceptor waits out a shortage.
     pausing: AtomicBool,
-    /// Whether another worker has left its turn to this one.
+    /// Whether another acceptor has left its turn to this one.
     passed: AtomicBool,
 }
 
 impl Turns {
-    pub(in crate::serve) fn new(workers: usize) -> Self {
-        Self((0..workers).map(|_| Turn::default()).collect())
+    pub(in crate::serve) fn new(acceptors: usize) -> Self {
+        Self((0..acceptors).map(|_| Turn::default()).collect())
     }
 
     /// Notes whether a worker waits out a shortage.
     pub(super) fn set_pausing(&self, worker: usize, pausing: bool) {
-        self.0[worker].pausing.store(pausing, Ordering::SeqCst);
+        if let Some(turn) = self.0.get(worker) {
+            turn.pausing.store(pausing, Ordering::SeqCst);
+        }
     }
 
-    /// Leaves the turn of this worker to a worker that doesn't wait out a shortage, which is returned and
-    /// has to be woken.
+    /// Leaves the turn of this acceptor to one that doesn't wait out a shortage. Returns that
+    /// acceptor, which has to be woken.
     pub(super) fn pass(&self, worker: usize) -> Option<usize> {
         let turns = self.0.iter().enumerate();
         let mut others = turns.filter(|(index, _)| *index != worker);
@@ -34,7 +37,7 @@ impl Turns {
         Some(other)
     }
 
-    /// Returns whether another worker has left its turn to this one.
+    /// Returns whether another acceptor has left its turn to this one.
     pub(super) fn take_passed(&self, worker: usize) -> bool {
         self.0[worker].passed.swap(false, Ordering::SeqCst)
     }
@@ -58,5 +61,7 @@ mod tests {
         turns.set_pausing(1, false);
         assert_eq!(turns.pass(0), Some(1));
         assert_eq!(Turns::new(1).pass(0), None);
+        // A datagram worker.
+        turns.set_pausing(3, true);
     }
 }

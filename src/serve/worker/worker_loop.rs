@@ -1,12 +1,12 @@
-//! The loop of every worker thread, whatever its clients come from.
+//! The loop of every worker thread: serve, wait, reap, wait out a shortage, park.
 
 use std::marker::PhantomData;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
+use super::intake::{Attempts, HandlerStarter, Intake, PAUSE, Thread};
 use super::shared::{Phase, Shared};
-use super::source::{Attempts, HandlerStarter, PAUSE, Source, Thread};
 use crate::child::Spawner;
 use crate::serve::handlers::reap;
 use crate::serve::handlers::start::OnShortage;
@@ -21,31 +21,31 @@ const BATCH: usize = 16;
 #[derive(Debug)]
 pub(super) struct Worker<'a, S> {
     starter: HandlerStarter<'a>,
-    source: S,
+    intake: S,
 }
 
-impl<'a, S: Source<'a>> Worker<'a, S> {
-    pub(super) fn new(spawner: Spawner, source: S) -> Self {
-        let starter = HandlerStarter::new(source.thread(), spawner);
-        Self { starter, source }
+impl<'a, S: Intake<'a>> Worker<'a, S> {
+    pub(super) fn new(spawner: Spawner, intake: S) -> Self {
+        let starter = HandlerStarter::new(intake.thread(), spawner);
+        Self { starter, intake }
     }
 
     pub(super) fn run(mut self) {
         let shared = self.starter.thread.shared;
         while shared.is_in(Phase::Starting) {
             // Not for good: a moment later it costs nothing to look once more.
-            look(&mut self.source, Some(PAUSE));
+            look(&mut self.intake, Some(PAUSE));
         }
-        self.source.unpark(&mut self.starter);
+        self.intake.unpark(&mut self.starter);
         let mut batch = 0;
         while shared.is_in(Phase::Serving) || shared.is_in(Phase::Parked) {
             if shared.is_in(Phase::Parked) {
-                self.source.park();
+                self.intake.park();
                 self.starter.thread.park();
-                self.source.unpark(&mut self.starter);
+                self.intake.unpark(&mut self.starter);
                 continue;
             }
-            match serve_ready(&mut self.source, &mut self.starter) {
+            match serve_ready(&mut self.intake, &mut self.starter) {
                 0 => {
                     batch = 0;
                     self.wait();
@@ -53,35 +53,35 @@ impl<'a, S: Source<'a>> Worker<'a, S> {
                 served if batch + served < BATCH => batch += served,
                 _ => {
                     batch = 0;
-                    look(&mut self.source, Some(Duration::ZERO));
+                    look(&mut self.intake, Some(Duration::ZERO));
                 }
             }
         }
-        self.source.finish(self.starter);
+        self.intake.finish(self.starter);
     }
 
     /// Waits until something happens.
     fn wait(&mut self) {
         // Until a connection is let go of, its client waits for the end.
         let released = self.starter.release();
-        if !self.source.watch() {
-            return pause(&mut self.source);
+        if !self.intake.watch() {
+            return pause(&mut self.intake);
         }
         let limit = (!released).then_some(PAUSE);
-        let left = self.source.time_left();
-        look(&mut self.source, limit.into_iter().chain(left).min());
+        let left = self.intake.time_left();
+        look(&mut self.intake, limit.into_iter().chain(left).min());
     }
 }
 
 /// Serves what is ready, and waits out a shortage. Returns how many clients were served; one, if
 /// there was a shortage, so that the thread tries again whatever else there is to wait for.
-pub(super) fn serve_ready<'a, S: Source<'a>>(
-    source: &mut S,
+pub(super) fn serve_ready<'a, S: Intake<'a>>(
+    intake: &mut S,
     starter: &mut HandlerStarter<'a>,
 ) -> usize {
-    let Attempts { served, short } = source.serve_ready(starter);
+    let Attempts { served, short } = intake.serve_ready(starter);
     if short {
-        pause(source);
+        pause(intake);
         return served.max(1);
     }
     served
@@ -89,21 +89,21 @@ pub(super) fn serve_ready<'a, S: Source<'a>>(
 
 /// Lets time pass before the next try, unless something happens that may have ended a shortage; the
 /// arrival of a client doesn't.
-pub(super) fn pause<'a, S: Source<'a>>(source: &mut S) {
-    let Thread { index, shared } = source.thread();
+pub(super) fn pause<'a, S: Intake<'a>>(intake: &mut S) {
+    let Thread { index, shared } = intake.thread();
     shared.turns.set_pausing(index, true);
-    source.give_way();
-    look(source, Some(PAUSE));
+    intake.give_way();
+    look(intake, Some(PAUSE));
     shared.turns.set_pausing(index, false);
 }
 
 /// Acts on what has happened; waits for it, for `limit` at most.
-pub(super) fn look<'a, S: Source<'a>>(source: &mut S, limit: Option<Duration>) {
-    let thread = source.thread();
+pub(super) fn look<'a, S: Intake<'a>>(intake: &mut S, limit: Option<Duration>) {
+    let thread = intake.thread();
     // Without timeouts this is `limit`, and no system call.
     let limit = thread.handlers().until_due(thread.index, limit);
     let mut events = no_events();
-    let Ok(tokens) = source.poller().wait(&mut events, limit) else {
+    let Ok(tokens) = intake.poller().wait(&mut events, limit) else {
         // No errno that an epoll descriptor in order can give; don't spin on it.
         thread::sleep(PAUSE);
         return;
@@ -111,8 +111,8 @@ pub(super) fn look<'a, S: Source<'a>>(source: &mut S, limit: Option<Duration>) {
     for token in tokens.map(Token::from) {
         match token {
             // The pidfds are in a set of their own.
-            Token::Worker(_) => look_at_handlers(source),
-            token => act(source, token),
+            Token::Worker(_) => look_at_handlers(intake),
+            token => act(intake, token),
         }
     }
     let Thread { index, shared } = thread;
@@ -122,20 +122,20 @@ pub(super) fn look<'a, S: Source<'a>>(source: &mut S, limit: Option<Duration>) {
         .handlers
         .lingering
         .close_overdue(index, thread.poller());
-    source.on_time();
+    intake.on_time();
 }
 
 /// Acts on the events of the set in which the pidfds of handlers are.
-fn look_at_handlers<'a, S: Source<'a>>(source: &mut S) {
+fn look_at_handlers<'a, S: Intake<'a>>(intake: &mut S) {
     let mut events = no_events();
-    let poller = source.thread().poller();
+    let poller = intake.thread().poller();
     if let Ok(tokens) = poller.wait(&mut events, Some(Duration::ZERO)) {
-        tokens.map(Token::from).for_each(|token| act(source, token));
+        tokens.map(Token::from).for_each(|token| act(intake, token));
     }
 }
 
-fn act<'a, S: Source<'a>>(source: &mut S, token: Token) {
-    let thread = source.thread();
+fn act<'a, S: Intake<'a>>(intake: &mut S, token: Token) {
+    let thread = intake.thread();
     let Thread { index, shared } = thread;
     match token {
         Token::Handler {
@@ -151,9 +151,9 @@ fn act<'a, S: Source<'a>>(source: &mut S, token: Token) {
         Token::Waker => {
             shared.wakers[index].clear();
             shared.answer(index);
-            source.on_woken();
+            intake.on_woken();
         }
-        token => source.on_event(token),
+        token => intake.on_event(token),
     }
 }
 
@@ -166,31 +166,31 @@ pub(super) fn note_end(shared: &Shared) {
 /// Waits a shortage out, unless skd is stopping.
 #[derive(Debug)]
 pub(super) struct WaitOut<'s, 'a, S, F> {
-    source: &'s mut S,
+    intake: &'s mut S,
     free_descriptor: F,
     thread: PhantomData<Thread<'a>>,
 }
 
-impl<'s, 'a, S: Source<'a>, F: FnMut(&mut S) -> bool> WaitOut<'s, 'a, S, F> {
+impl<'s, 'a, S: Intake<'a>, F: FnMut(&mut S) -> bool> WaitOut<'s, 'a, S, F> {
     /// `free_descriptor` closes something of little worth, and returns whether it did.
-    pub(super) fn new(source: &'s mut S, free_descriptor: F) -> Self {
+    pub(super) fn new(intake: &'s mut S, free_descriptor: F) -> Self {
         Self {
-            source,
+            intake,
             free_descriptor,
             thread: PhantomData,
         }
     }
 }
 
-impl<'a, S: Source<'a>, F: FnMut(&mut S) -> bool> OnShortage for WaitOut<'_, 'a, S, F> {
+impl<'a, S: Intake<'a>, F: FnMut(&mut S) -> bool> OnShortage for WaitOut<'_, 'a, S, F> {
     fn free_descriptor(&mut self) -> bool {
-        (self.free_descriptor)(self.source)
+        (self.free_descriptor)(self.intake)
     }
 
     fn pause(&mut self) -> bool {
-        let stopping = self.source.thread().is_stopping();
+        let stopping = self.intake.thread().is_stopping();
         if !stopping {
-            pause(self.source);
+            pause(self.intake);
         }
         !stopping
     }

@@ -1,4 +1,5 @@
-//! Reading the state: how this process came to run, and what it goes on with.
+//! Reading the state: how this process came to run, and what it goes on with. Handlers are restored
+//! in `handlers::saved`, connections in `worker::saved`.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -104,10 +105,12 @@ impl State {
         self.manager.take().map(Manager::restore).transpose()
     }
 
-    /// Takes out the service with this name.
+    /// Takes out the service with this name. A service without listeners was removed by an earlier
+    /// upgrade, and has left nothing but its handlers: one that is configured again is a new one.
     pub fn take_service(&mut self, name: &str) -> Option<SavedService> {
         let mut services = self.services.iter();
-        let index = services.position(|service| service.name == name)?;
+        let index =
+            services.position(|service| service.name == name && !service.listeners.is_empty())?;
         Some(self.services.remove(index))
     }
 

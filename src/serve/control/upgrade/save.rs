@@ -1,4 +1,5 @@
-//! Writing down the state: each module saves its part.
+//! Writing down the state: each module saves its part, handlers in `handlers::saved`, connections in
+//! `worker::saved`.
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;

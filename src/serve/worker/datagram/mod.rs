@@ -6,9 +6,9 @@
 //! datagram worker waits for its listeners and its exchanges, never for a client or a handler. What
 //! can't be taken at once is dropped, and counted. A worker serves one service.
 
-mod datagram_source;
+mod datagram_intake;
 mod drops;
-pub(super) mod parked;
+pub(super) mod parked_exchange;
 mod per_packet;
 mod per_peer;
 
@@ -24,7 +24,7 @@ use crate::sys::thread::Thread;
 use per_packet::Packets;
 use per_peer::Peers;
 
-pub(in crate::serve) use parked::{ParkedExchange, SavedExchange};
+pub(in crate::serve) use parked_exchange::{ParkedExchange, SavedExchange};
 
 /// Starts a datagram worker for a service.
 pub(in crate::serve) fn start(
@@ -34,7 +34,7 @@ pub(in crate::serve) fn start(
     spawner: Spawner,
 ) -> Result<Thread, Errno> {
     match shared.services[service.index()].datagram_mode {
-        DatagramMode::PerPeer => datagram_source::start::<Peers>(index, service, shared, spawner),
-        _ => datagram_source::start::<Packets>(index, service, shared, spawner),
+        DatagramMode::PerPeer => datagram_intake::start::<Peers>(index, service, shared, spawner),
+        _ => datagram_intake::start::<Packets>(index, service, shared, spawner),
     }
 }

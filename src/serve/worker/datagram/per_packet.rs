@@ -14,15 +14,15 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, recv, send, shutdown, socketpair,
 };
 
-use super::datagram_source::{Datagram, Mode};
+use super::datagram_intake::{Datagram, Mode};
 use super::drops::Why;
-use super::parked::ParkedExchange;
+use super::parked_exchange::ParkedExchange;
 use crate::config::{Peer, ServiceId};
 use crate::report::{self, Event, Trouble, Watched};
 use crate::serve::handlers::Slab;
 use crate::serve::handlers::start::NewHandler;
 use crate::serve::service::Service;
-use crate::serve::worker::source::{Attempt, HandlerStarter, Source};
+use crate::serve::worker::intake::{Attempt, HandlerStarter, Intake};
 use crate::serve::worker::worker_loop::{WaitOut, pause};
 use crate::sys::datagrams::{LONGEST, Route};
 use crate::sys::events::Interest;
@@ -121,48 +121,48 @@ impl Mode for Packets {
     }
 
     fn serve<'a>(
-        source: &mut Datagram<'a, Self>,
+        intake: &mut Datagram<'a, Self>,
         listener: usize,
         starter: &mut HandlerStarter<'a>,
     ) -> Attempt {
-        if !starter.reserve(source.service.id) || source.mode.open.reserve(1).is_err() {
+        if !starter.reserve(intake.service.id) || intake.mode.open.reserve(1).is_err() {
             return Attempt::Short;
         }
         // Before the datagram is received: without a slot or a token, it stays where it is.
-        if !source.pipeline.take_slot() {
+        if !intake.pipeline.take_slot() {
             return Attempt::Closed;
         }
-        let Ok(token) = source.pipeline.take_token() else {
+        let Ok(token) = intake.pipeline.take_token() else {
             return Attempt::Closed;
         };
-        if let Err(attempt) = source.receive(listener) {
-            source.pipeline.release_token(token);
+        if let Err(attempt) = intake.receive(listener) {
+            intake.pipeline.release_token(token);
             return attempt;
         }
-        let Some((route, payload)) = source.received.get(0) else {
+        let Some((route, payload)) = intake.received.get(0) else {
             return Attempt::Drained;
         };
         if payload.is_none_or(|payload| payload.len() > LONGEST) {
-            source.pipeline.release_token(token);
-            source.drops.note(Why::TooLong);
+            intake.pipeline.release_token(token);
+            intake.drops.note(Why::TooLong);
             return Attempt::Served;
         }
         let route = *route;
         let peer = Peer::datagram(route.sender(), route.local());
-        let Some(admitted) = source.admit(peer, token) else {
+        let Some(admitted) = intake.admit(peer, token) else {
             return Attempt::Served;
         };
-        let Some((ours, theirs)) = pair(source) else {
+        let Some((ours, theirs)) = pair(intake) else {
             return Attempt::Served;
         };
-        let service = source.service;
+        let service = intake.service;
         let socket = &service.datagrams[listener];
         let new = NewHandler::for_datagrams(service, socket, theirs, peer, admitted);
         // The datagram was received, so a shortage is waited out, while other exchanges go on.
-        if starter.start(new, &mut WaitOut::new(source, |_| false)) {
-            let answer = source.mode.spare.pop().unwrap_or_default();
+        if starter.start(new, &mut WaitOut::new(intake, |_| false)) {
+            let answer = intake.mode.spare.pop().unwrap_or_default();
             open(
-                source,
+                intake,
                 Packet {
                     socket: ours,
                     listener,
@@ -172,14 +172,14 @@ impl Mode for Packets {
                 },
             );
         } else {
-            source.drops.note(Why::Short);
+            intake.drops.note(Why::Short);
         }
         Attempt::Served
     }
 
     /// Reads what a handler has written. If that was all, sends it.
-    fn on_exchange(source: &mut Datagram<'_, Self>, index: usize) {
-        let Self { open, buffer, .. } = &mut source.mode;
+    fn on_exchange(intake: &mut Datagram<'_, Self>, index: usize) {
+        let Self { open, buffer, .. } = &mut intake.mode;
         let Some(packet) = open.get_mut(index) else {
             return;
         };
@@ -187,27 +187,27 @@ impl Mode for Packets {
             return;
         };
         // Before it is closed, as a pidfd.
-        let _ = source.poller.remove(&packet.socket);
+        let _ = intake.poller.remove(&packet.socket);
         let Some(mut packet) = open.remove(index) else {
             return;
         };
         if packet.answer.capacity() > 0 {
             packet.answer.clear();
-            source.mode.spare.push(std::mem::take(&mut packet.answer));
+            intake.mode.spare.push(std::mem::take(&mut packet.answer));
         }
         if packet.too_long || length > LONGEST {
             let peer = Peer::datagram(packet.route.sender(), None);
             report::event(Event::Trouble(Trouble::AnswerTooLong {
-                service: source.service.id,
+                service: intake.service.id,
                 peer: &peer,
                 longest: LONGEST,
             }));
         } else if length > 0 {
-            let buffer = std::mem::take(&mut source.mode.buffer);
-            source.answer(packet.listener, &packet.route, &buffer[..length]);
-            source.mode.buffer = buffer;
+            let buffer = std::mem::take(&mut intake.mode.buffer);
+            intake.answer(packet.listener, &packet.route, &buffer[..length]);
+            intake.mode.buffer = buffer;
         }
-        source.count_closed();
+        intake.count_closed();
     }
 
     fn on_time(_: &mut Datagram<'_, Self>) {}
@@ -225,10 +225,10 @@ impl Mode for Packets {
         parked.collect()
     }
 
-    fn unpark(source: &mut Datagram<'_, Self>, parked: ParkedExchange) {
-        if source.mode.open.reserve(1).is_ok() {
+    fn unpark(intake: &mut Datagram<'_, Self>, parked: ParkedExchange) {
+        if intake.mode.open.reserve(1).is_ok() {
             open(
-                source,
+                intake,
                 Packet {
                     socket: parked.socket,
                     listener: parked.listener,
@@ -242,50 +242,50 @@ impl Mode for Packets {
 }
 
 /// Waits for what a handler writes. There is memory for the entry.
-fn open(source: &mut Datagram<'_, Packets>, packet: Packet) {
-    source.count_opened();
-    let index = source.mode.open.insert(packet);
-    let token = source.token(index);
-    let Some(packet) = source.mode.open.get_mut(index) else {
+fn open(intake: &mut Datagram<'_, Packets>, packet: Packet) {
+    intake.count_opened();
+    let index = intake.mode.open.insert(packet);
+    let token = intake.token(index);
+    let Some(packet) = intake.mode.open.get_mut(index) else {
         return;
     };
-    let watched = source.poller.add(&packet.socket, Interest::Readable, token);
+    let watched = intake.poller.add(&packet.socket, Interest::Readable, token);
     if let Err(errno) = watched {
         report::event(Event::Trouble(Trouble::NotWatched {
-            service: Some(source.service.id),
+            service: Some(intake.service.id),
             what: Watched::Answer,
             errno,
         }));
-        source.mode.open.remove(index);
-        source.count_closed();
+        intake.mode.open.remove(index);
+        intake.count_closed();
     }
 }
 
 /// Makes a pair of sockets with the datagram in one of them, and its end after that. Returns `None`
 /// if it doesn't fit, or if skd stops while there is a shortage.
-fn pair(source: &mut Datagram<'_, Packets>) -> Option<(OwnedFd, OwnedFd)> {
+fn pair(intake: &mut Datagram<'_, Packets>) -> Option<(OwnedFd, OwnedFd)> {
     loop {
-        let payload = source.received.get(0).and_then(|(_, payload)| payload);
+        let payload = intake.received.get(0).and_then(|(_, payload)| payload);
         let errno = match filled_pair(payload.unwrap_or_default()) {
             Ok(pair) => return Some(pair),
             Err(errno) => errno,
         };
         if errno == Errno::EMSGSIZE {
-            let trouble = Trouble::DatagramTooBig(source.service.id);
+            let trouble = Trouble::DatagramTooBig(intake.service.id);
             report::event(Event::Trouble(trouble));
-            source.drops.note(Why::Short);
+            intake.drops.note(Why::Short);
             return None;
         }
         report::event(Event::Trouble(Trouble::NoSocketpair {
-            service: source.service.id,
+            service: intake.service.id,
             errno,
             again: true,
         }));
-        if source.thread().is_stopping() {
-            source.drops.note(Why::Short);
+        if intake.thread().is_stopping() {
+            intake.drops.note(Why::Short);
             return None;
         }
-        pause(source);
+        pause(intake);
     }
 }
 

@@ -15,15 +15,15 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, send, shutdown, socketpair,
 };
 
-use super::datagram_source::{Datagram, Mode};
+use super::datagram_intake::{Datagram, Mode};
 use super::drops::Why;
-use super::parked::ParkedExchange;
+use super::parked_exchange::ParkedExchange;
 use crate::config::{Peer, ServiceId};
 use crate::report::{self, Event, Trouble, Watched};
 use crate::serve::handlers::start::{GiveUp, NewHandler};
 use crate::serve::handlers::{Slab, Timers};
 use crate::serve::service::Service;
-use crate::serve::worker::source::{Attempt, HandlerStarter};
+use crate::serve::worker::intake::{Attempt, HandlerStarter};
 use crate::sys::datagrams::{BATCH, LONGEST, Received, Route};
 use crate::sys::events::Interest;
 use crate::sys::sockets::is_shut_down;
@@ -114,26 +114,26 @@ impl Mode for Peers {
     }
 
     fn serve<'a>(
-        source: &mut Datagram<'a, Self>,
+        intake: &mut Datagram<'a, Self>,
         listener: usize,
         starter: &mut HandlerStarter<'a>,
     ) -> Attempt {
-        let count = match source.receive(listener) {
+        let count = match intake.receive(listener) {
             Ok(count) => count,
             Err(attempt) => return attempt,
         };
         let now = Instant::now();
         for index in 0..count {
-            if let Err(why) = deliver(source, listener, index, now, starter) {
-                source.drops.note(why);
+            if let Err(why) = deliver(intake, listener, index, now, starter) {
+                intake.drops.note(why);
             }
         }
         Attempt::Served
     }
 
     /// Sends what a handler has written. If it has ended, that is all.
-    fn on_exchange(source: &mut Datagram<'_, Self>, index: usize) {
-        let Self { open, answers, .. } = &mut source.mode;
+    fn on_exchange(intake: &mut Datagram<'_, Self>, index: usize) {
+        let Self { open, answers, .. } = &mut intake.mode;
         let Some(exchange) = open.get_mut(index) else {
             return;
         };
@@ -141,7 +141,7 @@ impl Mode for Peers {
             Ok(count) => count,
             // The handler has ended with unread datagrams. That is returned before what it had written.
             Err(Errno::ECONNRESET) => return,
-            Err(_) => return close(source, index),
+            Err(_) => return close(intake, index),
         };
         let length = |index| Some(answers.get(index)?.1?.len());
         // The end reads as empty messages, as many as fit. So does an answer without bytes, but
@@ -151,16 +151,16 @@ impl Mode for Peers {
         let ended = count == BATCH && written < count && is_shut_down(&exchange.socket);
         let count = if ended { written } else { count };
         let (route, listener) = (exchange.route, exchange.with.2);
-        send_answers(source, listener, &route, count);
+        send_answers(intake, listener, &route, count);
         if ended {
-            close(source, index);
+            close(intake, index);
         }
     }
 
     /// Has the handlers of senders that have been silent for too long read the end. What they still
     /// write is sent.
-    fn on_time(source: &mut Datagram<'_, Self>) {
-        let peers = &mut source.mode;
+    fn on_time(intake: &mut Datagram<'_, Self>) {
+        let peers = &mut intake.mode;
         while let Some((due, index)) = peers.timers.next() {
             let now = Instant::now();
             let Some(exchange) = peers.open.get_mut(index) else {
@@ -200,8 +200,8 @@ impl Mode for Peers {
         parked.collect()
     }
 
-    fn unpark(source: &mut Datagram<'_, Self>, parked: ParkedExchange) {
-        let peers = &mut source.mode;
+    fn unpark(intake: &mut Datagram<'_, Self>, parked: ParkedExchange) {
+        let peers = &mut intake.mode;
         let sender = parked.route.sender();
         let Some(sender) = sender.filter(|_| peers.reserve().is_ok()) else {
             return;
@@ -214,19 +214,19 @@ impl Mode for Peers {
             route: parked.route,
             last: now.checked_sub(silent).unwrap_or(now),
         };
-        open(source, exchange, parked.silent.is_some());
+        open(intake, exchange, parked.silent.is_some());
     }
 }
 
 /// Delivers a received datagram, to a new handler if its sender has none.
 fn deliver<'a>(
-    source: &mut Datagram<'a, Peers>,
+    intake: &mut Datagram<'a, Peers>,
     listener: usize,
     index: usize,
     now: Instant,
     starter: &mut HandlerStarter<'a>,
 ) -> Result<(), Why> {
-    let Some((route, payload)) = source.received.get(index) else {
+    let Some((route, payload)) = intake.received.get(index) else {
         return Ok(());
     };
     let (Some(payload), Some(sender)) = (payload, route.sender()) else {
@@ -236,7 +236,7 @@ fn deliver<'a>(
         return Err(Why::Empty);
     }
     let with = (sender, route.local(), listener);
-    let peers = &mut source.mode;
+    let peers = &mut intake.mode;
     let delivered = match peers.known.get(&with).copied() {
         Some(known) => peers.deliver(known, payload, now)?,
         None => false,
@@ -244,8 +244,8 @@ fn deliver<'a>(
     if delivered {
         return Ok(());
     }
-    if source.takes_new() {
-        start(source, with, index, now, starter)
+    if intake.takes_new() {
+        start(intake, with, index, now, starter)
     } else {
         Err(Why::Closed)
     }
@@ -253,25 +253,25 @@ fn deliver<'a>(
 
 /// Starts a handler for a sender, with a received datagram.
 fn start<'a>(
-    source: &mut Datagram<'a, Peers>,
+    intake: &mut Datagram<'a, Peers>,
     with: With,
     index: usize,
     now: Instant,
     starter: &mut HandlerStarter<'a>,
 ) -> Result<(), Why> {
-    if source.mode.reserve().is_err() || !starter.reserve(source.service.id) {
+    if intake.mode.reserve().is_err() || !starter.reserve(intake.service.id) {
         return Err(Why::Short);
     }
-    let Some((route, _)) = source.received.get(index) else {
+    let Some((route, _)) = intake.received.get(index) else {
         return Ok(());
     };
     let route = *route;
     let peer = Peer::datagram(route.sender(), route.local());
     // Before anything is made: a flood that is rejected costs no more than that.
-    let Some(admitted) = source.admit(peer, None) else {
+    let Some(admitted) = intake.admit(peer, None) else {
         return Ok(());
     };
-    let Some((_, Some(payload))) = source.received.get(index) else {
+    let Some((_, Some(payload))) = intake.received.get(index) else {
         return Ok(());
     };
     let pair = socketpair(
@@ -286,13 +286,13 @@ fn start<'a>(
     });
     let (socket, theirs) = filled.map_err(|errno| {
         report::event(Event::Trouble(Trouble::NoSocketpair {
-            service: source.service.id,
+            service: intake.service.id,
             errno,
             again: false,
         }));
         Why::Short
     })?;
-    let service = source.service;
+    let service = intake.service;
     let listener = &service.datagrams[with.2];
     let new = NewHandler::for_datagrams(service, listener, theirs, peer, admitted);
     // No other sender waits until a shortage is over.
@@ -305,45 +305,45 @@ fn start<'a>(
         route,
         last: now,
     };
-    open(source, exchange, true);
+    open(intake, exchange, true);
     Ok(())
 }
 
 /// Waits for what a handler writes. There is memory for the entry. `known` is set if datagrams
 /// of the sender are for this handler.
-fn open(source: &mut Datagram<'_, Peers>, exchange: Exchange, known: bool) {
-    source.count_opened();
-    let peers = &mut source.mode;
+fn open(intake: &mut Datagram<'_, Peers>, exchange: Exchange, known: bool) {
+    intake.count_opened();
+    let peers = &mut intake.mode;
     let (with, last) = (exchange.with, exchange.last);
     let index = peers.open.insert(exchange);
     if known {
         peers.known.insert(with, index);
         peers.timers.insert(index, last + peers.idle, ());
     }
-    let token = source.token(index);
-    let Some(exchange) = source.mode.open.get_mut(index) else {
+    let token = intake.token(index);
+    let Some(exchange) = intake.mode.open.get_mut(index) else {
         return;
     };
-    let watched = source
+    let watched = intake
         .poller
         .add(&exchange.socket, Interest::Readable, token);
     if let Err(errno) = watched {
         report::event(Event::Trouble(Trouble::NotWatched {
-            service: Some(source.service.id),
+            service: Some(intake.service.id),
             what: Watched::Output,
             errno,
         }));
-        close(source, index);
+        close(intake, index);
     }
 }
 
 /// Sends so many answers of a handler.
-fn send_answers(source: &mut Datagram<'_, Peers>, listener: usize, route: &Route, count: usize) {
-    let socket = &source.service.datagrams[listener];
+fn send_answers(intake: &mut Datagram<'_, Peers>, listener: usize, route: &Route, count: usize) {
+    let socket = &intake.service.datagrams[listener];
     let mut first = 0;
     while first < count {
         let fits = |index: &usize| {
-            let found = source.mode.answers.get(*index);
+            let found = intake.mode.answers.get(*index);
             let payload = found.and_then(|(_, payload)| payload);
             payload.is_some_and(|payload| payload.len() <= LONGEST)
         };
@@ -351,33 +351,33 @@ fn send_answers(source: &mut Datagram<'_, Peers>, listener: usize, route: &Route
         if batch == 0 {
             let peer = Peer::datagram(route.sender(), None);
             report::event(Event::Trouble(Trouble::OneAnswerTooLong {
-                service: source.service.id,
+                service: intake.service.id,
                 peer: &peer,
                 longest: LONGEST,
             }));
             first += 1;
             continue;
         }
-        let mut sent = source.mode.answers.send(socket, first, batch, route);
+        let mut sent = intake.mode.answers.send(socket, first, batch, route);
         // The socket is emptied by the network card, which waits for nothing.
-        if sent == Err(Errno::EAGAIN) && source.becomes_writable(listener) {
-            sent = source.mode.answers.send(socket, first, batch, route);
+        if sent == Err(Errno::EAGAIN) && intake.becomes_writable(listener) {
+            sent = intake.mode.answers.send(socket, first, batch, route);
         }
         match sent {
             Ok(count) => {
-                source.full = false;
+                intake.full = false;
                 first += count.max(1);
             }
             Err(errno) => {
-                source.not_sent(listener, route, errno);
+                intake.not_sent(listener, route, errno);
                 first += 1;
             }
         }
     }
 }
 
-fn close(source: &mut Datagram<'_, Peers>, index: usize) {
-    let peers = &mut source.mode;
+fn close(intake: &mut Datagram<'_, Peers>, index: usize) {
+    let peers = &mut intake.mode;
     let Some(exchange) = peers.open.remove(index) else {
         return;
     };
@@ -386,7 +386,7 @@ fn close(source: &mut Datagram<'_, Peers>, index: usize) {
     if peers.known.get(&exchange.with) == Some(&index) {
         peers.known.remove(&exchange.with);
     }
-    let _ = source.poller.remove(&exchange.socket);
+    let _ = intake.poller.remove(&exchange.socket);
     drop(exchange);
-    source.count_closed();
+    intake.count_closed();
 }

@@ -7,6 +7,6 @@
 //! each end would cost more than the reaping.
 
 mod service_state;
-mod stream_source;
+mod stream_intake;
 
-pub(in crate::serve) use stream_source::start;
+pub(in crate::serve) use stream_intake::start;

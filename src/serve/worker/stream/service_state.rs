@@ -10,9 +10,9 @@ use crate::serve::admission::{
 };
 use crate::serve::handlers::token::Token;
 use crate::serve::service::Service;
-use crate::serve::worker::queue::{WatchedQueue, look_for};
+use crate::serve::worker::intake::{HandlerStarter, PAUSE, Thread};
 use crate::serve::worker::rejections::Rejections;
-use crate::serve::worker::source::{HandlerStarter, PAUSE, Thread};
+use crate::serve::worker::watched_queue::{WatchedQueue, look_for};
 use crate::sys::events::Interest;
 
 /// How long the lingering close of a client that got a message takes at most.

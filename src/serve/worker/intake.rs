@@ -1,4 +1,4 @@
-//! Sources: where the clients of a worker come from.
+//! Intakes: where the clients of a worker come from, and all that depends on that.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
@@ -16,7 +16,7 @@ use crate::sys::events::{Poller, wait_readable};
 /// How long a shortage is waited out before the next try.
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
-/// A worker thread as its source sees it.
+/// A worker thread as its intake sees it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Thread<'a> {
     pub(super) index: usize,
@@ -127,7 +127,7 @@ pub(super) struct Attempts {
 }
 
 /// Where the clients of a worker come from, and all that depends on that.
-pub(super) trait Source<'a>: Sized {
+pub(super) trait Intake<'a>: Sized {
     fn thread(&self) -> Thread<'a>;
 
     /// The epoll set that the thread waits with. The one with the pidfds may be in it.
@@ -146,7 +146,7 @@ pub(super) trait Source<'a>: Sized {
     /// How long to wait at most.
     fn time_left(&self) -> Option<Duration>;
 
-    /// Acts on an event of the source's own. This may be a pause in the middle of a start, so no
+    /// Acts on an event of the intake's own. This may be a pause in the middle of a start, so no
     /// handler is started here.
     fn on_event(&mut self, token: Token);
 

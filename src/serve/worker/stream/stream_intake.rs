@@ -1,4 +1,5 @@
-//! The stream listeners of all services, as the source of a worker's clients.
+//! The stream listeners of all services: accepting from them, what an error of accept(2) means, and
+//! which of them are watched.
 
 use std::collections::VecDeque;
 use std::ffi::CString;
@@ -17,8 +18,8 @@ use crate::report::{self, Event, Outlook, Trouble};
 use crate::serve::admission::{Admitted, PendingConnection};
 use crate::serve::handlers::start::NewHandler;
 use crate::serve::handlers::token::Token;
+use crate::serve::worker::intake::{Attempt, Attempts, HandlerStarter, Intake, Thread};
 use crate::serve::worker::shared::{Phase, Shared};
-use crate::serve::worker::source::{Attempt, Attempts, HandlerStarter, Source, Thread};
 use crate::serve::worker::worker_loop::{self, WaitOut, Worker, look, note_end};
 use crate::sys::events::{Interest, Poller};
 use crate::sys::thread;
@@ -143,7 +144,7 @@ impl<'a> Stream<'a> {
         let listener = &service.listeners[listener];
         let new = NewHandler::for_connection(service, listener, connection, peer, admitted);
         // The client was accepted, so a shortage is waited out.
-        let free_descriptor = |source: &mut Self| source.services[index].free_descriptor();
+        let free_descriptor = |intake: &mut Self| intake.services[index].free_descriptor();
         starter.start(new, &mut WaitOut::new(self, free_descriptor));
     }
 
@@ -247,7 +248,7 @@ impl<'a> Stream<'a> {
     }
 }
 
-impl<'a> Source<'a> for Stream<'a> {
+impl<'a> Intake<'a> for Stream<'a> {
     fn thread(&self) -> Thread<'a> {
         self.thread
     }
@@ -296,17 +297,18 @@ impl<'a> Source<'a> for Stream<'a> {
     fn give_way(&mut self) {
         for state in &mut self.services {
             state.unwatch();
-            state.pipeline.release_slot();
+            state.pipeline.give_way();
         }
         // Where there is one service, its shortage is that of the other threads, too.
         let ready = self
             .services
             .iter()
             .any(|state| state.ready.contains(&true));
-        if !ready || self.services.len() == 1 {
+        let Thread { index, shared } = self.thread;
+        // Draining, the other threads try all listeners anyway, and end.
+        if !ready || self.services.len() == 1 || !shared.is_in(Phase::Serving) {
             return;
         }
-        let Thread { index, shared } = self.thread;
         if let Some(other) = shared.turns.pass(index) {
             shared.wakers[other].wake();
             for state in &mut self.services {

@@ -1,6 +1,6 @@
-//! The datagram listeners of one service, as the source of a worker's clients.
+//! The datagram listeners of one service, from which a datagram worker takes its clients.
 //!
-//! The worker waits in an epoll set of the source's own. The set in which the pidfds of handlers
+//! The worker waits in an epoll set of the intake's own. The set in which the pidfds of handlers
 //! are is inside that, since the main thread looks at it too when skd drains.
 
 use std::ffi::CString;
@@ -12,16 +12,16 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::drops::{Drops, Why};
-use super::parked::ParkedExchange;
+use super::parked_exchange::ParkedExchange;
 use crate::child::Spawner;
 use crate::config::{BoundAddress, Peer, ServiceId};
 use crate::report::{self, Event, ReceiveFault, Trouble, Watched};
 use crate::serve::admission::{Admitted, Gate, Kind, Pipeline, Step};
 use crate::serve::handlers::token::Token;
 use crate::serve::service::Service;
+use crate::serve::worker::intake::{Attempt, Attempts, HandlerStarter, Intake, Thread};
 use crate::serve::worker::rejections::Rejections;
 use crate::serve::worker::shared::{Phase, Shared};
-use crate::serve::worker::source::{Attempt, Attempts, HandlerStarter, Source, Thread};
 use crate::serve::worker::worker_loop::{self, Worker, look, note_end};
 use crate::sys::datagrams::{self, Received, Route};
 use crate::sys::events::{Interest, Poller, is_readable, wait_writable};
@@ -49,22 +49,22 @@ pub(super) trait Mode: Sized {
 
     /// Serves a listener once.
     fn serve<'a>(
-        source: &mut Datagram<'a, Self>,
+        intake: &mut Datagram<'a, Self>,
         listener: usize,
         starter: &mut HandlerStarter<'a>,
     ) -> Attempt;
 
     /// A handler has written to an exchange, or closed it.
-    fn on_exchange(source: &mut Datagram<'_, Self>, index: usize);
+    fn on_exchange(intake: &mut Datagram<'_, Self>, index: usize);
 
     /// Acts on what is due.
-    fn on_time(source: &mut Datagram<'_, Self>);
+    fn on_time(intake: &mut Datagram<'_, Self>);
 
     /// Removes all exchanges.
     fn park(&mut self, service: ServiceId) -> Vec<ParkedExchange>;
 
     /// Takes over a parked exchange; for want of memory, it ends.
-    fn unpark(source: &mut Datagram<'_, Self>, exchange: ParkedExchange);
+    fn unpark(intake: &mut Datagram<'_, Self>, exchange: ParkedExchange);
 }
 
 /// Starts a datagram worker in this mode.
@@ -88,7 +88,7 @@ pub(super) fn start<M: Mode + Send + 'static>(
         let shared = &*shared;
         let service = &shared.services[service.index()];
         let thread = Thread { index, shared };
-        let source = Datagram {
+        let intake = Datagram {
             thread,
             poller,
             service,
@@ -110,7 +110,7 @@ pub(super) fn start<M: Mode + Send + 'static>(
             received,
             mode,
         };
-        Worker::new(spawner, source).run();
+        Worker::new(spawner, intake).run();
     })
 }
 
@@ -312,7 +312,7 @@ impl<'a, M: Mode> Datagram<'a, M> {
     }
 }
 
-impl<'a, M: Mode> Source<'a> for Datagram<'a, M> {
+impl<'a, M: Mode> Intake<'a> for Datagram<'a, M> {
     fn thread(&self) -> Thread<'a> {
         self.thread
     }
