@@ -3,8 +3,7 @@
 use crate::harness::{
     DEADLINE, Directory, Program, Running, SignalMasks, Skd, Tampering, ask_udp, assert_idle,
     connect_unix, datagram_echo, descriptors, echo, process_group, requires_command, requires_root,
-    settled_descriptors, signal_masks, sockets, stat_field, status_field, talk, tampering, threads,
-    wait_for, wait_until,
+    settled_descriptors, signal_masks, sockets, talk, tampering, threads, wait_for, wait_until,
 };
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -13,7 +12,6 @@ use nix::unistd::Pid;
 use std::fs;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::net::TcpStream;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
