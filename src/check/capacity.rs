@@ -1,5 +1,5 @@
-//! Whether the limits of this process and of the system allow the configured number of handlers. The
-//! limits may never be reached, so these are notes.
+//! Whether the limits of this process and of the system allow the configured number of handlers.
+//! The limits may never be reached, so these are notes.
 
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Uid;
@@ -24,7 +24,7 @@ pub(super) fn notes(daemon: &Daemon, service: &Service) {
         Some(Prestart::Warm(number)) => Some(number),
         Some(Prestart::ForkServer { .. }) | None => None,
     };
-    let threads = serve::acceptors(daemon.threads) as u64;
+    let threads = serve::stream_workers(daemon.threads) as u64;
     // The start raises the soft limit.
     let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard);
     let own = own_files(service.listeners.len() as u64, threads);
@@ -124,9 +124,9 @@ fn sockets(service: &Service) {
     }
 }
 
-/// Returns the number of descriptors that don't belong to handlers, about: those of the main thread,
-/// the log and the pid file; for each listener, its sockets or directory; for each thread, its epoll
-/// and event descriptors, its reserve, and a connection.
+/// Returns the number of descriptors that don't belong to handlers, about: those of the main
+/// thread, the log and the pid file; for each listener, its sockets or directory; for each thread,
+/// its epoll and event descriptors, its reserve, and a connection.
 fn own_files(listeners: u64, threads: u64) -> u64 {
     20 + 2 * listeners + 4 * threads
 }

@@ -1,8 +1,8 @@
 //! `--check`: predicting the errors of a start, without binding, creating or changing anything.
 //!
-//! The parts are independent of each other, and in the order of the start. So the first error is the
-//! error that the start would report, and its exit status is that of the start. A port, path or pid
-//! file in use is no error: the daemon may be running while its next command line is checked.
+//! The parts are independent of each other, and in the order of the start. So the first error is
+//! the error that the start would report, and its exit status is that of the start. A port, path or
+//! pid file in use is no error: the daemon may be running while its next command line is checked.
 
 mod capacity;
 mod explain;

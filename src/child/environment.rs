@@ -55,8 +55,8 @@ impl Variables {
         self
     }
 
-    /// With `program` in WATCHDOG_PID, if that was `named`. If the program's id isn't known, it is unset,
-    /// which means any process (sd_watchdog_enabled(3)).
+    /// With `program` in WATCHDOG_PID, if that was `named`. If the program's id isn't known, it is
+    /// unset, which means any process (sd_watchdog_enabled(3)).
     pub fn with_watchdog_for(mut self, program: Option<u32>, named: u32) -> Self {
         const NAME: &str = "WATCHDOG_PID";
         let is = |pid: &OsStr| pid.to_str().and_then(|pid| pid.parse().ok()) == Some(named);

@@ -100,8 +100,8 @@ impl Plan {
         path.err().into_iter().chain(steps).collect()
     }
 
-    /// Passes these sockets to each child, from descriptor 3 up, with what sd_listen_fds(3) needs in
-    /// its environment. The first one is its standard input too. Called before [`Self::own`].
+    /// Passes these sockets to each child, from descriptor 3 up, with what sd_listen_fds(3) needs
+    /// in its environment. The first one is its standard input too. Called before [`Self::own`].
     pub fn pass_sockets<'a>(
         &mut self,
         sockets: impl IntoIterator<Item = (BorrowedFd<'a>, &'a str)>,

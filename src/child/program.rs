@@ -104,8 +104,8 @@ fn runnable(path: &Path) -> Result<(), Refusal> {
     }
 }
 
-/// Returns the missing interpreter of a script, or the missing dynamic linker of a program. For a file
-/// that can be executed but not read it returns `None`.
+/// Returns the missing interpreter of a script, or the missing dynamic linker of a program. For a
+/// file that can be executed but not read it returns `None`.
 pub fn missing_interpreter(program: &Path) -> Option<PathBuf> {
     missing_interpreter_of(File::open(program).ok()?)
 }
@@ -128,8 +128,9 @@ pub fn missing_interpreter_of(mut file: File) -> Option<PathBuf> {
     missing.then_some(interpreter)
 }
 
-/// Returns the interpreter of a program that begins with `head`, if it has one: a path that isn't empty
-/// and has no NUL inside. `read_at` fills a buffer from an offset in the program, or returns false.
+/// Returns the interpreter of a program that begins with `head`, if it has one: a path that isn't
+/// empty and has no NUL inside. `read_at` fills a buffer from an offset in the program, or returns
+/// false.
 pub fn interpreter(head: &[u8], read_at: impl FnMut(u64, &mut [u8]) -> bool) -> Option<Vec<u8>> {
     let path = match head {
         [b'#', b'!', ..] => script_interpreter(head)?.to_vec(),
@@ -148,8 +149,8 @@ fn script_interpreter(head: &[u8]) -> Option<&[u8]> {
     line[start..].split(|byte| blank(byte) || *byte == 0).next()
 }
 
-/// The path in a program's `PT_INTERP` (elf(5)). Programs of another word size or byte order are left to
-/// the kernel.
+/// The path in a program's `PT_INTERP` (elf(5)). Programs of another word size or byte order are
+/// left to the kernel.
 fn dynamic_linker(head: &[u8], mut read_at: impl FnMut(u64, &mut [u8]) -> bool) -> Option<Vec<u8>> {
     const CLASS: u8 = if cfg!(target_pointer_width = "64") {
         2

@@ -24,8 +24,8 @@ impl Args<'_> {
         self.faults.borrow_mut().push(Error::Usage(text.into()));
     }
 
-    /// Returns how to look up users and groups. After an upgrade, the process has their ids already,
-    /// and any placeholder does.
+    /// Returns how to look up users and groups. After an upgrade, the process has their ids
+    /// already, and any placeholder does.
     pub(super) fn names(&self) -> Names<'static> {
         match self.names {
             true => &look_up,

@@ -107,7 +107,8 @@ fn seconds(text: &OsStr, most: u64) -> Option<i32> {
     i32::try_from(span.as_secs()).ok().filter(|_| whole)
 }
 
-/// Parses keepalive probes, with the limits of the kernel (include/net/tcp.h: MAX_TCP_KEEPIDLE etc.).
+/// Parses keepalive probes, with the limits of the kernel (include/net/tcp.h: MAX_TCP_KEEPIDLE
+/// etc.).
 fn probes(text: &OsStr) -> Result<Probes, Why> {
     const MOST_SECONDS: u64 = 32_767;
     const MOST_PROBES: i32 = 127;
@@ -139,7 +140,8 @@ fn user_timeout(text: &OsStr) -> Result<i32, Why> {
 }
 
 fn defer_accept(text: &OsStr) -> Result<i32, Why> {
-    // The kernel converts this to a number of retransmissions of eight bits, which ends a little later.
+    // The kernel converts this to a number of retransmissions of eight bits, which ends a little
+    // later.
     seconds(text, 8 * 3600)
         .ok_or_else(|| "it takes a duration of whole seconds, from 1s to 8h".into())
 }

@@ -1,4 +1,5 @@
-//! Parsing the values of options. A value is parsed completely or refused, never truncated or guessed.
+//! Parsing the values of options. A value is parsed completely or refused, never truncated or
+//! guessed.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::num::NonZeroUsize;

@@ -28,7 +28,8 @@ pub enum Peer {
     Datagram(Datagram),
     /// The sender of a unix datagram.
     LocalDatagram,
-    /// A client that the handler itself will accept, with the bound address of an internet listener.
+    /// A client that the handler itself will accept, with the bound address of an internet
+    /// listener.
     Unaccepted(Option<SocketAddr>),
     /// A client that a proxy has named in a PROXY protocol header.
     Proxied(Proxied),

@@ -8,8 +8,8 @@ use nix::errno::Errno;
 /// The client in a PROXY protocol header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Header {
-    /// The proxy itself is the client, as for a health check, or it doesn't know the client. This is
-    /// `LOCAL`, `UNKNOWN`, `UNSPEC`, or a client that sends datagrams.
+    /// The proxy itself is the client, as for a health check, or it doesn't know the client. This
+    /// is `LOCAL`, `UNKNOWN`, `UNSPEC`, or a client that sends datagrams.
     Own,
     /// An internet client.
     Inet {

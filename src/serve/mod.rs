@@ -25,4 +25,4 @@ pub use control::{
 };
 pub use handlers::linger::most as most_lingering;
 pub use service::{DrainTimeouts, TimeLimits};
-pub use worker::{acceptors, datagram_workers};
+pub use worker::{datagram_workers, stream_workers};

@@ -181,8 +181,8 @@ impl Log {
         Ok(())
     }
 
-    /// Empties a log file of `--log '>FILE'`. Call this when the start is unlikely to fail, and before
-    /// another process writes to the log.
+    /// Empties a log file of `--log '>FILE'`. Call this when the start is unlikely to fail, and
+    /// before another process writes to the log.
     pub fn empty(&self) -> Result<(), Error> {
         match &self.target {
             Target::File(file) => file
@@ -199,8 +199,8 @@ impl Log {
         }
     }
 
-    /// Opens a log file again, after logrotate(8) has renamed it. Returns whether there is a log file.
-    /// After a failure, the old one stays open.
+    /// Opens a log file again, after logrotate(8) has renamed it. Returns whether there is a log
+    /// file. After a failure, the old one stays open.
     pub fn reopen(&mut self) -> Result<bool, Errno> {
         match &mut self.target {
             Target::File(file) => file.reopen().map(|()| true),
@@ -216,8 +216,8 @@ impl Log {
         }
     }
 
-    /// Starts the relay again if it has ended, and reports that. Lines written meanwhile wait in the
-    /// pipe.
+    /// Starts the relay again if it has ended, and reports that. Lines written meanwhile wait in
+    /// the pipe.
     pub fn restart_relay(&mut self) {
         if let Target::Syslog(relay) = &mut self.target {
             report::event(Event::Trouble(match relay.start(None) {

@@ -81,8 +81,8 @@ impl Manager {
         })
     }
 
-    /// Connects to the service manager, if there is one. Call this before the change of root directory
-    /// and user.
+    /// Connects to the service manager, if there is one. Call this before the change of root
+    /// directory and user.
     pub fn connect() -> Result<Option<Self>, Error> {
         let Some(address) = variable("NOTIFY_SOCKET") else {
             return Ok(None);
@@ -179,8 +179,8 @@ impl Manager {
         self.settle();
     }
 
-    /// Sends a message without blocking. Returns false if it should be tried again. If the manager has
-    /// closed the socket, this returns true, since another try would fail too.
+    /// Sends a message without blocking. Returns false if it should be tried again. If the manager
+    /// has closed the socket, this returns true, since another try would fail too.
     fn send(&mut self, message: &str) -> bool {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         let result = send(self.socket.as_raw_fd(), message.as_bytes(), flags);

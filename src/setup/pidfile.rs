@@ -17,8 +17,8 @@ use crate::sys::descriptors::{self, SavedDescriptors};
 use crate::sys::directory::{Entry, FileId, SavedEntry};
 use crate::sys::lock;
 
-/// A locked pid file. Dropping it removes the file if this process has created or written it, unless
-/// another file has replaced it.
+/// A locked pid file. Dropping it removes the file if this process has created or written it,
+/// unless another file has replaced it.
 #[derive(Debug)]
 pub struct PidFile {
     path: PathBuf,
@@ -102,8 +102,8 @@ impl PidFile {
         )))
     }
 
-    /// Returns the error of [`Self::lock`], as far as it can be predicted without creating, opening or
-    /// locking anything. A locked file is no error but a note: the daemon may be running.
+    /// Returns the error of [`Self::lock`], as far as it can be predicted without creating, opening
+    /// or locking anything. A locked file is no error but a note: the daemon may be running.
     pub fn check(path: &Path) -> Result<Option<String>, Error> {
         let entry = Entry::of(path).map_err(|errno| failed(path, &errno))?;
         let id = entry.id();
@@ -178,8 +178,8 @@ impl Drop for PidFile {
             return;
         }
         if self.entry.remove(self.id).is_err() && self.written {
-            // After a drop of privileges this may fail. Then at least empty the file, so that it names
-            // no process.
+            // After a drop of privileges this may fail. Then at least empty the file, so that it
+            // names no process.
             let _ = self.file.set_len(0);
         }
     }

@@ -65,8 +65,8 @@ impl Ready {
         Ok(Side::Service(Self::new(None, None)?))
     }
 
-    /// Goes into the background. The child, in its own session, is the service, and becomes the main
-    /// process for the service manager.
+    /// Goes into the background. The child, in its own session, is the service, and becomes the
+    /// main process for the service manager.
     pub fn in_background(manager: Option<&mut Manager>) -> Result<Side, Error> {
         let (reader, writer) = pipes()?;
         let (told, tells) = pipes()?;
@@ -126,8 +126,8 @@ impl Ready {
         self.descriptor = descriptor;
     }
 
-    /// Reports that the service serves. This fails if the launcher in the background has ended, since
-    /// its caller takes the start for failed.
+    /// Reports that the service serves. This fails if the launcher in the background has ended,
+    /// since its caller takes the start for failed.
     pub fn serving(&mut self) -> Result<(), Error> {
         self.send(SERVING)?;
         if let Some(descriptor) = self.descriptor.take() {
@@ -148,8 +148,8 @@ impl Ready {
         Ok(())
     }
 
-    /// Reports that the start failed, and why. If the launcher is a child, waits until it has cleaned
-    /// up.
+    /// Reports that the start failed, and why. If the launcher is a child, waits until it has
+    /// cleaned up.
     pub fn failed(mut self, error: &Error) {
         let _ = dup2_stderr(&self.caller);
         report::failure(error);
@@ -250,8 +250,8 @@ fn receive(mut reader: File) -> io::Result<Vec<u8>> {
     loop {
         tries -= 1;
         match reader.read_to_end(&mut bytes) {
-            // Reading a pipe fails only for lack of memory. To give up at once would report a failed
-            // start, although the daemon may serve.
+            // Reading a pipe fails only for lack of memory. To give up at once would report a
+            // failed start, although the daemon may serve.
             Err(_) if bytes.is_empty() && tries > 0 => {}
             Err(reason) if bytes.is_empty() => return Err(reason),
             // The bytes received so far count.

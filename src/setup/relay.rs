@@ -99,8 +99,8 @@ impl Relay {
         self.input.as_ref().map_or(Sink::Plain, Sink::to)
     }
 
-    /// Makes the pipe standard error, and closes its other descriptor: it ends when no process has it
-    /// as standard error.
+    /// Makes the pipe standard error, and closes its other descriptor: it ends when no process has
+    /// it as standard error.
     pub(super) fn take_over(&mut self) -> io::Result<()> {
         match self.input.take() {
             Some(input) => Ok(dup2_stderr(input)?),
@@ -253,8 +253,8 @@ impl<'a> Syslog<'a> {
         lines::compose(&mut self.message, self.level, time, self.tag, piece);
     }
 
-    /// Sends the message. Waits for a syslog that is slow or restarting, but not if the last line was
-    /// dropped.
+    /// Sends the message. Waits for a syslog that is slow or restarting, but not if the last line
+    /// was dropped.
     fn send(&mut self) -> bool {
         let deadline = Instant::now() + TIMEOUT;
         let mut has_space = false;

@@ -1,4 +1,5 @@
-//! Start-up: which kind of start this is, and the order of each kind with the reason for each place.
+//! Start-up: which kind of start this is, and the order of each kind with the reason for each
+//! place.
 
 mod prepare;
 mod process;
@@ -22,8 +23,8 @@ pub fn main() -> ExitCode {
     run(|known| cli::parse(std::env::args_os(), known))
 }
 
-/// Runs a daemon with a ready-made configuration, or continues a daemon that upgrades itself to this
-/// program: to be called by `main`, before it has made any thread.
+/// Runs a daemon with a ready-made configuration, or continues a daemon that upgrades itself to
+/// this program: to be called by `main`, before it has made any thread.
 ///
 /// Such a program is executed with its own arguments for a preflight, and `--check` before them.
 pub fn run_config(config: Config) -> ExitCode {

@@ -15,7 +15,7 @@ use super::process::inherited_variables;
 /// How many threads accept connections, of all services; and how many receive datagrams, of each.
 #[derive(Debug)]
 pub(super) struct Threads {
-    pub(super) acceptors: usize,
+    pub(super) stream_workers: usize,
     pub(super) datagram_workers: Vec<usize>,
 }
 
@@ -34,7 +34,7 @@ pub(super) fn reserve(
 
 impl Threads {
     /// Those that the services need, with the listeners of each. Threads for datagrams share what
-    /// acceptors leave, and each service that receives some has at least one.
+    /// stream workers leave, and each service that receives some has at least one.
     pub(super) fn new(daemon: &Daemon, services: &[Service], listeners: &[Vec<Listener>]) -> Self {
         let services = || services.iter().zip(listeners);
         let accepts = |(service, listeners): (&Service, &Vec<Listener>)| {
@@ -42,8 +42,8 @@ impl Threads {
             service.mode == Mode::PerConnection
                 && listeners.any(|listener| listener.style().has_connections())
         };
-        let acceptors = if services().any(accepts) {
-            serve::acceptors(daemon.threads)
+        let stream_workers = if services().any(accepts) {
+            serve::stream_workers(daemon.threads)
         } else {
             0
         };
@@ -53,7 +53,7 @@ impl Threads {
                 && listeners.any(|listener| listener.style() == Style::Datagram)
         };
         let mut receivers = services().filter(|it| receives(*it)).count();
-        let mut left = MOST_THREADS.saturating_sub(acceptors);
+        let mut left = MOST_THREADS.saturating_sub(stream_workers);
         let datagram_workers = services().map(|it| {
             if !receives(it) {
                 return 0;
@@ -66,14 +66,14 @@ impl Threads {
         });
         Self {
             datagram_workers: datagram_workers.collect(),
-            acceptors,
+            stream_workers,
         }
     }
 
     /// The low descriptors that these threads need.
     pub(super) fn low(&self, services: &[Service], reserved: &Reserved) -> Result<Low, Error> {
         let keepers = services.iter().filter(|it| it.prestart.is_some()).count();
-        let workers = self.acceptors + self.datagram_workers.iter().sum::<usize>();
+        let workers = self.stream_workers + self.datagram_workers.iter().sum::<usize>();
         let threads = workers + keepers + 1;
         reserved.low(threads).ok_or_else(|| {
             Error::Start(format!(

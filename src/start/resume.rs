@@ -147,7 +147,7 @@ fn take_over(
     }
     let resources = Resources {
         method,
-        acceptors: threads.acceptors,
+        stream_workers: threads.stream_workers,
         reserved,
         log,
         manager: state.manager().map_err(not_left)?,
@@ -169,9 +169,9 @@ fn bind(service: &Service) -> Result<Vec<Listener>, Error> {
 
 /// As many threads as there were, and for what is new, as many as it needs.
 fn threads(state: &State, needed: Threads, restored: &[Option<SavedService>]) -> Threads {
-    let acceptors = match state.acceptors() {
-        0 => needed.acceptors,
-        acceptors => acceptors,
+    let stream_workers = match state.stream_workers() {
+        0 => needed.stream_workers,
+        stream_workers => stream_workers,
     };
     let workers = needed.datagram_workers.into_iter().zip(restored);
     let workers = workers.map(|(needed, saved)| match saved {
@@ -179,7 +179,7 @@ fn threads(state: &State, needed: Threads, restored: &[Option<SavedService>]) ->
         None => needed,
     });
     Threads {
-        acceptors,
+        stream_workers,
         datagram_workers: workers.collect(),
     }
 }

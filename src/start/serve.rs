@@ -126,7 +126,7 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
         // above change the process as a whole.
         let resources = Resources {
             method,
-            acceptors: threads.acceptors,
+            stream_workers: threads.stream_workers,
             reserved,
             log,
             manager,

@@ -1,5 +1,5 @@
-//! Datagrams in batches, with the destination address of each: recvmmsg(2), sendmmsg(2), `IP_PKTINFO`
-//! and `IPV6_RECVPKTINFO`.
+//! Datagrams in batches, with the destination address of each: recvmmsg(2), sendmmsg(2),
+//! `IP_PKTINFO` and `IPV6_RECVPKTINFO`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd};
@@ -16,8 +16,8 @@ pub const BATCH: usize = 32;
 /// The longest payload of a UDP datagram over IPv4.
 pub const LONGEST: usize = 65_507;
 
-/// The size of the buffer of one datagram. Longer ones, which only unix sockets have, are truncated and
-/// known to be.
+/// The size of the buffer of one datagram. Longer ones, which only unix sockets have, are truncated
+/// and known to be.
 const BUFFER: usize = 64 * 1024;
 
 /// The sender of a datagram and its destination: an answer goes the other way.
@@ -37,8 +37,8 @@ enum Local {
 }
 
 impl Route {
-    /// Makes a route from the bytes of a sender's address and the destination; `None` if they are too
-    /// many.
+    /// Makes a route from the bytes of a sender's address and the destination; `None` if they are
+    /// too many.
     pub fn new(address: &[u8], local: Option<SocketAddr>) -> Option<Self> {
         // SAFETY: all-zero is a valid value, and so are any bytes: an address of any family.
         let mut sender: sockaddr_storage = unsafe { mem::zeroed() };
@@ -130,8 +130,8 @@ impl Received {
 
     /// Receives as many as there are buffers, without waiting, and returns their number.
     ///
-    /// Only `internet` sockets report the destination. On a unix socket the sender chooses the control
-    /// data, and the kernel would install descriptors from it.
+    /// Only `internet` sockets report the destination. On a unix socket the sender chooses the
+    /// control data, and the kernel would install descriptors from it.
     pub fn receive(&mut self, socket: impl AsFd, internet: bool) -> Result<usize, Errno> {
         self.found.clear();
         // SAFETY: all-zero is a valid value of these.
@@ -156,8 +156,8 @@ impl Received {
             }
         }
         let result = loop {
-            // SAFETY: `count` headers, each of which points to an address, one part and control data
-            // with their lengths, all of which outlive the call.
+            // SAFETY: `count` headers, each of which points to an address, one part and control
+            // data with their lengths, all of which outlive the call.
             let result = unsafe {
                 libc::recvmmsg(
                     socket.as_fd().as_raw_fd(),
@@ -298,8 +298,8 @@ fn say<T>(
     value: T,
 ) {
     message.msg_control = control.0.as_mut_ptr().cast();
-    // SAFETY: they compute lengths; the data is aligned and large enough for one header and the larger
-    // of the two values that this is called with, so the first header is within it.
+    // SAFETY: they compute lengths; the data is aligned and large enough for one header and the
+    // larger of the two values that this is called with, so the first header is within it.
     unsafe {
         message.msg_controllen = libc::CMSG_SPACE(size_of::<T>() as u32) as _;
         let first = libc::CMSG_FIRSTHDR(message);
@@ -312,11 +312,11 @@ fn say<T>(
     }
 }
 
-/// The destination of a message, from its control data. An answer can't have a multicast address as its
-/// source: then it is unknown, and the kernel chooses the source.
+/// The destination of a message, from its control data. An answer can't have a multicast address as
+/// its source: then it is unknown, and the kernel chooses the source.
 fn destination(message: &libc::msghdr) -> Local {
-    // SAFETY: the kernel has filled in the control data, and its length in the header; the macros stay
-    // within it, and each value is read unaligned, if there are as many bytes as it has.
+    // SAFETY: the kernel has filled in the control data, and its length in the header; the macros
+    // stay within it, and each value is read unaligned, if there are as many bytes as it has.
     unsafe {
         let first = libc::CMSG_FIRSTHDR(message);
         let Some(header) = first.as_ref() else {
@@ -333,8 +333,8 @@ fn destination(message: &libc::msghdr) -> Local {
                 let data = libc::CMSG_DATA(first).cast::<libc::in6_pktinfo>();
                 let found = data.read_unaligned();
                 let address = Ipv6Addr::from(found.ipi6_addr.s6_addr);
-                // On a socket for both versions, which may be inherited, the address of IPv4 is that
-                // of the packet.
+                // On a socket for both versions, which may be inherited, the address of IPv4 is
+                // that of the packet.
                 let v4 = address.to_ipv4_mapped();
                 let many = v4.is_some_and(|v4| v4.is_multicast() || v4.is_broadcast());
                 if address.is_multicast() || many {

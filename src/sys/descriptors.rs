@@ -1,8 +1,8 @@
 //! The table of descriptors: what is inherited, reserved, saved.
 //!
 //! The low descriptors of a daemon are 0, 1, 2, those that plans own, and one for each thread that
-//! starts handlers. They are always occupied, so accept(2) and clone(2) only return numbers above. A
-//! child that shares the table copies only these: see [`super::child`].
+//! starts handlers. They are always occupied, so accept(2) and clone(2) only return numbers above.
+//! A child that shares the table copies only these: see [`super::child`].
 
 use std::fs::File;
 use std::io;
@@ -19,9 +19,9 @@ use nix::unistd::dup3;
 /// `CLOSE_RANGE_UNSHARE` of close_range(2).
 const UNSHARE: libc::c_uint = 1 << 1;
 
-/// The number of entries that the kernel copies at the least when a child takes a copy of the low part
-/// of a table (`NR_OPEN_DEFAULT`). A daemon opens its own descriptors above if it can: each below is
-/// copied, and closed again, for every connection.
+/// The number of entries that the kernel copies at the least when a child takes a copy of the low
+/// part of a table (`NR_OPEN_DEFAULT`). A daemon opens its own descriptors above if it can: each
+/// below is copied, and closed again, for every connection.
 const WORD: u32 = 64;
 
 /// Descriptors from 3 up, occupied by /dev/null until one is needed, or until this is dropped.
@@ -61,8 +61,8 @@ impl Low {
 const FIRST: u32 = 3;
 
 impl Reserved {
-    /// Closes all inherited descriptors except 0, 1, 2 and `kept`, and occupies the lowest numbers: at
-    /// most `slots` of them if few descriptors may be open. `saved` is /dev/null that was opened
+    /// Closes all inherited descriptors except 0, 1, 2 and `kept`, and occupies the lowest numbers:
+    /// at most `slots` of them if few descriptors may be open. `saved` is /dev/null that was opened
     /// before, so that it isn't opened by its name.
     pub fn take(slots: usize, kept: &[impl AsFd], saved: Option<&OwnedFd>) -> io::Result<Self> {
         close_inherited(kept);
@@ -123,7 +123,8 @@ pub struct SavedDescriptors {
 }
 
 impl SavedDescriptors {
-    /// Adds one, and returns the number that the next program finds it under. The owner doesn't change.
+    /// Adds one, and returns the number that the next program finds it under. The owner doesn't
+    /// change.
     pub fn pass(&mut self, fd: impl AsFd) -> Result<i32, Errno> {
         let number = fd.as_fd().as_raw_fd();
         if (number as u32) < WORD && !few() {
@@ -176,8 +177,8 @@ pub fn memory_file() -> Result<File, Errno> {
     memfd_create(c"skd", MFdFlags::MFD_CLOEXEC).map(File::from)
 }
 
-/// Copies an inherited descriptor with this number, close-on-exec and above the numbers that will be
-/// reserved (fcntl(2), `F_DUPFD_CLOEXEC`).
+/// Copies an inherited descriptor with this number, close-on-exec and above the numbers that will
+/// be reserved (fcntl(2), `F_DUPFD_CLOEXEC`).
 pub fn claim(number: i32) -> Result<OwnedFd, Errno> {
     // If few may be open, any number: then more of them are low.
     let above = if few() { 3 } else { WORD as i32 };
@@ -197,8 +198,8 @@ pub fn copy_above(fd: impl AsFd, lowest: i32) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
-/// Closes the inherited descriptor with this number after [`claim`], so that the other end of a pipe or
-/// socket sees the end of the copy.
+/// Closes the inherited descriptor with this number after [`claim`], so that the other end of a
+/// pipe or socket sees the end of the copy.
 pub fn close_claimed(number: i32) {
     // SAFETY: as for claim, nothing in this process owns it.
     unsafe { libc::close(number) };
@@ -212,8 +213,8 @@ pub fn takes_writing(fd: impl AsFd) -> bool {
     })
 }
 
-/// Opens /dev/null for reading and writing. Where there is none, as in a small container, it makes a
-/// substitute.
+/// Opens /dev/null for reading and writing. Where there is none, as in a small container, it makes
+/// a substitute.
 pub fn null() -> io::Result<OwnedFd> {
     let null = File::options().read(true).write(true).open("/dev/null");
     match null {
@@ -230,8 +231,8 @@ fn empty(flags: MFdFlags) -> Result<OwnedFd, Errno> {
     Ok(file)
 }
 
-/// Runs before `main`: if 0, 1 or 2 is closed, Rust's runtime opens /dev/null, and aborts if there is
-/// none. For the first process of a machine both can be so.
+/// Runs before `main`: if 0, 1 or 2 is closed, Rust's runtime opens /dev/null, and aborts if there
+/// is none. For the first process of a machine both can be so.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static OPEN_STANDARD: extern "C" fn() = {
@@ -302,9 +303,9 @@ pub(super) fn close_from(first: u32) -> Result<(), Errno> {
 }
 
 fn close_range(first: u32, last: u32, flags: libc::c_uint) -> Result<(), Errno> {
-    // SAFETY: the call takes three integers. Closing is sound only for descriptors without an owner:
-    // callers are start-up, before anything was opened, and children and forked processes, in which
-    // the code of the owners never runs.
+    // SAFETY: the call takes three integers. Closing is sound only for descriptors without an
+    // owner: callers are start-up, before anything was opened, and children and forked processes,
+    // in which the code of the owners never runs.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
     Errno::result(result).map(drop)
 }
@@ -327,8 +328,8 @@ pub fn replace(fd: impl AsFd, by: impl AsFd) -> Result<(), Errno> {
     Errno::result(result).map(drop)
 }
 
-/// Makes reads, writes and accepts wait or not, by all descriptors for the same open file (fcntl(2),
-/// `O_NONBLOCK` of `F_SETFL`).
+/// Makes reads, writes and accepts wait or not, by all descriptors for the same open file
+/// (fcntl(2), `O_NONBLOCK` of `F_SETFL`).
 pub fn set_blocking(fd: impl AsFd, on: bool) -> Result<(), Errno> {
     let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
     let mut wanted = flags;
@@ -339,8 +340,8 @@ pub fn set_blocking(fd: impl AsFd, on: bool) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Closes all descriptors except `kept`, in a process that was forked for one job (close_range(2), or
-/// close(2) for each number).
+/// Closes all descriptors except `kept`, in a process that was forked for one job (close_range(2),
+/// or close(2) for each number).
 pub fn keep_only(kept: &[BorrowedFd<'_>]) {
     let mut kept: Vec<u32> = kept.iter().map(|fd| fd.as_raw_fd() as u32).collect();
     kept.sort_unstable();

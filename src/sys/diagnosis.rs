@@ -79,8 +79,8 @@ impl Diagnosis {
         length.ok_or(Errno::ENOENT)
     }
 
-    /// Calls `each` with the name, as in `sun_path`, of each accepted unix connection that has one. It
-    /// is the name of its listener.
+    /// Calls `each` with the name, as in `sun_path`, of each accepted unix connection that has one.
+    /// It is the name of its listener.
     pub fn unix_connections(&mut self, mut each: impl FnMut(&[u8])) -> Result<(), Errno> {
         let request = unix(1 << ESTABLISHED, 0, UDIAG_SHOW_NAME);
         let buffer = &mut vec![0; DUMP];
@@ -89,8 +89,8 @@ impl Diagnosis {
         })
     }
 
-    /// Calls `each` with the local address of each TCP connection that a process holds, or that waits
-    /// to be accepted.
+    /// Calls `each` with the local address of each TCP connection that a process holds, or that
+    /// waits to be accepted.
     pub fn tcp_connections(&mut self, mut each: impl FnMut(SocketAddr)) -> Result<(), Errno> {
         let closing = 1 << FIN_WAIT1 | 1 << FIN_WAIT2 | 1 << CLOSE_WAIT;
         self.tcp(1 << ESTABLISHED | closing, |answer| {
@@ -110,8 +110,8 @@ impl Diagnosis {
         Ok(found)
     }
 
-    /// The time since the last byte was sent or received; `None` if no process holds the connection any
-    /// more, or it is over.
+    /// The time since the last byte was sent or received; `None` if no process holds the connection
+    /// any more, or it is over.
     ///
     /// Asks for this one socket: the cost doesn't depend on how many there are, and nothing is
     /// allocated. It takes neither a privilege nor a descriptor of the connection.
@@ -152,8 +152,8 @@ impl Diagnosis {
         Ok(())
     }
 
-    /// Asks, and calls `each` with the payload of each answer. `buffer` holds a part of the answers at
-    /// a time.
+    /// Asks, and calls `each` with the payload of each answer. `buffer` holds a part of the answers
+    /// at a time.
     fn ask(
         &mut self,
         flags: u16,
@@ -199,8 +199,8 @@ impl Diagnosis {
     }
 }
 
-/// The identity of a TCP connection: its addresses, and the kernel's cookie, which is never used again.
-/// The kernel can be asked about it without a descriptor.
+/// The identity of a TCP connection: its addresses, and the kernel's cookie, which is never used
+/// again. The kernel can be asked about it without a descriptor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketId {
     local: SocketAddr,
@@ -211,8 +211,8 @@ pub struct SocketId {
 }
 
 impl SocketId {
-    /// Returns the identity of an accepted connection. Fails if it isn't one of TCP, or if its client has
-    /// already reset it.
+    /// Returns the identity of an accepted connection. Fails if it isn't one of TCP, or if its
+    /// client has already reset it.
     pub fn of(connection: impl AsFd) -> io::Result<Self> {
         let socket = SockRef::from(&connection);
         let internet = |address: socket2::SockAddr| {
@@ -309,8 +309,8 @@ fn quiet_time(answer: &[u8]) -> Option<Duration> {
     const LAST_DATA_RECEIVED: usize = 8 + 11 * 4;
     const LAST_ACK_RECEIVED: usize = 8 + 12 * 4;
     let info = attribute(answer, INET_MESSAGE, INET_DIAG_INFO)?;
-    // Data that are sent again to a vanished client don't count as sent; that would go on for a quarter
-    // of an hour. Then the last acknowledgement counts.
+    // Data that are sent again to a vanished client don't count as sent; that would go on for a
+    // quarter of an hour. Then the last acknowledgement counts.
     let sent = match *info.get(RETRANSMITS)? {
         0 => word(info, LAST_DATA_SENT)?,
         _ => word(info, LAST_ACK_RECEIVED)?,

@@ -106,14 +106,15 @@ impl Entry {
         )?))
     }
 
-    /// Whether this process may open the file, with its effective ids (faccessat(2)). Opens nothing.
+    /// Whether this process may open the file, with its effective ids (faccessat(2)). Opens
+    /// nothing.
     pub fn may_open(&self, access: AccessFlags) -> Result<(), Errno> {
         let name = self.name.as_os_str();
         faccessat(&self.directory, name, access, AtFlags::AT_EACCESS)
     }
 
-    /// Whether this process may remove the name (unlink(2)): it may make one, and a sticky directory
-    /// doesn't forbid it.
+    /// Whether this process may remove the name (unlink(2)): it may make one, and a sticky
+    /// directory doesn't forbid it.
     pub fn may_remove(&self) -> Result<(), Errno> {
         self.may_create()?;
         let directory = fstat(&self.directory)?;

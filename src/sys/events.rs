@@ -30,7 +30,8 @@ impl Interest {
             Self::ReadableOne => EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE,
             Self::ReadableOnce => EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT,
             Self::ReadableEdge => EpollFlags::EPOLLIN | EpollFlags::EPOLLET,
-            // What a one-shot registration becomes once it has fired. An error would be reported, once.
+            // What a one-shot registration becomes once it has fired. An error would be reported,
+            // once.
             Self::Paused => EpollFlags::EPOLLONESHOT,
         }
     }
@@ -74,8 +75,8 @@ impl Poller {
         self.epoll.delete(fd)
     }
 
-    /// Waits for events, at most for `limit`, and returns their keys: none after the limit, or after
-    /// a signal.
+    /// Waits for events, at most for `limit`, and returns their keys: none after the limit, or
+    /// after a signal.
     pub fn wait<'buffer>(
         &self,
         buffer: &'buffer mut Events,
@@ -178,7 +179,8 @@ impl Waker {
         })
     }
 
-    /// Wakes the thread that waits, or the next one to wait. Never blocks: a full counter wakes too.
+    /// Wakes the thread that waits, or the next one to wait. Never blocks: a full counter wakes
+    /// too.
     pub fn wake(&self) {
         let _ = self.event.write(1);
     }

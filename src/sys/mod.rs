@@ -1,8 +1,8 @@
 //! The kernel: thin wrappers, and every `unsafe` line of the program.
 //!
 //! Nothing here knows what a service or a handler is. A wrapper exists only where [`nix`] and
-//! [`socket2`] have none, or where theirs allocates, or refuses values that the kernel allows. This is
-//! the only folder that would change for another Unix.
+//! [`socket2`] have none, or where theirs allocates, or refuses values that the kernel allows. This
+//! is the only folder that would change for another Unix.
 
 #![allow(unsafe_code)] // Only here; each block has its reason.
 

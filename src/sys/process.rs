@@ -134,13 +134,14 @@ pub fn grants_capabilities(file: &CStr) -> bool {
     length > 0
 }
 
-/// Whether this process becomes the parent of orphans: it is process 1 of its namespace, or a subreaper (prctl(2), `PR_SET_CHILD_SUBREAPER`).
+/// Whether this process becomes the parent of orphans: it is process 1 of its namespace, or a
+/// subreaper (prctl(2), `PR_SET_CHILD_SUBREAPER`).
 pub fn adopts_orphans() -> bool {
     is_first() || nix::sys::prctl::get_child_subreaper() == Ok(true)
 }
 
-/// Whether this is process 1 of its namespace (pid_namespaces(7)). Its end is that of all others, and
-/// the kernel drops signals to it that have no handler, unless they are blocked.
+/// Whether this is process 1 of its namespace (pid_namespaces(7)). Its end is that of all others,
+/// and the kernel drops signals to it that have no handler, unless they are blocked.
 pub fn is_first() -> bool {
     std::process::id() == 1
 }
@@ -168,8 +169,8 @@ pub fn fork() -> Result<Fork, Errno> {
     }
 }
 
-/// Ends the process at once (_exit(2)). No destructor runs, so what it shares with its parent stays as
-/// it is.
+/// Ends the process at once (_exit(2)). No destructor runs, so what it shares with its parent stays
+/// as it is.
 pub fn exit_now(status: u8) -> ! {
     // SAFETY: _exit ends the process and touches no memory of it.
     unsafe { libc::_exit(i32::from(status)) }
@@ -222,8 +223,8 @@ pub fn has_capability(capability: Capability) -> bool {
     result == 0 && sets[0].effective & 1 << capability as u32 != 0
 }
 
-/// Makes the kernel kill this process when its parent ends (prctl(2), `PR_SET_PDEATHSIG`), unless it
-/// execs a set-user-id program.
+/// Makes the kernel kill this process when its parent ends (prctl(2), `PR_SET_PDEATHSIG`), unless
+/// it execs a set-user-id program.
 pub fn end_with_parent() -> Result<(), Errno> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
 }

@@ -33,8 +33,8 @@ impl ExecArguments {
     }
 }
 
-/// Becomes the program in an open file (execveat(2), `AT_EMPTY_PATH`). Returns only if that fails, with
-/// the reason.
+/// Becomes the program in an open file (execveat(2), `AT_EMPTY_PATH`). Returns only if that fails,
+/// with the reason.
 pub fn exec_file(file: impl AsFd, arguments: &ExecArguments) -> Errno {
     // SAFETY: both arrays end in null, and the strings that they point to live in `arguments`.
     unsafe {

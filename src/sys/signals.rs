@@ -39,8 +39,8 @@ impl Inherited {
     /// ignored CHLD would reap handlers unseen, and handlers would inherit all of it.
     ///
     /// Three are blocked at once: PIPE and XFSZ, since a write to a closed pipe or beyond the limit
-    /// of a file's size is an error like others; and HUP if it was ignored, since it mustn't end the
-    /// start.
+    /// of a file's size is an error like others; and HUP if it was ignored, since it mustn't end
+    /// the start.
     ///
     /// With `keep_mask` the mask stays as well: after an upgrade it has what the earlier program
     /// blocked, and signals that have arrived since must stay pending.

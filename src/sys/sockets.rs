@@ -33,9 +33,9 @@ pub fn peer_credentials(socket: impl AsFd) -> Result<Credentials, Errno> {
     })
 }
 
-/// Makes a TCP listener drop the SYNs of new clients (socket(7), `SO_ATTACH_FILTER`). They try again,
-/// and are refused after it is closed. Handshakes under way are finished, and connections that wait can
-/// be accepted.
+/// Makes a TCP listener drop the SYNs of new clients (socket(7), `SO_ATTACH_FILTER`). They try
+/// again, and are refused after it is closed. Handshakes under way are finished, and connections
+/// that wait can be accepted.
 pub fn ignore_new(listener: impl AsFd) -> io::Result<()> {
     // For a TCP socket the filter's data begins with the TCP header; its flags are byte 13.
     const SYN: u32 = 0x02;
@@ -82,8 +82,8 @@ pub enum Drained {
 /// What a read counts at the least: the memory that the kernel takes for the shortest packet.
 const PACKET: usize = 512;
 
-/// Receives what has come, without waiting even if the socket is blocking (recv(2), `MSG_DONTWAIT`).
-/// It can't be interrupted.
+/// Receives what has come, without waiting even if the socket is blocking (recv(2),
+/// `MSG_DONTWAIT`). It can't be interrupted.
 pub fn receive_now(
     connection: impl AsFd,
     buffer: &mut [u8],
@@ -98,7 +98,8 @@ pub fn receive_now(
     }
 }
 
-/// Reads what has come on a connection and drops it, without waiting: `most` bytes, or a little more.
+/// Reads what has come on a connection and drops it, without waiting: `most` bytes, or a little
+/// more.
 pub fn drain_input(connection: impl AsFd, most: usize) -> Drained {
     let mut buffer = [0; 16 * 1024];
     let mut drained = 0;
@@ -122,8 +123,8 @@ pub fn tell(connection: impl AsFd, text: &[u8]) -> Result<usize, Errno> {
     send(connection.as_fd().as_raw_fd(), text, flags)
 }
 
-/// Makes close(2) of a TCP connection never wait, whatever a handler has set (socket(7), `SO_LINGER`).
-/// Returns whether the close will reset it.
+/// Makes close(2) of a TCP connection never wait, whatever a handler has set (socket(7),
+/// `SO_LINGER`). Returns whether the close will reset it.
 pub fn close_at_once(connection: impl AsFd) -> bool {
     match getsockopt(&connection, sockopt::Linger) {
         Ok(linger) if linger.l_onoff != 0 && linger.l_linger == 0 => true,
@@ -194,9 +195,9 @@ fn receive(socket: impl AsFd, flags: libc::c_int) -> Result<Option<Datagram>, Er
     }
 }
 
-/// Control data for the receive time only, aligned for cmsg(3). The time comes first, whatever options
-/// a handler has set. In a larger buffer the kernel would install descriptors that a client of a unix
-/// socket sent.
+/// Control data for the receive time only, aligned for cmsg(3). The time comes first, whatever
+/// options a handler has set. In a larger buffer the kernel would install descriptors that a client
+/// of a unix socket sent.
 #[repr(C, align(8))]
 struct Control([u8; CONTROL_LENGTH]);
 
@@ -205,8 +206,8 @@ const CONTROL_LENGTH: usize =
     unsafe { libc::CMSG_SPACE(size_of::<libc::timespec>() as u32) as usize };
 
 fn receive_time(message: &libc::msghdr) -> Option<TimeSpec> {
-    // SAFETY: the kernel has filled in the control data, and its length in the header; the macros stay
-    // within it, and the time is read unaligned from as many bytes as it has.
+    // SAFETY: the kernel has filled in the control data, and its length in the header; the macros
+    // stay within it, and the time is read unaligned from as many bytes as it has.
     unsafe {
         let header = libc::CMSG_FIRSTHDR(message).as_ref()?;
         let is_time = header.cmsg_level == libc::SOL_SOCKET
@@ -239,8 +240,8 @@ pub(super) fn internet_address(address: &libc::sockaddr_storage) -> Option<Socke
     }
 }
 
-/// Whether the socket was shut down (shutdown(2)), so that nothing more can be received or accepted.
-/// Unlike an empty one, such a socket is always readable.
+/// Whether the socket was shut down (shutdown(2)), so that nothing more can be received or
+/// accepted. Unlike an empty one, such a socket is always readable.
 pub fn is_shut_down(socket: impl AsFd) -> bool {
     let mut fd = libc::pollfd {
         fd: socket.as_fd().as_raw_fd(),

@@ -1,8 +1,8 @@
 //! Threads that cost only a stack, and that either run or can't be made.
 //!
-//! The standard library's threads need more memory when they already run, for a signal stack that this
-//! program doesn't use, and end the process if there is none. That is too late for a start to report
-//! it, or to remove what it has made.
+//! The standard library's threads need more memory when they already run, for a signal stack that
+//! this program doesn't use, and end the process if there is none. That is too late for a start to
+//! report it, or to remove what it has made.
 
 use std::ffi::{CString, c_void};
 use std::ptr;

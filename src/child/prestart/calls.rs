@@ -1,8 +1,8 @@
 //! The table of system calls: which a program may make before it has a client, and which park it.
 //!
-//! It may make calls that have the same result with a placeholder on 0 and 1, and whose effect is kept
-//! until the process, or a copy of it, goes on. A call whose first argument may be a descriptor counts
-//! as using it, unless it is known not to; 0 and 1 are the client.
+//! It may make calls that have the same result with a placeholder on 0 and 1, and whose effect is
+//! kept until the process, or a copy of it, goes on. A call whose first argument may be a
+//! descriptor counts as using it, unless it is known not to; 0 and 1 are the client.
 
 use libc::c_long;
 
@@ -28,8 +28,8 @@ pub(super) fn parks(tracee: &Tracee, call: &Call, successor: Successor) -> Resul
     let is_client = |argument: u64| argument as u32 <= 1;
     let masks = |mask: u64, flags: libc::c_int| mask as i32 & flags == flags;
     Ok(match call.number {
-        // State of one process, which a copy neither shares nor inherits; time; other processes, for
-        // which it would wait; and what would keep skd from parking it later.
+        // State of one process, which a copy neither shares nor inherits; time; other processes,
+        // for which it would wait; and what would keep skd from parking it later.
         libc::SYS_clone
         | libc::SYS_clone3
         | libc::SYS_setsid
@@ -48,8 +48,8 @@ pub(super) fn parks(tracee: &Tracee, call: &Call, successor: Successor) -> Resul
         | libc::SYS_sendmmsg => true,
         libc::SYS_prctl => PROCESS_CONTROLS.contains(&(first as libc::c_int)),
 
-        // What all copies would share, where each must have its own. The first ones leave no trace in
-        // /proc.
+        // What all copies would share, where each must have its own. The first ones leave no trace
+        // in /proc.
         libc::SYS_socketpair
         | libc::SYS_shmget
         | libc::SYS_flock
@@ -190,7 +190,8 @@ const NOT_COPIED: [libc::c_int; 2] = [libc::MADV_DONTFORK, libc::MADV_WIPEONFORK
 /// How many entries of poll(2) are searched; with more, the program is parked.
 const MOST_POLLED: u64 = 256;
 
-/// Whether the client is in a list for poll(2): `struct pollfd`, whose first half is the descriptor.
+/// Whether the client is in a list for poll(2): `struct pollfd`, whose first half is the
+/// descriptor.
 fn polls(tracee: &Tracee, list: u64, count: u64) -> Result<bool, Fault> {
     if count > MOST_POLLED {
         return Ok(true);

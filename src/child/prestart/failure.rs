@@ -36,7 +36,8 @@ impl From<Fault> for Failure {
             )),
             Fault::Ended(Ended::Killed(signal)) => {
                 let text = format!("signal {signal} ended it before it came to its client");
-                // Sent by another process, which may not do it again; or caused by the program itself.
+                // Sent by another process, which may not do it again; or caused by the program
+                // itself.
                 match signal {
                     libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP => {
                         Self::Short(text)

@@ -29,8 +29,8 @@ impl Pool {
 
     /// Whether the program has changed since it was started.
     ///
-    /// Looked at by one thread, once a second at most: two system calls, and some more for a script.
-    /// All other connections cost an atomic read.
+    /// Looked at by one thread, once a second at most: two system calls, and some more for a
+    /// script. All other connections cost an atomic read.
     fn is_outdated(&self) -> bool {
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let looked = self.looked.load(Ordering::Relaxed);
@@ -72,7 +72,8 @@ impl Pool {
                 }
                 Err(Refusal::Lost) => self.discard(parked),
                 Err(Refusal::Short | Refusal::Silent) => {
-                    // What keeps one from answering may keep others too; the client has waited enough.
+                    // What keeps one from answering may keep others too; the client has waited
+                    // enough.
                     self.discard(parked);
                     return None;
                 }

@@ -23,7 +23,8 @@ use crate::sys::environment::Environment;
 use crate::sys::events::{Interest, Poller, Waker, no_events};
 use crate::sys::thread::Thread;
 
-/// The longest pause in favour of other handlers, and how many times as long as a start it is at most.
+/// The longest pause in favour of other handlers, and how many times as long as a start it is at
+/// most.
 const MOST_LEFT: (Duration, u32) = (Duration::from_secs(1), 8);
 
 /// The key of the waker; that of a process is its id.
@@ -265,11 +266,12 @@ impl Pool {
         report::event(Event::Ready(self.service, self.plan.name(), pid.as_raw()));
     }
 
-    /// Leaves CPU time to other handlers, where clients come faster than programs can be prestarted.
+    /// Leaves CPU time to other handlers, where clients come faster than programs can be
+    /// prestarted.
     ///
-    /// Those are started for clients that wait, and a start that is traced costs half as much again. A
-    /// single client that found none is no reason: with a pause after each, clients that come one by
-    /// one might never find any.
+    /// Those are started for clients that wait, and a start that is traced costs half as much
+    /// again. A single client that found none is no reason: with a pause after each, clients that
+    /// come one by one might never find any.
     fn leave_time(&self, taken: Duration) {
         let (longest, most) = MOST_LEFT;
         let mut state = self.state();

@@ -1,9 +1,10 @@
 //! A parked process, and how it gets a connection.
 //!
-//! The connection goes to it on a control socket, and the id of the process that goes on with it comes
-//! back. A process that goes on itself answers before it does, and ends if the answer can't be sent. The
-//! kernel notes the id of a copy, in memory that skd can read, before the copy runs. So without an
-//! answer, and when there can be none any more, skd knows whether to hand the connection to another.
+//! The connection goes to it on a control socket, and the id of the process that goes on with it
+//! comes back. A process that goes on itself answers before it does, and ends if the answer can't
+//! be sent. The kernel notes the id of a copy, in memory that skd can read, before the copy runs.
+//! So without an answer, and when there can be none any more, skd knows whether to hand the
+//! connection to another.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -112,8 +113,8 @@ impl Parked {
         // A process that would go on itself can't answer any more, and ends.
         let _ = shutdown(self.control.as_raw_fd(), Shutdown::Both);
         if self.copies.is_some() {
-            // The signal ends what a clone(2) or a recvmsg(2) sleeps in. When the process has ended, it
-            // makes no copies.
+            // The signal ends what a clone(2) or a recvmsg(2) sleeps in. When the process has
+            // ended, it makes no copies.
             self.kill();
         }
         let mut answer = [0; ANSWER];

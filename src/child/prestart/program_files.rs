@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use crate::child::plan::Plan;
 
-/// The files that a program is made from: its own, and those that its arguments name, such as a script.
+/// The files that a program is made from: its own, and those that its arguments name, such as a
+/// script.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Sources(Vec<(PathBuf, Option<Stamp>)>);
 

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use super::parked::Parked;
 use super::program_files::Sources;
 
-/// How many are parked at first, if more may be. Whenever the pool was empty, the number is doubled.
+/// How many are parked at first, if more may be. Whenever the pool was empty, the number is
+/// doubled.
 const FIRST: usize = 4;
 
 /// How long nothing is started after a failure. The pause is doubled each time, up to the longest.

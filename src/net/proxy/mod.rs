@@ -3,7 +3,8 @@
 //!
 //! A header is read without removing it (recv(2), `MSG_PEEK`) and without waiting. As soon as it is
 //! complete, exactly the header is removed: what follows is for the handler. So the whole header
-//! has to fit into the receive buffer. A header that doesn't fit ends in the timeout, like an incomplete one.
+//! has to fit into the receive buffer. A header that doesn't fit ends in the timeout, like an
+//! incomplete one.
 
 mod checksum;
 mod parse;

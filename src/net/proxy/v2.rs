@@ -91,8 +91,8 @@ where
     })
 }
 
-/// Returns the offset of the checksum among the type-length-value entries that follow the addresses,
-/// if there is one.
+/// Returns the offset of the checksum among the type-length-value entries that follow the
+/// addresses, if there is one.
 fn find_checksum(bytes: &[u8], addresses: usize) -> Result<Option<usize>, &'static str> {
     const CRC32C: u8 = 0x03;
     const BROKEN: &str = "an entry after its addresses is longer than the rest";

@@ -20,7 +20,8 @@ pub(in crate::serve) struct PendingQueue {
     /// The connections on which the client has to send something, by their timeouts: the first
     /// has been silent for longest.
     silent: BTreeSet<(Instant, u32)>,
-    /// The connections that wait for the service's rate. A connection that has asked in vain stays first.
+    /// The connections that wait for the service's rate. A connection that has asked in vain stays
+    /// first.
     pub(in crate::serve) for_rate: BTreeSet<u32>,
     /// The connections that wait for a slot, likewise.
     pub(in crate::serve) for_slot: BTreeSet<u32>,
@@ -143,8 +144,8 @@ impl PendingQueue {
         Some(pending)
     }
 
-    /// The connections of all sources that wait for the same as this one. A connection that has a slot and
-    /// waits for memory isn't among those that get another.
+    /// The connections of all sources that wait for the same as this one. A connection that has a
+    /// slot and waits for memory isn't among those that get another.
     fn line(&mut self, pending: &PendingConnection) -> Option<&mut BTreeSet<u32>> {
         match pending.client.stage {
             Stage::Rate => Some(&mut self.for_rate),

@@ -72,8 +72,8 @@ impl RejectLog {
         }
     }
 
-    /// Notes that a client of this source was rejected. What is [`due`](Self::due) has to be flushed
-    /// before, or counting goes on as if the second weren't over.
+    /// Notes that a client of this source was rejected. What is [`due`](Self::due) has to be
+    /// flushed before, or counting goes on as if the second weren't over.
     pub(in crate::serve) fn note(&mut self, source: Source, now: u64) -> Noted {
         if self.gate.is_open(now) && self.due().is_none() {
             self.begin(now);
@@ -146,8 +146,8 @@ impl RejectLog {
     }
 }
 
-/// Returns the entry of this source, or an entry that it may have: of the entries that count nothing, the
-/// one with the fewest lines.
+/// Returns the entry of this source, or an entry that it may have: of the entries that count
+/// nothing, the one with the fewest lines.
 fn entry(set: &mut [Entry; WAYS], source: Source) -> Option<&mut Entry> {
     let own = set.iter().position(|entry| entry.source == Some(source));
     if let Some(own) = own {

@@ -156,8 +156,8 @@ impl Rules {
         }
     }
 
-    /// Returns the decision of the first rule that matches a client, or that about clients that none
-    /// matches. Neither allocates nor makes a system call.
+    /// Returns the decision of the first rule that matches a client, or that about clients that
+    /// none matches. Neither allocates nor makes a system call.
     pub fn decide(&self, client: Client) -> Decision<'_> {
         let index = match client {
             Client::Inet(address) => match address.to_canonical() {

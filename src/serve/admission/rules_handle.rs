@@ -1,5 +1,5 @@
-//! The rules that apply now, for threads that ask them all the time, and for the thread that replaces
-//! them now and then.
+//! The rules that apply now, for threads that ask them all the time, and for the thread that
+//! replaces them now and then.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

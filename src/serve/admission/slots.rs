@@ -1,6 +1,6 @@
-//! Slots: the right to run a handler. A slot is taken before a connection is accepted. The handler's
-//! entry in the table of live handlers owns it, so removing the entry frees it. Nothing counts by
-//! hand.
+//! Slots: the right to run a handler. A slot is taken before a connection is accepted. The
+//! handler's entry in the table of live handlers owns it, so removing the entry frees it. Nothing
+//! counts by hand.
 //!
 //! Where connections are accepted that may have to wait before they need a slot, or that are
 //! rejected if there is none, no worker takes one in advance: idle there, it would be a slot that a

@@ -6,8 +6,8 @@
 //! 4 MiB: 48 bytes each with the two indexes, and what the allocator adds.
 //!
 //! Before the table grows, the entry of a bucket that is full again is given to a new source: such
-//! an entry is as good as none. At the bound, the fullest of a few buckets is dropped. Its source has
-//! a full bucket at once, which a client with so many addresses had anyway.
+//! an entry is as good as none. At the bound, the fullest of a few buckets is dropped. Its source
+//! has a full bucket at once, which a client with so many addresses had anyway.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -97,9 +97,9 @@ impl Sources {
         self.source_slot(source, |part, key| part.admit(key, limits, now, None))
     }
 
-    /// Does the same. If the source has all handlers that it may have, this worker is woken once when
-    /// one of them has ended, and finds the source in [`Self::freed`]. It has to ask again then:
-    /// other workers may be woken, too.
+    /// Does the same. If the source has all handlers that it may have, this worker is woken once
+    /// when one of them has ended, and finds the source in [`Self::freed`]. It has to ask again
+    /// then: other workers may be woken, too.
     pub(in crate::serve) fn admit_or_wait(
         self: &Arc<Self>,
         source: Source,
@@ -112,8 +112,8 @@ impl Sources {
         })
     }
 
-    /// Returns the source slot of a handler that runs already, whatever the limits. Returns `None` if
-    /// there is no memory to count it.
+    /// Returns the source slot of a handler that runs already, whatever the limits. Returns `None`
+    /// if there is no memory to count it.
     pub(in crate::serve) fn occupy(self: &Arc<Self>, source: Source) -> Option<SourceSlot> {
         self.admit(source, SourceLimits::default(), 0).ok()
     }
@@ -164,8 +164,8 @@ impl Sources {
 }
 
 impl SourceSlot {
-    /// Gives back the source slot of a client that was rejected for another reason, together with the
-    /// token that was taken at the time `taken` with these limits.
+    /// Gives back the source slot of a client that was rejected for another reason, together with
+    /// the token that was taken at the time `taken` with these limits.
     pub(in crate::serve) fn undo(mut self, limits: SourceLimits, taken: u64, now: u64) {
         self.release(now, |entry| {
             if let Some(rate) = limits.rate {
@@ -716,8 +716,8 @@ mod tests {
         assert!(sources.memory() <= memory.max(IDLE + PARTS));
     }
 
-    /// The table keeps its size while a million sources come and go, and only a source that comes too
-    /// often is refused. `cargo test --release --lib -- --ignored --nocapture a_million` prints
+    /// The table keeps its size while a million sources come and go, and only a source that comes
+    /// too often is refused. `cargo test --release --lib -- --ignored --nocapture a_million` prints
     /// what a connection costs here.
     #[test]
     #[ignore = "takes seconds"]

@@ -55,8 +55,8 @@ impl From<Rate> for Pace {
 }
 
 impl Pace {
-    /// Takes a token from a bucket that will be full at `full`. Returns when it will be full then, or,
-    /// if there is no token, when there will be one.
+    /// Takes a token from a bucket that will be full at `full`. Returns when it will be full then,
+    /// or, if there is no token, when there will be one.
     pub(in crate::serve) fn take(self, full: u64, now: u64) -> Result<u64, u64> {
         // Not later than an empty one, which matters when it was emptied at another rate.
         let empty = now.saturating_add(self.tolerance + self.interval);

@@ -20,8 +20,8 @@ use crate::setup::RuleFiles;
 use crate::sys::descriptors::{self, Reserved};
 use crate::sys::events::Waker;
 
-/// What the main thread alone has of a service. A service that isn't configured any more has an entry
-/// too, after all others, as long as handlers may be left of it.
+/// What the main thread alone has of a service. A service that isn't configured any more has an
+/// entry too, after all others, as long as handlers may be left of it.
 #[derive(Debug)]
 pub(in crate::serve) struct ServiceControl {
     pub(in crate::serve) name: String,

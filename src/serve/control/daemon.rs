@@ -51,9 +51,9 @@ pub struct Daemon {
     /// still open.
     pub(in crate::serve) services: Vec<ServiceControl>,
     pub(in crate::serve) shared: Arc<Shared>,
-    /// The acceptors, and after them the datagram workers of each service.
+    /// The stream workers, and after them the datagram workers of each service.
     pub(in crate::serve) workers: Vec<Thread>,
-    pub(in crate::serve) acceptors: usize,
+    pub(in crate::serve) stream_workers: usize,
     pub(in crate::serve) signals: Signals,
     /// The wait-mode listeners of all services.
     pub(in crate::serve) wait_sockets: Vec<WaitSocket>,
@@ -88,9 +88,9 @@ impl Daemon {
     /// Makes ready all that can fail, worker threads too, but nothing is served yet.
     pub fn new(services: Vec<Prepared>, resources: Resources) -> Result<Self, Error> {
         report::set_services(services.len() + resources.restored.removed.len());
-        let acceptors = resources.acceptors;
+        let stream_workers = resources.stream_workers;
         let datagram_workers = services.iter().map(|service| service.datagram_workers);
-        let workers = acceptors + datagram_workers.sum::<usize>();
+        let workers = stream_workers + datagram_workers.sum::<usize>();
         let wakers: Arc<[Waker]> = (0..workers)
             .map(|_| Waker::new())
             .collect::<Result<_, _>>()
@@ -125,7 +125,7 @@ impl Daemon {
         let shared = Arc::new(share(
             services,
             timeouts,
-            (wakers, acceptors),
+            (wakers, stream_workers),
             lingers,
             earlier,
         )?);
@@ -135,12 +135,12 @@ impl Daemon {
         // Dropped before the sockets if something fails below.
         let controls = controls;
         let spawner = spawners.next()?;
-        let workers = start_workers(&shared, acceptors, &controls, &mut spawners)?;
+        let workers = start_workers(&shared, stream_workers, &controls, &mut spawners)?;
         let mut daemon = Self {
             services: controls,
             shared,
             workers,
-            acceptors,
+            stream_workers,
             signals: Signals::new(&USED).map_err(failed("no descriptor for signals"))?,
             wait_sockets,
             spawner,
@@ -244,7 +244,7 @@ impl Daemon {
 fn share(
     services: Vec<Service>,
     timeouts: Box<[Option<Timeouts>]>,
-    (wakers, acceptors): (Arc<[Waker]>, usize),
+    (wakers, stream_workers): (Arc<[Waker]>, usize),
     lingers: bool,
     earlier: u64,
 ) -> Result<Shared, Error> {
@@ -285,22 +285,22 @@ fn share(
         drains: AtomicBool::new(false),
         exchanges: AtomicUsize::new(0),
         ended: AtomicUsize::new(0),
-        turns: Turns::new(acceptors),
+        turns: Turns::new(stream_workers),
     })
 }
 
 /// Starts all workers, which wait until all are there.
 fn start_workers(
     shared: &Arc<Shared>,
-    acceptors: usize,
+    stream_workers: usize,
     controls: &[ServiceControl],
     spawners: &mut Spawners,
 ) -> Result<Vec<Thread>, Error> {
     let mut workers = Vec::new();
-    for index in 0..acceptors {
-        let acceptor = stream::start(index, Arc::clone(shared), spawners.next()?)
+    for index in 0..stream_workers {
+        let stream_worker = stream::start(index, Arc::clone(shared), spawners.next()?)
             .map_err(failed("no thread to accept connections"))?;
-        workers.push(acceptor);
+        workers.push(stream_worker);
     }
     for (service, control) in controls.iter().enumerate() {
         let service = ServiceId::new(service);

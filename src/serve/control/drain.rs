@@ -1,6 +1,6 @@
 //! Draining: no new client is served, and every handler ends, by itself, told, or killed.
 //!
-//! The acceptors accept the clients that have come already, and end. From then on the main thread
+//! The workers accept the clients that have come already, and end. From then on the main thread
 //! sees the ends of their handlers too, by watching what they watched. Each service has its own
 //! time for this, and the daemon ends when all have used it.
 
@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Where a daemon that drains has got to.
 #[derive(Debug)]
 pub(in crate::serve) struct Drain {
-    /// Until when acceptors serve the clients that have come, and end.
+    /// Until when workers serve the clients that have come, and end.
     closing: Option<Instant>,
     /// The services whose handlers are waited for.
     services: Vec<ServiceDrain>,
@@ -136,7 +136,7 @@ impl Drain {
 
     /// Goes on if it is time to. Returns the exit status when all is over.
     pub(in crate::serve) fn advance(&mut self, shared: &Shared) -> Option<u8> {
-        // The acceptors have ended, or are about to.
+        // The workers have ended, or are about to.
         parts(shared).for_each(|part| shared.handlers.act_on_timeouts(part));
         let now = Instant::now();
         let closes = self.closing.take();
@@ -231,18 +231,18 @@ impl ServiceDrain {
     }
 }
 
-/// The parts of the table of handlers that were the acceptors'.
+/// The parts of the table of handlers that were the workers'.
 fn parts(shared: &Shared) -> Range<usize> {
     0..shared.handlers.main_index()
 }
 
-/// Closes the listeners, though acceptors may still run.
+/// Closes the listeners, though workers may still run.
 fn close(shared: &Shared) {
     shared.enter_phase(Phase::Stopping);
     for listener in shared.listeners() {
         // Not by closing alone: others may have the socket, and it would be told of still.
-        for acceptor in &shared.handlers.pollers[..shared.handlers.main_index()] {
-            let _ = acceptor.remove(listener);
+        for worker in &shared.handlers.pollers[..shared.handlers.main_index()] {
+            let _ = worker.remove(listener);
         }
         report::event(Event::ClosedListener(listener.listener_name()));
         listener.close(&shared.handlers.main);
@@ -253,16 +253,16 @@ fn close(shared: &Shared) {
     }
 }
 
-/// Watches what the acceptors watched. Says whether that could be done; if not, looks.
+/// Watches what the workers watched. Says whether that could be done; if not, looks.
 fn watch(shared: &Shared) -> bool {
     let main = shared.handlers.main_index();
     (0..main).fold(true, |watched, thread| {
         let key = Token::Worker(thread).into();
-        let acceptor = &shared.handlers.pollers[thread];
+        let worker = &shared.handlers.pollers[thread];
         match shared
             .handlers
             .main_poller()
-            .add(acceptor, Interest::Readable, key)
+            .add(worker, Interest::Readable, key)
         {
             Ok(()) | Err(nix::errno::Errno::EEXIST) => watched,
             Err(errno) => {
@@ -278,7 +278,7 @@ fn watch(shared: &Shared) -> bool {
     })
 }
 
-/// Acts on what an acceptor would have seen.
+/// Acts on what a worker would have seen.
 pub(in crate::serve) fn look(shared: &Shared, thread: usize) {
     let poller = &shared.handlers.pollers[thread];
     let mut buffer = no_events();

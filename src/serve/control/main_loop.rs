@@ -61,7 +61,7 @@ impl Daemon {
             self.on_time(Instant::now());
             let drain = self.drain.as_mut();
             if let Some(status) = drain.and_then(|drain| drain.advance(&self.shared)) {
-                // The acceptors may have something to say yet: which clients were refused last.
+                // The workers may have something to say yet: which clients were refused last.
                 self.stop_workers();
                 self.shared.retire_pools();
                 return status;
@@ -140,7 +140,7 @@ impl Daemon {
     }
 
     /// The threads whose lingering connections the main thread sees to: in a drain, those of the
-    /// acceptors too, which have ended or will.
+    /// workers too, which have ended or will.
     fn lingering_threads(&self) -> RangeInclusive<usize> {
         let main = self.shared.handlers.main_index();
         let first = if self.drain.is_some() { 0 } else { main };
@@ -212,7 +212,7 @@ impl Daemon {
             None if used_up() => Event::Fast(served.id),
             None => return,
         };
-        // It may have been taken meanwhile, into the last slot; the next acceptor that finds the
+        // It may have been taken meanwhile, into the last slot; the next worker that finds the
         // service full asks again.
         if is_readable(listener) {
             report::event(event);

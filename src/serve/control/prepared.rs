@@ -62,7 +62,7 @@ pub struct Resources {
     /// How children are made here.
     pub method: Method,
     /// How many threads accept connections, of all services together.
-    pub acceptors: usize,
+    pub stream_workers: usize,
     /// The reserved descriptors, of which each thread that starts handlers needs one.
     pub reserved: Reserved,
     /// The log, to be opened again and to be kept going.

@@ -30,7 +30,7 @@ impl Daemon {
         for (index, service) in self.services.iter_mut().enumerate() {
             let id = ServiceId::new(index);
             let pending = std::mem::take(&mut service.pending);
-            shared.restore_pending(id, pending, self.acceptors, &mut left_open);
+            shared.restore_pending(id, pending, self.stream_workers, &mut left_open);
             let exchanges = std::mem::take(&mut service.exchanges);
             shared.restore_exchanges(id, exchanges, &mut left_open);
         }

@@ -131,8 +131,8 @@ impl Daemon {
         self.shared.pools().next().is_some()
     }
 
-    /// Stops the workers, each when the connection that it has accepted has its handler. A worker that
-    /// is held up by a handler's preparation isn't waited for long.
+    /// Stops the workers, each when the connection that it has accepted has its handler. A worker
+    /// that is held up by a handler's preparation isn't waited for long.
     pub(in crate::serve) fn stop_workers(&self) {
         self.shared.enter_phase(Phase::Stopping);
         let deadline = Instant::now() + Duration::from_secs(1);

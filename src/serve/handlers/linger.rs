@@ -429,7 +429,7 @@ mod tests {
 
     #[test]
     fn of_too_many_connections_the_one_with_the_least_time_is_closed() {
-        // A quarter of these files, half of that for the acceptor.
+        // A quarter of these files, half of that for the stream worker.
         let thread = Thread::with(16);
         assert_eq!(most(1, 16), 4);
         let (pairs, servers): (Vec<_>, Vec<_>) = (0..3).map(|_| tcp()).unzip();

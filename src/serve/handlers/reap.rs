@@ -97,8 +97,8 @@ pub(in crate::serve) const PAUSE: Duration = Duration::from_millis(100);
 /// for later.
 pub(in crate::serve) fn sweep(handlers: &Handlers, mut after: impl FnMut(After)) -> bool {
     let main = handlers.main_index();
-    // Where processes are traced, the children of other threads aren't touched: a wait for any child
-    // finds a traced one each time that it stops, and takes that from the tracer. Orphans are
+    // Where processes are traced, the children of other threads aren't touched: a wait for any
+    // child finds a traced one each time that it stops, and takes that from the tracer. Orphans are
     // the main thread's children; all others have pidfds, or are asked for.
     let whose = if handlers.traces {
         while let Some((entry, pid)) = handlers.table.find_ended() {

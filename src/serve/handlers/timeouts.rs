@@ -97,7 +97,8 @@ impl Timeouts {
         }
     }
 
-    /// Does what is due for a handler, and returns what that was. Its pid must be no other process's.
+    /// Does what is due for a handler, and returns what that was. Its pid must be no other
+    /// process's.
     pub(super) fn act(&self, watch: &mut Watch, pid: Pid, started: Instant) -> Option<Act> {
         // The time is taken for each handler: a question takes some.
         let now = Instant::now();

@@ -139,8 +139,8 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Ends a program that has been without clients for so long as was said, and kills a program that
-    /// was told to end and hasn't.
+    /// Ends a program that has been without clients for so long as was said, and kills a program
+    /// that was told to end and hasn't.
     fn see_to_end(&mut self, pid: Pid) {
         let now = Instant::now();
         if let Some(kill_at) = self.kill_at {

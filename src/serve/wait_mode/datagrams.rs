@@ -66,8 +66,8 @@ impl Datagrams {
         }
     }
 
-    /// Has the kernel note the time of each datagram, unless a handler has the socket: it would take
-    /// room from the handler's own control data.
+    /// Has the kernel note the time of each datagram, unless a handler has the socket: it would
+    /// take room from the handler's own control data.
     pub(super) fn note_times(listener: &Listener, on: bool) -> Result<(), Errno> {
         sockets::set_receive_time(listener, on)
     }

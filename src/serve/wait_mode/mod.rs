@@ -1,6 +1,6 @@
-//! Wait mode, as in inetd: what first arrives at a socket starts a handler on the socket itself, and
-//! skd looks at the socket again when the handler has ended. So with every datagram socket that skd
-//! doesn't receive from itself, and with stream sockets on request.
+//! Wait mode, as in inetd: what first arrives at a socket starts a handler on the socket itself,
+//! and skd looks at the socket again when the handler has ended. So with every datagram socket that
+//! skd doesn't receive from itself, and with stream sockets on request.
 //!
 //! A handler that leaves unread what it was started for must not cause a storm, so starts for the
 //! same are spaced by a delay that doubles. What is the same, and what is done about it in the end,

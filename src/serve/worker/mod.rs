@@ -24,5 +24,5 @@ mod watched_queue;
 mod worker_loop;
 
 pub(in crate::serve) use shared::{Phase, Shared};
-pub use threads::{acceptors, datagram_workers};
+pub use threads::{datagram_workers, stream_workers};
 pub(in crate::serve) use turns::Turns;

@@ -49,13 +49,13 @@ impl Shared {
         saved
     }
 
-    /// Restores the pending connections of a service. Each acceptor gets a share, since its queue
-    /// takes no more. Connections of a listener that is gone are closed.
+    /// Restores the pending connections of a service. Each stream worker gets a share, since its
+    /// queue takes no more. Connections of a listener that is gone are closed.
     pub(in crate::serve) fn restore_pending(
         &self,
         service: ServiceId,
         saved: Vec<SavedPending>,
-        acceptors: usize,
+        stream_workers: usize,
         left_open: &mut LeftOpen,
     ) {
         let Some(served) = self.services.get(service.index()) else {
@@ -64,7 +64,7 @@ impl Shared {
         let Some(policy) = &served.policy else {
             return;
         };
-        for (saved, thread) in saved.into_iter().zip((0..acceptors).cycle()) {
+        for (saved, thread) in saved.into_iter().zip((0..stream_workers).cycle()) {
             let mut listeners = served.listeners.iter();
             let listener = listeners.position(|listener| listener.address() == saved.listener);
             let connection = left_open.take(saved.connection);

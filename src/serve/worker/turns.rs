@@ -1,23 +1,23 @@
-//! The turns of acceptors to accept clients: the kernel wakes one of them for each client.
+//! The turns of stream workers to accept clients: the kernel wakes one of them for each client.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The turns of all acceptors, which are the first of the workers. The workers after them receive
-/// datagrams, of one service each, and have no turns.
+/// The turns of all stream workers, which are the first of the workers. The workers after them
+/// receive datagrams, of one service each, and have no turns.
 #[derive(Debug)]
 pub(in crate::serve) struct Turns(Box<[Turn]>);
 
 #[derive(Debug, Default)]
 struct Turn {
-    /// Whether the acceptor waits out a shortage.
+    /// Whether the stream worker waits out a shortage.
     pausing: AtomicBool,
-    /// Whether another acceptor has left its turn to this one.
+    /// Whether another stream worker has left its turn to this one.
     passed: AtomicBool,
 }
 
 impl Turns {
-    pub(in crate::serve) fn new(acceptors: usize) -> Self {
-        Self((0..acceptors).map(|_| Turn::default()).collect())
+    pub(in crate::serve) fn new(stream_workers: usize) -> Self {
+        Self((0..stream_workers).map(|_| Turn::default()).collect())
     }
 
     /// Notes whether a worker waits out a shortage.
@@ -27,8 +27,8 @@ impl Turns {
         }
     }
 
-    /// Leaves the turn of this acceptor to another that doesn't wait out a shortage. Returns that
-    /// acceptor, which has to be woken.
+    /// Leaves the turn of this stream worker to another that doesn't wait out a shortage. Returns
+    /// that stream worker, which has to be woken.
     pub(super) fn pass(&self, worker: usize) -> Option<usize> {
         let turns = self.0.iter().enumerate();
         let mut others = turns.filter(|(index, _)| *index != worker);
@@ -37,7 +37,7 @@ impl Turns {
         Some(other)
     }
 
-    /// Returns whether another acceptor has left its turn to this one.
+    /// Returns whether another stream worker has left its turn to this one.
     pub(super) fn take_passed(&self, worker: usize) -> bool {
         self.0[worker].passed.swap(false, Ordering::SeqCst)
     }

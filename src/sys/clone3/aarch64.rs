@@ -8,16 +8,17 @@ use super::arguments::{Arguments, Run};
 /// Whether there is code for it.
 pub(super) const IS_SUPPORTED: bool = true;
 
-/// Returns the child's id, or an errno below 0, in the parent alone. The child calls `run` and ends.
+/// Returns the child's id, or an errno below 0, in the parent alone. The child calls `run` and
+/// ends.
 ///
 /// # Safety
 ///
 /// As for clone3(2) with a stack: see the caller.
 pub(super) unsafe fn clone3(arguments: &Arguments, run: Run, argument: *mut c_void) -> i64 {
     let result: i64;
-    // SAFETY: as the caller has promised. A system call leaves all registers but x0 as they were, in
-    // both processes. The child never leaves this block; its stack is empty, and aligned as a call
-    // needs it.
+    // SAFETY: as the caller has promised. A system call leaves all registers but x0 as they were,
+    // in both processes. The child never leaves this block; its stack is empty, and aligned as a
+    // call needs it.
     unsafe {
         asm!(
             "svc #0",

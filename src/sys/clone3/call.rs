@@ -15,10 +15,11 @@ use super::unsupported as arch;
 use super::x86_64 as arch;
 use crate::sys::memory::Stack;
 
-/// Whether the kernel has the call (Linux 5.3), no filter refuses it, and there is code for it here.
+/// Whether the kernel has the call (Linux 5.3), no filter refuses it, and there is code for it
+/// here.
 ///
-/// A kernel that has it reads the arguments first, and here there are none to be read: EFAULT. Other
-/// errors come from a kernel without it, or from a filter: ENOSYS, EPERM, EINVAL.
+/// A kernel that has it reads the arguments first, and here there are none to be read: EFAULT.
+/// Other errors come from a kernel without it, or from a filter: ENOSYS, EPERM, EINVAL.
 pub(in crate::sys) fn is_available() -> bool {
     let nothing: *const Arguments = ptr::null();
     // SAFETY: the kernel makes no process from arguments that it can't read.
@@ -28,8 +29,8 @@ pub(in crate::sys) fn is_available() -> bool {
 
 /// Makes a child that runs `run` with `argument` on `stack`, and whose end SIGCHLD reports.
 ///
-/// Returns its id: with `CLONE_VFORK` after its exec or end. With `CLONE_PIDFD` its pidfd is written
-/// to `pidfd`.
+/// Returns its id: with `CLONE_VFORK` after its exec or end. With `CLONE_PIDFD` its pidfd is
+/// written to `pidfd`.
 ///
 /// # Safety
 ///

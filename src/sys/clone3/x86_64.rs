@@ -8,7 +8,8 @@ use super::arguments::{Arguments, Run};
 /// Whether there is code for it.
 pub(super) const IS_SUPPORTED: bool = true;
 
-/// Returns the child's id, or an errno below 0, in the parent alone. The child calls `run` and ends.
+/// Returns the child's id, or an errno below 0, in the parent alone. The child calls `run` and
+/// ends.
 ///
 /// # Safety
 ///

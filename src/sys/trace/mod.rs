@@ -1,7 +1,7 @@
 //! A child that is held at its system calls (ptrace(2)), and parked at one of them.
 //!
-//! From then on nothing traces it. It waits for a descriptor and goes on with that, or has copies of
-//! itself go on with one each.
+//! From then on nothing traces it. It waits for a descriptor and goes on with that, or has copies
+//! of itself go on with one each.
 
 mod call;
 mod park;

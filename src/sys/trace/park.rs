@@ -69,8 +69,8 @@ impl Tracee {
             )?;
         }
         if data.dumpable == 1 {
-            // Other processes of the same user could change it. From now on even this thread may have
-            // no access to its memory.
+            // Other processes of the same user could change it. From now on even this thread may
+            // have no access to its memory.
             let hidden = [libc::PR_SET_DUMPABLE as u64, 0, 0, 0, 0, 0];
             self.call(&goes_on, "prctl(2)", libc::SYS_prctl, hidden)?;
         }
@@ -134,8 +134,8 @@ impl Tracee {
         Ok(())
     }
 
-    /// Finds the address at which its C library keeps the thread's id. With glibc it is the address that
-    /// the kernel clears; with musl it is near the thread pointer.
+    /// Finds the address at which its C library keeps the thread's id. With glibc it is the address
+    /// that the kernel clears; with musl it is near the thread pointer.
     fn thread_id_at(&self, clear: u64, held: &Registers) -> Result<Option<u64>, Fault> {
         const NEAR: u64 = 128;
         let id = self.pid.as_raw() as u32;

@@ -14,8 +14,8 @@ use crate::sys::process::Ended;
 
 /// A child of this thread that it traces. The child is killed with it, or when this is dropped.
 ///
-/// ptrace(2) knows one tracer of a process, which is a thread: so this stays in the thread that made
-/// it.
+/// ptrace(2) knows one tracer of a process, which is a thread: so this stays in the thread that
+/// made it.
 #[derive(Debug)]
 pub struct Tracee {
     pub(super) pid: Pid,
@@ -27,8 +27,8 @@ pub struct Tracee {
 
 impl Tracee {
     /// Takes over a child of this thread that has asked to be traced (`PTRACE_TRACEME`) and has
-    /// exec'd a program with all signals blocked. It is then held at the program's first instruction,
-    /// with an empty mask.
+    /// exec'd a program with all signals blocked. It is then held at the program's first
+    /// instruction, with an empty mask.
     pub fn adopt(pid: Pid) -> Result<Self, Fault> {
         let tracee = Self {
             pid,
@@ -96,8 +96,8 @@ impl Tracee {
         Ok(Some(Stop::Signal(signal)))
     }
 
-    /// Interrupts the call that it is in. The exit of the call follows, then SIGSTOP, which the caller
-    /// drops.
+    /// Interrupts the call that it is in. The exit of the call follows, then SIGSTOP, which the
+    /// caller drops.
     pub fn interrupt(&self) {
         // Only this thread reaps it, and it hasn't.
         let _ = nix::sys::signal::kill(self.pid, nix::sys::signal::Signal::SIGSTOP);

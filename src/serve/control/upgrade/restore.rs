@@ -63,8 +63,8 @@ impl State {
     }
 
     /// How many threads accept connections.
-    pub fn acceptors(&self) -> usize {
-        self.process.acceptors
+    pub fn stream_workers(&self) -> usize {
+        self.process.stream_workers
     }
 
     /// What only the start knew. The binary that runs is the new one, or the old one again if
@@ -106,7 +106,8 @@ impl State {
     }
 
     /// Takes out the service with this name. A service without listeners was removed by an earlier
-    /// upgrade, and has left nothing but its handlers: when it is configured again it is a new service.
+    /// upgrade, and has left nothing but its handlers: when it is configured again it is a new
+    /// service.
     pub fn take_service(&mut self, name: &str) -> Option<SavedService> {
         let mut services = self.services.iter();
         let index =

@@ -1,5 +1,5 @@
-//! Writing down the state: each module saves its part, handlers in `handlers::saved`, connections in
-//! `worker::saved`.
+//! Writing down the state: each module saves its part, handlers in `handlers::saved`, connections
+//! in `worker::saved`.
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -45,7 +45,7 @@ pub(in crate::serve) fn write_state(
         version: env!("CARGO_PKG_VERSION").into(),
         process: SavedProcess {
             hangup_ends: daemon.origin.hangup_ends,
-            acceptors: daemon.acceptors,
+            stream_workers: daemon.stream_workers,
             files: files.map(|limit| (limit.rlim_cur, limit.rlim_max)),
             dumpable: process::is_dumpable(),
         },

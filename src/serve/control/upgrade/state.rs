@@ -63,8 +63,8 @@ pub(in crate::serve) struct OpenDescriptors {
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::serve) struct SavedProcess {
     pub(in crate::serve) hangup_ends: bool,
-    /// How many acceptors there are: after chroot(2), what limits them can't be seen.
-    pub(in crate::serve) acceptors: usize,
+    /// How many stream workers there are: after chroot(2), what limits them can't be seen.
+    pub(in crate::serve) stream_workers: usize,
     /// The limit of open files that handlers get back.
     pub(in crate::serve) files: Option<(libc::rlim_t, libc::rlim_t)>,
     /// Whether other processes of its user may look into it.

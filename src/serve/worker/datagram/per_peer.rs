@@ -138,7 +138,8 @@ impl Mode for Peers {
         };
         let count = match answers.receive(&exchange.socket, false) {
             Ok(count) => count,
-            // The handler has ended with unread datagrams. That is returned before what it had written.
+            // The handler has ended with unread datagrams. That is returned before what it had
+            // written.
             Err(Errno::ECONNRESET) => return,
             Err(_) => return close(intake, index),
         };

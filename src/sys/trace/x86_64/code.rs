@@ -15,11 +15,11 @@ const CANNOT: i32 = 126;
 // - Otherwise it answers with its own id and goes on itself.
 //
 // What goes on has the connection on 0 and 1, and all registers as they were where the process was
-// parked. The process ends at the end of the control socket, and if the answer that it goes on itself
-// can't be sent.
+// parked. The process ends at the end of the control socket, and if the answer that it goes on
+// itself can't be sent.
 //
-// A copy that can't open a file again, because memory or the system's table of files is short, tries
-// until it can.
+// A copy that can't open a file again, because memory or the system's table of files is short,
+// tries until it can.
 //
 // `rbp` points to the data; besides it uses a word or two of stack. The code is never writable.
 global_asm!(

@@ -108,7 +108,8 @@ pub(super) struct Ancillary {
 }
 
 impl Data {
-    /// The data for a process that will go on with these registers. `address` is where they will be.
+    /// The data for a process that will go on with these registers. `address` is where they will
+    /// be.
     pub(in crate::sys::trace) fn new(registers: &Registers, address: u64) -> Self {
         let registers = &registers.0;
         let at = |offset: usize| address + offset as u64;
