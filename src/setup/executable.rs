@@ -38,9 +38,9 @@ pub struct SavedExecutable {
 }
 
 impl Executable {
-    /// Finds the binary by argv[0], or else from the kernel. Returns `None` if both fail.
+    /// Finds the binary by `argv[0]`, or else from the kernel. Returns `None` if both fail.
     ///
-    /// argv[0] is preferred, since it may be a symbolic link that will lead to another version.
+    /// `argv[0]` is preferred, since it may be a symbolic link that will lead to another version.
     pub fn find() -> Option<Self> {
         let called = called().filter(|path| is_this(path));
         let path = called.or_else(|| env::current_exe().ok())?;
