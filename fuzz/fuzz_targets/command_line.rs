@@ -10,9 +10,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use libfuzzer_sys::fuzz_target;
 use skd::cli::{self, Request};
 use skd::config::{
-    Admission, AtLimit, Config, DatagramMode, Endpoint, Listen, LogTarget, MOST_THREADS, Prestart,
-    Probes, Proxies, Rule, RuleLocation, SocketOption, SourcePrefix, Style, Trusted, UnixAddress,
-    quoted,
+    Admission, AtLimit, Config, DatagramMode, Endpoint, Listen, LogTarget, MOST_THREADS, Mode,
+    Prestart, Probes, Proxies, Rule, RuleLocation, SocketOption, SourcePrefix, Style, Supervise,
+    Trusted, UnixAddress, quoted,
 };
 use skd::error::Error;
 
@@ -48,8 +48,8 @@ fn checked(config: &Config) {
         panic!("a command line is one service");
     };
     assert!(!service.command[0].is_empty());
-    assert!(!daemon.on_demand || daemon.supervise && !service.listeners.is_empty());
-    assert!(!(service.wait && daemon.supervise));
+    let on_demand = service.mode.supervised().is_some_and(|it| it.on_demand);
+    assert!(!on_demand || !service.listeners.is_empty());
     assert!(daemon.root.is_none() || daemon.identity.is_some());
     assert!(
         daemon
@@ -62,7 +62,7 @@ fn checked(config: &Config) {
     if service.prestart.is_some() {
         let style = |listen: &Listen| listen.endpoint.style();
         let connections = |style: Style| style.has_connections();
-        assert!(!service.listeners.is_empty() && !service.wait && !daemon.supervise);
+        assert!(!service.listeners.is_empty() && service.mode == Mode::PerConnection);
         assert!(service.listeners.iter().filter_map(style).all(connections));
         assert!(service.admission.proxies.is_none());
     }
@@ -228,12 +228,20 @@ fn written(Config { daemon, services }: &Config) -> Vec<OsString> {
     };
     (0..daemon.verbosity).for_each(|_| words.flag("verbose", true));
     words.flag("background", daemon.background);
-    words.flag("supervise", daemon.supervise);
-    words.flag("on-demand", daemon.on_demand);
-    words.flag("wait", service.wait);
-    words.value("idle-exit", daemon.idle_exit.map(|span| span.to_string()));
-    words.value("drain", daemon.drain.map(|span| span.to_string()));
-    words.value("kill-after", daemon.kill_after.map(|span| span.to_string()));
+    let supervised = service.mode.supervised();
+    words.flag("supervise", supervised.is_some());
+    let Supervise {
+        on_demand,
+        idle_exit,
+    } = supervised.unwrap_or_default();
+    words.flag("on-demand", on_demand);
+    words.flag("wait", service.mode == Mode::Wait);
+    words.value("idle-exit", idle_exit.map(|span| span.to_string()));
+    words.value("drain", service.drain.map(|span| span.to_string()));
+    words.value(
+        "kill-after",
+        service.kill_after.map(|span| span.to_string()),
+    );
     words.value("ready-fd", daemon.ready_fd.map(|number| number.to_string()));
     words.value("pidfile", daemon.pidfile.as_ref());
     words.value("chroot", daemon.root.as_ref());
