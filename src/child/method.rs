@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use super::plan::Plan;
@@ -103,9 +104,13 @@ impl Method {
                     };
                 }
                 // Perhaps a sandbox has the call, but not with these flags.
-                Err(_) if method.call == CloneCall::Clone3 => method.call = CloneCall::Clone,
+                Err(errno) if method.call == CloneCall::Clone3 && !is_shortage(errno) => {
+                    method.call = CloneCall::Clone;
+                }
                 // Perhaps the flag was refused: once more without.
-                Err(_) if method.pidfds == Pidfds::Clone => method.pidfds = Pidfds::Open,
+                Err(errno) if method.pidfds == Pidfds::Clone && !is_shortage(errno) => {
+                    method.pidfds = Pidfds::Open;
+                }
                 Err(errno) => {
                     let name = Path::new(plan.name()).display();
                     return Err(Error::start(format!("no process for '{name}'"), errno));
@@ -113,6 +118,12 @@ impl Method {
             }
         }
     }
+}
+
+/// Whether a call failed for want of processes or memory. That says nothing about what the kernel
+/// has, and must not leave skd without it for good.
+fn is_shortage(errno: Errno) -> bool {
+    matches!(errno, Errno::EAGAIN | Errno::ENOMEM)
 }
 
 /// Reaps a child that has ended before its exec.
