@@ -55,7 +55,8 @@ fn bound(path: &str) -> Socket {
 fn connections_have_a_handler_each_and_packets_stay_whole() {
     let directory = Directory::new();
     let path = directory.name("socket");
-    for path in [&path, "@seqpacket-whole"] {
+    let name = format!("@{}", directory.name("whole"));
+    for path in [&path, &name] {
         let skd = with(path).run("cat");
         assert_eq!(sockets(skd.pid())[0].kind, Kind::UnixSeqpacket);
         skd.wait_for_log(&format!("Listening on unix seqpacket {path}"));
