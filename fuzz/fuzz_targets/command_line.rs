@@ -50,13 +50,13 @@ fn checked(config: &Config) {
     assert!(!service.command[0].is_empty());
     let on_demand = service.mode.supervised().is_some_and(|it| it.on_demand);
     assert!(!on_demand || !service.listeners.is_empty());
-    assert!(daemon.root.is_none() || daemon.identity.is_some());
+    assert!(daemon.root.is_none() || service.identity.is_some());
     assert!(
         daemon
             .threads
             .is_none_or(|threads| threads.get() <= MOST_THREADS)
     );
-    if let Some(identity) = &daemon.identity {
+    if let Some(identity) = &service.identity {
         assert!(!identity.uid.is_root());
     }
     if service.prestart.is_some() {
@@ -252,7 +252,7 @@ fn written(Config { daemon, services }: &Config) -> Vec<OsString> {
     );
     words.value(
         "user",
-        daemon
+        service
             .identity
             .as_ref()
             .map(|who| format!("{}:{}", who.uid, who.gid)),

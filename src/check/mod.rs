@@ -170,7 +170,7 @@ fn rehearse(
         rules.iter_mut().for_each(RuleFiles::entered_root);
     }
     let log = Log::check(daemon.log.as_ref()).is_ok();
-    let dropped = match &daemon.identity {
+    let dropped = match &service.identity {
         Some(identity) => verdict.keep(privileges::drop_to(identity)).is_some(),
         None => true,
     };
@@ -180,15 +180,15 @@ fn rehearse(
     if let Some(rules) = rules.filter(|_| dropped) {
         rules_again(&rules);
     }
-    rehearse_program(daemon, service, dropped, verdict);
+    rehearse_program(service, dropped, verdict);
 }
 
 /// Checks the program with the user and root directory of this process.
-fn rehearse_program(daemon: &Daemon, service: &Service, dropped: bool, verdict: &mut Verdict) {
+fn rehearse_program(service: &Service, dropped: bool, verdict: &mut Verdict) {
     if service.command.is_empty() {
         return;
     }
-    let account = daemon.identity.as_ref().map(|identity| &identity.account);
+    let account = service.identity.as_ref().map(|identity| &identity.account);
     let surroundings = &service.surroundings;
     let mut variables = Variables::inherited(account, &surroundings.environment);
     if !service.listeners.is_empty() {

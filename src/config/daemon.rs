@@ -28,9 +28,7 @@ pub struct Daemon {
     pub pidfile: Option<PathBuf>,
     /// The descriptor that gets a newline when skd is ready: standard output, or one from 3 up.
     pub ready_fd: Option<i32>,
-    /// The user to become after binding.
-    pub identity: Option<Identity>,
-    /// The root directory to enter before that.
+    /// The root directory to enter after binding, before the change of user.
     pub root: Option<PathBuf>,
     /// The number of threads that accept connections, up to [`MOST_THREADS`]. If unset, three for
     /// two CPUs.

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::num::NonZeroUsize;
 
-use super::{Admission, Listen, Mode, Span, Surroundings};
+use super::{Admission, Identity, Listen, Mode, Span, Surroundings};
 
 /// The maximum number of prestarted handlers.
 pub const MOST_WARM: usize = 4096;
@@ -29,6 +29,9 @@ pub struct Service {
     pub max_clients: Option<NonZeroUsize>,
     /// Which clients are admitted, and when.
     pub admission: Admission,
+    /// The user that skd becomes after binding, and its handlers with it. All services of a process
+    /// have the same.
+    pub identity: Option<Identity>,
     /// How long skd waits for handlers at its end. If unset, it doesn't wait.
     pub drain: Option<Span>,
     /// The time between telling a program to end and killing it, if it was set.

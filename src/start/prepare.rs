@@ -87,21 +87,19 @@ impl Threads {
 
 /// What handlers are made from, as the user that they will be, in the root directory where they
 /// will be.
-pub(super) struct Ground<'a> {
-    pub(super) daemon: &'a Daemon,
+pub(super) struct Ground {
     /// The limit of open files that handlers get back.
     pub(super) files: Option<libc::rlimit>,
     pub(super) low: Low,
     pub(super) probe: fn(&Plan, Low) -> Result<Method, Error>,
 }
 
-impl Ground<'_> {
+impl Ground {
     /// Makes the plan of each service. What must fail for each handler fails here, once.
     pub(super) fn plans(&self, services: &[Service]) -> Result<(Vec<Plan>, Method), Error> {
         let mut method = None;
         let plans = services.iter().map(|service| {
-            let variables =
-                inherited_variables(self.daemon, &service.surroundings).without_reserved();
+            let variables = inherited_variables(service).without_reserved();
             let (command, surroundings) = (&service.command, &service.surroundings);
             let plan = Plan::new(command, surroundings, &variables, Role::Handler, self.files)?;
             // The kernel's answer, so the same for all.

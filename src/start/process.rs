@@ -2,7 +2,7 @@
 //! last step before clients connect, listening.
 
 use crate::child::environment::Variables;
-use crate::config::{Daemon, Surroundings};
+use crate::config::{Daemon, Identity, Service};
 use crate::error::Error;
 use crate::net::Listener;
 use crate::report;
@@ -24,10 +24,11 @@ pub(super) fn write_pidfile(pidfile: &mut Option<PidFile>) -> Result<(), Error> 
 /// was told, and removes what it holds, with rights that the service may have given up.
 pub(super) fn split(
     daemon: &Daemon,
+    identity: Option<&Identity>,
     manager: Option<&mut Manager>,
     ready_fd: Option<ReadyFd>,
 ) -> Result<Option<Ready>, Error> {
-    let drops = daemon.identity.is_some() || daemon.root.is_some();
+    let drops = identity.is_some() || daemon.root.is_some();
     let side = match (daemon.background, drops) {
         (true, _) => Ready::in_background(manager),
         (false, true) => Ready::with_launcher(),
@@ -64,21 +65,38 @@ pub(super) fn service_side(
 
 /// Starts the relay to syslog, which stays in the old root directory; then leaves that, then
 /// root: in this order, for each needs the rights that the next takes away.
-pub(super) fn give_up_rights(daemon: &Daemon, log: &mut Log) -> Result<(), Error> {
-    log.start_relay(daemon.identity.as_ref())?;
+pub(super) fn give_up_rights(
+    daemon: &Daemon,
+    identity: Option<&Identity>,
+    log: &mut Log,
+) -> Result<(), Error> {
+    log.start_relay(identity)?;
     if let Some(root) = &daemon.root {
         privileges::enter_root(root)?;
     }
-    match &daemon.identity {
-        Some(identity) => privileges::drop_to(identity),
-        None => Ok(()),
+    identity.map_or(Ok(()), privileges::drop_to)
+}
+
+/// Returns the user that the process becomes: that of all services. It can become one only.
+pub(super) fn identity(services: &[Service]) -> Result<Option<Identity>, Error> {
+    let mut all = services.iter();
+    let Some(first) = all.next() else {
+        return Ok(None);
+    };
+    match all.find(|service| service.identity != first.identity) {
+        None => Ok(first.identity.clone()),
+        Some(other) => Err(Error::Usage(format!(
+            "services {} and {} have different users: skd becomes one user for all of them; give \
+             both the same, or run another skd",
+            first.name, other.name
+        ))),
     }
 }
 
 /// The environment of a program, but for what skd sets for each client.
-pub(super) fn inherited_variables(daemon: &Daemon, surroundings: &Surroundings) -> Variables {
-    let account = daemon.identity.as_ref().map(|identity| &identity.account);
-    Variables::inherited(account, &surroundings.environment)
+pub(super) fn inherited_variables(service: &Service) -> Variables {
+    let account = service.identity.as_ref().map(|identity| &identity.account);
+    Variables::inherited(account, &service.surroundings.environment)
 }
 
 /// Writes the pid file, by the process that has the id, and before any client can connect; then

@@ -22,6 +22,7 @@ use super::process::{
 /// Runs a program without a listener: becomes it, or supervises it.
 pub(super) fn run(daemon: &Daemon, service: &Service, inherited: &Inherited) -> Result<u8, Error> {
     let supervised = service.mode.supervised().is_some();
+    let identity = service.identity.as_ref();
     let ready_fd = daemon.ready_fd.map(ReadyFd::claim).transpose()?;
     // The program says itself that it is ready; but which process is the main one, is for the old
     // one to say.
@@ -34,18 +35,17 @@ pub(super) fn run(daemon: &Daemon, service: &Service, inherited: &Inherited) -> 
     signals::block();
     let pidfile = lock_pidfile(daemon)?;
     let log = Log::open(daemon.log.as_ref(), daemon.background)?;
-    let Some(ready) = split(daemon, manager.as_mut(), ready_fd)? else {
+    let Some(ready) = split(daemon, identity, manager.as_mut(), ready_fd)? else {
         process::exit_now(0);
     };
     drop(manager);
     service_side(ready, |ready| {
         let mut log = log;
         let mut pidfile = pidfile;
-        give_up_rights(daemon, &mut log)?;
+        give_up_rights(daemon, identity, &mut log)?;
         let surroundings = &service.surroundings;
         let program = (!supervised).then(std::process::id);
-        let variables =
-            inherited_variables(daemon, surroundings).with_watchdog_for(program, started);
+        let variables = inherited_variables(service).with_watchdog_for(program, started);
         let terminal = supervised && supervise::has_terminal();
         let role = if supervised {
             Role::Supervised { terminal }
@@ -83,7 +83,6 @@ pub(super) struct Bound {
 
 /// Hands the sockets to the program, and keeps it running.
 pub(super) fn hand_off(
-    daemon: &Daemon,
     (service, supervise): (&Service, Supervise),
     files: Option<libc::rlimit>,
     mut bound: Bound,
@@ -91,7 +90,7 @@ pub(super) fn hand_off(
     ready: &mut Option<Ready>,
 ) -> Result<u8, Error> {
     let surroundings = &service.surroundings;
-    let variables = inherited_variables(daemon, surroundings).without_reserved();
+    let variables = inherited_variables(service).without_reserved();
     let role = Role::Supervised { terminal: false };
     let mut plan = Plan::new(&service.command, surroundings, &variables, role, files)?;
     let listeners = &bound.listeners;

@@ -83,8 +83,8 @@ fn take_over(
     // Executing a file can give back what was given up: it may be set-user-id by now, or have
     // capabilities. New sockets are bound without them. The configuration may be another one, but
     // the user that the process has become can't change.
-    let identity = origin.identity.as_ref().or(daemon.identity.as_ref());
-    if let Some(identity) = identity {
+    let wanted = super::process::identity(&services)?;
+    if let Some(identity) = origin.identity.as_ref().or(wanted.as_ref()) {
         privileges::drop_to(identity)?;
     }
     let mut restored = Vec::new();
@@ -103,7 +103,6 @@ fn take_over(
         &restored,
     );
     let ground = Ground {
-        daemon: &daemon,
         files: origin.files,
         low: threads.low(&services, &reserved)?,
         // What has come back goes on, if its handlers can't be prepared any more.

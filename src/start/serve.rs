@@ -15,12 +15,15 @@ use crate::sys::process;
 use crate::sys::signals::{self, Inherited, Signal};
 
 use super::prepare::{Ground, Threads, reserve};
-use super::process::{announce, give_up_rights, lock_pidfile, publish, service_side, split};
+use super::process::{
+    announce, give_up_rights, identity, lock_pidfile, publish, service_side, split,
+};
 use super::program::{self, Bound};
 
 /// Binds the sockets of all services and serves them, or hands them to a supervised program.
 pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> {
     let Config { daemon, services } = config;
+    let identity = identity(&services)?;
     // A descriptor for each live handler; handlers get the old limit back.
     let files = raise_file_limit();
     // What skd was given on purpose.
@@ -61,7 +64,7 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
     // While /proc and its path are in sight.
     let mut executable = Executable::find();
 
-    let Some(ready) = split(&daemon, manager.as_mut(), ready_fd)? else {
+    let Some(ready) = split(&daemon, identity.as_ref(), manager.as_mut(), ready_fd)? else {
         process::exit_now(0);
     };
     // While the cgroup that limits them can be seen.
@@ -69,7 +72,7 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
     service_side(ready, |ready| {
         let mut log = log;
         let mut pidfile = pidfile;
-        give_up_rights(&daemon, &mut log)?;
+        give_up_rights(&daemon, identity.as_ref(), &mut log)?;
         let supervised = match &services[..] {
             [service] => service.mode.supervised().map(|it| (service, it)),
             _ => None,
@@ -81,7 +84,7 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
                 log,
                 pidfile,
             };
-            return program::hand_off(&daemon, service, files, bound, inherited, ready);
+            return program::hand_off(service, files, bound, inherited, ready);
         }
         if daemon.root.is_some() {
             executable.iter_mut().for_each(Executable::entered_root);
@@ -89,7 +92,6 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
             files.for_each(RuleFiles::entered_root);
         }
         let ground = Ground {
-            daemon: &daemon,
             files,
             low: threads.low(&services, &reserved)?,
             probe: Method::probe,
@@ -103,7 +105,7 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
                 && manager.is_none()
                 && !inherited.ignored(Signal::SIGHUP),
             files,
-            identity: daemon.identity.clone(),
+            identity,
             pidfile,
         };
         let parts = plans.into_iter().zip(listeners).zip(rules);

@@ -419,6 +419,11 @@ fn services_that_cannot_run_beside_each_other_are_refused() {
             2,
             "has to be the only service",
         ),
+        (
+            &["one --user nobody -x DIR/a cat", "two -x DIR/b cat"],
+            2,
+            "services one and two have different users",
+        ),
     ] {
         let output = services(&directory, lines).end();
         output.expect_refusal(status, &[why]);
