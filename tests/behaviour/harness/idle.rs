@@ -106,24 +106,29 @@ struct Activity {
     time: Duration,
     /// The most context switches a second.
     most: u64,
-    ticks: u64,
+    /// Of each process that had any.
+    ticks: Vec<(i32, u64)>,
     /// Of each thread that had any: process, thread and name; voluntary and involuntary switches.
     switches: Vec<(i32, i32, String, u64, u64)>,
 }
 
 impl Activity {
     fn of(pids: &[i32], time: Duration) -> Self {
-        let ticks = || -> u64 {
-            let alive = pids.iter().filter(|&&pid| exists(pid));
-            alive.map(|&pid| cpu_ticks(pid)).sum()
+        let ticks = || -> Vec<u64> {
+            let each = pids.iter();
+            each.map(|&pid| if exists(pid) { cpu_ticks(pid) } else { 0 })
+                .collect()
         };
         let all = || -> Vec<_> { pids.iter().map(|&pid| switches(pid)).collect() };
         let (begin, ticks_before, before) = (Instant::now(), ticks(), all());
         thread::sleep(time);
-        let (after, ticks) = (all(), ticks().saturating_sub(ticks_before));
+        let (after, ticks_after) = (all(), ticks());
         let time = begin.elapsed();
         let traced =
             |&pid: &i32| status_field(pid, "TracerPid").is_some_and(|tracer| tracer != "0");
+        let ticks = pids.iter().zip(ticks_before).zip(ticks_after);
+        let ticks = ticks.map(|((&pid, before), after)| (pid, after.saturating_sub(before)));
+        let ticks = ticks.filter(|(_, ticks)| *ticks > 0).collect();
         let most = SWITCHES * if pids.iter().any(traced) { TRACED } else { 1 };
         let mut switches = Vec::new();
         for ((pid, before), after) in pids.iter().zip(before).zip(after) {
@@ -147,17 +152,24 @@ impl Activity {
         self.switches.iter().map(|(.., v, i)| v + i).sum()
     }
 
+    fn all_ticks(&self) -> u64 {
+        self.ticks.iter().map(|(_, ticks)| ticks).sum()
+    }
+
     fn is_idle(&self) -> bool {
         let most = |each: u64| each as f64 * self.time.as_secs_f64();
-        self.sum() as f64 <= most(self.most) && self.ticks as f64 <= most(TICKS).max(1.0)
+        self.sum() as f64 <= most(self.most) && self.all_ticks() as f64 <= most(TICKS).max(1.0)
     }
 }
 
 impl fmt::Display for Activity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (sum, ticks, time) = (self.sum(), self.ticks, self.time);
+        let (sum, ticks, time) = (self.sum(), self.all_ticks(), self.time);
         write!(f, "{sum} context switches and {ticks} ticks in {time:?}")?;
         write!(f, " (at most {} and {TICKS} a second)", self.most)?;
+        for (pid, ticks) in &self.ticks {
+            write!(f, "\n  process {pid}: {ticks} ticks")?;
+        }
         for (pid, thread, name, voluntary, involuntary) in &self.switches {
             write!(f, "\n  process {pid}, thread {thread} ({name}): ")?;
             write!(f, "{voluntary} voluntary, {involuntary} involuntary")?;
