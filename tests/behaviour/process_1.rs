@@ -331,6 +331,7 @@ fn a_static_skd_serves_in_a_root_with_no_other_file() {
         talk(skd.connect(), b"hello\n"),
         [&greeting[..], b"hello\n"].concat()
     );
+    skd.wait_for_log("exited with status 0 after ");
     let mut client = skd.connect();
     assert_eq!(receive(&mut client, greeting.len()), greeting);
     skd.signal(Signal::SIGTERM);
