@@ -231,18 +231,14 @@ pub(in crate::serve) fn start(
     let (Spawned { pid, pidfd }, birth) = spawned?;
     report::event(Event::HandlerStarted(service, pid.as_raw()));
     let started = Instant::now();
-    let (work, usage) = match new.work {
-        Work::Connection(slot) => {
-            let slot = slot.in_use();
-            let usage = slot.usage();
-            (Work::Connection(slot), Some(usage))
-        }
-        Work::Datagrams(slot) => {
-            let slot = slot.in_use();
-            let usage = slot.usage();
-            (Work::Datagrams(slot), Some(usage))
-        }
-        Work::WaitMode(index) => (Work::WaitMode(index), None),
+    let work = match new.work {
+        Work::Connection(slot) => Work::Connection(slot.in_use()),
+        Work::Datagrams(slot) => Work::Datagrams(slot.in_use()),
+        Work::WaitMode(index) => Work::WaitMode(index),
+    };
+    let usage = match &work {
+        Work::Connection(slot) | Work::Datagrams(slot) => Some(slot.usage()),
+        Work::WaitMode(_) => None,
     };
     let handler = Handler {
         service,
