@@ -25,6 +25,7 @@ pub mod reexec;
 mod result;
 pub mod signals;
 pub mod sockets;
+pub mod sync;
 pub mod thread;
 #[cfg(target_arch = "x86_64")]
 pub mod trace;

@@ -1,10 +1,11 @@
 //! The rules that apply now, for threads that ask them all the time, and for the thread that
 //! replaces them now and then.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::rules::Rules;
+use crate::sys::sync::atomic::{AtomicU64, Ordering};
+use crate::sys::sync::{Mutex, PoisonError};
 
 /// The rules that apply now.
 #[derive(Debug)]

@@ -8,9 +8,9 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::sys::events::Waker;
+use crate::sys::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// The slots of a service.
 #[derive(Debug)]

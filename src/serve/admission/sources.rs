@@ -12,11 +12,12 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::token_bucket::Pace;
 use crate::config::{Rate, Source};
 use crate::sys::events::Waker;
+use crate::sys::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How many entries without handlers there are at most, in all parts together; fewer where each
 /// step takes a microsecond.

@@ -5,10 +5,10 @@
 //! Times are nanoseconds of a [`Clock`]. Nothing here reads one: `now` is passed in, and may be
 //! a little older in one thread than in another.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::config::Rate;
+use crate::sys::sync::atomic::{AtomicU64, Ordering};
 
 /// A clock in nanoseconds since a start, which fit into 64 bits for five hundred years.
 #[derive(Clone, Copy, Debug)]
