@@ -1,13 +1,13 @@
 //! Binding a unix-domain socket to a path. A stale socket is replaced. A socket in use and any
 //! other file are left alone.
 
-use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag};
+use nix::fcntl::AtFlags;
 use nix::sys::stat::{Mode, fchmod, umask};
 use nix::unistd::{Gid, Uid, fchownat, getgroups};
 use serde::{Deserialize, Serialize};
@@ -15,9 +15,12 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::error::{Error, Reason};
 use crate::sys::descriptors::SavedDescriptors;
+use crate::sys::diagnosis::Diagnosis;
 use crate::sys::directory::{Entry, FileId, SavedEntry};
-use crate::sys::lock::try_lock;
+use crate::sys::lock::{self, LockFile};
 use crate::sys::process::{Capability, has_capability};
+use crate::sys::sockets::bound_file;
+use crate::sys::trusted::Refusal;
 
 /// The file of a bound socket. Dropping this removes the file, unless another has replaced it.
 #[derive(Debug)]
@@ -61,15 +64,6 @@ impl SocketFile {
     pub fn own(&mut self) {
         self.borrowed = false;
     }
-
-    /// Changes the owner of the file, unless another file has replaced it.
-    fn change_owner(&self, uid: Uid, gid: Option<Gid>) -> Result<(), Errno> {
-        let file = self.entry.open(OFlag::O_PATH | OFlag::O_NOFOLLOW, 0)?;
-        if FileId::of_open(&file)? != self.id {
-            return Err(Errno::ESTALE);
-        }
-        fchownat(&file, "", Some(uid), gid, AtFlags::AT_EMPTY_PATH)
-    }
 }
 
 impl Drop for SocketFile {
@@ -82,8 +76,11 @@ impl Drop for SocketFile {
     }
 }
 
-/// How long to wait for another start in the same directory.
+/// How long to wait for another start at the same path.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often to try while other processes make and remove sockets at the same path.
+const TRIES: u32 = 100;
 
 /// Binds `socket` to `path`, with this mode and owner if they are set.
 pub(super) fn bind(
@@ -95,41 +92,93 @@ pub(super) fn bind(
 ) -> Result<SocketFile, Error> {
     let failed = |reason: &dyn Reason| cannot_bind(option, reason);
     let entry = entry(option, path)?;
-    let lock = lock(option, path)?;
-    match found(option, path, &entry)? {
-        Found::Nothing => {}
-        Found::Stale => match entry.unlink() {
+    // Only one start at a time replaces a socket. Where there is none, bind(2) succeeds only once.
+    let mut lock = None;
+    for _ in 0..TRIES {
+        match bind_with_mode(socket, path, mode) {
+            Ok(()) => {
+                let (file, id) = bound(option, socket, &entry).inspect_err(|_| {
+                    // Elsewhere the name may be another file's by now.
+                    if entry.is_trusted() == Ok(true) {
+                        let _ = entry.unlink();
+                    }
+                })?;
+                // Removes the file if the rest fails.
+                let bound = SocketFile {
+                    entry,
+                    id,
+                    borrowed: false,
+                };
+                if let Some((uid, gid)) = owner {
+                    fchownat(&file, "", Some(uid), gid, AtFlags::AT_EMPTY_PATH)
+                        .map_err(|errno| cannot_change_owner(option, errno))?;
+                }
+                return Ok(bound);
+            }
+            Err(reason) if reason.kind() == io::ErrorKind::AddrInUse => {}
+            Err(reason) => return Err(failed(&reason)),
+        }
+        match found(option, path, &entry)? {
             // A daemon that just ended has removed it.
-            Ok(()) | Err(Errno::ENOENT) => {}
-            Err(errno) => return Err(failed(&errno)),
-        },
-        Found::Live => {
-            return Err(Error::Start(format!(
-                "{option}: another program has a socket there; stop it first, or choose another \
-                 path"
-            )));
+            Found::Nothing => {}
+            Found::Live => {
+                return Err(Error::Start(format!(
+                    "{option}: another program has a socket there; stop it first, or choose \
+                     another path"
+                )));
+            }
+            // Looked at once more under the lock.
+            Found::Stale(_) if lock.is_none() => lock = Some(take_lock(option, path, &entry)?),
+            Found::Stale(id) => match entry.take_away(id) {
+                Ok(_) | Err(Errno::ENOENT | Errno::EEXIST) => {}
+                Err(errno) => return Err(cannot_replace(option, errno)),
+            },
         }
     }
+    Err(Error::Start(format!(
+        "{option}: other programs make and remove sockets there again and again"
+    )))
+}
 
-    bind_with_mode(socket, path, mode).map_err(|reason| failed(&reason))?;
-    let id = match entry.id() {
-        Ok(id) => id,
-        Err(errno) => {
-            let _ = entry.unlink();
-            return Err(failed(&errno));
-        }
+/// Finds the file that a socket is bound to, and its identity.
+///
+/// Where only trusted users write, that is the file with its name. Elsewhere another file can have the
+/// name by now, or the path has led elsewhere, and only the kernel knows.
+fn bound(option: &str, socket: &Socket, entry: &Entry) -> Result<(OwnedFd, FileId), Error> {
+    let failed = |errno: Errno| cannot_bind(option, &errno);
+    let swapped = || {
+        Error::Start(format!(
+            "{option}: another user moves files or directories of that path while skd binds; use \
+             a directory where only root or skd's user can write"
+        ))
     };
-    let file = SocketFile {
-        entry,
-        id,
-        borrowed: false,
+    let file = match entry.named() {
+        Err(Errno::ENOENT) => return Err(swapped()),
+        file => file.map_err(failed)?,
     };
-    if let Some((uid, gid)) = owner {
-        file.change_owner(uid, gid)
-            .map_err(|errno| cannot_change_owner(option, errno))?;
+    let id = FileId::of_open(&file).map_err(failed)?;
+    let is_same = match entry.is_trusted() {
+        Ok(true) => true,
+        _ => match bound_file(socket) {
+            Ok(bound) => FileId::of_open(&bound).map_err(failed)? == id,
+            // It takes a capability.
+            Err(_) => Diagnosis::new()
+                .and_then(|mut kernel| kernel.is_unix_file(socket, id.numbers()))
+                .map_err(|errno| {
+                    Error::start(
+                        format!(
+                            "{option}: other users can write to the directory, and the kernel \
+                             doesn't say which file the socket has; use another directory"
+                        ),
+                        errno,
+                    )
+                })?,
+        },
+    };
+    match is_same && id.is_socket() {
+        true => Ok((file, id)),
+        false => Err(swapped()),
     }
-    drop(lock);
-    Ok(file)
 }
 
 /// Returns the error of [`bind`], as far as it can be predicted without binding. A socket in use
@@ -140,13 +189,18 @@ pub(super) fn check(
     owner: Option<(Uid, Option<Gid>)>,
 ) -> Result<Option<String>, Error> {
     let entry = entry(option, path)?;
-    drop(open_directory(option, path)?);
     let found = found(option, path, &entry)?;
-    let allowed = match found {
-        Found::Stale => entry.may_remove(),
-        Found::Nothing | Found::Live => entry.may_create(),
-    };
-    allowed.map_err(|errno| cannot_bind(option, &errno))?;
+    match found {
+        Found::Stale(_) => {
+            entry
+                .may_remove()
+                .map_err(|errno| cannot_replace(option, errno))?;
+            LockFile::check(&entry).map_err(|why| cannot_lock(option, path, why))?;
+        }
+        Found::Nothing | Found::Live => entry
+            .may_create()
+            .map_err(|errno| cannot_bind(option, &errno))?,
+    }
     if owner.is_some_and(|owner| !may_change_owner(owner)) {
         return Err(cannot_change_owner(option, Errno::EPERM));
     }
@@ -166,6 +220,20 @@ fn cannot_bind(option: &str, reason: &dyn Reason) -> Error {
     Error::Start(format!("{option}: can't bind: {}", reason.reason()))
 }
 
+fn cannot_replace(option: &str, errno: Errno) -> Error {
+    let what = format!("{option}: there is a stale socket that can't be removed");
+    Error::start(what, errno)
+}
+
+fn cannot_lock(option: &str, path: &Path, why: Refusal) -> Error {
+    let path = path.display();
+    let what = format!(
+        "{option}: the lock file {path}{} can't be used",
+        lock::SUFFIX
+    );
+    Error::start(what, io::Error::from(why))
+}
+
 fn cannot_change_owner(option: &str, errno: Errno) -> Error {
     Error::start(
         format!("{option}: can't change the owner of the socket"),
@@ -174,9 +242,9 @@ fn cannot_change_owner(option: &str, errno: Errno) -> Error {
 }
 
 fn entry(option: &str, path: &Path) -> Result<Entry, Error> {
-    Entry::of(path).map_err(|errno| {
+    Entry::of(path).map_err(|why| {
         let what = format!("{option}: can't open the directory");
-        Error::start(what, errno)
+        Error::start(what, io::Error::from(why))
     })
 }
 
@@ -184,66 +252,57 @@ fn entry(option: &str, path: &Path) -> Result<Entry, Error> {
 enum Found {
     Nothing,
     /// A socket that no process has open.
-    Stale,
+    Stale(FileId),
     /// A socket in use.
     Live,
 }
 
 fn found(option: &str, path: &Path, entry: &Entry) -> Result<Found, Error> {
-    match entry.id() {
-        Err(Errno::ENOENT) => Ok(Found::Nothing),
-        Err(errno) => Err(cannot_bind(option, &errno)),
-        Ok(found) if !found.is_socket() => Err(Error::Start(format!(
+    let failed = |errno: Errno| cannot_bind(option, &errno);
+    let file = match entry.named() {
+        Err(Errno::ENOENT) => return Ok(Found::Nothing),
+        file => file.map_err(failed)?,
+    };
+    let id = FileId::of_open(&file).map_err(failed)?;
+    if !id.is_socket() {
+        return Err(Error::Start(format!(
             "{option}: the file exists and isn't a socket; skd leaves it alone, so remove it or choose another path"
+        )));
+    }
+    // This socket, whatever is at the path by now. Without /proc only the path is left.
+    let link = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let path = if link.exists() { &link } else { path };
+    match usage(path).map_err(|reason| cannot_bind(option, &reason))? {
+        Usage::Unused => Ok(Found::Stale(id)),
+        Usage::Used => Ok(Found::Live),
+        Usage::Unknown(errno) => Err(Error::Start(format!(
+            "{option}: there is a socket, and skd can't find out whether a program uses it: \
+             {}; it is left alone",
+            errno.desc()
         ))),
-        Ok(_) => match usage(path).map_err(|reason| cannot_bind(option, &reason))? {
-            Usage::Unused => Ok(Found::Stale),
-            Usage::Used => Ok(Found::Live),
-            Usage::Unknown(errno) => Err(Error::Start(format!(
-                "{option}: there is a socket, and skd can't find out whether a program uses it: \
-                 {}; it is left alone",
-                errno.desc()
-            ))),
-        },
     }
 }
 
-/// Locks the directory, so that of two concurrent starts only one replaces a stale socket. Closing
-/// the file unlocks it.
-fn lock(option: &str, path: &Path) -> Result<File, Error> {
-    let (path, directory) = open_directory(option, path)?;
+/// Waits for the lock beside the path, so that of two concurrent starts only one replaces a stale
+/// socket.
+fn take_lock(option: &str, path: &Path, entry: &Entry) -> Result<LockFile, Error> {
     let deadline = Instant::now() + LOCK_TIMEOUT;
     loop {
-        match try_lock(&directory) {
-            Ok(true) => return Ok(directory),
-            Ok(false) if Instant::now() >= deadline => {
+        match LockFile::take(entry) {
+            Ok(Some(lock)) => return Ok(lock),
+            Ok(None) if Instant::now() >= deadline => {
                 return Err(Error::Start(format!(
-                    "{option}: the directory {} has been locked by another program for {} s; \
-                     find it with lsof, or use another directory",
+                    "{option}: {}{} has been locked by another program for {} s; find it with \
+                     lsof, or use another directory",
                     path.display(),
+                    lock::SUFFIX,
                     LOCK_TIMEOUT.as_secs()
                 )));
             }
-            Ok(false) => std::thread::sleep(Duration::from_millis(10)),
-            Err(errno) => {
-                let what = format!("{option}: can't lock the directory {}", path.display());
-                return Err(Error::start(what, errno));
-            }
+            Ok(None) => std::thread::sleep(Duration::from_millis(10)),
+            Err(why) => return Err(cannot_lock(option, path, why)),
         }
     }
-}
-
-/// Opens the directory of a path, to lock it.
-fn open_directory<'a>(option: &str, path: &'a Path) -> Result<(&'a Path, File), Error> {
-    let path = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let directory = File::open(path).map_err(|reason| {
-        let what = format!("{option}: can't open the directory {}", path.display());
-        Error::start(what, reason)
-    })?;
-    Ok((path, directory))
 }
 
 /// Whether a process has a socket open.

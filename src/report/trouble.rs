@@ -142,7 +142,7 @@ pub enum Trouble<'a> {
     /// The kernel does not tell whether a supervised program has connections.
     IdleExit(Errno),
     /// The log file can't be opened again.
-    LogNotReopened(Errno),
+    LogNotReopened(&'a str),
     /// The relay to syslog had ended, and runs again.
     RelayRestarted,
     /// The relay to syslog has ended.
@@ -401,11 +401,12 @@ impl fmt::Display for Trouble<'_> {
                 "--idle-exit: the kernel doesn't tell of connections: {}",
                 errno.desc()
             ),
-            Self::LogNotReopened(errno) => write!(
-                f,
-                "the log file can't be opened again: {}; the old one is kept",
-                errno.desc()
-            ),
+            Self::LogNotReopened(why) => {
+                write!(
+                    f,
+                    "the log file can't be opened again: {why}; the old one is kept"
+                )
+            }
             Self::RelayRestarted => {
                 f.write_str("the relay to syslog had ended and was started again")
             }

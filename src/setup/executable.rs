@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys::descriptors::{self, SavedDescriptors};
 use crate::sys::directory::{Entry, FileId, SavedEntry};
+use crate::sys::trusted::{Purpose, Refusal};
 
 /// The binary of this process and its path. They are opened before /proc or the path can become
 /// unreachable.
@@ -73,17 +74,18 @@ impl Executable {
     }
 
     /// Opens the file that is at the path now, only to execute it.
-    pub fn next(&self) -> Result<OwnedFd, Errno> {
-        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
-        if self.in_root {
-            return self.entry.open(flags, 0).map(OwnedFd::from);
-        }
-        open(&self.path, flags, Mode::empty())
+    pub fn next(&self) -> Result<OwnedFd, Refusal> {
+        let entry = match self.in_root {
+            true => None,
+            false => Some(Entry::of(&self.path)?),
+        };
+        let entry = entry.as_ref().unwrap_or(&self.entry);
+        entry.open(&Purpose::PROGRAM).map(|(file, _)| file.into())
     }
 
     /// Opens the file that is at the path now, for reading.
     pub fn readable(&self) -> Option<File> {
-        self.entry.open(OFlag::O_RDONLY, 0).ok()
+        self.entry.open(&Purpose::RULES).map(|(file, _)| file).ok()
     }
 
     /// Saves it for the next binary.

@@ -7,8 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::unistd::{AccessFlags, dup2_stderr};
+use nix::unistd::dup2_stderr;
 use serde::{Deserialize, Serialize};
 
 use super::relay::{Relay, SavedRelay};
@@ -17,6 +16,7 @@ use crate::error::Error;
 use crate::report::{self, Event, SavedSink, Sink, Trouble};
 use crate::sys::descriptors::{self, SavedDescriptors};
 use crate::sys::directory::{Entry, FileId, SavedEntry};
+use crate::sys::trusted::{Purpose, Refusal};
 
 /// The least time between two starts of the relay.
 const RELAY_PAUSE: Duration = Duration::from_secs(1);
@@ -67,8 +67,7 @@ impl Log {
             None if background && io::stderr().is_terminal() => (Target::Nowhere, Sink::Plain),
             None => (Target::Inherited, Sink::to(io::stderr())),
             Some(LogTarget::File { path, truncate }) => {
-                let file =
-                    LogFile::open(path, *truncate).map_err(|errno| cannot_open(path, errno))?;
+                let file = LogFile::open(path, *truncate).map_err(|why| cannot_open(path, why))?;
                 let sink = Sink::to(&file.file);
                 (Target::File(file), sink)
             }
@@ -130,7 +129,7 @@ impl Log {
     pub fn check(wanted: Option<&LogTarget>) -> Result<(), Error> {
         match wanted {
             Some(LogTarget::File { path, .. }) => {
-                LogFile::check(path).map_err(|errno| cannot_open(path, errno))
+                LogFile::check(path).map_err(|why| cannot_open(path, why))
             }
             _ => Ok(()),
         }
@@ -201,7 +200,7 @@ impl Log {
 
     /// Opens a log file again, after logrotate(8) has renamed it. Returns whether there is a log
     /// file. After a failure, the old one stays open.
-    pub fn reopen(&mut self) -> Result<bool, Errno> {
+    pub fn reopen(&mut self) -> Result<bool, Refusal> {
         match &mut self.target {
             Target::File(file) => file.reopen().map(|()| true),
             _ => Ok(false),
@@ -237,9 +236,12 @@ impl Log {
     }
 }
 
-fn cannot_open(path: &Path, errno: Errno) -> Error {
+fn cannot_open(path: &Path, why: Refusal) -> Error {
     let path = path.display();
-    Error::start(format!("--log {path}: the file can't be opened"), errno)
+    Error::start(
+        format!("--log {path}: the file can't be opened"),
+        io::Error::from(why),
+    )
 }
 
 /// A log file and its path.
@@ -252,15 +254,10 @@ struct LogFile {
     fresh: bool,
 }
 
-/// Nonblocking, since opening a FIFO without a reader would block.
-const FLAGS: OFlag = OFlag::O_WRONLY
-    .union(OFlag::O_APPEND)
-    .union(OFlag::O_NONBLOCK);
-
 impl LogFile {
-    fn open(path: &Path, truncate: bool) -> Result<Self, Errno> {
+    fn open(path: &Path, truncate: bool) -> Result<Self, Refusal> {
         let entry = Entry::of(path)?;
-        let (file, fresh) = entry.open_or_create(FLAGS, 0o666)?;
+        let (file, fresh) = entry.open(&Purpose::LOG)?;
         // If the rest fails, dropping this removes a created file.
         let log = Self {
             entry,
@@ -272,19 +269,8 @@ impl LogFile {
         Ok(log)
     }
 
-    fn check(path: &Path) -> Result<(), Errno> {
-        let entry = Entry::of(path)?;
-        match entry.target() {
-            Ok(id) if id.is_directory() => Err(Errno::EISDIR),
-            Ok(id) if id.is_socket() => Err(Errno::ENXIO),
-            Ok(_) => entry.may_open(AccessFlags::W_OK),
-            Err(Errno::ENOENT) => match entry.id() {
-                // A symbolic link to a file that doesn't exist yet: opening it creates the file.
-                Ok(_) => Ok(()),
-                Err(_) => entry.may_create(),
-            },
-            Err(errno) => Err(errno),
-        }
+    fn check(path: &Path) -> Result<(), Refusal> {
+        Entry::of(path)?.check(&Purpose::LOG)
     }
 
     fn empty(&self) -> io::Result<()> {
@@ -294,13 +280,8 @@ impl LogFile {
         Ok(())
     }
 
-    fn reopen(&mut self) -> Result<(), Errno> {
-        // First without O_CREAT: in a sticky directory that others can write to, the kernel may
-        // refuse O_CREAT for an existing file (proc_sys_fs(5), protected_regular).
-        let file = match self.entry.open(FLAGS, 0o666) {
-            Err(Errno::ENOENT) => self.entry.open(FLAGS | OFlag::O_CREAT, 0o666),
-            opened => opened,
-        }?;
+    fn reopen(&mut self) -> Result<(), Refusal> {
+        let (file, _) = self.entry.open(&Purpose::LOG)?;
         descriptors::set_blocking(&file, true)?;
         dup2_stderr(&file)?;
         // It may be of another type than the old one.

@@ -1,21 +1,25 @@
-//! The pid file. It is locked as long as the daemon runs, so that there is only one daemon, which
-//! removes the file at its end.
+//! The pid file, and the lock beside it. The lock is held as long as the daemon runs, so that there is
+//! only one daemon, which removes both files at its end.
+//!
+//! flock(2) takes no more than a descriptor, and any user can read the pid file. So what is locked is
+//! a file that no other user can open. It is no sign of a daemon by itself: only its lock is.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::unistd::AccessFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Reason};
 use crate::sys::descriptors::{self, SavedDescriptors};
 use crate::sys::directory::{Entry, FileId, SavedEntry};
-use crate::sys::lock;
+use crate::sys::lock::{self, LockFile, SavedLockFile};
+use crate::sys::trusted::{Purpose, Refusal};
 
 /// A locked pid file. Dropping it removes the file if this process has created or written it,
 /// unless another file has replaced it.
@@ -29,6 +33,8 @@ pub struct PidFile {
     written: bool,
     /// Whether the previous binary still owns the file.
     borrowed: bool,
+    /// Dropped last. `None` where no file can be made: then the lock is on the pid file.
+    lock: Option<LockFile>,
 }
 
 /// A pid file as it is saved for the next binary. The lock belongs to the open file.
@@ -37,24 +43,25 @@ pub struct SavedPidFile {
     path: OsString,
     entry: SavedEntry,
     file: i32,
+    #[serde(default)]
+    lock: Option<SavedLockFile>,
 }
 
 /// How often opening is tried if the file is removed between opening and locking.
 const TRIES: u32 = 100;
 
 impl PidFile {
-    /// Opens and locks the file (flock(2)), without changing its content.
+    /// Takes the lock (flock(2)) and opens the file, without changing its content.
     pub fn lock(path: &Path) -> Result<Self, Error> {
         let failed = |reason: &dyn Reason| failed(path, reason);
-        let entry = Entry::of(path).map_err(|errno| failed(&errno))?;
+        let entry = Entry::of(path).map_err(|why| failed(&io::Error::from(why)))?;
+        // Before a lock file is made.
+        let judged = entry.check(&Purpose::PIDFILE);
+        judged.map_err(|why| not_opened(path, why))?;
+        let lock = lock_beside(path, &entry)?;
         for _ in 0..TRIES {
-            // Nonblocking, since opening a FIFO could block.
-            let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-            let (file, created) = match entry.open_or_create(flags, 0o644) {
-                Ok(opened) => opened,
-                Err(Errno::ELOOP) => return Err(not_a_file(path)),
-                Err(errno) => return Err(failed(&errno)),
-            };
+            let opened = entry.open(&Purpose::PIDFILE);
+            let (file, created) = opened.map_err(|why| not_opened(path, why))?;
             // No other process uses a file created here, or it would have locked it.
             let remove_created = || {
                 if created {
@@ -65,12 +72,12 @@ impl PidFile {
                 remove_created();
                 failed(&errno)
             })?;
-            if !id.is_file() {
-                return Err(not_a_file(path));
-            }
             match lock::try_lock(&file) {
                 Ok(true) => {}
-                Ok(false) => return Err(taken(path, &file)),
+                // Any user that can read the file may have locked it. A daemon has it open for
+                // writing: one that found no way to make a lock file, or of an older version.
+                Ok(false) if lock.is_some() && !is_written(&file, id) => {}
+                Ok(false) => return Err(taken(path, &entry)),
                 Err(errno) => {
                     remove_created();
                     return Err(failed(&errno));
@@ -87,6 +94,7 @@ impl PidFile {
                         created,
                         written: false,
                         borrowed: false,
+                        lock,
                     });
                 }
                 Ok(_) | Err(Errno::ENOENT) => {}
@@ -96,33 +104,29 @@ impl PidFile {
                 }
             }
         }
-        Err(Error::Start(format!(
-            "--pidfile {}: another program replaces the file again and again",
-            path.display()
-        )))
+        Err(replaced(path))
     }
 
     /// Returns the error of [`Self::lock`], as far as it can be predicted without creating, opening
     /// or locking anything. A locked file is no error but a note: the daemon may be running.
     pub fn check(path: &Path) -> Result<Option<String>, Error> {
-        let entry = Entry::of(path).map_err(|errno| failed(path, &errno))?;
-        let id = entry.id();
-        let allowed = match id {
-            Ok(id) if id.is_file() => entry.may_open(AccessFlags::R_OK | AccessFlags::W_OK),
-            Ok(id) if id.is_directory() => Err(Errno::EISDIR),
-            Ok(id) if id.is_socket() => Err(Errno::ENXIO),
-            Ok(_) => return Err(not_a_file(path)),
-            Err(Errno::ENOENT) => entry.may_create(),
-            Err(errno) => Err(errno),
+        let entry = Entry::of(path).map_err(|why| not_opened(path, why))?;
+        let judged = entry.check(&Purpose::PIDFILE);
+        judged.map_err(|why| not_opened(path, why))?;
+        let is_locked = match LockFile::check(&entry) {
+            Err(why) if !is_no_way(&why) => return Err(not_locked(path, why)),
+            result => result.unwrap_or_default(),
         };
-        allowed.map_err(|errno| failed(path, &errno))?;
-        Ok(match id {
-            Ok(id) if id.is_locked() => {
-                let path = path.display();
-                Some(format!("--pidfile {path} is locked by a running daemon"))
-            }
-            _ => None,
-        })
+        // A file that any user can lock is locked by a daemon only if that has it open as well.
+        let is_locked = is_locked
+            || entry.id().is_ok_and(|id| {
+                let file = entry.open(&Purpose::FOREIGN_PIDFILE);
+                id.is_locked() && file.is_ok_and(|(file, _)| is_written(&file, id))
+            });
+        Ok(is_locked.then(|| {
+            let path = path.display();
+            format!("--pidfile {path} is locked by a running daemon")
+        }))
     }
 
     /// Writes the process id and a newline.
@@ -143,6 +147,7 @@ impl PidFile {
             path: self.path.clone().into(),
             entry: self.entry.save(to)?,
             file: to.pass(&self.file)?,
+            lock: self.lock.as_ref().map(|lock| lock.save(to)).transpose()?,
         })
     }
 
@@ -158,17 +163,20 @@ impl PidFile {
             created: true,
             written: true,
             borrowed: true,
+            lock: saved.lock.map(LockFile::restore).transpose()?,
         })
     }
 
     /// Takes ownership of the file.
     pub fn own(&mut self) {
         self.borrowed = false;
+        self.lock.iter_mut().for_each(LockFile::own);
     }
 
-    /// Lets a program that this process execs inherit the descriptor, and with it the lock.
+    /// Lets a program that this process execs inherit a descriptor, and with it the lock.
     pub fn bequeath(&self) -> io::Result<()> {
-        Ok(descriptors::set_close_on_exec(&self.file, false)?)
+        let locked = self.lock.as_ref().map_or(self.file.as_fd(), AsFd::as_fd);
+        Ok(descriptors::set_close_on_exec(locked, false)?)
     }
 }
 
@@ -185,25 +193,93 @@ impl Drop for PidFile {
     }
 }
 
+/// Locks the file beside the pid file. Returns `None` if there is no way to make one.
+fn lock_beside(path: &Path, entry: &Entry) -> Result<Option<LockFile>, Error> {
+    match LockFile::take(entry) {
+        Ok(None) => Err(taken(path, entry)),
+        Ok(lock) => Ok(lock),
+        Err(why) if is_no_way(&why) => Ok(None),
+        Err(why) => Err(not_locked(path, why)),
+    }
+}
+
+/// Whether a lock file can't be made, or is another user's, so that only the pid file can be locked.
+fn is_no_way(why: &Refusal) -> bool {
+    matches!(
+        why,
+        Refusal::Failed(Errno::EACCES | Errno::EPERM | Errno::EROFS)
+    )
+}
+
+/// Whether the process that a pid file names has the file open for writing (proc(5)).
+fn is_written(file: &File, id: FileId) -> bool {
+    let Some(pid) = content(file) else {
+        return false;
+    };
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd"));
+    descriptors.into_iter().flatten().flatten().any(|entry| {
+        let found = fs::metadata(entry.path());
+        let number = entry.file_name();
+        let is_it = found.is_ok_and(|found| (found.dev(), found.ino()) == id.numbers());
+        is_it && is_open_for_writing(pid, Path::new(&number))
+    })
+}
+
+fn is_open_for_writing(pid: i32, number: &Path) -> bool {
+    let path = Path::new("/proc").join(pid.to_string()).join("fdinfo");
+    let text = fs::read_to_string(path.join(number)).unwrap_or_default();
+    let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
+    let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
+    let access = flags.map(|flags| OFlag::from_bits_truncate(flags) & OFlag::O_ACCMODE);
+    access.is_some_and(|access| access != OFlag::O_RDONLY)
+}
+
 fn failed(path: &Path, reason: &dyn Reason) -> Error {
     Error::Start(format!("--pidfile {}: {}", path.display(), reason.reason()))
 }
 
-fn not_a_file(path: &Path) -> Error {
+fn not_opened(path: &Path, why: Refusal) -> Error {
+    match why {
+        Refusal::Failed(Errno::ELOOP | Errno::ENODEV) => Error::Start(format!(
+            "--pidfile {} isn't a regular file; it is left alone",
+            path.display()
+        )),
+        why => failed(path, &io::Error::from(why)),
+    }
+}
+
+fn not_locked(path: &Path, why: Refusal) -> Error {
+    let path = path.display();
+    Error::start(
+        format!(
+            "--pidfile {path}: the lock file {path}{} can't be used",
+            lock::SUFFIX
+        ),
+        io::Error::from(why),
+    )
+}
+
+fn replaced(path: &Path) -> Error {
     Error::Start(format!(
-        "--pidfile {} isn't a regular file; it is left alone",
+        "--pidfile {}: another program replaces the file again and again",
         path.display()
     ))
 }
 
-fn taken(path: &Path, mut file: &File) -> Error {
-    let mut content = Vec::new();
-    let _ = file.by_ref().take(32).read_to_end(&mut content);
-    let owner = match owner(&content) {
+fn taken(path: &Path, entry: &Entry) -> Error {
+    let file = entry.open(&Purpose::FOREIGN_PIDFILE);
+    let owner = match file.ok().and_then(|(file, _)| content(&file)) {
         Some(pid) => format!("process {pid}, which is running"),
         None => "another process".into(),
     };
     Error::Start(format!("--pidfile {} is locked by {owner}", path.display()))
+}
+
+/// The process id in a pid file.
+fn content(file: &File) -> Option<i32> {
+    let mut content = [0; 32];
+    let length = file.read_at(&mut content, 0).ok()?;
+    owner(content.get(..length)?)
 }
 
 /// Returns the process id in a pid file, if the file has nothing else.

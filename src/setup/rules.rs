@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -18,6 +18,7 @@ use crate::config::{Id, Prefix, Prestart, Refused, Rule, RuleLocation, Service, 
 use crate::error::{Error, Reason};
 use crate::sys::descriptors::SavedDescriptors;
 use crate::sys::directory::{Directory, SavedDirectory};
+use crate::sys::trusted::Refusal;
 
 /// The maximum size of a file in bytes, enough for a million of the longest prefixes.
 const LARGEST: u64 = 64 << 20;
@@ -273,14 +274,14 @@ impl Files {
     fn open(rules: Option<&Path>) -> Result<Self, Error> {
         let failed = |what: &str| {
             let what = format!("can't open the {what} directory for rules files");
-            move |errno: Errno| Error::start(what, errno)
+            move |why: Refusal| Error::start(what, io::Error::from(why))
         };
         let rules = rules.map(|path| match Directory::of(path) {
             Ok(directory) => Ok((path.to_owned(), directory)),
-            Err(errno) => Err(Error::Start(format!(
+            Err(why) => Err(Error::Start(format!(
                 "{} {}",
                 Described("rules file", path),
-                cannot_open(errno)
+                cannot_open(why)
             ))),
         });
         Ok(Self {
@@ -302,10 +303,12 @@ fn read_file(base: &Directory, path: &Path) -> Result<Vec<u8>, String> {
     Ok(text)
 }
 
-fn cannot_open(errno: Errno) -> String {
-    match errno {
-        Errno::ESPIPE => "isn't a regular file, so it can't be read again at SIGHUP".into(),
-        errno => format!("can't be opened: {}", errno.desc()),
+fn cannot_open(why: Refusal) -> String {
+    match why {
+        Refusal::Failed(Errno::ESPIPE) => {
+            "isn't a regular file, so it can't be read again at SIGHUP".into()
+        }
+        why => format!("can't be opened: {why}"),
     }
 }
 

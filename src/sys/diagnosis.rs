@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
 };
-use nix::sys::stat::fstat;
+use nix::sys::stat::{fstat, makedev};
 use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 
@@ -22,8 +22,10 @@ const NLM_F_REQUEST: u16 = 1;
 const NLM_F_DUMP: u16 = 0x300;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const UDIAG_SHOW_NAME: u32 = 1;
+const UDIAG_SHOW_VFS: u32 = 1 << 1;
 const UDIAG_SHOW_RQLEN: u32 = 1 << 4;
 const UNIX_DIAG_NAME: u16 = 0;
+const UNIX_DIAG_VFS: u16 = 1;
 const UNIX_DIAG_RQLEN: u16 = 4;
 const INET_DIAG_INFO: u16 = 2;
 /// The lengths of struct unix_diag_msg and struct inet_diag_msg, which attributes follow.
@@ -77,6 +79,32 @@ impl Diagnosis {
             },
         )?;
         length.ok_or(Errno::ENOENT)
+    }
+
+    /// Whether a unix socket of this network namespace is bound to a file with these numbers.
+    ///
+    /// The kernel has 32 bits of the inode's number, and the device of the file system, which isn't
+    /// always that of its files. So a socket's own file can be denied, but no other is affirmed.
+    pub fn is_unix_file(
+        &mut self,
+        socket: impl AsFd,
+        (device, inode): (u64, u64),
+    ) -> Result<bool, Errno> {
+        let number = self::inode(socket)?;
+        let mut found = None;
+        self.ask(
+            NLM_F_REQUEST,
+            &unix(u32::MAX, number, UDIAG_SHOW_VFS),
+            &mut [0; ONE],
+            |answer| {
+                let attribute = attribute(answer, UNIX_MESSAGE, UNIX_DIAG_VFS);
+                found = attribute.and_then(|bytes| Some((word(bytes, 0)?, word(bytes, 4)?)));
+            },
+        )?;
+        // struct unix_diag_vfs: the device has 20 bits of its minor number, as in the kernel.
+        let (low, of) = found.ok_or(Errno::ENOENT)?;
+        let of = makedev((of >> 20).into(), (of & 0xf_ffff).into());
+        Ok(low == inode as u32 && of == device)
     }
 
     /// Calls `each` with the name, as in `sun_path`, of each accepted unix connection that has one.
@@ -490,6 +518,28 @@ mod tests {
     fn what_is_not_a_connection_of_tcp_has_no_such_id() {
         let (unix, _other) = UnixStream::pair().unwrap();
         assert!(SocketId::of(&unix).is_err());
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "netlink(7)")]
+    fn a_unix_socket_is_known_by_its_file() {
+        let mut diagnosis = Diagnosis::new().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let [first, second] = ["first", "second"].map(|name| directory.path().join(name));
+        let sockets = [&first, &second].map(|path| UnixListener::bind(path).unwrap());
+        let numbers = |path: &std::path::Path| {
+            let found = nix::sys::stat::stat(path).unwrap();
+            (found.st_dev, found.st_ino)
+        };
+        let [first, second] = [numbers(&first), numbers(&second)];
+        assert_eq!(diagnosis.is_unix_file(&sockets[0], first), Ok(true));
+        assert_eq!(diagnosis.is_unix_file(&sockets[0], second), Ok(false));
+        assert_eq!(diagnosis.is_unix_file(&sockets[1], second), Ok(true));
+        let other = (first.0 ^ 1, first.1);
+        assert_eq!(diagnosis.is_unix_file(&sockets[0], other), Ok(false));
+        let unbound = UnixStream::pair().unwrap().0;
+        let answer = diagnosis.is_unix_file(unbound, first);
+        assert_eq!(answer, Err(Errno::ENOENT));
     }
 
     #[test]

@@ -1,52 +1,59 @@
 //! A file by its directory, which stays open. So the file can be examined, opened again and removed
 //! after chroot(2), and after the directory was renamed.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::unistd::{AccessFlags, Uid, UnlinkatFlags, faccessat, unlinkat};
 use serde::{Deserialize, Serialize};
 
 use super::descriptors::{self, SavedDescriptors};
 use super::process::{Capability, has_capability};
+use super::trusted::{Base, Control, Purpose, Refusal, split};
 
 /// A name in a directory.
 #[derive(Debug)]
 pub struct Entry {
-    directory: OwnedFd,
+    directory: Directory,
     name: OsString,
 }
 
-/// An [`Entry`] saved for an upgrade: the directory's descriptor and the name.
+/// An [`Entry`] saved for an upgrade: the directory and the name.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SavedEntry {
-    directory: i32,
+    directory: SavedDirectory,
     name: OsString,
 }
-
-/// How often to try while another process makes and removes the same file.
-const TRIES: u32 = 100;
 
 impl Entry {
     /// Opens the directory of `path`, only to reach names in it.
-    pub fn of(path: &Path) -> Result<Self, Errno> {
-        let (parent, name) = split(path)?;
+    pub fn of(path: &Path) -> Result<Self, Refusal> {
+        let (parent, name) = split(path.as_os_str().as_bytes())?;
         Ok(Self {
-            directory: open_directory(parent)?,
-            name: name.to_owned(),
+            directory: Directory::open(Path::new(OsStr::from_bytes(parent)))?,
+            name: OsStr::from_bytes(name).to_owned(),
         })
+    }
+
+    /// The name with a suffix, in the same directory.
+    pub fn with_suffix(&self, suffix: &str) -> Result<Self, Errno> {
+        let mut name = self.name.clone();
+        name.push(suffix);
+        let directory = Directory(self.directory.0.copy()?);
+        Ok(Self { directory, name })
     }
 
     /// Saves it for an upgrade.
     pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedEntry, Errno> {
         Ok(SavedEntry {
-            directory: to.pass(&self.directory)?,
+            directory: self.directory.save(to)?,
             name: self.name.clone(),
         })
     }
@@ -54,72 +61,43 @@ impl Entry {
     /// Restores it after an upgrade.
     pub fn restore(saved: SavedEntry) -> Result<Self, Errno> {
         Ok(Self {
-            directory: descriptors::claim(saved.directory)?,
+            directory: Directory::restore(saved.directory)?,
             name: saved.name,
         })
     }
 
-    /// Opens the file, close-on-exec, never as a controlling terminal (openat(2)).
-    pub fn open(&self, flags: OFlag, mode: u32) -> Result<File, Errno> {
-        let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
-        let mode = Mode::from_bits_truncate(mode);
-        openat(&self.directory, self.name.as_os_str(), flags, mode).map(File::from)
+    /// Opens the file, or makes it, as the purpose says. Returns whether it was made. See
+    /// [`Base::open_file`].
+    pub fn open(&self, purpose: &Purpose) -> Result<(File, bool), Refusal> {
+        let (file, made) = self.directory.0.open_file(Path::new(&self.name), purpose)?;
+        Ok((file.into(), made))
     }
 
-    /// Opens the file or makes it, and returns whether it was made.
-    pub fn open_or_create(&self, flags: OFlag, mode: u32) -> Result<(File, bool), Errno> {
-        for _ in 0..TRIES {
-            match self.open(flags, mode) {
-                Err(Errno::ENOENT) => {}
-                found => return found.map(|file| (file, false)),
-            }
-            match self.open(flags | OFlag::O_CREAT | OFlag::O_EXCL, mode) {
-                // Made by another process in between; or a dangling symbolic link, which only
-                // O_CREAT without O_EXCL follows.
-                Err(Errno::EEXIST) => match self.open(flags | OFlag::O_CREAT, mode) {
-                    Err(Errno::ENOENT) => {}
-                    found => return found.map(|file| (file, false)),
-                },
-                made => return made.map(|file| (file, true)),
-            }
-        }
-        Err(Errno::ENOENT)
+    /// Returns the error of [`Self::open`], as far as it can be predicted without opening or making
+    /// the file.
+    pub fn check(&self, purpose: &Purpose) -> Result<(), Refusal> {
+        self.directory.0.check_file(Path::new(&self.name), purpose)
+    }
+
+    /// Opens the file only to name it (`O_PATH`), symbolic links not followed.
+    pub fn named(&self) -> Result<OwnedFd, Errno> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        openat(self, self.name.as_os_str(), flags, Mode::empty())
     }
 
     /// The file that the name refers to, symbolic links not followed.
     pub fn id(&self) -> Result<FileId, Errno> {
         let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
-        Ok(FileId::of(&fstatat(
-            &self.directory,
-            self.name.as_os_str(),
-            flags,
-        )?))
-    }
-
-    /// The file that the name refers to, symbolic links followed.
-    pub fn target(&self) -> Result<FileId, Errno> {
-        let name = self.name.as_os_str();
-        Ok(FileId::of(&fstatat(
-            &self.directory,
-            name,
-            AtFlags::empty(),
-        )?))
-    }
-
-    /// Whether this process may open the file, with its effective ids (faccessat(2)). Opens
-    /// nothing.
-    pub fn may_open(&self, access: AccessFlags) -> Result<(), Errno> {
-        let name = self.name.as_os_str();
-        faccessat(&self.directory, name, access, AtFlags::AT_EACCESS)
+        Ok(FileId::of(&fstatat(self, self.name.as_os_str(), flags)?))
     }
 
     /// Whether this process may remove the name (unlink(2)): it may make one, and a sticky
     /// directory doesn't forbid it.
     pub fn may_remove(&self) -> Result<(), Errno> {
         self.may_create()?;
-        let directory = fstat(&self.directory)?;
+        let directory = fstat(self)?;
         let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
-        let file = fstatat(&self.directory, self.name.as_os_str(), flags)?;
+        let file = fstatat(self, self.name.as_os_str(), flags)?;
         let me = Uid::effective().as_raw();
         let sticky = directory.st_mode & libc::S_ISVTX != 0;
         let owns = directory.st_uid == me || file.st_uid == me;
@@ -132,7 +110,7 @@ impl Entry {
     /// Whether this process may make files in the directory. Makes none.
     pub fn may_create(&self) -> Result<(), Errno> {
         let access = AccessFlags::W_OK | AccessFlags::X_OK;
-        faccessat(&self.directory, ".", access, AtFlags::AT_EACCESS)
+        faccessat(self, ".", access, AtFlags::AT_EACCESS)
     }
 
     /// Removes the name, if it refers to this file. On success it doesn't any more.
@@ -144,79 +122,117 @@ impl Entry {
         }
     }
 
+    /// Removes the name, if it refers to this file, even if other processes make and rename files at
+    /// the same time. Returns whether it did.
+    ///
+    /// unlinkat(2) can't ask for a file, so the file is renamed first, and looked at where no other
+    /// process looks for it. Another file gets its name back, unless that is taken again.
+    pub fn take_away(&self, file: FileId) -> Result<bool, Errno> {
+        if self.id()? != file {
+            return Ok(false);
+        }
+        let mut aside = OsString::from(".");
+        aside.push(&self.name);
+        let random = RandomState::new().build_hasher().finish();
+        aside.push(format!(".{random:016x}"));
+        let aside = Self {
+            directory: Directory(self.directory.0.copy()?),
+            name: aside,
+        };
+        match self.rename(&aside) {
+            Ok(()) => {}
+            // This file system can't rename without replacing.
+            Err(Errno::EINVAL | Errno::ENOSYS) => return self.unlink().map(|()| true),
+            Err(errno) => return Err(errno),
+        }
+        if aside.id()? == file {
+            return aside.unlink().map(|()| true);
+        }
+        aside.rename(self)?;
+        Ok(false)
+    }
+
+    /// Gives a file another name in the same directory, unless a file has that (renameat2(2)).
+    fn rename(&self, to: &Self) -> Result<(), Errno> {
+        let name = |name: &OsStr| CString::new(name.as_bytes()).map_err(|_| Errno::EINVAL);
+        let (from, new) = (name(&self.name)?, name(&to.name)?);
+        // SAFETY: both names end with a NUL byte, and both directories are open.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_renameat2,
+                self.as_fd().as_raw_fd(),
+                from.as_ptr(),
+                to.as_fd().as_raw_fd(),
+                new.as_ptr(),
+                libc::RENAME_NOREPLACE,
+            )
+        };
+        Errno::result(result).map(drop)
+    }
+
+    /// Whether only trusted users choose which file has the name.
+    pub fn is_trusted(&self) -> Result<bool, Errno> {
+        let stat = fstatat(self, self.name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        self.directory.0.is_entry_trusted(&stat)
+    }
+
     /// Removes the name, whichever file it refers to (unlinkat(2)).
     pub fn unlink(&self) -> Result<(), Errno> {
-        unlinkat(
-            &self.directory,
-            self.name.as_os_str(),
-            UnlinkatFlags::NoRemoveDir,
-        )
+        unlinkat(self, self.name.as_os_str(), UnlinkatFlags::NoRemoveDir)
     }
 }
 
-/// The directory of a file, and its name there.
-fn split(path: &Path) -> Result<(&Path, &OsStr), Errno> {
-    let bytes = path.as_os_str().as_bytes();
-    let (parent, name) = match bytes.iter().rposition(|&byte| byte == b'/') {
-        None => (b".".as_slice(), bytes),
-        Some(0) => (b"/".as_slice(), &bytes[1..]),
-        Some(at) => (&bytes[..at], &bytes[at + 1..]),
-    };
-    if matches!(name, b"" | b"." | b"..") {
-        return Err(Errno::EISDIR);
+impl AsFd for Entry {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.directory.0.as_fd()
     }
-    Ok((
-        Path::new(OsStr::from_bytes(parent)),
-        OsStr::from_bytes(name),
-    ))
-}
-
-fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    open(path, flags, Mode::empty())
 }
 
 /// A directory in which paths begin.
 #[derive(Debug)]
-pub struct Directory(OwnedFd);
+pub struct Directory(Base);
 
-/// A [`Directory`] saved for an upgrade: its descriptor.
+/// A [`Directory`] saved for an upgrade: its descriptor, and the users that have chosen it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct SavedDirectory(i32);
+#[serde(untagged)]
+pub enum SavedDirectory {
+    /// As skd 2.0 saved it.
+    Descriptor(i32),
+    /// With the users, and whether by a symbolic link.
+    Chosen(i32, (Control, bool)),
+}
 
 impl Directory {
     /// Opens it, only to reach what is in it.
-    pub fn open(path: &Path) -> Result<Self, Errno> {
-        open_directory(path).map(Self)
+    pub fn open(path: &Path) -> Result<Self, Refusal> {
+        Base::open(path).map(Self)
     }
 
     /// Opens the directory of a file.
-    pub fn of(path: &Path) -> Result<Self, Errno> {
-        let (parent, _) = split(path)?;
-        Self::open(parent)
+    pub fn of(path: &Path) -> Result<Self, Refusal> {
+        let (parent, _) = split(path.as_os_str().as_bytes())?;
+        Self::open(Path::new(OsStr::from_bytes(parent)))
     }
 
     /// Saves it for an upgrade.
     pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedDirectory, Errno> {
-        to.pass(&self.0).map(SavedDirectory)
+        let number = to.pass(&self.0)?;
+        Ok(SavedDirectory::Chosen(number, self.0.chosen()))
     }
 
     /// Restores it after an upgrade.
-    pub fn restore(SavedDirectory(number): SavedDirectory) -> Result<Self, Errno> {
-        descriptors::claim(number).map(Self)
+    pub fn restore(saved: SavedDirectory) -> Result<Self, Errno> {
+        let (number, chosen) = match saved {
+            SavedDirectory::Descriptor(number) => (number, (Control::Trusted, false)),
+            SavedDirectory::Chosen(number, chosen) => (number, chosen),
+        };
+        Ok(Self(Base::of(descriptors::claim(number)?, chosen)))
     }
 
     /// Opens a regular file for reading, by a path that begins here. Never waits.
-    pub fn open_file(&self, path: &Path) -> Result<File, Errno> {
-        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
-        let file = openat(&self.0, path, flags, Mode::empty())?;
-        let id = FileId::of_open(&file)?;
-        match id.is_file() {
-            true => Ok(file.into()),
-            false if id.is_directory() => Err(Errno::EISDIR),
-            // A pipe or a device can't be read twice.
-            false => Err(Errno::ESPIPE),
-        }
+    pub fn open_file(&self, path: &Path) -> Result<File, Refusal> {
+        let (file, _) = self.0.open_file(path, &Purpose::RULES)?;
+        Ok(file.into())
     }
 }
 

@@ -1,9 +1,114 @@
 //! Locks on files.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::descriptors::{self, SavedDescriptors};
+use super::directory::{Entry, FileId, SavedEntry};
+use super::trusted::{Purpose, Refusal};
+
+/// A locked file that no other user can open, and so none can lock. Dropping it removes the file, and
+/// unlocks it then. A file that is left behind by a killed process does no harm.
+#[derive(Debug)]
+pub struct LockFile {
+    entry: Entry,
+    file: File,
+    /// Whether the previous binary still owns the file.
+    borrowed: bool,
+}
+
+/// A [`LockFile`] saved for an upgrade. The lock belongs to the open file.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SavedLockFile {
+    entry: SavedEntry,
+    file: i32,
+}
+
+/// What is added to the path of a file, to have that of its lock.
+pub const SUFFIX: &str = ".lock";
+
+/// How often opening is tried if the file is removed between opening and locking.
+const TRIES: u32 = 100;
+
+impl LockFile {
+    /// Locks the file beside this one. Returns `None` if another process has locked it.
+    pub fn take(beside: &Entry) -> Result<Option<Self>, Refusal> {
+        let entry = beside.with_suffix(SUFFIX)?;
+        for _ in 0..TRIES {
+            let (file, _) = entry.open(&Purpose::LOCK)?;
+            if !try_lock(&file)? {
+                return Ok(None);
+            }
+            let id = FileId::of_open(&file)?;
+            // The previous owner may have removed it between opening and locking.
+            match entry.id() {
+                Ok(found) if found == id => {
+                    return Ok(Some(Self {
+                        entry,
+                        file,
+                        borrowed: false,
+                    }));
+                }
+                Ok(_) | Err(Errno::ENOENT) => {}
+                Err(errno) => {
+                    let _ = entry.unlink();
+                    return Err(errno.into());
+                }
+            }
+        }
+        Err(Refusal::Untrusted(
+            "another program replaces the file again and again".into(),
+        ))
+    }
+
+    /// Returns the error of [`Self::take`], as far as it can be predicted without opening or making
+    /// anything, or whether the file is locked.
+    pub fn check(beside: &Entry) -> Result<bool, Refusal> {
+        let entry = beside.with_suffix(SUFFIX)?;
+        entry.check(&Purpose::LOCK)?;
+        Ok(entry.id().is_ok_and(FileId::is_locked))
+    }
+
+    /// Saves it for an upgrade.
+    pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedLockFile, Errno> {
+        Ok(SavedLockFile {
+            entry: self.entry.save(to)?,
+            file: to.pass(&self.file)?,
+        })
+    }
+
+    /// Restores it after an upgrade. Until [`Self::own`], dropping it doesn't remove the file.
+    pub fn restore(saved: SavedLockFile) -> Result<Self, Errno> {
+        Ok(Self {
+            entry: Entry::restore(saved.entry)?,
+            file: descriptors::claim(saved.file)?.into(),
+            borrowed: true,
+        })
+    }
+
+    /// Takes ownership of the file.
+    pub fn own(&mut self) {
+        self.borrowed = false;
+    }
+}
+
+impl AsFd for LockFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl Drop for LockFile {
+    fn drop(&mut self) {
+        if !self.borrowed {
+            // After a drop of privileges this may fail. The next start takes the file over.
+            let _ = FileId::of_open(&self.file).and_then(|id| self.entry.remove(id));
+        }
+    }
+}
 
 /// Locks a file exclusively without blocking (flock(2)). Returns whether it was free. The lock
 /// belongs to the open file and ends with its last descriptor.

@@ -29,3 +29,4 @@ pub mod sync;
 pub mod thread;
 #[cfg(target_arch = "x86_64")]
 pub mod trace;
+pub mod trusted;

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -31,6 +31,17 @@ pub fn peer_credentials(socket: impl AsFd) -> Result<Credentials, Errno> {
         uid: peer.uid(),
         gid: peer.gid(),
     })
+}
+
+/// Opens the file that a unix socket is bound to, only to name it (unix(7), `SIOCUNIXFILE`). This takes
+/// `CAP_NET_ADMIN`, but no path.
+pub fn bound_file(socket: impl AsFd) -> Result<OwnedFd, Errno> {
+    // linux/un.h, linux/sockios.h: SIOCPROTOPRIVATE + 0
+    const SIOCUNIXFILE: u16 = 0x89e0;
+    // SAFETY: the request has no argument.
+    let file = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), SIOCUNIXFILE.into(), 0) };
+    // SAFETY: the kernel has just made it for the caller, close-on-exec.
+    Errno::result(file).map(|file| unsafe { OwnedFd::from_raw_fd(file) })
 }
 
 /// Makes a TCP listener drop the SYNs of new clients (socket(7), `SO_ATTACH_FILTER`). They try

@@ -747,17 +747,59 @@ fn a_start_while_another_skd_ends_serves_or_is_refused() {
 }
 
 #[test]
-fn a_directory_that_another_program_has_locked_is_refused_after_a_while() {
-    let directory = Directory::new();
+fn no_lock_on_the_directory_prevents_a_start() {
+    let directory = Directory::public();
+    let path = directory.join("socket");
     let lock = fs::File::open(directory.path()).unwrap();
     lock.lock().unwrap();
+    for _ in 0..2 {
+        let skd = Skd::new(["-l"]).arg(&path).run("cat");
+        assert_eq!(talk(skd.connect_unix(), b"there"), b"there");
+        // Killed, and so stale for the next one.
+        drop(skd);
+        assert!(path.exists());
+    }
+    drop(unix_socket(SockType::Stream, &directory.join("other")));
+    assert_eq!(directory.names(), ["other", "socket"]);
+}
+
+#[test]
+fn a_start_that_replaces_a_stale_socket_waits_for_another_one() {
+    let directory = Directory::new();
+    let path = directory.join("socket");
+    drop(unix_socket(SockType::Stream, &path));
+    let lock = directory.write("socket.lock", "");
+    directory.chmod("socket.lock", 0o600);
+    let lock = fs::File::open(lock).unwrap();
+    lock.lock().unwrap();
     let output = Skd::new(["-l"])
-        .arg(directory.join("socket"))
+        .arg(&path)
         .arg("cat")
         .deadline(Duration::from_secs(30))
         .end();
-    output.expect_refusal(1, &["--unix", "locked by another program"]);
-    assert!(!directory.join("socket").exists());
+    output.expect_refusal(1, &["--unix", "socket.lock has been locked"]);
+    assert!(path.exists());
+    let waiting = Skd::new(["-l"]).arg(&path).start("cat");
+    wait_until("it waits for the lock", || {
+        crate::harness::is_in_call(waiting.pid(), libc::SYS_clock_nanosleep)
+    });
+    drop(lock);
+    waiting.wait_ready();
+    assert_eq!(talk(connect_unix(&path), b"there"), b"there");
+    assert_eq!(directory.names(), ["socket"]);
+}
+
+#[test]
+fn the_kernel_knows_a_socket_by_its_path() {
+    requires_command("ss");
+    let directory = Directory::new();
+    let path = directory.join("socket");
+    drop(unix_socket(SockType::Stream, &path));
+    let _skd = Skd::new(["-l"]).arg(&path).run("cat");
+    let output = std::process::Command::new("ss").arg("-xlH").output();
+    let text = String::from_utf8(output.unwrap().stdout).unwrap();
+    let path = path.to_str().unwrap();
+    assert!(text.split_whitespace().any(|word| word == path), "{text}");
 }
 
 #[test]

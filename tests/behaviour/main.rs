@@ -72,5 +72,6 @@ mod surroundings;
 mod syslog;
 mod timeouts;
 mod typed;
+mod untrusted_paths;
 mod upgrade;
 mod wait;

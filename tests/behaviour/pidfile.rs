@@ -115,7 +115,7 @@ fn a_second_daemon_is_refused_with_the_pid_of_the_first() {
             .args(["-L", &format!(">{}", directory.name("log"))])
             .start("cat")
             .expect_refusal(1, &[&pidfile, &id]);
-        assert_eq!(directory.names(), ["first", "pid"]);
+        assert_eq!(directory.names(), ["first", "pid", "pid.lock"]);
         assert_eq!(directory.read("pid"), format!("{id}\n"));
         assert_eq!(talk(first.connect_unix(), b"untouched"), b"untouched");
     }
@@ -246,7 +246,10 @@ fn one_of_two_simultaneous_starts_wins() {
             format!("{}\n", winner.pid()),
             "round {round}"
         );
-        assert_eq!(directory.names(), [["a", "b"][1 - loser], "pid"]);
+        assert_eq!(
+            directory.names(),
+            [["a", "b"][1 - loser], "pid", "pid.lock"]
+        );
         assert_eq!(winner.stop().code(), Some(0));
         assert_eq!(directory.names(), [""; 0]);
     }
@@ -338,14 +341,15 @@ fn a_program_run_in_place_inherits_the_lock() {
             command(pid).first().is_some_and(|word| word == "sleep")
         });
         assert_eq!(directory.read("pid"), format!("{pid}\n"));
-        assert!(holds(pid, &pidfile));
+        assert!(holds(pid, &directory.join("pid.lock")));
+        assert!(!holds(pid, &pidfile));
         Skd::new(options)
             .start("true")
             .expect_refusal(1, &["locked", &pid.to_string()]);
         let handle = nix::unistd::Pid::from_raw(pid);
         nix::sys::signal::kill(handle, Signal::SIGKILL).unwrap();
         wait_until("sleep has ended", || !exists(pid));
-        // The file stays, since no process is left to remove it, and doesn't block the next start.
+        // The files stay, since no process is left to remove them, and don't block the next start.
         assert_eq!(directory.read("pid"), format!("{pid}\n"));
         let next = Skd::new(options).start("true");
         assert_eq!(next.wait().code(), Some(0));
@@ -366,8 +370,10 @@ fn a_supervisor_keeps_the_file_to_itself() {
         skd.children().into_iter().find(runs)
     });
     assert_eq!(directory.read("pid"), format!("{}\n", skd.pid()));
-    assert!(holds(skd.pid(), &pidfile));
-    assert!(!holds(program, &pidfile));
+    for path in [&pidfile, &directory.join("pid.lock")] {
+        assert!(holds(skd.pid(), path));
+        assert!(!holds(program, path));
+    }
     skd.stop();
     assert_eq!(directory.names(), [""; 0]);
 }
@@ -401,7 +407,7 @@ fn after_a_drop_of_privileges_the_file_is_emptied_where_it_cannot_be_removed() {
         );
         assert_eq!(skd.stop().code(), Some(0));
         // Neither file blocks a start: the second round takes them over.
-        assert_eq!(directory.names(), ["pid", "socket"]);
+        assert_eq!(directory.names(), ["pid", "pid.lock", "socket"]);
         assert_eq!(directory.read("pid"), "");
     }
 }
@@ -479,4 +485,158 @@ fn a_file_that_cannot_be_checked_after_its_lock_is_removed() {
         .start("cat")
         .expect_refusal(1, &["--pidfile", "I/O error"]);
     assert_eq!(directory.names(), [""; 0]);
+}
+
+/// A process of another user that locks a file, until it is dropped.
+fn locked_by_a_reader(path: &Path, how: &str) -> impl Drop {
+    struct Reader(std::process::Child);
+    impl Drop for Reader {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+    requires_command("perl");
+    let script = r#"use Fcntl ":flock"; $< = $> = 61234; open(F, "<", $ARGV[0]) or die;
+        flock(F, $ARGV[1] eq "shared" ? LOCK_SH : LOCK_EX) or die; $| = 1; print "locked\n"; sleep 1000"#;
+    let mut command = std::process::Command::new("perl");
+    command.args(["-e", script]).arg(path).arg(how);
+    let mut child = command
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("perl");
+    let mut text = [0; 7];
+    let mut output = child.stdout.take().unwrap();
+    std::io::Read::read_exact(&mut output, &mut text).expect("it is locked");
+    Reader(child)
+}
+
+#[test]
+fn a_user_that_can_only_read_the_file_does_not_prevent_a_start() {
+    requires_root();
+    for how in ["shared", "exclusive"] {
+        let directory = Directory::public();
+        let pidfile = directory.write("pid", "");
+        directory.chmod("pid", 0o644);
+        let reader = locked_by_a_reader(&pidfile, how);
+        let options = ["-t", "127.0.0.1:0", "-P", pidfile.to_str().unwrap()];
+        Skd::new(options)
+            .arg("--check")
+            .start("cat")
+            .wait_with_output()
+            .expect_code(0);
+        let skd = Skd::new(options).run("cat");
+        assert_eq!(directory.read("pid"), format!("{}\n", skd.pid()));
+        // And it is still one daemon for one file.
+        for background in ["-v", "-B"] {
+            Skd::new(options)
+                .arg(background)
+                .start("cat")
+                .expect_refusal(1, &["locked", &skd.pid().to_string()]);
+        }
+        assert_eq!(skd.stop().code(), Some(0));
+        assert_eq!(directory.names(), [""; 0]);
+        drop(reader);
+    }
+}
+
+#[test]
+fn no_other_user_can_open_the_lock() {
+    requires_root();
+    let directory = Directory::public();
+    let pidfile = directory.name("pid");
+    let skd = Skd::new(["-t", "127.0.0.1:0", "-P", &pidfile])
+        .umask(0)
+        .run("cat");
+    let lock = fs::metadata(directory.join("pid.lock")).unwrap();
+    assert_eq!((lock.mode() & 0o7777, lock.uid()), (0o600, 0));
+    assert_eq!(skd.stop().code(), Some(0));
+    // A lock of another kind is left alone.
+    let lock = directory.write("pid.lock", "kept\n");
+    let refuse = |why: &str| {
+        let start = |check| {
+            let skd = Skd::new(["-t", "127.0.0.1:0", "-P", &pidfile]).args(check);
+            skd.start("cat").expect_refusal(1, &["pid.lock", why]);
+        };
+        start(None);
+        start(Some("--check"));
+        assert_eq!(directory.read("pid.lock"), "kept\n");
+    };
+    directory.chmod("pid.lock", 0o644);
+    refuse("0600");
+    directory.chmod("pid.lock", 0o600);
+    std::os::unix::fs::chown(&lock, Some(61234), None).unwrap();
+    refuse("61234");
+    std::os::unix::fs::chown(&lock, Some(0), None).unwrap();
+    fs::hard_link(&lock, directory.join("other")).unwrap();
+    refuse("2 names");
+    fs::remove_file(&lock).unwrap();
+    symlink("other", &lock).unwrap();
+    refuse("symbolic link");
+    fs::remove_file(&lock).unwrap();
+    assert_eq!(directory.names(), ["other"]);
+}
+
+#[test]
+fn a_lock_file_that_was_left_does_not_prevent_a_start() {
+    let directory = Directory::new();
+    let pidfile = directory.name("pid");
+    directory.write("pid.lock", "");
+    directory.chmod("pid.lock", 0o600);
+    let skd = Skd::new(["-t", "127.0.0.1:0", "-P", &pidfile]).run("cat");
+    assert_eq!(skd.stop().code(), Some(0));
+    assert_eq!(directory.names(), [""; 0]);
+}
+
+#[test]
+fn a_daemon_that_locks_the_pid_file_itself_is_recognised() {
+    requires_command("perl");
+    let directory = Directory::new();
+    let pidfile = directory.write("pid", "");
+    // As skd 2.0 does.
+    let script = r#"use Fcntl ":flock"; open(F, "+<", $ARGV[0]) or die; flock(F, LOCK_EX) or die;
+        $| = 1; syswrite(F, "$$\n"); print "locked\n"; sleep 1000"#;
+    let mut command = std::process::Command::new("perl");
+    command.args(["-e", script]).arg(&pidfile);
+    let mut child = command
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("perl");
+    wait_until("it has written the file", || {
+        directory.read("pid") == format!("{}\n", child.id())
+    });
+    let skd = Skd::new(["-t", "127.0.0.1:0", "-P", pidfile.to_str().unwrap()]);
+    skd.start("cat")
+        .expect_refusal(1, &["locked", &child.id().to_string()]);
+    let check = Skd::new(["--check", "-t", "127.0.0.1:0", "-P"])
+        .arg(&pidfile)
+        .start("cat");
+    let check = check.wait_with_output();
+    check
+        .expect_code(0)
+        .expect_stderr(&["locked by a running daemon"]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(directory.names(), ["pid"]);
+}
+
+#[test]
+fn a_user_that_can_make_no_file_locks_the_pid_file() {
+    requires_root();
+    let directory = Directory::public();
+    let pidfile = directory.write("pid", "");
+    std::os::unix::fs::chown(&pidfile, Some(61234), Some(61234)).unwrap();
+    let start = || {
+        Skd::new(["-t", "127.0.0.1:0", "-P"])
+            .arg(&pidfile)
+            .user(61234, 61234, [])
+    };
+    let first = start().run("cat");
+    assert_eq!(directory.read("pid"), format!("{}\n", first.pid()));
+    start()
+        .start("cat")
+        .expect_refusal(1, &["locked", &first.pid().to_string()]);
+    assert_eq!(first.stop().code(), Some(0));
+    assert_eq!(directory.names(), ["pid"]);
+    assert_eq!(directory.read("pid"), "");
 }

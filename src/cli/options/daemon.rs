@@ -38,7 +38,8 @@ default daemon.notice. >FILE is emptied.",
         kind: Value("FILE", ValueHint::FilePath),
         common: true,
         help: "Write the process id to FILE, and lock it",
-        manual: "A second skd with this FILE doesn't start. See DAEMON.",
+        manual: "\
+What is locked is FILE.lock. A second skd with this FILE doesn't start. See DAEMON.",
     },
     Opt {
         long: "supervise",

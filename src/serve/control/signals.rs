@@ -51,8 +51,9 @@ impl Daemon {
                 self.end(false)
             }
             Ok(_) => false,
-            Err(errno) => {
-                report::event(Event::Trouble(Trouble::LogNotReopened(errno)));
+            Err(why) => {
+                let why = why.to_string();
+                report::event(Event::Trouble(Trouble::LogNotReopened(&why)));
                 false
             }
         }

@@ -44,7 +44,7 @@ impl Daemon {
         let path = executable.path().display();
         let next = executable
             .next()
-            .map_err(|errno| format!("{path} can't be opened: {}", errno.desc()))?;
+            .map_err(|why| format!("{path} can't be opened: {why}"))?;
         let state = write_state(self, &next, false)
             .map_err(|reason| format!("its state can't be written down: {}", reason.reason()))?;
         let poller = self.shared.handlers.main_poller();

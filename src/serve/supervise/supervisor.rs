@@ -215,8 +215,9 @@ impl<'a> Supervisor<'a> {
     }
 
     fn reopen_log(&mut self) {
-        if let Err(errno) = self.log.reopen() {
-            report::event(Event::Trouble(Trouble::LogNotReopened(errno)));
+        if let Err(why) = self.log.reopen() {
+            let why = why.to_string();
+            report::event(Event::Trouble(Trouble::LogNotReopened(&why)));
         }
     }
 
