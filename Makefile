@@ -26,7 +26,7 @@ all:
 	$(CARGO) build --release --locked
 
 # Only if something has changed: after "make", "sudo make install" needn't find cargo.
-$(BUILT): Cargo.toml Cargo.lock $(shell find src -name '*.rs')
+$(BUILT): Cargo.toml Cargo.lock build.rs $(shell find src -name '*.rs')
 	$(CARGO) build --release --locked
 
 install: $(SKD)

@@ -7,6 +7,8 @@
 mod capacity;
 mod explain;
 
+use std::path::Path;
+
 use crate::child::Plan;
 use crate::child::environment::Variables;
 use crate::config::{Config, Daemon, Service, Style};
@@ -14,7 +16,7 @@ use crate::error::Error;
 use crate::net::{self, Resolved};
 use crate::report::{self, Event};
 use crate::serve::TimeLimits;
-use crate::setup::{Log, PidFile, RuleFiles, privileges};
+use crate::setup::{Log, PidFile, RuleFiles, privileges, rights};
 use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
 
 pub use explain::explain;
@@ -29,6 +31,15 @@ pub fn run(config: &Config, faults: Vec<Error>) -> Result<u8, Error> {
     }
     let daemon = &config.daemon;
     let services = &config.services;
+    for note in services.iter().flat_map(|service| &service.notes) {
+        report::note(note);
+    }
+    for user in services.iter().filter_map(|it| it.identity.as_ref()) {
+        verdict.keep(rights::check_user(user));
+    }
+    if daemon.root.is_some() {
+        verdict.keep(rights::check_root());
+    }
     let each = services
         .iter()
         .map(|service| resolve(service, &mut verdict));
@@ -110,11 +121,14 @@ fn pidfile(daemon: &Daemon, verdict: &mut Verdict) {
 
 fn sockets(resolved: &[Resolved<'_>], verdict: &mut Verdict) {
     for wanted in resolved {
-        let Some(notes) = verdict.keep(net::check::check(wanted)) else {
-            continue;
-        };
+        let (faults, notes) = net::check::check(wanted);
+        let refused = !faults.is_empty();
+        faults.into_iter().for_each(|fault| verdict.fault(fault));
         for note in notes {
             report::note(note);
+        }
+        if refused {
+            continue;
         }
         for name in wanted.names() {
             report::event(Event::WouldListen(&name));
@@ -163,7 +177,11 @@ fn rehearse(
     mut rules: Option<RuleFiles>,
     verdict: &mut Verdict,
 ) {
+    // Without the rights, what was reported already.
     if let Some(root) = &daemon.root {
+        if rights::check_root().is_err() {
+            return;
+        }
         if verdict.keep(privileges::enter_root(root)).is_none() {
             return;
         }
@@ -171,7 +189,10 @@ fn rehearse(
     }
     let log = Log::check(daemon.log.as_ref()).is_ok();
     let dropped = match &service.identity {
-        Some(identity) => verdict.keep(privileges::drop_to(identity)).is_some(),
+        Some(identity) => {
+            let may = rights::check_user(identity).is_ok();
+            may && verdict.keep(privileges::drop_to(identity)).is_some()
+        }
         None => true,
     };
     if dropped && log && daemon.root.is_none() {
@@ -180,11 +201,11 @@ fn rehearse(
     if let Some(rules) = rules.filter(|_| dropped) {
         rules_again(&rules);
     }
-    rehearse_program(service, dropped, verdict);
+    rehearse_program(service, daemon.root.as_deref(), dropped, verdict);
 }
 
 /// Checks the program with the user and root directory of this process.
-fn rehearse_program(service: &Service, dropped: bool, verdict: &mut Verdict) {
+fn rehearse_program(service: &Service, root: Option<&Path>, dropped: bool, verdict: &mut Verdict) {
     if service.command.is_empty() {
         return;
     }
@@ -195,6 +216,7 @@ fn rehearse_program(service: &Service, dropped: bool, verdict: &mut Verdict) {
         variables = variables.without_reserved();
     }
     for fault in Plan::rehearse(&service.command, surroundings, &variables) {
+        let fault = fault.inside(root);
         if dropped {
             verdict.fault(fault);
         } else {

@@ -11,7 +11,8 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{AccessFlags, faccessat};
 
-use crate::error::Error;
+use crate::config::decimal;
+use crate::error::{At, Error, Reason};
 
 /// What execvp(3) uses if PATH isn't set.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
@@ -24,7 +25,8 @@ pub fn find(name: &CStr, path: Option<&OsStr>, directory: Option<&CStr>) -> Resu
     let base = directory.map(|directory| Path::new(OsStr::from_bytes(directory.to_bytes())));
     let check = |candidate: &Path| runnable(&base.unwrap_or(Path::new("")).join(candidate));
     if text.as_bytes().contains(&b'/') {
-        check(Path::new(text)).map_err(|why| why.error(text))?;
+        let path = base.unwrap_or(Path::new("")).join(text);
+        check(Path::new(text)).map_err(|why| why.error_at(text, &path))?;
         return Ok(name.to_owned());
     }
     let mut denied = None;
@@ -34,23 +36,38 @@ pub fn find(name: &CStr, path: Option<&OsStr>, directory: Option<&CStr>) -> Resu
         let candidate = PathBuf::from(OsStr::from_bytes(element)).join(text);
         match check(&candidate) {
             Ok(()) => {
-                return CString::new(candidate.into_os_string().as_bytes())
-                    .map_err(|_| Refusal::Missing(Errno::ENOENT).error(text));
+                return CString::new(candidate.as_os_str().as_bytes())
+                    .map_err(|_| Refusal::Missing(Errno::ENOENT).error_at(text, &candidate));
             }
             // As for a shell, a directory that can't be searched is empty.
             Err(Refusal::Missing(_) | Refusal::Hidden(_)) => {}
             // Like execvp(3): continue, but remember that there was one.
-            Err(why) => denied = denied.or(Some(why)),
+            Err(why) => denied = denied.or(Some((why, candidate))),
         }
     }
     Err(match denied {
-        Some(why) => why.error(text),
+        Some((why, path)) => why.error_at(text, &path),
         None => Error::NotFound(format!(
-            "'{}' can't be run: there is no such program in PATH ({})",
+            "'{}' can't be run: there is no such program in PATH ({}){}",
             Path::new(text).display(),
-            Path::new(path).display()
+            Path::new(path).display(),
+            meant(text)
         )),
     })
+}
+
+/// Returns what was probably meant by the name of a program that doesn't exist.
+fn meant(name: &OsStr) -> String {
+    let text = name.to_string_lossy();
+    let port = text.rsplit(':').next().unwrap_or_default();
+    let first = text.split(' ').next().unwrap_or_default();
+    if first.len() < text.len() && (!text.contains('/') || Path::new(first).exists()) {
+        format!("; write a program and its arguments as separate words: {text}")
+    } else if decimal::<u16>(port.as_ref()).is_some() && !port.is_empty() {
+        format!("; to listen on a port, write --tcp {text}")
+    } else {
+        String::new()
+    }
 }
 
 enum Refusal {
@@ -61,16 +78,14 @@ enum Refusal {
 }
 
 impl Refusal {
-    fn error(self, name: &OsStr) -> Error {
-        let name = Path::new(name).display();
+    /// Returns the error of a program with this path.
+    fn error_at(self, name: &OsStr, path: &Path) -> Error {
+        let failed = |errno| format!("{}{}", At(errno, path).reason(), meant(name));
+        let text = |why| format!("'{}' can't be run: {why}", Path::new(name).display());
         match self {
-            Self::Missing(errno) => {
-                Error::NotFound(format!("'{name}' can't be run: {}", errno.desc()))
-            }
-            Self::Hidden(errno) => {
-                Error::NotRunnable(format!("'{name}' can't be run: {}", errno.desc()))
-            }
-            Self::NotRunnable(why) => Error::NotRunnable(format!("'{name}' can't be run: {why}")),
+            Self::Missing(errno) => Error::NotFound(text(failed(errno))),
+            Self::Hidden(errno) => Error::NotRunnable(text(failed(errno))),
+            Self::NotRunnable(why) => Error::NotRunnable(text(why)),
         }
     }
 }

@@ -16,12 +16,19 @@ pub(super) struct Args<'a> {
     /// Whether user, group and service names are looked up.
     pub(super) names: bool,
     pub(super) faults: RefCell<Vec<Error>>,
+    /// What is no fault, but should be known.
+    pub(super) notes: RefCell<Vec<String>>,
 }
 
 impl Args<'_> {
     /// Adds a fault.
     pub(super) fn refuse(&self, text: impl Into<String>) {
         self.faults.borrow_mut().push(Error::Usage(text.into()));
+    }
+
+    /// Adds a note.
+    pub(super) fn note(&self, text: String) {
+        self.notes.borrow_mut().push(text);
     }
 
     /// Returns how to look up users and groups. After an upgrade, the process has their ids
@@ -67,8 +74,14 @@ impl Args<'_> {
         reader: impl Fn(&OsStr) -> Result<T, E>,
     ) -> Option<T> {
         let refuse = |why| {
+            let several = match is_list(value, &reader) {
+                true => format!("; write --{option} once for each value"),
+                false => String::new(),
+            };
             let value = Path::new(value).display();
-            self.refuse(format!("invalid value '{value}' for --{option}: {why}"));
+            self.refuse(format!(
+                "invalid value '{value}' for --{option}: {why}{several}"
+            ));
         };
         reader(value).map_err(refuse).ok()
     }
@@ -86,6 +99,15 @@ impl Args<'_> {
         let refuse = |_| self.refuse("an argument contains a NUL byte");
         CString::new(text.into_vec()).map_err(refuse).ok()
     }
+}
+
+/// Whether a text has several valid values, with commas or blanks between them.
+fn is_list<T, E>(text: &OsStr, reader: &impl Fn(&OsStr) -> Result<T, E>) -> bool {
+    let Some(text) = text.to_str() else {
+        return false;
+    };
+    let mut parts = text.split([',', ' ']).filter(|part| !part.is_empty());
+    parts.clone().count() > 1 && parts.all(|part| reader(OsStr::new(part)).is_ok())
 }
 
 /// Returns an option with its value, for messages.

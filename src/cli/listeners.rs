@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 
 use super::args::{Args, with_value};
 use super::{sockets, values};
-use crate::config::{Endpoint, InetAddress, Listen, Port, SocketSource, Style, UnixAddress};
+use crate::config::{Endpoint, Host, InetAddress, Listen, Port, SocketSource, Style, UnixAddress};
 use crate::sys::names;
 
 /// Returns the style of sockets whose option doesn't tell it.
@@ -204,7 +204,15 @@ fn inet(value: &OsStr, style: Style, names: bool) -> Result<Endpoint, String> {
         // The socket is bound already.
         Port::Service(_) if !names => 0,
         Port::Service(name) => names::service_port(&name, protocol).ok_or_else(|| {
-            format!("there is no {protocol} service '{name}' in services(5); a port is a number from 0 to 65535 or a service name")
+            // A name without a port is taken as a port.
+            let host = match address.host {
+                Host::Any => format!("; for a host of that name, write {name}:PORT"),
+                _ => String::new(),
+            };
+            format!(
+                "there is no {protocol} service '{name}' in services(5); a port is a number from 0 \
+                 to 65535 or a service name{host}"
+            )
         })?,
     };
     Ok(Endpoint::Inet {

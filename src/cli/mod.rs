@@ -9,17 +9,20 @@ mod options;
 mod prestart;
 mod program;
 mod sockets;
+mod suggest;
 pub mod values;
 
 use std::cell::RefCell;
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 
+use clap::ArgMatches;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use crate::config::{Config, Daemon, Identity, LogTarget, Service, Who};
+use crate::config::{Config, Daemon, DatagramMode, Identity, LogTarget, Service, Who};
 use crate::error::Error;
 
+use admission::Clients;
 use args::Args;
 pub use options::{GROUPS, Kind, Opt, command, help};
 
@@ -50,36 +53,72 @@ pub fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     known: Option<Known>,
 ) -> Result<Request, Error> {
-    match command().try_get_matches_from(arguments) {
-        Ok(matches) => {
-            let args = Args {
-                matches: &matches,
-                names: known.is_none(),
-                faults: RefCell::default(),
-            };
-            let config = Box::new(config(&args, known));
-            let names = args.names();
-            let client = args.read("explain", |text| admission::client(text, names));
-            if client.is_some() && args.flag("check") {
-                args.refuse("--explain can't be used with --check: they report different things");
-            }
-            let mut faults = args.faults.into_inner();
-            if matches.get_flag("check") {
-                return Ok(Request::Check(config, faults));
-            }
-            match (faults.is_empty(), client) {
-                (true, None) => Ok(Request::Run(config)),
-                (true, Some(client)) => Ok(Request::Explain(config, client)),
-                (false, _) => Err(faults.swap_remove(0)),
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    let error = match command().try_get_matches_from(&arguments) {
+        Ok(matches) => return read(&matches, known),
+        Err(error) => error,
+    };
+    match error.kind() {
+        ErrorKind::DisplayHelp => Ok(Request::Print(help::common())),
+        ErrorKind::TooManyValues if option(&error) == "--help" => long_help(&error),
+        ErrorKind::DisplayVersion => Ok(Request::Print(error.to_string())),
+        _ => {
+            let fault = Error::Usage(sentence(&error));
+            match corrected(arguments, &error).map(|words| parse(words, known)) {
+                // The other faults too.
+                Some(Ok(Request::Check(config, mut faults))) => {
+                    faults.insert(0, fault);
+                    Ok(Request::Check(config, faults))
+                }
+                _ => Err(fault),
             }
         }
-        Err(error) => match error.kind() {
-            ErrorKind::DisplayHelp => Ok(Request::Print(help::common())),
-            ErrorKind::TooManyValues if option(&error) == "--help" => long_help(&error),
-            ErrorKind::DisplayVersion => Ok(Request::Print(error.to_string())),
-            _ => Err(Error::Usage(sentence(&error))),
-        },
     }
+}
+
+/// Reads the options of a command line that has only known ones.
+fn read(matches: &ArgMatches, known: Option<Known>) -> Result<Request, Error> {
+    let args = Args {
+        matches,
+        names: known.is_none(),
+        faults: RefCell::default(),
+        notes: RefCell::default(),
+    };
+    let config = Box::new(config(&args, known));
+    let names = args.names();
+    let client = args.read("explain", |text| admission::client(text, names));
+    if client.is_some() && args.flag("check") {
+        args.refuse("--explain can't be used with --check: they report different things");
+    }
+    let mut faults = args.faults.into_inner();
+    if matches.get_flag("check") {
+        return Ok(Request::Check(config, faults));
+    }
+    match (faults.is_empty(), client) {
+        (true, None) => Ok(Request::Run(config)),
+        (true, Some(client)) => Ok(Request::Explain(config, client)),
+        (false, _) => Err(faults.swap_remove(0)),
+    }
+}
+
+/// Returns the words to be checked with `--check`, with the option that was meant by an unknown
+/// one. Without it, it can't be known which of the words after it is PROG.
+fn corrected(mut words: Vec<OsString>, error: &clap::Error) -> Option<Vec<OsString>> {
+    let unknown = option(error);
+    let like = match error.kind() {
+        ErrorKind::UnknownArgument => suggest::like(unknown)?,
+        _ => return None,
+    };
+    if !words.iter().any(|word| word == "--check") {
+        return None;
+    }
+    // Each correction leaves fewer unknown words.
+    let (word, rest) = words.iter_mut().skip(1).find_map(|word| {
+        let rest = word.to_str()?.strip_prefix(unknown)?.to_owned();
+        (rest.is_empty() || rest.starts_with('=')).then_some((word, rest))
+    })?;
+    *word = format!("--{}{rest}", like.long).into();
+    Some(words)
 }
 
 /// Returns the answer to `--help` with a value, which clap reports as an error.
@@ -114,9 +153,11 @@ fn sentence(error: &clap::Error) -> String {
     let option = option(error);
     match error.kind() {
         ErrorKind::UnknownArgument => {
-            let like = context(error, ContextKind::SuggestedArg)
-                .map(|like| format!(", perhaps {like}?"))
-                .unwrap_or_default();
+            let like = suggest::like(option).map(|like| match like.shorts.first() {
+                Some(short) => format!(", perhaps --{} (-{short})?", like.long),
+                None => format!(", perhaps --{}?", like.long),
+            });
+            let like = like.unwrap_or_default();
             format!("unknown option {option}{like} (skd --help=all lists all options)")
         }
         ErrorKind::InvalidValue | ErrorKind::TooFewValues | ErrorKind::WrongNumberOfValues => {
@@ -176,7 +217,7 @@ fn config(args: &Args<'_>, known: Option<Known>) -> Config {
     let unix = args.has("unix") && connected;
     let tcp = args.has("tcp") || inet || args.has("listen-fd") || args.flag("systemd");
     let accepts = (tcp || unix) && !supervise && !args.flag("wait");
-    let clients = admission::Clients {
+    let clients = Clients {
         accepted: accepts,
         tcp,
         datagrams,
@@ -185,6 +226,7 @@ fn config(args: &Args<'_>, known: Option<Known>) -> Config {
     let log = args.read("log", LogTarget::parse);
     let pidfile = args.read("pidfile", values::path);
     let mode = program::mode(args);
+    notes(args, clients, tcp || unix);
     let drain = args.read("drain", values::duration);
     let kill_after = args.read("kill-after", values::duration);
     Config {
@@ -199,6 +241,7 @@ fn config(args: &Args<'_>, known: Option<Known>) -> Config {
         },
         services: vec![Service {
             name: program::service_name(&command),
+            notes: args.notes.take(),
             surroundings,
             admission,
             prestart: prestart::prestart(args, &listeners, accepts),
@@ -214,5 +257,30 @@ fn config(args: &Args<'_>, known: Option<Known>) -> Config {
                 .read("max-clients", values::positive)
                 .and_then(|number| NonZeroUsize::new(number as usize)),
         }],
+    }
+}
+
+/// Notes the options that have no effect. skd 1.2 accepted these; all others are refused.
+fn notes(args: &Args<'_>, clients: Clients, connects: bool) {
+    let without = |option: &str, what: &str| {
+        args.note(format!("--{option} has no effect without {what}"));
+    };
+    // With a program that accepts connections itself, it is refused.
+    let taken = args.flag("wait") || args.flag("supervise") && args.listens();
+    let limited = clients.accepted || clients.datagrams != DatagramMode::Wait || taken;
+    if args.has("max-clients") && !limited {
+        match args.listens() {
+            false => without("max-clients", "a listener: PROG runs once"),
+            true => without(
+                "max-clients",
+                "a stream listener or --datagram-mode: a datagram listener has one handler",
+            ),
+        }
+    }
+    if args.has("backlog") && !connects {
+        without("backlog", "a stream listener");
+    }
+    if args.flag("nodelay") && !clients.tcp {
+        without("nodelay", "a TCP listener");
     }
 }

@@ -35,7 +35,7 @@ pub(super) const COMMAND: &str = "command";
 /// style.
 pub fn command() -> Command {
     let mut command = Command::new("skd")
-        .version(env!("CARGO_PKG_VERSION"))
+        .version(env!("SKD_VERSION"))
         .override_usage("skd [OPTIONS] [--] PROG [ARGS]...")
         .disable_help_flag(true)
         .disable_version_flag(true)

@@ -1,15 +1,26 @@
 //! The program to run, and its process attributes.
 
 use std::ffi::{CString, OsStr, OsString};
+use std::path::Path;
+
+use clap::parser::ValueSource;
 
 use super::args::Args;
+use super::options::Kind;
 use super::{options, values};
 use crate::config::{Limit, Mode, Supervise, Surroundings};
 
 /// Reads PROG and its arguments.
 pub(super) fn command(args: &Args<'_>) -> Vec<CString> {
     let Some(command) = args.matches.get_many::<OsString>(options::COMMAND) else {
-        args.refuse("no PROG to run: skd [OPTIONS] [--] PROG [ARGS]... (see skd --help)");
+        args.refuse(match last_value(args) {
+            Some((option, name, value)) => format!(
+                "no PROG to run: '{}' was taken as the {name} of --{option}; write --{option} \
+                 {name} PROG (see skd --help)",
+                Path::new(value).display()
+            ),
+            None => "no PROG to run: skd [OPTIONS] [--] PROG [ARGS]... (see skd --help)".into(),
+        });
         return Vec::new();
     };
     let command: Vec<CString> = command
@@ -20,6 +31,26 @@ pub(super) fn command(args: &Args<'_>) -> Vec<CString> {
         return Vec::new();
     }
     command
+}
+
+/// Returns the option whose value is the last word of the command line, the name of that value,
+/// and the value, if it could be meant as PROG.
+fn last_value<'a>(args: &'a Args<'_>) -> Option<(&'a str, &'a str, &'a OsStr)> {
+    let all = options::GROUPS.iter().flat_map(|(_, options)| *options);
+    let all = all.filter(|option| {
+        let source = args.matches.value_source(option.long);
+        source == Some(ValueSource::CommandLine)
+    });
+    let last = all.max_by_key(|option| args.matches.indices_of(option.long)?.max())?;
+    let (Kind::Value(name, _) | Kind::Values(name, _)) = last.kind else {
+        return None;
+    };
+    let (_, value) = args.each(last.long).last()?;
+    let is_word = !value
+        .as_encoded_bytes()
+        .first()
+        .is_none_or(u8::is_ascii_digit);
+    is_word.then_some((last.long, name, value))
 }
 
 /// Returns the name of the service of a command line: the last part of its program's path.

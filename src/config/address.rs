@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -46,12 +46,23 @@ impl FromStr for InetAddress {
     type Err = Refused;
 
     fn from_str(text: &str) -> Result<Self, Refused> {
+        if text.contains("//") {
+            return wrong("it takes [HOST:]PORT, and no URL");
+        }
+        if let Ok(address) = text.parse::<Ipv4Addr>() {
+            return wrong(format!("the port is missing, as in {address}:80"));
+        }
+        if let Ok(address) = text.parse::<Ipv6Addr>() {
+            return wrong(format!(
+                "an IPv6 address needs brackets and a port, as in [{address}]:80"
+            ));
+        }
         let (host, port) = if let Some(rest) = text.strip_prefix('[') {
             let Some((inside, after)) = rest.split_once(']') else {
                 return wrong("'[' without ']'");
             };
             let Some(port) = after.strip_prefix(':') else {
-                return wrong("after [ADDRESS] there must be :PORT");
+                return wrong("the port is missing: after [ADDRESS] comes :PORT, as in [::1]:80");
             };
             (bracketed(inside)?, port)
         } else if text.contains(['[', ']']) {
@@ -98,6 +109,9 @@ fn unbracketed(text: &str) -> Result<Host, Refused> {
     let last = text.rsplit('.').next().unwrap_or_default();
     if last.starts_with(|first: char| first.is_ascii_digit()) && is_number(last) {
         return wrong("an IPv4 address has four decimal numbers, as in 127.0.0.1");
+    }
+    if text == "*" {
+        return wrong("for all addresses, write the port alone, as in 80");
     }
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if !text.bytes().all(fits) {
@@ -211,7 +225,6 @@ impl fmt::Display for UnixAddress {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::net::Ipv6Addr;
 
     fn parse(text: &str) -> Result<InetAddress, String> {
         text.parse().map_err(|error: Refused| error.0)

@@ -40,6 +40,8 @@ pub struct Service {
     pub prestart: Option<Prestart>,
     /// The environment, directory and limits of handlers.
     pub surroundings: Surroundings,
+    /// What is to be said at the start: settings that have no effect.
+    pub notes: Vec<String>,
 }
 
 /// What a handler of datagrams gets.

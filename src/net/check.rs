@@ -3,7 +3,6 @@
 //! A port or path in use is no error: the daemon may be running while its next command line is
 //! checked.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use nix::errno::Errno;
@@ -12,19 +11,21 @@ use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::SockaddrStorage;
 use socket2::{Domain, Socket, Type};
 
-use super::open::{self, cannot_bind, cannot_listen};
+use super::open::{
+    self, cannot_bind, cannot_bind_twice, cannot_listen_twice, first_free_port, lacks_interface,
+};
 use super::resolve::Resolved;
 use super::{multicast, options, unix};
 use crate::config::{
     BoundAddress, Endpoint, Listen, ListenerName, SocketOption, Style, UnixAddress,
 };
 use crate::error::Error;
-use crate::sys::names::kernel_parameter;
 use crate::sys::process::{Capability, has_capability};
 
-/// Returns why a listener can't be bound, or else notes about possible problems.
-pub fn check(wanted: &Resolved<'_>) -> Result<Vec<String>, Error> {
+/// Returns all reasons why a listener can't be bound, and notes about possible problems.
+pub fn check(wanted: &Resolved<'_>) -> (Vec<Error>, Vec<String>) {
     let Resolved { listen, addresses } = wanted;
+    let mut faults = Vec::new();
     let mut notes = Vec::new();
     if let Endpoint::Unix {
         address: UnixAddress::Path(path),
@@ -32,7 +33,10 @@ pub fn check(wanted: &Resolved<'_>) -> Result<Vec<String>, Error> {
         ..
     } = &listen.endpoint
     {
-        notes.extend(unix::check(&listen.option, path, *owner)?);
+        match unix::check(&listen.option, path, *owner) {
+            Ok(note) => notes.extend(note),
+            Err(fault) => faults.push(fault),
+        }
     }
     if let Endpoint::Inherited { .. } = listen.endpoint {
         notes.push(format!(
@@ -41,41 +45,53 @@ pub fn check(wanted: &Resolved<'_>) -> Result<Vec<String>, Error> {
         ));
     }
     if let Endpoint::Inet { style, .. } = listen.endpoint {
-        for address in addresses {
-            try_options(listen, *address, style)?;
-        }
+        // What fails for one address of a name fails for the others.
+        let tried = addresses.iter().map(|it| try_options(listen, *it, style));
+        faults.extend(tried.max_by_key(Vec::len).unwrap_or_default());
     }
-    if let Some(address) = addresses
+    let device = |option: &SocketOption| matches!(option, SocketOption::Device(_));
+    let bound_to_device = listen.options.iter().any(device);
+    let refused = |address: &SocketAddr| match address {
+        _ if is_forbidden(address.port()) => Some(Errno::EACCES),
+        SocketAddr::V6(address) if lacks_interface(address) && !bound_to_device => {
+            Some(Errno::EINVAL)
+        }
+        _ => None,
+    };
+    let refused = addresses
         .iter()
-        .find(|address| is_forbidden(address.port()))
-    {
-        let reason = io::Error::from(Errno::EACCES);
-        return Err(cannot_bind(listen, Some(*address), &reason));
+        .find_map(|address| Some((address, refused(address)?)));
+    if let Some((address, errno)) = refused {
+        faults.push(cannot_bind(listen, Some(*address), &errno.into()));
+        return (faults, notes);
     }
     // A missing address among several is skipped.
     let missing = |address: &SocketAddr| is_missing(address.ip());
     let free = listen.options.contains(&SocketOption::FreeBind);
     if !free && !addresses.is_empty() && addresses.iter().all(missing) {
         notes.push(format!(
-            "{}: this machine doesn't have the address {} at present",
+            "{}: this machine doesn't have the address {} at present; with --freebind it can be \
+             bound before",
             listen.option,
             addresses[0].ip()
         ));
     }
-    Ok(notes)
+    (faults, notes)
 }
 
-/// Sets the options on a temporary socket, to see whether the kernel allows them.
-fn try_options(listen: &Listen, address: SocketAddr, style: Style) -> Result<(), Error> {
+/// Sets each option on a temporary socket, to see whether the kernel allows it.
+fn try_options(listen: &Listen, address: SocketAddr, style: Style) -> Vec<Error> {
     // An address family that the kernel lacks is no fault of the options.
     let Ok(socket) = open::inet(address, style) else {
-        return Ok(());
+        return Vec::new();
     };
     let bound_address = BoundAddress::Inet(address);
     // To join a group, even for a moment, sends packets to the network.
     let tried = |option: &&SocketOption| !matches!(option, SocketOption::Multicast(_));
-    let tried: Vec<_> = listen.options.iter().filter(tried).cloned().collect();
-    options::set(&socket, &tried, &ListenerName(style, &bound_address))
+    let tried = listen.options.iter().filter(tried);
+    let name = ListenerName(style, &bound_address);
+    let set = |option| options::set(&socket, std::slice::from_ref(option), &name).err();
+    tried.filter_map(set).collect()
 }
 
 /// Returns an error for each multicast group that can't be joined, as far as that can be predicted.
@@ -111,8 +127,7 @@ pub fn changed_buffers(wanted: &[SocketOption]) -> Vec<String> {
 
 /// Whether this process may not bind the port, since it is privileged (ip(7)).
 fn is_forbidden(port: u16) -> bool {
-    let first_free = kernel_parameter("net/ipv4/ip_unprivileged_port_start").unwrap_or(1024);
-    port != 0 && u64::from(port) < first_free && !has_capability(Capability::BindService)
+    port != 0 && port < first_free_port() && !has_capability(Capability::BindService)
 }
 
 /// Whether no interface has the address, as far as interfaces list their addresses.
@@ -151,7 +166,6 @@ pub fn conflicts(wanted: &[Resolved<'_>], style: Style) -> Vec<Error> {
         addresses.iter().map(move |address| (*listen, *address))
     });
     let sockets: Vec<_> = sockets.collect();
-    let reason = || io::Error::from(Errno::EADDRINUSE);
     let mut found = Vec::new();
     for (index, (listen, address)) in sockets.iter().enumerate() {
         let conflicts = sockets[..index].iter().any(|(other, earlier)| {
@@ -161,11 +175,8 @@ pub fn conflicts(wanted: &[Resolved<'_>], style: Style) -> Vec<Error> {
         if conflicts {
             found.push(match style.has_connections() {
                 // TCP sockets can be bound to the same port as long as none listens.
-                true => cannot_listen(
-                    ListenerName(style, &BoundAddress::Inet(*address)),
-                    &reason(),
-                ),
-                false => cannot_bind(listen, Some(*address), &reason()),
+                true => cannot_listen_twice(ListenerName(style, &BoundAddress::Inet(*address))),
+                false => cannot_bind_twice(listen, *address),
             });
         }
     }

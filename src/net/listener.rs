@@ -207,7 +207,13 @@ impl Listener {
             // The kernel reduces it to its limit.
             self.socket
                 .listen(self.backlog.unwrap_or(i32::MAX))
-                .map_err(|reason| cannot_listen(self, &reason))?;
+                .map_err(|reason| {
+                    let address = match self.bound_address {
+                        BoundAddress::Inet(address) => Some(address),
+                        BoundAddress::Unix(_) => None,
+                    };
+                    cannot_listen(self, address, &reason)
+                })?;
         }
         Ok(())
     }

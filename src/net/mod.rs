@@ -4,14 +4,15 @@
 //!
 //! | floor | modules | |
 //! | --- | --- | --- |
-//! | 0 | `multicast`, `open`, `peer`, `proxy`, `resolve`, `unix`, `variables` | one subject each, independent of the others |
-//! | 1 | `options` | setting the options of sockets |
+//! | 0 | `holder`, `multicast`, `peer`, `proxy`, `resolve`, `unix`, `variables` | one subject each, independent of the others |
+//! | 1 | `open`, `options` | opening sockets, and setting their options |
 //! | 2 | `listener` | a bound socket |
 //! | 3 | `inherited` | listeners that another program has bound |
 //! | 4 | `bind`, `check` | all listeners of a service: binding them, or predicting why that would fail |
 
 mod bind;
 pub mod check;
+mod holder;
 mod inherited;
 mod listener;
 mod multicast;

@@ -2,13 +2,15 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV6};
 
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::holder;
 use crate::config::{BoundAddress, Listen, Style};
 use crate::error::{Error, Reason};
+use crate::sys::names::kernel_parameter;
 
 /// Opens an unbound TCP or UDP socket for an address.
 pub(super) fn inet(address: SocketAddr, style: Style) -> io::Result<Socket> {
@@ -52,33 +54,97 @@ pub(super) fn cannot_bind(
     address: Option<SocketAddr>,
     reason: &io::Error,
 ) -> Error {
+    let hint = match (reason.raw_os_error().map(Errno::from_raw), address) {
+        (Some(Errno::EADDRINUSE), Some(address)) => {
+            let style = listen.endpoint.style().unwrap_or(Style::Stream);
+            holder::of(address, style).unwrap_or_else(|| {
+                "; another program has the port, or a handler of an earlier daemon still holds it"
+                    .into()
+            })
+        }
+        (Some(errno), Some(address)) => needs(address, errno),
+        _ => String::new(),
+    };
+    not_bound(listen, address, reason, &hint)
+}
+
+/// Returns the error of an address that another listener of the command line has.
+pub(super) fn cannot_bind_twice(listen: &Listen, address: SocketAddr) -> Error {
+    let reason = io::Error::from(Errno::EADDRINUSE);
+    not_bound(listen, Some(address), &reason, holder::OWN)
+}
+
+fn not_bound(
+    listen: &Listen,
+    address: Option<SocketAddr>,
+    reason: &io::Error,
+    hint: &str,
+) -> Error {
     let option = &listen.option;
     let bound_address = address
         .map(|address| format!(" {}", BoundAddress::Inet(address)))
         .unwrap_or_default();
-    let hint = match reason.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EADDRINUSE) if address.is_some() => {
-            "; another program has the port, or a handler of an earlier daemon still holds it"
-        }
-        Some(Errno::EACCES) if address.is_some_and(|address| address.port() < 1024) => {
-            "; ports below 1024 need root or CAP_NET_BIND_SERVICE"
-        }
-        _ => "",
-    };
     Error::Start(format!(
         "{option}: can't bind{bound_address}: {}{hint}",
         reason.reason()
     ))
 }
 
-/// Returns the error of a failed listen(2).
-pub(super) fn cannot_listen(listener: impl fmt::Display, reason: &io::Error) -> Error {
+/// Returns what binding an address needs, if that is why it failed.
+fn needs(address: SocketAddr, errno: Errno) -> String {
+    match (errno, address) {
+        (Errno::EACCES, _) if address.port() < first_free_port() => format!(
+            "; ports below {0} need root, the capability CAP_NET_BIND_SERVICE, or a lower \
+             net.ipv4.ip_unprivileged_port_start",
+            first_free_port()
+        ),
+        (Errno::EADDRNOTAVAIL, _) => "; this machine doesn't have the address: use one that it \
+             has, a port alone for all, or --freebind to bind it before it is there"
+            .into(),
+        (Errno::EINVAL, SocketAddr::V6(address)) if lacks_interface(&address) => format!(
+            "; a link-local address needs its interface, as in [{}%eth0]:{}",
+            address.ip(),
+            address.port()
+        ),
+        _ => String::new(),
+    }
+}
+
+/// Whether an address is on a link, but it isn't known on which.
+pub(super) fn lacks_interface(address: &SocketAddrV6) -> bool {
+    address.ip().is_unicast_link_local() && address.scope_id() == 0
+}
+
+/// Returns the first port that needs no privilege (ip(7)).
+pub(super) fn first_free_port() -> u16 {
+    let parameter = kernel_parameter("net/ipv4/ip_unprivileged_port_start");
+    parameter.map_or(1024, |port| u16::try_from(port).unwrap_or(u16::MAX))
+}
+
+/// Returns the error of a failed listen(2) on a socket with this name and, for TCP, this address.
+pub(super) fn cannot_listen(
+    listener: impl fmt::Display,
+    address: Option<SocketAddr>,
+    reason: &io::Error,
+) -> Error {
     let hint = match reason.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EADDRINUSE) => {
-            "; another program listens there, or another listener of this command line"
+            let known = address.and_then(|address| holder::of(address, Style::Stream));
+            known.unwrap_or_else(|| {
+                "; another program listens there, or another listener of this command line".into()
+            })
         }
-        _ => "",
+        _ => String::new(),
     };
+    not_listening(listener, reason, &hint)
+}
+
+/// Returns the error of a listener whose address another listener of the command line has.
+pub(super) fn cannot_listen_twice(listener: impl fmt::Display) -> Error {
+    not_listening(listener, &Errno::EADDRINUSE.into(), holder::OWN)
+}
+
+fn not_listening(listener: impl fmt::Display, reason: &io::Error, hint: &str) -> Error {
     let why = reason.reason();
     Error::Start(format!("can't listen on {listener}: {why}{hint}"))
 }

@@ -13,7 +13,7 @@ use nix::unistd::{Gid, Uid, fchownat, getgroups};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::error::{Error, Reason};
+use crate::error::{At, Error, Reason};
 use crate::sys::descriptors::SavedDescriptors;
 use crate::sys::diagnosis::Diagnosis;
 use crate::sys::directory::{Entry, FileId, SavedEntry};
@@ -116,7 +116,7 @@ pub(super) fn bind(
                 return Ok(bound);
             }
             Err(reason) if reason.kind() == io::ErrorKind::AddrInUse => {}
-            Err(reason) => return Err(failed(&reason)),
+            Err(reason) => return Err(failed(&At(reason, path))),
         }
         match found(option, path, &entry)? {
             // A daemon that just ended has removed it.
@@ -199,7 +199,7 @@ pub(super) fn check(
         }
         Found::Nothing | Found::Live => entry
             .may_create()
-            .map_err(|errno| cannot_bind(option, &errno))?,
+            .map_err(|errno| cannot_bind(option, &At(errno, path)))?,
     }
     if owner.is_some_and(|owner| !may_change_owner(owner)) {
         return Err(cannot_change_owner(option, Errno::EPERM));
@@ -244,7 +244,7 @@ fn cannot_change_owner(option: &str, errno: Errno) -> Error {
 fn entry(option: &str, path: &Path) -> Result<Entry, Error> {
     Entry::of(path).map_err(|why| {
         let what = format!("{option}: can't open the directory");
-        Error::start(what, io::Error::from(why))
+        Error::start(what, At(io::Error::from(why), path))
     })
 }
 

@@ -21,6 +21,7 @@ use std::sync::{PoisonError, RwLock};
 
 use nix::errno::Errno;
 
+use crate::config::Count;
 use crate::error::Error;
 use crate::sys::descriptors::SavedDescriptors;
 
@@ -38,6 +39,8 @@ pub use trouble::{Cause, NoUpgrade, Outlook, ReceiveFault, Trouble, Watched};
 /// The sink and its state are statics, because standard error is one for the process too, and
 /// any code can report.
 static VERBOSITY: AtomicU8 = AtomicU8::new(0);
+/// Whether a person watches, who should see that skd serves.
+static WATCHED: AtomicBool = AtomicBool::new(false);
 /// Locked for each line. Writers never wait while they hold it.
 static SINK: RwLock<Sink> = RwLock::new(Sink::Plain);
 static LOST: AtomicU32 = AtomicU32::new(0);
@@ -54,6 +57,11 @@ pub fn set_services(count: usize) {
 pub fn set_verbosity(verbosity: u8) {
     throttle::read();
     VERBOSITY.store(verbosity, Ordering::Relaxed);
+}
+
+/// Sets whether a person watches standard error: then what listens is reported at any verbosity.
+pub fn set_watched(watched: bool) {
+    WATCHED.store(watched, Ordering::Relaxed);
 }
 
 /// Writes everything to this sink from now on. Before, it is plain standard error.
@@ -81,7 +89,8 @@ pub fn event(event: Event<'_>) {
 /// `passes` says so.
 pub fn event_if(event: Event<'_>, passes: impl FnOnce() -> bool) {
     counters::count(&event);
-    if !event.verbosity().is_some_and(wants) || !passes() {
+    let shown = matches!(event, Event::Listening(_)) && WATCHED.load(Ordering::Relaxed);
+    if !(shown || event.verbosity().is_some_and(wants)) || !passes() {
         return;
     }
     let mut line = Line::default();
@@ -121,7 +130,8 @@ fn send(line: &[u8]) {
         if torn {
             note.separate();
         }
-        let text = format_args!("skd: {lost} lines were lost here: the log took none");
+        let count = Count(lost, "line was", "lines were");
+        let text = format_args!("skd: {count} lost here: the log took none");
         let _ = fmt::Write::write_fmt(&mut note, text);
         if !write(&sink, note.finish()) {
             TORN.fetch_or(torn, Ordering::Relaxed);

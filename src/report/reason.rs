@@ -114,6 +114,7 @@ impl fmt::Display for Reason<'_> {
         match self {
             Self::Rule(location) => write!(f, "denied by {location}"),
             Self::NoRule => f.write_str("no rule allows it"),
+            Self::Max(1) => f.write_str("the only slot is taken"),
             Self::Max(limit) => write!(f, "all {limit} slots are taken"),
             Self::Rate => f.write_str("connections come faster than --rate"),
             Self::SourceMax(source, limit) => {

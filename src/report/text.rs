@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::event::{DropReason, Event, Late, Outcome, Overdue};
-use crate::config::Source;
+use super::reason::Reason;
+use crate::config::{Count, Source};
 use crate::sys::process::Ended;
 
 impl Event<'_> {
@@ -50,24 +51,33 @@ impl fmt::Display for Event<'_> {
             Self::Accepted(_, peer) => write!(f, "Accepted {peer}"),
             Self::Rejected(_, peer, why) => write!(f, "Refused {peer}: {why}"),
             Self::RejectedConnections(_, count, source) => {
-                write!(
-                    f,
-                    "Refused {count} more connections from {}",
-                    Sources(source)
-                )
+                let count = Count(*count, "more connection", "more connections");
+                write!(f, "Refused {count} from {}", Sources(source))
             }
             Self::RejectedDatagrams(_, count, source) => {
-                write!(f, "Refused {count} more datagrams from {}", Sources(source))
+                let count = Count(*count, "more datagram", "more datagrams");
+                write!(f, "Refused {count} from {}", Sources(source))
             }
-            Self::DatagramDropped(_, why) => write!(f, "Dropped 1 datagram: {why}"),
+            Self::DatagramDropped(_, why) => {
+                write!(f, "Dropped 1 datagram: {}", dropped(*why, true))
+            }
             Self::HandlerStarted(_, pid) => write!(f, "Started pid {pid}"),
-            Self::Dropped(_, count, why) => write!(f, "Dropped {count} datagrams: {why}"),
+            Self::Dropped(_, count, why) => {
+                let why = dropped(*why, *count == 1);
+                write!(
+                    f,
+                    "Dropped {}: {why}",
+                    Count(*count, "datagram", "datagrams")
+                )
+            }
             Self::Received(_, peer) => write!(f, "Received initial {peer}"),
             Self::Closed(_, peer, outcome) => write!(f, "Closed {peer}: {outcome}"),
             Self::Finished(_, peer, outcome) => write!(f, "Finished {peer}: {outcome}"),
-            Self::Slots(_, taken, None) => write!(f, "Running {taken} handlers"),
-            Self::Slots(_, taken, Some(limit)) => write!(f, "Running {taken} of {limit} handlers"),
-            Self::Full(_, limit) => write!(f, "skd: all {limit} slots are taken; clients wait"),
+            Self::Slots(_, taken, None) => write!(f, "Running {}", handlers(*taken)),
+            Self::Slots(_, taken, Some(limit)) => {
+                write!(f, "Running {taken} of {}", handlers(*limit))
+            }
+            Self::Full(_, limit) => write!(f, "skd: {}; clients wait", Reason::Max(*limit)),
             Self::Fast(_) => f.write_str("skd: connections come faster than --rate; clients wait"),
             Self::Listening(listener) => write!(f, "Listening on {listener}"),
             Self::WouldListen(listener) => write!(f, "Would listen on {listener}"),
@@ -95,10 +105,13 @@ impl fmt::Display for Event<'_> {
                     delay => write!(f, "Restarting {program} in {:.1}s", delay.as_secs_f64()),
                 }
             }
+            Self::Upgraded(version) if *version == env!("SKD_VERSION") => {
+                write!(f, "Upgraded from skd {version} to the same version")
+            }
             Self::Upgraded(version) => write!(
                 f,
                 "Upgraded from skd {version} to skd {}",
-                env!("CARGO_PKG_VERSION")
+                env!("SKD_VERSION")
             ),
             Self::Idle(program, span) => {
                 write!(
@@ -117,9 +130,11 @@ impl fmt::Display for Event<'_> {
                 starts,
             } => write!(
                 f,
-                "skd: '{}' was tried {starts} times on {listener} and left a {peer} unread, \
-                 {length} bytes; it was read away",
-                Path::new(program).display()
+                "skd: '{}' was tried {} on {listener} and left a {peer} unread, \
+                 {}; it was read away",
+                Path::new(program).display(),
+                tries(*starts),
+                Count(*length, "byte", "bytes")
             ),
             Self::LeftWaiting {
                 service: _,
@@ -128,9 +143,10 @@ impl fmt::Display for Event<'_> {
                 starts,
             } => write!(
                 f,
-                "skd: '{}' was tried {starts} times on {listener} and accepted nothing; clients \
+                "skd: '{}' was tried {} on {listener} and accepted nothing; clients \
                  wait, and it is tried again every second",
-                Path::new(program).display()
+                Path::new(program).display(),
+                tries(*starts)
             ),
             Self::Late(_, peer, pid, Late::Running(span)) => write!(
                 f,
@@ -149,13 +165,24 @@ impl fmt::Display for Event<'_> {
                 write!(f, "skd: '{program}' has not ended: KILL is sent to it")
             }
             Self::Draining(count, time) => {
-                write!(f, "Draining: {count} handlers have {time} to end")
+                let count = Count(*count, "handler has", "handlers have");
+                write!(f, "Draining: {count} {time} to end")
             }
             Self::Overdue(count, then) => {
-                write!(f, "skd: {count} handlers have not ended: {then}")
+                let then = match (then, *count == 1) {
+                    (Overdue::Terminated, true) => "TERM is sent to it",
+                    (Overdue::Terminated, false) => "TERM is sent to them",
+                    (Overdue::Killed, true) => "KILL is sent to it",
+                    (Overdue::Killed, false) => "KILL is sent to them",
+                    (Overdue::Abandoned, true) => "KILL didn't help; it is left behind",
+                    (Overdue::Abandoned, false) => "KILL didn't help; they are left behind",
+                };
+                let count = Count(*count, "handler has", "handlers have");
+                write!(f, "skd: {count} not ended: {then}")
             }
-            Self::ReadRules(_, 1) => f.write_str("Read 1 rule again"),
-            Self::ReadRules(_, count) => write!(f, "Read {count} rules again"),
+            Self::ReadRules(_, count) => {
+                write!(f, "Read {} again", Count(*count, "rule", "rules"))
+            }
             Self::Ready(_, program, pid) => {
                 let program = Path::new(program).display();
                 write!(f, "Ready: pid {pid} of '{program}' awaits a client")
@@ -163,6 +190,14 @@ impl fmt::Display for Event<'_> {
             Self::Trouble(trouble) => write!(f, "skd: {trouble}"),
         }
     }
+}
+
+fn handlers(count: usize) -> Count<usize> {
+    Count(count, "handler", "handlers")
+}
+
+fn tries(starts: u32) -> Count<u32> {
+    Count(starts, "time", "times")
 }
 
 impl fmt::Display for Outcome {
@@ -186,27 +221,23 @@ impl fmt::Display for Outcome {
     }
 }
 
-impl fmt::Display for Overdue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Terminated => "TERM is sent to them",
-            Self::Killed => "KILL is sent to them",
-            Self::Abandoned => "KILL didn't help; they are left behind",
-        })
-    }
-}
-
-impl fmt::Display for DropReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Overflow => "their handlers have not read those before",
-            Self::Empty => "they are empty, which a handler would take for the end",
-            Self::TooLong => "they are longer than 65,507 bytes",
-            Self::Short => "no handler could be made for them",
-            Self::Closed => "skd is ending, and they are from new senders",
-            Self::NoAddress => "they answer senders that have no address",
-            Self::NotSent => "they are answers that could not be sent",
-        })
+/// Why one datagram was dropped, or why several were.
+fn dropped(why: DropReason, one: bool) -> &'static str {
+    match (why, one) {
+        (DropReason::Overflow, true) => "its handler has not read those before",
+        (DropReason::Overflow, false) => "their handlers have not read those before",
+        (DropReason::Empty, true) => "it is empty, which a handler would take for the end",
+        (DropReason::Empty, false) => "they are empty, which a handler would take for the end",
+        (DropReason::TooLong, true) => "it is longer than 65,507 bytes",
+        (DropReason::TooLong, false) => "they are longer than 65,507 bytes",
+        (DropReason::Short, true) => "no handler could be made for it",
+        (DropReason::Short, false) => "no handler could be made for them",
+        (DropReason::Closed, true) => "skd is ending, and it is from a new sender",
+        (DropReason::Closed, false) => "skd is ending, and they are from new senders",
+        (DropReason::NoAddress, true) => "it answers a sender that has no address",
+        (DropReason::NoAddress, false) => "they answer senders that have no address",
+        (DropReason::NotSent, true) => "it is an answer that could not be sent",
+        (DropReason::NotSent, false) => "they are answers that could not be sent",
     }
 }
 
@@ -218,6 +249,69 @@ impl fmt::Display for Sources<'_> {
         match self.0 {
             Some(source) => source.fmt(f),
             None => f.write_str("others"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ServiceId;
+
+    /// All events that have a number, with this one.
+    fn texts(number: usize) -> Vec<String> {
+        let service = ServiceId::new(0);
+        let count = number as u64;
+        let mut events = vec![
+            Event::RejectedConnections(service, count, None),
+            Event::RejectedDatagrams(service, count, None),
+            Event::Slots(service, number, None),
+            Event::Slots(service, 1, Some(number)),
+            Event::Full(service, number),
+            Event::Draining(number, "1s".parse().unwrap()),
+            Event::ReadRules(service, number),
+        ];
+        events.extend(DropReason::ALL.map(|why| Event::Dropped(service, count, why)));
+        let overdue = [Overdue::Terminated, Overdue::Killed, Overdue::Abandoned];
+        events.extend(overdue.map(|then| Event::Overdue(number, then)));
+        events.iter().map(Event::to_string).collect()
+    }
+
+    #[test]
+    fn words_agree_with_their_numbers() {
+        let plural = [
+            "1 handlers",
+            "1 datagrams",
+            "1 more datagrams",
+            "1 more connections",
+            "1 slots",
+            "1 rules",
+            " them",
+            "they ",
+            "their ",
+            "handlers have",
+            " are ",
+        ];
+        for text in texts(1) {
+            let wrong = plural.iter().find(|words| text.contains(**words));
+            assert_eq!(wrong, None, "{text}");
+        }
+        let singular = [
+            "connection ",
+            "datagram:",
+            "handler",
+            "slot ",
+            "rule ",
+            " it ",
+            " its ",
+        ];
+        for text in texts(2) {
+            let text = text
+                .replace("handlers", "")
+                .replace("a handler would", "")
+                .replace("no handler could", "");
+            let wrong = singular.iter().find(|words| text.contains(**words));
+            assert_eq!(wrong, None, "{text}");
         }
     }
 }

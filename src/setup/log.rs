@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::relay::{Relay, SavedRelay};
 use crate::config::{Identity, LogTarget};
-use crate::error::Error;
+use crate::error::{At, Error};
 use crate::report::{self, Event, SavedSink, Sink, Trouble};
 use crate::sys::descriptors::{self, SavedDescriptors};
 use crate::sys::directory::{Entry, FileId, SavedEntry};
@@ -237,11 +237,8 @@ impl Log {
 }
 
 fn cannot_open(path: &Path, why: Refusal) -> Error {
-    let path = path.display();
-    Error::start(
-        format!("--log {path}: the file can't be opened"),
-        io::Error::from(why),
-    )
+    let what = format!("--log {}: the file can't be opened", path.display());
+    Error::start(what, At(io::Error::from(why), path))
 }
 
 /// A log file and its path.

@@ -8,6 +8,7 @@ pub mod pidfile;
 pub mod privileges;
 pub mod ready;
 mod relay;
+pub mod rights;
 pub mod rules;
 
 pub use log::Log;

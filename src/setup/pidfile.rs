@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Reason};
+use crate::error::{At, Error, Reason};
 use crate::sys::descriptors::{self, SavedDescriptors};
 use crate::sys::directory::{Entry, FileId, SavedEntry};
 use crate::sys::lock::{self, LockFile, SavedLockFile};
@@ -54,7 +54,7 @@ impl PidFile {
     /// Takes the lock (flock(2)) and opens the file, without changing its content.
     pub fn lock(path: &Path) -> Result<Self, Error> {
         let failed = |reason: &dyn Reason| failed(path, reason);
-        let entry = Entry::of(path).map_err(|why| failed(&io::Error::from(why)))?;
+        let entry = Entry::of(path).map_err(|why| failed(&At(io::Error::from(why), path)))?;
         // Before a lock file is made.
         let judged = entry.check(&Purpose::PIDFILE);
         judged.map_err(|why| not_opened(path, why))?;
@@ -70,7 +70,7 @@ impl PidFile {
             };
             let id = FileId::of_open(&file).map_err(|errno| {
                 remove_created();
-                failed(&errno)
+                failed(&At(errno, path))
             })?;
             match lock::try_lock(&file) {
                 Ok(true) => {}
@@ -80,7 +80,7 @@ impl PidFile {
                 Ok(false) => return Err(taken(path, &entry)),
                 Err(errno) => {
                     remove_created();
-                    return Err(failed(&errno));
+                    return Err(failed(&At(errno, path)));
                 }
             }
             // The previous owner may have removed it between opening and locking.
@@ -100,7 +100,7 @@ impl PidFile {
                 Ok(_) | Err(Errno::ENOENT) => {}
                 Err(errno) => {
                     remove_created();
-                    return Err(failed(&errno));
+                    return Err(failed(&At(errno, path)));
                 }
             }
         }
@@ -244,7 +244,7 @@ fn not_opened(path: &Path, why: Refusal) -> Error {
             "--pidfile {} isn't a regular file; it is left alone",
             path.display()
         )),
-        why => failed(path, &io::Error::from(why)),
+        why => failed(path, &At(io::Error::from(why), path)),
     }
 }
 

@@ -7,14 +7,16 @@ mod program;
 mod resume;
 mod serve;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use crate::check;
 use crate::cli::{self, Known, Request};
-use crate::config::{Config, Mode, Service};
+use crate::config::{Config, Daemon, Mode, Service};
 use crate::error::Error;
 use crate::report;
 use crate::serve::upgrade::Arrival;
+use crate::setup::rights;
 use crate::sys::signals::{self, Inherited};
 use crate::sys::{memory, process as sys_process};
 
@@ -108,7 +110,15 @@ fn answer_or_run(request: Request, inherited: &Inherited) -> Result<u8, Error> {
 
 /// Starts what is configured: a program of its own, or services with sockets.
 fn start(config: Config, inherited: &Inherited) -> Result<u8, Error> {
-    report::set_verbosity(config.daemon.verbosity);
+    let Daemon {
+        verbosity,
+        background,
+        log,
+        ..
+    } = &config.daemon;
+    report::set_verbosity(*verbosity);
+    // Scripts and service managers read as many lines as before.
+    report::set_watched(!background && log.is_none() && std::io::stderr().is_terminal());
     if sys_process::is_first() {
         if config.daemon.background {
             return Err(Error::Usage(
@@ -121,12 +131,24 @@ fn start(config: Config, inherited: &Inherited) -> Result<u8, Error> {
         signals::block();
     }
     check_services(&config.services)?;
+    check_rights(&config)?;
+    for note in config.services.iter().flat_map(|service| &service.notes) {
+        report::note(note);
+    }
     match &config.services[..] {
         [service] if service.listeners.is_empty() => {
             program::run(&config.daemon, service, inherited)
         }
         _ => serve::serve(config, inherited),
     }
+}
+
+/// Fails if options ask for what this process may not do.
+fn check_rights(config: &Config) -> Result<(), Error> {
+    let mut users = config.services.iter().filter_map(|it| it.identity.as_ref());
+    users.try_for_each(rights::check_user)?;
+    let root = config.daemon.root.as_ref();
+    root.map_or(Ok(()), |_| rights::check_root())
 }
 
 /// Refuses services that can't be told apart, or can't run beside each other.

@@ -4,7 +4,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use crate::child::plan::Role;
 use crate::child::{Method, Plan};
-use crate::config::{Daemon, DatagramMode, MOST_THREADS, Mode, Service, Style};
+use crate::config::{Count, Daemon, DatagramMode, MOST_THREADS, Mode, Service, Style};
 use crate::error::Error;
 use crate::net::Listener;
 use crate::serve;
@@ -77,9 +77,9 @@ impl Threads {
         let threads = workers + keepers + 1;
         reserved.low(threads).ok_or_else(|| {
             Error::Start(format!(
-                "{} services need {threads} threads that start handlers, and there are not so many \
-                 descriptors below 64; use fewer --threads, or run some services by another skd",
-                services.len()
+                "{} {threads} threads that start handlers, and there are not so many descriptors \
+                 below 64; use fewer --threads, or run some services by another skd",
+                Count(services.len(), "service needs", "services need")
             ))
         })
     }

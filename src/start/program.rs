@@ -52,7 +52,8 @@ pub(super) fn run(daemon: &Daemon, service: &Service, inherited: &Inherited) -> 
         } else {
             Role::InPlace
         };
-        let plan = Plan::new(&service.command, surroundings, &variables, role, None)?;
+        let plan = Plan::new(&service.command, surroundings, &variables, role, None);
+        let plan = plan.map_err(|error| error.inside(daemon.root.as_deref()))?;
         if supervised {
             supervise::rehearse(&plan)?;
         }

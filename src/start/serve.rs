@@ -84,7 +84,8 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
                 log,
                 pidfile,
             };
-            return program::hand_off(service, files, bound, inherited, ready);
+            let end = program::hand_off(service, files, bound, inherited, ready);
+            return end.map_err(|error| error.inside(daemon.root.as_deref()));
         }
         if daemon.root.is_some() {
             executable.iter_mut().for_each(Executable::entered_root);
@@ -96,7 +97,8 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
             low: threads.low(&services, &reserved)?,
             probe: Method::probe,
         };
-        let (plans, method) = ground.plans(&services)?;
+        let plans = ground.plans(&services);
+        let (plans, method) = plans.map_err(|error| error.inside(daemon.root.as_deref()))?;
         let ports = publish(&mut pidfile, listeners.iter().flatten())?;
         let origin = Origin {
             executable,

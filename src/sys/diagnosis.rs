@@ -148,7 +148,7 @@ impl Diagnosis {
         let request = connection.question();
         let asked = self.ask(NLM_F_REQUEST, &request, &mut [0; ONE], |answer| {
             // A closed connection with data left to send has no inode.
-            if Tcp::read(answer).is_some_and(|tcp| tcp.inode != 0) {
+            if Inet::read(answer).is_some_and(|tcp| tcp.inode != 0) {
                 found = quiet_time(answer);
             }
         });
@@ -165,16 +165,44 @@ impl Diagnosis {
         self.tcp(1 << LISTEN, |_| ())
     }
 
-    fn tcp(&mut self, states: u32, mut each: impl FnMut(Tcp)) -> Result<(), Errno> {
+    /// Calls `each` with every UDP socket that is bound, or every TCP socket that listens.
+    pub fn bound_sockets(
+        &mut self,
+        tcp: bool,
+        mut each: impl FnMut(BoundSocket),
+    ) -> Result<(), Errno> {
+        let (protocol, states) = match tcp {
+            true => (libc::IPPROTO_TCP, 1 << LISTEN),
+            false => (libc::IPPROTO_UDP, u32::MAX),
+        };
+        self.inet(protocol, states, |answer| {
+            each(BoundSocket {
+                local: answer.local,
+                uid: answer.uid,
+                inode: answer.inode,
+            });
+        })
+    }
+
+    fn tcp(&mut self, states: u32, each: impl FnMut(Inet)) -> Result<(), Errno> {
+        self.inet(libc::IPPROTO_TCP, states, each)
+    }
+
+    fn inet(
+        &mut self,
+        protocol: i32,
+        states: u32,
+        mut each: impl FnMut(Inet),
+    ) -> Result<(), Errno> {
         let buffer = &mut vec![0; DUMP];
         for family in [libc::AF_INET, libc::AF_INET6] {
             // struct inet_diag_req_v2: family, protocol, extensions, padding; states; 48 bytes that
             // name a socket.
-            let mut request = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
+            let mut request = vec![family as u8, protocol as u8, 0, 0];
             request.extend(states.to_ne_bytes());
             request.extend([0; 48]);
             self.ask(NLM_F_REQUEST | NLM_F_DUMP, &request, buffer, |answer| {
-                Tcp::read(answer).map(&mut each);
+                Inet::read(answer).map(&mut each);
             })?;
         }
         Ok(())
@@ -225,6 +253,17 @@ impl Diagnosis {
             }
         }
     }
+}
+
+/// A socket that has a port.
+#[derive(Clone, Copy, Debug)]
+pub struct BoundSocket {
+    /// Its address.
+    pub local: SocketAddr,
+    /// The user of the process that made it.
+    pub uid: u32,
+    /// Its inode.
+    pub inode: u32,
 }
 
 /// The identity of a TCP connection: its addresses, and the kernel's cookie, which is never used
@@ -348,13 +387,14 @@ fn quiet_time(answer: &[u8]) -> Option<Duration> {
 }
 
 /// The part of struct inet_diag_msg that is used.
-struct Tcp {
+struct Inet {
     state: u8,
     local: SocketAddr,
+    uid: u32,
     inode: u32,
 }
 
-impl Tcp {
+impl Inet {
     fn read(answer: &[u8]) -> Option<Self> {
         let port = u16::from_be_bytes(answer.get(4..6)?.try_into().ok()?);
         let v6: [u8; 16] = answer.get(8..24)?.try_into().ok()?;
@@ -367,6 +407,7 @@ impl Tcp {
         Some(Self {
             state: *answer.get(1)?,
             local: (address, port).into(),
+            uid: word(answer, 64)?,
             inode: word(answer, 68)?,
         })
     }
@@ -568,7 +609,7 @@ mod tests {
         #[test]
         fn any_answer_is_read_without_a_panic(answer in proptest::collection::vec(any::<u8>(), 0..160)) {
             let _ = Answer::read(&answer).map(|answer| answer.payload.len());
-            let _ = Tcp::read(&answer).map(|tcp| tcp.local);
+            let _ = Inet::read(&answer).map(|socket| socket.local);
             let _ = attribute(&answer, UNIX_MESSAGE, UNIX_DIAG_NAME);
             let _ = quiet_time(&answer);
         }

@@ -206,8 +206,14 @@ pub enum Capability {
     ChangeOwner = 0,
     /// To do with any file what its owner may.
     Owner = 3,
+    /// To become any group, and to have any supplementary groups.
+    SetGroup = 6,
+    /// To become any user.
+    SetUser = 7,
     /// To bind low ports.
     BindService = 10,
+    /// To change the root directory.
+    ChangeRoot = 18,
     /// To do most things, and to have more processes than the limit.
     Administrator = 21,
     /// To exceed limits, such as that of processes.

@@ -624,7 +624,7 @@ fn counted_refusals_are_logged_before_the_end_and_before_an_upgrade() {
 
 #[test]
 fn only_queued_clients_are_logged_as_queued() {
-    let full = "skd: all 1 slots are taken; clients wait";
+    let full = "skd: the only slot is taken; clients wait";
     let fast = "skd: connections come faster than --rate; clients wait";
     let limits = [("-c1", "--at-max"), ("--rate=1/h:1", "--at-rate")];
     for (limit, at) in limits {

@@ -89,7 +89,7 @@ fn handlers_that_end_in_time_end_by_themselves() {
     let [mut first, second] = clients;
     echo(&mut first, b"served to the end");
     assert_eq!(talk(second, b"the other"), b"the other");
-    skd.wait_for_log("Running 1 handlers");
+    skd.wait_for_log("Running 1 handler");
     assert_eq!(skd.try_wait(Duration::from_millis(50)), None);
     assert_eq!(talk(first, b"the last"), b"the last");
     assert_eq!(skd.wait().code(), Some(0));
@@ -116,7 +116,7 @@ fn late_handlers_get_term() {
         let handler = skd.wait_for_children(1)[0];
         let child = children(handler)[0];
         assert_eq!(skd.stop().code(), Some(3), "{time}");
-        skd.wait_for_log("skd: 1 handlers have not ended: TERM is sent to them");
+        skd.wait_for_log("skd: 1 handler has not ended: TERM is sent to it");
         skd.wait_for_log(" was terminated by signal 15 ");
         // With its whole process group.
         wait_until("both end", || !exists(handler) && !exists(child));
@@ -135,7 +135,7 @@ fn a_late_handler_changes_the_status() {
     assert_eq!(talk(early, b""), b"");
     skd.wait_for_log("exited with status 0");
     assert_eq!(skd.wait().code(), Some(3));
-    skd.wait_for_log("skd: 1 handlers have not ended: TERM");
+    skd.wait_for_log("skd: 1 handler has not ended: TERM");
 }
 
 #[test]
@@ -144,8 +144,8 @@ fn handlers_that_ignore_term_are_killed() {
     let all = skd.processes();
     assert!(all.len() >= 3, "{all:?}");
     assert_eq!(skd.stop().code(), Some(4));
-    skd.wait_for_log("skd: 1 handlers have not ended: TERM is sent to them");
-    skd.wait_for_log("skd: 1 handlers have not ended: KILL is sent to them");
+    skd.wait_for_log("skd: 1 handler has not ended: TERM is sent to it");
+    skd.wait_for_log("skd: 1 handler has not ended: KILL is sent to it");
     skd.wait_for_log(" was terminated by signal 9 ");
     // The rest of its process group was killed with it.
     wait_until("no process is left", || !all.iter().copied().any(exists));
@@ -156,7 +156,7 @@ fn a_second_signal_starts_the_next_step() {
     for second in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
         let (skd, mut client) = served(&["--drain=1h", "--kill-after=1h"], TELLING);
         begin(&skd, Signal::SIGTERM);
-        skd.wait_for_log("Draining: 1 handlers have 1h to end");
+        skd.wait_for_log("Draining: 1 handler has 1h to end");
         skd.signal(second);
         assert_eq!(receive(&mut client, 5), b"told\n", "{second}");
         assert_eq!(skd.try_wait(Duration::ZERO), None);
@@ -194,7 +194,7 @@ fn hup_reopens_the_log_and_ends_no_handler() {
     let mut client = skd.connect();
     echo(&mut client, b".");
     skd.signal(Signal::SIGTERM);
-    wait_for_text(directory.join("log"), "Draining: 1 handlers");
+    wait_for_text(directory.join("log"), "Draining: 1 handler");
     fs::rename(directory.join("log"), directory.join("log.1")).unwrap();
     skd.signal(Signal::SIGHUP);
     wait_until("there is a new log", || directory.join("log").exists());
@@ -402,7 +402,7 @@ fn datagram_handlers_are_drained_like_others() {
     };
     let (skd, client) = start();
     skd.signal(Signal::SIGTERM);
-    skd.wait_for_log("Draining: 1 handlers");
+    skd.wait_for_log("Draining: 1 handler");
     skd.wait_for_log("Closed UDP ");
     let own = descriptors(skd.pid());
     assert!(!own.values().any(|it| it.starts_with("socket:")), "{own:?}");
@@ -538,7 +538,7 @@ fn a_handler_that_cannot_be_reaped_is_left_behind() {
     kill(tracer_pid, Signal::SIGKILL).unwrap();
     tracer.wait().unwrap();
     assert_eq!(status.unwrap().code(), Some(4));
-    skd.wait_for_log("KILL didn't help; they are left behind");
+    skd.wait_for_log("KILL didn't help; it is left behind");
 }
 
 #[test]

@@ -344,7 +344,7 @@ fn a_port_in_use_is_refused_and_its_owner_undisturbed() {
         let output = Skd::new([option, &address.to_string(), "cat"]).end();
         let port = address.port().to_string();
         output.expect_refusal(1, &[option, "127.0.0.1", &port, "Address already in use"]);
-        output.expect_stderr(&["a handler of an earlier daemon"]);
+        output.expect_stderr(&[&format!("(process {}) has the port", first.pid())]);
         // All addresses of a bare port count.
         Skd::new([option, &port, "cat"])
             .end()
@@ -376,7 +376,7 @@ fn a_low_port_needs_rights_and_the_error_says_so() {
     let output = Skd::new(["-t", "127.0.0.1:81", "cat"])
         .user(65534, 65534, [])
         .end();
-    let rights = "ports below 1024 need root or CAP_NET_BIND_SERVICE";
+    let rights = "ports below 1024 need root, the capability CAP_NET_BIND_SERVICE, or a lower";
     output.expect_refusal(1, &["--tcp 127.0.0.1:81", "Permission denied", rights]);
 }
 

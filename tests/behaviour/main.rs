@@ -45,6 +45,7 @@ mod listeners;
 mod log_lines;
 mod logs;
 mod manual;
+mod messages;
 mod multicast;
 mod per_packet;
 mod per_peer;

@@ -246,7 +246,7 @@ fn bound_clients_of_a_unix_socket_are_answered() {
         expected.as_bytes()
     );
     send_unix_datagram(&path, b"from nobody");
-    skd.wait_for_log("Dropped 1 datagrams: they answer senders that have no address");
+    skd.wait_for_log("Dropped 1 datagram: it answers a sender that has no address");
 }
 
 #[test]
@@ -319,7 +319,7 @@ fn a_datagram_above_the_limit_is_dropped_if_requested() {
     skd.wait_for_log("Accepted");
     second.send(b"2").unwrap();
     let line = skd.wait_for_log("Refused");
-    assert!(line.ends_with(": all 1 slots are taken"), "{line}");
+    assert!(line.ends_with(": the only slot is taken"), "{line}");
     std::fs::write(&go, "").unwrap();
     assert_eq!(first.recv(&mut [0; 10]).unwrap(), 1);
     assert!(is_silent(&second));
@@ -390,7 +390,7 @@ fn a_drain_sends_the_last_answer() {
     client.send(b"the ").unwrap();
     skd.wait_for_log("Accepted");
     skd.signal(Signal::SIGTERM);
-    skd.wait_for_log("Draining: 1 handlers");
+    skd.wait_for_log("Draining: 1 handler");
     std::fs::write(&go, "").unwrap();
     let mut answer = [0; 20];
     let length = client.recv(&mut answer).unwrap();

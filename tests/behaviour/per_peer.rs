@@ -115,7 +115,7 @@ fn an_empty_answer_is_sent_and_an_empty_datagram_is_dropped() {
     let mut answer = [1; 10];
     assert_eq!(client.recv(&mut answer).unwrap(), 0);
     assert_eq!(client.recv(&mut answer).unwrap(), 1);
-    skd.wait_for_log("Dropped 1 datagrams: they are empty");
+    skd.wait_for_log("Dropped 1 datagram: it is empty");
 }
 
 #[test]
@@ -294,10 +294,10 @@ fn a_drain_keeps_serving_known_senders() {
     let client = udp_client(skd.address());
     assert_eq!(ask(&client, b"a"), b"1 a");
     skd.signal(Signal::SIGTERM);
-    skd.wait_for_log("Draining: 1 handlers");
+    skd.wait_for_log("Draining: 1 handler");
     assert_eq!(ask(&client, b"a"), b"2 a");
     udp_client(skd.address()).send(b"new").unwrap();
-    skd.wait_for_log("Dropped 1 datagrams: skd is ending");
+    skd.wait_for_log("Dropped 1 datagram: skd is ending");
     assert_eq!(ask(&client, b"end"), b"3 end");
     assert_eq!(skd.wait().code(), Some(0));
 }

@@ -1222,7 +1222,7 @@ fn a_drain_waits_only_for_handlers_with_a_client() {
         let (mut client, handler) = way.connect(&skd);
         way.ready(&skd);
         skd.signal(Signal::SIGTERM);
-        skd.wait_for_log("Draining: 1 handlers have 1h to end");
+        skd.wait_for_log("Draining: 1 handler has 1h to end");
         skd.wait_until("no prestarted handler is left", || {
             skd.children() == [handler]
         });

@@ -155,7 +155,7 @@ fn draining(options: &[&str], script: &str) -> (Running, TcpStream) {
 fn process_1_drains() {
     let (skd, mut client) = draining(&["--drain=1h"], "echo ready; exec cat");
     skd.signal(Signal::SIGTERM);
-    skd.wait_for_log("Draining: 1 handlers have 1h to end");
+    skd.wait_for_log("Draining: 1 handler has 1h to end");
     echo(&mut client, b"served");
     assert_eq!(talk(client, b"bye"), b"bye");
     assert_eq!(skd.wait().code(), Some(0));
@@ -193,7 +193,7 @@ fn orphans_that_end_during_the_drain_are_reaped() {
     let (skd, mut client) = draining(&["--drain=1h"], &script);
     let before = skd.wait_for_children(2);
     skd.signal(Signal::SIGTERM);
-    skd.wait_for_log("Draining: 1 handlers");
+    skd.wait_for_log("Draining: 1 handler");
     drop(File::options().write(true).open(&fifo).unwrap());
     wait_until("the orphan is reaped", || children(skd.pid()).len() == 1);
     assert!(before.contains(&children(skd.pid())[0]));
@@ -335,7 +335,7 @@ fn a_static_skd_serves_in_a_root_with_no_other_file() {
     let mut client = skd.connect();
     assert_eq!(receive(&mut client, greeting.len()), greeting);
     skd.signal(Signal::SIGTERM);
-    skd.wait_for_log("Draining: 1 handlers");
+    skd.wait_for_log("Draining: 1 handler");
     echo(&mut client, b"served");
     drop(client);
     assert_eq!(skd.wait().code(), Some(0));

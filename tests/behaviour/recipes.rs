@@ -1,9 +1,9 @@
-//! The recipes of docs/recipes.md, typed into shells as printed: servers as root on a machine of their own, and clients
-//! that connect over IPv4, IPv6 and a unix socket.
+//! The recipes of docs/recipes.md, typed into shells as printed: servers as root on a machine of their own, which has
+//! none of their users and files, and clients that connect over IPv4, IPv6 and a unix socket, from an empty directory.
 
 use crate::harness::{
-    Directory, Kind, Namespace, Program, Running, Skd, Socket, ask_udp, descendants, ids,
-    requires_command, requires_root, sockets,
+    Directory, Kind, Namespace, Program, Running, Skd, Socket, Syslog, ask_udp, descendants, ids,
+    requires_command, requires_root, sockets, wait_until,
 };
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,14 +14,9 @@ use std::time::Duration;
 /// A timeout for all commands of a client, longer than that of single steps.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The users that the page names, with their ids and homes.
-const USERS: [(&str, u32, &str); 6] = [
-    ("www-data", 33, "/srv/www"),
-    ("backup", 34, "/srv/backup"),
-    // Not on the page: sshd runs as this user before a login.
+/// The users of every machine, with their ids and homes. sshd runs as its own before a login.
+const USERS: [(&str, u32, &str); 2] = [
     ("sshd", 100, "/run/sshd"),
-    ("git", 101, "/srv/git"),
-    ("alice", 1000, "/srv/alice"),
     ("nobody", 65534, "/nonexistent"),
 ];
 
@@ -33,7 +28,7 @@ const HOSTS: [(&str, &str); 2] = [
 
 #[test]
 fn every_recipe_has_a_test() {
-    let tested = include_str!("recipes.rs").split("Server::of(\"").skip(1);
+    let tested = include_str!("recipes.rs").split("::of(\"").skip(1);
     let tested = tested.map(|rest| rest.split('"').next().unwrap());
     let written: Vec<_> = recipes().into_iter().map(|recipe| recipe.title).collect();
     assert_eq!(tested.collect::<Vec<_>>(), written);
@@ -81,7 +76,7 @@ fn rsync_copies_there_and_back() {
     server.each_client(photos, |client| {
         let compare = "
             (cd photos; find . -type f -exec sha256sum {} +) > sums
-            test $(wc -l < sums) = 2
+            test $(wc -l < sums) = 3
             for copy in /srv/backup/photos restored/photos; do
                 (cd $copy; sha256sum --check --strict --quiet) < sums
                 test -d $copy/none
@@ -96,10 +91,11 @@ fn rsync_copies_there_and_back() {
 
 #[test]
 fn sshd_accepts_a_user_and_copies_a_large_file() {
-    let machine = Machine::new();
-    machine.let_root_in();
-    let server = Server::of("OpenSSH", "root", machine);
-    server.each_client("head -c 100000000 /dev/urandom > disk.img", |client| {
+    requires_command("sshd");
+    requires_command("socat");
+    let server = Server::of("OpenSSH", "root", Machine::new());
+    server.machine.let_root_in();
+    server.each_client("", |client| {
         assert!(client.output.starts_with("alice\n"), "{}", client.output);
         let compare = "
             cmp disk.img copy.img
@@ -117,10 +113,11 @@ fn sshd_accepts_a_user_and_copies_a_large_file() {
 
 #[test]
 fn sshd_without_root_accepts_its_own_user() {
-    let machine = Machine::new();
-    machine.let_root_in();
-    let server = Server::of("OpenSSH for one user", "alice", machine);
-    server.each_client("date --rfc-3339=ns > notes", |client| {
+    requires_command("sshd");
+    requires_command("socat");
+    let server = Server::of("OpenSSH for one user", "alice", Machine::new());
+    server.machine.let_root_in();
+    server.each_client("", |client| {
         assert!(client.output.starts_with("alice\n"), "{}", client.output);
         client.type_in("cmp notes copy; cmp notes ~alice/notes; rm ~alice/notes");
     });
@@ -139,11 +136,91 @@ fn busybox_serves_files_to_curl() {
     requires_command("busybox");
     requires_command("curl");
     let server = Server::of("A web server", "www-data", Machine::new());
-    let large = "head -c 10000000 /dev/urandom > /srv/www/catalogue.pdf";
-    server.each_client(large, |client| {
+    server.each_client("", |client| {
         assert_eq!(client.output, "<h1>It works.</h1>\n");
-        client.type_in("cmp catalogue.pdf /srv/www/catalogue.pdf");
+        client.type_in("cmp numbers /srv/www/numbers; test $(wc -l < numbers) = 1000000");
     });
+}
+
+#[test]
+fn a_shell_script_answers_requests_with_a_page() {
+    requires_command("curl");
+    let server = Server::of("A page from a shell script", "nobody", Machine::new());
+    server.each_client("", |client| {
+        let name = client.address().unwrap_or("this machine");
+        let pages: Vec<_> = client.output.lines().collect();
+        assert_eq!(pages.len(), 2, "{pages:?}");
+        for (page, request) in pages.iter().zip(["GET /some/page", "POST /form"]) {
+            let begin = format!("{request} from {name}, at ");
+            assert!(page.starts_with(&begin), "{page}");
+        }
+    });
+    // No answer is lost to a reset, however much the client sends.
+    let many = "
+        head -c 1000000 /dev/zero > body
+        for number in $(seq 30); do
+            curl --fail --silent --show-error -H Expect: --data-binary @body http://ipv4.example.org:8000/$number
+        done
+    ";
+    let answers = server.machine.type_in(many);
+    assert_eq!(answers.lines().count(), 30, "{answers}");
+}
+
+#[test]
+fn a_web_page_exchanges_messages() {
+    requires_command("python3");
+    requires_command("socat");
+    let server = Server::of("A WebSocket", "nobody", Machine::new());
+    server.each_client("", |client| {
+        // The answer to the key is that of RFC 6455, section 1.3.
+        let accepted = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\nHELLO";
+        assert!(client.output.ends_with(accepted), "{:?}", client.output);
+        assert!(
+            client.output.starts_with("HTTP/1.1 101 "),
+            "{:?}",
+            client.output
+        );
+    });
+}
+
+#[test]
+fn haproxy_in_front_does_tls() {
+    requires_command("haproxy");
+    requires_command("openssl");
+    requires_command("busybox");
+    requires_command("curl");
+    let server = Server::of("TLS", "nobody", Machine::new());
+    server.each_client("", |client| {
+        assert_eq!(client.output, "<h1>It works, in secret.</h1>\n");
+        let address = client.address().unwrap_or("");
+        client.server_said(&format!("Accepted connection from [{address}"));
+    });
+}
+
+#[test]
+fn a_changed_command_line_loses_no_connection() {
+    requires_command("socat");
+    let machine = Machine::new();
+    let _syslog = Syslog::bind(machine.namespace.path("/dev/log"));
+    let recipe = Recipe::of("A changed command line");
+    // Keeps the daemons until the end.
+    let first = machine.shell(&recipe.server).start_bare();
+    assert_eq!(first.wait().code(), Some(0));
+    let clients = machine
+        .shell(&recipe.client)
+        .env("HOST", HOSTS[0].0)
+        .start_bare();
+    clients.wait_until("some are served", || clients.stdout_lines().len() > 5);
+    let change = machine.shell(&recipe.change).start_bare();
+    assert_eq!(change.wait_with_output().code(), Some(0));
+    let output = clients.wait_with_output();
+    output.expect_code(0);
+    let numbers: String = (1..=50).map(|number| format!("{number}\n")).collect();
+    assert_eq!(output.stdout, numbers);
+    let gone = || !machine.namespace.path("/run/echo-1.pid").exists();
+    wait_until("the first has ended", gone);
+    let second = machine.shell(&recipe.client).env("HOST", HOSTS[1].0).end();
+    assert_eq!(second.stdout, numbers);
 }
 
 #[test]
@@ -203,6 +280,8 @@ struct Recipe {
     server: String,
     client: String,
     local_client: String,
+    /// What is done while clients connect.
+    change: String,
 }
 
 fn recipes() -> Vec<Recipe> {
@@ -214,21 +293,33 @@ fn recipes() -> Vec<Recipe> {
 }
 
 impl Recipe {
-    /// Reads a section. It must have exactly these blocks, so that all commands are tested.
+    #[track_caller]
+    fn of(title: &str) -> Self {
+        let recipe = recipes().into_iter().find(|recipe| recipe.title == title);
+        recipe.unwrap_or_else(|| panic!("there is no recipe {title:?}"))
+    }
+
+    /// Reads a section. It must have exactly these blocks, so that all commands are tested: preparation, server,
+    /// client and local client, or server, change and client.
     fn read(section: &str) -> Self {
         let title = section.lines().next().unwrap().to_owned();
         let blocks = section.split("```").skip(1).step_by(2);
         let blocks: Vec<_> = blocks
             .map(|block| block.split_once('\n').unwrap())
             .collect();
-        let [
-            ("sh prepare", prepare),
-            ("sh server", server),
-            ("sh client", client),
-            ("sh local client", local_client),
-        ] = blocks[..]
-        else {
-            panic!("{title}: not what prepares, server, client, local client: {blocks:#?}");
+        let (prepare, server, change, client, local_client) = match blocks[..] {
+            [
+                ("sh prepare", prepare),
+                ("sh server", server),
+                ("sh client", client),
+                ("sh local client", local_client),
+            ] => (prepare, server, "", client, local_client),
+            [
+                ("sh server", server),
+                ("sh change", change),
+                ("sh client", client),
+            ] => ("", server, change, client, ""),
+            _ => panic!("{title}: other blocks than those of a recipe: {blocks:#?}"),
         };
         assert!(client.contains("$HOST") && !local_client.contains("$HOST"));
         Self {
@@ -237,11 +328,12 @@ impl Recipe {
             server: server.to_owned(),
             client: client.to_owned(),
             local_client: local_client.to_owned(),
+            change: change.to_owned(),
         }
     }
 }
 
-/// A machine with skd in PATH, the users that the page names, and a network and directories of its own.
+/// A machine with skd in PATH, hardly any users, and a network and directories of its own.
 struct Machine {
     namespace: Namespace,
     /// The home of root, which others can't enter.
@@ -253,34 +345,42 @@ impl Machine {
         requires_root();
         let namespace = Namespace::new();
         namespace.private_dev();
-        for directory in ["/run", "/srv", "/var/log"] {
+        for directory in ["/run", "/srv", "/home", "/var/log"] {
             namespace.tmpfs(directory);
         }
+        // Users are added there.
+        namespace.shell("mkdir /run/etc && cp -a /etc/. /run/etc && mount --bind /run/etc /etc");
         let home = Directory::new();
         let mut passwd = format!("root:x:0:0::{}:/bin/sh\n", home.path().display());
         let mut group = "root:x:0:\n".to_owned();
+        let mut shadow = "root:*:1::::::\n".to_owned();
         for (name, id, home) in USERS {
+            shadow.push_str(&format!("{name}:*:1::::::\n"));
             passwd.push_str(&format!("{name}:x:{id}:{id}::{home}:/bin/sh\n"));
             group.push_str(&format!("{name}:x:{id}:\n"));
         }
         let hosts = HOSTS.map(|(name, address)| format!("{address} {name}\n"));
-        namespace.replace_file("/etc/hosts", &hosts.concat());
-        namespace.replace_file("/etc/passwd", &passwd);
-        namespace.replace_file("/etc/group", &group);
+        let hosts = format!("{}127.0.0.1 localhost\n", hosts.concat());
+        for (name, text) in [
+            ("hosts", hosts),
+            ("passwd", passwd),
+            ("group", group),
+            ("shadow", shadow),
+            ("gshadow", String::new()),
+        ] {
+            fs::write(namespace.path(format!("/etc/{name}")), text).unwrap();
+        }
         fs::create_dir(home.join("bin")).unwrap();
         symlink(Program::Ours.path(), home.join("bin/skd")).unwrap();
         Self { namespace, home }
     }
 
-    /// Gives root a key that alice's account accepts.
+    /// Gives root a key that alice's account accepts, as the page says.
     fn let_root_in(&self) {
-        requires_command("sshd");
-        requires_command("socat");
         let keys = "
             install -d -m 700 ~/.ssh
             ssh-keygen -q -t ed25519 -N '' -f ~/.ssh/id_ed25519
-            install -d -o alice -g alice ~alice ~alice/.ssh
-            install -o alice -g alice -m 600 ~/.ssh/id_ed25519.pub ~alice/.ssh/authorized_keys
+            cat ~/.ssh/id_ed25519.pub >> ~alice/.ssh/authorized_keys
         ";
         self.type_in(keys);
     }
@@ -318,8 +418,7 @@ impl Server {
     /// Starts the server, and waits until it serves as `user`.
     #[track_caller]
     fn of(title: &str, user: &str, machine: Machine) -> Self {
-        let recipe = recipes().into_iter().find(|recipe| recipe.title == title);
-        let recipe = recipe.unwrap_or_else(|| panic!("there is no recipe {title:?}"));
+        let recipe = Recipe::of(title);
         machine.type_in(&recipe.prepare);
         let shell = machine.shell(&recipe.server).start_bare();
         let server = Self {
@@ -327,8 +426,13 @@ impl Server {
             recipe,
             shell,
         };
-        let uid = USERS.iter().find(|(name, _, _)| *name == user);
-        let uid = uid.map_or(0, |(_, uid, _)| *uid);
+        let uid = server.machine.type_in(&format!("id -u {user}"));
+        let uid: u32 = uid.trim().parse().unwrap();
+        // For clients of this machine alone, or for all.
+        let families_wanted = match server.recipe.server.contains("-t 127.0.0.1:") {
+            true => 1,
+            false => 3,
+        };
         let what = format!("{user} serves IPv4, IPv6 and a unix socket");
         server.shell.wait_until(&what, || {
             let Some(skd) = server.skd() else {
@@ -336,7 +440,7 @@ impl Server {
             };
             let open = sockets(skd).into_iter().filter(Socket::is_open);
             let families: BTreeSet<_> = open.map(family).collect();
-            families.len() == 3 && ids(skd).0 == [uid; 4]
+            families.len() == families_wanted && ids(skd).0 == [uid; 4]
         });
         server
     }

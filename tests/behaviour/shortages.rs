@@ -13,7 +13,8 @@ use std::thread;
 /// The number of lost lines that a line reports.
 fn lost_lines(line: &str) -> Option<usize> {
     let (_, line) = line.split_once("skd: ")?;
-    let (number, _) = line.split_once(" lines were lost here: ")?;
+    let (number, _) = line.split_once(" lost here: ")?;
+    let number = number.split(' ').next()?;
     Some(number.parse().expect("a number of lines"))
 }
 

@@ -309,7 +309,7 @@ fn limits_and_options_apply_as_to_bound_sockets() {
     let mut first = connect(address);
     assert_eq!(receive(&mut first, 1), b"1", "TCP_NODELAY");
     let mut second = connect(address);
-    skd.wait_for_log("all 1 slots are taken");
+    skd.wait_for_log("the only slot is taken");
     wait_for("a slot", || {
         skd.children().first().map(|&pid| {
             let pid = nix::unistd::Pid::from_raw(pid);

@@ -305,7 +305,7 @@ fn a_stuck_syslog_costs_lines_and_no_connections() {
         assert_eq!(talk(skd.connect(), b"served"), b"served");
     }
     syslog.unstick();
-    let found = syslog.wait_for("lines were lost here").text;
+    let found = syslog.wait_for(" lost here").text;
     let number = found
         .split("skd: ")
         .nth(1)

@@ -313,7 +313,7 @@ fn a_drain_keeps_the_timeouts() {
         let mut client = skd.connect();
         receive(&mut client, 6);
         skd.signal(Signal::SIGTERM);
-        skd.wait_for_log("Draining: 1 handlers");
+        skd.wait_for_log("Draining: 1 handler");
         assert_eq!(skd.wait().code(), Some(0), "{option}");
         assert_eq!((skd.logged(TOLD).len(), skd.logged(KILLED).len()), (1, 1));
         skd.wait_for_log("was terminated by signal 9");

@@ -1,5 +1,5 @@
-//! The commands of docs/tutorial.md and of the README's tour, run in order as they are printed, as root on a
-//! machine of their own.
+//! The commands of docs/tutorial.md and of the README's tour, run as they are printed, as root on a machine of
+//! their own: those of the tutorial in order in one directory, and each example of the tour in an empty one.
 //!
 //! A block of `sh` has commands that end, and must succeed. Before the line `# In another terminal:`, the last
 //! command is a server: the previous server gets SIGINT, as by Ctrl-C, and the new one is started. Lines of comment at
@@ -73,7 +73,9 @@ fn the_tour_works_as_printed() {
     let readme = fs::read_to_string("README.md").unwrap();
     let (_, tour) = readme.split_once("\n## A tour\n").unwrap();
     let (tour, _) = tour.split_once("\n## ").unwrap();
-    Machine::new().type_all(tour);
+    let mut machine = Machine::new();
+    machine.starts_empty = true;
+    machine.type_all(tour);
 }
 
 /// A machine with skd installed, a system log, and a network and directories of its own.
@@ -82,8 +84,11 @@ struct Machine {
     _syslog: Syslog,
     /// In PATH.
     programs: Directory,
-    /// The directory in which all commands are typed.
+    /// The directory in which commands are typed, and earlier ones.
     directory: Directory,
+    earlier: Vec<Directory>,
+    /// Whether each block is typed in an empty directory.
+    starts_empty: bool,
     server: Option<Running>,
     /// Shells that have ended, and may have left daemons.
     shells: Vec<Running>,
@@ -98,7 +103,6 @@ impl Machine {
         for directory in ["/run", "/usr/local/bin", "/etc/systemd/system"] {
             namespace.tmpfs(directory);
         }
-        namespace.replace_file("/etc/motd", "Welcome.\n");
         let path = Program::Ours.path().canonicalize().unwrap();
         let words = [
             "install".as_ref(),
@@ -112,6 +116,8 @@ impl Machine {
             _syslog: syslog,
             programs: Directory::new(),
             directory: Directory::public(),
+            earlier: Vec::new(),
+            starts_empty: false,
             server: None,
             shells: Vec::new(),
         }
@@ -120,6 +126,10 @@ impl Machine {
     fn type_all(&mut self, page: &str) {
         for block in page.split("```").skip(1).step_by(2) {
             println!("{block}");
+            if self.starts_empty {
+                let earlier = std::mem::replace(&mut self.directory, Directory::public());
+                self.earlier.push(earlier);
+            }
             let (kind, text) = block.split_once('\n').unwrap();
             match (kind, text.split_once(OTHER_TERMINAL)) {
                 ("sh", Some((server, client))) => {

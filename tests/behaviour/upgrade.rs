@@ -48,10 +48,16 @@ fn install_version(directory: &Directory, name: &str, version: &[u8; 5]) -> Path
     install(directory, name, text)
 }
 
+/// The version of this build, as if it were of this one.
+fn like(version: &str) -> String {
+    env!("SKD_VERSION").replacen(env!("CARGO_PKG_VERSION"), version, 1)
+}
+
 fn own_version_to(version: &str) -> String {
     format!(
-        "Upgraded from skd {} to skd {version}",
-        env!("CARGO_PKG_VERSION")
+        "Upgraded from skd {} to skd {}",
+        env!("SKD_VERSION"),
+        like(version)
     )
 }
 
@@ -214,7 +220,10 @@ fn under_load(upgrades: usize) {
             });
             assert_eq!(
                 told,
-                Some(own_version_to(env!("CARGO_PKG_VERSION"))),
+                Some(format!(
+                    "Upgraded from skd {} to the same version",
+                    env!("SKD_VERSION")
+                )),
                 "after {done}"
             );
             wait_until("there are connections between two upgrades", || {
@@ -256,7 +265,14 @@ fn the_new_program_runs() {
     };
     for (version, line) in [
         (b"2.0.1", own_version_to("2.0.1")),
-        (b"2.0.2", "Upgraded from skd 2.0.1 to skd 2.0.2".to_owned()),
+        (
+            b"2.0.2",
+            format!(
+                "Upgraded from skd {} to skd {}",
+                like("2.0.1"),
+                like("2.0.2")
+            ),
+        ),
     ] {
         let new = install_version(&directory, "skd", version);
         assert_eq!(attempt(&skd, || skd.log_lines()), line);

@@ -701,7 +701,7 @@ mod tests {
                 "token",
                 format!("{vain}connections come faster than --rate"),
             ),
-            ("slot", format!("{vain}all 1 slots are taken")),
+            ("slot", format!("{vain}the only slot is taken")),
         ] {
             let mut pipeline = parts.pipeline(Kind::Connection);
             let mut client = pipeline.begin(peer(1), None);
@@ -756,7 +756,7 @@ mod tests {
             ("byte", "it left before it had sent anything"),
             ("source", "198.51.100.7 has as many handlers as it may, 1"),
             ("token", "connections come faster than --rate"),
-            ("slot", "all 1 slots are taken"),
+            ("slot", "the only slot is taken"),
         ] {
             let mut pipeline = parts.pipeline(Kind::Connection);
             let untrusted = Peer::Tcp {

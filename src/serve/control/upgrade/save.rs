@@ -42,7 +42,7 @@ pub(in crate::serve) fn write_state(
     let files = daemon.origin.files;
     let mut state = State {
         format: FORMAT,
-        version: env!("CARGO_PKG_VERSION").into(),
+        version: env!("SKD_VERSION").into(),
         process: SavedProcess {
             hangup_ends: daemon.origin.hangup_ends,
             stream_workers: daemon.stream_workers,
