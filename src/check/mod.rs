@@ -50,7 +50,8 @@ pub fn run(config: &Config, faults: Vec<Error>) -> Result<u8, Error> {
     for resolved in &resolved {
         sockets(resolved, &mut verdict);
     }
-    verdict.keep(Log::check(daemon.log.as_ref()));
+    let mut users = services.iter().filter_map(|it| it.identity.as_ref());
+    verdict.keep(Log::check(daemon.log.as_ref(), users.next()));
     for (service, rules) in services.iter().zip(rules) {
         capacity::notes(daemon, service);
         program(daemon, service, rules, &mut verdict)?;
@@ -187,7 +188,6 @@ fn rehearse(
         }
         rules.iter_mut().for_each(RuleFiles::entered_root);
     }
-    let log = Log::check(daemon.log.as_ref()).is_ok();
     let dropped = match &service.identity {
         Some(identity) => {
             let may = rights::check_user(identity).is_ok();
@@ -195,9 +195,6 @@ fn rehearse(
         }
         None => true,
     };
-    if dropped && log && daemon.root.is_none() {
-        log_again(daemon);
-    }
     if let Some(rules) = rules.filter(|_| dropped) {
         rules_again(&rules);
     }
@@ -234,15 +231,6 @@ fn rules_again(rules: &RuleFiles) {
     if let Some(fault) = faults.first() {
         report::note(format_args!(
             "at SIGHUP the rules can't be read again by that user: {fault}"
-        ));
-    }
-}
-
-/// Checks with the user of skd whether it can open its log again.
-fn log_again(daemon: &Daemon) {
-    if let Err(error) = Log::check(daemon.log.as_ref()) {
-        report::note(format_args!(
-            "at SIGHUP the log can't be opened again by that user: {error}"
         ));
     }
 }

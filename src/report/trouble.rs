@@ -141,12 +141,16 @@ pub enum Trouble<'a> {
     IdleTimeout(ServiceId, Errno),
     /// The kernel does not tell whether a supervised program has connections.
     IdleExit(Errno),
-    /// The log file can't be opened again.
-    LogNotReopened(&'a str),
-    /// The relay to syslog had ended, and runs again.
-    RelayRestarted,
-    /// The relay to syslog has ended.
-    NoRelay,
+    /// The relay to syslog or to the log file had ended, and runs again.
+    RelayRestarted {
+        /// Whether it is to syslog.
+        syslog: bool,
+    },
+    /// The relay to syslog or to the log file has ended.
+    NoRelay {
+        /// Whether it is to syslog.
+        syslog: bool,
+    },
     /// There is no upgrade, for this reason.
     NoUpgrade(NoUpgrade<'a>),
     /// `--ready-fd` can't be written to.
@@ -288,7 +292,7 @@ impl Trouble<'_> {
             | Self::ListenerNotWatched { .. }
             | Self::IdleTimeout(..)
             | Self::IdleExit(_) => Cause::Watch,
-            Self::LogNotReopened(_) | Self::RelayRestarted | Self::NoRelay => Cause::Log,
+            Self::RelayRestarted { .. } | Self::NoRelay { .. } => Cause::Log,
             Self::NoUpgrade(_) => Cause::Upgrade,
             Self::ReadyFd { .. } | Self::Manager { .. } => Cause::Manager,
             Self::RulesNotRead(..) => Cause::Rules,
@@ -321,9 +325,8 @@ impl Trouble<'_> {
             Self::NotWatched { service, .. } => *service,
             Self::NotStarted(_)
             | Self::IdleExit(_)
-            | Self::LogNotReopened(_)
-            | Self::RelayRestarted
-            | Self::NoRelay
+            | Self::RelayRestarted { .. }
+            | Self::NoRelay { .. }
             | Self::NoUpgrade(_)
             | Self::ReadyFd { .. }
             | Self::Manager { .. } => None,
@@ -401,17 +404,16 @@ impl fmt::Display for Trouble<'_> {
                 "--idle-exit: the kernel doesn't tell of connections: {}",
                 errno.desc()
             ),
-            Self::LogNotReopened(why) => {
+            Self::RelayRestarted { syslog } => {
+                let log = log_name(*syslog);
+                write!(f, "the relay to {log} had ended and was started again")
+            }
+            Self::NoRelay { syslog } => {
+                let log = log_name(*syslog);
                 write!(
                     f,
-                    "the log file can't be opened again: {why}; the old one is kept"
+                    "the relay to {log} has ended and can't be started; trying again"
                 )
-            }
-            Self::RelayRestarted => {
-                f.write_str("the relay to syslog had ended and was started again")
-            }
-            Self::NoRelay => {
-                f.write_str("the relay to syslog has ended and can't be started; trying again")
             }
             Self::NoUpgrade(why) => write!(f, "no upgrade: {why}; this skd goes on"),
             Self::ReadyFd { number, errno } => {
@@ -531,4 +533,7 @@ impl fmt::Display for NoUpgrade<'_> {
             Self::GivenBack => f.write_str("the new program couldn't take over"),
         }
     }
+}
+fn log_name(syslog: bool) -> &'static str {
+    if syslog { "syslog" } else { "the log file" }
 }

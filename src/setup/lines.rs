@@ -1,8 +1,39 @@
-//! Splitting the input of the relay into lines, and composing a syslog message for each.
+//! Splitting the input of the relay into lines, and composing what is written for each: a line of
+//! the log file or a message to syslog.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
+use std::time::Duration;
+
+use nix::errno::Errno;
 
 use crate::config::Level;
+use crate::sys::names::LocalTime;
+
+/// How long to wait for a reader that doesn't read, before lines are dropped.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What the relay writes lines to.
+pub(super) trait Output {
+    /// Takes a line or a piece of one.
+    fn deliver(&mut self, piece: Piece<'_>);
+
+    /// Writes what was taken, as far as possible.
+    fn flush(&mut self) {}
+
+    /// Whether lines were lost and that wasn't reported yet.
+    fn has_lost(&self) -> bool;
+
+    /// Reports how many lines were lost, if that is possible by now.
+    fn report_lost(&mut self);
+
+    /// Opens the file again.
+    fn reopen(&mut self) {}
+
+    /// Empties the file.
+    fn empty(&mut self) -> Result<(), Errno> {
+        Ok(())
+    }
+}
 
 /// Reads lines. Lines that are too long are split into pieces.
 #[derive(Debug)]
@@ -39,6 +70,11 @@ impl Lines {
     /// The maximum length of a piece in bytes.
     pub const LONGEST: usize = 8192;
 
+    /// The number of bytes that are read at once, at the most. At the least it is `LONGEST` less,
+    /// and thus no less than a page: a handler can make its writes to the pipe packets (pipe(2),
+    /// `O_DIRECT`), and a read loses what it has no space for of those.
+    pub const CAPACITY: usize = 4 * Self::LONGEST;
+
     /// Reads once and delivers all complete lines. Returns the number of bytes read, 0 at the end.
     /// The error is the reader's.
     ///
@@ -55,6 +91,14 @@ impl Lines {
         let Self { buffer, length, .. } = self;
         while let Some(at) = buffer[new..*length].iter().position(|&byte| byte == b'\n') {
             let end = new + at;
+            while end - start > Self::LONGEST {
+                let cut = start + Self::LONGEST;
+                if let Some(piece) = piece(&buffer[start..cut], self.continued) {
+                    deliver(piece);
+                }
+                self.continued = true;
+                start = cut;
+            }
             if let Some(piece) = piece(&buffer[start..end], self.continued) {
                 deliver(piece);
             }
@@ -62,12 +106,16 @@ impl Lines {
             start = end + 1;
             new = start;
         }
+        while *length - start >= Self::LONGEST {
+            let end = start + Self::LONGEST;
+            if let Some(piece) = piece(&buffer[start..end], self.continued) {
+                deliver(piece);
+            }
+            self.continued = true;
+            start = end;
+        }
         buffer.copy_within(start..*length, 0);
         *length -= start;
-        if self.length == Self::LONGEST {
-            self.finish(deliver);
-            self.continued = true;
-        }
         Ok(count)
     }
 
@@ -87,11 +135,19 @@ fn piece(text: &[u8], continued: bool) -> Option<Piece<'_>> {
 impl Default for Lines {
     fn default() -> Self {
         Self {
-            buffer: vec![0; Self::LONGEST],
+            buffer: vec![0; Self::CAPACITY],
             length: 0,
             continued: false,
         }
     }
+}
+
+/// Appends a line of the log file: the time, a space, the text and a newline.
+pub(super) fn append(buffer: &mut Vec<u8>, time: LocalTime, piece: Piece<'_>) {
+    // Writing to a Vec can't fail.
+    let _ = write!(buffer, "{time} ");
+    append_text(buffer, piece);
+    buffer.push(b'\n');
 }
 
 /// Composes a message in `buffer`, in the format of syslog(3) (RFC 3164 §4.1).
@@ -101,6 +157,10 @@ pub fn compose(buffer: &mut Vec<u8>, level: Level, time: &str, tag: &[u8], piece
     buffer.extend_from_slice(header.as_bytes());
     buffer.extend_from_slice(tag);
     buffer.extend_from_slice(b": ");
+    append_text(buffer, piece);
+}
+
+fn append_text(buffer: &mut Vec<u8>, piece: Piece<'_>) {
     if piece.continued {
         buffer.extend_from_slice(CONTINUED);
     }

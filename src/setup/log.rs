@@ -1,53 +1,65 @@
-//! The target of standard error: unchanged, a file, or syslog through a relay.
+//! The target of standard error: unchanged, or a file or syslog through a relay.
 
-use std::fs::File;
+use std::env;
 use std::io::{self, IsTerminal};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::dup2_stderr;
 use serde::{Deserialize, Serialize};
 
-use super::relay::{Relay, SavedRelay};
+use super::log_file::{self, Writer};
+use super::relay::{Destination, Relay, Said, SavedRelay};
+use super::syslog;
 use crate::config::{Identity, LogTarget};
 use crate::error::{At, Error};
 use crate::report::{self, Event, SavedSink, Sink, Trouble};
 use crate::sys::descriptors::{self, SavedDescriptors};
-use crate::sys::directory::{Entry, FileId, SavedEntry};
-use crate::sys::trusted::{Purpose, Refusal};
+use crate::sys::directory::{Entry, FileId};
+use crate::sys::root::Root;
+use crate::sys::trusted::Refusal;
 
 /// The least time between two starts of the relay.
 const RELAY_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long the end of skd waits for its last lines to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// The log. It is opened early, with the rights and paths of the start. It becomes standard error
 /// when the start has succeeded: until then, errors go to the caller.
 #[derive(Debug)]
 pub struct Log {
-    target: Target,
+    output: Output,
     /// How to write reports, which needs /proc.
     sink: Option<Sink>,
-    /// /dev/null, which a daemon in the background has instead of a terminal.
+    /// /dev/null, which a daemon in the background has instead of what it lets go of.
     null: Option<OwnedFd>,
+}
+
+/// What a process in the background lets go of, besides standard input and output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detach {
+    /// Nothing: it runs in the foreground.
+    Nothing,
+    /// A terminal.
+    Terminal,
+    /// A terminal, pipe or socket, by which the caller could wait for its end.
+    Connections,
 }
 
 /// The log as it is saved for the next binary, which has it as standard error already.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedLog {
-    target: SavedTarget,
+    relay: Option<SavedRelay>,
     sink: SavedSink,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-enum SavedTarget {
-    Elsewhere,
-    File(SavedEntry, i32),
-    Syslog(SavedRelay),
-}
-
 #[derive(Debug)]
-enum Target {
+enum Output {
     Inherited,
     Nowhere,
     File(LogFile),
@@ -55,32 +67,38 @@ enum Target {
 }
 
 impl Log {
-    /// Opens the log. A log file isn't emptied yet.
-    ///
-    /// A daemon in the background doesn't log to the terminal that it was started from.
-    pub fn open(wanted: Option<&LogTarget>, background: bool) -> Result<Self, Error> {
-        let null = background
+    /// Opens the log. A log file isn't emptied yet. `identity` is the user of the handlers, if that
+    /// is another one.
+    pub fn open(
+        wanted: Option<&LogTarget>,
+        detach: Detach,
+        identity: Option<&Identity>,
+    ) -> Result<Self, Error> {
+        let null = (detach != Detach::Nothing)
             .then(descriptors::null)
             .transpose()
             .map_err(|reason| Error::start("can't open /dev/null", reason))?;
-        let (target, sink) = match wanted {
-            None if background && io::stderr().is_terminal() => (Target::Nowhere, Sink::Plain),
-            None => (Target::Inherited, Sink::to(io::stderr())),
+        let (output, sink) = match wanted {
+            None if detach.lets_go_of(io::stderr()) => (Output::Nowhere, Sink::Plain),
+            None => (Output::Inherited, Sink::to(io::stderr())),
             Some(LogTarget::File { path, truncate }) => {
-                let file = LogFile::open(path, *truncate).map_err(|why| cannot_open(path, why))?;
-                let sink = Sink::to(&file.file);
-                (Target::File(file), sink)
+                let file = LogFile::open(path, *truncate, identity)?;
+                let sink = file.relay.sink();
+                (Output::File(file), sink)
             }
             Some(LogTarget::Syslog { tag, level }) => {
-                let relay = Relay::new(tag.clone(), *level).map_err(|reason| {
-                    Error::start("--log: can't create a pipe for the relay", reason)
+                let mut relay = relay(Destination::Syslog {
+                    tag: tag.clone(),
+                    level: *level,
+                    root: Root::open().ok(),
                 })?;
+                relay.start().map_err(no_relay)?;
                 let sink = relay.sink();
-                (Target::Syslog(relay), sink)
+                (Output::Syslog(relay), sink)
             }
         };
         Ok(Self {
-            target,
+            output,
             sink: Some(sink),
             null,
         })
@@ -89,36 +107,29 @@ impl Log {
     /// Saves the log for the next binary.
     pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedLog, Errno> {
         Ok(SavedLog {
-            target: match &self.target {
-                Target::Inherited | Target::Nowhere => SavedTarget::Elsewhere,
-                Target::File(log) => SavedTarget::File(log.entry.save(to)?, to.pass(&log.file)?),
-                Target::Syslog(relay) => SavedTarget::Syslog(relay.save(to)?),
-            },
+            relay: self.relay().map(|relay| relay.save(to)).transpose()?,
             sink: report::save(to)?,
         })
     }
 
     /// Restores the log of the previous binary, and has reports written to it.
     pub fn restore(wanted: Option<&LogTarget>, saved: &SavedLog) -> Result<Self, Errno> {
-        let target = match (&saved.target, wanted) {
-            (SavedTarget::File(entry, file), Some(LogTarget::File { truncate, .. })) => {
-                Target::File(LogFile {
-                    entry: Entry::restore(entry.clone())?,
-                    file: descriptors::claim(*file)?.into(),
-                    truncate: *truncate,
-                    fresh: false,
-                })
+        let output = match (&saved.relay, wanted) {
+            (Some(relay), Some(LogTarget::File { .. })) => Output::File(LogFile {
+                relay: Relay::restore(None, relay)?,
+                truncate: false,
+                made: None,
+            }),
+            (Some(relay), Some(LogTarget::Syslog { tag, level })) => {
+                Output::Syslog(Relay::restore(Some((tag.clone(), *level)), relay)?)
             }
-            (SavedTarget::Syslog(relay), Some(LogTarget::Syslog { tag, level })) => {
-                Target::Syslog(Relay::restore(tag.clone(), *level, relay)?)
-            }
-            (_, None) => Target::Inherited,
+            (_, None) => Output::Inherited,
             // The command line has another log.
             _ => return Err(Errno::EINVAL),
         };
         report::use_sink(Sink::restore(saved.sink)?);
         Ok(Self {
-            target,
+            output,
             sink: None,
             null: None,
         })
@@ -126,22 +137,11 @@ impl Log {
 
     /// Returns the error of [`Self::open`], as far as it can be predicted without opening or
     /// creating anything.
-    pub fn check(wanted: Option<&LogTarget>) -> Result<(), Error> {
+    pub fn check(wanted: Option<&LogTarget>, identity: Option<&Identity>) -> Result<(), Error> {
         match wanted {
             Some(LogTarget::File { path, .. }) => {
-                LogFile::check(path).map_err(|why| cannot_open(path, why))
+                LogFile::check(path, identity).map_err(|why| cannot_open(path, why.into()))
             }
-            _ => Ok(()),
-        }
-    }
-
-    /// Starts the relay to syslog, if there is one, as the user that skd will become.
-    pub fn start_relay(&mut self, identity: Option<&Identity>) -> Result<(), Error> {
-        match &mut self.target {
-            Target::Syslog(relay) => relay
-                .start(identity)
-                .map(drop)
-                .map_err(|reason| Error::start("--log: can't start the relay to syslog", reason)),
             _ => Ok(()),
         }
     }
@@ -162,16 +162,30 @@ impl Log {
         Ok(())
     }
 
-    /// Makes the log standard error.
+    /// Makes the log standard error. Before that, says on standard error which lines will be lost.
     pub fn take_over(&mut self) -> Result<(), Error> {
-        let result = match &mut self.target {
-            Target::Inherited => Ok(()),
-            Target::Nowhere => match self.null.take() {
-                Some(null) => dup2_stderr(&null).map_err(io::Error::from),
+        let result = match &mut self.output {
+            Output::Inherited => Ok(()),
+            Output::Nowhere => match self.null.take() {
+                Some(null) => {
+                    report::note(
+                        "--background without --log: from here on, standard error of skd and its \
+                         handlers goes to /dev/null",
+                    );
+                    dup2_stderr(&null).map_err(io::Error::from)
+                }
                 None => Ok(()),
             },
-            Target::File(file) => dup2_stderr(&file.file).map_err(io::Error::from),
-            Target::Syslog(relay) => relay.take_over(),
+            Output::File(file) => file.relay.take_over(),
+            Output::Syslog(relay) => {
+                if let Some(errno) = syslog::unreachable() {
+                    report::note(format_args!(
+                        "--log: no syslog reads /dev/log ({}): lines are lost until one does",
+                        errno.desc()
+                    ));
+                }
+                relay.take_over()
+            }
         };
         result.map_err(|reason| Error::start("can't make the log standard error", reason))?;
         if let Some(sink) = self.sink.take() {
@@ -183,8 +197,9 @@ impl Log {
     /// Empties a log file of `--log '>FILE'`. Call this when the start is unlikely to fail, and
     /// before another process writes to the log.
     pub fn empty(&self) -> Result<(), Error> {
-        match &self.target {
-            Target::File(file) => file
+        match &self.output {
+            Output::File(file) if file.truncate => file
+                .relay
                 .empty()
                 .map_err(|reason| Error::start("can't empty the log file", reason)),
             _ => Ok(()),
@@ -193,109 +208,159 @@ impl Log {
 
     /// Keeps a log file that the start has created, since it has succeeded.
     pub fn keep(&mut self) {
-        if let Target::File(file) = &mut self.target {
-            file.fresh = false;
+        if let Output::File(file) = &mut self.output {
+            file.made = None;
         }
     }
 
-    /// Opens a log file again, after logrotate(8) has renamed it. Returns whether there is a log
-    /// file. After a failure, the old one stays open.
-    pub fn reopen(&mut self) -> Result<bool, Refusal> {
-        match &mut self.target {
-            Target::File(file) => file.reopen().map(|()| true),
-            _ => Ok(false),
+    /// Whether there is a log file.
+    pub fn is_file(&self) -> bool {
+        matches!(self.output, Output::File(_))
+    }
+
+    /// Has a log file opened again, after logrotate(8) has renamed it. The relay opens it, and
+    /// reports a failure: this doesn't wait. Returns whether the relay will say when that is done.
+    pub fn reopen(&self) -> bool {
+        match &self.output {
+            Output::File(file) => file.relay.reopen(),
+            _ => false,
+        }
+    }
+
+    /// Returns what the relay has said, after its descriptor became readable.
+    pub fn listen(&self) -> Said {
+        self.relay().map_or(Said::Ended, Relay::listen)
+    }
+
+    /// Waits shortly until the last lines of skd are written.
+    pub fn finish(&self) {
+        if let Some(relay) = self.relay() {
+            relay.flush(LAST_LINES);
         }
     }
 
     /// Returns when a relay that has ended may be started again, at most once a second.
     pub fn relay_due(&self) -> Instant {
-        match &self.target {
-            Target::Syslog(relay) => relay.started() + RELAY_PAUSE,
-            _ => Instant::now(),
-        }
+        self.relay()
+            .map_or_else(Instant::now, |relay| relay.started() + RELAY_PAUSE)
     }
 
     /// Starts the relay again if it has ended, and reports that. Lines written meanwhile wait in
     /// the pipe.
     pub fn restart_relay(&mut self) {
-        if let Target::Syslog(relay) = &mut self.target {
-            report::event(Event::Trouble(match relay.start(None) {
-                Ok(true) => Trouble::RelayRestarted,
-                Ok(false) => return,
-                Err(_) => Trouble::NoRelay,
-            }));
-        }
+        let (relay, syslog) = match &mut self.output {
+            Output::File(file) => (&mut file.relay, false),
+            Output::Syslog(relay) => (relay, true),
+            Output::Inherited | Output::Nowhere => return,
+        };
+        report::event(Event::Trouble(match relay.restart() {
+            Ok(true) => Trouble::RelayRestarted { syslog },
+            Ok(false) => return,
+            Err(_) => Trouble::NoRelay { syslog },
+        }));
     }
 
-    /// Returns a descriptor that becomes readable when the relay ends.
+    /// Returns a descriptor that becomes readable when the relay ends or says something.
     pub fn relay_end(&self) -> Option<BorrowedFd<'_>> {
-        match &self.target {
-            Target::Syslog(relay) => relay.end(),
-            _ => None,
+        self.relay()?.end()
+    }
+
+    fn relay(&self) -> Option<&Relay> {
+        match &self.output {
+            Output::File(file) => Some(&file.relay),
+            Output::Syslog(relay) => Some(relay),
+            Output::Inherited | Output::Nowhere => None,
         }
     }
 }
 
-fn cannot_open(path: &Path, why: Refusal) -> Error {
-    let what = format!("--log {}: the file can't be opened", path.display());
-    Error::start(what, At(io::Error::from(why), path))
+impl Detach {
+    fn lets_go_of(self, error: impl AsFd + IsTerminal) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Terminal => error.is_terminal(),
+            Self::Connections => error.is_terminal() || is_connection(error.as_fd()),
+        }
+    }
 }
 
-/// A log file and its path.
+/// Whether this is a pipe or a socket, but not the journal, for whose end nothing waits.
+fn is_connection(fd: BorrowedFd<'_>) -> bool {
+    let Ok(stat) = fstat(fd) else { return false };
+    // systemd.exec(5): device and inode of the socket.
+    let journal = env::var("JOURNAL_STREAM").unwrap_or_default();
+    let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
+    kind == SFlag::S_IFIFO
+        || kind == SFlag::S_IFSOCK && journal != format!("{}:{}", stat.st_dev, stat.st_ino)
+}
+
+fn cannot_open(path: &Path, reason: io::Error) -> Error {
+    let what = format!("--log {}: the file can't be opened", path.display());
+    Error::start(what, At(reason, path))
+}
+
+fn no_relay(reason: io::Error) -> Error {
+    Error::start("--log: can't start the relay to syslog", reason)
+}
+
+fn relay(to: Destination) -> Result<Relay, Error> {
+    Relay::new(to)
+        .map_err(|reason| Error::start("--log: can't create a pipe for the relay", reason))
+}
+
+/// A log file, by the relay that has it open.
 #[derive(Debug)]
 struct LogFile {
-    entry: Entry,
-    file: File,
+    relay: Relay,
     truncate: bool,
-    /// Whether this start has created it and may still fail. Then it is removed.
-    fresh: bool,
+    /// The file that this start has made and may have to remove.
+    made: Option<(Arc<Entry>, FileId)>,
 }
 
 impl LogFile {
-    fn open(path: &Path, truncate: bool) -> Result<Self, Refusal> {
-        let entry = Entry::of(path)?;
-        let (file, fresh) = entry.open(&Purpose::LOG)?;
-        // If the rest fails, dropping this removes a created file.
-        let log = Self {
-            entry,
-            file,
+    fn open(path: &Path, truncate: bool, identity: Option<&Identity>) -> Result<Self, Error> {
+        let failed = |reason| cannot_open(path, reason);
+        let entry = Entry::of(standard(path)).map_err(|why| failed(why.into()))?;
+        let entry = Arc::new(entry);
+        let mut relay = relay(Destination::File {
+            entry: Arc::clone(&entry),
+            writer: identity.map(Writer::of),
+        })?;
+        let made = relay.start().map_err(failed)?;
+        Ok(Self {
+            relay,
             truncate,
-            fresh,
-        };
-        descriptors::set_blocking(&log.file, true)?;
-        Ok(log)
+            made: made.map(|id| (entry, id)),
+        })
     }
 
-    fn check(path: &Path) -> Result<(), Refusal> {
-        Entry::of(path)?.check(&Purpose::LOG)
+    fn check(path: &Path, identity: Option<&Identity>) -> Result<(), Refusal> {
+        log_file::check(
+            Entry::of(standard(path))?,
+            identity.map(Writer::of).as_ref(),
+        )
     }
+}
 
-    fn empty(&self) -> io::Result<()> {
-        if self.truncate && FileId::of_open(&self.file)?.is_file() {
-            self.file.set_len(0)?;
-        }
-        Ok(())
-    }
-
-    fn reopen(&mut self) -> Result<(), Refusal> {
-        let (file, _) = self.entry.open(&Purpose::LOG)?;
-        descriptors::set_blocking(&file, true)?;
-        dup2_stderr(&file)?;
-        // It may be of another type than the old one.
-        report::use_sink(Sink::to(&file));
-        self.file = file;
-        Ok(())
+/// Returns the path in /dev of a standard descriptor. The relay opens that in /proc/self, which is
+/// its own. At the start it has the same standard descriptors as skd.
+fn standard(path: &Path) -> &Path {
+    let number = ["/dev/fd", "/proc/self/fd"]
+        .iter()
+        .find_map(|directory| path.strip_prefix(directory).ok());
+    match number.and_then(Path::to_str) {
+        Some("0") => Path::new("/dev/stdin"),
+        Some("1") => Path::new("/dev/stdout"),
+        Some("2") => Path::new("/dev/stderr"),
+        _ => path,
     }
 }
 
 impl Drop for LogFile {
     fn drop(&mut self) {
-        if !self.fresh {
-            return;
-        }
-        if let Ok(id) = FileId::of_open(&self.file) {
+        if let Some((entry, id)) = &self.made {
             // If this process may not remove it, the launcher still may.
-            let _ = self.entry.remove(id);
+            let _ = entry.remove(*id);
         }
     }
 }

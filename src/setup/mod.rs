@@ -3,6 +3,7 @@
 pub mod executable;
 pub mod lines;
 pub mod log;
+mod log_file;
 pub mod notify;
 pub mod pidfile;
 pub mod privileges;
@@ -10,9 +11,11 @@ pub mod ready;
 mod relay;
 pub mod rights;
 pub mod rules;
+mod syslog;
 
-pub use log::Log;
+pub use log::{Detach, Log};
 pub use notify::Manager;
 pub use pidfile::PidFile;
 pub use ready::{Ready, ReadyFd, Side};
+pub use relay::Said;
 pub use rules::RuleFiles;

@@ -1,96 +1,214 @@
-//! The relay to syslog: a process that reads lines from a pipe, which is standard error of skd and
-//! all handlers, and sends each to /dev/log in the format of syslog(3) (RFC 3164).
+//! The relay: a process that reads lines from a pipe, which is standard error of skd and all
+//! handlers, and writes each to the log file or to syslog.
 //!
-//! It doesn't use syslog(3), which blocks forever if /dev/log isn't read, and doesn't count lost
-//! lines. The relay is forked twice, so that its parent is init. It ignores the signals that end
-//! skd, and ends when the last writer has closed the pipe and all lines are sent.
+//! No handler has the log itself, and only the relay waits for a file server or for syslog. The
+//! relay is forked twice, so that its parent is init. It ignores the signals that end skd, and ends
+//! when the last writer has closed the pipe and all lines are written. Where skd is root, it is a
+//! process of root without capabilities: handlers can neither signal nor trace it.
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::UnixDatagram;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::socket::{MsgFlags, send};
-use nix::sys::stat::Mode;
-use nix::unistd::{dup2_stderr, fchdir, setsid};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::{dup2_stderr, setsid};
 use serde::{Deserialize, Serialize};
 
-use super::lines::{self, Lines, Piece};
-use super::privileges;
-use crate::config::{Identity, Level};
+use super::lines::{Lines, Output, TIMEOUT};
+use super::log_file::{self, FileWriter, Opener, SavedWriter, Writer};
+use super::syslog::Syslog;
+use crate::config::Level;
 use crate::report::Sink;
 use crate::sys::descriptors::{self, SavedDescriptors};
+use crate::sys::directory::{Entry, FileId, SavedEntry};
+use crate::sys::events;
 use crate::sys::pipe::pipe;
 use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
+use crate::sys::root::Root;
 use crate::sys::signals::{self, Signal};
-use crate::sys::{events, names};
+use crate::sys::trusted::Refusal;
 
 /// The pipe to the relay process, and what is needed to start the process again.
 #[derive(Debug)]
 pub(super) struct Relay {
-    tag: OsString,
-    level: Level,
+    to: Destination,
     /// The read end, which skd keeps open too: lines written while no relay runs wait for the next
     /// one, and SIGPIPE kills no handler.
     output: File,
     input: Option<File>,
-    /// A pipe whose write end only the relay process has. It is at end of file when the relay has
-    /// ended.
-    life: Option<File>,
+    /// A socket for requests, whose other end only the relay process has. It is at end of file when
+    /// the relay has ended.
+    control: Option<File>,
     started: Instant,
-    /// The original /dev, through which `log` can be reached after chroot(2).
-    devices: Option<OwnedFd>,
+}
+
+/// What the relay writes to.
+#[derive(Debug)]
+pub(super) enum Destination {
+    /// Syslog, by /dev/log of a root directory.
+    Syslog {
+        /// The beginning of each line.
+        tag: OsString,
+        /// The facility and severity of the messages.
+        level: Level,
+        /// The root directory of the start; none if it can't be opened.
+        root: Option<Root>,
+    },
+    /// A file.
+    File {
+        /// Its directory and name.
+        entry: Arc<Entry>,
+        /// The handlers' user, which may have rights to the file that root hasn't.
+        writer: Option<Writer>,
+    },
 }
 
 /// The relay as it is saved for the next binary. The relay process keeps running.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct SavedRelay {
+    to: SavedDestination,
     output: i32,
-    life: Option<i32>,
-    devices: Option<i32>,
+    control: Option<i32>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum SavedDestination {
+    Syslog(Option<i32>),
+    File(SavedEntry, Option<SavedWriter>),
+}
+
+/// What skd asks of the relay: a message of one byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Request {
+    /// To empty the file. Answered with the reason why it couldn't.
+    Empty = b'E',
+    /// To open the file again. Answered when that is done; a failure is a line of the log.
+    Reopen = b'R',
+    /// To write all that is in the pipe. Answered when that is done.
+    Flush = b'F',
+}
+
+/// The relay's answer, as a message.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Answer {
+    /// The request, or none for the start.
+    to: Option<u8>,
+    /// The reason of a failure.
+    failure: Option<Failure>,
+    /// Device and inode of a file that was made.
+    made: Option<(u64, u64)>,
+}
+
+/// Why a file can't be opened or emptied, as one process tells another.
+#[derive(Debug, Serialize, Deserialize)]
+enum Failure {
+    Errno(i32),
+    Untrusted(String),
+}
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Self {
+        Self::Errno(errno as i32)
+    }
+}
+
+impl From<&Refusal> for Failure {
+    fn from(why: &Refusal) -> Self {
+        match why {
+            Refusal::Failed(errno) => (*errno).into(),
+            Refusal::Untrusted(why) => Self::Untrusted(why.clone()),
+        }
+    }
+}
+
+impl From<Failure> for io::Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Errno(errno) => Errno::from_raw(errno).into(),
+            Failure::Untrusted(why) => Self::other(why),
+        }
+    }
+}
+
+/// The length of the longest answer in bytes: a failure names a path.
+const LONGEST_ANSWER: usize = 2 * libc::PATH_MAX as usize;
+
+/// What the relay has said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// Nothing.
+    Nothing,
+    /// It has opened the log file again, or tried to.
+    Reopened,
+    /// It has ended.
+    Ended,
 }
 
 impl Relay {
+    /// Makes the pipe.
+    pub(super) fn new(to: Destination) -> io::Result<Self> {
+        let (output, input) = pipe()?;
+        // So that handlers of another user can open /dev/stderr, but not to read others' lines.
+        fchmod(&input, Mode::from_bits_truncate(0o622))?;
+        Ok(Self {
+            to,
+            output,
+            input: Some(input),
+            control: None,
+            started: Instant::now(),
+        })
+    }
+
     /// Saves the relay for the next binary.
     pub(super) fn save(&self, to: &mut SavedDescriptors) -> Result<SavedRelay, Errno> {
         let mut pass = |fd: Option<BorrowedFd<'_>>| fd.map(|fd| to.pass(fd)).transpose();
+        let control = pass(self.end())?;
         Ok(SavedRelay {
-            life: pass(self.end())?,
-            devices: pass(self.devices.as_ref().map(AsFd::as_fd))?,
+            to: match &self.to {
+                Destination::Syslog { root, .. } => {
+                    SavedDestination::Syslog(pass(root.as_ref().map(AsFd::as_fd))?)
+                }
+                Destination::File { entry, writer } => {
+                    let writer = writer.as_ref().map(Writer::save);
+                    SavedDestination::File(entry.save(to)?, writer)
+                }
+            },
+            control,
             output: to.pass(&self.output)?,
         })
     }
 
-    /// Restores the relay of the previous binary.
-    pub(super) fn restore(tag: OsString, level: Level, saved: &SavedRelay) -> Result<Self, Errno> {
+    /// Restores the relay of the previous binary. `syslog` is the tag and level of a relay to
+    /// syslog, and none for a file.
+    pub(super) fn restore(
+        syslog: Option<(OsString, Level)>,
+        saved: &SavedRelay,
+    ) -> Result<Self, Errno> {
         let claim = |number: Option<i32>| number.map(descriptors::claim).transpose();
+        let to = match (&saved.to, syslog) {
+            (SavedDestination::Syslog(root), Some((tag, level))) => Destination::Syslog {
+                tag,
+                level,
+                root: claim(*root)?.map(Root::restore),
+            },
+            (SavedDestination::File(entry, writer), None) => Destination::File {
+                entry: Arc::new(Entry::restore(entry.clone())?),
+                writer: writer.as_ref().map(Writer::restore),
+            },
+            _ => return Err(Errno::EINVAL),
+        };
         Ok(Self {
-            tag,
-            level,
+            to,
             output: descriptors::claim(saved.output)?.into(),
             input: None,
-            life: claim(saved.life)?.map(File::from),
+            control: claim(saved.control)?.map(File::from),
             started: Instant::now(),
-            devices: claim(saved.devices)?,
-        })
-    }
-
-    pub(super) fn new(tag: OsString, level: Level) -> io::Result<Self> {
-        let (output, input) = pipe()?;
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        Ok(Self {
-            tag,
-            level,
-            output,
-            input: Some(input),
-            life: None,
-            started: Instant::now(),
-            devices: open("/dev", flags, Mode::empty()).ok(),
         })
     }
 
@@ -113,32 +231,127 @@ impl Relay {
         self.started
     }
 
+    /// Returns a descriptor that becomes readable when the relay ends.
     pub(super) fn end(&self) -> Option<BorrowedFd<'_>> {
-        self.life.as_ref().map(AsFd::as_fd)
+        self.control.as_ref().map(AsFd::as_fd)
     }
 
-    /// Starts the process if it isn't running, as `identity` if skd isn't that user yet. Returns
-    /// whether it was started.
-    pub(super) fn start(&mut self, identity: Option<&Identity>) -> io::Result<bool> {
-        self.started = Instant::now();
+    /// Starts the process for the first time. A log file is opened, and made if there is none.
+    /// Returns the identity of a file that was made.
+    pub(super) fn start(&mut self) -> io::Result<Option<FileId>> {
+        self.fork(true)?;
+        match &self.to {
+            Destination::Syslog { .. } => Ok(None),
+            Destination::File { .. } => {
+                let made = self.answer(None, None)?.made;
+                Ok(made.map(|(device, inode)| FileId::of_regular(device, inode)))
+            }
+        }
+    }
+
+    /// Starts the process again if it isn't running. Returns whether it was started.
+    pub(super) fn restart(&mut self) -> io::Result<bool> {
         // Two relays would each get parts of lines.
-        let is_running = |end| events::wait_readable([end], Some(Duration::ZERO)) == [false];
-        if self.end().is_some_and(is_running) {
+        if self.control.is_some() && self.listen() != Said::Ended {
+            self.started = Instant::now();
             return Ok(false);
         }
-        let (life, held) = pipe()?;
+        self.fork(false).map(|()| true)
+    }
+
+    /// Empties the log file.
+    pub(super) fn empty(&self) -> io::Result<()> {
+        self.ask(Request::Empty)?;
+        self.answer(Some(Request::Empty), None).map(drop)
+    }
+
+    /// Has the log file opened again, without waiting for that. Returns whether there will be an
+    /// answer.
+    pub(super) fn reopen(&self) -> bool {
+        // A relay that reads no requests, with so many unread, opens it when it reads the first. One
+        // that has ended opens it when it starts again.
+        self.ask(Request::Reopen).is_ok()
+    }
+
+    /// Returns what the relay has said, without waiting.
+    pub(super) fn listen(&self) -> Said {
+        let mut message = [0; LONGEST_ANSWER];
+        match self.receive(&mut message) {
+            Ok(Some(answer)) if answer.to == Some(Request::Reopen as u8) => Said::Reopened,
+            Ok(_) => Said::Nothing,
+            Err(_) => Said::Ended,
+        }
+    }
+
+    /// Waits until the relay has written what is in the pipe, for at most `limit`.
+    pub(super) fn flush(&self, limit: Duration) {
+        if self.ask(Request::Flush).is_ok() {
+            let _ = self.answer(Some(Request::Flush), Some(limit));
+        }
+    }
+
+    fn ask(&self, request: Request) -> Result<(), Errno> {
+        let control = self.control.as_ref().ok_or(Errno::ENOTCONN)?;
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        send(control.as_raw_fd(), &[request as u8], flags).map(drop)
+    }
+
+    /// Waits for the answer to this request, or to the start.
+    fn answer(&self, to: Option<Request>, limit: Option<Duration>) -> io::Result<Answer> {
+        let control = self.end().ok_or(Errno::ENOTCONN)?;
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        let mut message = [0; LONGEST_ANSWER];
+        loop {
+            let left = deadline.map(|it| it.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Err(Errno::ETIMEDOUT.into());
+            }
+            events::wait_readable([control], left);
+            match self.receive(&mut message)? {
+                Some(answer) if answer.to == to.map(|request| request as u8) => {
+                    return match answer.failure {
+                        None => Ok(answer),
+                        Some(failure) => Err(failure.into()),
+                    };
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Returns an answer; none if there is none now. The error is the relay's end.
+    fn receive(&self, message: &mut [u8]) -> io::Result<Option<Answer>> {
+        let control = self.control.as_ref().ok_or(Errno::ENOTCONN)?;
+        match recv(control.as_raw_fd(), message, MsgFlags::MSG_DONTWAIT) {
+            Ok(0) => Err(Errno::ECONNRESET.into()),
+            Ok(length) => Ok(Some(serde_json::from_slice(&message[..length])?)),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn fork(&mut self, first: bool) -> io::Result<()> {
+        self.started = Instant::now();
+        let (ours, its) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )?;
+        descriptors::set_blocking(&its, false)?;
+        let its = File::from(its);
         match process::fork()? {
             Fork::Parent(child) => {
                 let end = process::wait(Target::Process(child), Wait::UNTIL_END)?;
                 if !matches!(end, Some((_, Change::Ended(Ended::Exited(0))))) {
                     return Err(Errno::EAGAIN.into());
                 }
-                self.life = Some(life);
-                Ok(true)
+                self.control = Some(ours.into());
+                Ok(())
             }
             Fork::Child => match process::fork() {
                 Ok(Fork::Child) => {
-                    self.run(identity, &held);
+                    self.run(its, first);
                     process::exit_now(0)
                 }
                 Ok(Fork::Parent(_)) => process::exit_now(0),
@@ -147,7 +360,7 @@ impl Relay {
         }
     }
 
-    fn run(&self, identity: Option<&Identity>, held: &File) {
+    fn run(&self, control: File, first: bool) {
         let _ = setsid();
         signals::ignore(&[
             Signal::SIGTERM,
@@ -156,255 +369,143 @@ impl Relay {
             Signal::SIGQUIT,
             Signal::SIGPIPE,
         ]);
-        let name = match &self.devices {
-            Some(devices) if fchdir(devices).is_ok() => "log",
-            _ => "/dev/log",
+        let directory = match &self.to {
+            Destination::Syslog { root, .. } => root.as_ref().map(AsFd::as_fd),
+            Destination::File { entry, .. } => Some(entry.as_fd()),
         };
-        descriptors::keep_only(&[self.output.as_fd(), held.as_fd()]);
-        if identity.is_some_and(|identity| privileges::drop_to(identity).is_err()) {
-            // The relay must not run with more rights.
-            return;
+        let kept = [self.output.as_fd(), control.as_fd()].into_iter();
+        let mut kept: Vec<_> = kept.chain(directory).collect();
+        // The log may be one of the caller's, as /dev/stderr. Later that is the pipe.
+        let (input, output, error) = (io::stdin(), io::stdout(), io::stderr());
+        let callers = [input.as_fd(), output.as_fd(), error.as_fd()];
+        let callers = callers.iter().filter(|_| first);
+        descriptors::keep_only(&callers.chain(&kept).copied().collect::<Vec<_>>());
+        // Handlers of the same user can't trace it. Where the kernel can't, it runs all the same.
+        let _ = process::forbid_dumping();
+        match &self.to {
+            Destination::Syslog { tag, level, root } => {
+                if process::drop_capabilities().is_err() {
+                    // The relay must not run with more rights.
+                    return;
+                }
+                descriptors::keep_only(&kept);
+                let mut syslog = Syslog::new(root.as_ref(), tag, *level);
+                relay(&self.output, Some(control), &mut syslog);
+            }
+            Destination::File { entry, writer } => {
+                let opener = Opener::new(Arc::clone(entry), writer.as_ref());
+                if log_file::take_rights(writer.as_ref()).is_err() {
+                    return;
+                }
+                let mut file = FileWriter::open(opener);
+                kept.extend(file.descriptor());
+                descriptors::keep_only(&kept);
+                let answer = Answer {
+                    to: None,
+                    failure: file.failed().map(Failure::from),
+                    made: file.made().map(FileId::numbers),
+                };
+                if first && (tell(&control, &answer).is_err() || answer.failure.is_some()) {
+                    return;
+                }
+                relay(&self.output, Some(control), &mut file);
+            }
         }
-        let mut syslog = Syslog::new(name, self.tag.as_bytes(), self.level);
-        relay(&self.output, &mut syslog);
     }
 }
 
-/// Sends all lines until the end of the pipe.
-fn relay(pipe: &File, syslog: &mut Syslog<'_>) {
+/// Writes all lines until the end of the pipe, and does what is asked for by `control`.
+pub(super) fn relay(pipe: &File, mut control: Option<File>, to: &mut impl Output) {
     let mut lines = Lines::default();
     loop {
-        if syslog.lost > 0 {
-            // A report is pending, so don't wait without a limit.
-            let [readable] = events::wait_readable([pipe.as_fd()], Some(TIMEOUT));
-            if !readable {
-                syslog.report_lost();
+        // While a report is pending, it doesn't wait without a limit.
+        let limit = to.has_lost().then_some(TIMEOUT);
+        // What there isn't is replaced by the pipe, which is waited for in any case.
+        let asked = control.as_ref().map_or(pipe.as_fd(), AsFd::as_fd);
+        let [_, readable] = events::wait_readable([asked, pipe.as_fd()], limit);
+        // Asked before each read, whatever the wait has seen: a request comes before the lines that
+        // were written after it.
+        match control.as_ref().map(receive) {
+            Some(Ok(Some(request))) => {
+                answer(request, control.as_ref(), pipe, &mut lines, to);
                 continue;
             }
+            // skd has ended. There are other writers, perhaps.
+            Some(Err(_)) => control = None,
+            Some(Ok(None)) | None => {}
         }
-        match lines.read(pipe, |piece| syslog.deliver(piece)) {
-            Ok(0) => break,
-            Ok(_) => {}
-            Err(reason) if reason.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => break,
+        if !readable {
+            to.report_lost();
+        } else if read(pipe, &mut lines, to) == Some(0) {
+            break;
         }
     }
-    lines.finish(|piece| syslog.deliver(piece));
-    syslog.report_lost();
+    lines.finish(|piece| to.deliver(piece));
+    to.flush();
+    to.report_lost();
 }
 
-/// How long to wait for a syslog that doesn't read, before lines are dropped.
-const TIMEOUT: Duration = Duration::from_secs(1);
-
-/// The time between two tries.
-const PAUSE: Duration = Duration::from_millis(20);
-
-struct Syslog<'a> {
-    path: &'a str,
-    tag: &'a [u8],
-    level: Level,
-    socket: Option<UnixDatagram>,
-    message: Vec<u8>,
-    /// Whether the last line was dropped. Then the next one is tried only once.
-    stuck: bool,
-    lost: u64,
-}
-
-impl<'a> Syslog<'a> {
-    fn new(path: &'a str, tag: &'a [u8], level: Level) -> Self {
-        Self {
-            path,
-            tag,
-            level,
-            socket: None,
-            message: Vec::with_capacity(Lines::LONGEST + 256),
-            stuck: false,
-            lost: 0,
+/// Reads once, and writes the lines. Returns the number of bytes; 0 at the end.
+fn read(mut pipe: &File, lines: &mut Lines, to: &mut impl Output) -> Option<usize> {
+    match lines.read(&mut pipe, |piece| to.deliver(piece)) {
+        Ok(count) => {
+            to.flush();
+            Some(count)
         }
-    }
-
-    fn deliver(&mut self, piece: Piece<'_>) {
-        self.report_lost();
-        self.compose(piece);
-        if !self.send() {
-            self.lost += 1;
-        }
-    }
-
-    /// Reports how many lines were dropped, as soon as syslog reads again.
-    fn report_lost(&mut self) {
-        if self.lost > 0 {
-            let lines = if self.lost == 1 {
-                "line was"
-            } else {
-                "lines were"
-            };
-            let note = format!("skd: {} {lines} lost here: syslog didn't read", self.lost);
-            self.compose(Piece::whole(note.as_bytes()));
-            if self.send() {
-                self.lost = 0;
-            }
-        }
-    }
-
-    fn compose(&mut self, piece: Piece<'_>) {
-        let mut buffer = [0; 16];
-        let time = names::syslog_time(&mut buffer);
-        lines::compose(&mut self.message, self.level, time, self.tag, piece);
-    }
-
-    /// Sends the message. Waits for a syslog that is slow or restarting, but not if the last line
-    /// was dropped.
-    fn send(&mut self) -> bool {
-        let deadline = Instant::now() + TIMEOUT;
-        let mut has_space = false;
-        loop {
-            match self.try_send() {
-                Ok(()) => {
-                    self.stuck = false;
-                    return true;
-                }
-                Err(Errno::EINTR) => {}
-                Err(_) if self.stuck || Instant::now() >= deadline => {
-                    self.stuck = true;
-                    return false;
-                }
-                // Wait for space, unless it was just reported.
-                Err(Errno::EAGAIN) if !has_space && self.socket.is_some() => {
-                    has_space = self
-                        .socket
-                        .as_ref()
-                        .is_some_and(|socket| events::wait_writable(socket.as_fd(), PAUSE));
-                }
-                Err(Errno::EAGAIN | Errno::ENOBUFS) => {
-                    has_space = false;
-                    std::thread::sleep(PAUSE);
-                }
-                Err(_) => {
-                    // The socket was closed. The next try connects again.
-                    self.socket = None;
-                    std::thread::sleep(PAUSE);
-                }
-            }
-        }
-    }
-
-    fn try_send(&mut self) -> Result<(), Errno> {
-        let socket = match &self.socket {
-            Some(socket) => socket,
-            None => self.socket.insert(connect(self.path)?),
-        };
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        match send(socket.as_raw_fd(), &self.message, flags) {
-            Ok(_) => Ok(()),
-            Err(errno @ (Errno::EAGAIN | Errno::ENOBUFS | Errno::EINTR)) => Err(errno),
-            Err(errno) => {
-                self.socket = None;
-                Err(errno)
-            }
-        }
+        Err(reason) if reason.kind() == io::ErrorKind::Interrupted => None,
+        Err(_) => Some(0),
     }
 }
 
-fn connect(path: &str) -> Result<UnixDatagram, Errno> {
-    let errno = |reason: io::Error| reason.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
-    let socket = UnixDatagram::unbound().map_err(errno)?;
-    socket.connect(path).map_err(errno)?;
-    Ok(socket)
-}
+/// As much as a pipe may hold without a privilege (pipe(7), pipe-max-size), in bytes.
+const FULL_PIPE: usize = 1 << 20;
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LONGEST: usize = Lines::LONGEST;
-
-    const LEVEL: Level = Level {
-        facility: 3,
-        severity: 6,
+fn answer(
+    request: Request,
+    control: Option<&File>,
+    pipe: &File,
+    lines: &mut Lines,
+    to: &mut impl Output,
+) {
+    let mut answer = Answer {
+        to: Some(request as u8),
+        ..Answer::default()
     };
-
-    /// What arrives at syslog when `lines` go through the relay.
-    fn relayed(lines: &[u8]) -> Vec<String> {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("log");
-        let server = UnixDatagram::bind(&path).unwrap();
-        let (output, mut input) = pipe().unwrap();
-        let lines = lines.to_vec();
-        let writer = std::thread::spawn(move || {
-            io::Write::write_all(&mut input, &lines).unwrap();
-        });
-        let reader = std::thread::spawn(move || {
-            let mut messages = Vec::new();
-            let mut buffer = [0; 2 * LONGEST];
-            loop {
-                let length = server.recv(&mut buffer).unwrap();
-                let message = String::from_utf8_lossy(&buffer[..length]).into_owned();
-                if message == "end" {
-                    return messages;
-                }
-                messages.push(message);
+    if request == Request::Empty {
+        answer.failure = to.empty().err().map(Failure::from);
+    } else {
+        // Lines from before the request, and not more than a full pipe: writers may never rest.
+        let mut count = 0;
+        while count < FULL_PIPE && events::is_readable(pipe) {
+            match read(pipe, lines, to) {
+                Some(0) => break,
+                read => count += read.unwrap_or(0),
             }
-        });
-        let path = path.to_str().unwrap();
-        relay(&output, &mut Syslog::new(path, b"tag", LEVEL));
-        connect(path).unwrap().send(b"end").unwrap();
-        writer.join().unwrap();
-        reader.join().unwrap()
-    }
-
-    fn text(message: &str) -> &str {
-        message.split_once(" tag: ").unwrap().1
-    }
-
-    #[test]
-    #[cfg_attr(miri, ignore = "unix datagram sockets")]
-    fn lines_arrive_with_priority_time_and_tag_and_the_last_one_without_a_newline() {
-        let messages = relayed(b"one\n\ntwo\nthree");
-        let texts: Vec<&str> = messages.iter().map(|message| text(message)).collect();
-        assert_eq!(texts, ["one", "two", "three"]);
-        assert!(messages[0].starts_with("<30>"), "{messages:?}");
-        let time = &messages[0]["<30>".len()..messages[0].find(" tag").unwrap()];
-        assert_eq!(time.len(), "Nov 22 09:05:00".len(), "{time}");
-    }
-
-    #[test]
-    #[cfg_attr(miri, ignore = "unix datagram sockets")]
-    fn long_lines_are_split_and_marked_and_every_line_of_many_arrives() {
-        let long = "x".repeat(2 * LONGEST + 5);
-        let mut lines = format!("{long}\nshort\n");
-        for number in 0..500 {
-            lines += &format!("{number}\n");
         }
-        let messages = relayed(lines.as_bytes());
-        let texts: Vec<&str> = messages.iter().map(|message| text(message)).collect();
-        assert_eq!(texts[0], &long[..LONGEST]);
-        assert_eq!(texts[1], format!("[continued] {}", &long[..LONGEST]));
-        assert_eq!(texts[2], "[continued] xxxxx");
-        assert_eq!(texts[3], "short");
-        assert_eq!(texts.len(), 504);
-        assert_eq!(texts[503], "499");
     }
+    if request == Request::Reopen {
+        to.reopen();
+    }
+    if let Some(control) = control {
+        // skd waits no longer than it likes.
+        let _ = tell(control, &answer);
+    }
+}
 
-    #[test]
-    #[cfg_attr(miri, ignore = "unix datagram sockets")]
-    fn a_syslog_that_does_not_read_loses_lines_without_delay_and_gets_their_number() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("log");
-        let path = path.to_str().unwrap();
-        let mut syslog = Syslog::new(path, b"tag", LEVEL);
-        for _ in 0..1000 {
-            syslog.deliver(Piece::whole(b"lost"));
-        }
-        assert_eq!(syslog.lost, 1000);
-        let server = UnixDatagram::bind(path).unwrap();
-        syslog.deliver(Piece::whole(b"kept"));
-        let mut buffer = [0; 256];
-        let mut next = || {
-            let length = server.recv(&mut buffer).unwrap();
-            text(std::str::from_utf8(&buffer[..length]).unwrap()).to_owned()
-        };
-        assert_eq!(next(), "skd: 1000 lines were lost here: syslog didn't read");
-        assert_eq!(next(), "kept");
+/// Returns the next request; none if there is none now. The error is skd's end.
+fn receive(mut control: &File) -> io::Result<Option<Request>> {
+    let mut message = [0; 1];
+    match control.read(&mut message) {
+        Ok(0) => Err(Errno::EPIPE.into()),
+        Ok(_) => Ok([Request::Empty, Request::Reopen, Request::Flush]
+            .into_iter()
+            .find(|request| *request as u8 == message[0])),
+        Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(reason) if reason.kind() == io::ErrorKind::Interrupted => Ok(None),
+        Err(reason) => Err(reason),
     }
+}
+
+fn tell(mut control: &File, answer: &Answer) -> io::Result<()> {
+    control.write_all(&serde_json::to_vec(answer)?)
 }

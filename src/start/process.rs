@@ -6,7 +6,7 @@ use crate::config::{Daemon, Identity, Service};
 use crate::error::Error;
 use crate::net::Listener;
 use crate::report;
-use crate::setup::{Log, Manager, PidFile, Ready, ReadyFd, Side, privileges};
+use crate::setup::{Manager, PidFile, Ready, ReadyFd, Side, privileges};
 
 pub(super) fn lock_pidfile(daemon: &Daemon) -> Result<Option<PidFile>, Error> {
     daemon.pidfile.as_deref().map(PidFile::lock).transpose()
@@ -63,14 +63,9 @@ pub(super) fn service_side(
     }
 }
 
-/// Starts the relay to syslog, which stays in the old root directory; then leaves that, then
-/// root: in this order, for each needs the rights that the next takes away.
-pub(super) fn give_up_rights(
-    daemon: &Daemon,
-    identity: Option<&Identity>,
-    log: &mut Log,
-) -> Result<(), Error> {
-    log.start_relay(identity)?;
+/// Leaves the root directory, then root: in this order, for the first needs rights that the second
+/// takes away.
+pub(super) fn give_up_rights(daemon: &Daemon, identity: Option<&Identity>) -> Result<(), Error> {
     if let Some(root) = &daemon.root {
         privileges::enter_root(root)?;
     }

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::net::Listener;
 use crate::serve::supervise;
 use crate::serve::supervise::sockets::Sockets;
-use crate::setup::{Log, Manager, PidFile, Ready, ReadyFd};
+use crate::setup::{Detach, Log, Manager, PidFile, Ready, ReadyFd};
 use crate::sys::child::{self, Stage};
 use crate::sys::signals::{self, Inherited};
 use crate::sys::{memory, process};
@@ -34,7 +34,11 @@ pub(super) fn run(daemon: &Daemon, service: &Service, inherited: &Inherited) -> 
     // As for sockets; a program that replaces skd gets what has arrived meanwhile.
     signals::block();
     let pidfile = lock_pidfile(daemon)?;
-    let log = Log::open(daemon.log.as_ref(), daemon.background)?;
+    let detach = match daemon.background {
+        true => Detach::Terminal,
+        false => Detach::Nothing,
+    };
+    let log = Log::open(daemon.log.as_ref(), detach, identity)?;
     let Some(ready) = split(daemon, identity, manager.as_mut(), ready_fd)? else {
         process::exit_now(0);
     };
@@ -42,7 +46,7 @@ pub(super) fn run(daemon: &Daemon, service: &Service, inherited: &Inherited) -> 
     service_side(ready, |ready| {
         let mut log = log;
         let mut pidfile = pidfile;
-        give_up_rights(daemon, identity, &mut log)?;
+        give_up_rights(daemon, identity)?;
         let surroundings = &service.surroundings;
         let program = (!supervised).then(std::process::id);
         let variables = inherited_variables(service).with_watchdog_for(program, started);

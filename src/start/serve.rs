@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::net::{self, InheritedListener};
 use crate::serve::{Daemon, Origin, Prepared, Resources, Restored, Rules};
 use crate::setup::executable::Executable;
-use crate::setup::{Log, Manager, ReadyFd, RuleFiles};
+use crate::setup::{Detach, Log, Manager, ReadyFd, RuleFiles};
 use crate::sys::memory;
 use crate::sys::process;
 use crate::sys::signals::{self, Inherited, Signal};
@@ -59,7 +59,12 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
         .zip(&services)
         .map(|((wanted, inherited), service)| net::bind_all(wanted, inherited, service.datagrams))
         .collect::<Result<Vec<_>, _>>()?;
-    let log = Log::open(daemon.log.as_ref(), daemon.background)?;
+    let detach = match daemon.background {
+        true => Detach::Connections,
+        false => Detach::Nothing,
+    };
+    // With a relay, which keeps the root directory and the rights to files that it has now.
+    let log = Log::open(daemon.log.as_ref(), detach, identity.as_ref())?;
 
     // While /proc and its path are in sight.
     let mut executable = Executable::find();
@@ -70,9 +75,8 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
     // While the cgroup that limits them can be seen.
     let threads = Threads::new(&daemon, &services, &listeners);
     service_side(ready, |ready| {
-        let mut log = log;
         let mut pidfile = pidfile;
-        give_up_rights(&daemon, identity.as_ref(), &mut log)?;
+        give_up_rights(&daemon, identity.as_ref())?;
         let supervised = match &services[..] {
             [service] => service.mode.supervised().map(|it| (service, it)),
             _ => None,

@@ -262,6 +262,15 @@ impl FileId {
         }
     }
 
+    /// The identity of a regular file, as another process told it.
+    pub fn of_regular(device: u64, inode: u64) -> Self {
+        Self {
+            device,
+            inode,
+            kind: SFlag::S_IFREG,
+        }
+    }
+
     /// Device and inode.
     pub fn numbers(self) -> (u64, u64) {
         (self.device, self.inode)

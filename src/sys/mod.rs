@@ -23,6 +23,7 @@ pub mod pipe;
 pub mod process;
 pub mod reexec;
 mod result;
+pub mod root;
 pub mod signals;
 pub mod sockets;
 pub mod sync;

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
+use nix::unistd::{Gid, Pid, Uid, setfsgid, setfsuid};
 
 /// How a process ended (waitid(2), `si_code` and `si_status`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,13 +176,46 @@ pub fn exit_now(status: u8) -> ! {
     unsafe { libc::_exit(i32::from(status)) }
 }
 
+/// Makes the calling thread access files as this user with these groups (credentials(7), filesystem
+/// ids), and no other thread. All other ids stay as they are, so that user can neither signal nor
+/// trace the process. Fails if the kernel refuses any of it.
+pub fn access_files_as(uid: Uid, gid: Gid, groups: &[Gid]) -> Result<(), Errno> {
+    let groups: Vec<libc::gid_t> = groups.iter().map(|group| group.as_raw()).collect();
+    // The C library would set the groups of all threads.
+    // SAFETY: the kernel reads so many groups from memory that has them.
+    let set = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
+    Errno::result(set)?;
+    setfsgid(gid);
+    setfsuid(uid);
+    // They return the earlier id, whether or not they changed it; an id that can't be changes none.
+    let nothing = u32::MAX;
+    let now = (setfsgid(nothing.into()), setfsuid(nothing.into()));
+    match now == (gid, uid) {
+        true => Ok(()),
+        false => Err(Errno::EPERM),
+    }
+}
+
 /// Drops all capabilities of the calling thread: effective, permitted, inheritable and, with them,
 /// ambient (capset(2)). Called while there is one thread.
 pub fn drop_capabilities() -> Result<(), Errno> {
+    set_capabilities([CapabilitySets::default(); 2])
+}
+
+/// Drops all capabilities of the calling thread but this one, which it keeps if it has it in effect.
+pub fn drop_capabilities_but(kept: Capability) -> Result<(), Errno> {
+    let mut sets = [CapabilitySets::default(); 2];
+    if has_capability(kept) {
+        let bit = 1 << kept as u32;
+        (sets[0].effective, sets[0].permitted) = (bit, bit);
+    }
+    set_capabilities(sets)
+}
+
+fn set_capabilities(sets: [CapabilitySets; 2]) -> Result<(), Errno> {
     let mut header = CapabilityHeader::this_thread();
-    let none = [CapabilitySets::default(); 2];
     // SAFETY: the header and the two sets have the layout of version 3 (linux/capability.h).
-    let result = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, none.as_ptr()) };
+    let result = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, sets.as_ptr()) };
     Errno::result(result).map(drop)
 }
 
@@ -204,6 +237,8 @@ pub fn has_capabilities() -> Result<bool, Errno> {
 pub enum Capability {
     /// To change the owner of a file.
     ChangeOwner = 0,
+    /// To access any file.
+    Access = 1,
     /// To do with any file what its owner may.
     Owner = 3,
     /// To become any group, and to have any supplementary groups.

@@ -376,11 +376,19 @@ fn standard_error_leaves_a_terminal() {
 }
 
 #[test]
-fn standard_error_stays_on_a_pipe_or_a_file() {
+fn standard_error_leaves_a_pipe_and_a_socket_and_stays_on_a_file() {
     each_program(|program| {
-        let daemon = program.skd(["-vt", "127.0.0.1:0"]).daemon("cat");
-        talk(daemon.connect(), b"");
-        daemon.wait_for_log("Accepted connection from");
+        if program.is_ours() {
+            let daemon = program.skd(["-vt", "127.0.0.1:0"]).daemon("cat");
+            daemon.wait_for_log("skd: note: --background without --log");
+            assert_eq!(descriptors(daemon.pid())[&2], "/dev/null");
+            let (ours, its) = std::os::unix::net::UnixStream::pair().unwrap();
+            let its = std::os::fd::OwnedFd::from(its);
+            let daemon = program.skd(["-vt", "127.0.0.1:0"]).stderr(its);
+            let daemon = daemon.daemon("cat");
+            assert_eq!(descriptors(daemon.pid())[&2], "/dev/null");
+            drop(ours);
+        }
 
         let directory = Directory::new();
         let file = File::create(directory.join("errors")).unwrap();
@@ -412,6 +420,27 @@ fn a_closed_terminal_does_not_end_the_daemon() {
 fn substituted(skd: Skd) -> Running {
     let line = "out=$(\"$@\" 2>&1); echo \"status $? and '$out'\"";
     skd.wrapper(["sh", "-c", line, "sh"]).start("cat")
+}
+
+#[test]
+fn the_launcher_closes_its_output_without_a_log() {
+    for options in [&["-v"][..], &["-S"]] {
+        let directory = Directory::new();
+        let socket = directory.name("socket");
+        let skd = Skd::new(options).args(["-B", "-l", &socket]);
+        let prog: &[&str] = match options {
+            ["-S"] => &["sleep", "1000"],
+            _ => &["cat"],
+        };
+        let line = "out=$(\"$@\" 2>&1); echo \"status $? and '$out'\"";
+        let shell = skd
+            .wrapper(["sh", "-c", line, "sh"])
+            .start_with(prog[0], &prog[1..]);
+        let said = shell.stdout_line();
+        let note = "status 0 and 'skd: note: --background without --log: ";
+        assert!(said.starts_with(note), "{said}");
+        connect_unix(&socket);
+    }
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! `-L >FILE` and `-L >>FILE`, and what happens to lines that can't be written.
 
 use crate::harness::{
-    Directory, Instance, Skd, Terminal, connect_unix, each_program, poll_for, requires_root, talk,
-    wait_for_text, wait_until,
+    Directory, Instance, Skd, Terminal, connect_unix, descriptors, each_program, exists, ids,
+    poll_for, relays, requires_root, talk, untimed, wait_for, wait_for_text, wait_until,
 };
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
@@ -10,8 +10,9 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 /// A handler that writes a line of its own to the log.
@@ -115,18 +116,39 @@ fn every_line_is_appended_whatever_other_programs_do_to_the_file() {
         talk(skd.connect(), b"");
         wait_for_text(&log, "Closed connection");
         let bytes = fs::read(&log).unwrap();
-        assert!(bytes.starts_with(b"Accepted connection"), "{bytes:?}");
-        let pid = skd.pid();
-        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/2")).unwrap();
-        let flags = info
-            .lines()
-            .find_map(|line| line.strip_prefix("flags:"))
-            .unwrap();
-        let flags = i32::from_str_radix(flags.trim(), 8).unwrap();
-        assert_ne!(flags & libc::O_APPEND, 0, "{info}");
+        let text = untimed(&String::from_utf8(bytes).unwrap(), &[]);
+        assert!(text.starts_with("Accepted connection"), "{text}");
         // A handler may not expect the contrary.
-        assert_eq!(flags & libc::O_NONBLOCK, 0, "{info}");
+        assert_eq!(flags(skd.pid(), 2) & libc::O_NONBLOCK, 0);
+        // Nor does skd write into the middle of what others append.
+        let relay = relay(&skd);
+        let file = number_of(relay, &log).unwrap();
+        assert_ne!(flags(relay, file) & libc::O_APPEND, 0);
     }
+}
+
+/// The flags of an open file (proc(5), fdinfo).
+fn flags(pid: i32, number: i32) -> i32 {
+    let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap();
+    let mut lines = info.lines();
+    let flags = lines.find_map(|line| line.strip_prefix("flags:")).unwrap();
+    i32::from_str_radix(flags.trim(), 8).unwrap()
+}
+
+/// The relay of a running skd.
+#[track_caller]
+fn relay(skd: &Instance) -> i32 {
+    wait_for("a relay", || relays(skd).first().copied())
+}
+
+/// The number under which a process has a file open.
+fn number_of(pid: i32, path: &Path) -> Option<i32> {
+    let wanted = fs::metadata(path).ok()?;
+    let is_it = |number: &i32| {
+        fs::metadata(format!("/proc/{pid}/fd/{number}"))
+            .is_ok_and(|it| (it.dev(), it.ino()) == (wanted.dev(), wanted.ino()))
+    };
+    descriptors(pid).into_keys().find(is_it)
 }
 
 #[test]
@@ -143,8 +165,8 @@ fn lines_of_many_connections_stay_whole() {
         }
     });
     let count = |text: &str| fs::read_to_string(&log).unwrap().matches(text).count();
-    wait_until("all are reported", || count("\nClosed ") == CLIENTS * EACH);
-    for line in fs::read_to_string(&log).unwrap().lines() {
+    wait_until("all are reported", || count(" Closed ") == CLIENTS * EACH);
+    for line in untimed(&fs::read_to_string(&log).unwrap(), &[]).lines() {
         let whole = line == "from the handler"
             || (line.starts_with("Accepted connection from [127.0.0.1]:")
                 && line.rsplit(':').next().unwrap().parse::<u16>().is_ok())
@@ -160,11 +182,9 @@ fn reopen(skd: &Instance, directory: &Directory, name: &str) {
     wait_until("the log is opened again", || is_log(skd, directory, name));
 }
 
-/// Whether the standard error of skd is the file of this name.
+/// Whether the relay of skd has the file of this name open.
 fn is_log(skd: &Instance, directory: &Directory, name: &str) -> bool {
-    let open = fs::metadata(format!("/proc/{}/fd/2", skd.pid())).unwrap();
-    fs::metadata(directory.join(name))
-        .is_ok_and(|file| (file.dev(), file.ino()) == (open.dev(), open.ino()))
+    number_of(relay(skd), &directory.join(name)).is_some()
 }
 
 #[test]
@@ -235,7 +255,7 @@ fn a_log_that_cannot_be_reopened_is_kept_and_reported() {
     skd.signal(Signal::SIGHUP);
     wait_for_text(
         directory.join("old"),
-        "skd: the log file can't be opened again: Is a directory",
+        " skd: the log file can't be opened again: Is a directory",
     );
     talk(skd.connect(), b"");
     wait_for_text(directory.join("old"), "Accepted connection");
@@ -247,32 +267,194 @@ fn a_log_that_cannot_be_reopened_is_kept_and_reported() {
 }
 
 /// Started by root, with privileges dropped.
-fn dropped(log: &str) -> Skd {
+fn dropped(user: &[&str], log: &str) -> Skd {
     requires_root();
-    Skd::new(["-U", "-vt", "127.0.0.1:0", "-L", log])
+    Skd::new(user)
+        .args(["-vt", "127.0.0.1:0", "-L", log])
         .env("UID", "61234")
         .env("GID", "61235")
         .env_remove("ROOT")
 }
 
+/// Lets the log be renamed and reopened, and a client say so.
+#[track_caller]
+fn rotate(skd: &Instance, directory: &Directory) {
+    talk(skd.connect(), b"");
+    wait_for_text(directory.join("log"), "Closed connection");
+    fs::rename(directory.join("log"), directory.join("old")).unwrap();
+    reopen(skd, directory, "log");
+    talk(skd.connect(), b"");
+    wait_for_text(directory.join("log"), "Closed connection");
+}
+
 #[test]
-fn after_a_drop_of_privileges_the_log_is_reopened_as_that_user() {
+fn after_a_drop_of_privileges_the_log_is_reopened_with_the_rights_of_the_start() {
+    for user in [&["-U"][..], &["--user", "61234:61235"]] {
+        // A directory of root's, and one of the user's.
+        for (uid, gid) in [(0, 0), (61234, 61235)] {
+            let directory = Directory::public();
+            chown(directory.path(), Some(uid), Some(gid)).unwrap();
+            let log = directory.join("log");
+            let skd = dropped(user, &format!(">{}", log.display())).run("cat");
+            rotate(&skd, &directory);
+            // The file is made by the user of the directory.
+            for name in ["log", "old"] {
+                let made = fs::metadata(directory.join(name)).unwrap();
+                assert_eq!((made.uid(), made.gid()), (uid, gid), "{user:?}");
+            }
+            // As logrotate makes it: a new file that belongs to the user.
+            fs::remove_file(&log).unwrap();
+            File::create(&log).unwrap();
+            fs::set_permissions(&log, fs::Permissions::from_mode(0o600)).unwrap();
+            chown(&log, Some(61234), Some(61235)).unwrap();
+            reopen(&skd, &directory, "log");
+            talk(skd.connect(), b"");
+            wait_for_text(&log, "Accepted connection");
+        }
+    }
+}
+
+#[test]
+fn the_relay_of_root_is_out_of_reach_of_handlers() {
+    let directory = Directory::public();
+    chown(directory.path(), Some(61234), Some(61235)).unwrap();
+    let log = directory.join("log");
+    // It tries to stop, trace and slow down the process of its first argument.
+    let skd = dropped(&["--user", "61234:61235"], &format!(">{}", log.display())).run_with(
+        "perl",
+        [
+            "-e",
+            "$| = 1; chomp($p = <STDIN>); \
+             print kill('STOP', $p) ? 'stopped' : 'not stopped', ' '; \
+             print setpriority(0, $p, 19) == 0 && getpriority(0, $p) == 19 ? 'slowed' : 'not slowed', ' '; \
+             print opendir(my $d, qq(/proc/$p/fd)) ? 'seen' : 'not seen', qq(\\n);",
+        ],
+    );
+    let relay = relay(&skd);
+    assert_eq!(ids(relay).0, [0; 4]);
+    for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+        assert_eq!(crate::harness::capabilities(relay, set), 0, "{set}");
+    }
+    let answer = talk(skd.connect(), format!("{relay}\n").as_bytes());
+    assert_eq!(
+        String::from_utf8_lossy(&answer),
+        "not stopped not slowed not seen\n"
+    );
+}
+
+#[test]
+fn a_handler_has_no_way_to_the_log_but_by_whole_lines() {
+    let directory = Directory::new();
+    let log = directory.write("log", "before\n");
+    // ftruncate, pwrite, O_APPEND taken away, O_DIRECT, and as many of its lines as before.
+    let skd = Skd::new(["-vt", "127.0.0.1:0", "-L", &format!(">>{}", log.display())]).run_with(
+        "perl",
+        [
+            "-MFcntl",
+            "-e",
+            "truncate(STDERR, 0); sysseek(STDERR, 0, 0); \
+             fcntl(STDERR, F_SETFL, fcntl(STDERR, F_GETFL, 0) & ~O_APPEND); \
+             syswrite(STDERR, qq(one\\n)); \
+             fcntl(STDERR, F_SETFL, fcntl(STDERR, F_GETFL, 0) | 040000); \
+             syswrite(STDERR, 'x' x 4096 . qq(\\n)); syswrite(STDERR, qq(two\\nthree\\n));",
+        ],
+    );
+    for round in 1..=3 {
+        talk(skd.connect(), b"");
+        wait_until("all is reported", || {
+            directory.read("log").matches(" Closed connection").count() == round
+        });
+    }
+    let text = directory.read("log");
+    assert!(text.starts_with("before\n"), "{text}");
+    let text = untimed(&text, &["before"]);
+    for line in ["one", "two", "three", &"x".repeat(4096)] {
+        let line = format!("{line}\n");
+        assert_eq!(text.matches(&line).count(), 3, "{line} in {text}");
+    }
+}
+
+#[test]
+fn handlers_of_another_user_open_dev_stderr_to_write_and_not_to_read() {
     let directory = Directory::public();
     let log = directory.join("log");
-    let skd = dropped(&format!(">{}", log.display())).run("cat");
-    fs::rename(&log, directory.join("old")).unwrap();
-    // The user can't create a file in root's directory.
-    skd.signal(Signal::SIGHUP);
-    wait_for_text(
-        directory.join("old"),
-        "can't be opened again: Permission denied",
-    );
-    // As logrotate does it: with a new file that belongs to the user.
-    File::create(&log).unwrap();
-    std::os::unix::fs::chown(&log, Some(61234), Some(61235)).unwrap();
-    reopen(&skd, &directory, "log");
+    let script = "echo by name >/dev/stderr; cat </dev/stderr >/dev/null 2>&1 && echo has read";
+    let skd = dropped(&["--user", "61234:61235"], &format!(">{}", log.display()))
+        .run_with("sh", ["-c", script]);
+    assert_eq!(talk(skd.connect(), b""), b"");
+    wait_for_text(&log, "by name\n");
+}
+
+#[test]
+fn the_last_line_is_written_when_skd_ends() {
+    // By a signal, with a handler that lives on, and at the end of a drain.
+    for options in [&["-vv"][..], &["-vv", "--drain=1h"]] {
+        let directory = Directory::new();
+        let log = directory.join("log");
+        let skd = Skd::new(options)
+            .args(["-t", "127.0.0.1:0", "-L", &format!(">{}", log.display())])
+            .run("cat");
+        let client = skd.connect();
+        wait_for_text(&log, "Accepted connection");
+        skd.signal(Signal::SIGTERM);
+        if options.len() > 1 {
+            wait_for_text(&log, "Draining: ");
+            drop(client);
+        }
+        assert_eq!(skd.wait().code(), Some(0));
+        let text = untimed(&directory.read("log"), &[]);
+        let last = text.lines().last().unwrap();
+        let expected = match options.len() {
+            1 => "Closed TCP",
+            _ => "Running 0 handlers",
+        };
+        assert!(last.starts_with(expected), "{text}");
+    }
+}
+
+#[test]
+fn a_log_that_takes_for_ever_holds_up_the_relay_alone() {
+    let directory = Directory::new();
+    let log = directory.join("log");
+    let skd = Skd::new(["-vt", "127.0.0.1:0", "-L", &format!(">{}", log.display())]).run("cat");
     talk(skd.connect(), b"");
-    wait_for_text(&log, "Accepted connection");
+    wait_for_text(&log, "Closed connection");
+    // As a write to a dead file server, or opening a file there.
+    let relay = nix::unistd::Pid::from_raw(relay(&skd));
+    nix::sys::signal::kill(relay, Signal::SIGSTOP).unwrap();
+    for _ in 0..5 {
+        skd.signal(Signal::SIGHUP);
+        for _ in 0..200 {
+            assert_eq!(talk(skd.connect(), b"served"), b"served");
+        }
+    }
+    nix::sys::signal::kill(relay, Signal::SIGCONT).unwrap();
+    wait_for_text(&log, "lines were lost here: the log took none");
+    nix::sys::signal::kill(relay, Signal::SIGSTOP).unwrap();
+    assert_eq!(skd.stop().code(), Some(0));
+    nix::sys::signal::kill(relay, Signal::SIGCONT).unwrap();
+}
+
+#[test]
+fn a_killed_relay_is_restarted_and_lines_wait_for_it() {
+    let directory = Directory::new();
+    let log = directory.join("log");
+    let skd = Skd::new(["-vt", "127.0.0.1:0", "-L", &format!(">{}", log.display())])
+        .run_with("sh", SPEAKER);
+    for round in 1..=3 {
+        talk(skd.connect(), b"");
+        let closed = || directory.read("log").matches("Closed connection").count() == 2 * round - 1;
+        wait_until("it is reported", closed);
+        let killed = relay(&skd);
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(killed), Signal::SIGKILL).unwrap();
+        wait_until("the relay is dead", || !exists(killed));
+        talk(skd.connect(), b"");
+        let closed = || directory.read("log").matches("Closed connection").count() == 2 * round;
+        wait_until("it is reported by the next relay", closed);
+    }
+    let text = untimed(&directory.read("log"), &[]);
+    assert_eq!(text.matches("from the handler\n").count(), 6);
+    assert!(text.contains("skd: the relay to the log file had ended and was started again"));
 }
 
 #[test]
@@ -281,7 +463,7 @@ fn after_a_chroot_the_log_is_reopened_at_its_old_path() {
     directory.chmod("", 0o777);
     root.install(&["/bin/cat"]);
     let log = directory.join("log");
-    let skd = dropped(&format!(">{}", log.display()))
+    let skd = dropped(&["-U"], &format!(">{}", log.display()))
         .env("ROOT", root.path())
         .run("/bin/cat");
     fs::rename(&log, directory.join("old")).unwrap();
@@ -299,7 +481,13 @@ fn a_program_run_in_place_has_the_log() {
             .skd(["-L", &format!(">{}", log.display())])
             .start_with("sh", ["-c", "echo to the log >&2; echo to stdout"]);
         assert!(skd.wait().success());
-        assert_eq!(directory.read("log"), "to the log\n");
+        if program.is_ours() {
+            // The program has taken the place of skd: the relay ends with it.
+            wait_for_text(&log, "to the log\n");
+            assert_eq!(untimed(&directory.read("log"), &[]), "to the log\n");
+        } else {
+            assert_eq!(directory.read("log"), "to the log\n");
+        }
         assert_eq!(skd.stdout_lines(), ["to stdout"]);
     });
 }

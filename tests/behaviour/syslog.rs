@@ -196,12 +196,15 @@ fn the_relay_is_no_child_of_skd_and_holds_nothing() {
     assert_eq!(session(relay), Some(relay));
     let (ours, its) = (descriptors(daemon.pid()), descriptors(relay));
     let its: BTreeSet<_> = its.into_values().collect();
-    // The pipe that it reads, the one by which skd sees its end, and the socket to the log.
-    assert!(its.len() <= 3, "{its:?}");
+    // The pipe that it reads, the socket by which skd asks it, the socket to syslog, and the root directory in which
+    // the path of that begins.
+    assert!(its.len() <= 4, "{its:?}");
     assert!(its.contains(&ours[&2]), "{its:?}");
     let shared: Vec<_> = ours.values().filter(|it| its.contains(*it)).collect();
     assert!(
-        shared.iter().all(|it| it.starts_with("pipe:")),
+        shared
+            .iter()
+            .all(|it| it.starts_with("pipe:") || *it == "/"),
         "{shared:?}"
     );
 }
@@ -396,15 +399,51 @@ fn dropped(namespace: &Namespace, root: Option<&Directory>) -> Running {
 }
 
 #[test]
-fn the_relay_drops_privileges_too() {
+fn the_relay_of_root_has_no_capability_and_no_user_of_handlers() {
     let (namespace, syslog) = machine();
     let skd = dropped(&namespace, None);
     say(&mut skd.connect(), "first");
     syslog.wait_for("said first");
     let relay = relay(&skd);
-    assert_eq!(ids(relay), (vec![61234; 4], vec![61235; 4], vec![61235]));
+    assert_eq!(ids(relay).0, [0; 4]);
     for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
         assert_eq!(crate::harness::capabilities(relay, set), 0, "{set}");
+    }
+}
+
+#[test]
+fn a_relay_restarted_in_another_root_directory_follows_the_link_at_dev_log() {
+    let namespace = Namespace::new();
+    namespace.private_dev();
+    let directory = Directory::public();
+    let syslog = Syslog::bind(directory.join("dev-log"));
+    std::os::unix::fs::symlink(directory.join("dev-log"), namespace.path("/dev/log")).unwrap();
+    let root = Directory::public();
+    root.install(&["/bin/sh"]);
+    let skd = dropped(&namespace, Some(&root));
+    let mut stream = skd.connect();
+    say(&mut stream, "first");
+    syslog.wait_for("said first");
+    for _ in 0..2 {
+        let killed = relay(&skd);
+        slay(killed);
+        say(&mut stream, &format!("after {killed}"));
+        syslog.wait_for(&format!("said after {killed}"));
+    }
+}
+
+#[test]
+fn a_start_without_syslog_says_so() {
+    let namespace = Namespace::new();
+    namespace.private_dev();
+    for background in ["-v", "-B"] {
+        let skd = Skd::new(["-t", "127.0.0.1:0", "-L", "tag"]).inside(&namespace);
+        let says = "skd: note: --log: no syslog reads /dev/log (No such file or directory)";
+        if background == "-B" {
+            skd.daemon("cat").wait_for_log(says);
+        } else {
+            skd.run("cat").wait_for_log(says);
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use crate::harness::{
     DEADLINE, Directory, Holdings, Instance, Namespace, Over, Skd, Syslog, ask_udp, capabilities,
     children, connect, connect_unix, datagram_echo, descriptors, echo, idle_descriptors, ids,
     in_a_storm, poll_for, requires_command, requires_root, run_to_end, settled_descriptors,
-    status_field, talk, threads, try_talk, udp_client, wait_asleep, wait_for_text,
+    status_field, talk, threads, try_talk, udp_client, untimed, wait_asleep, wait_for_text,
     wait_out_throttle, wait_until, zombies,
 };
 use nix::sys::resource::Resource;
@@ -218,6 +218,7 @@ fn under_load(upgrades: usize) {
                     .find(|line| line.contains("pgrade"))
                     .map(str::to_owned)
             });
+            let told = told.map(|line| untimed(&line, &[]).trim_end().to_owned());
             assert_eq!(
                 told,
                 Some(format!(
@@ -498,7 +499,10 @@ fn files_stay_and_are_removed_by_the_last_process() {
     let options = ["-v", "-l", &path, "-P", &pidfile, "-L", &log];
     let daemon = Skd::new(options).daemon("cat");
     let (pid, inode) = (daemon.pid(), fs::metadata(&path).unwrap().ino());
-    let lines = |name: &str| directory.read(name).lines().map(str::to_owned).collect();
+    let lines = |name: &str| {
+        let log = untimed(&directory.read(name), &[]);
+        log.lines().map(str::to_owned).collect()
+    };
     let mut client = connect_unix(&path);
     echo(&mut client, b"before");
     for _ in 0..2 {

@@ -75,6 +75,8 @@ pub struct Daemon {
     pub(in crate::serve) sweeping: bool,
     pub(in crate::serve) sweep_at: Option<Instant>,
     pub(in crate::serve) relay_at: Option<Instant>,
+    /// How many reloads wait for the relay to open the log again.
+    pub(in crate::serve) reopening: u32,
     /// With the pid file, the last thing to go: a program that waits for its removal finds
     /// nothing else left.
     pub(in crate::serve) origin: Origin,
@@ -156,6 +158,7 @@ impl Daemon {
             sweeping: false,
             sweep_at: None,
             relay_at: None,
+            reopening: 0,
             origin: resources.origin,
         };
         let reserved = daemon.shared.handlers.reserve_restored(&daemon.handlers);

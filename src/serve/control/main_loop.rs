@@ -17,6 +17,7 @@ use crate::serve::handlers::reap::{self, After};
 use crate::serve::handlers::token::Token;
 use crate::serve::wait_mode::WaitSocket;
 use crate::serve::worker::Phase;
+use crate::setup::Said;
 use crate::sys::events::{Interest, is_readable, no_events};
 
 impl Daemon {
@@ -64,6 +65,7 @@ impl Daemon {
                 // The workers may have something to say yet: which clients were refused last.
                 self.stop_workers();
                 self.shared.retire_pools();
+                self.log.finish();
                 return status;
             }
         }
@@ -91,7 +93,11 @@ impl Daemon {
                 }
             }
             Token::Waker => self.woken(),
-            Token::Relay => self.relay_ended(),
+            Token::Relay => match self.log.listen() {
+                Said::Nothing => {}
+                Said::Reopened => self.reopened(1),
+                Said::Ended => self.relay_ended(),
+            },
             Token::Preflight => self.look_at_preflight(),
             Token::Listener { service, listener } => self.client_waits(service, listener),
             Token::Worker(thread) => drain::look(&self.shared, thread),
@@ -219,7 +225,19 @@ impl Daemon {
         }
     }
 
+    /// The relay has opened the log again, as asked for by one HUP or by all.
+    fn reopened(&mut self, requests: u32) {
+        if self.reopening > 0 {
+            self.reopening = self.reopening.saturating_sub(requests);
+            if self.reopening == 0 {
+                self.status.ready(&self.shared);
+            }
+        }
+    }
+
     fn relay_ended(&mut self) {
+        // The next one opens it.
+        self.reopened(u32::MAX);
         if let Some(relay) = self.log.relay_end() {
             let _ = self.shared.handlers.main_poller().remove(relay);
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::daemon::Daemon;
 use super::drain::Drain;
 use crate::child::Pool;
-use crate::report::{self, Event, Trouble};
+use crate::report::{self, Event};
 use crate::serve::handlers::reap;
 use crate::serve::handlers::table::Work;
 use crate::serve::worker::Phase;
@@ -41,22 +41,17 @@ impl Daemon {
     /// HUP: opens and reads again what was opened and read before.
     fn hang_up(&mut self) -> bool {
         self.status.reloading();
-        let reopened = self.log.reopen();
-        // What is wrong with them belongs into the new log.
+        let reopens = self.log.reopen();
         let reloaded = self.read_rules() | self.renew_pools();
-        self.status.ready(&self.shared);
-        match reopened {
-            // A terminal that is closed may well say so twice: no reason to hurry.
-            Ok(false) if self.origin.hangup_ends && !reloaded && self.drain.is_none() => {
-                self.end(false)
-            }
-            Ok(_) => false,
-            Err(why) => {
-                let why = why.to_string();
-                report::event(Event::Trouble(Trouble::LogNotReopened(&why)));
-                false
-            }
+        // When the log is open again too.
+        self.reopening += u32::from(reopens);
+        if self.reopening == 0 {
+            self.status.ready(&self.shared);
         }
+        // A terminal that is closed may well say so twice: no reason to hurry.
+        let ends =
+            !self.log.is_file() && self.origin.hangup_ends && !reloaded && self.drain.is_none();
+        ends && self.end(false)
     }
 
     /// Drains the services that have a time for that; without any, skd ends at once.
@@ -121,10 +116,10 @@ impl Daemon {
         });
         // If one is left, prestarted handlers see skd's end.
         self.shared.retire_pools();
+        self.log.finish();
     }
 
-    /// Has prestarted handlers started anew, from what the program is now and with the log that
-    /// was opened. Returns whether there are any. Draining, none is needed.
+    /// Has prestarted handlers started anew, from what the program is now. Returns whether there are any. Draining, none is needed.
     fn renew_pools(&self) -> bool {
         if self.drain.is_none() {
             self.shared.pools().for_each(Pool::renew);

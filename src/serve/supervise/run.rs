@@ -49,6 +49,13 @@ pub fn run(
         passes_hangup: !inherited.ignored(Signal::SIGHUP),
         ending: false,
     };
+    let result = keep_running(&mut supervisor, ready);
+    supervisor.log.finish();
+    result
+}
+
+fn keep_running(supervisor: &mut Supervisor<'_>, ready: &mut Option<Ready>) -> Result<u8, Error> {
+    let plan = supervisor.plan;
     supervisor.take_terminal();
     // Before the first one writes to it.
     supervisor.log.empty()?;

@@ -11,8 +11,8 @@ use super::sockets::Sockets;
 use crate::child::Plan;
 use crate::config::KILL_AFTER;
 use crate::error::Error;
-use crate::report::{self, Event, Trouble};
-use crate::setup::{Log, Ready};
+use crate::report::{self, Event};
+use crate::setup::{Log, Ready, Said};
 use crate::sys::child::{Born, CloneCall, Stage};
 use crate::sys::events::wait_readable;
 use crate::sys::memory::Stack;
@@ -210,18 +210,11 @@ impl<'a> Supervisor<'a> {
             signal_group(pid, signal);
         }
         if signal == Signal::SIGHUP {
-            self.reopen_log();
+            self.log.reopen();
         }
     }
 
-    fn reopen_log(&mut self) {
-        if let Err(why) = self.log.reopen() {
-            let why = why.to_string();
-            report::event(Event::Trouble(Trouble::LogNotReopened(&why)));
-        }
-    }
-
-    /// Waits for a signal, or for a client if that is wanted, and keeps the relay to syslog
+    /// Waits for a signal, or for a client if that is wanted, and keeps the relay of the log
     /// alive and the service manager informed.
     fn wait(&mut self, limit: Option<Duration>, client: bool) {
         let tell_at = self.sockets.as_ref().and_then(Sockets::tell_at);
@@ -234,7 +227,7 @@ impl<'a> Supervisor<'a> {
         // What there isn't is replaced by the signals, which are waited for in any case.
         let wanted = [signals, relay.unwrap_or(signals), demand.unwrap_or(signals)];
         let [_, ended, _] = wait_readable(wanted, limit);
-        if relay.is_some() && ended {
+        if relay.is_some() && ended && self.log.listen() == Said::Ended {
             let pause = self
                 .log
                 .relay_due()

@@ -141,6 +141,38 @@ pub fn wait_for_text(path: impl AsRef<Path>, text: &str) -> String {
     .unwrap_or_else(|| panic!("no {text:?} in {} but:\n{seen}", path.display()))
 }
 
+/// The lines of a log file without their times. Every line must have one, except those that begin with a text of
+/// `foreign`, which skd hasn't written.
+#[track_caller]
+pub fn untimed(log: &str, foreign: &[&str]) -> String {
+    let text = |line: &str| {
+        if foreign.iter().any(|start| line.starts_with(start)) {
+            return format!("{line}\n");
+        }
+        let (time, text) = line.split_once(' ').unwrap_or_default();
+        assert!(is_time(time), "no time: {line:?} in {log}");
+        format!("{text}\n")
+    };
+    log.lines().map(text).collect()
+}
+
+/// Whether this is a time as in RFC 3339, with milliseconds and the offset of the time zone.
+fn is_time(text: &str) -> bool {
+    let shape: String = text
+        .chars()
+        .map(|character| {
+            if character.is_ascii_digit() {
+                '0'
+            } else {
+                character
+            }
+        })
+        .collect();
+    ["Z", "+00:00", "-00:00"]
+        .iter()
+        .any(|zone| shape == format!("0000-00-00T00:00:00.000{zone}"))
+}
+
 /// For tests that only root can run. It fails rather than passes: a test that wasn't run has proved
 /// nothing.
 #[track_caller]

@@ -1,0 +1,375 @@
+//! The log file: how the relay opens it, and writes lines with their time to it.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::unistd::{Gid, Uid};
+use serde::{Deserialize, Serialize};
+
+use super::lines::{self, Lines, Output, Piece, TIMEOUT};
+use crate::config::Identity;
+use crate::sys::directory::{Entry, FileId};
+use crate::sys::events;
+use crate::sys::names::LocalTime;
+use crate::sys::process::{self, Capability};
+use crate::sys::thread::Thread;
+use crate::sys::trusted::{Purpose, Refusal};
+
+/// The handlers' user, as far as it concerns files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Writer {
+    uid: Uid,
+    gid: Gid,
+    groups: Vec<Gid>,
+}
+
+/// A [`Writer`] as it is saved for the next binary.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SavedWriter {
+    uid: u32,
+    gid: u32,
+    groups: Vec<u32>,
+}
+
+impl Writer {
+    pub(super) fn of(identity: &Identity) -> Self {
+        Self {
+            uid: identity.uid,
+            gid: identity.gid,
+            groups: identity.groups.clone(),
+        }
+    }
+
+    pub(super) fn save(&self) -> SavedWriter {
+        SavedWriter {
+            uid: self.uid.as_raw(),
+            gid: self.gid.as_raw(),
+            groups: self.groups.iter().map(|group| group.as_raw()).collect(),
+        }
+    }
+
+    pub(super) fn restore(saved: &SavedWriter) -> Self {
+        Self {
+            uid: Uid::from_raw(saved.uid),
+            gid: Gid::from_raw(saved.gid),
+            groups: saved.groups.iter().copied().map(Gid::from_raw).collect(),
+        }
+    }
+
+    /// Makes the calling thread access files as this user, without any capability.
+    fn become_it(&self) -> Result<(), Errno> {
+        process::access_files_as(self.uid, self.gid, &self.groups)?;
+        process::drop_capabilities()
+    }
+}
+
+/// Takes the rights to files with which the calling thread opens the log first.
+///
+/// Where handlers have another user, it keeps no capability, so that skd's paths are no way into
+/// other users' files. Otherwise handlers have all rights anyway, and root may keep its log where
+/// it likes.
+pub(super) fn take_rights(writer: Option<&Writer>) -> Result<(), Errno> {
+    match writer {
+        Some(_) => process::drop_capabilities(),
+        None => process::drop_capabilities_but(Capability::Access),
+    }
+}
+
+/// Returns the error of opening the file, as far as it can be predicted without opening or
+/// creating anything.
+pub(super) fn check(entry: Entry, writer: Option<&Writer>) -> Result<(), Refusal> {
+    let entry = Arc::new(entry);
+    let (first, user) = (writer.cloned(), writer.cloned());
+    let own = check_as(&entry, move || take_rights(first.as_ref()));
+    match (own, user) {
+        (Err(why), Some(user)) => check_as(&entry, move || user.become_it()).map_err(|_| why),
+        (own, _) => own,
+    }
+}
+
+/// Checks in a thread of its own, which takes the rights.
+fn check_as(
+    entry: &Arc<Entry>,
+    rights: impl FnOnce() -> Result<(), Errno> + Send + 'static,
+) -> Result<(), Refusal> {
+    let entry = Arc::clone(entry);
+    let (sender, receiver) = sync_channel(1);
+    Thread::start(CString::from(c"log-check"), STACK, move || {
+        let checked = rights().map_err(Refusal::from);
+        // The receiver waits.
+        let _ = sender.send(checked.and_then(|()| entry.check(&Purpose::LOG)));
+    })?;
+    receiver.recv().unwrap_or(Err(Errno::EAGAIN.into()))
+}
+
+/// A file and whether it was made.
+type Opened = Result<(File, bool), Refusal>;
+
+/// A way to open the log file, at the start and later with the same rights.
+///
+/// Rights to files belong to threads. The thread of the relay has those of the ids that skd has,
+/// without capabilities. A second thread has those of the handlers' user: both are there as long as
+/// the relay is, which keeps no capability to change ids.
+#[derive(Debug)]
+pub(super) struct Opener {
+    entry: Arc<Entry>,
+    user: Option<UserThread>,
+}
+
+#[derive(Debug)]
+struct UserThread {
+    questions: SyncSender<()>,
+    answers: Receiver<Opened>,
+}
+
+impl Opener {
+    /// Makes the opener. Call it while the process may become the user; where it may not, there is
+    /// no second try.
+    pub(super) fn new(entry: Arc<Entry>, writer: Option<&Writer>) -> Self {
+        let user = writer.and_then(|writer| UserThread::start(&entry, writer));
+        Self { entry, user }
+    }
+
+    fn open(&self) -> Opened {
+        let opened = open(&self.entry);
+        match (&opened, &self.user) {
+            (Err(_), Some(user)) => user.open().or(opened),
+            _ => opened,
+        }
+    }
+}
+
+/// The least stack for a few calls, in bytes.
+const STACK: usize = 128 * 1024;
+
+impl UserThread {
+    fn start(entry: &Arc<Entry>, writer: &Writer) -> Option<Self> {
+        let (questions, asked) = sync_channel::<()>(1);
+        let (answer, answers) = sync_channel::<Opened>(1);
+        let (entry, writer) = (Arc::clone(entry), writer.clone());
+        let work = move || {
+            // The thread ends where it can't become the user, and opens nothing.
+            if writer.become_it().is_ok() {
+                while asked.recv().is_ok() && answer.send(open(&entry)).is_ok() {}
+            }
+        };
+        Thread::start(CString::from(c"log-opener"), STACK, work).ok()?;
+        Some(Self { questions, answers })
+    }
+
+    fn open(&self) -> Opened {
+        let gone = |_| Refusal::Failed(Errno::EACCES);
+        let asked = self.questions.send(()).ok();
+        let answer = asked
+            .ok_or(())
+            .and_then(|()| self.answers.recv().map_err(drop));
+        answer.map_err(gone)?
+    }
+}
+
+fn open(entry: &Entry) -> Opened {
+    entry.open(&Purpose::LOG)
+}
+
+/// The log file as the relay writes it.
+#[derive(Debug)]
+pub(super) struct FileWriter {
+    opener: Opener,
+    /// None while it can't be opened.
+    file: Result<File, Refusal>,
+    /// Whether opening has made it.
+    made: bool,
+    tried: Instant,
+    /// Lines that aren't written yet.
+    text: Vec<u8>,
+    /// The time of these lines.
+    time: Option<LocalTime>,
+    /// Whether the last line was dropped after waiting for a reader. Then the next one is tried
+    /// only once.
+    stuck: bool,
+    /// Whether the end of the file is a line without a newline.
+    torn: bool,
+    lost: u64,
+    /// Why the last line was lost.
+    reason: Errno,
+}
+
+impl FileWriter {
+    /// Opens the file. A failure is tried again when lines come.
+    pub(super) fn open(opener: Opener) -> Self {
+        let opened = opener.open();
+        let made = matches!(opened, Ok((_, true)));
+        Self {
+            opener,
+            file: opened.map(|(file, _)| file),
+            made,
+            tried: Instant::now(),
+            text: Vec::with_capacity(Lines::CAPACITY + 1024),
+            time: None,
+            stuck: false,
+            torn: false,
+            lost: 0,
+            reason: Errno::EIO,
+        }
+    }
+
+    /// Why it couldn't be opened.
+    pub(super) fn failed(&self) -> Option<&Refusal> {
+        self.file.as_ref().err()
+    }
+
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().ok().map(AsFd::as_fd)
+    }
+
+    /// The file, if opening has made it.
+    pub(super) fn made(&self) -> Option<FileId> {
+        let file = self.file.as_ref().ok().filter(|_| self.made)?;
+        FileId::of_open(file).ok()
+    }
+
+    fn append(&mut self, piece: Piece<'_>) {
+        let time = *self.time.get_or_insert_with(LocalTime::now);
+        lines::append(&mut self.text, time, piece);
+    }
+
+    /// Writes all of `text`, or as much as the file takes.
+    fn write(&mut self) {
+        if self.file.is_err() && self.tried.elapsed() >= TIMEOUT {
+            self.try_open();
+        }
+        let text = std::mem::take(&mut self.text);
+        let written = match &self.file {
+            Ok(file) => write_all(file, &text, &mut self.stuck),
+            Err(why) => Err((0, why.errno())),
+        };
+        if let Err((length, errno)) = written {
+            let (taken, rest) = text.split_at(length);
+            let newlines = rest.iter().filter(|byte| **byte == b'\n').count();
+            self.lost = self.lost.saturating_add(newlines as u64);
+            self.reason = errno;
+            if let Some(last) = taken.last() {
+                self.torn = *last != b'\n';
+            }
+        } else {
+            self.torn = false;
+        }
+        self.text = text;
+        self.text.clear();
+        self.time = None;
+    }
+
+    fn try_open(&mut self) {
+        self.tried = Instant::now();
+        self.file = self.opener.open().map(|(file, _)| file);
+    }
+}
+
+impl Output for FileWriter {
+    fn deliver(&mut self, piece: Piece<'_>) {
+        self.append(piece);
+    }
+
+    fn flush(&mut self) {
+        if self.text.is_empty() {
+            return;
+        }
+        if self.lost > 0 {
+            let lines = std::mem::take(&mut self.text);
+            self.report_lost();
+            self.text = lines;
+            if self.lost > 0 {
+                let newlines = self.text.iter().filter(|byte| **byte == b'\n').count();
+                self.lost = self.lost.saturating_add(newlines as u64);
+                self.text.clear();
+                self.time = None;
+                return;
+            }
+        }
+        self.write();
+    }
+
+    fn has_lost(&self) -> bool {
+        self.lost > 0
+    }
+
+    fn report_lost(&mut self) {
+        if self.lost == 0 {
+            return;
+        }
+        let lost = std::mem::take(&mut self.lost);
+        let lines = if lost == 1 { "line was" } else { "lines were" };
+        let reason = self.reason.desc();
+        let note = format!("skd: {lost} {lines} lost here: the log file took none: {reason}");
+        if self.torn {
+            self.text.push(b'\n');
+        }
+        self.append(Piece::whole(note.as_bytes()));
+        self.write();
+        if self.lost > 0 {
+            // The report itself doesn't count.
+            self.lost = lost;
+        }
+    }
+
+    fn reopen(&mut self) {
+        self.tried = Instant::now();
+        match self.opener.open() {
+            Ok((file, _)) => {
+                let id = |file: &File| FileId::of_open(file).ok();
+                let same = self.file.as_ref().is_ok_and(|old| id(old) == id(&file));
+                self.torn &= same;
+                self.stuck = false;
+                self.file = Ok(file);
+            }
+            Err(why) => {
+                let note =
+                    format!("skd: the log file can't be opened again: {why}; the old one is kept");
+                self.append(Piece::whole(note.as_bytes()));
+                self.flush();
+            }
+        }
+    }
+
+    fn empty(&mut self) -> Result<(), Errno> {
+        let Ok(file) = &self.file else { return Ok(()) };
+        if !FileId::of_open(file)?.is_file() {
+            return Ok(());
+        }
+        let errno = |reason: io::Error| reason.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+        file.set_len(0).map_err(errno)
+    }
+}
+
+/// Writes without waiting for longer than [`TIMEOUT`]; not at all if it is `stuck`. The error tells
+/// how much was written.
+fn write_all(mut file: &File, text: &[u8], stuck: &mut bool) -> Result<(), (usize, Errno)> {
+    let mut written = 0;
+    while written < text.len() {
+        match file.write(&text[written..]) {
+            Ok(0) => return Err((written, Errno::ENOSPC)),
+            Ok(length) => {
+                written += length;
+                *stuck = false;
+            }
+            Err(reason) if reason.kind() == io::ErrorKind::Interrupted => {}
+            Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => {
+                if *stuck || !events::wait_writable(file.as_fd(), TIMEOUT) {
+                    *stuck = true;
+                    return Err((written, Errno::EAGAIN));
+                }
+            }
+            Err(reason) => {
+                let errno = reason.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+                return Err((written, errno));
+            }
+        }
+    }
+    Ok(())
+}
