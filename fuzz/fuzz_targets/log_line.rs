@@ -38,8 +38,8 @@ fuzz_target!(|input: Input<'_>| {
     let listener = ListenerName(Style::Stream, &bound_address);
     let peer = Peer::UnixStream(Some(Credentials {
         pid: number as i32,
-        uid: number,
-        gid: number,
+        uid: (number % 3 != 0).then_some(number),
+        gid: Some(number),
     }));
     let location = RuleLocation::Option(text.clone());
     let service = ServiceId::new(status.into());

@@ -136,7 +136,7 @@ fn prefix(address: IpAddr, length: u8) -> Prefix {
 }
 
 fn ask(rules: Vec<(Rule, Vec<Prefix>)>, clients: &[Asked]) {
-    let ready = Rules::new(rules.clone(), &[]);
+    let ready = Rules::new(&rules, &[]);
     let asked = clients.iter().map(|asked| match *asked {
         Asked::Address(address) => Client::Inet(address),
         Asked::Unix(uid, gid) => Client::Unix {
@@ -163,7 +163,7 @@ fn ask(rules: Vec<(Rule, Vec<Prefix>)>, clients: &[Asked]) {
             .find(|(rule, list)| fits(&rule.who, list, client));
         let decision = ready.decide(client);
         assert_eq!(
-            decision.rule.map(|ready| &ready.rule),
+            decision.index.map(|index| &rules[index].0),
             first.map(|(rule, _)| rule),
             "{client:?}"
         );

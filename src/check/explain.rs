@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::report;
 use crate::serve::{Client, Rules};
 use crate::setup::RuleFiles;
+use crate::sys::users::unknown_ids;
 
 /// Prints the rule that matches a client, with its limits and variables.
 pub fn explain(config: &Config, who: &Who) -> Result<u8, Error> {
@@ -25,9 +26,11 @@ pub fn explain(config: &Config, who: &Who) -> Result<u8, Error> {
 fn answer(service: &Service, who: &Who) -> Result<String, Error> {
     let (files, list) = RuleFiles::open_and_read(service)?.unzip();
     let no_variables: [CString; 0] = [];
-    let rules = Rules::new(list.unwrap_or_default(), &no_variables);
+    let list = list.unwrap_or_default();
+    let rules = Rules::new(&list, &no_variables);
     let decision = rules.decide(client(who));
-    let rule = decision.rule.map(|ready| &ready.rule);
+    let rule = decision.index.and_then(|index| list.get(index));
+    let rule = rule.map(|(rule, _)| rule);
     let location = files
         .as_ref()
         .zip(rule)
@@ -53,8 +56,8 @@ fn client(who: &Who) -> Client {
             let (address, _): (IpAddr, _) = prefix.range();
             Client::Inet(address)
         }
-        Who::Uid(uid) => unix(Some(*uid), None),
-        Who::Gid(gid) => unix(None, Some(*gid)),
+        Who::Uid(uid) => unix(unknown_ids().user(*uid), None),
+        Who::Gid(gid) => unix(None, unknown_ids().group(*gid)),
         Who::Unix => unix(None, None),
         Who::All | Who::File(_) => Client::Unknown,
     }

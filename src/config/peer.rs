@@ -148,10 +148,14 @@ impl Peer {
                     set("PEERPID", format_args!("{pid}"));
                     set("UNIXREMOTEPID", format_args!("{pid}"));
                 }
-                set("PEERUID", format_args!("{uid}"));
-                set("PEERGID", format_args!("{gid}"));
-                set("UNIXREMOTEEUID", format_args!("{uid}"));
-                set("UNIXREMOTEEGID", format_args!("{gid}"));
+                if let Some(uid) = uid {
+                    set("PEERUID", format_args!("{uid}"));
+                    set("UNIXREMOTEEUID", format_args!("{uid}"));
+                }
+                if let Some(gid) = gid {
+                    set("PEERGID", format_args!("{gid}"));
+                    set("UNIXREMOTEEGID", format_args!("{gid}"));
+                }
             }
             Self::Proxied(proxied) => proxied.variables(set),
             Self::UnixStream(None) | Self::LocalDatagram | Self::Unaccepted(_) => {}
@@ -246,6 +250,7 @@ impl fmt::Display for Peer {
                 write!(f, "datagram from [{}]:{}", scoped(*remote), remote.port())
             }
             Self::UnixStream(Some(Credentials { pid, uid, gid })) => {
+                let (uid, gid) = (OrUnknown(*uid), OrUnknown(*gid));
                 write!(
                     f,
                     "local connection from pid {pid} (uid = {uid}, gid = {gid})"
@@ -265,6 +270,18 @@ impl fmt::Display for Peer {
                 f.write_str("local connection")
             }
             Self::LocalDatagram => f.write_str("local datagram"),
+        }
+    }
+}
+
+/// Formats an id, or that it isn't known.
+struct OrUnknown(Option<u32>);
+
+impl fmt::Display for OrUnknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(id) => id.fmt(f),
+            None => f.write_str("?"),
         }
     }
 }
@@ -305,14 +322,22 @@ mod tests {
     #[test]
     fn unknown_values_are_unset() {
         assert!(variables(Peer::UnixStream(None)).is_empty());
-        let unseen = Credentials {
-            pid: 0,
-            uid: 7,
-            gid: 8,
+        let unseen = |uid| {
+            Peer::UnixStream(Some(Credentials {
+                pid: 0,
+                uid,
+                gid: Some(8),
+            }))
         };
-        let found = variables(Peer::UnixStream(Some(unseen)));
+        let found = variables(unseen(Some(7)));
         assert!(!found.iter().any(|line| line.contains("PID")), "{found:?}");
         assert!(found.contains(&"PEERUID=7".into()));
+        let found = variables(unseen(None));
+        assert_eq!(found, ["PEERGID=8", "UNIXREMOTEEGID=8"]);
+        assert_eq!(
+            unseen(None).to_string(),
+            "local connection from pid 0 (uid = ?, gid = 8)"
+        );
     }
 
     fn tcp(remote: &str) -> Peer {
@@ -324,8 +349,8 @@ mod tests {
 
     const UNIX: Peer = Peer::UnixStream(Some(Credentials {
         pid: 1,
-        uid: 2,
-        gid: 3,
+        uid: Some(2),
+        gid: Some(3),
     }));
 
     #[test]

@@ -26,7 +26,8 @@ enum Kind {
 }
 
 impl Source {
-    /// All clients of unix sockets whose credentials are unknown.
+    /// All clients of unix sockets whose user is unknown. They share one limit: otherwise, users
+    /// that can't be told apart would have none.
     pub const UNKNOWN: Self = Self {
         kind: Kind::Unknown,
         length: 0,
@@ -36,7 +37,10 @@ impl Source {
     /// Returns the source that this client belongs to.
     pub fn of(peer: &Peer, prefix: SourcePrefix) -> Self {
         match peer {
-            Peer::UnixStream(Some(Credentials { uid, .. })) => Self::user(*uid),
+            Peer::UnixStream(credentials) => match credentials {
+                Some(Credentials { uid: Some(uid), .. }) => Self::user(*uid),
+                _ => Self::UNKNOWN,
+            },
             peer => match peer.address() {
                 Some(address) => Self::address(address.ip(), prefix),
                 None => Self::UNKNOWN,
@@ -108,13 +112,16 @@ mod tests {
         assert_eq!(of("2001:db8:1:2:3::4", 32, 64), "2001:db8:1:2::/64");
         assert_eq!(of("2001:db8:1:2:3::4", 32, 128), "2001:db8:1:2:3::4");
         assert_eq!(of("2001:db8:1:2:3::4", 32, 0), "::/0");
-        let user = Peer::UnixStream(Some(Credentials {
-            pid: 3,
-            uid: 1000,
-            gid: 4,
-        }));
+        let user = |uid| {
+            Peer::UnixStream(Some(Credentials {
+                pid: 3,
+                uid,
+                gid: Some(4),
+            }))
+        };
         let source = |peer| Source::of(&peer, SourcePrefix::default());
-        assert_eq!(source(user).to_string(), "uid 1000");
+        assert_eq!(source(user(Some(1000))).to_string(), "uid 1000");
+        assert_eq!(source(user(None)), Source::UNKNOWN);
         assert_eq!(source(Peer::UnixStream(None)), Source::UNKNOWN);
         assert_ne!(
             Source::user(0),

@@ -135,11 +135,6 @@ fn is_missing(address: IpAddr) -> bool {
     if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
         return false;
     }
-    let ip = |address: Option<SockaddrStorage>| {
-        let address = address?;
-        let v4 = address.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()));
-        v4.or_else(|| address.as_sockaddr_in6().map(|it| IpAddr::V6(it.ip())))
-    };
     let has = |interface: InterfaceAddress| {
         let (own, mask) = (ip(interface.address), ip(interface.netmask));
         own == Some(address)
@@ -154,6 +149,20 @@ fn is_missing(address: IpAddr) -> bool {
             }
     };
     getifaddrs().is_ok_and(|mut interfaces| !interfaces.any(has))
+}
+
+fn ip(address: Option<SockaddrStorage>) -> Option<IpAddr> {
+    let address = address?;
+    let v4 = address.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|it| IpAddr::V6(it.ip())))
+}
+
+/// Returns the addresses of this machine's interfaces; none if the kernel doesn't tell them.
+pub fn own_addresses() -> Vec<IpAddr> {
+    let interfaces = getifaddrs().into_iter().flatten();
+    interfaces
+        .filter_map(|interface| ip(interface.address))
+        .collect()
 }
 
 /// Returns an error for each address of this style that conflicts with an earlier one of the same

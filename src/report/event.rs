@@ -151,6 +151,8 @@ pub enum DropReason {
     NoAddress,
     /// It is an answer that couldn't be sent.
     NotSent,
+    /// Its sender is one of skd's own sockets, so it is forged, or an answer to a forged one.
+    Own,
 }
 
 impl DropReason {
@@ -163,8 +165,9 @@ impl DropReason {
         Self::Closed,
         Self::NoAddress,
         Self::NotSent,
+        Self::Own,
     ];
 
     /// The number of reasons.
-    pub const COUNT: usize = Self::NotSent as usize + 1;
+    pub const COUNT: usize = Self::Own as usize + 1;
 }

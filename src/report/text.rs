@@ -238,6 +238,8 @@ fn dropped(why: DropReason, one: bool) -> &'static str {
         (DropReason::NoAddress, false) => "they answer senders that have no address",
         (DropReason::NotSent, true) => "it is an answer that could not be sent",
         (DropReason::NotSent, false) => "they are answers that could not be sent",
+        (DropReason::Own, true) => "it claims to come from skd's own sockets",
+        (DropReason::Own, false) => "they claim to come from skd's own sockets",
     }
 }
 

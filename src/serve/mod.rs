@@ -19,7 +19,7 @@ pub mod supervise;
 mod wait_mode;
 mod worker;
 
-pub use admission::{Client, Decision, Ready, Rules, SavedRules};
+pub use admission::{Client, Decision, Ready, Rules};
 pub use control::{
     Daemon, Origin, Prepared, RemovedService, Resources, Restored, RestoredService, upgrade,
 };

@@ -131,8 +131,8 @@ fn take_over(
             }
             None => {
                 let rules = RuleFiles::open_and_read(&config)?;
-                let ready = |(files, list)| (Rules::new(list, plan.variables()), files);
-                (rules.map(ready), None)
+                let rules = rules.map(|(files, list)| (Rules::new(&list, plan.variables()), files));
+                (rules, None)
             }
         };
         prepared.push(Prepared {

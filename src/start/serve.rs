@@ -13,6 +13,7 @@ use crate::setup::{Detach, Log, Manager, ReadyFd, RuleFiles};
 use crate::sys::memory;
 use crate::sys::process;
 use crate::sys::signals::{self, Inherited, Signal};
+use crate::sys::users;
 
 use super::prepare::{Ground, Threads, reserve};
 use super::process::{
@@ -68,6 +69,7 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
 
     // While /proc and its path are in sight.
     let mut executable = Executable::find();
+    users::unknown_ids();
 
     let Some(ready) = split(&daemon, identity.as_ref(), manager.as_mut(), ready_fd)? else {
         process::exit_now(0);
@@ -121,7 +123,7 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
             .zip(threads.datagram_workers)
             .map(
                 |((config, ((plan, listeners), rules)), datagram_workers)| Prepared {
-                    rules: rules.map(|(files, list)| (Rules::new(list, plan.variables()), files)),
+                    rules: rules.map(|(files, list)| (Rules::new(&list, plan.variables()), files)),
                     config,
                     plan,
                     listeners,

@@ -24,6 +24,7 @@ pub mod process;
 pub mod reexec;
 mod result;
 pub mod root;
+pub mod sealed;
 pub mod signals;
 pub mod sockets;
 pub mod sync;
@@ -31,3 +32,4 @@ pub mod thread;
 #[cfg(target_arch = "x86_64")]
 pub mod trace;
 pub mod trusted;
+pub mod users;

@@ -11,25 +11,28 @@ use nix::sys::socket::{
 use nix::sys::time::TimeSpec;
 use serde::{Deserialize, Serialize};
 
+use super::users::unknown_ids;
+
 /// The peer of a unix socket (unix(7), `SO_PEERCRED`). The pid is 0 for a process outside of this
 /// process's namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
     /// Process id.
     pub pid: i32,
-    /// Effective user id.
-    pub uid: u32,
-    /// Effective group id.
-    pub gid: u32,
+    /// Effective user id, if it is known in this user namespace.
+    pub uid: Option<u32>,
+    /// Effective group id, if it is known in this user namespace.
+    pub gid: Option<u32>,
 }
 
 /// Returns the credentials of the peer of a connected unix socket.
 pub fn peer_credentials(socket: impl AsFd) -> Result<Credentials, Errno> {
     let peer = getsockopt(&socket, sockopt::PeerCredentials)?;
+    let unknown = unknown_ids();
     Ok(Credentials {
         pid: peer.pid(),
-        uid: peer.uid(),
-        gid: peer.gid(),
+        uid: unknown.user(peer.uid()),
+        gid: unknown.group(peer.gid()),
     })
 }
 

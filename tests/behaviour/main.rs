@@ -47,6 +47,7 @@ mod logs;
 mod manual;
 mod messages;
 mod multicast;
+mod own_senders;
 mod per_packet;
 mod per_peer;
 mod pidfile;

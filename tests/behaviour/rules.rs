@@ -1,15 +1,16 @@
 //! Access rules: `--allow`, `--deny`, `--rules` and `--explain`.
 
 use crate::harness::{
-    DEADLINE, Directory, Instance, Skd, echo, requires_root, run_to_end, talk, try_talk,
-    wait_out_throttle,
+    DEADLINE, Directory, Instance, Running, Skd, echo, requires_command, requires_root, run_to_end,
+    talk, try_talk, wait_out_throttle,
 };
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid};
 use socket2::{Domain, Socket, Type};
 use std::fs;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
 
 /// Ids without an account.
 const UID: u32 = 61234;
@@ -152,6 +153,101 @@ fn local_clients_are_identified_by_their_credentials() {
         let expected = if expected { &b"in\n"[..] } else { b"" };
         assert_eq!(heard, expected, "{options:?}");
     }
+}
+
+/// A skd in a user namespace that maps root alone, and what clients with these ids receive.
+fn in_a_user_namespace<'a>(
+    options: impl IntoIterator<Item = &'a str>,
+    args: [&str; 2],
+) -> (Directory, Running) {
+    requires_root();
+    requires_command("unshare");
+    let directory = Directory::public();
+    let skd = Skd::new(["-v", "--unix-mode=666", "-l", &directory.name("socket")])
+        .args(options)
+        .wrapper(["unshare", "--user", "--map-root-user"])
+        .run_with("sh", args);
+    (directory, skd)
+}
+
+/// A client with this user and group, which prints what it receives.
+fn client_as(skd: &Instance, uid: u32, gid: u32) -> Skd {
+    requires_command("perl");
+    let script = "use Socket; $| = 1; socket(S, AF_UNIX, SOCK_STREAM, 0) or die $!; \
+                  connect(S, pack_sockaddr_un($ARGV[0])) or die $!; print while <S>";
+    Skd::new(["-e", script, skd.path()])
+        .binary("/usr/bin/perl")
+        .user(uid, gid, [])
+}
+
+/// Returns what a client with this user and group receives.
+#[track_caller]
+fn hear_as(skd: &Instance, uid: u32, gid: u32) -> String {
+    client_as(skd, uid, gid).end().stdout
+}
+
+#[test]
+fn an_id_that_stands_for_unmapped_users_is_no_user() {
+    let show = [
+        "-c",
+        "echo in as ${PEERUID-nobody} ${UNIXREMOTEEUID-x} ${PEERGID-no group}",
+    ];
+    for (options, root, other) in [
+        (&["--allow=uid=65534"][..], false, false),
+        (&["--allow=gid=65534"], false, false),
+        (&["--allow=uid=0"], true, false),
+        (&["--deny=uid=65534", "--allow=unix"], true, false),
+        (&["--deny=gid=65534", "--allow=unix"], true, false),
+        (&["--deny=uid=1", "--allow=unix"], true, true),
+        (&["--allow=unix"], true, true),
+    ] {
+        let (_directory, skd) = in_a_user_namespace(options.iter().copied(), show);
+        let expected = |heard, text: &str| if heard { text.into() } else { String::new() };
+        assert_eq!(
+            hear_as(&skd, 0, 0),
+            expected(root, "in as 0 0 0\n"),
+            "{options:?}"
+        );
+        // Not even the user that has this number outside.
+        for id in [1, 65534] {
+            assert_eq!(
+                hear_as(&skd, id, id),
+                expected(other, "in as nobody x no group\n"),
+                "{options:?}"
+            );
+        }
+        skd.wait_for_log("(uid = 0, gid = 0)");
+        skd.wait_for_logs("(uid = ?, gid = ?)", 2);
+        // The same after /proc was read by an earlier process.
+        if options == ["--allow=uid=65534"] {
+            skd.signal(Signal::SIGUSR2);
+            skd.wait_for_log("Upgraded");
+            assert_eq!(hear_as(&skd, 1, 1), "");
+        }
+    }
+}
+
+#[test]
+fn users_that_cannot_be_told_apart_share_their_limits() {
+    let options = ["--max-per-source=1", "--at-source-max=message:full"];
+    let (_directory, skd) = in_a_user_namespace(options, ["-c", "echo held; read line"]);
+    let held = client_as(&skd, 1, 1).start_bare();
+    held.stdout_line();
+    assert_eq!(hear_as(&skd, 2, 2), "full");
+    skd.wait_for_log("unknown users has as many handlers as it may, 1");
+    drop(held);
+    assert_eq!(skd.stop().code(), Some(0));
+}
+
+#[test]
+fn outside_of_user_namespaces_65534_is_a_user() {
+    requires_root();
+    let directory = Directory::public();
+    let skd = Skd::new(["--unix-mode=666", "--allow=uid=65534", "-l"])
+        .arg(directory.name("socket"))
+        .run_with("sh", ["-c", "echo in as $PEERUID"]);
+    assert_eq!(hear_as(&skd, 65534, 65534), "in as 65534\n");
+    assert_eq!(hear_as(&skd, 1, 1), "");
 }
 
 #[test]
@@ -368,6 +464,119 @@ fn an_upgrade_keeps_the_rules_and_where_they_are_read() {
     assert_eq!(heard(), ["all\n"; 4].map(str::to_owned));
     upgrade(&skd, 3);
     assert_eq!(heard(), ["all\n"; 4].map(str::to_owned));
+}
+
+/// Returns the device and inode of the large memory files of a process: of rules, in these tests.
+fn large_memory_files(skd: &Instance) -> Vec<(u64, u64)> {
+    let open = fs::read_dir(format!("/proc/{}/fd", skd.pid())).unwrap();
+    let found = open.filter_map(|entry| {
+        let path = entry.unwrap().path();
+        let name = fs::read_link(&path).ok()?;
+        let data = fs::metadata(&path).ok()?;
+        let is_one = name.to_string_lossy().starts_with("/memfd:") && data.len() > 64 * 1024;
+        is_one.then(|| (data.dev(), data.ino()))
+    });
+    found.collect()
+}
+
+#[test]
+fn an_upgrade_passes_many_rules_on_without_copying_them() {
+    let directory = Directory::new();
+    let list = |index: u32| format!("{}\n", std::net::Ipv4Addr::from(0x0a00_0000 + index * 2));
+    directory.write("list", (0..20_000).map(list).collect::<String>());
+    let mut rules: String = (0..20_000)
+        .map(|index| format!("deny 2001:db8:{index:x}::/64\n"))
+        .collect();
+    rules.push_str(
+        "deny file=list\n\
+         deny 127.0.0.2 message=no\n\
+         allow 127.0.0.3 env WHO=third\n\
+         allow 127.0.1.1 env WHO=other max=1\n\
+         deny uid=0\n\
+         allow ::1 env WHO=six\n",
+    );
+    directory.write("rules", rules);
+    let skd = Skd::new(["-v", "-t", "0", "--allow", "127.0.0.9", "--rules", "rules"])
+        .cwd(directory.path())
+        .throttle(Duration::ZERO)
+        .run_with("sh", ["-c", "echo $WHO"]);
+    let heard = || {
+        let clients = ["127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.1.1", "::1"];
+        clients.map(|from| read_answer(&skd, from))
+    };
+    let expected = ["", "no", "third\n", "other\n", "six\n"].map(str::to_owned);
+    let files = large_memory_files(&skd);
+    assert_eq!(files.len(), 1);
+    assert_eq!(heard(), expected);
+    for count in 1..=2 {
+        upgrade(&skd, count);
+        // So no client waits for anything that grows with the rules.
+        skd.wait_until("the same file is left", || {
+            large_memory_files(&skd) == files
+        });
+        assert_eq!(heard(), expected);
+    }
+    let line = skd.wait_for_logs("Refused connection from [127.0.0.2]", 3);
+    assert!(line[2].ends_with(": denied by line 20002 of the rules file"));
+
+    reload(&skd, "Read 20007 rules again");
+    let reloaded = large_memory_files(&skd);
+    assert!(reloaded.len() == 1 && reloaded != files, "{reloaded:?}");
+    upgrade(&skd, 3);
+    skd.wait_until("the same file is left", || {
+        large_memory_files(&skd) == reloaded
+    });
+    directory.write("rules", "allow all env WHO=all");
+    reload(&skd, "Read 2 rules again");
+    skd.wait_until("nothing is left of many rules", || {
+        large_memory_files(&skd).is_empty()
+    });
+    upgrade(&skd, 4);
+    assert_eq!(heard(), ["all\n"; 5].map(str::to_owned));
+}
+
+#[test]
+#[ignore = "takes memory, and prints figures"]
+fn clients_wait_no_longer_for_an_upgrade_with_a_million_rules() {
+    let directory = Directory::new();
+    let prefix = |index: u32| format!("2001:{:x}:{:x}::/64\n", index >> 16, index & 0xffff);
+    let list: String = (0..1_000_000).map(prefix).collect();
+    let lines: String = (0..1_000_000)
+        .map(|index| format!("deny {}", prefix(index)))
+        .collect();
+    directory.write("list", list);
+    for (what, rules) in [
+        ("a rule", "allow all\n".into()),
+        (
+            "a list of a million prefixes",
+            "deny file=list\nallow all\n".into(),
+        ),
+        ("a million rules", lines + "allow all\n"),
+    ] {
+        directory.write("rules", rules);
+        let skd = Skd::new(["-v", "-t", "127.0.0.1:0", "--rules", "rules"])
+            .cwd(directory.path())
+            .throttle(Duration::ZERO)
+            .deadline(10 * DEADLINE)
+            .run("cat");
+        let wait_for = |signal, text: &str, count| {
+            let began = Instant::now();
+            skd.signal(signal);
+            let mut longest = Duration::ZERO;
+            while skd.logged(text).len() < count {
+                let asked = Instant::now();
+                assert_eq!(talk(skd.connect(), b"x"), b"x");
+                longest = longest.max(asked.elapsed());
+            }
+            (began.elapsed(), longest)
+        };
+        for round in 1..=3 {
+            let (whole, longest) = wait_for(Signal::SIGUSR2, "Upgraded", round);
+            println!("{what}: an upgrade takes {whole:.3?}, the longest client {longest:.3?}");
+        }
+        let (whole, longest) = wait_for(Signal::SIGHUP, "again", 1);
+        println!("{what}: HUP takes {whole:.3?}, the longest client {longest:.3?}");
+    }
 }
 
 #[test]

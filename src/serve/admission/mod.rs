@@ -1,10 +1,12 @@
 //! Admission: which client gets a handler, and when. The parts here are pure: they decide, and the
 //! caller reads, writes and waits.
 
+mod compiled;
 mod pending;
 mod pending_queue;
 mod pipeline;
 mod policy;
+mod ranges;
 mod reject;
 mod reject_log;
 mod rules;
@@ -19,7 +21,7 @@ pub(in crate::serve) use pipeline::{Gate, Look, Pipeline, Step};
 pub(in crate::serve) use policy::Policy;
 pub(in crate::serve) use reject::{RejectAction, Rejection};
 pub(in crate::serve) use reject_log::{Noted, RejectLog};
-pub use rules::{Client, Decision, Ready, Rules, SavedRules};
+pub use rules::{Client, Decision, Ready, Rules};
 pub(in crate::serve) use rules_handle::RulesHandle;
 pub(in crate::serve) use slots::{Slot, Slots, When};
 pub(in crate::serve) use sources::SourceSlot;

@@ -365,9 +365,9 @@ impl<'a> Pipeline<'a> {
             return Passed::Yes;
         };
         let limits = match client.rule.as_deref() {
-            Some(Ready { rule, .. }) => SourceLimits {
-                max: rule.max.or(policy.limits.max),
-                rate: rule.rate.or(policy.limits.rate),
+            Some(Ready { max, rate, .. }) => SourceLimits {
+                max: max.or(policy.limits.max),
+                rate: rate.or(policy.limits.rate),
             },
             None => policy.limits,
         };
@@ -525,7 +525,8 @@ mod tests {
     }
 
     fn ready(rules: Vec<Rule>) -> Rules {
-        Rules::new(rules.into_iter().map(|rule| (rule, vec![])).collect(), &[])
+        let rules = rules.into_iter().map(|rule| (rule, vec![]));
+        Rules::new(&rules.collect::<Vec<_>>(), &[])
     }
 
     fn rule(allow: bool) -> Rule {

@@ -41,7 +41,7 @@ impl<'a> Rejection<'a> {
 
     pub(in crate::serve) fn reason(&self) -> Reason<'_> {
         match &self.cause {
-            Cause::Rule(ready) => Reason::Rule(&ready.rule.location),
+            Cause::Rule(ready) => Reason::Rule(&ready.location),
             Cause::Other(reason) => *reason,
         }
     }
@@ -72,7 +72,7 @@ impl<'a> RejectAction<'a> {
 
     /// Returns this, or that the client gets the message of this rule, if that has one.
     pub(super) fn unless_told(self, rule: Option<&Arc<Ready>>) -> Self {
-        let rule = rule.filter(|ready| ready.rule.message.is_some());
+        let rule = rule.filter(|ready| ready.message.is_some());
         rule.map_or(self, |rule| Self::RuleMessage(Arc::clone(rule)))
     }
 
@@ -81,7 +81,7 @@ impl<'a> RejectAction<'a> {
         match self {
             Self::Close | Self::Reset => None,
             Self::Message(text) => Some(text),
-            Self::RuleMessage(ready) => ready.rule.message.as_deref(),
+            Self::RuleMessage(ready) => ready.message.as_deref(),
         }
     }
 }

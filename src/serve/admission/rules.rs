@@ -3,47 +3,48 @@
 //! What rules set for addresses, even millions of prefixes, is swept once into one sorted array
 //! for each family. It has the first address of each range in which the same rule is the first that
 //! matches. Finding the rule of a client is one binary search, however many there are. Clients of
-//! unix sockets are matched by the few rules that can match one, in their order.
+//! unix sockets are matched by the few rules that can match one, in their order. All of that is
+//! compiled into bytes, which an upgrade passes on.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
+use std::io;
 use std::net::IpAddr;
+use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use serde::{Deserialize, Serialize};
+use nix::errno::Errno;
 
-use crate::config::{Prefix, Rule, Who};
+use super::compiled::{Compiled, Local};
+use super::ranges::{NONE, Table};
+use crate::config::{Prefix, Rate, Rule, RuleLocation, Who};
 use crate::net::Peer;
+use crate::sys::descriptors::SavedDescriptors;
 use crate::sys::sockets::Credentials;
+use crate::sys::users::unknown_ids;
 
 /// Rules in their order.
 #[derive(Debug)]
 pub struct Rules {
-    rules: Vec<Arc<Ready>>,
-    v4: Table<u32>,
-    v6: Table<u128>,
-    /// The rules that can match clients of unix sockets, in their order.
-    local: Vec<usize>,
-    /// Whether clients are allowed that no rule matches.
-    allows_others: bool,
+    compiled: Compiled,
+    /// What a rule sets, once a client has matched it. Of a million rules few ever match, and a
+    /// process that takes them over has no time to read all.
+    ready: Box<[OnceLock<Option<Arc<Ready>>>]>,
+    /// The variables of all handlers.
+    common: Arc<[CString]>,
 }
 
-/// Saved rules: the process that restores them may not be able to read the files, or to look up the
-/// names, that they came from.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct SavedRules {
-    rules: Vec<Rule>,
-    v4: Table<u32>,
-    v6: Table<u128>,
-}
-
-/// A rule, and the environment of its handlers.
-#[derive(Debug)]
+/// What a rule sets for the clients that match it.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Ready {
-    /// The rule.
-    pub rule: Rule,
+    /// The location that it was read from.
+    pub location: RuleLocation,
+    /// The limits of each matching source.
+    pub max: Option<NonZeroUsize>,
+    /// The maximum rate of each matching source.
+    pub rate: Option<Rate>,
+    /// The message for clients that it or its limits refuse.
+    pub message: Option<Vec<u8>>,
     /// The common part of the environment of its handlers, if the rule changes it.
     pub variables: Option<Arc<[CString]>>,
 }
@@ -51,10 +52,10 @@ pub struct Ready {
 impl Ready {
     /// Returns whether it sets more for the clients that it allows, so that it has to be kept.
     pub fn has_terms(&self) -> bool {
-        let Rule {
-            max, rate, message, ..
-        } = &self.rule;
-        max.is_some() || rate.is_some() || message.is_some() || self.variables.is_some()
+        self.max.is_some()
+            || self.rate.is_some()
+            || self.message.is_some()
+            || self.variables.is_some()
     }
 }
 
@@ -90,8 +91,8 @@ impl From<&Peer> for Client {
 impl From<Option<Credentials>> for Client {
     fn from(credentials: Option<Credentials>) -> Self {
         Self::Unix {
-            uid: credentials.map(|who| who.uid),
-            gid: credentials.map(|who| who.gid),
+            uid: credentials.and_then(|who| who.uid),
+            gid: credentials.and_then(|who| who.gid),
         }
     }
 }
@@ -103,12 +104,14 @@ pub struct Decision<'a> {
     pub allow: bool,
     /// The rule that matches it, if one does.
     pub rule: Option<&'a Arc<Ready>>,
+    /// The index of that rule.
+    pub index: Option<usize>,
 }
 
 impl Rules {
     /// Makes rules ready, each with the prefixes of its file if it has one. `common` are the
     /// variables of all handlers, each `NAME=VALUE`.
-    pub fn new(rules: Vec<(Rule, Vec<Prefix>)>, common: &[CString]) -> Self {
+    pub fn new(rules: &[(Rule, Vec<Prefix>)], common: &[CString]) -> Self {
         let mut v4 = Vec::new();
         let mut v6 = Vec::new();
         for ((rule, list), index) in rules.iter().zip(0..NONE) {
@@ -131,173 +134,102 @@ impl Rules {
                 Who::Unix | Who::Uid(_) | Who::Gid(_) => {}
             }
         }
-        let rules = rules.into_iter().map(|(rule, _)| rule).collect();
-        Self::ready(rules, Table::new(v4), Table::new(v6), common)
+        let rules = rules.iter().map(|(rule, _)| rule);
+        Self::of(
+            Compiled::new(rules, &Table::new(v4), &Table::new(v6)),
+            common,
+        )
     }
 
-    fn ready(rules: Vec<Rule>, v4: Table<u32>, v6: Table<u128>, common: &[CString]) -> Self {
-        let local = |rule: &Rule| !matches!(rule.who, Who::Net(_) | Who::File(_));
+    fn of(compiled: Compiled, common: &[CString]) -> Self {
         Self {
-            v4,
-            v6,
-            local: (0..rules.len())
-                .filter(|index| local(&rules[*index]))
-                .collect(),
-            allows_others: !rules.iter().any(|rule| rule.allow),
-            rules: rules
-                .into_iter()
-                .map(|rule| {
-                    Arc::new(Ready {
-                        variables: variables(&rule, common),
-                        rule,
-                    })
-                })
-                .collect(),
+            ready: (0..compiled.len()).map(|_| OnceLock::new()).collect(),
+            compiled,
+            common: common.into(),
         }
     }
 
     /// Returns the decision of the first rule that matches a client, or that about clients that
-    /// none matches. Neither allocates nor makes a system call.
+    /// none matches. Makes no system call, and allocates only for the first client of a rule.
     pub fn decide(&self, client: Client) -> Decision<'_> {
+        let compiled = &self.compiled;
         let index = match client {
             Client::Inet(address) => match address.to_canonical() {
-                IpAddr::V4(address) => self.v4.find(address.to_bits()),
-                IpAddr::V6(address) => self.v6.find(address.to_bits()),
+                IpAddr::V4(address) => compiled.find_v4(address.to_bits()),
+                IpAddr::V6(address) => compiled.find_v6(address.to_bits()),
             },
-            Client::Unix { uid, gid } => {
-                let fits = |index: &&usize| match self.rules[**index].rule.who {
-                    Who::Uid(wanted) => uid == Some(wanted),
-                    Who::Gid(wanted) => gid == Some(wanted),
-                    _ => true,
-                };
-                self.local.iter().find(fits).copied()
-            }
-            Client::Unknown => {
-                let fits = |index: &&usize| self.rules[**index].rule.who == Who::All;
-                self.local.iter().find(fits).copied()
-            }
+            Client::Unix { uid, gid } => compiled.find_local(|local, allow| match local {
+                Local::Uid(wanted) => is(uid, wanted, unknown_ids().user(wanted), allow),
+                Local::Gid(wanted) => is(gid, wanted, unknown_ids().group(wanted), allow),
+                Local::All | Local::Unix => true,
+            }),
+            Client::Unknown => compiled.find_local(|local, _| local == Local::All),
         };
-        let rule = index.and_then(|index| self.rules.get(index));
+        let Some(index) = index else {
+            return Decision {
+                allow: compiled.allows_others,
+                rule: None,
+                index,
+            };
+        };
+        let rule = self.ready(index);
         Decision {
-            allow: rule.map_or(self.allows_others, |found| found.rule.allow),
+            // What can't be read allows none.
+            allow: rule.is_some() && compiled.allows(index),
             rule,
+            index: Some(index),
         }
     }
 
-    /// The rules in their order.
-    pub fn iter(&self) -> impl Iterator<Item = &Rule> {
-        self.rules.iter().map(|ready| &ready.rule)
+    fn ready(&self, index: usize) -> Option<&Arc<Ready>> {
+        let read = || {
+            let (location, terms) = self.compiled.terms(index)?;
+            Some(Arc::new(Ready {
+                location,
+                max: terms.max,
+                rate: terms.rate.map(|rate| rate.parse()).transpose().ok()?,
+                variables: variables(&terms.environment, &self.common),
+                message: terms.message,
+            }))
+        };
+        self.ready.get(index)?.get_or_init(read).as_ref()
     }
 
-    /// In how many stretches the addresses fall, of both families.
+    /// Returns in how many stretches the addresses fall, of both families.
     pub fn stretches(&self) -> usize {
-        self.v4.starts.len() + self.v6.starts.len()
+        self.compiled.stretches()
     }
 
-    /// Saves the rules.
-    pub fn save(&self) -> SavedRules {
-        SavedRules {
-            rules: self.iter().cloned().collect(),
-            v4: self.v4.clone(),
-            v6: self.v6.clone(),
-        }
+    /// Saves the rules, and returns the number of the descriptor.
+    pub fn save(&self, to: &mut SavedDescriptors) -> io::Result<i32> {
+        self.compiled.save(to)
     }
 
-    /// Restores rules, with the common variables of handlers by now.
-    pub fn restore(saved: SavedRules, common: &[CString]) -> Self {
-        Self::ready(saved.rules, saved.v4, saved.v6, common)
+    /// Restores rules from this descriptor, with the common variables of handlers by now.
+    pub fn restore(saved: i32, common: &[CString]) -> Result<Self, Errno> {
+        Ok(Self::of(Compiled::restore(saved)?, common))
     }
 }
 
+/// Whether a client with this id matches a rule about another. If it can't be told apart from that
+/// user, it is refused with it, and never allowed with it.
+fn is(id: Option<u32>, wanted: u32, known: Option<u32>, allow: bool) -> bool {
+    id == Some(wanted) || id.or(known).is_none() && !allow
+}
+
 /// The complete list of what a rule's handlers have in common, if it changes anything.
-fn variables(rule: &Rule, common: &[CString]) -> Option<Arc<[CString]>> {
-    if rule.environment.is_empty() {
+fn variables(environment: &[(OsString, OsString)], common: &[CString]) -> Option<Arc<[CString]>> {
+    if environment.is_empty() {
         return None;
     }
     let mut lines = common.to_vec();
-    for (name, value) in &rule.environment {
+    for (name, value) in environment {
         let start = [name.as_bytes(), b"="].concat();
         lines.retain(|line| !line.as_bytes().starts_with(&start));
         // Neither has a NUL inside, or there would be no such rule.
         lines.extend(CString::new([&start, value.as_bytes()].concat()));
     }
     Some(lines.into())
-}
-
-/// Stands for no rule.
-const NONE: u32 = u32::MAX;
-
-/// Stretches of numbers, side by side and without a gap from 0 up: the first number of each, and
-/// the rule of all that are in it. Apart, since a search reads the first ones alone.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Table<N> {
-    starts: Vec<N>,
-    rules: Vec<u32>,
-}
-
-/// What an address is as a number.
-trait Number: Copy + Ord + Default {
-    /// The next rule, if there is one.
-    fn next(self) -> Option<Self>;
-}
-
-impl Number for u32 {
-    fn next(self) -> Option<Self> {
-        self.checked_add(1)
-    }
-}
-
-impl Number for u128 {
-    fn next(self) -> Option<Self> {
-        self.checked_add(1)
-    }
-}
-
-impl<N: Number> Table<N> {
-    /// Sweeps over ranges, each with its first and its last number and its rule. Where several
-    /// overlap, the lowest rule counts. Takes n log n for n of them, however they overlap.
-    fn new(mut ranges: Vec<(N, N, u32)>) -> Self {
-        ranges.sort_unstable();
-        let mut table = Self {
-            starts: Vec::new(),
-            rules: Vec::new(),
-        };
-        let mut coming = ranges.iter().peekable();
-        // Those that have begun, and of which not all are known to be over: the lowest rule on top.
-        let mut open = BinaryHeap::new();
-        let mut at = N::default();
-        loop {
-            while let Some((_, last, rule)) = coming.next_if(|(first, ..)| *first <= at) {
-                open.push(Reverse((*rule, *last)));
-            }
-            while open.peek().is_some_and(|Reverse((_, last))| *last < at) {
-                open.pop();
-            }
-            let top = open.peek().map(|Reverse(top)| *top);
-            let rule = top.map_or(NONE, |(rule, _)| rule);
-            if table.rules.last() != Some(&rule) {
-                table.starts.push(at);
-                table.rules.push(rule);
-            }
-            // Nothing changes before the one on top is over, or another begins.
-            let over = top.and_then(|(_, last)| last.next());
-            let begins = coming.peek().map(|(first, ..)| *first);
-            match [over, begins].into_iter().flatten().min() {
-                Some(next) => at = next,
-                None => break,
-            }
-        }
-        table.starts.shrink_to_fit();
-        table.rules.shrink_to_fit();
-        table
-    }
-
-    /// The rule of the stretch that a number is in.
-    fn find(&self, number: N) -> Option<usize> {
-        let after = self.starts.partition_point(|start| *start <= number);
-        let rule = self.rules.get(after.checked_sub(1)?)?;
-        (*rule != NONE).then_some(*rule as usize)
-    }
 }
 
 #[cfg(test)]
@@ -322,7 +254,7 @@ mod tests {
     }
 
     fn line(decision: Decision<'_>) -> Option<usize> {
-        decision.rule.map(|ready| match ready.rule.location {
+        decision.rule.map(|ready| match ready.location {
             RuleLocation::Line(line) => line,
             RuleLocation::Option(_) => 0,
         })
@@ -331,7 +263,7 @@ mod tests {
     #[test]
     fn the_first_rule_that_fits_decides() {
         let rules = Rules::new(
-            read(
+            &read(
                 "allow 10.0.0.1\ndeny 10.0.0.0/8\nallow 10.0.0.0/7\nallow ::1\nallow uid=7\ndeny unix",
             ),
             &[],
@@ -363,7 +295,7 @@ mod tests {
     #[test]
     fn others_are_let_in_if_no_rule_allows() {
         let allows_others = |text| {
-            let rules = Rules::new(read(text), &[]);
+            let rules = Rules::new(&read(text), &[]);
             rules.decide(inet("192.0.2.1")).allow
         };
         assert!(allows_others("deny 10.0.0.0/8"));
@@ -375,7 +307,10 @@ mod tests {
     #[test]
     fn a_rule_s_variables_replace_those_of_all_handlers() {
         let common = [c"A=1".into(), c"AB=2".into(), c"B=3".into()];
-        let rules = Rules::new(read("allow ::1 env A=x env C= env A=y\nallow ::2"), &common);
+        let rules = Rules::new(
+            &read("allow ::1 env A=x env C= env A=y\nallow ::2"),
+            &common,
+        );
         let of = |client| rules.decide(inet(client)).rule.unwrap().variables.clone();
         let expected: [CString; 4] = [c"AB=2".into(), c"B=3".into(), c"C=".into(), c"A=y".into()];
         assert_eq!(of("::1").unwrap()[..], expected);
@@ -388,10 +323,12 @@ mod tests {
         let list = list.map(|text| text.parse().unwrap()).to_vec();
         let mut rules = read("allow file=x");
         rules[0].1 = list;
-        let rules = Rules::new(rules, &[]);
-        assert_eq!(rules.v4.starts, [0, 0x0a00_0000, 0x0c00_0000]);
-        assert_eq!(rules.v4.rules, [NONE, 0, NONE]);
-        assert_eq!(rules.v6.starts, [0]);
+        let rules = Rules::new(&rules, &[]);
+        assert_eq!(
+            rules.compiled.v4(),
+            [(0, NONE), (0x0a00_0000, 0), (0x0c00_0000, NONE)]
+        );
+        assert_eq!(rules.compiled.v6(), [(0, NONE)]);
     }
 
     fn address() -> impl Strategy<Value = IpAddr> {
@@ -465,12 +402,12 @@ mod tests {
                 let rule = Rule::new(*allow, who.clone(), RuleLocation::Line(line));
                 (rule, list.clone())
             });
-            let ready = Rules::new(numbered.collect(), &[]);
-            for table in [&ready.v4.rules, &ready.v6.rules] {
-                prop_assert!(table.windows(2).all(|pair| pair[0] != pair[1]));
-            }
-            let saved = serde_json::to_vec(&ready.save()).unwrap();
-            let restored = Rules::restore(serde_json::from_slice(&saved).unwrap(), &[]);
+            let ready = Rules::new(&numbered.collect::<Vec<_>>(), &[]);
+            let (v4, v6) = (ready.compiled.v4(), ready.compiled.v6());
+            prop_assert!(v4.windows(2).all(|pair| pair[0].1 != pair[1].1));
+            prop_assert!(v6.windows(2).all(|pair| pair[0].1 != pair[1].1));
+            let saved = ready.compiled.bytes().to_vec();
+            let restored = Rules::of(Compiled::read(saved).unwrap(), &[]);
             // Where something begins or ends is where a search may go wrong.
             let edges = rules.iter().flat_map(|(_, who, list)| {
                 let own = match who {

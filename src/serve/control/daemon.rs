@@ -1,5 +1,6 @@
 //! The running daemon, as the main thread has it, and how all that can fail is made ready.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -14,7 +15,7 @@ use super::prepared::{Prepared, Resources};
 use super::status::Status;
 use super::upgrade::preflight::Preflight;
 use crate::child::{Method, Pidfds, Spawner};
-use crate::config::ServiceId;
+use crate::config::{BoundAddress, ServiceId, Style};
 use crate::error::Error;
 use crate::net::Listener;
 use crate::report;
@@ -124,8 +125,9 @@ impl Daemon {
         let lingers = !lingering.is_empty() || handlers.iter().any(|it| it.saved.is_kept());
         let earlier = earlier.saturating_sub(handlers.len() as u64);
         let timeouts = timeouts.into();
+        let own_udp = own_udp(&services, &wait_sockets);
         let shared = Arc::new(share(
-            services,
+            (services, own_udp),
             timeouts,
             (wakers, stream_workers),
             lingers,
@@ -242,10 +244,22 @@ impl Daemon {
     }
 }
 
+/// The bound addresses of all UDP sockets.
+fn own_udp(services: &[Service], wait_sockets: &[WaitSocket]) -> Box<[SocketAddr]> {
+    let received = services.iter().flat_map(|service| &service.datagrams);
+    let all = received.chain(wait_sockets.iter().map(WaitSocket::listener));
+    let udp = all.filter(|listener| listener.style() == Style::Datagram);
+    udp.filter_map(|listener| match listener.bound_address() {
+        BoundAddress::Inet(address) => Some(*address),
+        BoundAddress::Unix(_) => None,
+    })
+    .collect()
+}
+
 /// What all threads share, of which the first so many accept. `lingers` says whether connections of
 /// an earlier binary linger.
 fn share(
-    services: Vec<Service>,
+    (services, own_udp): (Vec<Service>, Box<[SocketAddr]>),
     timeouts: Box<[Option<Timeouts>]>,
     (wakers, stream_workers): (Arc<[Waker]>, usize),
     lingers: bool,
@@ -282,6 +296,7 @@ fn share(
         wakers,
         clock: Clock::new(Instant::now()),
         pending: (0..threads).map(|_| Mutex::default()).collect(),
+        own_udp,
         parked_exchanges: Mutex::default(),
         phase: AtomicU8::new(Phase::Starting as u8),
         parked: AtomicUsize::new(0),

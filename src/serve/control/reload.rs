@@ -23,7 +23,7 @@ impl Daemon {
             match files.read() {
                 Ok(list) => {
                     let count = list.len();
-                    rules.replace(Rules::new(list, served.plan.variables()));
+                    rules.replace(Rules::new(&list, served.plan.variables()));
                     // Threads that wait would keep the old ones for as long.
                     self.shared.wakers.iter().for_each(Waker::wake);
                     report::event(Event::ReadRules(served.id, count));

@@ -2,12 +2,13 @@
 //! may not be able to read their files.
 
 use std::ffi::CString;
+use std::io;
 
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Prestart;
-use crate::serve::admission::{Rules, SavedRules};
+use crate::serve::admission::Rules;
 use crate::serve::service::Service;
 use crate::setup::RuleFiles;
 use crate::setup::rules::SavedRuleFiles;
@@ -16,7 +17,8 @@ use crate::sys::descriptors::SavedDescriptors;
 /// The rules of a service, and the files that they are read from again.
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::serve) struct SavedServiceRules {
-    rules: SavedRules,
+    /// The descriptor of the compiled rules.
+    rules: i32,
     files: SavedRuleFiles,
 }
 
@@ -26,10 +28,10 @@ impl SavedServiceRules {
         service: &Service,
         files: Option<&RuleFiles>,
         to: &mut SavedDescriptors,
-    ) -> Result<Option<Self>, Errno> {
+    ) -> io::Result<Option<Self>> {
         match (&service.rules, files) {
             (Some(rules), Some(files)) => Ok(Some(Self {
-                rules: rules.current().save(),
+                rules: rules.current().save(to)?,
                 files: files.save(to)?,
             })),
             _ => Ok(None),
@@ -45,6 +47,6 @@ impl SavedServiceRules {
         asks: bool,
     ) -> Result<(Rules, RuleFiles), Errno> {
         let files = RuleFiles::restore(self.files, prestart, asks)?;
-        Ok((Rules::restore(self.rules, common), files))
+        Ok((Rules::restore(self.rules, common)?, files))
     }
 }

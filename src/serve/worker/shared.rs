@@ -1,5 +1,6 @@
 //! What all threads of the running daemon share, and the phases that the workers go through.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -33,6 +34,8 @@ pub(in crate::serve) struct Shared {
     pub(in crate::serve) parked: AtomicUsize,
     /// Whether skd drains.
     pub(in crate::serve) drains: AtomicBool,
+    /// The bound addresses of all UDP sockets, those of wait mode too.
+    pub(in crate::serve) own_udp: Box<[SocketAddr]>,
     /// The exchanges of parked workers. Locked only to park or go on.
     pub(in crate::serve) parked_exchanges: Mutex<Vec<ParkedExchange>>,
     /// How many exchanges of datagrams are open: their handlers may still write answers.

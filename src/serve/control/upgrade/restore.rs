@@ -24,6 +24,7 @@ use crate::setup::{Log, Manager, RuleFiles};
 use crate::sys::descriptors;
 use crate::sys::process;
 use crate::sys::reexec;
+use crate::sys::users;
 
 /// How this process came to run.
 #[derive(Debug)]
@@ -47,6 +48,7 @@ impl Arrival {
         let state = State::read(memory).map_err(|reason| {
             Error::start("the state of the running skd can't be understood", reason)
         })?;
+        users::restore_unknown_ids(state.process.unknown_ids);
         let state = Box::new(state);
         Ok(match word {
             Word::Preflight => Self::Preflight(state),

@@ -17,7 +17,7 @@ use crate::serve::control::saved_rules::SavedServiceRules;
 use crate::serve::service::Service;
 use crate::serve::wait_mode::WaitSocket;
 use crate::sys::descriptors::{self, SavedDescriptors};
-use crate::sys::process;
+use crate::sys::{process, users};
 
 /// Writes down what the next binary needs to know. It gets open connections only if it is to go
 /// on with them.
@@ -48,6 +48,7 @@ pub(in crate::serve) fn write_state(
             stream_workers: daemon.stream_workers,
             files: files.map(|limit| (limit.rlim_cur, limit.rlim_max)),
             dumpable: process::is_dumpable(),
+            unknown_ids: users::unknown_ids(),
         },
         identity: daemon.origin.identity.as_ref().map(SavedIdentity::save),
         executable: executable.save(&mut to)?,
@@ -82,7 +83,7 @@ fn save_services(
     daemon: &Daemon,
     connections: bool,
     to: &mut SavedDescriptors,
-) -> Result<Vec<SavedService>, Errno> {
+) -> io::Result<Vec<SavedService>> {
     let mut saved = Vec::new();
     for (index, control) in daemon.services.iter().enumerate() {
         let id = ServiceId::new(index);
@@ -102,7 +103,7 @@ fn save_service(
     configured: Option<&Service>,
     connections: bool,
     to: &mut SavedDescriptors,
-) -> Result<SavedService, Errno> {
+) -> io::Result<SavedService> {
     let wait_sockets = daemon.wait_sockets.iter();
     let wait_sockets = wait_sockets.filter(|socket| socket.service() == id);
     let listeners = configured

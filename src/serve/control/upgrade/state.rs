@@ -22,10 +22,11 @@ use crate::setup::notify::SavedManager;
 use crate::setup::pidfile::SavedPidFile;
 use crate::sys::descriptors::{self, SavedDescriptors};
 use crate::sys::reexec::{self, ExecArguments};
+use crate::sys::users::UnknownIds;
 
 /// What the document looks like. Fields may be added; a binary that needs a missing field, or
 /// that sees another number here, fails its preflight.
-pub(in crate::serve) const FORMAT: u32 = 2;
+pub(in crate::serve) const FORMAT: u32 = 3;
 
 /// All that the next binary needs to know besides its configuration.
 #[derive(Debug, Serialize, Deserialize)]
@@ -69,6 +70,8 @@ pub(in crate::serve) struct SavedProcess {
     pub(in crate::serve) files: Option<(libc::rlim_t, libc::rlim_t)>,
     /// Whether other processes of its user may look into it.
     pub(in crate::serve) dumpable: bool,
+    /// The ids that stand for unknown users: after chroot(2), /proc may be out of sight.
+    pub(in crate::serve) unknown_ids: UnknownIds,
 }
 
 /// A service. The next binary knows it by its name, and its listeners by their addresses.

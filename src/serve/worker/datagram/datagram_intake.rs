@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::drops::Drops;
+use super::own_senders::OwnSenders;
 use super::parked_exchange::ParkedExchange;
 use crate::child::Spawner;
 use crate::config::{BoundAddress, Peer, ServiceId};
@@ -102,6 +103,7 @@ pub(super) fn start<M: Mode + Send + 'static>(
             ),
             rejections: Rejections::new(service.id, Kind::Datagram, shared.clock),
             drops: Drops::new(service.id),
+            own_senders: OwnSenders::new(&shared.own_udp),
             watched: false,
             closed_by_rate: false,
             full: false,
@@ -123,6 +125,7 @@ pub(super) struct Datagram<'a, M> {
     pub(super) pipeline: Pipeline<'a>,
     rejections: Rejections,
     pub(super) drops: Drops,
+    pub(super) own_senders: OwnSenders,
     /// Whether the listeners are in the epoll set.
     watched: bool,
     /// Whether it is the rate that keeps datagrams in the sockets.

@@ -147,6 +147,11 @@ impl Mode for Packets {
             return Attempt::Served;
         }
         let route = *route;
+        if intake.own_senders.has_sent(&route) {
+            intake.pipeline.release_token(token);
+            intake.drops.note(DropReason::Own);
+            return Attempt::Served;
+        }
         let peer = Peer::datagram(route.sender(), route.local());
         let Some(admitted) = intake.admit(peer, token) else {
             return Attempt::Served;

@@ -235,6 +235,9 @@ fn deliver<'a>(
     if payload.is_empty() {
         return Err(DropReason::Empty);
     }
+    if intake.own_senders.has_sent(route) {
+        return Err(DropReason::Own);
+    }
     let with = (sender, route.local(), listener);
     let peers = &mut intake.mode;
     let delivered = match peers.known.get(&with).copied() {

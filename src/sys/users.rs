@@ -1,0 +1,119 @@
+//! User and group ids of other processes that are unknown in this user namespace
+//! (user_namespaces(7)).
+//!
+//! The kernel names a user that isn't mapped into the namespace by the overflow id, 65534. So that
+//! id stands for all of them, even if the namespace has a user with it.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use serde::{Deserialize, Serialize};
+
+/// The ids that say nothing about a process, if there are such.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnknownIds {
+    uid: Option<u32>,
+    gid: Option<u32>,
+}
+
+static UNKNOWN: OnceLock<UnknownIds> = OnceLock::new();
+
+/// The overflow ids, unless the administrator has changed them.
+const OVERFLOW: u32 = 65_534;
+
+/// The number of ids, all of which are mapped outside of user namespaces.
+const ALL: u64 = u32::MAX as u64;
+
+/// Returns the ids that say nothing about a process. The first call reads /proc, which may be out
+/// of reach after chroot(2).
+pub fn unknown_ids() -> UnknownIds {
+    *UNKNOWN.get_or_init(UnknownIds::find)
+}
+
+/// Notes what an earlier program of this process has found.
+pub fn restore_unknown_ids(found: UnknownIds) {
+    // Set already only if this process has asked before.
+    let _ = UNKNOWN.set(found);
+}
+
+impl UnknownIds {
+    fn find() -> Self {
+        let find = |map: &str, overflow: &str| {
+            let map = fs::read_to_string(map);
+            let has_process = || Path::new("/proc/self/stat").exists();
+            let hides = match map {
+                Ok(map) => mapped(&map) < ALL,
+                // A kernel without user namespaces.
+                Err(reason) if reason.kind() == io::ErrorKind::NotFound => !has_process(),
+                Err(_) => true,
+            };
+            let overflow = fs::read_to_string(overflow);
+            let number = || overflow.ok()?.trim_ascii().parse().ok();
+            hides.then(|| number().unwrap_or(OVERFLOW))
+        };
+        Self {
+            uid: find("/proc/self/uid_map", "/proc/sys/kernel/overflowuid"),
+            gid: find("/proc/self/gid_map", "/proc/sys/kernel/overflowgid"),
+        }
+    }
+
+    /// Returns a user id, unless it may be that of any user.
+    pub fn user(self, uid: u32) -> Option<u32> {
+        (self.uid != Some(uid)).then_some(uid)
+    }
+
+    /// Returns a group id, unless it may be that of any group.
+    pub fn group(self, gid: u32) -> Option<u32> {
+        (self.gid != Some(gid)).then_some(gid)
+    }
+}
+
+/// Returns how many ids are mapped: each line has the first id inside, the first outside, and their
+/// number.
+fn mapped(map: &str) -> u64 {
+    let count = |line: &str| line.split_ascii_whitespace().nth(2)?.parse::<u64>().ok();
+    let counts = map.lines().filter_map(count);
+    counts.fold(0, u64::saturating_add)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_of_all_ids_hides_none() {
+        for (map, count) in [
+            ("         0          0 4294967295\n", ALL),
+            ("0 1000 1\n1 100000 65536\n", 65_537),
+            ("0 0 1\n1 1 4294967294\n", ALL),
+            ("", 0),
+            ("x y z\n0 0\n", 0),
+            ("0 0 18446744073709551615\n0 0 1", u64::MAX),
+        ] {
+            assert_eq!(mapped(map), count, "{map}");
+        }
+    }
+
+    #[test]
+    fn the_overflow_id_is_unknown_where_ids_are_hidden() {
+        let hides = UnknownIds {
+            uid: Some(65_534),
+            gid: Some(65_533),
+        };
+        assert_eq!(
+            (hides.user(65_534), hides.user(65_533)),
+            (None, Some(65_533))
+        );
+        assert_eq!(
+            (hides.group(65_533), hides.group(65_534)),
+            (None, Some(65_534))
+        );
+        let all = UnknownIds::default();
+        assert_eq!(
+            (all.user(65_534), all.group(65_534)),
+            (Some(65_534), Some(65_534))
+        );
+    }
+}
