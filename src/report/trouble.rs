@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use super::spawn_failure::SpawnTrouble;
 use crate::config::{ListenerName, Peer, ServiceId};
 use crate::error::Error;
+use crate::sys::signals::{Sender, Signal};
 
 /// The causes of troubles. For a service, or for the process, one line a second of each cause is
 /// written at most.
@@ -39,11 +40,13 @@ pub enum Cause {
     Rules,
     /// A handler couldn't be prestarted.
     Prestart,
+    /// A signal wasn't obeyed.
+    Signal,
 }
 
 impl Cause {
     /// The number of causes.
-    pub const COUNT: usize = Self::Prestart as usize + 1;
+    pub const COUNT: usize = Self::Signal as usize + 1;
 }
 
 /// Something that went wrong.
@@ -153,6 +156,8 @@ pub enum Trouble<'a> {
     },
     /// There is no upgrade, for this reason.
     NoUpgrade(NoUpgrade<'a>),
+    /// A signal of this sender was not obeyed.
+    SignalRefused(Signal, Sender),
     /// `--ready-fd` can't be written to.
     ReadyFd {
         /// The descriptor.
@@ -294,6 +299,7 @@ impl Trouble<'_> {
             | Self::IdleExit(_) => Cause::Watch,
             Self::RelayRestarted { .. } | Self::NoRelay { .. } => Cause::Log,
             Self::NoUpgrade(_) => Cause::Upgrade,
+            Self::SignalRefused(..) => Cause::Signal,
             Self::ReadyFd { .. } | Self::Manager { .. } => Cause::Manager,
             Self::RulesNotRead(..) => Cause::Rules,
             Self::PrestartedEnded { .. }
@@ -328,6 +334,7 @@ impl Trouble<'_> {
             | Self::RelayRestarted { .. }
             | Self::NoRelay { .. }
             | Self::NoUpgrade(_)
+            | Self::SignalRefused(..)
             | Self::ReadyFd { .. }
             | Self::Manager { .. } => None,
         }
@@ -416,6 +423,22 @@ impl fmt::Display for Trouble<'_> {
                 )
             }
             Self::NoUpgrade(why) => write!(f, "no upgrade: {why}; this skd goes on"),
+            Self::SignalRefused(signal, sender) => {
+                let name = signal.as_str().trim_start_matches("SIG");
+                match sender {
+                    Sender::Unverified { pid, uid } => write!(
+                        f,
+                        "{name} was ignored: it was sent with data, as pid {pid} of uid {uid}, \
+                         which the kernel doesn't verify; use kill(1)"
+                    ),
+                    Sender::Process { pid, uid } => write!(
+                        f,
+                        "{name} from pid {pid} of uid {uid} was ignored: handlers and other users \
+                         don't control skd"
+                    ),
+                    Sender::Kernel | Sender::Outside => write!(f, "{name} was ignored"),
+                }
+            }
             Self::ReadyFd { number, errno } => {
                 let why = match errno {
                     Errno::EAGAIN => "its reader is stuck",

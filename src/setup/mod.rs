@@ -11,6 +11,7 @@ pub mod ready;
 mod relay;
 pub mod rights;
 pub mod rules;
+pub mod senders;
 mod syslog;
 
 pub use log::{Detach, Log};
@@ -19,3 +20,4 @@ pub use pidfile::PidFile;
 pub use ready::{Ready, ReadyFd, Side};
 pub use relay::Said;
 pub use rules::RuleFiles;
+pub use senders::{Senders, Starter};

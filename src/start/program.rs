@@ -7,9 +7,9 @@ use crate::child::plan::Role;
 use crate::config::{Daemon, Service, Supervise};
 use crate::error::Error;
 use crate::net::Listener;
-use crate::serve::supervise;
 use crate::serve::supervise::sockets::Sockets;
-use crate::setup::{Detach, Log, Manager, PidFile, Ready, ReadyFd};
+use crate::serve::supervise::{self, Obeyed};
+use crate::setup::{Detach, Log, Manager, PidFile, Ready, ReadyFd, Senders, Starter};
 use crate::sys::child::{self, Stage};
 use crate::sys::signals::{self, Inherited};
 use crate::sys::{memory, process};
@@ -23,6 +23,8 @@ use super::process::{
 pub(super) fn run(daemon: &Daemon, service: &Service, inherited: &Inherited) -> Result<u8, Error> {
     let supervised = service.mode.supervised().is_some();
     let identity = service.identity.as_ref();
+    // Before the user or the root directory is changed.
+    let starter = Starter::find();
     let ready_fd = daemon.ready_fd.map(ReadyFd::claim).transpose()?;
     // The program says itself that it is ready; but which process is the main one, is for the old
     // one to say.
@@ -66,7 +68,8 @@ pub(super) fn run(daemon: &Daemon, service: &Service, inherited: &Inherited) -> 
         log.take_over()?;
         if supervised {
             let kill_after = service.kill_after.map(Into::into);
-            return supervise::run(&plan, None, kill_after, terminal, inherited, log, ready);
+            let obeyed = Obeyed::new(Senders::new(starter, [identity]), inherited);
+            return supervise::run(&plan, None, kill_after, terminal, obeyed, log, ready);
         }
         if let Some(pidfile) = &pidfile {
             pidfile
@@ -91,7 +94,7 @@ pub(super) fn hand_off(
     (service, supervise): (&Service, Supervise),
     files: Option<libc::rlimit>,
     mut bound: Bound,
-    inherited: &Inherited,
+    obeyed: Obeyed,
     ready: &mut Option<Ready>,
 ) -> Result<u8, Error> {
     let surroundings = &service.surroundings;
@@ -111,15 +114,7 @@ pub(super) fn hand_off(
     memory::return_freed();
     let kill_after = service.kill_after.map(Into::into);
     let log = bound.log;
-    supervise::run(
-        &plan,
-        Some(sockets),
-        kill_after,
-        false,
-        inherited,
-        log,
-        ready,
-    )
+    supervise::run(&plan, Some(sockets), kill_after, false, obeyed, log, ready)
 }
 
 /// Becomes the program. Returns only with the reason why not.

@@ -7,9 +7,10 @@ use crate::child::plan::raise_file_limit;
 use crate::config::{Config, Service};
 use crate::error::Error;
 use crate::net::{self, InheritedListener};
+use crate::serve::supervise::Obeyed;
 use crate::serve::{Daemon, Origin, Prepared, Resources, Restored, Rules};
 use crate::setup::executable::Executable;
-use crate::setup::{Detach, Log, Manager, ReadyFd, RuleFiles};
+use crate::setup::{Detach, Log, Manager, ReadyFd, RuleFiles, Senders, Starter};
 use crate::sys::memory;
 use crate::sys::process;
 use crate::sys::signals::{self, Inherited, Signal};
@@ -25,6 +26,8 @@ use super::program::{self, Bound};
 pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> {
     let Config { daemon, services } = config;
     let identity = identity(&services)?;
+    // Before the user or the root directory is changed.
+    let starter = Starter::find();
     // A descriptor for each live handler; handlers get the old limit back.
     let files = raise_file_limit();
     // What skd was given on purpose.
@@ -90,7 +93,9 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
                 log,
                 pidfile,
             };
-            let end = program::hand_off(service, files, bound, inherited, ready);
+            let senders = Senders::new(starter, [service.0.identity.as_ref()]);
+            let obeys = Obeyed::new(senders, inherited);
+            let end = program::hand_off(service, files, bound, obeys, ready);
             return end.map_err(|error| error.inside(daemon.root.as_deref()));
         }
         if daemon.root.is_some() {
@@ -112,6 +117,7 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
             hangup_ends: !daemon.background
                 && manager.is_none()
                 && !inherited.ignored(Signal::SIGHUP),
+            starter,
             files,
             identity,
             pidfile,

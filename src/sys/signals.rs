@@ -203,6 +203,61 @@ pub fn allow_ending() {
         .thread_unblock();
 }
 
+/// A signal that has arrived, and its sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrived {
+    /// The signal.
+    pub signal: Signal,
+    /// The sender.
+    pub sender: Sender,
+}
+
+/// The sender of a signal, as far as the kernel knows it (`si_code` of sigaction(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// The kernel itself: a key of the terminal, its end, a timer.
+    Kernel,
+    /// A process of an enclosing PID namespace, such as the runtime of a container.
+    Outside,
+    /// A process that the kernel has identified by its real user id.
+    Process {
+        /// Its process id.
+        pid: u32,
+        /// Its real user id.
+        uid: u32,
+    },
+    /// A process that has filled in its ids itself (rt_sigqueueinfo(2)), or one whose ids aren't
+    /// known.
+    Unverified {
+        /// The process id that it claims.
+        pid: u32,
+        /// The user id that it claims.
+        uid: u32,
+    },
+}
+
+impl Sender {
+    /// Reads what the kernel says of it. A process can't send a code of 0 or more to another
+    /// process, nor [`Self::TKILL`], except by the calls that fill in the ids. Any other code
+    /// carries ids that the sender has made up, or none at all: a handler can have the kernel send
+    /// TERM when a descriptor is ready (fcntl(2), `F_SETSIG`).
+    fn of(code: i32, pid: u32, uid: u32) -> Self {
+        match code {
+            Self::KERNEL => Self::Kernel,
+            Self::USER if pid == 0 => Self::Outside,
+            Self::USER | Self::TKILL => Self::Process { pid, uid },
+            _ => Self::Unverified { pid, uid },
+        }
+    }
+
+    /// `SI_KERNEL`.
+    const KERNEL: i32 = 0x80;
+    /// `SI_USER`: kill(2), or pidfd_send_signal(2) without details.
+    const USER: i32 = 0;
+    /// `SI_TKILL`: tgkill(2).
+    const TKILL: i32 = -6;
+}
+
 /// Signals as data (signalfd(2)). The caller has blocked them with [`block`].
 #[derive(Debug)]
 pub struct Signals {
@@ -225,14 +280,39 @@ impl Signals {
     }
 
     /// Takes the next signal that has arrived, if there is one.
-    pub fn next(&self) -> Option<Signal> {
+    pub fn next(&self) -> Option<Arrived> {
         let info = self.source.read_signal().ok().flatten()?;
-        Signal::try_from(info.ssi_signo as i32).ok()
+        let signal = Signal::try_from(info.ssi_signo as i32).ok()?;
+        let sender = Sender::of(info.ssi_code, info.ssi_pid, info.ssi_uid);
+        Some(Arrived { signal, sender })
     }
 }
 
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.source.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_codes_that_no_process_can_forge_identify_a_sender() {
+        let (pid, uid) = (7, 1000);
+        assert_eq!(Sender::of(0x80, 0, 0), Sender::Kernel);
+        assert_eq!(Sender::of(0, 0, uid), Sender::Outside);
+        for code in [0, -6] {
+            assert_eq!(Sender::of(code, pid, uid), Sender::Process { pid, uid });
+        }
+        // SI_QUEUE, SI_TIMER, SI_MESGQ, SI_ASYNCIO, SI_SIGIO, SI_DETHREAD, POLL_IN, CLD_EXITED.
+        for code in [-1, -2, -3, -4, -5, -7, 1, 2, 0x81, i32::MIN] {
+            assert_eq!(Sender::of(code, pid, uid), Sender::Unverified { pid, uid });
+            assert_eq!(
+                Sender::of(code, 0, 0),
+                Sender::Unverified { pid: 0, uid: 0 }
+            );
+        }
     }
 }

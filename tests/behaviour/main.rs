@@ -65,6 +65,7 @@ mod seqpacket;
 mod services;
 mod shortages;
 mod signals;
+mod signals_from_strangers;
 mod socket_activation;
 mod socket_options;
 mod stream;

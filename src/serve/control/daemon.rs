@@ -29,7 +29,7 @@ use crate::serve::handlers::{Births, Handlers};
 use crate::serve::service::Service;
 use crate::serve::wait_mode::WaitSocket;
 use crate::serve::worker::{Phase, Shared, Turns, datagram, stream};
-use crate::setup::Log;
+use crate::setup::{Log, Senders};
 use crate::sys::events::{Interest, Poller, Waker};
 use crate::sys::process;
 use crate::sys::signals::{Signal, Signals};
@@ -56,6 +56,8 @@ pub struct Daemon {
     pub(in crate::serve) workers: Vec<Thread>,
     pub(in crate::serve) stream_workers: usize,
     pub(in crate::serve) signals: Signals,
+    /// The processes whose signals are obeyed.
+    pub(in crate::serve) senders: Senders,
     /// The wait-mode listeners of all services.
     pub(in crate::serve) wait_sockets: Vec<WaitSocket>,
     pub(in crate::serve) spawner: Spawner,
@@ -99,6 +101,8 @@ impl Daemon {
             .collect::<Result<_, _>>()
             .map_err(failed("no descriptor to wake a thread"))?;
         let method = resources.method;
+        let identities = services.iter().map(|it| it.config.identity.as_ref());
+        let senders = Senders::new(resources.origin.starter, identities);
         let mut spawners = Spawners {
             method,
             reserved: resources.reserved,
@@ -146,6 +150,7 @@ impl Daemon {
             workers,
             stream_workers,
             signals: Signals::new(&USED).map_err(failed("no descriptor for signals"))?,
+            senders,
             wait_sockets,
             spawner,
             method,

@@ -86,8 +86,8 @@ impl Daemon {
                 }
             }
             Token::Signals => {
-                while let Some(signal) = self.signals.next() {
-                    if self.signal(signal) {
+                while let Some(arrived) = self.signals.next() {
+                    if self.signal(arrived) {
                         return true;
                     }
                 }

@@ -1,8 +1,8 @@
 //! What only the start knew about the process.
 
 use crate::config::Identity;
-use crate::setup::PidFile;
 use crate::setup::executable::Executable;
+use crate::setup::{PidFile, Starter};
 
 /// What is known from the start alone, and what ends with the process.
 #[derive(Debug)]
@@ -11,6 +11,8 @@ pub struct Origin {
     pub executable: Option<Executable>,
     /// Whether HUP ends a daemon that has nothing to open again.
     pub hangup_ends: bool,
+    /// The user that has started skd.
+    pub starter: Starter,
     /// The limit of open files that handlers get back.
     pub files: Option<libc::rlimit>,
     /// The user that the process has become.

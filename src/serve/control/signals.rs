@@ -5,16 +5,22 @@ use std::time::{Duration, Instant};
 use super::daemon::Daemon;
 use super::drain::Drain;
 use crate::child::Pool;
-use crate::report::{self, Event};
+use crate::report::{self, Event, Trouble};
 use crate::serve::handlers::reap;
 use crate::serve::handlers::table::Work;
 use crate::serve::worker::Phase;
-use crate::sys::signals::Signal;
+use crate::sys::signals::{Arrived, Signal};
 use crate::sys::thread::Thread;
 
 impl Daemon {
-    /// Acts on a signal. Returns whether skd ends at once.
-    pub(in crate::serve) fn signal(&mut self, signal: Signal) -> bool {
+    /// Acts on a signal, if its sender is obeyed. Returns whether skd ends at once.
+    pub(in crate::serve) fn signal(&mut self, arrived: Arrived) -> bool {
+        let Arrived { signal, sender } = arrived;
+        // CHLD says only where to look.
+        if signal != Signal::SIGCHLD && !self.senders.accept(sender) {
+            report::event(Event::Trouble(Trouble::SignalRefused(signal, sender)));
+            return false;
+        }
         match signal {
             Signal::SIGTERM => self.end(false),
             Signal::SIGINT | Signal::SIGQUIT => self.end(true),

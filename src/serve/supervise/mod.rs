@@ -9,4 +9,4 @@ mod supervisor;
 
 pub use launch::rehearse;
 pub use run::run;
-pub use supervisor::has_terminal;
+pub use supervisor::{Obeyed, has_terminal};

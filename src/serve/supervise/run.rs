@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use super::launch::stack;
 use super::sockets::Sockets;
-use super::supervisor::{SIGNALS, Supervisor};
+use super::supervisor::{Obeyed, SIGNALS, Supervisor};
 use crate::child::Plan;
 use crate::error::Error;
 use crate::report::{self, Event, Trouble};
 use crate::setup::{Log, Ready};
 use crate::sys::child::CloneCall;
 use crate::sys::process::{self, Ended};
-use crate::sys::signals::{Inherited, Signal, Signals, killpg};
+use crate::sys::signals::{Signal, Signals, killpg};
 
 /// A run of this length or more is followed by another at once.
 const GOOD_RUN: Duration = Duration::from_secs(10);
@@ -29,7 +29,7 @@ pub fn run(
     sockets: Option<Sockets<'_>>,
     kill_after: Option<Duration>,
     terminal: bool,
-    inherited: &Inherited,
+    obeyed: Obeyed,
     log: Log,
     ready: &mut Option<Ready>,
 ) -> Result<u8, Error> {
@@ -46,7 +46,7 @@ pub fn run(
         call: CloneCall::find(),
         stack: stack()?,
         adopts: process::adopts_orphans(),
-        passes_hangup: !inherited.ignored(Signal::SIGHUP),
+        obeyed,
         ending: false,
     };
     let result = keep_running(&mut supervisor, ready);

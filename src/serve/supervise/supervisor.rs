@@ -11,13 +11,13 @@ use super::sockets::Sockets;
 use crate::child::Plan;
 use crate::config::KILL_AFTER;
 use crate::error::Error;
-use crate::report::{self, Event};
-use crate::setup::{Log, Ready, Said};
+use crate::report::{self, Event, Trouble};
+use crate::setup::{Log, Ready, Said, Senders};
 use crate::sys::child::{Born, CloneCall, Stage};
 use crate::sys::events::wait_readable;
 use crate::sys::memory::Stack;
 use crate::sys::process::{self, Change, Ended, Target, Wait};
-use crate::sys::signals::{Signal, Signals, kill, killpg, signal_group};
+use crate::sys::signals::{Arrived, Inherited, Signal, Signals, kill, killpg, signal_group};
 
 /// The signals that are passed on, and CHLD, which tells of the program's end.
 pub(in crate::serve) const SIGNALS: [Signal; 10] = [
@@ -39,6 +39,36 @@ pub fn has_terminal() -> bool {
     io::stdin().is_terminal() && nix::unistd::tcgetpgrp(io::stdin()) == Ok(getpgrp())
 }
 
+/// The signals that are obeyed, and passed on.
+#[derive(Debug)]
+pub struct Obeyed {
+    senders: Senders,
+    /// Whether HUP is passed on: not under nohup(1).
+    passes_hangup: bool,
+}
+
+impl Obeyed {
+    /// The signals of these senders, in a process that has inherited this state.
+    pub fn new(senders: Senders, inherited: &Inherited) -> Self {
+        Self {
+            senders,
+            passes_hangup: !inherited.ignored(Signal::SIGHUP),
+        }
+    }
+
+    /// Whether a signal is obeyed. CHLD, CONT and WINCH tell of something that can be seen
+    /// otherwise, and end nothing.
+    fn accepts(&self, arrived: Arrived) -> bool {
+        let Arrived { signal, sender } = arrived;
+        let harmless = [Signal::SIGCHLD, Signal::SIGCONT, Signal::SIGWINCH];
+        let accepted = harmless.contains(&signal) || self.senders.accept(sender);
+        if !accepted {
+            report::event(Event::Trouble(Trouble::SignalRefused(signal, sender)));
+        }
+        accepted
+    }
+}
+
 /// The supervisor of one program.
 pub(in crate::serve) struct Supervisor<'a> {
     pub(in crate::serve) plan: &'a Plan,
@@ -54,8 +84,7 @@ pub(in crate::serve) struct Supervisor<'a> {
     pub(in crate::serve) stack: Stack,
     /// Whether strangers become this process's children, and are to be reaped.
     pub(in crate::serve) adopts: bool,
-    /// Whether HUP is passed on: not under nohup(1).
-    pub(in crate::serve) passes_hangup: bool,
+    pub(in crate::serve) obeyed: Obeyed,
     /// Whether the program isn't to be run again.
     pub(in crate::serve) ending: bool,
 }
@@ -129,8 +158,8 @@ impl<'a> Supervisor<'a> {
                     let due = due.or_else(|| self.stoppable()?.look_at());
                     let limit = due.map(|due| due.saturating_duration_since(Instant::now()));
                     self.wait(limit, false);
-                    while let Some(signal) = self.signals.next() {
-                        self.pass_on(signal, Some(pid));
+                    while let Some(arrived) = self.signals.next() {
+                        self.pass_on(arrived, Some(pid));
                     }
                     self.see_to_end(pid);
                 }
@@ -167,8 +196,8 @@ impl<'a> Supervisor<'a> {
     pub(in crate::serve) fn await_client(&mut self) {
         while !self.ending && !self.on_demand().is_none_or(Sockets::client_waits) {
             self.wait(None, true);
-            while let Some(signal) = self.signals.next() {
-                self.pass_on(signal, None);
+            while let Some(arrived) = self.signals.next() {
+                self.pass_on(arrived, None);
             }
         }
     }
@@ -177,8 +206,8 @@ impl<'a> Supervisor<'a> {
     pub(in crate::serve) fn pause(&mut self, pause: Duration) {
         let due = Instant::now() + pause;
         while !self.ending {
-            while let Some(signal) = self.signals.next() {
-                self.pass_on(signal, None);
+            while let Some(arrived) = self.signals.next() {
+                self.pass_on(arrived, None);
             }
             let left = due.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -188,7 +217,11 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn pass_on(&mut self, signal: Signal, program: Option<Pid>) {
+    fn pass_on(&mut self, arrived: Arrived, program: Option<Pid>) {
+        if !self.obeyed.accepts(arrived) {
+            return;
+        }
+        let signal = arrived.signal;
         if matches!(signal, Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT) {
             self.ending = true;
             // The first of them counts.
@@ -203,7 +236,7 @@ impl<'a> Supervisor<'a> {
         }
         let passed_on = match signal {
             Signal::SIGCHLD => false,
-            Signal::SIGHUP => self.passes_hangup,
+            Signal::SIGHUP => self.obeyed.passes_hangup,
             _ => true,
         };
         if let Some(pid) = program.filter(|_| passed_on) {

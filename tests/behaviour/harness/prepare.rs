@@ -254,6 +254,15 @@ pub(super) fn pidfd_send_signal(pidfd: &OwnedFd, signal: Signal) -> io::Result<(
     }
 }
 
+/// Sends a signal with a value, so that the kernel doesn't fill in the sender (sigqueue(3)).
+pub fn queue_signal(pid: i32, signal: Signal) {
+    let value = libc::sigval {
+        sival_ptr: std::ptr::null_mut(),
+    };
+    // SAFETY: the value is passed on and not looked at.
+    check(unsafe { libc::sigqueue(pid, signal as i32, value) }).expect("sigqueue");
+}
+
 fn check(result: i32) -> io::Result<i32> {
     if result < 0 {
         Err(io::Error::last_os_error())

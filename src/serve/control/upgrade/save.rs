@@ -45,6 +45,7 @@ pub(in crate::serve) fn write_state(
         version: env!("SKD_VERSION").into(),
         process: SavedProcess {
             hangup_ends: daemon.origin.hangup_ends,
+            starter: Some(daemon.origin.starter),
             stream_workers: daemon.stream_workers,
             files: files.map(|limit| (limit.rlim_cur, limit.rlim_max)),
             dumpable: process::is_dumpable(),

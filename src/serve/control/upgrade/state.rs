@@ -16,6 +16,7 @@ use crate::serve::handlers::saved::{SavedHandler, SavedLingering};
 use crate::serve::service::{DrainTimeouts, TimeLimits};
 use crate::serve::worker::datagram::SavedExchange;
 use crate::serve::worker::saved::SavedPending;
+use crate::setup::Starter;
 use crate::setup::executable::SavedExecutable;
 use crate::setup::log::SavedLog;
 use crate::setup::notify::SavedManager;
@@ -64,6 +65,8 @@ pub(in crate::serve) struct OpenDescriptors {
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::serve) struct SavedProcess {
     pub(in crate::serve) hangup_ends: bool,
+    /// Unknown to skd 2.0.
+    pub(in crate::serve) starter: Option<Starter>,
     /// How many stream workers there are: after chroot(2), what limits them can't be seen.
     pub(in crate::serve) stream_workers: usize,
     /// The limit of open files that handlers get back.
