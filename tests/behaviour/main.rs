@@ -54,6 +54,7 @@ mod pidfile;
 mod prestart_life;
 mod prestart_options;
 mod prestart_programs;
+mod prestart_traces;
 mod privileges;
 mod process_1;
 mod proxy_protocol;

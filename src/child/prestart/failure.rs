@@ -2,6 +2,7 @@
 
 use nix::errno::Errno;
 
+use super::kinds::Kinds;
 use crate::sys::process::Ended;
 use crate::sys::trace::Fault;
 
@@ -12,8 +13,8 @@ pub(super) enum Failure {
     Unfit(String),
     /// Something is short, or another process interfered: another try may succeed.
     Short(String),
-    /// It went too far: it has something that copies would share.
-    Careless,
+    /// It went too far: it has something of these kinds, which copies would share.
+    Careless(Kinds),
     /// It isn't wanted any more.
     Unwanted,
 }

@@ -1,13 +1,16 @@
 //! The files that a parked process has open.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use super::failure::{Failure, killed};
+use super::kinds::{Kind, Kinds};
 use crate::error::Reason;
 use crate::sys::process;
 use crate::sys::trace::{MOST_FILES, OpenFile};
@@ -17,15 +20,19 @@ use crate::sys::trace::{MOST_FILES, OpenFile};
 pub(super) struct Open {
     /// The files that have a position.
     pub(super) files: Vec<OpenFile>,
-    /// Whether there is something that copies of the process would share, though each would have
-    /// made its own: pipes, epoll sets and the like, or files of /proc about a process.
-    pub(super) own: bool,
-    /// Whether there is a file without a name.
-    pub(super) unnamed: bool,
+    /// The kinds of what copies of the process would share, though each would have made its own.
+    pub(super) shared: Kinds,
+    /// The name of one of these, as /proc shows it.
+    pub(super) example: String,
 }
 
-/// Lists what a process has open (proc(5)).
-pub(super) fn open_files(pid: Pid) -> Result<Open, Failure> {
+/// What is standard error of a process: the target of a link in /proc.
+pub(super) fn standard_error(pid: Pid) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/fd/2")).ok()
+}
+
+/// Lists what a process has open (proc(5)). It was started with this standard error.
+pub(super) fn open_files(pid: Pid, standard_error: Option<&Path>) -> Result<Open, Failure> {
     let directory = format!("/proc/{pid}/fd");
     let hidden = |why: io::Error| {
         let why = why.reason();
@@ -42,15 +49,24 @@ pub(super) fn open_files(pid: Pid) -> Result<Open, Failure> {
         let Some(number) = name.to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        // All share standard error, under whichever number.
-        if number <= 2 || is_same(pid, 2, number) {
+        if number <= 1 {
             continue;
         }
         let target = fs::read_link(format!("/proc/{pid}/fd/{number}")).map_err(gone)?;
-        let target = target.as_os_str().as_bytes();
-        open.own |= OWN.iter().any(|own| target.starts_with(own));
-        open.unnamed |= target.ends_with(b" (deleted)");
-        if let Some(mut file) = open_file(pid, number).map_err(gone)? {
+        // All share standard error, under whichever number.
+        if Some(&*target) == standard_error && (number == 2 || is_same(pid, 2, number)) {
+            continue;
+        }
+        let found = look(pid, number, &target).map_err(gone)?;
+        // A pipe or a terminal that is no longer under number 2.
+        if Some(&*target) == standard_error && found.file.is_none() {
+            continue;
+        }
+        if let Some(kind) = found.shared {
+            open.shared = open.shared.with(kind);
+            open.example = target.to_string_lossy().into_owned();
+        }
+        if let Some(mut file) = found.file {
             let mut earlier = open.files.iter().map(|file| file.number);
             file.like = earlier.find(|&earlier| is_same(pid, earlier, number));
             open.files.push(file);
@@ -76,18 +92,20 @@ fn is_same(pid: Pid, one: u32, other: u32) -> bool {
     })
 }
 
-/// How the names begin of what only the process itself can have made, and of /proc/PID.
-const OWN: [&[u8]; 4] = [b"pipe:", b"anon_inode:", b"/memfd:", b"/proc/"];
+/// A descriptor, seen from outside.
+#[derive(Debug)]
+struct Found {
+    /// What copies of the process would share, if they would.
+    shared: Option<Kind>,
+    /// What a copy can open again.
+    file: Option<OpenFile>,
+}
 
-fn open_file(pid: Pid, number: u32) -> io::Result<Option<OpenFile>> {
+fn look(pid: Pid, number: u32, target: &Path) -> io::Result<Found> {
     // These would have an effect, or be refused, if the file is opened again.
     const ONCE: i32 =
         libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | libc::O_NOFOLLOW | UNNAMED | libc::O_CLOEXEC;
     const UNNAMED: i32 = libc::O_TMPFILE & !libc::O_DIRECTORY;
-    let kind = fs::metadata(format!("/proc/{pid}/fd/{number}"))?;
-    if !kind.is_file() && !kind.is_dir() {
-        return Ok(None);
-    }
     let information = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}"))?;
     let field = |name: &str, radix| {
         let mut lines = information.lines();
@@ -96,17 +114,65 @@ fn open_file(pid: Pid, number: u32) -> io::Result<Option<OpenFile>> {
     };
     let missing = || io::Error::other("a field is missing");
     let flags = field("flags:", 8).ok_or_else(missing)? as i32;
-    if flags & libc::O_PATH != 0 {
-        return Ok(None);
+    let metadata = fs::metadata(format!("/proc/{pid}/fd/{number}"))?;
+    if metadata.dev() == fs::metadata("/proc")?.dev() {
+        // It may be about the process.
+        return Ok(Found {
+            shared: Some(Kind::Special),
+            file: None,
+        });
     }
-    Ok(Some(OpenFile {
+    if flags & libc::O_PATH != 0 {
+        // A place in the file system, without a position.
+        return Ok(Found {
+            shared: None,
+            file: None,
+        });
+    }
+    let shared = kind(&metadata, target.as_os_str().as_bytes(), flags);
+    let is_file = metadata.is_file() || metadata.is_dir();
+    let file = OpenFile {
         number,
         like: None,
         flags: flags & !ONCE,
         offset: field("pos:", 10).ok_or_else(missing)?,
         close_on_exec: flags & libc::O_CLOEXEC != 0,
-    }))
+    };
+    Ok(Found {
+        shared,
+        file: is_file.then_some(file),
+    })
 }
+
+/// The kind of what is open, if copies would share it. A file that is opened again isn't shared,
+/// if others can open it by its name too.
+fn kind(metadata: &Metadata, target: &[u8], flags: i32) -> Option<Kind> {
+    let begins = |name: &[u8]| target.starts_with(name);
+    let kind = metadata.file_type();
+    if begins(b"pipe:") {
+        Some(Kind::Pipe)
+    } else if kind.is_socket() {
+        Some(Kind::Socket)
+    } else if begins(b"anon_inode:") {
+        Some(Kind::Anonymous)
+    } else if begins(b"/memfd:") {
+        Some(Kind::Memory)
+    } else if kind.is_block_device() {
+        Some(Kind::Special)
+    } else if kind.is_char_device() {
+        let (major, minor) = (libc::major(metadata.rdev()), libc::minor(metadata.rdev()));
+        (major != MEMORY_DEVICES || !STATELESS.contains(&minor)).then_some(Kind::Special)
+    } else if target.ends_with(b" (deleted)") && flags & libc::O_ACCMODE != libc::O_RDONLY {
+        Some(Kind::Unnamed)
+    } else {
+        None
+    }
+}
+
+/// The major number of /dev/null and its like, and the minor numbers of those that have no state:
+/// null, zero, full, random and urandom.
+const MEMORY_DEVICES: u32 = 1;
+const STATELESS: [u32; 5] = [3, 5, 7, 8, 9];
 
 #[cfg(test)]
 mod tests {
@@ -123,8 +189,10 @@ mod tests {
         let number = file.as_raw_fd() as u32;
         let (end, _other) = nix::unistd::pipe().unwrap();
         let again = file.try_clone().unwrap();
-        let open = open_files(nix::unistd::getpid()).unwrap();
-        assert!(open.own);
+        let own = nix::unistd::getpid();
+        let error = standard_error(own);
+        let open = open_files(own, error.as_deref()).unwrap();
+        assert!(open.shared.meet(Kind::Pipe.into()));
         drop(end);
         let found = open
             .files

@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 
 use super::calls::Successor;
 use super::failure::Failure;
+use super::kinds::Kinds;
 use super::park::Start;
 use super::parked::Parked;
 use super::pool::Pool;
@@ -34,7 +35,7 @@ const WAKER: u64 = 0;
 enum Task {
     Rest,
     End(Vec<Parked>),
-    Start { age: u64, successor: Successor },
+    Start { age: u64, without: Kinds },
     Wait(Option<Duration>),
 }
 
@@ -87,11 +88,15 @@ impl Pool {
                         parked.end();
                     }
                 }
-                Task::Start { age, successor } => {
+                Task::Start { age, without } => {
                     let start = Start {
                         plan: &self.plan,
                         steps: &steps,
-                        successor,
+                        successor: match self.prestart {
+                            Prestart::Warm(_) => Successor::Itself,
+                            Prestart::ForkServer { .. } => Successor::Copies,
+                        },
+                        without,
                     };
                     self.start_one(&start, &mut spawner, &mut environment, age);
                 }
@@ -136,11 +141,7 @@ impl Pool {
             Some(due) if due > now => Task::Wait(Some(due - now)),
             Some(_) => Task::Start {
                 age: state.age,
-                successor: match self.prestart {
-                    Prestart::Warm(_) => Successor::Itself,
-                    Prestart::ForkServer { .. } if state.careful => Successor::CarefulCopies,
-                    Prestart::ForkServer { .. } => Successor::Copies,
-                },
+                without: state.keeps,
             },
         }
     }
@@ -204,7 +205,12 @@ impl Pool {
         match start.park(spawner, environment, wanted) {
             Ok(parked) => self.enter(parked, sources, age),
             Err(Failure::Unwanted) => {}
-            Err(Failure::Careless) => self.state().careful = true,
+            Err(Failure::Careless(kinds)) => {
+                let mut state = self.state();
+                if state.age == age {
+                    state.keeps = state.keeps.and(kinds);
+                }
+            }
             Err(Failure::Short(why)) => self.postpone(&why),
             Err(Failure::Unfit(why)) if self.state().proven => {
                 // What it depends on has changed, and may change again. A template from before

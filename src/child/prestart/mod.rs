@@ -5,7 +5,9 @@
 //! | --- | --- |
 //! | `calls` | which system calls a program may make before it has a client |
 //! | `failure` | why a program isn't parked |
+//! | `kinds` | kinds of what a program makes, and its copies would share |
 //! | `files` | what a parked process has open |
+//! | `inheritance` | its memory, threads and signals: what copies would share, or lack |
 //! | `program_files` | what the program was made from |
 //! | `parked` | a parked process, and how it gets a connection |
 //! | `park` | a program is started and parked |
@@ -25,7 +27,11 @@ mod files;
 #[cfg(target_arch = "x86_64")]
 mod hand_off;
 #[cfg(target_arch = "x86_64")]
+mod inheritance;
+#[cfg(target_arch = "x86_64")]
 mod keeper;
+#[cfg(target_arch = "x86_64")]
+mod kinds;
 #[cfg(target_arch = "x86_64")]
 mod park;
 #[cfg(target_arch = "x86_64")]

@@ -4,16 +4,18 @@ use std::ffi::CString;
 use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair};
 use nix::unistd::Pid;
 
-use super::calls::{self, Successor};
+use super::calls::{self, Successor, Verdict};
 use super::failure::{Failure, killed, short};
-use super::files::open_files;
+use super::files::{Open, open_files, standard_error};
+use super::inheritance::{check_memory, check_status};
+use super::kinds::{Kind, Kinds};
 use super::parked::{ANSWER_TIMEOUT, Parked, note_of_copies};
 use crate::child::plan::Plan;
 use crate::child::spawn::{SpawnError, Spawner};
@@ -40,6 +42,8 @@ pub(super) struct Start<'a> {
     pub(super) steps: &'a [Step],
     /// What goes on when there is a client.
     pub(super) successor: Successor,
+    /// The kinds of what the program was found to keep.
+    pub(super) without: Kinds,
 }
 
 impl Start<'_> {
@@ -86,22 +90,31 @@ impl Start<'_> {
     /// Lets the program go on from call to call, and parks it.
     fn lead(&self, tracee: Tracee, wanted: impl Fn() -> bool) -> Result<(), Failure> {
         let began = Instant::now();
-        let mut parking = Parking {
-            copies: self.successor != Successor::Itself,
-            ..Parking::default()
+        let mut progress = Progress {
+            parking: Parking {
+                copies: self.successor != Successor::Itself,
+                ..Parking::default()
+            },
+            made: Kinds::NONE,
+            standard_error: standard_error(tracee.pid()),
         };
         let mut call: Option<Instant> = None;
         let mut calls = 0_u8;
         let mut interrupted = false;
+        let mut making = Kinds::NONE;
         check_binary(tracee.pid())?;
         tracee.resume(0)?;
         loop {
             let signal = match tracee.wait()? {
                 Some(Stop::Entry(entered)) => {
-                    if calls::parks(&tracee, &entered, self.successor)? {
-                        return self.settle(tracee, true, parking);
+                    match calls::judge(&tracee, &entered, self.successor, self.without)? {
+                        Verdict::GoesOn(kinds) => making = kinds,
+                        Verdict::Parked => {
+                            progress.parking.own_ids = calls::own_ids(tracee.pid(), &entered);
+                            return self.settle(tracee, true, progress);
+                        }
                     }
-                    note(&mut parking, &entered);
+                    note(&mut progress.parking, &entered);
                     call = Some(Instant::now());
                     // In an endless row of calls, no tick may ever be seen.
                     calls = calls.wrapping_add(1);
@@ -115,14 +128,18 @@ impl Start<'_> {
                 }
                 Some(Stop::Exit(result)) => {
                     if interrupted && is_interruption(result) {
-                        return self.settle(tracee, false, parking);
+                        return self.settle(tracee, false, progress);
                     }
                     call = None;
+                    // A call that fails makes nothing.
+                    if result >= 0 {
+                        progress.made = progress.made.and(making);
+                    }
                     0
                 }
                 Some(Stop::Exec) => {
                     check_binary(tracee.pid())?;
-                    (parking.clear_id, parking.robust) = (None, None);
+                    (progress.parking.clear_id, progress.parking.robust) = (None, None);
                     0
                 }
                 // The call came to its end by itself meanwhile.
@@ -152,20 +169,39 @@ impl Start<'_> {
         }
     }
 
-    fn settle(&self, tracee: Tracee, entry: bool, mut parking: Parking) -> Result<(), Failure> {
-        if parking.copies {
-            let open = open_files(tracee.pid())?;
-            if self.successor == Successor::Copies && (open.own || open.unnamed) {
-                return Err(Failure::Careless);
-            }
-            if open.own {
-                let text = "it keeps a descriptor that copies would share";
-                return Err(Failure::Unfit(text.into()));
-            }
-            parking.files = open.files;
+    fn settle(&self, tracee: Tracee, entry: bool, mut progress: Progress) -> Result<(), Failure> {
+        let pid = tracee.pid();
+        let named = progress
+            .made
+            .among(Kinds::from(Kind::Name).with(Kind::File));
+        let mut open = Open::default();
+        if self.successor == Successor::Copies {
+            open = open_files(pid, progress.standard_error.as_deref())?;
         }
-        Ok(tracee.park(entry, &parking)?)
+        let kept = open.shared.and(named).among(self.successor.forbids());
+        if !self.without.has(kept) {
+            return Err(Failure::Careless(kept));
+        }
+        if kept != Kinds::NONE {
+            let text = format!("copies would share what it has open: {}", open.example);
+            return Err(Failure::Unfit(text));
+        }
+        if self.successor == Successor::Copies {
+            check_status(pid)?;
+            check_memory(pid)?;
+            progress.parking.files = open.files;
+        }
+        Ok(tracee.park(entry, &progress.parking)?)
     }
+}
+
+/// What is known of a program that is on its way.
+struct Progress {
+    parking: Parking,
+    /// The kinds of what its calls may have made.
+    made: Kinds,
+    /// What it was started with as descriptor 2.
+    standard_error: Option<PathBuf>,
 }
 
 fn in_time(began: Instant) -> Result<(), Failure> {

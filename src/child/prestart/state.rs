@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::kinds::Kinds;
 use super::parked::Parked;
 use super::program_files::Sources;
 
@@ -40,8 +41,8 @@ pub(super) struct State {
     pub(super) unfit: bool,
     /// Whether it has been parked before.
     pub(super) proven: bool,
-    /// Whether it keeps what copies of it mustn't share.
-    pub(super) careful: bool,
+    /// The kinds of what it was found to keep, and mustn't while it is parked.
+    pub(super) keeps: Kinds,
     /// When the next one may be started after a failure, and how long the pause was.
     pub(super) pause: Option<(Instant, Duration)>,
     /// Until when nothing is started, so that other handlers have the CPU time.
@@ -74,7 +75,7 @@ impl State {
             template: Due::Now,
             unfit: false,
             proven: false,
-            careful: false,
+            keeps: Kinds::NONE,
             pause: None,
             left_until: None,
             sources: None,
@@ -86,7 +87,7 @@ impl State {
         self.age += 1;
         self.discarded.extend(self.parked.drain(..).chain(template));
         self.template = Due::Now;
-        (self.unfit, self.proven, self.careful) = (false, false, false);
+        (self.unfit, self.proven, self.keeps) = (false, false, Kinds::NONE);
         (self.pause, self.left_until, self.sources) = (None, None, None);
     }
 

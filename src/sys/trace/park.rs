@@ -42,6 +42,7 @@ impl Tracee {
         data.control = control;
         if parking.copies {
             self.plan_copies(&held, &mut data, parking)?;
+            data.mask = mask;
             data.copy_id = self.share(&goes_on, address)?;
             data.set_files(address, &parking.files);
         }
@@ -75,7 +76,12 @@ impl Tracee {
             self.call(&goes_on, "prctl(2)", libc::SYS_prctl, hidden)?;
         }
         self.set_registers(&goes_on.planted(code, address))?;
-        self.set_mask(mask)?;
+        if !parking.copies {
+            self.set_mask(mask)?;
+        }
+        // A process that is copied keeps all signals blocked: what a signal's handler does to its
+        // memory would be in all later copies, and which signals come is up to other processes of
+        // its user. What is pending isn't inherited.
         self.ask("PTRACE_DETACH", libc::PTRACE_DETACH as _, 0, 0)?;
         self.gone.set(true);
         Ok(())
@@ -130,7 +136,13 @@ impl Tracee {
             }
         }
         data.flags = flags as u64;
+        if nix::unistd::getsid(Some(self.pid)) == Ok(self.pid) {
+            // So does each handler that is started for its client.
+            data.lead = libc::SYS_setsid as u64;
+        }
         data.robust = parking.robust.unwrap_or_default();
+        let bits = parking.own_ids.iter().rev();
+        data.own_ids = bits.fold(0, |bits, &own| bits << 1 | u64::from(own));
         Ok(())
     }
 

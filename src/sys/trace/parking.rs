@@ -15,6 +15,9 @@ pub struct Parking {
     pub clear_id: Option<u64>,
     /// Its list of robust futexes and its length (set_robust_list(2)), if it has one.
     pub robust: Option<[u64; 2]>,
+    /// Which of the first three arguments of the call that it is parked at are its own id: a copy
+    /// makes the call with its own.
+    pub own_ids: [bool; 3],
     /// The files, at most [`MOST_FILES`], that a copy opens again: all that inherit a descriptor
     /// share its position.
     pub files: Vec<OpenFile>,

@@ -34,6 +34,14 @@ pub(in crate::sys::trace) fn latest(call: Call) -> Call {
         libc::SYS_poll => (libc::SYS_ppoll, same),
         libc::SYS_select => (libc::SYS_pselect6, same),
         libc::SYS_dup2 => (libc::SYS_dup3, same),
+        libc::SYS_mkdir => (libc::SYS_mkdirat, [here, first, second, 0, 0, 0]),
+        libc::SYS_mknod => (libc::SYS_mknodat, [here, first, second, 0, 0, 0]),
+        libc::SYS_unlink | libc::SYS_rmdir => (libc::SYS_unlinkat, [here, first, 0, 0, 0, 0]),
+        libc::SYS_symlink => (libc::SYS_symlinkat, [first, here, second, 0, 0, 0]),
+        libc::SYS_link => (libc::SYS_linkat, [here, first, here, second, 0, 0]),
+        libc::SYS_rename => (libc::SYS_renameat2, [here, first, here, second, 0, 0]),
+        libc::SYS_renameat => (libc::SYS_renameat2, same),
+        libc::SYS_semop => (libc::SYS_semtimedop, same),
         number => (number, same),
     };
     Call { number, arguments }
