@@ -3,7 +3,7 @@
 function __skd_prog
     set -l words (commandline -opc) (commandline -ct)
     set -e words[1]
-    argparse --stop-nonopt t/tcp= u/udp= i/inet= l/unix= x= systemd listen-fd= s/stream d/datagram seqpacket b/backlog= unix-mode= unix-owner= threads= c/max-clients= wait datagram-mode= min-source-port= warm= fork-server fork-server-max-age= chdir= umask= nice= limit= env= no-new-privs allow= deny= rules= explain= max-per-source= source-prefix= rate= rate-per-source= at-max= at-source-max= at-rate= proxy-protocol proxy-from= proxy-timeout= first-byte= timeout= idle-timeout= linger= drain= kill-after= n/nodelay keepalive=\? user-timeout= defer-accept= fast-open= reuse-port freebind device= tos= mark= send-buffer= receive-buffer= multicast= v/verbose B/background L/log= P/pidfile= S/supervise on-demand idle-exit= ready-fd= user= U/drop-privileges chroot= check V/version h/help=\? -- $words 2>/dev/null
+    argparse --stop-nonopt t/tcp= u/udp= i/inet= l/unix= x= systemd listen-fd= s/stream d/datagram seqpacket b/backlog= unix-mode= unix-owner= threads= c/max-clients= wait datagram-mode= min-source-port= warm= fork-server fork-server-max-age= chdir= umask= nice= limit= env= no-new-privs allow= deny= rules= explain= max-per-source= source-prefix= rate= rate-per-source= at-max= at-source-max= at-rate= proxy-protocol proxy-from= proxy-timeout= first-byte= timeout= idle-timeout= linger= drain= kill-after= n/nodelay keepalive=\? user-timeout= defer-accept= fast-open= reuse-port freebind device= tos= mark= send-buffer= receive-buffer= multicast= v/verbose B/background L/log= P/pidfile= S/supervise on-demand idle-exit= ready-fd= user= daemon-user= U/drop-privileges chroot= check V/version h/help=\? -- $words 2>/dev/null
     test -n "$argv"
     and not string match -q -- '-*' $argv[1]
     and string join -- ' ' (string escape -- $argv)
@@ -69,8 +69,9 @@ complete -c skd -n __skd_before_prog -s L -l log -d 'Send stderr to syslog TAG, 
 complete -c skd -n __skd_before_prog -s P -l pidfile -d 'Write the process id to FILE, and lock it' -r -F
 complete -c skd -n __skd_before_prog -l idle-exit -d 'With --on-demand, end PROG without a client' -r -f
 complete -c skd -n __skd_before_prog -l ready-fd -d 'Write a newline to descriptor N when ready' -r -f
-complete -c skd -n __skd_before_prog -l user -d 'Become USER after binding, with its groups' -r -f -a "(__fish_complete_users)"
-complete -c skd -n __skd_before_prog -l chroot -d 'Change the root directory; needs --user or -U' -r -f -a "(__fish_complete_directories)"
+complete -c skd -n __skd_before_prog -l user -d 'Run PROG as USER, with its groups' -r -f -a "(__fish_complete_users)"
+complete -c skd -n __skd_before_prog -l daemon-user -d 'Become USER after binding, skd and PROG' -r -f -a "(__fish_complete_users)"
+complete -c skd -n __skd_before_prog -l chroot -d 'Run PROG in root directory DIR; needs --user' -r -f -a "(__fish_complete_directories)"
 complete -c skd -n __skd_before_prog -s h -l help -d 'Print the common options, or all' -f -a "all\t''"
 complete -c skd -n __skd_before_prog -l systemd -d 'Take the sockets of systemd socket activation'
 complete -c skd -n __skd_before_prog -s s -l stream -d 'Make every -i, -l and -x a stream socket'

@@ -30,7 +30,16 @@ fn configure(known: Option<&Known>) -> Result<Request, Error> {
         };
         let mut config = service(name, words, known)?;
         match &mut all {
-            Some(all) => all.services.append(&mut config.services),
+            Some(all) => {
+                let identity = config.daemon.identity;
+                if identity.is_some() && identity != all.daemon.identity {
+                    return Err(Error::Usage(format!(
+                        "{name}: --daemon-user and -U concern the whole process: give them to the \
+                         first service"
+                    )));
+                }
+                all.services.append(&mut config.services);
+            }
             None => all = Some(config),
         }
     }
@@ -43,11 +52,8 @@ fn service<'a>(
     words: impl Iterator<Item = &'a str>,
     known: Option<&Known>,
 ) -> Result<Config, Error> {
-    let known = known.map(|known| Known {
-        identity: known.identity.clone(),
-    });
     let words = std::iter::once("skd").chain(words);
-    match cli::parse(words.map(Into::into), known)? {
+    match cli::parse(words.map(Into::into), known.cloned())? {
         Request::Run(mut config) => {
             for service in &mut config.services {
                 service.name = name.to_owned();

@@ -8,8 +8,8 @@ use crate::config::{Daemon, DatagramMode, Prestart, Service, SocketOption, Style
 use crate::net;
 use crate::report;
 use crate::serve;
+use crate::sys::capabilities::{Capability, has_capability};
 use crate::sys::names::kernel_parameter;
-use crate::sys::process::{Capability, has_capability};
 
 pub(super) fn notes(daemon: &Daemon, service: &Service) {
     backlog(service);
@@ -42,7 +42,7 @@ pub(super) fn notes(daemon: &Daemon, service: &Service) {
         .filter_map(|(option, number, files)| Some((option, number?.get() as u64, files)));
     for (option, number, each) in wanted {
         note_limits(
-            service,
+            (daemon, service),
             option,
             number,
             (files, own + lingering, each),
@@ -54,7 +54,7 @@ pub(super) fn notes(daemon: &Daemon, service: &Service) {
 /// Notes the limits that are too low for this number of processes. `files` is the limit of open
 /// files, those used otherwise, and those for each process.
 fn note_limits(
-    service: &Service,
+    (daemon, service): (&Daemon, &Service),
     option: &str,
     number: u64,
     (files, own_files, files_each): (u64, u64, u64),
@@ -63,7 +63,7 @@ fn note_limits(
     for (limit, own, each, what) in [
         (files, own_files, files_each, "open files (ulimit -Hn)"),
         (
-            processes(service),
+            processes(daemon, service),
             1 + threads,
             1,
             "processes of that user (ulimit -u)",
@@ -132,13 +132,14 @@ fn own_files(listeners: u64, threads: u64) -> u64 {
 }
 
 /// Returns the maximum number of processes of the user that starts handlers (getrlimit(2)).
-fn processes(service: &Service) -> u64 {
-    let user = match &service.identity {
+fn processes(daemon: &Daemon, service: &Service) -> u64 {
+    let identity = service.identity.as_ref().or(daemon.identity.as_ref());
+    let user = match identity {
         Some(identity) => identity.uid,
         None => Uid::effective(),
     };
     let exempt = user.is_root()
-        || service.identity.is_none()
+        || identity.is_none()
             && (has_capability(Capability::Resource) || has_capability(Capability::Administrator));
     if exempt {
         return u64::MAX;

@@ -7,16 +7,17 @@
 mod capacity;
 mod explain;
 
-use std::path::Path;
 
 use crate::child::Plan;
 use crate::child::environment::Variables;
+use crate::child::plan::{Preparation, Role, Root};
 use crate::config::{Config, Daemon, Service, Style};
 use crate::error::Error;
 use crate::net::{self, Resolved};
 use crate::report::{self, Event};
 use crate::serve::TimeLimits;
 use crate::setup::{Log, PidFile, RuleFiles, privileges, rights};
+use crate::sys::capabilities::Capabilities;
 use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
 
 pub use explain::explain;
@@ -54,7 +55,7 @@ pub fn run(config: &Config, faults: Vec<Error>) -> Result<u8, Error> {
     verdict.keep(Log::check(daemon.log.as_ref(), users.next()));
     for (service, rules) in services.iter().zip(rules) {
         capacity::notes(daemon, service);
-        program(daemon, service, rules, &mut verdict)?;
+        program(config, service, rules, &mut verdict)?;
         if let Some(limits) = TimeLimits::of(service) {
             verdict.keep(limits.check());
         }
@@ -143,10 +144,10 @@ fn sockets(resolved: &[Resolved<'_>], verdict: &mut Verdict) {
 
 /// Checks the program as the user and in the root directory of its handlers.
 ///
-/// A child process does this, which becomes that user with the steps of the start. The rights of
+/// A child process does this, which gives up rights with the steps of the start. The rights of
 /// another user depend on more than mode bits, so they can't be predicted from those.
 fn program(
-    daemon: &Daemon,
+    config: &Config,
     service: &Service,
     rules: Option<RuleFiles>,
     verdict: &mut Verdict,
@@ -155,7 +156,7 @@ fn program(
     match process::fork().map_err(failed)? {
         Fork::Child => {
             let mut verdict = Verdict::default();
-            rehearse(daemon, service, rules, &mut verdict);
+            rehearse(config, service, rules, &mut verdict);
             process::exit_now(verdict.status.unwrap_or(0));
         }
         Fork::Parent(child) => {
@@ -173,11 +174,12 @@ fn program(
 }
 
 fn rehearse(
-    daemon: &Daemon,
+    config: &Config,
     service: &Service,
     mut rules: Option<RuleFiles>,
     verdict: &mut Verdict,
 ) {
+    let daemon = &config.daemon;
     // Without the rights, what was reported already.
     if let Some(root) = &daemon.root {
         if rights::check_root().is_err() {
@@ -188,49 +190,76 @@ fn rehearse(
         }
         rules.iter_mut().for_each(RuleFiles::entered_root);
     }
-    let dropped = match &service.identity {
+    let root = service.root.as_deref().map(Root::open).transpose();
+    let Some(root) = verdict.keep(root) else {
+        return;
+    };
+    let dropped = match &daemon.identity {
         Some(identity) => {
             let may = rights::check_user(identity).is_ok();
             may && verdict.keep(privileges::drop_to(identity)).is_some()
         }
-        None => true,
+        None => {
+            let users = service.identity.iter();
+            let may = users.map(rights::check_user).all(|may| may.is_ok());
+            let kept = privileges::keep_needed(&config.services, Capabilities::NONE);
+            may && verdict.keep(kept).is_some()
+        }
     };
-    if let Some(rules) = rules.filter(|_| dropped) {
+    let changed = daemon.identity.is_some() || service.identity.is_some();
+    if let Some(rules) = rules.filter(|_| changed && dropped) {
         rules_again(&rules);
     }
-    rehearse_program(service, daemon.root.as_deref(), dropped, verdict);
+    rehearse_program(daemon, service, (root, dropped), verdict);
 }
 
-/// Checks the program with the user and root directory of this process.
-fn rehearse_program(service: &Service, root: Option<&Path>, dropped: bool, verdict: &mut Verdict) {
+/// Checks the program with the rights of this process, and those of its handlers.
+fn rehearse_program(
+    daemon: &Daemon,
+    service: &Service,
+    (root, dropped): (Option<Root>, bool),
+    verdict: &mut Verdict,
+) {
     if service.command.is_empty() {
         return;
     }
-    let account = service.identity.as_ref().map(|identity| &identity.account);
+    let identity = service.identity.as_ref().or(daemon.identity.as_ref());
+    let account = identity.map(|identity| &identity.account);
     let surroundings = &service.surroundings;
     let mut variables = Variables::inherited(account, &surroundings.environment);
     if !service.listeners.is_empty() {
         variables = variables.without_reserved();
     }
-    for fault in Plan::rehearse(&service.command, surroundings, &variables) {
-        let fault = fault.inside(root);
-        if dropped {
-            verdict.fault(fault);
-        } else {
-            // The other user may have rights that this one lacks.
-            report::note(format_args!(
-                "not as that user, but as the present one: {fault}"
-            ));
-        }
+    let preparation = Preparation {
+        surroundings,
+        role: Role::InPlace,
+        files: None,
+        user: service.identity.as_ref().map(privileges::credentials),
+        root,
+    };
+    let mut found = Plan::rehearse(&service.command, &variables, preparation);
+    if !dropped {
+        found.otherwise.append(&mut found.faults);
+    }
+    let inside = daemon.root.as_deref().or(service.root.as_deref());
+    for fault in found.faults {
+        verdict.fault(fault.inside(inside));
+    }
+    for fault in found.otherwise {
+        // The other user may have rights that this one lacks.
+        let fault = fault.inside(inside);
+        report::note(format_args!(
+            "not as that user, but as the present one: {fault}"
+        ));
     }
 }
 
-/// Checks with the user and root directory of skd whether it can read its rules again.
+/// Checks with the rights that skd keeps whether it can read its rules again.
 fn rules_again(rules: &RuleFiles) {
     let faults = rules.read().err().unwrap_or_default();
     if let Some(fault) = faults.first() {
         report::note(format_args!(
-            "at SIGHUP the rules can't be read again by that user: {fault}"
+            "at SIGHUP the rules can't be read again, with fewer rights: {fault}"
         ));
     }
 }

@@ -1,21 +1,30 @@
 //! A handler's preparation as data: the steps between clone and exec, each one system call.
 
 use std::ffi::{CStr, CString, OsStr, OsString};
+use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::stat::Mode;
+use nix::unistd::Uid;
 
 use super::environment::Variables;
 use super::program;
 use crate::config::Surroundings;
 use crate::error::Error;
 use crate::report::SpawnFailure;
-use crate::sys::child::{self, ExecTarget, Stage, Step};
-use crate::sys::descriptors::{copy_above, set_close_on_exec};
+use crate::sys::capabilities;
+use crate::sys::child::{self, ExecTarget, SUID_DUMPABLE, Stage, Step};
+use crate::sys::credentials::Credentials;
+use crate::sys::descriptors::{claim, copy_above, set_close_on_exec};
 use crate::sys::environment::Environment;
+use crate::sys::names::kernel_parameter;
+use crate::sys::pipe::pipe;
 use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
 use crate::sys::signals::{SigSet, Signal};
 
@@ -31,6 +40,8 @@ pub struct Plan {
     owned: Vec<OwnedFd>,
     /// See [`Self::directory`].
     directory: Option<OsString>,
+    /// See [`Self::root`].
+    root: Option<PathBuf>,
 }
 
 /// The descriptor of the first socket that is passed (sd_listen_fds(3)).
@@ -39,9 +50,10 @@ const FIRST_SOCKET: RawFd = 3;
 /// What a program is run as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// The handler of a connection or datagram, in a process group of its own.
+    /// The handler of a connection or datagram, in a session of its own.
     Handler,
-    /// The supervised program: the same, and with a terminal its group is the foreground one.
+    /// The supervised program: the same. With a terminal it has a process group of its own instead,
+    /// which is the foreground one.
     Supervised {
         /// Whether standard input is a terminal that this process may give away.
         terminal: bool,
@@ -50,70 +62,222 @@ pub enum Role {
     InPlace,
 }
 
+/// How a program is prepared.
+#[derive(Debug)]
+pub struct Preparation<'a> {
+    /// What is asked for in the configuration.
+    pub surroundings: &'a Surroundings,
+    /// What it is run as.
+    pub role: Role,
+    /// The limit of open files to restore, if this process changed its own.
+    pub files: Option<libc::rlimit>,
+    /// The user that it becomes, if it does.
+    pub user: Option<Credentials>,
+    /// Its root directory, if that is another. It has a user too.
+    pub root: Option<Root>,
+}
+
+/// The root directory of handlers.
+#[derive(Debug)]
+pub struct Root {
+    /// Its path, for messages.
+    pub path: PathBuf,
+    /// It itself. The number is that of a descriptor that the plan may own, see [`Plan::own`].
+    pub directory: OwnedFd,
+}
+
+impl Root {
+    /// Opens it, with the rights that this process still has. It stays the same directory, whatever
+    /// becomes of its path.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let directory = open(path, flags, Mode::empty())
+            .and_then(|fd| claim(fd.as_raw_fd()))
+            .map_err(|errno| Error::start(format!("can't chroot to {}", path.display()), errno))?;
+        Ok(Self {
+            path: path.to_owned(),
+            directory,
+        })
+    }
+}
+
+/// What keeps a program from being run.
+#[derive(Debug, Default)]
+pub struct Rehearsal {
+    /// With the user and root directory that it will have.
+    pub faults: Vec<Error>,
+    /// With those of this process, since it can't have the others.
+    pub otherwise: Vec<Error>,
+}
+
 impl Plan {
-    /// Finds the program and orders the steps.
+    /// Finds the program and orders the steps. Called while there is one thread.
     ///
-    /// `files` is the limit of open files to restore, if this process changed its own.
+    /// A program with a user or root directory of its own is looked for by a child that has them,
+    /// and that proves that no other right is left.
     pub fn new(
         command: &[CString],
-        surroundings: &Surroundings,
         variables: &Variables,
-        role: Role,
-        files: Option<libc::rlimit>,
+        preparation: Preparation<'_>,
     ) -> Result<Self, Error> {
-        let path = find(command, surroundings, variables)?;
-        Ok(Self {
-            target: ExecTarget::new(path, command.to_vec()),
-            steps: steps(surroundings, role, files),
+        let user = preparation.user.clone();
+        let working = preparation.surroundings.directory.as_deref();
+        let mut plan = Self::without_program(command, variables, preparation);
+        let find = || find(command, variables, working);
+        let found = match &user {
+            None => find(),
+            Some(user) => plan.with_rights(|| prove(user).and_then(|()| find())),
+        };
+        plan.target = ExecTarget::new(found?, command.to_vec());
+        Ok(plan)
+    }
+
+    fn without_program(
+        command: &[CString],
+        variables: &Variables,
+        preparation: Preparation<'_>,
+    ) -> Self {
+        let steps = steps(&preparation);
+        let (root, directory) = preparation
+            .root
+            .map(|root| (root.path, root.directory))
+            .unzip();
+        Self {
+            target: ExecTarget::new(CString::default(), command.to_vec()),
+            steps,
             variables: variables.lines(),
             sockets: Vec::new(),
-            owned: Vec::new(),
-            directory: surroundings.directory.as_deref().map(path_of),
-        })
+            owned: directory.into_iter().collect(),
+            directory: preparation.surroundings.directory.as_deref().map(path_of),
+            root,
+        }
     }
 
     /// Returns all errors that keep the program from being run. The first is what
     /// [`Self::new`], or a child's preparation, fails with.
     ///
-    /// A child of its own takes each step: after some, such as a limit of memory, it could only
-    /// end. Called while there is one thread.
+    /// A child of its own takes each step, after those that change its rights: after some, such as a
+    /// limit of memory, it could only end. Called while there is one thread.
     pub fn rehearse(
         command: &[CString],
-        surroundings: &Surroundings,
         variables: &Variables,
-    ) -> Vec<Error> {
-        let path = find(command, surroundings, variables);
-        let plan = Self {
-            target: ExecTarget::new(CString::default(), command.to_vec()),
-            steps: steps(surroundings, Role::InPlace, None),
-            variables: Arc::default(),
-            sockets: Vec::new(),
-            owned: Vec::new(),
-            directory: surroundings.directory.as_deref().map(path_of),
+        preparation: Preparation<'_>,
+    ) -> Rehearsal {
+        let user = preparation.user.clone();
+        let working = preparation.surroundings.directory.as_deref();
+        let plan = Self::without_program(command, variables, preparation);
+        let mut all = Rehearsal::default();
+        let mut rights = Vec::new();
+        let mut denied = false;
+        for (index, step) in plan.steps.iter().enumerate() {
+            // Where one fails, the others would fail for the same reason.
+            if denied && step.changes_rights() {
+                continue;
+            }
+            let before = rights.len();
+            rights.push(step.clone());
+            let failure = try_out(&rights);
+            if !step.changes_rights() {
+                rights.truncate(before);
+            }
+            let Some(errno) = failure else { continue };
+            let error = Error::Start(plan.explain(Stage::Step(index), errno).to_string());
+            if denied {
+                all.otherwise.push(error);
+            } else {
+                all.faults.push(error);
+            }
+            if step.changes_rights() {
+                denied = true;
+                rights.clear();
+            }
+        }
+        let find = || find(command, variables, working);
+        let found = match &user {
+            Some(user) if !denied => plan.with_rights(|| prove(user).and_then(|()| find())),
+            _ => find(),
         };
-        let fails = |(index, step)| {
-            let errno = try_alone(step)?;
-            let why = plan.explain(Stage::Step(index), errno);
-            Some(Error::Start(why.to_string()))
-        };
-        let steps = plan.steps.iter().enumerate().filter_map(fails);
-        path.err().into_iter().chain(steps).collect()
+        if let Err(error) = found {
+            if denied {
+                all.otherwise.insert(0, error);
+            } else {
+                // The start notices this first.
+                all.faults.insert(0, error);
+            }
+        }
+        all
+    }
+
+    /// Runs this in a child that has taken the steps that change its rights.
+    fn with_rights(&self, run: impl FnOnce() -> Result<CString, Error>) -> Result<CString, Error> {
+        let failed = |errno| Error::start("no process to look for the program", errno);
+        let (mut reader, mut writer) = pipe().map_err(failed)?;
+        match process::fork().map_err(failed)? {
+            Fork::Child => {
+                let result = self.take_rights().and_then(|()| run());
+                let (status, bytes) = match result {
+                    Ok(path) => (0, path.into_bytes()),
+                    Err(error) => (error.status(), error.to_string().into_bytes()),
+                };
+                let _ = writer.write_all(&[status]).and(writer.write_all(&bytes));
+                process::exit_now(0)
+            }
+            Fork::Parent(child) => {
+                drop(writer);
+                let mut answer = Vec::new();
+                let read = reader.read_to_end(&mut answer);
+                let _ = process::wait(Target::Process(child), Wait::UNTIL_END);
+                read.map_err(|reason| Error::start("the program can't be looked for", reason))?;
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                match answer.split_first() {
+                    Some((0, path)) => CString::new(path)
+                        .map_err(|_| Error::Start("the program's path has a NUL inside".into())),
+                    Some((126, why)) => Err(Error::NotRunnable(text(why))),
+                    Some((127, why)) => Err(Error::NotFound(text(why))),
+                    Some((_, why)) => Err(Error::Start(text(why))),
+                    None => Err(Error::Start(
+                        "the process that looked for the program was killed".into(),
+                    )),
+                }
+            }
+        }
+    }
+
+    fn take_rights(&self) -> Result<(), Error> {
+        for (index, step) in self.steps.iter().enumerate() {
+            if step.changes_rights() || matches!(step, Step::NoNewPrivileges) {
+                child::prepare(std::slice::from_ref(step)).map_err(|(_, errno)| {
+                    Error::Start(self.explain(Stage::Step(index), errno).to_string())
+                })?;
+            }
+        }
+        Ok(())
     }
 
     /// Passes these sockets to each child, from descriptor 3 up, with what sd_listen_fds(3) needs
-    /// in its environment. The first one is its standard input too. Called before [`Self::own`].
+    /// in its environment. The first one is its standard input too. Called before [`Self::own`];
+    /// of what the plan owns already it has a root directory at most.
     pub fn pass_sockets<'a>(
         &mut self,
         sockets: impl IntoIterator<Item = (BorrowedFd<'a>, &'a str)>,
     ) -> Result<(), Error> {
-        debug_assert!(self.owned.is_empty(), "sockets come first");
         let (sockets, names): (Vec<_>, Vec<_>) = sockets.into_iter().unzip();
         let end = FIRST_SOCKET + sockets.len() as RawFd;
+        let failed = |errno| Error::start("no descriptor to hand over a socket", errno);
+        for fd in &mut self.owned {
+            let number = fd.as_raw_fd();
+            if number < end {
+                *fd = copy_above(&*fd, end).map_err(failed)?;
+            }
+            for step in &mut self.steps {
+                if let Step::EnterRoot(directory) = step {
+                    *directory = fd.as_raw_fd();
+                }
+            }
+        }
         // Above the numbers that they will have.
         let copies = sockets.iter().map(|socket| copy_above(socket, end));
-        self.sockets = copies
-            .collect::<Result<_, _>>()
-            .map_err(|errno| Error::start("no descriptor to hand over a socket", errno))?;
+        self.sockets = copies.collect::<Result<_, _>>().map_err(failed)?;
         let numbers = || self.sockets.iter().map(AsRawFd::as_raw_fd);
         let targets = (FIRST_SOCKET..).zip(numbers());
         let passed = targets.map(|(target, number)| Step::Descriptor(number, target));
@@ -169,8 +333,9 @@ impl Plan {
     /// The steps of a child that is traced. No signal may stop it before its exec, except SIGTRAP,
     /// which reports the exec; the tracer empties the mask then.
     pub fn steps_if_traced(&self) -> Vec<Step> {
-        let others = |step: &&Step| !matches!(step, Step::SignalMask(_));
-        let steps = self.steps.iter().filter(others).cloned();
+        let masks = matches!(self.steps.last(), Some(Step::SignalMask(_)));
+        let others = self.steps.len() - usize::from(masks);
+        let steps = self.steps.iter().take(others).cloned();
         let mut mask = SigSet::all();
         mask.remove(Signal::SIGTRAP);
         steps.chain([Step::SignalMask(mask)]).collect()
@@ -198,12 +363,18 @@ impl Plan {
         self.directory.as_deref()
     }
 
+    /// The root directory of handlers, if it isn't this process's.
+    pub(super) fn root(&self) -> Option<&Path> {
+        self.root.as_deref()
+    }
+
     /// The reason why a child couldn't become the program.
     pub fn explain(&self, stage: Stage, errno: Errno) -> SpawnFailure<'_> {
         SpawnFailure {
             program: self.name(),
             path: OsStr::from_bytes(self.target.path().to_bytes()),
             directory: self.directory(),
+            root: self.root(),
             stage,
             step: match stage {
                 Stage::Step(index) => self.steps.get(index),
@@ -219,11 +390,30 @@ fn path_of(path: &CStr) -> OsString {
     OsStr::from_bytes(path.to_bytes()).to_owned()
 }
 
-/// Takes a step in a child, and returns the error if it fails.
-fn try_alone(step: &Step) -> Option<Errno> {
+fn find(
+    command: &[CString],
+    variables: &Variables,
+    directory: Option<&CStr>,
+) -> Result<CString, Error> {
+    let name = command.first().cloned().unwrap_or_default();
+    program::find(&name, variables.get("PATH"), directory)
+}
+
+/// Proves that this process has the rights of this user and no others.
+pub fn prove(user: &Credentials) -> Result<(), Error> {
+    user.exceeded().map_or(Ok(()), |kept| {
+        Err(Error::Start(format!(
+            "privileges of handlers were not dropped in full: {kept} was kept; skd doesn't run \
+             them like this"
+        )))
+    })
+}
+
+/// Takes steps in a child, and returns the error if one fails.
+fn try_out(steps: &[Step]) -> Option<Errno> {
     match process::fork() {
         Ok(Fork::Child) => {
-            let result = child::prepare(std::slice::from_ref(step));
+            let result = child::prepare(steps);
             process::exit_now(result.map_or_else(|(_, errno)| errno as u8, |()| 0));
         }
         Ok(Fork::Parent(child)) => {
@@ -239,26 +429,17 @@ fn try_alone(step: &Step) -> Option<Errno> {
     }
 }
 
-fn find(
-    command: &[CString],
-    surroundings: &Surroundings,
-    variables: &Variables,
-) -> Result<CString, Error> {
-    let name = command.first().cloned().unwrap_or_default();
-    let directory = surroundings.directory.as_deref();
-    program::find(&name, variables.get("PATH"), directory)
-}
-
-fn steps(surroundings: &Surroundings, role: Role, files: Option<libc::rlimit>) -> Vec<Step> {
+fn steps(preparation: &Preparation<'_>) -> Vec<Step> {
+    let Preparation {
+        surroundings, role, ..
+    } = preparation;
     let mut steps = Vec::new();
-    if role != Role::InPlace {
-        steps.push(Step::LeadGroup);
-    }
-    if role == (Role::Supervised { terminal: true }) {
-        steps.push(Step::TakeTerminal);
-    }
-    if let Some(directory) = &surroundings.directory {
-        steps.push(Step::ChangeDirectory(directory.clone()));
+    match role {
+        Role::Handler | Role::Supervised { terminal: false } => steps.push(Step::LeadSession),
+        Role::Supervised { terminal: true } => {
+            steps.extend([Step::LeadGroup, Step::TakeTerminal]);
+        }
+        Role::InPlace => {}
     }
     if let Some(mask) = surroundings.umask {
         steps.push(Step::Umask(mask));
@@ -266,7 +447,7 @@ fn steps(surroundings: &Surroundings, role: Role, files: Option<libc::rlimit>) -
     if let Some(nice) = surroundings.nice {
         steps.push(Step::Nice(nice));
     }
-    if let Some(limit) = files {
+    if let Some(limit) = preparation.files {
         steps.push(Step::Limit(libc::RLIMIT_NOFILE, limit));
     }
     for limit in &surroundings.limits {
@@ -276,14 +457,58 @@ fn steps(surroundings: &Surroundings, role: Role, files: Option<libc::rlimit>) -
         };
         steps.push(Step::Limit(limit.resource, values));
     }
+    if let Some(user) = &preparation.user {
+        become_user(user, preparation.root.as_ref(), &mut steps);
+    }
+    // As that user, in that root directory.
+    if let Some(directory) = &surroundings.directory {
+        steps.push(Step::ChangeDirectory(directory.clone()));
+    }
     if surroundings.no_new_privileges {
         steps.push(Step::NoNewPrivileges);
     }
-    if role != Role::InPlace {
+    if *role != Role::InPlace {
         // In place, mask and dispositions are restored as they were inherited.
         steps.push(Step::SignalMask(SigSet::empty()));
     }
     steps
+}
+
+/// Adds the steps that give up this process's rights: the user id last, which has the right to the
+/// others.
+fn become_user(user: &Credentials, root: Option<&Root>, steps: &mut Vec<Step>) {
+    let uid = user.uid.as_raw();
+    // A process that may not set its groups may already have these.
+    if !user.has_groups() {
+        let groups = user.groups.iter().map(|group| group.as_raw());
+        steps.push(Step::Groups(groups.collect()));
+    }
+    steps.push(Step::Group(user.gid.as_raw()));
+    if let Some(root) = root {
+        // Root without its capabilities may not enter what the user may.
+        let directory = root.directory.as_raw_fd();
+        steps.extend([
+            Step::FileUser(uid),
+            Step::EnterRoot(directory),
+            Step::ChangeRoot,
+        ]);
+    }
+    // The kernel keeps other processes of the user out of the memory that a newborn child shares
+    // with skd, unless fs.suid_dumpable is 1; then there is no start. If it is 2, a child that is
+    // killed would dump that memory: so signals wait until that is forbidden too.
+    let dumps = kernel_parameter(SUID_DUMPABLE).is_some_and(|value| value != 0);
+    if dumps {
+        steps.push(Step::SignalMask(SigSet::all()));
+    }
+    steps.push(Step::User(uid));
+    if dumps {
+        steps.push(Step::ForbidDumping);
+    }
+    // A change from root drops them by itself.
+    let held = capabilities::held().unwrap_or_default();
+    if !Uid::effective().is_root() && !held.permitted.is_empty() {
+        steps.push(Step::DropCapabilities);
+    }
 }
 
 /// Raises this process's soft limit of open files to the hard one, and says what it was if

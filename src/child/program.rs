@@ -110,7 +110,7 @@ fn runnable(path: &Path) -> Result<(), Refusal> {
             Path::new(path).display()
         ))
     })?;
-    match missing_interpreter(path) {
+    match missing_interpreter(None, path) {
         Some(interpreter) => Err(Refusal::NotRunnable(format!(
             "its interpreter {} doesn't exist",
             interpreter.display()
@@ -120,20 +120,29 @@ fn runnable(path: &Path) -> Result<(), Refusal> {
 }
 
 /// Returns the missing interpreter of a script, or the missing dynamic linker of a program. For a
-/// file that can be executed but not read it returns `None`.
-pub fn missing_interpreter(program: &Path) -> Option<PathBuf> {
-    missing_interpreter_of(File::open(program).ok()?)
+/// file that can be executed but not read it returns `None`. The paths begin in `root`, if that is
+/// another root directory.
+pub fn missing_interpreter(root: Option<&Path>, program: &Path) -> Option<PathBuf> {
+    missing_interpreter_of(root, File::open(path_below(root, program)).ok()?)
+}
+
+/// The path for this process of a path in another root directory.
+pub fn path_below(root: Option<&Path>, path: &Path) -> PathBuf {
+    match root {
+        Some(root) => root.join(path.strip_prefix("/").unwrap_or(path)),
+        None => path.to_owned(),
+    }
 }
 
 /// The same for an open program.
-pub fn missing_interpreter_of(mut file: File) -> Option<PathBuf> {
+pub fn missing_interpreter_of(root: Option<&Path>, mut file: File) -> Option<PathBuf> {
     let mut head = Vec::with_capacity(256);
     file.by_ref().take(256).read_to_end(&mut head).ok()?;
     let read_at = |offset, buffer: &mut [u8]| file.read_exact_at(buffer, offset).is_ok();
     let interpreter = interpreter(&head, read_at)?;
     let interpreter = PathBuf::from(OsStr::from_bytes(&interpreter));
     let missing = matches!(
-        interpreter
+        path_below(root, &interpreter)
             .metadata()
             .err()?
             .raw_os_error()

@@ -149,6 +149,12 @@ impl Spawner {
                     Stage::Descriptors | Stage::Exec,
                     Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE,
                 ) => SpawnError::Shortage(errno),
+                // No memory for the account of another user, or no more processes of that.
+                (Stage::Step(index), Errno::EAGAIN | Errno::ENOMEM)
+                    if steps.get(index).is_some_and(Step::changes_rights) =>
+                {
+                    SpawnError::Shortage(errno)
+                }
                 _ => SpawnError::Failed(stage, errno),
             });
         }

@@ -8,26 +8,51 @@ use super::args::Args;
 use super::values;
 use crate::config::{Account, Identity};
 
-/// Reads the user to become.
-pub(super) fn identity(args: &Args<'_>) -> Option<Identity> {
-    let by_name = args.read("user", values::identity);
+/// Reads the user that handlers become.
+pub(super) fn handlers(args: &Args<'_>, known: &[Identity]) -> Option<Identity> {
+    let other = [
+        (args.has("daemon-user"), "--daemon-user"),
+        (args.flag("drop-privileges"), "--drop-privileges (-U)"),
+    ];
+    let other = other.into_iter().find(|(is_set, _)| *is_set);
+    if let Some((_, option)) = other.filter(|_| args.has("user")) {
+        args.refuse(format!(
+            "--user can't be used with {option}: after that, skd itself is a user who can't become \
+             another; leave out one of them"
+        ));
+    }
+    args.read("user", |text| identity(text, known))
+}
+
+/// Reads the user that skd itself becomes.
+pub(super) fn daemon(args: &Args<'_>, known: &[Identity]) -> Option<Identity> {
+    let by_name = args.read("daemon-user", |text| identity(text, known));
     if !args.flag("drop-privileges") {
         return by_name;
     }
-    if args.has("user") {
+    if args.has("daemon-user") {
         args.refuse(
-            "--user can't be used with --drop-privileges (-U): each sets the user to become",
+            "--daemon-user can't be used with --drop-privileges (-U): each sets the user to become",
         );
         return by_name;
     }
     let uid = from_environment(args, "UID", values::uid);
     let gid = from_environment(args, "GID", values::gid)?;
     Some(Identity {
+        name: "$UID".into(),
         uid: uid?,
         gid,
         groups: vec![gid],
         account: Account::Inherited,
     })
+}
+
+/// Looks up a user, unless an earlier binary of this process has.
+fn identity(text: &OsStr, known: &[Identity]) -> Result<Identity, String> {
+    match known.iter().find(|identity| identity.name == text) {
+        Some(identity) => Ok(identity.clone()),
+        None => values::identity(text),
+    }
 }
 
 /// Parses the value of an environment variable that -U uses.
@@ -51,22 +76,28 @@ fn from_environment<T, E: std::fmt::Display>(
     reader(&value).map_err(refuse).ok()
 }
 
-/// Reads the root directory to enter.
-pub(super) fn root(args: &Args<'_>) -> Option<PathBuf> {
+/// Reads the root directory to enter: that of handlers, and that of skd itself.
+pub(super) fn roots(args: &Args<'_>) -> (Option<PathBuf>, Option<PathBuf>) {
     let drops = args.flag("drop-privileges");
     if args.has("chroot") {
         let root = args.read("chroot", values::path);
-        if !drops && !args.has("user") {
+        if args.has("user") {
+            return (root, None);
+        }
+        if !drops && !args.has("daemon-user") {
             args.refuse(
-                "--chroot needs --user or --drop-privileges: the root user can leave any root directory",
+                "--chroot needs --user, --daemon-user or --drop-privileges: the root user can \
+                 leave any root directory",
             );
         }
-        return root;
+        return (None, root);
     }
-    let root = env::var_os("ROOT").filter(|_| drops)?;
+    let Some(root) = env::var_os("ROOT").filter(|_| drops) else {
+        return (None, None);
+    };
     if root.is_empty() {
         args.refuse("$ROOT for --drop-privileges (-U) is empty; unset it, or name a directory");
-        return None;
+        return (None, None);
     }
-    Some(PathBuf::from(root))
+    (None, Some(PathBuf::from(root)))
 }

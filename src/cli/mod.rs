@@ -40,12 +40,12 @@ pub enum Request {
     Print(String),
 }
 
-/// What a process knows after an upgrade. It doesn't look up names again: its root directory may
-/// be another, its user can't change, and its sockets are bound.
-#[derive(Debug)]
+/// What a process knows after an upgrade. It doesn't look up the same names again: its root
+/// directory may be another, the answers may take long, and its sockets are bound.
+#[derive(Clone, Debug)]
 pub struct Known {
-    /// The user that it has become.
-    pub identity: Option<Identity>,
+    /// The users that were looked up.
+    pub identities: Vec<Identity>,
 }
 
 /// Parses the command line. The first of `arguments` is the program's own name.
@@ -205,11 +205,10 @@ fn config(args: &Args<'_>, known: Option<Known>) -> Config {
         }
     }
     let faults = args.faults.borrow().len();
-    let identity = match known {
-        Some(known) => known.identity,
-        None => identity::identity(args),
-    };
-    let root = identity::root(args);
+    let known = known.map(|known| known.identities).unwrap_or_default();
+    let identity = identity::handlers(args, &known);
+    let daemon_identity = identity::daemon(args, &known);
+    let (root, daemon_root) = identity::roots(args);
     let surroundings = program::surroundings(args);
     let misplaced = args.faults.borrow().len() > faults;
     let connected = listeners::style(args).has_connections();
@@ -236,7 +235,8 @@ fn config(args: &Args<'_>, known: Option<Known>) -> Config {
             log,
             pidfile,
             ready_fd,
-            root,
+            identity: daemon_identity,
+            root: daemon_root,
             threads: args.read("threads", values::threads),
         },
         services: vec![Service {
@@ -247,6 +247,7 @@ fn config(args: &Args<'_>, known: Option<Known>) -> Config {
             prestart: prestart::prestart(args, &listeners, accepts),
             mode,
             identity,
+            root,
             drain,
             kill_after,
             min_source_port: datagrams::min_source_port(args, datagrams, &listeners),

@@ -181,6 +181,7 @@ pub fn identity(text: &OsStr) -> Result<Identity, Why> {
         shell: entry.shell.into_os_string(),
     });
     Ok(Identity {
+        name: text.to_owned(),
         uid,
         gid,
         groups,

@@ -28,7 +28,10 @@ pub struct Daemon {
     pub pidfile: Option<PathBuf>,
     /// The descriptor that gets a newline when skd is ready: standard output, or one from 3 up.
     pub ready_fd: Option<i32>,
-    /// The root directory to enter after binding, before the change of user.
+    /// The user that skd itself becomes after binding, and all handlers with it. Then no service has
+    /// a user of its own.
+    pub identity: Option<Identity>,
+    /// The root directory that skd itself enters after binding, before the change of user.
     pub root: Option<PathBuf>,
     /// The number of threads that accept connections, up to [`MOST_THREADS`]. If unset, three for
     /// two CPUs.
@@ -38,6 +41,8 @@ pub struct Daemon {
 /// A user to become, with all names already looked up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
+    /// What was looked up.
+    pub name: OsString,
     /// User id, never 0.
     pub uid: Uid,
     /// Group id.

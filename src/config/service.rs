@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use super::{Admission, Identity, Listen, Mode, Span, Surroundings};
 
@@ -29,9 +30,10 @@ pub struct Service {
     pub max_clients: Option<NonZeroUsize>,
     /// Which clients are admitted, and when.
     pub admission: Admission,
-    /// The user that skd becomes after binding, and its handlers with it. All services of a process
-    /// have the same.
+    /// The user that its handlers become, if they do. skd itself doesn't.
     pub identity: Option<Identity>,
+    /// The root directory that its handlers enter before. They have a user.
+    pub root: Option<PathBuf>,
     /// How long skd waits for handlers at its end. If unset, it doesn't wait.
     pub drain: Option<Span>,
     /// The time between telling a program to end and killing it, if it was set.

@@ -20,7 +20,7 @@ use crate::config::{
     BoundAddress, Endpoint, Listen, ListenerName, SocketOption, Style, UnixAddress,
 };
 use crate::error::Error;
-use crate::sys::process::{Capability, has_capability};
+use crate::sys::capabilities::{Capability, has_capability};
 
 /// Returns all reasons why a listener can't be bound, and notes about possible problems.
 pub fn check(wanted: &Resolved<'_>) -> (Vec<Error>, Vec<String>) {

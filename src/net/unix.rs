@@ -14,11 +14,11 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::error::{At, Error, Reason};
+use crate::sys::capabilities::{Capability, has_capability};
 use crate::sys::descriptors::SavedDescriptors;
 use crate::sys::diagnosis::Diagnosis;
 use crate::sys::directory::{Entry, FileId, SavedEntry};
 use crate::sys::lock::{self, LockFile};
-use crate::sys::process::{Capability, has_capability};
 use crate::sys::sockets::bound_file;
 use crate::sys::trusted::Refusal;
 

@@ -32,7 +32,7 @@ pub use counters::register_thread;
 pub use event::{DropReason, Event, Late, Outcome, Overdue};
 pub use reason::{Awaited, Reason, RejectKind};
 pub use sink::{SavedSink, Sink};
-pub use spawn_failure::{SpawnFailure, SpawnTrouble};
+pub use spawn_failure::{MissingInterpreter, SpawnFailure, SpawnTrouble};
 pub use throttle::{Gate, fast_is_due, full_is_due, throttle};
 pub use trouble::{Cause, NoUpgrade, Outlook, ReceiveFault, Trouble, Watched};
 

@@ -33,6 +33,8 @@ pub struct SpawnFailure<'a> {
     pub path: &'a OsStr,
     /// The directory that the child changes to, if it does.
     pub directory: Option<&'a OsStr>,
+    /// The root directory of the child, if it has another.
+    pub root: Option<&'a Path>,
     /// What failed.
     pub stage: Stage,
     /// The step that failed, if one did.
@@ -41,8 +43,11 @@ pub struct SpawnFailure<'a> {
     pub errno: Errno,
     /// Finds the interpreter that a program needs and that doesn't exist. It reads the program,
     /// so it is called only for a line that is written.
-    pub missing_interpreter: fn(&Path) -> Option<PathBuf>,
+    pub missing_interpreter: MissingInterpreter,
 }
+
+/// Finds the missing interpreter of a program, with the root directory where it is looked for.
+pub type MissingInterpreter = fn(Option<&Path>, &Path) -> Option<PathBuf>;
 
 impl fmt::Display for SpawnTrouble<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -72,7 +77,7 @@ impl fmt::Display for SpawnFailure<'_> {
                 // The kernel reports a missing interpreter as a missing file.
                 let path = || Path::new(self.directory.unwrap_or_default()).join(self.path);
                 let missing = (self.errno == Errno::ENOENT)
-                    .then(|| (self.missing_interpreter)(&path()))
+                    .then(|| (self.missing_interpreter)(self.root, &path()))
                     .flatten();
                 if let Some(interpreter) = missing {
                     let interpreter = interpreter.display();
@@ -87,6 +92,7 @@ impl fmt::Display for SpawnFailure<'_> {
 
 fn describe(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match step {
+        Step::LeadSession => f.write_str("it can't have a session of its own"),
         Step::LeadGroup => f.write_str("it can't have a process group of its own"),
         Step::TakeTerminal => f.write_str("it can't have the terminal"),
         Step::Descriptor(..) => f.write_str("it can't be handed a socket"),
@@ -102,10 +108,22 @@ fn describe(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             write!(f, "--chdir {} can't be entered", Path::new(path).display())
         }
         Step::EnterDirectory(_) => f.write_str("its directory can't be entered"),
+        Step::Groups(_) => write!(f, "its groups can't be set ({NEEDS})"),
+        Step::Group(id) => write!(f, "it can't become group {id} ({NEEDS})"),
+        Step::FileUser(id) | Step::User(id) => write!(f, "it can't become user {id} ({NEEDS})"),
+        Step::EnterRoot(_) => f.write_str("--chroot can't be entered"),
+        Step::ChangeRoot => {
+            f.write_str("--chroot can't be its root directory (this needs root, or CAP_SYS_CHROOT)")
+        }
+        Step::ForbidDumping => f.write_str("its memory can't be protected"),
+        Step::DropCapabilities => f.write_str("its capabilities can't be given up"),
         Step::NoNewPrivileges => f.write_str("--no-new-privs can't be set"),
         Step::SignalMask(_) => f.write_str("its signal mask can't be set"),
     }
 }
+
+/// What `--user` needs.
+const NEEDS: &str = "--user needs root, or CAP_SETUID, CAP_SETGID and CAP_KILL";
 
 struct Amount(u64);
 

@@ -14,10 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use super::lines::{self, Lines, Output, Piece, TIMEOUT};
 use crate::config::Identity;
+use crate::sys::capabilities::{self, Capabilities, Capability};
 use crate::sys::directory::{Entry, FileId};
 use crate::sys::events;
 use crate::sys::names::LocalTime;
-use crate::sys::process::{self, Capability};
+use crate::sys::process;
 use crate::sys::thread::Thread;
 use crate::sys::trusted::{Purpose, Refusal};
 
@@ -65,7 +66,7 @@ impl Writer {
     /// Makes the calling thread access files as this user, without any capability.
     fn become_it(&self) -> Result<(), Errno> {
         process::access_files_as(self.uid, self.gid, &self.groups)?;
-        process::drop_capabilities()
+        capabilities::limit(Capabilities::NONE)
     }
 }
 
@@ -76,8 +77,8 @@ impl Writer {
 /// it likes.
 pub(super) fn take_rights(writer: Option<&Writer>) -> Result<(), Errno> {
     match writer {
-        Some(_) => process::drop_capabilities(),
-        None => process::drop_capabilities_but(Capability::Access),
+        Some(_) => capabilities::limit(Capabilities::NONE),
+        None => capabilities::limit(Capabilities::NONE.with(Capability::Access)),
     }
 }
 

@@ -3,14 +3,16 @@
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::unistd::{
-    Gid, Uid, chdir, chroot, getgroups, getresgid, getresuid, setgid, setgroups, setresgid,
-    setresuid, setuid,
-};
+use nix::unistd::{Uid, chdir, chroot, setgroups, setresgid, setresuid};
 
-use crate::config::Identity;
+use crate::config::{Identity, Limit, Service};
 use crate::error::Error;
-use crate::sys::process;
+use crate::sys::capabilities::{self, Capabilities, Capability, Held};
+use crate::sys::child::SUID_DUMPABLE;
+use crate::sys::credentials::Credentials;
+use crate::sys::keyring;
+use crate::sys::names::kernel_parameter;
+use crate::sys::process::{self, limit_of_this_process, own_nice};
 
 /// Makes a directory the root directory and the working directory (chroot(2)).
 pub fn enter_root(directory: &Path) -> Result<(), Error> {
@@ -21,6 +23,12 @@ pub fn enter_root(directory: &Path) -> Result<(), Error> {
         .map_err(|errno| Error::start(format!("can't chroot to {}", directory.display()), errno))
 }
 
+/// Leaves the session keyring that skd was started with: see [`keyring::leave_session`].
+pub fn leave_keyring() -> Result<(), Error> {
+    keyring::leave_session()
+        .map_err(|errno| Error::start("can't leave the session keyring of the caller", errno))
+}
+
 /// Becomes this user irrevocably. The process must have one thread.
 ///
 /// The groups are set first, while the user id still has the right to.
@@ -28,55 +36,131 @@ pub fn drop_to(identity: &Identity) -> Result<(), Error> {
     let Identity {
         uid, gid, groups, ..
     } = identity;
+    let user = credentials(identity);
     let refused = |what: String| move |errno: Errno| Error::start(what, errno);
     match setgroups(groups) {
         // A process that may not set groups may already have these.
-        Err(Errno::EPERM) if current_groups() == Ok(groups.clone()) => {}
+        Err(Errno::EPERM) if user.has_groups() => {}
         result => result.map_err(refused("can't set the supplementary groups".into()))?,
     }
     setresgid(*gid, *gid, *gid).map_err(refused(format!("can't become group {gid}")))?;
     setresuid(*uid, *uid, *uid).map_err(refused(format!("can't become user {uid}")))?;
-    process::drop_capabilities().map_err(refused("can't give up the capabilities".into()))?;
-    verify(identity)
+    capabilities::clear_securebits();
+    capabilities::limit(Capabilities::NONE)
+        .map_err(refused("can't give up the capabilities".into()))?;
+    user.exceeded()
+        .map_or(Ok(()), |kept| Err(not_in_full(kept)))
 }
 
-/// Checks that no privilege is left and that none can be regained.
-fn verify(identity: &Identity) -> Result<(), Error> {
-    let Identity {
-        uid, gid, groups, ..
-    } = identity;
-    let root = Gid::from_raw(0);
-    let kept = if getresuid()
-        .ok()
-        .map(|ids| [ids.real, ids.effective, ids.saved])
-        != Some([*uid; 3])
-    {
-        "a user id"
-    } else if getresgid()
-        .ok()
-        .map(|ids| [ids.real, ids.effective, ids.saved])
-        != Some([*gid; 3])
-    {
-        "a group id"
-    } else if current_groups().as_ref() != Ok(groups) {
-        "a supplementary group"
-    } else if process::has_capabilities() != Ok(false) {
-        "a capability"
-    } else if setuid(Uid::from_raw(0)).is_ok() {
-        "the right to become root again"
-    } else if *gid != root && setgid(root).is_ok() {
-        "the right to become group 0 again"
-    } else {
+/// The user and groups of an identity.
+pub fn credentials(identity: &Identity) -> Credentials {
+    Credentials {
+        uid: identity.uid,
+        gid: identity.gid,
+        groups: identity.groups.clone(),
+    }
+}
+
+/// Returns the capabilities that starting handlers takes after the sockets are bound, if skd can do
+/// without the others: if each service has a user.
+///
+/// To change users and to signal their processes; more only for what a service asks for. None of
+/// them opens files of others.
+fn needed(services: &[Service]) -> Option<Capabilities> {
+    let changes = [Capability::SetUser, Capability::SetGroup, Capability::Kill];
+    let mut needed: Capabilities = changes.into_iter().collect();
+    for service in services {
+        let identity = service.identity.as_ref()?;
+        let surroundings = &service.surroundings;
+        let raises = |limit: &Limit| {
+            let own = limit_of_this_process(limit.resource);
+            own.is_none_or(|(_, hard)| limit.hard > hard)
+        };
+        let more = [
+            (Capability::ChangeRoot, service.root.is_some()),
+            (Capability::Resource, surroundings.limits.iter().any(raises)),
+            (
+                Capability::Nice,
+                surroundings.nice.is_some_and(|nice| nice < own_nice()),
+            ),
+            (
+                Capability::Trace,
+                service.prestart.is_some() && identity.uid != Uid::effective(),
+            ),
+        ];
+        let more = more.into_iter().filter(|(_, needs)| *needs);
+        needed = more.fold(needed, |all, (capability, _)| all.with(capability));
+    }
+    Some(needed)
+}
+
+/// Gives up the rights that starting handlers doesn't take, but for `more`, if skd can do without.
+pub fn keep_needed(services: &[Service], more: Capabilities) -> Result<(), Error> {
+    let Some(needed) = needed(services) else {
         return Ok(());
     };
-    Err(Error::Start(format!(
-        "privileges were not dropped in full: {kept} was kept; skd doesn't run like this"
-    )))
+    let mut services = services.iter();
+    let forever = services.all(|service| service.surroundings.no_new_privileges);
+    keep_only(needed.union(more), forever)
 }
 
-fn current_groups() -> Result<Vec<Gid>, Errno> {
-    let mut groups = getgroups()?;
-    groups.sort_unstable_by_key(|group| group.as_raw());
-    groups.dedup();
-    Ok(groups)
+/// What binding the sockets of a new service may take besides.
+pub fn binding() -> Capabilities {
+    let all = [
+        Capability::BindService,
+        Capability::AdministerNetwork,
+        Capability::RawSocket,
+        Capability::ChangeOwner,
+        Capability::Owner,
+    ];
+    all.into_iter().collect()
+}
+
+/// Gives up all capabilities but these, and proves it. The user stays. The process must have one
+/// thread.
+///
+/// The bounding set stays, since handlers' set-user-id programs need it, unless `forever`: then an
+/// exec as root gives back no others either.
+fn keep_only(kept: Capabilities, forever: bool) -> Result<(), Error> {
+    let failed = |errno| Error::start("can't give up the capabilities", errno);
+    if kernel_parameter(SUID_DUMPABLE) == Some(1) {
+        return Err(Error::Start(format!(
+            "--user can't be used while fs.suid_dumpable is 1: other processes of the user could \
+             read and change skd's memory when a handler starts; set it to 0 or 2 (sysctl {}=0)",
+            SUID_DUMPABLE.replace('/', ".")
+        )));
+    }
+    capabilities::clear_securebits();
+    let held = capabilities::held().map_err(failed)?;
+    if held.permitted.has(Capability::SetUser) && !held.permitted.has(Capability::Kill) {
+        return Err(Error::Start(
+            "--user needs the capability CAP_KILL too: skd couldn't end its handlers".into(),
+        ));
+    }
+    if forever && held.effective.has(Capability::SetCapabilities) {
+        capabilities::bound(kept).map_err(failed)?;
+    }
+    capabilities::limit(kept).map_err(failed)?;
+    // No other process without capabilities of its own reads skd's memory, not even of root.
+    process::forbid_dumping().map_err(failed)?;
+    let left = capabilities::held().map_err(failed)?;
+    let allowed = kept.intersection(held.permitted);
+    let expected = Held {
+        effective: allowed,
+        permitted: allowed,
+        ..Held::default()
+    };
+    if left != expected {
+        Err(not_in_full("a capability"))
+    } else if capabilities::odd_securebits() != Ok(0) {
+        Err(not_in_full("a securebit"))
+    } else {
+        Ok(())
+    }
+}
+
+fn not_in_full(kept: &str) -> Error {
+    Error::Start(format!(
+        "privileges were not dropped in full: {kept} was kept; skd doesn't run like this"
+    ))
 }

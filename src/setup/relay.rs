@@ -24,6 +24,7 @@ use super::log_file::{self, FileWriter, Opener, SavedWriter, Writer};
 use super::syslog::Syslog;
 use crate::config::Level;
 use crate::report::Sink;
+use crate::sys::capabilities::{self, Capabilities};
 use crate::sys::descriptors::{self, SavedDescriptors};
 use crate::sys::directory::{Entry, FileId, SavedEntry};
 use crate::sys::events;
@@ -384,7 +385,7 @@ impl Relay {
         let _ = process::forbid_dumping();
         match &self.to {
             Destination::Syslog { tag, level, root } => {
-                if process::drop_capabilities().is_err() {
+                if capabilities::limit(Capabilities::NONE).is_err() {
                     // The relay must not run with more rights.
                     return;
                 }

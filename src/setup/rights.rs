@@ -7,7 +7,7 @@ use nix::unistd::{getgroups, getresgid, getresuid};
 
 use crate::config::{Account, Identity};
 use crate::error::Error;
-use crate::sys::process::{Capability, has_capability};
+use crate::sys::capabilities::{Capability, has_capability};
 
 /// Fails if the user can't become another one as it must.
 pub fn check_user(identity: &Identity) -> Result<(), Error> {

@@ -65,7 +65,7 @@ fn begin(
         | Arrival::Return(ref state) => state,
     };
     let known = Known {
-        identity: state.identity(),
+        identities: state.identities(),
     };
     let configure = || running(configure(Some(known))?);
     match arrival {

@@ -2,15 +2,16 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use crate::child::plan::Role;
+use crate::child::plan::{Preparation, Role, Root};
 use crate::child::{Method, Plan};
 use crate::config::{Count, Daemon, DatagramMode, MOST_THREADS, Mode, Service, Style};
 use crate::error::Error;
 use crate::net::Listener;
 use crate::serve;
+use crate::sys::credentials::Credentials;
 use crate::sys::descriptors::{Low, Reserved};
 
-use super::process::inherited_variables;
+use super::process::{inherited_variables, user_and_root};
 
 /// How many threads accept connections, of all services; and how many receive datagrams, of each.
 #[derive(Debug)]
@@ -21,15 +22,21 @@ pub(super) struct Threads {
 
 /// Occupies the low descriptors, and closes what was inherited but for what is `kept`. Where few
 /// may be open, that is no more than so many services can need: one for each thread that starts
-/// handlers, for the main thread, and for the thread that keeps a service's prestarted handlers.
+/// handlers, for the main thread, and for the thread that keeps a service's prestarted handlers; and
+/// one for each root directory of handlers.
 pub(super) fn reserve(
-    services: usize,
+    services: &[Service],
     kept: &[BorrowedFd<'_>],
     null: Option<&OwnedFd>,
 ) -> Result<Reserved, Error> {
     // A service has prestarted handlers or at least one thread for datagrams, not both.
-    Reserved::take(MOST_THREADS + 1 + services, kept, null)
-        .map_err(|reason| Error::start("the low descriptors can't be reserved", reason))
+    let roots = services.iter().filter(|service| service.root.is_some());
+    Reserved::take(
+        MOST_THREADS + 1 + services.len() + roots.count(),
+        kept,
+        null,
+    )
+    .map_err(|reason| Error::start("the low descriptors can't be reserved", reason))
 }
 
 impl Threads {
@@ -85,23 +92,49 @@ impl Threads {
     }
 }
 
-/// What handlers are made from, as the user that they will be, in the root directory where they
-/// will be.
-pub(super) struct Ground {
+/// The user and the root directory of the handlers of each service.
+pub(super) type Confinements = Vec<(Option<Credentials>, Option<Root>)>;
+
+/// Opens the root directories of handlers, while skd has the rights to. Before anything else takes
+/// low descriptors.
+pub(super) fn confinements(
+    services: &[Service],
+    reserved: &mut Reserved,
+) -> Result<Confinements, Error> {
+    let all = services
+        .iter()
+        .map(|service| user_and_root(service, |directory| reserved.own(directory)));
+    all.collect()
+}
+
+/// What handlers are made from.
+pub(super) struct Ground<'a> {
+    pub(super) daemon: &'a Daemon,
     /// The limit of open files that handlers get back.
     pub(super) files: Option<libc::rlimit>,
     pub(super) low: Low,
     pub(super) probe: fn(&Plan, Low) -> Result<Method, Error>,
 }
 
-impl Ground {
+impl Ground<'_> {
     /// Makes the plan of each service. What must fail for each handler fails here, once.
-    pub(super) fn plans(&self, services: &[Service]) -> Result<(Vec<Plan>, Method), Error> {
+    pub(super) fn plans(
+        &self,
+        services: &[Service],
+        confinements: Confinements,
+    ) -> Result<(Vec<Plan>, Method), Error> {
         let mut method = None;
-        let plans = services.iter().map(|service| {
-            let variables = inherited_variables(service).without_reserved();
-            let (command, surroundings) = (&service.command, &service.surroundings);
-            let plan = Plan::new(command, surroundings, &variables, Role::Handler, self.files)?;
+        let plans = services.iter().zip(confinements);
+        let plans = plans.map(|(service, (user, root))| {
+            let variables = inherited_variables(self.daemon, service).without_reserved();
+            let preparation = Preparation {
+                surroundings: &service.surroundings,
+                role: Role::Handler,
+                files: self.files,
+                user,
+                root,
+            };
+            let plan = Plan::new(&service.command, &variables, preparation)?;
             // The kernel's answer, so the same for all.
             method = Some((self.probe)(&plan, self.low)?);
             Ok(plan)

@@ -1,12 +1,19 @@
 //! Steps that concern the process as a whole: pid file, launcher, root directory and user, and the
 //! last step before clients connect, listening.
 
+use std::os::fd::OwnedFd;
+
+use nix::errno::Errno;
+
 use crate::child::environment::Variables;
-use crate::config::{Daemon, Identity, Service};
+use crate::child::plan::Root;
+use crate::config::{Daemon, Service};
 use crate::error::Error;
 use crate::net::Listener;
 use crate::report;
 use crate::setup::{Manager, PidFile, Ready, ReadyFd, Side, privileges};
+use crate::sys::capabilities::Capabilities;
+use crate::sys::credentials::Credentials;
 
 pub(super) fn lock_pidfile(daemon: &Daemon) -> Result<Option<PidFile>, Error> {
     daemon.pidfile.as_deref().map(PidFile::lock).transpose()
@@ -24,11 +31,11 @@ pub(super) fn write_pidfile(pidfile: &mut Option<PidFile>) -> Result<(), Error> 
 /// was told, and removes what it holds, with rights that the service may have given up.
 pub(super) fn split(
     daemon: &Daemon,
-    identity: Option<&Identity>,
+    services: &[Service],
     manager: Option<&mut Manager>,
     ready_fd: Option<ReadyFd>,
 ) -> Result<Option<Ready>, Error> {
-    let drops = identity.is_some() || daemon.root.is_some();
+    let drops = daemon.root.is_some() || changes_user(daemon, services);
     let side = match (daemon.background, drops) {
         (true, _) => Ready::in_background(manager),
         (false, true) => Ready::with_launcher(),
@@ -63,34 +70,50 @@ pub(super) fn service_side(
     }
 }
 
-/// Leaves the root directory, then root: in this order, for the first needs rights that the second
-/// takes away.
-pub(super) fn give_up_rights(daemon: &Daemon, identity: Option<&Identity>) -> Result<(), Error> {
+/// Whether skd or handlers become another user.
+fn changes_user(daemon: &Daemon, services: &[Service]) -> bool {
+    let mut services = services.iter();
+    daemon.identity.is_some() || services.any(|service| service.identity.is_some())
+}
+
+/// Leaves the caller's keyring and the root directory, then root: in this order, for each needs the
+/// rights that the next takes away.
+///
+/// Where handlers have users of their own, skd stays root, with the few rights that this takes.
+pub(super) fn give_up_rights(daemon: &Daemon, services: &[Service]) -> Result<(), Error> {
+    if changes_user(daemon, services) {
+        privileges::leave_keyring()?;
+    }
     if let Some(root) = &daemon.root {
         privileges::enter_root(root)?;
     }
-    identity.map_or(Ok(()), privileges::drop_to)
-}
-
-/// Returns the user that the process becomes: that of all services. It can become one only.
-pub(super) fn identity(services: &[Service]) -> Result<Option<Identity>, Error> {
-    let mut all = services.iter();
-    let Some(first) = all.next() else {
-        return Ok(None);
-    };
-    match all.find(|service| service.identity != first.identity) {
-        None => Ok(first.identity.clone()),
-        Some(other) => Err(Error::Usage(format!(
-            "services {} and {} have different users: skd becomes one user for all of them; give \
-             both the same, or run another skd",
-            first.name, other.name
-        ))),
+    match &daemon.identity {
+        Some(identity) => privileges::drop_to(identity),
+        None => privileges::keep_needed(services, Capabilities::NONE),
     }
 }
 
+/// The user and the root directory of a service's handlers, for their plan. `own` moves the
+/// directory to a number that children have.
+pub(super) fn user_and_root(
+    service: &Service,
+    own: impl FnOnce(OwnedFd) -> Result<OwnedFd, Errno>,
+) -> Result<(Option<Credentials>, Option<Root>), Error> {
+    let user = service.identity.as_ref().map(privileges::credentials);
+    let root = service.root.as_deref().map(|path| {
+        let root = Root::open(path)?;
+        let directory = own(root.directory);
+        let directory = directory
+            .map_err(|errno| Error::start("no descriptor for the root directory", errno))?;
+        Ok(Root { directory, ..root })
+    });
+    Ok((user, root.transpose()?))
+}
+
 /// The environment of a program, but for what skd sets for each client.
-pub(super) fn inherited_variables(service: &Service) -> Variables {
-    let account = service.identity.as_ref().map(|identity| &identity.account);
+pub(super) fn inherited_variables(daemon: &Daemon, service: &Service) -> Variables {
+    let identity = service.identity.as_ref().or(daemon.identity.as_ref());
+    let account = identity.map(|identity| &identity.account);
     Variables::inherited(account, &service.surroundings.environment)
 }
 

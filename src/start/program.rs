@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use crate::child::Plan;
-use crate::child::plan::Role;
+use crate::child::plan::{Preparation, Role, Root, prove};
 use crate::config::{Daemon, Service, Supervise};
 use crate::error::Error;
 use crate::net::Listener;
@@ -11,20 +11,21 @@ use crate::serve::supervise::sockets::Sockets;
 use crate::serve::supervise::{self, Obeyed};
 use crate::setup::{Detach, Log, Manager, PidFile, Ready, ReadyFd, Senders, Starter};
 use crate::sys::child::{self, Stage};
+use crate::sys::credentials::Credentials;
 use crate::sys::signals::{self, Inherited};
-use crate::sys::{memory, process};
+use crate::sys::{descriptors, memory, process};
 
 use super::process::{
     announce, give_up_rights, inherited_variables, lock_pidfile, publish, service_side, split,
-    write_pidfile,
+    user_and_root, write_pidfile,
 };
 
 /// Runs a program without a listener: becomes it, or supervises it.
 pub(super) fn run(daemon: &Daemon, service: &Service, inherited: &Inherited) -> Result<u8, Error> {
     let supervised = service.mode.supervised().is_some();
-    let identity = service.identity.as_ref();
     // Before the user or the root directory is changed.
     let starter = Starter::find();
+    let alone = std::slice::from_ref(service);
     let ready_fd = daemon.ready_fd.map(ReadyFd::claim).transpose()?;
     // The program says itself that it is ready; but which process is the main one, is for the old
     // one to say.
@@ -40,26 +41,38 @@ pub(super) fn run(daemon: &Daemon, service: &Service, inherited: &Inherited) -> 
         true => Detach::Terminal,
         false => Detach::Nothing,
     };
+    let identity = daemon.identity.as_ref().or(service.identity.as_ref());
     let log = Log::open(daemon.log.as_ref(), detach, identity)?;
-    let Some(ready) = split(daemon, identity, manager.as_mut(), ready_fd)? else {
+    let Some(ready) = split(daemon, alone, manager.as_mut(), ready_fd)? else {
         process::exit_now(0);
     };
     drop(manager);
     service_side(ready, |ready| {
         let mut log = log;
         let mut pidfile = pidfile;
-        give_up_rights(daemon, identity)?;
-        let surroundings = &service.surroundings;
+        let (user, root) = user_and_root(service, Ok)?;
+        give_up_rights(daemon, alone)?;
         let program = (!supervised).then(std::process::id);
-        let variables = inherited_variables(service).with_watchdog_for(program, started);
+        let variables = inherited_variables(daemon, service).with_watchdog_for(program, started);
         let terminal = supervised && supervise::has_terminal();
+        if supervised && !terminal {
+            descriptors::keep_from_reading_terminal();
+        }
         let role = if supervised {
             Role::Supervised { terminal }
         } else {
             Role::InPlace
         };
-        let plan = Plan::new(&service.command, surroundings, &variables, role, None);
-        let plan = plan.map_err(|error| error.inside(daemon.root.as_deref()))?;
+        let preparation = Preparation {
+            surroundings: &service.surroundings,
+            role,
+            files: None,
+            user: user.clone(),
+            root,
+        };
+        let plan = Plan::new(&service.command, &variables, preparation);
+        let inside = daemon.root.as_deref().or(service.root.as_deref());
+        let plan = plan.map_err(|error| error.inside(inside))?;
         if supervised {
             supervise::rehearse(&plan)?;
         }
@@ -76,12 +89,13 @@ pub(super) fn run(daemon: &Daemon, service: &Service, inherited: &Inherited) -> 
                 .bequeath()
                 .map_err(|reason| Error::start("--pidfile can't be handed on", reason))?;
         }
-        become_program(&plan, log, ready, inherited)
+        become_program((&plan, user.as_ref()), log, ready, inherited)
     })
 }
 
 /// What a program that accepts connections itself is run with.
 pub(super) struct Bound {
+    pub(super) confinement: (Option<Credentials>, Option<Root>),
     pub(super) listeners: Vec<Listener>,
     pub(super) manager: Option<Manager>,
     pub(super) log: Log,
@@ -91,16 +105,22 @@ pub(super) struct Bound {
 
 /// Hands the sockets to the program, and keeps it running.
 pub(super) fn hand_off(
-    (service, supervise): (&Service, Supervise),
+    (daemon, service, supervise): (&Daemon, &Service, Supervise),
     files: Option<libc::rlimit>,
     mut bound: Bound,
     obeyed: Obeyed,
     ready: &mut Option<Ready>,
 ) -> Result<u8, Error> {
-    let surroundings = &service.surroundings;
-    let variables = inherited_variables(service).without_reserved();
-    let role = Role::Supervised { terminal: false };
-    let mut plan = Plan::new(&service.command, surroundings, &variables, role, files)?;
+    let variables = inherited_variables(daemon, service).without_reserved();
+    let (user, root) = bound.confinement;
+    let preparation = Preparation {
+        surroundings: &service.surroundings,
+        role: Role::Supervised { terminal: false },
+        files,
+        user,
+        root,
+    };
+    let mut plan = Plan::new(&service.command, &variables, preparation)?;
     let listeners = &bound.listeners;
     let sockets = listeners.iter();
     plan.pass_sockets(sockets.map(|listener| (listener.as_fd(), listener.name())))?;
@@ -119,13 +139,14 @@ pub(super) fn hand_off(
 
 /// Becomes the program. Returns only with the reason why not.
 fn become_program(
-    plan: &Plan,
+    (plan, user): (&Plan, Option<&Credentials>),
     log: Log,
     ready: &mut Option<Ready>,
     inherited: &Inherited,
 ) -> Result<u8, Error> {
     let explain = |stage, errno| plan.explain(stage, errno).to_string();
     child::prepare(plan.steps()).map_err(|(stage, errno)| Error::Start(explain(stage, errno)))?;
+    user.map_or(Ok(()), prove)?;
     if let Some(signal) = inherited.awaits_end() {
         return Err(Error::Ended(signal));
     }

@@ -12,9 +12,10 @@ use crate::report;
 use crate::serve::upgrade::{SavedService, State};
 use crate::serve::{Daemon, Prepared, Resources, Rules};
 use crate::setup::{RuleFiles, privileges};
+use crate::sys::capabilities::Capabilities;
 use crate::sys::{memory, process};
 
-use super::prepare::{Ground, Threads, reserve};
+use super::prepare::{Ground, Threads, confinements, reserve};
 
 /// Says whether this binary could go on with the state, and ends.
 pub(super) fn try_out(
@@ -76,17 +77,27 @@ fn take_over(
 ) -> Result<Daemon, Error> {
     let Config { daemon, services } = config;
     let kept: Vec<_> = originals.iter().map(AsFd::as_fd).collect();
-    let reserved = reserve(services.len(), &kept, state.null(originals))?;
+    let mut reserved = reserve(&services, &kept, state.null(originals))?;
     report::set_verbosity(daemon.verbosity);
-    let origin = state.origin(returned).map_err(not_left)?;
+    let mut origin = state.origin(returned).map_err(not_left)?;
+    let confinements = confinements(&services, &mut reserved)?;
     let log = state.log(daemon.log.as_ref()).map_err(not_left)?;
-    // Executing a file can give back what was given up: it may be set-user-id by now, or have
-    // capabilities. New sockets are bound without them. The configuration may be another one, but
-    // the user that the process has become can't change.
-    let wanted = super::process::identity(&services)?;
-    if let Some(identity) = origin.identity.as_ref().or(wanted.as_ref()) {
-        privileges::drop_to(identity)?;
+    // Executing a file gives back what was given up, if skd is root, or if the file is set-user-id
+    // or has capabilities by now. The configuration may be another one, but the user that the
+    // process has become can't change.
+    if origin.identity.is_none() {
+        origin.identity.clone_from(&daemon.identity);
     }
+    match &origin.identity {
+        Some(identity) => privileges::drop_to(identity)?,
+        None => {
+            let binds = services.iter().any(|it| !state.has_service(&it.name));
+            let more = binds.then(privileges::binding).unwrap_or_default();
+            privileges::keep_needed(&services, more)?;
+        }
+    }
+    let users = services.iter().filter_map(|it| it.identity.clone());
+    origin.users = users.collect();
     let mut restored = Vec::new();
     let mut listeners = Vec::new();
     for service in &services {
@@ -97,12 +108,17 @@ fn take_over(
         });
         restored.push(saved);
     }
+    if origin.identity.is_none() {
+        // New sockets are bound.
+        privileges::keep_needed(&services, Capabilities::NONE)?;
+    }
     let threads = threads(
         state,
         Threads::new(&daemon, &services, &listeners),
         &restored,
     );
     let ground = Ground {
+        daemon: &daemon,
         files: origin.files,
         low: threads.low(&services, &reserved)?,
         // What has come back goes on, if its handlers can't be prepared any more.
@@ -112,7 +128,7 @@ fn take_over(
             Method::probe
         },
     };
-    let (plans, method) = ground.plans(&services)?;
+    let (plans, method) = ground.plans(&services, confinements)?;
     let asks = daemon.root.is_none();
     let mut prepared = Vec::new();
     let parts = plans.into_iter().zip(listeners).zip(restored);

@@ -11,21 +11,17 @@ use crate::serve::supervise::Obeyed;
 use crate::serve::{Daemon, Origin, Prepared, Resources, Restored, Rules};
 use crate::setup::executable::Executable;
 use crate::setup::{Detach, Log, Manager, ReadyFd, RuleFiles, Senders, Starter};
-use crate::sys::memory;
 use crate::sys::process;
 use crate::sys::signals::{self, Inherited, Signal};
-use crate::sys::users;
+use crate::sys::{descriptors, memory, users};
 
-use super::prepare::{Ground, Threads, reserve};
-use super::process::{
-    announce, give_up_rights, identity, lock_pidfile, publish, service_side, split,
-};
+use super::prepare::{Ground, Threads, confinements, reserve};
+use super::process::{announce, give_up_rights, lock_pidfile, publish, service_side, split};
 use super::program::{self, Bound};
 
 /// Binds the sockets of all services and serves them, or hands them to a supervised program.
 pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> {
     let Config { daemon, services } = config;
-    let identity = identity(&services)?;
     // Before the user or the root directory is changed.
     let starter = Starter::find();
     // A descriptor for each live handler; handlers get the old limit back.
@@ -39,7 +35,7 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
     let kept: Vec<_> = kept
         .chain(inherited_listeners.iter().flatten().map(AsFd::as_fd))
         .collect();
-    let reserved = reserve(services.len(), &kept, None)?;
+    let reserved = reserve(&services, &kept, None)?;
     // The resolver may take long: nothing is held or changed yet, and INT still ends skd.
     let wanted = services
         .iter()
@@ -67,33 +63,39 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
         true => Detach::Connections,
         false => Detach::Nothing,
     };
+    let mut users = services.iter().filter_map(|it| it.identity.as_ref());
+    let identity = daemon.identity.as_ref().or(users.next());
     // With a relay, which keeps the root directory and the rights to files that it has now.
-    let log = Log::open(daemon.log.as_ref(), detach, identity.as_ref())?;
+    let log = Log::open(daemon.log.as_ref(), detach, identity)?;
 
     // While /proc and its path are in sight.
     let mut executable = Executable::find();
     users::unknown_ids();
 
-    let Some(ready) = split(&daemon, identity.as_ref(), manager.as_mut(), ready_fd)? else {
+    let Some(ready) = split(&daemon, &services, manager.as_mut(), ready_fd)? else {
         process::exit_now(0);
     };
     // While the cgroup that limits them can be seen.
     let threads = Threads::new(&daemon, &services, &listeners);
     service_side(ready, |ready| {
+        let mut reserved = reserved;
         let mut pidfile = pidfile;
-        give_up_rights(&daemon, identity.as_ref())?;
+        descriptors::keep_from_reading_terminal();
+        let confinements = confinements(&services, &mut reserved)?;
+        give_up_rights(&daemon, &services)?;
         let supervised = match &services[..] {
-            [service] => service.mode.supervised().map(|it| (service, it)),
+            [service] => service.mode.supervised().map(|it| (&daemon, service, it)),
             _ => None,
         };
         if let Some(service) = supervised {
             let bound = Bound {
+                confinement: confinements.into_iter().next().unwrap_or_default(),
                 listeners: listeners.into_iter().flatten().collect(),
                 manager,
                 log,
                 pidfile,
             };
-            let senders = Senders::new(starter, [service.0.identity.as_ref()]);
+            let senders = Senders::new(starter, [service.1.identity.as_ref()]);
             let obeys = Obeyed::new(senders, inherited);
             let end = program::hand_off(service, files, bound, obeys, ready);
             return end.map_err(|error| error.inside(daemon.root.as_deref()));
@@ -104,11 +106,12 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
             files.for_each(RuleFiles::entered_root);
         }
         let ground = Ground {
+            daemon: &daemon,
             files,
             low: threads.low(&services, &reserved)?,
             probe: Method::probe,
         };
-        let plans = ground.plans(&services);
+        let plans = ground.plans(&services, confinements);
         let (plans, method) = plans.map_err(|error| error.inside(daemon.root.as_deref()))?;
         let ports = publish(&mut pidfile, listeners.iter().flatten())?;
         let origin = Origin {
@@ -119,7 +122,11 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
                 && !inherited.ignored(Signal::SIGHUP),
             starter,
             files,
-            identity,
+            users: services
+                .iter()
+                .filter_map(|service| service.identity.clone())
+                .collect(),
+            identity: daemon.identity,
             pidfile,
         };
         let parts = plans.into_iter().zip(listeners).zip(rules);

@@ -5,16 +5,19 @@
 //! A child that shares the table copies only these: see [`super::child`].
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::stat::Mode;
 use nix::unistd::dup3;
+
+use super::result::check;
 
 /// `CLOSE_RANGE_UNSHARE` of close_range(2).
 const UNSHARE: libc::c_uint = 1 << 1;
@@ -319,6 +322,60 @@ pub fn set_close_on_exec(fd: impl AsFd, on: bool) -> Result<(), Errno> {
     };
     fcntl(fd, FcntlArg::F_SETFD(flag)).map(drop)
 }
+
+/// Opens the terminal anew, for writing alone, where standard output or error is one.
+///
+/// Terminals are open for reading as well. A program in another session isn't kept from reading, as
+/// a background process of the terminal's own session is: it would get what is typed.
+pub fn keep_from_reading_terminal() {
+    for number in [1, 2] {
+        // SAFETY: the standard descriptors are never closed.
+        let fd = unsafe { BorrowedFd::borrow_raw(number) };
+        let reads = || {
+            let flags = fcntl(fd, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
+            flags.is_ok_and(|flags| flags & OFlag::O_ACCMODE != OFlag::O_WRONLY)
+        };
+        if !fd.is_terminal() || !reads() {
+            continue;
+        }
+        // The first may be another user's, as after su(1), and the second isn't there without a
+        // session.
+        let own = format!("/proc/self/fd/{number}");
+        let flags = OFlag::O_WRONLY | OFlag::O_NOCTTY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let opened = [own.as_str(), "/dev/tty"]
+            .into_iter()
+            .filter_map(|path| open(path, flags, Mode::empty()).ok())
+            .find(|opened| is_same_terminal(opened.as_fd(), fd));
+        if let Some(opened) = opened {
+            // SAFETY: both are open; the owner of a standard descriptor is the process.
+            let _ = set_blocking(&opened, true)
+                .and_then(|()| check(unsafe { libc::dup2(opened.as_raw_fd(), number) }));
+        }
+    }
+}
+
+/// Whether two descriptors are of one terminal. /dev/tty is the terminal of the session.
+fn is_same_terminal(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    let name = |fd: BorrowedFd<'_>| {
+        let mut number: libc::c_uint = 0;
+        // SAFETY: the call writes one number (ioctl_tty(2)).
+        check(unsafe { libc::ioctl(fd.as_raw_fd(), TIOCGDEV, &raw mut number) }).map(|_| number)
+    };
+    matches!((name(one), name(other)), (Ok(one), Ok(other)) if one == other)
+}
+
+/// The device of a terminal (ioctl_tty(2)); the C library has no name for it everywhere.
+const TIOCGDEV: libc::Ioctl = if cfg!(any(
+    target_arch = "mips",
+    target_arch = "mips64",
+    target_arch = "powerpc",
+    target_arch = "powerpc64",
+    target_arch = "sparc64"
+)) {
+    0x4004_5432
+} else {
+    0x8004_5432_u32 as libc::Ioctl
+};
 
 /// Closes `fd` and makes its number refer to what `by` does (dup3(2)).
 pub fn replace(fd: impl AsFd, by: impl AsFd) -> Result<(), Errno> {

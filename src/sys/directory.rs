@@ -14,8 +14,8 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::unistd::{AccessFlags, Uid, UnlinkatFlags, faccessat, unlinkat};
 use serde::{Deserialize, Serialize};
 
+use super::capabilities::{Capability, has_capability};
 use super::descriptors::{self, SavedDescriptors};
-use super::process::{Capability, has_capability};
 use super::trusted::{Base, Control, Purpose, Refusal, split};
 
 /// A name in a directory.

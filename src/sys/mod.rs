@@ -7,14 +7,17 @@
 #![allow(unsafe_code)] // Only here; each block has its reason.
 
 pub mod backlog;
+pub mod capabilities;
 pub mod child;
 mod clone3;
+pub mod credentials;
 pub mod datagrams;
 pub mod descriptors;
 pub mod diagnosis;
 pub mod directory;
 pub mod environment;
 pub mod events;
+pub mod keyring;
 pub mod lock;
 pub mod memory;
 pub mod names;

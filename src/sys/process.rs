@@ -196,74 +196,6 @@ pub fn access_files_as(uid: Uid, gid: Gid, groups: &[Gid]) -> Result<(), Errno> 
     }
 }
 
-/// Drops all capabilities of the calling thread: effective, permitted, inheritable and, with them,
-/// ambient (capset(2)). Called while there is one thread.
-pub fn drop_capabilities() -> Result<(), Errno> {
-    set_capabilities([CapabilitySets::default(); 2])
-}
-
-/// Drops all capabilities of the calling thread but this one, which it keeps if it has it in effect.
-pub fn drop_capabilities_but(kept: Capability) -> Result<(), Errno> {
-    let mut sets = [CapabilitySets::default(); 2];
-    if has_capability(kept) {
-        let bit = 1 << kept as u32;
-        (sets[0].effective, sets[0].permitted) = (bit, bit);
-    }
-    set_capabilities(sets)
-}
-
-fn set_capabilities(sets: [CapabilitySets; 2]) -> Result<(), Errno> {
-    let mut header = CapabilityHeader::this_thread();
-    // SAFETY: the header and the two sets have the layout of version 3 (linux/capability.h).
-    let result = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, sets.as_ptr()) };
-    Errno::result(result).map(drop)
-}
-
-/// Whether the calling thread has any capability (capget(2)).
-pub fn has_capabilities() -> Result<bool, Errno> {
-    let mut header = CapabilityHeader::this_thread();
-    let mut sets = [CapabilitySets::default(); 2];
-    // SAFETY: as for capset; the kernel writes two sets to memory for two.
-    let result = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) };
-    Errno::result(result)?;
-    Ok(sets
-        .iter()
-        .any(|set| set.effective | set.permitted | set.inheritable != 0))
-}
-
-/// A capability (capabilities(7)).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Capability {
-    /// To change the owner of a file.
-    ChangeOwner = 0,
-    /// To access any file.
-    Access = 1,
-    /// To do with any file what its owner may.
-    Owner = 3,
-    /// To become any group, and to have any supplementary groups.
-    SetGroup = 6,
-    /// To become any user.
-    SetUser = 7,
-    /// To bind low ports.
-    BindService = 10,
-    /// To change the root directory.
-    ChangeRoot = 18,
-    /// To do most things, and to have more processes than the limit.
-    Administrator = 21,
-    /// To exceed limits, such as that of processes.
-    Resource = 24,
-}
-
-/// Whether the calling thread has a capability in effect (capget(2)).
-pub fn has_capability(capability: Capability) -> bool {
-    let mut header = CapabilityHeader::this_thread();
-    let mut sets = [CapabilitySets::default(); 2];
-    // SAFETY: as for capset; the kernel writes two sets to memory for two.
-    let result = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) };
-    result == 0 && sets[0].effective & 1 << capability as u32 != 0
-}
-
 /// Makes the kernel kill this process when its parent ends (prctl(2), `PR_SET_PDEATHSIG`), unless
 /// it execs a set-user-id program.
 pub fn end_with_parent() -> Result<(), Errno> {
@@ -282,26 +214,19 @@ pub fn forbid_dumping() -> Result<(), Errno> {
     nix::sys::prctl::set_dumpable(false)
 }
 
-#[repr(C)]
-struct CapabilityHeader {
-    version: u32,
-    pid: i32,
+/// The soft and hard limit of this process, by the number of the resource (getrlimit(2)).
+pub fn limit_of_this_process(resource: super::child::Resource) -> Option<(u64, u64)> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the kernel writes one rlimit to memory of that type.
+    let result = unsafe { libc::getrlimit(resource, &raw mut limit) };
+    (result == 0).then_some((limit.rlim_cur, limit.rlim_max))
 }
 
-impl CapabilityHeader {
-    /// `_LINUX_CAPABILITY_VERSION_3`: 64 capabilities in two words each.
-    fn this_thread() -> Self {
-        Self {
-            version: 0x2008_0522,
-            pid: 0,
-        }
-    }
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct CapabilitySets {
-    effective: u32,
-    permitted: u32,
-    inheritable: u32,
+/// The nice value of this process (getpriority(2)).
+pub fn own_nice() -> i32 {
+    // SAFETY: the call takes integers. It fails only for processes that aren't there.
+    unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
 }

@@ -296,7 +296,7 @@ fn a_program_is_looked_up_as_the_user_and_in_its_root_directory() {
             "sh",
         ],
         &["--user", "nobody", "--chroot", "/no/such/directory", "cat"],
-        &["--user", "nobody", "--nice", "-5", "-t", "0", "cat"],
+        &["--daemon-user", "nobody", "--nice", "-5", "-t", "0", "cat"],
     ] {
         agree_on(words);
     }

@@ -487,11 +487,13 @@ fn within(directory: &Directory, options: &[&str]) -> Skd {
 }
 
 /// The ways of starting that involve different processes.
-const STARTS: [&[&str]; 4] = [
+const STARTS: [&[&str]; 6] = [
     &["-v"],
     &["-B"],
     &["--user", NOBODY],
     &["-B", "--user", NOBODY],
+    &["--daemon-user", NOBODY],
+    &["-B", "--daemon-user", NOBODY],
 ];
 
 /// The duration of a start in the background on this machine.
@@ -592,7 +594,7 @@ fn a_signal_during_the_drop_of_privileges_is_handled_after_it() {
         (Signal::SIGCHLD, true, false),
     ] {
         let directory = Directory::public();
-        let skd = within(&directory, if background { STARTS[3] } else { STARTS[2] })
+        let skd = within(&directory, if background { STARTS[5] } else { STARTS[4] })
             .wrapper(slow_drop.split_whitespace())
             .start("cat");
         let drops = |pid: &i32| {
@@ -900,7 +902,7 @@ fn killed_at_random(kills: usize) {
         let _over = Over(&over);
         for _ in 0..kills / 2 {
             // During its start or just after; now and then while it deals with files of another daemon.
-            let options = STARTS[dice.below(4) as usize];
+            let options = STARTS[dice.below(6) as usize];
             let skd = match dice.below(6) {
                 0 => Skd::new(["-P", &pidfile, "-l", &their_socket]).args(options),
                 1 => Skd::new(["-P", &their_pidfile, "-l", &socket]).args(options),
@@ -916,7 +918,7 @@ fn killed_at_random(kills: usize) {
             dice.pause(start / 8);
             slay_all(skd, known);
 
-            let skd = ours(STARTS[2 * dice.below(2) as usize]).run("cat");
+            let skd = ours(STARTS[2 * dice.below(3) as usize]).run("cat");
             assert_eq!(directory.read("pid"), format!("{}\n", skd.pid()));
             let stream = skd.connect_to((Ipv4Addr::LOCALHOST, 7007).into());
             assert_eq!(talk(stream, b"back"), b"back");

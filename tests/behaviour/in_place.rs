@@ -263,11 +263,14 @@ fn a_program_without_its_surroundings_leaves_no_pid_file() {
     directory.chmod("closed", 0o700);
     let closed = directory.name("closed");
     for option in [["--chdir", closed.as_str()], ["--nice", "-5"]] {
-        for identity in [&["--user", "65534:65534"][..], &["-U"]] {
+        let users = [&["-U"][..], &["--user", "65534:65534"]];
+        // A nice value is set with the rights of root, before the user.
+        let users = &users[..if option[0] == "--nice" { 1 } else { 2 }];
+        for identity in users {
             // The user has no permission for its directory.
             Skd::new(["-P", &directory.name("pid")])
                 .args(option)
-                .args(identity)
+                .args(*identity)
                 .env("UID", "65534")
                 .env("GID", "65534")
                 .env_remove("ROOT")

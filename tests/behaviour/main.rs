@@ -17,6 +17,7 @@
     unreachable_pub
 )]
 
+mod handler_users;
 mod harness;
 
 mod admission;

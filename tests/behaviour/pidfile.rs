@@ -419,7 +419,7 @@ fn the_file_is_emptied_in_a_directory_that_the_user_cannot_search() {
     fs::create_dir(directory.join("priv")).unwrap();
     directory.chmod("priv", 0o700);
     for round in 0..2 {
-        let skd = Skd::new(["-P", &directory.name("priv/pid"), "--user", "nobody"])
+        let skd = Skd::new(["-P", &directory.name("priv/pid"), "--daemon-user", "nobody"])
             .args(["-t", "127.0.0.1:0"])
             .run("cat");
         assert!(!ids(skd.pid()).0.contains(&0), "round {round}");

@@ -154,7 +154,8 @@ fn numbers_need_no_accounts_at_all() {
     let user = format!("{UID}:{GID}");
     let skd = Skd::new(["-t", "127.0.0.1:0", "--user", &user]);
     let skd = skd.inside(&namespace).run("cat");
-    assert_eq!(identity(skd.pid()), (UID, GID, vec![GID]));
+    let (handler, _stream) = handler(&skd);
+    assert_eq!(identity(handler), (UID, GID, vec![GID]));
     for (user, why) in [
         ("61234", "no entry in passwd(5)"),
         ("service:0", "no user 'service'"),
@@ -184,9 +185,13 @@ fn a_user_has_its_own_groups() {
             .inside(&namespace)
             .run("cat");
         let (handler, _stream) = handler(&skd);
-        for pid in [skd.pid(), handler] {
-            assert_eq!(identity(pid), expected, "--user {value}");
-        }
+        assert_eq!(identity(handler), expected, "--user {value}");
+        assert_eq!(identity(skd.pid()), (0, 0, vec![0, 4, 20]));
+        let skd = Skd::new(["-t", "127.0.0.1:0", "--daemon-user", value])
+            .user(0, 0, [0, 4, 20])
+            .inside(&namespace)
+            .run("cat");
+        assert_eq!(identity(skd.pid()), expected, "--daemon-user {value}");
     }
 }
 
@@ -264,6 +269,11 @@ fn user_and_group_are_named_only_once() {
     run_to_end(["-U", "--user", "61234:61235", "true"])
         .expect_code(2)
         .expect_stderr(&["--user", "-U"]);
+    for other in ["-U", "--user=1:1"] {
+        run_to_end([other, "--daemon-user", "61234:61235", "true"])
+            .expect_code(2)
+            .expect_stderr(&["--daemon-user"]);
+    }
     run_to_end(["--chroot", "/", "true"])
         .expect_code(2)
         .expect_stderr(&["--chroot", "--user"]);

@@ -474,7 +474,7 @@ const CALLS: &[(&str, usize)] = &[
     ("waitid", 1),
     ("close_range", 2),
     ("dup2", 2),
-    ("setpgid", 1),
+    ("setsid", 1),
     ("rt_sigprocmask", 1),
     // The limit of open files, restored.
     ("prlimit64", 1),

@@ -402,7 +402,7 @@ fn rules_can_be_reloaded_after_a_chroot_and_a_drop_of_privileges() {
     outside.chmod("rules", 0o644);
     let ids = format!("{UID}:{GID}");
     let rules = outside.name("rules");
-    let skd = greeting(["--user", &ids, "--rules", &rules])
+    let skd = greeting(["--daemon-user", &ids, "--rules", &rules])
         .arg("--chroot")
         .arg(root.path())
         .run_with("/bin/echo", ["in"]);
@@ -663,15 +663,23 @@ fn a_check_reports_rules_that_cannot_be_reloaded() {
             .arg("cat")
             .end()
     };
-    let note = check(&["--user", &ids]);
     let texts = [
         "skd: note: at SIGHUP the rules can't be read again",
         "Permission denied",
     ];
+    let note = check(&["--daemon-user", &ids]);
     note.expect_code(0).expect_stderr(&texts);
-    assert_eq!(check(&[]).expect_code(0).stderr, "");
+    for options in [&[][..], &["--user", &ids]] {
+        assert_eq!(check(options).expect_code(0).stderr, "");
+    }
+    // Root keeps no right to the files of others.
+    std::os::unix::fs::chown(directory.join("rules"), Some(UID), Some(GID)).unwrap();
+    let note = check(&["--user", &ids]);
+    note.expect_code(0).expect_stderr(&texts);
     directory.chmod("rules", 0o644);
-    assert_eq!(check(&["--user", &ids]).expect_code(0).stderr, "");
+    for option in ["--user", "--daemon-user"] {
+        assert_eq!(check(&[option, &ids]).expect_code(0).stderr, "");
+    }
 }
 
 #[test]

@@ -420,9 +420,9 @@ fn services_that_cannot_run_beside_each_other_are_refused() {
             "has to be the only service",
         ),
         (
-            &["one --user nobody -x DIR/a cat", "two -x DIR/b cat"],
+            &["one -x DIR/a cat", "two --daemon-user nobody -x DIR/b cat"],
             2,
-            "services one and two have different users",
+            "two: --daemon-user and -U concern the whole process",
         ),
     ] {
         let output = services(&directory, lines).end();

@@ -257,7 +257,7 @@ fn a_handler_starts_with_signals_that_the_c_library_hides_not_ignored() {
 }
 
 #[test]
-fn a_handler_leads_a_process_group_of_its_own() {
+fn a_handler_leads_a_session_of_its_own() {
     let skd = Skd::new(["-t", "127.0.0.1:0"]).run("cat");
     let (_first, one) = with_handler(&skd);
     let (_second, two) = with_handler(&skd);
@@ -265,7 +265,7 @@ fn a_handler_leads_a_process_group_of_its_own() {
         (process_group(one), process_group(two)),
         (Some(one), Some(two))
     );
-    assert_eq!(session(one), session(skd.pid()));
+    assert_eq!((session(one), session(two)), (Some(one), Some(two)));
     assert_eq!(parent(one), Some(skd.pid()));
 }
 

@@ -567,12 +567,20 @@ fn rights(pid: i32) -> impl PartialEq + std::fmt::Debug {
 #[test]
 fn dropped_privileges_are_not_regained() {
     requires_root();
+    for option in ["--user", "--daemon-user"] {
+        keeps_its_rights(option);
+    }
+}
+
+fn keeps_its_rights(option: &str) {
     let directory = Directory::public();
     let skd = replaceable(&directory)
-        .args(["-v", "--user", "nobody"])
+        .args(["-v", option, "nobody"])
         .env("PATH", "/bin:/usr/bin")
         .run("cat");
     let before = rights(skd.pid());
+    let user = if option == "--user" { 0 } else { NOBODY };
+    assert_eq!(ids(skd.pid()).0, [user; 4]);
     upgrade(&skd);
     assert_eq!(rights(skd.pid()), before);
     // A set-user-ID binary, which the kernel runs as root for every user.
@@ -611,7 +619,7 @@ fn after_a_chroot_the_program_is_found_at_its_old_path_if_it_can_run_there() {
     let (root, outside) = (Directory::public(), Directory::public());
     root.install(&["/bin/cat"]);
     let skd = replaceable(&outside)
-        .args(["-v", "--user", "nobody", "--chroot"])
+        .args(["-v", "--daemon-user", "nobody", "--chroot"])
         .arg(root.path())
         .run("/bin/cat");
     let is_static = fs::read(BINARY)

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::child::plan::Plan;
+use crate::child::program::path_below;
 
 /// The files that a program is made from: its own, and those that its arguments name, such as a
 /// script.
@@ -42,10 +43,11 @@ impl Sources {
     }
 }
 
-/// The path for this process, which isn't in the handler's directory, of a handler's path.
+/// The path for this process, which isn't in the handler's directories, of a handler's path.
 fn path_from_here(plan: &Plan, path: &CStr) -> PathBuf {
     let path = Path::new(OsStr::from_bytes(path.to_bytes()));
-    Path::new(plan.directory().unwrap_or_default()).join(path)
+    let path = Path::new(plan.directory().unwrap_or_default()).join(path);
+    path_below(plan.root(), &path)
 }
 
 impl Stamp {

@@ -18,7 +18,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::child::environment::Variables;
-use crate::child::plan::Role;
+use crate::child::plan::{Preparation, Role};
 use crate::child::spawn::SpawnError;
 use crate::child::{Method, Pidfds, Plan, Pool, Spawner};
 use crate::config::{Prestart, ServiceId, Span, Surroundings};
@@ -99,14 +99,14 @@ fn plan_of_cat() -> Plan {
     let path = ("PATH".into(), "/bin:/usr/bin".into());
     let variables = Variables::of([path], None, &[]);
     let surroundings = Surroundings::default();
-    Plan::new(
-        &[c"cat".into()],
-        &surroundings,
-        &variables,
-        Role::Handler,
-        None,
-    )
-    .unwrap()
+    let preparation = Preparation {
+        surroundings: &surroundings,
+        role: Role::Handler,
+        files: None,
+        user: None,
+        root: None,
+    };
+    Plan::new(&[c"cat".into()], &variables, preparation).unwrap()
 }
 
 fn descriptors_of(pid: Pid) -> Vec<RawFd> {

@@ -79,10 +79,19 @@ What is locked is FILE.lock. A second skd with this FILE doesn't start. See DAEM
         shorts: &[],
         kind: Value("USER[:GROUP]", ValueHint::Username),
         common: true,
-        help: "Become USER after binding, with its groups",
+        help: "Run PROG as USER, with its groups",
         manual: "\
-Names or numbers; GROUP replaces the primary group, and is needed for a number that isn't in \
-passwd(5). Not root, and not with -U.",
+skd stays root, out of its handlers' reach, with few capabilities. Names or numbers; GROUP \
+replaces the primary group, and is needed for a number that isn't in passwd(5). Not root. See \
+Privileges in DAEMON.",
+    },
+    Opt {
+        long: "daemon-user",
+        shorts: &[],
+        kind: Value("USER[:GROUP]", ValueHint::Username),
+        common: false,
+        help: "Become USER after binding, skd and PROG",
+        manual: "As --user, but skd itself too. Not with --user.",
     },
     Opt {
         long: "drop-privileges",
@@ -97,8 +106,8 @@ passwd(5). Not root, and not with -U.",
         shorts: &[],
         kind: Value("DIR", ValueHint::DirPath),
         common: true,
-        help: "Change the root directory; needs --user or -U",
-        manual: "",
+        help: "Run PROG in root directory DIR; needs --user",
+        manual: "With --daemon-user or -U, skd itself enters DIR.",
     },
     Opt {
         long: "check",

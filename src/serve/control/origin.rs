@@ -17,6 +17,8 @@ pub struct Origin {
     pub files: Option<libc::rlimit>,
     /// The user that the process has become.
     pub identity: Option<Identity>,
+    /// The users that handlers become.
+    pub users: Vec<Identity>,
     /// The last to go: a program that waits for its removal finds nothing else left.
     pub pidfile: Option<PidFile>,
 }

@@ -16,6 +16,7 @@ use crate::error::Reason;
 use crate::report::NoUpgrade;
 use crate::serve::worker::Phase;
 use crate::setup::executable::Executable;
+use crate::sys::capabilities;
 use crate::sys::process::{self, Change, Ended, Target, Wait};
 use crate::sys::signals::{Signal, kill};
 
@@ -122,7 +123,7 @@ impl Daemon {
         let executable = self.origin.executable.as_ref();
         let missing = executable
             .and_then(Executable::readable)
-            .and_then(program::missing_interpreter_of);
+            .and_then(|file| program::missing_interpreter_of(None, file));
         match missing {
             Some(interpreter) => refuse(NoUpgrade::Interpreter(&interpreter)),
             // See `write_state`.
@@ -151,6 +152,7 @@ impl Daemon {
                 let arguments = words::arguments(state.memory, Word::Upgrade, &[]);
                 let errno = state.exec_file(next, &arguments);
                 let _ = state.carried.survive(false);
+                capabilities::end_passing_on();
                 format!("the new program can't be executed: {}", errno.desc())
             }
             Err(reason) => format!("the state can't be written down: {}", reason.reason()),

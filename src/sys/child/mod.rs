@@ -18,5 +18,5 @@ mod step;
 mod target;
 
 pub use launch::{Born, CloneCall, Descriptors, Launch, spawn};
-pub use step::{Resource, Stage, Step, prepare};
+pub use step::{Resource, SUID_DUMPABLE, Stage, Step, prepare};
 pub use target::ExecTarget;

@@ -7,12 +7,15 @@ use std::ptr;
 use nix::errno::Errno;
 use nix::sys::signal::SigSet;
 
+use crate::sys::capabilities;
 use crate::sys::result::check;
 
 /// One system call of a child's preparation, its arguments ready.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// Lead a process group of its own: setpgid(2).
+    /// Lead a session of its own, without a terminal, and its process group: setsid(2).
+    LeadSession,
+    /// Lead a process group of its own in this session: setpgid(2).
     LeadGroup,
     /// Make that group the terminal's foreground one: tcsetpgrp(3) on descriptor 0.
     TakeTerminal,
@@ -28,11 +31,32 @@ pub enum Step {
     ChangeDirectory(CString),
     /// fchdir(2) to an open directory.
     EnterDirectory(RawFd),
+    /// The supplementary groups: setgroups(2).
+    Groups(Vec<libc::gid_t>),
+    /// All group ids: setresgid(2).
+    Group(libc::gid_t),
+    /// The user id that paths are looked up with: setfsuid(2), which tells of no failure.
+    FileUser(libc::uid_t),
+    /// fchdir(2) to an open directory, for the next step.
+    EnterRoot(RawFd),
+    /// Make the working directory the root directory: chroot(2).
+    ChangeRoot,
+    /// All user ids: setresuid(2).
+    User(libc::uid_t),
+    /// Keep other processes of the user out of the memory that is still shared: prctl(2),
+    /// `PR_SET_DUMPABLE`.
+    ForbidDumping,
+    /// capset(2) to none.
+    DropCapabilities,
     /// prctl(2), `PR_SET_NO_NEW_PRIVS`.
     NoNewPrivileges,
     /// sigprocmask(2). The last of all: from then on signals arrive.
     SignalMask(SigSet),
 }
+
+/// Whether processes dump their memory after a change of user, a parameter of the kernel
+/// (proc_sys_fs(5)).
+pub const SUID_DUMPABLE: &str = "fs/suid_dumpable";
 
 /// A resource as setrlimit(2) numbers them.
 #[cfg(target_env = "gnu")]
@@ -62,6 +86,47 @@ pub fn prepare(steps: &[Step]) -> Result<(), (Stage, Errno)> {
     Ok(())
 }
 
+impl Step {
+    /// Whether this gives up or changes rights: user, groups, root directory, capabilities.
+    pub fn changes_rights(&self) -> bool {
+        matches!(
+            self,
+            Self::Groups(_)
+                | Self::Group(_)
+                | Self::FileUser(_)
+                | Self::EnterRoot(_)
+                | Self::ChangeRoot
+                | Self::User(_)
+                | Self::ForbidDumping
+                | Self::DropCapabilities
+        )
+    }
+}
+
+/// The calls that take ids of 32 bits. The C library's functions of these names call all threads of
+/// the process together.
+#[cfg(any(target_arch = "x86", target_arch = "arm"))]
+const SETGROUPS: libc::c_long = libc::SYS_setgroups32;
+#[cfg(any(target_arch = "x86", target_arch = "arm"))]
+const SETRESGID: libc::c_long = libc::SYS_setresgid32;
+#[cfg(any(target_arch = "x86", target_arch = "arm"))]
+const SETRESUID: libc::c_long = libc::SYS_setresuid32;
+#[cfg(any(target_arch = "x86", target_arch = "arm"))]
+const SETFSUID: libc::c_long = libc::SYS_setfsuid32;
+#[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
+const SETGROUPS: libc::c_long = libc::SYS_setgroups;
+#[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
+const SETRESGID: libc::c_long = libc::SYS_setresgid;
+#[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
+const SETRESUID: libc::c_long = libc::SYS_setresuid;
+#[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
+const SETFSUID: libc::c_long = libc::SYS_setfsuid;
+
+/// The result of a call that returns 0 or -1.
+fn raw(result: libc::c_long) -> c_int {
+    if result < 0 { -1 } else { 0 }
+}
+
 /// Makes one system call. None of them is a call that the C library makes in all threads of a
 /// process: a child that shares memory has none of those threads.
 fn perform(step: &Step) -> Result<(), Errno> {
@@ -69,6 +134,7 @@ fn perform(step: &Step) -> Result<(), Errno> {
     // step owns; none changes memory that this process shares with the child.
     let result = unsafe {
         match step {
+            Step::LeadSession => libc::setsid().min(0),
             Step::LeadGroup => libc::setpgid(0, 0),
             Step::TakeTerminal => libc::tcsetpgrp(0, libc::getpid()),
             Step::Umask(mask) => {
@@ -80,6 +146,17 @@ fn perform(step: &Step) -> Result<(), Errno> {
             Step::Limit(resource, limit) => libc::setrlimit(*resource, limit),
             Step::ChangeDirectory(path) => libc::chdir(path.as_ptr()),
             Step::EnterDirectory(directory) => libc::fchdir(*directory),
+            Step::Groups(groups) => raw(libc::syscall(SETGROUPS, groups.len(), groups.as_ptr())),
+            Step::Group(id) => raw(libc::syscall(SETRESGID, *id, *id, *id)),
+            Step::FileUser(id) => {
+                libc::syscall(SETFSUID, *id);
+                0
+            }
+            Step::EnterRoot(directory) => libc::fchdir(*directory),
+            Step::ChangeRoot => libc::chroot(c".".as_ptr()),
+            Step::User(id) => raw(libc::syscall(SETRESUID, *id, *id, *id)),
+            Step::ForbidDumping => libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0),
+            Step::DropCapabilities => return capabilities::drop_all(),
             Step::NoNewPrivileges => libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
             Step::SignalMask(mask) => {
                 libc::sigprocmask(libc::SIG_SETMASK, mask.as_ref(), ptr::null_mut())

@@ -136,10 +136,6 @@ impl Tracee {
             }
         }
         data.flags = flags as u64;
-        if nix::unistd::getsid(Some(self.pid)) == Ok(self.pid) {
-            // So does each handler that is started for its client.
-            data.lead = libc::SYS_setsid as u64;
-        }
         data.robust = parking.robust.unwrap_or_default();
         let bits = parking.own_ids.iter().rev();
         data.own_ids = bits.fold(0, |bits, &own| bits << 1 | u64::from(own));

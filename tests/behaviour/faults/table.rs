@@ -135,7 +135,6 @@ pub(super) const TABLE: &[Row] = &[
     row(Start, "prctl", "EINVAL EPERM", EACH, Either),
     row(Start, "sched_getaffinity", "EFAULT", EACH, Serves),
     // What a handler does too, which is attempted at the start.
-    row(Start, "setpgid", "EACCES EPERM", EACH, Refused),
     row(Start, "chdir", "EACCES EIO ENOENT", EACH, Refused),
     row(Start, "setpriority", "EACCES EPERM", EACH, Refused),
     // In place. In the foreground, files that the user may not remove are left, the pid file empty.
@@ -233,7 +232,7 @@ pub(super) const TABLE: &[Row] = &[
     row(Newborn, "dup2", "EMFILE", "1", Waits),
     row(Newborn, "dup2", "EBUSY EINTR", "1", Closed),
     row(Newborn, "dup2", "EBUSY EINTR", "2", Closed),
-    row(Newborn, "setpgid", "EACCES EPERM", "1", Closed),
+    row(Newborn, "setsid", "EPERM", "1", Closed),
     row(Newborn, "chdir", "EACCES EIO ELOOP ENAMETOOLONG ENOENT ENOMEM ENOTDIR", "1", Closed),
     row(Newborn, "setpriority", "EACCES EPERM", "1", Closed),
     row(Newborn, "prlimit64", "EINVAL EPERM", "1", Closed),

@@ -64,6 +64,22 @@ impl State {
         self.identity.as_ref().map(SavedIdentity::restore)
     }
 
+    /// All users that were looked up.
+    pub fn identities(&self) -> Vec<Identity> {
+        let all = self.identity.iter().chain(&self.users);
+        all.map(SavedIdentity::restore).collect()
+    }
+
+    /// Whether there is a service with this name, with listeners.
+    pub fn has_service(&self, name: &str) -> bool {
+        self.position(name).is_some()
+    }
+
+    fn position(&self, name: &str) -> Option<usize> {
+        let mut services = self.services.iter();
+        services.position(|service| service.name == name && !service.listeners.is_empty())
+    }
+
     /// How many threads accept connections.
     pub fn stream_workers(&self) -> usize {
         self.process.stream_workers
@@ -97,6 +113,7 @@ impl State {
                 .unwrap_or_else(|| Starter::of_earlier(self.identity.is_some())),
             files: files.map(|(rlim_cur, rlim_max)| libc::rlimit { rlim_cur, rlim_max }),
             identity: self.identity(),
+            users: Vec::new(),
             pidfile,
         })
     }
@@ -115,9 +132,7 @@ impl State {
     /// upgrade, and has left nothing but its handlers: when it is configured again it is a new
     /// service.
     pub fn take_service(&mut self, name: &str) -> Option<SavedService> {
-        let mut services = self.services.iter();
-        let index =
-            services.position(|service| service.name == name && !service.listeners.is_empty())?;
+        let index = self.position(name)?;
         Some(self.services.remove(index))
     }
 

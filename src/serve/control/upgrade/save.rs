@@ -52,6 +52,12 @@ pub(in crate::serve) fn write_state(
             unknown_ids: users::unknown_ids(),
         },
         identity: daemon.origin.identity.as_ref().map(SavedIdentity::save),
+        users: daemon
+            .origin
+            .users
+            .iter()
+            .map(SavedIdentity::save)
+            .collect(),
         executable: executable.save(&mut to)?,
         pidfile: pidfile.map(|pidfile| pidfile.save(&mut to)).transpose()?,
         log: daemon.log.save(&mut to)?,

@@ -1,5 +1,6 @@
 //! The state of an upgrade: a document that names every service and holds what each module saved.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -21,6 +22,7 @@ use crate::setup::executable::SavedExecutable;
 use crate::setup::log::SavedLog;
 use crate::setup::notify::SavedManager;
 use crate::setup::pidfile::SavedPidFile;
+use crate::sys::capabilities;
 use crate::sys::descriptors::{self, SavedDescriptors};
 use crate::sys::reexec::{self, ExecArguments};
 use crate::sys::users::UnknownIds;
@@ -37,7 +39,10 @@ pub struct State {
     pub(in crate::serve) version: String,
     pub(in crate::serve) open: OpenDescriptors,
     pub(in crate::serve) process: SavedProcess,
+    /// The user that the process has become.
     pub(in crate::serve) identity: Option<SavedIdentity>,
+    /// The users that handlers become.
+    pub(in crate::serve) users: Vec<SavedIdentity>,
     pub(in crate::serve) executable: SavedExecutable,
     pub(in crate::serve) pidfile: Option<SavedPidFile>,
     pub(in crate::serve) log: SavedLog,
@@ -93,9 +98,10 @@ pub struct SavedService {
     pub(in crate::serve) exchanges: Vec<SavedExchange>,
 }
 
-/// The user that the process has become.
+/// A user that was looked up.
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::serve) struct SavedIdentity {
+    name: OsString,
     uid: u32,
     gid: u32,
     groups: Vec<u32>,
@@ -105,6 +111,7 @@ pub(in crate::serve) struct SavedIdentity {
 impl SavedIdentity {
     pub(in crate::serve) fn save(identity: &Identity) -> Self {
         Self {
+            name: identity.name.clone(),
             uid: identity.uid.as_raw(),
             gid: identity.gid.as_raw(),
             groups: identity.groups.iter().map(|gid| gid.as_raw()).collect(),
@@ -114,6 +121,7 @@ impl SavedIdentity {
 
     pub(in crate::serve) fn restore(&self) -> Identity {
         Identity {
+            name: self.name.clone(),
             uid: Uid::from_raw(self.uid),
             gid: Gid::from_raw(self.gid),
             groups: self.groups.iter().copied().map(Gid::from_raw).collect(),
@@ -157,7 +165,13 @@ impl Written {
     /// Becomes the program in an open file, with all that is carried. Returns only with the reason
     /// why not.
     pub(in crate::serve) fn exec_file(&self, next: &OwnedFd, arguments: &ExecArguments) -> Errno {
-        match self.carried.survive(true) {
+        let ready = self.carried.survive(true);
+        // A process that isn't root would have none of its capabilities afterwards.
+        let ready = ready.and_then(|()| match Uid::effective().is_root() {
+            true => Ok(()),
+            false => capabilities::pass_on(),
+        });
+        match ready {
             Ok(()) => reexec::exec_file(next, arguments),
             Err(errno) => errno,
         }

@@ -22,8 +22,6 @@ pub(in crate::sys::trace) struct Data {
     pub(in crate::sys::trace) clear_id: u64,
     /// For set_robust_list(2) in a copy: list and length; or 0.
     pub(in crate::sys::trace) robust: [u64; 2],
-    /// The number of the call by which it leads a group, or a session: setpgid(2) or setsid(2).
-    pub(in crate::sys::trace) lead: u64,
     /// The signals that the program has blocked: a copy's last call unblocks the others.
     pub(in crate::sys::trace) mask: u64,
     /// Which of the call's first three arguments are the id of a copy: bits from the lowest.
@@ -143,7 +141,6 @@ impl Data {
             copy_id: 0,
             clear_id: 0,
             robust: [0; 2],
-            lead: libc::SYS_setpgid as u64,
             mask: 0,
             own_ids: 0,
             dumpable: 0,
