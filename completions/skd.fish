@@ -3,7 +3,7 @@
 function __skd_prog
     set -l words (commandline -opc) (commandline -ct)
     set -e words[1]
-    argparse --stop-nonopt t/tcp= u/udp= i/inet= l/unix= x= systemd listen-fd= s/stream d/datagram seqpacket b/backlog= unix-mode= unix-owner= threads= c/max-clients= wait datagram-mode= min-source-port= warm= fork-server fork-server-max-age= chdir= umask= nice= limit= env= no-new-privs allow= deny= rules= explain= max-per-source= source-prefix= rate= rate-per-source= at-max= at-source-max= at-rate= proxy-protocol proxy-from= proxy-timeout= first-byte= timeout= idle-timeout= linger= drain= kill-after= n/nodelay keepalive=\? user-timeout= defer-accept= fast-open= reuse-port freebind device= tos= mark= send-buffer= receive-buffer= multicast= v/verbose B/background L/log= P/pidfile= S/supervise on-demand idle-exit= ready-fd= user= daemon-user= U/drop-privileges chroot= check V/version h/help=\? -- $words 2>/dev/null
+    argparse --stop-nonopt t/tcp= u/udp= i/inet= l/unix= x= systemd listen-fd= s/stream d/datagram seqpacket b/backlog= unix-mode= unix-owner= threads= c/max-clients= wait datagram-mode= min-source-port= warm= fork-server fork-server-max-age= chdir= umask= nice= limit= env= stderr= no-new-privs allow= deny= rules= explain= max-per-source= source-prefix= nat64= rate= rate-per-source= at-max= at-source-max= at-rate= proxy-protocol proxy-from= proxy-timeout= first-byte= timeout= idle-timeout= linger= drain= kill-after= n/nodelay keepalive=\? user-timeout= defer-accept= fast-open= reuse-port freebind device= tos= mark= send-buffer= receive-buffer= multicast= v/verbose B/background L/log= P/pidfile= S/supervise on-demand idle-exit= ready-fd= user= daemon-user= U/drop-privileges chroot= check V/version h/help=\? -- $words 2>/dev/null
     test -n "$argv"
     and not string match -q -- '-*' $argv[1]
     and string join -- ' ' (string escape -- $argv)
@@ -36,12 +36,14 @@ complete -c skd -n __skd_before_prog -l umask -d 'Set the umask of PROG, 0 to 77
 complete -c skd -n __skd_before_prog -l nice -d 'Set the nice value of PROG, -20 to 19' -r -f
 complete -c skd -n __skd_before_prog -l limit -d 'Set a resource limit; repeatable' -r -f
 complete -c skd -n __skd_before_prog -l env -d 'Set or unset a variable; repeatable' -r -f
+complete -c skd -n __skd_before_prog -l stderr -d 'Send handlers\' stderr to client or log [log]' -r -f
 complete -c skd -n __skd_before_prog -l allow -d 'Admit these clients; repeatable' -r -f
 complete -c skd -n __skd_before_prog -l deny -d 'Refuse these clients; repeatable' -r -f
 complete -c skd -n __skd_before_prog -l rules -d 'Read more rules from FILE, again at SIGHUP' -r -F
 complete -c skd -n __skd_before_prog -l explain -d 'Print which rule applies to SOURCE, and exit' -r -f
 complete -c skd -n __skd_before_prog -l max-per-source -d 'Run at most N handlers for each source' -r -f
 complete -c skd -n __skd_before_prog -l source-prefix -d 'Set the bits that make a source [32,64]' -r -f
+complete -c skd -n __skd_before_prog -l nat64 -d 'Name a prefix of IPv4 clients; repeatable' -r -f
 complete -c skd -n __skd_before_prog -l rate -d 'Admit R connections, like 10/s or 300/m' -r -f
 complete -c skd -n __skd_before_prog -l rate-per-source -d 'Admit R connections of each source' -r -f
 complete -c skd -n __skd_before_prog -l at-max -d 'Set the action at --max-clients [queue]' -r -f

@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use std::net::IpAddr;
 use std::path::Path;
 
-use crate::config::{Admission, Config, Rate, Rule, Service, Who, quoted};
+use crate::config::{Admission, Config, Nat64, Rate, Rule, Service, Who, quoted, untranslated};
 use crate::error::Error;
 use crate::report;
 use crate::serve::{Client, Rules};
@@ -28,7 +28,7 @@ fn answer(service: &Service, who: &Who) -> Result<String, Error> {
     let no_variables: [CString; 0] = [];
     let list = list.unwrap_or_default();
     let rules = Rules::new(&list, &no_variables);
-    let decision = rules.decide(client(who));
+    let decision = rules.decide(client(who, &service.admission.nat64));
     let rule = decision.index.and_then(|index| list.get(index));
     let rule = rule.map(|(rule, _)| rule);
     let location = files
@@ -49,12 +49,12 @@ fn answer(service: &Service, who: &Who) -> Result<String, Error> {
     Ok(text)
 }
 
-fn client(who: &Who) -> Client {
+fn client(who: &Who, translators: &[Nat64]) -> Client {
     let unix = |uid, gid| Client::Unix { uid, gid };
     match who {
         Who::Net(prefix) => {
             let (address, _): (IpAddr, _) = prefix.range();
-            Client::Inet(address)
+            Client::Inet(untranslated(address, translators))
         }
         Who::Uid(uid) => unix(unknown_ids().user(*uid), None),
         Who::Gid(gid) => unix(None, unknown_ids().group(*gid)),

@@ -7,7 +7,6 @@
 mod capacity;
 mod explain;
 
-
 use crate::child::Plan;
 use crate::child::environment::Variables;
 use crate::child::plan::{Preparation, Role, Root};

@@ -8,9 +8,9 @@ use nix::unistd::Pid;
 
 use super::plan::Plan;
 use crate::error::Error;
-use crate::sys::child::{self, Born, CloneCall, Descriptors, Launch, Step};
+use crate::report::{self, Event, SpawnTrouble, Trouble};
+use crate::sys::child::{self, Born, ChildStack, CloneCall, Descriptors, Launch, Step};
 use crate::sys::descriptors::{self, Low};
-use crate::sys::memory::Stack;
 use crate::sys::process::{self, Target, Wait};
 
 /// How children are made on this kernel, found out once by trying.
@@ -69,7 +69,7 @@ impl Method {
             pidfds: Pidfds::Clone,
         };
         let mut stack =
-            Stack::new().map_err(|errno| Error::start("no memory for a stack", errno))?;
+            ChildStack::new().map_err(|errno| Error::start("no memory for a stack", errno))?;
         let mut environment = plan.environment();
         loop {
             let launch = Launch {
@@ -97,6 +97,12 @@ impl Method {
                     }
                     bury(&born);
                     return match born.failure {
+                        None if born.killed => {
+                            let why = SpawnTrouble::Killed {
+                                program: plan.name(),
+                            };
+                            Err(Error::Start(why.to_string()))
+                        }
                         None => Ok(method),
                         Some((stage, errno)) => {
                             Err(Error::Start(plan.explain(stage, errno).to_string()))
@@ -118,6 +124,19 @@ impl Method {
             }
         }
     }
+}
+
+/// Starts the thread that watches newborn children, unless there is one. After all changes of the
+/// process that concern its only thread.
+pub fn watch_births() -> Result<(), Errno> {
+    // Which can't be found out any more beside another thread.
+    descriptors::can_unshare();
+    child::watch(|pid, signal| {
+        report::event(Event::Trouble(Trouble::NewbornStopped(
+            pid.as_raw(),
+            signal,
+        )));
+    })
 }
 
 /// Whether a call failed for want of processes or memory. That says nothing about what the kernel

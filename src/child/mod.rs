@@ -20,7 +20,7 @@ pub mod program;
 mod spawn;
 mod start;
 
-pub use method::{Method, Pidfds};
+pub use method::{Method, Pidfds, watch_births};
 pub use plan::Plan;
 pub use prestart::Pool;
 pub use spawn::{SpawnError, Spawned, Spawner};

@@ -15,7 +15,7 @@ use nix::unistd::Uid;
 
 use super::environment::Variables;
 use super::program;
-use crate::config::Surroundings;
+use crate::config::{StandardError, Surroundings};
 use crate::error::Error;
 use crate::report::SpawnFailure;
 use crate::sys::capabilities;
@@ -434,6 +434,9 @@ fn steps(preparation: &Preparation<'_>) -> Vec<Step> {
         surroundings, role, ..
     } = preparation;
     let mut steps = Vec::new();
+    if *role == Role::Handler && surroundings.error == StandardError::Client {
+        steps.push(Step::Descriptor(1, 2));
+    }
     match role {
         Role::Handler | Role::Supervised { terminal: false } => steps.push(Step::LeadSession),
         Role::Supervised { terminal: true } => {

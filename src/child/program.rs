@@ -65,6 +65,10 @@ fn meant(name: &OsStr) -> String {
         format!("; write a program and its arguments as separate words: {text}")
     } else if decimal::<u16>(port.as_ref()).is_some() && !port.is_empty() {
         format!("; to listen on a port, write --tcp {text}")
+    } else if text.starts_with(['\u{2013}', '\u{2014}', '\u{2212}']) {
+        "; an option begins with '-', which this dash isn't".into()
+    } else if text == "help" {
+        "; for help, write skd --help".into()
     } else {
         String::new()
     }

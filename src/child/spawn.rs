@@ -10,9 +10,8 @@ use nix::unistd::{Pid, dup3};
 use super::method::{Method, Pidfds, bury};
 use super::plan::Plan;
 use crate::report::SpawnTrouble;
-use crate::sys::child::{self, Launch, Stage, Step};
+use crate::sys::child::{self, ChildStack, Launch, Stage, Step};
 use crate::sys::environment::Environment;
-use crate::sys::memory::Stack;
 use crate::sys::process;
 
 /// A running handler.
@@ -31,6 +30,8 @@ pub enum SpawnError {
     Shortage(Errno),
     /// The child couldn't become the program.
     Failed(Stage, Errno),
+    /// One child after the other was killed before its exec.
+    Killed,
 }
 
 impl SpawnError {
@@ -40,6 +41,9 @@ impl SpawnError {
             Self::Shortage(errno) => SpawnTrouble::Shortage {
                 program: plan.name(),
                 errno,
+            },
+            Self::Killed => SpawnTrouble::Killed {
+                program: plan.name(),
             },
             Self::Failed(stage, errno) => SpawnTrouble::Failed(plan.explain(stage, errno)),
         }
@@ -51,7 +55,7 @@ impl SpawnError {
 #[derive(Debug)]
 pub struct Spawner {
     method: Method,
-    stack: Stack,
+    stack: ChildStack,
     /// /dev/null between connections, so that the number is always taken.
     slot: OwnedFd,
     null: OwnedFd,
@@ -64,7 +68,7 @@ impl Spawner {
     pub fn new(method: Method, slot: OwnedFd) -> io::Result<Self> {
         Ok(Self {
             method,
-            stack: Stack::new()?,
+            stack: ChildStack::new()?,
             // Not opened by its name: after chroot(2) there may be none of that name.
             null: slot.try_clone()?,
             slot,
@@ -157,6 +161,10 @@ impl Spawner {
                 }
                 _ => SpawnError::Failed(stage, errno),
             });
+        }
+        if born.killed {
+            bury(&born);
+            return Err(SpawnError::Killed);
         }
         let pidfd = match self.method.pidfds {
             // The child can't have been reaped yet: only we would.

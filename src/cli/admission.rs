@@ -5,19 +5,22 @@ use std::num::NonZeroUsize;
 
 use super::args::Args;
 use super::values::{self, Why, nonzero_duration, parsed};
-use crate::config::{Admission, AtLimit, DatagramMode, Names, Proxies, Rule, Span, Trusted, Who};
+use crate::config::{
+    Admission, AtLimit, DatagramMode, Names, Nat64, Proxies, Rule, Span, Trusted, Who,
+};
 
 /// The default of `--proxy-timeout`.
 const PROXY_TIMEOUT: Span = Span::seconds(3);
 
 /// The options that need skd to accept connections or to receive datagrams.
-const OPTIONS: [&str; 17] = [
+const OPTIONS: [&str; 18] = [
     "allow",
     "deny",
     "rules",
     "explain",
     "max-per-source",
     "source-prefix",
+    "nat64",
     "rate",
     "rate-per-source",
     "at-max",
@@ -87,6 +90,10 @@ pub(super) fn admission(args: &Args<'_>, clients: Clients) -> Admission {
             .read("max-per-source", values::positive)
             .and_then(|number| NonZeroUsize::new(number as usize)),
         source_prefix: args.read("source-prefix", parsed).unwrap_or_default(),
+        nat64: args
+            .each("nat64")
+            .filter_map(|(_, value)| args.value("nat64", value, parsed::<Nat64>))
+            .collect(),
         rate: args.read("rate", parsed),
         rate_per_source: args.read("rate-per-source", parsed),
         at_max: args.read("at-max", parsed),
@@ -150,6 +157,11 @@ fn check_needs(args: &Args<'_>) {
             "source-prefix",
             per_source,
             "--max-per-source, --rate-per-source or --rules",
+        ),
+        (
+            "nat64",
+            per_source || any(&["allow", "deny"]),
+            "--allow, --deny, --rules, --max-per-source or --rate-per-source",
         ),
         ("at-max", max, "--max-clients"),
         ("at-source-max", source_max, "--max-per-source or --rules"),

@@ -6,7 +6,9 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use clap::ArgMatches;
+use clap::parser::ValueSource;
 
+use super::options::COMMAND;
 use crate::config::{Names, look_up};
 use crate::error::Error;
 
@@ -48,6 +50,22 @@ impl Args<'_> {
     /// Whether an option with a value was given, valid or not.
     pub(super) fn has(&self, option: &str) -> bool {
         self.matches.contains_id(option)
+    }
+
+    /// Returns the first value of an option, if it has one.
+    pub(super) fn one(&self, option: &str) -> Option<&OsStr> {
+        let mut values = self.matches.get_many::<OsString>(option)?;
+        values.next().map(OsString::as_os_str)
+    }
+
+    /// Whether any option was given.
+    pub(super) fn any(&self) -> bool {
+        let given = |id: &&str| {
+            let source = self.matches.value_source(id);
+            source == Some(ValueSource::CommandLine)
+        };
+        let mut ids = self.matches.ids().map(clap::Id::as_str);
+        ids.any(|id| id != COMMAND && given(&id))
     }
 
     /// Whether there are listeners.

@@ -15,6 +15,7 @@ pub mod values;
 use std::cell::RefCell;
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
+use std::path::Path;
 
 use clap::ArgMatches;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -24,6 +25,7 @@ use crate::error::Error;
 
 use admission::Clients;
 use args::Args;
+use options::COMMAND;
 pub use options::{GROUPS, Kind, Opt, command, help};
 
 /// The request of a command line.
@@ -261,11 +263,24 @@ fn config(args: &Args<'_>, known: Option<Known>) -> Config {
     }
 }
 
+/// The options that make listeners, as they are written most.
+const LISTENERS: [&str; 8] = ["-t", "-u", "-i", "-l", "--tcp", "--udp", "--inet", "--unix"];
+
 /// Notes the options that have no effect. skd 1.2 accepted these; all others are refused.
 fn notes(args: &Args<'_>, clients: Clients, connects: bool) {
     let without = |option: &str, what: &str| {
         args.note(format!("--{option} has no effect without {what}"));
     };
+    if !args.any() {
+        let words = args.matches.get_many::<OsString>(COMMAND);
+        let listener = |word: &&OsString| LISTENERS.iter().any(|option| word == option);
+        if let Some(word) = words.and_then(|mut words| words.find(listener)) {
+            args.note(format!(
+                "no listener: options come before PROG, and {} is an argument of it",
+                Path::new(word).display()
+            ));
+        }
+    }
     // With a program that accepts connections itself, it is refused.
     let taken = args.flag("wait") || args.flag("supervise") && args.listens();
     let limited = clients.accepted || clients.datagrams != DatagramMode::Wait || taken;

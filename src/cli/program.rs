@@ -8,7 +8,7 @@ use clap::parser::ValueSource;
 use super::args::Args;
 use super::options::Kind;
 use super::{options, values};
-use crate::config::{Limit, Mode, Supervise, Surroundings};
+use crate::config::{Limit, Mode, StandardError, Supervise, Surroundings};
 
 /// Reads PROG and its arguments.
 pub(super) fn command(args: &Args<'_>) -> Vec<CString> {
@@ -77,6 +77,35 @@ pub(super) fn mode(args: &Args<'_>) -> Mode {
     }
 }
 
+/// Reads the target of handlers' standard error.
+fn standard_error(args: &Args<'_>) -> StandardError {
+    let error = args.read("stderr", values::standard_error);
+    let error = error.unwrap_or_default();
+    if error == StandardError::Log {
+        return error;
+    }
+    if !args.listens() {
+        args.refuse("--stderr client has no use without a listener");
+    }
+    let early = "a handler that runs already keeps its standard error";
+    for (option, is_used, why) in [
+        (
+            "supervise",
+            args.flag("supervise"),
+            "PROG accepts its clients itself",
+        ),
+        ("warm", args.has("warm"), early),
+        ("fork-server", args.flag("fork-server"), early),
+    ] {
+        if is_used {
+            args.refuse(format!(
+                "--stderr client can't be used with --{option}: {why}"
+            ));
+        }
+    }
+    error
+}
+
 /// Reads the process attributes of handlers.
 pub(super) fn surroundings(args: &Args<'_>) -> Surroundings {
     let mut limits: Vec<Limit> = Vec::new();
@@ -100,5 +129,6 @@ pub(super) fn surroundings(args: &Args<'_>) -> Surroundings {
         umask: args.read("umask", values::mode),
         nice: args.read("nice", values::nice),
         no_new_privileges: args.flag("no-new-privs"),
+        error: standard_error(args),
     }
 }

@@ -1,9 +1,11 @@
 //! The options that set socket options: their values, and whether a listener has them.
 
 use std::ffi::OsStr;
+use std::path::Path;
 use std::time::Duration;
 
 use super::args::{Args, with_value};
+use super::options::COMMAND;
 use super::values::{Why, amount, duration, parsed, positive};
 use crate::config::{Probes, Scope, SocketOption, Style, decimal, is_interface};
 
@@ -34,6 +36,15 @@ pub(super) fn options(args: &Args<'_>, kinds: &Kinds) -> Vec<SocketOption> {
         None => args.has("keepalive").then_some(None),
         probes => Some(probes),
     };
+    if let (None, Some(word)) = (args.one("keepalive"), args.one(COMMAND)) {
+        let is_value = probes(word).is_ok() || duration(word).is_ok();
+        if args.has("keepalive") && is_value {
+            let word = Path::new(word).display();
+            args.refuse(format!(
+                "--keepalive takes its value after an equals sign: --keepalive={word}"
+            ));
+        }
+    }
     let options = [
         flag(SocketOption::NoDelay),
         keepalive.map(SocketOption::KeepAlive),

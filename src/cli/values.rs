@@ -10,7 +10,8 @@ use std::str::FromStr;
 use nix::unistd::{Gid, Uid, User, getgrouplist};
 
 use crate::config::{
-    Account, Identity, Limit, MOST_THREADS, RESOURCES, Refused, Span, accounts, decimal,
+    Account, Identity, Limit, MOST_THREADS, RESOURCES, Refused, Span, StandardError, accounts,
+    decimal,
 };
 
 /// Why a value is refused: a clause that follows "invalid value … for …".
@@ -24,6 +25,15 @@ pub fn positive(text: &OsStr) -> Result<i32, Why> {
     decimal(text)
         .filter(|number| *number >= 1)
         .ok_or_else(|| format!("it takes a decimal number from 1 to {}", i32::MAX))
+}
+
+/// Parses the target of handlers' standard error.
+pub fn standard_error(text: &OsStr) -> Result<StandardError, Why> {
+    match text.as_bytes() {
+        b"log" => Ok(StandardError::Log),
+        b"client" => Ok(StandardError::Client),
+        _ => Err("it takes client or log".into()),
+    }
 }
 
 /// Parses the number of an inherited descriptor. 1 and 2 are standard output and standard error.

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::{Rate, Refused, Rule, Span, Trusted, decimal, unescape};
+use super::{Nat64, Rate, Refused, Rule, Span, Trusted, decimal, unescape};
 
 /// The admission options of a service. They apply to connections that skd accepts and to datagrams
 /// that it receives. Unset limits don't exist.
@@ -16,6 +16,8 @@ pub struct Admission {
     pub max_per_source: Option<NonZeroUsize>,
     /// Which addresses count as one source.
     pub source_prefix: SourcePrefix,
+    /// The prefixes of translators, behind which clients have IPv4 addresses.
+    pub nat64: Vec<Nat64>,
     /// The maximum rate of connections from all sources together.
     pub rate: Option<Rate>,
     /// The maximum rate of connections from one source.

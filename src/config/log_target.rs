@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Refused;
 
@@ -75,6 +75,18 @@ impl LogTarget {
         }
         if tag.iter().any(u8::is_ascii_control) {
             return wrong("a tag can't contain control characters");
+        }
+        if tag.contains(&b'/') {
+            let file = Path::new(OsStr::from_bytes(bytes)).display();
+            return wrong(format!(
+                "a tag can't contain a slash; for a file, write '>>{file}'"
+            ));
+        }
+        if level == Level::DEFAULT && tag.len() == bytes.len() && parse_level(tag).is_ok() {
+            let level = Path::new(OsStr::from_bytes(tag)).display();
+            return wrong(format!(
+                "this is a level, and a tag is missing; write 'TAG:{level}', with a name for TAG"
+            ));
         }
         let tag = OsStr::from_bytes(tag).to_owned();
         Ok(Self::Syslog { tag, level })
@@ -227,10 +239,25 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_path_and_a_level_are_no_tags() {
+        for (text, hint) in [
+            ("/var/log/x.log", "'>>/var/log/x.log'"),
+            ("log/x:daemon.info", "'>>log/x:daemon.info'"),
+            ("daemon.notice", "'TAG:daemon.notice'"),
+            ("local0.7", "'TAG:local0.7'"),
+        ] {
+            let why = parse(text).unwrap_err();
+            assert!(why.contains(hint), "{text}: {why}");
+        }
+        // A name with a dot.
+        assert_eq!(parse("example.org"), Ok(syslog("example.org", 3, 5)));
+    }
+
     proptest! {
         #[test]
         fn what_is_read_reads_the_same_when_written_out(
-            tag in "[^:]{0,9}",
+            tag in "[^:/]{0,9}",
             level in proptest::option::of("(local[0-9]|[A-Za-z]{1,4}|[0-9]{1,2})\\.(info|[0-9]{1,2})"),
             sign in "(>|>>)?[ \t]?",
         ) {
@@ -239,7 +266,7 @@ mod tests {
                 let again = match &target {
                     LogTarget::Syslog { tag, level: Level { facility, severity } } => {
                         prop_assert!(*facility <= 23 && *severity <= 7);
-                        format!("{}:{facility}.{severity}", std::path::Path::new(tag).display())
+                        format!("{}:{facility}.{severity}", Path::new(tag).display())
                     }
                     LogTarget::File { path, truncate } => {
                         let sign = if *truncate { ">" } else { ">>" };

@@ -13,6 +13,7 @@ mod escapes;
 mod listen;
 mod log_target;
 mod mode;
+mod nat64;
 mod peer;
 mod prefix;
 pub mod proxy_header;
@@ -40,6 +41,7 @@ pub use escapes::{quoted, unescape};
 pub use listen::{Endpoint, Listen, SocketSource};
 pub use log_target::{Level, LogTarget};
 pub use mode::{Mode, Supervise};
+pub use nat64::{Nat64, untranslated};
 pub use peer::{Datagram, Peer, Proxied};
 pub use prefix::Prefix;
 pub use rate::Rate;
@@ -50,7 +52,7 @@ pub use service_id::ServiceId;
 pub use socket_option::{Group, Probes, Scope, SocketOption, is_interface};
 pub use source::Source;
 pub use style::Style;
-pub use surroundings::{Limit, RESOURCES, Surroundings};
+pub use surroundings::{Limit, RESOURCES, StandardError, Surroundings};
 pub use variables::is_reserved_variable;
 
 /// The configuration of skd.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::admission::SourcePrefix;
+use super::nat64::{Nat64, untranslated};
 use super::peer::Peer;
 use crate::sys::sockets::Credentials;
 
@@ -34,15 +35,16 @@ impl Source {
         bytes: [0; 16],
     };
 
-    /// Returns the source that this client belongs to.
-    pub fn of(peer: &Peer, prefix: SourcePrefix) -> Self {
+    /// Returns the source that this client belongs to, by its IPv4 address if it is behind one of
+    /// the translators.
+    pub fn of(peer: &Peer, prefix: SourcePrefix, translators: &[Nat64]) -> Self {
         match peer {
             Peer::UnixStream(credentials) => match credentials {
                 Some(Credentials { uid: Some(uid), .. }) => Self::user(*uid),
                 _ => Self::UNKNOWN,
             },
             peer => match peer.address() {
-                Some(address) => Self::address(address.ip(), prefix),
+                Some(address) => Self::address(untranslated(address.ip(), translators), prefix),
                 None => Self::UNKNOWN,
             },
         }
@@ -119,7 +121,7 @@ mod tests {
                 gid: Some(4),
             }))
         };
-        let source = |peer| Source::of(&peer, SourcePrefix::default());
+        let source = |peer| Source::of(&peer, SourcePrefix::default(), &[]);
         assert_eq!(source(user(Some(1000))).to_string(), "uid 1000");
         assert_eq!(source(user(None)), Source::UNKNOWN);
         assert_eq!(source(Peer::UnixStream(None)), Source::UNKNOWN);

@@ -19,6 +19,18 @@ pub struct Surroundings {
     pub environment: Vec<(OsString, Option<OsString>)>,
     /// Whether handlers and their descendants can never gain privileges (PR_SET_NO_NEW_PRIVS).
     pub no_new_privileges: bool,
+    /// The target of handlers' standard error.
+    pub error: StandardError,
+}
+
+/// The target of handlers' standard error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StandardError {
+    /// That of skd: the log, if there is one.
+    #[default]
+    Log,
+    /// The same as that of their standard output, as in inetd.
+    Client,
 }
 
 /// A resource limit (setrlimit(2)).

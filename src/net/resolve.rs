@@ -71,8 +71,12 @@ fn resolve(option: &str, host: &Host, port: u16) -> Result<Vec<SocketAddr>, Erro
         Host::Address(address, _) => Ok(vec![(*address, port).into()]),
         Host::Name(name) => {
             let found = (name.as_str(), port).to_socket_addrs().map_err(|reason| {
+                let device = match interface(name) {
+                    Ok(_) => format!("; for that interface, write --device {name} and the port"),
+                    Err(_) => String::new(),
+                };
                 Error::Start(format!(
-                    "{option}: can't resolve '{name}': {}",
+                    "{option}: can't resolve '{name}': {}{device}",
                     resolver_words(&reason)
                 ))
             })?;

@@ -20,6 +20,11 @@ pub enum SpawnTrouble<'a> {
         /// The reason.
         errno: Errno,
     },
+    /// One child after the other was killed before its exec.
+    Killed {
+        /// The program as it was given.
+        program: &'a OsStr,
+    },
     /// The child could not become its program.
     Failed(SpawnFailure<'a>),
 }
@@ -59,6 +64,14 @@ impl fmt::Display for SpawnTrouble<'_> {
                 };
                 let program = Path::new(program).display();
                 write!(f, "no process for '{program}': {why}; trying again")
+            }
+            Self::Killed { program } => {
+                let program = Path::new(program).display();
+                write!(
+                    f,
+                    "no process for '{program}': each was killed before its exec, by another \
+                     process of its user"
+                )
             }
             Self::Failed(failure) => failure.fmt(f),
         }

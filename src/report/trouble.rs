@@ -42,11 +42,13 @@ pub enum Cause {
     Prestart,
     /// A signal wasn't obeyed.
     Signal,
+    /// A process was stopped before its exec.
+    Birth,
 }
 
 impl Cause {
     /// The number of causes.
-    pub const COUNT: usize = Self::Signal as usize + 1;
+    pub const COUNT: usize = Self::Birth as usize + 1;
 }
 
 /// Something that went wrong.
@@ -82,6 +84,8 @@ pub enum Trouble<'a> {
     DatagramTooBig(ServiceId),
     /// A handler could not be started.
     Spawn(ServiceId, SpawnTrouble<'a>),
+    /// A process with this id was stopped before its exec, and was sent this signal.
+    NewbornStopped(i32, Signal),
     /// A supervised program could not be started.
     NotStarted(&'a Error),
     /// Receiving from a listener failed.
@@ -288,7 +292,9 @@ impl Trouble<'_> {
             | Self::NoSocketpair { .. }
             | Self::DatagramTooBig(_)
             | Self::Spawn(_, SpawnTrouble::Shortage { .. }) => Cause::Spawn,
-            Self::Spawn(_, SpawnTrouble::Failed(_)) | Self::NotStarted(_) => Cause::Exec,
+            Self::Spawn(_, SpawnTrouble::Failed(_) | SpawnTrouble::Killed { .. })
+            | Self::NotStarted(_) => Cause::Exec,
+            Self::NewbornStopped(..) => Cause::Birth,
             Self::NotReceived { .. } => Cause::Receive,
             Self::AnswerNotSent { .. }
             | Self::AnswerTooLong { .. }
@@ -335,6 +341,7 @@ impl Trouble<'_> {
             | Self::NoRelay { .. }
             | Self::NoUpgrade(_)
             | Self::SignalRefused(..)
+            | Self::NewbornStopped(..)
             | Self::ReadyFd { .. }
             | Self::Manager { .. } => None,
         }
@@ -423,6 +430,17 @@ impl fmt::Display for Trouble<'_> {
                 )
             }
             Self::NoUpgrade(why) => write!(f, "no upgrade: {why}; this skd goes on"),
+            Self::NewbornStopped(pid, signal) => {
+                let what = match signal {
+                    Signal::SIGCONT => "continued",
+                    _ => "killed, and is started again",
+                };
+                write!(
+                    f,
+                    "pid {pid} was stopped before its exec, by another process of its user; it \
+                     is {what}"
+                )
+            }
             Self::SignalRefused(signal, sender) => {
                 let name = signal.as_str().trim_start_matches("SIG");
                 match sender {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys::descriptors::{self, SavedDescriptors};
 use crate::sys::directory::{Entry, FileId, SavedEntry};
-use crate::sys::trusted::{Purpose, Refusal};
+use crate::sys::trusted::{self, Purpose, Refusal};
 
 /// The binary of this process and its path. They are opened before /proc or the path can become
 /// unreachable.
@@ -80,7 +80,9 @@ impl Executable {
             false => Some(Entry::of(&self.path)?),
         };
         let entry = entry.as_ref().unwrap_or(&self.entry);
-        entry.open(&Purpose::PROGRAM).map(|(file, _)| file.into())
+        let (next, _) = entry.open(&Purpose::PROGRAM)?;
+        trusted::judge_successor(&next, &self.running)?;
+        Ok(next.into())
     }
 
     /// Opens the file that is at the path now, for reading.

@@ -74,8 +74,8 @@ impl PidFile {
             })?;
             match lock::try_lock(&file) {
                 Ok(true) => {}
-                // Any user that can read the file may have locked it. A daemon has it open for
-                // writing: one that found no way to make a lock file, or of an older version.
+                // Any user that can read the file may have locked it. A daemon of an older version,
+                // or without a lock file, has it open for writing.
                 Ok(false) if lock.is_some() && !is_written(&file, id) => {}
                 Ok(false) => return Err(taken(path, &entry)),
                 Err(errno) => {

@@ -18,7 +18,7 @@ use crate::config::{Id, Prefix, Prestart, Refused, Rule, RuleLocation, Service, 
 use crate::error::{Error, Reason};
 use crate::sys::descriptors::SavedDescriptors;
 use crate::sys::directory::{Directory, SavedDirectory};
-use crate::sys::trusted::Refusal;
+use crate::sys::trusted::{self, Control, Refusal};
 
 /// The maximum size of a file in bytes, enough for a million of the longest prefixes.
 const LARGEST: u64 = 64 << 20;
@@ -150,14 +150,15 @@ impl RuleFiles {
             let name = Path::new(path.file_name().unwrap_or_default());
             match read_file(directory, name) {
                 Err(why) => faults.push(Error::Start(format!("{file} {why}"))),
-                Ok(text) => match rule_file::rules(&text, &names) {
+                Ok((text, writers)) => match rule_file::rules(&text, &names) {
                     Err(more) => faults.extend(sentences(&file, &more)),
                     Ok(rules) if rules.is_empty() => {
                         faults.push(Error::Start(format!("{file} has no rule in it")));
                     }
                     Ok(rules) => {
                         for rule in rules {
-                            self.add(rule, Some((path, directory)), &mut found, &mut faults);
+                            let of = Some((path.as_path(), directory, writers));
+                            self.add(rule, of, &mut found, &mut faults);
                         }
                     }
                 },
@@ -173,13 +174,13 @@ impl RuleFiles {
     fn add(
         &self,
         rule: Rule,
-        of: Option<(&Path, &Directory)>,
+        of: Option<(&Path, &Directory, Control)>,
         found: &mut RuleList,
         faults: &mut Vec<Error>,
     ) {
         let prestart = self.prestart.filter(|_| !rule.environment.is_empty());
         if let Some(prestart) = prestart {
-            let by = Location(&rule.location, of.map(|(path, _)| path));
+            let by = Location(&rule.location, of.map(|(path, ..)| path));
             faults.push(Error::Usage(format!(
                 "{by}: env can't be used with {}: handlers run before their client is known",
                 prestart.option()
@@ -192,13 +193,16 @@ impl RuleFiles {
         let (base, below, shown) = match (relative, of) {
             (Some(relative), _) => (&files.root, relative, path.to_owned()),
             (None, None) => (&files.here, path, path.to_owned()),
-            (None, Some((rules, directory))) => (directory, path, rules.with_file_name(path)),
+            (None, Some((rules, directory, _))) => (directory, path, rules.with_file_name(path)),
         };
+        let writers = of.map_or(Control::Trusted, |(.., writers)| writers);
         let file = Described("list of prefixes", &shown);
-        let list = match read_file(base, below) {
-            Ok(text) => rule_file::prefixes(&text),
+        let base = base.for_paths_by(writers);
+        let base = base.map_err(|errno| cannot_open(errno.into()));
+        let list = match base.and_then(|base| read_file(&base, below)) {
+            Ok((text, _)) => rule_file::prefixes(&text),
             Err(why) => {
-                let by = Location(&rule.location, of.map(|(path, _)| path));
+                let by = Location(&rule.location, of.map(|(path, ..)| path));
                 return faults.push(Error::Start(format!("{by}: the {file} {why}")));
             }
         };
@@ -292,15 +296,17 @@ impl Files {
     }
 }
 
-fn read_file(base: &Directory, path: &Path) -> Result<Vec<u8>, String> {
+/// Reads a file, and finds its writers.
+fn read_file(base: &Directory, path: &Path) -> Result<(Vec<u8>, Control), String> {
     let file = base.open_file(path).map_err(cannot_open)?;
+    let writers = trusted::writers(&file).map_err(|errno| cannot_open(errno.into()))?;
     let mut text = Vec::new();
     let read = file.take(LARGEST + 1).read_to_end(&mut text);
     read.map_err(|reason| format!("can't be read: {}", reason.reason()))?;
     if text.len() as u64 > LARGEST {
         return Err(format!("has more than {} MiB", LARGEST >> 20));
     }
-    Ok(text)
+    Ok((text, writers))
 }
 
 fn cannot_open(why: Refusal) -> String {

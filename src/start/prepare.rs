@@ -3,7 +3,7 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use crate::child::plan::{Preparation, Role, Root};
-use crate::child::{Method, Plan};
+use crate::child::{Method, Plan, watch_births};
 use crate::config::{Count, Daemon, DatagramMode, MOST_THREADS, Mode, Service, Style};
 use crate::error::Error;
 use crate::net::Listener;
@@ -123,6 +123,8 @@ impl Ground<'_> {
         services: &[Service],
         confinements: Confinements,
     ) -> Result<(Vec<Plan>, Method), Error> {
+        // Where there can't be a thread, births aren't watched: in wait mode skd needs no other.
+        let _ = watch_births();
         let mut method = None;
         let plans = services.iter().zip(confinements);
         let plans = plans.map(|(service, (user, root))| {

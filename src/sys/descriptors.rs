@@ -9,6 +9,7 @@ use std::io::{self, IsTerminal};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
@@ -287,9 +288,13 @@ fn open_numbers() -> Vec<u32> {
 
 /// Whether a child can take its own copy of the low part of a shared table: there is close_range(2)
 /// with `CLOSE_RANGE_UNSHARE` (Linux 5.9), and no filter refuses it.
+///
+/// First called while there is one thread.
 pub fn can_unshare() -> bool {
-    // An empty range of a table that is not shared: nothing happens, if the call exists.
-    close_range(u32::MAX, u32::MAX, UNSHARE).is_ok()
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    // An empty range of a table that is not shared: nothing happens, if the call exists. With a
+    // second thread, the caller's table would become its own.
+    *FOUND.get_or_init(|| close_range(u32::MAX, u32::MAX, UNSHARE).is_ok())
 }
 
 /// Makes the calling process's table its own, with only the low descriptors.

@@ -73,10 +73,7 @@ impl Diagnosis {
             NLM_F_REQUEST,
             &unix(u32::MAX, inode, UDIAG_SHOW_RQLEN),
             &mut [0; ONE],
-            |answer| {
-                let attribute = attribute(answer, UNIX_MESSAGE, UNIX_DIAG_RQLEN);
-                length = attribute.and_then(|bytes| word(bytes, 0));
-            },
+            |answer| length = backlog(answer),
         )?;
         length.ok_or(Errno::ENOENT)
     }
@@ -232,24 +229,9 @@ impl Diagnosis {
         loop {
             // The next part is always ready: no waiting.
             let length = recv(socket, buffer, MsgFlags::MSG_DONTWAIT)?;
-            let mut rest = buffer.get(..length).unwrap_or_default();
-            while !rest.is_empty() {
-                let answer = Answer::read(rest).ok_or(Errno::EBADMSG)?;
-                rest = rest.get(answer.length..).unwrap_or_default();
-                if answer.question != self.question {
-                    continue;
-                }
-                match answer.kind {
-                    NLMSG_DONE => return Ok(()),
-                    NLMSG_ERROR => {
-                        let errno = word(answer.payload, 0).unwrap_or_default() as i32;
-                        return Err(Errno::from_raw(errno.wrapping_neg()));
-                    }
-                    _ => each(answer.payload),
-                }
-                if answer.flags & NLM_F_MULTI == 0 {
-                    return Ok(());
-                }
+            let part = buffer.get(..length).unwrap_or_default();
+            if answers(part, self.question, &mut each)? {
+                return Ok(());
             }
         }
     }
@@ -264,6 +246,60 @@ pub struct BoundSocket {
     pub uid: u32,
     /// Its inode.
     pub inode: u32,
+}
+
+/// Calls `each` with the payload of each answer to this question in a part of the answers. Returns
+/// whether that was the last part.
+pub fn answers(part: &[u8], question: u32, mut each: impl FnMut(&[u8])) -> Result<bool, Errno> {
+    let mut rest = part;
+    while !rest.is_empty() {
+        let answer = Answer::read(rest).ok_or(Errno::EBADMSG)?;
+        rest = rest.get(answer.length..).unwrap_or_default();
+        if answer.question != question {
+            continue;
+        }
+        match answer.kind {
+            NLMSG_DONE => return Ok(true),
+            NLMSG_ERROR => {
+                let errno = word(answer.payload, 0).unwrap_or_default() as i32;
+                return Err(Errno::from_raw(errno.wrapping_neg()));
+            }
+            _ => each(answer.payload),
+        }
+        if answer.flags & NLM_F_MULTI == 0 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// What an answer says, each part if it has it.
+#[derive(Debug)]
+pub struct Told<'a> {
+    /// The name of a unix socket.
+    pub name: Option<&'a [u8]>,
+    /// The number of connections that wait in a unix socket.
+    pub backlog: Option<u32>,
+    /// The local address of a TCP socket.
+    pub local: Option<SocketAddr>,
+    /// The time since it was used.
+    pub quiet: Option<Duration>,
+}
+
+impl<'a> Told<'a> {
+    /// Reads all that an answer may say.
+    pub fn read(answer: &'a [u8]) -> Self {
+        Self {
+            name: attribute(answer, UNIX_MESSAGE, UNIX_DIAG_NAME),
+            backlog: backlog(answer),
+            local: Inet::read(answer).map(|socket| socket.local),
+            quiet: quiet_time(answer),
+        }
+    }
+}
+
+fn backlog(answer: &[u8]) -> Option<u32> {
+    word(attribute(answer, UNIX_MESSAGE, UNIX_DIAG_RQLEN)?, 0)
 }
 
 /// The identity of a TCP connection: its addresses, and the kernel's cookie, which is never used
@@ -421,6 +457,34 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::net::{UnixListener, UnixStream};
+
+    const SEEDS: [&[u8]; 3] = [
+        include_bytes!("../../fuzz/seeds/sockets/unix"),
+        include_bytes!("../../fuzz/seeds/sockets/tcp"),
+        include_bytes!("../../fuzz/seeds/sockets/error"),
+    ];
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(
+            change in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..9),
+            seed in prop::sample::select(&SEEDS[..]),
+            end in any::<prop::sample::Index>(),
+        ) {
+            let mut part = seed.to_vec();
+            for (at, byte) in &change {
+                let at = at.index(part.len());
+                part[at] = *byte;
+            }
+            part.truncate(end.index(part.len() + 1));
+            let mut total = 0;
+            let _ = answers(&part, 1, |answer| {
+                total += answer.len();
+                Told::read(answer);
+            });
+            prop_assert!(total <= part.len());
+        }
+    }
 
     #[test]
     #[cfg_attr(miri, ignore = "netlink(7)")]

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::capabilities::{Capability, has_capability};
 use super::descriptors::{self, SavedDescriptors};
-use super::trusted::{Base, Control, Purpose, Refusal, split};
+use super::trusted::{Base, Chosen, Control, Purpose, Refusal, split};
 
 /// A name in a directory.
 #[derive(Debug)]
@@ -192,14 +192,14 @@ impl AsFd for Entry {
 #[derive(Debug)]
 pub struct Directory(Base);
 
-/// A [`Directory`] saved for an upgrade: its descriptor, and the users that have chosen it.
+/// A [`Directory`] saved for an upgrade: its descriptor, and how it was chosen.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum SavedDirectory {
     /// As skd 2.0 saved it.
     Descriptor(i32),
-    /// With the users, and whether by a symbolic link.
-    Chosen(i32, (Control, bool)),
+    /// With how it was chosen.
+    Chosen(i32, Chosen),
 }
 
 impl Directory {
@@ -223,10 +223,16 @@ impl Directory {
     /// Restores it after an upgrade.
     pub fn restore(saved: SavedDirectory) -> Result<Self, Errno> {
         let (number, chosen) = match saved {
-            SavedDirectory::Descriptor(number) => (number, (Control::Trusted, false)),
+            SavedDirectory::Descriptor(number) => (number, Chosen::TRUSTED),
             SavedDirectory::Chosen(number, chosen) => (number, chosen),
         };
         Ok(Self(Base::of(descriptors::claim(number)?, chosen)))
+    }
+
+    /// The same directory for paths that are written in a file with these writers. Other users can't
+    /// have files opened that they can't read.
+    pub fn for_paths_by(&self, writers: Control) -> Result<Self, Errno> {
+        self.0.for_paths_by(writers).map(Self)
     }
 
     /// Opens a regular file for reading, by a path that begins here. Never waits.

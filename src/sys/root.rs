@@ -22,7 +22,7 @@ impl Root {
         open("/", DIRECTORY, Mode::empty()).map(Self)
     }
 
-    /// Takes one that was saved.
+    /// Takes a descriptor of an earlier one, which was saved.
     pub fn restore(root: OwnedFd) -> Self {
         Self(root)
     }

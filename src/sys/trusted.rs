@@ -175,6 +175,8 @@ impl fmt::Display for Refusal {
 const LINKS: u32 = 40;
 /// How often to try while other processes replace a file.
 const TRIES: u32 = 100;
+/// The permission of all users to search a directory.
+const SEARCHABLE: libc::mode_t = 0o001;
 /// A descriptor that only names a file.
 const NAMED: OFlag = OFlag::O_PATH
     .union(OFlag::O_NOFOLLOW)
@@ -184,9 +186,28 @@ const NAMED: OFlag = OFlag::O_PATH
 #[derive(Debug)]
 pub struct Base {
     descriptor: OwnedFd,
+    chosen: Chosen,
+}
+
+/// How a directory was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chosen {
+    /// The users that chose it. The users that choose the files in it may be others: see
+    /// [`Base::is_trusted`].
     control: Control,
-    /// Whether a symbolic link of another user led there.
+    /// Whether by a path that another user has written: a symbolic link, or a line of a file.
     by_user: bool,
+    /// Whether all users can reach it by its path.
+    public: bool,
+}
+
+impl Chosen {
+    /// By root or the user of this process.
+    pub const TRUSTED: Self = Self {
+        control: Control::Trusted,
+        by_user: false,
+        public: false,
+    };
 }
 
 impl Base {
@@ -206,43 +227,49 @@ impl Base {
         let flags = NAMED | OFlag::O_DIRECTORY;
         Ok(Self {
             descriptor: open(path, flags, Mode::empty())?,
-            control: Control::Trusted,
-            by_user: false,
+            chosen: Chosen::TRUSTED,
         })
     }
 
     /// A directory that was reached before.
-    pub fn of(descriptor: OwnedFd, (control, by_user): (Control, bool)) -> Self {
-        Self {
-            descriptor,
-            control,
-            by_user,
-        }
+    pub fn of(descriptor: OwnedFd, chosen: Chosen) -> Self {
+        Self { descriptor, chosen }
     }
 
     /// The same directory under another descriptor.
     pub fn copy(&self) -> Result<Self, Errno> {
         Ok(Self {
             descriptor: descriptors::copy_above(&self.descriptor, 0)?,
-            ..*self
+            chosen: self.chosen,
         })
     }
 
-    /// The users that have chosen this directory, and whether by a symbolic link. The users that
-    /// choose the files in it may be others: see [`Self::is_trusted`].
-    pub fn chosen(&self) -> (Control, bool) {
-        (self.control, self.by_user)
+    /// The same directory for paths that are written in a file with these writers.
+    pub fn for_paths_by(&self, writers: Control) -> Result<Self, Errno> {
+        let mut copy = self.copy()?;
+        copy.chosen.control = copy.chosen.control.and(writers);
+        copy.chosen.by_user |= writers != Control::Trusted;
+        Ok(copy)
+    }
+
+    /// How the directory was chosen.
+    pub fn chosen(&self) -> Chosen {
+        self.chosen
     }
 
     /// Whether only trusted users choose what is in the directory.
     pub fn is_trusted(&self) -> Result<bool, Errno> {
-        Ok(self.control.and(Inside::of(&self.descriptor)?.control) == Control::Trusted)
+        Ok(self
+            .chosen
+            .control
+            .and(Inside::of(&self.descriptor)?.control)
+            == Control::Trusted)
     }
 
     /// Whether only trusted users choose which file has a name in it.
     pub(super) fn is_entry_trusted(&self, stat: &FileStat) -> Result<bool, Errno> {
         let inside = Inside::of(&self.descriptor)?;
-        Ok(self.control.and(inside.of_entry(stat)) == Control::Trusted)
+        Ok(self.chosen.control.and(inside.of_entry(stat)) == Control::Trusted)
     }
 
     /// Opens a file, or makes it if that is part of the purpose. Returns whether it was made.
@@ -318,10 +345,10 @@ impl Base {
             let inside = Inside::of(&walk.at.descriptor)?;
             let named = match openat(&walk.at.descriptor, name.as_os_str(), NAMED, Mode::empty()) {
                 Ok(named) => named,
-                Err(Errno::ENOENT) if walk.at.by_user => {
+                Err(Errno::ENOENT) if walk.at.chosen.by_user => {
                     let directory = shown(&walk.at.descriptor);
                     return Err(Refusal::Untrusted(format!(
-                        "a symbolic link of another user leads to {}, which isn't there",
+                        "another user has chosen {}, which isn't there",
                         directory.join(&name).display()
                     )));
                 }
@@ -331,7 +358,7 @@ impl Base {
                 Err(errno) => return Err(errno.into()),
             };
             let stat = fstat(&named)?;
-            let control = walk.at.control.and(inside.of_entry(&stat));
+            let control = walk.at.chosen.control.and(inside.of_entry(&stat));
             if kind(&stat) != SFlag::S_IFLNK {
                 let file = File {
                     at: walk.at.descriptor,
@@ -339,7 +366,7 @@ impl Base {
                     stat,
                     inside,
                     control,
-                    by_user: walk.at.by_user,
+                    chosen: walk.at.chosen,
                 };
                 file.judge(&file.stat, purpose)?;
                 return Ok(Found::File(file));
@@ -378,7 +405,7 @@ struct File {
     stat: FileStat,
     inside: Inside,
     control: Control,
-    by_user: bool,
+    chosen: Chosen,
 }
 
 impl File {
@@ -435,12 +462,20 @@ impl File {
         if self.control == Control::Trusted {
             return Ok(());
         }
-        if self.by_user && (kind != SFlag::S_IFREG || self.control != Control::User(owner)) {
-            return Err(Refusal::Untrusted(format!(
-                "a symbolic link of another user leads to {}, which isn't a regular file of that \
-                 user; {HINT}",
-                shown(&self.at).join(&self.name).display()
-            )));
+        if self.chosen.by_user {
+            let is_public = purpose.files == Files::Regular
+                && self.chosen.public
+                && is_trusted(owner)
+                && stat.st_mode & 0o004 != 0;
+            if kind == SFlag::S_IFREG && is_public {
+                return Ok(());
+            }
+            if kind != SFlag::S_IFREG || self.control != Control::User(owner) {
+                return Err(Refusal::Untrusted(format!(
+                    "another user has chosen {}, which isn't a regular file of the same user; {HINT}",
+                    shown(&self.at).join(&self.name).display()
+                )));
+            }
         }
         if kind != SFlag::S_IFREG {
             return Err(self.refuse("so only a regular file is opened there", "isn't one"));
@@ -449,7 +484,8 @@ impl File {
             // Removed in between.
             0 => return Err(Errno::ENOENT.into()),
             1 => {}
-            _ if purpose.files == Files::Programs => {}
+            // A build tool may have linked it. Another user can link only to others' programs.
+            _ if purpose.files == Files::Programs && !is_trusted(owner) => {}
             _ => {
                 return Err(self.refuse(
                     "so only a file with one name is opened there",
@@ -523,9 +559,10 @@ impl Walk {
         if path.first() == Some(&b'/') {
             self.at.descriptor = Base::trusted(Path::new("/"))?.descriptor;
             // After a link of another user it stays that user's choice. A base doesn't matter.
-            if !self.at.by_user {
-                self.at.control = Control::Trusted;
+            if !self.at.chosen.by_user {
+                self.at.chosen.control = Control::Trusted;
             }
+            self.at.chosen.public = fstat(&self.at.descriptor)?.st_mode & SEARCHABLE != 0;
         }
         let components = path.split(|&byte| byte == b'/').rev();
         rest.extend(
@@ -546,7 +583,8 @@ impl Walk {
                 let parent = openat(at, "..", flags, Mode::empty())?;
                 // A user that can move this directory chooses its parent.
                 let inside = Inside::of(&parent)?;
-                self.at.control = self.at.control.and(inside.of_entry(&fstat(at)?));
+                let control = inside.of_entry(&fstat(at)?);
+                self.at.chosen.control = self.at.chosen.control.and(control);
                 self.at.descriptor = parent;
                 return Ok(None);
             }
@@ -559,16 +597,18 @@ impl Walk {
             opened => opened,
         }?;
         let stat = fstat(&named)?;
-        let control = self.at.control.and(inside.of_entry(&stat));
+        let control = self.at.chosen.control.and(inside.of_entry(&stat));
         match kind(&stat) {
             SFlag::S_IFDIR => {
                 self.at.descriptor = named;
-                self.at.control = control;
+                self.at.chosen.control = control;
+                self.at.chosen.public &= stat.st_mode & SEARCHABLE != 0;
                 Ok(None)
             }
             SFlag::S_IFLNK if control == Control::Trusted && is_proc(at) => {
                 let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
                 self.at.descriptor = openat(at, name, flags, Mode::empty())?;
+                self.at.chosen.public = false;
                 Ok(None)
             }
             SFlag::S_IFLNK => self.follow(&inside, control, name, &named, &stat).map(Some),
@@ -608,8 +648,8 @@ impl Walk {
             }));
         }
         self.links = self.links.checked_sub(1).ok_or(Errno::ELOOP)?;
-        self.at.by_user |= control != Control::Trusted;
-        self.at.control = control;
+        self.at.chosen.by_user |= control != Control::Trusted;
+        self.at.chosen.control = control;
         // By its descriptor: another link may be at its name by now.
         Ok(readlinkat(link, "")?.into_vec())
     }
@@ -669,19 +709,48 @@ fn is_trusted(uid: u32) -> bool {
 fn is_group_trusted(directory: &OwnedFd, gid: u32) -> bool {
     let own = Uid::effective().as_raw();
     let private = gid == own && gid == getegid().as_raw();
-    (gid == 0 || private) && !has_access_list(directory)
+    if gid != 0 && !private {
+        return false;
+    }
+    // The descriptor that only names it can't be asked.
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+    openat(directory, ".", flags, Mode::empty()).is_ok_and(|opened| !has_access_list(opened))
 }
 
-/// Whether a directory has an access control list (acl(5)), or can't be asked.
-fn has_access_list(directory: &OwnedFd) -> bool {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-    let Ok(opened) = openat(directory, ".", flags, Mode::empty()) else {
-        return true;
-    };
+/// Refuses a program of another user, unless the running program is of the same one.
+pub fn judge_successor(next: impl AsFd, running: impl AsFd) -> Result<(), Refusal> {
+    let (next, running) = (fstat(next)?.st_uid, fstat(running)?.st_uid);
+    match is_trusted(next) || next == running {
+        true => Ok(()),
+        false => Err(Refusal::Untrusted(format!(
+            "it belongs to user {next}, and the running program to user {running}; change its owner"
+        ))),
+    }
+}
+
+/// The users that write a file which is open for reading.
+pub fn writers(file: impl AsFd) -> Result<Control, Errno> {
+    let stat = fstat(&file)?;
+    let by_group = stat.st_mode & 0o020 != 0 && (stat.st_gid != 0 || has_access_list(&file));
+    Ok(match is_trusted(stat.st_uid) {
+        _ if by_group || stat.st_mode & 0o002 != 0 => Control::Many,
+        true => Control::Trusted,
+        false => Control::User(stat.st_uid),
+    })
+}
+
+/// Whether a file or directory has an access control list (acl(5)), or can't be asked.
+fn has_access_list(opened: impl AsFd) -> bool {
     let name = c"system.posix_acl_access";
     // SAFETY: the name ends with a NUL byte, and with a size of 0 the kernel writes nothing.
-    let size =
-        unsafe { libc::fgetxattr(opened.as_raw_fd(), name.as_ptr(), std::ptr::null_mut(), 0) };
+    let size = unsafe {
+        libc::fgetxattr(
+            opened.as_fd().as_raw_fd(),
+            name.as_ptr(),
+            std::ptr::null_mut(),
+            0,
+        )
+    };
     !matches!(
         Errno::result(size),
         Ok(0) | Err(Errno::ENODATA | Errno::EOPNOTSUPP | Errno::ENOSYS)

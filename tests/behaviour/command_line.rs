@@ -823,6 +823,11 @@ fn limits_that_are_out_of_range_are_refused() {
             ["--source-prefix", "up to 32"],
         ),
         (&["--source-prefix=24,48"], ["--source-prefix", "no use"]),
+        (&["--nat64=64:ff9b::/96"], ["--nat64", "no use"]),
+        (
+            &["--allow=all", "--nat64=64:ff9b::/95"],
+            ["--nat64", "64 or 96 bits"],
+        ),
         (&["--rate=0/s"], ["--rate", "10/s"]),
         (&["--rate=10"], ["--rate", "10/s"]),
         (&["--timeout=0s"], ["--timeout", "zero"]),

@@ -516,9 +516,9 @@ fn skd_continues_if_one_call_fails_now_and_then() {
     // By strace(1), which can make a call fail once and then not again, in each thread.
     requires_command("strace");
     for injection in [
-        // The main thread makes three of them.
-        "clone3:error=EAGAIN:when=4",
-        "clone3:error=ENOMEM:when=4+3",
+        // The main thread makes four of them.
+        "clone3:error=EAGAIN:when=5",
+        "clone3:error=ENOMEM:when=5+3",
         "accept4:error=ENFILE:when=2",
         "accept4:error=ECONNABORTED:when=1",
         "accept4:error=EPROTO:when=2",

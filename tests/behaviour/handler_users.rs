@@ -1,13 +1,14 @@
 //! `--user`: handlers become another user than skd, and can't reach it.
 
 use crate::harness::{
-    Directory, Running, Skd, Terminal, capabilities, connect_unix, ids, receive, requires_command,
-    requires_root, session, status_field, talk, tampering, threads,
+    Directory, Running, Skd, Terminal, capabilities, ids, receive, requires_command, requires_root,
+    session, status_field, talk, tampering, threads,
 };
 use nix::sys::signal::Signal;
 use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 
 /// Ids without an account.
 const UID: u32 = 61244;
@@ -412,14 +413,11 @@ fn a_supervised_program_and_one_in_place_have_the_user_too() {
             "perl",
             [
                 "-e",
-                "accept(my $client, STDIN); print $client $>; sleep 1000",
+                "accept(my $client, STDIN); syswrite($client, $>); sleep 1000",
             ],
         );
-    skd.wait_until("it listens", || socket.exists());
-    assert_eq!(
-        receive(&mut connect_unix(&socket), 5),
-        UID.to_string().as_bytes()
-    );
+    let mut client = crate::harness::wait_for("it listens", || UnixStream::connect(&socket).ok());
+    assert_eq!(receive(&mut client, 5), UID.to_string().as_bytes());
     skd.stop();
     let skd = Skd::new(["--user", &user]).start_with("sleep", ["1000"]);
     skd.wait_until("it has executed", || runs(&skd.pid()));

@@ -2,7 +2,8 @@
 
 use crate::harness::{
     Directory, Instance, Skd, Terminal, connect_unix, descriptors, each_program, exists, ids,
-    poll_for, relays, requires_root, talk, untimed, wait_for, wait_for_text, wait_until,
+    poll_for, relays, requires_root, talk, udp_client, untimed, wait_for, wait_for_text,
+    wait_until,
 };
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
@@ -429,7 +430,16 @@ fn a_log_that_takes_for_ever_holds_up_the_relay_alone() {
         }
     }
     nix::sys::signal::kill(relay, Signal::SIGCONT).unwrap();
-    wait_for_text(&log, "lines were lost here: the log took none");
+    wait_until("it goes on, and tells of the lines that were lost", || {
+        talk(skd.connect(), b"");
+        directory
+            .read("log")
+            .contains("lines were lost here: the log took none")
+    });
+    // As many as the pipe has space for.
+    let log = directory.read("log");
+    let count = log.matches("Closed connection").count();
+    assert!(count > 100, "{count} of 1000");
     nix::sys::signal::kill(relay, Signal::SIGSTOP).unwrap();
     assert_eq!(skd.stop().code(), Some(0));
     nix::sys::signal::kill(relay, Signal::SIGCONT).unwrap();
@@ -689,4 +699,57 @@ fn the_limit_of_file_sizes_costs_no_connections() {
     }
     assert_eq!(fs::metadata(directory.join("log")).unwrap().len(), 1000);
     assert_eq!(skd.stop().code(), Some(0));
+}
+
+#[test]
+fn standard_error_of_handlers_goes_to_the_client_on_request() {
+    const BOTH: [&str; 2] = ["-c", "echo out; echo error >&2"];
+    // A connection, in wait mode the listener, and a datagram exchange.
+    for options in [&["-v"][..], &["-v", "--max-clients=1"]] {
+        let directory = Directory::new();
+        let log = directory.join("log");
+        let skd = Skd::new(options)
+            .args(["--stderr", "client", "-t", "127.0.0.1:0"])
+            .args(["-L", &format!(">{}", log.display())])
+            .run_with("sh", BOTH);
+        assert_eq!(talk(skd.connect(), b""), b"out\nerror\n");
+        let text = wait_for_text(&log, "Closed connection");
+        assert!(!text.contains("error"), "{text}");
+    }
+    // Of sh itself: [ is a part of it.
+    let same = "cd /proc/$$/fd; [ 0 -ef 2 ] && [ 1 -ef 2 ] && echo same >>";
+    for options in [
+        &["--wait", "-t", "127.0.0.1:0"][..],
+        &["-u", "127.0.0.1:0"],
+        &["-u", "127.0.0.1:0", "--datagram-mode=per-peer"],
+        &["-u", "127.0.0.1:0", "--datagram-mode=per-packet"],
+    ] {
+        let directory = Directory::new();
+        let skd = Skd::new(["-v", "--stderr=client"])
+            .args(options)
+            .run_with("sh", ["-c", &format!("{same}{}", directory.name("found"))]);
+        if options[0] == "--wait" {
+            drop(skd.connect());
+        } else {
+            let client = udp_client(skd.address());
+            client.send(b"datagram").unwrap();
+        }
+        wait_for_text(directory.join("found"), "same");
+    }
+    for (option, says) in [
+        (&["-S"][..], "--supervise"),
+        (&["--warm=1"], "--warm"),
+        (&["--fork-server"], "--fork-server"),
+    ] {
+        Skd::new(["--stderr=client", "-t", "127.0.0.1:0"])
+            .args(option)
+            .start("cat")
+            .expect_refusal(2, &["--stderr client can't be used with", says]);
+    }
+    Skd::new(["--stderr=client"])
+        .start("cat")
+        .expect_refusal(2, &["--stderr client has no use without a listener"]);
+    Skd::new(["--stderr=both", "-t", "0"])
+        .start("cat")
+        .expect_refusal(2, &["--stderr", "client or log"]);
 }

@@ -48,6 +48,7 @@ mod logs;
 mod manual;
 mod messages;
 mod multicast;
+mod newborns;
 mod own_senders;
 mod per_packet;
 mod per_peer;

@@ -3,8 +3,8 @@
 
 use crate::harness::{
     Directory, Namespace, Program, Running, Skd, Syslog, ask, connect, connect_unix, ids,
-    requires_command, requires_root, send_unix_datagram, talk, udp_client, wait_for, wait_for_text,
-    wait_until,
+    requires_command, requires_root, send_unix_datagram, talk, udp_client, untimed, wait_for,
+    wait_for_text, wait_until,
 };
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
@@ -138,7 +138,8 @@ fn collects_datagrams(machine: &Machine, example: &str) {
     for note in ["one\n", "two\n"] {
         send_unix_datagram(&socket, note.as_bytes());
     }
-    wait_for_text(machine.namespace.path("/var/log/notes"), "one\ntwo\n");
+    let notes = wait_for_text(machine.namespace.path("/var/log/notes"), " two\n");
+    assert_eq!(untimed(&notes, &[]), "one\ntwo\n");
 }
 
 fn takes_a_free_port(machine: &Machine, example: &str) {

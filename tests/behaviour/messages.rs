@@ -163,6 +163,33 @@ fn a_program_that_is_not_found_is_told_why_it_may_be() {
 }
 
 #[test]
+fn words_in_the_wrong_order_or_form_are_told() {
+    says(&["help"], 127, &["; for help, write skd --help"]);
+    says(
+        &["—tcp", "80", "cat"],
+        127,
+        &["an option begins with '-', which this dash isn't"],
+    );
+    for word in ["1m", "10m:30s:4"] {
+        let text = format!("--keepalive takes its value after an equals sign: --keepalive={word}");
+        says(&["-t", "0", "--keepalive", word, "cat"], 2, &[&text]);
+    }
+    says(
+        &["-t", "lo:80", "cat"],
+        1,
+        &["for that interface, write --device lo and the port"],
+    );
+    let note = "note: no listener: options come before PROG, and -t is an argument of it";
+    run_to_end(["true", "-t", "8080"])
+        .expect_code(0)
+        .expect_stderr(&[note]);
+    // With an option, PROG is meant to run in place.
+    let output = run_to_end(["--nice", "0", "true", "-t", "8080"]);
+    output.expect_code(0);
+    assert_eq!(output.stderr, "");
+}
+
+#[test]
 fn a_program_is_told_to_be_in_the_root_directory() {
     requires_root();
     let directory = Directory::public();

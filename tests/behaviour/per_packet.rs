@@ -2,8 +2,8 @@
 
 use crate::harness::{
     Directory, Namespace, Skd, ask, ask_udp, ask_unix_datagram, assert_idle, idle_descriptors,
-    requires_command, run_to_end, send_unix_datagram, tampering, udp_client, unix_datagram_client,
-    wait_until,
+    requires_command, rss_anon, run_to_end, send_unix_datagram, tampering, udp_client,
+    unix_datagram_client, wait_until,
 };
 use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -151,6 +151,31 @@ fn many(count: usize) {
         }
     }
     skd.wait_until("handlers are reaped", || skd.children().is_empty());
+}
+
+#[test]
+fn a_burst_of_long_answers_costs_its_memory_only_while_it_lasts() {
+    let directory = Directory::new();
+    let go = directory.name("go");
+    // In two parts, so that skd has to keep the first.
+    let line = "read -r line; test \"$line\" = long || exec echo short; \
+                head -c 60000 /dev/zero; while test ! -e \"$1\"; do sleep 0.1; done; echo end";
+    let skd = udp(&["--threads", "1"]).run_with("sh", ["-c", line, "sh", &go]);
+    assert_eq!(ask_udp(skd.address(), b"one\n"), b"short\n");
+    let before = rss_anon(skd.pid());
+    let clients: Vec<UdpSocket> = (0..100).map(|_| udp_client(skd.address())).collect();
+    for client in &clients {
+        client.send(b"long\n").unwrap();
+    }
+    skd.wait_until("skd has the first parts of all", || {
+        rss_anon(skd.pid()) > before + 100 * 50
+    });
+    directory.write("go", "");
+    for client in &clients {
+        assert_eq!(client.recv(&mut [0; 65_536]).unwrap(), 60_004);
+    }
+    skd.wait_until("it is given back", || rss_anon(skd.pid()) < before + 2048);
+    assert_eq!(ask_udp(skd.address(), b"one\n"), b"short\n");
 }
 
 #[test]

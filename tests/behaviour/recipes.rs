@@ -252,6 +252,16 @@ fn a_handler_in_python_holds_a_conversation() {
 }
 
 #[test]
+fn a_program_of_inetd_writes_its_errors_to_the_client() {
+    requires_command("socat");
+    let server = Server::of("A program of inetd: finger", "nobody", Machine::new());
+    server.each_client("", |client| {
+        assert!(client.output.contains("(alice)"), "{}", client.output);
+        assert!(client.output.contains("no such user"), "{}", client.output);
+    });
+}
+
+#[test]
 fn one_handler_answers_datagrams_until_none_come() {
     requires_command("perl");
     requires_command("socat");

@@ -1,8 +1,8 @@
 //! Access rules: `--allow`, `--deny`, `--rules` and `--explain`.
 
 use crate::harness::{
-    DEADLINE, Directory, Instance, Running, Skd, echo, requires_command, requires_root, run_to_end,
-    talk, try_talk, wait_out_throttle,
+    DEADLINE, Directory, Instance, Namespace, Running, Skd, connect_from as client_from, echo,
+    receive, requires_command, requires_root, run_to_end, talk, try_talk, wait_out_throttle,
 };
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid};
@@ -248,6 +248,81 @@ fn outside_of_user_namespaces_65534_is_a_user() {
         .run_with("sh", ["-c", "echo in as $PEERUID"]);
     assert_eq!(hear_as(&skd, 65534, 65534), "in as 65534\n");
     assert_eq!(hear_as(&skd, 1, 1), "");
+}
+
+#[test]
+fn a_client_behind_a_translator_has_its_ipv4_address_for_rules_and_limits() {
+    let namespace = Namespace::new();
+    // 192.0.2.5 by two translators, 192.0.2.6, and an address that only looks so.
+    let clients = [
+        "64:ff9b::c000:205",
+        "2001:db8:1c0:2:5::",
+        "64:ff9b::c000:206",
+        "64:ff9b::1:c000:205",
+    ];
+    for address in clients {
+        namespace.add_address(&format!("{address}/128"));
+    }
+    let run = |options: &[&str]| {
+        Skd::new(["-v", "-t", "[::1]:0"])
+            .args(options)
+            .inside(&namespace)
+            .run_with("sh", ["-c", "echo $REMOTE_ADDR; read line"])
+    };
+    let open = |skd: &Instance, from: &str| {
+        let (from, to) = (from.parse().unwrap(), skd.address());
+        namespace.enter(|| client_from(from, to))
+    };
+    let hear = |skd: &Instance, from: &str| {
+        let heard = try_talk(open(skd, from), b"");
+        String::from_utf8(heard.unwrap_or_default()).unwrap()
+    };
+    const NAT64: [&str; 2] = ["--nat64=64:ff9b::/96", "--nat64=2001:db8:100::/40"];
+    for (options, translated, expected) in [
+        (
+            ["--deny=192.0.2.5", "--deny=10.0.0.1"],
+            true,
+            [false, false, true, true],
+        ),
+        (["--deny=192.0.2.5", "--deny=10.0.0.1"], false, [true; 4]),
+        (
+            ["--allow=192.0.2.0/24", "--deny=all"],
+            true,
+            [true, true, true, false],
+        ),
+        (["--allow=192.0.2.0/24", "--deny=all"], false, [false; 4]),
+        (["--deny=64:ff9b::/96", "--allow=all"], true, [true; 4]),
+    ] {
+        let nat64 = NAT64.into_iter().filter(|_| translated);
+        let options: Vec<&str> = options.into_iter().chain(nat64).collect();
+        let skd = run(&options);
+        for (from, expected) in clients.into_iter().zip(expected) {
+            let answer = if expected {
+                format!("{from}\n")
+            } else {
+                String::new()
+            };
+            assert_eq!(hear(&skd, from), answer, "{options:?}");
+        }
+    }
+
+    // Each IPv4 address is a source of its own, by whichever translator it comes.
+    let skd = run(&[NAT64[0], NAT64[1], "--max-per-source=1"]);
+    let mut held = open(&skd, clients[0]);
+    receive(&mut held, 1);
+    assert_eq!(hear(&skd, clients[1]), "");
+    skd.wait_for_log(": 192.0.2.5 has as many handlers as it may, 1");
+    assert_ne!(hear(&skd, clients[2]), "");
+
+    let explained = run_to_end([
+        "--explain",
+        clients[0],
+        "-t0",
+        "--deny=192.0.2.5",
+        NAT64[0],
+        "cat",
+    ]);
+    assert!(explained.stdout.contains("verdict: deny"), "{explained:?}");
 }
 
 #[test]

@@ -76,7 +76,7 @@ impl Start<'_> {
         let spawned = spawned.map_err(|why| {
             let text = why.explain(self.plan).to_string();
             match why {
-                SpawnError::Shortage(_) => Failure::Short(text),
+                SpawnError::Shortage(_) | SpawnError::Killed => Failure::Short(text),
                 SpawnError::Failed(..) => Failure::Unfit(text),
             }
         })?;

@@ -22,9 +22,8 @@ use crate::child::plan::{Preparation, Role};
 use crate::child::spawn::SpawnError;
 use crate::child::{Method, Pidfds, Plan, Pool, Spawner};
 use crate::config::{Prestart, ServiceId, Span, Surroundings};
-use crate::sys::child::{self, CloneCall, Descriptors, Launch, Stage, Step};
+use crate::sys::child::{self, ChildStack, CloneCall, Descriptors, Launch, Stage, Step};
 use crate::sys::descriptors::{Low, Reserved, copy_above};
-use crate::sys::memory::Stack;
 use crate::sys::process::{self, Fork, Target, Wait};
 
 /// A forked process, which reports a failed assertion through the pipe.
@@ -211,7 +210,7 @@ fn a_program_that_inherits_descriptors_does_not_have_it_either() {
                 want_pidfd: false,
                 traced: false,
             };
-            let born = child::spawn(&mut Stack::new().unwrap(), launch).unwrap();
+            let born = child::spawn(&mut ChildStack::new().unwrap(), launch).unwrap();
             assert_eq!(born.failure, None);
             let working = fs::read_link(format!("/proc/{}/cwd", born.pid)).unwrap();
             assert_eq!(working, PathBuf::from("/proc"));

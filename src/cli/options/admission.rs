@@ -58,6 +58,18 @@ RULES.",
         manual: "0 to 32 for IPv4 and 0 to 128 for IPv6.",
     },
     Opt {
+        long: "nat64",
+        shorts: &[],
+        kind: Values("PREFIX", ValueHint::Other),
+        common: false,
+        help: "Name a prefix of IPv4 clients; repeatable",
+        manual: "\
+The prefix of a translator: `64:ff9b::/96`, or what your network uses, of 32, 40, 48, 56, 64 or 96 \
+bits. For rules and sources, its clients have the IPv4 addresses that are embedded there. \
+Log and variables keep the address of the connection. Name only prefixes that your \
+routers let in from the translator alone: any other host there can claim any IPv4 address.",
+    },
+    Opt {
         long: "rate",
         shorts: &[],
         kind: Value("R[:BURST]", ValueHint::Other),

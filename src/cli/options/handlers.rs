@@ -91,7 +91,7 @@ Copies share random seeds and more: see PRESTARTED HANDLERS.",
         common: false,
         help: "Set the nice value of PROG, -20 to 19",
         manual: "\
-Lowering it needs root's rights, not dropped by --user or -U.",
+Lowering it needs root's rights, which -U and --daemon-user drop.",
     },
     Opt {
         long: "limit",
@@ -113,6 +113,16 @@ limit of a NAME counts. Examples: `cpu=10`, `nofile=256:1K`.",
         help: "Set or unset a variable; repeatable",
         manual: "\
 Without =, it is unset. Not for variables that skd sets itself.",
+    },
+    Opt {
+        long: "stderr",
+        shorts: &[],
+        kind: Value("TARGET", ValueHint::Other),
+        common: false,
+        help: "Send handlers' stderr to client or log [log]",
+        manual: "\
+With client, descriptor 2 of a handler is what descriptor 1 is, as with inetd. With log it is that of \
+skd. Not with -S, --warm or --fork-server.",
     },
     Opt {
         long: "no-new-privs",

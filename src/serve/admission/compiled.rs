@@ -246,6 +246,11 @@ impl Compiled {
         Self::lay_out(Bytes::Own(bytes))
     }
 
+    /// Returns their bytes.
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.bytes.get()
+    }
+
     /// Passes the rules on to the next binary.
     pub(super) fn save(&self, to: &mut SavedDescriptors) -> io::Result<i32> {
         Ok(match &self.bytes {
@@ -397,10 +402,6 @@ fn entry<N: Number>(bytes: &[u8], index: usize) -> Option<N> {
 
 #[cfg(test)]
 impl Compiled {
-    pub(super) fn bytes(&self) -> &[u8] {
-        self.bytes.get()
-    }
-
     pub(super) fn v4(&self) -> Vec<(u32, u32)> {
         self.all(&self.v4)
     }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::pending::{FirstByte, Kind, Pending, Stage, TakenSourceSlot};
 use super::policy::Policy;
 use super::reject::{RejectAction, Rejection};
-use super::rules::Ready;
+use super::rules::{Client, Ready};
 use super::rules_handle::{RulesHandle, RulesReader};
 use super::slots::{Slot, Slots, When};
 use super::sources::{Over, SourceLimits};
@@ -332,7 +332,10 @@ impl<'a> Pipeline<'a> {
         let Some((handle, reader)) = &mut self.rules else {
             return Passed::Yes;
         };
-        let decision = reader.current(handle).decide((&client.peer).into());
+        let translators = self.policy.map_or(&[][..], |policy| &policy.asked.nat64);
+        let decision = reader
+            .current(handle)
+            .decide(Client::of(&client.peer, translators));
         if decision.allow {
             client.rule = decision.rule.filter(|rule| rule.has_terms()).cloned();
             return Passed::Yes;

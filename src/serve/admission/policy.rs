@@ -86,7 +86,7 @@ impl Policy {
 
     /// Returns the source that this client belongs to.
     pub(super) fn source(&self, peer: &Peer) -> Source {
-        Source::of(peer, self.asked.source_prefix)
+        Source::of(peer, self.asked.source_prefix, &self.asked.nat64)
     }
 
     /// Begins with a client that has arrived, and has taken nothing.

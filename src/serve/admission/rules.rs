@@ -17,7 +17,7 @@ use nix::errno::Errno;
 
 use super::compiled::{Compiled, Local};
 use super::ranges::{NONE, Table};
-use crate::config::{Prefix, Rate, Rule, RuleLocation, Who};
+use crate::config::{Nat64, Prefix, Rate, Rule, RuleLocation, Who, untranslated};
 use crate::net::Peer;
 use crate::sys::descriptors::SavedDescriptors;
 use crate::sys::sockets::Credentials;
@@ -75,13 +75,15 @@ pub enum Client {
     Unknown,
 }
 
-impl From<&Peer> for Client {
-    fn from(peer: &Peer) -> Self {
+impl Client {
+    /// Returns a client as rules see it, with its IPv4 address if it is behind one of the
+    /// translators.
+    pub fn of(peer: &Peer, translators: &[Nat64]) -> Self {
         match peer {
             Peer::UnixStream(credentials) => (*credentials).into(),
             Peer::LocalDatagram => None.into(),
             peer => match peer.address() {
-                Some(address) => Self::Inet(address.ip()),
+                Some(address) => Self::Inet(untranslated(address.ip(), translators)),
                 None => Self::Unknown,
             },
         }
@@ -203,6 +205,17 @@ impl Rules {
     /// Saves the rules, and returns the number of the descriptor.
     pub fn save(&self, to: &mut SavedDescriptors) -> io::Result<i32> {
         self.compiled.save(to)
+    }
+
+    /// Reads rules from their bytes. Refuses some bytes, and of others allows only clients that they
+    /// name.
+    pub fn read(bytes: Vec<u8>, common: &[CString]) -> Result<Self, Errno> {
+        Ok(Self::of(Compiled::read(bytes)?, common))
+    }
+
+    /// Returns their bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.compiled.bytes()
     }
 
     /// Restores rules from this descriptor, with the common variables of handlers by now.
@@ -394,6 +407,37 @@ mod tests {
 
     proptest! {
         #[test]
+        fn bytes_that_are_not_in_order_decide_without_a_panic(
+            rules in prop::collection::vec(rule(), 0..6),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..9),
+            length in any::<prop::sample::Index>(),
+            cut in any::<bool>(),
+            clients in prop::collection::vec(client(), 1..9),
+        ) {
+            let rules: Vec<_> = rules
+                .into_iter()
+                .map(|(allow, who, list)| {
+                    let location = RuleLocation::Option("--allow x".into());
+                    (Rule::new(allow, who, location), list)
+                })
+                .collect();
+            let mut bytes = Rules::new(&rules, &[]).bytes().to_vec();
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            if cut {
+                bytes.truncate(length.index(bytes.len()));
+            }
+            if let Ok(rules) = Rules::read(bytes, &[]) {
+                for client in clients {
+                    let decision = rules.decide(client);
+                    prop_assert!(decision.index.is_none() || decision.rule.is_some() || !decision.allow);
+                }
+            }
+        }
+
+        #[test]
         fn a_search_finds_what_asking_one_after_the_other_does(
             rules in prop::collection::vec(rule(), 0..12),
             clients in prop::collection::vec(client(), 1..40),
@@ -406,8 +450,7 @@ mod tests {
             let (v4, v6) = (ready.compiled.v4(), ready.compiled.v6());
             prop_assert!(v4.windows(2).all(|pair| pair[0].1 != pair[1].1));
             prop_assert!(v6.windows(2).all(|pair| pair[0].1 != pair[1].1));
-            let saved = ready.compiled.bytes().to_vec();
-            let restored = Rules::of(Compiled::read(saved).unwrap(), &[]);
+            let restored = Rules::read(ready.bytes().to_vec(), &[]).unwrap();
             // Where something begins or ends is where a search may go wrong.
             let edges = rules.iter().flat_map(|(_, who, list)| {
                 let own = match who {

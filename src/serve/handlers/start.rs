@@ -302,7 +302,7 @@ fn spawn<'b>(
             continue;
         }
         report::event(Event::Trouble(Trouble::Spawn(service, why.explain(plan))));
-        if matches!(why, SpawnError::Failed(..)) || !shortage.pause() {
+        if matches!(why, SpawnError::Failed(..) | SpawnError::Killed) || !shortage.pause() {
             return Err(why);
         }
     }

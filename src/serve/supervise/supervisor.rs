@@ -13,9 +13,8 @@ use crate::config::KILL_AFTER;
 use crate::error::Error;
 use crate::report::{self, Event, Trouble};
 use crate::setup::{Log, Ready, Said, Senders};
-use crate::sys::child::{Born, CloneCall, Stage};
+use crate::sys::child::{Born, ChildStack, CloneCall, Stage};
 use crate::sys::events::wait_readable;
-use crate::sys::memory::Stack;
 use crate::sys::process::{self, Change, Ended, Target, Wait};
 use crate::sys::signals::{Arrived, Inherited, Signal, Signals, kill, killpg, signal_group};
 
@@ -81,7 +80,7 @@ pub(in crate::serve) struct Supervisor<'a> {
     pub(in crate::serve) log: Log,
     pub(in crate::serve) signals: Signals,
     pub(in crate::serve) call: CloneCall,
-    pub(in crate::serve) stack: Stack,
+    pub(in crate::serve) stack: ChildStack,
     /// Whether strangers become this process's children, and are to be reaped.
     pub(in crate::serve) adopts: bool,
     pub(in crate::serve) obeyed: Obeyed,

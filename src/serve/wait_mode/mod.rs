@@ -175,7 +175,7 @@ impl WaitSocket {
                 }
                 self.pause(PAUSE);
             }
-            Err(SpawnError::Failed(..)) => {
+            Err(SpawnError::Failed(..) | SpawnError::Killed) => {
                 self.tried();
                 self.returned(handlers);
             }

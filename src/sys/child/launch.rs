@@ -7,12 +7,13 @@ use std::ptr;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
+use super::newborn::{ChildStack, Newborn};
 use super::step::{Stage, Step, prepare};
 use super::target::ExecTarget;
 use crate::sys::clone3;
 use crate::sys::descriptors::{self, Low};
 use crate::sys::environment::Finished;
-use crate::sys::memory::Stack;
+use crate::sys::process::{self, Target, Wait};
 use crate::sys::result::check;
 
 /// The system call that makes children.
@@ -78,13 +79,37 @@ pub struct Born {
     pub pidfd: Option<OwnedFd>,
     /// Why it didn't exec, if it didn't; it has then ended and waits to be reaped.
     pub failure: Option<(Stage, Errno)>,
+    /// Whether a signal has killed it before its exec; it then waits to be reaped too. A child that
+    /// is killed while the kernel executes the program counts as a
+    /// handler.
+    pub killed: bool,
 }
+
+/// How many children are made for a client, if each is killed before its exec. Any process of the
+/// handlers' user may do that.
+const TRIES: usize = 16;
 
 /// Makes a child and returns when it has exec'd or ended (clone3(2), clone(2)).
 ///
-/// The error is the clone's own: no process, no memory, no descriptor for the pidfd.
-pub fn spawn(stack: &mut Stack, launch: Launch<'_>) -> Result<Born, Errno> {
-    let mut flags = libc::CLONE_VM | libc::CLONE_VFORK;
+/// The error is the clone's own: no process, no memory, no descriptor for the pidfd. A child that
+/// is killed before its exec is replaced by another, some times.
+pub fn spawn(stack: &mut ChildStack, launch: Launch<'_>) -> Result<Born, Errno> {
+    let mut tries = 1;
+    loop {
+        let born = spawn_one(stack, launch)?;
+        if !born.killed || tries >= TRIES {
+            return Ok(born);
+        }
+        let _ = process::wait(Target::Process(born.pid), Wait::UNTIL_END);
+        tries += 1;
+    }
+}
+
+fn spawn_one(stack: &mut ChildStack, launch: Launch<'_>) -> Result<Born, Errno> {
+    let ChildStack { stack, newborn } = stack;
+    // The kernel writes the id before the child can be stopped. `CLONE_PARENT_SETTID` would do so
+    // earlier, but clone(2) has one address for that and the pidfd.
+    let mut flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_CHILD_SETTID;
     if matches!(launch.descriptors, Descriptors::Unshare(_)) {
         flags |= libc::CLONE_FILES;
     }
@@ -94,25 +119,34 @@ pub fn spawn(stack: &mut Stack, launch: Launch<'_>) -> Result<Born, Errno> {
     let mut pidfd: RawFd = -1;
     let mut birth = Birth {
         launch,
+        newborn,
         failure: None,
     };
     let argument = (&raw mut birth).cast::<c_void>();
+    let id = newborn.pid_address();
+    newborn.begin();
     // SAFETY: the child runs `child` on a stack that nothing else uses, mapped and guarded;
     // CLONE_VFORK suspends this thread until the child has exec'd or ended, so `birth` and
     // everything it borrows live that long and are written by one process at a time. The
-    // pidfd goes to memory of its type.
-    let pid = unsafe {
+    // pidfd and the id go to memory of their types.
+    let made = unsafe {
         match launch.call {
-            CloneCall::Clone3 => clone3::clone3(stack, flags, child, argument, &raw mut pidfd)?,
+            CloneCall::Clone3 => {
+                clone3::clone3(stack, flags, child, argument, (&raw mut pidfd, id))
+            }
             CloneCall::Clone => check(libc::clone(
                 child,
                 stack.top(),
                 flags | libc::SIGCHLD,
                 argument,
                 &raw mut pidfd,
-            ))?,
+                ptr::null_mut::<c_void>(),
+                id,
+            )),
         }
     };
+    let is_done = newborn.end();
+    let pid = made?;
     // The child wrote through a pointer that the compiler saw only as an argument.
     // SAFETY: `birth` is a live local; reading it once more in full is what makes sure that
     // the child's writing is seen.
@@ -124,18 +158,20 @@ pub fn spawn(stack: &mut Stack, launch: Launch<'_>) -> Result<Born, Errno> {
         pid: Pid::from_raw(pid),
         pidfd,
         failure,
+        killed: failure.is_none() && !is_done,
     })
 }
 
 struct Birth<'a> {
     launch: Launch<'a>,
+    newborn: &'a Newborn,
     failure: Option<(Stage, Errno)>,
 }
 
 extern "C" fn child(birth: *mut c_void) -> c_int {
     // SAFETY: spawn passes its own live Birth and is suspended while this runs.
     let birth = unsafe { &mut *birth.cast::<Birth<'_>>() };
-    match run(&birth.launch) {
+    match run(&birth.launch, birth.newborn) {
         Ok(()) => 0,
         Err(failure) => {
             birth.failure = Some(failure);
@@ -146,17 +182,21 @@ extern "C" fn child(birth: *mut c_void) -> c_int {
     // no atexit function runs.
 }
 
-fn run(launch: &Launch<'_>) -> Result<(), (Stage, Errno)> {
+fn run(launch: &Launch<'_>, newborn: &Newborn) -> Result<(), (Stage, Errno)> {
     take_descriptors(launch).map_err(|errno| (Stage::Descriptors, errno))?;
     prepare(launch.steps)?;
     match launch.target {
-        None => Ok(()),
+        None => {
+            newborn.note_done();
+            Ok(())
+        }
         Some(target) => {
             // The last of all: a child that stops before its exec suspends its parent for good.
             if launch.traced {
                 be_traced().map_err(|errno| (Stage::Trace, errno))?;
             }
             launch.environment.write_own_id(std::process::id);
+            newborn.note_done();
             Err((Stage::Exec, target.exec(launch.environment)))
         }
     }

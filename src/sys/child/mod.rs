@@ -14,9 +14,11 @@
 //!   pidfd must be removed from an epoll set before it is closed.
 
 mod launch;
+mod newborn;
 mod step;
 mod target;
 
 pub use launch::{Born, CloneCall, Descriptors, Launch, spawn};
+pub use newborn::{ChildStack, watch};
 pub use step::{Resource, SUID_DUMPABLE, Stage, Step, prepare};
 pub use target::ExecTarget;

@@ -30,7 +30,7 @@ pub(in crate::sys) fn is_available() -> bool {
 /// Makes a child that runs `run` with `argument` on `stack`, and whose end SIGCHLD reports.
 ///
 /// Returns its id: with `CLONE_VFORK` after its exec or end. With `CLONE_PIDFD` its pidfd is
-/// written to `pidfd`.
+/// written to the first address, with `CLONE_CHILD_SETTID` its id to the second.
 ///
 /// # Safety
 ///
@@ -41,13 +41,14 @@ pub(in crate::sys) unsafe fn clone3(
     flags: c_int,
     run: Run,
     argument: *mut c_void,
-    pidfd: *mut RawFd,
+    (pidfd, child_tid): (*mut RawFd, *mut i32),
 ) -> Result<c_int, Errno> {
     let (lowest, length) = stack.usable();
     let arguments = Arguments {
         flags: flags as u64,
         exit_signal: libc::SIGCHLD as u64,
         pidfd: pidfd as u64,
+        child_tid: child_tid as u64,
         stack: lowest as u64,
         stack_size: length as u64,
         ..Arguments::default()

@@ -142,6 +142,9 @@ pub(super) const TABLE: &[Row] = &[
     row(Start, "execve", "ENAMETOOLONG ENFILE ENOENT ENOMEM ENOTDIR EPERM ETXTBSY", EACH, Refused),
     // Privileges.
     row(Start, "chroot", "EACCES EIO ELOOP ENAMETOOLONG ENOENT ENOMEM ENOTDIR EPERM", EACH, Refused),
+    row(Start, "keyctl", "EDQUOT ENOMEM", EACH, Refused),
+    // A filter that handlers have too, or a kernel without keyrings.
+    row(Start, "keyctl", "EPERM ENOSYS", EACH, Serves),
     row(Start, "setgroups", "EPERM ENOMEM", EACH, Refused),
     row(Start, "setresgid", "EPERM EAGAIN", EACH, Refused),
     row(Start, "setresuid", "EPERM EAGAIN", EACH, Refused),
@@ -233,6 +236,10 @@ pub(super) const TABLE: &[Row] = &[
     row(Newborn, "dup2", "EBUSY EINTR", "1", Closed),
     row(Newborn, "dup2", "EBUSY EINTR", "2", Closed),
     row(Newborn, "setsid", "EPERM", "1", Closed),
+    row(Newborn, "setgroups", "EPERM", "1", Closed),
+    row(Newborn, "setresgid", "EPERM", "1", Closed),
+    row(Newborn, "setresuid", "EPERM", "1", Closed),
+    row(Newborn, "setresuid", "EAGAIN", "1", Waits),
     row(Newborn, "chdir", "EACCES EIO ELOOP ENAMETOOLONG ENOENT ENOMEM ENOTDIR", "1", Closed),
     row(Newborn, "setpriority", "EACCES EPERM", "1", Closed),
     row(Newborn, "prlimit64", "EINVAL EPERM", "1", Closed),

@@ -144,12 +144,17 @@ impl State {
         let mut text = vec![0; usize::try_from(length).unwrap_or_default()];
         // Not from where the last reader left off.
         file.read_exact_at(&mut text, 0)?;
-        let Format { format } = serde_json::from_slice(&text)?;
+        Self::parse(&text)
+    }
+
+    /// Parses the document.
+    pub fn parse(text: &[u8]) -> io::Result<Self> {
+        let Format { format } = serde_json::from_slice(text)?;
         if format != FORMAT {
             let text = format!("it is of format {format}, and this skd reads {FORMAT}");
             return Err(io::Error::other(text));
         }
-        Ok(serde_json::from_slice(&text)?)
+        Ok(serde_json::from_slice(text)?)
     }
 }
 
@@ -174,6 +179,36 @@ impl Written {
         match ready {
             Ok(()) => reexec::exec_file(next, arguments),
             Err(errno) => errno,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SEED: &[u8] = include_bytes!("../../../../fuzz/seeds/upgrade/state");
+
+    proptest! {
+        #[test]
+        fn a_damaged_state_is_read_or_refused(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..9),
+            end in any::<prop::sample::Index>(),
+            cut in any::<bool>(),
+        ) {
+            let mut text = SEED.to_vec();
+            for (at, byte) in changes {
+                let at = at.index(text.len());
+                text[at] = byte;
+            }
+            if cut {
+                text.truncate(end.index(text.len()));
+            }
+            if let Err(reason) = State::parse(&text) {
+                prop_assert!(!reason.to_string().is_empty());
+            }
         }
     }
 }

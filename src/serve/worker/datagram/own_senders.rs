@@ -1,5 +1,5 @@
 //! Datagrams that claim to come from skd's own sockets (CVE-2024-2169). Two services that answer
-//! everything would answer each other for ever, and so would one that answers itself.
+//! everything would answer each other for ever, and a service would answer itself.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};

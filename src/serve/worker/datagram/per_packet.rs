@@ -25,9 +25,21 @@ use crate::serve::worker::intake::{Attempt, HandlerStarter, Intake};
 use crate::serve::worker::worker_loop::{WaitOut, pause};
 use crate::sys::datagrams::{LONGEST, Route};
 use crate::sys::events::Interest;
+use crate::sys::memory;
 
 /// How often one handler's output is read before others are looked at.
 const READS: usize = 16;
+
+/// How many buffers of answers are kept for others, at most. Without a bound, one burst of long
+/// answers would cost its memory for ever.
+const SPARE: usize = 8;
+
+/// How many bytes of answers are freed before the kernel gets them back: that takes a look at all
+/// of the heap.
+const FREED: usize = 1 << 20;
+
+/// How many exchanges have memory while there are none.
+pub(super) const KEPT: usize = 256;
 
 /// The datagrams whose handlers may still answer.
 #[derive(Debug)]
@@ -37,6 +49,8 @@ pub(super) struct Packets {
     buffer: Box<[u8]>,
     /// Memory that earlier answers have used.
     spare: Vec<Vec<u8>>,
+    /// How many bytes of them were freed since the kernel got some back.
+    freed: usize,
 }
 
 /// A datagram that may still be answered.
@@ -49,6 +63,22 @@ struct Packet {
     answer: Vec<u8>,
     /// Whether that has become longer than a datagram can be.
     too_long: bool,
+}
+
+impl Packets {
+    /// Gives back what a burst of datagrams has taken, when it is over.
+    fn give_back(&mut self) {
+        if self.open.len() > 0 {
+            return;
+        }
+        if self.open.capacity() > KEPT {
+            self.open = Slab::default();
+        }
+        if self.freed > FREED {
+            self.freed = 0;
+            memory::return_freed();
+        }
+    }
 }
 
 /// The result of reading an answer.
@@ -108,6 +138,7 @@ impl Mode for Packets {
             open: Slab::default(),
             buffer: vec![0; LONGEST + 1].into(),
             spare: Vec::new(),
+            freed: 0,
         }
     }
 
@@ -197,7 +228,11 @@ impl Mode for Packets {
         };
         if packet.answer.capacity() > 0 {
             packet.answer.clear();
-            intake.mode.spare.push(std::mem::take(&mut packet.answer));
+            if intake.mode.spare.len() < SPARE {
+                intake.mode.spare.push(std::mem::take(&mut packet.answer));
+            } else {
+                intake.mode.freed += packet.answer.capacity();
+            }
         }
         if packet.too_long || length > LONGEST {
             let peer = Peer::datagram(packet.route.sender(), None);
@@ -211,6 +246,8 @@ impl Mode for Packets {
             intake.answer(packet.listener, &packet.route, &buffer[..length]);
             intake.mode.buffer = buffer;
         }
+        drop(packet);
+        intake.mode.give_back();
         intake.count_closed();
     }
 

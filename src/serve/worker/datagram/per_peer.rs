@@ -17,6 +17,7 @@ use nix::sys::socket::{
 
 use super::datagram_intake::{Datagram, Mode};
 use super::parked_exchange::ParkedExchange;
+use super::per_packet::KEPT;
 use crate::config::{Peer, ServiceId};
 use crate::report::{self, DropReason, Event, Trouble, Watched};
 use crate::serve::handlers::start::{GiveUp, NewHandler};
@@ -60,6 +61,15 @@ impl Peers {
         self.open.reserve(1)?;
         self.known.try_reserve(1)?;
         self.timers.reserve(self.open.capacity())
+    }
+
+    /// Gives back what a flood of senders has taken, when the last of them has gone.
+    fn give_back(&mut self) {
+        if self.open.len() == 0 && self.open.capacity() > KEPT {
+            self.open = Slab::default();
+            self.known = HashMap::new();
+            self.timers = Timers::default();
+        }
     }
 
     /// Passes a datagram to a handler. Returns whether the handler still reads.
@@ -391,5 +401,6 @@ fn close(intake: &mut Datagram<'_, Peers>, index: usize) {
     }
     let _ = intake.poller.remove(&exchange.socket);
     drop(exchange);
+    intake.mode.give_back();
     intake.count_closed();
 }
