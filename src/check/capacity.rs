@@ -4,7 +4,7 @@
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Uid;
 
-use crate::config::{Daemon, DatagramMode, Prestart, Service, SocketOption, Style};
+use crate::config::{Daemon, DatagramMode, Prestart, Service, SocketOption, Span, Style};
 use crate::net;
 use crate::report;
 use crate::serve;
@@ -31,6 +31,7 @@ pub(super) fn notes(daemon: &Daemon, service: &Service) {
     // Each handler has a pidfd. A handler of datagrams has the other end of its socket too, and with
     // --linger, a handler has its connection. Lingering connections are extra.
     let (each, lingering) = match service.admission.linger {
+        Some(Span::ZERO) => (1, 0),
         Some(_) => (2, serve::most_lingering(threads as usize, files) as u64),
         None if receives => (2, 0),
         None => (1, 0),

@@ -10,7 +10,7 @@ mod explain;
 use crate::child::Plan;
 use crate::child::environment::Variables;
 use crate::child::plan::{Preparation, Role, Root};
-use crate::config::{Config, Daemon, Service, Style};
+use crate::config::{Account, Config, Daemon, Service, Style};
 use crate::error::Error;
 use crate::net::{self, Resolved};
 use crate::report::{self, Event};
@@ -205,7 +205,7 @@ fn rehearse(
             may && verdict.keep(kept).is_some()
         }
     };
-    let changed = daemon.identity.is_some() || service.identity.is_some();
+    let changed = daemon.identity.is_some() || service.identity.is_some() || service.as_peer;
     if let Some(rules) = rules.filter(|_| changed && dropped) {
         rules_again(&rules);
     }
@@ -223,7 +223,10 @@ fn rehearse_program(
         return;
     }
     let identity = service.identity.as_ref().or(daemon.identity.as_ref());
-    let account = identity.map(|identity| &identity.account);
+    let account = match service.as_peer {
+        true => Some(&Account::Unknown),
+        false => identity.map(|identity| &identity.account),
+    };
     let surroundings = &service.surroundings;
     let mut variables = Variables::inherited(account, &surroundings.environment);
     if !service.listeners.is_empty() {
@@ -233,7 +236,8 @@ fn rehearse_program(
         surroundings,
         role: Role::InPlace,
         files: None,
-        user: service.identity.as_ref().map(privileges::credentials),
+        user: privileges::user_of_handlers(service),
+        as_peer: service.as_peer,
         root,
     };
     let mut found = Plan::rehearse(&service.command, &variables, preparation);

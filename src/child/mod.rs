@@ -23,4 +23,4 @@ mod start;
 pub use method::{Method, Pidfds, watch_births};
 pub use plan::Plan;
 pub use prestart::Pool;
-pub use spawn::{SpawnError, Spawned, Spawner};
+pub use spawn::{PeerRefused, SpawnError, Spawned, Spawner};

@@ -42,6 +42,9 @@ pub struct Plan {
     directory: Option<OsString>,
     /// See [`Self::root`].
     root: Option<PathBuf>,
+    /// The user that stands for all those that this process can't name, if handlers become their
+    /// clients' users.
+    unknown: Option<Credentials>,
 }
 
 /// The descriptor of the first socket that is passed (sd_listen_fds(3)).
@@ -73,6 +76,8 @@ pub struct Preparation<'a> {
     pub files: Option<libc::rlimit>,
     /// The user that it becomes, if it does.
     pub user: Option<Credentials>,
+    /// Whether that is only the user of the proof, and each handler becomes its client's.
+    pub as_peer: bool,
     /// Its root directory, if that is another. It has a user too.
     pub root: Option<Root>,
 }
@@ -142,7 +147,9 @@ impl Plan {
             .root
             .map(|root| (root.path, root.directory))
             .unzip();
+        let unknown = preparation.user.filter(|_| preparation.as_peer);
         Self {
+            unknown,
             target: ExecTarget::new(CString::default(), command.to_vec()),
             steps,
             variables: variables.lines(),
@@ -363,6 +370,11 @@ impl Plan {
         self.directory.as_deref()
     }
 
+    /// The user whose clients have no handlers, if handlers become their clients' users.
+    pub fn unknown_peer(&self) -> Option<&Credentials> {
+        self.unknown.as_ref()
+    }
+
     /// The root directory of handlers, if it isn't this process's.
     pub(super) fn root(&self) -> Option<&Path> {
         self.root.as_deref()
@@ -461,6 +473,11 @@ fn steps(preparation: &Preparation<'_>) -> Vec<Step> {
         steps.push(Step::Limit(limit.resource, values));
     }
     if let Some(user) = &preparation.user {
+        // A process that may not set its groups may already have these.
+        if preparation.as_peer || !user.has_groups() {
+            let groups = user.groups.iter().map(|group| group.as_raw());
+            steps.push(Step::Groups(groups.collect()));
+        }
         become_user(user, preparation.root.as_ref(), &mut steps);
     }
     // As that user, in that root directory.
@@ -477,15 +494,10 @@ fn steps(preparation: &Preparation<'_>) -> Vec<Step> {
     steps
 }
 
-/// Adds the steps that give up this process's rights: the user id last, which has the right to the
-/// others.
+/// Adds the steps after that of the groups that give up this process's rights: the user id last,
+/// which has the right to the others.
 fn become_user(user: &Credentials, root: Option<&Root>, steps: &mut Vec<Step>) {
     let uid = user.uid.as_raw();
-    // A process that may not set its groups may already have these.
-    if !user.has_groups() {
-        let groups = user.groups.iter().map(|group| group.as_raw());
-        steps.push(Step::Groups(groups.collect()));
-    }
     steps.push(Step::Group(user.gid.as_raw()));
     if let Some(root) = root {
         // Root without its capabilities may not enter what the user may.

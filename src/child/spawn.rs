@@ -13,6 +13,7 @@ use crate::report::SpawnTrouble;
 use crate::sys::child::{self, ChildStack, Launch, Stage, Step};
 use crate::sys::environment::Environment;
 use crate::sys::process;
+use crate::sys::sockets::{Credentials, peer_groups};
 
 /// A running handler.
 #[derive(Debug)]
@@ -61,6 +62,27 @@ pub struct Spawner {
     null: OwnedFd,
     /// Whether a connection is in the slot.
     holds: bool,
+    /// The steps of a handler that becomes the user of its client.
+    peer: PeerSteps,
+}
+
+/// The steps of a plan, with the ids of one client after the other written into them.
+#[derive(Debug, Default)]
+struct PeerSteps {
+    /// The address of the steps that these were copied from. A plan lives as long as its service.
+    of: usize,
+    steps: Vec<Step>,
+}
+
+/// Why a client gets no handler with its user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerRefused {
+    /// It is root.
+    Root,
+    /// This process can't name its user or one of its groups.
+    Unknown,
+    /// The kernel doesn't tell.
+    Untold(Errno),
 }
 
 impl Spawner {
@@ -73,6 +95,7 @@ impl Spawner {
             null: slot.try_clone()?,
             slot,
             holds: false,
+            peer: PeerSteps::default(),
         })
     }
 
@@ -107,13 +130,64 @@ impl Spawner {
         self.slot.as_fd()
     }
 
+    /// Has the next handler of a plan for clients' users become that of this client, which is on a
+    /// unix socket. Allocates only for the first client of a plan, or for more groups than before.
+    pub fn become_peer(
+        &mut self,
+        plan: &Plan,
+        peer: Option<Credentials>,
+        socket: impl AsFd,
+    ) -> Result<(), PeerRefused> {
+        let Some(unknown) = plan.unknown_peer() else {
+            return Ok(());
+        };
+        let PeerSteps { of, steps } = &mut self.peer;
+        // Whatever fails below, none of an earlier client is left.
+        let own = plan.steps().as_ptr() as usize;
+        if *of != own {
+            *steps = plan.steps().to_vec();
+            *of = own;
+        }
+        let peer = peer.ok_or(PeerRefused::Untold(Errno::ENODATA))?;
+        let (uid, gid) = (unknown.uid.as_raw(), unknown.gid.as_raw());
+        let (Some(peer_uid), Some(peer_gid)) = (peer.uid, peer.gid) else {
+            return Err(PeerRefused::Unknown);
+        };
+        if peer_uid == 0 {
+            return Err(PeerRefused::Root);
+        }
+        if peer_uid == uid || peer_gid == gid {
+            return Err(PeerRefused::Unknown);
+        }
+        for step in steps {
+            match step {
+                Step::Groups(groups) => {
+                    peer_groups(&socket, groups).map_err(PeerRefused::Untold)?;
+                    if groups.contains(&gid) {
+                        return Err(PeerRefused::Unknown);
+                    }
+                }
+                Step::Group(id) => *id = peer_gid,
+                Step::User(id) => *id = peer_uid,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Starts a handler on what is held.
     pub(super) fn launch(
         &mut self,
         plan: &Plan,
         environment: &mut Environment,
     ) -> Result<Spawned, SpawnError> {
-        self.make(plan, plan.steps(), environment, false)
+        if plan.unknown_peer().is_none() {
+            return self.make(plan, plan.steps(), environment, false);
+        }
+        let peer = std::mem::take(&mut self.peer);
+        let spawned = self.make(plan, &peer.steps, environment, false);
+        self.peer = peer;
+        spawned
     }
 
     /// Starts a handler on what is held, which this thread traces from its exec on. The steps are

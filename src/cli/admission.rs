@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::num::NonZeroUsize;
 
 use super::args::Args;
-use super::values::{self, Why, nonzero_duration, parsed};
+use super::values::{self, Why, duration, nonzero_duration, parsed};
 use crate::config::{
     Admission, AtLimit, DatagramMode, Names, Nat64, Proxies, Rule, Span, Trusted, Who,
 };
@@ -113,7 +113,7 @@ pub(super) fn admission(args: &Args<'_>, clients: Clients) -> Admission {
         first_byte: args.read("first-byte", nonzero_duration),
         timeout: args.read("timeout", nonzero_duration),
         idle_timeout: args.read("idle-timeout", nonzero_duration),
-        linger: args.read("linger", nonzero_duration),
+        linger: args.read("linger", duration),
     };
     for (option, at) in [
         ("at-max", &admission.at_max),

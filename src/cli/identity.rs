@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::args::Args;
 use super::values;
-use crate::config::{Account, Identity};
+use crate::config::{Account, Endpoint, Identity, Listen};
 
 /// Reads the user that handlers become.
 pub(super) fn handlers(args: &Args<'_>, known: &[Identity]) -> Option<Identity> {
@@ -45,6 +45,42 @@ pub(super) fn daemon(args: &Args<'_>, known: &[Identity]) -> Option<Identity> {
         groups: vec![gid],
         account: Account::Inherited,
     })
+}
+
+/// Reads whether handlers become their clients' users.
+pub(super) fn as_peer(args: &Args<'_>, listeners: &[Listen]) -> bool {
+    if !args.flag("as-peer") {
+        return false;
+    }
+    for other in ["user", "daemon-user", "chroot", "warm"] {
+        if args.has(other) {
+            args.refuse(format!("--as-peer can't be used with --{other}"));
+        }
+    }
+    let flags = [
+        "drop-privileges",
+        "fork-server",
+        "proxy-protocol",
+        "supervise",
+        "wait",
+    ];
+    for other in flags {
+        if args.flag(other) {
+            args.refuse(format!("--as-peer can't be used with --{other}"));
+        }
+    }
+    let is_unix = |listen: &&Listen| match listen.endpoint {
+        Endpoint::Unix { style, .. } => style.has_connections(),
+        _ => false,
+    };
+    match listeners.iter().find(|listen| !is_unix(listen)) {
+        Some(Listen { option, .. }) => args.refuse(format!(
+            "--as-peer can't be used with {option}: only clients of unix stream sockets have a user"
+        )),
+        None if !args.listens() => args.refuse("--as-peer has no use without --unix (-l)"),
+        None => {}
+    }
+    true
 }
 
 /// Looks up a user, unless an earlier binary of this process has.

@@ -107,6 +107,7 @@ pub(super) fn listeners(args: &Args<'_>) -> Vec<Listen> {
     let kinds = sockets::Kinds {
         tcp: args.has("tcp") || args.has("inet") && style == Style::Stream,
         udp: args.has("udp") || args.has("inet") && style == Style::Datagram,
+        unix,
         unix_datagram: unix && style == Style::Datagram,
         inherited,
     };

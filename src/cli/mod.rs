@@ -249,6 +249,7 @@ fn config(args: &Args<'_>, known: Option<Known>) -> Config {
             prestart: prestart::prestart(args, &listeners, accepts),
             mode,
             identity,
+            as_peer: identity::as_peer(args, &listeners),
             root,
             drain,
             kill_after,

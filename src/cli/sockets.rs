@@ -13,6 +13,7 @@ use crate::config::{Probes, Scope, SocketOption, Style, decimal, is_interface};
 pub(super) struct Kinds {
     pub(super) tcp: bool,
     pub(super) udp: bool,
+    pub(super) unix: bool,
     pub(super) unix_datagram: bool,
     /// Inherited ones, whose kind is known only when they are taken over.
     pub(super) inherited: bool,
@@ -23,6 +24,7 @@ impl Kinds {
         let has = |inet, style| scope.has(inet, style);
         self.tcp && has(true, Style::Stream)
             || self.udp && has(true, Style::Datagram)
+            || self.unix && scope == Scope::Unix
             || self.unix_datagram && has(false, Style::Datagram)
             || self.inherited && scope != Scope::Unbound
     }
@@ -62,6 +64,7 @@ pub(super) fn options(args: &Args<'_>, kinds: &Kinds) -> Vec<SocketOption> {
         args.read("send-buffer", size).map(SocketOption::SendBuffer),
         args.read("receive-buffer", size)
             .map(SocketOption::ReceiveBuffer),
+        flag(SocketOption::AcceptDescriptors),
     ];
     let mut groups = Vec::new();
     for (_, value) in args.each("multicast") {
@@ -91,6 +94,7 @@ pub(super) fn options(args: &Args<'_>, kinds: &Kinds) -> Vec<SocketOption> {
                     "a TCP, UDP or unix datagram listener: connections of unix sockets don't \
                      inherit it"
                 }
+                Scope::Unix => "a unix listener",
             }
         ));
         false

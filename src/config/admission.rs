@@ -41,7 +41,7 @@ pub struct Admission {
     /// How long the connection of a handler may be idle.
     pub idle_timeout: Option<Span>,
     /// The maximum time of the lingering close: after a handler's end, input is drained so that the
-    /// client receives the whole answer.
+    /// client receives the whole answer. Zero: none. If unset, a short one where input is unread.
     pub linger: Option<Span>,
 }
 

@@ -32,6 +32,8 @@ pub struct Service {
     pub admission: Admission,
     /// The user that its handlers become, if they do. skd itself doesn't.
     pub identity: Option<Identity>,
+    /// Whether each handler becomes the user of its client instead, on a unix socket.
+    pub as_peer: bool,
     /// The root directory that its handlers enter before. They have a user.
     pub root: Option<PathBuf>,
     /// How long skd waits for handlers at its end. If unset, it doesn't wait.

@@ -35,6 +35,8 @@ pub enum SocketOption {
     ReceiveBuffer(i32),
     /// IP_ADD_MEMBERSHIP, IPV6_JOIN_GROUP.
     Multicast(Group),
+    /// SO_PASSRIGHTS stays on: clients may pass descriptors to handlers.
+    AcceptDescriptors,
 }
 
 /// A multicast group to join.
@@ -117,6 +119,8 @@ pub enum Scope {
     /// Sockets whose connections inherit the send buffer: all but unix stream and seqpacket
     /// sockets.
     Sending,
+    /// Unix sockets.
+    Unix,
 }
 
 impl SocketOption {
@@ -136,6 +140,7 @@ impl SocketOption {
             Self::SendBuffer(_) => "send-buffer",
             Self::ReceiveBuffer(_) => "receive-buffer",
             Self::Multicast(_) => "multicast",
+            Self::AcceptDescriptors => "accept-descriptors",
         }
     }
 
@@ -151,6 +156,7 @@ impl SocketOption {
             Self::TypeOfService(_) | Self::Mark(_) | Self::ReceiveBuffer(_) => Scope::Inet,
             Self::SendBuffer(_) => Scope::Sending,
             Self::Multicast(_) => Scope::Udp,
+            Self::AcceptDescriptors => Scope::Unix,
         }
     }
 }
@@ -163,6 +169,7 @@ impl Scope {
             Self::Udp => inet && style == Style::Datagram,
             Self::Inet | Self::Unbound => inet,
             Self::Sending => inet || style == Style::Datagram,
+            Self::Unix => !inet,
         }
     }
 }

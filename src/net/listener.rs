@@ -4,7 +4,7 @@ use std::ffi::{CString, OsString};
 use std::fmt;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
@@ -16,6 +16,7 @@ use super::unix::SocketFile;
 use super::{options, peer, variables};
 use crate::config::{BoundAddress, Listen, ListenerName, Peer, SocketOption, Style, UnixAddress};
 use crate::error::Error;
+use crate::sys::aside::Aside;
 use crate::sys::backlog::Backlog;
 use crate::sys::descriptors::{self, SavedDescriptors};
 use crate::sys::sockets;
@@ -35,7 +36,22 @@ pub struct Listener {
     /// Whether the kernel chose the port and skd prints it. Of several sockets of one option, this
     /// is set for the first.
     announce: bool,
+    /// Whether its clients may pass descriptors to handlers.
+    accepts_descriptors: bool,
+    /// Whether its socket and its connections may hold descriptors that clients have passed along.
+    holds_descriptors: bool,
     variables: Vec<CString>,
+}
+
+/// What is done with a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serving {
+    /// skd accepts connections.
+    Accept,
+    /// skd receives datagrams.
+    Receive,
+    /// A handler gets the listener itself.
+    WaitMode,
 }
 
 #[derive(Debug)]
@@ -66,6 +82,9 @@ pub struct SavedListener {
     address: ListenerAddress,
     /// Whether another program has made it.
     inherited: bool,
+    /// Whether its clients may pass descriptors. Version 2.0 doesn't know of that.
+    #[serde(default)]
+    accepts_descriptors: bool,
 }
 
 /// The style and the bound address of a listener, by which another process knows it.
@@ -101,6 +120,8 @@ impl Listener {
             backlog: listen.backlog,
             inherited: None,
             announce: false,
+            accepts_descriptors: listen.options.contains(&SocketOption::AcceptDescriptors),
+            holds_descriptors: false,
         }
     }
 
@@ -119,10 +140,9 @@ impl Listener {
             options: options::for_bound(&listen.options, style, inet),
             early: AtomicU32::new(0),
         };
-        Self {
-            inherited: Some(inherited),
-            ..Self::new(listen, socket, style, bound_address, None)
-        }
+        let mut listener = Self::new(listen, socket, style, bound_address, None);
+        listener.inherited = Some(inherited);
+        listener
     }
 
     /// Has the port printed, which the kernel chose.
@@ -136,6 +156,7 @@ impl Listener {
             socket: to.pass(&self.socket)?,
             address: self.address(),
             inherited: self.inherited.is_some(),
+            accepts_descriptors: self.accepts_descriptors,
         })
     }
 
@@ -178,7 +199,34 @@ impl Listener {
                 early: AtomicU32::new(0),
             }),
             announce: false,
+            accepts_descriptors: saved.accepts_descriptors,
+            holds_descriptors: false,
         })
+    }
+
+    /// Has the kernel refuse descriptors that clients pass along, unless they may. For a listener
+    /// that is served from now on.
+    pub fn refuse_descriptors(&mut self, serving: Serving) {
+        if self.is_unix() {
+            let wanted = self.accepts_descriptors && serving != Serving::Receive;
+            let refused = !wanted && sockets::refuse_descriptors(&self.socket).is_ok();
+            // The backlog of another program may have older connections, and a handler that gets
+            // the listener can change it.
+            let others = self.inherited.is_some() || serving == Serving::WaitMode;
+            self.holds_descriptors = !refused || others;
+        }
+    }
+
+    /// Whether it is a unix socket.
+    pub fn is_unix(&self) -> bool {
+        matches!(self.bound_address, BoundAddress::Unix(_))
+    }
+
+    /// Whether its socket and its connections may hold descriptors that clients have passed along,
+    /// before a handler has a connection. Then to close or to receive may be the last close of any
+    /// file, and take any time.
+    pub fn holds_descriptors(&self) -> bool {
+        self.holds_descriptors
     }
 
     /// Returns the style of the socket.
@@ -340,10 +388,15 @@ impl Listener {
     }
 
     /// Closes the socket while others still refer to the listener. Its descriptor becomes a copy
-    /// of `by` until the listener is dropped.
+    /// of `by` until the listener is dropped. Connections that were never accepted end with it: if
+    /// that could wait, the last close is another thread's.
     pub fn close(&self, by: impl AsFd) {
+        let last = self.holds_descriptors.then(|| self.socket.try_clone());
         // This fails only if a descriptor isn't open.
         let _ = descriptors::replace(&self.socket, by);
+        if let Some(Ok(last)) = last {
+            drop(Aside::from(OwnedFd::from(last)));
+        }
     }
 
     /// Returns the socket's file, which has to be dropped before the socket is closed.
@@ -362,6 +415,14 @@ impl Inherited {
                 .early
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
                 .is_ok()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if self.holds_descriptors {
+            self.close(io::stdin());
+        }
     }
 }
 

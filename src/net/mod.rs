@@ -26,7 +26,7 @@ mod variables;
 
 pub use bind::bind_all;
 pub use inherited::{InheritedListener, inherit_all, refuse_datagrams, refuse_seqpacket};
-pub use listener::{Listener, ListenerAddress, SavedListener};
+pub use listener::{Listener, ListenerAddress, SavedListener, Serving};
 pub use resolve::{Resolved, resolve_all};
 pub use unix::{SavedFile, SocketFile};
 

@@ -8,9 +8,10 @@ use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::holder;
-use crate::config::{BoundAddress, Listen, Style};
+use crate::config::{BoundAddress, Listen, SocketOption, Style};
 use crate::error::{Error, Reason};
 use crate::sys::names::kernel_parameter;
+use crate::sys::sockets::refuse_descriptors;
 
 /// Opens an unbound TCP or UDP socket for an address.
 pub(super) fn inet(address: SocketAddr, style: Style) -> io::Result<Socket> {
@@ -32,8 +33,14 @@ pub(super) fn inet(address: SocketAddr, style: Style) -> io::Result<Socket> {
 
 /// Opens an unbound unix-domain socket for a listener.
 pub(super) fn unix(listen: &Listen, style: Style) -> Result<Socket, Error> {
-    Socket::new(Domain::UNIX, kind(style), None)
-        .map_err(|reason| Error::start(format!("{}: can't open a socket", listen.option), reason))
+    let socket = Socket::new(Domain::UNIX, kind(style), None).map_err(|reason| {
+        Error::start(format!("{}: can't open a socket", listen.option), reason)
+    })?;
+    if !listen.options.contains(&SocketOption::AcceptDescriptors) {
+        // Before it is bound: no client may be earlier. What if this fails, the listener knows.
+        let _ = refuse_descriptors(&socket);
+    }
+    Ok(socket)
 }
 
 /// Returns the type of a listener's socket.

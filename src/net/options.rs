@@ -112,6 +112,8 @@ fn set_one(socket: &Socket, option: &SocketOption) -> io::Result<()> {
             buffer(socket, [libc::SO_RCVBUFFORCE, libc::SO_RCVBUF], *size)
         }
         SocketOption::Multicast(group) => multicast::join(socket, group),
+        // It is what the kernel does unless it is told otherwise.
+        SocketOption::AcceptDescriptors => Ok(()),
     }
 }
 

@@ -153,6 +153,8 @@ pub enum DropReason {
     NotSent,
     /// Its sender is one of skd's own sockets, so it is forged, or an answer to a forged one.
     Own,
+    /// Its sender has passed descriptors along.
+    Descriptors,
 }
 
 impl DropReason {
@@ -166,8 +168,9 @@ impl DropReason {
         Self::NoAddress,
         Self::NotSent,
         Self::Own,
+        Self::Descriptors,
     ];
 
     /// The number of reasons.
-    pub const COUNT: usize = Self::Own as usize + 1;
+    pub const COUNT: usize = Self::Descriptors as usize + 1;
 }

@@ -240,6 +240,8 @@ fn dropped(why: DropReason, one: bool) -> &'static str {
         (DropReason::NotSent, false) => "they are answers that could not be sent",
         (DropReason::Own, true) => "it claims to come from skd's own sockets",
         (DropReason::Own, false) => "they claim to come from skd's own sockets",
+        (DropReason::Descriptors, true) => "its sender has passed descriptors along",
+        (DropReason::Descriptors, false) => "their senders have passed descriptors along",
     }
 }
 

@@ -86,6 +86,15 @@ pub enum Trouble<'a> {
     Spawn(ServiceId, SpawnTrouble<'a>),
     /// A process with this id was stopped before its exec, and was sent this signal.
     NewbornStopped(i32, Signal),
+    /// A client's user is none that a handler becomes.
+    NotAsPeer {
+        /// The service.
+        service: ServiceId,
+        /// The client.
+        peer: &'a Peer,
+        /// The reason.
+        why: &'a str,
+    },
     /// A supervised program could not be started.
     NotStarted(&'a Error),
     /// Receiving from a listener failed.
@@ -293,6 +302,7 @@ impl Trouble<'_> {
             | Self::DatagramTooBig(_)
             | Self::Spawn(_, SpawnTrouble::Shortage { .. }) => Cause::Spawn,
             Self::Spawn(_, SpawnTrouble::Failed(_) | SpawnTrouble::Killed { .. })
+            | Self::NotAsPeer { .. }
             | Self::NotStarted(_) => Cause::Exec,
             Self::NewbornStopped(..) => Cause::Birth,
             Self::NotReceived { .. } => Cause::Receive,
@@ -324,6 +334,7 @@ impl Trouble<'_> {
             | Self::NoSocketpair { service, .. }
             | Self::DatagramTooBig(service)
             | Self::Spawn(service, _)
+            | Self::NotAsPeer { service, .. }
             | Self::NotReceived { service, .. }
             | Self::AnswerNotSent { service, .. }
             | Self::AnswerTooLong { service, .. }
@@ -379,6 +390,9 @@ impl fmt::Display for Trouble<'_> {
                 f.write_str("a datagram doesn't fit into a socket: raise net.core.wmem_default")
             }
             Self::Spawn(_, trouble) => trouble.fmt(f),
+            Self::NotAsPeer { peer, why, .. } => {
+                write!(f, "--as-peer: no handler for {peer}: {why}")
+            }
             Self::NotStarted(error) => error.fmt(f),
             Self::NotReceived {
                 listener, fault, ..

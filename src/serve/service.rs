@@ -4,11 +4,13 @@
 //! [`TimeLimits`] and [`DrainTimeouts`] what handlers are held to.
 
 use std::ffi::CString;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 
 use super::admission::{Policy, Rules, RulesHandle, Slots, When};
@@ -46,7 +48,7 @@ pub(in crate::serve) struct Service {
     /// What else is asked of clients, if anything.
     pub(in crate::serve) policy: Option<Policy>,
     /// How long input is drained after a handler's end, if at all.
-    pub(in crate::serve) linger: Option<Duration>,
+    pub(in crate::serve) linger: Option<Linger>,
     /// The rules that hold now, if there are any.
     pub(in crate::serve) rules: Option<RulesHandle>,
     /// Whether the main thread is asked to find out if clients wait in the backlog.
@@ -72,7 +74,17 @@ impl Service {
         parts: Parts,
         wakers: &Arc<[Waker]>,
     ) -> Self {
-        let linger = config.admission.linger;
+        let linger = match config.admission.linger {
+            Some(Span::ZERO) => None,
+            Some(time) => Some(Linger::always(time.into())),
+            // A handler that has closed its connection isn't idle, which would show no more.
+            None if config.admission.idle_timeout.is_some() => None,
+            None => {
+                let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+                let clients = config.max_clients.map(|clients| clients.get() as u64);
+                (!parts.listeners.is_empty()).then(|| Linger::by_default(files, clients))
+            }
+        };
         let peer_idle = config.admission.idle_timeout.unwrap_or(PEER_IDLE);
         let policy = Policy::new(config.admission, !parts.datagrams.is_empty(), wakers);
         let when = policy.as_ref().map_or(When::Before, Policy::slots_when);
@@ -88,7 +100,7 @@ impl Service {
             peer_idle: peer_idle.into(),
             slots: Slots::new(config.max_clients, when, Arc::clone(wakers)),
             policy,
-            linger: linger.map(Into::into),
+            linger,
             rules: parts.rules.map(RulesHandle::new),
             asks_backlog: AtomicBool::new(false),
         }
@@ -99,11 +111,58 @@ impl Service {
         !self.listeners.is_empty() || !self.datagrams.is_empty()
     }
 
+    /// Returns whether another thread closes descriptors of this service.
+    pub(in crate::serve) fn closes_aside(&self) -> bool {
+        let mut listeners = self.listeners.iter().chain(&self.datagrams);
+        self.lingers() || listeners.any(Listener::holds_descriptors)
+    }
+
     /// Returns whether connections of this service may linger.
     pub(in crate::serve) fn lingers(&self) -> bool {
         self.linger.is_some() || self.policy.as_ref().is_some_and(Policy::tells)
     }
 }
+
+/// What becomes of a connection after its handler's end.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::serve) struct Linger {
+    /// How long input is drained.
+    pub(in crate::serve) time: Duration,
+    /// Whether that is so only if input is unread when the handler ends. It costs less.
+    pub(in crate::serve) if_unread: bool,
+    /// Only connections with lower descriptors are kept.
+    pub(in crate::serve) below: RawFd,
+}
+
+/// How long input is drained by default.
+const LINGER: Duration = Duration::from_secs(2);
+
+impl Linger {
+    /// The default where so many files may be open, and so many clients may be served: it mustn't
+    /// take the descriptors of handlers.
+    pub(in crate::serve) fn by_default(files: u64, clients: Option<u64>) -> Self {
+        // Of the numbers below, handlers take two each; of the others, one.
+        let spare = clients.map_or(files, |clients| files.saturating_sub(OWN + clients));
+        let below = (files / 4).min(spare.saturating_mul(2));
+        Self {
+            time: LINGER,
+            if_unread: true,
+            below: RawFd::try_from(below).unwrap_or(RawFd::MAX),
+        }
+    }
+
+    /// As the administrator wants it.
+    pub(in crate::serve) fn always(time: Duration) -> Self {
+        Self {
+            time,
+            if_unread: false,
+            below: RawFd::MAX,
+        }
+    }
+}
+
+/// More than skd itself and its listeners have open, but for those of clients.
+const OWN: u64 = 128;
 
 /// How long the handlers of a service may run.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::unistd::{Uid, chdir, chroot, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, chdir, chroot, setgroups, setresgid, setresuid};
 
 use crate::config::{Identity, Limit, Service};
 use crate::error::Error;
@@ -53,12 +53,30 @@ pub fn drop_to(identity: &Identity) -> Result<(), Error> {
 }
 
 /// The user and groups of an identity.
-pub fn credentials(identity: &Identity) -> Credentials {
+fn credentials(identity: &Identity) -> Credentials {
     Credentials {
         uid: identity.uid,
         gid: identity.gid,
         groups: identity.groups.clone(),
     }
+}
+
+/// Returns the user that handlers of a service become: with `--as-peer`, the user of the proof at
+/// the start, which stands for users that this process can't name, and whose clients are refused.
+pub fn user_of_handlers(service: &Service) -> Option<Credentials> {
+    if service.as_peer {
+        let unknown = |what| {
+            let number = kernel_parameter(what).and_then(|number| u32::try_from(number).ok());
+            number.unwrap_or(65534)
+        };
+        let gid = Gid::from_raw(unknown("kernel/overflowgid"));
+        return Some(Credentials {
+            uid: Uid::from_raw(unknown("kernel/overflowuid")),
+            gid,
+            groups: vec![gid],
+        });
+    }
+    service.identity.as_ref().map(credentials)
 }
 
 /// Returns the capabilities that starting handlers takes after the sockets are bound, if skd can do
@@ -70,7 +88,7 @@ fn needed(services: &[Service]) -> Option<Capabilities> {
     let changes = [Capability::SetUser, Capability::SetGroup, Capability::Kill];
     let mut needed: Capabilities = changes.into_iter().collect();
     for service in services {
-        let identity = service.identity.as_ref()?;
+        let user = user_of_handlers(service)?;
         let surroundings = &service.surroundings;
         let raises = |limit: &Limit| {
             let own = limit_of_this_process(limit.resource);
@@ -85,7 +103,7 @@ fn needed(services: &[Service]) -> Option<Capabilities> {
             ),
             (
                 Capability::Trace,
-                service.prestart.is_some() && identity.uid != Uid::effective(),
+                service.prestart.is_some() && user.uid != Uid::effective(),
             ),
         ];
         let more = more.into_iter().filter(|(_, needs)| *needs);

@@ -134,6 +134,7 @@ impl Ground<'_> {
                 role: Role::Handler,
                 files: self.files,
                 user,
+                as_peer: service.as_peer,
                 root,
             };
             let plan = Plan::new(&service.command, &variables, preparation)?;

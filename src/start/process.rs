@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use crate::child::environment::Variables;
 use crate::child::plan::Root;
-use crate::config::{Daemon, Service};
+use crate::config::{Account, Daemon, Service};
 use crate::error::Error;
 use crate::net::Listener;
 use crate::report;
@@ -73,7 +73,8 @@ pub(super) fn service_side(
 /// Whether skd or handlers become another user.
 fn changes_user(daemon: &Daemon, services: &[Service]) -> bool {
     let mut services = services.iter();
-    daemon.identity.is_some() || services.any(|service| service.identity.is_some())
+    daemon.identity.is_some()
+        || services.any(|service| service.identity.is_some() || service.as_peer)
 }
 
 /// Leaves the caller's keyring and the root directory, then root: in this order, for each needs the
@@ -99,7 +100,7 @@ pub(super) fn user_and_root(
     service: &Service,
     own: impl FnOnce(OwnedFd) -> Result<OwnedFd, Errno>,
 ) -> Result<(Option<Credentials>, Option<Root>), Error> {
-    let user = service.identity.as_ref().map(privileges::credentials);
+    let user = privileges::user_of_handlers(service);
     let root = service.root.as_deref().map(|path| {
         let root = Root::open(path)?;
         let directory = own(root.directory);
@@ -113,7 +114,10 @@ pub(super) fn user_and_root(
 /// The environment of a program, but for what skd sets for each client.
 pub(super) fn inherited_variables(daemon: &Daemon, service: &Service) -> Variables {
     let identity = service.identity.as_ref().or(daemon.identity.as_ref());
-    let account = identity.map(|identity| &identity.account);
+    let account = match service.as_peer {
+        true => Some(&Account::Unknown),
+        false => identity.map(|identity| &identity.account),
+    };
     Variables::inherited(account, &service.surroundings.environment)
 }
 

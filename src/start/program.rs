@@ -68,6 +68,7 @@ pub(super) fn run(daemon: &Daemon, service: &Service, inherited: &Inherited) -> 
             role,
             files: None,
             user: user.clone(),
+            as_peer: false,
             root,
         };
         let plan = Plan::new(&service.command, &variables, preparation);
@@ -118,6 +119,7 @@ pub(super) fn hand_off(
         role: Role::Supervised { terminal: false },
         files,
         user,
+        as_peer: false,
         root,
     };
     let mut plan = Plan::new(&service.command, &variables, preparation)?;

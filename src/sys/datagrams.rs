@@ -8,7 +8,7 @@ use std::{mem, ptr};
 use libc::{iovec, mmsghdr, sockaddr_storage};
 use nix::errno::Errno;
 
-use super::sockets::{internet_address, set_number};
+use super::sockets::{internet_address, peek_bytes, set_number};
 
 /// The largest number that is received or sent with one call.
 pub const BATCH: usize = 32;
@@ -133,6 +133,26 @@ impl Received {
     /// Only `internet` sockets report the destination. On a unix socket the sender chooses the
     /// control data, and the kernel would install descriptors from it.
     pub fn receive(&mut self, socket: impl AsFd, internet: bool) -> Result<usize, Errno> {
+        self.receive_up_to(BATCH, socket, internet)
+    }
+
+    /// Receives one from a unix socket, as [`Self::receive`] does. If a descriptor is passed along
+    /// with it, it stays where it is, and `EPROTO` is returned. For a socket that no other thread
+    /// receives from meanwhile.
+    pub fn receive_bytes(&mut self, socket: impl AsFd) -> Result<usize, Errno> {
+        match peek_bytes(&socket, &mut [0]) {
+            Err(Errno::EAGAIN) => return Ok(0),
+            result => result?,
+        };
+        self.receive_up_to(1, socket, false)
+    }
+
+    fn receive_up_to(
+        &mut self,
+        most: usize,
+        socket: impl AsFd,
+        internet: bool,
+    ) -> Result<usize, Errno> {
         self.found.clear();
         // SAFETY: all-zero is a valid value of these.
         let (mut names, mut parts, mut headers): (
@@ -141,7 +161,7 @@ impl Received {
             [mmsghdr; BATCH],
         ) = unsafe { (mem::zeroed(), mem::zeroed(), mem::zeroed()) };
         let mut controls = [Control([0; CONTROL]); BATCH];
-        let chunks = self.payloads.chunks_exact_mut(BUFFER);
+        let chunks = self.payloads.chunks_exact_mut(BUFFER).take(most);
         let count = chunks.len();
         for (index, chunk) in chunks.enumerate() {
             parts[index] = part(chunk.as_mut_ptr(), chunk.len());

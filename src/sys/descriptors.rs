@@ -13,10 +13,13 @@ use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::Mode;
-use nix::unistd::dup3;
+use nix::unistd::{Pid, dup3};
+
+use super::process::open_pidfd;
 
 use super::result::check;
 
@@ -308,6 +311,26 @@ pub(super) fn unshare_below(low: Low) -> Result<(), Errno> {
 /// Closes all from `first` up, in a child's own table.
 pub(super) fn close_from(first: u32) -> Result<(), Errno> {
     close_range(first, u32::MAX, 0)
+}
+
+/// Gives the calling thread a table of its own, which has copies of these descriptors. While it has
+/// them, no other close is the last one. For a thread that exits soon: if this fails, its table may be
+/// empty.
+pub(super) fn unshare_with(descriptors: &[OwnedFd]) -> Result<(), Errno> {
+    close_range(0, u32::MAX, UNSHARE)?;
+    let process = open_pidfd(Pid::this())?;
+    for fd in descriptors {
+        let (process, fd) = (process.as_raw_fd(), fd.as_raw_fd());
+        // SAFETY: the call takes integers; the copy belongs to this thread's own table.
+        let copy = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process, fd, 0) };
+        Errno::result(copy)?;
+    }
+    Ok(())
+}
+
+/// The same with copies of all descriptors, where there is no pidfd_getfd(2), or a filter refuses it.
+pub(super) fn unshare_with_all() -> Result<(), Errno> {
+    close_range(u32::MAX, u32::MAX, UNSHARE).or_else(|_| unshare(CloneFlags::CLONE_FILES))
 }
 
 fn close_range(first: u32, last: u32, flags: libc::c_uint) -> Result<(), Errno> {

@@ -16,6 +16,7 @@ use super::trusted::{Purpose, Refusal};
 pub struct LockFile {
     entry: Entry,
     file: File,
+    id: FileId,
     /// Whether the previous binary still owns the file.
     borrowed: bool,
 }
@@ -38,17 +39,28 @@ impl LockFile {
     pub fn take(beside: &Entry) -> Result<Option<Self>, Refusal> {
         let entry = beside.with_suffix(SUFFIX)?;
         for _ in 0..TRIES {
-            let (file, _) = entry.open(&Purpose::LOCK)?;
-            if !try_lock(&file)? {
-                return Ok(None);
-            }
-            let id = FileId::of_open(&file)?;
+            let (file, made) = entry.open(&Purpose::LOCK)?;
+            let locked = try_lock(&file).and_then(|is_free| match is_free {
+                true => FileId::of_open(&file).map(Some),
+                false => Ok(None),
+            });
+            let id = match locked {
+                Ok(Some(id)) => id,
+                Ok(None) => return Ok(None),
+                Err(errno) => {
+                    if made {
+                        let _ = entry.unlink();
+                    }
+                    return Err(errno.into());
+                }
+            };
             // The previous owner may have removed it between opening and locking.
             match entry.id() {
                 Ok(found) if found == id => {
                     return Ok(Some(Self {
                         entry,
                         file,
+                        id,
                         borrowed: false,
                     }));
                 }
@@ -82,9 +94,11 @@ impl LockFile {
 
     /// Restores it after an upgrade. Until [`Self::own`], dropping it doesn't remove the file.
     pub fn restore(saved: SavedLockFile) -> Result<Self, Errno> {
+        let file = File::from(descriptors::claim(saved.file)?);
         Ok(Self {
             entry: Entry::restore(saved.entry)?,
-            file: descriptors::claim(saved.file)?.into(),
+            id: FileId::of_open(&file)?,
+            file,
             borrowed: true,
         })
     }
@@ -105,7 +119,7 @@ impl Drop for LockFile {
     fn drop(&mut self) {
         if !self.borrowed {
             // After a drop of privileges this may fail. The next start takes the file over.
-            let _ = FileId::of_open(&self.file).and_then(|id| self.entry.remove(id));
+            let _ = self.entry.remove(self.id);
         }
     }
 }

@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code)] // Only here; each block has its reason.
 
+pub mod aside;
 pub mod backlog;
 pub mod capabilities;
 pub mod child;

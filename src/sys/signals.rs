@@ -195,6 +195,13 @@ pub fn has_group(leader: Pid) -> bool {
     killpg(leader, None) != Err(Errno::ESRCH)
 }
 
+/// Whether this process has a thread with this id (tgkill(2)).
+pub(super) fn thread_exists(thread: Pid) -> bool {
+    // SAFETY: the call takes integers; signal 0 is sent to no thread.
+    let result = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread.as_raw(), 0) };
+    Errno::result(result) != Err(Errno::ESRCH)
+}
+
 /// Unblocks the signals that end a process, in a process that waits for another.
 pub fn allow_ending() {
     let _ = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT]

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -11,6 +12,9 @@ use nix::sys::socket::{
 use nix::sys::time::TimeSpec;
 use serde::{Deserialize, Serialize};
 
+use super::descriptors;
+use super::process::{self, Fork, Target, Wait};
+use super::signals::{self, Signal};
 use super::users::unknown_ids;
 
 /// The peer of a unix socket (unix(7), `SO_PEERCRED`). The pid is 0 for a process outside of this
@@ -45,6 +49,37 @@ pub fn bound_file(socket: impl AsFd) -> Result<OwnedFd, Errno> {
     let file = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), SIOCUNIXFILE.into(), 0) };
     // SAFETY: the kernel has just made it for the caller, close-on-exec.
     Errno::result(file).map(|file| unsafe { OwnedFd::from_raw_fd(file) })
+}
+
+/// Replaces `groups` by the supplementary groups of the peer of a connected unix socket
+/// (`SO_PEERGROUPS`, Linux 4.13). Allocates only if there are more than ever before.
+pub fn peer_groups(socket: impl AsFd, groups: &mut Vec<u32>) -> Result<(), Errno> {
+    groups.clear();
+    loop {
+        let mut length = size_of::<u32>() * groups.capacity();
+        let room = groups.spare_capacity_mut().as_mut_ptr();
+        let mut found = length as libc::socklen_t;
+        // SAFETY: the kernel writes at most as many bytes as there is room for.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_fd().as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                room.cast(),
+                &raw mut found,
+            )
+        };
+        length = length.min(found as usize);
+        match Errno::result(result) {
+            // SAFETY: the kernel has written so many.
+            Ok(_) => {
+                unsafe { groups.set_len(length / size_of::<u32>()) };
+                return Ok(());
+            }
+            Err(Errno::ERANGE) => groups.reserve(found as usize / size_of::<u32>()),
+            Err(errno) => return Err(errno),
+        }
+    }
 }
 
 /// Makes a TCP listener drop the SYNs of new clients (socket(7), `SO_ATTACH_FILTER`). They try
@@ -130,6 +165,92 @@ pub fn drain_input(connection: impl AsFd, most: usize) -> Drained {
     Drained::Some
 }
 
+/// Receives what has come on a unix socket without waiting, and never closes what is passed along: if
+/// that is a descriptor, `EPROTO` is returned, and all stays where it is (unix(7), `SCM_RIGHTS`). For
+/// a socket that no other process receives from.
+pub fn receive_bytes(socket: impl AsFd, buffer: &mut [u8]) -> Result<usize, Errno> {
+    let length = peek_bytes(&socket, buffer)?;
+    // A peek and a read end at the same byte: before the next descriptor, or after what came.
+    receive_now(socket, &mut buffer[..length], MsgFlags::empty())
+}
+
+/// Peeks at what has come, without waiting. If a descriptor is passed along with it, this fails with
+/// `EPROTO`. The peek doesn't close it, since the socket still has it.
+pub fn peek_bytes(socket: impl AsFd, buffer: &mut [u8]) -> Result<usize, Errno> {
+    let mut part = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    // SAFETY: all-zero is a valid value: no address, no control data.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    loop {
+        // SAFETY: the header points to one part, the buffer, which outlives the call.
+        let result = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, flags) };
+        return match Errno::result(result) {
+            // There is control data, for which there is no space.
+            Ok(_) if message.msg_flags & libc::MSG_CTRUNC != 0 => Err(Errno::EPROTO),
+            Ok(length) => Ok(length as usize),
+            Err(Errno::EINTR) => continue,
+            Err(errno) => Err(errno),
+        };
+    }
+}
+
+/// Drops the first datagram of a unix socket in a process of its own, which is killed if that takes
+/// long. Returns within 100 ms: receiving a datagram closes the descriptors that were passed along.
+pub fn discard_elsewhere(socket: impl AsFd) -> Result<(), Errno> {
+    const USUAL: Duration = Duration::from_millis(20);
+    const KILLED: Duration = Duration::from_millis(80);
+    let child = match process::fork()? {
+        Fork::Parent(child) => child,
+        Fork::Child => {
+            // Others wait for the end of what this process has copies of.
+            descriptors::keep_only(&[socket.as_fd()]);
+            let _ = receive_now(&socket, &mut [0], MsgFlags::MSG_TRUNC);
+            process::exit_now(0);
+        }
+    };
+    let ends = |limit: Duration| {
+        let deadline = Instant::now() + limit;
+        loop {
+            match process::wait(Target::Process(child), Wait::NOW) {
+                Ok(None) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+                Ok(None) => return false,
+                // The main thread may have reaped it.
+                Ok(Some(_)) | Err(_) => return true,
+            }
+        }
+    };
+    if !ends(USUAL) {
+        let _ = signals::kill(child, Signal::SIGKILL);
+        ends(KILLED);
+    }
+    Ok(())
+}
+
+/// The number of bytes that wait to be read (ioctl(2), `FIONREAD`).
+pub fn unread(socket: impl AsFd) -> usize {
+    queued(socket, libc::FIONREAD as _)
+}
+
+/// The number of bytes that the peer of a unix socket hasn't read yet, or the peer of a TCP socket
+/// hasn't acknowledged (`SIOCOUTQ`).
+pub fn unsent(socket: impl AsFd) -> usize {
+    queued(socket, libc::TIOCOUTQ as _)
+}
+
+fn queued(socket: impl AsFd, request: libc::Ioctl) -> usize {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the kernel writes one int, which outlives the call.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), request, &raw mut count) };
+    Errno::result(result).map_or(0, |_| count.max(0) as usize)
+}
+
 /// Writes to a connection without waiting and without a signal (`MSG_DONTWAIT`, `MSG_NOSIGNAL`).
 /// Returns the number of bytes written.
 pub fn tell(connection: impl AsFd, text: &[u8]) -> Result<usize, Errno> {
@@ -137,21 +258,11 @@ pub fn tell(connection: impl AsFd, text: &[u8]) -> Result<usize, Errno> {
     send(connection.as_fd().as_raw_fd(), text, flags)
 }
 
-/// Makes close(2) of a TCP connection never wait, whatever a handler has set (socket(7),
-/// `SO_LINGER`). Returns whether the close will reset it.
-pub fn close_at_once(connection: impl AsFd) -> bool {
-    match getsockopt(&connection, sockopt::Linger) {
-        Ok(linger) if linger.l_onoff != 0 && linger.l_linger == 0 => true,
-        Ok(linger) if linger.l_onoff != 0 => {
-            let off = libc::linger {
-                l_onoff: 0,
-                l_linger: 0,
-            };
-            let _ = setsockopt(&connection, sockopt::Linger, &off);
-            false
-        }
-        _ => false,
-    }
+/// Whether the close of a TCP connection will reset it: a handler may have set that (socket(7),
+/// `SO_LINGER` with a time of 0).
+pub fn resets_at_close(connection: impl AsFd) -> bool {
+    let linger = getsockopt(&connection, sockopt::Linger);
+    linger.is_ok_and(|linger| linger.l_onoff != 0 && linger.l_linger == 0)
 }
 
 /// Turns the kernel's receive time on or off (socket(7), `SO_TIMESTAMPNS`).
@@ -300,6 +411,15 @@ pub fn send_descriptor(socket: impl AsFd, fd: impl AsFd) -> Result<(), Errno> {
             Err(errno) => return Err(errno),
         }
     }
+}
+
+/// `SO_PASSRIGHTS` of asm-generic/socket.h (Linux 6.16).
+const PASS_RIGHTS: libc::c_int = 83;
+
+/// Has the kernel refuse descriptors that are passed to this unix socket, with EPERM for the sender
+/// (unix(7), `SCM_RIGHTS`). Connections inherit it from their listener. Fails before Linux 6.16.
+pub fn refuse_descriptors(socket: impl AsFd) -> Result<(), Errno> {
+    set_number(socket, libc::SOL_SOCKET, PASS_RIGHTS, 0)
 }
 
 /// Sets an option whose value is an int (setsockopt(2)): nix and socket2 lack some.

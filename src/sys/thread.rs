@@ -67,6 +67,41 @@ impl Thread {
         Ok(Self { finished })
     }
 
+    /// Starts a thread that ends soon, on a stack that the C library unmaps or uses again.
+    pub fn start_brief<Work: FnOnce() + Send + 'static>(
+        name: CString,
+        length: usize,
+        work: Work,
+    ) -> Result<(), Errno> {
+        let start = Box::into_raw(Box::new(Start {
+            work,
+            name,
+            finished: Arc::default(),
+        }));
+        // SAFETY: the attributes are initialised before they are used and destroyed once; `run`
+        // takes the box back that it is called with, and what it owns may be sent to another
+        // thread.
+        let result = unsafe {
+            let mut attributes: libc::pthread_attr_t = std::mem::zeroed();
+            libc::pthread_attr_init(&raw mut attributes);
+            libc::pthread_attr_setstacksize(&raw mut attributes, length);
+            let detached = libc::PTHREAD_CREATE_DETACHED;
+            libc::pthread_attr_setdetachstate(&raw mut attributes, detached);
+            let mut id: libc::pthread_t = std::mem::zeroed();
+            let run = run::<Work>;
+            let result =
+                libc::pthread_create(&raw mut id, &raw const attributes, run, start.cast());
+            libc::pthread_attr_destroy(&raw mut attributes);
+            result
+        };
+        if result != 0 {
+            // SAFETY: no thread was made, so nothing else has the box.
+            drop(unsafe { Box::from_raw(start) });
+            return Err(Errno::from_raw(result));
+        }
+        Ok(())
+    }
+
     /// Whether its work is done.
     pub fn is_finished(&self) -> bool {
         self.finished.load(Ordering::SeqCst)

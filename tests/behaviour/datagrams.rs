@@ -349,7 +349,8 @@ fn is_at_its_end(pipe: &PipeReader) -> bool {
 fn a_datagram_with_a_descriptor_is_handled_like_others() {
     let directory = Directory::new();
     let path = directory.name("socket");
-    let skd = unwilling(Skd::new(["-dl", &path]), &directory);
+    let skd = Skd::new(["-dl", &path, "--accept-descriptors"]);
+    let skd = unwilling(skd, &directory);
     // Peeked at several times, and discarded, by skd alone: it takes the datagram and leaves the descriptor.
     let pipe = send_with_a_descriptor(&path, b"unread");
     assert!(!is_at_its_end(&pipe));

@@ -331,10 +331,9 @@ fn handlers_have_no_terminal_of_skds() {
     requires_root();
     requires_command("perl");
     let mut terminal = Terminal::new();
-    // What it could read from: the terminal of its session, and that of its standard error.
-    let script = "$| = 1; print 'opened' if open(my $tty, '+<', '/dev/tty'); \
-                  $SIG{ALRM} = sub { print 'done'; exit }; \
-                  print(open(my $error, '<&=', 2) ? 'has ' : 'no '); alarm 1; \
+    // What it could read from, once keys were typed: the terminal of its session, and that of its standard error.
+    let script = "use Fcntl; $| = 1; <STDIN>; print 'opened' if open(my $tty, '+<', '/dev/tty'); \
+                  open(my $error, '<&=', 2); fcntl($error, F_SETFL, O_NONBLOCK); \
                   print 'read' if sysread($error, my $keys, 100); print 'done'";
     let skd = with_user(["-v"])
         .controlled_by(&terminal)
@@ -436,4 +435,95 @@ fn a_handler_that_ignores_the_end_is_killed_nevertheless() {
     assert_eq!(talk(stream, b""), b"");
     skd.wait_until("it is reaped", || skd.children().is_empty());
     assert_eq!(status_field(skd.pid(), "NoNewPrivs").as_deref(), Some("0"));
+}
+
+/// What a client with these ids hears on a unix socket.
+#[track_caller]
+fn as_client(socket: &std::path::Path, ids: &[&str]) -> String {
+    let script = "use IO::Socket::UNIX; my $s = IO::Socket::UNIX->new(Peer => $ARGV[0]) or die $!; \
+                  shutdown($s, 1); print while <$s>";
+    let output = std::process::Command::new("setpriv")
+        .args(ids)
+        .args(["perl", "-e", script])
+        .arg(socket)
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_handler_becomes_the_user_of_its_client() {
+    requires_root();
+    requires_command("setpriv");
+    requires_command("perl");
+    let directory = Directory::public();
+    let socket = directory.join("socket");
+    let script = "id -u; id -g; id -G; echo ${HOME-none} $PEERUID; grep -E 'Cap(Inh|Prm|Eff|Amb)' /proc/self/status; \
+                  kill -0 $PPID 2>/dev/null && echo reached";
+    let skd = Skd::new(["-v", "--as-peer", "--unix-mode", "666", "-l"])
+        .arg(&socket)
+        .env("PATH", "/bin:/usr/bin")
+        .env("HOME", "/root")
+        .throttle(std::time::Duration::ZERO)
+        .run_with("sh", ["-c", script]);
+    assert_eq!(of_skd(skd.pid()), ALWAYS);
+    let powerless: String = ["Inh", "Prm", "Eff", "Amb"]
+        .iter()
+        .map(|set| format!("Cap{set}:\t0000000000000000\n"))
+        .collect();
+    for round in 0..4 {
+        let (uid, gid) = (61250 + round, 61260 + round);
+        let ids = [
+            format!("--reuid={uid}"),
+            format!("--regid={gid}"),
+            "--groups=61270,61271".to_owned(),
+        ];
+        let answer = as_client(&socket, &ids.each_ref().map(String::as_str));
+        let expected = format!("{uid}\n{gid}\n{gid} 61270 61271\nnone {uid}\n{powerless}");
+        assert_eq!(answer, expected);
+        let lone = as_client(&socket, &[&ids[0], &ids[1], "--clear-groups"]);
+        assert!(
+            lone.starts_with(&format!("{uid}\n{gid}\n{gid}\nnone")),
+            "{lone}"
+        );
+    }
+    for (ids, why) in [
+        (&["--clear-groups"][..], "it is root"),
+        (
+            &["--reuid=65534", "--regid=61251", "--clear-groups"],
+            "unknown here",
+        ),
+        (
+            &["--reuid=61251", "--regid=65534", "--clear-groups"],
+            "unknown here",
+        ),
+        (
+            &["--reuid=61251", "--regid=61251", "--groups=65534"],
+            "unknown here",
+        ),
+    ] {
+        assert_eq!(as_client(&socket, ids), "", "{ids:?}");
+        skd.wait_for_log(why);
+    }
+    skd.wait_for_logs("--as-peer: no handler for local connection", 4);
+}
+
+#[test]
+fn only_clients_of_unix_streams_have_a_user() {
+    for options in [
+        &["-t", "0"][..],
+        &["-l", "s", "-t", "0"],
+        &["-l", "s", "-d"],
+        &["-l", "s", "--user", "1:1"],
+        &["-l", "s", "--daemon-user", "1:1"],
+        &["-l", "s", "--warm", "1"],
+        &["-l", "s", "-S"],
+        &["-l", "s", "--wait"],
+        &["--systemd"],
+        &[],
+    ] {
+        crate::harness::run_to_end([&["--as-peer"], options, &["cat"]].concat())
+            .expect_code(2)
+            .expect_stderr(&["--as-peer"]);
+    }
 }

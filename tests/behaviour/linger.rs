@@ -19,6 +19,8 @@ const ANSWERING: [&str; 2] = ["-c", "head -c 1 > /dev/null; head -c 300000 /dev/
 /// The longest time that is allowed; no test waits for its end.
 const FOR_EVER: [&str; 2] = ["--linger", "3650d"];
 
+const NEVER: [&str; 2] = ["--linger", "0s"];
+
 /// A skd on a free TCP port.
 fn with(options: &[&str]) -> Skd {
     Skd::new(["-vvt", "127.0.0.1:0"]).args(options)
@@ -78,7 +80,7 @@ fn wait_for_descriptors(skd: &Instance, count: usize) {
 #[test]
 fn an_answer_arrives_although_its_client_has_sent_more_than_was_read() {
     for lingers in [false, true] {
-        let options: &[&str] = if lingers { &FOR_EVER } else { &[] };
+        let options: &[&str] = if lingers { &FOR_EVER } else { &NEVER };
         let skd = with(options).run_with("sh", ANSWERING);
         let mut client = skd.connect();
         let mut sending = client.try_clone().unwrap();
@@ -129,7 +131,7 @@ fn a_unix_client_sees_the_end_and_no_error() {
     let directory = Directory::new();
     let path = directory.name("socket");
     for lingers in [false, true] {
-        let options: &[&str] = if lingers { &FOR_EVER } else { &[] };
+        let options: &[&str] = if lingers { &FOR_EVER } else { &NEVER };
         let script = "head -c 1 > /dev/null; echo answer";
         let skd = Skd::new(["-vl", &path])
             .args(options)
@@ -183,7 +185,7 @@ fn the_client_sees_the_end_when_the_handler_ends_and_not_before() {
     let script = format!(
         "exec < /dev/null > /dev/null; touch {closed}; until test -e {go}; do sleep 0.01; done"
     );
-    for (lingers, options) in [(false, &[][..]), (true, &FOR_EVER)] {
+    for (lingers, options) in [(false, &NEVER), (true, &FOR_EVER)] {
         let skd = with(options).run_with("sh", ["-c", &script]);
         let mut client = skd.connect();
         skd.wait_until("the handler has closed its connection", || {

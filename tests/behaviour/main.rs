@@ -50,6 +50,7 @@ mod messages;
 mod multicast;
 mod newborns;
 mod own_senders;
+mod passed_descriptors;
 mod per_packet;
 mod per_peer;
 mod pidfile;

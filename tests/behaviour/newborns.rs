@@ -70,7 +70,9 @@ impl Enemy {
         if !is_newborn() {
             return;
         }
-        let signal = |signal| drop(kill(Pid::from_raw(pid), signal));
+        let signal = |signal| {
+            let _ = kill(Pid::from_raw(pid), signal);
+        };
         signal(Signal::SIGSTOP);
         let state = || stat_field(pid, 3);
         let has_effect = || state().is_none_or(|state| ["T", "Z"].contains(&&*state));

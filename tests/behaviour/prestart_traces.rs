@@ -5,7 +5,7 @@
 //! second has the client's word: it prints what it finds there, and leaves the word for the next client. A program that
 //! is started for each client never finds any. Another row asks whether something is still as the program made it.
 
-use crate::harness::{Directory, Skd, Way, requires_root, talk};
+use crate::harness::{Directory, Skd, Way, requires_command, requires_root, talk};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fmt::Write;
@@ -608,7 +608,7 @@ const ROWS: &[Row] = &[
     ),
     row(
         "a file that can't be made",
-        [Client, Client],
+        [Call, Call],
         "fd = open(\"/no/such/directory/file\", O_RDWR | O_CREAT | O_EXCL, 0600); mkdir(\"/\", 0700);",
         "printf(\"%d\\n\", fd);",
     ),
@@ -901,6 +901,17 @@ fn source() -> String {
 /// What the program calls itself when its first part is over.
 const OVER: &str = "over";
 
+/// Queues, semaphores and shared memory of their own, gone at the end: a program that was found to go too far was killed
+/// with what it had made.
+const APART: [&str; 6] = [
+    "unshare",
+    "--mount",
+    "--ipc",
+    "sh",
+    "-ec",
+    "mount -t tmpfs none /dev/shm; exec \"$0\" \"$@\"",
+];
+
 /// The words of clients that come one after the other.
 const CLIENTS: [&str; 3] = ["first", "second", "last"];
 
@@ -911,6 +922,7 @@ fn run(program: &Path, number: usize, way: Way) -> (Vec<String>, Option<At>) {
     let path = directory.path().to_str().unwrap();
     let skd = Skd::new(["-vv", "-t", "127.0.0.1:0"])
         .args(way.options())
+        .wrapper(APART)
         .run_with(program, [&number.to_string(), path]);
     let refused = || !skd.logged("can't be prestarted").is_empty();
     let mut at = None;
@@ -983,6 +995,7 @@ fn wrong(program: &Path, number: usize) -> Vec<String> {
 #[test]
 fn no_client_can_tell_what_another_left() {
     requires_root();
+    requires_command("unshare");
     let directory = Directory::public();
     let program = directory.compile("rows", &source());
     let (next, wrongs) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
@@ -1044,5 +1057,39 @@ fn a_signal_to_the_template_reaches_no_copy() {
         assert_eq!(String::from_utf8_lossy(&heard), "0 0 1\n");
         assert_eq!(Way::Fork.ready(&skd), template);
     }
+    assert_eq!(skd.logged("skd: "), [""; 0]);
+}
+
+/// Makes a file unless it is there, as programs do that keep what they have computed.
+const ONCE: &str = r#"
+    #include <fcntl.h>
+    #include <sys/prctl.h>
+    #include <unistd.h>
+    int main(int count, char **words) {
+        char said[100];
+        if (access(words[1], F_OK)) close(open(words[1], O_WRONLY | O_CREAT | O_EXCL, 0600));
+        prctl(PR_SET_NAME, "over");
+        ssize_t length = read(0, said, sizeof said);
+        return write(1, said, length < 0 ? 0 : length) != length;
+    }"#;
+
+#[test]
+fn a_template_that_was_parked_before_it_made_a_file_is_replaced() {
+    requires_root();
+    let directory = Directory::public();
+    let program = directory.compile("once", ONCE);
+    let skd = Skd::new(["-vv", "-t", "127.0.0.1:0", "--fork-server"])
+        .run_with(&program, [directory.name("file")]);
+    let name = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let first = Way::Fork.ready(&skd)[0];
+    assert_eq!(name(first).trim(), "once");
+    assert_eq!(talk(Way::Fork.connect(&skd).0, b"served"), b"served");
+    skd.wait_until("another start gets further", || {
+        let parked = crate::harness::parked(skd.pid());
+        parked
+            .iter()
+            .any(|&pid| pid != first && name(pid).trim() == OVER)
+    });
+    assert_eq!(talk(Way::Fork.connect(&skd).0, b"served"), b"served");
     assert_eq!(skd.logged("skd: "), [""; 0]);
 }

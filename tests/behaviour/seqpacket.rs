@@ -261,7 +261,11 @@ fn an_answer_arrives_before_the_end_with_linger() {
     let path = directory.name("socket");
     let unread: [&[u8]; 4] = [b"", b"one", b"", b"two"];
     for lingers in [false, true] {
-        let options: &[&str] = if lingers { &["--linger=1h"] } else { &[] };
+        let options: &[&str] = if lingers {
+            &["--linger=1h"]
+        } else {
+            &["--linger=0s"]
+        };
         // Nothing is read.
         let skd = with(&path).args(options).run_with(
             "sh",

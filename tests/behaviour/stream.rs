@@ -145,7 +145,7 @@ fn open(pid: i32) -> Vec<i32> {
 
 #[test]
 fn a_handler_has_one_socket_as_input_and_output() {
-    let skd = Skd::new(["-t", "127.0.0.1:0"]).run("cat");
+    let skd = Skd::new(["-t", "127.0.0.1:0", "--linger=0s"]).run("cat");
     let (_stream, handler) = with_handler(&skd);
     let (its, skd_s) = (descriptors(handler), descriptors(skd.pid()));
     assert!(its[&0].starts_with("socket:"), "{its:?}");
@@ -492,7 +492,8 @@ fn a_traced_handler_delays_nothing() {
         let fifo = directory.join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let args = ["-e".into(), traced_handler(), fifo.display().to_string()];
-        let skd = Skd::new(["-v", "-t", "127.0.0.1:0"]).run_with("perl", args);
+        // Its client sees the end only with the handler's if that waits for it.
+        let skd = Skd::new(["-v", "-t", "127.0.0.1:0", "--linger=0s"]).run_with("perl", args);
         assert_eq!(talk(skd.connect(), b"t"), b"t");
         // It stays a zombie: its tracer is told of its end first, and doesn't wait for it.
         skd.wait_until("it has ended", || zombies(skd.pid()).len() == 1);

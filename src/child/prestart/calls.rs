@@ -21,18 +21,6 @@ pub(super) enum Successor {
     Copies,
 }
 
-impl Successor {
-    /// The kinds of what mustn't be there when the program is parked.
-    pub(super) fn forbids(self) -> Kinds {
-        match self {
-            // What it has open is its own. What has a name outlives it, if it is ended without a
-            // client, and others may find it meanwhile.
-            Self::Itself => Kind::Name.into(),
-            Self::Copies => Kinds::ALL,
-        }
-    }
-}
-
 /// What a call does that matters before there is a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Effect {
@@ -45,15 +33,22 @@ enum Effect {
     Shared,
     /// It makes what all copies would share, for as long as that exists.
     Makes(Kinds),
+    /// It makes, changes or takes a name: what outlives the process, and others may find meanwhile.
+    Names,
+    /// It makes a file if there is none.
+    Files,
 }
 
 /// What becomes of a program that enters a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It goes on. The call may have made something of these kinds.
-    GoesOn(Kinds),
+    /// It goes on.
+    GoesOn,
     /// It is parked.
     Parked,
+    /// It is parked before it makes a file or the like, which it may not do the next time: Python
+    /// stores what it has compiled.
+    ParkedForNow,
 }
 
 /// Whether a call parks the program that enters it.
@@ -67,10 +62,11 @@ pub(super) fn judge(
     without: Kinds,
 ) -> Result<Verdict, Fault> {
     Ok(match effect(tracee, call, without)? {
-        Effect::Private => Verdict::GoesOn(Kinds::NONE),
-        Effect::Shared if successor == Successor::Itself => Verdict::GoesOn(Kinds::NONE),
-        Effect::Makes(kinds) if !kinds.meet(without) => Verdict::GoesOn(kinds),
+        Effect::Private => Verdict::GoesOn,
+        Effect::Shared | Effect::Files if successor == Successor::Itself => Verdict::GoesOn,
+        Effect::Makes(kinds) if !kinds.meet(without) => Verdict::GoesOn,
         Effect::Parks | Effect::Shared | Effect::Makes(_) => Verdict::Parked,
+        Effect::Names | Effect::Files => Verdict::ParkedForNow,
     })
 }
 
@@ -101,7 +97,7 @@ pub(super) fn own_ids(pid: Pid, call: &Call) -> [bool; 3] {
 }
 
 fn effect(tracee: &Tracee, call: &Call, without: Kinds) -> Result<Effect, Fault> {
-    use Effect::{Makes, Parks, Private, Shared};
+    use Effect::{Makes, Names, Parks, Private, Shared};
     let [first, second, third, fourth, fifth, ..] = call.arguments;
     let is_client = |argument: u64| argument as u32 <= 1;
     let parks_if = |parks: bool| if parks { Parks } else { Private };
@@ -191,7 +187,7 @@ fn effect(tracee: &Tracee, call: &Call, without: Kinds) -> Result<Effect, Fault>
         | libc::SYS_linkat
         | libc::SYS_symlinkat
         | libc::SYS_renameat2
-        | libc::SYS_unlinkat => Makes(Kind::Name.into()),
+        | libc::SYS_unlinkat => Names,
 
         // The result is the same for any socket.
         libc::SYS_fstat | libc::SYS_newfstatat | libc::SYS_statx | libc::SYS_lseek => Private,
@@ -249,24 +245,18 @@ fn is_read_only(tracee: &Tracee, descriptor: u32) -> bool {
 fn opens(tracee: &Tracee, name: u64, flags: u64, without: Kinds) -> Effect {
     const UNNAMED: i32 = libc::O_TMPFILE & !libc::O_DIRECTORY;
     let flags = flags as i32;
-    let mut makes = Kinds::NONE;
-    if flags & libc::O_CREAT != 0 {
-        makes = makes.with(Kind::File);
-    }
-    if flags & libc::O_TRUNC != 0 || flags & libc::O_CREAT != 0 && flags & libc::O_EXCL != 0 {
-        makes = makes.with(Kind::Name);
-    }
-    if flags & UNNAMED != 0 {
-        makes = makes.with(Kind::Unnamed);
-    }
-    // Names are looked at only where it matters: that takes a few calls.
-    if without.meet(Kind::Special.into()) && is_special(tracee, name) {
-        makes = makes.with(Kind::Special);
-    }
-    if makes == Kinds::NONE {
-        Effect::Private
+    let has = |flag| flags & flag != 0;
+    if has(libc::O_TRUNC) || has(libc::O_CREAT) && has(libc::O_EXCL) {
+        Effect::Names
+    } else if has(libc::O_CREAT) {
+        Effect::Files
+    } else if has(UNNAMED) {
+        Effect::Makes(Kind::Unnamed.into())
+    } else if without.meet(Kind::Special.into()) && is_special(tracee, name) {
+        // Names are looked at only where it matters: that takes a call.
+        Effect::Makes(Kind::Special.into())
     } else {
-        Effect::Makes(makes)
+        Effect::Private
     }
 }
 
@@ -286,8 +276,8 @@ fn binds(tracee: &Tracee, address: u64, length: u64) -> Effect {
     let port = u16::from_be_bytes([c, d]);
     match libc::c_int::from(u16::from_ne_bytes([a, b])) {
         // An address of no more than a family lets the kernel choose one, as does port 0.
-        libc::AF_UNIX if length > 2 => Effect::Makes(Kind::Name.into()),
-        libc::AF_INET | libc::AF_INET6 if port != 0 => Effect::Makes(Kind::Name.into()),
+        libc::AF_UNIX if length > 2 => Effect::Names,
+        libc::AF_INET | libc::AF_INET6 if port != 0 => Effect::Names,
         _ => Effect::Private,
     }
 }

@@ -146,6 +146,7 @@ VmFlags: rd wr mr mw me wf dd dp
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "/proc")]
     fn this_process_has_more_than_one_thread() {
         let over = std::sync::Barrier::new(2);
         std::thread::scope(|scope| {

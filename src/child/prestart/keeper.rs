@@ -203,7 +203,7 @@ impl Pool {
             state.wanted && state.age == age
         };
         match start.park(spawner, environment, wanted) {
-            Ok(parked) => self.enter(parked, sources, age),
+            Ok((parked, for_now)) => self.enter(parked, sources, age, for_now),
             Err(Failure::Unwanted) => {}
             Err(Failure::Careless(kinds)) => {
                 let mut state = self.state();
@@ -245,7 +245,7 @@ impl Pool {
         }));
     }
 
-    fn enter(&self, parked: Parked, sources: Arc<Sources>, age: u64) {
+    fn enter(&self, parked: Parked, sources: Arc<Sources>, age: u64, for_now: bool) {
         let pid = parked.pid();
         let mut template = self.template();
         let mut state = self.state();
@@ -263,7 +263,15 @@ impl Pool {
         match self.prestart {
             Prestart::Warm(_) => state.parked.push_back(parked),
             Prestart::ForkServer { max_age } => {
-                let end = Instant::now().checked_add(max_age.into());
+                let max_age = Duration::from(max_age);
+                let life = if for_now {
+                    let life = state.short_life;
+                    state.short_life = life.saturating_mul(2);
+                    life.min(max_age)
+                } else {
+                    max_age
+                };
+                let end = Instant::now().checked_add(life);
                 state.template = end.map_or(Due::Now, Due::At);
                 state.discarded.extend(template.replace(parked));
             }

@@ -17,11 +17,6 @@ pub(super) enum Kind {
     Unnamed = 1 << 4,
     /// A device, or a file of /proc.
     Special = 1 << 5,
-    /// A name that only one can have, or a change of one: of a new file, a directory, or a socket
-    /// that is bound; a name that is removed; a file that is emptied.
-    Name = 1 << 6,
-    /// A file that is made if there is none.
-    File = 1 << 7,
 }
 
 /// A set of kinds.
@@ -31,9 +26,6 @@ pub(super) struct Kinds(u8);
 impl Kinds {
     /// None of them.
     pub(super) const NONE: Self = Self(0);
-
-    /// All of them.
-    pub(super) const ALL: Self = Self(u8::MAX);
 
     /// These and another one.
     pub(super) fn with(self, kind: Kind) -> Self {
@@ -45,11 +37,6 @@ impl Kinds {
         Self(self.0 | others.0)
     }
 
-    /// Those that are among others too.
-    pub(super) fn among(self, others: Self) -> Self {
-        Self(self.0 & others.0)
-    }
-
     /// Whether all of the others are among these.
     pub(super) fn has(self, others: Self) -> bool {
         self.0 | others.0 == self.0
@@ -57,7 +44,7 @@ impl Kinds {
 
     /// Whether a kind is in both.
     pub(super) fn meet(self, others: Self) -> bool {
-        self.among(others) != Self::NONE
+        self.0 & others.0 != 0
     }
 }
 
@@ -73,11 +60,10 @@ mod tests {
 
     #[test]
     fn a_set_has_what_was_put_into_it() {
-        let set = Kinds::from(Kind::Pipe).with(Kind::Name);
-        assert!(set.meet(Kind::Pipe.into()) && set.meet(Kind::Name.into()));
+        let set = Kinds::from(Kind::Pipe).with(Kind::Special);
+        assert!(set.meet(Kind::Pipe.into()) && set.meet(Kind::Special.into()));
         assert!(!set.meet(Kind::Socket.into()) && !set.meet(Kinds::NONE));
         assert!(set.has(set) && !set.has(set.with(Kind::Socket)));
-        assert_eq!(set.among(Kinds::ALL), set);
         assert!(set.and(Kind::Socket.into()).meet(Kind::Socket.into()));
     }
 }

@@ -13,9 +13,9 @@ use nix::unistd::Pid;
 
 use super::calls::{self, Successor, Verdict};
 use super::failure::{Failure, killed, short};
-use super::files::{Open, open_files, standard_error};
+use super::files::{open_files, standard_error};
 use super::inheritance::{check_memory, check_status};
-use super::kinds::{Kind, Kinds};
+use super::kinds::Kinds;
 use super::parked::{ANSWER_TIMEOUT, Parked, note_of_copies};
 use crate::child::plan::Plan;
 use crate::child::spawn::{SpawnError, Spawner};
@@ -47,13 +47,14 @@ pub(super) struct Start<'a> {
 }
 
 impl Start<'_> {
-    /// Starts the program and returns when it is parked, or when `wanted` is false.
+    /// Starts the program and returns when it is parked, or when `wanted` is false. Also returns
+    /// whether another start may get further.
     pub(super) fn park(
         &self,
         spawner: &mut Spawner,
         environment: &mut Environment,
         wanted: impl Fn() -> bool,
-    ) -> Result<Parked, Failure> {
+    ) -> Result<(Parked, bool), Failure> {
         let pair = |kind| socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC);
         let no_socket = short("no socket for a prestarted process");
         // A program may ask it, before it is parked, only for what is true of any socket.
@@ -83,35 +84,35 @@ impl Start<'_> {
         let tracee = Tracee::adopt(spawned.pid)?;
         let no_pidfd = || Failure::Unfit("this kernel has no pidfds".into());
         let pidfd = spawned.pidfd.ok_or_else(no_pidfd)?;
-        self.lead(tracee, wanted)?;
-        Ok(Parked::new(spawned.pid, pidfd, control, copies))
+        let for_now = self.lead(tracee, wanted)?;
+        Ok((Parked::new(spawned.pid, pidfd, control, copies), for_now))
     }
 
-    /// Lets the program go on from call to call, and parks it.
-    fn lead(&self, tracee: Tracee, wanted: impl Fn() -> bool) -> Result<(), Failure> {
+    /// Lets the program go on from call to call, and parks it. Returns whether another start may get
+    /// further.
+    fn lead(&self, tracee: Tracee, wanted: impl Fn() -> bool) -> Result<bool, Failure> {
         let began = Instant::now();
         let mut progress = Progress {
             parking: Parking {
                 copies: self.successor != Successor::Itself,
                 ..Parking::default()
             },
-            made: Kinds::NONE,
             standard_error: standard_error(tracee.pid()),
         };
         let mut call: Option<Instant> = None;
         let mut calls = 0_u8;
         let mut interrupted = false;
-        let mut making = Kinds::NONE;
         check_binary(tracee.pid())?;
         tracee.resume(0)?;
         loop {
             let signal = match tracee.wait()? {
                 Some(Stop::Entry(entered)) => {
                     match calls::judge(&tracee, &entered, self.successor, self.without)? {
-                        Verdict::GoesOn(kinds) => making = kinds,
-                        Verdict::Parked => {
+                        Verdict::GoesOn => {}
+                        verdict => {
                             progress.parking.own_ids = calls::own_ids(tracee.pid(), &entered);
-                            return self.settle(tracee, true, progress);
+                            self.settle(tracee, true, progress)?;
+                            return Ok(verdict == Verdict::ParkedForNow);
                         }
                     }
                     note(&mut progress.parking, &entered);
@@ -128,13 +129,10 @@ impl Start<'_> {
                 }
                 Some(Stop::Exit(result)) => {
                     if interrupted && is_interruption(result) {
-                        return self.settle(tracee, false, progress);
+                        self.settle(tracee, false, progress)?;
+                        return Ok(false);
                     }
                     call = None;
-                    // A call that fails makes nothing.
-                    if result >= 0 {
-                        progress.made = progress.made.and(making);
-                    }
                     0
                 }
                 Some(Stop::Exec) => {
@@ -171,22 +169,15 @@ impl Start<'_> {
 
     fn settle(&self, tracee: Tracee, entry: bool, mut progress: Progress) -> Result<(), Failure> {
         let pid = tracee.pid();
-        let named = progress
-            .made
-            .among(Kinds::from(Kind::Name).with(Kind::File));
-        let mut open = Open::default();
         if self.successor == Successor::Copies {
-            open = open_files(pid, progress.standard_error.as_deref())?;
-        }
-        let kept = open.shared.and(named).among(self.successor.forbids());
-        if !self.without.has(kept) {
-            return Err(Failure::Careless(kept));
-        }
-        if kept != Kinds::NONE {
-            let text = format!("copies would share what it has open: {}", open.example);
-            return Err(Failure::Unfit(text));
-        }
-        if self.successor == Successor::Copies {
+            let open = open_files(pid, progress.standard_error.as_deref())?;
+            if !self.without.has(open.shared) {
+                return Err(Failure::Careless(open.shared));
+            }
+            if open.shared != Kinds::NONE {
+                let text = format!("copies would share what it has open: {}", open.example);
+                return Err(Failure::Unfit(text));
+            }
             check_status(pid)?;
             check_memory(pid)?;
             progress.parking.files = open.files;
@@ -198,8 +189,6 @@ impl Start<'_> {
 /// What is known of a program that is on its way.
 struct Progress {
     parking: Parking,
-    /// The kinds of what its calls may have made.
-    made: Kinds,
     /// What it was started with as descriptor 2.
     standard_error: Option<PathBuf>,
 }

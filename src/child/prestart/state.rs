@@ -16,6 +16,9 @@ const FIRST: usize = 4;
 pub(super) const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// How long the first template lives that another start may get further than.
+const SHORT_LIFE: Duration = Duration::from_secs(10);
+
 /// The part of a pool that workers and the keeper share.
 #[derive(Debug)]
 pub(super) struct State {
@@ -43,6 +46,8 @@ pub(super) struct State {
     pub(super) proven: bool,
     /// The kinds of what it was found to keep, and mustn't while it is parked.
     pub(super) keeps: Kinds,
+    /// How long the next template lives, if another may get further than it did. Doubled each time.
+    pub(super) short_life: Duration,
     /// When the next one may be started after a failure, and how long the pause was.
     pub(super) pause: Option<(Instant, Duration)>,
     /// Until when nothing is started, so that other handlers have the CPU time.
@@ -76,6 +81,7 @@ impl State {
             unfit: false,
             proven: false,
             keeps: Kinds::NONE,
+            short_life: SHORT_LIFE,
             pause: None,
             left_until: None,
             sources: None,
@@ -89,6 +95,7 @@ impl State {
         self.template = Due::Now;
         (self.unfit, self.proven, self.keeps) = (false, false, Kinds::NONE);
         (self.pause, self.left_until, self.sources) = (None, None, None);
+        self.short_life = SHORT_LIFE;
     }
 
     /// Postpones the next start after a failure, and returns by how long.

@@ -103,6 +103,7 @@ fn plan_of_cat() -> Plan {
         role: Role::Handler,
         files: None,
         user: None,
+        as_peer: false,
         root: None,
     };
     Plan::new(&[c"cat".into()], &variables, preparation).unwrap()

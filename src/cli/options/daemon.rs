@@ -86,6 +86,16 @@ replaces the primary group, and is needed for a number that isn't in passwd(5). 
 Privileges in DAEMON.",
     },
     Opt {
+        long: "as-peer",
+        shorts: &[],
+        kind: Flag,
+        common: false,
+        help: "Run PROG as the user of its unix client",
+        manual: "\
+With that client's groups; not root, and no user that this system doesn't know. HOME, USER, \
+LOGNAME and SHELL are unset. See Privileges in DAEMON.",
+    },
+    Opt {
         long: "daemon-user",
         shorts: &[],
         kind: Value("USER[:GROUP]", ValueHint::Username),

@@ -134,4 +134,15 @@ Each UDP listener joins it that is on all addresses (-u 5353) or on the group's 
 239.1.2.3:5353); none is an error. It receives no other groups (IP_MULTICAST_ALL). An \
 upgrade keeps it. See IP_ADD_MEMBERSHIP in ip(7).",
     },
+    Opt {
+        long: "accept-descriptors",
+        shorts: &[],
+        kind: Flag,
+        common: false,
+        help: "Let clients of unix sockets pass descriptors",
+        manual: "\
+For handlers that receive open files (SCM_RIGHTS in unix(7)). By default the kernel refuses \
+them: a client that passes one gets EPERM. Before Linux 6.16 clients always can. Handlers of \
+single datagrams never get any.",
+    },
 ];

@@ -37,7 +37,9 @@ For TCP connections, and in per-peer mode, where the default is 1m.",
         kind: Value("DURATION", ValueHint::Other),
         common: true,
         help: "Let the answer arrive before closing",
-        manual: "Costs a descriptor for each handler. See LINGERING CLOSE.",
+        manual: "\
+By default 2s where handlers leave input unread; `0s` turns it off. Costs a descriptor for \
+each handler. See LINGERING CLOSE.",
     },
     Opt {
         long: "drain",

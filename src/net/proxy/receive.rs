@@ -7,7 +7,7 @@ use socket2::Socket;
 use super::parse::parse;
 use super::v2;
 use crate::config::proxy_header::{Fault, Header};
-use crate::sys::sockets::{is_shut_down, receive_now};
+use crate::sys::sockets::{is_shut_down, peek_bytes, receive_now};
 
 /// What a connection begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ fn take<const SIZE: usize>(connection: &Socket) -> Result<Taken, Fault> {
     let mut buffer = [0; SIZE];
     let mut ended = false;
     loop {
-        let seen = match receive_now(connection, &mut buffer, MsgFlags::MSG_PEEK) {
+        let seen = match peek_bytes(connection, &mut buffer) {
             Ok(0) => return Err(Fault::Ended),
             Ok(seen) => seen,
             Err(Errno::EAGAIN) => return Ok(Taken::Incomplete { begun: false }),

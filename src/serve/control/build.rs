@@ -6,9 +6,9 @@ use nix::errno::Errno;
 
 use super::prepared::{Prepared, RemovedService, RestoredService};
 use crate::child::{Method, Plan, Pool, Spawner};
-use crate::config::{DatagramMode, Mode, ServiceId, Style};
+use crate::config::{DatagramMode, Mode, ServiceId};
 use crate::error::Error;
-use crate::net::{Listener, SocketFile};
+use crate::net::{Listener, Serving, SocketFile};
 use crate::serve::admission::{Slots, When};
 use crate::serve::handlers::saved::{RestoredHandler, SavedHandler};
 use crate::serve::handlers::timeouts::Timeouts;
@@ -84,21 +84,27 @@ fn failed(what: &'static str) -> impl Fn(Errno) -> Error {
 impl Listeners {
     fn of(service: &mut Prepared) -> Result<Self, Error> {
         let mut all = Self::default();
-        for listener in std::mem::take(&mut service.listeners) {
-            if listener.style().has_connections() && service.config.mode != Mode::Wait {
-                // Of several threads that are woken, one gets the connection. An inherited socket
-                // may block.
-                descriptors::set_blocking(&listener, false)
-                    .map_err(failed("a listener can't be made non-blocking"))?;
-                all.streams.push(listener);
-            } else if listener.style() == Style::Datagram
-                && service.config.datagrams != DatagramMode::Wait
-            {
-                let per_peer = service.config.datagrams == DatagramMode::PerPeer;
-                listener.prepare_to_receive(per_peer)?;
-                all.datagrams.push(listener);
-            } else {
-                all.wait.push(listener);
+        for mut listener in std::mem::take(&mut service.listeners) {
+            let serving = match listener.style().has_connections() {
+                true if service.config.mode != Mode::Wait => Serving::Accept,
+                false if service.config.datagrams != DatagramMode::Wait => Serving::Receive,
+                _ => Serving::WaitMode,
+            };
+            listener.refuse_descriptors(serving);
+            match serving {
+                Serving::Accept => {
+                    // Of several threads that are woken, one gets the connection. An inherited
+                    // socket may block.
+                    descriptors::set_blocking(&listener, false)
+                        .map_err(failed("a listener can't be made non-blocking"))?;
+                    all.streams.push(listener);
+                }
+                Serving::Receive => {
+                    let per_peer = service.config.datagrams == DatagramMode::PerPeer;
+                    listener.prepare_to_receive(per_peer)?;
+                    all.datagrams.push(listener);
+                }
+                Serving::WaitMode => all.wait.push(listener),
             }
         }
         Ok(all)

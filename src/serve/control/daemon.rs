@@ -30,6 +30,7 @@ use crate::serve::service::Service;
 use crate::serve::wait_mode::WaitSocket;
 use crate::serve::worker::{Phase, Shared, Turns, datagram, stream};
 use crate::setup::{Log, Senders};
+use crate::sys::aside;
 use crate::sys::events::{Interest, Poller, Waker};
 use crate::sys::process;
 use crate::sys::signals::{Signal, Signals};
@@ -274,12 +275,15 @@ fn share(
     let timed = timeouts.iter().any(Option::is_some);
     let lingering = if lingers || services.iter().any(Service::lingers) {
         let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
-        Lingering::new(threads, files).map_err(|reason| {
+        Lingering::new(threads, services.len(), files).map_err(|reason| {
             Error::Start(format!("no memory for lingering connections: {reason}"))
         })?
     } else {
         Lingering::never()
     };
+    if lingers || services.iter().any(Service::closes_aside) {
+        aside::start().map_err(failed("no thread that closes connections"))?;
+    }
     let traces = services.iter().any(|service| service.pool.is_some());
     Ok(Shared {
         services: services.into(),

@@ -16,12 +16,16 @@ use crate::error::Reason;
 use crate::report::NoUpgrade;
 use crate::serve::worker::Phase;
 use crate::setup::executable::Executable;
+use crate::sys::aside;
 use crate::sys::capabilities;
 use crate::sys::process::{self, Change, Ended, Target, Wait};
 use crate::sys::signals::{Signal, kill};
 
 /// How long a worker may take to be done with its connection.
 const PARKING: Duration = Duration::from_secs(5);
+
+/// How long to wait until no descriptor is left that other threads close.
+const ASIDE: Duration = Duration::from_secs(1);
 
 impl Daemon {
     /// USR2: tries the program that stands where this one came from.
@@ -149,6 +153,8 @@ impl Daemon {
         self.shared.pools().for_each(Pool::retire);
         let why = match write_state(self, next, true) {
             Ok(state) => {
+                // The exec would close the others in this thread, which could wait for them.
+                aside::settle(ASIDE);
                 let arguments = words::arguments(state.memory, Word::Upgrade, &[]);
                 let errno = state.exec_file(next, &arguments);
                 let _ = state.carried.survive(false);

@@ -7,23 +7,32 @@
 //! it too, or its time is over.
 //!
 //! Nothing here waits: what is read at a time is bounded, and so is the number of lingering
-//! connections.
+//! connections. Each is closed aside: see [`crate::sys::aside`].
+//!
+//! Of a unix connection no input is drained. With it descriptors could arrive, which a handler has
+//! allowed, and reading would close them here. The connection is kept until its client has closed it
+//! and no input is unread, or until its time is over.
 
 use std::collections::TryReserveError;
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
-use socket2::SockRef;
+use socket2::{Domain, SockRef};
 
 use super::slab::Slab;
 use super::token::Token;
+use crate::config::ServiceId;
 use crate::report::{self, Event, Trouble, Watched};
+use crate::sys::aside::Aside;
 use crate::sys::events::{Interest, Poller};
 use crate::sys::signals::has_group;
-use crate::sys::sockets::{Drained, close_at_once, drain_input, tell};
+use crate::sys::sockets::{
+    Drained, drain_input, is_shut_down, resets_at_close, tell, unread, unsent,
+};
 
 /// How many connections may linger in one thread. It is enough for the round trips of slow clients
 /// at thousands of connections a second, and no help to a flood of clients that never close.
@@ -48,25 +57,108 @@ pub fn most(workers: usize, files: u64) -> usize {
     2 * workers * most_each(workers, files)
 }
 
+/// How long a unix connection with unread input is kept when its client seems to be done: it has
+/// sent its end, and has read all or closed.
+const LAST: Duration = Duration::from_secs(1);
+
+/// A connection that was or will be a handler's.
+#[derive(Debug)]
+pub(in crate::serve) struct Connection {
+    fd: Aside,
+    unix: bool,
+}
+
+impl Connection {
+    /// A connection of a unix socket or of TCP.
+    pub(in crate::serve) fn new(fd: OwnedFd, unix: bool) -> Self {
+        let fd = fd.into();
+        Self { fd, unix }
+    }
+
+    /// The same, found out by a system call.
+    pub(super) fn found(fd: OwnedFd) -> Self {
+        let domain = SockRef::from(&fd).domain();
+        Self::new(fd, domain.is_ok_and(|domain| domain == Domain::UNIX))
+    }
+
+    /// Drains input, as far as that is done at all. Returns whether the connection is over.
+    fn drain(&self) -> bool {
+        match self.unix {
+            false => drain_input(&self.fd, BATCH) == Drained::End,
+            true => is_shut_down(&self.fd) && unread(&self.fd) == 0,
+        }
+    }
+
+    /// Whether its client has nothing left to do but to read the end.
+    fn is_nearly_over(&self) -> bool {
+        self.unix && is_shut_down(&self.fd) && unsent(&self.fd) == 0
+    }
+
+    /// Tells the client the end, unless the handler wanted a reset.
+    fn half_close(&self) {
+        if !resets_at_close(self) {
+            shut_down(self);
+        }
+    }
+
+    fn interest(&self) -> Interest {
+        match self.unix {
+            false => Interest::Readable,
+            // Its input stays unread.
+            true => Interest::ReadableEdge,
+        }
+    }
+}
+
+/// Sends the end. Returns whether the connection still is one.
+fn shut_down(connection: &Connection) -> bool {
+    SockRef::from(connection).shutdown(Shutdown::Write).is_ok()
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 /// A handler's connection, kept until the handler ends.
 #[derive(Debug)]
 pub(in crate::serve) struct KeptConnection {
-    connection: OwnedFd,
+    connection: Connection,
     /// How long input is drained then.
     time: Duration,
+    /// Whether that is so only if input is unread.
+    if_unread: bool,
 }
 
 impl KeptConnection {
-    pub(in crate::serve) fn new(connection: OwnedFd, time: Duration) -> Self {
-        Self { connection, time }
+    pub(in crate::serve) fn new(connection: Connection, time: Duration, if_unread: bool) -> Self {
+        Self {
+            connection,
+            time,
+            if_unread,
+        }
     }
 
     /// Begins the lingering close in this thread, after the end of the handler that led this
     /// process group.
-    pub(super) fn release(self, to: &Lingering, thread: usize, poller: &Poller, leader: Pid) {
+    pub(super) fn release(
+        self,
+        to: &Lingering,
+        (thread, poller): (usize, &Poller),
+        (leader, service): (Pid, ServiceId),
+    ) {
+        // Processes that the handler has left behind may still use the connection.
         if has_group(leader) {
-            // Processes that the handler has left behind may still use the connection.
-            close_at_once(&self.connection);
+            return;
+        }
+        let is_unread = !self.if_unread || unread(&self.connection) > 0;
+        if self.if_unread {
+            to.note(service, is_unread);
+        }
+        if !is_unread {
+            // The end now, since the close is later.
+            self.connection.half_close();
         } else {
             let until = Instant::now() + self.time;
             to.add(thread, poller, self.connection, until);
@@ -74,8 +166,8 @@ impl KeptConnection {
     }
 
     /// The connection, and how long its input is drained after the handler's end.
-    pub(super) fn parts(&self) -> (&OwnedFd, Duration) {
-        (&self.connection, self.time)
+    pub(super) fn parts(&self) -> (&Connection, Duration, bool) {
+        (&self.connection, self.time, self.if_unread)
     }
 }
 
@@ -85,26 +177,68 @@ impl KeptConnection {
 pub(in crate::serve) struct Lingering {
     /// Empty where no connection ever lingers.
     parts: Box<[Mutex<Part>]>,
+    /// For each service, how many connections in a row had no unread input at their handler's end,
+    /// as far as they were looked at.
+    quiet: Box<[AtomicU32]>,
 }
+
+/// After so many connections without unread input in a row, few are kept any more by default.
+const QUIET: u32 = 256;
+
+/// One in so many is kept then: should one have unread input, all are kept again.
+const SAMPLE: u32 = 32;
 
 impl Lingering {
     /// A table for a daemon whose connections never linger, which costs nothing.
     pub(in crate::serve) fn never() -> Self {
         Self {
             parts: Box::new([]),
+            quiet: Box::new([]),
         }
     }
 
     /// An empty table for so many workers and the main thread, under this limit of open files. No
     /// other memory is taken later.
-    pub(in crate::serve) fn new(workers: usize, files: u64) -> Result<Self, TryReserveError> {
+    pub(in crate::serve) fn new(
+        workers: usize,
+        services: usize,
+        files: u64,
+    ) -> Result<Self, TryReserveError> {
         let each = most_each(workers, files);
         let of_main = each * workers.max(1);
         let mosts = std::iter::repeat_n(each, workers).chain([of_main]);
         let parts = mosts.map(|most| Part::new(most).map(Mutex::new));
         Ok(Self {
             parts: parts.collect::<Result<_, _>>()?,
+            quiet: (0..services).map(|_| AtomicU32::new(0)).collect(),
         })
+    }
+
+    /// Whether the next connection of this service is to be kept, where that depends on what its
+    /// handlers leave unread. Two relaxed accesses of memory: what another thread counts meanwhile may
+    /// be lost.
+    pub(super) fn is_worth_it(&self, service: ServiceId) -> bool {
+        let Some(quiet) = self.quiet.get(service.index()) else {
+            return false;
+        };
+        let count = quiet.load(Ordering::Relaxed);
+        if count < QUIET {
+            return true;
+        }
+        quiet.store(QUIET + (count + 1 - QUIET) % SAMPLE, Ordering::Relaxed);
+        count == QUIET
+    }
+
+    /// Notes whether a connection had unread input at its handler's end.
+    fn note(&self, service: ServiceId, is_unread: bool) {
+        if let Some(quiet) = self.quiet.get(service.index()) {
+            let count = quiet.load(Ordering::Relaxed);
+            if is_unread {
+                quiet.store(0, Ordering::Relaxed);
+            } else if count < QUIET {
+                quiet.store(count + 1, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Half-closes a connection on which all has been sent, and drains its input until the client
@@ -114,26 +248,27 @@ impl Lingering {
         &self,
         thread: usize,
         poller: &Poller,
-        connection: OwnedFd,
-        until: Instant,
+        connection: Connection,
+        mut until: Instant,
     ) {
-        // A reset that the handler wanted is sent, and no close waits. Many clients have sent all
-        // by now, and even closed.
-        if close_at_once(&connection)
-            || drain_input(&connection, BATCH) == Drained::End
-            || SockRef::from(&connection)
-                .shutdown(Shutdown::Write)
-                .is_err()
-            || drain_input(&connection, BATCH) == Drained::End
+        // A reset that the handler wanted is sent. Many clients have sent all by now, and even
+        // closed.
+        if resets_at_close(&connection)
+            || connection.drain()
+            || !shut_down(&connection)
+            || connection.drain()
         {
             return;
+        }
+        if connection.is_nearly_over() {
+            until = until.min(Instant::now() + LAST);
         }
         let Some(mut part) = self.part(thread) else {
             return;
         };
         part.make_room(poller);
         let token = Token::Lingering(part.connections.next_index()).into();
-        if let Err(errno) = poller.add(&connection, Interest::Readable, token) {
+        if let Err(errno) = poller.add(&connection, connection.interest(), token) {
             report::event(Event::Trouble(Trouble::NotWatched {
                 service: None,
                 what: Watched::Lingering,
@@ -150,7 +285,7 @@ impl Lingering {
         &self,
         thread: usize,
         poller: &Poller,
-        connection: OwnedFd,
+        connection: Connection,
         message: &[u8],
         until: Instant,
     ) {
@@ -166,9 +301,15 @@ impl Lingering {
             return;
         };
         // If it is another connection by now, that does no harm.
-        let entry = part.connections.get(index);
-        if entry.is_some_and(|entry| drain_input(&entry.connection, BATCH) == Drained::End) {
+        let Some(entry) = part.connections.get_mut(index) else {
+            return;
+        };
+        if entry.connection.drain() {
             part.close(index, poller);
+        } else if entry.connection.is_nearly_over() {
+            let until = entry.until.min(Instant::now() + LAST);
+            entry.until = until;
+            part.due = part.due.min(Some(until));
         }
     }
 
@@ -197,7 +338,7 @@ impl Lingering {
     }
 
     /// Calls `look` for each lingering connection, with the time at which it is closed.
-    pub(in crate::serve) fn each(&self, mut look: impl FnMut(&OwnedFd, Instant)) {
+    pub(in crate::serve) fn each(&self, mut look: impl FnMut(&Connection, Instant)) {
         for part in (0..self.parts.len()).filter_map(|thread| self.part(thread)) {
             for (_, entry) in part.connections.iter() {
                 look(&entry.connection, entry.until);
@@ -222,7 +363,7 @@ struct Part {
 
 #[derive(Debug)]
 struct Entry {
-    connection: OwnedFd,
+    connection: Connection,
     until: Instant,
 }
 
@@ -296,14 +437,14 @@ mod tests {
 
         fn with(files: u64) -> Self {
             let poller = Poller::new().unwrap();
-            let lingering = Lingering::new(1, files).unwrap();
+            let lingering = Lingering::new(1, 1, files).unwrap();
             Self { poller, lingering }
         }
 
         fn add(&self, connection: impl Into<OwnedFd>, time: Duration) {
             let until = Instant::now() + time;
-            self.lingering
-                .add(0, &self.poller, connection.into(), until);
+            let connection = Connection::found(connection.into());
+            self.lingering.add(0, &self.poller, connection, until);
         }
 
         /// Drains input until so many connections are left.
@@ -389,7 +530,7 @@ mod tests {
         let (mut client, server) = tcp();
         stuff(&client);
         let until = Instant::now() + FAR;
-        let server = OwnedFd::from(server);
+        let server = Connection::found(server.into());
         thread
             .lingering
             .add_with_message(0, &thread.poller, server, b"too many\n", until);
@@ -449,6 +590,27 @@ mod tests {
     }
 
     #[test]
+    fn connections_are_kept_by_default_where_input_stays_unread() {
+        let Thread { lingering, .. } = Thread::new();
+        let service = ServiceId::new(0);
+        for _ in 0..2 {
+            for _ in 0..QUIET {
+                assert!(lingering.is_worth_it(service));
+                lingering.note(service, false);
+            }
+            let kept = |_: &u32| {
+                let kept = lingering.is_worth_it(service);
+                if kept {
+                    lingering.note(service, false);
+                }
+                kept
+            };
+            assert_eq!((0..10 * SAMPLE).filter(kept).count(), 10);
+            lingering.note(service, true);
+        }
+    }
+
+    #[test]
     fn a_client_that_sends_for_ever_holds_up_no_thread() {
         let (client, server) = tcp();
         assert!(stuff(&client) > BATCH);
@@ -498,7 +660,11 @@ mod tests {
             // Nothing is lost either way.
             assert_eq!((read, result.is_ok()), (6, lingers));
             drop(client);
-            thread.drain_until(0);
+            // Its input stays unread.
+            if lingers {
+                assert_eq!(thread.lingering.len(), 1);
+                assert!(thread.lingering.due(0).unwrap() <= Instant::now() + FAR);
+            }
         }
     }
 }

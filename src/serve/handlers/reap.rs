@@ -82,7 +82,8 @@ fn finish(handlers: &Handlers, handler: Handler, ended: Ended, by: usize) -> Aft
             // After its slot is free: a client that sees the end and connects again at once finds
             // it so.
             if let Some(kept) = kept {
-                kept.release(&handlers.lingering, by, &handlers.pollers[by], pid);
+                let poller = &handlers.pollers[by];
+                kept.release(&handlers.lingering, (by, poller), (pid, service));
             }
             After::Done
         }

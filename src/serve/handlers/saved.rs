@@ -10,13 +10,14 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::context::Handlers;
-use super::linger::KeptConnection;
+use super::linger::{Connection, KeptConnection};
 use super::table::{Handler, Work};
 use super::timeouts::{SavedWatch, Watch};
 use crate::child::Method;
 use crate::config::{Peer, ServiceId};
 use crate::net::ListenerAddress;
 use crate::serve::admission::{Policy, Slots};
+use crate::sys::aside::Aside;
 use crate::sys::descriptors::{self, SavedDescriptors};
 
 /// Stands for the wait-mode listener of a handler that outlives it.
@@ -47,6 +48,9 @@ struct SavedKept {
     connection: i32,
     /// How long input is drained after the handler's end, in milliseconds.
     linger: u64,
+    /// Whether that is so only if input is unread. Version 2.0 doesn't know of that.
+    #[serde(default)]
+    if_unread: bool,
 }
 
 /// A lingering connection.
@@ -143,6 +147,14 @@ impl LeftOpen {
     }
 }
 
+impl Drop for LeftOpen {
+    fn drop(&mut self) {
+        // What a connection that nothing goes on with may hold is unknown.
+        let left = std::mem::take(&mut self.0);
+        left.into_values().map(Aside::from).for_each(drop);
+    }
+}
+
 impl Handlers {
     /// Saves the handlers of a service. Their kept connections are passed on if `connections` says
     /// so: a client of a preflight would wait for its copy, too, to be closed.
@@ -171,11 +183,12 @@ impl Handlers {
                 started: clock.save(handler.started),
                 watch: watch.map(|watch| watch.save(|time| clock.save(time))),
                 kept: kept.and_then(|kept| {
-                    let (connection, linger) = kept.parts();
+                    let (connection, linger, if_unread) = kept.parts();
                     Some(SavedKept {
                         // A descriptor that can't be passed on is closed at the exec.
                         connection: to.pass(connection).ok()?,
                         linger: milliseconds(linger),
+                        if_unread,
                     })
                 }),
             });
@@ -225,7 +238,8 @@ impl Handlers {
         let kept = saved.kept.and_then(|kept| {
             let connection = left_open.take(kept.connection)?;
             let linger = Duration::from_millis(kept.linger);
-            Some(KeptConnection::new(connection, linger))
+            let connection = Connection::found(connection);
+            Some(KeptConnection::new(connection, linger, kept.if_unread))
         });
         let watch = saved.watch;
         let watch = watch.map(|watch| Watch::restore(watch, |time| clock.restore(time)));
@@ -271,6 +285,7 @@ impl Handlers {
         for (saved, thread) in saved.into_iter().zip((0..self.pollers.len()).cycle()) {
             if let Some(connection) = left_open.take(saved.connection) {
                 let (poller, until) = (&self.pollers[thread], clock.restore(saved.until));
+                let connection = Connection::found(connection);
                 self.lingering.add(thread, poller, connection, until);
             }
         }

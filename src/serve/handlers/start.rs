@@ -2,22 +2,24 @@
 //! in a shortage.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::errno::Errno;
 
 use super::births::{Birth, Births};
 use super::context::Handlers;
-use super::linger::KeptConnection;
+use super::linger::{Connection, KeptConnection};
 use super::table::{Handler, Work};
-use crate::child::{Plan, Pool, SpawnError, Spawned, Spawner};
+use crate::child::{PeerRefused, Plan, Pool, SpawnError, Spawned, Spawner};
 use crate::config::{Peer, ServiceId};
 use crate::net::Listener;
 use crate::report::{self, Event, Trouble};
 use crate::serve::admission::{Admitted, Ready, SourceSlot};
-use crate::serve::service::Service;
+use crate::serve::service::{Linger, Service};
+use crate::sys::aside::Aside;
+use crate::sys::child::Stage;
 use crate::sys::environment::Environment;
 
 /// The thread that starts a handler, and what it needs for that.
@@ -46,8 +48,8 @@ pub(in crate::serve) struct NewHandler<'a> {
     source_slot: Option<SourceSlot>,
     /// The rule that has allowed the client, if that sets more than that.
     rule: Option<Arc<Ready>>,
-    /// How long input is drained after the handler's end, if at all.
-    linger: Option<Duration>,
+    /// Whether and how long input is drained after the handler's end.
+    linger: Option<Linger>,
 }
 
 /// What a handler gets as 0 and 1.
@@ -214,10 +216,26 @@ pub(in crate::serve) fn start(
         Work::Connection(_) => timeouts.and_then(|it| it.identify(new.listener, &new.descriptor)),
         Work::Datagrams(_) | Work::WaitMode(_) => None,
     };
+    become_peer(spawner, &new)?;
     hold(spawner, &new, shortage)?;
     new.write_environment(environment);
+    let mut aside = None;
     let kept = match (new.descriptor, new.linger) {
-        (Descriptor::Owned(connection), Some(time)) => Some(KeptConnection::new(connection, time)),
+        (Descriptor::Owned(connection), Some(linger))
+            if connection.as_raw_fd() < linger.below
+                && (!linger.if_unread || handlers.lingering.is_worth_it(new.service)) =>
+        {
+            let connection = Connection::new(connection, new.listener.is_unix());
+            Some(KeptConnection::new(
+                connection,
+                linger.time,
+                linger.if_unread,
+            ))
+        }
+        (Descriptor::Owned(connection), _) if new.listener.holds_descriptors() => {
+            aside = Some(Aside::from(connection));
+            None
+        }
         // Closed here.
         (Descriptor::Owned(_) | Descriptor::Borrowed(_), _) => None,
     };
@@ -228,6 +246,7 @@ pub(in crate::serve) fn start(
     let spawned = spawn(spawner, births, program, environment, shortage);
     // First of all: until then the client can't see the end, should the handler be quick.
     spawner.release();
+    drop(aside);
     let (Spawned { pid, pidfd }, birth) = spawned?;
     report::event(Event::HandlerStarted(service, pid.as_raw()));
     let started = Instant::now();
@@ -258,6 +277,29 @@ pub(in crate::serve) fn start(
         report::event(Event::Slots(service, used, limit));
     }
     Ok(has_entry)
+}
+
+/// Has the handler become its client's user, where that is asked for.
+fn become_peer(spawner: &mut Spawner, new: &NewHandler<'_>) -> Result<(), SpawnError> {
+    let peer = match new.peer {
+        Peer::UnixStream(peer) => peer,
+        _ => None,
+    };
+    let result = spawner.become_peer(new.plan, peer, &new.descriptor);
+    result.map_err(|why| {
+        let why = match why {
+            PeerRefused::Root => "it is root",
+            PeerRefused::Unknown => "its user or a group of it is unknown here",
+            PeerRefused::Untold(errno) => errno.desc(),
+        };
+        report::event(Event::Trouble(Trouble::NotAsPeer {
+            service: new.service,
+            peer: &new.peer,
+            why,
+        }));
+        // Told already.
+        SpawnError::Failed(Stage::Descriptors, Errno::EACCES)
+    })
 }
 
 /// Puts the descriptor where a new process finds it.

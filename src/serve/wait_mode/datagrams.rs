@@ -9,7 +9,7 @@ use crate::child::Plan;
 use crate::config::ServiceId;
 use crate::net::Listener;
 use crate::report::{self, Event};
-use crate::sys::sockets::{self, Datagram};
+use crate::sys::sockets::{self, discard_elsewhere};
 
 /// What became of the last datagram.
 #[derive(Debug, Default)]
@@ -29,7 +29,7 @@ impl Datagrams {
         let known = self.last.filter(|(last, _)| *last == datagram.received);
         let starts = known.map_or(0, |(_, starts)| starts);
         if starts == STARTS {
-            return self.discard(service, listener, plan);
+            return self.discard(service, listener, plan, datagram.length);
         }
         self.last = Some((datagram.received, starts));
         Found::Arrival {
@@ -46,11 +46,24 @@ impl Datagrams {
         }
     }
 
-    /// Discards the first datagram and reports whose it was.
-    fn discard(&mut self, service: ServiceId, listener: &Listener, plan: &Plan) -> Found {
+    /// Discards the first datagram, of this length, and reports whose it was.
+    fn discard(
+        &mut self,
+        service: ServiceId,
+        listener: &Listener,
+        plan: &Plan,
+        length: usize,
+    ) -> Found {
         self.last = None;
-        match sockets::discard_datagram(listener) {
-            Ok(Some(Datagram { sender, length, .. })) => {
+        let discarded = if listener.holds_descriptors() {
+            let sender = None;
+            discard_elsewhere(listener).map(|()| Some((sender, length)))
+        } else {
+            let discarded = sockets::discard_datagram(listener);
+            discarded.map(|found| found.map(|it| (it.sender, it.length)))
+        };
+        match discarded {
+            Ok(Some((sender, length))) => {
                 report::event(Event::ReadAway {
                     service,
                     peer: &listener.sender(sender),

@@ -458,8 +458,8 @@ fn skd_ends_although_calls_fail() {
                 if row.then == Emptied {
                     tampering.wait_for_fault();
                     let names: &[_] = match mode {
-                        Mode::Supervised => &["log", "pid"],
-                        _ => &["log", "pid", "socket"],
+                        Mode::Supervised => &["log", "pid", "pid.lock"],
+                        _ => &["log", "pid", "pid.lock", "socket"],
                     };
                     assert_eq!(directory.names(), names);
                     assert_eq!(directory.read("pid"), "");

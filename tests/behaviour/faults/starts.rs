@@ -860,7 +860,7 @@ fn start_with(fault: &Fault, stage: &Stage, own: &Directory) -> bool {
         skd.wait_until("no process is left", || skd.processes().is_empty());
         if call == "execve" && setting == InPlace {
             // By then the launcher, which is a child here, has ended: the program couldn't reap it.
-            assert_eq!(directory.names(), ["log", "pid"]);
+            assert_eq!(directory.names(), ["log", "pid", "pid.lock"]);
             assert_eq!(directory.read("pid"), "");
         } else {
             assert_eq!(directory.names(), [""; 0]);

@@ -111,6 +111,8 @@ pub(super) const TABLE: &[Row] = &[
     row(Start, "read", "EINTR EIO", EACH, Either),
     row(Start, "pread64", "EINTR EIO", EACH, Serves),
     row(Start, "lseek", "ESPIPE", EACH, Serves),
+    // A directory may have an access control list.
+    row(Start, "fgetxattr", "EIO ENOMEM", EACH, Either),
     row(Start, "flock", "EINTR ENOLCK", EACH, Refused),
     row(Start, "pwrite64", "ENOSPC EDQUOT EIO", EACH, Refused),
     row(Start, "ftruncate", "EIO EPERM", EACH, Refused),

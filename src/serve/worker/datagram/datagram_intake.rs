@@ -5,8 +5,8 @@
 
 use std::ffi::CString;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -15,7 +15,7 @@ use super::drops::Drops;
 use super::own_senders::OwnSenders;
 use super::parked_exchange::ParkedExchange;
 use crate::child::Spawner;
-use crate::config::{BoundAddress, Peer, ServiceId};
+use crate::config::{Peer, ServiceId};
 use crate::report::{self, DropReason, Event, ReceiveFault, Trouble, Watched};
 use crate::serve::admission::{Admitted, Gate, Kind, Pipeline, Step};
 use crate::serve::handlers::token::Token;
@@ -26,11 +26,14 @@ use crate::serve::worker::shared::{Phase, Shared};
 use crate::serve::worker::worker_loop::{self, Worker, look, note_end};
 use crate::sys::datagrams::{self, Received, Route};
 use crate::sys::events::{Interest, Poller, is_readable, wait_writable};
-use crate::sys::sockets::is_shut_down;
+use crate::sys::sockets::{discard_elsewhere, is_shut_down};
 use crate::sys::thread;
 
 /// How long a network card may take until it takes another datagram.
 const FULL: Duration = Duration::from_millis(10);
+
+/// Locked to receive from a unix socket that descriptors may be passed to.
+static RECEIVING: Mutex<()> = Mutex::new(());
 
 /// What handlers of datagrams are for, and all that depends on that.
 pub(super) trait Mode: Sized {
@@ -149,8 +152,22 @@ impl<'a, M: Mode> Datagram<'a, M> {
     /// Receives what waits at a listener, as much as fits. Returns the number of datagrams.
     pub(super) fn receive(&mut self, listener: usize) -> Result<usize, Attempt> {
         let socket = &self.service.datagrams[listener];
-        let internet = matches!(socket.bound_address(), BoundAddress::Inet(_));
-        match self.received.receive(socket, internet) {
+        let received = if socket.holds_descriptors() {
+            // Of several threads, none may take what another has looked at.
+            let _one = RECEIVING.lock().unwrap_or_else(PoisonError::into_inner);
+            match self.received.receive_bytes(socket) {
+                // No handler could get the descriptors.
+                Err(Errno::EPROTO) => {
+                    let discarded = discard_elsewhere(socket);
+                    self.drops.note(DropReason::Descriptors);
+                    return Err(discarded.map_or(Attempt::Short, |()| Attempt::Served));
+                }
+                received => received,
+            }
+        } else {
+            self.received.receive(socket, !socket.is_unix())
+        };
+        match received {
             Ok(0) => {
                 if is_shut_down(socket) {
                     self.useless[listener] = true;

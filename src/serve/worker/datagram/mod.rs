@@ -8,6 +8,7 @@
 
 mod datagram_intake;
 mod drops;
+mod ours;
 mod own_senders;
 pub(super) mod parked_exchange;
 mod per_packet;

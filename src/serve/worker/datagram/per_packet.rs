@@ -11,10 +11,11 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, recv, send, shutdown, socketpair,
+    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, send, shutdown, socketpair,
 };
 
 use super::datagram_intake::{Datagram, Mode};
+use super::ours::Ours;
 use super::parked_exchange::ParkedExchange;
 use crate::config::{Peer, ServiceId};
 use crate::report::{self, DropReason, Event, Trouble, Watched};
@@ -26,6 +27,7 @@ use crate::serve::worker::worker_loop::{WaitOut, pause};
 use crate::sys::datagrams::{LONGEST, Route};
 use crate::sys::events::Interest;
 use crate::sys::memory;
+use crate::sys::sockets::{receive_bytes, receive_now};
 
 /// How often one handler's output is read before others are looked at.
 const READS: usize = 16;
@@ -56,7 +58,7 @@ pub(super) struct Packets {
 /// A datagram that may still be answered.
 #[derive(Debug)]
 struct Packet {
-    socket: OwnedFd,
+    socket: Ours,
     listener: usize,
     route: Route,
     /// What its handler has written so far.
@@ -99,17 +101,17 @@ impl Packet {
                 self.too_long = true;
                 length = 0;
             }
-            let end = recv(
-                self.socket.as_raw_fd(),
-                &mut buffer[length..],
-                MsgFlags::MSG_DONTWAIT,
-            );
+            let buffer = &mut buffer[length..];
+            let end = match self.socket.guarded {
+                false => receive_now(&self.socket, buffer, MsgFlags::empty()),
+                true => receive_bytes(&self.socket, buffer),
+            };
             match end {
                 Ok(0) => return Read::Whole(length),
                 Ok(more) => length += more,
-                Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => break,
                 // Its handler has ended without having read all; what it had written came before.
+                // Or it passes a descriptor, which no handler does in good faith.
                 Err(_) => return Read::Whole(length),
             }
         }
@@ -234,6 +236,7 @@ impl Mode for Packets {
                 intake.mode.freed += packet.answer.capacity();
             }
         }
+        packet.socket.close();
         if packet.too_long || length > LONGEST {
             let peer = Peer::datagram(packet.route.sender(), None);
             report::event(Event::Trouble(Trouble::AnswerTooLong {
@@ -246,7 +249,6 @@ impl Mode for Packets {
             intake.answer(packet.listener, &packet.route, &buffer[..length]);
             intake.mode.buffer = buffer;
         }
-        drop(packet);
         intake.mode.give_back();
         intake.count_closed();
     }
@@ -256,7 +258,7 @@ impl Mode for Packets {
     fn park(&mut self, service: ServiceId) -> Vec<ParkedExchange> {
         let parked = self.open.take().map(|(_, packet)| ParkedExchange {
             service,
-            socket: packet.socket,
+            socket: packet.socket.into_inner(),
             listener: packet.listener,
             route: packet.route,
             answer: packet.answer,
@@ -271,7 +273,7 @@ impl Mode for Packets {
             open(
                 intake,
                 Packet {
-                    socket: parked.socket,
+                    socket: Ours::restored(parked.socket),
                     listener: parked.listener,
                     route: parked.route,
                     answer: parked.answer,
@@ -304,7 +306,7 @@ fn open(intake: &mut Datagram<'_, Packets>, packet: Packet) {
 
 /// Makes a pair of sockets with the datagram in one of them, and its end after that. Returns `None`
 /// if it doesn't fit, or if skd stops while there is a shortage.
-fn pair(intake: &mut Datagram<'_, Packets>) -> Option<(OwnedFd, OwnedFd)> {
+fn pair(intake: &mut Datagram<'_, Packets>) -> Option<(Ours, OwnedFd)> {
     loop {
         let payload = intake.received.get(0).and_then(|(_, payload)| payload);
         let errno = match filled_pair(payload.unwrap_or_default()) {
@@ -331,7 +333,7 @@ fn pair(intake: &mut Datagram<'_, Packets>) -> Option<(OwnedFd, OwnedFd)> {
 }
 
 /// Makes a pair of sockets with this datagram, and its end. `EMSGSIZE` means that it doesn't fit.
-fn filled_pair(payload: &[u8]) -> Result<(OwnedFd, OwnedFd), Errno> {
+fn filled_pair(payload: &[u8]) -> Result<(Ours, OwnedFd), Errno> {
     let (ours, theirs) = socketpair(
         AddressFamily::Unix,
         SockType::Stream,
@@ -350,5 +352,5 @@ fn filled_pair(payload: &[u8]) -> Result<(OwnedFd, OwnedFd), Errno> {
         Err(errno) => return Err(errno),
     }
     shutdown(ours.as_raw_fd(), Shutdown::Write)?;
-    Ok((ours, theirs))
+    Ok((Ours::new(ours), theirs))
 }

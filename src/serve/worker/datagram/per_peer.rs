@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, TryReserveError};
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -16,6 +16,7 @@ use nix::sys::socket::{
 };
 
 use super::datagram_intake::{Datagram, Mode};
+use super::ours::Ours;
 use super::parked_exchange::ParkedExchange;
 use super::per_packet::KEPT;
 use crate::config::{Peer, ServiceId};
@@ -26,7 +27,7 @@ use crate::serve::service::Service;
 use crate::serve::worker::intake::{Attempt, HandlerStarter};
 use crate::sys::datagrams::{BATCH, LONGEST, Received, Route};
 use crate::sys::events::Interest;
-use crate::sys::sockets::is_shut_down;
+use crate::sys::sockets::{is_shut_down, unread};
 
 /// The exchanges with senders.
 #[derive(Debug)]
@@ -48,7 +49,7 @@ type With = (SocketAddr, Option<SocketAddr>, usize);
 /// skd's end of a pair of sockets. The other is a handler's, or of whatever it has left it to.
 #[derive(Debug)]
 struct Exchange {
-    socket: OwnedFd,
+    socket: Ours,
     with: With,
     route: Route,
     /// When the last datagram arrived.
@@ -90,11 +91,12 @@ impl Peers {
     }
 }
 
-fn put(socket: &OwnedFd, payload: &[u8]) -> Result<(), Errno> {
+fn put(socket: impl AsFd, payload: &[u8]) -> Result<(), Errno> {
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    match send(socket.as_raw_fd(), payload, flags) {
+    let socket = socket.as_fd().as_raw_fd();
+    match send(socket, payload, flags) {
         // Returned once, if the other end was closed with unread datagrams.
-        Err(Errno::ECONNRESET) => send(socket.as_raw_fd(), payload, flags).map(drop),
+        Err(Errno::ECONNRESET) => send(socket, payload, flags).map(drop),
         sent => sent.map(drop),
     }
 }
@@ -146,7 +148,11 @@ impl Mode for Peers {
         let Some(exchange) = open.get_mut(index) else {
             return;
         };
-        let count = match answers.receive(&exchange.socket, false) {
+        let (batch, received) = match exchange.socket.guarded {
+            false => (BATCH, answers.receive(&exchange.socket, false)),
+            true => (1, answers.receive_bytes(&exchange.socket)),
+        };
+        let count = match received {
             Ok(count) => count,
             // The handler has ended with unread datagrams. That is returned before what it had
             // written.
@@ -158,7 +164,10 @@ impl Mode for Peers {
         // once, and others may follow.
         let last = (0..count).rfind(|index| length(*index) != Some(0));
         let written = last.map_or(0, |last| last + 1);
-        let ended = count == BATCH && written < count && is_shut_down(&exchange.socket);
+        let ended = count == batch
+            && written < count
+            && is_shut_down(&exchange.socket)
+            && (batch > 1 || unread(&exchange.socket) == 0);
         let count = if ended { written } else { count };
         let (route, listener) = (exchange.route, exchange.with.2);
         send_answers(intake, listener, &route, count);
@@ -189,7 +198,7 @@ impl Mode for Peers {
             if peers.known.get(&exchange.with) == Some(&index) {
                 peers.known.remove(&exchange.with);
             }
-            let _ = shutdown(exchange.socket.as_raw_fd(), Shutdown::Write);
+            let _ = shutdown(exchange.socket.as_fd().as_raw_fd(), Shutdown::Write);
         }
     }
 
@@ -201,7 +210,7 @@ impl Mode for Peers {
             service,
             silent: (known.get(&exchange.with) == Some(&index))
                 .then(|| now.saturating_duration_since(exchange.last)),
-            socket: exchange.socket,
+            socket: exchange.socket.into_inner(),
             listener: exchange.with.2,
             route: exchange.route,
             answer: Vec::new(),
@@ -219,7 +228,7 @@ impl Mode for Peers {
         let now = Instant::now();
         let silent = parked.silent.unwrap_or_default();
         let exchange = Exchange {
-            socket: parked.socket,
+            socket: Ours::restored(parked.socket),
             with: (sender, parked.route.local(), parked.listener),
             route: parked.route,
             last: now.checked_sub(silent).unwrap_or(now),
@@ -295,7 +304,7 @@ fn start<'a>(
     );
     let filled = pair.and_then(|(ours, theirs)| {
         put(&ours, payload)?;
-        Ok((ours, theirs))
+        Ok((Ours::new(ours), theirs))
     });
     let (socket, theirs) = filled.map_err(|errno| {
         report::event(Event::Trouble(Trouble::NoSocketpair {
@@ -400,7 +409,7 @@ fn close(intake: &mut Datagram<'_, Peers>, index: usize) {
         peers.known.remove(&exchange.with);
     }
     let _ = intake.poller.remove(&exchange.socket);
-    drop(exchange);
+    exchange.socket.close();
     intake.mode.give_back();
     intake.count_closed();
 }

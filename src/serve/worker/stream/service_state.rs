@@ -1,18 +1,22 @@
 //! A service with stream listeners as one worker sees it: its admission pipeline, its pending
 //! connections, and its listeners in the worker's epoll set.
 
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use crate::net::Listener;
 use crate::report::{self, Event, Reason, Trouble, Watched};
 use crate::serve::admission::{
     Admitted, Capacity, Gate, Kind, PendingConnection, Pipeline, RejectAction, Rejection, Stage,
     Step, capacity,
 };
+use crate::serve::handlers::linger::Connection;
 use crate::serve::handlers::token::Token;
 use crate::serve::service::Service;
 use crate::serve::worker::intake::{HandlerStarter, PAUSE, Thread};
 use crate::serve::worker::rejections::Rejections;
 use crate::serve::worker::watched_queue::{WatchedQueue, look_for};
+use crate::sys::aside::Aside;
 use crate::sys::events::Interest;
 
 /// How long the lingering close of a client that got a message takes at most.
@@ -202,14 +206,19 @@ impl<'a> ServiceState<'a> {
         if let Some(rejections) = &mut self.rejections {
             rejections.report(&pending.client, rejection.reason(), now);
         }
+        let listener = self.service.listeners.get(pending.listener);
         if let RejectAction::Reset = rejection.action {
             // Only TCP knows this; where it fails, closing has to do.
             let _ = pending.connection.set_linger(Some(Duration::ZERO));
-        } else if let Some(message) = rejection.action.message() {
+        }
+        if let Some(message) = rejection.action.message() {
             let lingering = &self.thread.handlers().lingering;
             let (index, poller) = (self.thread.index, self.thread.poller());
-            let connection = pending.connection.into();
+            let unix = listener.is_some_and(Listener::is_unix);
+            let connection = Connection::new(pending.connection.into(), unix);
             lingering.add_with_message(index, poller, connection, message, now + LINGER);
+        } else if listener.is_some_and(Listener::holds_descriptors) {
+            drop(Aside::from(OwnedFd::from(pending.connection)));
         }
     }
 
