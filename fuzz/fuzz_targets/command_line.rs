@@ -10,9 +10,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use libfuzzer_sys::fuzz_target;
 use skd::cli::{self, Request};
 use skd::config::{
-    Admission, AtLimit, Config, DatagramMode, Endpoint, Listen, LogTarget, MOST_THREADS, Mode,
-    Prestart, Probes, Proxies, Rule, RuleLocation, SocketOption, SourcePrefix, Style, Supervise,
-    Trusted, UnixAddress, quoted,
+    Admission, AtLimit, Config, DatagramMode, Endpoint, Identity, Listen, LogTarget, MOST_THREADS,
+    Mode, Prestart, Probes, Proxies, Rule, RuleLocation, SocketOption, SourcePrefix, Style,
+    Supervise, Trusted, UnixAddress, quoted,
 };
 use skd::error::Error;
 
@@ -50,13 +50,16 @@ fn checked(config: &Config) {
     assert!(!service.command[0].is_empty());
     let on_demand = service.mode.supervised().is_some_and(|it| it.on_demand);
     assert!(!on_demand || !service.listeners.is_empty());
-    assert!(daemon.root.is_none() || service.identity.is_some());
+    assert!(daemon.root.is_none() || daemon.identity.is_some());
+    assert!(service.root.is_none() || service.identity.is_some());
+    let users = [&daemon.identity, &service.identity].map(|user| usize::from(user.is_some()));
+    assert!(users[0] + users[1] + usize::from(service.as_peer) <= 1);
     assert!(
         daemon
             .threads
             .is_none_or(|threads| threads.get() <= MOST_THREADS)
     );
-    if let Some(identity) = &service.identity {
+    for identity in daemon.identity.iter().chain(&service.identity) {
         assert!(!identity.uid.is_root());
     }
     if service.prestart.is_some() {
@@ -66,7 +69,10 @@ fn checked(config: &Config) {
         assert!(service.listeners.iter().filter_map(style).all(connections));
         assert!(service.admission.proxies.is_none());
     }
-    for path in [&daemon.pidfile, &daemon.root].into_iter().flatten() {
+    for path in [&daemon.pidfile, &daemon.root, &service.root]
+        .into_iter()
+        .flatten()
+    {
         assert!(!path.as_os_str().is_empty() && !path.as_os_str().as_bytes().contains(&0));
     }
     if let Some(LogTarget::File { path, .. }) = &daemon.log {
@@ -244,19 +250,19 @@ fn written(Config { daemon, services }: &Config) -> Vec<OsString> {
     );
     words.value("ready-fd", daemon.ready_fd.map(|number| number.to_string()));
     words.value("pidfile", daemon.pidfile.as_ref());
-    words.value("chroot", daemon.root.as_ref());
+    words.value("chroot", daemon.root.as_ref().or(service.root.as_ref()));
     words.value("threads", daemon.threads.map(|threads| threads.to_string()));
     words.value(
         "max-clients",
         service.max_clients.map(|clients| clients.to_string()),
     );
-    words.value(
-        "user",
-        service
-            .identity
-            .as_ref()
-            .map(|who| format!("{}:{}", who.uid, who.gid)),
-    );
+    words.value("user", service.identity.as_ref().map(|user| &user.name));
+    let drops = |user: &&Identity| user.name == "$UID";
+    let skd = daemon.identity.as_ref();
+    words.flag("drop-privileges", skd.is_some_and(|user| drops(&user)));
+    let named = skd.filter(|user| !drops(user));
+    words.value("daemon-user", named.map(|user| &user.name));
+    words.flag("as-peer", service.as_peer);
     words.value("log", daemon.log.as_ref().map(log));
     for listen in &service.listeners {
         let (option, value) = match listen.option.split_once(' ') {

@@ -8,7 +8,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -294,7 +294,14 @@ impl Relay {
     fn ask(&self, request: Request) -> Result<(), Errno> {
         let control = self.control.as_ref().ok_or(Errno::ENOTCONN)?;
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        send(control.as_raw_fd(), &[request as u8], flags).map(drop)
+        let mut tries = 3;
+        loop {
+            tries -= 1;
+            match send(control.as_raw_fd(), &[request as u8], flags) {
+                Err(Errno::EINTR) if tries > 0 => {}
+                sent => return sent.map(drop),
+            }
+        }
     }
 
     /// Waits for the answer to this request, or to the start.
@@ -326,8 +333,9 @@ impl Relay {
         match recv(control.as_raw_fd(), message, MsgFlags::MSG_DONTWAIT) {
             Ok(0) => Err(Errno::ECONNRESET.into()),
             Ok(length) => Ok(Some(serde_json::from_slice(&message[..length])?)),
-            Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
-            Err(errno) => Err(errno.into()),
+            Err(errno @ (Errno::ECONNRESET | Errno::EPIPE | Errno::ENOTCONN)) => Err(errno.into()),
+            // Another error, as for want of memory, doesn't tell that it has ended.
+            Err(_) => Ok(None),
         }
     }
 
@@ -343,8 +351,9 @@ impl Relay {
         let its = File::from(its);
         match process::fork()? {
             Fork::Parent(child) => {
-                let end = process::wait(Target::Process(child), Wait::UNTIL_END)?;
-                if !matches!(end, Some((_, Change::Ended(Ended::Exited(0))))) {
+                // Without the status, the socket tells whether there is a relay.
+                let end = process::wait(Target::Process(child), Wait::UNTIL_END);
+                if matches!(end, Ok(Some((_, Change::Ended(end)))) if end != Ended::Exited(0)) {
                     return Err(Errno::EAGAIN.into());
                 }
                 self.control = Some(ours.into());
@@ -406,7 +415,14 @@ impl Relay {
                     failure: file.failed().map(Failure::from),
                     made: file.made().map(FileId::numbers),
                 };
-                if first && (tell(&control, &answer).is_err() || answer.failure.is_some()) {
+                if first && tell(&control, &answer).is_err() {
+                    // skd doesn't know that it was made.
+                    if let Some(id) = file.made() {
+                        let _ = entry.remove(id);
+                    }
+                    return;
+                }
+                if first && answer.failure.is_some() {
                     return;
                 }
                 relay(&self.output, Some(control), &mut file);
@@ -428,7 +444,15 @@ pub(super) fn relay(pipe: &File, mut control: Option<File>, to: &mut impl Output
         // were written after it.
         match control.as_ref().map(receive) {
             Some(Ok(Some(request))) => {
-                answer(request, control.as_ref(), pipe, &mut lines, to);
+                let told = answer(request, control.as_ref(), pipe, &mut lines, to);
+                match told.map_err(|reason| reason.kind()) {
+                    Ok(()) => {}
+                    Err(io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                        control = None;
+                    }
+                    // skd waits for an answer. Instead it sees that this relay ends.
+                    Err(_) => break,
+                }
                 continue;
             }
             // skd has ended. There are other writers, perhaps.
@@ -461,13 +485,14 @@ fn read(mut pipe: &File, lines: &mut Lines, to: &mut impl Output) -> Option<usiz
 /// As much as a pipe may hold without a privilege (pipe(7), pipe-max-size), in bytes.
 const FULL_PIPE: usize = 1 << 20;
 
+/// Does what is asked for. The error is that of the answer.
 fn answer(
     request: Request,
     control: Option<&File>,
     pipe: &File,
     lines: &mut Lines,
     to: &mut impl Output,
-) {
+) -> io::Result<()> {
     let mut answer = Answer {
         to: Some(request as u8),
         ..Answer::default()
@@ -487,10 +512,7 @@ fn answer(
     if request == Request::Reopen {
         to.reopen();
     }
-    if let Some(control) = control {
-        // skd waits no longer than it likes.
-        let _ = tell(control, &answer);
-    }
+    control.map_or(Ok(()), |control| tell(control, &answer))
 }
 
 /// Returns the next request; none if there is none now. The error is skd's end.
@@ -507,6 +529,8 @@ fn receive(mut control: &File) -> io::Result<Option<Request>> {
     }
 }
 
-fn tell(mut control: &File, answer: &Answer) -> io::Result<()> {
-    control.write_all(&serde_json::to_vec(answer)?)
+fn tell(control: &File, answer: &Answer) -> io::Result<()> {
+    let message = serde_json::to_vec(answer)?;
+    send(control.as_raw_fd(), &message, MsgFlags::MSG_NOSIGNAL)?;
+    Ok(())
 }

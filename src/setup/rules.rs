@@ -3,12 +3,12 @@
 //! They are read again at SIGHUP, when the root directory, working directory and user may have
 //! changed. So the directories at the beginning of their paths stay open.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
@@ -68,18 +68,23 @@ struct SavedFiles {
 #[derive(Debug)]
 struct Names {
     can_look_up: bool,
-    known: RefCell<BTreeMap<(Id, OsString), u32>>,
+    known: Mutex<BTreeMap<(Id, OsString), u32>>,
 }
 
 impl Names {
+    /// Locked for no longer than it is looked at.
+    fn known(&self) -> MutexGuard<'_, BTreeMap<(Id, OsString), u32>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn find(&self, id: Id, name: &OsStr) -> Result<u32, Refused> {
         let key = (id, name.to_owned());
         if self.can_look_up {
             let number = look_up(id, name)?;
-            self.known.borrow_mut().insert(key, number);
+            self.known().insert(key, number);
             return Ok(number);
         }
-        self.known.borrow().get(&key).copied().ok_or_else(|| {
+        self.known().get(&key).copied().ok_or_else(|| {
             Refused::because(format!(
                 "'{}' can't be looked up in another root directory: use the number, or restart skd",
                 Path::new(name).display()
@@ -103,7 +108,7 @@ impl RuleFiles {
             files: needed.then(|| Files::open(rules)).transpose()?,
             names: Names {
                 can_look_up: true,
-                known: RefCell::default(),
+                known: Mutex::default(),
             },
             prestart: service.prestart,
         }))
@@ -220,7 +225,7 @@ impl RuleFiles {
 
     /// Saves the sources for the next binary.
     pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedRuleFiles, Errno> {
-        let known = self.names.known.borrow();
+        let known = self.names.known();
         let names = known.iter();
         let mut files = |files: &Files| {
             let rules = files.rules.as_ref().map(|(path, directory)| {
@@ -267,7 +272,7 @@ impl RuleFiles {
             files: saved.files.map(files).transpose()?,
             names: Names {
                 can_look_up,
-                known: RefCell::new(known.collect()),
+                known: Mutex::new(known.collect()),
             },
             prestart,
         })

@@ -71,8 +71,8 @@ pub fn peer_groups(socket: impl AsFd, groups: &mut Vec<u32>) -> Result<(), Errno
         };
         length = length.min(found as usize);
         match Errno::result(result) {
-            // SAFETY: the kernel has written so many.
             Ok(_) => {
+                // SAFETY: the kernel has written so many.
                 unsafe { groups.set_len(length / size_of::<u32>()) };
                 return Ok(());
             }

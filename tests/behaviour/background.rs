@@ -153,7 +153,9 @@ fn a_program_that_is_not_executable_fails_the_start() {
 fn a_locked_pid_file_fails_the_start_and_stays() {
     let directory = Directory::new();
     let pidfile = directory.write("locked", "4321\n");
-    let file = File::open(&pidfile).unwrap();
+    let lock = directory.write("locked.lock", "");
+    directory.chmod("locked.lock", 0o600);
+    let file = File::open(lock).unwrap();
     file.lock().unwrap();
     let pidfile = pidfile.to_str().unwrap();
     let why = failure(["-P", pidfile], 1, &[pidfile, "4321"]);

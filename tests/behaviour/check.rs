@@ -187,7 +187,6 @@ fn what_a_user_may_not_do_is_refused_as_at_the_start() {
         &["-l", &name("new"), "cat"],
         &["-l", &name("stale"), "cat"],
         &["-l", &name("sticky/stale"), "cat"],
-        &["-l", &name("unreadable/socket"), "cat"],
         &["-l", "socket", "--unix-owner", "0", "cat"],
         &["-l", "socket", "--unix-owner", &format!("{UID}:0"), "cat"],
         &["-t", "127.0.0.1:1023", "cat"],
@@ -218,6 +217,7 @@ fn what_a_user_may_not_do_is_refused_as_at_the_start() {
             "cat",
         ],
         &["-l", &name("sticky/new"), "cat"],
+        &["-l", &name("unreadable/socket"), "cat"],
         &["-P", "pid", "-L", ">log", "cat"],
     ] {
         let skd = check(words.iter().copied()).inside(&low);

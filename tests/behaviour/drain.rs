@@ -354,7 +354,7 @@ fn files_and_ports_are_released_at_once_and_the_pid_file_last() {
     let mut client = skd.connect();
     echo(&mut client, b".");
     begin(&skd, Signal::SIGTERM);
-    assert_eq!(directory.names(), ["pid"]);
+    assert_eq!(directory.names(), ["pid", "pid.lock"]);
     // A successor takes them over while this one still serves.
     let port = format!("127.0.0.1:{}", skd.address().port());
     let successor = Skd::new(["-t", &port, "-l", &socket, "-l", &name]).run("cat");

@@ -54,16 +54,22 @@ struct Tampering {
 
 impl Tampering {
     /// Returns when strace is attached to the process.
-    fn with(pid: i32, row: &Row, errno: &str, log: &Directory) -> Self {
+    fn with(pid: i32, row: &Row, errno: &str, _log: &Directory) -> Self {
         let own = Directory::new();
         let mut command = Command::new("strace");
         command.args(["-qq", "-o", &own.name("trace")]);
         let calls: Vec<&str> = row.calls().collect();
         command.args(injection(&calls.join(","), errno, row.when));
         if row.calls.ends_with("@log") {
-            command.args(["-P", &log.name("log")]);
+            // skd writes to the pipe of the relay.
+            let pipe = std::fs::read_link(format!("/proc/{pid}/fd/2")).unwrap();
+            command.arg("-P").arg(pipe);
         }
-        let threads: Vec<i32> = threads(pid).into_iter().map(|(thread, _)| thread).collect();
+        // A thread that closes descriptors may be gone by then.
+        let threads = threads(pid)
+            .into_iter()
+            .filter(|(_, name)| name != "closing");
+        let threads: Vec<i32> = threads.map(|(thread, _)| thread).collect();
         if row.phase == Phase::Newborn {
             // All threads, and their children.
             command.args(["-f", "-p", &pid.to_string()]);

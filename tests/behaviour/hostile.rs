@@ -6,8 +6,8 @@
 use crate::harness::{
     Conversation, DEADLINE, Directory, Holdings, Instance, Namespace, Over, Running, Skd, Syslog,
     Way, ask_unix_datagram, command, connect_unix, datagram_echo, echo, exists, ids, in_a_storm,
-    receive, requires_command, requires_descriptors, requires_root, send_unix_datagram, session,
-    talk, threads, udp_client, unix_datagram_client, wait_for, wait_until, zombies,
+    parent, receive, requires_command, requires_descriptors, requires_root, send_unix_datagram,
+    session, talk, threads, udp_client, unix_datagram_client, wait_for, wait_until, zombies,
 };
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -750,11 +750,14 @@ fn clients_accepted_before_the_end_are_answered_in_full() {
 
 // SIGKILL.
 
-/// The relay to syslog, which leads a session of its own.
+/// The relay to syslog, which leads a session of its own. A handler before its exec does so too, as a child of skd.
 fn relay(skd: &Instance) -> Option<i32> {
     let mut others = skd.processes().into_iter();
     others.find(|&pid| {
-        pid != skd.pid() && session(pid) == Some(pid) && command(pid) == command(skd.pid())
+        pid != skd.pid()
+            && parent(pid) != Some(skd.pid())
+            && session(pid) == Some(pid)
+            && command(pid) == command(skd.pid())
     })
 }
 
@@ -935,7 +938,10 @@ fn killed_at_random(kills: usize) {
     });
     println!("{} clients were answered", answered.load(Ordering::Relaxed));
     assert_eq!(ours(&["-v"]).run("cat").stop().code(), Some(0));
-    assert_eq!(directory.names(), ["their-pid", "their-socket"]);
+    assert_eq!(
+        directory.names(),
+        ["their-pid", "their-pid.lock", "their-socket"]
+    );
     assert_eq!(
         talk(connect_unix(&their_socket), b"untouched"),
         b"untouched"

@@ -425,7 +425,7 @@ struct Server {
 }
 
 impl Server {
-    /// Starts the server, and waits until it serves as `user`.
+    /// Starts the server, and waits until it serves with handlers of `user`.
     #[track_caller]
     fn of(title: &str, user: &str, machine: Machine) -> Self {
         let recipe = Recipe::of(title);
@@ -438,8 +438,12 @@ impl Server {
         };
         let uid = server.machine.type_in(&format!("id -u {user}"));
         let uid: u32 = uid.trim().parse().unwrap();
+        // With --user, skd itself stays root.
+        let line = &server.recipe.server;
+        let itself = if line.contains(" -U ") { uid } else { 0 };
+        assert!(line.contains(&format!("--user {user}")) || uid == itself);
         // For clients of this machine alone, or for all.
-        let families_wanted = match server.recipe.server.contains("-t 127.0.0.1:") {
+        let families_wanted = match line.contains("-t 127.0.0.1:") {
             true => 1,
             false => 3,
         };
@@ -450,7 +454,7 @@ impl Server {
             };
             let open = sockets(skd).into_iter().filter(Socket::is_open);
             let families: BTreeSet<_> = open.map(family).collect();
-            families.len() == families_wanted && ids(skd).0 == [uid; 4]
+            families.len() == families_wanted && ids(skd).0 == [itself; 4]
         });
         server
     }

@@ -1,8 +1,8 @@
 //! Access rules: `--allow`, `--deny`, `--rules` and `--explain`.
 
 use crate::harness::{
-    DEADLINE, Directory, Instance, Namespace, Running, Skd, connect_from as client_from, echo,
-    receive, requires_command, requires_root, run_to_end, talk, try_talk, wait_out_throttle,
+    DEADLINE, Directory, Instance, Namespace, Running, Skd, Tampering, connect_from as client_from,
+    echo, receive, requires_command, requires_root, run_to_end, talk, try_talk, wait_out_throttle,
 };
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid};
@@ -423,6 +423,17 @@ fn reload(skd: &Instance, said: &str) {
     let before = told();
     skd.signal(Signal::SIGHUP);
     skd.wait_until("it has read its rules", || told() > before);
+}
+
+#[test]
+fn the_main_thread_waits_for_no_file_of_rules() {
+    let directory = Directory::new();
+    let path = directory.write("rules", "deny 127.0.0.1");
+    let skd = greeting(["--rules", path.to_str().unwrap()]).run_with("echo", ["in"]);
+    // In the main thread alone. A file server that doesn't answer would hold it up in the same call.
+    let _tampering = Tampering::with(skd.pid(), "openat", "error=EIO");
+    reload(&skd, "Read 1 rule again");
+    assert_eq!(skd.logged("can't be opened"), [""; 0]);
 }
 
 #[test]

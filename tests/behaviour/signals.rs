@@ -364,8 +364,11 @@ fn inherited_blocked_signals_do_not_matter() {
 fn a_signal_during_the_start_is_not_lost_and_leaves_nothing() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let directory = Directory::new();
-        // Held up in its start by a directory that another process has locked.
-        let held = File::open(directory.path()).unwrap();
+        // Held up in its start by the lock of another start on the same stale socket.
+        drop(UnixListener::bind(directory.join("socket")).unwrap());
+        let lock = directory.write("socket.lock", "");
+        directory.chmod("socket.lock", 0o600);
+        let held = File::open(lock).unwrap();
         held.lock().unwrap();
         let skd = Skd::new([
             "-P",
@@ -374,8 +377,8 @@ fn a_signal_during_the_start_is_not_lost_and_leaves_nothing() {
             &directory.name("socket"),
         ])
         .start("cat");
-        wait_until("it waits for the directory", || {
-            directory.names() == ["pid"]
+        wait_until("it waits for the lock", || {
+            directory.names() == ["pid", "pid.lock", "socket", "socket.lock"]
         });
         skd.signal(signal);
         drop(held);

@@ -28,7 +28,7 @@ pub(in crate::serve) struct ServiceControl {
     /// The files of its sockets.
     pub(in crate::serve) files: Vec<SocketFile>,
     /// Where its rules are read again.
-    pub(in crate::serve) rule_files: Option<RuleFiles>,
+    pub(in crate::serve) rule_files: Option<Arc<RuleFiles>>,
     pub(in crate::serve) slots: Arc<Slots>,
     pub(in crate::serve) limits: Option<TimeLimits>,
     /// How long its handlers are waited for at the end, if they are.
@@ -164,7 +164,7 @@ impl Built {
         self.controls.push(ServiceControl {
             name,
             files,
-            rule_files,
+            rule_files: rule_files.map(Arc::new),
             slots: Arc::clone(&service.slots),
             limits,
             drain,

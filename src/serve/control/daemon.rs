@@ -12,6 +12,7 @@ use super::build::{Built, ServiceControl, Spawners};
 use super::drain::Drain;
 use super::origin::Origin;
 use super::prepared::{Prepared, Resources};
+use super::reload::Reload;
 use super::status::Status;
 use super::upgrade::preflight::Preflight;
 use crate::child::{Method, Pidfds, Spawner};
@@ -69,6 +70,8 @@ pub struct Daemon {
     pub(in crate::serve) handlers: Vec<RestoredHandler>,
     pub(in crate::serve) lingering: Vec<SavedLingering>,
     pub(in crate::serve) left_open: LeftOpen,
+    /// Rules that are being read.
+    pub(in crate::serve) reload: Reload,
     /// A new binary that is tried.
     pub(in crate::serve) preflight: Option<Preflight>,
     /// The end, once it has begun and handlers are waited for.
@@ -160,6 +163,7 @@ impl Daemon {
             handlers,
             lingering,
             left_open: LeftOpen::default(),
+            reload: Reload::default(),
             preflight: None,
             drain: None,
             always_sweeps: process::adopts_orphans() || method.pidfds == Pidfds::None,

@@ -188,6 +188,7 @@ impl Daemon {
 
     fn woken(&mut self) {
         self.shared.handlers.main.clear();
+        self.look_at_reload();
         if self.has_unwatched() {
             self.choose_to_sweep();
             self.sweep_at = Some(Instant::now());
@@ -229,9 +230,7 @@ impl Daemon {
     fn reopened(&mut self, requests: u32) {
         if self.reopening > 0 {
             self.reopening = self.reopening.saturating_sub(requests);
-            if self.reopening == 0 {
-                self.status.ready(&self.shared);
-            }
+            self.ready_if_reloaded();
         }
     }
 

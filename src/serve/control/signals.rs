@@ -49,11 +49,9 @@ impl Daemon {
         self.status.reloading();
         let reopens = self.log.reopen();
         let reloaded = self.read_rules() | self.renew_pools();
-        // When the log is open again too.
+        // When the log is open again and the rules are read, too.
         self.reopening += u32::from(reopens);
-        if self.reopening == 0 {
-            self.status.ready(&self.shared);
-        }
+        self.ready_if_reloaded();
         // A terminal that is closed may well say so twice: no reason to hurry.
         let ends =
             !self.log.is_file() && self.origin.hangup_ends && !reloaded && self.drain.is_none();

@@ -7,7 +7,7 @@ use super::table::{Row, rows};
 use super::{Tampering, expect_calm, on_each};
 use crate::harness::{
     Directory, Skd, connect, connect_unix, descriptors, echo, idle_descriptors, is_zombie, receive,
-    requires_command, requires_root, settled_descriptors, talk, wait_until,
+    relays, requires_command, requires_root, settled_descriptors, talk, wait_for, wait_until,
 };
 use nix::sys::signal::Signal;
 use std::fs;
@@ -56,7 +56,7 @@ fn serve_with(row: &Row) {
                 directory
                     .read("log")
                     .lines()
-                    .any(|line| line.starts_with("skd: "))
+                    .any(|line| line.contains(" skd: "))
             });
         }
         if turn == 0 && row.then != Closed {
@@ -150,7 +150,8 @@ fn a_log_that_cannot_be_reopened_is_kept() {
         };
         for (turn, errno) in row.errnos().enumerate() {
             println!("{errno}");
-            let tampering = Tampering::with(skd.pid(), row, errno, &directory);
+            let relay = wait_for("a relay", || relays(&skd).first().copied());
+            let tampering = Tampering::with(relay, row, errno, &directory);
             skd.signal(Signal::SIGHUP);
             tampering.wait_for_fault();
             if row.then == Kept && turn == 0 {

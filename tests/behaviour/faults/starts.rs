@@ -340,8 +340,10 @@ fn expect_all_nobody(setting: Setting, skd: &Running, directory: &Directory) {
     }
     if setting == Setting::Syslog {
         // The relay may only just have been started.
-        skd.wait_until("its relay is nobody", || {
-            relays(skd).into_iter().all(|pid| ids(pid) == nobody())
+        skd.wait_until("its relay is root without capabilities", || {
+            relays(skd)
+                .into_iter()
+                .all(|pid| ids(pid).0 == [0; 4] && capabilities(pid, "CapPrm") == 0)
         });
     }
 }
@@ -521,7 +523,8 @@ fn exercise(setting: Setting, stage: &Stage, skd: &Running, directory: &Director
         }
     }
     let waits = |(thread, _): (i32, String)| {
-        [libc::SYS_epoll_wait, libc::SYS_poll]
+        // The closer waits for a futex.
+        [libc::SYS_epoll_wait, libc::SYS_poll, libc::SYS_futex]
             .into_iter()
             .any(|call| is_in_call(thread, call))
     };
@@ -572,7 +575,11 @@ impl Record {
         };
         let relays = match setting {
             Setting::Syslog => {
-                let sends = calls.iter().filter(|call| call.name == "sendto");
+                // skd itself sends requests to it.
+                let is_message = |text: &str| text.contains(", \"<");
+                let sends = calls
+                    .iter()
+                    .filter(|call| call.name == "sendto" && is_message(&call.text));
                 sends.map(|call| call.thread).collect()
             }
             _ => BTreeSet::new(),
@@ -612,7 +619,7 @@ impl Record {
             && if self.relays.contains(&call.thread) {
                 call.name == "sendto"
             } else if self.setting == Supervised {
-                call.text.starts_with("write(2, \"Started")
+                call.name == "write" && call.text.contains(", \"Started")
             } else {
                 call.name == "epoll_wait"
             }

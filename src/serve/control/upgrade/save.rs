@@ -123,7 +123,7 @@ fn save_service(
     let files = control.files.iter().map(save_file);
     let files = files.collect::<Result<_, _>>()?;
     let rules = configured.map(|service| {
-        let files = control.rule_files.as_ref();
+        let files = control.rule_files.as_deref();
         SavedServiceRules::save(service, files, to)
     });
     let wait_address = |index: usize| {
