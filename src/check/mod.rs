@@ -201,8 +201,8 @@ fn rehearse(
         None => {
             let users = service.identity.iter();
             let may = users.map(rights::check_user).all(|may| may.is_ok());
-            let kept = privileges::keep_needed(&config.services, Capabilities::NONE);
-            may && verdict.keep(kept).is_some()
+            let keep = || privileges::keep_needed(&config.services, Capabilities::NONE);
+            may && verdict.keep(keep()).is_some()
         }
     };
     let changed = daemon.identity.is_some() || service.identity.is_some() || service.as_peer;
@@ -219,7 +219,8 @@ fn rehearse_program(
     (root, dropped): (Option<Root>, bool),
     verdict: &mut Verdict,
 ) {
-    if service.command.is_empty() {
+    // Elsewhere there may be another program of that name.
+    if service.command.is_empty() || root.is_some() && !dropped {
         return;
     }
     let identity = service.identity.as_ref().or(daemon.identity.as_ref());
@@ -236,7 +237,7 @@ fn rehearse_program(
         surroundings,
         role: Role::InPlace,
         files: None,
-        user: privileges::user_of_handlers(service),
+        user: privileges::user_of_handlers(service).filter(|_| dropped),
         as_peer: service.as_peer,
         root,
     };

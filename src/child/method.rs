@@ -128,15 +128,24 @@ impl Method {
 
 /// Starts the thread that watches newborn children, unless there is one. After all changes of the
 /// process that concern its only thread.
-pub fn watch_births() -> Result<(), Errno> {
+///
+/// Where a filter allows no threads, births aren't watched: wait mode and supervision need no other
+/// thread.
+pub fn watch_births() -> Result<(), Error> {
     // Which can't be found out any more beside another thread.
     descriptors::can_unshare();
-    child::watch(|pid, signal| {
+    let started = child::watch(|pid, signal| {
         report::event(Event::Trouble(Trouble::NewbornStopped(
             pid.as_raw(),
             signal,
         )));
-    })
+    });
+    match started {
+        Err(errno) if is_shortage(errno) => {
+            Err(Error::start("no thread to watch newborn children", errno))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether a call failed for want of processes or memory. That says nothing about what the kernel

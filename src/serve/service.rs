@@ -119,7 +119,16 @@ impl Service {
 
     /// Returns whether connections of this service may linger.
     pub(in crate::serve) fn lingers(&self) -> bool {
-        self.linger.is_some() || self.policy.as_ref().is_some_and(Policy::tells)
+        self.linger.is_some() || self.tells()
+    }
+
+    /// Returns whether many of them may, because an option asks for it.
+    pub(in crate::serve) fn lingers_much(&self) -> bool {
+        self.linger.is_some_and(|linger| !linger.if_unread) || self.tells()
+    }
+
+    fn tells(&self) -> bool {
+        self.policy.as_ref().is_some_and(Policy::tells)
     }
 }
 
@@ -143,7 +152,7 @@ impl Linger {
     pub(in crate::serve) fn by_default(files: u64, clients: Option<u64>) -> Self {
         // Of the numbers below, handlers take two each; of the others, one.
         let spare = clients.map_or(files, |clients| files.saturating_sub(OWN + clients));
-        let below = (files / 4).min(spare.saturating_mul(2));
+        let below = MOST_BELOW.min(files / 4).min(spare.saturating_mul(2));
         Self {
             time: LINGER,
             if_unread: true,
@@ -160,6 +169,10 @@ impl Linger {
         }
     }
 }
+
+/// At most half as many connections are kept by default: thousands of live handlers cost what they
+/// do without.
+const MOST_BELOW: u64 = 512;
 
 /// More than skd itself and its listeners have open, but for those of clients.
 const OWN: u64 = 128;

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};
 
+use super::confine::{Process, confine};
 use super::lines::{self, Lines, Output, Piece, TIMEOUT};
 use crate::config::Identity;
 use crate::sys::capabilities::{self, Capabilities, Capability};
@@ -19,6 +20,7 @@ use crate::sys::directory::{Entry, FileId};
 use crate::sys::events;
 use crate::sys::names::LocalTime;
 use crate::sys::process;
+use crate::sys::root::Root;
 use crate::sys::thread::Thread;
 use crate::sys::trusted::{Purpose, Refusal};
 
@@ -80,6 +82,17 @@ pub(super) fn take_rights(writer: Option<&Writer>) -> Result<(), Errno> {
         Some(_) => capabilities::limit(Capabilities::NONE),
         None => capabilities::limit(Capabilities::NONE.with(Capability::Access)),
     }
+}
+
+/// Confines the calling thread to writing lines and opening this log again. Through a symbolic link
+/// that can be a file anywhere.
+pub(super) fn confine_to(entry: &Entry) {
+    let root = match entry.id() {
+        Ok(id) if id.is_link() => Root::open().ok(),
+        _ => None,
+    };
+    let directory = root.as_ref().map_or(entry.as_fd(), AsFd::as_fd);
+    confine(Process::FileRelay(&[directory]));
 }
 
 /// Returns the error of opening the file, as far as it can be predicted without opening or
@@ -157,6 +170,7 @@ impl UserThread {
         let work = move || {
             // The thread ends where it can't become the user, and opens nothing.
             if writer.become_it().is_ok() {
+                confine_to(&entry);
                 while asked.recv().is_ok() && answer.send(open(&entry)).is_ok() {}
             }
         };

@@ -1,5 +1,6 @@
 //! Setting up the process: log, pid file, privileges, readiness, and reading rules files.
 
+pub mod confine;
 pub mod executable;
 pub mod lines;
 pub mod log;

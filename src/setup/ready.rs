@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::unistd::{Pid, dup2_stderr, dup2_stdout, setsid, write};
 
 use super::Manager;
+use super::confine::{Process, confine};
 use crate::error::Error;
 use crate::report::{self, Event, Trouble};
 use crate::sys::pipe::pipe;
@@ -80,6 +81,7 @@ impl Ready {
                 drop(tells);
                 // Signals may end the launcher while it waits.
                 signals::allow_ending();
+                confine(Process::Launcher);
                 match receive(reader) {
                     Ok(bytes) if bytes.is_empty() => Err(Error::Start(
                         "the daemon was killed before it could serve".into(),
@@ -114,6 +116,7 @@ impl Ready {
             Fork::Parent(child) => Ok(Side::Service(Self::new(Some(writer), Some(child))?)),
             Fork::Child => {
                 drop(writer);
+                confine(Process::Launcher);
                 // If the bytes can't be read, the start counts as failed.
                 let bytes = receive(reader).unwrap_or_default();
                 Ok(Side::Launcher(status(&bytes)))

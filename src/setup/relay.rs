@@ -19,6 +19,7 @@ use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{dup2_stderr, setsid};
 use serde::{Deserialize, Serialize};
 
+use super::confine::{Process, confine};
 use super::lines::{Lines, Output, TIMEOUT};
 use super::log_file::{self, FileWriter, Opener, SavedWriter, Writer};
 use super::syslog::Syslog;
@@ -27,12 +28,12 @@ use crate::report::Sink;
 use crate::sys::capabilities::{self, Capabilities};
 use crate::sys::descriptors::{self, SavedDescriptors};
 use crate::sys::directory::{Entry, FileId, SavedEntry};
-use crate::sys::events;
 use crate::sys::pipe::pipe;
 use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
 use crate::sys::root::Root;
 use crate::sys::signals::{self, Signal};
 use crate::sys::trusted::Refusal;
+use crate::sys::{events, names};
 
 /// The pipe to the relay process, and what is needed to start the process again.
 #[derive(Debug)]
@@ -392,6 +393,8 @@ impl Relay {
         descriptors::keep_only(&callers.chain(&kept).copied().collect::<Vec<_>>());
         // Handlers of the same user can't trace it. Where the kernel can't, it runs all the same.
         let _ = process::forbid_dumping();
+        // The C library reads the time zone once, which it can't do later.
+        let _ = names::syslog_time(&mut [0; 16]);
         match &self.to {
             Destination::Syslog { tag, level, root } => {
                 if capabilities::limit(Capabilities::NONE).is_err() {
@@ -400,6 +403,7 @@ impl Relay {
                 }
                 descriptors::keep_only(&kept);
                 let mut syslog = Syslog::new(root.as_ref(), tag, *level);
+                confine(Process::SyslogRelay);
                 relay(&self.output, Some(control), &mut syslog);
             }
             Destination::File { entry, writer } => {
@@ -425,6 +429,7 @@ impl Relay {
                 if first && answer.failure.is_some() {
                     return;
                 }
+                log_file::confine_to(entry);
                 relay(&self.output, Some(control), &mut file);
             }
         }

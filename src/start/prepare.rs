@@ -123,8 +123,7 @@ impl Ground<'_> {
         services: &[Service],
         confinements: Confinements,
     ) -> Result<(Vec<Plan>, Method), Error> {
-        // Where there can't be a thread, births aren't watched: in wait mode skd needs no other.
-        let _ = watch_births();
+        watch_births()?;
         let mut method = None;
         let plans = services.iter().zip(confinements);
         let plans = plans.map(|(service, (user, root))| {
@@ -137,7 +136,8 @@ impl Ground<'_> {
                 as_peer: service.as_peer,
                 root,
             };
-            let plan = Plan::new(&service.command, &variables, preparation)?;
+            let plan = Plan::new(&service.command, &variables, preparation)
+                .map_err(|error| error.inside(service.root.as_deref()))?;
             // The kernel's answer, so the same for all.
             method = Some((self.probe)(&plan, self.low)?);
             Ok(plan)

@@ -24,6 +24,13 @@ pub(super) fn try_out(
 ) -> Result<u8, Error> {
     let originals = originals(&state)?;
     let mut running = take_over(&mut state, &originals, configure()?, false)?;
+    let spare = state.take_spare(&originals);
+    drop(spare.map_err(|errno| {
+        Error::start(
+            "there are too few descriptors for the open connections",
+            errno,
+        )
+    })?);
     let accepted = state.accept();
     accepted.map_err(|reason| Error::start("the running skd can't be told", reason))?;
     // What a new service has bound is bound again by the next binary.

@@ -292,6 +292,11 @@ impl FileId {
         self.kind == SFlag::S_IFSOCK
     }
 
+    /// Whether it is a symbolic link.
+    pub fn is_link(self) -> bool {
+        self.kind == SFlag::S_IFLNK
+    }
+
     /// Whether it is a regular file.
     pub fn is_file(self) -> bool {
         self.kind == SFlag::S_IFREG

@@ -28,6 +28,7 @@ pub mod process;
 pub mod reexec;
 mod result;
 pub mod root;
+pub mod sandbox;
 pub mod sealed;
 pub mod signals;
 pub mod sockets;

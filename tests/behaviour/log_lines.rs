@@ -1,8 +1,8 @@
 //! The lines of the log, word for word: scripts parse them.
 
 use crate::harness::{
-    DEADLINE, Directory, Running, Skd, ask_udp, connect_unix, datagram_echo, each_program, echo,
-    send_unix_datagram, talk, try_talk, udp_client,
+    DEADLINE, Directory, Running, Skd, ask_udp, command, connect_unix, datagram_echo, each_program,
+    echo, send_unix_datagram, talk, try_talk, udp_client,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
@@ -46,8 +46,13 @@ fn ends_with_a_duration(line: &str, before: &str) {
     );
 }
 
+/// The handler, after its exec: a newborn that is killed before is replaced.
 fn handler_of(skd: &Running) -> i32 {
-    skd.wait_for_children(1)[0]
+    let handler = skd.wait_for_children(1)[0];
+    skd.wait_until("it has executed its program", || {
+        command(handler) != command(skd.pid())
+    });
+    handler
 }
 
 #[test]

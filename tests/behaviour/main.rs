@@ -26,6 +26,7 @@ mod background;
 mod bug_classes;
 mod check;
 mod command_line;
+mod confined;
 mod contrib;
 mod datagram_services;
 mod datagrams;

@@ -74,7 +74,7 @@ fn expect_dropped(namespace: &Namespace, skd: &Running, pairs: &[(&str, &str)]) 
         namespace.enter(|| forge(from, to, b"forged"));
     }
     let dropped = || {
-        let lines = skd.logged("claim to come from skd's own sockets");
+        let lines = skd.logged("to come from skd's own sockets");
         let count = |line: &String| line.split(' ').nth(1)?.parse::<usize>().ok();
         lines.iter().filter_map(count).sum::<usize>()
     };

@@ -83,7 +83,7 @@ enum Way {
 
 impl Way {
     fn all() -> Vec<Self> {
-        let mut all = vec![Self::Allowed, Self::OldKernel];
+        let mut all = vec![Self::OldKernel, Self::Allowed];
         if kernel_refuses() {
             all.push(Self::Refused);
         }
@@ -237,7 +237,7 @@ fn the_main_thread_waits_for_no_datagram() {
             send_unix_datagram(&path, b"x");
         }
         // Its handlers leave it unread, so skd discards it.
-        skd.wait_for_log("unread, 1 bytes");
+        skd.wait_for_log("unread, 1 byte");
         expect_end(skd);
     }
 }

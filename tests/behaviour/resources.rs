@@ -141,9 +141,9 @@ fn few_descriptors_are_low() {
 fn there_are_three_threads_for_two_cores() {
     let cores = thread::available_parallelism().unwrap().get();
     let skd = Skd::new(["-t", "127.0.0.1:0"]).run("cat");
-    // And the main thread, and the thread that watches births.
+    // And the main thread, the thread that watches births, and the closer.
     let threads = threads(skd.pid()).len();
-    assert_eq!(threads, (cores * 3).div_ceil(2).min(16) + 2);
+    assert_eq!(threads, (cores * 3).div_ceil(2).min(16) + 3);
 }
 
 /// Has `count` handlers at once, twice: the second time takes no more resources than the first.
@@ -170,9 +170,9 @@ fn live_handlers(count: usize) {
             "{count} live handlers after {:?}: {full:?}",
             begin.elapsed()
         );
-        // Of each, one descriptor for its end, and no thread.
+        // Of each, one descriptor for its end, and no thread. At most 256 connections are kept.
         assert!(
-            full.descriptors <= empty.descriptors + count,
+            full.descriptors <= empty.descriptors + count + 256,
             "{full:?}, {empty:?}"
         );
         assert_eq!(full.threads, empty.threads);
@@ -494,7 +494,8 @@ fn a_connection_costs_no_more_calls_than_documented() {
     );
     let trace = directory.name("trace");
     let wrapper = ["strace", "-f", "-qq", "-c", "-o", &trace];
-    let skd = Skd::new(["--threads", "1", "-t", "127.0.0.1:0"])
+    // Those of a lingering close are others.
+    let skd = Skd::new(["--threads", "1", "-t", "127.0.0.1:0", "--linger=0s"])
         .wrapper(wrapper)
         .run(&handler);
     for _ in 0..CONNECTIONS {

@@ -113,7 +113,7 @@ fn a_service_that_is_full_or_broken_holds_up_no_other() {
     let mut first = connect(&directory, "stream");
     echo(&mut first, b"first");
     let mut second = connect(&directory, "stream");
-    skd.wait_for_log("all 1 ");
+    skd.wait_for_log("the only slot is taken");
     assert_eq!(try_talk(connect(&directory, "broken"), b"").unwrap(), b"");
     skd.wait_for_log("gone");
     for _ in 0..3 {

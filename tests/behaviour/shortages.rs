@@ -188,7 +188,7 @@ fn a_syslog_that_does_not_read_or_is_not_there_holds_up_no_handler_for_good() {
         let namespace = Namespace::new();
         namespace.private_dev();
         let syslog = Syslog::bind(namespace.path("/dev/log"));
-        let skd = Skd::new(["-t", "127.0.0.1:0", "-L", "tag"])
+        let skd = Skd::new(["-t", "127.0.0.1:0", "-L", "tag", "--linger=0s"])
             .inside(&namespace)
             .run_with("perl", ["-e", CHATTER]);
         let mut said = 0;

@@ -45,7 +45,7 @@ fn wait_bound(manager: &Running, count: usize) {
 fn a_service_manager_passes_a_tcp_socket() {
     let address = address(1);
     let listen = ["-l", &address.to_string()].map(str::to_owned);
-    let words = ["-v", "--systemd", "cat"].map(str::to_owned);
+    let words = ["-v", "--linger=0s", "--systemd", "cat"].map(str::to_owned);
     let skd = activate(listen, words).start_bare();
     wait_bound(&skd, 1);
     let mut first = connect(address);
@@ -189,7 +189,7 @@ fn a_descriptor_is_served_under_any_number() {
     for number in [3, 7, 64, 100] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let skd = Skd::new(["--listen-fd", &number.to_string()])
+        let skd = Skd::new(["--linger=0s", "--listen-fd", &number.to_string()])
             .descriptor(number, listener)
             .start("cat");
         assert_eq!(talk(connect(address), b"hello"), b"hello");

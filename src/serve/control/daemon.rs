@@ -279,7 +279,8 @@ fn share(
     let timed = timeouts.iter().any(Option::is_some);
     let lingering = if lingers || services.iter().any(Service::lingers) {
         let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
-        Lingering::new(threads, services.len(), files).map_err(|reason| {
+        let many = lingers || services.iter().any(Service::lingers_much);
+        Lingering::new(threads, services.len(), (files, many)).map_err(|reason| {
             Error::Start(format!("no memory for lingering connections: {reason}"))
         })?
     } else {

@@ -7,6 +7,7 @@ mod main_loop;
 mod origin;
 mod prepared;
 mod reload;
+mod reload_steps;
 mod restored;
 mod saved_rules;
 mod signals;

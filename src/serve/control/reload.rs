@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::daemon::Daemon;
 use crate::config::ServiceId;
 use crate::error::Error;
 use crate::report::{self, Event, Trouble};
@@ -28,29 +27,24 @@ pub(in crate::serve) struct Reload {
     again: bool,
 }
 
-impl Daemon {
-    /// Begins to read the files of rules of all services again. Returns whether there are any. The old
-    /// rules stay where something is wrong with the new ones.
-    ///
-    /// Clients that have been let in stay, whatever the new rules say.
-    pub(in crate::serve) fn read_rules(&mut self) -> bool {
-        let mut files = Vec::new();
-        for (served, control) in self.shared.services.iter().zip(&self.services) {
-            let of_service = control.rule_files.as_ref().filter(|it| it.can_change());
-            if let (Some(_), Some(of_service)) = (&served.rules, of_service) {
-                files.push((served.id, Arc::clone(of_service)));
-            }
+impl Reload {
+    /// Whether rules are being read.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.begun
+    }
+
+    /// Begins to read the rules of these services, or notes that they are to be read once more.
+    pub(super) fn begin(&mut self, files: Vec<(ServiceId, Arc<RuleFiles>)>, shared: &Arc<Shared>) {
+        if self.begun {
+            self.again = true;
+            return;
         }
-        if files.is_empty() {
-            return false;
-        }
-        if self.reload.begun {
-            self.reload.again = true;
-            return true;
-        }
-        let first = files[0].0;
-        let (shared, over) = (Arc::clone(&self.shared), Arc::default());
-        self.reload.over = Arc::clone(&over);
+        let Some((first, _)) = files.first() else {
+            return;
+        };
+        let first = *first;
+        let (shared, over) = (Arc::clone(shared), Arc::default());
+        self.over = Arc::clone(&over);
         let work = move || {
             for (service, files) in files {
                 read(&shared, service, &files);
@@ -59,31 +53,21 @@ impl Daemon {
             shared.handlers.main.wake();
         };
         match Thread::start_brief(c"rules".into(), STACK, work) {
-            Ok(()) => self.reload.begun = true,
+            Ok(()) => self.begun = true,
             Err(errno) => {
                 let fault = Error::start("no thread to read rules", errno);
                 report::event(Event::Trouble(Trouble::RulesNotRead(first, &fault)));
             }
         }
-        true
     }
 
-    /// Tells the service manager that all is as before HUP, if it is.
-    pub(in crate::serve) fn ready_if_reloaded(&mut self) {
-        if self.reopening == 0 && !self.reload.begun {
-            self.status.ready(&self.shared);
+    /// Takes note of the end of a reading. Returns then whether another was asked for meanwhile.
+    pub(super) fn take_end(&mut self) -> Option<bool> {
+        if !self.begun || !self.over.load(Ordering::SeqCst) {
+            return None;
         }
-    }
-
-    /// Looks whether rules have been read.
-    pub(in crate::serve) fn look_at_reload(&mut self) {
-        if self.reload.begun && self.reload.over.load(Ordering::SeqCst) {
-            self.reload.begun = false;
-            if std::mem::take(&mut self.reload.again) {
-                self.read_rules();
-            }
-            self.ready_if_reloaded();
-        }
+        self.begun = false;
+        Some(std::mem::take(&mut self.again))
     }
 }
 

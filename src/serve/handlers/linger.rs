@@ -38,6 +38,9 @@ use crate::sys::sockets::{
 /// at thousands of connections a second, and no help to a flood of clients that never close.
 const MOST: usize = 1_024;
 
+/// The same where no option asks for it: fewer take less memory.
+const FEW: usize = 128;
+
 /// All lingering connections take at most one in so many of the files that may be open: half for
 /// the workers, and half for the main thread.
 const SHARE: u64 = 4;
@@ -47,14 +50,14 @@ const BATCH: usize = 128 * 1024;
 
 /// Returns how many connections may linger in each of so many workers, under this limit of open
 /// files. In the main thread as many may linger as in all workers: in a drain it sees all ends.
-fn most_each(workers: usize, files: u64) -> usize {
+fn most_each(workers: usize, files: u64, most: usize) -> usize {
     let share = files / SHARE / 2 / workers.max(1) as u64;
-    usize::try_from(share).unwrap_or(MOST).clamp(1, MOST)
+    usize::try_from(share).unwrap_or(most).clamp(1, most)
 }
 
 /// Returns how many connections may linger in all threads together.
 pub fn most(workers: usize, files: u64) -> usize {
-    2 * workers * most_each(workers, files)
+    2 * workers * most_each(workers, files, MOST)
 }
 
 /// How long a unix connection with unread input is kept when its client seems to be done: it has
@@ -197,14 +200,14 @@ impl Lingering {
         }
     }
 
-    /// An empty table for so many workers and the main thread, under this limit of open files. No
-    /// other memory is taken later.
+    /// An empty table for so many workers and the main thread, under this limit of open files, for many
+    /// connections or few. No other memory is taken later.
     pub(in crate::serve) fn new(
         workers: usize,
         services: usize,
-        files: u64,
+        (files, many): (u64, bool),
     ) -> Result<Self, TryReserveError> {
-        let each = most_each(workers, files);
+        let each = most_each(workers, files, if many { MOST } else { FEW });
         let of_main = each * workers.max(1);
         let mosts = std::iter::repeat_n(each, workers).chain([of_main]);
         let parts = mosts.map(|most| Part::new(most).map(Mutex::new));
@@ -437,7 +440,7 @@ mod tests {
 
         fn with(files: u64) -> Self {
             let poller = Poller::new().unwrap();
-            let lingering = Lingering::new(1, 1, files).unwrap();
+            let lingering = Lingering::new(1, 1, (files, true)).unwrap();
             Self { poller, lingering }
         }
 

@@ -257,6 +257,15 @@ impl Handlers {
         self.enter(thread, handler, watch);
     }
 
+    /// Returns how many connections are kept for handlers, or linger.
+    pub(in crate::serve) fn count_connections(&self) -> usize {
+        let mut count = 0;
+        self.table
+            .each(|handler, _| count += usize::from(handler.kept.is_some()));
+        self.lingering.each(|_, _| count += 1);
+        count
+    }
+
     /// Saves all lingering connections.
     pub(in crate::serve) fn save_lingering(
         &self,

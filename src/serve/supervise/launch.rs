@@ -10,9 +10,7 @@ use std::path::Path;
 /// Makes a child that takes all steps of the program's but the exec: what must fail for every run
 /// fails here.
 pub fn rehearse(plan: &Plan) -> Result<(), Error> {
-    // Without it, a program of the same user could hold up the start for good. The start goes on
-    // all the same.
-    let _ = watch_births();
+    watch_births()?;
     let born = launch(plan, CloneCall::find(), &mut stack()?, None)?;
     let Born { pid, failure, .. } = born;
     let _ = process::wait(Target::Process(pid), Wait::UNTIL_END);

@@ -105,6 +105,11 @@ impl Newborn {
 
     /// Looks at the child of a birth that is under way. Returns the signal that it was sent.
     fn look(&self, count: u32) -> Option<(Pid, Signal)> {
+        // Its exec can't be stopped, and a stop after that holds up no thread: with a prestarted
+        // handler it is its tracer's.
+        if self.done.load(Ordering::SeqCst) {
+            return None;
+        }
         let pid = Pid::from_raw(self.pid.load(Ordering::SeqCst));
         let is_stopped = pid.as_raw() > 0
             && matches!(

@@ -523,7 +523,7 @@ fn exercise(setting: Setting, stage: &Stage, skd: &Running, directory: &Director
         }
     }
     let waits = |(thread, _): (i32, String)| {
-        // The closer waits for a futex.
+        // The closer, and the thread that watches births, wait for a futex.
         [libc::SYS_epoll_wait, libc::SYS_poll, libc::SYS_futex]
             .into_iter()
             .any(|call| is_in_call(thread, call))

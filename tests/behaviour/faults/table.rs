@@ -163,7 +163,10 @@ pub(super) const TABLE: &[Row] = &[
     row(Start, "setuid", "EPERM EAGAIN", EACH, Serves),
     // The thread that closes connections closes them itself.
     row(Start, "pidfd_getfd,pidfd_open", "EPERM ENOSYS EMFILE", EACH, Serves),
-    row(Start, "recvfrom", "EINTR ENOTCONN", EACH, Serves),
+    // What the launcher and the relay to syslog give up, if they can.
+    row(Start, "landlock_create_ruleset", "ENOSYS EOPNOTSUPP EINVAL EMFILE ENOMEM", EACH, Serves),
+    row(Start, "landlock_add_rule", "EINVAL ENOMEM", EACH, Serves),
+    row(Start, "landlock_restrict_self", "E2BIG EPERM", EACH, Serves),
     // Waiting.
     row(Start, "epoll_create1", "EMFILE ENFILE ENOMEM", EACH, Refused),
     row(Start, "eventfd2", "EMFILE ENFILE ENODEV ENOMEM", EACH, Refused),
@@ -203,8 +206,6 @@ pub(super) const TABLE: &[Row] = &[
     // Without its timestamp it is taken for the one before.
     row(Receiving, "setsockopt", "ENOMEM ENOPROTOOPT", "1+", Served),
     row(Receiving, "fcntl", "EPERM EINVAL", "1+", Waits),
-    // Of a process that discards a datagram.
-    row(Receiving, "clone", "EAGAIN ENOMEM", "1+", Served),
     row(Receiving, "dup3", "EMFILE EBUSY EINTR", "1+", Waits),
     row(Receiving, "dup3", "EMFILE EBUSY EINTR", "2", Served),
     row(Receiving, "clone3", "EAGAIN ENOMEM EMFILE ENFILE", "1+", Waits),
@@ -277,9 +278,11 @@ pub(super) const TABLE: &[Row] = &[
     row(Upgrading, "eventfd2", "EMFILE ENFILE ENOMEM", "1", Kept),
     row(Upgrading, "signalfd4", "EMFILE ENFILE ENOMEM", "1", Kept),
     row(Upgrading, "epoll_ctl", "ENOMEM ENOSPC", "5", Kept),
-    // After the first failure skd takes the call for missing. The second makes a child, the third a thread.
-    row(Upgrading, "clone3", "EAGAIN ENOMEM", "2", Kept),
+    // The first makes the thread that watches births. After a failure of the second skd takes the call for missing. The
+    // third makes a child, the fourth a thread.
+    row(Upgrading, "clone3", "EAGAIN ENOMEM", "1", Kept),
     row(Upgrading, "clone3", "EAGAIN ENOMEM", "3", Kept),
+    row(Upgrading, "clone3", "EAGAIN ENOMEM", "4", Kept),
     row(Ending, "unlinkat", "EACCES EBUSY EIO EPERM EROFS", "1+", Emptied),
     row(Ending, "newfstatat,fstat", "EACCES ENOMEM", "1+", Emptied),
     row(Ending, "ftruncate,unlinkat", "EIO EPERM", "1+", Ends),
@@ -300,6 +303,7 @@ pub(super) const NEEDLESS: &[(&str, &str)] = &[
     ("umask getpid gettid getuid geteuid getgid getegid sched_yield", "can't fail"),
     ("munmap madvise", "give back; nothing depends on it"),
     ("futex clock_nanosleep", "the standard library's, which goes on waiting"),
+    ("prctl landlock_create_ruleset landlock_restrict_self", "besides their rows: the relay goes on without"),
     ("exit exit_group", "don't come back"),
     ("poll recvfrom", "besides their rows: in the relay, which is asked by a socket; they are tried again"),
     ("sendto", "besides its rows: a last request to the relay, without which skd ends at once"),
@@ -307,6 +311,8 @@ pub(super) const NEEDLESS: &[(&str, &str)] = &[
     ("openat2 readlinkat", "of links on the way to a file; the errors are those of opening it"),
     ("clone3 mmap mprotect", "besides their rows: for a thread that closes descriptors, which is tried again"),
     ("dup3", "besides its rows: of a listener that is closed at the end, which the exit closes"),
+    ("clone", "besides its rows: of a process that discards a datagram, which is tried again"),
+    ("recvfrom", "of a client that may have closed by then: any error is the end of its connection"),
     ("tgkill", "asks for a thread that may be there for ever"),
 ];
 

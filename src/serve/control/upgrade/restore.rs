@@ -165,6 +165,16 @@ impl State {
         find(originals, self.open.null)
     }
 
+    /// Takes as many descriptors as the next binary will get connections, which a preflight doesn't:
+    /// where few may be open, it fails before the upgrade would.
+    pub fn take_spare(&self, originals: &[OwnedFd]) -> Result<Vec<OwnedFd>, Errno> {
+        let null = self.null(originals).ok_or(Errno::EBADF)?;
+        let spare = (0..self.left_out).map(|_| null.try_clone());
+        spare
+            .collect::<Result<_, _>>()
+            .map_err(|reason| Errno::from_raw(reason.raw_os_error().unwrap_or(libc::EMFILE)))
+    }
+
     /// Says that another binary goes on.
     pub fn tell(&self, returned: bool) {
         if returned {

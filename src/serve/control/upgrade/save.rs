@@ -3,6 +3,7 @@
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 
@@ -39,6 +40,12 @@ pub(in crate::serve) fn write_state(
     } else {
         Vec::new()
     };
+    let left_out = if connections {
+        0
+    } else {
+        let exchanges = daemon.shared.exchanges.load(Ordering::SeqCst);
+        daemon.shared.handlers.count_connections() + exchanges
+    };
     let files = daemon.origin.files;
     let mut state = State {
         format: FORMAT,
@@ -64,6 +71,7 @@ pub(in crate::serve) fn write_state(
         manager: daemon.status.save(&mut to)?,
         services,
         lingering,
+        left_out,
         served: daemon.shared.handlers.table.counts().1,
         open: OpenDescriptors {
             memory,

@@ -49,6 +49,9 @@ pub struct State {
     pub(in crate::serve) manager: Option<SavedManager>,
     pub(in crate::serve) services: Vec<SavedService>,
     pub(in crate::serve) lingering: Vec<SavedLingering>,
+    /// How many connections aren't here, since this is the state of a preflight.
+    #[serde(default)]
+    pub(in crate::serve) left_out: usize,
     /// How many handlers there have been, live ones among them.
     pub(in crate::serve) served: u64,
 }

@@ -1,0 +1,43 @@
+//! A reload at SIGHUP, step by step, and the end that the service manager is told.
+
+use std::sync::Arc;
+
+use super::daemon::Daemon;
+
+impl Daemon {
+    /// Begins to read the files of rules of all services again. Returns whether there are any. The old
+    /// rules stay where something is wrong with the new ones.
+    ///
+    /// Clients that have been let in stay, whatever the new rules say.
+    pub(in crate::serve) fn read_rules(&mut self) -> bool {
+        let mut files = Vec::new();
+        for (served, control) in self.shared.services.iter().zip(&self.services) {
+            let of_service = control.rule_files.as_ref().filter(|it| it.can_change());
+            if let (Some(_), Some(of_service)) = (&served.rules, of_service) {
+                files.push((served.id, Arc::clone(of_service)));
+            }
+        }
+        if files.is_empty() {
+            return false;
+        }
+        self.reload.begin(files, &self.shared);
+        true
+    }
+
+    /// Tells the service manager that all is as before HUP, if it is.
+    pub(in crate::serve) fn ready_if_reloaded(&mut self) {
+        if self.reopening == 0 && !self.reload.is_under_way() {
+            self.status.ready(&self.shared);
+        }
+    }
+
+    /// Looks whether rules have been read.
+    pub(in crate::serve) fn look_at_reload(&mut self) {
+        if let Some(again) = self.reload.take_end() {
+            if again {
+                self.read_rules();
+            }
+            self.ready_if_reloaded();
+        }
+    }
+}
