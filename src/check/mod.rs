@@ -34,12 +34,7 @@ pub fn run(config: &Config, faults: Vec<Error>) -> Result<u8, Error> {
     for note in services.iter().flat_map(|service| &service.notes) {
         report::note(note);
     }
-    for user in services.iter().filter_map(|it| it.identity.as_ref()) {
-        verdict.keep(rights::check_user(user));
-    }
-    if daemon.root.is_some() {
-        verdict.keep(rights::check_root());
-    }
+    rights::faults(config).for_each(|fault| verdict.fault(fault));
     let each = services
         .iter()
         .map(|service| resolve(service, &mut verdict));
@@ -50,8 +45,7 @@ pub fn run(config: &Config, faults: Vec<Error>) -> Result<u8, Error> {
     for resolved in &resolved {
         sockets(resolved, &mut verdict);
     }
-    let mut users = services.iter().filter_map(|it| it.identity.as_ref());
-    verdict.keep(Log::check(daemon.log.as_ref(), users.next()));
+    verdict.keep(Log::check(daemon, services));
     for (service, rules) in services.iter().zip(rules) {
         capacity::notes(daemon, service);
         program(config, service, rules, &mut verdict)?;
@@ -181,7 +175,7 @@ fn rehearse(
     let daemon = &config.daemon;
     // Without the rights, what was reported already.
     if let Some(root) = &daemon.root {
-        if rights::check_root().is_err() {
+        if !rights::may_change_root() {
             return;
         }
         if verdict.keep(privileges::enter_root(root)).is_none() {
@@ -195,16 +189,18 @@ fn rehearse(
     };
     let dropped = match &daemon.identity {
         Some(identity) => {
-            let may = rights::check_user(identity).is_ok();
-            may && verdict.keep(privileges::drop_to(identity)).is_some()
+            rights::may_become(identity) && verdict.keep(privileges::drop_to(identity)).is_some()
         }
         None => {
-            let users = service.identity.iter();
-            let may = users.map(rights::check_user).all(|may| may.is_ok());
+            let may = rights::may_confine(service);
             let keep = || privileges::keep_needed(&config.services, Capabilities::NONE);
             may && verdict.keep(keep()).is_some()
         }
     };
+    // Another root directory has another program.
+    if service.root.is_some() && !dropped {
+        return;
+    }
     let changed = daemon.identity.is_some() || service.identity.is_some() || service.as_peer;
     if let Some(rules) = rules.filter(|_| changed && dropped) {
         rules_again(&rules);
@@ -219,8 +215,7 @@ fn rehearse_program(
     (root, dropped): (Option<Root>, bool),
     verdict: &mut Verdict,
 ) {
-    // Elsewhere there may be another program of that name.
-    if service.command.is_empty() || root.is_some() && !dropped {
+    if service.command.is_empty() {
         return;
     }
     let identity = service.identity.as_ref().or(daemon.identity.as_ref());
@@ -237,8 +232,10 @@ fn rehearse_program(
         surroundings,
         role: Role::InPlace,
         files: None,
-        user: privileges::user_of_handlers(service).filter(|_| dropped),
-        as_peer: service.as_peer,
+        user: dropped
+            .then(|| privileges::user_of_handlers(service))
+            .flatten(),
+        as_peer: dropped && service.as_peer,
         root,
     };
     let mut found = Plan::rehearse(&service.command, &variables, preparation);

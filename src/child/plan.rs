@@ -509,9 +509,10 @@ fn become_user(user: &Credentials, root: Option<&Root>, steps: &mut Vec<Step>) {
         ]);
     }
     // The kernel keeps other processes of the user out of the memory that a newborn child shares
-    // with skd, unless fs.suid_dumpable is 1; then there is no start. If it is 2, a child that is
-    // killed would dump that memory: so signals wait until that is forbidden too.
-    let dumps = kernel_parameter(SUID_DUMPABLE).is_some_and(|value| value != 0);
+    // with skd, unless fs.suid_dumpable is 1; then there is no start. If it is 2, or
+    // unknown, a child that is killed would dump that memory: so signals wait until that is forbidden
+    // too.
+    let dumps = kernel_parameter(SUID_DUMPABLE) != Some(0);
     if dumps {
         steps.push(Step::SignalMask(SigSet::all()));
     }

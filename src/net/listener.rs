@@ -82,8 +82,7 @@ pub struct SavedListener {
     address: ListenerAddress,
     /// Whether another program has made it.
     inherited: bool,
-    /// Whether its clients may pass descriptors. Version 2.0 doesn't know of that.
-    #[serde(default)]
+    /// Whether its clients may pass descriptors.
     accepts_descriptors: bool,
 }
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::log_file::{self, Writer};
 use super::relay::{Destination, Relay, Said, SavedRelay};
 use super::syslog;
-use crate::config::{Identity, LogTarget};
+use crate::config::{Daemon, LogTarget, Service};
 use crate::error::{At, Error};
 use crate::report::{self, Event, SavedSink, Sink, Trouble};
 use crate::sys::descriptors::{self, SavedDescriptors};
@@ -67,22 +67,17 @@ enum Output {
 }
 
 impl Log {
-    /// Opens the log. A log file isn't emptied yet. `identity` is the user of the handlers, if that
-    /// is another one.
-    pub fn open(
-        wanted: Option<&LogTarget>,
-        detach: Detach,
-        identity: Option<&Identity>,
-    ) -> Result<Self, Error> {
+    /// Opens the log. A log file isn't emptied yet.
+    pub fn open(daemon: &Daemon, services: &[Service], detach: Detach) -> Result<Self, Error> {
         let null = (detach != Detach::Nothing)
             .then(descriptors::null)
             .transpose()
             .map_err(|reason| Error::start("can't open /dev/null", reason))?;
-        let (output, sink) = match wanted {
+        let (output, sink) = match &daemon.log {
             None if detach.lets_go_of(io::stderr()) => (Output::Nowhere, Sink::Plain),
             None => (Output::Inherited, Sink::to(io::stderr())),
             Some(LogTarget::File { path, truncate }) => {
-                let file = LogFile::open(path, *truncate, identity)?;
+                let file = LogFile::open(path, *truncate, Writer::of(daemon, services))?;
                 let sink = file.relay.sink();
                 (Output::File(file), sink)
             }
@@ -137,10 +132,11 @@ impl Log {
 
     /// Returns the error of [`Self::open`], as far as it can be predicted without opening or
     /// creating anything.
-    pub fn check(wanted: Option<&LogTarget>, identity: Option<&Identity>) -> Result<(), Error> {
-        match wanted {
+    pub fn check(daemon: &Daemon, services: &[Service]) -> Result<(), Error> {
+        match &daemon.log {
             Some(LogTarget::File { path, .. }) => {
-                LogFile::check(path, identity).map_err(|why| cannot_open(path, why.into()))
+                let writer = Writer::of(daemon, services);
+                LogFile::check(path, &writer).map_err(|why| cannot_open(path, why.into()))
             }
             _ => Ok(()),
         }
@@ -318,13 +314,13 @@ struct LogFile {
 }
 
 impl LogFile {
-    fn open(path: &Path, truncate: bool, identity: Option<&Identity>) -> Result<Self, Error> {
+    fn open(path: &Path, truncate: bool, writer: Writer) -> Result<Self, Error> {
         let failed = |reason| cannot_open(path, reason);
         let entry = Entry::of(standard(path)).map_err(|why| failed(why.into()))?;
         let entry = Arc::new(entry);
         let mut relay = relay(Destination::File {
             entry: Arc::clone(&entry),
-            writer: identity.map(Writer::of),
+            writer,
         })?;
         let made = relay.start().map_err(failed)?;
         Ok(Self {
@@ -334,11 +330,8 @@ impl LogFile {
         })
     }
 
-    fn check(path: &Path, identity: Option<&Identity>) -> Result<(), Refusal> {
-        log_file::check(
-            Entry::of(standard(path))?,
-            identity.map(Writer::of).as_ref(),
-        )
+    fn check(path: &Path, writer: &Writer) -> Result<(), Refusal> {
+        log_file::check(Entry::of(standard(path))?, writer)
     }
 }
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::confine::{Process, confine};
 use super::lines::{self, Lines, Output, Piece, TIMEOUT};
-use crate::config::Identity;
+use crate::config::{Daemon, Service};
 use crate::sys::capabilities::{self, Capabilities, Capability};
 use crate::sys::directory::{Entry, FileId};
 use crate::sys::events;
@@ -24,63 +24,57 @@ use crate::sys::root::Root;
 use crate::sys::thread::Thread;
 use crate::sys::trusted::{Purpose, Refusal};
 
-/// The handlers' user, as far as it concerns files.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Writer {
-    uid: Uid,
-    gid: Gid,
-    groups: Vec<Gid>,
-}
-
-/// A [`Writer`] as it is saved for the next binary.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct SavedWriter {
-    uid: u32,
-    gid: u32,
-    groups: Vec<u32>,
+/// The users of handlers, as far as they concern the log file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Writer {
+    /// The user of skd.
+    Same,
+    /// A user that may have rights to the file that skd's hasn't.
+    User {
+        uid: u32,
+        gid: u32,
+        groups: Vec<u32>,
+    },
+    /// The users of clients, none of which owns the log.
+    Clients,
 }
 
 impl Writer {
-    pub(super) fn of(identity: &Identity) -> Self {
-        Self {
-            uid: identity.uid,
-            gid: identity.gid,
-            groups: identity.groups.clone(),
+    /// The first user of a service counts, or that of skd itself.
+    pub(super) fn of(daemon: &Daemon, services: &[Service]) -> Self {
+        let users = services.iter().filter_map(|it| it.identity.as_ref());
+        let mut users = daemon.identity.iter().chain(users);
+        match users.next() {
+            Some(identity) => Self::User {
+                uid: identity.uid.as_raw(),
+                gid: identity.gid.as_raw(),
+                groups: identity.groups.iter().map(|group| group.as_raw()).collect(),
+            },
+            None if services.iter().any(|it| it.as_peer) => Self::Clients,
+            None => Self::Same,
         }
     }
 
-    pub(super) fn save(&self) -> SavedWriter {
-        SavedWriter {
-            uid: self.uid.as_raw(),
-            gid: self.gid.as_raw(),
-            groups: self.groups.iter().map(|group| group.as_raw()).collect(),
-        }
-    }
-
-    pub(super) fn restore(saved: &SavedWriter) -> Self {
-        Self {
-            uid: Uid::from_raw(saved.uid),
-            gid: Gid::from_raw(saved.gid),
-            groups: saved.groups.iter().copied().map(Gid::from_raw).collect(),
-        }
-    }
-
-    /// Makes the calling thread access files as this user, without any capability.
+    /// Makes the calling thread access files as this user, without any capability. The error is
+    /// also that there is no such user.
     fn become_it(&self) -> Result<(), Errno> {
-        process::access_files_as(self.uid, self.gid, &self.groups)?;
+        let Self::User { uid, gid, groups } = self else {
+            return Err(Errno::EPERM);
+        };
+        process::access_files_as(Uid::from_raw(*uid), Gid::from_raw(*gid), groups)?;
         capabilities::limit(Capabilities::NONE)
     }
 }
 
 /// Takes the rights to files with which the calling thread opens the log first.
 ///
-/// Where handlers have another user, it keeps no capability, so that skd's paths are no way into
+/// Where handlers have other users, it keeps no capability, so that skd's paths are no way into
 /// other users' files. Otherwise handlers have all rights anyway, and root may keep its log where
 /// it likes.
-pub(super) fn take_rights(writer: Option<&Writer>) -> Result<(), Errno> {
+pub(super) fn take_rights(writer: &Writer) -> Result<(), Errno> {
     match writer {
-        Some(_) => capabilities::limit(Capabilities::NONE),
-        None => capabilities::limit(Capabilities::NONE.with(Capability::Access)),
+        Writer::User { .. } | Writer::Clients => capabilities::limit(Capabilities::NONE),
+        Writer::Same => capabilities::limit(Capabilities::NONE.with(Capability::Access)),
     }
 }
 
@@ -97,14 +91,11 @@ pub(super) fn confine_to(entry: &Entry) {
 
 /// Returns the error of opening the file, as far as it can be predicted without opening or
 /// creating anything.
-pub(super) fn check(entry: Entry, writer: Option<&Writer>) -> Result<(), Refusal> {
+pub(super) fn check(entry: Entry, writer: &Writer) -> Result<(), Refusal> {
     let entry = Arc::new(entry);
-    let (first, user) = (writer.cloned(), writer.cloned());
-    let own = check_as(&entry, move || take_rights(first.as_ref()));
-    match (own, user) {
-        (Err(why), Some(user)) => check_as(&entry, move || user.become_it()).map_err(|_| why),
-        (own, _) => own,
-    }
+    let (first, user) = (writer.clone(), writer.clone());
+    check_as(&entry, move || take_rights(&first))
+        .or_else(|why| check_as(&entry, move || user.become_it()).map_err(|_| why))
 }
 
 /// Checks in a thread of its own, which takes the rights.
@@ -145,8 +136,11 @@ struct UserThread {
 impl Opener {
     /// Makes the opener. Call it while the process may become the user; where it may not, there is
     /// no second try.
-    pub(super) fn new(entry: Arc<Entry>, writer: Option<&Writer>) -> Self {
-        let user = writer.and_then(|writer| UserThread::start(&entry, writer));
+    pub(super) fn new(entry: Arc<Entry>, writer: &Writer) -> Self {
+        let user = match writer {
+            Writer::User { .. } => UserThread::start(&entry, writer),
+            Writer::Same | Writer::Clients => None,
+        };
         Self { entry, user }
     }
 

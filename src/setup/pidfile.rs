@@ -43,7 +43,6 @@ pub struct SavedPidFile {
     path: OsString,
     entry: SavedEntry,
     file: i32,
-    #[serde(default)]
     lock: Option<SavedLockFile>,
 }
 

@@ -117,9 +117,37 @@ pub fn keep_needed(services: &[Service], more: Capabilities) -> Result<(), Error
     let Some(needed) = needed(services) else {
         return Ok(());
     };
+    // What replaces skd has no memory in common with it, and isn't ended by it.
+    let replaces =
+        |service: &Service| service.listeners.is_empty() && service.mode.supervised().is_none();
+    if !services.iter().all(replaces) {
+        check_handlers()?;
+    }
     let mut services = services.iter();
     let forever = services.all(|service| service.surroundings.no_new_privileges);
     keep_only(needed.union(more), forever)
+}
+
+/// Fails where handlers of other users could reach skd, or skd couldn't reach them.
+fn check_handlers() -> Result<(), Error> {
+    if kernel_parameter(SUID_DUMPABLE) == Some(1) {
+        return Err(Error::Start(format!(
+            "--user can't be used while fs.suid_dumpable is 1: other processes of the user could \
+             read and change skd's memory when a handler starts; set it to 0 or 2 (sysctl {}=0)",
+            SUID_DUMPABLE.replace('/', ".")
+        )));
+    }
+    let held = capabilities::held().map_err(not_given_up)?;
+    if held.permitted.has(Capability::SetUser) && !held.permitted.has(Capability::Kill) {
+        return Err(Error::Start(
+            "--user needs the capability CAP_KILL too: skd couldn't end its handlers".into(),
+        ));
+    }
+    Ok(())
+}
+
+fn not_given_up(errno: Errno) -> Error {
+    Error::start("can't give up the capabilities", errno)
 }
 
 /// What binding the sockets of a new service may take besides.
@@ -140,28 +168,15 @@ pub fn binding() -> Capabilities {
 /// The bounding set stays, since handlers' set-user-id programs need it, unless `forever`: then an
 /// exec as root gives back no others either.
 fn keep_only(kept: Capabilities, forever: bool) -> Result<(), Error> {
-    let failed = |errno| Error::start("can't give up the capabilities", errno);
-    if kernel_parameter(SUID_DUMPABLE) == Some(1) {
-        return Err(Error::Start(format!(
-            "--user can't be used while fs.suid_dumpable is 1: other processes of the user could \
-             read and change skd's memory when a handler starts; set it to 0 or 2 (sysctl {}=0)",
-            SUID_DUMPABLE.replace('/', ".")
-        )));
-    }
     capabilities::clear_securebits();
-    let held = capabilities::held().map_err(failed)?;
-    if held.permitted.has(Capability::SetUser) && !held.permitted.has(Capability::Kill) {
-        return Err(Error::Start(
-            "--user needs the capability CAP_KILL too: skd couldn't end its handlers".into(),
-        ));
-    }
+    let held = capabilities::held().map_err(not_given_up)?;
     if forever && held.effective.has(Capability::SetCapabilities) {
-        capabilities::bound(kept).map_err(failed)?;
+        capabilities::bound(kept).map_err(not_given_up)?;
     }
-    capabilities::limit(kept).map_err(failed)?;
+    capabilities::limit(kept).map_err(not_given_up)?;
     // No other process without capabilities of its own reads skd's memory, not even of root.
-    process::forbid_dumping().map_err(failed)?;
-    let left = capabilities::held().map_err(failed)?;
+    process::forbid_dumping().map_err(not_given_up)?;
+    let left = capabilities::held().map_err(not_given_up)?;
     let allowed = kept.intersection(held.permitted);
     let expected = Held {
         effective: allowed,

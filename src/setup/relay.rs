@@ -4,7 +4,8 @@
 //! No handler has the log itself, and only the relay waits for a file server or for syslog. The
 //! relay is forked twice, so that its parent is init. It ignores the signals that end skd, and ends
 //! when the last writer has closed the pipe and all lines are written. Where skd is root, it is a
-//! process of root without capabilities: handlers can neither signal nor trace it.
+//! process of root without capabilities, so that handlers of other users can neither signal nor trace
+//! it; where handlers are root too, it can open any file.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::confine::{Process, confine};
 use super::lines::{Lines, Output, TIMEOUT};
-use super::log_file::{self, FileWriter, Opener, SavedWriter, Writer};
+use super::log_file::{self, FileWriter, Opener, Writer};
 use super::syslog::Syslog;
 use crate::config::Level;
 use crate::report::Sink;
@@ -65,8 +66,8 @@ pub(super) enum Destination {
     File {
         /// Its directory and name.
         entry: Arc<Entry>,
-        /// The handlers' user, which may have rights to the file that root hasn't.
-        writer: Option<Writer>,
+        /// The users of handlers.
+        writer: Writer,
     },
 }
 
@@ -81,7 +82,7 @@ pub(super) struct SavedRelay {
 #[derive(Debug, Serialize, Deserialize)]
 enum SavedDestination {
     Syslog(Option<i32>),
-    File(SavedEntry, Option<SavedWriter>),
+    File(SavedEntry, Writer),
 }
 
 /// What skd asks of the relay: a message of one byte.
@@ -177,8 +178,7 @@ impl Relay {
                     SavedDestination::Syslog(pass(root.as_ref().map(AsFd::as_fd))?)
                 }
                 Destination::File { entry, writer } => {
-                    let writer = writer.as_ref().map(Writer::save);
-                    SavedDestination::File(entry.save(to)?, writer)
+                    SavedDestination::File(entry.save(to)?, writer.clone())
                 }
             },
             control,
@@ -201,7 +201,7 @@ impl Relay {
             },
             (SavedDestination::File(entry, writer), None) => Destination::File {
                 entry: Arc::new(Entry::restore(entry.clone())?),
-                writer: writer.as_ref().map(Writer::restore),
+                writer: writer.clone(),
             },
             _ => return Err(Errno::EINVAL),
         };
@@ -407,8 +407,8 @@ impl Relay {
                 relay(&self.output, Some(control), &mut syslog);
             }
             Destination::File { entry, writer } => {
-                let opener = Opener::new(Arc::clone(entry), writer.as_ref());
-                if log_file::take_rights(writer.as_ref()).is_err() {
+                let opener = Opener::new(Arc::clone(entry), writer);
+                if log_file::take_rights(writer).is_err() {
                     return;
                 }
                 let mut file = FileWriter::open(opener);

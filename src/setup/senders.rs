@@ -29,15 +29,6 @@ impl Starter {
             unmapped: unmapped(),
         }
     }
-
-    /// The starter of an skd that didn't save it. Only root can have changed to another user.
-    pub fn of_earlier(has_changed: bool) -> Self {
-        let found = Self::find();
-        Self {
-            uid: if has_changed { 0 } else { found.uid },
-            ..found
-        }
-    }
 }
 
 /// The overflow user id, if this is a user namespace in which some users aren't mapped.
@@ -170,11 +161,5 @@ mod tests {
         for map in ["", "0 1000 1\n", "0 0 65536\n", "0 0 4294967295\n1 1 1\n"] {
             assert!(!maps_all(map), "{map}");
         }
-    }
-
-    #[test]
-    fn the_starter_of_an_earlier_skd_is_root_if_that_has_become_another_user() {
-        assert_eq!(Starter::of_earlier(true).uid, 0);
-        assert_eq!(Starter::of_earlier(false), Starter::find());
     }
 }

@@ -131,7 +131,7 @@ fn start(config: Config, inherited: &Inherited) -> Result<u8, Error> {
         signals::block();
     }
     check_services(&config.services)?;
-    check_rights(&config)?;
+    rights::faults(&config).next().map_or(Ok(()), Err)?;
     for note in config.services.iter().flat_map(|service| &service.notes) {
         report::note(note);
     }
@@ -141,14 +141,6 @@ fn start(config: Config, inherited: &Inherited) -> Result<u8, Error> {
         }
         _ => serve::serve(config, inherited),
     }
-}
-
-/// Fails if options ask for what this process may not do.
-fn check_rights(config: &Config) -> Result<(), Error> {
-    let mut users = config.services.iter().filter_map(|it| it.identity.as_ref());
-    users.try_for_each(rights::check_user)?;
-    let root = config.daemon.root.as_ref();
-    root.map_or(Ok(()), |_| rights::check_root())
 }
 
 /// Refuses services that can't be told apart, or can't run beside each other.

@@ -136,8 +136,9 @@ impl Ground<'_> {
                 as_peer: service.as_peer,
                 root,
             };
-            let plan = Plan::new(&service.command, &variables, preparation)
-                .map_err(|error| error.inside(service.root.as_deref()))?;
+            let inside = self.daemon.root.as_deref().or(service.root.as_deref());
+            let plan = Plan::new(&service.command, &variables, preparation);
+            let plan = plan.map_err(|error| error.inside(inside))?;
             // The kernel's answer, so the same for all.
             method = Some((self.probe)(&plan, self.low)?);
             Ok(plan)

@@ -41,8 +41,7 @@ pub(super) fn run(daemon: &Daemon, service: &Service, inherited: &Inherited) -> 
         true => Detach::Terminal,
         false => Detach::Nothing,
     };
-    let identity = daemon.identity.as_ref().or(service.identity.as_ref());
-    let log = Log::open(daemon.log.as_ref(), detach, identity)?;
+    let log = Log::open(daemon, alone, detach)?;
     let Some(ready) = split(daemon, alone, manager.as_mut(), ready_fd)? else {
         process::exit_now(0);
     };
@@ -82,7 +81,10 @@ pub(super) fn run(daemon: &Daemon, service: &Service, inherited: &Inherited) -> 
         log.take_over()?;
         if supervised {
             let kill_after = service.kill_after.map(Into::into);
-            let obeyed = Obeyed::new(Senders::new(starter, [identity]), inherited);
+            let obeyed = Obeyed::new(
+                Senders::new(starter, [service.identity.as_ref()]),
+                inherited,
+            );
             return supervise::run(&plan, None, kill_after, terminal, obeyed, log, ready);
         }
         if let Some(pidfile) = &pidfile {
@@ -122,7 +124,9 @@ pub(super) fn hand_off(
         as_peer: false,
         root,
     };
-    let mut plan = Plan::new(&service.command, &variables, preparation)?;
+    let inside = daemon.root.as_deref().or(service.root.as_deref());
+    let plan = Plan::new(&service.command, &variables, preparation);
+    let mut plan = plan.map_err(|error| error.inside(inside))?;
     let listeners = &bound.listeners;
     let sockets = listeners.iter();
     plan.pass_sockets(sockets.map(|listener| (listener.as_fd(), listener.name())))?;
@@ -136,7 +140,8 @@ pub(super) fn hand_off(
     memory::return_freed();
     let kill_after = service.kill_after.map(Into::into);
     let log = bound.log;
-    supervise::run(&plan, Some(sockets), kill_after, false, obeyed, log, ready)
+    let end = supervise::run(&plan, Some(sockets), kill_after, false, obeyed, log, ready);
+    end.map_err(|error| error.inside(inside))
 }
 
 /// Becomes the program. Returns only with the reason why not.

@@ -63,10 +63,8 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
         true => Detach::Connections,
         false => Detach::Nothing,
     };
-    let mut users = services.iter().filter_map(|it| it.identity.as_ref());
-    let identity = daemon.identity.as_ref().or(users.next());
     // With a relay, which keeps the root directory and the rights to files that it has now.
-    let log = Log::open(daemon.log.as_ref(), detach, identity)?;
+    let log = Log::open(&daemon, &services, detach)?;
 
     // While /proc and its path are in sight.
     let mut executable = Executable::find();
@@ -97,8 +95,7 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
             };
             let senders = Senders::new(starter, [service.1.identity.as_ref()]);
             let obeys = Obeyed::new(senders, inherited);
-            let end = program::hand_off(service, files, bound, obeys, ready);
-            return end.map_err(|error| error.inside(daemon.root.as_deref()));
+            return program::hand_off(service, files, bound, obeys, ready);
         }
         if daemon.root.is_some() {
             executable.iter_mut().for_each(Executable::entered_root);
@@ -111,8 +108,7 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
             low: threads.low(&services, &reserved)?,
             probe: Method::probe,
         };
-        let plans = ground.plans(&services, confinements);
-        let (plans, method) = plans.map_err(|error| error.inside(daemon.root.as_deref()))?;
+        let (plans, method) = ground.plans(&services, confinements)?;
         let ports = publish(&mut pidfile, listeners.iter().flatten())?;
         let origin = Origin {
             executable,

@@ -27,7 +27,7 @@ use super::descriptors::{unshare_with, unshare_with_all};
 use super::signals::thread_exists;
 use super::thread::Thread;
 
-/// The time between two batches, so that many closes share the cost of a thread.
+/// The time between two batches where no client waits, so that many closes share the cost of a thread.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// How many brief threads may exist. More than one does only if a close waits all the same, for a
@@ -42,9 +42,30 @@ const SHORTAGE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Aside(ManuallyDrop<OwnedFd>);
 
+impl Aside {
+    /// Closes it as soon as it can be: a client waits for the end. Dropping waits for others first, so
+    /// that many share the cost.
+    pub fn close_promptly(mut self) {
+        // SAFETY: taken once, since this value is forgotten.
+        let fd = unsafe { ManuallyDrop::take(&mut self.0) };
+        std::mem::forget(self);
+        close(fd, true);
+    }
+}
+
 impl From<OwnedFd> for Aside {
     fn from(fd: OwnedFd) -> Self {
         Self(ManuallyDrop::new(fd))
+    }
+}
+
+impl Aside {
+    /// The descriptor, for a caller whose close of it doesn't wait.
+    pub fn into_inner(mut self) -> OwnedFd {
+        // SAFETY: taken once, since this value isn't dropped.
+        let fd = unsafe { ManuallyDrop::take(&mut self.0) };
+        std::mem::forget(self);
+        fd
     }
 }
 
@@ -57,7 +78,7 @@ impl AsFd for Aside {
 impl Drop for Aside {
     fn drop(&mut self) {
         // SAFETY: taken once, since this value is used no more.
-        close(unsafe { ManuallyDrop::take(&mut self.0) });
+        close(unsafe { ManuallyDrop::take(&mut self.0) }, false);
     }
 }
 
@@ -72,6 +93,8 @@ pub fn settle(limit: Duration) {
 
 struct Queue {
     waiting: Vec<OwnedFd>,
+    /// Whether a client waits for one of them.
+    prompt: bool,
     /// Whether the closer exists, whether it sleeps until it is woken, and whether it has taken
     /// descriptors that aren't closed yet.
     started: bool,
@@ -95,6 +118,7 @@ impl Queue {
 
 static QUEUE: Mutex<Queue> = Mutex::new(Queue {
     waiting: Vec::new(),
+    prompt: false,
     started: false,
     asleep: false,
     busy: false,
@@ -110,7 +134,7 @@ pub fn start() -> Result<(), Errno> {
     lock(&QUEUE).start()
 }
 
-fn close(fd: OwnedFd) {
+fn close(fd: OwnedFd, prompt: bool) {
     let mut queue = lock(&QUEUE);
     if queue.waiting.try_reserve(1).is_err() {
         // Closed here: there is no memory to remember it.
@@ -120,7 +144,8 @@ fn close(fd: OwnedFd) {
     queue.waiting.push(fd);
     // If there can't be a thread now, the next close tries again.
     let _ = queue.start();
-    if std::mem::take(&mut queue.asleep) {
+    queue.prompt |= prompt;
+    if std::mem::take(&mut queue.asleep) || prompt {
         ARRIVED.notify_one();
     }
 }
@@ -161,8 +186,10 @@ fn run() {
         while !close_all(&batch, &mut way, &mut brief) {
             std::thread::sleep(SHORTAGE);
         }
-        lock(&QUEUE).busy = false;
-        std::thread::sleep(PAUSE);
+        let mut queue = lock(&QUEUE);
+        queue.busy = false;
+        let paused = ARRIVED.wait_timeout_while(queue, PAUSE, |queue| !queue.prompt);
+        drop(paused.unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -174,7 +201,7 @@ fn take() -> Vec<OwnedFd> {
         let woken = ARRIVED.wait(queue);
         queue = woken.unwrap_or_else(PoisonError::into_inner);
     }
-    queue.asleep = false;
+    (queue.asleep, queue.prompt) = (false, false);
     queue.busy = true;
     std::mem::take(&mut queue.waiting)
 }

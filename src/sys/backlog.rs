@@ -1,10 +1,9 @@
 //! How many connections wait in a listening socket to be accepted.
 
-use std::os::fd::{AsFd, AsRawFd};
-
-use nix::errno::Errno;
+use std::os::fd::AsFd;
 
 use super::diagnosis::Diagnosis;
+use super::sockets::tcp_info;
 
 /// The means to ask the kernel.
 #[derive(Debug, Default)]
@@ -30,20 +29,7 @@ impl Backlog {
 fn tcp(listener: impl AsFd) -> Option<u32> {
     /// Eight bytes of flags, then words: rto, ato, snd_mss, rcv_mss, unacked.
     const UNACKED: usize = 6;
-    let mut info = [0_u32; UNACKED + 1];
-    let mut length = size_of_val(&info) as libc::socklen_t;
-    // SAFETY: the kernel writes no more than `length` bytes to memory that has as many.
-    let result = unsafe {
-        libc::getsockopt(
-            listener.as_fd().as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            info.as_mut_ptr().cast(),
-            &raw mut length,
-        )
-    };
-    Errno::result(result).ok()?;
-    (length as usize == size_of_val(&info)).then(|| info[UNACKED])
+    tcp_info::<{ UNACKED + 1 }>(listener).map(|info| info[UNACKED])
 }
 
 #[cfg(test)]

@@ -145,10 +145,20 @@ pub fn has_capability(capability: Capability) -> bool {
 }
 
 /// Makes these, as far as they are permitted, the permitted and effective ones, and empties the
-/// inheritable and ambient sets (capset(2)).
+/// inheritable and ambient sets (capset(2)). Makes no call where nothing changes: a filter may refuse
+/// it to a process without capabilities.
 pub fn limit(to: Capabilities) -> Result<(), Errno> {
-    let to = to.intersection(held()?.permitted);
-    set(to, Capabilities::NONE)
+    let held = held()?;
+    let to = to.intersection(held.permitted);
+    let wanted = Held {
+        effective: to,
+        permitted: to,
+        ..Held::default()
+    };
+    match held == wanted {
+        true => Ok(()),
+        false => set(to, Capabilities::NONE),
+    }
 }
 
 /// Passes the permitted capabilities on through execs of any file, for a process that has them

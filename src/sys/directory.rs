@@ -194,13 +194,7 @@ pub struct Directory(Base);
 
 /// A [`Directory`] saved for an upgrade: its descriptor, and how it was chosen.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum SavedDirectory {
-    /// As skd 2.0 saved it.
-    Descriptor(i32),
-    /// With how it was chosen.
-    Chosen(i32, Chosen),
-}
+pub struct SavedDirectory(i32, Chosen);
 
 impl Directory {
     /// Opens it, only to reach what is in it.
@@ -217,15 +211,12 @@ impl Directory {
     /// Saves it for an upgrade.
     pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedDirectory, Errno> {
         let number = to.pass(&self.0)?;
-        Ok(SavedDirectory::Chosen(number, self.0.chosen()))
+        Ok(SavedDirectory(number, self.0.chosen()))
     }
 
     /// Restores it after an upgrade.
     pub fn restore(saved: SavedDirectory) -> Result<Self, Errno> {
-        let (number, chosen) = match saved {
-            SavedDirectory::Descriptor(number) => (number, Chosen::TRUSTED),
-            SavedDirectory::Chosen(number, chosen) => (number, chosen),
-        };
+        let SavedDirectory(number, chosen) = saved;
         Ok(Self(Base::of(descriptors::claim(number)?, chosen)))
     }
 

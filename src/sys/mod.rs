@@ -36,5 +36,6 @@ pub mod sync;
 pub mod thread;
 #[cfg(target_arch = "x86_64")]
 pub mod trace;
+pub mod traffic;
 pub mod trusted;
 pub mod users;

@@ -178,14 +178,19 @@ pub fn exit_now(status: u8) -> ! {
     unsafe { libc::_exit(i32::from(status)) }
 }
 
+/// The call that takes ids of 32 bits, for the calling thread alone. The C library's function of the
+/// name sets the groups of all threads together.
+#[cfg(any(target_arch = "x86", target_arch = "arm"))]
+pub(super) const SETGROUPS: libc::c_long = libc::SYS_setgroups32;
+#[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
+pub(super) const SETGROUPS: libc::c_long = libc::SYS_setgroups;
+
 /// Makes the calling thread access files as this user with these groups (credentials(7), filesystem
 /// ids), and no other thread. All other ids stay as they are, so that user can neither signal nor
 /// trace the process. Fails if the kernel refuses any of it.
-pub fn access_files_as(uid: Uid, gid: Gid, groups: &[Gid]) -> Result<(), Errno> {
-    let groups: Vec<libc::gid_t> = groups.iter().map(|group| group.as_raw()).collect();
-    // The C library would set the groups of all threads.
+pub fn access_files_as(uid: Uid, gid: Gid, groups: &[libc::gid_t]) -> Result<(), Errno> {
     // SAFETY: the kernel reads so many groups from memory that has them.
-    let set = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
+    let set = unsafe { libc::syscall(SETGROUPS, groups.len(), groups.as_ptr()) };
     Errno::result(set)?;
     setfsgid(gid);
     setfsuid(uid);

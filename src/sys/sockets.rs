@@ -251,6 +251,24 @@ fn queued(socket: impl AsFd, request: libc::Ioctl) -> usize {
     Errno::result(result).map_or(0, |_| count.max(0) as usize)
 }
 
+/// The first words of what the kernel tells of a TCP socket (tcp(7), `TCP_INFO`), if it has as many.
+pub fn tcp_info<const WORDS: usize>(socket: impl AsFd) -> Option<[u32; WORDS]> {
+    let mut info = [0_u32; WORDS];
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the kernel writes no more than `length` bytes to memory that has as many.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    Errno::result(result).ok()?;
+    (length as usize == size_of_val(&info)).then_some(info)
+}
+
 /// Writes to a connection without waiting and without a signal (`MSG_DONTWAIT`, `MSG_NOSIGNAL`).
 /// Returns the number of bytes written.
 pub fn tell(connection: impl AsFd, text: &[u8]) -> Result<usize, Errno> {
@@ -263,6 +281,12 @@ pub fn tell(connection: impl AsFd, text: &[u8]) -> Result<usize, Errno> {
 pub fn resets_at_close(connection: impl AsFd) -> bool {
     let linger = getsockopt(&connection, sockopt::Linger);
     linger.is_ok_and(|linger| linger.l_onoff != 0 && linger.l_linger == 0)
+}
+
+/// Whether the close of a TCP connection may wait: a handler may have set that (socket(7), `SO_LINGER`).
+pub fn lingers_at_close(connection: impl AsFd) -> bool {
+    let linger = getsockopt(&connection, sockopt::Linger);
+    linger.is_ok_and(|linger| linger.l_onoff != 0)
 }
 
 /// Turns the kernel's receive time on or off (socket(7), `SO_TIMESTAMPNS`).
@@ -420,6 +444,23 @@ const PASS_RIGHTS: libc::c_int = 83;
 /// (unix(7), `SCM_RIGHTS`). Connections inherit it from their listener. Fails before Linux 6.16.
 pub fn refuse_descriptors(socket: impl AsFd) -> Result<(), Errno> {
     set_number(socket, libc::SOL_SOCKET, PASS_RIGHTS, 0)
+}
+
+/// Whether the kernel refuses descriptors that are passed to this unix socket from now on.
+pub fn refuses_descriptors(socket: impl AsFd) -> bool {
+    let mut accepts: libc::c_int = 1;
+    let mut length = size_of_val(&accepts) as libc::socklen_t;
+    // SAFETY: the kernel writes no more than one int, which outlives the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            PASS_RIGHTS,
+            (&raw mut accepts).cast(),
+            &raw mut length,
+        )
+    };
+    result == 0 && accepts == 0
 }
 
 /// Sets an option whose value is an int (setsockopt(2)): nix and socket2 lack some.

@@ -161,10 +161,10 @@ fn accept_error_spin_or_exit() {
 #[test]
 fn fork_failure_ends_the_server() {
     requires_root();
-    // A user id that no other test uses. Of its six processes three are threads of skd.
+    // A user id that no other test uses. Of its seven processes four are threads of skd.
     let skd = Skd::new(["--threads", "1", "-t", "127.0.0.1:0"])
         .user(54_331, 54_331, [])
-        .limit(Resource::RLIMIT_NPROC, 6, 6)
+        .limit(Resource::RLIMIT_NPROC, 7, 7)
         .run("cat");
     let mut streams: Vec<TcpStream> = (0..3).map(|_| skd.connect()).collect();
     for stream in &mut streams {

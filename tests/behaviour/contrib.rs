@@ -169,6 +169,13 @@ fn skd_runs_under_the_filters_of_the_units() {
     assert!(service.contains("accept4") && privileged.contains("chroot"));
     // docs/service-managers.md says so.
     assert!(!service.contains("chroot"));
+    // Refused with EPERM, it is replaced by a slower way.
+    assert!(!service.contains("pidfd_getfd"));
+    for unit in ["motd", "motd-activated"] {
+        let unit = text(format!("systemd/{unit}.service"));
+        assert!(unit.contains("\nSystemCallErrorNumber=EPERM\n"));
+    }
+    service.insert("pidfd_getfd".into());
     // strace's name for it; systemd has another.
     service.insert("umount2".into());
 

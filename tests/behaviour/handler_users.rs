@@ -7,7 +7,7 @@ use crate::harness::{
 use nix::sys::signal::Signal;
 use std::io::Write;
 use std::net::TcpStream;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 
 /// Ids without an account.
@@ -187,6 +187,20 @@ fn a_process_of_another_user_needs_three_capabilities() {
     drop(stream);
     skd.stop();
     start("+setuid,+setgid").expect_refusal(1, &["--user", "CAP_KILL"]);
+    // A program that replaces skd isn't ended by it.
+    let ids = format!("--reuid={}", UID + 1);
+    let groups = format!("--regid={}", GID + 1);
+    let sets = [
+        "--inh-caps=+setuid,+setgid",
+        "--ambient-caps=+setuid,+setgid",
+    ];
+    let user = format!("{UID}:{GID}");
+    let alone = Skd::new(["--user", &user, "id", "-u"]).wrapper(
+        ["setpriv", "--clear-groups", &ids, &groups]
+            .into_iter()
+            .chain(sets),
+    );
+    alone.end().expect_code(0);
     for set in ["+setgid,+kill", "+setuid,+kill", "-all"] {
         start(set).expect_refusal(1, &["--user", "CAP_SETUID", "Operation not permitted"]);
     }
@@ -506,6 +520,32 @@ fn a_handler_becomes_the_user_of_its_client() {
         skd.wait_for_log(why);
     }
     skd.wait_for_logs("--as-peer: no handler for local connection", 4);
+}
+
+#[test]
+fn the_log_is_opened_with_no_more_rights_than_skd_keeps() {
+    requires_root();
+    let directory = Directory::public();
+    let closed = directory.join("closed");
+    std::fs::create_dir(&closed).unwrap();
+    std::os::unix::fs::chown(&closed, Some(UID + 1), Some(GID + 1)).unwrap();
+    std::fs::set_permissions(&closed, PermissionsExt::from_mode(0o700)).unwrap();
+    let log = format!(">>{}", closed.join("log").display());
+    let socket = directory.name("socket");
+    let user = format!("{UID}:{GID}");
+    for options in [
+        &["--as-peer", "-l", &socket][..],
+        &["--user", &user, "-t", "127.0.0.1:0"],
+        &["--daemon-user", &user, "-t", "127.0.0.1:0"],
+    ] {
+        for check in [&["--check"][..], &[]] {
+            let skd = Skd::new(check)
+                .args(["-L", &log])
+                .args(options.iter().copied());
+            let end = skd.arg("cat").end();
+            end.expect_refusal(1, &["--log", "Permission denied"]);
+        }
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::harness::{
     Directory, Holdings, Instance, Over, Skd, connect_unix, descriptors, echo, idle_descriptors,
-    receive, sockets,
+    receive, requires_command, sockets, talk,
 };
 use nix::sys::resource::Resource;
 use nix::sys::signal::Signal;
@@ -179,13 +179,45 @@ fn a_connection_that_other_processes_still_have_is_left_to_them() {
 }
 
 #[test]
+fn by_default_a_process_that_has_left_the_handlers_group_can_go_on() {
+    let directory = Directory::new();
+    let go = directory.name("go");
+    // As a program does that passes its connection to a daemon.
+    let script = format!(
+        "use POSIX; pipe R, W; if (!fork) {{ POSIX::setsid(); close R; close W; \
+         select undef, undef, undef, 0.01 until -e '{go}'; syswrite STDOUT, 'answer'; exit }} \
+         close W; sysread R, my $end, 1;"
+    );
+    for unix in [false, true] {
+        let path = directory.name("socket");
+        let to = if unix {
+            ["-vvl", &path]
+        } else {
+            ["-vvt", "127.0.0.1:0"]
+        };
+        let skd = Skd::new(to).run_with("perl", ["-e", &script]);
+        let mut client: Box<dyn Read> = match unix {
+            false => Box::new(skd.connect()),
+            true => Box::new(connect_unix(&path)),
+        };
+        skd.wait_for_logs("exited with status 0", 1);
+        directory.write("go", "");
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "answer");
+        std::fs::remove_file(directory.join("go")).unwrap();
+    }
+}
+
+#[test]
 fn the_client_sees_the_end_when_the_handler_ends_and_not_before() {
     let directory = Directory::new();
     let (closed, go) = (directory.name("closed"), directory.name("go"));
     let script = format!(
         "exec < /dev/null > /dev/null; touch {closed}; until test -e {go}; do sleep 0.01; done"
     );
-    for (lingers, options) in [(false, &NEVER), (true, &FOR_EVER)] {
+    // By default it is seen some seconds later, but the handler isn't waited for.
+    for (lingers, options) in [(false, &NEVER[..]), (true, &FOR_EVER), (false, &[])] {
         let skd = with(options).run_with("sh", ["-c", &script]);
         let mut client = skd.connect();
         skd.wait_until("the handler has closed its connection", || {
@@ -407,4 +439,81 @@ fn handlers_get_no_additional_descriptors() {
         assert_eq!(receive(client, 8), b"0\n1\n2\n3\n");
         echo(client, b"x");
     }
+}
+
+/// A program whose handler leaves a process in a session of its own behind, which runs this text then. It waits for
+/// the handler's end first, and has `await_file`.
+fn daemon(text: &str) -> String {
+    format!(
+        "use POSIX; $| = 1; my $handler = $$; exit 0 if fork; POSIX::setsid(); \
+         sub await_file {{ select undef, undef, undef, 0.01 until -e $_[0] }} \
+         select undef, undef, undef, 0.001 while getppid == $handler; {text}"
+    )
+}
+
+#[test]
+fn a_daemon_that_uses_its_connection_at_once_keeps_it() {
+    requires_command("perl");
+    let directory = Directory::new();
+    let go = directory.name("go");
+    for (number, first) in [
+        "print qq(first\\n)",
+        "sysread STDIN, $_, 3; print qq(first\\n)",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let go = format!("{go}{number}");
+        let text = format!(
+            "{first}; await_file(q({go})); while (<STDIN>) {{ $all .= $_ }} print length $all"
+        );
+        let skd = with(&[]).run_with("perl", ["-e", &daemon(&text)]);
+        let before = idle_descriptors(skd.pid());
+        let mut client = skd.connect();
+        client.write_all(&[b'x'; 1_000]).unwrap();
+        wait_for_ends(&skd, 1);
+        assert_eq!(receive(&mut client, 6), b"first\n");
+        // skd has let go of it.
+        wait_for_descriptors(&skd, before);
+        directory.write(&format!("go{number}"), "");
+        client.write_all(&[b'x'; 1_000]).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut rest = String::new();
+        client.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, ["2000", "1997"][number]);
+    }
+}
+
+#[test]
+fn a_daemon_keeps_its_connection_if_no_input_is_unread() {
+    requires_command("perl");
+    let directory = Directory::new();
+    let go = directory.name("go");
+    let text = format!("await_file(q({go})); print; print while <STDIN>");
+    let skd = with(&[]).run_with("perl", ["-e", &daemon(&text)]);
+    let before = idle_descriptors(skd.pid());
+    let mut client = skd.connect();
+    wait_for_ends(&skd, 1);
+    wait_for_descriptors(&skd, before);
+    directory.write("go", "");
+    assert_eq!(talk(client.try_clone().unwrap(), b"late\n"), b"late\n");
+    assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+}
+
+#[test]
+fn by_default_pages_arrive_whose_script_reads_no_request() {
+    let skd = with(&[]).run_with("sh", ["-c", "head -c 300000 /dev/zero"]);
+    let before = idle_descriptors(skd.pid());
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..25 {
+                    let mut client = skd.connect();
+                    client.write_all(&[b'x'; 20_000]).unwrap();
+                    expect_answer(&mut client);
+                }
+            });
+        }
+    });
+    wait_for_descriptors(&skd, before);
 }

@@ -626,6 +626,26 @@ fn an_upgrade_passes_many_rules_on_without_copying_them() {
 }
 
 #[test]
+fn an_upgrade_amid_a_reload_reads_the_rules_from_the_beginning() {
+    let directory = Directory::new();
+    directory.write("rules", "allow all\n");
+    let skd = greeting(["--rules", "rules"])
+        .cwd(directory.path())
+        .run_with("echo", ["in"]);
+    let prefix = |index: u32| format!("2001:{:x}:{:x}::/64\n", index >> 16, index & 0xffff);
+    let list: String = (0..300_000).map(prefix).collect();
+    directory.write("list", list + "127.0.0.1\n");
+    directory.write("rules", "deny file=list\nallow all\n");
+    // Reading takes longer than a preflight.
+    skd.signal(Signal::SIGHUP);
+    upgrade(&skd, 1);
+    skd.wait_for_log("Read 2 rules again");
+    skd.wait_until("the new rules hold", || {
+        try_talk(connect_from(&skd, "127.0.0.1"), b"").is_ok_and(|heard| heard.is_empty())
+    });
+}
+
+#[test]
 #[ignore = "takes memory, and prints figures"]
 fn clients_wait_no_longer_for_an_upgrade_with_a_million_rules() {
     let directory = Directory::new();

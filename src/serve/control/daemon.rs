@@ -163,7 +163,7 @@ impl Daemon {
             handlers,
             lingering,
             left_open: LeftOpen::default(),
-            reload: Reload::default(),
+            reload: Reload::of_earlier(resources.restored.reloads),
             preflight: None,
             drain: None,
             always_sweeps: process::adopts_orphans() || method.pidfds == Pidfds::None,

@@ -36,7 +36,7 @@ impl Daemon {
         // Not in a preflight, which doesn't come here.
         self.shared.pools().for_each(Pool::refill);
         self.shared.enter_phase(Phase::Serving);
-        self.status.ready(&self.shared);
+        self.read_rules_if_asked();
         let mut buffer = no_events();
         loop {
             let limit = self.next_time();
@@ -155,8 +155,7 @@ impl Daemon {
 
     fn on_time(&mut self, now: Instant) {
         for thread in self.lingering_threads() {
-            let poller = &self.shared.handlers.pollers[thread];
-            self.shared.handlers.lingering.close_overdue(thread, poller);
+            self.shared.handlers.close_overdue(thread);
         }
         self.status.look(&self.shared, now);
         for socket in &mut self.wait_sockets {

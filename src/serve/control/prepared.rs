@@ -84,4 +84,6 @@ pub struct Restored {
     pub lingering: Vec<SavedLingering>,
     /// How many handlers there have been, live ones among them.
     pub served: u64,
+    /// Whether it was reading rules.
+    pub reloads: bool,
 }

@@ -28,9 +28,23 @@ pub(in crate::serve) struct Reload {
 }
 
 impl Reload {
-    /// Whether rules are being read.
+    /// That of an earlier binary, which begins again once this one serves.
+    pub(super) fn of_earlier(reads: bool) -> Self {
+        Self {
+            again: reads,
+            ..Self::default()
+        }
+    }
+
+    /// Whether rules are being read, or will be.
     pub(super) fn is_under_way(&self) -> bool {
-        self.begun
+        self.begun || self.again
+    }
+
+    /// Whether another reading was asked for meanwhile, or of an earlier binary. It is the caller's
+    /// to begin then.
+    pub(super) fn take_again(&mut self) -> bool {
+        std::mem::take(&mut self.again)
     }
 
     /// Begins to read the rules of these services, or notes that they are to be read once more.
@@ -61,13 +75,13 @@ impl Reload {
         }
     }
 
-    /// Takes note of the end of a reading. Returns then whether another was asked for meanwhile.
-    pub(super) fn take_end(&mut self) -> Option<bool> {
+    /// Takes note of the end of a reading. Returns whether one has ended.
+    pub(super) fn take_end(&mut self) -> bool {
         if !self.begun || !self.over.load(Ordering::SeqCst) {
-            return None;
+            return false;
         }
         self.begun = false;
-        Some(std::mem::take(&mut self.again))
+        true
     }
 }
 

@@ -5,6 +5,14 @@ use std::sync::Arc;
 use super::daemon::Daemon;
 
 impl Daemon {
+    /// Reads rules again if that was asked for meanwhile, or of an earlier binary.
+    pub(in crate::serve) fn read_rules_if_asked(&mut self) {
+        if self.reload.take_again() {
+            self.read_rules();
+        }
+        self.ready_if_reloaded();
+    }
+
     /// Begins to read the files of rules of all services again. Returns whether there are any. The old
     /// rules stay where something is wrong with the new ones.
     ///
@@ -33,11 +41,8 @@ impl Daemon {
 
     /// Looks whether rules have been read.
     pub(in crate::serve) fn look_at_reload(&mut self) {
-        if let Some(again) = self.reload.take_end() {
-            if again {
-                self.read_rules();
-            }
-            self.ready_if_reloaded();
+        if self.reload.take_end() {
+            self.read_rules_if_asked();
         }
     }
 }

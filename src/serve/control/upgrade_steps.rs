@@ -143,10 +143,6 @@ impl Daemon {
         if self.drain.is_some() {
             return "it is about to end".into();
         }
-        if self.reload.is_under_way() {
-            // The exec would end their thread, and the old ones would stay.
-            return "rules are being read at the moment; try again later".into();
-        }
         if !self.park_workers() {
             self.shared.enter_phase(Phase::Serving);
             return "a handler can't be started at the moment, or hangs before its exec; try again later".into();
@@ -169,7 +165,7 @@ impl Daemon {
         };
         self.shared.pools().for_each(Pool::refill);
         self.shared.enter_phase(Phase::Serving);
-        self.status.ready(&self.shared);
+        self.ready_if_reloaded();
         why
     }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::births::Births;
-use super::linger::Lingering;
+use super::linger::{CALM, KEPT, KeptConnection, Lingering};
 use super::table::{Handler, Table};
 use super::timeouts::{Act, Timeouts, Watch};
 use crate::report::{self, Event, Trouble, Watched};
@@ -65,6 +65,10 @@ impl Handlers {
         watch: Option<Watch>,
     ) -> bool {
         let (service, has_pidfd) = (handler.service, handler.pidfd.is_some());
+        let kept = handler.kept.as_ref();
+        if kept.is_some_and(KeptConnection::is_by_default) {
+            self.lingering.note_kept(thread, handler.started + KEPT);
+        }
         let poller = &self.pollers[thread];
         let (watched, more) = self.table.insert(thread, poller, handler, watch);
         if let Err(errno) = watched {
@@ -93,6 +97,30 @@ impl Handlers {
         // Without timeouts no look at the clock.
         let until = due.map(|due| due.saturating_duration_since(Instant::now()));
         limit.into_iter().chain(until).min()
+    }
+
+    /// Closes the connections of this part whose time is over: those that linger, and those that are
+    /// kept by default. Of the latter all are looked at, at most once in [`CALM`].
+    pub(in crate::serve) fn close_overdue(&self, part: usize) {
+        let poller = &self.pollers[part];
+        let Some(now) = self.lingering.close_overdue(part, poller) else {
+            return;
+        };
+        let mut next: Option<Instant> = None;
+        self.table.each_kept(part, |kept, started| {
+            let Some(connection) = kept.take_if(|kept| kept.is_by_default()) else {
+                return;
+            };
+            let until = started + KEPT;
+            if until <= now {
+                return connection.let_go();
+            }
+            *kept = Some(connection);
+            next = Some(next.map_or(until, |next| next.min(until)));
+        });
+        if let Some(next) = next {
+            self.lingering.note_kept(part, next.max(now + CALM));
+        }
     }
 
     /// Acts on the timeouts of this part of the table that are due; not on all at once, if there

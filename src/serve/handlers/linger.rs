@@ -9,6 +9,10 @@
 //! Nothing here waits: what is read at a time is bounded, and so is the number of lingering
 //! connections. Each is closed aside: see [`crate::sys::aside`].
 //!
+//! By default a connection lingers only if input is unread at its handler's end, and nothing touches
+//! it at first: a process that the handler has left behind, in a session of its own, may use it. No
+//! system call says whether there is one, so its traces are looked for: see [`Traffic`].
+//!
 //! Of a unix connection no input is drained. With it descriptors could arrive, which a handler has
 //! allowed, and reading would close them here. The connection is kept until its client has closed it
 //! and no input is unread, or until its time is over.
@@ -20,6 +24,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::unistd::Pid;
 use socket2::{Domain, SockRef};
 
@@ -31,8 +36,10 @@ use crate::sys::aside::Aside;
 use crate::sys::events::{Interest, Poller};
 use crate::sys::signals::has_group;
 use crate::sys::sockets::{
-    Drained, drain_input, is_shut_down, resets_at_close, tell, unread, unsent,
+    Drained, drain_input, is_shut_down, lingers_at_close, peek_bytes, refuses_descriptors,
+    resets_at_close, tell, unread, unsent,
 };
+use crate::sys::traffic::Traffic;
 
 /// How many connections may linger in one thread. It is enough for the round trips of slow clients
 /// at thousands of connections a second, and no help to a flood of clients that never close.
@@ -64,6 +71,11 @@ pub fn most(workers: usize, files: u64) -> usize {
 /// sent its end, and has read all or closed.
 const LAST: Duration = Duration::from_secs(1);
 
+/// How long a process that a handler has left behind has to read or write, before its connection is
+/// taken for unused. Daemons do so within milliseconds, and on a busy machine within tens of them.
+/// For so long clients that wait for the end of an answer wait in vain.
+const GRACE: Duration = Duration::from_millis(200);
+
 /// A connection that was or will be a handler's.
 #[derive(Debug)]
 pub(in crate::serve) struct Connection {
@@ -73,7 +85,7 @@ pub(in crate::serve) struct Connection {
 
 impl Connection {
     /// A connection of a unix socket or of TCP.
-    pub(in crate::serve) fn new(fd: OwnedFd, unix: bool) -> Self {
+    pub(in crate::serve) fn new(fd: impl Into<Aside>, unix: bool) -> Self {
         let fd = fd.into();
         Self { fd, unix }
     }
@@ -97,11 +109,25 @@ impl Connection {
         self.unix && is_shut_down(&self.fd) && unsent(&self.fd) == 0
     }
 
-    /// Tells the client the end, unless the handler wanted a reset.
-    fn half_close(&self) {
-        if !resets_at_close(self) {
-            shut_down(self);
+    /// Closes it without a half-close: a process that has left the handler's group, or to which the
+    /// handler has passed the connection, may still use it.
+    ///
+    /// It is closed here, and so at once, if that can neither wait nor close passed descriptors. The
+    /// answer may change until the close: some microseconds remain, as where it isn't kept at all.
+    fn close(self) {
+        let is_plain = match self.unix {
+            false => !lingers_at_close(&self),
+            true => refuses_descriptors(&self) && peek_bytes(&self, &mut [0]) == Err(Errno::EAGAIN),
+        };
+        if is_plain {
+            drop(self.fd.into_inner());
         }
+    }
+
+    /// Sends the end, and drains input before and after. Returns whether the connection lingers then: a
+    /// reset that the handler wanted is sent, and many clients have sent all by now, and even closed.
+    fn half_close(&self) -> bool {
+        !resets_at_close(self) && !self.drain() && shut_down(self) && !self.drain()
     }
 
     fn interest(&self) -> Interest {
@@ -143,6 +169,17 @@ impl KeptConnection {
         }
     }
 
+    /// Whether it is kept only in case input is unread.
+    pub(super) fn is_by_default(&self) -> bool {
+        self.if_unread
+    }
+
+    /// Closes it before the handler's end. From now on its client sees the end when the handler closes
+    /// it.
+    pub(super) fn let_go(self) {
+        self.connection.close();
+    }
+
     /// Begins the lingering close in this thread, after the end of the handler that led this
     /// process group.
     pub(super) fn release(
@@ -155,16 +192,17 @@ impl KeptConnection {
         if has_group(leader) {
             return;
         }
-        let is_unread = !self.if_unread || unread(&self.connection) > 0;
-        if self.if_unread {
-            to.note(service, is_unread);
-        }
-        if !is_unread {
-            // The end now, since the close is later.
-            self.connection.half_close();
-        } else {
+        if !self.if_unread {
             let until = Instant::now() + self.time;
-            to.add(thread, poller, self.connection, until);
+            return to.add(thread, poller, self.connection, until);
+        }
+        let is_unread = unread(&self.connection) > 0;
+        to.note(service, is_unread);
+        if is_unread {
+            to.watch(thread, poller, self.connection, self.time);
+        } else {
+            // The client waits for the end, which it sees if no other process has the connection.
+            self.connection.close();
         }
     }
 
@@ -184,6 +222,13 @@ pub(in crate::serve) struct Lingering {
     /// as far as they were looked at.
     quiet: Box<[AtomicU32]>,
 }
+
+/// How long a connection is kept by default. A handler may close its own before it ends: the client
+/// sees that so late, and [`CALM`] later, at most.
+pub(super) const KEPT: Duration = Duration::from_secs(5);
+
+/// The least time between two looks for connections that were kept for so long.
+pub(super) const CALM: Duration = Duration::from_secs(1);
 
 /// After so many connections without unread input in a row, few are kept any more by default.
 const QUIET: u32 = 256;
@@ -252,34 +297,31 @@ impl Lingering {
         thread: usize,
         poller: &Poller,
         connection: Connection,
-        mut until: Instant,
+        until: Instant,
     ) {
-        // A reset that the handler wanted is sent. Many clients have sent all by now, and even
-        // closed.
-        if resets_at_close(&connection)
-            || connection.drain()
-            || !shut_down(&connection)
-            || connection.drain()
-        {
+        if connection.half_close() {
+            if let Some(mut part) = self.part(thread) {
+                part.make_room(poller);
+                part.add(poller, connection, until);
+            }
+        }
+    }
+
+    /// Begins the lingering close of a connection with unread input for so long, unless another process
+    /// uses the connection within the [`GRACE`].
+    fn watch(&self, thread: usize, poller: &Poller, connection: Connection, time: Duration) {
+        if resets_at_close(&connection) {
             return;
         }
-        if connection.is_nearly_over() {
-            until = until.min(Instant::now() + LAST);
+        let traffic = Traffic::of(&connection);
+        if let Some(mut part) = self.part(thread) {
+            part.make_room(poller);
+            part.insert(Entry {
+                connection,
+                until: Instant::now() + GRACE,
+                watched: Some((traffic, time)),
+            });
         }
-        let Some(mut part) = self.part(thread) else {
-            return;
-        };
-        part.make_room(poller);
-        let token = Token::Lingering(part.connections.next_index()).into();
-        if let Err(errno) = poller.add(&connection, connection.interest(), token) {
-            report::event(Event::Trouble(Trouble::NotWatched {
-                service: None,
-                what: Watched::Lingering,
-                errno,
-            }));
-            return;
-        }
-        part.insert(Entry { connection, until });
     }
 
     /// Sends a message to a rejected client, as far as the connection takes it without waiting, and
@@ -307,6 +349,9 @@ impl Lingering {
         let Some(entry) = part.connections.get_mut(index) else {
             return;
         };
+        if entry.watched.is_some() {
+            return;
+        }
         if entry.connection.drain() {
             part.close(index, poller);
         } else if entry.connection.is_nearly_over() {
@@ -316,22 +361,30 @@ impl Lingering {
         }
     }
 
-    /// Returns when to call [`Self::close_overdue`] for this thread, or a somewhat earlier time.
+    /// Returns when something is overdue in this thread, or a somewhat earlier time.
     pub(in crate::serve) fn due(&self, thread: usize) -> Option<Instant> {
-        self.part(thread).and_then(|part| part.due)
+        let part = self.part(thread)?;
+        part.due.into_iter().chain(part.kept_until).min()
     }
 
-    /// Closes the connections whose time is over.
-    pub(in crate::serve) fn close_overdue(&self, thread: usize, poller: &Poller) {
-        let Some(mut part) = self.part(thread) else {
-            return;
-        };
-        if let Some(due) = part.due {
-            let now = Instant::now();
-            if due <= now {
-                part.close_overdue(poller, now);
-            }
+    /// Notes that a handler of this thread has a connection that is kept by default until then.
+    pub(super) fn note_kept(&self, thread: usize, until: Instant) {
+        if let Some(mut part) = self.part(thread) {
+            part.kept_until = Some(part.kept_until.map_or(until, |other| other.min(until)));
         }
+    }
+
+    /// Closes the lingering connections whose time is over, and half-closes those that no process has
+    /// used in the grace. Returns the time if connections may have
+    /// been kept by default for long enough: then it is forgotten that they are.
+    pub(super) fn close_overdue(&self, thread: usize, poller: &Poller) -> Option<Instant> {
+        let mut part = self.part(thread)?;
+        part.due.or(part.kept_until)?;
+        let now = Instant::now();
+        if part.due.is_some_and(|due| due <= now) {
+            part.close_overdue(poller, now);
+        }
+        part.kept_until.take_if(|until| *until <= now).map(|_| now)
     }
 
     /// Returns the number of lingering connections.
@@ -344,7 +397,7 @@ impl Lingering {
     pub(in crate::serve) fn each(&self, mut look: impl FnMut(&Connection, Instant)) {
         for part in (0..self.parts.len()).filter_map(|thread| self.part(thread)) {
             for (_, entry) in part.connections.iter() {
-                look(&entry.connection, entry.until);
+                look(&entry.connection, entry.end());
             }
         }
     }
@@ -362,12 +415,26 @@ struct Part {
     most: usize,
     /// Not later than the first connection is due.
     due: Option<Instant>,
+    /// The same for connections of handlers, which are kept by default.
+    kept_until: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Entry {
     connection: Connection,
+    /// When it is closed, or the end of the grace.
     until: Instant,
+    /// In the grace, in which it is in no epoll set: what had passed at its beginning, and for how long
+    /// the connection lingers afterwards.
+    watched: Option<(Traffic, Duration)>,
+}
+
+impl Entry {
+    /// When it is closed, whatever the client does.
+    fn end(&self) -> Instant {
+        let lingers = self.watched.as_ref().map(|(_, time)| *time);
+        self.until + lingers.unwrap_or_default()
+    }
 }
 
 impl Part {
@@ -376,6 +443,7 @@ impl Part {
             connections: Slab::with_capacity(most)?,
             most,
             due: None,
+            kept_until: None,
         })
     }
 
@@ -383,11 +451,32 @@ impl Part {
     fn make_room(&mut self, poller: &Poller) {
         if self.connections.len() == self.most {
             let connections = self.connections.iter();
-            let first = connections.min_by_key(|(_, entry)| entry.until);
+            let first = connections.min_by_key(|(_, entry)| entry.end());
             if let Some((index, _)) = first {
                 self.close(index, poller);
             }
         }
+    }
+
+    /// Adds a connection that has been half-closed.
+    fn add(&mut self, poller: &Poller, connection: Connection, mut until: Instant) {
+        if connection.is_nearly_over() {
+            until = until.min(Instant::now() + LAST);
+        }
+        let token = Token::Lingering(self.connections.next_index()).into();
+        if let Err(errno) = poller.add(&connection, connection.interest(), token) {
+            report::event(Event::Trouble(Trouble::NotWatched {
+                service: None,
+                what: Watched::Lingering,
+                errno,
+            }));
+            return;
+        }
+        self.insert(Entry {
+            connection,
+            until,
+            watched: None,
+        });
     }
 
     fn insert(&mut self, entry: Entry) {
@@ -400,7 +489,9 @@ impl Part {
         if let Some(entry) = self.connections.remove(index) {
             // Before it is closed: a process that was left behind may have it too, or a newborn
             // child, and its registration would live on.
-            let _ = poller.remove(&entry.connection);
+            if entry.watched.is_none() {
+                let _ = poller.remove(&entry.connection);
+            }
             if self.connections.len() == 0 {
                 self.due = None;
             }
@@ -409,9 +500,23 @@ impl Part {
 
     fn close_overdue(&mut self, poller: &Poller, now: Instant) {
         for index in 0..self.connections.end() {
-            let entry = self.connections.get(index);
-            if entry.is_some_and(|entry| entry.until <= now) {
-                self.close(index, poller);
+            match self.connections.get(index) {
+                Some(entry) if entry.until <= now => {}
+                _ => continue,
+            }
+            let watched = self.connections.get_mut(index);
+            match watched.and_then(|entry| entry.watched.take()) {
+                None => self.close(index, poller),
+                Some((traffic, time)) => {
+                    if let Some(Entry { connection, .. }) = self.connections.remove(index) {
+                        // Else it is the other process's now.
+                        if !Traffic::of(&connection).shows_use_since(&traffic)
+                            && connection.half_close()
+                        {
+                            self.add(poller, connection, now + time);
+                        }
+                    }
+                }
             }
         }
         let connections = self.connections.iter();
@@ -555,7 +660,7 @@ mod tests {
         thread.add(other, FAR);
         thread.add(one, Duration::ZERO);
         assert!(thread.lingering.due(0).unwrap() <= Instant::now());
-        thread.lingering.close_overdue(0, &thread.poller);
+        let _ = thread.lingering.close_overdue(0, &thread.poller);
         assert_eq!(thread.lingering.len(), 1);
         assert!(thread.lingering.due(0).unwrap() >= before + FAR);
         assert!(read_all(&mut early).1.is_ok());
@@ -569,6 +674,35 @@ mod tests {
             closed.kind(),
             ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
         ));
+    }
+
+    #[test]
+    fn a_connection_that_another_process_uses_is_left_to_it() {
+        for used in [true, false] {
+            let thread = Thread::new();
+            let (mut client, server) = tcp();
+            client.write_all(b"unread").unwrap();
+            while unread(&server) < 6 {}
+            let mut other = server.try_clone().unwrap();
+            let connection = Connection::found(server.into());
+            thread.lingering.watch(0, &thread.poller, connection, FAR);
+            assert_eq!(thread.lingering.len(), 1);
+            other.write_all(if used { b"more" } else { b"" }).unwrap();
+            // It isn't watched by epoll, so only its time ends the wait.
+            while let Some(rest) = thread.lingering.due(0) {
+                let rest = rest.saturating_duration_since(Instant::now());
+                if rest > GRACE {
+                    break;
+                }
+                let mut events = crate::sys::events::no_events();
+                let mut tokens = thread.poller.wait(&mut events, Some(rest)).unwrap();
+                assert!(tokens.next().is_none());
+                thread.lingering.close_overdue(0, &thread.poller);
+            }
+            assert_eq!(thread.lingering.len(), usize::from(!used));
+            assert_eq!(unread(&other), if used { 6 } else { 0 });
+            assert_eq!(other.write(b"x").is_ok(), used);
+        }
     }
 
     #[test]
@@ -631,7 +765,7 @@ mod tests {
         stuff(&server);
         SockRef::from(&server).set_linger(Some(FAR)).unwrap();
         thread.add(server, Duration::ZERO);
-        thread.lingering.close_overdue(0, &thread.poller);
+        let _ = thread.lingering.close_overdue(0, &thread.poller);
         assert_eq!(thread.lingering.len(), 0);
     }
 

@@ -48,8 +48,7 @@ struct SavedKept {
     connection: i32,
     /// How long input is drained after the handler's end, in milliseconds.
     linger: u64,
-    /// Whether that is so only if input is unread. Version 2.0 doesn't know of that.
-    #[serde(default)]
+    /// Whether that is so only if input is unread.
     if_unread: bool,
 }
 

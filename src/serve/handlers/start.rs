@@ -57,6 +57,8 @@ pub(in crate::serve) struct NewHandler<'a> {
 enum Descriptor<'a> {
     /// Closed as soon as the handler has it, unless it is kept for a lingering close.
     Owned(OwnedFd),
+    /// The same, but its client may have passed descriptors along: its last close could wait.
+    Guarded(Aside),
     Borrowed(BorrowedFd<'a>),
 }
 
@@ -64,6 +66,7 @@ impl AsFd for Descriptor<'_> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Owned(fd) => fd.as_fd(),
+            Self::Guarded(fd) => fd.as_fd(),
             Self::Borrowed(fd) => *fd,
         }
     }
@@ -79,13 +82,17 @@ impl<'a> NewHandler<'a> {
         admitted: Admitted,
     ) -> Self {
         let pool = service.pool.as_deref();
+        let descriptor = match listener.holds_descriptors() {
+            true => Descriptor::Guarded(connection.into()),
+            false => Descriptor::Owned(connection),
+        };
         Self {
             service: service.id,
             plan: &service.plan,
             pool: pool.map(|pool| (pool, &service.pool_variables[..])),
             listener,
             peer,
-            descriptor: Descriptor::Owned(connection),
+            descriptor,
             work: Work::Connection(admitted.slot),
             source_slot: admitted.source_slot,
             rule: admitted.rule,
@@ -219,21 +226,22 @@ pub(in crate::serve) fn start(
     become_peer(spawner, &new)?;
     hold(spawner, &new, shortage)?;
     new.write_environment(environment);
+    let number = new.descriptor.as_fd().as_raw_fd();
+    let linger = new.linger.filter(|linger| {
+        number < linger.below && (!linger.if_unread || handlers.lingering.is_worth_it(new.service))
+    });
+    let unix = new.listener.is_unix();
+    let keep =
+        |fd: Aside,
+         Linger {
+             time, if_unread, ..
+         }| { KeptConnection::new(Connection::new(fd, unix), time, if_unread) };
     let mut aside = None;
-    let kept = match (new.descriptor, new.linger) {
-        (Descriptor::Owned(connection), Some(linger))
-            if connection.as_raw_fd() < linger.below
-                && (!linger.if_unread || handlers.lingering.is_worth_it(new.service)) =>
-        {
-            let connection = Connection::new(connection, new.listener.is_unix());
-            Some(KeptConnection::new(
-                connection,
-                linger.time,
-                linger.if_unread,
-            ))
-        }
-        (Descriptor::Owned(connection), _) if new.listener.holds_descriptors() => {
-            aside = Some(Aside::from(connection));
+    let kept = match (new.descriptor, linger) {
+        (Descriptor::Owned(fd), Some(linger)) => Some(keep(fd.into(), linger)),
+        (Descriptor::Guarded(fd), Some(linger)) => Some(keep(fd, linger)),
+        (Descriptor::Guarded(fd), None) => {
+            aside = Some(fd);
             None
         }
         // Closed here.

@@ -234,6 +234,23 @@ impl Table {
         }
     }
 
+    /// Calls `look` for the connection of each handler of this part that is kept, with the start of
+    /// the handler.
+    pub(super) fn each_kept(
+        &self,
+        thread: usize,
+        mut look: impl FnMut(&mut Option<KeptConnection>, Instant),
+    ) {
+        let mut part = self.part(thread);
+        for index in 0..part.handlers.end() {
+            if let Some(handler) = part.handlers.get_mut(index) {
+                if handler.kept.is_some() {
+                    look(&mut handler.kept, handler.started);
+                }
+            }
+        }
+    }
+
     /// Returns when a timeout of this part is due.
     pub(in crate::serve) fn next_due(&self, thread: usize) -> Option<Instant> {
         // Without timeouts no lock is taken.

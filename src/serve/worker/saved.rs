@@ -67,8 +67,10 @@ impl Shared {
         for (saved, thread) in saved.into_iter().zip((0..stream_workers).cycle()) {
             let mut listeners = served.listeners.iter();
             let listener = listeners.position(|listener| listener.address() == saved.listener);
-            let connection = left_open.take(saved.connection);
-            let (Some(listener), Some(connection)) = (listener, connection) else {
+            let Some(listener) = listener else {
+                continue;
+            };
+            let Some(connection) = left_open.take(saved.connection) else {
                 continue;
             };
             let mut client = policy.begin(saved.peer, Kind::Connection);

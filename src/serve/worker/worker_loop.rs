@@ -118,10 +118,7 @@ pub(super) fn look<'a, S: Intake<'a>>(intake: &mut S, limit: Option<Duration>) {
     let Thread { index, shared } = thread;
     // After the ends: a handler that has ended isn't late.
     shared.handlers.act_on_timeouts(index);
-    shared
-        .handlers
-        .lingering
-        .close_overdue(index, thread.poller());
+    shared.handlers.close_overdue(index);
     intake.on_time();
 }
 

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::sys::signal::SigSet;
 
 use crate::sys::capabilities;
+use crate::sys::process::SETGROUPS;
 use crate::sys::result::check;
 
 /// One system call of a child's preparation, its arguments ready.
@@ -106,15 +107,11 @@ impl Step {
 /// The calls that take ids of 32 bits. The C library's functions of these names call all threads of
 /// the process together.
 #[cfg(any(target_arch = "x86", target_arch = "arm"))]
-const SETGROUPS: libc::c_long = libc::SYS_setgroups32;
-#[cfg(any(target_arch = "x86", target_arch = "arm"))]
 const SETRESGID: libc::c_long = libc::SYS_setresgid32;
 #[cfg(any(target_arch = "x86", target_arch = "arm"))]
 const SETRESUID: libc::c_long = libc::SYS_setresuid32;
 #[cfg(any(target_arch = "x86", target_arch = "arm"))]
 const SETFSUID: libc::c_long = libc::SYS_setfsuid32;
-#[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
-const SETGROUPS: libc::c_long = libc::SYS_setgroups;
 #[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
 const SETRESGID: libc::c_long = libc::SYS_setresgid;
 #[cfg(not(any(target_arch = "x86", target_arch = "arm")))]

@@ -20,7 +20,7 @@ use crate::serve::control::origin::Origin;
 use crate::serve::control::prepared::{RemovedService, Restored, RestoredService};
 use crate::setup::executable::Executable;
 use crate::setup::pidfile::PidFile;
-use crate::setup::{Log, Manager, RuleFiles, Starter};
+use crate::setup::{Log, Manager, RuleFiles};
 use crate::sys::descriptors;
 use crate::sys::process;
 use crate::sys::reexec;
@@ -107,10 +107,7 @@ impl State {
         Ok(Origin {
             executable: Some(executable),
             hangup_ends: self.process.hangup_ends,
-            starter: self
-                .process
-                .starter
-                .unwrap_or_else(|| Starter::of_earlier(self.identity.is_some())),
+            starter: self.process.starter,
             files: files.map(|(rlim_cur, rlim_max)| libc::rlimit { rlim_cur, rlim_max }),
             identity: self.identity(),
             users: Vec::new(),
@@ -150,6 +147,7 @@ impl State {
             removed: removed.collect::<Result<_, Errno>>()?,
             lingering: std::mem::take(&mut self.lingering),
             served: self.served,
+            reloads: self.process.reloads,
         })
     }
 

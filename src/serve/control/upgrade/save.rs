@@ -52,7 +52,8 @@ pub(in crate::serve) fn write_state(
         version: env!("SKD_VERSION").into(),
         process: SavedProcess {
             hangup_ends: daemon.origin.hangup_ends,
-            starter: Some(daemon.origin.starter),
+            starter: daemon.origin.starter,
+            reloads: daemon.reload.is_under_way(),
             stream_workers: daemon.stream_workers,
             files: files.map(|limit| (limit.rlim_cur, limit.rlim_max)),
             dumpable: process::is_dumpable(),

@@ -73,8 +73,9 @@ pub(in crate::serve) struct OpenDescriptors {
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::serve) struct SavedProcess {
     pub(in crate::serve) hangup_ends: bool,
-    /// Unknown to skd 2.0.
-    pub(in crate::serve) starter: Option<Starter>,
+    pub(in crate::serve) starter: Starter,
+    /// Whether rules are being read, which the next binary does from the beginning.
+    pub(in crate::serve) reloads: bool,
     /// How many stream workers there are: after chroot(2), what limits them can't be seen.
     pub(in crate::serve) stream_workers: usize,
     /// The limit of open files that handlers get back.
@@ -193,6 +194,11 @@ mod tests {
     use super::*;
 
     const SEED: &[u8] = include_bytes!("../../../../fuzz/seeds/upgrade/state");
+
+    #[test]
+    fn the_seed_of_fuzzing_is_a_state() {
+        State::parse(SEED).unwrap();
+    }
 
     proptest! {
         #[test]

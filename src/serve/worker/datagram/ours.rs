@@ -5,44 +5,49 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use crate::sys::aside::Aside;
 use crate::sys::sockets::refuse_descriptors;
 
-/// skd's end of an exchange. No other process has it.
+/// skd's end of an exchange, which is closed without waiting. No other process has it.
 #[derive(Debug)]
-pub(super) struct Ours {
-    socket: OwnedFd,
-    /// Whether its handler could have passed descriptors to it, which to receive or to close could
-    /// wait for.
-    pub(super) guarded: bool,
+pub(super) enum Ours {
+    /// The kernel refuses descriptors.
+    Refusing(OwnedFd),
+    /// Its handler could have passed descriptors to it, which to receive or to close could wait for.
+    Guarded(Aside),
 }
 
 impl Ours {
     /// The end of a new pair, whose handler isn't started yet. The kernel refuses descriptors, where
     /// it knows how. For this, each handler costs a system call.
     pub(super) fn new(socket: OwnedFd) -> Self {
-        let guarded = refuse_descriptors(&socket).is_err();
-        Self { socket, guarded }
+        match refuse_descriptors(&socket) {
+            Ok(()) => Self::Refusing(socket),
+            Err(_) => Self::restored(socket),
+        }
     }
 
     /// An end that an earlier binary has made.
     pub(super) fn restored(socket: OwnedFd) -> Self {
-        let guarded = true;
-        Self { socket, guarded }
+        Self::Guarded(socket.into())
     }
 
-    /// Closes it without waiting.
-    pub(super) fn close(self) {
-        if self.guarded {
-            drop(Aside::from(self.socket));
-        }
+    /// Whether its handler could have passed descriptors to it.
+    pub(super) fn is_guarded(&self) -> bool {
+        matches!(self, Self::Guarded(_))
     }
 
     /// The descriptor.
     pub(super) fn into_inner(self) -> OwnedFd {
-        self.socket
+        match self {
+            Self::Refusing(socket) => socket,
+            Self::Guarded(socket) => socket.into_inner(),
+        }
     }
 }
 
 impl AsFd for Ours {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        match self {
+            Self::Refusing(socket) => socket.as_fd(),
+            Self::Guarded(socket) => socket.as_fd(),
+        }
     }
 }

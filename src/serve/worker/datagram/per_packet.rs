@@ -102,7 +102,7 @@ impl Packet {
                 length = 0;
             }
             let buffer = &mut buffer[length..];
-            let end = match self.socket.guarded {
+            let end = match self.socket.is_guarded() {
                 false => receive_now(&self.socket, buffer, MsgFlags::empty()),
                 true => receive_bytes(&self.socket, buffer),
             };
@@ -236,7 +236,7 @@ impl Mode for Packets {
                 intake.mode.freed += packet.answer.capacity();
             }
         }
-        packet.socket.close();
+        drop(packet.socket);
         if packet.too_long || length > LONGEST {
             let peer = Peer::datagram(packet.route.sender(), None);
             report::event(Event::Trouble(Trouble::AnswerTooLong {

@@ -148,7 +148,7 @@ impl Mode for Peers {
         let Some(exchange) = open.get_mut(index) else {
             return;
         };
-        let (batch, received) = match exchange.socket.guarded {
+        let (batch, received) = match exchange.socket.is_guarded() {
             false => (BATCH, answers.receive(&exchange.socket, false)),
             true => (1, answers.receive_bytes(&exchange.socket)),
         };
@@ -409,7 +409,7 @@ fn close(intake: &mut Datagram<'_, Peers>, index: usize) {
         peers.known.remove(&exchange.with);
     }
     let _ = intake.poller.remove(&exchange.socket);
-    exchange.socket.close();
+    drop(exchange);
     intake.mode.give_back();
     intake.count_closed();
 }

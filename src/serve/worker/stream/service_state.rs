@@ -215,7 +215,7 @@ impl<'a> ServiceState<'a> {
             let lingering = &self.thread.handlers().lingering;
             let (index, poller) = (self.thread.index, self.thread.poller());
             let unix = listener.is_some_and(Listener::is_unix);
-            let connection = Connection::new(pending.connection.into(), unix);
+            let connection = Connection::new(OwnedFd::from(pending.connection), unix);
             lingering.add_with_message(index, poller, connection, message, now + LINGER);
         } else if listener.is_some_and(Listener::holds_descriptors) {
             drop(Aside::from(OwnedFd::from(pending.connection)));

@@ -1,0 +1,158 @@
+//! What has passed over a connection, which shows whether a process uses it.
+
+use std::os::fd::AsFd;
+
+use super::sockets::{tcp_info, unread, unsent};
+
+/// What processes have read from a connection and written to it. What the client does changes neither.
+#[derive(Clone, Copy, Debug)]
+pub struct Traffic {
+    /// Of TCP the number of bytes that were read, of others of those that wait to be.
+    input: u64,
+    /// Of TCP the number of bytes that were written, of others of those that the client hasn't read.
+    output: u64,
+    counted: bool,
+}
+
+impl Traffic {
+    /// What has passed up to now.
+    pub fn of(connection: impl AsFd) -> Self {
+        /// How often numbers are read that change meanwhile.
+        const ATTEMPTS: usize = 8;
+        let mut counts = Counts::of(&connection);
+        let mut traffic = Self::between(counts, &connection);
+        for _ in 0..ATTEMPTS {
+            let after = Counts::of(&connection);
+            if after == counts {
+                break;
+            }
+            counts = after;
+            traffic = Self::between(counts, &connection);
+        }
+        traffic
+    }
+
+    fn between(counts: Option<Counts>, connection: impl AsFd) -> Self {
+        let (unread, unsent) = (unread(&connection) as u64, unsent(&connection) as u64);
+        let (input, output) = match counts {
+            Some(counts) => (
+                counts.received.saturating_sub(unread),
+                counts.acknowledged + unsent,
+            ),
+            None => (unread, unsent),
+        };
+        Self {
+            input,
+            output,
+            counted: counts.is_some(),
+        }
+    }
+
+    /// Returns whether a process has used the connection since an earlier moment, as far as that shows.
+    /// Where nothing is counted, new input counts as use, and output shows only until it is read.
+    pub fn shows_use_since(&self, earlier: &Self) -> bool {
+        self.input != earlier.input
+            || self.output > earlier.output
+            || self.counted != earlier.counted
+    }
+}
+
+/// What TCP counts (struct tcp_info).
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Counts {
+    /// Bytes that the client has sent, without its end.
+    received: u64,
+    /// Bytes of this side that the client has acknowledged.
+    acknowledged: u64,
+}
+
+impl Counts {
+    fn of(connection: impl AsFd) -> Option<Self> {
+        // Eight bytes, of which the first is the state; 24 words; two long numbers; these two.
+        const ACKNOWLEDGED: usize = 2 + 24 + 4;
+        const RECEIVED: usize = ACKNOWLEDGED + 2;
+        /// The states in which the client's end has come: CLOSE_WAIT, LAST_ACK and CLOSING.
+        const ENDED: [u8; 3] = [8, 9, 11];
+        let info = tcp_info::<{ RECEIVED + 2 }>(connection)?;
+        let long = |index: usize| {
+            let [a, b, c, d] = info[index].to_ne_bytes();
+            let [e, f, g, h] = info[index + 1].to_ne_bytes();
+            u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+        };
+        let [state, ..] = info[0].to_ne_bytes();
+        // The end counts as a byte here, but not in what is unread.
+        let end = u64::from(ENDED.contains(&state));
+        Some(Self {
+            received: long(RECEIVED).saturating_sub(end),
+            acknowledged: long(ACKNOWLEDGED),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::os::unix::net::UnixStream;
+
+    fn tcp() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (client, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "sockets")]
+    fn what_the_client_does_is_no_use() {
+        let (mut client, mut server) = tcp();
+        client.write_all(b"unread").unwrap();
+        server.write_all(&[7; 100_000]).unwrap();
+        while unread(&server) < 6 {}
+        let begin = Traffic::of(&server);
+        client.write_all(&[7; 100_000]).unwrap();
+        assert!(!Traffic::of(&server).shows_use_since(&begin));
+        client.read_exact(&mut [0; 100_000]).unwrap();
+        assert!(!Traffic::of(&server).shows_use_since(&begin));
+        while unread(&server) < 100_006 {}
+        client.shutdown(Shutdown::Write).unwrap();
+        while !super::super::sockets::is_shut_down(&server) {}
+        assert!(!Traffic::of(&server).shows_use_since(&begin));
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "sockets")]
+    fn a_byte_that_is_read_or_written_shows() {
+        let (mut client, mut server) = tcp();
+        client.write_all(b"unread").unwrap();
+        while unread(&server) < 6 {}
+        let begin = Traffic::of(&server);
+        server.read_exact(&mut [0]).unwrap();
+        client.write_all(b"x").unwrap();
+        let read = Traffic::of(&server);
+        assert!(read.shows_use_since(&begin));
+        server.write_all(b"x").unwrap();
+        client.read_exact(&mut [0]).unwrap();
+        let written = Traffic::of(&server);
+        assert!(written.shows_use_since(&read));
+        server.shutdown(Shutdown::Write).unwrap();
+        assert!(Traffic::of(&server).shows_use_since(&written));
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "sockets")]
+    fn of_a_unix_connection_it_shows_as_far_as_bytes_wait() {
+        let (mut client, mut server) = UnixStream::pair().unwrap();
+        client.write_all(b"unread").unwrap();
+        server.write_all(b"answer").unwrap();
+        let begin = Traffic::of(&server);
+        client.read_exact(&mut [0; 6]).unwrap();
+        assert!(!Traffic::of(&server).shows_use_since(&begin));
+        let begin = Traffic::of(&server);
+        server.write_all(b"more").unwrap();
+        assert!(Traffic::of(&server).shows_use_since(&begin));
+        let begin = Traffic::of(&server);
+        server.read_exact(&mut [0]).unwrap();
+        assert!(Traffic::of(&server).shows_use_since(&begin));
+    }
+}
