@@ -160,15 +160,19 @@ impl UserThread {
     fn start(entry: &Arc<Entry>, writer: &Writer) -> Option<Self> {
         let (questions, asked) = sync_channel::<()>(1);
         let (answer, answers) = sync_channel::<Opened>(1);
+        let (confined, is_confined) = sync_channel::<()>(1);
         let (entry, writer) = (Arc::clone(entry), writer.clone());
         let work = move || {
             // The thread ends where it can't become the user, and opens nothing.
             if writer.become_it().is_ok() {
                 confine_to(&entry);
+                let _ = confined.send(());
                 while asked.recv().is_ok() && answer.send(open(&entry)).is_ok() {}
             }
         };
         Thread::start(CString::from(c"log-opener"), STACK, work).ok()?;
+        // Until then it has descriptors of its own, which the relay would close with all others.
+        is_confined.recv().ok()?;
         Some(Self { questions, answers })
     }
 

@@ -4,8 +4,8 @@
 use crate::harness::{
     Directory, Instance, Running, SignalMasks, Skd, ask, ask_udp, assert_idle, connect,
     connect_from, connect_unix, datagram_echo, descriptors, echo, idle_descriptors, ids,
-    in_a_storm, requires_command, requires_root, signal_masks, sockets, talk, try_talk, udp_client,
-    wait_until, zombies,
+    in_a_storm, limit_processes, requires_command, requires_root, signal_masks, sockets, talk,
+    try_talk, udp_client, wait_until, zombies,
 };
 use nix::errno::Errno;
 use nix::sys::resource::Resource;
@@ -161,11 +161,13 @@ fn accept_error_spin_or_exit() {
 #[test]
 fn fork_failure_ends_the_server() {
     requires_root();
-    // A user id that no other test uses. Of its seven processes four are threads of skd.
+    // A user id that no other test uses.
     let skd = Skd::new(["--threads", "1", "-t", "127.0.0.1:0"])
         .user(54_331, 54_331, [])
-        .limit(Resource::RLIMIT_NPROC, 7, 7)
         .run("cat");
+    assert_eq!(talk(skd.connect(), b"first"), b"first");
+    skd.wait_for_children(0);
+    limit_processes(skd.pid(), 3);
     let mut streams: Vec<TcpStream> = (0..3).map(|_| skd.connect()).collect();
     for stream in &mut streams {
         echo(stream, b"served");

@@ -1,6 +1,10 @@
 //! The files of contrib/: their programs accept them, and skd accepts their command lines.
 
-use crate::harness::{Directory, Namespace, Skd, requires_command, requires_root, run_to_end};
+use crate::harness::{
+    Directory, Namespace, Skd, descriptors, requires_command, requires_root, run_to_end,
+    settled_descriptors,
+};
+use nix::errno::Errno;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -157,6 +161,40 @@ fn traced(options: &[&str]) -> BTreeSet<String> {
     calls.lines().filter_map(call).collect()
 }
 
+/// The system calls that a unit allows by their names.
+fn added(unit: &str) -> BTreeSet<String> {
+    let text = text(Path::new("systemd").join(unit));
+    let lines = text.lines();
+    let filters = lines.filter_map(|line| line.strip_prefix("SystemCallFilter="));
+    let words = filters.flat_map(|filter| filter.split(' '));
+    let names = words.filter(|word| !word.starts_with(['@', '~']));
+    names.map(str::to_owned).collect()
+}
+
+/// Calls that skd does without if a filter refuses them. pidfd_getfd(2) would let handlers that run as the user of skd
+/// take its descriptors.
+const ATTEMPTED: [(&str, libc::c_long); 1] = [("pidfd_getfd", libc::SYS_pidfd_getfd)];
+
+#[test]
+fn skd_serves_without_calls_that_the_units_refuse() {
+    for unit in ["systemd/motd.service", "systemd/motd-activated.service"] {
+        assert!(text(unit).contains("\nSystemCallErrorNumber=EPERM\n"));
+    }
+    let skd = ATTEMPTED.iter().fold(
+        Skd::new(["-vvt", "127.0.0.1:0", "--drain", "30s"]),
+        |skd, (_, call)| skd.refusing(*call, Errno::EPERM),
+    );
+    let skd = skd.run("cat");
+    let before = settled_descriptors(skd.pid()).len();
+    for _ in 0..20 {
+        assert_eq!(crate::harness::talk(skd.connect(), b"1"), b"1");
+    }
+    skd.wait_for_logs("exited with status 0", 20);
+    skd.wait_until("all are closed", || descriptors(skd.pid()).len() == before);
+    assert!(skd.logged("skd: ").is_empty(), "{:?}", skd.log_lines());
+    assert_eq!(skd.stop().code(), Some(0));
+}
+
 #[test]
 fn skd_runs_under_the_filters_of_the_units() {
     requires_root();
@@ -178,6 +216,9 @@ fn skd_runs_under_the_filters_of_the_units() {
     service.insert("pidfd_getfd".into());
     // strace's name for it; systemd has another.
     service.insert("umount2".into());
+    service.extend(ATTEMPTED.map(|(call, _)| call.to_owned()));
+    service.extend(added("motd.service"));
+    assert!(added("motd-activated.service").is_subset(&service));
 
     let calls = traced(&["--user", "nobody"]);
     assert!(calls.contains("close_range") && calls.contains("setgroups"));

@@ -65,11 +65,7 @@ impl Tampering {
             let pipe = std::fs::read_link(format!("/proc/{pid}/fd/2")).unwrap();
             command.arg("-P").arg(pipe);
         }
-        // A thread that closes descriptors may be gone by then.
-        let threads = threads(pid)
-            .into_iter()
-            .filter(|(_, name)| name != "closing");
-        let threads: Vec<i32> = threads.map(|(thread, _)| thread).collect();
+        let threads: Vec<i32> = threads(pid).into_iter().map(|(it, _)| it).collect();
         if row.phase == Phase::Newborn {
             // All threads, and their children.
             command.args(["-f", "-p", &pid.to_string()]);
@@ -89,8 +85,10 @@ impl Tampering {
                 assert!(tampering.count() > 0, "strace can't attach");
                 return true;
             }
-            let held =
-                |&thread: &i32| status_field(thread, "TracerPid") == Some(strace.to_string());
+            // A thread that closes descriptors may be gone by then.
+            let held = |&thread: &i32| {
+                status_field(thread, "TracerPid").is_none_or(|tracer| tracer == strace.to_string())
+            };
             threads.iter().all(held) && stat_field(strace, 3).is_some_and(|state| state == "S")
         });
         tampering

@@ -2,7 +2,7 @@
 
 use crate::harness::{
     Directory, Instance, Skd, Terminal, connect_unix, descriptors, each_program, exists, ids,
-    poll_for, relays, requires_root, talk, udp_client, untimed, wait_for, wait_for_text,
+    poll_for, relays, requires_root, talk, tampering, udp_client, untimed, wait_for, wait_for_text,
     wait_until,
 };
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -752,4 +752,25 @@ fn standard_error_of_handlers_goes_to_the_client_on_request() {
     Skd::new(["--stderr=both", "-t", "0"])
         .start("cat")
         .expect_refusal(2, &["--stderr", "client or log"]);
+}
+
+#[test]
+fn the_relay_closes_no_descriptor_that_its_other_thread_has_just_opened() {
+    requires_root();
+    let directory = Directory::public();
+    let log = directory.join("log");
+    // The thread that opens files as the user is slow to confine itself. The first call asks for the version.
+    let skd = Skd::new(["-v", "--user", "61234:61235", "-t", "127.0.0.1:0"])
+        .arg("-L")
+        .arg(format!(">{}", log.display()))
+        .env("PATH", "/bin:/usr/bin")
+        .wrapper(tampering(
+            "landlock_create_ruleset",
+            "delay_exit=300000:when=2",
+        ))
+        .run_with("sh", SPEAKER);
+    talk(skd.connect(), b"");
+    wait_for_text(&log, "from the handler");
+    assert_eq!(relays(&skd).len(), 1);
+    assert_eq!(skd.stop().code(), Some(0));
 }

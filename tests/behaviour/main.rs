@@ -22,6 +22,7 @@ mod harness;
 
 mod admission;
 mod architecture;
+mod attacks;
 mod background;
 mod bug_classes;
 mod check;

@@ -2,9 +2,9 @@
 
 use crate::harness::{
     DEADLINE, Directory, HeldStart, Running, Skd, Stream, children, connect_unix, echo, exists,
-    is_zombie, receive, requires_command, requires_root, talk, wait_for_text, wait_until, zombies,
+    is_zombie, limit_processes, receive, requires_command, requires_root, talk, wait_for_text,
+    wait_until, zombies,
 };
-use nix::sys::resource::Resource;
 use nix::sys::signal::Signal;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -84,8 +84,6 @@ fn process_1_takes_no_handler_for_an_orphan_under_load() {
 fn process_1_reaps_strangers_while_it_cannot_start_handlers() {
     const USER: &str = "54324";
     const ORPHANS: usize = 6;
-    // The orphans, a handler, and the four threads of skd.
-    const LIMIT: u64 = 11;
     let directory = Directory::public();
     let fifo = directory.join("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -96,9 +94,12 @@ fn process_1_reaps_strangers_while_it_cannot_start_handlers() {
         .env("UID", USER)
         .env("GID", USER)
         .env_remove("ROOT")
-        .env("PATH", "/bin:/usr/bin")
-        .limit(Resource::RLIMIT_NPROC, LIMIT, LIMIT);
+        .env("PATH", "/bin:/usr/bin");
     let skd = run_as_process_1(skd, "sh", &["-c", script, fifo.to_str().unwrap()]);
+    assert_eq!(talk(skd.connect(), b"cat\n"), b"cat\n");
+    skd.wait_for_children(0);
+    // The orphans, and a handler.
+    limit_processes(skd.pid(), ORPHANS + 1);
     let _ = crate::harness::try_talk(skd.connect(), b"orphans\n");
     wait_until("the orphans are left", || {
         let children = children(skd.pid());

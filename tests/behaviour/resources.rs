@@ -3,8 +3,9 @@
 
 use crate::harness::{
     DEADLINE, Directory, Holdings, Running, Skd, Way, assert_idle, connect_unix, cpu_ticks,
-    descriptors, echo, idle_descriptors, poll_for, receive, requires_command, requires_descriptors,
-    requires_root, rss_anon, status_field, talk, tampering, threads, wait_for, zombies,
+    descriptors, echo, idle_descriptors, limit_processes, poll_for, receive, requires_command,
+    requires_descriptors, requires_root, rss_anon, status_field, talk, tampering, threads,
+    wait_for, zombies,
 };
 use nix::sys::resource::Resource;
 use std::io::{Read, Write};
@@ -270,12 +271,14 @@ fn a_shortage_of_processes_is_waited_out() {
     // A user id that no other test uses, since the limit counts all of its processes and threads.
     let skd = Skd::new(["--threads", "1", "-t", "127.0.0.1:0"])
         .user(54_321, 54_321, [])
-        .limit(Resource::RLIMIT_NPROC, 9, 9)
         .throttle(THROTTLE)
         .run("cat");
+    assert_eq!(talk(skd.connect(), b"first"), b"first");
+    skd.wait_for_children(0);
+    limit_processes(skd.pid(), 6);
     let streams = knock(&skd, 12);
     expect_calm(&skd, "skd: no process for 'cat'");
-    assert!((2..8).contains(&skd.children().len()));
+    assert!((2..=6).contains(&skd.children().len()));
     expect_all_served(&skd, streams);
 }
 
@@ -284,8 +287,10 @@ fn a_shortage_does_not_prevent_the_end_of_skd() {
     requires_root();
     let skd = Skd::new(["--threads", "1", "-t", "127.0.0.1:0"])
         .user(54_323, 54_323, [])
-        .limit(Resource::RLIMIT_NPROC, 5, 5)
         .run("cat");
+    assert_eq!(talk(skd.connect(), b"first"), b"first");
+    skd.wait_for_children(0);
+    limit_processes(skd.pid(), 2);
     let _streams = knock(&skd, 5);
     skd.wait_for_log("skd: no process for 'cat'");
     assert_eq!(skd.stop().code(), Some(0));
@@ -338,8 +343,10 @@ fn a_shortage_of_processes_is_waited_out_for_datagrams_too() {
     requires_root();
     let skd = Skd::new(["-v", "--threads", "1", "-t", "127.0.0.1:0", "-u", "127.0.0.1:0"])
         .user(54_322, 54_322, [])
-        .limit(Resource::RLIMIT_NPROC, 6, 6)
         .run_with("sh", ["-c", "test $PROTO = TCP && exec cat; exec perl -e 'print STDERR \"took it\\n\" if recv(STDIN, my $x, 9, 0)'"]);
+    assert_eq!(talk(skd.connect(), b"first"), b"first");
+    skd.wait_for_children(0);
+    limit_processes(skd.pid(), 2);
     let mut streams = knock(&skd, 2);
     for stream in &mut streams {
         assert_eq!(receive(stream, 1), b"k");

@@ -125,6 +125,17 @@ impl Pending {
         self.first_byte = Some(found);
     }
 
+    /// Returns whether what was found last is too little to go on. That is forgotten then.
+    pub(in crate::serve) fn lacks_input(&mut self) -> bool {
+        let header = self
+            .header
+            .take_if(|found| matches!(found, Received::Incomplete { .. }));
+        let first_byte = self
+            .first_byte
+            .take_if(|found| *found == FirstByte::Missing);
+        header.is_some() || first_byte.is_some()
+    }
+
     /// Returns whether the stage has timed out.
     pub(in crate::serve) fn is_late(&self, now: Instant) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= now)

@@ -225,9 +225,11 @@ impl Daemon {
         Ok(())
     }
 
-    /// Listens to CHLD just if there are children whose end nothing else tells.
+    /// Listens to CHLD always if there are children whose end nothing else tells. Otherwise until a
+    /// look at all children is due: else each handler's end would wake this thread.
     pub(in crate::serve) fn choose_to_sweep(&mut self) {
-        let wanted = self.always_sweeps || self.has_unwatched();
+        let often = self.always_sweeps || self.has_unwatched();
+        let wanted = often || self.sweep_at.is_none();
         if wanted == self.sweeping {
             return;
         }
@@ -235,7 +237,7 @@ impl Daemon {
         if wanted {
             signals.push(Signal::SIGCHLD);
             // A child may have ended before anything listened.
-            self.sweep_at = Some(Instant::now());
+            self.sweep_at = often.then(Instant::now);
         }
         if self.signals.set(&signals).is_ok() {
             self.sweeping = wanted;

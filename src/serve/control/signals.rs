@@ -26,14 +26,17 @@ impl Daemon {
             Signal::SIGINT | Signal::SIGQUIT => self.end(true),
             Signal::SIGHUP => self.hang_up(),
             Signal::SIGCHLD => {
-                // Strangers can wait for a tenth of a second; but a slot may depend on a handler.
+                // Strangers can wait; but a slot may depend on a handler.
                 let pause = if self.has_unwatched() {
                     Duration::ZERO
-                } else {
+                } else if self.always_sweeps {
                     reap::PAUSE
+                } else {
+                    reap::LONG_PAUSE
                 };
                 let due = Instant::now() + pause;
                 self.sweep_at = Some(self.sweep_at.map_or(due, |earlier| earlier.min(due)));
+                self.choose_to_sweep();
                 false
             }
             Signal::SIGUSR2 => {

@@ -2,7 +2,8 @@
 //!
 //! A pidfd tells of the end of one process, at a cost that doesn't depend on how many others live.
 //! Looking at all children does. That is for process 1, which inherits orphans, and for handlers
-//! whose pidfd can't be had or watched.
+//! whose pidfd can't be had or watched. Else it is done rarely, for children that a handler has made
+//! skd's (`CLONE_PARENT`): unreaped, they would fill the table of processes.
 
 use std::time::{Duration, Instant};
 
@@ -94,7 +95,13 @@ fn finish(handlers: &Handlers, handler: Handler, ended: Ended, by: usize) -> Aft
 /// can't be known otherwise.
 pub(in crate::serve) const PAUSE: Duration = Duration::from_millis(100);
 
-/// Reaps all children that have ended, and calls `after` for each. Returns whether some may be left
+/// How long to wait where no child is expected whose end nothing else tells.
+pub(in crate::serve) const LONG_PAUSE: Duration = Duration::from_secs(5);
+
+/// How many children are reaped at a time. While as many end as are reaped, it would never be over.
+const BATCH: usize = 1_024;
+
+/// Reaps children that have ended, and calls `after` for each. Returns whether some may be left
 /// for later.
 pub(in crate::serve) fn sweep(handlers: &Handlers, mut after: impl FnMut(After)) -> bool {
     let main = handlers.main_index();
@@ -109,8 +116,11 @@ pub(in crate::serve) fn sweep(handlers: &Handlers, mut after: impl FnMut(After))
     } else {
         Wait::PEEK
     };
-    // A child that is found is not reaped before it is known whose it is.
-    while let Ok(Some((pid, Change::Ended(_)))) = process::wait(Target::Any, whose) {
+    for _ in 0..BATCH {
+        // A child that is found is not reaped before it is known whose it is.
+        let Ok(Some((pid, Change::Ended(_)))) = process::wait(Target::Any, whose) else {
+            return false;
+        };
         if let Some(entry) = handlers.table.find(pid) {
             after(reap(handlers, main, entry, Some(pid)));
             continue;
@@ -127,7 +137,7 @@ pub(in crate::serve) fn sweep(handlers: &Handlers, mut after: impl FnMut(After))
             after(After::Stranger(pid, ended));
         }
     }
-    false
+    true
 }
 
 /// Waits, for a moment at most, until every thread that was making a handler has entered it.

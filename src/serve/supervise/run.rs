@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::report::{self, Event, Trouble};
 use crate::setup::{Log, Ready};
 use crate::sys::child::CloneCall;
-use crate::sys::process::{self, Ended};
+use crate::sys::process::Ended;
 use crate::sys::signals::{Signal, Signals, killpg};
 
 /// A run of this length or more is followed by another at once.
@@ -45,7 +45,6 @@ pub fn run(
         signals,
         call: CloneCall::find(),
         stack: stack()?,
-        adopts: process::adopts_orphans(),
         obeyed,
         ending: false,
     };

@@ -81,8 +81,6 @@ pub(in crate::serve) struct Supervisor<'a> {
     pub(in crate::serve) signals: Signals,
     pub(in crate::serve) call: CloneCall,
     pub(in crate::serve) stack: ChildStack,
-    /// Whether strangers become this process's children, and are to be reaped.
-    pub(in crate::serve) adopts: bool,
     pub(in crate::serve) obeyed: Obeyed,
     /// Whether the program isn't to be run again.
     pub(in crate::serve) ending: bool,
@@ -140,9 +138,7 @@ impl<'a> Supervisor<'a> {
             match process::wait(Target::Process(pid), Wait::NOW_OR_STOPPED) {
                 Ok(Some((_, Change::Ended(ended)))) => {
                     self.take_terminal();
-                    if self.adopts {
-                        bury_strangers(None);
-                    }
+                    bury_strangers(None);
                     // Interrupted from the terminal, which we have given away, it was all
                     // of us that was interrupted.
                     let interrupted = [Signal::SIGINT, Signal::SIGQUIT]
@@ -230,7 +226,7 @@ impl<'a> Supervisor<'a> {
                 sockets.stopping();
             }
         }
-        if signal == Signal::SIGCHLD && self.adopts {
+        if signal == Signal::SIGCHLD {
             bury_strangers(program);
         }
         let passed_on = match signal {
@@ -296,7 +292,8 @@ impl<'a> Supervisor<'a> {
     }
 }
 
-/// Reaps every child that has ended but the program, whose end is looked at elsewhere.
+/// Reaps every child that has ended but the program, whose end is looked at elsewhere. These are
+/// orphans, or the program has made them this process's children (`CLONE_PARENT`).
 fn bury_strangers(program: Option<Pid>) {
     while let Ok(Some((pid, Change::Ended(_)))) = process::wait(Target::Any, Wait::PEEK) {
         if Some(pid) == program {

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use nix::sys::socket::MsgFlags;
 
 use crate::config::Source;
-use crate::net::proxy::{self, Received};
+use crate::net::proxy;
 use crate::serve::admission::{Capacity, FirstByte, Look, PendingConnection, PendingQueue, Stage};
 use crate::serve::handlers::token::Token;
 use crate::sys::events::{Interest, Poller};
@@ -68,24 +68,22 @@ impl<'a> WatchedQueue<'a> {
         ids.into_iter().filter_map(|id| self.remove(id)).collect()
     }
 
-    /// Returns whether a connection has to stay because its PROXY header is incomplete. What has
-    /// arrived of it remains unread, so if the connection were removed and watched anew, there
-    /// would be an event at once, and for ever. A complete header, or a fault, is noted.
-    pub(super) fn lacks_header(&mut self, id: u32, now: Instant) -> bool {
+    /// Returns whether a connection has to stay because its PROXY header is incomplete, or its first
+    /// byte missing. Something may be unread even so: a part of the header, or the out-of-band byte of
+    /// a unix client. If the connection were removed and watched anew, there would be an event at once,
+    /// and for ever. What has arrived, or a fault, is noted.
+    pub(super) fn lacks_input(&mut self, id: u32, now: Instant) -> bool {
         let Some(pending) = self.queue.get_mut(id) else {
             return false;
         };
-        let client = &mut pending.client;
-        if client.stage() != Stage::Header || client.is_late(now) {
-            return false;
-        }
-        match proxy::receive(&pending.connection) {
-            Received::Incomplete { .. } => true,
-            found => {
-                client.found_header(found);
-                false
-            }
-        }
+        let what = match pending.client.stage() {
+            _ if pending.client.is_late(now) => return false,
+            Stage::Header => Look::Header,
+            Stage::FirstByte => Look::FirstByte,
+            _ => return false,
+        };
+        look_for(what, pending);
+        pending.client.lacks_input()
     }
 
     pub(super) fn source_waited_for(&self, id: u32) -> Option<Source> {

@@ -75,9 +75,9 @@ pub use self::prepare::queue_signal;
 pub use self::prestart::{Way, exec_id, is_parked, parked, slay_if_parked};
 pub use self::process::{
     SignalMasks, capabilities, children, command, cpu_ticks, descendants, descriptors, environment,
-    exists, idle_descriptors, ids, is_in_call, is_zombie, limit, mark_of, parent, process_group,
-    rss_anon, session, settled_descriptors, signal_masks, stat_field, status_field, threads,
-    zombies,
+    exists, idle_descriptors, ids, is_in_call, is_zombie, limit, limit_processes, mark_of, parent,
+    process_group, rss_anon, session, settled_descriptors, signal_masks, stat_field, status_field,
+    threads, zombies,
 };
 pub use self::program::{Program, each_program, original};
 pub use self::running::{Daemon, Output, Running};
@@ -89,6 +89,7 @@ pub use self::tampering::{Tampering, tampering};
 pub use self::terminal::Terminal;
 
 use std::path::Path;
+use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -114,9 +115,18 @@ pub fn wait_for<T>(what: &str, find: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Polls until `find` finds something or `timeout` is over.
+/// How many times as long as elsewhere everything may take here (`SKD_TEST_SLOWNESS`): emulated machines are slow.
+fn slowness() -> u32 {
+    static SLOWNESS: LazyLock<u32> = LazyLock::new(|| {
+        let set = std::env::var("SKD_TEST_SLOWNESS");
+        set.map_or(1, |value| value.parse().expect("SKD_TEST_SLOWNESS"))
+    });
+    *SLOWNESS
+}
+
+/// Polls until `find` finds something or `timeout`, on a slow machine a multiple of it, is over.
 pub fn poll_for<T>(timeout: Duration, mut find: impl FnMut() -> Option<T>) -> Option<T> {
-    let end = Instant::now() + timeout;
+    let end = Instant::now() + timeout * slowness();
     loop {
         // The time is taken first, so that there is one more look after a long pause.
         let late = Instant::now() >= end;

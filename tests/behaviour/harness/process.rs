@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 /// The open descriptors of `pid`, each with what it is (`socket:[123]`, a path, …). Panics if they can't be
 /// seen, as an empty list would pass for none.
@@ -64,6 +66,26 @@ pub fn threads(pid: i32) -> Vec<(i32, String)> {
     let mut found: Vec<_> = found.collect();
     found.sort();
     found
+}
+
+/// Lets the user of `pid`, which has no other process, have `more` processes besides its threads (`RLIMIT_NPROC`).
+///
+/// Call it when a client has been served: some threads are made when they are needed.
+#[track_caller]
+pub fn limit_processes(pid: i32, more: usize) {
+    // A thread that closes descriptors is there for a moment only.
+    super::wait_asleep(pid);
+    let most = threads(pid).len() + more;
+    let limit = format!("--nproc={most}:{most}");
+    let (uids, gids, _) = ids(pid);
+    super::requires_command("prlimit");
+    // As that user: root may not have the capability for another user's limits.
+    let status = Command::new("prlimit")
+        .args(["--pid", &pid.to_string(), &limit])
+        .uid(uids[0])
+        .gid(gids[0])
+        .status();
+    assert!(status.unwrap().success(), "{limit}");
 }
 
 /// The children of `pid`, zombies included.

@@ -217,7 +217,7 @@ impl<'a> Stream<'a> {
     /// Goes on with a pending connection.
     fn go_on(&mut self, index: usize, id: u32, starter: &mut HandlerStarter<'a>) {
         let queue = &mut self.services[index].queue;
-        if queue.lacks_header(id, Instant::now()) {
+        if queue.lacks_input(id, Instant::now()) {
             return;
         }
         let source = queue.source_waited_for(id);
