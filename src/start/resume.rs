@@ -22,7 +22,13 @@ pub(super) fn try_out(
     mut state: Box<State>,
     configure: impl FnOnce() -> Result<Config, Error>,
 ) -> Result<u8, Error> {
-    let originals = originals(&state)?;
+    let mut originals = originals(&state)?;
+    originals.extend(state.take_spare().map_err(|errno| {
+        Error::start(
+            "there are too few descriptors for the open connections",
+            errno,
+        )
+    })?);
     let mut running = take_over(&mut state, &originals, configure()?, false)?;
     let spare = state.take_spare(&originals);
     drop(spare.map_err(|errno| {

@@ -165,12 +165,9 @@ impl State {
 
     /// Takes as many descriptors as the next binary will get connections, which a preflight doesn't:
     /// where few may be open, it fails before the upgrade would.
-    pub fn take_spare(&self, originals: &[OwnedFd]) -> Result<Vec<OwnedFd>, Errno> {
-        let null = self.null(originals).ok_or(Errno::EBADF)?;
-        let spare = (0..self.left_out).map(|_| null.try_clone());
-        spare
-            .collect::<Result<_, _>>()
-            .map_err(|reason| Errno::from_raw(reason.raw_os_error().unwrap_or(libc::EMFILE)))
+    pub fn take_spare(&self) -> Result<Vec<OwnedFd>, Errno> {
+        let spare = (0..self.left_out).map(|_| descriptors::claim(self.open.null));
+        spare.collect()
     }
 
     /// Says that another binary goes on.
