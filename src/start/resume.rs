@@ -30,13 +30,6 @@ pub(super) fn try_out(
         )
     })?);
     let mut running = take_over(&mut state, &originals, configure()?, false)?;
-    let spare = state.take_spare(&originals);
-    drop(spare.map_err(|errno| {
-        Error::start(
-            "there are too few descriptors for the open connections",
-            errno,
-        )
-    })?);
     let accepted = state.accept();
     accepted.map_err(|reason| Error::start("the running skd can't be told", reason))?;
     // What a new service has bound is bound again by the next binary.

@@ -203,6 +203,27 @@ pub fn access_files_as(uid: Uid, gid: Gid, groups: &[libc::gid_t]) -> Result<(),
     }
 }
 
+/// Makes the calling thread, and no other, access files as this user until the value is dropped. Without the right to
+/// become it nothing changes. Capabilities other than those about files stay.
+#[derive(Debug)]
+pub struct FilesAs {
+    former: Uid,
+}
+
+impl FilesAs {
+    /// See [`Self`].
+    pub fn user(uid: Uid) -> Self {
+        let former = setfsuid(uid);
+        Self { former }
+    }
+}
+
+impl Drop for FilesAs {
+    fn drop(&mut self) {
+        setfsuid(self.former);
+    }
+}
+
 /// Makes the kernel kill this process when its parent ends (prctl(2), `PR_SET_PDEATHSIG`), unless
 /// it execs a set-user-id program.
 pub fn end_with_parent() -> Result<(), Errno> {

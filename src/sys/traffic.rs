@@ -48,6 +48,11 @@ impl Traffic {
         }
     }
 
+    /// Returns whether nothing was ever written, as far as that is counted.
+    pub fn is_without_output(&self) -> bool {
+        self.counted && self.output == 0
+    }
+
     /// Returns whether a process has used the connection since an earlier moment, as far as that shows.
     /// Where nothing is counted, new input counts as use, and output shows only until it is read.
     pub fn shows_use_since(&self, earlier: &Self) -> bool {
@@ -131,10 +136,11 @@ mod tests {
         client.write_all(b"x").unwrap();
         let read = Traffic::of(&server);
         assert!(read.shows_use_since(&begin));
+        assert!(read.is_without_output());
         server.write_all(b"x").unwrap();
         client.read_exact(&mut [0]).unwrap();
         let written = Traffic::of(&server);
-        assert!(written.shows_use_since(&read));
+        assert!(written.shows_use_since(&read) && !written.is_without_output());
         server.shutdown(Shutdown::Write).unwrap();
         assert!(Traffic::of(&server).shows_use_since(&written));
     }

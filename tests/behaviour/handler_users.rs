@@ -1,8 +1,8 @@
 //! `--user`: handlers become another user than skd, and can't reach it.
 
 use crate::harness::{
-    Directory, Running, Skd, Terminal, capabilities, ids, receive, requires_command, requires_root,
-    session, status_field, talk, tampering, threads,
+    Directory, Running, Skd, Terminal, Way, capabilities, echo, ids, receive, requires_command,
+    requires_root, session, status_field, talk, tampering, threads,
 };
 use nix::sys::signal::Signal;
 use std::io::Write;
@@ -440,10 +440,9 @@ fn a_supervised_program_and_one_in_place_have_the_user_too() {
 #[test]
 fn a_handler_that_ignores_the_end_is_killed_nevertheless() {
     requires_root();
-    requires_command("perl");
-    let script = "$SIG{TERM} = 'IGNORE'; $| = 1; print '.'; sleep 1000";
-    let skd = with_user(["-v", "--timeout", "100ms", "--kill-after", "100ms"])
-        .run_with("perl", ["-e", script]);
+    let script = "trap '' TERM; printf .; exec sleep 1000";
+    let skd = with_user(["-v", "--timeout", "1s", "--kill-after", "100ms"])
+        .run_with("sh", ["-c", script]);
     let mut stream = skd.connect();
     assert_eq!(receive(&mut stream, 1), b".");
     assert_eq!(talk(stream, b""), b"");
@@ -565,5 +564,21 @@ fn only_clients_of_unix_streams_have_a_user() {
         crate::harness::run_to_end([&["--as-peer"], options, &["cat"]].concat())
             .expect_code(2)
             .expect_stderr(&["--as-peer"]);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn handlers_of_another_user_are_prestarted() {
+    for way in Way::PRESTARTED {
+        let skd = with_user(["-v"]).args(way.options()).run("cat");
+        for _ in 0..3 {
+            let (mut client, handler) = way.connect(&skd);
+            echo(&mut client, b"served");
+            expect_powerless_user(handler);
+        }
+        way.wait_idle(&skd);
+        assert_eq!(skd.logged("skd: "), [""; 0]);
+        assert_eq!(skd.stop().code(), Some(0));
     }
 }

@@ -452,7 +452,7 @@ fn daemon(text: &str) -> String {
 }
 
 #[test]
-fn a_daemon_that_uses_its_connection_at_once_keeps_it() {
+fn a_daemon_keeps_its_connection_and_unread_input_if_the_handler_has_written_nothing() {
     requires_command("perl");
     let directory = Directory::new();
     let go = directory.name("go");
@@ -465,17 +465,17 @@ fn a_daemon_that_uses_its_connection_at_once_keeps_it() {
     {
         let go = format!("{go}{number}");
         let text = format!(
-            "{first}; await_file(q({go})); while (<STDIN>) {{ $all .= $_ }} print length $all"
+            "await_file(q({go})); {first}; while (<STDIN>) {{ $all .= $_ }} print length $all"
         );
         let skd = with(&[]).run_with("perl", ["-e", &daemon(&text)]);
         let before = idle_descriptors(skd.pid());
         let mut client = skd.connect();
         client.write_all(&[b'x'; 1_000]).unwrap();
         wait_for_ends(&skd, 1);
-        assert_eq!(receive(&mut client, 6), b"first\n");
         // skd has let go of it.
         wait_for_descriptors(&skd, before);
         directory.write(&format!("go{number}"), "");
+        assert_eq!(receive(&mut client, 6), b"first\n");
         client.write_all(&[b'x'; 1_000]).unwrap();
         client.shutdown(Shutdown::Write).unwrap();
         let mut rest = String::new();

@@ -40,6 +40,7 @@ mod fallbacks;
 mod faults;
 mod flood;
 mod harness_itself;
+mod hidepid;
 mod hostile;
 mod in_place;
 mod install;

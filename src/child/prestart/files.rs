@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use super::failure::{Failure, killed};
 use super::kinds::{Kind, Kinds};
 use crate::error::Reason;
-use crate::sys::process;
+use crate::sys::process::{self, FilesAs};
 use crate::sys::trace::{MOST_FILES, OpenFile};
 
 /// What a process has open, except standard error.
@@ -28,7 +28,14 @@ pub(super) struct Open {
 
 /// What is standard error of a process: the target of a link in /proc.
 pub(super) fn standard_error(pid: Pid) -> Option<PathBuf> {
+    let _owner = as_owner(pid).ok()?;
     fs::read_link(format!("/proc/{pid}/fd/2")).ok()
+}
+
+/// Looks at its descriptors as their owner: with `--user`, skd has no right to read other users' directories.
+fn as_owner(pid: Pid) -> io::Result<FilesAs> {
+    let directory = fs::metadata(format!("/proc/{pid}/fd"))?;
+    Ok(FilesAs::user(directory.uid().into()))
 }
 
 /// Lists what a process has open (proc(5)). It was started with this standard error.
@@ -44,6 +51,7 @@ pub(super) fn open_files(pid: Pid, standard_error: Option<&Path>) -> Result<Open
         _ => hidden(why),
     };
     let mut open = Open::default();
+    let _owner = as_owner(pid).map_err(gone)?;
     for entry in fs::read_dir(directory).map_err(hidden)? {
         let name = entry.map_err(gone)?.file_name();
         let Some(number) = name.to_str().and_then(|name| name.parse().ok()) else {

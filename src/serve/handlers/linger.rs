@@ -314,6 +314,10 @@ impl Lingering {
             return;
         }
         let traffic = Traffic::of(&connection);
+        if traffic.is_without_output() {
+            // There is no answer to lose, and a process that was left behind has all the time it needs.
+            return connection.fd.close_promptly();
+        }
         if let Some(mut part) = self.part(thread) {
             part.make_room(poller);
             part.insert(Entry {
@@ -684,6 +688,7 @@ mod tests {
             client.write_all(b"unread").unwrap();
             while unread(&server) < 6 {}
             let mut other = server.try_clone().unwrap();
+            other.write_all(b"answer").unwrap();
             let connection = Connection::found(server.into());
             thread.lingering.watch(0, &thread.poller, connection, FAR);
             assert_eq!(thread.lingering.len(), 1);

@@ -23,7 +23,7 @@ def by_proc(context):
 def signals(context):
     tries = []
     for pid in (os.getppid(), context["relay"]):
-        for number in (1, 2, 9, 10, 12, 15, 17, 18, 19, 34):
+        for number in (1, 2, 9, 10, 12, 15, 17, 19, 34):
             tries.append((f"kill {number}", tried(os.kill, pid, number)))
             info = ctypes.create_string_buffer(struct.pack("iiiiii", number, 0, -1, 0, 1, 0), 128)
             tries.append((f"queue {number}", call(SIGQUEUE, pid, number, info)))
@@ -60,7 +60,7 @@ def everything(context):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.kill(-1, signal.SIGTERM)
     os.kill(-1, signal.SIGKILL)
-    return "nothing"
+    return ""
 
 
 def terminate_all(context):

@@ -214,7 +214,7 @@ const STARTING: Group = Group {
         ),
         Attack::start(
             "SKD_UPGRADE, LISTEN_FDS, WATCHDOG_USEC and NOTIFY_SOCKET with made-up values",
-            "a start as without, but for a line about the socket",
+            "the first is refused, the others start as without them; handlers see none",
             variables,
         ),
         Attack::start(
@@ -456,10 +456,11 @@ fn variables() {
     let directory = ground();
     let socket = directory.name("theirs/notify");
     let _manager = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+    for value in ["1:3", "x", "-1:-1"] {
+        let start = skd(&[]).env("SKD_UPGRADE", value).start("cat");
+        start.expect_refusal(1, &["SKD_UPGRADE"]);
+    }
     for (name, value) in [
-        ("SKD_UPGRADE", "1:3"),
-        ("SKD_UPGRADE", "x"),
-        ("SKD_UPGRADE", "-1:-1"),
         ("LISTEN_FDS", "70000"),
         ("LISTEN_PID", "1"),
         ("WATCHDOG_USEC", "1"),

@@ -1,5 +1,5 @@
 # What all attacks use. An attack is a function that returns what it met, as a word or a few.
-import array, ctypes, errno, fcntl, json, os, resource, select, signal, socket, struct, subprocess, sys, time
+import array, ctypes, errno, fcntl, json, os, resource, select, signal, socket, struct, subprocess, sys, threading, time
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 # The same numbers on every architecture.

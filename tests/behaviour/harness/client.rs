@@ -1,7 +1,7 @@
 //! Clients. All of them time out after [`DEADLINE`], so that a test fails instead of
 //! hanging.
 
-use super::{DEADLINE, requires_command};
+use super::{DEADLINE, requires_command, slowness};
 use socket2::{Domain, Socket, Type};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
@@ -10,14 +10,20 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram, UnixStream};
 use std::path::Path;
 use std::thread;
+use std::time::Duration;
+
+/// The timeout of a client, on a slow machine a multiple of the usual one.
+fn limit() -> Duration {
+    DEADLINE * slowness()
+}
 
 /// A TCP connection with time limits on reading and writing.
 #[track_caller]
 pub fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect_timeout(&address, DEADLINE)
+    let stream = TcpStream::connect_timeout(&address, limit())
         .unwrap_or_else(|error| panic!("connecting to {address}: {error}"));
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    stream.set_write_timeout(Some(DEADLINE)).unwrap();
+    stream.set_read_timeout(Some(limit())).unwrap();
+    stream.set_write_timeout(Some(limit())).unwrap();
     stream
 }
 
@@ -27,10 +33,10 @@ pub fn connect_from(own: IpAddr, address: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
     let bound = socket.bind(&SocketAddr::new(own, 0).into());
     bound.unwrap_or_else(|error| panic!("binding {own}: {error}"));
-    let connected = socket.connect_timeout(&address.into(), DEADLINE);
+    let connected = socket.connect_timeout(&address.into(), limit());
     connected.unwrap_or_else(|error| panic!("connecting to {address} from {own}: {error}"));
-    socket.set_read_timeout(Some(DEADLINE)).unwrap();
-    socket.set_write_timeout(Some(DEADLINE)).unwrap();
+    socket.set_read_timeout(Some(limit())).unwrap();
+    socket.set_write_timeout(Some(limit())).unwrap();
     socket.into()
 }
 
@@ -40,8 +46,8 @@ pub fn connect_unix(path: impl AsRef<Path>) -> UnixStream {
     let path = path.as_ref();
     let stream = UnixStream::connect_addr(&unix_address(path))
         .unwrap_or_else(|error| panic!("connecting to {}: {error}", path.display()));
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    stream.set_write_timeout(Some(DEADLINE)).unwrap();
+    stream.set_read_timeout(Some(limit())).unwrap();
+    stream.set_write_timeout(Some(limit())).unwrap();
     stream
 }
 
@@ -125,7 +131,7 @@ pub fn udp_client(address: SocketAddr) -> UdpSocket {
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
     let socket = UdpSocket::bind(any).expect("a UDP socket");
-    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    socket.set_read_timeout(Some(limit())).unwrap();
     socket.connect(address).expect("an address for UDP");
     socket
 }
@@ -153,8 +159,8 @@ pub fn ask_udp(address: SocketAddr, request: &[u8]) -> Vec<u8> {
 #[track_caller]
 pub fn unix_datagram_client(own: impl AsRef<Path>, to: impl AsRef<Path>) -> UnixDatagram {
     let socket = UnixDatagram::bind_addr(&unix_address(own.as_ref())).expect("a path of our own");
-    socket.set_read_timeout(Some(DEADLINE)).unwrap();
-    socket.set_write_timeout(Some(DEADLINE)).unwrap();
+    socket.set_read_timeout(Some(limit())).unwrap();
+    socket.set_write_timeout(Some(limit())).unwrap();
     socket
         .connect_addr(&unix_address(to.as_ref()))
         .unwrap_or_else(|error| panic!("connecting to {}: {error}", to.as_ref().display()));
@@ -179,7 +185,7 @@ pub fn ask_unix_datagram(own: impl AsRef<Path>, to: impl AsRef<Path>, request: &
 #[track_caller]
 pub fn send_unix_datagram(to: impl AsRef<Path>, request: &[u8]) {
     let socket = UnixDatagram::unbound().expect("a unix datagram socket");
-    socket.set_write_timeout(Some(DEADLINE)).unwrap();
+    socket.set_write_timeout(Some(limit())).unwrap();
     socket
         .send_to_addr(request, &unix_address(to.as_ref()))
         .unwrap_or_else(|error| panic!("sending to {}: {error}", to.as_ref().display()));

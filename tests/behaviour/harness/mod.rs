@@ -72,7 +72,7 @@ pub use self::instance::Instance;
 pub use self::manager::{Notice, ServiceManager};
 pub use self::namespace::Namespace;
 pub use self::prepare::queue_signal;
-pub use self::prestart::{Way, exec_id, is_parked, parked, slay_if_parked};
+pub use self::prestart::{Way, exec_id, is_parked, parked, slay_if_parked, tracing_takes_a_right};
 pub use self::process::{
     SignalMasks, capabilities, children, command, cpu_ticks, descendants, descriptors, environment,
     exists, idle_descriptors, ids, is_in_call, is_zombie, limit, limit_processes, mark_of, parent,

@@ -127,6 +127,13 @@ impl Way {
     }
 }
 
+/// Whether tracing takes CAP_SYS_PTRACE here: under Yama with a `ptrace_scope` of 2. Then nothing is prestarted by a skd
+/// without it, which all of skd is that runs as another user.
+pub fn tracing_takes_a_right() -> bool {
+    let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
+    scope.is_ok_and(|scope| scope.trim() == "2")
+}
+
 /// The children of `skd` that wait for a connection.
 pub fn parked(skd: i32) -> Vec<i32> {
     let mut found = children(skd);
