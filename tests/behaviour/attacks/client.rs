@@ -1,6 +1,6 @@
 //! Attacks of a client.
 
-use super::scene::{Attacker, HANDLERS, Place, Scene, directory};
+use super::scene::{Attacker, HANDLERS, Scene, Served, directory};
 use super::{Attack, Group};
 use crate::harness::{Skd, requires_descriptors};
 use std::time::Duration;
@@ -50,7 +50,7 @@ fn quick() -> Scene {
     let skd = Skd::new(["-v", "-t", "127.0.0.1:0", "--user", HANDLERS])
         .env("PATH", "/bin")
         .run_with("/bin/echo", ["answer"]);
-    Scene::beside(Attacker::Client, directory(), skd).at(Place::Silent)
+    Scene::beside(Attacker::Client, directory(), skd).at(Served::Silent)
 }
 
 fn plain() -> Scene {
@@ -147,7 +147,7 @@ fn proxy() -> Scene {
         "--user",
         HANDLERS,
     ];
-    Scene::tcp(Attacker::Client, &options).at(Place::Header)
+    Scene::tcp(Attacker::Client, &options).at(Served::Header)
 }
 
 fn no_forged_line(scene: &Scene) {
@@ -221,7 +221,7 @@ fn udp() -> Scene {
         .args(options)
         .throttle(Duration::ZERO)
         .run("cat");
-    Scene::beside(Attacker::Client, directory(), skd).at(Place::Udp)
+    Scene::beside(Attacker::Client, directory(), skd).at(Served::Udp)
 }
 
 const PEERS: Group = Group {
@@ -249,7 +249,7 @@ fn peers() -> Scene {
     let directory = directory();
     let path = directory.name("socket");
     let skd = Skd::new(["-v", "-l", &path, "--unix-mode=666", "--as-peer"]);
-    Scene::of(Attacker::Client, directory, skd).at(Place::Peers(path))
+    Scene::of(Attacker::Client, directory, skd).at(Served::Peers(path))
 }
 
 /// A program that changes all that the next client could notice, and tells what it has found.
@@ -316,7 +316,7 @@ fn forked() -> Scene {
         "--umask=22",
     ])
     .run(program);
-    Scene::beside(Attacker::Client, directory, skd).at(Place::Silent)
+    Scene::beside(Attacker::Client, directory, skd).at(Served::Silent)
 }
 
 #[test]

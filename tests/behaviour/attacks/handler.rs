@@ -1,6 +1,6 @@
 //! Attacks of a handler.
 
-use super::scene::{Attacker, HANDLERS, PATH, Scene, directory};
+use super::scene::{Attacker, HANDLERS, PATH, Scene, directory, user_alone};
 use super::{Attack, Group};
 use crate::harness::{
     Skd, Terminal, children, connect, exists, is_zombie, talk, try_talk, udp_client, wait_for_text,
@@ -48,7 +48,15 @@ fn user() -> Scene {
     fs::write(&note, "").unwrap();
     fs::set_permissions(&note, fs::Permissions::from_mode(0o666)).unwrap();
     let to_log = format!(">>{log}");
-    let skd = Skd::new(["-v", "-t", "127.0.0.1:0", "--user", HANDLERS, "-L", &to_log]);
+    let skd = Skd::new([
+        "-v",
+        "-t",
+        "127.0.0.1:0",
+        "--user",
+        &user_alone(1),
+        "-L",
+        &to_log,
+    ]);
     let socket = directory.name("notify");
     let manager = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
     manager.set_nonblocking(true).unwrap();
@@ -78,7 +86,7 @@ fn clients(scene: &Scene) {
     }
 }
 
-/// Lines of skd arrive still, and the earliest one is there.
+/// Lines of skd arrive still, and the first is there.
 fn log_is_whole(scene: &Scene) {
     let closed = || {
         scene
@@ -108,7 +116,7 @@ fn no_zombie_stays(scene: &Scene) {
     wait_until("no zombie stays", || {
         scene.assert_served();
         !children(scene.skd.pid()).into_iter().any(|pid| {
-            // Not one that is just about to be reaped.
+            // A handler may just have ended.
             is_zombie(pid) && {
                 std::thread::sleep(Duration::from_millis(20));
                 is_zombie(pid)
@@ -176,7 +184,7 @@ fn daemon_user() -> Scene {
         "-t",
         "127.0.0.1:0",
         "--daemon-user",
-        HANDLERS,
+        &user_alone(2),
         "-L",
         &to_log,
     ]);
@@ -190,7 +198,7 @@ const CONFINED: Group = Group {
             "a set-user-id program of root's, with --no-new-privs",
             "it runs as the handler",
             "set_user_id",
-            "61244",
+            "61246",
         ),
         Attack::py("root, with --no-new-privs", "EPERM", "regain", "refused"),
         Attack::py(

@@ -294,12 +294,9 @@ fn refuses(directory: &Directory, options: &[&str]) {
     let mut words = vec!["-t", "127.0.0.1:0"];
     words.extend(options);
     words.push("cat");
-    let output = match Skd::new(&words)
-        .env("PATH", PATH)
-        .end_within(Duration::from_secs(10))
-    {
-        Ok(output) => output,
-        Err(_) => panic!("it serves, or waits: {words:?}"),
+    let start = Skd::new(&words).env("PATH", PATH);
+    let Ok(output) = start.end_within(Duration::from_secs(10)) else {
+        panic!("it serves, or waits: {words:?}");
     };
     assert_ne!(output.code(), Some(0), "{words:?}");
     assert!(!output.stderr.contains("root:"), "{}", output.stderr);

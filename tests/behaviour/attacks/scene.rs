@@ -14,7 +14,13 @@ const HANDLER: &str = include_str!("handler.py");
 const CLIENT: &str = include_str!("client.py");
 
 /// The user and group of handlers.
-pub const HANDLERS: &str = "61244:61245";
+pub const HANDLERS: &str = "61246:61246";
+/// A user and group of handlers that signal every process of their user: those of no other test.
+pub fn user_alone(number: u32) -> String {
+    let id = 0x10_0000 + 4 * std::process::id() + number;
+    format!("{id}:{id}")
+}
+
 /// The user that attacks.
 pub const STRANGER: u32 = 1;
 
@@ -34,7 +40,7 @@ pub enum Attacker {
 
 /// Where honest clients come, and attacks go to.
 #[derive(Clone, Debug)]
-pub enum Place {
+pub enum Served {
     Tcp,
     Udp,
     /// TCP, behind a PROXY header.
@@ -53,7 +59,7 @@ pub struct Scene {
     attacker: Attacker,
     /// More of the context of attacks.
     context: Vec<(&'static str, String)>,
-    place: Place,
+    served_at: Served,
     pid: i32,
 }
 
@@ -94,7 +100,7 @@ impl Scene {
         Self::beside(attacker, directory, skd)
     }
 
-    /// One that runs already.
+    /// A skd that runs already.
     pub fn beside(attacker: Attacker, directory: Directory, skd: Running) -> Self {
         let pid = skd.pid();
         Self {
@@ -103,14 +109,14 @@ impl Scene {
             others: Vec::new(),
             attacker,
             context: Vec::new(),
-            place: Place::Tcp,
+            served_at: Served::Tcp,
             pid,
         }
     }
 
-    /// Another place than TCP.
-    pub fn at(mut self, place: Place) -> Self {
-        self.place = place;
+    /// Serves otherwise than on TCP.
+    pub fn at(mut self, served_at: Served) -> Self {
+        self.served_at = served_at;
         self
     }
 
@@ -138,12 +144,12 @@ impl Scene {
             "{{\"attack\": {function:?}, \"skd\": {}, \"relay\": {relay}",
             self.pid
         );
-        match &self.place {
-            Place::Tcp | Place::Header | Place::Silent => {
+        match &self.served_at {
+            Served::Tcp | Served::Header | Served::Silent => {
                 text += &format!(", \"port\": {}", self.skd.port())
             }
-            Place::Udp => text += &format!(", \"udp\": {}", self.skd.port()),
-            Place::Peers(path) => text += &format!(", \"path\": {path:?}"),
+            Served::Udp => text += &format!(", \"udp\": {}", self.skd.port()),
+            Served::Peers(path) => text += &format!(", \"path\": {path:?}"),
         }
         for (name, value) in &self.context {
             text += &format!(", {name:?}: {value}");
@@ -221,14 +227,14 @@ impl Scene {
         let request = b"{\"attack\": \"echo\"}\n";
         wait_until("an honest client is served", || {
             // What kills handlers may hit this one too.
-            let answer = match &self.place {
-                Place::Tcp => try_talk(self.skd.connect(), request),
-                Place::Peers(_) | Place::Silent => return true,
-                Place::Header => try_talk(
+            let answer = match &self.served_at {
+                Served::Tcp => try_talk(self.skd.connect(), request),
+                Served::Peers(_) | Served::Silent => return true,
+                Served::Header => try_talk(
                     self.skd.connect(),
                     &[b"PROXY UNKNOWN\r\n", &request[..]].concat(),
                 ),
-                Place::Udp => {
+                Served::Udp => {
                     let client = udp_client(self.skd.address());
                     client
                         .set_read_timeout(Some(Duration::from_secs(1)))
