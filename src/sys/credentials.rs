@@ -4,6 +4,13 @@ use nix::unistd::{Gid, Uid, getgroups, getresgid, getresuid, setgid, setuid};
 
 use super::capabilities;
 
+/// The call that takes ids of 32 bits, for the calling thread alone. The C library's function of the
+/// name sets the groups of all threads together.
+#[cfg(any(target_arch = "x86", target_arch = "arm"))]
+pub(super) const SETGROUPS: libc::c_long = libc::SYS_setgroups32;
+#[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
+pub(super) const SETGROUPS: libc::c_long = libc::SYS_setgroups;
+
 /// User, group and supplementary groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credentials {

@@ -7,6 +7,8 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Pid, Uid, setfsgid, setfsuid};
 
+use super::credentials::SETGROUPS;
+
 /// How a process ended (waitid(2), `si_code` and `si_status`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -177,13 +179,6 @@ pub fn exit_now(status: u8) -> ! {
     // SAFETY: _exit ends the process and touches no memory of it.
     unsafe { libc::_exit(i32::from(status)) }
 }
-
-/// The call that takes ids of 32 bits, for the calling thread alone. The C library's function of the
-/// name sets the groups of all threads together.
-#[cfg(any(target_arch = "x86", target_arch = "arm"))]
-pub(super) const SETGROUPS: libc::c_long = libc::SYS_setgroups32;
-#[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
-pub(super) const SETGROUPS: libc::c_long = libc::SYS_setgroups;
 
 /// Makes the calling thread access files as this user with these groups (credentials(7), filesystem
 /// ids), and no other thread. All other ids stay as they are, so that user can neither signal nor

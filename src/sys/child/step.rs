@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::sys::signal::SigSet;
 
 use crate::sys::capabilities;
-use crate::sys::process::SETGROUPS;
+use crate::sys::credentials::SETGROUPS;
 use crate::sys::result::check;
 
 /// One system call of a child's preparation, its arguments ready.
