@@ -11,8 +11,8 @@ use libfuzzer_sys::fuzz_target;
 use skd::cli::{self, Request};
 use skd::config::{
     Admission, AtLimit, Config, DatagramMode, Endpoint, Identity, Listen, LogTarget, MOST_THREADS,
-    Mode, Prestart, Probes, Proxies, Rule, RuleLocation, SocketOption, SourcePrefix, Style,
-    Supervise, Trusted, UnixAddress, quoted,
+    Mode, Prestart, Probes, Proxies, Rule, RuleLocation, SocketOption, SourcePrefix, StandardError,
+    Style, Supervise, Trusted, UnixAddress, quoted,
 };
 use skd::error::Error;
 
@@ -141,6 +141,7 @@ fn socket_option(option: &SocketOption) -> Option<String> {
         SocketOption::NoDelay
         | SocketOption::ReusePort
         | SocketOption::FreeBind
+        | SocketOption::AcceptDescriptors
         | SocketOption::KeepAlive(None) => None,
         SocketOption::KeepAlive(Some(Probes {
             time,
@@ -189,6 +190,9 @@ fn admission(words: &mut Words, asked: &Admission) {
     if asked.source_prefix != SourcePrefix::default() {
         let SourcePrefix { v4, v6 } = asked.source_prefix;
         words.value("source-prefix", Some(format!("{v4},{v6}")));
+    }
+    for prefix in &asked.nat64 {
+        words.value("nat64", Some(prefix.to_string()));
     }
     for (option, rate) in [
         ("rate", asked.rate),
@@ -321,6 +325,8 @@ fn written(Config { daemon, services }: &Config) -> Vec<OsString> {
         directory.map(|path| OsStr::from_bytes(path.to_bytes())),
     );
     words.value("umask", surroundings.umask.map(|mask| format!("{mask:o}")));
+    let to_client = surroundings.error == StandardError::Client;
+    words.value("stderr", to_client.then_some("client"));
     words.value("nice", surroundings.nice.map(|nice| nice.to_string()));
     for limit in &surroundings.limits {
         let (soft, hard) = (amount(limit.soft), amount(limit.hard));
