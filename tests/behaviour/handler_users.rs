@@ -357,7 +357,7 @@ fn handlers_have_no_terminal_of_skds() {
     let stream = skd.connect();
     terminal.wait_for("Accepted connection");
     let handler = skd.wait_for_children(1)[0];
-    assert_eq!(session(handler), Some(handler));
+    skd.wait_until("it leads a session", || session(handler) == Some(handler));
     terminal.type_in(b"secret\n");
     let answer = String::from_utf8(talk(stream, b"")).unwrap();
     assert!(answer.ends_with("done"), "{answer}");

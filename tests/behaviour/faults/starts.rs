@@ -772,9 +772,12 @@ fn faults(fully: bool) -> Vec<Fault> {
     for row in rows(Start) {
         let mut positions = Vec::new();
         let mut known = HashSet::new();
+        // Each position, or each from a number on.
+        let first = row.when.strip_suffix('+');
+        let first = first.map_or(1, |number| number.parse().expect("a number"));
         for (index, record) in records().iter().enumerate() {
             for ((name, position), likeness) in record.positions(&records()[..index]) {
-                if !row.calls().any(|call| call == name) {
+                if position < first || !row.calls().any(|call| call == name) {
                     continue;
                 }
                 if known.insert((record.setting.mode(), likeness)) || fully {
