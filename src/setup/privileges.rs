@@ -13,6 +13,7 @@ use crate::sys::credentials::Credentials;
 use crate::sys::keyring;
 use crate::sys::names::kernel_parameter;
 use crate::sys::process::{self, limit_of_this_process, own_nice};
+use crate::sys::users::overflow_ids;
 
 /// Makes a directory the root directory and the working directory (chroot(2)).
 pub fn enter_root(directory: &Path) -> Result<(), Error> {
@@ -65,13 +66,10 @@ fn credentials(identity: &Identity) -> Credentials {
 /// the start, which stands for users that this process can't name, and whose clients are refused.
 pub fn user_of_handlers(service: &Service) -> Option<Credentials> {
     if service.as_peer {
-        let unknown = |what| {
-            let number = kernel_parameter(what).and_then(|number| u32::try_from(number).ok());
-            number.unwrap_or(65534)
-        };
-        let gid = Gid::from_raw(unknown("kernel/overflowgid"));
+        let (uid, gid) = overflow_ids();
+        let gid = Gid::from_raw(gid);
         return Some(Credentials {
-            uid: Uid::from_raw(unknown("kernel/overflowuid")),
+            uid: Uid::from_raw(uid),
             gid,
             groups: vec![gid],
         });

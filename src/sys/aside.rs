@@ -45,27 +45,22 @@ pub struct Aside(ManuallyDrop<OwnedFd>);
 impl Aside {
     /// Closes it as soon as it can be: a client waits for the end. Dropping waits for others first, so
     /// that many share the cost.
-    pub fn close_promptly(mut self) {
-        // SAFETY: taken once, since this value is forgotten.
-        let fd = unsafe { ManuallyDrop::take(&mut self.0) };
-        std::mem::forget(self);
-        close(fd, true);
+    pub fn close_promptly(self) {
+        close(self.into_inner(), true);
     }
-}
 
-impl From<OwnedFd> for Aside {
-    fn from(fd: OwnedFd) -> Self {
-        Self(ManuallyDrop::new(fd))
-    }
-}
-
-impl Aside {
     /// The descriptor, for a caller whose close of it doesn't wait.
     pub fn into_inner(mut self) -> OwnedFd {
         // SAFETY: taken once, since this value isn't dropped.
         let fd = unsafe { ManuallyDrop::take(&mut self.0) };
         std::mem::forget(self);
         fd
+    }
+}
+
+impl From<OwnedFd> for Aside {
+    fn from(fd: OwnedFd) -> Self {
+        Self(ManuallyDrop::new(fd))
     }
 }
 

@@ -35,33 +35,17 @@ impl Thread {
     ) -> Result<Self, Errno> {
         let stack = Stack::of(length)?;
         let finished = Arc::new(AtomicBool::new(false));
-        let start = Box::into_raw(Box::new(Start {
+        let start = Start {
             work,
             name,
             finished: Arc::clone(&finished),
-        }));
-        // SAFETY: the attributes are initialised before they are used and destroyed once; the
-        // stack is a mapping of that length which nothing else uses; `run` takes the box back
-        // that it is called with, and what it owns may be sent to another thread.
-        let result = unsafe {
-            let mut attributes: libc::pthread_attr_t = std::mem::zeroed();
-            libc::pthread_attr_init(&raw mut attributes);
-            let (base, length) = stack.usable();
-            libc::pthread_attr_setstack(&raw mut attributes, base, length);
-            let detached = libc::PTHREAD_CREATE_DETACHED;
-            libc::pthread_attr_setdetachstate(&raw mut attributes, detached);
-            let mut id: libc::pthread_t = std::mem::zeroed();
-            let run = run::<Work>;
-            let result =
-                libc::pthread_create(&raw mut id, &raw const attributes, run, start.cast());
-            libc::pthread_attr_destroy(&raw mut attributes);
-            result
         };
-        if result != 0 {
-            // SAFETY: no thread was made, so nothing else has the box.
-            drop(unsafe { Box::from_raw(start) });
-            return Err(Errno::from_raw(result));
-        }
+        create(start, |attributes| {
+            let (base, length) = stack.usable();
+            // SAFETY: the attributes are initialised; the stack is a mapping of that length which
+            // nothing else uses.
+            unsafe { libc::pthread_attr_setstack(attributes, base, length) };
+        })?;
         // Never unmapped: a thread that has finished its work still runs on it.
         std::mem::forget(stack);
         Ok(Self { finished })
@@ -73,33 +57,15 @@ impl Thread {
         length: usize,
         work: Work,
     ) -> Result<(), Errno> {
-        let start = Box::into_raw(Box::new(Start {
+        let start = Start {
             work,
             name,
             finished: Arc::default(),
-        }));
-        // SAFETY: the attributes are initialised before they are used and destroyed once; `run`
-        // takes the box back that it is called with, and what it owns may be sent to another
-        // thread.
-        let result = unsafe {
-            let mut attributes: libc::pthread_attr_t = std::mem::zeroed();
-            libc::pthread_attr_init(&raw mut attributes);
-            libc::pthread_attr_setstacksize(&raw mut attributes, length);
-            let detached = libc::PTHREAD_CREATE_DETACHED;
-            libc::pthread_attr_setdetachstate(&raw mut attributes, detached);
-            let mut id: libc::pthread_t = std::mem::zeroed();
-            let run = run::<Work>;
-            let result =
-                libc::pthread_create(&raw mut id, &raw const attributes, run, start.cast());
-            libc::pthread_attr_destroy(&raw mut attributes);
-            result
         };
-        if result != 0 {
-            // SAFETY: no thread was made, so nothing else has the box.
-            drop(unsafe { Box::from_raw(start) });
-            return Err(Errno::from_raw(result));
-        }
-        Ok(())
+        create(start, |attributes| {
+            // SAFETY: the attributes are initialised.
+            unsafe { libc::pthread_attr_setstacksize(attributes, length) };
+        })
     }
 
     /// Whether its work is done.
@@ -108,8 +74,36 @@ impl Thread {
     }
 }
 
+/// Makes a detached thread on the stack that `set_stack` gives it (pthread_create(3)).
+fn create<Work: FnOnce() + Send + 'static>(
+    start: Start<Work>,
+    set_stack: impl FnOnce(*mut libc::pthread_attr_t),
+) -> Result<(), Errno> {
+    let start = Box::into_raw(Box::new(start));
+    // SAFETY: the attributes are initialised before they are used and destroyed once; `run` takes
+    // the box back that it is called with, and what it owns may be sent to another thread.
+    let result = unsafe {
+        let mut attributes: libc::pthread_attr_t = std::mem::zeroed();
+        libc::pthread_attr_init(&raw mut attributes);
+        set_stack(&raw mut attributes);
+        let detached = libc::PTHREAD_CREATE_DETACHED;
+        libc::pthread_attr_setdetachstate(&raw mut attributes, detached);
+        let mut id: libc::pthread_t = std::mem::zeroed();
+        let run = run::<Work>;
+        let result = libc::pthread_create(&raw mut id, &raw const attributes, run, start.cast());
+        libc::pthread_attr_destroy(&raw mut attributes);
+        result
+    };
+    if result != 0 {
+        // SAFETY: no thread was made, so nothing else has the box.
+        drop(unsafe { Box::from_raw(start) });
+        return Err(Errno::from_raw(result));
+    }
+    Ok(())
+}
+
 extern "C" fn run<Work: FnOnce()>(start: *mut c_void) -> *mut c_void {
-    // SAFETY: `start` is the box that `Thread::start` gave away, of the same type.
+    // SAFETY: `start` is the box that `create` gave away, of the same type.
     let start = unsafe { Box::from_raw(start.cast::<Start<Work>>()) };
     let Start {
         work,

@@ -11,6 +11,8 @@ use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
+use super::names::kernel_parameter;
+
 /// The ids that say nothing about a process, if there are such.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnknownIds {
@@ -32,6 +34,15 @@ pub fn unknown_ids() -> UnknownIds {
     *UNKNOWN.get_or_init(UnknownIds::find)
 }
 
+/// Returns the user and the group id by which the kernel names those that aren't mapped.
+pub fn overflow_ids() -> (u32, u32) {
+    let find = |path| {
+        let number = kernel_parameter(path).and_then(|number| number.try_into().ok());
+        number.unwrap_or(OVERFLOW)
+    };
+    (find("kernel/overflowuid"), find("kernel/overflowgid"))
+}
+
 /// Notes what an earlier program of this process has found.
 pub fn restore_unknown_ids(found: UnknownIds) {
     // Set already only if this process has asked before.
@@ -40,7 +51,8 @@ pub fn restore_unknown_ids(found: UnknownIds) {
 
 impl UnknownIds {
     fn find() -> Self {
-        let find = |map: &str, overflow: &str| {
+        let overflow = overflow_ids();
+        let find = |map: &str, overflow: u32| {
             let map = fs::read_to_string(map);
             let has_process = || Path::new("/proc/self/stat").exists();
             let hides = match map {
@@ -49,13 +61,11 @@ impl UnknownIds {
                 Err(reason) if reason.kind() == io::ErrorKind::NotFound => !has_process(),
                 Err(_) => true,
             };
-            let overflow = fs::read_to_string(overflow);
-            let number = || overflow.ok()?.trim_ascii().parse().ok();
-            hides.then(|| number().unwrap_or(OVERFLOW))
+            hides.then_some(overflow)
         };
         Self {
-            uid: find("/proc/self/uid_map", "/proc/sys/kernel/overflowuid"),
-            gid: find("/proc/self/gid_map", "/proc/sys/kernel/overflowgid"),
+            uid: find("/proc/self/uid_map", overflow.0),
+            gid: find("/proc/self/gid_map", overflow.1),
         }
     }
 

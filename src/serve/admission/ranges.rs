@@ -29,37 +29,28 @@ pub(super) trait Number: Copy + Ord + Default {
     fn read(bytes: &[u8]) -> Option<Self>;
 }
 
-impl Number for u32 {
-    const SIZE: usize = size_of::<Self>();
+macro_rules! number {
+    ($type:ty) => {
+        impl Number for $type {
+            const SIZE: usize = size_of::<Self>();
 
-    fn next(self) -> Option<Self> {
-        self.checked_add(1)
-    }
+            fn next(self) -> Option<Self> {
+                self.checked_add(1)
+            }
 
-    fn write(self, to: &mut Vec<u8>) {
-        to.extend_from_slice(&self.to_ne_bytes());
-    }
+            fn write(self, to: &mut Vec<u8>) {
+                to.extend_from_slice(&self.to_ne_bytes());
+            }
 
-    fn read(bytes: &[u8]) -> Option<Self> {
-        bytes.try_into().ok().map(Self::from_ne_bytes)
-    }
+            fn read(bytes: &[u8]) -> Option<Self> {
+                bytes.try_into().ok().map(Self::from_ne_bytes)
+            }
+        }
+    };
 }
 
-impl Number for u128 {
-    const SIZE: usize = size_of::<Self>();
-
-    fn next(self) -> Option<Self> {
-        self.checked_add(1)
-    }
-
-    fn write(self, to: &mut Vec<u8>) {
-        to.extend_from_slice(&self.to_ne_bytes());
-    }
-
-    fn read(bytes: &[u8]) -> Option<Self> {
-        bytes.try_into().ok().map(Self::from_ne_bytes)
-    }
-}
+number!(u32);
+number!(u128);
 
 impl<N: Number> Table<N> {
     /// Sweeps over ranges, each with its first and its last number and its rule. Where several

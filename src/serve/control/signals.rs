@@ -126,7 +126,8 @@ impl Daemon {
         self.log.finish();
     }
 
-    /// Has prestarted handlers started anew, from what the program is now. Returns whether there are any. Draining, none is needed.
+    /// Has prestarted handlers started anew, from what the program is now. Returns whether there are
+    /// any. Draining, none is needed.
     fn renew_pools(&self) -> bool {
         if self.drain.is_none() {
             self.shared.pools().for_each(Pool::renew);
