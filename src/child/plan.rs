@@ -53,10 +53,13 @@ const FIRST_SOCKET: RawFd = 3;
 /// What a program is run as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// The handler of a connection or datagram, in a session of its own.
-    Handler,
-    /// The supervised program: the same. With a terminal it has a process group of its own instead,
-    /// which is the foreground one.
+    /// The handler of a connection or datagram, in a process group or session of its own.
+    Handler {
+        /// Whether a terminal may be reached in this process's session.
+        terminal: bool,
+    },
+    /// The supervised program, in a session of its own. With a terminal it has a process group of its
+    /// own instead, which is the foreground one.
     Supervised {
         /// Whether standard input is a terminal that this process may give away.
         terminal: bool,
@@ -337,6 +340,12 @@ impl Plan {
         &self.steps
     }
 
+    /// Whether the child leads a session of its own.
+    pub fn leads_session(&self) -> bool {
+        let leads = |step: &Step| matches!(step, Step::LeadSession);
+        self.steps.iter().any(leads)
+    }
+
     /// The steps of a child that is traced. No signal may stop it before its exec, except SIGTRAP,
     /// which reports the exec; the tracer empties the mask then.
     pub fn steps_if_traced(&self) -> Vec<Step> {
@@ -446,11 +455,18 @@ fn steps(preparation: &Preparation<'_>) -> Vec<Step> {
         surroundings, role, ..
     } = preparation;
     let mut steps = Vec::new();
-    if *role == Role::Handler && surroundings.error == StandardError::Client {
+    if matches!(role, Role::Handler { .. }) && surroundings.error == StandardError::Client {
         steps.push(Step::Descriptor(1, 2));
     }
     match role {
-        Role::Handler | Role::Supervised { terminal: false } => steps.push(Step::LeadSession),
+        // A session costs more than a group: the kernel's scheduler makes a group for each. It
+        // keeps the terminal from a handler, and keeps one that is another user from sending CONT.
+        Role::Handler { terminal: false } if preparation.user.is_none() => {
+            steps.push(Step::LeadGroup);
+        }
+        Role::Handler { .. } | Role::Supervised { terminal: false } => {
+            steps.push(Step::LeadSession);
+        }
         Role::Supervised { terminal: true } => {
             steps.extend([Step::LeadGroup, Step::TakeTerminal]);
         }

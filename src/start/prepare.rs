@@ -10,6 +10,7 @@ use crate::net::Listener;
 use crate::serve;
 use crate::sys::credentials::Credentials;
 use crate::sys::descriptors::{Low, Reserved};
+use crate::sys::terminal;
 
 use super::process::{inherited_variables, user_and_root};
 
@@ -124,13 +125,14 @@ impl Ground<'_> {
         confinements: Confinements,
     ) -> Result<(Vec<Plan>, Method), Error> {
         watch_births()?;
+        let terminal = terminal::may_be_reached();
         let mut method = None;
         let plans = services.iter().zip(confinements);
         let plans = plans.map(|(service, (user, root))| {
             let variables = inherited_variables(self.daemon, service).without_reserved();
             let preparation = Preparation {
                 surroundings: &service.surroundings,
-                role: Role::Handler,
+                role: Role::Handler { terminal },
                 files: self.files,
                 user,
                 as_peer: service.as_peer,

@@ -33,6 +33,7 @@ pub mod sealed;
 pub mod signals;
 pub mod sockets;
 pub mod sync;
+pub mod terminal;
 pub mod thread;
 #[cfg(target_arch = "x86_64")]
 pub mod trace;

@@ -367,6 +367,42 @@ fn handlers_have_no_terminal_of_skds() {
     );
 }
 
+/// What a handler that runs as skd's user is told of its process group and session, and of /dev/tty.
+fn place(skd: &Running) -> String {
+    String::from_utf8(talk(skd.connect(), b"go\n")).unwrap()
+}
+
+#[test]
+fn handlers_of_skds_user_have_a_session_where_there_is_a_terminal() {
+    requires_command("perl");
+    let script = format!(
+        "<STDIN>; print 'group ', getpgrp() == $$ ? 'own' : 'other', \
+         ', session ', syscall({}, 0) == $$ ? 'own' : 'other', \
+         ', terminal ', open(my $tty, '+<', '/dev/tty') ? 'opened' : $! + 0",
+        libc::SYS_getsid
+    );
+    let nothing = libc::ENXIO;
+    for way in Way::ALL {
+        let skd = || {
+            Skd::new(["-t", "127.0.0.1:0"])
+                .args(way.options())
+                .env("PATH", "/bin:/usr/bin")
+        };
+        let terminal = Terminal::new();
+        let inside = skd()
+            .controlled_by(&terminal)
+            .stdin(terminal.end())
+            .run_with("perl", ["-e", &script]);
+        let wanted = format!("group own, session own, terminal {nothing}");
+        assert_eq!(place(&inside), wanted, "{way:?}");
+        assert_eq!(place(&inside), wanted, "{way:?}");
+        let alone = skd().without_terminal().run_with("perl", ["-e", &script]);
+        let wanted = format!("group own, session other, terminal {nothing}");
+        assert_eq!(place(&alone), wanted, "{way:?}");
+        assert_eq!(place(&alone), wanted, "{way:?}");
+    }
+}
+
 /// Joins a session keyring with a key, as a login does, and becomes what its arguments say.
 fn login() -> Vec<String> {
     let (add_key, keyctl) = (libc::SYS_add_key, libc::SYS_keyctl);

@@ -481,7 +481,7 @@ const CALLS: &[(&str, usize)] = &[
     ("waitid", 1),
     ("close_range", 2),
     ("dup2", 2),
-    ("setsid", 1),
+    ("setpgid", 1),
     ("rt_sigprocmask", 1),
     // The limit of open files, restored.
     ("prlimit64", 1),

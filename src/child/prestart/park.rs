@@ -95,6 +95,7 @@ impl Start<'_> {
         let mut progress = Progress {
             parking: Parking {
                 copies: self.successor != Successor::Itself,
+                session: self.plan.leads_session(),
                 ..Parking::default()
             },
             standard_error: standard_error(tracee.pid()),

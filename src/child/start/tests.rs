@@ -100,7 +100,7 @@ fn plan_of_cat() -> Plan {
     let surroundings = Surroundings::default();
     let preparation = Preparation {
         surroundings: &surroundings,
-        role: Role::Handler,
+        role: Role::Handler { terminal: false },
         files: None,
         user: None,
         as_peer: false,

@@ -40,6 +40,9 @@ impl Tracee {
         let control = self.receive(&goes_on, address)?;
         let mut data = Data::new(&goes_on, address);
         data.control = control;
+        if parking.session {
+            data.lead = libc::SYS_setsid as u64;
+        }
         if parking.copies {
             self.plan_copies(&held, &mut data, parking)?;
             data.mask = mask;

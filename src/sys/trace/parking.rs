@@ -11,6 +11,8 @@ pub const MOST_FILES: usize = 32;
 pub struct Parking {
     /// Whether copies go on, one for each descriptor. Otherwise the process does, with the first.
     pub copies: bool,
+    /// Whether what goes on leads a session of its own, and not only a process group.
+    pub session: bool,
     /// The address that the kernel clears at its end (set_tid_address(2)), if there is one.
     pub clear_id: Option<u64>,
     /// Its list of robust futexes and its length (set_robust_list(2)), if it has one.

@@ -133,6 +133,7 @@ pub(super) const TABLE: &[Row] = &[
     row(Start, "clone3", "EAGAIN ENOMEM", EACH, Either),
     // The relay to syslog continues without it.
     row(Start, "setsid", "EPERM", EACH, Either),
+    row(Start, "setpgid", "EPERM", EACH, Either),
     // The relay to syslog isn't known to have been started.
     row(Start, "waitid", "EINTR ECHILD", EACH, Either),
     row(Start, "prctl", "EINVAL EPERM", EACH, Either),
@@ -253,6 +254,7 @@ pub(super) const TABLE: &[Row] = &[
     row(Newborn, "dup2", "EMFILE", "1", Waits),
     row(Newborn, "dup2", "EBUSY EINTR", "1", Closed),
     row(Newborn, "dup2", "EBUSY EINTR", "2", Closed),
+    row(Newborn, "setpgid", "EPERM", "1", Closed),
     row(Newborn, "setsid", "EPERM", "1", Closed),
     row(Newborn, "setgroups", "EPERM", "1", Closed),
     row(Newborn, "setresgid", "EPERM", "1", Closed),

@@ -276,9 +276,15 @@ impl Skd {
 
     /// Starts as the leader of a session with this controlling terminal. The standard descriptors are set
     /// separately: `.stdin(terminal.end())`.
-    pub fn controlled_by(mut self, terminal: &Terminal) -> Self {
+    pub fn controlled_by(self, terminal: &Terminal) -> Self {
+        let mut this = self.without_terminal();
+        this.preparation.controlling_terminal = Some(terminal.end());
+        this
+    }
+
+    /// Starts as the leader of a session without a controlling terminal.
+    pub fn without_terminal(mut self) -> Self {
         self.preparation.new_session = true;
-        self.preparation.controlling_terminal = Some(terminal.end());
         self
     }
 

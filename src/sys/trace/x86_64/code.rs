@@ -69,7 +69,10 @@ global_asm!(
     "jmp 20b",
     // In the process that goes on.
     "40:",
-    "mov eax, {setsid}",
+    // setsid looks at no argument; setpgid's are itself, and a group of its own id.
+    "xor edi, edi",
+    "xor esi, esi",
+    "mov rax, qword ptr [rbp + {lead}]",
     "syscall",
     "mov rdi, qword ptr [rbp + {clear_id}]",
     "test rdi, rdi",
@@ -278,7 +281,7 @@ global_asm!(
     dup = const libc::SYS_dup,
     lseek = const libc::SYS_lseek,
     dup3 = const libc::SYS_dup3,
-    setsid = const libc::SYS_setsid,
+    lead = const offset_of!(Data, lead),
     clear_id = const offset_of!(Data, clear_id),
     set_tid_address = const libc::SYS_set_tid_address,
     robust = const offset_of!(Data, robust),

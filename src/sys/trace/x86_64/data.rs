@@ -11,6 +11,8 @@ use crate::sys::trace::parking::{MOST_FILES, OpenFile, PAGE};
 pub(in crate::sys::trace) struct Data {
     /// What was in the registers, but for rcx and r11, which a call leaves undefined.
     pub(super) saved: Saved,
+    /// The call by which what goes on leads a process group: setpgid(2) or setsid(2).
+    pub(in crate::sys::trace) lead: u64,
     /// The flags of clone(2), or 0 if the process goes on itself.
     pub(in crate::sys::trace) flags: u64,
     /// The address at which the C library keeps the thread's id (`CLONE_CHILD_SETTID`).
@@ -136,6 +138,7 @@ impl Data {
                 rip: registers.rip,
                 eflags: registers.eflags,
             },
+            lead: libc::SYS_setpgid as u64,
             flags: 0,
             thread_id: 0,
             copy_id: 0,
