@@ -460,7 +460,7 @@ fn steps(preparation: &Preparation<'_>) -> Vec<Step> {
     }
     match role {
         // A session costs more than a group: the kernel's scheduler makes a group for each. It
-        // keeps the terminal from a handler, and keeps one that is another user from sending CONT.
+        // keeps the terminal from handlers, and keeps handlers of another user from sending CONT.
         Role::Handler { terminal: false } if preparation.user.is_none() => {
             steps.push(Step::LeadGroup);
         }

@@ -368,7 +368,7 @@ fn handlers_have_no_terminal_of_skds() {
 }
 
 /// What a handler that runs as skd's user is told of its process group and session, and of /dev/tty.
-fn place(skd: &Running) -> String {
+fn membership(skd: &Running) -> String {
     String::from_utf8(talk(skd.connect(), b"go\n")).unwrap()
 }
 
@@ -394,12 +394,12 @@ fn handlers_of_skds_user_have_a_session_where_there_is_a_terminal() {
             .stdin(terminal.end())
             .run_with("perl", ["-e", &script]);
         let wanted = format!("group own, session own, terminal {nothing}");
-        assert_eq!(place(&inside), wanted, "{way:?}");
-        assert_eq!(place(&inside), wanted, "{way:?}");
+        assert_eq!(membership(&inside), wanted, "{way:?}");
+        assert_eq!(membership(&inside), wanted, "{way:?}");
         let alone = skd().without_terminal().run_with("perl", ["-e", &script]);
         let wanted = format!("group own, session other, terminal {nothing}");
-        assert_eq!(place(&alone), wanted, "{way:?}");
-        assert_eq!(place(&alone), wanted, "{way:?}");
+        assert_eq!(membership(&alone), wanted, "{way:?}");
+        assert_eq!(membership(&alone), wanted, "{way:?}");
     }
 }
 
