@@ -145,8 +145,8 @@ fn close(fd: OwnedFd, prompt: bool) {
     }
 }
 
-/// How a brief thread closes descriptors. The first way that works is used from then on.
-#[derive(Clone, Copy)]
+/// How a brief thread closes descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     /// It copies them into an empty table.
     Copy,
@@ -163,12 +163,35 @@ impl Way {
             Self::CopyAll | Self::Close => Self::Close,
         }
     }
+
+    /// What follows this failure of a way.
+    fn after(self, errno: Errno) -> After {
+        match (self, errno) {
+            // The kernel lacks a call, or a filter refuses it.
+            (_, Errno::ENOSYS | Errno::EPERM | Errno::EINVAL) => After::NextFromNowOn,
+            // The next way would wait.
+            (Self::CopyAll, Errno::ENOMEM) => After::Again,
+            // It may be a shortage, or about one descriptor.
+            _ => After::NextOnce,
+        }
+    }
+}
+
+/// What follows the failure of a way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    /// The next way, for this batch and all later ones.
+    NextFromNowOn,
+    /// The next way, for this batch alone.
+    NextOnce,
+    /// The first way, when the shortage may have passed.
+    Again,
 }
 
 /// The closer.
 fn run() {
     let mut brief: Vec<Pid> = Vec::with_capacity(MOST);
-    let mut way = Way::Copy;
+    let mut first = Way::Copy;
     loop {
         let batch = Arc::new(Batch {
             progress: Mutex::new(Progress {
@@ -178,7 +201,7 @@ fn run() {
             }),
             changed: Condvar::new(),
         });
-        while !close_all(&batch, &mut way, &mut brief) {
+        while !close_all(&batch, &mut first, &mut brief) {
             std::thread::sleep(SHORTAGE);
         }
         let mut queue = lock(&QUEUE);
@@ -218,7 +241,7 @@ struct Progress {
 enum Stage {
     Begun,
     /// The brief thread can't copy them.
-    Failed,
+    Failed(Errno),
     /// It has copies of them all.
     Copied,
     /// They are closed, but for the copies; or the brief thread closes them.
@@ -242,15 +265,16 @@ impl Batch {
     }
 }
 
-/// Closes a batch. Returns whether that could be done.
-fn close_all(batch: &Arc<Batch>, way: &mut Way, brief: &mut Vec<Pid>) -> bool {
+/// Closes a batch. `first` is the first way that the kernel offers. Returns whether that could be done.
+fn close_all(batch: &Arc<Batch>, first: &mut Way, brief: &mut Vec<Pid>) -> bool {
+    let mut way = *first;
     loop {
         brief.retain(|thread| thread_exists(*thread));
         if brief.len() >= MOST {
             return false;
         }
         let work = {
-            let (batch, way) = (Arc::clone(batch), *way);
+            let batch = Arc::clone(batch);
             move || close_briefly(&batch, way)
         };
         batch.enter(Stage::Begun);
@@ -260,7 +284,16 @@ fn close_all(batch: &Arc<Batch>, way: &mut Way, brief: &mut Vec<Pid>) -> bool {
         let mut progress = batch.wait_while(Stage::Begun);
         brief.extend(progress.thread);
         match progress.stage {
-            Stage::Failed => *way = way.next(),
+            Stage::Failed(errno) => {
+                let after = way.after(errno);
+                if after == After::Again {
+                    return false;
+                }
+                way = way.next();
+                if after == After::NextFromNowOn {
+                    *first = way;
+                }
+            }
             Stage::Copied => {
                 let descriptors = std::mem::take(&mut progress.descriptors);
                 drop(progress);
@@ -294,7 +327,7 @@ fn close_briefly(batch: &Batch, way: Way) {
             batch.enter(Stage::Copied);
             drop(batch.wait_while(Stage::Copied));
         }
-        Err(_) => batch.enter(Stage::Failed),
+        Err(errno) => batch.enter(Stage::Failed(errno)),
     }
 }
 
@@ -303,6 +336,20 @@ mod tests {
     use super::*;
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn only_what_the_kernel_lacks_is_given_up_for_good() {
+        for way in [Way::Copy, Way::CopyAll] {
+            for errno in [Errno::ENOSYS, Errno::EPERM, Errno::EINVAL] {
+                assert_eq!(way.after(errno), After::NextFromNowOn);
+            }
+            for errno in [Errno::EMFILE, Errno::ENFILE, Errno::EAGAIN, Errno::EACCES] {
+                assert_eq!(way.after(errno), After::NextOnce);
+            }
+        }
+        assert_eq!(Way::Copy.after(Errno::ENOMEM), After::NextOnce);
+        assert_eq!(Way::CopyAll.after(Errno::ENOMEM), After::Again);
+    }
 
     #[test]
     #[cfg_attr(miri, ignore = "sockets")]
