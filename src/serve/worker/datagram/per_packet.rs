@@ -47,6 +47,8 @@ pub(super) const KEPT: usize = 256;
 #[derive(Debug)]
 pub(super) struct Packets {
     open: Slab<Packet>,
+    /// Whether memory for one more is reserved: answers of others may end while it is waited for.
+    reserved: bool,
     /// Where answers are read: one of the longest, and a byte too many.
     buffer: Box<[u8]>,
     /// Memory that earlier answers have used.
@@ -70,7 +72,7 @@ struct Packet {
 impl Packets {
     /// Gives back what a burst of datagrams has taken, when it is over.
     fn give_back(&mut self) {
-        if self.open.len() > 0 {
+        if self.open.len() > 0 || self.reserved {
             return;
         }
         if self.open.capacity() > KEPT {
@@ -138,6 +140,7 @@ impl Mode for Packets {
     fn new(_: &Service) -> Self {
         Self {
             open: Slab::default(),
+            reserved: false,
             buffer: vec![0; LONGEST + 1].into(),
             spare: Vec::new(),
             freed: 0,
@@ -160,58 +163,11 @@ impl Mode for Packets {
         if !starter.reserve(intake.service.id) || intake.mode.open.reserve(1).is_err() {
             return Attempt::Short;
         }
-        // Before the datagram is received: without a slot or a token, it stays where it is.
-        if !intake.pipeline.take_slot() {
-            return Attempt::Closed;
-        }
-        let Ok(token) = intake.pipeline.take_token() else {
-            return Attempt::Closed;
-        };
-        if let Err(attempt) = intake.receive(listener) {
-            intake.pipeline.release_token(token);
-            return attempt;
-        }
-        let Some((route, payload)) = intake.received.get(0) else {
-            return Attempt::Drained;
-        };
-        if payload.is_none_or(|payload| payload.len() > LONGEST) {
-            intake.pipeline.release_token(token);
-            intake.drops.note(DropReason::TooLong);
-            return Attempt::Served;
-        }
-        let route = *route;
-        if intake.own_senders.has_sent(&route) {
-            intake.pipeline.release_token(token);
-            intake.drops.note(DropReason::Own);
-            return Attempt::Served;
-        }
-        let peer = Peer::datagram(route.sender(), route.local());
-        let Some(admitted) = intake.admit(peer, token) else {
-            return Attempt::Served;
-        };
-        let Some((ours, theirs)) = pair(intake) else {
-            return Attempt::Served;
-        };
-        let service = intake.service;
-        let socket = &service.datagrams[listener];
-        let new = NewHandler::for_datagrams(service, socket, theirs, peer, admitted);
-        // The datagram was received, so a shortage is waited out, while other exchanges go on.
-        if starter.start(new, &mut WaitOut::new(intake, |_| false)) {
-            let answer = intake.mode.spare.pop().unwrap_or_default();
-            open(
-                intake,
-                Packet {
-                    socket: ours,
-                    listener,
-                    route,
-                    answer,
-                    too_long: false,
-                },
-            );
-        } else {
-            intake.drops.note(DropReason::Short);
-        }
-        Attempt::Served
+        intake.mode.reserved = true;
+        let attempt = serve(intake, listener, starter);
+        intake.mode.reserved = false;
+        intake.mode.give_back();
+        attempt
     }
 
     /// Reads what a handler has written. If that was all, sends it.
@@ -284,6 +240,66 @@ impl Mode for Packets {
     }
 }
 
+/// Serves a listener once. There is memory for one more exchange.
+fn serve<'a>(
+    intake: &mut Datagram<'a, Packets>,
+    listener: usize,
+    starter: &mut HandlerStarter<'a>,
+) -> Attempt {
+    // Before the datagram is received: without a slot or a token, it stays where it is.
+    if !intake.pipeline.take_slot() {
+        return Attempt::Closed;
+    }
+    let Ok(token) = intake.pipeline.take_token() else {
+        return Attempt::Closed;
+    };
+    if let Err(attempt) = intake.receive(listener) {
+        intake.pipeline.release_token(token);
+        return attempt;
+    }
+    let Some((route, payload)) = intake.received.get(0) else {
+        return Attempt::Drained;
+    };
+    if payload.is_none_or(|payload| payload.len() > LONGEST) {
+        intake.pipeline.release_token(token);
+        intake.drops.note(DropReason::TooLong);
+        return Attempt::Served;
+    }
+    let route = *route;
+    if intake.own_senders.has_sent(&route) {
+        intake.pipeline.release_token(token);
+        intake.drops.note(DropReason::Own);
+        return Attempt::Served;
+    }
+    let peer = Peer::datagram(route.sender(), route.local());
+    let Some(admitted) = intake.admit(peer, token) else {
+        return Attempt::Served;
+    };
+    let Some((ours, theirs)) = pair(intake) else {
+        return Attempt::Served;
+    };
+    let service = intake.service;
+    let socket = &service.datagrams[listener];
+    let new = NewHandler::for_datagrams(service, socket, theirs, peer, admitted);
+    // The datagram was received, so a shortage is waited out, while other exchanges go on.
+    if starter.start(new, &mut WaitOut::new(intake, |_| false)) {
+        let answer = intake.mode.spare.pop().unwrap_or_default();
+        open(
+            intake,
+            Packet {
+                socket: ours,
+                listener,
+                route,
+                answer,
+                too_long: false,
+            },
+        );
+    } else {
+        intake.drops.note(DropReason::Short);
+    }
+    Attempt::Served
+}
+
 /// Waits for what a handler writes. There is memory for the entry.
 fn open(intake: &mut Datagram<'_, Packets>, packet: Packet) {
     intake.count_opened();
@@ -353,4 +369,26 @@ fn filled_pair(payload: &[u8]) -> Result<(Ours, OwnedFd), Errno> {
     }
     shutdown(ours.as_raw_fd(), Shutdown::Write)?;
     Ok((Ours::new(ours), theirs))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_is_reserved_for_a_datagram_is_not_given_back() {
+        let mut packets = Packets {
+            open: Slab::default(),
+            reserved: true,
+            buffer: Box::default(),
+            spare: Vec::new(),
+            freed: 0,
+        };
+        packets.open.reserve(KEPT + 1).unwrap();
+        packets.give_back();
+        assert!(packets.open.capacity() > KEPT);
+        packets.reserved = false;
+        packets.give_back();
+        assert_eq!(packets.open.capacity(), 0);
+    }
 }
