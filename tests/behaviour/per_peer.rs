@@ -1,7 +1,8 @@
 //! `--datagram-mode per-peer`: a handler for each sender.
 
 use crate::harness::{
-    Directory, Namespace, Running, Skd, ask, ask_udp, requires_command, run_to_end, udp_client,
+    Directory, Namespace, Running, Skd, ask, ask_udp, is_zombie, requires_command, run_to_end,
+    stat_field, udp_client, wait_until,
 };
 use nix::sys::signal::Signal;
 use std::net::SocketAddr;
@@ -130,6 +131,36 @@ fn output_between_an_empty_answer_and_the_end_is_sent() {
         assert_eq!(client.recv(&mut answer).unwrap(), 0);
         assert_eq!(client.recv(&mut answer).unwrap(), 1);
     }
+}
+
+#[test]
+fn no_empty_answer_is_taken_for_the_end() {
+    let directory = Directory::new();
+    requires_command("perl");
+    // As many as skd reads at once.
+    let script = "sysread(STDIN, $_, 65536); syswrite(STDOUT, 'ready');
+        until (-e $ARGV[0]) { select(undef, undef, undef, 0.01) }
+        for (1..31) { syswrite(STDOUT, 'x') }
+        syswrite(STDOUT, ''); syswrite(STDOUT, 'last')";
+    let go = directory.name("go");
+    let skd = udp(&[]).run_with("perl", ["-e", script, &go]);
+    let client = udp_client(skd.address());
+    assert_eq!(ask(&client, b"a"), b"ready");
+    let handler = skd.wait_for_children(1)[0];
+    // It reads all of it when the handler has ended.
+    skd.signal(Signal::SIGSTOP);
+    wait_until("skd is stopped", || {
+        stat_field(skd.pid(), 3).as_deref() == Some("T")
+    });
+    directory.write("go", "");
+    wait_until("the handler has ended", || is_zombie(handler));
+    skd.signal(Signal::SIGCONT);
+    let mut answer = [1; 10];
+    for _ in 0..31 {
+        assert_eq!(client.recv(&mut answer).unwrap(), 1);
+    }
+    assert_eq!(client.recv(&mut answer).unwrap(), 0);
+    assert_eq!(client.recv(&mut answer).unwrap(), 4);
 }
 
 #[test]
@@ -312,7 +343,7 @@ fn at_the_end_of_skd_handlers_read_the_end() {
     let skd = udp(&[]).run_with("perl", ["-e", script, &said]);
     assert_eq!(ask_udp(skd.address(), b"a"), b"a");
     skd.stop();
-    crate::harness::wait_until("it has read the end", || std::fs::exists(&said).unwrap());
+    wait_until("it has read the end", || std::fs::exists(&said).unwrap());
 }
 
 #[test]

@@ -160,14 +160,14 @@ impl Mode for Peers {
             Err(_) => return close(intake, index),
         };
         let length = |index| Some(answers.get(index)?.1?.len());
-        // The end reads as empty messages, as many as fit. So does an answer without bytes, but
-        // once, and others may follow.
+        // The end reads as empty messages, as many as fit. So do answers without bytes, which others
+        // may follow.
         let last = (0..count).rfind(|index| length(*index) != Some(0));
         let written = last.map_or(0, |last| last + 1);
         let ended = count == batch
             && written < count
             && is_shut_down(&exchange.socket)
-            && (batch > 1 || unread(&exchange.socket) == 0);
+            && unread(&exchange.socket) == 0;
         let count = if ended { written } else { count };
         let (route, listener) = (exchange.route, exchange.with.2);
         send_answers(intake, listener, &route, count);
