@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use socket2::{SockAddr, Socket};
@@ -22,11 +23,13 @@ use crate::report::{self, Event};
 /// Binds all listeners, in the order of the command line. If one fails, the others are closed and
 /// their files removed. Inherited listeners come at the position of their option.
 ///
-/// `datagrams` is the mode of their service: in some, skd receives the datagrams itself.
+/// `datagrams` is the mode of their service: in some, skd receives the datagrams itself. For so long
+/// this waits for another start that replaces the same stale socket.
 pub fn bind_all(
     wanted: &[Resolved<'_>],
     mut inherited: Vec<InheritedListener>,
     datagrams: DatagramMode,
+    lock_timeout: Duration,
 ) -> Result<Vec<Listener>, Error> {
     let mut listeners = Vec::new();
     for Resolved { listen, addresses } in wanted {
@@ -52,7 +55,9 @@ pub fn bind_all(
                 options::set(&socket, &listen.options, &name)?;
                 let file = match address {
                     UnixAddress::Path(path) => {
-                        Some(unix::bind(&listen.option, &socket, path, *mode, *owner)?)
+                        let option = &listen.option;
+                        let file = unix::bind(option, &socket, path, *mode, *owner, lock_timeout);
+                        Some(file?)
                     }
                     UnixAddress::Abstract(name) => {
                         bind_abstract(&socket, name)

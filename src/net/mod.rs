@@ -28,6 +28,6 @@ pub use bind::bind_all;
 pub use inherited::{InheritedListener, inherit_all, refuse_datagrams, refuse_seqpacket};
 pub use listener::{Listener, ListenerAddress, SavedListener, Serving};
 pub use resolve::{Resolved, resolve_all};
-pub use unix::{SavedFile, SocketFile};
+pub use unix::{LOCK_TIMEOUT, SavedFile, SocketFile};
 
 pub use crate::config::{BoundAddress, Peer};

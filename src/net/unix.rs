@@ -76,19 +76,21 @@ impl Drop for SocketFile {
     }
 }
 
-/// How long to wait for another start at the same path.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a start waits for another at the same path.
+pub const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often to try while other processes make and remove sockets at the same path.
 const TRIES: u32 = 100;
 
-/// Binds `socket` to `path`, with this mode and owner if they are set.
+/// Binds `socket` to `path`, with this mode and owner if they are set. Waits for another start at the
+/// same path for so long.
 pub(super) fn bind(
     option: &str,
     socket: &Socket,
     path: &Path,
     mode: Option<u32>,
     owner: Option<(Uid, Option<Gid>)>,
+    lock_timeout: Duration,
 ) -> Result<SocketFile, Error> {
     let failed = |reason: &dyn Reason| cannot_bind(option, reason);
     let entry = entry(option, path)?;
@@ -128,7 +130,9 @@ pub(super) fn bind(
                 )));
             }
             // Looked at once more under the lock.
-            Found::Stale(_) if lock.is_none() => lock = Some(take_lock(option, path, &entry)?),
+            Found::Stale(_) if lock.is_none() => {
+                lock = Some(take_lock(option, path, &entry, lock_timeout)?)
+            }
             Found::Stale(id) => match entry.take_away(id) {
                 Ok(_) | Err(Errno::ENOENT | Errno::EEXIST) => {}
                 Err(errno) => return Err(cannot_replace(option, errno)),
@@ -285,18 +289,25 @@ fn found(option: &str, path: &Path, entry: &Entry) -> Result<Found, Error> {
 
 /// Waits for the lock beside the path, so that of two concurrent starts only one replaces a stale
 /// socket.
-fn take_lock(option: &str, path: &Path, entry: &Entry) -> Result<LockFile, Error> {
-    let deadline = Instant::now() + LOCK_TIMEOUT;
+fn take_lock(
+    option: &str,
+    path: &Path,
+    entry: &Entry,
+    timeout: Duration,
+) -> Result<LockFile, Error> {
+    let deadline = Instant::now() + timeout;
     loop {
         match LockFile::take(entry) {
             Ok(Some(lock)) => return Ok(lock),
             Ok(None) if Instant::now() >= deadline => {
+                let since = match timeout.as_secs() {
+                    0 => "is locked by another program".into(),
+                    seconds => format!("has been locked by another program for {seconds} s"),
+                };
                 return Err(Error::Start(format!(
-                    "{option}: {}{} has been locked by another program for {} s; find it with \
-                     lsof, or use another directory",
+                    "{option}: {}{} {since}; find it with lsof, or use another directory",
                     path.display(),
                     lock::SUFFIX,
-                    LOCK_TIMEOUT.as_secs()
                 )));
             }
             Ok(None) => std::thread::sleep(Duration::from_millis(10)),
@@ -345,4 +356,27 @@ fn bind_with_mode(socket: &Socket, path: &Path, mode: Option<u32>) -> io::Result
     let result = socket.bind(&address);
     umask(before);
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg_attr(miri, ignore = "sockets")]
+    fn a_locked_stale_socket_is_waited_for_no_longer_than_asked() {
+        let directory = std::env::temp_dir().join(format!("skd-lock-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("socket");
+        // Stale, since it is closed at once.
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let lock = LockFile::take(&Entry::of(&path).unwrap()).unwrap();
+        let socket = || Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None).unwrap();
+        let bound = bind("-l", &socket(), &path, None, None, Duration::ZERO);
+        let why = bound.unwrap_err().to_string();
+        assert!(why.contains("is locked by another program; find"), "{why}");
+        drop(lock);
+        bind("-l", &socket(), &path, None, None, Duration::ZERO).unwrap();
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
 }

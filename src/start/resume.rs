@@ -1,6 +1,7 @@
 //! Continuing as the successor of another binary of this process, with what that has left.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -29,7 +30,9 @@ pub(super) fn try_out(
             errno,
         )
     })?);
-    let mut running = take_over(&mut state, &originals, configure()?, false)?;
+    // The running skd serves meanwhile.
+    let lock_timeout = net::LOCK_TIMEOUT;
+    let mut running = take_over(&mut state, &originals, configure()?, false, lock_timeout)?;
     let accepted = state.accept();
     accepted.map_err(|reason| Error::start("the running skd can't be told", reason))?;
     // What a new service has bound is bound again by the next binary.
@@ -45,8 +48,10 @@ pub(super) fn go_on(
     returned: bool,
 ) -> Result<u8, Error> {
     let originals = originals(&state)?;
-    let running =
-        configure().and_then(|config| take_over(&mut state, &originals, config, returned));
+    // Clients wait meanwhile. A moment ago the preflight had the lock.
+    let lock_timeout = Duration::ZERO;
+    let running = configure()
+        .and_then(|config| take_over(&mut state, &originals, config, returned, lock_timeout));
     let mut running = match running {
         Ok(running) => running,
         Err(error) if returned => return Err(error),
@@ -80,6 +85,7 @@ fn take_over(
     originals: &[OwnedFd],
     config: Config,
     returned: bool,
+    lock_timeout: Duration,
 ) -> Result<Daemon, Error> {
     let Config { daemon, services } = config;
     let kept: Vec<_> = originals.iter().map(AsFd::as_fd).collect();
@@ -110,7 +116,7 @@ fn take_over(
         let mut saved = state.take_service(&service.name);
         listeners.push(match &mut saved {
             Some(saved) => saved.listeners().map_err(not_left)?,
-            None => bind(service)?,
+            None => bind(service, lock_timeout)?,
         });
         restored.push(saved);
     }
@@ -179,9 +185,9 @@ fn take_over(
 }
 
 /// Binds the sockets of a service that the other binary didn't have, and listens.
-fn bind(service: &Service) -> Result<Vec<Listener>, Error> {
+fn bind(service: &Service, lock_timeout: Duration) -> Result<Vec<Listener>, Error> {
     let wanted = net::resolve_all(&service.listeners)?;
-    let listeners = net::bind_all(&wanted, Vec::new(), service.datagrams)?;
+    let listeners = net::bind_all(&wanted, Vec::new(), service.datagrams, lock_timeout)?;
     for listener in &listeners {
         listener.listen()?;
     }

@@ -57,7 +57,9 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
         .iter()
         .zip(inherited_listeners)
         .zip(&services)
-        .map(|((wanted, inherited), service)| net::bind_all(wanted, inherited, service.datagrams))
+        .map(|((wanted, inherited), service)| {
+            net::bind_all(wanted, inherited, service.datagrams, net::LOCK_TIMEOUT)
+        })
         .collect::<Result<Vec<_>, _>>()?;
     let detach = match daemon.background {
         true => Detach::Connections,
