@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -10,11 +11,13 @@ use nix::sys::socket::{
     MsgFlags, SockaddrIn, SockaddrIn6, SockaddrLike, getsockopt, recv, send, setsockopt, sockopt,
 };
 use nix::sys::time::TimeSpec;
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::descriptors;
 use super::process::{self, Fork, Target, Wait};
 use super::signals::{self, Signal};
+use super::thread::Thread;
 use super::users::unknown_ids;
 
 /// The peer of a unix socket (unix(7), `SO_PEERCRED`). The pid is 0 for a process outside of this
@@ -201,9 +204,17 @@ pub fn peek_bytes(socket: impl AsFd, buffer: &mut [u8]) -> Result<usize, Errno> 
 
 /// Drops the first datagram of a unix socket in a process of its own, which is killed if that takes
 /// long. Returns within 100 ms: receiving a datagram closes the descriptors that were passed along.
+/// While too many of these processes haven't ended, this fails with `EAGAIN`.
 pub fn discard_elsewhere(socket: impl AsFd) -> Result<(), Errno> {
     const USUAL: Duration = Duration::from_millis(20);
     const KILLED: Duration = Duration::from_millis(80);
+    discard_within(socket, [USUAL, KILLED])
+}
+
+fn discard_within(socket: impl AsFd, [usual, killed]: [Duration; 2]) -> Result<(), Errno> {
+    if ABANDONED.load(Ordering::Relaxed) >= MOST_ABANDONED {
+        return Err(Errno::EAGAIN);
+    }
     let child = match process::fork()? {
         Fork::Parent(child) => child,
         Fork::Child => {
@@ -226,11 +237,32 @@ pub fn discard_elsewhere(socket: impl AsFd) -> Result<(), Errno> {
             }
         }
     };
-    if !ends(USUAL) {
+    if !ends(usual) {
         let _ = signals::kill(child, Signal::SIGKILL);
-        ends(KILLED);
+        if !ends(killed) {
+            abandon(child);
+        }
     }
     Ok(())
+}
+
+/// How many killed children may end later.
+const MOST_ABANDONED: usize = 8;
+
+static ABANDONED: AtomicUsize = AtomicUsize::new(0);
+
+/// Has a thread wait for the end of a killed child, which may be late on a busy machine or for a dead
+/// file server. The main thread alone doesn't see it where handlers are traced.
+fn abandon(child: Pid) {
+    ABANDONED.fetch_add(1, Ordering::Relaxed);
+    let reap = move || {
+        let _ = process::wait(Target::Process(child), Wait::UNTIL_END);
+        ABANDONED.fetch_sub(1, Ordering::Relaxed);
+    };
+    if Thread::start_brief(c"reaping".into(), 64 * 1024, reap).is_err() {
+        // Without a thread for it, here.
+        reap();
+    }
 }
 
 /// The number of bytes that wait to be read (ioctl(2), `FIONREAD`).
@@ -481,4 +513,33 @@ pub fn set_number(
         )
     };
     Errno::result(result).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixDatagram;
+
+    /// The children of this process that nothing has reaped.
+    fn zombies() -> Vec<String> {
+        let own = format!(" Z {} ", std::process::id());
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let stats = processes
+            .filter_map(|process| std::fs::read_to_string(process.path().join("stat")).ok());
+        stats.filter(|stat| stat.contains(&own)).collect()
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "sockets")]
+    fn a_child_that_ends_late_is_reaped() {
+        let (receiver, sender) = UnixDatagram::pair().unwrap();
+        sender.send(b"x").unwrap();
+        // Late, since it isn't waited for at all.
+        discard_within(&receiver, [Duration::ZERO; 2]).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while ABANDONED.load(Ordering::Relaxed) > 0 || !zombies().is_empty() {
+            assert!(Instant::now() < deadline, "{:?}", zombies());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
 }
