@@ -6,6 +6,7 @@ use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,8 @@ pub struct Listener {
     accepts_descriptors: bool,
     /// Whether its socket and its connections may hold descriptors that clients have passed along.
     holds_descriptors: bool,
+    /// Its last descriptor then: when it is closed, there may be no number for another.
+    last: Mutex<Option<OwnedFd>>,
     variables: Vec<CString>,
 }
 
@@ -121,6 +124,7 @@ impl Listener {
             announce: false,
             accepts_descriptors: listen.options.contains(&SocketOption::AcceptDescriptors),
             holds_descriptors: false,
+            last: Mutex::default(),
         }
     }
 
@@ -200,12 +204,13 @@ impl Listener {
             announce: false,
             accepts_descriptors: saved.accepts_descriptors,
             holds_descriptors: false,
+            last: Mutex::default(),
         })
     }
 
     /// Has the kernel refuse descriptors that clients pass along, unless they may. For a listener
-    /// that is served from now on.
-    pub fn refuse_descriptors(&mut self, serving: Serving) {
+    /// that is served from now on. Fails for want of a descriptor.
+    pub fn refuse_descriptors(&mut self, serving: Serving) -> Result<(), Errno> {
         if self.is_unix() {
             let wanted = self.accepts_descriptors && serving != Serving::Receive;
             let refused = !wanted && sockets::refuse_descriptors(&self.socket).is_ok();
@@ -214,6 +219,10 @@ impl Listener {
             let others = self.inherited.is_some() || serving == Serving::WaitMode;
             self.holds_descriptors = !refused || others;
         }
+        if self.holds_descriptors {
+            self.last = Mutex::new(Some(descriptors::copy_above(&self.socket, 3)?));
+        }
+        Ok(())
     }
 
     /// Whether it is a unix socket.
@@ -390,12 +399,10 @@ impl Listener {
     /// of `by` until the listener is dropped. Connections that were never accepted end with it: if
     /// that could wait, the last close is another thread's.
     pub fn close(&self, by: impl AsFd) {
-        let last = self.holds_descriptors.then(|| self.socket.try_clone());
         // This fails only if a descriptor isn't open.
         let _ = descriptors::replace(&self.socket, by);
-        if let Some(Ok(last)) = last {
-            drop(Aside::from(OwnedFd::from(last)));
-        }
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(last.take().map(Aside::from));
     }
 
     /// Returns the socket's file, which has to be dropped before the socket is closed.

@@ -8,6 +8,7 @@ use crate::harness::{
     requires_command, send_unix_datagram, talk, udp_client, unix_datagram_client, wait_until,
 };
 use nix::errno::Errno;
+use nix::sys::resource::Resource;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use socket2::SockRef;
@@ -200,6 +201,31 @@ fn connections_that_nothing_accepts_hold_up_no_end() {
         skd.signal(Signal::SIGTERM);
         skd.wait();
     }
+}
+
+#[test]
+fn a_listener_is_closed_without_a_free_descriptor() {
+    let directory = Directory::new();
+    let path = directory.name("socket");
+    let few = 64;
+    let skd = Skd::new(["-v", "-l", &path, "--drain=100ms", "--threads=1"]).limit(
+        Resource::RLIMIT_NOFILE,
+        few,
+        few,
+    );
+    let skd = Way::OldKernel.apply(skd).run("cat");
+    let passed: Vec<_> = (0..few)
+        .map(|_| {
+            let client = connect_unix(&path);
+            let other = pass(&client, b"x").unwrap();
+            (client, other)
+        })
+        .collect();
+    skd.wait_for_log("Too many open files");
+    skd.signal(Signal::SIGTERM);
+    skd.signal(Signal::SIGTERM);
+    skd.wait();
+    drop(passed);
 }
 
 #[test]

@@ -90,7 +90,9 @@ impl Listeners {
                 false if service.config.datagrams != DatagramMode::Wait => Serving::Receive,
                 _ => Serving::WaitMode,
             };
-            listener.refuse_descriptors(serving);
+            listener
+                .refuse_descriptors(serving)
+                .map_err(failed("no descriptor to close a listener"))?;
             match serving {
                 Serving::Accept => {
                     // Of several threads that are woken, one gets the connection. An inherited
