@@ -67,6 +67,8 @@ struct Inherited {
     /// The number of connections in the backlog that came before the options were set. They
     /// haven't inherited them.
     early: AtomicU32,
+    /// Whether they have a linger time that another program had set.
+    early_linger: bool,
 }
 
 /// A socket that another program has made, as it was found.
@@ -142,6 +144,7 @@ impl Listener {
             is_listening,
             options: options::for_bound(&listen.options, style, inet),
             early: AtomicU32::new(0),
+            early_linger: false,
         };
         let mut listener = Self::new(listen, socket, style, bound_address, None);
         listener.inherited = Some(inherited);
@@ -200,6 +203,7 @@ impl Listener {
                 is_listening: true,
                 options: Vec::new(),
                 early: AtomicU32::new(0),
+                early_linger: false,
             }),
             announce: false,
             accepts_descriptors: saved.accepts_descriptors,
@@ -221,6 +225,21 @@ impl Listener {
         }
         if self.holds_descriptors {
             self.last = Mutex::new(Some(descriptors::copy_above(&self.socket, 3)?));
+        }
+        Ok(())
+    }
+
+    /// Clears the linger time of a TCP socket that another program has set on it (socket(7),
+    /// `SO_LINGER`). Connections inherit it, and skd's last close of one would wait. For a listener
+    /// from which skd accepts.
+    pub fn clear_linger(&mut self) -> Result<(), Errno> {
+        if let Some(inherited) = &mut self.inherited {
+            let inet = matches!(self.bound_address, BoundAddress::Inet(_));
+            if inet && sockets::lingers_at_close(&self.socket) {
+                sockets::clear_linger(&self.socket)?;
+                inherited.early_linger = true;
+                inherited.count_early(&self.socket);
+            }
         }
         Ok(())
     }
@@ -249,10 +268,7 @@ impl Listener {
             is_listening = inherited.is_listening;
             options::set(&self.socket, &inherited.options, &self.listener_name())?;
             if is_listening && !inherited.options.is_empty() {
-                // All connections count as early if the kernel doesn't tell the length.
-                let early = Backlog::default().length(&self.socket);
-                let early = early.unwrap_or(u32::MAX);
-                inherited.early.store(early, Ordering::Relaxed);
+                inherited.count_early(&self.socket);
             }
         }
         if !self.style.has_connections() {
@@ -336,6 +352,9 @@ impl Listener {
         match &self.inherited {
             Some(inherited) if inherited.takes_early() => {
                 options::set_on_connection(&connection, &inherited.options);
+                if inherited.early_linger {
+                    let _ = sockets::clear_linger(&connection);
+                }
             }
             _ => {}
         }
@@ -412,6 +431,13 @@ impl Listener {
 }
 
 impl Inherited {
+    /// Counts the connections in the backlog, which are early from now on.
+    fn count_early(&self, socket: &Socket) {
+        // All connections count as early if the kernel doesn't tell the length.
+        let early = Backlog::default().length(socket).unwrap_or(u32::MAX);
+        self.early.store(early, Ordering::Relaxed);
+    }
+
     /// Whether the connection just accepted is an early one, and counts it.
     fn takes_early(&self) -> bool {
         let one_less = |early: u32| early.checked_sub(1);

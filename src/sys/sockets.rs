@@ -321,6 +321,16 @@ pub fn lingers_at_close(connection: impl AsFd) -> bool {
     linger.is_ok_and(|linger| linger.l_onoff != 0)
 }
 
+/// Has the last close of a TCP socket not wait (socket(7), `SO_LINGER`). Connections that are made from
+/// now on inherit it from their listener.
+pub fn clear_linger(socket: impl AsFd) -> Result<(), Errno> {
+    let none = libc::linger {
+        l_onoff: 0,
+        l_linger: 0,
+    };
+    setsockopt(&socket, sockopt::Linger, &none)
+}
+
 /// Turns the kernel's receive time on or off (socket(7), `SO_TIMESTAMPNS`).
 pub fn set_receive_time(socket: impl AsFd, on: bool) -> Result<(), Errno> {
     setsockopt(&socket, sockopt::ReceiveTimestampns, &on)

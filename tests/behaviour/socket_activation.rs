@@ -6,7 +6,8 @@ use crate::harness::{
     udp_client, wait_for,
 };
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use socket2::{Domain, Protocol, Type};
+use nix::sys::signal::Signal;
+use socket2::{Domain, Protocol, SockRef, Type};
 use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -313,13 +314,48 @@ fn limits_and_options_apply_as_to_bound_sockets() {
     wait_for("a slot", || {
         skd.children().first().map(|&pid| {
             let pid = nix::unistd::Pid::from_raw(pid);
-            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+            nix::sys::signal::kill(pid, Signal::SIGKILL).unwrap();
         })
     });
     assert_eq!(receive(&mut second, 1), b"1");
     // As the manual says, for other processes that share the socket.
     let flags = fcntl(kept.as_fd(), FcntlArg::F_GETFL).unwrap();
     assert!(OFlag::from_bits_retain(flags).contains(OFlag::O_NONBLOCK));
+}
+
+#[test]
+fn no_connection_has_a_linger_time_that_another_program_has_set_on_the_listener() {
+    requires_command("perl");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let set = Some(Duration::from_secs(60));
+    SockRef::from(&listener).set_linger(set).unwrap();
+    // It has inherited the time by now.
+    let mut early = connect(address);
+    let script = "print unpack('i', getsockopt(STDIN, 1, 13))";
+    let skd = Skd::new(["-v", "--listen-fd", "3"])
+        .descriptor(3, listener.try_clone().unwrap())
+        .start_with("perl", ["-e", script]);
+    assert_eq!(receive(&mut early, 1), b"0");
+    assert_eq!(receive(&mut connect(address), 1), b"0");
+    // Also what is set before an upgrade.
+    SockRef::from(&listener).set_linger(set).unwrap();
+    skd.signal(Signal::SIGUSR2);
+    skd.wait_for_log("Upgraded");
+    assert_eq!(receive(&mut connect(address), 1), b"0");
+}
+
+#[test]
+fn a_linger_time_is_left_to_handlers_that_accept() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let set = Some(Duration::from_secs(60));
+    SockRef::from(&listener).set_linger(set).unwrap();
+    let address = listener.local_addr().unwrap();
+    let script = "accept(C, STDIN); print C join ' ', unpack('ii', getsockopt(C, 1, 13))";
+    let _skd = Skd::new(["-v", "--wait", "--listen-fd", "3"])
+        .descriptor(3, listener)
+        .start_with("perl", ["-e", script]);
+    assert_eq!(receive(&mut connect(address), 4), b"1 60");
 }
 
 #[test]

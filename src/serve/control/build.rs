@@ -95,6 +95,9 @@ impl Listeners {
                 .map_err(failed("no descriptor to close a listener"))?;
             match serving {
                 Serving::Accept => {
+                    listener
+                        .clear_linger()
+                        .map_err(failed("a listener's linger time can't be cleared"))?;
                     // Of several threads that are woken, one gets the connection. An inherited
                     // socket may block.
                     descriptors::set_blocking(&listener, false)
