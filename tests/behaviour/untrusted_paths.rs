@@ -1,6 +1,8 @@
 //! Paths that lead through directories where other users write.
 
-use crate::harness::{Directory, Skd, requires_command, requires_root, tampering, wait_until};
+use crate::harness::{
+    Directory, Skd, Stranger, requires_command, requires_root, tampering, wait_until,
+};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -10,7 +12,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, chown, lchown, symlink};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 /// The user that writes where root opens files.
 const STRANGER: u32 = 65534;
@@ -56,34 +58,12 @@ fn assert_untouched(directory: &Directory) {
     assert_eq!(names, ["log", "secret"]);
 }
 
-/// A process of the stranger's that goes on until it is dropped.
-struct Stranger(Child);
-
-impl Stranger {
-    fn start(directory: &Directory, line: &str) -> Self {
-        requires_command("perl");
-        requires_command("setpriv");
-        let id = STRANGER.to_string();
-        let mut command = Command::new("setpriv");
-        command.args([
-            "--reuid",
-            &id,
-            "--regid",
-            &id,
-            "--clear-groups",
-            "perl",
-            "-e",
-        ]);
-        command.arg(line).current_dir(directory.join("theirs"));
-        Self(command.stdin(Stdio::null()).spawn().expect("setpriv"))
-    }
-}
-
-impl Drop for Stranger {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// Starts this program of the stranger's.
+#[track_caller]
+fn stranger(directory: &Directory, line: &str) -> Stranger {
+    requires_command("perl");
+    let line = format!("$| = 1; print 'begins'; {line}");
+    Stranger::start(STRANGER, directory, ["perl", "-e", &line])
 }
 
 /// Opens and writes again and again while a stranger changes what is there, and returns how often
@@ -92,9 +72,7 @@ fn race(directory: &Directory, path: &str, line: &str) -> [usize; 2] {
     let root: Vec<_> = ["mine/secret", "mine/log"]
         .map(|name| fs::metadata(directory.join(name)).unwrap().ino())
         .into();
-    let stranger = Stranger::start(directory, line);
-    let ready = directory.join("theirs/ready");
-    wait_until("the stranger has begun", || ready.exists());
+    let stranger = stranger(directory, line);
     let path = directory.join(path);
     let mut count = [0; 2];
     for round in 0.. {
@@ -126,8 +104,7 @@ fn no_file_of_roots_is_opened_while_a_stranger_swaps_what_is_at_the_path() {
     let count = race(
         &directory,
         "theirs/log",
-        r#"open(F, ">ready"); close F;
-        while (1) {
+        r#"while (1) {
             open(F, ">file"); close F; rename("file", "log");
             symlink("../mine/secret", "link"); rename("link", "log");
             symlink("../mine/new", "link"); rename("link", "log");
@@ -145,7 +122,7 @@ fn no_file_of_roots_is_opened_while_a_stranger_swaps_a_directory_of_the_path() {
     let count = race(
         &directory,
         "theirs/logs/log",
-        r#"open(F, ">ready"); close F; mkdir("logs"); mkdir("other");
+        r#"mkdir("logs"); mkdir("other");
         while (1) {
             rename("logs", "kept"); symlink("../mine", "logs"); unlink("logs"); rename("kept", "logs");
             symlink("../../mine/log", "logs/log"); unlink("logs/log");
@@ -370,18 +347,15 @@ fn assert_only_sockets_change(directory: &Directory) {
 fn the_owner_of_a_socket_is_that_of_the_socket_alone() {
     let directory = ground();
     fs::hard_link(directory.join("mine/secret"), directory.join("theirs/hard")).unwrap();
-    let stranger = Stranger::start(
+    let stranger = stranger(
         &directory,
-        r#"open(F, ">ready"); close F;
-        while (1) {
+        r#"while (1) {
             next unless -S "socket";
             rename("socket", "moved"); rename("hard", "socket");
             rename("socket", "hard"); symlink("../mine/log", "socket"); unlink("socket");
             rename("moved", "socket");
         }"#,
     );
-    let ready = directory.join("theirs/ready");
-    wait_until("the stranger has begun", || ready.exists());
     for _ in 0..30 {
         let skd = Skd::new(["--unix-owner", "61234:61234", "-l"])
             .arg(directory.join("theirs/socket"))
@@ -436,16 +410,13 @@ fn a_file_that_takes_the_name_of_a_new_socket_keeps_its_owner() {
     ] {
         let directory = ground();
         fs::hard_link(directory.join("mine/secret"), directory.join("theirs/hard")).unwrap();
-        let _stranger = Stranger::start(
+        let _stranger = stranger(
             &directory,
             &format!(
-                r#"open(F, ">ready"); close F;
-                while (!-S "socket") {{}}
+                r#"while (!-S "socket") {{}}
                 rename("socket", "moved"); {steps}; open(F, ">swapped"); close F; sleep 1000;"#
             ),
         );
-        let ready = directory.join("theirs/ready");
-        wait_until("the stranger has begun", || ready.exists());
         // Long enough for the stranger, between bind(2) and what follows.
         Skd::new(["--unix-owner", "61234:61234", "-l"])
             .arg(directory.join("theirs/socket"))

@@ -2,12 +2,10 @@
 
 use super::scene::{Attacker, HANDLERS, PATH, STRANGER, Scene, directory};
 use super::{Attack, Group};
-use crate::harness::{Directory, Running, Skd, talk, wait_until};
+use crate::harness::{Directory, Running, Skd, Stranger, talk, wait_until};
 use nix::sys::signal::Signal;
 use std::fs;
-use std::io::Read;
 use std::os::unix::fs::{MetadataExt, chown, lchown, symlink};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 pub(super) const GROUPS: &[&Group] = &[&RUNNING, &WAITING, &STARTING];
@@ -225,42 +223,11 @@ const STARTING: Group = Group {
     ],
 };
 
-/// A process of the stranger's, which ends with this.
-struct Stranger(Child);
-
-impl Stranger {
-    fn run(directory: &Directory, line: &str) -> Self {
-        let id = STRANGER.to_string();
-        let mut command = Command::new("setpriv");
-        command.args([
-            "--reuid",
-            &id,
-            "--regid",
-            &id,
-            "--clear-groups",
-            "/usr/bin/python3",
-            "-SEc",
-        ]);
-        command
-            .arg(format!("import os, fcntl, socket, time\n{line}"))
-            .current_dir(directory.join("theirs"));
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // It says a word when it has begun.
-        let begun = child.stdout.as_mut().unwrap().read(&mut [0; 8]);
-        assert!(begun.unwrap() > 0);
-        Self(child)
-    }
-}
-
-impl Drop for Stranger {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// Starts this program of the stranger's.
+#[track_caller]
+fn stranger(directory: &Directory, line: &str) -> Stranger {
+    let line = format!("import os, fcntl, socket, time\n{line}");
+    Stranger::start(STRANGER, directory, ["/usr/bin/python3", "-SEc", &line])
 }
 
 const SECRET: &str = "root:secret:0:0\n";
@@ -320,12 +287,12 @@ fn locks_of_others() {
  except BlockingIOError: pass
 print('locked', flush=True)
 time.sleep(60)";
-    let _stranger = Stranger::run(&directory, line);
+    let _stranger = stranger(&directory, line);
     assert_eq!(first.stop().code(), Some(0));
     // The file stays if it can't be removed, with the lock on it.
     directory.write("pid", "");
     let line = "fcntl.flock(os.open('../pid', os.O_RDONLY), fcntl.LOCK_EX)\nprint('locked', flush=True)\ntime.sleep(60)";
-    let _another = Stranger::run(&directory, line);
+    let _another = stranger(&directory, line);
     served(&skd(&options).run("cat"));
 }
 
@@ -357,7 +324,7 @@ fn hard_link_at(option: &str) {
 
 fn fifos() {
     let directory = ground();
-    let _stranger = Stranger::run(
+    let _stranger = stranger(
         &directory,
         "os.mkfifo('name', 0o666)\nprint('made', flush=True)\ntime.sleep(60)",
     );
@@ -379,7 +346,7 @@ fn names_of_locks() {
         let line = format!(
             "name = '../sticky/pid.lock'\n{line}\nprint('made', flush=True)\ntime.sleep(60)"
         );
-        let _stranger = Stranger::run(&directory, &line);
+        let _stranger = stranger(&directory, &line);
         refuses(&directory, &["-P", &directory.name("sticky/pid")]);
     }
 }
@@ -398,7 +365,7 @@ fn paths_of_sockets() {
     let directory = ground();
     let line = "open('file', 'w').write('x')\nos.symlink('../secret', 'link')\nos.symlink('nothing', 'dangling')\n\
         os.mkfifo('fifo')\ns = socket.socket(socket.AF_UNIX)\ns.bind('live')\ns.listen()\nprint('made', flush=True)\ntime.sleep(60)";
-    let _stranger = Stranger::run(&directory, line);
+    let _stranger = stranger(&directory, line);
     let names = ["file", "link", "dangling", "fifo", "live"];
     let inodes = || {
         names.map(|name| {
@@ -424,7 +391,7 @@ fn paths_of_sockets() {
 fn owner_race() {
     let directory = ground();
     let line = "print('begins', flush=True)\nos.chdir('../theirs')\nwhile True:\n for name in ('socket',):\n  try:\n   os.rename(name, 'other')\n   os.link('../secret', name) if os.access('../secret', 4) else os.symlink('../secret', name)\n   os.unlink(name)\n  except OSError: pass";
-    let _stranger = Stranger::run(&directory, line);
+    let _stranger = stranger(&directory, line);
     let path = directory.name("theirs/socket");
     for _ in 0..12 {
         let words = ["-l", &path, "--unix-owner=1", "cat"];
@@ -438,7 +405,7 @@ fn owner_race() {
 fn log_race() {
     let directory = ground();
     let line = "print('begins', flush=True)\nwhile True:\n for make in (lambda: open('log', 'w').close(), lambda: os.symlink('../secret', 'log'), lambda: os.mkfifo('log')):\n  try:\n   make()\n   os.unlink('log')\n  except OSError: pass";
-    let _stranger = Stranger::run(&directory, line);
+    let _stranger = stranger(&directory, line);
     let log = format!(">{}", directory.name("theirs/log"));
     for _ in 0..12 {
         let words = ["-t", "127.0.0.1:0", "-v", "-L", &log, "cat"];
@@ -483,7 +450,7 @@ fn occupied() {
         "a = socket.socket(socket.AF_UNIX)\na.bind('\\0{name}')\nb = socket.create_server(('127.0.0.1', 0))\n\
          open('port', 'w').write(str(b.getsockname()[1]))\nprint('bound', flush=True)\ntime.sleep(60)"
     );
-    let _stranger = Stranger::run(&directory, &line);
+    let _stranger = stranger(&directory, &line);
     let port = format!("127.0.0.1:{}", directory.read("theirs/port"));
     let files = [
         "-P",

@@ -25,6 +25,7 @@
 //! | `manager` | [`ServiceManager`]: a stand-in for the one behind NOTIFY_SOCKET |
 //! | `terminal` | [`Terminal`]: a pseudo-terminal |
 //! | `directory` | [`Directory`]: a private directory |
+//! | `stranger` | [`Stranger`]: a process of another user |
 //! | `prepare` | the only unsafe lines: what happens between fork and exec, and pidfds |
 //!
 //! Two rules. Nothing sleeps for what can be watched: [`wait_until`] and [`wait_for`] look at a condition
@@ -53,6 +54,7 @@ mod running;
 mod skd;
 mod sockets;
 mod storm;
+mod stranger;
 mod syslog;
 mod tampering;
 mod terminal;
@@ -84,6 +86,7 @@ pub use self::running::{Daemon, Output, Running};
 pub use self::skd::{MARK, Skd, Stream, run_to_end, wait_out_throttle};
 pub use self::sockets::{Kind, Socket, sockets};
 pub use self::storm::{Over, in_a_storm};
+pub use self::stranger::Stranger;
 pub use self::syslog::{Message, Syslog, machine, relays};
 pub use self::tampering::{Tampering, tampering};
 pub use self::terminal::Terminal;
