@@ -1,5 +1,5 @@
 //! The output of handlers on its way to syslog. However it arrives, all text is sent, in order, line by line, in
-//! pieces of limited length.
+//! pieces of limited length, without control characters.
 
 #![no_main]
 
@@ -73,6 +73,7 @@ fuzz_target!(|input: Input<'_>| {
 
     let mut sent: Vec<Vec<u8>> = Vec::new();
     let mut message = Vec::new();
+    let mut last = 0;
     let mut deliver = |piece: Piece<'_>| {
         assert!((1..=Lines::LONGEST).contains(&piece.text.len()));
         assert!(!piece.text.contains(&b'\n'));
@@ -80,17 +81,21 @@ fuzz_target!(|input: Input<'_>| {
         let text = message
             .strip_prefix(&*header)
             .expect("a header as in RFC 3164");
+        let shown = std::str::from_utf8(text).expect("what isn't text is escaped");
+        assert!(shown.chars().all(|it| it == '\t' || !it.is_control()));
         match sent.last_mut() {
             Some(line) if piece.continued => {
-                // Only a line that is too long is split, and only at the limit.
-                assert!(!line.is_empty() && line.len() % Lines::LONGEST == 0);
-                line.extend_from_slice(text.strip_prefix(b"[continued] ").expect("it is marked"));
+                // Only a line that is too long is split, and only at a character near the limit.
+                assert!(last > Lines::LONGEST - 4);
+                assert!(text.starts_with(b"[continued] "), "it is marked");
+                line.extend_from_slice(piece.text);
             }
             _ => {
                 assert!(!piece.continued);
-                sent.push(text.to_vec());
+                sent.push(piece.text.to_vec());
             }
         }
+        last = piece.text.len();
     };
     let mut lines = Lines::default();
     let mut pipe = Pipe {

@@ -62,17 +62,25 @@ impl Default for Line {
 impl fmt::Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for character in text.chars() {
-            let mut buffer = [0; 4];
-            if character.is_control() {
-                let code = character as u32;
-                let digit = |shift| b"0123456789abcdef"[(code >> shift) as usize & 0xf];
-                self.push(&[b'\\', b'x', digit(4), digit(0)]);
-            } else {
-                self.push(character.encode_utf8(&mut buffer).as_bytes());
+            match control(character) {
+                Some(code) => self.push(&escaped(code)),
+                None => self.push(character.encode_utf8(&mut [0; 4]).as_bytes()),
             }
         }
         Ok(())
     }
+}
+
+/// Returns the code of a control character, of which none is above U+009F.
+pub fn control(character: char) -> Option<u8> {
+    let code = u8::try_from(character).ok();
+    code.filter(|_| character.is_control())
+}
+
+/// Returns how the log shows a control character, or a byte that isn't text.
+pub fn escaped(code: u8) -> [u8; 4] {
+    let digit = |half: u8| b"0123456789abcdef"[usize::from(half)];
+    [b'\\', b'x', digit(code >> 4), digit(code & 0xf)]
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use crate::config::Level;
+use crate::report::line::{control, escaped};
 use crate::sys::names::LocalTime;
 
 /// How long to wait for a reader that doesn't read, before lines are dropped.
@@ -67,7 +68,7 @@ impl<'a> Piece<'a> {
 }
 
 impl Lines {
-    /// The maximum length of a piece in bytes.
+    /// The maximum length of a piece in bytes, before anything in it is escaped.
     pub const LONGEST: usize = 8192;
 
     /// The number of bytes that are read at once, at the most. At the least it is `LONGEST` less,
@@ -88,31 +89,31 @@ impl Lines {
         // The text from earlier reads has no newline.
         let (mut start, mut new) = (0, self.length);
         self.length += count;
-        let Self { buffer, length, .. } = self;
-        while let Some(at) = buffer[new..*length].iter().position(|&byte| byte == b'\n') {
-            let end = new + at;
+        let Self {
+            buffer,
+            length,
+            continued,
+        } = self;
+        loop {
+            let newline = buffer[new..*length].iter().position(|&byte| byte == b'\n');
+            let end = newline.map_or(*length, |at| new + at);
             while end - start > Self::LONGEST {
-                let cut = start + Self::LONGEST;
-                if let Some(piece) = piece(&buffer[start..cut], self.continued) {
+                let cut = start + cut(&buffer[start..end]);
+                if let Some(piece) = piece(&buffer[start..cut], *continued) {
                     deliver(piece);
                 }
-                self.continued = true;
+                *continued = true;
                 start = cut;
             }
-            if let Some(piece) = piece(&buffer[start..end], self.continued) {
+            if newline.is_none() {
+                break;
+            }
+            if let Some(piece) = piece(&buffer[start..end], *continued) {
                 deliver(piece);
             }
-            self.continued = false;
+            *continued = false;
             start = end + 1;
             new = start;
-        }
-        while *length - start >= Self::LONGEST {
-            let end = start + Self::LONGEST;
-            if let Some(piece) = piece(&buffer[start..end], self.continued) {
-                deliver(piece);
-            }
-            self.continued = true;
-            start = end;
         }
         buffer.copy_within(start..*length, 0);
         *length -= start;
@@ -126,6 +127,15 @@ impl Lines {
         }
         self.length = 0;
     }
+}
+
+/// Returns where text that is too long is split: at the limit, or before the character of UTF-8 that
+/// is across it.
+fn cut(text: &[u8]) -> usize {
+    const CONTINUES: u8 = 0b1000_0000;
+    let begins = |at: &usize| text[*at] & 0b1100_0000 != CONTINUES;
+    let mut near = (Lines::LONGEST - 3..=Lines::LONGEST).rev();
+    near.find(begins).unwrap_or(Lines::LONGEST)
 }
 
 fn piece(text: &[u8], continued: bool) -> Option<Piece<'_>> {
@@ -164,7 +174,27 @@ fn append_text(buffer: &mut Vec<u8>, piece: Piece<'_>) {
     if piece.continued {
         buffer.extend_from_slice(CONTINUED);
     }
-    buffer.extend_from_slice(piece.text);
+    append_escaped(buffer, piece.text);
+}
+
+/// Appends text as a terminal can show it: control characters other than tab are escaped, and so
+/// are bytes that aren't UTF-8.
+fn append_escaped(buffer: &mut Vec<u8>, text: &[u8]) {
+    let hidden = |character: char| control(character).filter(|code| *code != b'\t');
+    for chunk in text.utf8_chunks() {
+        for part in chunk.valid().split_inclusive(|it| hidden(it).is_some()) {
+            let end = part.char_indices().next_back();
+            match end.and_then(|(at, last)| Some((at, hidden(last)?))) {
+                Some((at, code)) => {
+                    buffer.extend_from_slice(&part.as_bytes()[..at]);
+                    buffer.extend_from_slice(&escaped(code));
+                }
+                None => buffer.extend_from_slice(part.as_bytes()),
+            }
+        }
+        let bytes = chunk.invalid().iter();
+        buffer.extend(bytes.flat_map(|byte| escaped(*byte)));
+    }
 }
 
 #[cfg(test)]
@@ -185,8 +215,51 @@ mod tests {
         }
     }
 
+    fn shown(text: &[u8]) -> String {
+        let mut shown = Vec::new();
+        append_text(&mut shown, Piece::whole(text));
+        String::from_utf8(shown).unwrap()
+    }
+
+    #[test]
+    fn text_and_tabs_stay_and_all_else_is_escaped() {
+        for (text, expected) in [
+            ("a\tb é 日 \\x1b".as_bytes(), "a\tb é 日 \\x1b"),
+            (b"\x1b[2J\x07\0\x7f\r", r"\x1b[2J\x07\x00\x7f\x0d"),
+            ("a\u{9b}31m\u{85}".as_bytes(), r"a\x9b31m\x85"),
+            (b"\xe9t\xe9 \xff\xc3", r"\xe9t\xe9 \xff\xc3"),
+            (b"\xed\xa0\x80", r"\xed\xa0\x80"),
+        ] {
+            assert_eq!(shown(text), expected);
+        }
+    }
+
+    #[test]
+    fn a_character_is_not_split() {
+        for before in Lines::LONGEST - 5..=Lines::LONGEST {
+            for character in ["é", "日", "🦀"] {
+                let line = format!("{}{}", "x".repeat(before), character.repeat(4));
+                let mut found = String::new();
+                let mut reader = Lines::default();
+                let mut deliver =
+                    |piece: Piece<'_>| found += std::str::from_utf8(piece.text).unwrap();
+                reader.read(line.as_bytes(), &mut deliver).unwrap();
+                reader.finish(&mut deliver);
+                assert_eq!(found, line);
+            }
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 1 } else { 64 }))]
+
+        #[test]
+        fn any_text_is_shown_as_one_line_of_text(
+            text in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let shown = shown(&text);
+            prop_assert!(shown.chars().all(|it| it == '\t' || !it.is_control()), "{shown:?}");
+        }
 
         #[test]
         fn all_text_is_delivered_in_order_however_it_comes(

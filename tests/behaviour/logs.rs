@@ -376,6 +376,24 @@ fn a_handler_has_no_way_to_the_log_but_by_whole_lines() {
 }
 
 #[test]
+fn control_characters_of_handlers_are_escaped() {
+    let directory = Directory::new();
+    let log = directory.join("log");
+    let skd = Skd::new(["-t", "127.0.0.1:0", "-L", &format!(">{}", log.display())]).run_with(
+        "sh",
+        [
+            "-c",
+            r"printf 'a\tb \033[2J\033]0;title\007 \303\251\r\n\302\233 \377\0\n' >&2",
+        ],
+    );
+    talk(skd.connect(), b"");
+    let expected = "a\tb \\x1b[2J\\x1b]0;title\\x07 é\\x0d\n\\x9b \\xff\\x00\n";
+    wait_until("the lines are logged", || {
+        untimed(&directory.read("log"), &[]) == expected
+    });
+}
+
+#[test]
 fn handlers_of_another_user_open_dev_stderr_to_write_and_not_to_read() {
     let directory = Directory::public();
     let log = directory.join("log");
