@@ -254,11 +254,21 @@ impl Relay {
     /// Starts the process again if it isn't running. Returns whether it was started.
     pub(super) fn restart(&mut self) -> io::Result<bool> {
         // Two relays would each get parts of lines.
-        if self.control.is_some() && self.listen() != Said::Ended {
+        if !self.has_ended() {
             self.started = Instant::now();
             return Ok(false);
         }
         self.fork(false).map(|()| true)
+    }
+
+    /// Whether there is no relay any more, nor an answer of it that is to be received.
+    fn has_ended(&self) -> bool {
+        let Some(control) = &self.control else {
+            return true;
+        };
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
+        let seen = recv(control.as_raw_fd(), &mut [0; 1], flags);
+        seen.map_or_else(is_end, |length| length == 0)
     }
 
     /// Empties the log file.
@@ -334,8 +344,7 @@ impl Relay {
         match recv(control.as_raw_fd(), message, MsgFlags::MSG_DONTWAIT) {
             Ok(0) => Err(Errno::ECONNRESET.into()),
             Ok(length) => Ok(Some(serde_json::from_slice(&message[..length])?)),
-            Err(errno @ (Errno::ECONNRESET | Errno::EPIPE | Errno::ENOTCONN)) => Err(errno.into()),
-            // Another error, as for want of memory, doesn't tell that it has ended.
+            Err(errno) if is_end(errno) => Err(errno.into()),
             Err(_) => Ok(None),
         }
     }
@@ -434,6 +443,12 @@ impl Relay {
             }
         }
     }
+}
+
+/// Whether an error of receiving tells that the relay has ended. Another one, as for want of memory,
+/// doesn't.
+fn is_end(errno: Errno) -> bool {
+    matches!(errno, Errno::ECONNRESET | Errno::EPIPE | Errno::ENOTCONN)
 }
 
 /// Writes all lines until the end of the pipe, and does what is asked for by `control`.
@@ -538,4 +553,43 @@ fn tell(control: &File, answer: &Answer) -> io::Result<()> {
     let message = serde_json::to_vec(answer)?;
     send(control.as_raw_fd(), &message, MsgFlags::MSG_NOSIGNAL)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A relay to which this process says what the relay's process would.
+    fn relay_and_process() -> (Relay, File) {
+        let to = Destination::Syslog {
+            tag: "tag".into(),
+            level: Level::DEFAULT,
+            root: None,
+        };
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags);
+        let (ours, its) = pair.unwrap();
+        let mut relay = Relay::new(to).unwrap();
+        relay.control = Some(ours.into());
+        (relay, its.into())
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "sockets of packets")]
+    fn an_answer_on_its_way_outlives_a_restart_that_is_not_needed() {
+        let (mut relay, process) = relay_and_process();
+        assert!(!relay.has_ended());
+        let answer = Answer {
+            to: Some(Request::Reopen as u8),
+            ..Answer::default()
+        };
+        tell(&process, &answer).unwrap();
+        assert!(!relay.restart().unwrap());
+        // Even of a process that has ended since.
+        drop(process);
+        assert!(!relay.restart().unwrap());
+        assert_eq!(relay.listen(), Said::Reopened);
+        assert!(relay.has_ended());
+        assert_eq!(relay.listen(), Said::Ended);
+    }
 }
