@@ -25,9 +25,26 @@ pub fn enter_root(directory: &Path) -> Result<(), Error> {
 }
 
 /// Leaves the session keyring that skd was started with: see [`keyring::leave_session`].
+///
+/// A start that can't have a keyring of its own fails. No other call takes the caller's from a
+/// process: revoking or clearing it takes its keys from the caller's session too.
 pub fn leave_keyring() -> Result<(), Error> {
-    keyring::leave_session()
-        .map_err(|errno| Error::start("can't leave the session keyring of the caller", errno))
+    keyring::leave_session().map_err(|errno| {
+        let what = "can't leave the session keyring of the caller, whose keys handlers would have";
+        match errno {
+            Errno::EDQUOT => Error::Start(format!("{what}: {}", quota_of_keys(Uid::effective()))),
+            errno => Error::start(what, errno),
+        }
+    })
+}
+
+/// Says which limits a user has reached (keyrings(7), /proc files).
+fn quota_of_keys(user: Uid) -> String {
+    let root = if user.is_root() { "root_" } else { "" };
+    format!(
+        "user {user} has as many keys as the kernel allows, see /proc/key-users; raise \
+         kernel.keys.{root}maxkeys or kernel.keys.{root}maxbytes (sysctl(8)), or remove keys"
+    )
 }
 
 /// Becomes this user irrevocably. The process must have one thread.
@@ -194,4 +211,15 @@ fn not_in_full(kept: &str) -> Error {
     Error::Start(format!(
         "privileges were not dropped in full: {kept} was kept; skd doesn't run like this"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limits_of_keys_are_those_of_the_user() {
+        assert!(quota_of_keys(Uid::from_raw(0)).contains(" kernel.keys.root_maxkeys "));
+        assert!(quota_of_keys(Uid::from_raw(1)).contains(" kernel.keys.maxkeys "));
+    }
 }
