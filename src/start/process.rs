@@ -14,6 +14,7 @@ use crate::report;
 use crate::setup::{Manager, PidFile, Ready, ReadyFd, Side, privileges};
 use crate::sys::capabilities::Capabilities;
 use crate::sys::credentials::Credentials;
+use crate::sys::descriptors;
 
 pub(super) fn lock_pidfile(daemon: &Daemon) -> Result<Option<PidFile>, Error> {
     daemon.pidfile.as_deref().map(PidFile::lock).transpose()
@@ -67,6 +68,26 @@ pub(super) fn service_side(
             })
         }
         (result, _) => result,
+    }
+}
+
+/// Keeps handlers from reading what is typed at a terminal of the caller's, or says that they can.
+/// A program that is supervised has standard output too.
+pub(super) fn keep_from_reading_terminal(daemon: &Daemon, supervised: bool) {
+    // Otherwise they are replaced before the first handler starts.
+    let output = supervised && !daemon.background;
+    let error = daemon.log.is_none() && !daemon.background;
+    for (number, name, has) in [(1, "output", output), (2, "error", error)] {
+        if !has {
+            continue;
+        }
+        if let Err(errno) = descriptors::keep_from_reading_terminal(number) {
+            report::note(format_args!(
+                "handlers can read what is typed at the terminal of standard {name}: it can't be \
+                 opened for writing alone ({}); use another",
+                errno.desc()
+            ));
+        }
     }
 }
 

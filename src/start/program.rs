@@ -13,11 +13,11 @@ use crate::setup::{Detach, Log, Manager, PidFile, Ready, ReadyFd, Senders, Start
 use crate::sys::child::{self, Stage};
 use crate::sys::credentials::Credentials;
 use crate::sys::signals::{self, Inherited};
-use crate::sys::{descriptors, memory, process};
+use crate::sys::{memory, process};
 
 use super::process::{
-    announce, give_up_rights, inherited_variables, lock_pidfile, publish, service_side, split,
-    user_and_root, write_pidfile,
+    announce, give_up_rights, inherited_variables, keep_from_reading_terminal, lock_pidfile,
+    publish, service_side, split, user_and_root, write_pidfile,
 };
 
 /// Runs a program without a listener: becomes it, or supervises it.
@@ -50,13 +50,14 @@ pub(super) fn run(daemon: &Daemon, service: &Service, inherited: &Inherited) -> 
         let mut log = log;
         let mut pidfile = pidfile;
         let (user, root) = user_and_root(service, Ok)?;
+        let terminal = supervised && supervise::has_terminal();
+        if supervised && !terminal {
+            // Another user may not open it, nor have /proc in its root directory.
+            keep_from_reading_terminal(daemon, true);
+        }
         give_up_rights(daemon, alone)?;
         let program = (!supervised).then(std::process::id);
         let variables = inherited_variables(daemon, service).with_watchdog_for(program, started);
-        let terminal = supervised && supervise::has_terminal();
-        if supervised && !terminal {
-            descriptors::keep_from_reading_terminal();
-        }
         let role = if supervised {
             Role::Supervised { terminal }
         } else {

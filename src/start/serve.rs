@@ -13,10 +13,13 @@ use crate::setup::executable::Executable;
 use crate::setup::{Detach, Log, Manager, ReadyFd, RuleFiles, Senders, Starter};
 use crate::sys::process;
 use crate::sys::signals::{self, Inherited, Signal};
-use crate::sys::{descriptors, memory, users};
+use crate::sys::{memory, users};
 
 use super::prepare::{Ground, Threads, confinements, reserve};
-use super::process::{announce, give_up_rights, lock_pidfile, publish, service_side, split};
+use super::process::{
+    announce, give_up_rights, keep_from_reading_terminal, lock_pidfile, publish, service_side,
+    split,
+};
 use super::program::{self, Bound};
 
 /// Binds the sockets of all services and serves them, or hands them to a supervised program.
@@ -80,13 +83,13 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
     service_side(ready, |ready| {
         let mut reserved = reserved;
         let mut pidfile = pidfile;
-        descriptors::keep_from_reading_terminal();
-        let confinements = confinements(&services, &mut reserved)?;
-        give_up_rights(&daemon, &services)?;
         let supervised = match &services[..] {
             [service] => service.mode.supervised().map(|it| (&daemon, service, it)),
             _ => None,
         };
+        keep_from_reading_terminal(&daemon, supervised.is_some());
+        let confinements = confinements(&services, &mut reserved)?;
+        give_up_rights(&daemon, &services)?;
         if let Some(service) = supervised {
             let bound = Bound {
                 confinement: confinements.into_iter().next().unwrap_or_default(),

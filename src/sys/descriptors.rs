@@ -351,35 +351,34 @@ pub fn set_close_on_exec(fd: impl AsFd, on: bool) -> Result<(), Errno> {
     fcntl(fd, FcntlArg::F_SETFD(flag)).map(drop)
 }
 
-/// Opens the terminal anew, for writing alone, where standard output or error is one.
+/// Opens the terminal anew, for writing alone, where this standard descriptor is one. The error is
+/// the reason why it stays as it is.
 ///
 /// Terminals are open for reading as well. A program in another session isn't kept from reading, as
 /// a background process of the terminal's own session is: it would get what is typed.
-pub fn keep_from_reading_terminal() {
-    for number in [1, 2] {
-        // SAFETY: the standard descriptors are never closed.
-        let fd = unsafe { BorrowedFd::borrow_raw(number) };
-        let reads = || {
-            let flags = fcntl(fd, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
-            flags.is_ok_and(|flags| flags & OFlag::O_ACCMODE != OFlag::O_WRONLY)
-        };
-        if !fd.is_terminal() || !reads() {
-            continue;
-        }
-        // The first may be another user's, as after su(1), and the second isn't there without a
-        // session.
-        let own = format!("/proc/self/fd/{number}");
-        let flags = OFlag::O_WRONLY | OFlag::O_NOCTTY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let opened = [own.as_str(), "/dev/tty"]
-            .into_iter()
-            .filter_map(|path| open(path, flags, Mode::empty()).ok())
-            .find(|opened| is_same_terminal(opened.as_fd(), fd));
-        if let Some(opened) = opened {
-            // SAFETY: both are open; the owner of a standard descriptor is the process.
-            let _ = set_blocking(&opened, true)
-                .and_then(|()| check(unsafe { libc::dup2(opened.as_raw_fd(), number) }));
-        }
+pub fn keep_from_reading_terminal(number: i32) -> Result<(), Errno> {
+    // SAFETY: the standard descriptors are never closed.
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    let reads = || {
+        let flags = fcntl(fd, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
+        flags.is_ok_and(|flags| flags & OFlag::O_ACCMODE != OFlag::O_WRONLY)
+    };
+    if !fd.is_terminal() || !reads() {
+        return Ok(());
     }
+    let reopen = |path: &str| {
+        let flags = OFlag::O_WRONLY | OFlag::O_NOCTTY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let opened = open(path, flags, Mode::empty())?;
+        let is_same = is_same_terminal(opened.as_fd(), fd);
+        is_same.then_some(opened).ok_or(Errno::ENOTTY)
+    };
+    // The first may be another user's, as after su(1), and the second isn't there without a
+    // session.
+    let own = format!("/proc/self/fd/{number}");
+    let opened = reopen(&own).or_else(|why| reopen("/dev/tty").map_err(|_| why))?;
+    set_blocking(&opened, true)?;
+    // SAFETY: both are open; the owner of a standard descriptor is the process.
+    check(unsafe { libc::dup2(opened.as_raw_fd(), number) }).map(drop)
 }
 
 /// Whether two descriptors are of one terminal. /dev/tty is the terminal of the session.

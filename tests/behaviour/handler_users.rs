@@ -403,6 +403,39 @@ fn handlers_of_skds_user_have_a_session_where_there_is_a_terminal() {
     }
 }
 
+#[test]
+fn a_supervised_program_of_another_user_only_writes_to_a_terminal() {
+    requires_root();
+    let mut terminal = Terminal::new();
+    let script = "sed -n 's/^flags:.*\\(.\\)$/access \\1/p' /proc/self/fdinfo/1 /proc/self/fdinfo/2 >&2; \
+                  echo done; sleep 1000";
+    for option in ["--user", "--daemon-user"] {
+        let skd = Skd::new(["-S", option, &format!("{UID}:{GID}")])
+            .stdout(terminal.end())
+            .stderr(terminal.end())
+            .start_with("sh", ["-c", script]);
+        let screen = terminal.wait_for("done");
+        assert_eq!(screen.matches("access 1").count(), 2, "{option}: {screen}");
+        skd.stop();
+    }
+}
+
+#[test]
+fn a_terminal_that_handlers_can_read_is_said_at_the_start() {
+    requires_root();
+    let mut terminal = Terminal::new();
+    // Root's, and not that of the session: its second descriptor can't be had.
+    let skd = Skd::new(["-t", "127.0.0.1:0"])
+        .user(UID, GID, [])
+        .stderr(terminal.end())
+        .run("cat");
+    let screen = terminal.wait_for("use another");
+    let expected = "skd: note: handlers can read what is typed at the terminal of standard error: \
+                    it can't be opened for writing alone (Permission denied); use another";
+    assert!(screen.contains(expected), "{screen}");
+    assert_eq!(talk(skd.connect(), b"served"), b"served");
+}
+
 /// Joins a session keyring with a key, as a login does, and becomes what its arguments say.
 fn login() -> Vec<String> {
     let (add_key, keyctl) = (libc::SYS_add_key, libc::SYS_keyctl);
