@@ -1,14 +1,12 @@
 //! The processes whose signals are obeyed. A handler may be hijacked, and mustn't stop skd or have
 //! it execute another program.
 
-use std::fs;
-
 use nix::unistd::getuid;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Identity;
-use crate::sys::names;
 use crate::sys::signals::Sender;
+use crate::sys::users;
 
 /// The user that has started skd. It is saved for the next binary: after a change of user it can't
 /// be found out any more.
@@ -26,24 +24,9 @@ impl Starter {
     pub fn find() -> Self {
         Self {
             uid: getuid().as_raw(),
-            unmapped: unmapped(),
+            unmapped: users::unmapped_user(),
         }
     }
-}
-
-/// The overflow user id, if this is a user namespace in which some users aren't mapped.
-fn unmapped() -> Option<u32> {
-    let map = fs::read_to_string("/proc/self/uid_map").ok()?;
-    if maps_all(&map) {
-        return None;
-    }
-    let uid = names::kernel_parameter("kernel/overflowuid")?;
-    uid.try_into().ok()
-}
-
-/// Whether a map has all user ids, as that of the initial namespace has.
-fn maps_all(map: &str) -> bool {
-    map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 /// The processes whose signals are obeyed: by user, and never by a user that handlers run as
@@ -152,14 +135,6 @@ mod tests {
         assert!(senders.accept(Sender::Outside));
         for uid in [0, 33] {
             assert!(!senders.accept(Sender::Unverified { pid: 1, uid }));
-        }
-    }
-
-    #[test]
-    fn only_the_initial_namespace_maps_all_users() {
-        assert!(maps_all("         0          0 4294967295\n"));
-        for map in ["", "0 1000 1\n", "0 0 65536\n", "0 0 4294967295\n1 1 1\n"] {
-            assert!(!maps_all(map), "{map}");
         }
     }
 }

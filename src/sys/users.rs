@@ -36,11 +36,35 @@ pub fn unknown_ids() -> UnknownIds {
 
 /// Returns the user and the group id by which the kernel names those that aren't mapped.
 pub fn overflow_ids() -> (u32, u32) {
-    let find = |path| {
-        let number = kernel_parameter(path).and_then(|number| number.try_into().ok());
-        number.unwrap_or(OVERFLOW)
-    };
-    (find("kernel/overflowuid"), find("kernel/overflowgid"))
+    let find = |path| parameter(path).unwrap_or(OVERFLOW);
+    (find(OVERFLOW_UID), find(OVERFLOW_GID))
+}
+
+/// Returns the user id that stands for all that aren't mapped, if it is certain that there are such
+/// and that this is their id: something is granted to them.
+pub fn unmapped_user() -> Option<u32> {
+    let hides = hides(UID_MAP) == Some(true);
+    hides.then(|| parameter(OVERFLOW_UID)).flatten()
+}
+
+const OVERFLOW_UID: &str = "kernel/overflowuid";
+const OVERFLOW_GID: &str = "kernel/overflowgid";
+const UID_MAP: &str = "/proc/self/uid_map";
+const GID_MAP: &str = "/proc/self/gid_map";
+
+fn parameter(path: &str) -> Option<u32> {
+    kernel_parameter(path)?.try_into().ok()
+}
+
+/// Returns whether ids are missing in a map; none if that can't be found out.
+fn hides(map: &str) -> Option<bool> {
+    let has_process = || Path::new("/proc/self/stat").exists();
+    match fs::read_to_string(map) {
+        Ok(map) => Some(mapped(&map) < ALL),
+        // A kernel without user namespaces.
+        Err(reason) if reason.kind() == io::ErrorKind::NotFound && has_process() => Some(false),
+        Err(_) => None,
+    }
 }
 
 /// Notes what an earlier program of this process has found.
@@ -52,20 +76,11 @@ pub fn restore_unknown_ids(found: UnknownIds) {
 impl UnknownIds {
     fn find() -> Self {
         let overflow = overflow_ids();
-        let find = |map: &str, overflow: u32| {
-            let map = fs::read_to_string(map);
-            let has_process = || Path::new("/proc/self/stat").exists();
-            let hides = match map {
-                Ok(map) => mapped(&map) < ALL,
-                // A kernel without user namespaces.
-                Err(reason) if reason.kind() == io::ErrorKind::NotFound => !has_process(),
-                Err(_) => true,
-            };
-            hides.then_some(overflow)
-        };
+        // What isn't known to be anyone's in particular is refused where a user is asked for.
+        let find = |map, overflow| hides(map).unwrap_or(true).then_some(overflow);
         Self {
-            uid: find("/proc/self/uid_map", overflow.0),
-            gid: find("/proc/self/gid_map", overflow.1),
+            uid: find(UID_MAP, overflow.0),
+            gid: find(GID_MAP, overflow.1),
         }
     }
 
@@ -104,6 +119,17 @@ mod tests {
         ] {
             assert_eq!(mapped(map), count, "{map}");
         }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "/proc")]
+    fn a_map_that_cannot_be_read_is_not_known_to_be_whole() {
+        assert_eq!(hides("/proc/self/no_such_map"), Some(false));
+        assert_eq!(hides("/proc/self/fd"), None);
+        // What is granted and what is refused agree on the map of this process.
+        let refused = UnknownIds::find().uid;
+        assert_eq!(unmapped_user(), refused);
+        assert_eq!(refused.is_some(), hides(UID_MAP) == Some(true));
     }
 
     #[test]
