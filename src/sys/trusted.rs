@@ -503,10 +503,9 @@ impl File {
     }
 
     fn refuse(&self, rule: &str, fault: &str) -> Refusal {
-        let directory = shown(&self.at);
         Refusal::Untrusted(format!(
             "{} {rule}, and {} {fault}; {HINT}",
-            written_by(&directory, self.control),
+            written_by(&self.at, self.control),
             Path::new(&self.name).display()
         ))
     }
@@ -521,11 +520,22 @@ fn shown(directory: &OwnedFd) -> PathBuf {
     std::fs::read_link(link).unwrap_or_else(|_| "the directory".into())
 }
 
-fn written_by(directory: &Path, control: Control) -> String {
-    let directory = directory.display();
-    match control {
-        Control::User(uid) => format!("user {uid} chooses what is in {directory},"),
-        _ => format!("other users choose what is in {directory},"),
+/// Says who chooses what is in a directory: by its permissions, or because they have chosen it.
+fn written_by(directory: &OwnedFd, control: Control) -> String {
+    let path = shown(directory);
+    let path = path.display();
+    let inside = Inside::of(directory).ok();
+    match (control, inside) {
+        (Control::User(uid), _) => format!("user {uid} chooses what is in {path},"),
+        (_, Some(inside)) if inside.control == Control::Many => {
+            let Inside { mode, group, .. } = inside;
+            let users = match inside.by_all {
+                true => "all users".into(),
+                false => format!("users of group {group}"),
+            };
+            format!("{users} can write to {path} (mode {mode:04o}),")
+        }
+        _ => format!("other users choose what is in {path},"),
     }
 }
 
@@ -632,18 +642,18 @@ impl Walk {
             Control::Many => false,
         };
         if !allowed {
-            let directory = shown(&self.at.descriptor);
+            let directory = &self.at.descriptor;
             let link = Path::new(name).display();
             return Err(Refusal::Untrusted(match control {
                 Control::Trusted => format!(
                     "the symbolic link {} belongs to another user ({}), so it isn't followed; \
                      change its owner with chown -h",
-                    directory.join(name).display(),
+                    shown(directory).join(name).display(),
                     stat.st_uid
                 ),
                 _ => format!(
                     "{} so the symbolic link {link} there isn't followed; {HINT}",
-                    written_by(&directory, control)
+                    written_by(directory, control)
                 ),
             }));
         }
@@ -659,6 +669,9 @@ impl Walk {
 #[derive(Clone, Copy)]
 struct Inside {
     owner: u32,
+    group: u32,
+    /// Its permissions.
+    mode: u32,
     control: Control,
     sticky: bool,
     /// Whether every user can make files in it.
@@ -666,6 +679,8 @@ struct Inside {
 }
 
 impl Inside {
+    /// What a directory's permissions say. That it is mounted read-only says nothing: the same files
+    /// may be writable by another path, as those of a bind mount are.
     fn of(directory: &OwnedFd) -> Result<Self, Errno> {
         let stat = fstat(directory)?;
         let by_all = stat.st_mode & 0o002 != 0;
@@ -677,6 +692,8 @@ impl Inside {
         };
         Ok(Self {
             owner: stat.st_uid,
+            group: stat.st_gid,
+            mode: stat.st_mode & 0o7777,
             control,
             sticky: stat.st_mode & libc::S_ISVTX != 0,
             by_all,

@@ -1,7 +1,7 @@
 //! Paths that lead through directories where other users write.
 
 use crate::harness::{
-    Directory, Skd, Stranger, requires_command, requires_root, tampering, wait_until,
+    Directory, Skd, Stranger, requires_command, requires_root, talk, tampering, wait_until,
 };
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
@@ -393,8 +393,8 @@ fn no_live_socket_is_lost_while_starts_replace_a_stale_one() {
         });
         let winner = starts.iter().find(|skd| !ended(skd)).expect("a winner");
         winner.wait_ready();
-        let talk = crate::harness::talk(crate::harness::connect_unix(&path), b"one");
-        assert_eq!(talk, b"one", "round {round}");
+        let answer = talk(crate::harness::connect_unix(&path), b"one");
+        assert_eq!(answer, b"one", "round {round}");
         assert_eq!(directory.names(), ["socket"]);
         assert_eq!(winner.stop().code(), Some(0));
         assert_eq!(directory.names(), [""; 0]);
@@ -590,4 +590,51 @@ fn an_upgrade_executes_no_program_of_another_user() {
     let skd = start().run("cat");
     directory.chmod("theirs/skd", 0o777);
     upgrade(&skd, "every user can write to it");
+}
+
+/// A volume of Kubernetes with a ConfigMap: links, in a directory where all users may write.
+fn config_map(directory: &Directory) {
+    requires_root();
+    let at = |name: &str| directory.join("volume").join(name);
+    fs::create_dir_all(at("..2026")).unwrap();
+    fs::write(at("..2026/rules"), "allow 127.0.0.1\n").unwrap();
+    symlink("..2026", at("..data")).unwrap();
+    symlink("..data/rules", at("rules")).unwrap();
+    directory.chmod("volume/..2026", 0o755);
+    directory.chmod("volume", 0o777);
+}
+
+#[test]
+fn rules_in_a_volume_where_all_write_are_refused_and_the_reason_is_said() {
+    let directory = Directory::public();
+    config_map(&directory);
+    let expected = format!(
+        "all users can write to {} (mode 0777), so the symbolic link rules there isn't followed; \
+         use a directory where only root or skd's user can write",
+        directory.name("volume")
+    );
+    rules(&directory.join("volume/rules"), Some(&expected));
+    directory.chmod("volume", 0o775);
+    chown(directory.join("volume"), None, Some(STRANGER)).unwrap();
+    let expected = expected.replace("all users", "users of group 65534");
+    let expected = expected.replace("0777", "0775");
+    rules(&directory.join("volume/rules"), Some(&expected));
+}
+
+#[test]
+fn a_single_file_of_such_a_volume_is_read_where_it_is_mounted() {
+    requires_command("unshare");
+    let directory = Directory::public();
+    config_map(&directory);
+    directory.write("rules", "");
+    let mount = format!(
+        "mount --bind {} {} && exec \"$@\"",
+        directory.name("volume/..2026/rules"),
+        directory.name("rules")
+    );
+    let skd = Skd::new(["-t", "127.0.0.1:0", "--rules"])
+        .arg(directory.join("rules"))
+        .wrapper(["unshare", "-m", "sh", "-c", &mount, "sh"])
+        .run("cat");
+    assert_eq!(talk(skd.connect(), b"served"), b"served");
 }
