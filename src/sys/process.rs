@@ -49,8 +49,6 @@ impl Wait {
     pub const NOW: Self = Self(libc::WEXITED | libc::WNOHANG);
     /// Finds a child that has ended, without reaping it.
     pub const PEEK: Self = Self(libc::WEXITED | libc::WNOHANG | libc::WNOWAIT);
-    /// The same for children of this thread only.
-    pub const PEEK_OWN: Self = Self(Self::PEEK.0 | libc::__WNOTHREAD);
     /// Finds a child that is stopped, and finds it again until it is continued.
     pub const PEEK_STOPPED: Self = Self(libc::WSTOPPED | libc::WNOHANG | libc::WNOWAIT);
     /// Reaps the child if it has ended, or finds that it was stopped.

@@ -28,6 +28,31 @@ fn with(way: Way, options: &[&str]) -> Skd {
         .args(options)
 }
 
+#[test]
+fn children_that_handlers_make_skds_are_reaped() {
+    requires_command("perl");
+    // clone(2) with CLONE_PARENT.
+    let script = format!(
+        "use POSIX; <STDIN>; for (1..20) {{ POSIX::_exit(0) if syscall({}, 0x8000 | 17, 0, 0, 0, 0) == 0 }} \
+         $| = 1; print 'made'; <STDIN>",
+        libc::SYS_clone
+    );
+    for &way in Way::PRESTARTED {
+        let skd = with(way, &["-vv"]).run_with("perl", ["-e", &script]);
+        skd.wait_for_log(" awaits a client");
+        let mut stream = skd.connect();
+        stream.write_all(b"go\n").unwrap();
+        assert_eq!(receive(&mut stream, 4), b"made");
+        let other = skd.connect();
+        wait_until("all are reaped", || zombies(skd.pid()).is_empty());
+        // Not so the handler, which still lives, and those that await clients.
+        stream.write_all(b"end\n").unwrap();
+        assert_eq!(talk(stream, b""), b"");
+        assert_eq!(talk(other, b"go\nend\n"), b"made");
+        assert_eq!(skd.stop().code(), Some(0));
+    }
+}
+
 // The properties of a handler.
 
 /// What the kernel says of a process that is the same for each handler of a service.

@@ -107,7 +107,8 @@ impl Pool {
 
     fn next_task(&self) -> Task {
         let mut state = self.state();
-        if !state.discarded.is_empty() {
+        state.busy = !state.discarded.is_empty();
+        if state.busy {
             return Task::End(std::mem::take(&mut state.discarded));
         }
         if !state.wanted {
@@ -139,10 +140,13 @@ impl Pool {
                 Task::Wait(None)
             }
             Some(due) if due > now => Task::Wait(Some(due - now)),
-            Some(_) => Task::Start {
-                age: state.age,
-                without: state.keeps,
-            },
+            Some(_) => {
+                state.busy = true;
+                Task::Start {
+                    age: state.age,
+                    without: state.keeps,
+                }
+            }
         }
     }
 

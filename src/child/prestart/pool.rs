@@ -5,6 +5,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::unistd::Pid;
+
 use super::parked::Parked;
 use super::state::State;
 use crate::child::plan::Plan;
@@ -99,6 +101,22 @@ impl Pool {
         state.postpone();
         drop(state);
         self.waker.wake();
+    }
+
+    /// Whether a child of this process may be one of the pool's, and not a handler yet. This doesn't
+    /// wait: while the keeper or the template is at work, any may be.
+    pub fn may_have(&self, pid: Pid) -> bool {
+        // In this order, as everywhere.
+        let Ok(template) = self.template.try_lock() else {
+            return true;
+        };
+        let state = self.state();
+        let mut parked = state
+            .parked
+            .iter()
+            .chain(&state.discarded)
+            .chain(&*template);
+        state.busy || parked.any(|parked| parked.pid() == pid)
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {

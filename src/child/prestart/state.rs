@@ -24,6 +24,8 @@ const SHORT_LIFE: Duration = Duration::from_secs(10);
 pub(super) struct State {
     /// Whether the pool is to be filled.
     pub(super) wanted: bool,
+    /// Whether the keeper is starting or ending processes, which are in none of the lists then.
+    pub(super) busy: bool,
     /// Whether the keeper has no process, and starts none.
     pub(super) rests: bool,
     /// Grows with each renewal: what was begun before one is discarded.
@@ -70,6 +72,7 @@ impl State {
     pub(super) fn new() -> Self {
         Self {
             wanted: false,
+            busy: false,
             rests: true,
             age: 0,
             parked: VecDeque::new(),

@@ -179,7 +179,8 @@ impl Daemon {
 
     fn sweep(&mut self, now: Instant) {
         let shared = Arc::clone(&self.shared);
-        if reap::sweep(&shared.handlers, |after| self.after(after)) {
+        let is_prestarted = |pid| shared.pools().any(|pool| pool.may_have(pid));
+        if reap::sweep(&shared.handlers, is_prestarted, |after| self.after(after)) {
             self.sweep_at = Some(now + reap::PAUSE);
         }
         self.choose_to_sweep();

@@ -102,24 +102,27 @@ pub(in crate::serve) const LONG_PAUSE: Duration = Duration::from_secs(5);
 const BATCH: usize = 1_024;
 
 /// Reaps children that have ended, and calls `after` for each. Returns whether some may be left
-/// for later.
-pub(in crate::serve) fn sweep(handlers: &Handlers, mut after: impl FnMut(After)) -> bool {
+/// for later. `is_prestarted` is whether a child may be a prestarted handler, which a pool reaps.
+pub(in crate::serve) fn sweep(
+    handlers: &Handlers,
+    is_prestarted: impl Fn(Pid) -> bool,
+    mut after: impl FnMut(After),
+) -> bool {
     let main = handlers.main_index();
-    // Where processes are traced, the children of other threads aren't touched: a wait for any
-    // child finds a traced one each time that it stops, and takes that from the tracer. Orphans are
-    // the main thread's children; all others have pidfds, or are asked for.
-    let whose = if handlers.traces {
+    if handlers.traces {
+        // A traced child that is stopped may hide these for a while.
         while let Some((entry, pid)) = handlers.table.find_ended() {
             after(reap(handlers, main, entry, Some(pid)));
         }
-        Wait::PEEK_OWN
-    } else {
-        Wait::PEEK
-    };
+    }
     for _ in 0..BATCH {
         // A child that is found is not reaped before it is known whose it is.
-        let Ok(Some((pid, Change::Ended(_)))) = process::wait(Target::Any, whose) else {
-            return false;
+        let pid = match process::wait(Target::Any, Wait::PEEK) {
+            Ok(Some((pid, Change::Ended(_)))) => pid,
+            // A child of this process that this process traces is found although it has only
+            // stopped. To look at that takes nothing from the tracer.
+            Ok(Some((_, Change::Stopped))) => return true,
+            Ok(None) | Err(_) => return false,
         };
         if let Some(entry) = handlers.table.find(pid) {
             after(reap(handlers, main, entry, Some(pid)));
@@ -131,6 +134,8 @@ pub(in crate::serve) fn sweep(handlers: &Handlers, mut after: impl FnMut(After))
         }
         if let Some(entry) = handlers.table.find(pid) {
             after(reap(handlers, main, entry, Some(pid)));
+        } else if is_prestarted(pid) {
+            return true;
         } else if let Ok(Some((pid, Change::Ended(ended)))) =
             process::wait(Target::Process(pid), Wait::NOW)
         {
