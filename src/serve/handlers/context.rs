@@ -26,7 +26,7 @@ pub(in crate::serve) struct Handlers {
     pub(in crate::serve) main: Waker,
     /// Whether the next change of the number of handlers is to wake the main thread.
     pub(in crate::serve) count_wanted: AtomicBool,
-    /// Whether processes are traced, so that a look at all children may find one that has stopped.
+    /// Whether processes are traced: a look at all children may find a child that has only stopped.
     pub(in crate::serve) traces: bool,
 }
 
