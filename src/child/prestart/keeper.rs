@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -22,6 +22,7 @@ use crate::error::Error;
 use crate::report::{self, Event, Trouble, Watched};
 use crate::sys::environment::Environment;
 use crate::sys::events::{Interest, Poller, Waker, no_events};
+use crate::sys::sync::{Instant, thread};
 use crate::sys::thread::Thread;
 
 /// The longest pause in favour of other handlers, and how many times as long as a start it is at
@@ -155,7 +156,7 @@ impl Pool {
         let mut buffer = no_events();
         let Ok(events) = self.poller.wait(&mut buffer, limit) else {
             // A poller in order doesn't fail; don't spin if it does.
-            std::thread::sleep(SHORTEST_PAUSE);
+            thread::sleep(SHORTEST_PAUSE);
             return;
         };
         for event in events {

@@ -1,9 +1,8 @@
 //! The pool: the parked processes of a service, and what the rest of skd asks of it.
 
 use std::ffi::CString;
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use nix::unistd::Pid;
 
@@ -12,6 +11,8 @@ use super::state::State;
 use crate::child::plan::Plan;
 use crate::config::{Prestart, ServiceId};
 use crate::sys::events::{Poller, Waker};
+use crate::sys::sync::atomic::AtomicU64;
+use crate::sys::sync::{Condvar, Instant, Mutex, MutexGuard, PoisonError};
 
 /// How long [`Pool::retire`] waits for the keeper.
 const RESTING: Duration = Duration::from_secs(5);

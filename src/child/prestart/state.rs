@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::kinds::Kinds;
 use super::parked::Parked;
 use super::program_files::Sources;
+use crate::sys::sync::Instant;
 
 /// How many are parked at first, if more may be. Whenever the pool was empty, the number is
 /// doubled.

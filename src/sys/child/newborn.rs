@@ -5,17 +5,18 @@
 //! before its exec, and kills it if it is stopped again and again. A child that can't go on by
 //! itself, such as on a dead file server, is left alone.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::sys::memory::Stack;
 use crate::sys::process::{self, Change, Target, Wait};
+use crate::sys::signals::kill;
+use crate::sys::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use crate::sys::sync::{Instant, Mutex, MutexGuard, OnceLock, PoisonError, thread};
 use crate::sys::thread::Thread;
 
 /// The stack of a thread's newborn children, and what the watcher sees of them.
@@ -28,22 +29,29 @@ pub struct ChildStack {
 impl ChildStack {
     /// Maps a stack.
     pub fn new() -> Result<Self, Errno> {
+        Self::among(&BIRTHS)
+    }
+
+    pub(super) fn among(births: &'static Births) -> Result<Self, Errno> {
         let stack = Stack::new()?;
-        let newborn = Arc::<Newborn>::default();
-        lock().push(Arc::clone(&newborn));
+        let newborn = Arc::new(Newborn::new(births));
+        births.lock().push(Arc::clone(&newborn));
         Ok(Self { stack, newborn })
     }
 }
 
 impl Drop for ChildStack {
     fn drop(&mut self) {
-        lock().retain(|newborn| !Arc::ptr_eq(newborn, &self.newborn));
+        let mut all = self.newborn.births.lock();
+        all.retain(|newborn| !Arc::ptr_eq(newborn, &self.newborn));
     }
 }
 
 /// The newborn child of a thread.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Newborn {
+    /// Where it is watched.
+    births: &'static Births,
     /// How many births have begun and ended: an odd number during one.
     count: AtomicU32,
     /// The process id, once the child has run (`CLONE_CHILD_SETTID`).
@@ -55,31 +63,40 @@ pub(super) struct Newborn {
     continued: AtomicU32,
 }
 
-static ALL: Mutex<Vec<Arc<Newborn>>> = Mutex::new(Vec::new());
+/// The births of this process.
+static BIRTHS: Births = Births::new();
 
-fn lock() -> std::sync::MutexGuard<'static, Vec<Arc<Newborn>>> {
-    ALL.lock().unwrap_or_else(PoisonError::into_inner)
+/// All births, and the thread that watches them.
+#[derive(Debug)]
+pub(super) struct Births {
+    /// One for each stack.
+    all: Mutex<Vec<Arc<Newborn>>>,
+    /// Whether the watcher looks by itself. If not, a birth wakes it: a daemon without clients isn't
+    /// woken, and one with many wakes the watcher no more often than it looks.
+    looks: AtomicBool,
+    watcher: OnceLock<thread::Thread>,
+    is_watched: Mutex<bool>,
 }
 
-/// Whether the watcher looks by itself. If not, a birth wakes it: a daemon without clients isn't
-/// woken, and one with many wakes the watcher no more often than it looks.
-static LOOKS: AtomicBool = AtomicBool::new(false);
-
-static WATCHER: OnceLock<thread::Thread> = OnceLock::new();
-
 impl Newborn {
+    fn new(births: &'static Births) -> Self {
+        Self {
+            births,
+            count: AtomicU32::new(0),
+            pid: AtomicI32::new(0),
+            done: AtomicBool::new(false),
+            seen: AtomicU32::new(0),
+            continued: AtomicU32::new(0),
+        }
+    }
+
     /// Begins a birth. Two stores and a locked addition; a system call (futex(2)) for the first
     /// birth after a look that has found none.
     pub(super) fn begin(&self) {
         self.pid.store(0, Ordering::Relaxed);
         self.done.store(false, Ordering::Relaxed);
         self.count.fetch_add(1, Ordering::SeqCst);
-        if !LOOKS.load(Ordering::SeqCst) {
-            LOOKS.store(true, Ordering::SeqCst);
-            if let Some(watcher) = WATCHER.get() {
-                watcher.unpark();
-            }
-        }
+        self.births.wake();
     }
 
     /// Notes, in the child, that it has come to its exec. A store: no system call.
@@ -167,71 +184,100 @@ enum Found {
 /// Starts the thread that watches births, unless there is one. `report` is told of each child that
 /// was stopped, and of the signal that it was sent.
 pub fn watch(report: fn(Pid, Signal)) -> Result<(), Errno> {
-    static STARTED: Mutex<bool> = Mutex::new(false);
-    let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
-    if !*started {
-        Thread::start(c"births".into(), 128 * 1024, move || run(report))?;
-        *started = true;
-    }
-    Ok(())
+    BIRTHS.watch(report)
 }
 
-fn run(report: fn(Pid, Signal)) {
-    let _ = WATCHER.set(thread::current());
-    let mut alarmed_until: Option<Instant> = None;
-    let mut pause = CALM;
-    loop {
-        while !LOOKS.load(Ordering::SeqCst) {
-            thread::park();
+impl Births {
+    pub(super) const fn new() -> Self {
+        Self {
+            all: Mutex::new(Vec::new()),
+            looks: AtomicBool::new(false),
+            watcher: OnceLock::new(),
+            is_watched: Mutex::new(false),
         }
-        let is_alarmed = alarmed_until.is_some_and(|until| Instant::now() < until);
-        thread::sleep(if is_alarmed { ALARMED } else { pause });
-        pause = match look(report) {
-            Found::Nothing => {
-                rest();
-                CALM
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Vec<Arc<Newborn>>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the watcher look, if it doesn't by itself.
+    fn wake(&self) {
+        if !self.looks.load(Ordering::SeqCst) {
+            self.looks.store(true, Ordering::SeqCst);
+            if let Some(watcher) = self.watcher.get() {
+                watcher.unpark();
             }
-            Found::New => CALM,
-            Found::Old => (2 * pause).min(LONGEST),
-            Found::Stopped => {
-                alarmed_until = Some(Instant::now() + ALARM);
-                CALM
+        }
+    }
+
+    pub(super) fn watch(&'static self, report: fn(Pid, Signal)) -> Result<(), Errno> {
+        let is_watched = self.is_watched.lock();
+        let mut is_watched = is_watched.unwrap_or_else(PoisonError::into_inner);
+        if !*is_watched {
+            Thread::start(c"births".into(), 128 * 1024, move || self.run(report))?;
+            *is_watched = true;
+        }
+        Ok(())
+    }
+
+    fn run(&self, report: fn(Pid, Signal)) {
+        let _ = self.watcher.set(thread::current());
+        let mut alarmed_until: Option<Instant> = None;
+        let mut pause = CALM;
+        loop {
+            while !self.looks.load(Ordering::SeqCst) {
+                thread::park();
+            }
+            let is_alarmed = alarmed_until.is_some_and(|until| Instant::now() < until);
+            thread::sleep(if is_alarmed { ALARMED } else { pause });
+            pause = match self.look(report) {
+                Found::Nothing => {
+                    self.rest();
+                    CALM
+                }
+                Found::New => CALM,
+                Found::Old => (2 * pause).min(LONGEST),
+                Found::Stopped => {
+                    alarmed_until = Some(Instant::now() + ALARM);
+                    CALM
+                }
+            };
+        }
+    }
+
+    /// Lets the next birth wake the watcher, unless one is under way already.
+    fn rest(&self) {
+        self.looks.store(false, Ordering::SeqCst);
+        // A birth has either seen that, or is seen here.
+        if self.lock().iter().any(|newborn| newborn.is_under_way()) {
+            self.looks.store(true, Ordering::SeqCst);
+        }
+    }
+
+    fn look(&self, report: fn(Pid, Signal)) -> Found {
+        let mut found = Found::Nothing;
+        let mut worse = |other| {
+            if found as u8 <= other as u8 {
+                found = other;
             }
         };
-    }
-}
-
-/// Lets the next birth wake the watcher, unless one is under way already.
-fn rest() {
-    LOOKS.store(false, Ordering::SeqCst);
-    // A birth has either seen that, or is seen here.
-    if lock().iter().any(|newborn| newborn.is_under_way()) {
-        LOOKS.store(true, Ordering::SeqCst);
-    }
-}
-
-fn look(report: fn(Pid, Signal)) -> Found {
-    let mut found = Found::Nothing;
-    let mut worse = |other| {
-        if found as u8 <= other as u8 {
-            found = other;
+        // Not locked while anything waits: only threads that come and go wait for this lock.
+        for newborn in self.lock().iter() {
+            let count = newborn.count.load(Ordering::SeqCst);
+            if count % 2 == 0 {
+                continue;
+            }
+            if newborn.seen.swap(count, Ordering::Relaxed) != count {
+                newborn.continued.store(0, Ordering::Relaxed);
+                worse(Found::New);
+            } else if let Some((pid, signal)) = newborn.look(count) {
+                report(pid, signal);
+                worse(Found::Stopped);
+            } else {
+                worse(Found::Old);
+            }
         }
-    };
-    // Not locked while anything waits: only threads that come and go wait for this lock.
-    for newborn in lock().iter() {
-        let count = newborn.count.load(Ordering::SeqCst);
-        if count % 2 == 0 {
-            continue;
-        }
-        if newborn.seen.swap(count, Ordering::Relaxed) != count {
-            newborn.continued.store(0, Ordering::Relaxed);
-            worse(Found::New);
-        } else if let Some((pid, signal)) = newborn.look(count) {
-            report(pid, signal);
-            worse(Found::Stopped);
-        } else {
-            worse(Found::Old);
-        }
+        found
     }
-    found
 }
