@@ -34,7 +34,6 @@ const WAKER: u64 = 0;
 
 /// What the keeper does next.
 enum Task {
-    Rest,
     End(Vec<Parked>),
     Start { age: u64, without: Kinds },
     Wait(Option<Duration>),
@@ -77,11 +76,6 @@ impl Pool {
         environment.rebase(&self.variables);
         loop {
             match self.next_task() {
-                Task::Rest => {
-                    self.state().rests = true;
-                    self.rested.notify_all();
-                    self.wait(None);
-                }
                 Task::End(discarded) => {
                     for parked in discarded {
                         // Before it is closed; fails for a process that isn't watched any more.
@@ -113,7 +107,10 @@ impl Pool {
             return Task::End(std::mem::take(&mut state.discarded));
         }
         if !state.wanted {
-            return Task::Rest;
+            // Under the lock that this was seen under.
+            state.rests = true;
+            self.rested.notify_all();
+            return Task::Wait(None);
         }
         let now = Instant::now();
         state.idle = false;

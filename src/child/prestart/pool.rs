@@ -75,11 +75,13 @@ impl Pool {
     /// A start that is under way is ended soon, and waited for; with a limit, for the kernel may
     /// not let the process go.
     pub fn retire(&self) {
+        let mut template = self.template();
         let mut state = self.state();
-        state.wanted = false;
-        state.rests = false;
-        drop(state);
-        self.renew();
+        // In one step: the keeper rests when nothing is wanted and nothing is left to be ended.
+        (state.wanted, state.rests) = (false, false);
+        state.renew(template.take());
+        drop((state, template));
+        self.waker.wake();
         let state = self.state();
         let resting = self
             .rested
