@@ -261,6 +261,11 @@ impl Pool {
             state.discarded.push(parked);
             return;
         }
+        // The others were started from what PROG was before.
+        let known = state.sources.as_ref();
+        if known.is_some_and(|known| *known != sources) {
+            state.renew(template.take());
+        }
         (state.sources, state.proven) = (Some(sources), true);
         match self.prestart {
             Prestart::Warm(_) => state.parked.push_back(parked),
