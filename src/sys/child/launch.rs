@@ -120,6 +120,7 @@ fn spawn_one(stack: &mut ChildStack, launch: Launch<'_>) -> Result<Born, Errno> 
     let mut birth = Birth {
         launch,
         newborn,
+        tracer: launch.traced.then(nix::unistd::getpid),
         failure: None,
     };
     let argument = (&raw mut birth).cast::<c_void>();
@@ -165,13 +166,15 @@ fn spawn_one(stack: &mut ChildStack, launch: Launch<'_>) -> Result<Born, Errno> 
 struct Birth<'a> {
     launch: Launch<'a>,
     newborn: &'a Newborn,
+    /// This process, if it traces the child.
+    tracer: Option<Pid>,
     failure: Option<(Stage, Errno)>,
 }
 
 extern "C" fn child(birth: *mut c_void) -> c_int {
     // SAFETY: spawn passes its own live Birth and is suspended while this runs.
     let birth = unsafe { &mut *birth.cast::<Birth<'_>>() };
-    match run(&birth.launch, birth.newborn) {
+    match run(&birth.launch, birth.newborn, birth.tracer) {
         Ok(()) => 0,
         Err(failure) => {
             birth.failure = Some(failure);
@@ -182,7 +185,7 @@ extern "C" fn child(birth: *mut c_void) -> c_int {
     // no atexit function runs.
 }
 
-fn run(launch: &Launch<'_>, newborn: &Newborn) -> Result<(), (Stage, Errno)> {
+fn run(launch: &Launch<'_>, newborn: &Newborn, tracer: Option<Pid>) -> Result<(), (Stage, Errno)> {
     take_descriptors(launch).map_err(|errno| (Stage::Descriptors, errno))?;
     prepare(launch.steps)?;
     match launch.target {
@@ -192,8 +195,8 @@ fn run(launch: &Launch<'_>, newborn: &Newborn) -> Result<(), (Stage, Errno)> {
         }
         Some(target) => {
             // The last of all: a child that stops before its exec suspends its parent for good.
-            if launch.traced {
-                be_traced().map_err(|errno| (Stage::Trace, errno))?;
+            if let Some(tracer) = tracer {
+                be_traced(tracer).map_err(|errno| (Stage::Trace, errno))?;
             }
             launch.environment.write_own_id(std::process::id);
             newborn.note_done();
@@ -204,9 +207,14 @@ fn run(launch: &Launch<'_>, newborn: &Newborn) -> Result<(), (Stage, Errno)> {
 
 /// Asks to be traced by the thread that made this process, and to be killed with it. The tracer
 /// asks for the second too (`PTRACE_O_EXITKILL`), but only after the exec.
-fn be_traced() -> Result<(), Errno> {
+fn be_traced(tracer: Pid) -> Result<(), Errno> {
     // SAFETY: neither call has arguments other than integers.
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
+    // It may have ended before that. Process 1 would then be asked to trace, and would leave the
+    // child stopped for ever.
+    if nix::unistd::getppid() != tracer {
+        return Err(Errno::ESRCH);
+    }
     // SAFETY: as above.
     let traced = unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) };
     Errno::result(traced).map(drop)
