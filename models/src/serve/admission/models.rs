@@ -11,35 +11,46 @@ use super::rules_handle::RulesHandle;
 use super::slots::{Slot, Slots, When};
 use super::sources::{SourceLimits, Sources};
 use super::token_bucket::Bucket;
+use crate::Model;
 use crate::config::{Rate, Source};
 use crate::sys::events::Waker;
 use crate::sys::sync::atomic::{AtomicUsize, Ordering};
 
-pub const ALL: &[(&str, fn())] = &[
+pub const ALL: &[Model] = &[
     (
         "a slot has one handler, and a worker that waits gets it",
         slots_two_workers,
+        10_000,
     ),
     (
         "three workers take turns, whichever thread frees the slot",
         slots_three_workers,
+        10_000,
     ),
     (
         "a slot taken when needed is seen by workers that may not accept",
         slots_when_needed,
+        10_000,
     ),
     (
         "a worker that stops waiting takes no wake-up from another",
         slots_stop_waiting,
+        10_000,
     ),
     (
         "a source keeps to its limit, and a worker that waits for it is woken",
         sources_limit,
+        10_000,
     ),
-    ("no more tokens are taken than there are", token_bucket),
+    (
+        "no more tokens are taken than there are",
+        token_bucket,
+        10_000,
+    ),
     (
         "a connection after a replacement meets the new rules",
         rules_replaced,
+        10_000,
     ),
 ];
 
