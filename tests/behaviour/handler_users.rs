@@ -2,7 +2,7 @@
 
 use crate::harness::{
     Directory, Running, Skd, Terminal, Way, capabilities, echo, ids, receive, requires_command,
-    requires_root, session, status_field, talk, tampering, threads,
+    requires_root, session, status_field, talk, tampering, threads, time_limit,
 };
 use nix::sys::signal::Signal;
 use std::io::Write;
@@ -510,7 +510,7 @@ fn a_supervised_program_and_one_in_place_have_the_user_too() {
 fn a_handler_that_ignores_the_end_is_killed_nevertheless() {
     requires_root();
     let script = "trap '' TERM; printf .; exec sleep 1000";
-    let skd = with_user(["-v", "--timeout", "1s", "--kill-after", "100ms"])
+    let skd = with_user(["-v", "--timeout", &time_limit(1), "--kill-after", "100ms"])
         .run_with("sh", ["-c", script]);
     let mut stream = skd.connect();
     assert_eq!(receive(&mut stream, 1), b".");

@@ -2,7 +2,7 @@
 
 use crate::harness::{
     Directory, Namespace, Running, Skd, ask, ask_udp, is_zombie, requires_command, run_to_end,
-    stat_field, udp_client, wait_until,
+    stat_field, time_limit, udp_client, wait_until,
 };
 use nix::sys::signal::Signal;
 use std::net::SocketAddr;
@@ -243,7 +243,7 @@ fn a_silent_sender_times_out_and_its_handler_sends_last() {
         requires_command("perl");
         let script =
             "while (sysread(STDIN, $_, 65536)) { syswrite(STDOUT, $_) } syswrite(STDOUT, 'end')";
-        udp(&["--idle-timeout", "1s"]).run_with("perl", ["-e", script])
+        udp(&["--idle-timeout", &time_limit(1)]).run_with("perl", ["-e", script])
     };
     let client = udp_client(skd.address());
     for _ in 0..2 {
@@ -311,10 +311,11 @@ fn rules_rates_and_limits_hold() {
     }
     drop(ports);
 
-    let late = perl(udp(&["--timeout", "1s"]), COUNT);
+    let limit = time_limit(1);
+    let late = perl(udp(&["--timeout", &limit]), COUNT);
     let client = udp_client(late.address());
     assert_eq!(ask(&client, b"a"), b"1 a");
-    late.wait_for_log("has run for 1s: TERM is sent to it");
+    late.wait_for_log(&format!("has run for {limit}: TERM is sent to it"));
     late.wait_until("it has ended", || late.children().is_empty());
     assert_eq!(ask(&client, b"a"), b"1 a");
 }

@@ -6,7 +6,7 @@ use crate::harness::{
     descriptors, echo, exec_id, exists, in_a_storm, is_parked, parent, parked, poll_for,
     process_group, receive, requires_command, requires_descriptors, requires_root, session,
     settled_descriptors, signal_masks, slay_if_parked, stat_field, status_field, talk, threads,
-    tracing_takes_a_right, try_talk, wait_until, zombies,
+    time_limit, tracing_takes_a_right, try_talk, wait_until, zombies,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -1328,7 +1328,8 @@ fn seconds(line: &str) -> f64 {
 fn the_timeout_counts_from_the_connection() {
     let script = "read line; sleep 1000 & echo ready; wait";
     for &way in Way::ALL {
-        let skd = with(way, &["--timeout=2s"]).run_with("sh", ["-c", script]);
+        let limit = time_limit(2);
+        let skd = with(way, &["--timeout", &limit]).run_with("sh", ["-c", script]);
         // The second time with a handler that was prestarted longer ago than that.
         let before = way.ready(&skd);
         for turn in 1..=2 {
@@ -1342,7 +1343,8 @@ fn the_timeout_counts_from_the_connection() {
             let end = format!("pid {handler} was terminated by signal 15 after ");
             assert!(seconds(&skd.wait_for_log(&end)) >= 2.0);
             wait_until("both end", || !exists(handler) && !exists(child));
-            assert_eq!(skd.logged("has run for 2s").len(), turn, "{way:?}");
+            let why = format!("has run for {limit}");
+            assert_eq!(skd.logged(&why).len(), turn, "{way:?}");
         }
         let stayed = |pid: &&i32| is_parked(**pid);
         let least = if way == Way::Fork {
@@ -1357,7 +1359,7 @@ fn the_timeout_counts_from_the_connection() {
 #[test]
 fn the_idle_timeout_is_that_of_the_connection() {
     for &way in Way::ALL {
-        let skd = with(way, &["--idle-timeout=2s"]).run("cat");
+        let skd = with(way, &["--idle-timeout", &time_limit(2)]).run("cat");
         let (mut client, handler) = way.connect(&skd);
         ends(&mut client);
         skd.wait_for_log(&format!("skd: handler {handler} of connection from "));

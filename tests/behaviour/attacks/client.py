@@ -49,7 +49,7 @@ def one_source(context):
     clients = []
     for _ in range(40):
         client = socket.socket()
-        client.settimeout(5)
+        client.settimeout(5 * SLOWNESS)
         client.bind(("127.0.0.2", 0))
         client.connect(("127.0.0.1", context["port"]))
         tried(client.send, b"{")
@@ -145,7 +145,7 @@ def second_header(context):
 def header_without_trust(context):
     """A header of a peer that isn't the proxy: from another address of the machine."""
     client = socket.socket()
-    client.settimeout(10)
+    client.settimeout(10 * SLOWNESS)
     client.bind(("127.0.0.2", 0))
     client.connect(("127.0.0.1", context["port"]))
     tried(client.sendall, b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + b'{"attack": "variables"}\n')
@@ -166,7 +166,7 @@ def odd_header_bytes(context):
 def datagrams(context):
     """No bytes, as many as there can be, and ten thousand."""
     client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    client.settimeout(10)
+    client.settimeout(10 * SLOWNESS)
     client.connect(("127.0.0.1", context["udp"]))
     for payload in (b"", b"x" * 65507, b"", b"y"):
         tried(client.send, payload)
@@ -179,7 +179,7 @@ def asked(context):
     """An honest client of the UDP service."""
     for _ in range(40):
         client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        client.settimeout(0.5)
+        client.settimeout(0.5 * SLOWNESS)
         client.connect(("127.0.0.1", context["udp"]))
         try:
             client.send(b"honest")
@@ -235,7 +235,7 @@ def forms_of_an_address(context):
     """IPv4 within IPv6 on a socket for both families, where IPv4 clients are denied."""
     client = socket.socket(socket.AF_INET6)
     client.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    client.settimeout(5)
+    client.settimeout(5 * SLOWNESS)
     client.bind(("::ffff:127.0.0.3", 0))
     client.connect(("::ffff:127.0.0.1", context["port"]))
     tried(client.sendall, b'{"attack": "variables"}\n')
@@ -285,7 +285,7 @@ def as_root(context):
 
 def as_unmapped(context):
     """A client in a user namespace, whose user and groups are mapped to others there."""
-    line = ("import socket,sys\nc=socket.socket(socket.AF_UNIX); c.connect(sys.argv[1]); c.settimeout(20)\n"
+    line = ("import socket,sys\nc=socket.socket(socket.AF_UNIX); c.connect(sys.argv[1]); c.settimeout(%d)\n" % (20 * SLOWNESS) +
             "c.sendall(b'{\"attack\": \"own_ids\"}\\n'); print(c.recv(100).decode())")
     done = subprocess.run(["unshare", "-U", "-r", "python3", "-c", line, context["path"]], capture_output=True, text=True)
     return done.stdout.strip() or "no namespace"

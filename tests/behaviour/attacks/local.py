@@ -55,7 +55,7 @@ def as_root_of_namespace(context):
 
 def namespace_of_processes(context):
     """A client in a pid namespace of its own, where it is process 1 and root."""
-    line = ("import socket,sys,os\nc=socket.socket(socket.AF_UNIX); c.connect(sys.argv[1]); c.settimeout(20)\n"
+    line = ("import socket,sys,os\nc=socket.socket(socket.AF_UNIX); c.connect(sys.argv[1]); c.settimeout(%d)\n" % (20 * SLOWNESS) +
             "c.sendall(b'{\"attack\": \"variables\"}\\n'); print(os.getpid(), os.getuid(), c.recv(4096).decode())")
     done = subprocess.run(["unshare", "-Urpf", "python3", "-c", line, context["unix"]], capture_output=True, text=True)
     if done.returncode:
@@ -75,7 +75,7 @@ def forged_credentials(context):
 def connection_of_another(context):
     """A descriptor that root connected stays root's, and one that uid 1 connected stays its own: SO_PEERCRED is old."""
     client = socket.socket(socket.AF_UNIX)
-    client.settimeout(20)
+    client.settimeout(20 * SLOWNESS)
     client.connect(context["unix"])
     if os.fork() == 0:
         client.sendall(b'{"attack": "variables"}\n')
@@ -155,7 +155,7 @@ def many_descriptors(context, kind=socket.SOCK_STREAM, path="unix"):
     clients = []
     for _ in range(50):
         client = socket.socket(socket.AF_UNIX, kind)
-        client.settimeout(5)
+        client.settimeout(5 * SLOWNESS)
         try:
             client.connect(context[path])
             client.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", kinds + [client.fileno()]))])
@@ -183,7 +183,7 @@ def odd_names(context):
     """Clients whose own socket has a name with a line of a log in it."""
     where = f"/tmp/a{os.getpid()}\nskd: Upgraded from skd 0\x1b[2J\r"
     client = socket.socket(socket.AF_UNIX)
-    client.settimeout(20)
+    client.settimeout(20 * SLOWNESS)
     client.bind(where)
     os.chmod(where, 0o777)
     try:

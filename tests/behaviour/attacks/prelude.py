@@ -4,6 +4,8 @@ import array, ctypes, errno, fcntl, json, os, resource, select, signal, socket, 
 LIBC = ctypes.CDLL(None, use_errno=True)
 # The same numbers on every architecture.
 PIDFD_SEND_SIGNAL, PIDFD_OPEN, PIDFD_GETFD, PROCESS_MADVISE, PROCESS_MRELEASE = 424, 434, 438, 440, 448
+# As in the harness.
+SLOWNESS = int(os.environ.get("SKD_TEST_SLOWNESS", "1"))
 X86 = os.uname().machine == "x86_64"
 # ptrace, rt_sigqueueinfo, process_vm_readv, process_vm_writev, kcmp, ioprio_set, keyctl, tee, vmsplice, perf_event_open,
 # move_pages, migrate_pages, get_robust_list, sched_setattr, clone, mq_open, fanotify_init, setns, rt_tgsigqueueinfo
@@ -53,10 +55,10 @@ def served(context, wait=20):
 def stream(context, wait=20, kind=socket.SOCK_STREAM):
     if context.get("path"):
         client = socket.socket(socket.AF_UNIX, kind)
-        client.settimeout(wait)
+        client.settimeout(wait * SLOWNESS)
         client.connect(context["path"])
     else:
-        client = socket.create_connection((context.get("host", "127.0.0.1"), context["port"]), timeout=wait)
+        client = socket.create_connection((context.get("host", "127.0.0.1"), context["port"]), timeout=wait * SLOWNESS)
     return client
 
 

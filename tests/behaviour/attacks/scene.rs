@@ -2,7 +2,7 @@
 
 use crate::harness::{
     Conversation, Directory, Running, Skd, exists, relays, requires_command, requires_root,
-    try_talk, udp_client, wait_until,
+    slowness, try_talk, udp_client, wait_until,
 };
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
@@ -236,9 +236,8 @@ impl Scene {
                 ),
                 Served::Udp => {
                     let client = udp_client(self.skd.address());
-                    client
-                        .set_read_timeout(Some(Duration::from_secs(1)))
-                        .unwrap();
+                    let timeout = Duration::from_secs(1) * slowness();
+                    client.set_read_timeout(Some(timeout)).unwrap();
                     let mut answer = vec![0; 4];
                     client
                         .send(b"echo")

@@ -100,7 +100,8 @@ use std::time::{Duration, Instant};
 /// waits that long.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// The interval between two looks at a condition: too short to delay tests, too long to be a load.
+/// The interval between two looks at a condition: too short to delay tests, too long to be a load. Longer on a slow
+/// machine, where a look at all processes takes milliseconds.
 const INTERVAL: Duration = Duration::from_millis(2);
 
 /// Waits until `condition` holds; panics with `what` after [`DEADLINE`].
@@ -119,12 +120,18 @@ pub fn wait_for<T>(what: &str, find: impl FnMut() -> Option<T>) -> T {
 }
 
 /// How many times as long as elsewhere everything may take here (`SKD_TEST_SLOWNESS`): emulated machines are slow.
-fn slowness() -> u32 {
+pub fn slowness() -> u32 {
     static SLOWNESS: LazyLock<u32> = LazyLock::new(|| {
         let set = std::env::var("SKD_TEST_SLOWNESS");
         set.map_or(1, |value| value.parse().expect("SKD_TEST_SLOWNESS"))
     });
     *SLOWNESS
+}
+
+/// `seconds` as the value of an option, on a slow machine a multiple: for a time limit within which a handler has to
+/// start and to answer.
+pub fn time_limit(seconds: u32) -> String {
+    format!("{}s", seconds * slowness())
 }
 
 /// Polls until `find` finds something or `timeout`, on a slow machine a multiple of it, is over.
@@ -139,7 +146,7 @@ pub fn poll_for<T>(timeout: Duration, mut find: impl FnMut() -> Option<T>) -> Op
         if late {
             return None;
         }
-        thread::sleep(INTERVAL);
+        thread::sleep(INTERVAL * slowness());
     }
 }
 
