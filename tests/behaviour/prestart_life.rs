@@ -234,7 +234,7 @@ fn a_handler_runs_as_the_user_of_the_service() {
         echo(&mut client, b"served");
         assert_eq!(owner(handler), 61_234);
         assert!(way.ready(&skd).iter().all(|&pid| owner(pid) == 0));
-        assert_eq!(skd.logged("skd: "), [""; 0]);
+        assert_eq!(skd.faults(), [""; 0]);
     }
 }
 
@@ -336,7 +336,7 @@ fn the_c_library_knows_its_threads() {
             assert_eq!(String::from_utf8(heard).unwrap(), expected, "{way:?}");
         }
         skd.wait_for_logs("exited with status 0", 5);
-        assert_eq!(skd.logged("skd: "), [""; 0]);
+        assert_eq!(skd.faults(), [""; 0]);
     }
 }
 
@@ -467,7 +467,7 @@ fn signals_to_a_waiting_prestarted_handler_do_no_harm() {
                     wait_for_answers(answered, 150);
                 });
             });
-            assert_eq!(skd.logged("skd: "), [""; 0], "{way:?}, {how}");
+            assert_eq!(skd.faults(), [""; 0], "{way:?}, {how}");
         }
     }
 }
@@ -500,7 +500,7 @@ fn an_open_file_is_read_by_each_handler_from_its_own_offset() {
                 heard, b"first said second first\nthird\n",
                 "{shell}, {way:?}"
             );
-            assert_eq!(skd.logged("skd: "), [""; 0]);
+            assert_eq!(skd.faults(), [""; 0]);
         }
     }
 }
@@ -612,7 +612,7 @@ fn secrets(connections: usize) {
             }
         });
         way.wait_idle(&skd);
-        assert_eq!(skd.logged("skd: "), [""; 0]);
+        assert_eq!(skd.faults(), [""; 0]);
     }
 }
 
@@ -691,7 +691,7 @@ fn live(count: usize) {
         });
         assert_eq!(zombies(skd.pid()), [0; 0]);
         assert_eq!(talk(connect_unix(&socket), b"after"), b"after");
-        assert_eq!(skd.logged("skd: "), [""; 0]);
+        assert_eq!(skd.faults(), [""; 0]);
         assert_eq!(skd.stop().code(), Some(0));
     }
 }
@@ -731,7 +731,7 @@ fn a_client_gets_its_answer_however_it_connects() {
             assert!(talk(client, &text) == text);
         }
         skd.wait_for_logs("exited with status 0", 15);
-        assert_eq!(skd.logged("skd: "), [""; 0]);
+        assert_eq!(skd.faults(), [""; 0]);
     }
 }
 
@@ -752,7 +752,7 @@ fn data_that_a_handler_has_not_read_costs_no_answer() {
             assert_eq!(answer.len(), 300_000, "{way:?}");
         }
         skd.wait_for_logs("exited with status 0", 3);
-        assert_eq!(skd.logged("skd: "), [""; 0]);
+        assert_eq!(skd.faults(), [""; 0]);
     }
 }
 
@@ -783,7 +783,7 @@ fn clients_that_leave_before_they_have_a_handler_affect_no_others() {
         });
         skd.wait_for_logs("Closed", 3 * count);
         way.wait_idle(&skd);
-        assert_eq!(skd.logged("skd: "), [""; 0]);
+        assert_eq!(skd.faults(), [""; 0]);
         assert_eq!(talk(way.connect(&skd).0, b"after"), b"after");
     }
 }
@@ -812,7 +812,7 @@ fn seqpacket_packets_stay_whole() {
             assert_eq!((&client).read(&mut [0; 100]).unwrap(), 0);
         }
         skd.wait_for_logs("exited with status 0", 6);
-        assert_eq!(skd.logged("skd: "), [""; 0]);
+        assert_eq!(skd.faults(), [""; 0]);
     }
 }
 
@@ -1105,7 +1105,7 @@ fn a_changed_script_is_read_again() {
             let skd = with(way, &[]).run_with(command[0], &command[1..]);
             for version in ["second", "third"] {
                 way.ready(&skd);
-                assert_eq!(skd.logged("skd: "), [""; 0]);
+                assert_eq!(skd.faults(), [""; 0]);
                 replaced(version);
                 turns_into(&skd, way, version);
             }
@@ -1142,7 +1142,7 @@ fn a_changed_program_is_executed_anew() {
         way.ready(&skd);
         replaced("second");
         turns_into(&skd, way, "second");
-        assert_eq!(skd.logged("skd: "), [""; 0]);
+        assert_eq!(skd.faults(), [""; 0]);
     }
 }
 
@@ -1193,7 +1193,7 @@ fn a_template_is_renewed_at_its_maximum_age() {
     }
     drop(held);
     Way::Fork.wait_idle(&skd);
-    assert_eq!(skd.logged("skd: "), [""; 0]);
+    assert_eq!(skd.faults(), [""; 0]);
 }
 
 // The end of skd.
@@ -1424,7 +1424,7 @@ fn process_1_of_a_container_has_a_pool_too() {
         skd.wait_for_logs("exited with status 0", 85);
         way.wait_idle(&skd);
         assert_eq!(zombies(skd.pid()), [0; 0]);
-        assert_eq!(skd.logged("skd: "), [""; 0]);
+        assert_eq!(skd.faults(), [""; 0]);
         assert_eq!(skd.stop().code(), Some(0));
         wait_until("nothing is left", || skd.processes().is_empty());
     }

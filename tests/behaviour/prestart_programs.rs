@@ -56,7 +56,7 @@ fn all_is_well(skd: &Running, way: Way, handlers: usize) {
     skd.wait_for_logs("exited with status ", handlers);
     way.wait_idle(skd);
     assert_eq!(skd.logged("Closed").len(), handlers, "{way:?}");
-    assert_eq!(skd.logged("skd: "), [""; 0], "{way:?}");
+    assert_eq!(skd.faults(), [""; 0], "{way:?}");
 }
 
 /// Lines of text of about `length` bytes, each different.
@@ -553,7 +553,7 @@ fn repositories_are_cloned_from_git_daemon() {
         }
         skd.wait_for_logs("exited with status 0 after", 2 * 5);
         way.wait_idle(&skd);
-        assert_eq!(skd.logged("skd: "), [""; 0], "{way:?}");
+        assert_eq!(skd.faults(), [""; 0], "{way:?}");
     }
     let expected = String::from_utf8(expected.unwrap()).unwrap();
     assert!(expected.lines().count() >= 30 + 30 + 2, "{expected}");
@@ -604,7 +604,7 @@ fn files_are_fetched_from_rsync() {
         skd.wait_for_logs("Closed", 1 + 2 * 5);
         assert_eq!(skd.logged("exited with status 0 after").len(), 5);
         way.wait_idle(&skd);
-        assert_eq!(skd.logged("skd: "), [""; 0], "{way:?}");
+        assert_eq!(skd.faults(), [""; 0], "{way:?}");
     }
 }
 
@@ -651,7 +651,7 @@ fn a_web_server_answers_curl() {
         });
         skd.wait_for_logs("exited with status 0 after", 6 * 4);
         way.wait_idle(&skd);
-        assert_eq!(skd.logged("skd: "), [""; 0], "{way:?}");
+        assert_eq!(skd.faults(), [""; 0], "{way:?}");
     }
 }
 

@@ -950,7 +950,7 @@ fn run(program: &Path, number: usize, way: Way) -> (Vec<String>, Option<At>) {
         }
         heard
     });
-    let lines = skd.logged("skd: ");
+    let lines = skd.faults();
     assert_eq!(lines.len(), usize::from(at == Some(Nowhere)), "{lines:?}");
     (heard.to_vec(), at)
 }
@@ -1057,7 +1057,7 @@ fn a_signal_to_the_template_reaches_no_copy() {
         assert_eq!(String::from_utf8_lossy(&heard), "0 0 1\n");
         assert_eq!(Way::Fork.ready(&skd), template);
     }
-    assert_eq!(skd.logged("skd: "), [""; 0]);
+    assert_eq!(skd.faults(), [""; 0]);
 }
 
 /// Makes a file unless it is there, as programs do that keep what they have computed.
@@ -1091,5 +1091,5 @@ fn a_template_that_was_parked_before_it_made_a_file_is_replaced() {
             .any(|&pid| pid != first && name(pid).trim() == OVER)
     });
     assert_eq!(talk(Way::Fork.connect(&skd).0, b"served"), b"served");
-    assert_eq!(skd.logged("skd: "), [""; 0]);
+    assert_eq!(skd.faults(), [""; 0]);
 }

@@ -450,8 +450,11 @@ fn a_process_that_fails_after_its_preflight_goes_back_to_the_old_binary() {
     requires_root();
     let directory = Directory::public();
     let real = install(&directory, "real", BINARY);
+    requires_command("setpriv");
     let skd = replaceable(&directory)
         .args(["-v", "--user", "65534:65534", "--limit", "core=unlimited"])
+        // With CAP_SYS_RESOURCE it would raise the limit again.
+        .wrapper(["setpriv", "--bounding-set", "-sys_resource"])
         .limit(
             Resource::RLIMIT_CORE,
             libc::RLIM_INFINITY,
