@@ -77,7 +77,7 @@ fn skd_stays_root_with_the_capabilities_that_it_needs() {
         (&["-v", "-t", "127.0.0.1:0"], ALWAYS),
         (&["--no-new-privs"], ALWAYS),
         (&["--chroot", root.as_str()], ALWAYS | CHROOT),
-        (&["--nice", "5", "--limit", "nofile=99"], ALWAYS),
+        (&["--nice", "19", "--limit", "nofile=99"], ALWAYS),
         (&["--nice", "-5"], ALWAYS | NICE),
         (&["--limit", "core=3:unlimited"], ALWAYS | RESOURCE),
         #[cfg(target_arch = "x86_64")]

@@ -838,7 +838,14 @@ fn a_web_server_of_inetd_serves() {
             let output = Command::new("curl")
                 .args(["-sS", "--noproxy", "*", "-w", "%{http_code}", &url(path)])
                 .output();
-            String::from_utf8(output.unwrap().stdout).unwrap()
+            let output = output.unwrap();
+            // Printed only if the test fails here.
+            println!(
+                "{path}: {} bytes, {}",
+                output.stdout.len(),
+                String::from_utf8_lossy(&output.stderr)
+            );
+            String::from_utf8(output.stdout).unwrap()
         };
         assert!(curl("page.txt") == page.clone() + "200");
         assert!(curl("nothing").ends_with("404"));

@@ -453,6 +453,8 @@ fn a_process_that_fails_after_its_preflight_goes_back_to_the_old_binary() {
     requires_command("setpriv");
     let skd = replaceable(&directory)
         .args(["-v", "--user", "65534:65534", "--limit", "core=unlimited"])
+        // Otherwise the number of descriptors is one less after some seconds.
+        .arg("--linger=0s")
         // With CAP_SYS_RESOURCE it would raise the limit again.
         .wrapper(["setpriv", "--bounding-set", "-sys_resource"])
         .limit(
