@@ -96,6 +96,12 @@ pub(super) struct User {
     pub groups: Vec<u32>,
 }
 
+/// Whether the kernel has close_range(2), which may be refused here as on an old one.
+pub fn has_close_range() -> bool {
+    // SAFETY: plain numbers, and no descriptor has such a number.
+    unsafe { libc::close_range(libc::c_uint::MAX, libc::c_uint::MAX, 0) == 0 }
+}
+
 /// Makes the children of `command` do all of `preparation`.
 pub(super) fn prepare(command: &mut Command, preparation: Preparation) {
     let filter = filter(&preparation.refused);
