@@ -191,6 +191,13 @@ _skd() {
                     fi
                     return 0
                     ;;
+                --fork-server)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 --fork-server-max-age)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -578,7 +585,7 @@ _skd_or_prog() {
             --tcp|--udp|--inet|--unix|--listen-fd|--backlog|--unix-mode|--unix-owner|--threads|--max-clients|--datagram-mode|--min-source-port|--warm|--fork-server-max-age|--chdir|--umask|--nice|--limit|--env|--stderr|--allow|--deny|--rules|--explain|--max-per-source|--source-prefix|--nat64|--rate|--rate-per-source|--at-max|--at-source-max|--at-rate|--proxy-from|--proxy-timeout|--first-byte|--timeout|--idle-timeout|--linger|--drain|--kill-after|--user-timeout|--defer-accept|--fast-open|--device|--tos|--mark|--send-buffer|--receive-buffer|--multicast|--log|--pidfile|--idle-exit|--ready-fd|--user|--daemon-user|--chroot)
                 (( i++ ))
                 ;;
-            --keepalive|--help)
+            --fork-server|--keepalive|--help)
                 (( i++ ))
                 # Only after an equals sign.
                 [[ ${COMP_WORDS[i]} == = ]] || continue
@@ -619,7 +626,7 @@ _skd_or_prog() {
             --unix-owner|--user|--daemon-user)
                 COMPREPLY=( $(compgen -u -- "$2") )
                 ;;
-            -h|--keepalive|--help)
+            -h|--fork-server|--keepalive|--help)
                 _skd "$1" "$2" ''
                 ;;
             *)

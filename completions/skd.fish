@@ -3,7 +3,7 @@
 function __skd_prog
     set -l words (commandline -opc) (commandline -ct)
     set -e words[1]
-    argparse --stop-nonopt t/tcp= u/udp= i/inet= l/unix= x= systemd listen-fd= s/stream d/datagram seqpacket b/backlog= unix-mode= unix-owner= threads= c/max-clients= wait datagram-mode= min-source-port= warm= fork-server fork-server-max-age= chdir= umask= nice= limit= env= stderr= no-new-privs allow= deny= rules= explain= max-per-source= source-prefix= nat64= rate= rate-per-source= at-max= at-source-max= at-rate= proxy-protocol proxy-from= proxy-timeout= first-byte= timeout= idle-timeout= linger= drain= kill-after= n/nodelay keepalive=\? user-timeout= defer-accept= fast-open= reuse-port freebind device= tos= mark= send-buffer= receive-buffer= multicast= accept-descriptors v/verbose B/background L/log= P/pidfile= S/supervise on-demand idle-exit= ready-fd= user= as-peer daemon-user= U/drop-privileges chroot= check V/version h/help=\? -- $words 2>/dev/null
+    argparse --stop-nonopt t/tcp= u/udp= i/inet= l/unix= x= systemd listen-fd= s/stream d/datagram seqpacket b/backlog= unix-mode= unix-owner= threads= c/max-clients= wait datagram-mode= min-source-port= warm= fork-server=\? fork-server-max-age= chdir= umask= nice= limit= env= stderr= no-new-privs allow= deny= rules= explain= max-per-source= source-prefix= nat64= rate= rate-per-source= at-max= at-source-max= at-rate= proxy-protocol proxy-from= proxy-timeout= first-byte= timeout= idle-timeout= linger= drain= kill-after= n/nodelay keepalive=\? user-timeout= defer-accept= fast-open= reuse-port freebind device= tos= mark= send-buffer= receive-buffer= multicast= accept-descriptors v/verbose B/background L/log= P/pidfile= S/supervise on-demand idle-exit= ready-fd= user= as-peer daemon-user= U/drop-privileges chroot= check V/version h/help=\? -- $words 2>/dev/null
     test -n "$argv"
     and not string match -q -- '-*' $argv[1]
     and string join -- ' ' (string escape -- $argv)
@@ -30,6 +30,7 @@ complete -c skd -n __skd_before_prog -s c -l max-clients -d 'Run at most N handl
 complete -c skd -n __skd_before_prog -l datagram-mode -d 'Serve by wait, per-peer or per-packet [wait]' -r -f
 complete -c skd -n __skd_before_prog -l min-source-port -d 'Drop datagrams from ports below N [0 or 1024]' -r -f
 complete -c skd -n __skd_before_prog -l warm -d 'Keep up to N prestarted handlers' -r -f
+complete -c skd -n __skd_before_prog -l fork-server -d 'Copy one template for each connection [strict]' -f
 complete -c skd -n __skd_before_prog -l fork-server-max-age -d 'Replace the template when it is this old [1h]' -r -f
 complete -c skd -n __skd_before_prog -l chdir -d 'Start PROG in DIR' -r -f -a "(__fish_complete_directories)"
 complete -c skd -n __skd_before_prog -l umask -d 'Set the umask of PROG, 0 to 777' -r -f
@@ -80,7 +81,6 @@ complete -c skd -n __skd_before_prog -s s -l stream -d 'Make every -i, -l and -x
 complete -c skd -n __skd_before_prog -s d -l datagram -d 'Make every -i, -l and -x a datagram socket'
 complete -c skd -n __skd_before_prog -l seqpacket -d 'Make every -l and -x a seqpacket socket'
 complete -c skd -n __skd_before_prog -l wait -d 'Run PROG on the listening socket, like inetd'
-complete -c skd -n __skd_before_prog -l fork-server -d 'Copy one template for each connection'
 complete -c skd -n __skd_before_prog -l no-new-privs -d 'Gain no privileges by set-user-id files'
 complete -c skd -n __skd_before_prog -l proxy-protocol -d 'Take the client\'s address from a PROXY header'
 complete -c skd -n __skd_before_prog -s n -l nodelay -d 'Set TCP_NODELAY on connections'

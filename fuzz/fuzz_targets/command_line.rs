@@ -11,8 +11,8 @@ use libfuzzer_sys::fuzz_target;
 use skd::cli::{self, Request};
 use skd::config::{
     Admission, AtLimit, Config, DatagramMode, Endpoint, Identity, Listen, LogTarget, MOST_THREADS,
-    Mode, Prestart, Probes, Proxies, Rule, RuleLocation, SocketOption, SourcePrefix, StandardError,
-    Style, Supervise, Trusted, UnixAddress, quoted,
+    Mode, Prestart, Probes, Proxies, Rule, RuleLocation, Sharing, SocketOption, SourcePrefix,
+    StandardError, Style, Supervise, Trusted, UnixAddress, quoted,
 };
 use skd::error::Error;
 
@@ -313,8 +313,13 @@ fn written(Config { daemon, services }: &Config) -> Vec<OsString> {
     match service.prestart {
         None => {}
         Some(Prestart::Warm(number)) => words.value("warm", Some(number.to_string())),
-        Some(Prestart::ForkServer { max_age }) => {
-            words.flag("fork-server", true);
+        Some(Prestart::ForkServer { sharing, max_age }) => {
+            let mode = match sharing {
+                Sharing::Strict => "strict",
+                Sharing::Start => "start",
+                Sharing::Shared => "shared",
+            };
+            words.value("fork-server", Some(mode));
             words.value("fork-server-max-age", Some(max_age.to_string()));
         }
     }

@@ -13,7 +13,7 @@ use shuttle::{Config, MaxSteps, Runner};
 mod kernel;
 
 mod config {
-    pub use skd::config::{Prestart, Rate, ServiceId, Source};
+    pub use skd::config::{Prestart, Rate, ServiceId, Sharing, Source};
 }
 
 mod error {
@@ -119,14 +119,9 @@ mod child {
         mod pool;
         #[path = "../../../../src/child/prestart/state.rs"]
         mod state;
+        #[path = "../../../../src/child/prestart/verdict.rs"]
+        mod verdict;
 
-        mod calls {
-            #[derive(Clone, Copy, PartialEq, Eq)]
-            pub enum Successor {
-                Itself,
-                Copies,
-            }
-        }
         mod failure {
             use super::kinds::Kinds;
 

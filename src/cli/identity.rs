@@ -52,18 +52,12 @@ pub(super) fn as_peer(args: &Args<'_>, listeners: &[Listen]) -> bool {
     if !args.flag("as-peer") {
         return false;
     }
-    for other in ["user", "daemon-user", "chroot", "warm"] {
+    for other in ["user", "daemon-user", "chroot", "warm", "fork-server"] {
         if args.has(other) {
             args.refuse(format!("--as-peer can't be used with --{other}"));
         }
     }
-    let flags = [
-        "drop-privileges",
-        "fork-server",
-        "proxy-protocol",
-        "supervise",
-        "wait",
-    ];
+    let flags = ["drop-privileges", "proxy-protocol", "supervise", "wait"];
     for other in flags {
         if args.flag(other) {
             args.refuse(format!("--as-peer can't be used with --{other}"));

@@ -2,10 +2,12 @@
 
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
+use std::path::Path;
 
 use super::args::Args;
+use super::options::COMMAND;
 use super::values::{Why, nonzero_duration};
-use crate::config::{Listen, MOST_WARM, Prestart, Span, Style, decimal};
+use crate::config::{Listen, MOST_WARM, Prestart, Sharing, Span, Style, decimal};
 
 /// The default of `--fork-server-max-age`.
 const MAX_AGE: Span = Span::seconds(60 * 60);
@@ -19,7 +21,17 @@ const SUPPORTED: bool = cfg!(all(target_arch = "x86_64", target_pointer_width = 
 pub(super) fn prestart(args: &Args<'_>, listeners: &[Listen], accepts: bool) -> Option<Prestart> {
     let warm = args.read("warm", warm);
     let max_age = args.read("fork-server-max-age", nonzero_duration);
-    let template = args.flag("fork-server");
+    let template = args.has("fork-server");
+    let mode = args.read("fork-server", sharing);
+    if let (None, Some(word)) = (args.one("fork-server"), args.one(COMMAND)) {
+        // A program of such a name can be served with a mode, or by its path.
+        if template && sharing(word).is_ok() {
+            let word = Path::new(word).display();
+            args.refuse(format!(
+                "--fork-server takes its value after an equals sign: --fork-server={word}"
+            ));
+        }
+    }
     if args.has("fork-server-max-age") && !template {
         args.refuse("--fork-server-max-age has no use without --fork-server");
     }
@@ -62,9 +74,19 @@ pub(super) fn prestart(args: &Args<'_>, listeners: &[Listen], accepts: bool) -> 
     }
     match template {
         true => Some(Prestart::ForkServer {
+            sharing: mode.unwrap_or_default(),
             max_age: max_age.unwrap_or(MAX_AGE),
         }),
         false => warm.map(Prestart::Warm),
+    }
+}
+
+fn sharing(text: &OsStr) -> Result<Sharing, Why> {
+    match text.to_str() {
+        Some("strict") => Ok(Sharing::Strict),
+        Some("start") => Ok(Sharing::Start),
+        Some("shared") => Ok(Sharing::Shared),
+        _ => Err("it takes strict, start or shared".into()),
     }
 }
 

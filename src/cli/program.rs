@@ -95,7 +95,7 @@ fn standard_error(args: &Args<'_>) -> StandardError {
             "PROG accepts its clients itself",
         ),
         ("warm", args.has("warm"), early),
-        ("fork-server", args.flag("fork-server"), early),
+        ("fork-server", args.has("fork-server"), early),
     ] {
         if is_used {
             args.refuse(format!(

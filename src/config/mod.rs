@@ -47,7 +47,7 @@ pub use prefix::Prefix;
 pub use rate::Rate;
 pub use refused::Refused;
 pub use rule::{Id, Names, Rule, RuleLocation, Trusted, Who, look_up};
-pub use service::{DatagramMode, MOST_WARM, Prestart, Service};
+pub use service::{DatagramMode, MOST_WARM, Prestart, Service, Sharing};
 pub use service_id::ServiceId;
 pub use socket_option::{Group, Probes, Scope, SocketOption, is_interface};
 pub use source::Source;

@@ -67,9 +67,24 @@ pub enum Prestart {
     Warm(NonZeroUsize),
     /// One template, of which each connection gets a copy.
     ForkServer {
+        /// What its copies may share.
+        sharing: Sharing,
         /// The maximum age of the template.
         max_age: Span,
     },
+}
+
+/// What the copies of a template may share, which is how far the template gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sharing {
+    /// Nothing but what can't tell one client of another: it gets to the first call that isn't
+    /// known to be harmless.
+    #[default]
+    Strict,
+    /// The address layout: it gets to the program's entry, no further than the dynamic linker.
+    Start,
+    /// Random numbers and more: it gets to the first call that is known to be harmful.
+    Shared,
 }
 
 impl Prestart {

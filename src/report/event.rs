@@ -96,6 +96,17 @@ pub enum Event<'a> {
     Overdue(usize, Overdue),
     /// This many rules were reloaded.
     ReadRules(ServiceId, usize),
+    /// It became known how far a program gets before its client comes.
+    Parked {
+        /// The service.
+        service: ServiceId,
+        /// The program.
+        program: &'a OsStr,
+        /// The call that it is parked at, or its entry.
+        at: &'a str,
+        /// How long that took.
+        after: Duration,
+    },
     /// A handler of this program, with this process id, is prestarted.
     Ready(ServiceId, &'a OsStr, i32),
     /// Something went wrong.

@@ -38,6 +38,7 @@ impl Event<'_> {
             | Self::Late(..)
             | Self::KillingHandler(..)
             | Self::ReadRules(..)
+            | Self::Parked { .. }
             | Self::Draining(..) => 1,
             Self::Slots(..) | Self::Ready(..) | Self::Listening(_) | Self::ClosedListener(_) => 2,
             Self::HandlerStarted(..) | Self::DatagramDropped(..) => return None,
@@ -182,6 +183,13 @@ impl fmt::Display for Event<'_> {
             }
             Self::ReadRules(_, count) => {
                 write!(f, "Read {} again", Count(*count, "rule", "rules"))
+            }
+            Self::Parked {
+                program, at, after, ..
+            } => {
+                let program = Path::new(program).display();
+                let after = after.as_secs_f64() * 1000.0;
+                write!(f, "skd: '{program}' is parked at {at}, after {after:.1} ms")
             }
             Self::Ready(_, program, pid) => {
                 let program = Path::new(program).display();

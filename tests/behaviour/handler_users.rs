@@ -652,7 +652,7 @@ fn handlers_of_another_user_are_prestarted() {
             expect_powerless_user(handler);
         }
         way.wait_idle(&skd);
-        assert_eq!(skd.logged("skd: "), [""; 0]);
+        assert_eq!(skd.troubles(), [""; 0]);
         assert_eq!(skd.stop().code(), Some(0));
     }
 }

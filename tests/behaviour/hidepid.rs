@@ -65,7 +65,7 @@ fn clients_are_served_before_and_after_an_upgrade() {
         assert_eq!(ids(handler).0, [expected; 4]);
         drop(client);
         skd.wait_until("none is left", || skd.children().is_empty());
-        assert_eq!(skd.faults(), [""; 0]);
+        assert_eq!(skd.troubles(), [""; 0]);
         assert_eq!(skd.stop().code(), Some(0));
     });
 }
@@ -146,7 +146,7 @@ fn handlers_are_prestarted() {
             upgrade(&skd, || skd.log_lines());
             let (mut client, _) = way.connect(&skd);
             echo(&mut client, b"served");
-            assert_eq!(skd.faults(), [""; 0]);
+            assert_eq!(skd.troubles(), [""; 0]);
             assert_eq!(skd.stop().code(), Some(0));
         }
     });

@@ -99,7 +99,7 @@ fn echoing(directory: &Directory, way: Way, options: &[&str]) -> Running {
     let datagrams: &[_] = match way {
         Way::Exec => &["-u", "127.0.0.1:0"],
         // Prestarted handlers serve connections alone.
-        Way::Warm(_) | Way::Fork => &[],
+        _ => &[],
     };
     Skd::new(["-t", "127.0.0.1:0", "-l"])
         .arg(directory.join("socket"))
@@ -307,7 +307,7 @@ impl HostileClients {
         // skd may keep the memory that the largest number of clients needed.
         let kib = before.kib.max(most.kib);
         expect_as_before(&skd, &Holdings { kib, ..before });
-        assert_eq!(skd.logged("skd: "), [""; 0]);
+        assert_eq!(skd.troubles(), [""; 0]);
         behave(&skd, 1);
         assert_eq!(skd.stop().code(), Some(0));
     }
@@ -334,7 +334,7 @@ fn clients_that_behave_are_answered_in_full_among_hostile_clients() {
         floods: 5,
         honest: 20,
     };
-    Way::ALL.iter().for_each(|&way| clients.run(way));
+    Way::KINDS.iter().for_each(|&way| clients.run(way));
 }
 
 #[test]
@@ -350,12 +350,12 @@ fn clients_that_behave_are_answered_in_full_among_thousands_of_hostile_clients()
         floods: 30,
         honest: 300,
     };
-    Way::ALL.iter().for_each(|&way| clients.run(way));
+    Way::KINDS.iter().for_each(|&way| clients.run(way));
 }
 
 #[test]
 fn clients_that_vanish_free_their_slots() {
-    Way::ALL.iter().for_each(|&way| slots_are_freed(way));
+    Way::KINDS.iter().for_each(|&way| slots_are_freed(way));
 }
 
 fn slots_are_freed(way: Way) {
@@ -405,7 +405,7 @@ fn senders_of_unix_datagrams_that_vanish_prevent_no_answer() {
         });
     });
     expect_as_before(&skd, &before);
-    assert_eq!(skd.logged("skd: "), [""; 0]);
+    assert_eq!(skd.troubles(), [""; 0]);
 }
 
 /// An IPv4 packet with a UDP datagram (RFC 791, RFC 768) and any source address. The kernel fills in the packet's
@@ -466,7 +466,7 @@ fn datagrams_with_forged_senders_are_logged_and_prevent_no_answer() {
         skd.wait_for_logs(&format!("Received initial datagram from [{ip}]:{port}"), 2);
     }
     expect_as_before(&skd, &before);
-    assert_eq!(skd.logged("skd: "), [""; 0]);
+    assert_eq!(skd.troubles(), [""; 0]);
 }
 
 // Signals.
@@ -642,7 +642,7 @@ fn a_storm_of_signals_while_connections_are_served_does_no_harm() {
         },
     ];
     let plain = machines.map(|machine| (machine, Way::Exec));
-    let prestarted = Way::PRESTARTED.iter().map(|&way| (machines[0], way));
+    let prestarted = Way::PRESTARTED_KINDS.iter().map(|&way| (machines[0], way));
     for (machine, way) in plain.into_iter().chain(prestarted) {
         let directory = Directory::new();
         let log = format!(">>{}", directory.name("log"));
@@ -697,7 +697,7 @@ fn clients_accepted_before_the_end_are_answered_in_full() {
     let mut dice = Dice::new();
     for round in 0..6 {
         for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT] {
-            let way = Way::ALL[round % Way::ALL.len()];
+            let way = Way::KINDS[round % Way::KINDS.len()];
             if way != Way::Exec && signal == Signal::SIGHUP {
                 // With prestarted handlers HUP doesn't end skd.
                 continue;
@@ -738,7 +738,7 @@ fn clients_accepted_before_the_end_are_answered_in_full() {
             });
             skd.wait_until("nothing is left", || skd.processes().is_empty());
             assert_eq!(directory.names(), [""; 0], "round {round}, {signal}");
-            assert_eq!(skd.logged("skd: "), [""; 0], "round {round}, {signal}");
+            assert_eq!(skd.troubles(), [""; 0], "round {round}, {signal}");
             // INT ends handlers too. TERM and HUP leave only clients in the backlog unanswered.
             if signal != Signal::SIGINT {
                 let accepted = skd.logged("Accepted").len();

@@ -234,7 +234,7 @@ fn a_handler_runs_as_the_user_of_the_service() {
         echo(&mut client, b"served");
         assert_eq!(owner(handler), 61_234);
         assert!(way.ready(&skd).iter().all(|&pid| owner(pid) == 0));
-        assert_eq!(skd.faults(), [""; 0]);
+        assert_eq!(skd.troubles(), [""; 0]);
     }
 }
 
@@ -336,7 +336,7 @@ fn the_c_library_knows_its_threads() {
             assert_eq!(String::from_utf8(heard).unwrap(), expected, "{way:?}");
         }
         skd.wait_for_logs("exited with status 0", 5);
-        assert_eq!(skd.faults(), [""; 0]);
+        assert_eq!(skd.troubles(), [""; 0]);
     }
 }
 
@@ -449,6 +449,16 @@ fn signals_to_a_waiting_prestarted_handler_do_no_harm() {
                 }
             }
             assert_eq!(way.ready(&skd), ready, "{way:?}, {how}");
+            assert_eq!(talk(skd.connect(), b"served"), b"served");
+            if way.copies() {
+                assert_eq!(way.ready(&skd), ready, "{way:?}, {how}");
+            } else {
+                // Signals end them when a client comes.
+                skd.wait_until("others wait", || {
+                    let found = parked(skd.pid());
+                    found.len() == ready.len() && found.iter().all(|pid| !ready.contains(pid))
+                });
+            }
             assert_eq!(talk(way.connect(&skd).0, b"served"), b"served");
             // Also while a client is passed on. A process that hasn't begun yet has no signal handler installed.
             let over = AtomicBool::new(false);
@@ -467,7 +477,7 @@ fn signals_to_a_waiting_prestarted_handler_do_no_harm() {
                     wait_for_answers(answered, 150);
                 });
             });
-            assert_eq!(skd.faults(), [""; 0], "{way:?}, {how}");
+            assert_eq!(skd.troubles(), [""; 0], "{way:?}, {how}");
         }
     }
 }
@@ -500,7 +510,7 @@ fn an_open_file_is_read_by_each_handler_from_its_own_offset() {
                 heard, b"first said second first\nthird\n",
                 "{shell}, {way:?}"
             );
-            assert_eq!(skd.faults(), [""; 0]);
+            assert_eq!(skd.troubles(), [""; 0]);
         }
     }
 }
@@ -521,7 +531,7 @@ fn limits_that_prevent_prestarting_still_let_clients_be_served() {
                 );
             }
             skd.wait_for_logs("exited with status 0", 12);
-            let said = skd.logged("skd: ");
+            let said = skd.troubles();
             assert!(said.len() <= 1, "{way:?}, {limit}: {said:#?}");
         }
     }
@@ -585,7 +595,7 @@ const KEEPING: &str = r#"
 fn secrets(connections: usize) {
     let directory = Directory::new();
     let program = directory.compile("keeping", KEEPING);
-    for &way in Way::ALL {
+    for &way in Way::KINDS {
         let skd = with(way, &["-l", &directory.name("socket")]).run(&program);
         way.ready(&skd);
         let next = AtomicUsize::new(0);
@@ -612,7 +622,7 @@ fn secrets(connections: usize) {
             }
         });
         way.wait_idle(&skd);
-        assert_eq!(skd.faults(), [""; 0]);
+        assert_eq!(skd.troubles(), [""; 0]);
     }
 }
 
@@ -644,7 +654,7 @@ fn each_warm_handler_has_an_exec_of_its_own_and_all_forks_share_one() {
                 client
             })
             .collect();
-        let expected = if way == Way::Fork { 1 } else { 6 };
+        let expected = if way.copies() { 1 } else { 6 };
         assert_eq!(exec_ids.len(), expected, "{way:?}");
         drop(held);
     }
@@ -654,7 +664,7 @@ fn each_warm_handler_has_an_exec_of_its_own_and_all_forks_share_one() {
 fn live(count: usize) {
     requires_descriptors(count);
     let directory = Directory::new();
-    for &way in Way::ALL {
+    for &way in Way::KINDS {
         let socket = directory.join("socket");
         let skd = Skd::new(["-l"]).arg(&socket).args(way.options()).run("cat");
         let before = way.ready(&skd);
@@ -675,7 +685,7 @@ fn live(count: usize) {
             assert_eq!(process_group(handler), Some(handler));
             assert_eq!(threads(handler).len(), 1);
         }
-        if way == Way::Fork {
+        if way.copies() {
             assert_eq!(pool, before);
             let exec_ids: BTreeSet<_> = serving.iter().filter_map(|pid| exec_id(*pid)).collect();
             let own = exec_id(pool[0]).unwrap();
@@ -691,7 +701,7 @@ fn live(count: usize) {
         });
         assert_eq!(zombies(skd.pid()), [0; 0]);
         assert_eq!(talk(connect_unix(&socket), b"after"), b"after");
-        assert_eq!(skd.faults(), [""; 0]);
+        assert_eq!(skd.troubles(), [""; 0]);
         assert_eq!(skd.stop().code(), Some(0));
     }
 }
@@ -731,7 +741,7 @@ fn a_client_gets_its_answer_however_it_connects() {
             assert!(talk(client, &text) == text);
         }
         skd.wait_for_logs("exited with status 0", 15);
-        assert_eq!(skd.faults(), [""; 0]);
+        assert_eq!(skd.troubles(), [""; 0]);
     }
 }
 
@@ -752,13 +762,13 @@ fn data_that_a_handler_has_not_read_costs_no_answer() {
             assert_eq!(answer.len(), 300_000, "{way:?}");
         }
         skd.wait_for_logs("exited with status 0", 3);
-        assert_eq!(skd.faults(), [""; 0]);
+        assert_eq!(skd.troubles(), [""; 0]);
     }
 }
 
 #[test]
 fn clients_that_leave_before_they_have_a_handler_affect_no_others() {
-    for &way in Way::ALL {
+    for &way in Way::KINDS {
         let directory = Directory::new();
         let socket = directory.name("socket");
         let skd = with(way, &["-l", &socket]).run("cat");
@@ -783,7 +793,7 @@ fn clients_that_leave_before_they_have_a_handler_affect_no_others() {
         });
         skd.wait_for_logs("Closed", 3 * count);
         way.wait_idle(&skd);
-        assert_eq!(skd.faults(), [""; 0]);
+        assert_eq!(skd.troubles(), [""; 0]);
         assert_eq!(talk(way.connect(&skd).0, b"after"), b"after");
     }
 }
@@ -812,7 +822,7 @@ fn seqpacket_packets_stay_whole() {
             assert_eq!((&client).read(&mut [0; 100]).unwrap(), 0);
         }
         skd.wait_for_logs("exited with status 0", 6);
-        assert_eq!(skd.faults(), [""; 0]);
+        assert_eq!(skd.troubles(), [""; 0]);
     }
 }
 
@@ -876,7 +886,7 @@ fn wait_for_answers(answered: &AtomicUsize, more: usize) {
 
 #[test]
 fn prestarted_handlers_may_be_killed_at_any_time() {
-    for &way in Way::PRESTARTED {
+    for &way in Way::PRESTARTED_KINDS {
         let directory = Directory::new();
         let socket = directory.name("socket");
         let log = format!(">{}", directory.name("log"));
@@ -918,12 +928,19 @@ fn prestarted_handlers_may_be_killed_at_any_time() {
     }
 }
 
-/// The lines of the log that report trouble, except those about prestarted handlers that were killed before use.
+/// What the log says of lines that it didn't take.
+const LOST: &str = " lost here: ";
+
+/// The lines of the log that report trouble, except those about prestarted handlers that were killed before use, and
+/// about lines that the log didn't take.
 fn complaints(log: &str) -> Vec<&str> {
     let killed = |line: &&str| {
-        line.contains("ended without a client") || line.contains("before it came to its client")
+        line.contains("ended without a client")
+            || line.contains("before it came to its client")
+            || line.contains(LOST)
     };
-    let lines = log.lines().filter(|line| line.contains("skd: "));
+    let reported = |line: &&str| line.contains("skd: ") && !line.contains("' is parked at ");
+    let lines = log.lines().filter(reported);
     lines.filter(|line| !killed(line)).collect()
 }
 
@@ -956,11 +973,19 @@ fn template_is_killed(times: usize) {
     assert_eq!(zombies(skd.pid()), [0; 0]);
     // No client was served twice, and none by a process that skd doesn't know.
     let told = |text: &str| directory.read("log").matches(text).count();
-    skd.wait_until("each end is told", || {
-        told("exited with status 0") >= answered
-    });
-    assert_eq!(told("exited with status 0"), answered);
-    assert_eq!(told("Accepted"), answered);
+    // On a busy machine the log may take no more for a moment; how many lines were lost is told.
+    let lost = || {
+        let log = directory.read("log");
+        let notes = log.lines().filter(|line| line.contains(LOST));
+        let words = notes.map(|line| line.split("skd: ").nth(1)?.split(' ').next());
+        words
+            .map(|word| word.unwrap().parse::<usize>().unwrap())
+            .sum::<usize>()
+    };
+    for each in ["exited with status 0", "Accepted"] {
+        skd.wait_until("each is told", || told(each) + lost() >= answered);
+        assert!(told(each) <= answered);
+    }
     let log = directory.read("log");
     println!("{times} templates killed, {answered} clients answered");
     assert_eq!(complaints(&log), [""; 0]);
@@ -1001,7 +1026,7 @@ fn a_stopped_prestarted_handler_keeps_no_client_waiting_for_ever() {
 
 #[test]
 fn hup_under_load_costs_no_answer() {
-    for &way in Way::ALL {
+    for &way in Way::KINDS {
         let directory = Directory::new();
         let (socket, log) = (directory.name("socket"), directory.name("log"));
         let skd = with(way, &["-l", &socket, "-L", &format!(">>{log}")]).run("cat");
@@ -1021,13 +1046,13 @@ fn hup_under_load_costs_no_answer() {
         assert_eq!(talk(way.connect(&skd).0, b"after"), b"after");
         way.wait_idle(&skd);
         assert_eq!(zombies(skd.pid()), [0; 0]);
-        assert!(!directory.read("log").contains("skd: "));
+        assert_eq!(complaints(&directory.read("log")), [""; 0]);
     }
 }
 
 #[test]
 fn upgrades_under_load_cost_no_answer() {
-    for &way in Way::ALL {
+    for &way in Way::KINDS {
         let directory = Directory::new();
         let socket = directory.name("socket");
         let log = format!(">{}", directory.name("log"));
@@ -1053,7 +1078,7 @@ fn upgrades_under_load_cost_no_answer() {
         assert_eq!(talk(way.connect(&skd).0, b"after"), b"after");
         drop(stayed);
         way.wait_idle(&skd);
-        assert!(!directory.read("log").contains("skd: "));
+        assert_eq!(complaints(&directory.read("log")), [""; 0]);
         assert_eq!(skd.stop().code(), Some(0));
         wait_until("nothing is left", || skd.processes().is_empty());
     }
@@ -1105,7 +1130,7 @@ fn a_changed_script_is_read_again() {
             let skd = with(way, &[]).run_with(command[0], &command[1..]);
             for version in ["second", "third"] {
                 way.ready(&skd);
-                assert_eq!(skd.faults(), [""; 0]);
+                assert_eq!(skd.troubles(), [""; 0]);
                 replaced(version);
                 turns_into(&skd, way, version);
             }
@@ -1113,8 +1138,12 @@ fn a_changed_script_is_read_again() {
             let ready = way.ready(&skd);
             fs::write(&path, format!("#!/bin/sh\n{}", text("written"))).unwrap();
             turns_into(&skd, way, "written");
-            if way == Way::Fork {
-                skd.wait_until("another template", || way.ready(&skd) != ready);
+            if way.copies() {
+                // Files are looked at when a client comes.
+                skd.wait_until("another template", || {
+                    talk(skd.connect(), b"\n");
+                    way.ready(&skd) != ready
+                });
             }
             replaced("first");
         }
@@ -1142,7 +1171,7 @@ fn a_changed_program_is_executed_anew() {
         way.ready(&skd);
         replaced("second");
         turns_into(&skd, way, "second");
-        assert_eq!(skd.faults(), [""; 0]);
+        assert_eq!(skd.troubles(), [""; 0]);
     }
 }
 
@@ -1157,7 +1186,11 @@ fn a_program_that_was_missing_is_run_when_it_is_back() {
         let ask = || try_talk(skd.connect(), b"served").unwrap_or_default();
         // Prestarted handlers may still serve.
         skd.wait_until("no client is served", || ask().is_empty());
-        skd.wait_for_log("No such file or directory");
+        // A shell that was prestarted doesn't find it; skd looks for it once a second.
+        skd.wait_until("skd doesn't find it either", || {
+            ask();
+            !skd.logged("No such file or directory").is_empty()
+        });
         fs::rename(directory.join("elsewhere"), &program).unwrap();
         skd.wait_until("a client is served", || ask() == b"served");
         skd.wait_until("a prestarted handler waits again", || {
@@ -1193,7 +1226,7 @@ fn a_template_is_renewed_at_its_maximum_age() {
     }
     drop(held);
     Way::Fork.wait_idle(&skd);
-    assert_eq!(skd.faults(), [""; 0]);
+    assert_eq!(skd.troubles(), [""; 0]);
 }
 
 // The end of skd.
@@ -1347,7 +1380,7 @@ fn the_timeout_counts_from_the_connection() {
             assert_eq!(skd.logged(&why).len(), turn, "{way:?}");
         }
         let stayed = |pid: &&i32| is_parked(**pid);
-        let least = if way == Way::Fork {
+        let least = if way.copies() {
             1
         } else {
             way.pool_size().saturating_sub(2)
@@ -1366,13 +1399,13 @@ fn the_idle_timeout_is_that_of_the_connection() {
         let end = format!("pid {handler} was terminated by signal 15 after ");
         assert!(seconds(&skd.wait_for_log(&end)) >= 2.0);
         way.wait_idle(&skd);
-        assert_eq!(skd.logged("skd: ").len(), 1);
+        assert_eq!(skd.troubles().len(), 1);
     }
 }
 
 #[test]
 fn each_connection_has_its_log_lines() {
-    // The process id that a shell knows may be that of the template.
+    // In shared mode the process id that a shell knows is that of the template.
     let script = "read line; case $line in \
                   kill) kill -9 $(cut -d ' ' -f 4 /proc/self/stat);; esac; exit $line";
     for &way in Way::ALL {
@@ -1392,7 +1425,8 @@ fn each_connection_has_its_log_lines() {
             assert_eq!(skd.logged(&peer).len(), 2);
         }
         way.wait_idle(&skd);
-        assert_eq!(skd.log_lines().len(), 2 * 3);
+        let of_pool = skd.logged("' is parked at ").len();
+        assert_eq!(skd.log_lines().len(), 2 * 3 + of_pool);
     }
 }
 
@@ -1424,7 +1458,7 @@ fn process_1_of_a_container_has_a_pool_too() {
         skd.wait_for_logs("exited with status 0", 85);
         way.wait_idle(&skd);
         assert_eq!(zombies(skd.pid()), [0; 0]);
-        assert_eq!(skd.faults(), [""; 0]);
+        assert_eq!(skd.troubles(), [""; 0]);
         assert_eq!(skd.stop().code(), Some(0));
         wait_until("nothing is left", || skd.processes().is_empty());
     }

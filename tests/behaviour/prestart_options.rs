@@ -2,7 +2,7 @@
 //! without these options does as well.
 
 use crate::harness::{
-    DEADLINE, Directory, Instance, MARK, Skd, connect_unix, echo, poll_for, requires_command,
+    DEADLINE, Directory, Instance, MARK, Skd, Way, connect_unix, echo, poll_for, requires_command,
     requires_root, talk, try_talk, wait_out_throttle, wait_until, zombies,
 };
 use nix::sys::resource::Resource;
@@ -10,6 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use socket2::{Domain, Socket, Type};
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -91,6 +92,11 @@ fn values_out_of_range_are_refused() {
         let option = format!("{age}={value}");
         refused(&["--fork-server", &option, "-t", "0", "cat"], &[age, text]);
     }
+    for mode in ["", "strictly", "Start", "start,shared"] {
+        let option = format!("--fork-server={mode}");
+        let texts = ["--fork-server", "it takes strict, start or shared"];
+        refused(&[&option, "-t", "0", "cat"], &texts);
+    }
     for more in [&["-t", "0"][..], &["--warm=2", "-t", "0"]] {
         let words = [&["--fork-server-max-age=1h"], more, &["cat"]].concat();
         refused(&words, &[age, "no use without --fork-server"]);
@@ -100,9 +106,32 @@ fn values_out_of_range_are_refused() {
         &["--warm=1"][..],
         &["--warm=4096"],
         &["--fork-server", "--fork-server-max-age=1ms"],
+        &["--fork-server=strict"],
+        &["--fork-server=start"],
+        &["--fork-server=shared", "--fork-server-max-age=1ms"],
     ] {
         let check = Skd::new(["--check"]).args(words).args(["-t0", "cat"]).end();
         check.expect_code(0);
+    }
+}
+
+#[test]
+fn a_mode_after_a_blank_is_told() {
+    let directory = Directory::new();
+    for mode in ["strict", "start", "shared"] {
+        let text =
+            format!("--fork-server takes its value after an equals sign: --fork-server={mode}");
+        refused(&["-t", "0", "--fork-server", mode, "cat"], &[&text]);
+        // A program of that name.
+        let program = directory.script(mode, "#!/bin/sh\nread line; echo served\n");
+        for option in ["--fork-server", "--fork-server=strict"] {
+            let skd = Skd::new(["-t", "127.0.0.1:0", option]);
+            let (skd, program) = match option {
+                "--fork-server" => (skd, program.as_os_str()),
+                _ => (skd.env("PATH", directory.path()), OsStr::new(mode)),
+            };
+            assert_eq!(talk(skd.run(program).connect(), b"\n"), b"served\n");
+        }
     }
 }
 
@@ -493,10 +522,10 @@ fn the_manual_s_ways_to_find_the_client_s_address_work() {
     let interpreters = ["perl", "/usr/bin/python3", "sh"];
     assert_eq!(examples.len(), interpreters.len(), "{examples:#?}");
     let directory = Directory::new();
-    for mode in MODES {
+    for way in Way::PRESTARTED {
         for (interpreter, example) in interpreters.iter().zip(&examples) {
             let script = directory.write("script", example);
-            let skd = Skd::new(mode).args(["-vv", "-t", "0"]);
+            let skd = Skd::new(["-vv", "-t", "0"]).args(way.options());
             let skd = skd.run_with(interpreter, [&script]);
             for ip in ["127.0.0.1", "::1"].into_iter().cycle().take(CLIENTS) {
                 let stream = skd.connect_to(SocketAddr::new(ip.parse().unwrap(), skd.port()));

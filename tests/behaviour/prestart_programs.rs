@@ -2,7 +2,7 @@
 //! program that can't be prestarted is started when its client comes.
 
 use crate::harness::{
-    Directory, Running, Skd, Way, connect_unix, requires_command, requires_root, talk,
+    Directory, Running, Skd, Way, connect_unix, python, requires_command, requires_root, talk,
     tracing_takes_a_right,
 };
 use nix::errno::Errno;
@@ -56,7 +56,7 @@ fn all_is_well(skd: &Running, way: Way, handlers: usize) {
     skd.wait_for_logs("exited with status ", handlers);
     way.wait_idle(skd);
     assert_eq!(skd.logged("Closed").len(), handlers, "{way:?}");
-    assert_eq!(skd.faults(), [""; 0], "{way:?}");
+    assert_eq!(skd.troubles(), [""; 0], "{way:?}");
 }
 
 /// Lines of text of about `length` bytes, each different.
@@ -158,14 +158,6 @@ fn path_of(command: &str) -> String {
     requires_command(command);
     let line = format!("command -v {command}");
     let path = output("sh", &["-c", &line], b"");
-    String::from_utf8(path).unwrap().trim().to_owned()
-}
-
-/// The path of Python itself, where `python3` is a script that looks for it.
-fn python() -> String {
-    requires_command("python3");
-    let line = "import sys; print(sys.executable)";
-    let path = output("python3", &["-c", line], b"");
     String::from_utf8(path).unwrap().trim().to_owned()
 }
 
@@ -553,7 +545,7 @@ fn repositories_are_cloned_from_git_daemon() {
         }
         skd.wait_for_logs("exited with status 0 after", 2 * 5);
         way.wait_idle(&skd);
-        assert_eq!(skd.faults(), [""; 0], "{way:?}");
+        assert_eq!(skd.troubles(), [""; 0], "{way:?}");
     }
     let expected = String::from_utf8(expected.unwrap()).unwrap();
     assert!(expected.lines().count() >= 30 + 30 + 2, "{expected}");
@@ -604,7 +596,7 @@ fn files_are_fetched_from_rsync() {
         skd.wait_for_logs("Closed", 1 + 2 * 5);
         assert_eq!(skd.logged("exited with status 0 after").len(), 5);
         way.wait_idle(&skd);
-        assert_eq!(skd.faults(), [""; 0], "{way:?}");
+        assert_eq!(skd.troubles(), [""; 0], "{way:?}");
     }
 }
 
@@ -651,7 +643,7 @@ fn a_web_server_answers_curl() {
         });
         skd.wait_for_logs("exited with status 0 after", 6 * 4);
         way.wait_idle(&skd);
-        assert_eq!(skd.faults(), [""; 0], "{way:?}");
+        assert_eq!(skd.troubles(), [""; 0], "{way:?}");
     }
 }
 
@@ -663,7 +655,7 @@ fn falls_back(skd: &Running, way: Way, ask: impl Fn()) {
     let said = |count: usize| {
         // No process is ever parked, and there is no second attempt.
         assert_eq!(crate::harness::parked(skd.pid()), [0; 0], "{way:?}");
-        let said = skd.logged("skd: ");
+        let said = skd.troubles();
         assert!(said.len() <= count, "{way:?}: {said:#?}");
     };
     if way != Way::Exec {
@@ -679,8 +671,9 @@ fn falls_back(skd: &Running, way: Way, ask: impl Fn()) {
 }
 
 #[test]
-fn a_program_that_ends_at_once_is_started_for_each_client() {
-    for &way in Way::ALL {
+fn a_program_that_ends_at_once_is_started_for_each_client_in_shared_mode() {
+    // Otherwise it is parked at its end.
+    for way in [Way::Exec, Way::Shared] {
         let directory = Directory::new();
         let skd = serving(&directory, way, "true", &[]);
         falls_back(&skd, way, || {

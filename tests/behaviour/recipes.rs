@@ -503,7 +503,7 @@ impl Server {
         };
         let ended = || count("Closed") == count("Accepted");
         self.shell.wait_until("no handler is left", ended);
-        assert_eq!(self.shell.logged("skd: "), [""; 0]);
+        assert_eq!(self.shell.troubles(), [""; 0]);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The manual page: man/skd.8.in, with the options inserted.
 
 use roff::{Inline, Roff, bold, italic, roman};
+use skd::child::harmless_calls;
 use skd::cli::{GROUPS, Kind, Opt, help};
 
 const SECTIONS: &str = include_str!("../../../man/skd.8.in");
@@ -13,7 +14,8 @@ pub(super) fn page() -> String {
     let start = SECTIONS.find(".TH").unwrap_or(0);
     let page = SECTIONS[start..]
         .replace("@VERSION@", env!("CARGO_PKG_VERSION"))
-        .replace("@OPTIONS@\n", &options());
+        .replace("@OPTIONS@\n", &options())
+        .replace("@HARMLESS@\n", &harmless());
     format!("{ORIGIN}{page}")
 }
 
@@ -33,6 +35,31 @@ fn options() -> String {
         }
         roff.control("PD", []);
     }
+    roff.to_roff()
+}
+
+/// The calls that a program may make before its client comes.
+fn harmless() -> String {
+    let mut roff = Roff::new();
+    for (at, row) in harmless_calls().iter().enumerate() {
+        roff.control("IP", ["\\(bu", "2"]);
+        if at == 0 {
+            roff.control("PD", ["0"]);
+        }
+        let mut text = Vec::new();
+        for call in row.calls() {
+            if !text.is_empty() {
+                text.push(roman(", "));
+            }
+            text.push(italic(call));
+        }
+        if !row.when().is_empty() {
+            text.push(roman(format!(" ({})", row.when())));
+        }
+        text.push(roman(format!(": {}", row.reason)));
+        roff.text(text);
+    }
+    roff.control("PD", []);
     roff.to_roff()
 }
 

@@ -18,7 +18,7 @@ use crate::sys::trace::{MOST_FILES, OpenFile};
 /// What a process has open, except standard error.
 #[derive(Debug, Default)]
 pub(super) struct Open {
-    /// The files that have a position.
+    /// The files that each copy opens anew.
     pub(super) files: Vec<OpenFile>,
     /// The kinds of what copies of the process would share, though each would have made its own.
     pub(super) shared: Kinds,
@@ -33,7 +33,7 @@ pub(super) fn standard_error(pid: Pid) -> Option<PathBuf> {
 }
 
 /// Looks at its descriptors as their owner: with `--user`, skd has no right to read other users' directories.
-fn as_owner(pid: Pid) -> io::Result<FilesAs> {
+pub(super) fn as_owner(pid: Pid) -> io::Result<FilesAs> {
     let directory = fs::metadata(format!("/proc/{pid}/fd"))?;
     Ok(FilesAs::user(directory.uid().into()))
 }
@@ -138,7 +138,9 @@ fn look(pid: Pid, number: u32, target: &Path) -> io::Result<Found> {
         });
     }
     let shared = kind(&metadata, target.as_os_str().as_bytes(), flags);
-    let is_file = metadata.is_file() || metadata.is_dir();
+    // A device without state has flags, an owner and locks as well, which copies would share.
+    let is_device = shared.is_none() && metadata.file_type().is_char_device();
+    let is_file = metadata.is_file() || metadata.is_dir() || is_device;
     let file = OpenFile {
         number,
         like: None,

@@ -36,8 +36,9 @@ pub(super) fn check_status(pid: Pid) -> Result<(), Failure> {
     }
     // SIGSTOP is skd's own, to interrupt a call.
     const STOP: u64 = 1 << (libc::SIGSTOP - 1);
-    let pending = |name| u64::from_str_radix(field(name), 16).unwrap_or_default() & !STOP;
-    match pending("SigPnd:") | pending("ShdPnd:") {
+    let set = |name| u64::from_str_radix(field(name), 16).unwrap_or_default();
+    // What it hasn't blocked is another process's, and would have reached it in a moment.
+    match (set("SigPnd:") | set("ShdPnd:")) & set("SigBlk:") & !STOP {
         0 => Ok(()),
         signals => {
             let first = signals.trailing_zeros() + 1;
@@ -53,7 +54,7 @@ fn read(pid: Pid, name: &str) -> io::Result<String> {
 }
 
 /// The failure of a process whose files in /proc can't be read.
-fn hidden(what: &str, why: &io::Error) -> Failure {
+pub(super) fn hidden(what: &str, why: &io::Error) -> Failure {
     // The process is held: its files vanish only with it.
     match why.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ESRCH) => killed(),

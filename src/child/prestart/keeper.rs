@@ -7,14 +7,14 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use super::calls::Successor;
 use super::failure::Failure;
 use super::kinds::Kinds;
-use super::park::Start;
+use super::park::{End, Start};
 use super::parked::Parked;
 use super::pool::Pool;
 use super::program_files::Sources;
 use super::state::{Due, SHORTEST_PAUSE};
+use super::verdict::Successor;
 use crate::child::plan::Plan;
 use crate::child::spawn::Spawner;
 use crate::config::{Prestart, ServiceId};
@@ -89,7 +89,7 @@ impl Pool {
                         steps: &steps,
                         successor: match self.prestart {
                             Prestart::Warm(_) => Successor::Itself,
-                            Prestart::ForkServer { .. } => Successor::Copies,
+                            Prestart::ForkServer { sharing, .. } => Successor::Copies(sharing),
                         },
                         without,
                     };
@@ -205,7 +205,7 @@ impl Pool {
             state.wanted && state.age == age
         };
         match start.park(spawner, environment, wanted) {
-            Ok((parked, for_now)) => self.enter(parked, sources, age, for_now),
+            Ok((parked, end)) => self.enter(parked, sources, age, &end),
             Err(Failure::Unwanted) => {}
             Err(Failure::Careless(kinds)) => {
                 let mut state = self.state();
@@ -247,7 +247,7 @@ impl Pool {
         }));
     }
 
-    fn enter(&self, parked: Parked, sources: Arc<Sources>, age: u64, for_now: bool) {
+    fn enter(&self, parked: Parked, sources: Arc<Sources>, age: u64, end: &End) {
         let pid = parked.pid();
         let mut template = self.template();
         let mut state = self.state();
@@ -266,24 +266,33 @@ impl Pool {
         if known.is_some_and(|known| *known != sources) {
             state.renew(template.take());
         }
+        let first = !state.proven;
         (state.sources, state.proven) = (Some(sources), true);
         match self.prestart {
             Prestart::Warm(_) => state.parked.push_back(parked),
-            Prestart::ForkServer { max_age } => {
+            Prestart::ForkServer { max_age, .. } => {
                 let max_age = Duration::from(max_age);
-                let life = if for_now {
+                let life = if end.for_now {
                     let life = state.short_life;
                     state.short_life = life.saturating_mul(2);
                     life.min(max_age)
                 } else {
                     max_age
                 };
-                let end = Instant::now().checked_add(life);
-                state.template = end.map_or(Due::Now, Due::At);
+                let due = Instant::now().checked_add(life);
+                state.template = due.map_or(Due::Now, Due::At);
                 state.discarded.extend(template.replace(parked));
             }
         }
         drop((state, template));
+        if first {
+            report::event(Event::Parked {
+                service: self.service,
+                program: self.plan.name(),
+                at: &end.at,
+                after: end.after,
+            });
+        }
         report::event(Event::Ready(self.service, self.plan.name(), pid.as_raw()));
     }
 

@@ -17,6 +17,8 @@ pub(super) enum Kind {
     Unnamed = 1 << 4,
     /// A device, or a file of /proc.
     Special = 1 << 5,
+    /// A lock that knows who has taken it.
+    Lock = 1 << 6,
 }
 
 /// A set of kinds.

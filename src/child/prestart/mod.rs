@@ -3,11 +3,15 @@
 //!
 //! | file | |
 //! | --- | --- |
-//! | `calls` | which system calls a program may make before it has a client |
+//! | `harmless` | the system calls that a program may make before it has a client |
+//! | `harmful` | those that it may not make for `--fork-server=shared` |
+//! | `verdict`, `calls` | what becomes of a program at each call |
+//! | `arguments`, `look` | what a call is about: arguments, descriptors, names |
 //! | `failure` | why a program isn't parked |
 //! | `kinds` | kinds of what a program makes, and its copies would share |
 //! | `files` | what a parked process has open |
 //! | `inheritance` | its memory, threads and signals: what copies would share, or lack |
+//! | `locks` | the locks that it holds, which a copy couldn't release |
 //! | `program_files` | what the program was made from |
 //! | `parked` | a parked process, and how it gets a connection |
 //! | `park` | a program is started and parked |
@@ -19,6 +23,8 @@
 //! thread. Workers hand connections to what is parked, and start handlers where nothing is.
 
 #[cfg(target_arch = "x86_64")]
+mod arguments;
+#[cfg(target_arch = "x86_64")]
 mod calls;
 #[cfg(target_arch = "x86_64")]
 mod failure;
@@ -27,11 +33,19 @@ mod files;
 #[cfg(target_arch = "x86_64")]
 mod hand_off;
 #[cfg(target_arch = "x86_64")]
+mod harmful;
+#[cfg(target_arch = "x86_64")]
+mod harmless;
+#[cfg(target_arch = "x86_64")]
 mod inheritance;
 #[cfg(target_arch = "x86_64")]
 mod keeper;
 #[cfg(target_arch = "x86_64")]
 mod kinds;
+#[cfg(target_arch = "x86_64")]
+mod locks;
+#[cfg(target_arch = "x86_64")]
+mod look;
 #[cfg(target_arch = "x86_64")]
 mod park;
 #[cfg(target_arch = "x86_64")]
@@ -44,7 +58,11 @@ mod program_files;
 mod state;
 #[cfg(not(target_arch = "x86_64"))]
 mod unsupported;
+#[cfg(target_arch = "x86_64")]
+mod verdict;
 
+#[cfg(target_arch = "x86_64")]
+pub use harmless::{HarmlessCalls, harmless_calls};
 #[cfg(target_arch = "x86_64")]
 pub use pool::Pool;
 #[cfg(not(target_arch = "x86_64"))]

@@ -11,20 +11,27 @@ use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair};
 use nix::unistd::Pid;
 
-use super::calls::{self, Successor, Verdict};
+use super::arguments::own_ids;
+use super::calls::Judge;
 use super::failure::{Failure, killed, short};
-use super::files::{open_files, standard_error};
-use super::inheritance::{check_memory, check_status};
-use super::kinds::Kinds;
+use super::files::{as_owner, open_files, standard_error};
+use super::inheritance::{check_memory, check_status, hidden};
+use super::kinds::{Kind, Kinds};
+use super::locks::holds_one;
 use super::parked::{ANSWER_TIMEOUT, Parked, note_of_copies};
+use super::verdict::{Successor, Verdict};
 use crate::child::plan::Plan;
 use crate::child::spawn::{SpawnError, Spawner};
+use crate::config::Sharing;
 use crate::error::Reason;
 use crate::sys::child::Step;
 use crate::sys::environment::Environment;
 use crate::sys::process;
 use crate::sys::sockets::send_descriptor;
-use crate::sys::trace::{Call, Fault, Parking, Stop, Tick, Tracee, is_interruption};
+use crate::sys::trace::{
+    Breakpoint, Call, Fault, Held, OneProcessor, Parking, Processors, Stop, Tick, Tracee,
+    call_name, is_interruption,
+};
 
 /// How long a program may be in one call; after that it is parked there.
 const WAITING: Duration = Duration::from_secs(1);
@@ -47,14 +54,13 @@ pub(super) struct Start<'a> {
 }
 
 impl Start<'_> {
-    /// Starts the program and returns when it is parked, or when `wanted` is false. Also returns
-    /// whether another start may get further.
+    /// Starts the program and returns when it is parked, or when `wanted` is false.
     pub(super) fn park(
         &self,
         spawner: &mut Spawner,
         environment: &mut Environment,
         wanted: impl Fn() -> bool,
-    ) -> Result<(Parked, bool), Failure> {
+    ) -> Result<(Parked, End), Failure> {
         let pair = |kind| socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC);
         let no_socket = short("no socket for a prestarted process");
         // A program may ask it, before it is parked, only for what is true of any socket.
@@ -70,6 +76,8 @@ impl Start<'_> {
             copies = Some(file);
         }
         let _tick = Tick::every(LOOK).map_err(short("no timer for a prestarted process"))?;
+        // Only costs more if it fails.
+        let one_processor = OneProcessor::hold().ok();
         spawner.hold(&theirs).map_err(&no_socket)?;
         drop(theirs);
         let spawned = spawner.launch_traced(self.plan, self.steps, environment);
@@ -84,36 +92,53 @@ impl Start<'_> {
         let tracee = Tracee::adopt(spawned.pid)?;
         let no_pidfd = || Failure::Unfit("this kernel has no pidfds".into());
         let pidfd = spawned.pidfd.ok_or_else(no_pidfd)?;
-        let for_now = self.lead(tracee, wanted)?;
-        Ok((Parked::new(spawned.pid, pidfd, control, copies), for_now))
+        let processors = one_processor.as_ref().map(OneProcessor::former);
+        let end = self.lead(tracee, processors, wanted)?;
+        Ok((Parked::new(spawned.pid, pidfd, control, copies), end))
     }
 
-    /// Lets the program go on from call to call, and parks it. Returns whether another start may get
-    /// further.
-    fn lead(&self, tracee: Tracee, wanted: impl Fn() -> bool) -> Result<bool, Failure> {
+    /// Lets the program go on from call to call, and parks it.
+    fn lead(
+        &self,
+        tracee: Tracee,
+        processors: Option<Processors>,
+        wanted: impl Fn() -> bool,
+    ) -> Result<End, Failure> {
         let began = Instant::now();
         let mut progress = Progress {
             parking: Parking {
                 copies: self.successor != Successor::Itself,
                 session: self.plan.leads_session(),
+                processors,
                 ..Parking::default()
             },
             standard_error: standard_error(tracee.pid()),
+            breakpoint: None,
         };
         let mut call: Option<Instant> = None;
         let mut calls = 0_u8;
         let mut interrupted = false;
+        let mut judge = Judge::new(self.successor, self.without);
+        let mut last = None;
+        let end = |call: Option<Call>, for_now| End {
+            at: call.map_or_else(|| "its entry".into(), |call| call_name(call.number)),
+            after: began.elapsed(),
+            for_now,
+        };
         check_binary(tracee.pid())?;
+        progress.breakpoint = self.break_at_entry(&tracee)?;
         tracee.resume(0)?;
         loop {
             let signal = match tracee.wait()? {
                 Some(Stop::Entry(entered)) => {
-                    match calls::judge(&tracee, &entered, self.successor, self.without)? {
+                    last = Some(entered);
+                    match judge.judge(&tracee, entered)? {
                         Verdict::GoesOn => {}
                         verdict => {
-                            progress.parking.own_ids = calls::own_ids(tracee.pid(), &entered);
-                            self.settle(tracee, true, progress)?;
-                            return Ok(verdict == Verdict::ParkedForNow);
+                            progress.parking.own_ids = own_ids(tracee.pid(), &entered);
+                            let end = end(last, verdict == Verdict::ParkedForNow);
+                            self.settle(tracee, Held::Entry, progress)?;
+                            return Ok(end);
                         }
                     }
                     note(&mut progress.parking, &entered);
@@ -130,16 +155,29 @@ impl Start<'_> {
                 }
                 Some(Stop::Exit(result)) => {
                     if interrupted && is_interruption(result) {
-                        self.settle(tracee, false, progress)?;
-                        return Ok(false);
+                        let end = end(last, false);
+                        self.settle(tracee, Held::Interrupted, progress)?;
+                        return Ok(end);
                     }
+                    answer_processors(&tracee, last, result, processors.as_ref())?;
                     call = None;
                     0
                 }
                 Some(Stop::Exec) => {
                     check_binary(tracee.pid())?;
+                    judge.begin_anew();
                     (progress.parking.clear_id, progress.parking.robust) = (None, None);
+                    progress.breakpoint = self.break_at_entry(&tracee)?;
                     0
+                }
+                Some(Stop::Signal(libc::SIGTRAP))
+                    if is_at(progress.breakpoint.as_ref(), &tracee)? =>
+                {
+                    let end = end(None, false);
+                    let breakpoint = progress.breakpoint.take();
+                    let at = breakpoint.map_or(Held::Entry, Held::Breakpoint);
+                    self.settle(tracee, at, progress)?;
+                    return Ok(end);
                 }
                 // The call came to its end by itself meanwhile.
                 Some(Stop::Signal(libc::SIGSTOP)) if interrupted => {
@@ -148,9 +186,12 @@ impl Start<'_> {
                 }
                 // A prestarted process isn't to be stopped.
                 Some(Stop::Signal(
-                    libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU,
+                    libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU | libc::SIGCONT,
                 )) => 0,
-                Some(Stop::Signal(signal)) => signal,
+                Some(Stop::Signal(signal)) if tracee.has_caused(signal)? => signal,
+                // Its handler would leave in memory, which all copies get, what another process of
+                // its user says.
+                Some(Stop::Signal(_)) => 0,
                 Some(Stop::Ended(ended)) => return Err(Fault::Ended(ended).into()),
                 None => {
                     if !wanted() {
@@ -168,23 +209,51 @@ impl Start<'_> {
         }
     }
 
-    fn settle(&self, tracee: Tracee, entry: bool, mut progress: Progress) -> Result<(), Failure> {
+    /// Has a program that gets no further stop at its entry: so does a program that was found with
+    /// a lock, since it isn't known when it took it.
+    fn break_at_entry(&self, tracee: &Tracee) -> Result<Option<Breakpoint>, Failure> {
+        let early = self.successor == Successor::Copies(Sharing::Start);
+        if !early && !self.without.meet(Kind::Lock.into()) {
+            return Ok(None);
+        }
+        let entry = program_entry(tracee.pid())?;
+        Ok(Some(tracee.break_at(entry)?))
+    }
+
+    fn settle(&self, tracee: Tracee, at: Held, mut progress: Progress) -> Result<(), Failure> {
         let pid = tracee.pid();
-        if self.successor == Successor::Copies {
-            let open = open_files(pid, progress.standard_error.as_deref())?;
+        if self.successor != Successor::Itself {
+            let mut open = open_files(pid, progress.standard_error.as_deref())?;
+            if holds_one(pid).map_err(|why| hidden("what it holds", &why))? {
+                open.shared = open.shared.with(Kind::Lock);
+                open.example = "a lock that it holds".into();
+            }
             if !self.without.has(open.shared) {
                 return Err(Failure::Careless(open.shared));
             }
             if open.shared != Kinds::NONE {
-                let text = format!("copies would share what it has open: {}", open.example);
+                let text = format!("copies would share what it has: {}", open.example);
                 return Err(Failure::Unfit(text));
             }
             check_status(pid)?;
             check_memory(pid)?;
             progress.parking.files = open.files;
         }
-        Ok(tracee.park(entry, &progress.parking)?)
+        if let Some(breakpoint) = &progress.breakpoint {
+            tracee.restore(breakpoint)?;
+        }
+        Ok(tracee.park(at, &progress.parking)?)
     }
+}
+
+/// How far a program got.
+pub(super) struct End {
+    /// The call that it is parked at, or its entry.
+    pub(super) at: String,
+    /// How long it took, traced.
+    pub(super) after: Duration,
+    /// Whether another start may get further.
+    pub(super) for_now: bool,
 }
 
 /// What is known of a program that is on its way.
@@ -192,6 +261,52 @@ struct Progress {
     parking: Parking,
     /// What it was started with as descriptor 2.
     standard_error: Option<PathBuf>,
+    /// Where it would stop, if it doesn't before.
+    breakpoint: Option<Breakpoint>,
+}
+
+/// Answers a program that has asked which processors it may use (sched_getaffinity(2)): all that it
+/// may use once it is parked.
+fn answer_processors(
+    tracee: &Tracee,
+    call: Option<Call>,
+    result: i64,
+    processors: Option<&Processors>,
+) -> Result<(), Fault> {
+    let Some(call) = call.filter(|call| call.number == libc::SYS_sched_getaffinity) else {
+        return Ok(());
+    };
+    // How many bytes the kernel has written.
+    let length = usize::try_from(result).unwrap_or_default();
+    let own = call.arguments[0] == 0 || call.arguments[0] == tracee.pid().as_raw() as u64;
+    match processors.and_then(|processors| processors.get(..length)) {
+        Some(answer) if own => tracee.write(call.arguments[2], answer),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a program is held at this breakpoint.
+fn is_at(breakpoint: Option<&Breakpoint>, tracee: &Tracee) -> Result<bool, Fault> {
+    breakpoint.map_or(Ok(false), |breakpoint| tracee.is_at(breakpoint))
+}
+
+/// The address at which a program begins, after the dynamic linker (getauxval(3), `AT_ENTRY`).
+fn program_entry(pid: Pid) -> Result<u64, Failure> {
+    let read = || {
+        let _owner = as_owner(pid)?;
+        fs::read(format!("/proc/{pid}/auxv"))
+    };
+    let values = read().map_err(|why| {
+        let why = why.reason();
+        Failure::Unfit(format!("its entry can't be seen in /proc: {why}"))
+    })?;
+    let word = |bytes: &[u8]| bytes.try_into().map(u64::from_ne_bytes).ok();
+    let mut pairs = values.chunks_exact(16);
+    let entry = pairs.find_map(|pair| {
+        let (key, value) = pair.split_at(8);
+        word(value).filter(|_| word(key) == Some(libc::AT_ENTRY))
+    });
+    entry.ok_or_else(|| Failure::Unfit("its entry isn't known".into()))
 }
 
 fn in_time(began: Instant) -> Result<(), Failure> {

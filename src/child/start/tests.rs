@@ -21,7 +21,7 @@ use crate::child::environment::Variables;
 use crate::child::plan::{Preparation, Role};
 use crate::child::spawn::SpawnError;
 use crate::child::{Method, Pidfds, Plan, Pool, Spawner};
-use crate::config::{Prestart, ServiceId, Span, Surroundings};
+use crate::config::{Prestart, ServiceId, Sharing, Span, Surroundings};
 use crate::sys::child::{self, ChildStack, CloneCall, Descriptors, Launch, Stage, Step};
 use crate::sys::descriptors::{Low, Reserved, copy_above};
 use crate::sys::process::{self, Fork, Target, Wait};
@@ -226,6 +226,7 @@ fn a_program_that_inherits_descriptors_does_not_have_it_either() {
 #[test]
 fn prestarted_handlers_have_used_it_too() {
     let fork_server = Prestart::ForkServer {
+        sharing: Sharing::Strict,
         max_age: Span::seconds(3600),
     };
     for prestart in [Prestart::Warm(2.try_into().unwrap()), fork_server] {

@@ -2,7 +2,7 @@
 
 use clap::ValueHint;
 
-use super::option::Kind::{Flag, Value, Values};
+use super::option::Kind::{Flag, Optional, Value, Values};
 use super::option::Opt;
 
 pub(super) const OPTIONS: &[Opt] = &[
@@ -54,11 +54,11 @@ PRESTARTED HANDLERS.",
     Opt {
         long: "fork-server",
         shorts: &[],
-        kind: Flag,
+        kind: Optional("MODE", ValueHint::Other),
         common: false,
-        help: "Copy one template for each connection",
+        help: "Copy one template for each connection [strict]",
         manual: "\
-Copies share random seeds and more: see PRESTARTED HANDLERS.",
+MODE is strict, start or shared: how far the template gets, see PRESTARTED HANDLERS.",
     },
     Opt {
         long: "fork-server-max-age",

@@ -4,6 +4,7 @@ use std::ptr;
 
 use nix::errno::Errno;
 
+use super::breakpoint::Held;
 use super::call::{Fault, Stop};
 use super::parking::{PAGE, Parking};
 use super::tracee::Tracee;
@@ -11,13 +12,16 @@ use super::tracee::Tracee;
 use super::x86_64::{self as arch, Data, Registers};
 
 impl Tracee {
-    /// Parks it at the call whose entry, or whose interrupted exit, it is held at, as if the call
-    /// hadn't begun. From then on it isn't traced.
+    /// Parks it where it is held, as if a call that it is held at hadn't begun. From then on it isn't
+    /// traced.
     ///
     /// Its descriptor 0 has messages waiting. The first has the socket on which it receives
     /// descriptors. For a process that is copied, the second has a file of a page: there the kernel
     /// writes the id of each copy, in the first word, before the copy runs.
-    pub fn park(self, entry: bool, parking: &Parking) -> Result<(), Fault> {
+    pub fn park(self, at: Held, parking: &Parking) -> Result<(), Fault> {
+        if let Held::Breakpoint(breakpoint) = &at {
+            self.enter_call(breakpoint)?;
+        }
         let held = self.registers()?;
         let mut instruction = [0; 8];
         self.read(held.instruction(), &mut instruction)?;
@@ -26,7 +30,7 @@ impl Tracee {
         }
         let mask = self.mask()?;
         self.set_mask(u64::MAX)?;
-        if entry {
+        if at != Held::Interrupted {
             // The kernel skips the call.
             self.set_registers(&held.without_call())?;
             self.go_to("skipped call", |stop| matches!(stop, Stop::Exit(_)))?;
@@ -35,56 +39,61 @@ impl Tracee {
         let code_length = arch::code().len() as u64;
         let code = self.map(&goes_on, code_length, libc::PROT_READ | libc::PROT_EXEC)?;
         self.write(code, arch::code())?;
+        if let Held::Breakpoint(breakpoint) = &at {
+            self.restore(breakpoint)?;
+        }
+        // By an instruction of its own: the program's may be gone.
+        let caller = goes_on.at(code + arch::call_in_code());
+        let caller = &caller;
         let length = size_of::<Data>() as u64;
-        let address = self.map(&goes_on, length, libc::PROT_READ | libc::PROT_WRITE)?;
-        let control = self.receive(&goes_on, address)?;
+        let address = self.map(caller, length, libc::PROT_READ | libc::PROT_WRITE)?;
+        let control = self.receive(caller, address)?;
+        if let Some(processors) = &parking.processors {
+            // The data isn't there yet.
+            self.write(address, processors)?;
+            let wanted = [0, processors.len() as u64, address, 0, 0, 0];
+            let name = "sched_setaffinity(2)";
+            self.call(caller, name, libc::SYS_sched_setaffinity, wanted)?;
+        }
         let mut data = Data::new(&goes_on, address);
         data.control = control;
+        data.mask = mask;
         if parking.session {
             data.lead = libc::SYS_setsid as u64;
         }
         if parking.copies {
             self.plan_copies(&held, &mut data, parking)?;
-            data.mask = mask;
-            data.copy_id = self.share(&goes_on, address)?;
+            data.copy_id = self.share(caller, address)?;
             data.set_files(address, &parking.files);
         }
         // From now on the end of the control socket ends it.
         let outlives = [libc::PR_SET_PDEATHSIG as u64, 0, 0, 0, 0, 0];
-        self.call(&goes_on, "prctl(2)", libc::SYS_prctl, outlives)?;
+        self.call(caller, "prctl(2)", libc::SYS_prctl, outlives)?;
         let dumpable = [libc::PR_GET_DUMPABLE as u64, 0, 0, 0, 0, 0];
-        data.dumpable = self.call(&goes_on, "prctl(2)", libc::SYS_prctl, dumpable)?;
+        data.dumpable = self.call(caller, "prctl(2)", libc::SYS_prctl, dumpable)?;
         self.write_data(address, &data)?;
         // What would fail for each copy fails here.
         let directory = libc::AT_FDCWD as u64;
         for (path, flags) in data.openings() {
             let name = "opening a file again by /proc/self/fd";
             let opened = self.call(
-                &goes_on,
+                caller,
                 name,
                 libc::SYS_openat,
                 [directory, path, flags, 0, 0, 0],
             )?;
-            self.call(
-                &goes_on,
-                "close(2)",
-                libc::SYS_close,
-                [opened, 0, 0, 0, 0, 0],
-            )?;
+            self.call(caller, "close(2)", libc::SYS_close, [opened, 0, 0, 0, 0, 0])?;
         }
         if data.dumpable == 1 {
             // Other processes of the same user could change it. From now on even this thread may
             // have no access to its memory.
             let hidden = [libc::PR_SET_DUMPABLE as u64, 0, 0, 0, 0, 0];
-            self.call(&goes_on, "prctl(2)", libc::SYS_prctl, hidden)?;
+            self.call(caller, "prctl(2)", libc::SYS_prctl, hidden)?;
         }
         self.set_registers(&goes_on.planted(code, address))?;
-        if !parking.copies {
-            self.set_mask(mask)?;
-        }
-        // A process that is copied keeps all signals blocked: what a signal's handler does to its
-        // memory would be in all later copies, and which signals come is up to other processes of
-        // its user. What is pending isn't inherited.
+        // It keeps all signals blocked. What a signal's handler does to its memory would be in all
+        // later copies, and which signals come is up to other processes of its user. What is pending
+        // isn't inherited; a process that goes on itself ends then.
         self.ask("PTRACE_DETACH", libc::PTRACE_DETACH as _, 0, 0)?;
         self.gone.set(true);
         Ok(())
@@ -196,7 +205,7 @@ impl Tracee {
     }
 
     /// Lets it go on to such a stop; no signal arrives before.
-    fn go_to(&self, what: &'static str, is: impl Fn(Stop) -> bool) -> Result<(), Fault> {
+    pub(super) fn go_to(&self, what: &'static str, is: impl Fn(Stop) -> bool) -> Result<(), Fault> {
         self.resume(0)?;
         loop {
             match self.wait()? {

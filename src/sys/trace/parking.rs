@@ -1,5 +1,7 @@
 //! What is needed to park a process.
 
+use super::one_processor::Processors;
+
 /// The size of a page.
 pub(super) const PAGE: u64 = 4096;
 
@@ -13,6 +15,8 @@ pub struct Parking {
     pub copies: bool,
     /// Whether what goes on leads a session of its own, and not only a process group.
     pub session: bool,
+    /// The processors that it may use once it is parked, if it may use only one before.
+    pub processors: Option<Processors>,
     /// The address that the kernel clears at its end (set_tid_address(2)), if there is one.
     pub clear_id: Option<u64>,
     /// Its list of robust futexes and its length (set_robust_list(2)), if it has one.
@@ -21,11 +25,11 @@ pub struct Parking {
     /// makes the call with its own.
     pub own_ids: [bool; 3],
     /// The files, at most [`MOST_FILES`], that a copy opens again: all that inherit a descriptor
-    /// share its position.
+    /// share its position, flags and locks.
     pub files: Vec<OpenFile>,
 }
 
-/// A regular file or directory that a process has open.
+/// A regular file, directory or device without state that a process has open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenFile {
     /// Its descriptor.

@@ -96,6 +96,35 @@ impl Tracee {
         Ok(Some(Stop::Signal(signal)))
     }
 
+    /// Whether a signal that is about to arrive is a consequence of what it did itself, and wasn't
+    /// sent by another process (sigaction(2), `si_code`).
+    pub fn has_caused(&self, signal: i32) -> Result<bool, Fault> {
+        const FAULTS: [i32; 6] = [
+            libc::SIGSEGV,
+            libc::SIGBUS,
+            libc::SIGFPE,
+            libc::SIGILL,
+            libc::SIGTRAP,
+            libc::SIGSYS,
+        ];
+        // SAFETY: integers and addresses, for which zeroes are a value.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let to = &raw mut info;
+        self.ask(
+            "PTRACE_GETSIGINFO",
+            libc::PTRACE_GETSIGINFO as _,
+            0,
+            to as u64,
+        )?;
+        Ok(match info.si_code {
+            // Also of SIGPIPE and SIGXFSZ. Others can't pretend to be this process here.
+            // SAFETY: the kernel sets the sender with this code.
+            libc::SI_USER => unsafe { info.si_pid() == self.pid.as_raw() },
+            libc::SI_KERNEL if signal == libc::SIGXCPU => true,
+            code => code > 0 && FAULTS.contains(&signal),
+        })
+    }
+
     /// Interrupts the call that it is in. The exit of the call follows, then SIGSTOP, which the
     /// caller drops.
     pub fn interrupt(&self) {
@@ -180,8 +209,8 @@ impl Tracee {
         Ok(())
     }
 
-    /// Writes its memory, whether or not it may itself.
-    pub(super) fn write(&self, to: u64, from: &[u8]) -> Result<(), Fault> {
+    /// Writes its memory, a number of whole words, whether or not it may itself.
+    pub fn write(&self, to: u64, from: &[u8]) -> Result<(), Fault> {
         for (word, to) in from.chunks(WORD).zip((to..).step_by(WORD)) {
             let mut value = [0; WORD];
             value[..word.len()].copy_from_slice(word);

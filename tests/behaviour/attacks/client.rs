@@ -305,17 +305,13 @@ const FORKED: Group = Group {
 };
 
 fn forked() -> Scene {
+    of_copies("--fork-server")
+}
+
+fn of_copies(option: &str) -> Scene {
     let directory = directory();
     let program = directory.compile_shared("state", STATE);
-    let skd = Skd::new([
-        "-v",
-        "-t",
-        "127.0.0.1:0",
-        "--fork-server",
-        "--chdir=/",
-        "--umask=22",
-    ])
-    .run(program);
+    let skd = Skd::new(["-v", "-t", "127.0.0.1:0", option, "--chdir=/", "--umask=22"]).run(program);
     Scene::beside(Attacker::Client, directory, skd).at(Served::Silent)
 }
 
@@ -355,4 +351,12 @@ fn of_a_service_as_its_peer() {
 fn of_prestarted_handlers() {
     super::run(&WARM);
     super::run(&FORKED);
+    // Wherever the template is parked.
+    for scene in [
+        || of_copies("--fork-server=start"),
+        || of_copies("--fork-server=shared"),
+    ] {
+        let attacks = FORKED.attacks;
+        super::run(&Group { scene, attacks });
+    }
 }

@@ -72,6 +72,12 @@ impl Directory {
         self.compile_with(&["-pie"], name, source)
     }
 
+    /// A shared library, instead of a program.
+    #[track_caller]
+    pub fn compile_library(&self, name: &str, source: &str) -> PathBuf {
+        self.compile_with(&["-shared", "-fPIC"], name, source)
+    }
+
     /// The same without the start of the C library: it begins with `_start`.
     #[track_caller]
     pub fn compile_bare(&self, name: &str, source: &str) -> PathBuf {

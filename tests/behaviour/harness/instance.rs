@@ -137,10 +137,12 @@ impl Instance {
         lines
     }
 
-    /// The lines on stderr so far in which skd tells of a fault. Where a machine is so slow that a prestarted process
-    /// needs more than half a second for an answer, skd replaces it and says so: no fault there.
-    pub fn faults(&self) -> Vec<String> {
+    /// The lines on stderr so far that report trouble: those of skd itself, but for where a program is parked. Where a
+    /// machine is so slow that a prestarted process needs more than half a second for an answer, skd replaces it and
+    /// says so: no fault there.
+    pub fn troubles(&self) -> Vec<String> {
         let mut lines = self.logged("skd: ");
+        lines.retain(|line| !line.contains("' is parked at "));
         if slowness() > 1 {
             lines.retain(|line| !line.contains(" ended without a client; the next is started in "));
         }

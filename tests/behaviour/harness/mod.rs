@@ -228,3 +228,15 @@ pub fn requires_command(name: &str) {
         "this test needs the program {name:?}, which isn't in PATH"
     );
 }
+
+/// The path of Python itself, where `python3` is a script that looks for it.
+#[track_caller]
+pub fn python() -> String {
+    requires_command("python3");
+    let line = "import sys; print(sys.executable)";
+    let output = std::process::Command::new("python3")
+        .args(["-c", line])
+        .output();
+    let path = String::from_utf8(output.expect("python3").stdout);
+    path.expect("a path").trim().to_owned()
+}

@@ -16,15 +16,32 @@ pub enum Way {
     Exec,
     /// With so many prestarted handlers.
     Warm(usize),
-    /// With a fork server: a prestarted template, of which each handler is a copy.
+    /// With a fork server: a prestarted template, of which each handler is a copy. It gets as far as is known to be
+    /// harmless.
     Fork,
+    /// The same; the template gets to the entry of its program.
+    Start,
+    /// The same; the template gets as far as isn't known to be harmful.
+    Shared,
 }
 
 impl Way {
-    pub const ALL: &[Self] = &[Self::Exec, Self::Warm(4), Self::Fork];
+    pub const ALL: &[Self] = &[
+        Self::Exec,
+        Self::Warm(4),
+        Self::Fork,
+        Self::Start,
+        Self::Shared,
+    ];
 
     /// The ways that prestart something.
-    pub const PRESTARTED: &[Self] = &[Self::Warm(4), Self::Fork];
+    pub const PRESTARTED: &[Self] = &[Self::Warm(4), Self::Fork, Self::Start, Self::Shared];
+
+    /// One of each kind, for long tests of what doesn't depend on how far a program gets before its client comes.
+    pub const KINDS: &[Self] = &[Self::Exec, Self::Warm(4), Self::Fork];
+
+    /// Those of the kinds that prestart something.
+    pub const PRESTARTED_KINDS: &[Self] = &[Self::Warm(4), Self::Fork];
 
     /// The options for this way.
     pub fn options(self) -> Vec<String> {
@@ -32,7 +49,14 @@ impl Way {
             Self::Exec => Vec::new(),
             Self::Warm(count) => vec![format!("--warm={count}")],
             Self::Fork => vec!["--fork-server".to_owned()],
+            Self::Start => vec!["--fork-server=start".to_owned()],
+            Self::Shared => vec!["--fork-server=shared".to_owned()],
         }
+    }
+
+    /// Whether handlers are copies of a template.
+    pub fn copies(self) -> bool {
+        matches!(self, Self::Fork | Self::Start | Self::Shared)
     }
 
     /// The way of a skd, by its command line.
@@ -40,6 +64,8 @@ impl Way {
         let mut words = skd.command.iter().filter_map(|word| word.to_str());
         let way = words.find_map(|word| match word {
             "--fork-server" => Some(Self::Fork),
+            "--fork-server=start" => Some(Self::Start),
+            "--fork-server=shared" => Some(Self::Shared),
             word => word.strip_prefix("--warm=")?.parse().ok().map(Self::Warm),
         });
         way.unwrap_or(Self::Exec)
@@ -50,7 +76,7 @@ impl Way {
         match self {
             Self::Exec => 0,
             Self::Warm(count) => count,
-            Self::Fork => 1,
+            Self::Fork | Self::Start | Self::Shared => 1,
         }
     }
 
@@ -88,7 +114,7 @@ impl Way {
                 match self {
                     Self::Exec => exec_id(pid).is_some_and(|exec_id| Some(exec_id) != its_own),
                     Self::Warm(_) => ready.contains(&pid) && same(),
-                    Self::Fork => !ready.contains(&pid) && same(),
+                    Self::Fork | Self::Start | Self::Shared => !ready.contains(&pid) && same(),
                 }
             });
             handler.is_some()

@@ -12,7 +12,7 @@ use super::pool::Pool;
 use crate::Model;
 use crate::child::plan::Plan;
 use crate::child::spawn::Spawner;
-use crate::config::{Prestart, ServiceId};
+use crate::config::{Prestart, ServiceId, Sharing};
 use crate::kernel;
 use crate::sys::process::State;
 
@@ -67,6 +67,7 @@ pub const ALL: &[Model] = &[
 const WARM: fn() -> Prestart = || Prestart::Warm(NonZeroUsize::new(2).unwrap());
 
 const FORK_SERVER: fn() -> Prestart = || Prestart::ForkServer {
+    sharing: Sharing::Strict,
     max_age: "1d".parse().unwrap(),
 };
 

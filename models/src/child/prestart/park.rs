@@ -1,9 +1,9 @@
 //! In the place of what starts a program and parks it.
 
-use super::calls::Successor;
 use super::failure::Failure;
 use super::kinds::Kinds;
 use super::parked::{Parked, note_of_copies};
+use super::verdict::Successor;
 use crate::child::plan::Plan;
 use crate::child::spawn::Spawner;
 use crate::kernel;
@@ -12,6 +12,7 @@ use crate::sys::process::{Process, State};
 use crate::sys::sockets::control;
 use nix::unistd::Pid;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 pub struct Start<'a> {
     pub plan: &'a Plan,
@@ -20,16 +21,22 @@ pub struct Start<'a> {
     pub without: Kinds,
 }
 
+pub struct End {
+    pub at: String,
+    pub after: Duration,
+    pub for_now: bool,
+}
+
 impl Start<'_> {
     pub fn park(
         &self,
         _: &mut Spawner,
         _: &mut Environment,
         wanted: impl Fn() -> bool,
-    ) -> Result<(Parked, bool), Failure> {
+    ) -> Result<(Parked, End), Failure> {
         let (control, theirs) = control();
         let mut copies = None;
-        if self.successor == Successor::Copies {
+        if self.successor != Successor::Itself {
             copies = Some(note_of_copies().unwrap());
         }
         let note = copies.as_ref().map(|file| file.try_clone().unwrap());
@@ -52,11 +59,13 @@ impl Start<'_> {
             end(index);
             return Err(Failure::Short("something is short".into()));
         }
-        let for_now = kernel::with(|kernel| take_one(&mut kernel.early));
-        Ok((
-            Parked::new(Pid::from_raw(pid), pidfd, control, copies),
-            for_now,
-        ))
+        let end = End {
+            at: String::new(),
+            after: Duration::ZERO,
+            for_now: kernel::with(|kernel| take_one(&mut kernel.early)),
+        };
+        let parked = Parked::new(Pid::from_raw(pid), pidfd, control, copies);
+        Ok((parked, end))
     }
 }
 

@@ -10,6 +10,9 @@ pub(in crate::sys::trace) const ARCHITECTURE: u32 = 0xc000_003e;
 /// The instruction that makes a call: `syscall`.
 pub(in crate::sys::trace) const INSTRUCTION: [u8; 2] = [0x0f, 0x05];
 
+/// The instruction that stops a traced process: `int3`.
+pub(in crate::sys::trace) const BREAKPOINT: [u8; 1] = [0xcc];
+
 /// The call that newer architectures have instead of this one.
 ///
 /// Its arguments are those that say which files, descriptors and processes it is about: the others
@@ -42,6 +45,14 @@ pub(in crate::sys::trace) fn latest(call: Call) -> Call {
         libc::SYS_rename => (libc::SYS_renameat2, [here, first, here, second, 0, 0]),
         libc::SYS_renameat => (libc::SYS_renameat2, same),
         libc::SYS_semop => (libc::SYS_semtimedop, same),
+        libc::SYS_stat | libc::SYS_lstat => (libc::SYS_newfstatat, [here, first, second, 0, 0, 0]),
+        libc::SYS_access => (libc::SYS_faccessat, [here, first, second, 0, 0, 0]),
+        libc::SYS_readlink => (libc::SYS_readlinkat, [here, first, second, 0, 0, 0]),
+        libc::SYS_getdents => (libc::SYS_getdents64, same),
+        libc::SYS_getrlimit => (libc::SYS_prlimit64, [0, first, 0, second, 0, 0]),
+        libc::SYS_setrlimit => (libc::SYS_prlimit64, [0, first, second, 0, 0, 0]),
+        libc::SYS_getpgrp => (libc::SYS_getpgid, [0; 6]),
+        libc::SYS_time | libc::SYS_gettimeofday => (libc::SYS_clock_gettime, [0; 6]),
         number => (number, same),
     };
     Call { number, arguments }

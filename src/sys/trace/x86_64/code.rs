@@ -3,6 +3,7 @@
 use std::arch::global_asm;
 use std::mem::offset_of;
 
+use super::calls::INSTRUCTION;
 use super::data::{ANCILLARY, DESCRIPTOR, Data, File, Message, Saved};
 
 /// The exit status of a copy that can't go on: as for a shell whose program can't be run.
@@ -185,6 +186,16 @@ global_asm!(
     "syscall",
     "cmp qword ptr [rbp + {flags}], 0",
     "jne 61f",
+    // A signal that came meanwhile, which the program hadn't blocked, was for a program without a
+    // client. It ends, and the connection goes to another.
+    "lea rdi, [rbp + {pending}]",
+    "mov esi, {mask_size}",
+    "mov eax, {sigpending}",
+    "syscall",
+    "mov rax, qword ptr [rbp + {mask}]",
+    "not rax",
+    "test rax, qword ptr [rbp + {pending}]",
+    "jnz 90f",
     "mov eax, {getpid}",
     "syscall",
     "mov qword ptr [rbp + {answer}], rax",
@@ -195,8 +206,7 @@ global_asm!(
     "mov edi, dword ptr [rbp + {control}]",
     "mov eax, {close}",
     "syscall",
-    "jmp 70f",
-    // A copy. All signals were blocked since the program was parked.
+    // All signals were blocked since the program was parked.
     "61:",
     "mov edi, {setmask}",
     "lea rsi, [rbp + {mask}]",
@@ -204,7 +214,6 @@ global_asm!(
     "mov r10d, {mask_size}",
     "mov eax, {sigprocmask}",
     "syscall",
-    "70:",
     "push qword ptr [rbp + {eflags}]",
     "popfq",
     "mov rcx, rbp",
@@ -288,6 +297,8 @@ global_asm!(
     set_robust_list = const libc::SYS_set_robust_list,
     dumpable = const offset_of!(Data, dumpable),
     mask = const offset_of!(Data, mask),
+    pending = const offset_of!(Data, pending),
+    sigpending = const libc::SYS_rt_sigpending,
     mask_size = const size_of::<u64>(),
     setmask = const libc::SIG_SETMASK,
     sigprocmask = const libc::SYS_rt_sigprocmask,
@@ -329,4 +340,12 @@ pub(in crate::sys::trace) fn code() -> &'static [u8] {
     // SAFETY: both are labels of one section of this program, in this order, and what is between
     // them is never written.
     unsafe { std::slice::from_raw_parts(start, length) }
+}
+
+/// Where in the code there is an instruction that makes a call.
+pub(in crate::sys::trace) fn call_in_code() -> u64 {
+    let mut found = code().windows(INSTRUCTION.len());
+    found
+        .position(|bytes| bytes == INSTRUCTION)
+        .unwrap_or_default() as u64
 }

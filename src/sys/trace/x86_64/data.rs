@@ -24,8 +24,10 @@ pub(in crate::sys::trace) struct Data {
     pub(in crate::sys::trace) clear_id: u64,
     /// For set_robust_list(2) in a copy: list and length; or 0.
     pub(in crate::sys::trace) robust: [u64; 2],
-    /// The signals that the program has blocked: a copy's last call unblocks the others.
+    /// The signals that the program has blocked: the last call unblocks the others.
     pub(in crate::sys::trace) mask: u64,
+    /// The signals that are pending when it goes on itself.
+    pub(super) pending: u64,
     /// Which of the call's first three arguments are the id of a copy: bits from the lowest.
     pub(in crate::sys::trace) own_ids: u64,
     /// Whether other processes could trace this one before it was parked
@@ -145,6 +147,7 @@ impl Data {
             clear_id: 0,
             robust: [0; 2],
             mask: 0,
+            pending: 0,
             own_ids: 0,
             dumpable: 0,
             control: 0,

@@ -4,9 +4,11 @@
 mod calls;
 mod code;
 mod data;
+mod names;
 mod registers;
 
-pub(super) use calls::{ARCHITECTURE, INSTRUCTION, latest};
-pub(super) use code::code;
+pub(super) use calls::{ARCHITECTURE, BREAKPOINT, INSTRUCTION, latest};
+pub(super) use code::{call_in_code, code};
 pub(super) use data::Data;
+pub use names::call_name;
 pub(super) use registers::Registers;

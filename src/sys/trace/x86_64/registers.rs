@@ -31,6 +31,28 @@ impl Registers {
         self.0.rip.wrapping_sub(INSTRUCTION.len() as u64)
     }
 
+    /// The address of the next instruction.
+    pub(in crate::sys::trace) fn next(&self) -> u64 {
+        self.0.rip
+    }
+
+    /// The same before the instruction at this address, and without a call.
+    pub(in crate::sys::trace) fn at(mut self, address: u64) -> Self {
+        self.0.rip = address;
+        self.without_call()
+    }
+
+    /// The same with the arguments that others have.
+    pub(in crate::sys::trace) fn with_arguments_of(mut self, others: &Self) -> Self {
+        self.0.rdi = others.0.rdi;
+        self.0.rsi = others.0.rsi;
+        self.0.rdx = others.0.rdx;
+        self.0.r10 = others.0.r10;
+        self.0.r8 = others.0.r8;
+        self.0.r9 = others.0.r9;
+        self
+    }
+
     /// The same without a call: when the process goes on, the kernel neither makes the call that it
     /// is at the entry of, nor repeats a call that was interrupted.
     pub(in crate::sys::trace) fn without_call(mut self) -> Self {
