@@ -104,6 +104,32 @@ pub(super) const KNOWN: &[Known] = &[
         ..NONE
     },
     Known {
+        name: "skd-fork-server-start",
+        program: "skd",
+        package: "none: cargo build --release",
+        version: VersionOption::Long,
+        tcp: Some("{program} --fork-server=start -b 4096 -t {address}:{port} {handler}"),
+        unix: Some("{program} --fork-server=start -b 4096 -l {path} {handler}"),
+        only: Some(Group::Prestart),
+        prestarts: true,
+        mode_of: Some("skd"),
+        remark: "the same; the template gets to the entry of its program",
+        ..NONE
+    },
+    Known {
+        name: "skd-fork-server-shared",
+        program: "skd",
+        package: "none: cargo build --release",
+        version: VersionOption::Long,
+        tcp: Some("{program} --fork-server=shared -b 4096 -t {address}:{port} {handler}"),
+        unix: Some("{program} --fork-server=shared -b 4096 -l {path} {handler}"),
+        only: Some(Group::Prestart),
+        prestarts: true,
+        mode_of: Some("skd"),
+        remark: "the same; the template gets to the first call that is known to be harmful",
+        ..NONE
+    },
+    Known {
         name: "tcpserver",
         program: "tcpserver",
         package: "ucspi-tcp",

@@ -9,6 +9,8 @@ use crate::stats::Summary;
 
 const WARM: &str = "skd-warm";
 const FORK_SERVER: &str = "skd-fork-server";
+const FORK_SERVER_START: &str = "skd-fork-server-start";
+const FORK_SERVER_SHARED: &str = "skd-fork-server-shared";
 
 /// Goals for the fork server: the least ratio of its rate to that of the best peer.
 const RATE_GOALS: [(&str, f64); 5] = [
@@ -39,7 +41,8 @@ pub(super) fn prestart(results: &Results) -> Section {
     Section {
         title: "Prestarted handlers",
         text: "Programs that read one line and answer with it; clients compare every answer. \
-               *skd-warm* is skd with `--warm 32`, *skd-fork-server* is skd with `--fork-server`. \
+               *skd-warm* is skd with `--warm 32`, *skd-fork-server* is skd with `--fork-server`, \
+               *skd-fork-server-start* and *skd-fork-server-shared* are its modes `start` and `shared`. \
                All others start the program when a client connects. Handlers: *cat*, unmodified; \
                *bash*, a script of two builtins; *perl*, a script that loads nine core modules; \
                *python-quick*, a script that imports seven modules and exits by `os._exit`; \
@@ -106,7 +109,17 @@ fn over_best_peer(results: &Results, transport: Transport) -> Table {
         "Connections a second over the best peer's, {transport}, {}",
         clients_text(clients)
     );
-    let columns = ["best peer", base, WARM, FORK_SERVER, "goal", "reached"].map(str::to_owned);
+    let columns = [
+        "best peer",
+        base,
+        WARM,
+        FORK_SERVER,
+        FORK_SERVER_START,
+        FORK_SERVER_SHARED,
+        "goal",
+        "reached",
+    ]
+    .map(str::to_owned);
     let mut table = Table::of_figures(title, "handler", columns);
     for handler in reading_handlers(results) {
         let Some(best) = results.best_peer(transport, handler, clients) else {
@@ -123,6 +136,8 @@ fn over_best_peer(results: &Results, transport: Transport) -> Table {
             spread(over(base), ratio),
             spread(over(WARM), ratio),
             spread(over(FORK_SERVER), ratio),
+            spread(over(FORK_SERVER_START), ratio),
+            spread(over(FORK_SERVER_SHARED), ratio),
             goal.map_or_else(
                 || NOTHING.to_owned(),
                 |goal| format!("{FORK_SERVER} ≥ {goal}"),
@@ -137,7 +152,16 @@ fn share_of_plain(results: &Results, transport: Transport) -> Table {
     let base = &results.settings.base;
     let title =
         format!("Time to the first byte as a share of {base}'s, {transport}, one client at a time");
-    let columns = [base, WARM, FORK_SERVER, "goal", "reached"].map(str::to_owned);
+    let columns = [
+        base,
+        WARM,
+        FORK_SERVER,
+        FORK_SERVER_START,
+        FORK_SERVER_SHARED,
+        "goal",
+        "reached",
+    ]
+    .map(str::to_owned);
     let mut table = Table::of_figures(title, "handler", columns);
     for handler in reading_handlers(results) {
         let point = |server: &str| alone(results, server, transport, handler);
@@ -145,7 +169,8 @@ fn share_of_plain(results: &Results, transport: Transport) -> Table {
             continue;
         };
         let share = |server: &str| point(server)?.share;
-        if share(WARM).or_else(|| share(FORK_SERVER)).is_none() {
+        let prestarted = [WARM, FORK_SERVER, FORK_SERVER_START, FORK_SERVER_SHARED];
+        if !prestarted.iter().any(|server| share(server).is_some()) {
             continue;
         }
         let goal = goal(&FIRST_BYTE_GOALS, handler);
@@ -155,6 +180,8 @@ fn share_of_plain(results: &Results, transport: Transport) -> Table {
             time(plain.median),
             spread(share(WARM), thousandths),
             spread(share(FORK_SERVER), thousandths),
+            spread(share(FORK_SERVER_START), thousandths),
+            spread(share(FORK_SERVER_SHARED), thousandths),
             goal.map_or_else(
                 || NOTHING.to_owned(),
                 |goal| format!("{WARM} ≤ {}", thousandths(goal)),
