@@ -489,7 +489,7 @@ const ROWS: &[Row] = &[
     ),
     row(
         "a socket that is closed again",
-        [Call, Call, Client],
+        [Client, Client, Client],
         "struct sockaddr_un own = { AF_UNIX, \"/no/such/socket\" }; fd = socket(AF_UNIX, SOCK_STREAM, 0); \
          connect(fd, (void *)&own, sizeof own); close(fd);",
         "printf(\"%d\\n\", fd);",

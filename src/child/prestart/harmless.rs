@@ -406,6 +406,14 @@ const TABLE: &[HarmlessCalls] = &[
         "the same",
     ),
     allowed(
+        &[libc::SYS_connect],
+        When::If((
+            "to a unix socket that isn't there: nscd's, where that doesn't run",
+            connects_to_nothing,
+        )),
+        "it fails",
+    ),
+    allowed(
         &[
             libc::SYS_epoll_create1,
             libc::SYS_eventfd2,
@@ -657,6 +665,22 @@ fn asks_terminal(attempt: &Attempt<'_>) -> bool {
         }
         _ => false,
     }
+}
+
+fn connects_to_nothing(attempt: &Attempt<'_>) -> bool {
+    let [descriptor, address, length, ..] = attempt.call.arguments;
+    let tracee = attempt.tracee;
+    // `struct sockaddr_un`: the family is in two bytes before the path.
+    let is_unix = || {
+        word(tracee, address).is_ok_and(|word| {
+            let [a, b, ..] = word.to_ne_bytes();
+            c_int::from(u16::from_ne_bytes([a, b])) == libc::AF_UNIX
+        })
+    };
+    !is_client(descriptor)
+        && (10..=size_of::<libc::sockaddr_un>() as u64).contains(&length)
+        && is_unix()
+        && look::is_missing(tracee, address + 2, length - 2)
 }
 
 fn is_usual_socket(attempt: &Attempt<'_>) -> bool {

@@ -290,6 +290,22 @@ pub(super) fn opens_answer(tracee: &Tracee, name: u64, flags: u64) -> bool {
         .is_ok_and(|found| is_of_answers(&found.into()))
 }
 
+/// Whether this is an absolute path, within so many bytes, of no file.
+pub(super) fn is_missing(tracee: &Tracee, path: u64, length: u64) -> bool {
+    let Some(path) = text(tracee, path) else {
+        return false;
+    };
+    if !path.starts_with(b"/") || path.len() as u64 >= length {
+        return false;
+    }
+    let Ok(_owner) = as_owner(tracee.pid()) else {
+        return false;
+    };
+    let found = find(tracee.pid(), libc::AT_FDCWD, &path, FOLLOWED);
+    matches!(found, Err(Errno::ENOENT | Errno::ENOTDIR))
+        && is_absent(tracee.pid(), libc::AT_FDCWD, &path)
+}
+
 /// Whether this is one of these answers.
 pub(super) fn is_answer(pid: Pid, descriptor: u32) -> bool {
     let Ok(_owner) = as_owner(pid) else {

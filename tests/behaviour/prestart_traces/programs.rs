@@ -216,6 +216,11 @@ const PASSED: &[Row] = &[
     ),
     ("socket", "CALL(AF_INET6, SOCK_STREAM, 0); close(answer);"),
     (
+        "connect",
+        "{ static char to[110] = { AF_UNIX, 0, '/', 'n', '/', 'n' }; fd = socket(AF_UNIX, SOCK_STREAM, 0); \
+         CALL(fd, to, sizeof to); close(fd); }",
+    ),
+    (
         "socketpair",
         "CALL(AF_UNIX, SOCK_SEQPACKET, 0, ends); close(ends[0]); close(ends[1]);",
     ),
