@@ -170,8 +170,7 @@ fn kind(metadata: &Metadata, target: &[u8], flags: i32) -> Option<Kind> {
     } else if kind.is_block_device() {
         Some(Kind::Special)
     } else if kind.is_char_device() {
-        let (major, minor) = (libc::major(metadata.rdev()), libc::minor(metadata.rdev()));
-        (major != MEMORY_DEVICES || !STATELESS.contains(&minor)).then_some(Kind::Special)
+        (!is_one_of(metadata, &STATELESS)).then_some(Kind::Special)
     } else if target.ends_with(b" (deleted)") && flags & libc::O_ACCMODE != libc::O_RDONLY {
         Some(Kind::Unnamed)
     } else {
@@ -179,10 +178,17 @@ fn kind(metadata: &Metadata, target: &[u8], flags: i32) -> Option<Kind> {
     }
 }
 
-/// The major number of /dev/null and its like, and the minor numbers of those that have no state:
-/// null, zero, full, random and urandom.
-const MEMORY_DEVICES: u32 = 1;
+/// The minor numbers of /dev/null and its like that have no state: null, zero, full, random and
+/// urandom.
 const STATELESS: [u32; 5] = [3, 5, 7, 8, 9];
+
+/// Whether this is /dev/null or its like, with one of these minor numbers.
+pub(super) fn is_one_of(found: &Metadata, minors: &[u32]) -> bool {
+    const MEMORY_DEVICES: u32 = 1;
+    found.file_type().is_char_device()
+        && libc::major(found.rdev()) == MEMORY_DEVICES
+        && minors.contains(&libc::minor(found.rdev()))
+}
 
 #[cfg(test)]
 mod tests {

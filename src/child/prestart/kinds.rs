@@ -17,7 +17,7 @@ pub(super) enum Kind {
     Unnamed = 1 << 4,
     /// A device, or a file of /proc.
     Special = 1 << 5,
-    /// A lock that knows who has taken it.
+    /// A lock that knows its owner.
     Lock = 1 << 6,
 }
 

@@ -1,4 +1,4 @@
-//! Locks that a held program has taken, and that know who has taken them.
+//! Locks that a held program has taken, and that know their owner.
 //!
 //! The C library writes the thread's id into a mutex of the kinds that know their owner. A copy has
 //! another id, so that it couldn't release the mutex, and would wait for itself at the next lock.

@@ -3,7 +3,7 @@
 use std::fs::{self, File, Metadata};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use libc::c_int;
@@ -14,7 +14,7 @@ use nix::sys::statfs::{FsType, fstatfs};
 use nix::unistd::Pid;
 
 use super::arguments::text;
-use super::files::as_owner;
+use super::files::{as_owner, is_one_of};
 use crate::sys::trace::Tracee;
 
 /// Whether this is a regular file or directory that is open for reading alone, and has the same
@@ -26,7 +26,7 @@ pub(super) fn is_read_file(pid: Pid, descriptor: u32) -> bool {
     let Some(file) = file(pid, descriptor) else {
         return false;
     };
-    let Ok(metadata) = metadata(&file) else {
+    let Ok(metadata) = file.metadata() else {
         return false;
     };
     (metadata.is_file() || metadata.is_dir())
@@ -44,8 +44,7 @@ pub(super) fn is_random(pid: Pid, descriptor: u32) -> bool {
     is_memory_device(pid, descriptor, &RANDOM)
 }
 
-/// The major number of /dev/null and its like, and their minor numbers.
-const MEMORY_DEVICES: u32 = 1;
+/// Minor numbers of /dev/null and its like.
 const NULL: u32 = 3;
 const STATELESS: [u32; 3] = [NULL, 5, 7];
 const RANDOM: [u32; 2] = [8, 9];
@@ -58,12 +57,6 @@ fn is_memory_device(pid: Pid, descriptor: u32, minors: &[u32]) -> bool {
     found.is_ok_and(|found| is_one_of(&found, minors))
 }
 
-fn is_one_of(found: &Metadata, minors: &[u32]) -> bool {
-    found.file_type().is_char_device()
-        && libc::major(found.rdev()) == MEMORY_DEVICES
-        && minors.contains(&libc::minor(found.rdev()))
-}
-
 /// What a descriptor refers to, not opened itself.
 fn file(pid: Pid, descriptor: u32) -> Option<File> {
     let path = format!("/proc/{pid}/fd/{descriptor}");
@@ -71,10 +64,6 @@ fn file(pid: Pid, descriptor: u32) -> Option<File> {
     open(path.as_str(), flags, Mode::empty())
         .ok()
         .map(File::from)
-}
-
-fn metadata(file: &File) -> std::io::Result<Metadata> {
-    file.metadata()
 }
 
 /// Whether a file is of a file system whose files are read alike by all, without an effect.
