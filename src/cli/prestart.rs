@@ -5,7 +5,6 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use super::args::Args;
-use super::options::COMMAND;
 use super::values::{Why, nonzero_duration};
 use crate::config::{Listen, MOST_WARM, Prestart, Sharing, Span, Style, decimal};
 
@@ -23,7 +22,7 @@ pub(super) fn prestart(args: &Args<'_>, listeners: &[Listen], accepts: bool) -> 
     let max_age = args.read("fork-server-max-age", nonzero_duration);
     let template = args.has("fork-server");
     let mode = args.read("fork-server", sharing);
-    if let (None, Some(word)) = (args.one("fork-server"), args.one(COMMAND)) {
+    if let (None, Some(word)) = (args.one("fork-server"), args.word_after_options()) {
         // A program of such a name can be served with a mode, or by its path.
         if template && sharing(word).is_ok() {
             let word = Path::new(word).display();

@@ -17,6 +17,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -936,6 +937,7 @@ const LOST: &str = " lost here: ";
 fn complaints(log: &str) -> Vec<&str> {
     let killed = |line: &&str| {
         line.contains("ended without a client")
+            || line.contains("didn't answer within")
             || line.contains("before it came to its client")
             || line.contains(LOST)
     };
@@ -1025,6 +1027,44 @@ fn a_stopped_prestarted_handler_keeps_no_client_waiting_for_ever() {
 }
 
 #[test]
+fn a_template_that_answers_too_late_is_replaced_at_once() {
+    requires_command("strace");
+    for &way in Way::PRESTARTED {
+        if !way.copies() {
+            continue;
+        }
+        let skd = with(way, &[]).run("cat");
+        let template = way.ready(&skd)[0];
+        // It makes the copy, and is held before it answers.
+        let mut tracer = Command::new("strace")
+            .args(["-qq", "-o", "/dev/null", "-e", "trace=sendto"])
+            .args(["-e", "inject=sendto:delay_enter=2000000"])
+            .args(["-p", &template.to_string()])
+            .spawn()
+            .unwrap();
+        let traced = || status_field(template, "TracerPid").as_deref() != Some("0");
+        wait_until("it is traced", traced);
+        let mut client = skd.connect();
+        echo(&mut client, b"served by the copy");
+        tracer.wait().unwrap();
+        let line = format!(
+            "skd: prestarted pid {template} of 'cat' didn't answer within 0.5s and was ended; the next is"
+        );
+        skd.wait_for_log(&line);
+        // The next has its place, and the copy lives on.
+        assert_ne!(way.ready(&skd), [template], "{way:?}");
+        let (mut other, _) = way.connect(&skd);
+        echo(&mut other, b"served by the next");
+        echo(&mut client, b"still served");
+        assert_eq!(skd.logged(&line).len(), 1);
+        assert_eq!(skd.logged("ended without a client"), [""; 0]);
+        drop((client, other));
+        skd.wait_for_logs("exited with status 0", 2);
+        way.wait_idle(&skd);
+    }
+}
+
+#[test]
 fn hup_under_load_costs_no_answer() {
     for &way in Way::KINDS {
         let directory = Directory::new();
@@ -1069,11 +1109,11 @@ fn upgrades_under_load_cost_no_answer() {
                 wait_for_answers(answered, 10);
             }
         });
-        // The new binary has a pool of its own, and the handler still serves.
+        // The new binary has the template of the first, and the handler still serves.
         echo(&mut stayed, b"after");
         assert_eq!(parent(handler), Some(skd.pid()));
         let ready = way.ready(&skd);
-        assert!(ready.iter().all(|pid| !before.contains(pid)));
+        assert!(!way.copies() || ready == before);
         assert_eq!(way.wait_serving(&skd, 1), [handler], "{way:?}");
         assert_eq!(talk(way.connect(&skd).0, b"after"), b"after");
         drop(stayed);

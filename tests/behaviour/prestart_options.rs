@@ -2,8 +2,8 @@
 //! without these options does as well.
 
 use crate::harness::{
-    DEADLINE, Directory, Instance, MARK, Skd, Way, connect_unix, echo, poll_for, requires_command,
-    requires_root, talk, try_talk, wait_out_throttle, wait_until, zombies,
+    DEADLINE, Directory, Instance, MARK, Skd, Way, connect_unix, echo, poll_for, receive,
+    requires_command, requires_root, talk, try_talk, wait_out_throttle, wait_until, zombies,
 };
 use nix::sys::resource::Resource;
 use nix::sys::signal::{Signal, kill};
@@ -12,6 +12,7 @@ use socket2::{Domain, Socket, Type};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -131,6 +132,66 @@ fn a_mode_after_a_blank_is_told() {
                 _ => (skd.env("PATH", directory.path()), OsStr::new(mode)),
             };
             assert_eq!(talk(skd.run(program).connect(), b"\n"), b"served\n");
+        }
+    }
+}
+
+#[test]
+fn the_client_is_standard_error_where_that_is_asked_for() {
+    requires_command("perl");
+    for &way in Way::ALL {
+        for (program, args) in [
+            ("sh", ["-c", "read line; echo out; echo err >&2; exec cat"]),
+            (
+                "perl",
+                [
+                    "-e",
+                    "$| = 1; <STDIN>; print qq(out\n); warn qq(err\n); exec 'cat'",
+                ],
+            ),
+            // Before it has read from its client.
+            (
+                "perl",
+                [
+                    "-e",
+                    "$| = 1; print qq(out\n); print STDERR qq(err\n); sysread STDIN, my $in, 1; exec 'cat'",
+                ],
+            ),
+            (
+                "perl",
+                [
+                    "-e",
+                    "$| = 1; select undef, undef, undef, 0.01; my $in = ''; vec($in, 2, 1) = 1; \
+                             select $in, undef, undef, undef; <STDIN>; print qq(out\nerr\n); exec 'cat'",
+                ],
+            ),
+        ] {
+            let skd = Skd::new(["-v", "-t", "127.0.0.1:0", "--stderr=client"]).args(way.options());
+            let skd = skd.run_with(program, args);
+            let mut clients = Vec::new();
+            for _ in 0..3 {
+                let (mut client, handler) = way.connect(&skd);
+                client.write_all(b"\n").unwrap();
+                assert_eq!(receive(&mut client, 8), b"out\nerr\n", "{way:?} {args:?}");
+                echo(&mut client, b"its own");
+                // One open file under three numbers, and no other.
+                let link =
+                    |number: &str| fs::read_link(format!("/proc/{handler}/fd/{number}")).unwrap();
+                assert_eq!(
+                    [link("0"), link("0")],
+                    [link("1"), link("2")],
+                    "{way:?} {args:?}"
+                );
+                assert_eq!(
+                    fs::read_dir(format!("/proc/{handler}/fd")).unwrap().count(),
+                    3
+                );
+                clients.push(client);
+            }
+            for mut client in clients {
+                echo(&mut client, b"still its own");
+            }
+            assert_eq!(skd.logged("err"), [""; 0]);
         }
     }
 }

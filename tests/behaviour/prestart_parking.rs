@@ -3,11 +3,12 @@
 
 use crate::harness::{
     Directory, Running, SignalMasks, Skd, Way, exists, is_parked, parked, process_group, python,
-    receive, requires_command, status_field, talk,
+    receive, requires_command, requires_root, status_field, talk,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::Write;
 use std::path::Path;
 
@@ -24,8 +25,19 @@ fn parked_at(skd: &Running, way: Way, call: &str) {
     let (_, rest) = line.split_once("' is parked at ").unwrap();
     let (at, after) = rest.split_once(", after ").expect("a time");
     assert_eq!(at, call, "{way:?}: {line}");
-    let time: f64 = after.strip_suffix(" ms").unwrap().parse().unwrap();
+    let (time, extent) = after.split_once(" ms: ").expect("how much of its start");
+    let time: f64 = time.parse().unwrap();
     assert!(time > 0.0, "{line}");
+    let expected = match call {
+        // Here, of a device.
+        "read" if line.contains("/drawing'") && line.contains("the rest") => {
+            "the rest of its start is for each client"
+        }
+        "read" | "ppoll" => "all of its start",
+        "getsockname" | "fadvise64" | "close" => "its first use of the client",
+        _ => "the rest of its start is for each client",
+    };
+    assert_eq!(extent, expected, "{line}");
 }
 
 /// What a handler answers to an empty line.
@@ -42,6 +54,59 @@ fn prestarted_answer(skd: &Running, way: Way) -> (String, i32) {
 }
 
 // Where it is parked.
+
+#[test]
+fn check_says_where_a_program_would_be_parked() {
+    requires_command("perl");
+    let directory = Directory::new();
+    let (made, made_name) = (directory.join("made"), directory.name("made"));
+    let makes = format!("open my $file, '>', '{made_name}'; <STDIN>");
+    for &way in Way::PRESTARTED {
+        let check = |program: &str, args: &[&str]| {
+            let skd = Skd::new(["--check", "-t", "127.0.0.1:0"]).args(way.options());
+            let end = skd.args([program]).args(args).end();
+            end.expect_code(0);
+            let notes: Vec<_> = end.stderr.lines().map(str::to_owned).collect();
+            assert_eq!(notes.len(), 1, "{way:?}: {notes:?}");
+            let note = notes[0].strip_prefix("skd: note: ").unwrap();
+            note.to_owned()
+        };
+        let note = check("perl", &["-e", "<STDIN>"]);
+        let (at, extent) = match way {
+            Way::Start => ("its entry", "the rest of its start is for each client"),
+            _ => ("read", "all of its start"),
+        };
+        assert!(
+            note.starts_with(&format!("'perl' is parked at {at}, after ")),
+            "{note}"
+        );
+        assert!(note.ends_with(&format!(" ms: {extent}")), "{note}");
+        // It does no more than a start of skd: no file is made.
+        let note = check("perl", &["-e", &makes]);
+        assert!(
+            note.contains("the rest of its start is for each client"),
+            "{note}"
+        );
+        assert!(!made.exists(), "{way:?}");
+    }
+    // With another user and in another directory, as handlers will be.
+    requires_root();
+    for &way in Way::PRESTARTED {
+        let skd = Skd::new(["--check", "-t", "127.0.0.1:0", "--user=nobody"]).args(way.options());
+        let end = skd.args(["perl", "-e", "<STDIN>"]).end();
+        end.expect_code(0);
+        assert!(
+            end.stderr.starts_with("skd: note: 'perl' is parked at "),
+            "{way:?}: {}",
+            end.stderr
+        );
+    }
+    let skd = Skd::new(["--check", "-t", "127.0.0.1:0", "--fork-server"]);
+    let end = skd.args(["/usr/bin/su"]).end();
+    end.expect_code(0);
+    let says = "'/usr/bin/su' can't be prestarted: it is set-user-id or set-group-id; it is started for each client";
+    assert!(end.stderr.contains(says), "{}", end.stderr);
+}
 
 #[test]
 fn the_log_says_once_at_which_call_a_program_is_parked() {
@@ -89,6 +154,82 @@ fn the_log_says_once_at_which_call_a_program_is_parked() {
             assert_eq!(skd.wait_for_logs(&beginning, 2).len(), 2);
             assert_eq!(skd.troubles(), [""; 0]);
         }
+    }
+}
+
+/// How often the thread that keeps the pool has waited.
+fn waits_of_keeper(skd: i32) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{skd}/task")).unwrap();
+    let texts =
+        tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("status")).ok());
+    let keeper = texts
+        .into_iter()
+        .find(|text| text.starts_with("Name:\tprestart\n"));
+    let keeper = keeper.expect("a keeper");
+    let line = keeper
+        .lines()
+        .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    line.expect("its waits").trim().parse().unwrap()
+}
+
+#[test]
+fn a_program_that_closes_all_numbers_is_held_at_few_of_its_calls() {
+    requires_command("perl");
+    for &way in Way::PRESTARTED {
+        if way == Way::Start {
+            continue;
+        }
+        // What was open is closed, and the call after the run is looked at.
+        let skd = with(way).run_with(
+            "perl",
+            [
+                "-MPOSIX",
+                "-e",
+                "open my $file, '<', '/etc/passwd'; POSIX::close($_) for 3..19999; \
+                 POSIX::close($_) for reverse 3..999; <STDIN>; \
+                 print join ' ', map { readlink \"/proc/self/fd/$_\" ? $_ : () } 3..99; print \"served\\n\"",
+            ],
+        );
+        parked_at(&skd, way, "read");
+        // Where the kernel can do it (Linux 6.4); otherwise there are two for each call.
+        let text = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        let mut numbers = text
+            .split('.')
+            .map(|number| number.parse::<u32>().unwrap_or_default());
+        let version = (numbers.next().unwrap(), numbers.next().unwrap());
+        let waits = waits_of_keeper(skd.pid()) / way.pool_size() as u64;
+        assert_eq!(
+            waits < 10_000,
+            version >= (6, 4),
+            "{way:?}: {waits} waits, Linux {text}"
+        );
+        let (answer, _) = prestarted_answer(&skd, way);
+        assert_eq!(answer, "served\n");
+    }
+}
+
+#[test]
+fn a_run_that_closes_the_client_is_seen() {
+    requires_command("perl");
+    for &way in Way::PRESTARTED {
+        if way == Way::Start {
+            continue;
+        }
+        // The last of these is the client.
+        let script = "POSIX::close($_) for reverse(3..999), 1; open STDOUT, '>&', STDIN; $| = 1; print 'served'; <STDIN>";
+        let skd = with(way).run_with("perl", ["-MPOSIX", "-e", script]);
+        parked_at(&skd, way, "close");
+        assert_eq!(prestarted_answer(&skd, way).0, "served");
+        // A program for which SIGSYS isn't the default is held at each.
+        let script = "$SIG{SYS} = 'IGNORE'; POSIX::close($_) for 3..999; <STDIN>; print $SIG{SYS}";
+        let skd = with(way).run_with("perl", ["-MPOSIX", "-e", script]);
+        parked_at(&skd, way, "read");
+        let (mut client, handler) = way.connect(&skd);
+        let ignored = status_field(handler, "SigIgn").unwrap();
+        let ignored = u64::from_str_radix(&ignored, 16).unwrap();
+        assert_ne!(ignored & 1 << (Signal::SIGSYS as i32 - 1), 0, "{way:?}");
+        client.write_all(b"\n").unwrap();
+        assert_eq!(talk(client, b""), b"IGNORE");
     }
 }
 

@@ -3,11 +3,45 @@
 use libc::c_int;
 use nix::unistd::Pid;
 
+use crate::child::plan::Plan;
 use crate::sys::trace::{Call, Fault, Tracee};
 
-/// Whether this descriptor is the client.
-pub(super) fn is_client(descriptor: u64) -> bool {
-    descriptor as u32 <= 1
+/// The descriptors that are the client: 0 and 1, and 2 with `--stderr client`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ClientDescriptors {
+    last: u32,
+}
+
+impl ClientDescriptors {
+    /// 0 and 1.
+    #[cfg(test)]
+    pub(super) const USUAL: Self = Self { last: 1 };
+
+    /// Those of a plan's children.
+    pub(super) fn of(plan: &Plan) -> Self {
+        let last = if plan.error_is_client() { 2 } else { 1 };
+        Self { last }
+    }
+
+    /// Whether this is one of them.
+    pub(super) fn have(self, descriptor: u64) -> bool {
+        descriptor as u32 <= self.last
+    }
+
+    /// All of them.
+    pub(super) fn numbers(self) -> impl Iterator<Item = u32> {
+        0..=self.last
+    }
+
+    /// Whether 2 is one of them.
+    pub(super) fn have_error(self) -> bool {
+        self.last == 2
+    }
+
+    /// The bits of these in the first word of an `fd_set`.
+    pub(super) fn bits(self) -> u8 {
+        (2 << self.last) - 1
+    }
 }
 
 /// The eight bytes at an address.

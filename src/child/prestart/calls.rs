@@ -1,5 +1,6 @@
 //! What becomes of a program at each of its system calls before it has a client.
 
+use super::arguments::ClientDescriptors;
 use super::harmful;
 use super::harmless::{self, Attempt, SoFar};
 use super::kinds::Kinds;
@@ -12,16 +13,18 @@ use crate::sys::trace::{Call, Fault, Tracee};
 pub(super) struct Judge {
     successor: Successor,
     without: Kinds,
+    client: ClientDescriptors,
     so_far: SoFar,
 }
 
 impl Judge {
     /// `without` has the kinds that the program was found to keep. It is parked before it makes
     /// anything of these. What else it makes and gives up again doesn't matter.
-    pub(super) fn new(successor: Successor, without: Kinds) -> Self {
+    pub(super) fn new(successor: Successor, without: Kinds, client: ClientDescriptors) -> Self {
         Self {
             successor,
             without,
+            client,
             so_far: SoFar::default(),
         }
     }
@@ -34,13 +37,14 @@ impl Judge {
     /// Whether a call parks the program that enters it.
     pub(super) fn judge(&self, tracee: &Tracee, call: Call) -> Result<Verdict, Fault> {
         if self.successor == Successor::Copies(Sharing::Shared) {
-            return harmful::judge(tracee, &call, self.without);
+            return harmful::judge(tracee, &call, self.without, self.client);
         }
         let attempt = Attempt {
             tracee,
             call,
             copies: self.successor != Successor::Itself,
             without: self.without,
+            client: self.client,
             so_far: &self.so_far,
         };
         Ok(if harmless::is_harmless(&attempt) {

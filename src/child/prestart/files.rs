@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
+use super::arguments::ClientDescriptors;
 use super::failure::{Failure, killed};
 use super::kinds::{Kind, Kinds};
 use crate::error::Reason;
@@ -38,8 +39,13 @@ pub(super) fn as_owner(pid: Pid) -> io::Result<FilesAs> {
     Ok(FilesAs::user(directory.uid().into()))
 }
 
-/// Lists what a process has open (proc(5)). It was started with this standard error.
-pub(super) fn open_files(pid: Pid, standard_error: Option<&Path>) -> Result<Open, Failure> {
+/// Lists what a process has open (proc(5)), but for its client. It was started with this standard
+/// error, if that isn't the client.
+pub(super) fn open_files(
+    pid: Pid,
+    standard_error: Option<&Path>,
+    client: ClientDescriptors,
+) -> Result<Open, Failure> {
     let directory = format!("/proc/{pid}/fd");
     let hidden = |why: io::Error| {
         let why = why.reason();
@@ -54,10 +60,10 @@ pub(super) fn open_files(pid: Pid, standard_error: Option<&Path>) -> Result<Open
     let _owner = as_owner(pid).map_err(gone)?;
     for entry in fs::read_dir(directory).map_err(hidden)? {
         let name = entry.map_err(gone)?.file_name();
-        let Some(number) = name.to_str().and_then(|name| name.parse().ok()) else {
+        let Some(number) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
-        if number <= 1 {
+        if client.have(number.into()) {
             continue;
         }
         let target = fs::read_link(format!("/proc/{pid}/fd/{number}")).map_err(gone)?;
@@ -207,7 +213,7 @@ mod tests {
         let again = file.try_clone().unwrap();
         let own = nix::unistd::getpid();
         let error = standard_error(own);
-        let open = open_files(own, error.as_deref()).unwrap();
+        let open = open_files(own, error.as_deref(), ClientDescriptors::USUAL).unwrap();
         assert!(open.shared.meet(Kind::Pipe.into()));
         drop(end);
         let found = open

@@ -2,17 +2,14 @@
 
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use super::parked::Refusal;
-use super::pool::Pool;
+use super::parked::{Parked, Refusal};
+use super::pool::{LOOK, Pool, milliseconds};
 use super::state::Due;
 use crate::child::spawn::Spawned;
 use crate::config::Prestart;
+use crate::report::{self, Event, Trouble};
 use crate::sys::process;
-
-/// How often at most the program's files are looked at.
-const LOOK: Duration = Duration::from_secs(1);
 
 impl Pool {
     /// Hands a connection to a prestarted handler, if there is one.
@@ -32,15 +29,16 @@ impl Pool {
     /// Looked at by one thread, once a second at most: two system calls, and some more for a
     /// script. All other connections cost an atomic read.
     fn is_outdated(&self) -> bool {
-        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let looked = self.looked.load(Ordering::Relaxed);
-        if now.saturating_sub(looked) < LOOK.as_millis() as u64 {
+        let now = milliseconds(self.began.elapsed());
+        let due = self.look_at.load(Ordering::Relaxed);
+        if now < due {
             return false;
         }
-        let next = self
-            .looked
-            .compare_exchange(looked, now, Ordering::Relaxed, Ordering::Relaxed);
-        if next.is_err() {
+        let next = now.saturating_add(milliseconds(LOOK));
+        let changed =
+            self.look_at
+                .compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed);
+        if changed.is_err() {
             return false;
         }
         // Not looked at under the lock: a file may be on a remote server.
@@ -70,8 +68,14 @@ impl Pool {
                         pidfd: Some(parked.into_pidfd()),
                     });
                 }
-                Err(Refusal::Lost) => self.discard(parked),
-                Err(Refusal::Short | Refusal::Silent) => {
+                Err(Refusal::Lost) => {
+                    self.discard(parked);
+                }
+                Err(Refusal::Silent) => {
+                    self.replace_silent(parked);
+                    return None;
+                }
+                Err(Refusal::Short) => {
                     // What keeps one from answering may keep others too; the client has waited
                     // enough.
                     self.discard(parked);
@@ -84,23 +88,36 @@ impl Pool {
     fn give_to_copy(&self, connection: BorrowedFd<'_>) -> Option<Spawned> {
         let mut template = self.template();
         let successor = template.as_ref()?.give(connection);
-        match successor {
-            Ok(pid) => {
-                drop(template);
-                Some(Spawned {
-                    pid,
-                    // It can't have been reaped: only its handler's entry has that done.
-                    pidfd: process::open_pidfd(pid).ok(),
-                })
-            }
-            Err(Refusal::Short) => None,
-            Err(Refusal::Lost | Refusal::Silent) => {
-                let lost = template.take();
-                self.state().template = Due::Now;
-                drop(template);
-                lost.into_iter().for_each(|lost| self.discard(lost));
-                None
-            }
+        let lost = matches!(successor, Err(Refusal::Lost | Refusal::Silent));
+        // A template that was ended for its silence may have made the copy before.
+        let lost = template.take_if(|template| lost || template.is_silent());
+        if lost.is_some() {
+            self.state().template = Due::Now;
         }
+        drop(template);
+        match lost {
+            Some(lost) if lost.is_silent() => self.replace_silent(lost),
+            Some(lost) => {
+                self.discard(lost);
+            }
+            None => {}
+        }
+        successor.ok().map(|pid| Spawned {
+            pid,
+            // It can't have been reaped: only its handler's entry has that done.
+            pidfd: process::open_pidfd(pid).ok(),
+        })
+    }
+
+    /// Discards a process that hasn't answered in time.
+    fn replace_silent(&self, parked: Parked) {
+        let pid = parked.pid();
+        let pause = self.discard(parked);
+        report::event(Event::Trouble(Trouble::PrestartedSilent {
+            service: self.service,
+            program: self.plan.name(),
+            pid: pid.as_raw(),
+            pause,
+        }));
     }
 }

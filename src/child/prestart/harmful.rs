@@ -2,14 +2,15 @@
 //!
 //! It may make calls that have the same result with a placeholder on 0 and 1, and whose effect is
 //! kept until a copy of it goes on. A call whose first argument may be a descriptor counts as using
-//! it, unless it is known not to; 0 and 1 are the client.
+//! it, unless it is known not to.
 
 use libc::c_long;
 
-use super::arguments::{is_client, word};
+use super::arguments::{ClientDescriptors, word};
 use super::kinds::{Kind, Kinds};
 use super::look::is_read_only;
 use super::verdict::Verdict;
+use crate::report::Extent;
 use crate::sys::trace::{Call, Fault, Tracee};
 
 /// What a call does that matters before there is a client.
@@ -34,8 +35,13 @@ enum Effect {
 ///
 /// `without` has the kinds that the program was found to keep. It is parked before it makes
 /// anything of these. What else it makes and gives up again doesn't matter.
-pub(super) fn judge(tracee: &Tracee, call: &Call, without: Kinds) -> Result<Verdict, Fault> {
-    Ok(match effect(tracee, call, without)? {
+pub(super) fn judge(
+    tracee: &Tracee,
+    call: &Call,
+    without: Kinds,
+    client: ClientDescriptors,
+) -> Result<Verdict, Fault> {
+    Ok(match effect(tracee, call, without, client)? {
         Effect::Private => Verdict::GoesOn,
         Effect::Makes(kinds) if !kinds.meet(without) => Verdict::GoesOn,
         Effect::Parks | Effect::Shared | Effect::Makes(_) => Verdict::Parked,
@@ -43,7 +49,12 @@ pub(super) fn judge(tracee: &Tracee, call: &Call, without: Kinds) -> Result<Verd
     })
 }
 
-fn effect(tracee: &Tracee, call: &Call, without: Kinds) -> Result<Effect, Fault> {
+fn effect(
+    tracee: &Tracee,
+    call: &Call,
+    without: Kinds,
+    client: ClientDescriptors,
+) -> Result<Effect, Fault> {
     use Effect::{Makes, Names, Parks, Private, Shared};
     let [first, second, third, fourth, fifth, ..] = call.arguments;
     let parks_if = |parks: bool| if parks { Parks } else { Private };
@@ -108,7 +119,7 @@ fn effect(tracee: &Tracee, call: &Call, without: Kinds) -> Result<Effect, Fault>
         // Descriptors.
         libc::SYS_pipe2 => Makes(Kind::Pipe.into()),
         libc::SYS_socket | libc::SYS_socketpair => Makes(Kind::Socket.into()),
-        libc::SYS_accept | libc::SYS_accept4 if !is_client(first) => Makes(Kind::Socket.into()),
+        libc::SYS_accept | libc::SYS_accept4 if !client.have(first) => Makes(Kind::Socket.into()),
         libc::SYS_epoll_create1
         | libc::SYS_eventfd2
         | libc::SYS_timerfd_create
@@ -127,7 +138,7 @@ fn effect(tracee: &Tracee, call: &Call, without: Kinds) -> Result<Effect, Fault>
             Ok(flags) => opens(tracee, second, flags, without),
             Err(_) => Private,
         },
-        libc::SYS_bind if !is_client(first) => binds(tracee, second, third),
+        libc::SYS_bind if !client.have(first) => binds(tracee, second, third),
         libc::SYS_mkdirat
         | libc::SYS_mknodat
         | libc::SYS_linkat
@@ -137,23 +148,53 @@ fn effect(tracee: &Tracee, call: &Call, without: Kinds) -> Result<Effect, Fault>
 
         // The result is the same for any socket.
         libc::SYS_fstat | libc::SYS_newfstatat | libc::SYS_statx | libc::SYS_lseek => Private,
-        libc::SYS_ioctl => parks_if(is_client(first) && !TERMINALS.contains(&(second as u32))),
-        libc::SYS_fcntl => parks_if(!controls(first, second as libc::c_int, third)),
+        libc::SYS_ioctl => parks_if(client.have(first) && !TERMINALS.contains(&(second as u32))),
+        libc::SYS_fcntl => {
+            parks_if(!controls((client, first), second as libc::c_int, third))
+        },
 
-        // Descriptors in memory.
-        libc::SYS_ppoll => parks_if(polls(tracee, first, second)?),
-        libc::SYS_pselect6 => parks_if(selects(tracee, [second, third, fourth])?),
-        libc::SYS_sendmsg => parks_if(is_client(first) || passes_descriptors(tracee, second)?),
+        libc::SYS_sendmsg => parks_if(client.have(first) || passes_descriptors(tracee, second)?),
 
+        libc::SYS_close_range => parks_if(client.have(first)),
+        _ => parks_if(uses_client(tracee, call, client)?),
+    })
+}
+
+/// How much of a program's start is done at this call.
+pub(super) fn extent(tracee: &Tracee, call: &Call, client: ClientDescriptors) -> Extent {
+    match uses_client(tracee, call, client) {
+        Ok(true) if INPUT.contains(&call.number) => Extent::Whole,
+        Ok(true) => Extent::BeforeClient,
+        Ok(false) | Err(_) => Extent::Part,
+    }
+}
+
+/// Calls that wait for input.
+const INPUT: [c_long; 10] = [
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_pread64,
+    libc::SYS_preadv,
+    libc::SYS_preadv2,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_recvmmsg,
+    libc::SYS_ppoll,
+    libc::SYS_pselect6,
+];
+
+/// Whether a call is about the client, and not only a question with the same answer for any socket.
+fn uses_client(tracee: &Tracee, call: &Call, client: ClientDescriptors) -> Result<bool, Fault> {
+    let [first, second, third, fourth, ..] = call.arguments;
+    Ok(match call.number {
+        libc::SYS_ppoll => polls(tracee, client, first, second)?,
+        libc::SYS_pselect6 => selects(tracee, client, [second, third, fourth])?,
         libc::SYS_dup3 | libc::SYS_sendfile | libc::SYS_tee => {
-            parks_if(is_client(first) || is_client(second))
+            client.have(first) || client.have(second)
         }
-        libc::SYS_splice | libc::SYS_copy_file_range => {
-            parks_if(is_client(first) || is_client(third))
-        }
-        libc::SYS_epoll_ctl => parks_if(is_client(third)),
-        libc::SYS_close_range => parks_if(first <= 1),
-        number => parks_if(ABOUT_FIRST.contains(&number) && is_client(first)),
+        libc::SYS_splice | libc::SYS_copy_file_range => client.have(first) || client.have(third),
+        libc::SYS_epoll_ctl => client.have(third),
+        number => ABOUT_FIRST.contains(&number) && client.have(first),
     })
 }
 
@@ -219,12 +260,16 @@ fn binds(tracee: &Tracee, address: u64, length: u64) -> Effect {
 
 /// Whether this operation of fcntl(2) has the same result for any socket, or doesn't concern the
 /// client and leaves nothing that a copy doesn't inherit or that others would wait for.
-fn controls(descriptor: u64, command: libc::c_int, argument: u64) -> bool {
+fn controls(
+    (client, descriptor): (ClientDescriptors, u64),
+    command: libc::c_int,
+    argument: u64,
+) -> bool {
     match command {
         libc::F_GETFD | libc::F_GETFL => true,
-        // The client's 0 and 1 stay open at an exec too.
-        libc::F_SETFD => descriptor as u32 > 1 || argument == 0,
-        libc::F_SETFL => descriptor as u32 > 1 && argument as i32 & libc::O_ASYNC == 0,
+        // The client stays open at an exec too.
+        libc::F_SETFD => !client.have(descriptor) || argument == 0,
+        libc::F_SETFL => !client.have(descriptor) && argument as i32 & libc::O_ASYNC == 0,
         libc::F_DUPFD
         | libc::F_DUPFD_CLOEXEC
         | libc::F_GETLK
@@ -232,14 +277,14 @@ fn controls(descriptor: u64, command: libc::c_int, argument: u64) -> bool {
         | libc::F_GETPIPE_SZ
         | libc::F_SETPIPE_SZ
         | libc::F_GET_SEALS
-        | libc::F_ADD_SEALS => descriptor as u32 > 1,
+        | libc::F_ADD_SEALS => !client.have(descriptor),
         // Locks and leases; signals to its own process id.
         _ => false,
     }
 }
 
 /// Calls that use the descriptor in their first argument.
-const ABOUT_FIRST: [c_long; 42] = [
+const ABOUT_FIRST: [c_long; 45] = [
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_readv,
@@ -254,6 +299,9 @@ const ABOUT_FIRST: [c_long; 42] = [
     libc::SYS_recvmsg,
     libc::SYS_recvmmsg,
     libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_fcntl,
+    libc::SYS_ioctl,
     libc::SYS_getpeername,
     libc::SYS_getsockname,
     libc::SYS_getsockopt,
@@ -329,24 +377,24 @@ const MOST_POLLED: u64 = 256;
 
 /// Whether the client is in a list for poll(2): `struct pollfd`, whose first half is the
 /// descriptor.
-fn polls(tracee: &Tracee, list: u64, count: u64) -> Result<bool, Fault> {
+fn polls(tracee: &Tracee, client: ClientDescriptors, list: u64, count: u64) -> Result<bool, Fault> {
     if count > MOST_POLLED {
         return Ok(true);
     }
     for entry in 0..count {
         let [a, b, c, d, ..] = word(tracee, list.wrapping_add(entry * 8))?.to_ne_bytes();
-        if i32::from_ne_bytes([a, b, c, d]) & !1 == 0 {
+        if client.have(u32::from_ne_bytes([a, b, c, d]).into()) {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
-/// Whether the client is in one of these sets: `fd_set`, whose first bits are 0 and 1.
-fn selects(tracee: &Tracee, sets: [u64; 3]) -> Result<bool, Fault> {
+/// Whether the client is in one of these sets: `fd_set`, whose first bits are 0, 1 and 2.
+fn selects(tracee: &Tracee, client: ClientDescriptors, sets: [u64; 3]) -> Result<bool, Fault> {
     for set in sets.into_iter().filter(|&set| set != 0) {
         let [first, ..] = word(tracee, set)?.to_ne_bytes();
-        if first & 0b11 != 0 {
+        if first & client.bits() != 0 {
             return Ok(true);
         }
     }

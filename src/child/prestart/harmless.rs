@@ -7,7 +7,7 @@ use std::cell::Cell;
 
 use libc::{c_int, c_long};
 
-use super::arguments::{is_client, word};
+use super::arguments::{ClientDescriptors, word};
 use super::kinds::{Kind, Kinds};
 use super::look;
 use crate::sys::trace::{Call, Tracee, call_name};
@@ -46,6 +46,7 @@ pub(super) struct Attempt<'a> {
     pub(super) copies: bool,
     /// The kinds of what the program was found to keep: it mustn't make anything of these.
     pub(super) without: Kinds,
+    pub(super) client: ClientDescriptors,
     /// What it has done since its exec.
     pub(super) so_far: &'a SoFar,
 }
@@ -582,7 +583,7 @@ fn reads(attempt: &Attempt<'_>) -> bool {
     /// How many bytes Perl reads at a time, and how often.
     const SEED: (u64, u8) = (4, 2);
     let [descriptor, _, length, ..] = attempt.call.arguments;
-    if is_client(descriptor) {
+    if attempt.client.have(descriptor) {
         return false;
     }
     let pid = attempt.tracee.pid();
@@ -603,7 +604,7 @@ fn reads(attempt: &Attempt<'_>) -> bool {
 
 fn is_own_file(attempt: &Attempt<'_>) -> bool {
     let descriptor = attempt.call.arguments[0];
-    !is_client(descriptor) && look::is_read_file(attempt.tracee.pid(), descriptor as u32)
+    !attempt.client.have(descriptor) && look::is_read_file(attempt.tracee.pid(), descriptor as u32)
 }
 
 fn reads_link(attempt: &Attempt<'_>) -> bool {
@@ -619,33 +620,33 @@ fn seeks(attempt: &Attempt<'_>) -> bool {
     let [descriptor, offset, whence, ..] = attempt.call.arguments;
     let asks = offset == 0 && whence as c_int == libc::SEEK_CUR;
     let is_answer = || look::is_answer(attempt.tracee.pid(), descriptor as u32);
-    asks || is_client(descriptor) || is_own_file(attempt) || is_answer()
+    asks || attempt.client.have(descriptor) || is_own_file(attempt) || is_answer()
 }
 
 fn is_not_client(attempt: &Attempt<'_>) -> bool {
-    !is_client(attempt.call.arguments[0])
+    !attempt.client.have(attempt.call.arguments[0])
 }
 
 fn copies_other(attempt: &Attempt<'_>) -> bool {
     let [from, to, ..] = attempt.call.arguments;
-    !is_client(from) && !is_client(to)
+    !attempt.client.have(from) && !attempt.client.have(to)
 }
 
 fn closes_others(attempt: &Attempt<'_>) -> bool {
-    attempt.call.arguments[0] as u32 > 1
+    !attempt.client.have(attempt.call.arguments[0])
 }
 
 fn controls_descriptor(attempt: &Attempt<'_>) -> bool {
     let [descriptor, command, argument, ..] = attempt.call.arguments;
     match command as c_int {
         libc::F_GETFD | libc::F_GETFL => true,
-        // The client's 0 and 1 stay open at an exec too.
-        libc::F_SETFD => !is_client(descriptor) || argument == 0,
-        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => !is_client(descriptor),
+        // The client stays open at an exec too.
+        libc::F_SETFD => !attempt.client.have(descriptor) || argument == 0,
+        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => !attempt.client.have(descriptor),
         libc::F_SETFL => {
             let asynchronous = argument as c_int & libc::O_ASYNC != 0;
             let is_own = || look::is_read_file(attempt.tracee.pid(), descriptor as u32);
-            !is_client(descriptor) && !asynchronous && is_own()
+            !attempt.client.have(descriptor) && !asynchronous && is_own()
         }
         _ => false,
     }
@@ -661,7 +662,7 @@ fn asks_terminal(attempt: &Attempt<'_>) -> bool {
         request if request == libc::TIOCGWINSZ as u32 => true,
         request if request == libc::TIOCGPGRP as u32 => true,
         request if request == libc::FIOCLEX as u32 || request == libc::FIONCLEX as u32 => {
-            !is_client(descriptor)
+            !attempt.client.have(descriptor)
         }
         _ => false,
     }
@@ -677,7 +678,7 @@ fn connects_to_nothing(attempt: &Attempt<'_>) -> bool {
             c_int::from(u16::from_ne_bytes([a, b])) == libc::AF_UNIX
         })
     };
-    !is_client(descriptor)
+    !attempt.client.have(descriptor)
         && (10..=size_of::<libc::sockaddr_un>() as u64).contains(&length)
         && is_unix()
         && look::is_missing(tracee, address + 2, length - 2)

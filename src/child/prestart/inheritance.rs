@@ -47,6 +47,18 @@ pub(super) fn check_status(pid: Pid) -> Result<(), Failure> {
     }
 }
 
+/// Whether a signal is neither blocked nor ignored nor handled in a process.
+pub(super) fn leaves_default(pid: Pid, signal: i32) -> bool {
+    let text = read(pid, "status").unwrap_or_default();
+    let is_in = |name: &str| {
+        let set = text.lines().find_map(|line| line.strip_prefix(name));
+        let set = set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+        // What isn't known isn't so.
+        set.is_none_or(|set| set & (1 << (signal - 1)) != 0)
+    };
+    !["SigBlk:", "SigIgn:", "SigCgt:"].into_iter().any(is_in)
+}
+
 fn read(pid: Pid, name: &str) -> io::Result<String> {
     // Names of files may be any bytes.
     let bytes = fs::read(format!("/proc/{pid}/{name}"))?;

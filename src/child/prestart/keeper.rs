@@ -14,7 +14,6 @@ use super::parked::Parked;
 use super::pool::Pool;
 use super::program_files::Sources;
 use super::state::{Due, SHORTEST_PAUSE};
-use super::verdict::Successor;
 use crate::child::plan::Plan;
 use crate::child::spawn::Spawner;
 use crate::config::{Prestart, ServiceId};
@@ -87,10 +86,7 @@ impl Pool {
                     let start = Start {
                         plan: &self.plan,
                         steps: &steps,
-                        successor: match self.prestart {
-                            Prestart::Warm(_) => Successor::Itself,
-                            Prestart::ForkServer { sharing, .. } => Successor::Copies(sharing),
-                        },
+                        successor: self.prestart.into(),
                         without,
                     };
                     self.start_one(&start, &mut spawner, &mut environment, age);
@@ -286,12 +282,8 @@ impl Pool {
         }
         drop((state, template));
         if first {
-            report::event(Event::Parked {
-                service: self.service,
-                program: self.plan.name(),
-                at: &end.at,
-                after: end.after,
-            });
+            let parked = end.describe(self.plan.name());
+            report::event(Event::Parked(self.service, parked));
         }
         report::event(Event::Ready(self.service, self.plan.name(), pid.as_raw()));
     }
@@ -299,8 +291,8 @@ impl Pool {
     /// Leaves CPU time to other handlers, where clients come faster than programs can be
     /// prestarted.
     ///
-    /// Those are started for clients that wait, and a start that is traced costs half as much
-    /// again. A single client that found none is no reason: with a pause after each, clients that
+    /// Those are started for clients that wait, and a start that is traced costs about twice as
+    /// much. A single client that found none is no reason: with a pause after each, clients that
     /// come one by one might never find any.
     fn leave_time(&self, taken: Duration) {
         let (longest, most) = MOST_LEFT;
@@ -311,7 +303,7 @@ impl Pool {
         }
     }
 
-    fn report_unwatched(&self, errno: Errno) {
+    pub(super) fn report_unwatched(&self, errno: Errno) {
         report::event(Event::Trouble(Trouble::NotWatched {
             service: Some(self.service),
             what: Watched::Process,

@@ -19,6 +19,8 @@ pub(super) enum Kind {
     Special = 1 << 5,
     /// A lock that knows its owner.
     Lock = 1 << 6,
+    /// Calls in a row that weren't looked at one by one, one of which closed the client.
+    Run = 1 << 7,
 }
 
 /// A set of kinds.
@@ -28,6 +30,16 @@ pub(super) struct Kinds(u8);
 impl Kinds {
     /// None of them.
     pub(super) const NONE: Self = Self(0);
+
+    /// The set as a number.
+    pub(super) fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// The set with this number.
+    pub(super) fn of_bits(bits: u8) -> Self {
+        Self(bits)
+    }
 
     /// These and another one.
     pub(super) fn with(self, kind: Kind) -> Self {

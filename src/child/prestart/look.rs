@@ -219,16 +219,17 @@ fn is_of_these(found: OwnedFd) -> bool {
     metadata.is_ok_and(|metadata| is_of_files(&found, &metadata))
 }
 
-/// Whether the program doesn't find a file either that skd doesn't find: in /proc, a name may mean
-/// another file for it.
+/// Whether there is no file of this name, for the program either: in /proc, a name may mean another
+/// file for it than for skd.
 fn is_absent(pid: Pid, directory: c_int, name: &[u8]) -> bool {
-    for part in Path::new(std::ffi::OsStr::from_bytes(name)).ancestors() {
+    let parts = Path::new(std::ffi::OsStr::from_bytes(name)).ancestors();
+    for (above, part) in parts.enumerate() {
         let part = match part.as_os_str().as_bytes() {
             b"" => b".",
             part => part,
         };
         match find(pid, directory, part, FOLLOWED) {
-            Ok(found) => return is_of_these(found),
+            Ok(found) => return above > 0 && is_of_these(found),
             // A link that leads nowhere may lead to /proc.
             Err(Errno::ENOENT | Errno::ENOTDIR) => {
                 if find(pid, directory, part, OFlag::O_NOFOLLOW).is_ok() {
@@ -290,9 +291,7 @@ pub(super) fn is_missing(tracee: &Tracee, path: u64, length: u64) -> bool {
     let Ok(_owner) = as_owner(tracee.pid()) else {
         return false;
     };
-    let found = find(tracee.pid(), libc::AT_FDCWD, &path, FOLLOWED);
-    matches!(found, Err(Errno::ENOENT | Errno::ENOTDIR))
-        && is_absent(tracee.pid(), libc::AT_FDCWD, &path)
+    is_absent(tracee.pid(), libc::AT_FDCWD, &path)
 }
 
 /// Whether this is one of these answers.

@@ -7,6 +7,7 @@
 //! | `harmful` | those that it may not make for `--fork-server=shared` |
 //! | `verdict`, `calls` | what becomes of a program at each call |
 //! | `arguments`, `look` | what a call is about: arguments, descriptors, names |
+//! | `runs` | calls in a row that aren't looked at one by one |
 //! | `failure` | why a program isn't parked |
 //! | `kinds` | kinds of what a program makes, and its copies would share |
 //! | `files` | what a parked process has open |
@@ -17,6 +18,8 @@
 //! | `park` | a program is started and parked |
 //! | `state`, `pool` | the parked processes of a service |
 //! | `hand_off` | a worker hands a connection to one of them |
+//! | `rehearsal` | one start, for `--check` |
+//! | `saved` | all of that, saved for the next binary of an upgrade |
 //! | `keeper` | the thread that keeps the pool filled |
 //!
 //! A thread of its own starts programs and parks them: a process is traced (ptrace(2)) by one
@@ -55,6 +58,12 @@ mod pool;
 #[cfg(target_arch = "x86_64")]
 mod program_files;
 #[cfg(target_arch = "x86_64")]
+mod rehearsal;
+#[cfg(target_arch = "x86_64")]
+mod runs;
+#[cfg(target_arch = "x86_64")]
+mod saved;
+#[cfg(target_arch = "x86_64")]
 mod state;
 #[cfg(not(target_arch = "x86_64"))]
 mod unsupported;
@@ -65,5 +74,9 @@ mod verdict;
 pub use harmless::{HarmlessCalls, harmless_calls};
 #[cfg(target_arch = "x86_64")]
 pub use pool::Pool;
+#[cfg(target_arch = "x86_64")]
+pub use rehearsal::rehearse;
+#[cfg(target_arch = "x86_64")]
+pub use saved::SavedPool;
 #[cfg(not(target_arch = "x86_64"))]
-pub use unsupported::Pool;
+pub use unsupported::{Pool, SavedPool, rehearse};

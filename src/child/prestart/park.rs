@@ -1,6 +1,6 @@
 //! A program is started without a client, and parked where it would look at one.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -11,19 +11,22 @@ use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair};
 use nix::unistd::Pid;
 
-use super::arguments::own_ids;
+use super::arguments::{ClientDescriptors, own_ids};
 use super::calls::Judge;
 use super::failure::{Failure, killed, short};
 use super::files::{as_owner, open_files, standard_error};
+use super::harmful::extent;
 use super::inheritance::{check_memory, check_status, hidden};
 use super::kinds::{Kind, Kinds};
 use super::locks::holds_one;
 use super::parked::{ANSWER_TIMEOUT, Parked, note_of_copies};
+use super::runs::Runs;
 use super::verdict::{Successor, Verdict};
 use crate::child::plan::Plan;
 use crate::child::spawn::{SpawnError, Spawner};
 use crate::config::Sharing;
 use crate::error::Reason;
+use crate::report::{Extent, ParkedAt};
 use crate::sys::child::Step;
 use crate::sys::environment::Environment;
 use crate::sys::process;
@@ -105,43 +108,59 @@ impl Start<'_> {
         wanted: impl Fn() -> bool,
     ) -> Result<End, Failure> {
         let began = Instant::now();
+        let client = ClientDescriptors::of(self.plan);
         let mut progress = Progress {
             parking: Parking {
                 copies: self.successor != Successor::Itself,
                 session: self.plan.leads_session(),
+                error: client.have_error(),
                 processors,
                 ..Parking::default()
             },
-            standard_error: standard_error(tracee.pid()),
+            client,
+            standard_error: standard_error(tracee.pid()).filter(|_| !client.have_error()),
             breakpoint: None,
         };
         let mut call: Option<Instant> = None;
         let mut calls = 0_u8;
         let mut interrupted = false;
-        let mut judge = Judge::new(self.successor, self.without);
+        let mut judge = Judge::new(self.successor, self.without, client);
+        let mut runs = Runs::new(client, self.without);
         let mut last = None;
-        let end = |call: Option<Call>, for_now| End {
+        let end = |tracee: &Tracee, call: Option<Call>, for_now| End {
             at: call.map_or_else(|| "its entry".into(), |call| call_name(call.number)),
             after: began.elapsed(),
+            extent: call.map_or(Extent::Part, |call| extent(tracee, &call, client)),
             for_now,
         };
         check_binary(tracee.pid())?;
         progress.breakpoint = self.break_at_entry(&tracee)?;
         tracee.resume(0)?;
         loop {
-            let signal = match tracee.wait()? {
+            let stop = tracee.wait()?;
+            let arriving = match stop {
+                Some(Stop::Signal(signal)) => Some(signal),
+                _ => None,
+            };
+            let is_held = !matches!(stop, None | Some(Stop::Ended(_)));
+            if is_held && runs.end(&tracee, arriving)? {
+                tracee.resume(0)?;
+                continue;
+            }
+            let signal = match stop {
                 Some(Stop::Entry(entered)) => {
                     last = Some(entered);
                     match judge.judge(&tracee, entered)? {
                         Verdict::GoesOn => {}
                         verdict => {
                             progress.parking.own_ids = own_ids(tracee.pid(), &entered);
-                            let end = end(last, verdict == Verdict::ParkedForNow);
+                            let end = end(&tracee, last, verdict == Verdict::ParkedForNow);
                             self.settle(tracee, Held::Entry, progress)?;
                             return Ok(end);
                         }
                     }
                     note(&mut progress.parking, &entered);
+                    runs.count(&tracee, &entered);
                     call = Some(Instant::now());
                     // In an endless row of calls, no tick may ever be seen.
                     calls = calls.wrapping_add(1);
@@ -155,12 +174,15 @@ impl Start<'_> {
                 }
                 Some(Stop::Exit(result)) => {
                     if interrupted && is_interruption(result) {
-                        let end = end(last, false);
+                        let end = end(&tracee, last, false);
                         self.settle(tracee, Held::Interrupted, progress)?;
                         return Ok(end);
                     }
                     answer_processors(&tracee, last, result, processors.as_ref())?;
                     call = None;
+                    if runs.begin(&tracee)? {
+                        continue;
+                    }
                     0
                 }
                 Some(Stop::Exec) => {
@@ -173,7 +195,7 @@ impl Start<'_> {
                 Some(Stop::Signal(libc::SIGTRAP))
                     if is_at(progress.breakpoint.as_ref(), &tracee)? =>
                 {
-                    let end = end(None, false);
+                    let end = end(&tracee, None, false);
                     let breakpoint = progress.breakpoint.take();
                     let at = breakpoint.map_or(Held::Entry, Held::Breakpoint);
                     self.settle(tracee, at, progress)?;
@@ -223,7 +245,7 @@ impl Start<'_> {
     fn settle(&self, tracee: Tracee, at: Held, mut progress: Progress) -> Result<(), Failure> {
         let pid = tracee.pid();
         if self.successor != Successor::Itself {
-            let mut open = open_files(pid, progress.standard_error.as_deref())?;
+            let mut open = open_files(pid, progress.standard_error.as_deref(), progress.client)?;
             if holds_one(pid).map_err(|why| hidden("what it holds", &why))? {
                 open.shared = open.shared.with(Kind::Lock);
                 open.example = "a lock that it holds".into();
@@ -252,14 +274,29 @@ pub(super) struct End {
     pub(super) at: String,
     /// How long it took, traced.
     pub(super) after: Duration,
+    /// How much of its start that was.
+    pub(super) extent: Extent,
     /// Whether another start may get further.
     pub(super) for_now: bool,
+}
+
+impl End {
+    /// The same in words, for this program.
+    pub(super) fn describe<'a>(&'a self, program: &'a OsStr) -> ParkedAt<'a> {
+        ParkedAt {
+            program,
+            at: &self.at,
+            after: self.after,
+            extent: self.extent,
+        }
+    }
 }
 
 /// What is known of a program that is on its way.
 struct Progress {
     parking: Parking,
-    /// What it was started with as descriptor 2.
+    client: ClientDescriptors,
+    /// What it was started with as descriptor 2, if that isn't the client.
     standard_error: Option<PathBuf>,
     /// Where it would stop, if it doesn't before.
     breakpoint: Option<Breakpoint>,

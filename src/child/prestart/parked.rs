@@ -35,6 +35,8 @@ pub(super) struct Parked {
     copies: Option<File>,
     /// The last copy that was answered.
     last: Cell<i32>,
+    /// Whether it hasn't answered in time. It may have made a copy all the same.
+    silent: Cell<bool>,
 }
 
 /// Why no process has gone on with a connection.
@@ -67,7 +69,33 @@ impl Parked {
             control,
             copies,
             last: Cell::new(0),
+            silent: Cell::new(false),
         }
+    }
+
+    /// Takes over a process that an earlier binary of this process has parked: with the note of
+    /// copies, and the last that was answered.
+    pub(super) fn restored(
+        pid: Pid,
+        pidfd: OwnedFd,
+        control: OwnedFd,
+        copies: Option<(File, i32)>,
+    ) -> Self {
+        let (copies, last) = copies.unzip();
+        let restored = Self::new(pid, pidfd, control, copies);
+        restored.last.set(last.unwrap_or_default());
+        restored
+    }
+
+    /// What [`Self::restored`] takes over, but for the pidfd.
+    pub(super) fn parts(&self) -> (Pid, &OwnedFd, Option<(&File, i32)>) {
+        let copies = self.copies.as_ref().map(|note| (note, self.last.get()));
+        (self.pid, &self.control, copies)
+    }
+
+    /// Whether copies of it go on.
+    pub(super) fn makes_copies(&self) -> bool {
+        self.copies.is_some()
     }
 
     /// Its process id.
@@ -78,6 +106,11 @@ impl Parked {
     /// Its pidfd.
     pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
+    }
+
+    /// Whether it was ended, since it hadn't answered in time.
+    pub(super) fn is_silent(&self) -> bool {
+        self.silent.get()
     }
 
     /// Gives it a connection, and returns the process that goes on with that.
@@ -99,7 +132,10 @@ impl Parked {
         };
         let successor = match received {
             Ok(ANSWER) => understand(answer),
-            Err(Errno::EAGAIN) => self.settle(Refusal::Silent),
+            Err(Errno::EAGAIN) => {
+                self.silent.set(true);
+                self.settle(Refusal::Silent)
+            }
             _ => self.settle(Refusal::Lost),
         };
         if let Ok(pid) = successor {

@@ -14,7 +14,10 @@ use crate::sys::events::{Poller, Waker};
 use crate::sys::sync::atomic::AtomicU64;
 use crate::sys::sync::{Condvar, Instant, Mutex, MutexGuard, PoisonError};
 
-/// How long [`Pool::retire`] waits for the keeper.
+/// How often at most the program's files are looked at.
+pub(super) const LOOK: Duration = Duration::from_secs(1);
+
+/// How long [`Pool::retire`] and [`Pool::suspend`] wait for the keeper.
 const RESTING: Duration = Duration::from_secs(5);
 
 /// The prestarted handlers of a service. A thread, the keeper, sees to them.
@@ -36,8 +39,8 @@ pub struct Pool {
     pub(super) waker: Waker,
     pub(super) poller: Poller,
     pub(super) began: Instant,
-    /// When the sources were last looked at, in milliseconds since then.
-    pub(super) looked: AtomicU64,
+    /// When the sources are looked at again, in milliseconds since then.
+    pub(super) look_at: AtomicU64,
 }
 
 impl Pool {
@@ -60,7 +63,7 @@ impl Pool {
             waker,
             poller,
             began: Instant::now(),
-            looked: AtomicU64::new(0),
+            look_at: AtomicU64::new(milliseconds(LOOK)),
         }
     }
 
@@ -71,16 +74,25 @@ impl Pool {
     }
 
     /// Ends and reaps all prestarted handlers, and starts no more until [`Self::refill`].
-    ///
-    /// A start that is under way is ended soon, and waited for; with a limit, for the kernel may
-    /// not let the process go.
     pub fn retire(&self) {
         let mut template = self.template();
         let mut state = self.state();
         // In one step: the keeper rests when nothing is wanted and nothing is left to be ended.
-        (state.wanted, state.rests) = (false, false);
+        state.pause_starts();
         state.renew(template.take());
         drop((state, template));
+        self.wait_for_rest();
+    }
+
+    /// Starts no more until [`Self::refill`]. Prestarted handlers stay as they are.
+    pub fn suspend(&self) {
+        self.state().pause_starts();
+        self.wait_for_rest();
+    }
+
+    /// Waits until the keeper has no process in hand. A start that is under way is ended soon, and
+    /// waited for; with a limit, for the kernel may not let the process go.
+    fn wait_for_rest(&self) {
         self.waker.wake();
         let state = self.state();
         let resting = self
@@ -97,13 +109,14 @@ impl Pool {
         self.waker.wake();
     }
 
-    /// Has the keeper end one after a failure.
-    pub(super) fn discard(&self, parked: Parked) {
+    /// Has the keeper end one after a failure, and returns how long nothing is started.
+    pub(super) fn discard(&self, parked: Parked) -> Duration {
         let mut state = self.state();
         state.discarded.push(parked);
-        state.postpone();
+        let pause = state.postpone();
         drop(state);
         self.waker.wake();
+        pause
     }
 
     /// Whether a child of this process may be one of the pool's, and not a handler yet. This doesn't
@@ -137,6 +150,11 @@ impl Pool {
             Prestart::ForkServer { .. } => 1,
         }
     }
+}
+
+/// A time in milliseconds.
+pub(super) fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

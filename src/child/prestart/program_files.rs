@@ -1,21 +1,23 @@
 //! The files that a program is made from.
 
-use std::ffi::{CStr, OsStr};
+use std::ffi::{CStr, OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 use crate::child::plan::Plan;
 use crate::child::program::path_below;
 
 /// The files that a program is made from: its own, and those that its arguments name, such as a
 /// script.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Sources(Vec<(PathBuf, Option<Stamp>)>);
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Sources(Vec<(OsString, Option<Stamp>)>);
 
 /// What shows that a file is the same, with the same content.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Stamp {
     device: u64,
     inode: u64,
@@ -34,12 +36,17 @@ impl Sources {
         let all = [path_from_here(plan, plan.target().path())]
             .into_iter()
             .chain(named);
-        Self(all.map(|path| (path.clone(), Stamp::of(&path))).collect())
+        let stamp = |path: PathBuf| {
+            let stamp = Stamp::of(&path);
+            (path.into_os_string(), stamp)
+        };
+        Self(all.map(stamp).collect())
     }
 
     /// Whether none of them has changed.
     pub(super) fn are_unchanged(&self) -> bool {
-        self.0.iter().all(|(path, stamp)| Stamp::of(path) == *stamp)
+        let mut all = self.0.iter();
+        all.all(|(path, stamp)| Stamp::of(Path::new(path)) == *stamp)
     }
 }
 

@@ -92,6 +92,11 @@ impl State {
         }
     }
 
+    /// Nothing more is wanted: the keeper is to rest.
+    pub(super) fn pause_starts(&mut self) {
+        (self.wanted, self.rests) = (false, false);
+    }
+
     /// Discards all of them, the template too, and forgets what was known of the program.
     pub(super) fn renew(&mut self, template: Option<Parked>) {
         self.age += 1;

@@ -1,17 +1,37 @@
 //! The pool of an architecture for which there is no code to park a process: it can't be made.
 
 use std::ffi::CString;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::child::plan::Plan;
 use crate::child::spawn::{Spawned, Spawner};
 use crate::config::{Prestart, ServiceId};
 use crate::error::Error;
+use crate::sys::descriptors::SavedDescriptors;
 
 /// There is none.
 #[derive(Debug)]
 pub enum Pool {}
+
+/// Nothing was saved of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SavedPool {}
+
+impl SavedPool {
+    /// Does nothing.
+    pub fn end(self) {}
+}
+
+/// Returns that it can't be.
+pub fn rehearse(_: ServiceId, _: Prestart, _: &Plan, _: &mut Spawner) -> String {
+    UNSUPPORTED.into()
+}
+
+const UNSUPPORTED: &str = "handlers can't be prestarted on this architecture";
 
 impl Pool {
     /// Fails.
@@ -22,8 +42,7 @@ impl Pool {
         _: Vec<CString>,
         _: Spawner,
     ) -> Result<Arc<Self>, Error> {
-        let text = "handlers can't be prestarted on this architecture";
-        Err(Error::Start(text.into()))
+        Err(Error::Start(UNSUPPORTED.into()))
     }
 
     /// Does nothing.
@@ -34,6 +53,22 @@ impl Pool {
 
     /// Does nothing.
     pub fn renew(&self) {}
+
+    /// Does nothing.
+    pub fn suspend(&self) {}
+
+    /// Nothing has descriptors.
+    pub fn count_descriptors(&self) -> usize {
+        0
+    }
+
+    /// Saves nothing.
+    pub fn save(&self, _: &mut SavedDescriptors) -> Result<SavedPool, Errno> {
+        Ok(SavedPool {})
+    }
+
+    /// Takes over nothing.
+    pub fn restore(&self, _: SavedPool, _: impl FnMut(i32) -> Option<OwnedFd>) {}
 
     /// Hands nothing to anything.
     pub(in crate::child) fn hand_off(&self, _: BorrowedFd<'_>) -> Option<Spawned> {

@@ -1,6 +1,6 @@
 //! What becomes of a program at a call, and what goes on from there.
 
-use crate::config::Sharing;
+use crate::config::{Prestart, Sharing};
 
 /// What goes on from where a program is parked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,6 +9,15 @@ pub(super) enum Successor {
     Itself,
     /// Copies of it.
     Copies(Sharing),
+}
+
+impl From<Prestart> for Successor {
+    fn from(prestart: Prestart) -> Self {
+        match prestart {
+            Prestart::Warm(_) => Self::Itself,
+            Prestart::ForkServer { sharing, .. } => Self::Copies(sharing),
+        }
+    }
 }
 
 /// What becomes of a program that enters a call.

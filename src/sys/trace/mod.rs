@@ -8,6 +8,7 @@ mod call;
 mod one_processor;
 mod park;
 mod parking;
+mod run;
 mod tick;
 mod tracee;
 #[cfg(target_arch = "x86_64")]

@@ -58,6 +58,7 @@ impl Tracee {
         let mut data = Data::new(&goes_on, address);
         data.control = control;
         data.mask = mask;
+        data.error = u64::from(parking.error);
         if parking.session {
             data.lead = libc::SYS_setsid as u64;
         }

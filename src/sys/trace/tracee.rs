@@ -21,6 +21,8 @@ pub struct Tracee {
     pub(super) pid: Pid,
     /// Whether it was reaped, so that the id may be another's, or is parked.
     pub(super) gone: Cell<bool>,
+    /// The address after the instruction of its last call.
+    pub(super) next: Cell<u64>,
     /// Only the thread that made it may use it.
     bound: PhantomData<*mut ()>,
 }
@@ -33,6 +35,7 @@ impl Tracee {
         let tracee = Self {
             pid,
             gone: Cell::new(false),
+            next: Cell::new(0),
             bound: PhantomData,
         };
         loop {
@@ -58,6 +61,11 @@ impl Tracee {
         )?;
         tracee.set_mask(0)?;
         Ok(tracee)
+    }
+
+    /// The address after the instruction of its last call.
+    pub fn after_call(&self) -> u64 {
+        self.next.get()
     }
 
     /// Its process id.
@@ -99,14 +107,25 @@ impl Tracee {
     /// Whether a signal that is about to arrive is a consequence of what it did itself, and wasn't
     /// sent by another process (sigaction(2), `si_code`).
     pub fn has_caused(&self, signal: i32) -> Result<bool, Fault> {
-        const FAULTS: [i32; 6] = [
-            libc::SIGSEGV,
-            libc::SIGBUS,
-            libc::SIGFPE,
-            libc::SIGILL,
-            libc::SIGTRAP,
-            libc::SIGSYS,
-        ];
+        let info = self.signal()?;
+        Ok(match info.si_code {
+            // Also of SIGPIPE and SIGXFSZ. Others can't pretend to be this process here.
+            // SAFETY: the kernel sets the sender with this code.
+            libc::SI_USER => unsafe { info.si_pid() == self.pid.as_raw() },
+            libc::SI_KERNEL if signal == libc::SIGXCPU => true,
+            code => code > 0 && FAULTS.contains(&signal),
+        })
+    }
+
+    /// Whether SIGSYS, which is about to arrive, is that of a call that ends a run.
+    pub fn ends_run(&self) -> Result<bool, Fault> {
+        /// `SYS_USER_DISPATCH` (<asm-generic/siginfo.h>).
+        const DISPATCH: i32 = 2;
+        Ok(self.signal()?.si_code == DISPATCH)
+    }
+
+    /// What the kernel says of the signal that is about to arrive.
+    fn signal(&self) -> Result<libc::siginfo_t, Fault> {
         // SAFETY: integers and addresses, for which zeroes are a value.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
         let to = &raw mut info;
@@ -116,13 +135,7 @@ impl Tracee {
             0,
             to as u64,
         )?;
-        Ok(match info.si_code {
-            // Also of SIGPIPE and SIGXFSZ. Others can't pretend to be this process here.
-            // SAFETY: the kernel sets the sender with this code.
-            libc::SI_USER => unsafe { info.si_pid() == self.pid.as_raw() },
-            libc::SI_KERNEL if signal == libc::SIGXCPU => true,
-            code => code > 0 && FAULTS.contains(&signal),
-        })
+        Ok(info)
     }
 
     /// Interrupts the call that it is in. The exit of the call follows, then SIGSTOP, which the
@@ -147,6 +160,7 @@ impl Tracee {
         }
         match info.operation {
             ENTRY if Registers::is_native(info.rest[0]) => {
+                self.next.set(info.instruction);
                 let mut arguments = [0; 6];
                 arguments.copy_from_slice(&info.rest[1..7]);
                 Ok(Stop::Entry(arch::latest(Call {
@@ -268,6 +282,16 @@ impl Drop for Tracee {
 }
 
 const WORD: usize = 8;
+
+/// Signals of faults.
+const FAULTS: [i32; 6] = [
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGFPE,
+    libc::SIGILL,
+    libc::SIGTRAP,
+    libc::SIGSYS,
+];
 
 /// Requests without a name in some C libraries (<linux/ptrace.h>).
 const GET_SYSCALL_INFO: libc::c_long = 0x420e;

@@ -9,8 +9,14 @@ use crate::stats::Summary;
 
 const WARM: &str = "skd-warm";
 const FORK_SERVER: &str = "skd-fork-server";
-const FORK_SERVER_START: &str = "skd-fork-server-start";
-const FORK_SERVER_SHARED: &str = "skd-fork-server-shared";
+
+/// The ways to prestart handlers, in the order of columns.
+const WAYS: [&str; 4] = [
+    WARM,
+    FORK_SERVER,
+    "skd-fork-server-start",
+    "skd-fork-server-shared",
+];
 
 /// Goals for the fork server: the least ratio of its rate to that of the best peer.
 const RATE_GOALS: [(&str, f64); 5] = [
@@ -102,6 +108,13 @@ fn table_by_server(
     table
 }
 
+/// A row for each handler, with a column for each way, a goal, and whether it is reached.
+fn table_by_handler(title: String, first: &[&str]) -> Table {
+    let columns = first.iter().chain(&WAYS).chain(&["goal", "reached"]);
+    let columns = columns.map(|name| (*name).to_owned());
+    Table::of_figures(title, "handler", columns)
+}
+
 fn over_best_peer(results: &Results, transport: Transport) -> Table {
     let clients = results.settings.usual_clients();
     let base = &results.settings.base;
@@ -109,18 +122,7 @@ fn over_best_peer(results: &Results, transport: Transport) -> Table {
         "Connections a second over the best peer's, {transport}, {}",
         clients_text(clients)
     );
-    let columns = [
-        "best peer",
-        base,
-        WARM,
-        FORK_SERVER,
-        FORK_SERVER_START,
-        FORK_SERVER_SHARED,
-        "goal",
-        "reached",
-    ]
-    .map(str::to_owned);
-    let mut table = Table::of_figures(title, "handler", columns);
+    let mut table = table_by_handler(title, &["best peer", base]);
     for handler in reading_handlers(results) {
         let Some(best) = results.best_peer(transport, handler, clients) else {
             continue;
@@ -130,20 +132,17 @@ fn over_best_peer(results: &Results, transport: Transport) -> Table {
         };
         let goal = goal(&RATE_GOALS, handler);
         let reached = verdict(over(FORK_SERVER), goal, |ratio, goal| ratio >= goal);
-        table.row([
+        let first = [
             handler.to_owned(),
             format!("{}: {}", best.key.server, thousands(best.rate.median)),
             spread(over(base), ratio),
-            spread(over(WARM), ratio),
-            spread(over(FORK_SERVER), ratio),
-            spread(over(FORK_SERVER_START), ratio),
-            spread(over(FORK_SERVER_SHARED), ratio),
-            goal.map_or_else(
-                || NOTHING.to_owned(),
-                |goal| format!("{FORK_SERVER} ≥ {goal}"),
-            ),
-            reached,
-        ]);
+        ];
+        let goal = goal.map_or_else(
+            || NOTHING.to_owned(),
+            |goal| format!("{FORK_SERVER} ≥ {goal}"),
+        );
+        let ways = WAYS.map(|server| spread(over(server), ratio));
+        table.row(first.into_iter().chain(ways).chain([goal, reached]));
     }
     table
 }
@@ -152,42 +151,25 @@ fn share_of_plain(results: &Results, transport: Transport) -> Table {
     let base = &results.settings.base;
     let title =
         format!("Time to the first byte as a share of {base}'s, {transport}, one client at a time");
-    let columns = [
-        base,
-        WARM,
-        FORK_SERVER,
-        FORK_SERVER_START,
-        FORK_SERVER_SHARED,
-        "goal",
-        "reached",
-    ]
-    .map(str::to_owned);
-    let mut table = Table::of_figures(title, "handler", columns);
+    let mut table = table_by_handler(title, &[base]);
     for handler in reading_handlers(results) {
         let point = |server: &str| alone(results, server, transport, handler);
         let Some(plain) = point(base).and_then(|plain| plain.first_byte.p50) else {
             continue;
         };
         let share = |server: &str| point(server)?.share;
-        let prestarted = [WARM, FORK_SERVER, FORK_SERVER_START, FORK_SERVER_SHARED];
-        if !prestarted.iter().any(|server| share(server).is_some()) {
+        if !WAYS.iter().any(|server| share(server).is_some()) {
             continue;
         }
         let goal = goal(&FIRST_BYTE_GOALS, handler);
         let reached = verdict(share(WARM), goal, |share, goal| share <= goal);
-        table.row([
-            handler.to_owned(),
-            time(plain.median),
-            spread(share(WARM), thousandths),
-            spread(share(FORK_SERVER), thousandths),
-            spread(share(FORK_SERVER_START), thousandths),
-            spread(share(FORK_SERVER_SHARED), thousandths),
-            goal.map_or_else(
-                || NOTHING.to_owned(),
-                |goal| format!("{WARM} ≤ {}", thousandths(goal)),
-            ),
-            reached,
-        ]);
+        let first = [handler.to_owned(), time(plain.median)];
+        let goal = goal.map_or_else(
+            || NOTHING.to_owned(),
+            |goal| format!("{WARM} ≤ {}", thousandths(goal)),
+        );
+        let ways = WAYS.map(|server| spread(share(server), thousandths));
+        table.row(first.into_iter().chain(ways).chain([goal, reached]));
     }
     table
 }

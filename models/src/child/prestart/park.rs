@@ -7,10 +7,12 @@ use super::verdict::Successor;
 use crate::child::plan::Plan;
 use crate::child::spawn::Spawner;
 use crate::kernel;
+use crate::report::{Extent, ParkedAt};
 use crate::sys::environment::Environment;
 use crate::sys::process::{Process, State};
 use crate::sys::sockets::control;
 use nix::unistd::Pid;
+use std::ffi::OsStr;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -25,6 +27,17 @@ pub struct End {
     pub at: String,
     pub after: Duration,
     pub for_now: bool,
+}
+
+impl End {
+    pub fn describe<'a>(&'a self, program: &'a OsStr) -> ParkedAt<'a> {
+        ParkedAt {
+            program,
+            at: &self.at,
+            after: self.after,
+            extent: Extent::Part,
+        }
+    }
 }
 
 impl Start<'_> {

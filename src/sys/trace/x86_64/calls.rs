@@ -10,6 +10,18 @@ pub(in crate::sys::trace) const ARCHITECTURE: u32 = 0xc000_003e;
 /// The instruction that makes a call: `syscall`.
 pub(in crate::sys::trace) const INSTRUCTION: [u8; 2] = [0x0f, 0x05];
 
+/// How long an instruction that sets a call's number and the instruction that makes the call are.
+pub(in crate::sys::trace) const CALL_WITH_NUMBER: usize = 7;
+
+/// Whether this is `mov eax, NUMBER; syscall`, by which no other call is made.
+pub(in crate::sys::trace) fn makes_call(code: &[u8; 8], number: c_long) -> bool {
+    const SET_NUMBER: u8 = 0xb8;
+    let [set, a, b, c, d, instruction @ .., _] = *code;
+    set == SET_NUMBER
+        && c_long::from(u32::from_le_bytes([a, b, c, d])) == number
+        && instruction == INSTRUCTION
+}
+
 /// The instruction that stops a traced process: `int3`.
 pub(in crate::sys::trace) const BREAKPOINT: [u8; 1] = [0xcc];
 
@@ -61,6 +73,22 @@ pub(in crate::sys::trace) fn latest(call: Call) -> Call {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_instruction_makes_one_call_if_its_number_is_set_before() {
+        let close = [0xb8, 3, 0, 0, 0, 0x0f, 0x05, 0x48];
+        assert!(makes_call(&close, libc::SYS_close));
+        assert!(!makes_call(&close, libc::SYS_open));
+        // syscall(2) takes the number from a register: mov rax, rdi.
+        assert!(!makes_call(
+            &[0x48, 0x89, 0xf8, 0, 0, 0x0f, 0x05, 0x48],
+            libc::SYS_close
+        ));
+        assert!(!makes_call(
+            &[0xb8, 3, 0, 0, 0, 0xcd, 0x80, 0x48],
+            libc::SYS_close
+        ));
+    }
 
     #[test]
     fn an_old_call_is_taken_for_its_successor() {

@@ -15,7 +15,7 @@ const CANNOT: i32 = 126;
 //   errno.
 // - Otherwise it answers with its own id and goes on itself.
 //
-// What goes on has the connection on 0 and 1, and all registers as they were where the process was
+// What goes on has the connection on 0 and 1, and on 2 if that is asked for, and all registers as they were where the process was
 // parked. The process ends at the end of the control socket, and if the answer that it goes on
 // itself can't be sent.
 //
@@ -181,6 +181,15 @@ global_asm!(
     "syscall",
     "test rax, rax",
     "js 91f",
+    "cmp qword ptr [rbp + {error}], 0",
+    "je 62f",
+    "mov edi, r12d",
+    "mov esi, 2",
+    "mov eax, {dup2}",
+    "syscall",
+    "test rax, rax",
+    "js 91f",
+    "62:",
     "mov edi, r12d",
     "mov eax, {close}",
     "syscall",
@@ -296,6 +305,7 @@ global_asm!(
     robust = const offset_of!(Data, robust),
     set_robust_list = const libc::SYS_set_robust_list,
     dumpable = const offset_of!(Data, dumpable),
+    error = const offset_of!(Data, error),
     mask = const offset_of!(Data, mask),
     pending = const offset_of!(Data, pending),
     sigpending = const libc::SYS_rt_sigpending,

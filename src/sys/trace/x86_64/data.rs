@@ -33,6 +33,8 @@ pub(in crate::sys::trace) struct Data {
     /// Whether other processes could trace this one before it was parked
     /// (prctl(2), `PR_SET_DUMPABLE`).
     pub(in crate::sys::trace) dumpable: u64,
+    /// Whether the connection is put on 2 as well.
+    pub(in crate::sys::trace) error: u64,
     /// The control socket.
     pub(in crate::sys::trace) control: u64,
     /// A message to receive, msghdr of recvmsg(2), and its parts.
@@ -150,6 +152,7 @@ impl Data {
             pending: 0,
             own_ids: 0,
             dumpable: 0,
+            error: 0,
             control: 0,
             message: Message {
                 name: 0,

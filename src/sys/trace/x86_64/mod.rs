@@ -7,7 +7,9 @@ mod data;
 mod names;
 mod registers;
 
-pub(super) use calls::{ARCHITECTURE, BREAKPOINT, INSTRUCTION, latest};
+pub(super) use calls::{
+    ARCHITECTURE, BREAKPOINT, CALL_WITH_NUMBER, INSTRUCTION, latest, makes_call,
+};
 pub(super) use code::{call_in_code, code};
 pub(super) use data::Data;
 pub use names::call_name;
