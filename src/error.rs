@@ -59,6 +59,18 @@ impl Error {
         }
     }
 
+    /// Returns the error with the beginning of a sentence, which names what it is about.
+    pub fn about(self, what: &str) -> Self {
+        let add = |text| format!("{what}{text}");
+        match self {
+            Self::Usage(text) => Self::Usage(add(text)),
+            Self::Start(text) => Self::Start(add(text)),
+            Self::NotRunnable(text) => Self::NotRunnable(add(text)),
+            Self::NotFound(text) => Self::NotFound(add(text)),
+            Self::Ended(_) | Self::Told(_) => self,
+        }
+    }
+
     /// Returns the error of a start that failed in a system call: what failed, and the reason.
     pub fn start(what: impl fmt::Display, reason: impl Reason) -> Self {
         Self::Start(format!("{what}: {}", reason.reason()))

@@ -1,11 +1,12 @@
-//! Foreign files that skd reads: the interpreter that a program names (execve(2), elf(5)), and the process that a pid
-//! file names.
+//! Foreign files that skd reads: the interpreter that a program names (execve(2), elf(5)), the process that a pid
+//! file names, and the variables of a file.
 
 #![no_main]
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use skd::child::program::interpreter;
+use skd::config::environment_file;
 use skd::setup::pidfile::owner;
 
 #[derive(Arbitrary, Debug)]
@@ -13,6 +14,7 @@ enum Input<'a> {
     Program(&'a [u8]),
     Elf(Headers, &'a [u8]),
     PidFile(&'a [u8]),
+    Variables(&'a [u8]),
 }
 
 /// ELF headers, which mutations would rarely get right.
@@ -30,6 +32,7 @@ fuzz_target!(|input: Input<'_>| match input {
     Input::Program(content) => program(content),
     Input::Elf(headers, content) => program(&elf(&headers, content)),
     Input::PidFile(content) => pidfile(content),
+    Input::Variables(content) => variables(content),
 });
 
 fn elf(headers: &Headers, content: &[u8]) -> Vec<u8> {
@@ -92,6 +95,24 @@ fn script(head: &[u8]) -> Option<&[u8]> {
         .take_while(|byte| !b" \t\n\0".contains(byte))
         .count();
     (length > 0).then_some(&rest[..length])
+}
+
+fn variables(content: &[u8]) {
+    let lines = content.iter().filter(|byte| **byte == b'\n').count() + 1;
+    let mut last = 1;
+    for found in environment_file::parse(content) {
+        assert!(last <= found.line && found.line as usize <= lines);
+        last = found.line;
+        assert!(found.name.len() + found.value.len() < content.len());
+        match found.checked() {
+            Ok((name, value)) => {
+                let name = name.into_string().unwrap();
+                assert!(!name.is_empty() && !name.contains(['=', '\0', '\n', ' ']));
+                assert!(!value.into_string().unwrap().contains('\0'));
+            }
+            Err(why) => assert!(!why.is_empty() && !why.contains('\n')),
+        }
+    }
 }
 
 fn pidfile(content: &[u8]) {

@@ -136,7 +136,7 @@ fn prefix(address: IpAddr, length: u8) -> Prefix {
 }
 
 fn ask(rules: Vec<(Rule, Vec<Prefix>)>, clients: &[Asked]) {
-    let ready = Rules::new(&rules, &[]);
+    let ready = Rules::new(&rules, &[].into());
     let asked = clients.iter().map(|asked| match *asked {
         Asked::Address(address) => Client::Inet(address),
         Asked::Unix(uid, gid) => Client::Unix {

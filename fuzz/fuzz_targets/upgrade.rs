@@ -5,7 +5,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use libfuzzer_sys::fuzz_target;
-use skd::serve::upgrade::State;
+use skd::serve::upgrade::{Findings, State};
 use skd::serve::{Client, Rules};
 
 fuzz_target!(|bytes: &[u8]| {
@@ -13,7 +13,10 @@ fuzz_target!(|bytes: &[u8]| {
     if let Err(reason) = State::parse(bytes) {
         assert!(!reason.to_string().is_empty());
     }
-    let Ok(rules) = Rules::read(bytes.to_vec(), &[c"A=1".into()]) else {
+    if let Err(reason) = Findings::parse(bytes) {
+        assert!(!reason.to_string().is_empty());
+    }
+    let Ok(rules) = Rules::read(bytes.to_vec(), &[c"A=1".into()].into()) else {
         return;
     };
     assert_eq!(rules.bytes(), bytes);

@@ -1,6 +1,8 @@
 //! Whether the limits of this process and of the system allow the configured number of handlers.
 //! The limits may never be reached, so these are notes.
 
+use std::fmt::Display;
+
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Uid;
 
@@ -52,6 +54,10 @@ pub(super) fn notes(daemon: &Daemon, service: &Service) {
     }
 }
 
+fn note(service: &Service, text: impl Display) {
+    report::note(format_args!("{}{text}", service.label()));
+}
+
 /// Notes the limits that are too low for this number of processes. `files` is the limit of open
 /// files, those used otherwise, and those for each process.
 fn note_limits(
@@ -84,9 +90,12 @@ fn note_limits(
     ] {
         let possible = limit.saturating_sub(own) / each;
         if number > possible {
-            report::note(format_args!(
-                "{option} {number}: there is room for {possible} or so in {limit} {what}"
-            ));
+            note(
+                service,
+                format_args!(
+                    "{option} {number}: there is room for {possible} or so in {limit} {what}"
+                ),
+            );
         }
     }
 }
@@ -96,9 +105,10 @@ fn backlog(service: &Service) {
     let wanted = service.listeners.iter().filter_map(|listen| listen.backlog);
     // All listeners have the same options.
     if let Some(backlog) = wanted.max().filter(|backlog| *backlog as u64 > most) {
-        report::note(format_args!(
-            "--backlog {backlog}: the kernel makes it {most} (net.core.somaxconn)"
-        ));
+        note(
+            service,
+            format_args!("--backlog {backlog}: the kernel makes it {most} (net.core.somaxconn)"),
+        );
     }
 }
 
@@ -107,8 +117,8 @@ fn sockets(service: &Service) {
     let Some(listen) = service.listeners.first() else {
         return;
     };
-    for note in net::check::changed_buffers(&listen.options) {
-        report::note(note);
+    for text in net::check::changed_buffers(&listen.options) {
+        note(service, text);
     }
     /// The bit of net.ipv4.tcp_fastopen for listeners.
     const SERVER: u64 = 2;
@@ -118,10 +128,13 @@ fn sockets(service: &Service) {
         return;
     }
     if let Some(allowed) = allowed.filter(|allowed| allowed & SERVER == 0) {
-        report::note(format_args!(
-            "--fast-open has no effect while net.ipv4.tcp_fastopen is {allowed}; set it to {}",
-            allowed | SERVER
-        ));
+        note(
+            service,
+            format_args!(
+                "--fast-open has no effect while net.ipv4.tcp_fastopen is {allowed}; set it to {}",
+                allowed | SERVER
+            ),
+        );
     }
 }
 

@@ -1,11 +1,13 @@
 //! `--explain`: the rule that decides about a client.
 
-use std::ffi::CString;
 use std::fmt::{self, Write};
 use std::net::IpAddr;
 use std::path::Path;
 
-use crate::config::{Admission, Config, Nat64, Rate, Rule, Service, Who, quoted, untranslated};
+use crate::config::{
+    Admission, Config, DatagramMode, Mode, Nat64, Rate, Rule, Service, Style, Who, quoted,
+    untranslated,
+};
 use crate::error::Error;
 use crate::report;
 use crate::serve::{Client, Rules};
@@ -16,18 +18,36 @@ use crate::sys::users::unknown_ids;
 pub fn explain(config: &Config, who: &Who) -> Result<u8, Error> {
     report::set_verbosity(config.daemon.verbosity);
     for service in &config.services {
-        let answer = answer(service, who)?;
+        let answer = match service.text {
+            None => answer(service, who)?,
+            Some(_) => {
+                let decides = match is_admitted(service) {
+                    true => answer(service, who).map_err(|error| error.about(&service.label()))?,
+                    false => {
+                        format!("client: {who}\nverdict: none, PROG takes its clients itself\n")
+                    }
+                };
+                format!("service: {}\n{decides}", service.name)
+            }
+        };
         report::answer(&answer)
             .map_err(|reason| Error::start("can't write to standard output", reason))?;
     }
     Ok(0)
 }
 
+/// Whether skd decides about clients of the service, on one of its listeners at least.
+fn is_admitted(service: &Service) -> bool {
+    let is_stream = |style: Option<Style>| style.is_none_or(Style::has_connections);
+    let mut styles = service.listeners.iter().map(|it| it.endpoint.style());
+    let accepts = service.mode == Mode::PerConnection && styles.any(is_stream);
+    accepts || service.datagrams != DatagramMode::Wait
+}
+
 fn answer(service: &Service, who: &Who) -> Result<String, Error> {
     let (files, list) = RuleFiles::open_and_read(service)?.unzip();
-    let no_variables: [CString; 0] = [];
     let list = list.unwrap_or_default();
-    let rules = Rules::new(&list, &no_variables);
+    let rules = Rules::new(&list, &[].into());
     let decision = rules.decide(client(who, &service.admission.nat64));
     let rule = decision.index.and_then(|index| list.get(index));
     let rule = rule.map(|(rule, _)| rule);

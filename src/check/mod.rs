@@ -7,17 +7,24 @@
 mod capacity;
 mod explain;
 
-use crate::child::Plan;
+use std::io;
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+
 use crate::child::environment::Variables;
 use crate::child::plan::{Preparation, Role, Root};
-use crate::config::{Account, Config, Daemon, Service, Style};
+use crate::child::{self, Method, Plan, Spawner, watch_births};
+use crate::config::{Account, Config, Daemon, Prestart, Service, ServiceId, Style};
 use crate::error::Error;
 use crate::net::{self, Resolved};
 use crate::report::{self, Event};
 use crate::serve::TimeLimits;
 use crate::setup::{Log, PidFile, RuleFiles, privileges, rights};
 use crate::sys::capabilities::Capabilities;
+use crate::sys::descriptors::Reserved;
 use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
+use crate::sys::terminal;
 
 pub use explain::explain;
 
@@ -34,25 +41,31 @@ pub fn run(config: &Config, faults: Vec<Error>) -> Result<u8, Error> {
     for note in services.iter().flat_map(|service| &service.notes) {
         report::note(note);
     }
+    let listeners = services.iter().map(|service| &service.listeners[..]);
+    verdict.keep(net::check::files(listeners));
     rights::faults(config).for_each(|fault| verdict.fault(fault));
     let each = services
         .iter()
-        .map(|service| resolve(service, &mut verdict));
+        .map(|service| resolve(service, verdict.about(service)));
     let resolved: Vec<_> = each.collect();
-    let each = services.iter().map(|service| rules(service, &mut verdict));
+    let each = services
+        .iter()
+        .map(|service| rules(service, verdict.about(service)));
     let rules: Vec<_> = each.collect();
-    pidfile(daemon, &mut verdict);
-    for resolved in &resolved {
-        sockets(resolved, &mut verdict);
+    pidfile(daemon, verdict.about_all());
+    for (service, resolved) in services.iter().zip(&resolved) {
+        sockets(resolved, verdict.about(service));
     }
-    verdict.keep(Log::check(daemon, services));
+    verdict.about_all().keep(Log::check(daemon, services));
     for (service, rules) in services.iter().zip(rules) {
+        let verdict = verdict.about(service);
         capacity::notes(daemon, service);
-        program(config, service, rules, &mut verdict)?;
+        program(config, service, rules, verdict)?;
         if let Some(limits) = TimeLimits::of(service) {
             verdict.keep(limits.check());
         }
     }
+    verdict.about_all();
     // A start notices these last.
     let resolved: Vec<_> = resolved.into_iter().flatten().collect();
     for conflict in net::check::conflicts(&resolved, Style::Stream) {
@@ -65,12 +78,31 @@ pub fn run(config: &Config, faults: Vec<Error>) -> Result<u8, Error> {
 #[derive(Debug, Default)]
 struct Verdict {
     status: Option<u8>,
+    /// The beginning of lines about a service.
+    label: String,
 }
 
 impl Verdict {
+    /// From here on, lines are about this service.
+    fn about(&mut self, service: &Service) -> &mut Self {
+        self.label = service.label();
+        self
+    }
+
+    /// From here on, lines are about no service, or about several.
+    fn about_all(&mut self) -> &mut Self {
+        self.label.clear();
+        self
+    }
+
     fn fault(&mut self, error: Error) {
+        let error = error.about(&self.label);
         report::failure(&error);
         self.reported(error.status());
+    }
+
+    fn note(&self, note: impl std::fmt::Display) {
+        report::note(format_args!("{}{note}", self.label));
     }
 
     /// Counts an error that has been reported.
@@ -120,7 +152,7 @@ fn sockets(resolved: &[Resolved<'_>], verdict: &mut Verdict) {
         let refused = !faults.is_empty();
         faults.into_iter().for_each(|fault| verdict.fault(fault));
         for note in notes {
-            report::note(note);
+            verdict.note(note);
         }
         if refused {
             continue;
@@ -149,6 +181,7 @@ fn program(
     match process::fork().map_err(failed)? {
         Fork::Child => {
             let mut verdict = Verdict::default();
+            verdict.about(service);
             rehearse(config, service, rules, &mut verdict);
             process::exit_now(verdict.status.unwrap_or(0));
         }
@@ -187,6 +220,8 @@ fn rehearse(
     let Some(root) = verdict.keep(root) else {
         return;
     };
+    let again = service.root.as_deref().map(Root::open).transpose();
+    let again = again.unwrap_or_default();
     let dropped = match &daemon.identity {
         Some(identity) => {
             rights::may_become(identity) && verdict.keep(privileges::drop_to(identity)).is_some()
@@ -203,9 +238,77 @@ fn rehearse(
     }
     let changed = daemon.identity.is_some() || service.identity.is_some() || service.as_peer;
     if let Some(rules) = rules.filter(|_| changed && dropped) {
-        rules_again(&rules);
+        rules_again(&rules, verdict);
     }
     rehearse_program(daemon, service, (root, dropped), verdict);
+    // Without the user of handlers it might get somewhere else, and where there is a fault nowhere.
+    if let Some(prestart) = service
+        .prestart
+        .filter(|_| dropped && verdict.status.is_none())
+    {
+        verdict.keep(rehearse_prestart(daemon, service, prestart, again));
+    }
+}
+
+/// Notes where the program is parked that is prestarted.
+fn rehearse_prestart(
+    daemon: &Daemon,
+    service: &Service,
+    prestart: Prestart,
+    root: Option<Root>,
+) -> Result<(), Error> {
+    let directory = root.iter().map(|root| root.directory.as_fd());
+    let kept: Vec<_> = directory.collect();
+    let no_descriptor =
+        |reason: io::Error| Error::start("no descriptor to try the start of PROG", reason);
+    let mut reserved = Reserved::take(2, &kept, None).map_err(no_descriptor)?;
+    let own = |root: Root| {
+        let copy = root.directory.try_clone().map_err(|_| Errno::EMFILE)?;
+        let directory = reserved.own(copy)?.into();
+        Ok(Root { directory, ..root })
+    };
+    let root = root.map(own).transpose();
+    let root = root.map_err(|errno: Errno| no_descriptor(errno.into()))?;
+    let low = reserved.low(1);
+    watch_births()?;
+    let preparation = Preparation {
+        surroundings: &service.surroundings,
+        role: Role::Handler {
+            terminal: terminal::may_be_reached(),
+        },
+        files: None,
+        user: privileges::user_of_handlers(service),
+        as_peer: service.as_peer,
+        root,
+    };
+    let plan = Plan::new(&service.command, &variables(daemon, service), preparation)?;
+    let Some((low, slot)) = low.zip(reserved.slot()) else {
+        return Ok(());
+    };
+    let method = Method::probe(&plan, low)?;
+    let spawner = Spawner::new(method, slot);
+    let mut spawner = spawner.map_err(no_descriptor)?;
+    report::note(child::rehearse(
+        ServiceId::new(0),
+        prestart,
+        &plan,
+        &mut spawner,
+    ));
+    Ok(())
+}
+
+/// The variables of handlers.
+fn variables(daemon: &Daemon, service: &Service) -> Variables {
+    let identity = service.identity.as_ref().or(daemon.identity.as_ref());
+    let account = match service.as_peer {
+        true => Some(&Account::Unknown),
+        false => identity.map(|identity| &identity.account),
+    };
+    let variables = Variables::for_program(account, &service.surroundings);
+    match service.listeners.is_empty() {
+        true => variables,
+        false => variables.without_reserved(),
+    }
 }
 
 /// Checks the program with the rights of this process, and those of its handlers.
@@ -218,18 +321,9 @@ fn rehearse_program(
     if service.command.is_empty() {
         return;
     }
-    let identity = service.identity.as_ref().or(daemon.identity.as_ref());
-    let account = match service.as_peer {
-        true => Some(&Account::Unknown),
-        false => identity.map(|identity| &identity.account),
-    };
-    let surroundings = &service.surroundings;
-    let mut variables = Variables::inherited(account, &surroundings.environment);
-    if !service.listeners.is_empty() {
-        variables = variables.without_reserved();
-    }
+    let variables = variables(daemon, service);
     let preparation = Preparation {
-        surroundings,
+        surroundings: &service.surroundings,
         role: Role::InPlace,
         files: None,
         user: dropped
@@ -249,17 +343,17 @@ fn rehearse_program(
     for fault in found.otherwise {
         // The other user may have rights that this one lacks.
         let fault = fault.inside(inside);
-        report::note(format_args!(
+        verdict.note(format_args!(
             "not as that user, but as the present one: {fault}"
         ));
     }
 }
 
 /// Checks with the rights that skd keeps whether it can read its rules again.
-fn rules_again(rules: &RuleFiles) {
+fn rules_again(rules: &RuleFiles, verdict: &Verdict) {
     let faults = rules.read().err().unwrap_or_default();
     if let Some(fault) = faults.first() {
-        report::note(format_args!(
+        verdict.note(format_args!(
             "at SIGHUP the rules can't be read again, with fewer rights: {fault}"
         ));
     }

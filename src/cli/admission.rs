@@ -186,8 +186,8 @@ fn rules(args: &Args<'_>) -> Vec<Rule> {
     let mut found = Vec::new();
     for (option, allow) in [("allow", true), ("deny", false)] {
         for (position, value) in args.each(option) {
-            let names = args.names();
-            let read = |source: &OsStr| Rule::option(allow, source, names);
+            let names = |id, name: &OsStr| args.look_up_id(id, name);
+            let read = |source: &OsStr| Rule::option(allow, source, &names);
             found.extend(args.value(option, value, read).map(|rule| (position, rule)));
         }
     }

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use super::args::Args;
+use super::options::COMMAND;
 use super::values;
 use crate::config::{Account, Endpoint, Identity, Listen};
 
@@ -115,10 +116,14 @@ pub(super) fn roots(args: &Args<'_>) -> (Option<PathBuf>, Option<PathBuf>) {
             return (root, None);
         }
         if !drops && !args.has("daemon-user") {
-            args.refuse(
-                "--chroot needs --user, --daemon-user or --drop-privileges: the root user can \
-                 leave any root directory",
-            );
+            let needs = match args.written {
+                // Others are the daemon's there.
+                Some(_) if args.has(COMMAND) => "--user",
+                _ => "--user, --daemon-user or --drop-privileges",
+            };
+            args.refuse(format!(
+                "--chroot needs {needs}: the root user can leave any root directory"
+            ));
         }
         return (None, root);
     }

@@ -1,6 +1,9 @@
 //! The options of listeners, and whether skd or PROG accepts connections.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
+
+use nix::unistd::{Gid, Uid};
 
 use super::args::{Args, with_value};
 use super::{sockets, values};
@@ -23,10 +26,14 @@ pub(super) fn listeners(args: &Args<'_>) -> Vec<Listen> {
     let style = style(args);
     let backlog = args.read("backlog", values::positive);
     let mode = args.read("unix-mode", values::mode);
-    let owner = match args.names {
-        true => args.read("unix-owner", values::owner),
-        false => None,
-    };
+    let owner = args.read("unix-owner", |text| {
+        args.look_up("owner", text, || {
+            let (user, group) = values::owner(text)?;
+            Ok::<_, values::Why>((user.as_raw(), group.map(Gid::as_raw)))
+        })
+    });
+    let owner = owner.flatten();
+    let owner = owner.map(|(user, group)| (Uid::from_raw(user), group.map(Gid::from_raw)));
 
     let mut found = Vec::new();
     for (option, style) in [
@@ -35,7 +42,7 @@ pub(super) fn listeners(args: &Args<'_>) -> Vec<Listen> {
         ("inet", style),
     ] {
         for (position, value) in args.each(option) {
-            let endpoint = args.value(option, value, |value| inet(value, style, args.names));
+            let endpoint = args.value(option, value, |value| inet(args, value, style));
             found.extend(endpoint.map(|endpoint| (position, with_value(option, value), endpoint)));
         }
     }
@@ -113,9 +120,9 @@ pub(super) fn listeners(args: &Args<'_>) -> Vec<Listen> {
     };
     let options = sockets::options(args, &kinds);
     found.sort_by_key(|(position, ..)| *position);
-    for (index, (_, option, endpoint)) in found.iter().enumerate() {
-        let mut earlier = found[..index].iter();
-        if !endpoint.may_be_repeated() && earlier.any(|(.., other)| other == endpoint) {
+    let mut earlier = HashSet::new();
+    for (_, option, endpoint) in &found {
+        if !endpoint.may_be_repeated() && !earlier.insert(endpoint) {
             args.refuse(format!("{option} is given twice"));
         }
     }
@@ -193,7 +200,7 @@ pub(super) fn check_who_accepts(args: &Args<'_>, listeners: &[Listen]) {
 }
 
 /// Parses the value of an internet option. `names` says whether service names are looked up.
-fn inet(value: &OsStr, style: Style, names: bool) -> Result<Endpoint, String> {
+fn inet(args: &Args<'_>, value: &OsStr, style: Style) -> Result<Endpoint, String> {
     let text = value.to_str().ok_or("it isn't text in UTF-8")?;
     let address: InetAddress = text.parse().map_err(|why| format!("{why}"))?;
     let protocol = match style.has_connections() {
@@ -202,23 +209,31 @@ fn inet(value: &OsStr, style: Style, names: bool) -> Result<Endpoint, String> {
     };
     let port = match address.port {
         Port::Number(number) => number,
-        // The socket is bound already.
-        Port::Service(_) if !names => 0,
-        Port::Service(name) => names::service_port(&name, protocol).ok_or_else(|| {
-            // A name without a port is taken as a port.
-            let host = match address.host {
-                Host::Any => format!("; for a host of that name, write {name}:PORT"),
-                _ => String::new(),
-            };
-            format!(
-                "there is no {protocol} service '{name}' in services(5); a port is a number from 0 \
-                 to 65535 or a service name{host}"
-            )
-        })?,
+        Port::Service(name) => {
+            let ask =
+                || service_port(&name, protocol, &address.host).map(|port| (port.into(), None));
+            let found = args.look_up(protocol, OsStr::new(&name), ask)?;
+            // Else the socket is bound already.
+            found.map_or(0, |(port, _)| port as u16)
+        }
     };
     Ok(Endpoint::Inet {
         style,
         host: address.host,
         port,
+    })
+}
+
+fn service_port(name: &str, protocol: &str, host: &Host) -> Result<u16, String> {
+    names::service_port(name, protocol).ok_or_else(|| {
+        // A name without a port is taken as a port.
+        let host = match host {
+            Host::Any => format!("; for a host of that name, write {name}:PORT"),
+            _ => String::new(),
+        };
+        format!(
+            "there is no {protocol} service '{name}' in services(5); a port is a number from 0 to \
+             65535 or a service name{host}"
+        )
     })
 }

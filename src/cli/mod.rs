@@ -3,30 +3,33 @@
 mod admission;
 mod args;
 mod datagrams;
+mod environment;
+pub mod files;
 mod identity;
+mod known;
 mod listeners;
 mod options;
 mod prestart;
 mod program;
+mod service;
 mod sockets;
 mod suggest;
+mod texts;
 pub mod values;
 
-use std::cell::RefCell;
-use std::ffi::OsString;
-use std::num::NonZeroUsize;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
+use std::rc::Rc;
 
 use clap::ArgMatches;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use crate::config::{Config, Daemon, DatagramMode, Identity, LogTarget, Service, Who};
+use crate::config::{Config, FileTexts, Who};
 use crate::error::Error;
 
-use admission::Clients;
 use args::Args;
-use options::COMMAND;
-pub use options::{GROUPS, Kind, Opt, command, help};
+pub use known::{Known, LookedUp};
+pub use options::{Belongs, GROUPS, Kind, Opt, command, help};
 
 /// The request of a command line.
 #[derive(Debug)]
@@ -36,18 +39,12 @@ pub enum Request {
     /// Report faults, beginning with these of the command line itself. Invalid values are left out
     /// of the config. The command is left out if the user or directory to run it in is invalid.
     Check(Box<Config>, Vec<Error>),
+    /// Report these faults of files, of which there are several, and don't start.
+    Refused(Vec<Error>),
     /// Report the rule for a client: one address, `unix`, or a user or group on a unix socket.
     Explain(Box<Config>, Who),
     /// Print this text on standard output.
     Print(String),
-}
-
-/// What a process knows after an upgrade. It doesn't look up the same names again: its root
-/// directory may be another, the answers may take long, and its sockets are bound.
-#[derive(Clone, Debug)]
-pub struct Known {
-    /// The users that were looked up.
-    pub identities: Vec<Identity>,
 }
 
 /// Parses the command line. The first of `arguments` is the program's own name.
@@ -78,28 +75,78 @@ pub fn parse(
     }
 }
 
+/// Returns what a file in TOML says, or all its faults. No value is checked.
+pub fn parse_toml(path: &Path, text: &[u8]) -> Result<FileTexts, Vec<Error>> {
+    let (mut daemon, mut faults) = (Vec::new(), Vec::new());
+    let services = files::toml::parse(path, text, &mut daemon, &mut faults);
+    match faults.is_empty() {
+        true => Ok(FileTexts {
+            daemon,
+            services: services.into_iter().map(Into::into).collect(),
+        }),
+        false => Err(faults),
+    }
+}
+
+/// Returns TOML that says the same, or what TOML can't have.
+pub fn print_toml(texts: &FileTexts) -> Result<String, Vec<Error>> {
+    files::print::toml(texts)
+}
+
 /// Reads the options of a command line that has only known ones.
 fn read(matches: &ArgMatches, known: Option<Known>) -> Result<Request, Error> {
-    let args = Args {
-        matches,
-        names: known.is_none(),
-        faults: RefCell::default(),
-        notes: RefCell::default(),
+    let in_files = files::SOURCES.iter().any(|it| matches.contains_id(it));
+    let mut known = known.unwrap_or_else(|| Known {
+        names: Some(Rc::default()),
+        ..Known::default()
+    });
+    let texts = known.texts.take();
+    let looked_up = known.names.clone();
+    let args = Args::new(matches, looked_up.as_deref(), None);
+    let (config, mut faults) = match in_files {
+        false => (service::config(&args, &known), Vec::new()),
+        true => texts::config(&args, texts, known),
     };
-    let config = Box::new(config(&args, known));
-    let names = args.names();
-    let client = args.read("explain", |text| admission::client(text, names));
+    let names = |id, name: &OsStr| args.look_up_id(id, name);
+    let client = args.read("explain", |text| admission::client(text, &names));
     if client.is_some() && args.flag("check") {
         args.refuse("--explain can't be used with --check: they report different things");
     }
-    let mut faults = args.faults.into_inner();
+    let prints = args.flag("print-config");
+    for other in ["check", "explain"] {
+        if prints && (args.is_given(other)) {
+            args.refuse(format!(
+                "--print-config can't be used with --{other}: they report different things"
+            ));
+        }
+    }
+    faults.extend(args.faults.take());
+    let config = Box::new(config);
     if matches.get_flag("check") {
         return Ok(Request::Check(config, faults));
+    }
+    if prints && faults.is_empty() {
+        let own = || texts::of_command_line(&args, &config);
+        match print_toml(config.texts.as_ref().unwrap_or(&own())) {
+            Ok(text) => return Ok(Request::Print(text)),
+            Err(more) => faults = more,
+        }
+        return refused(faults);
     }
     match (faults.is_empty(), client) {
         (true, None) => Ok(Request::Run(config)),
         (true, Some(client)) => Ok(Request::Explain(config, client)),
+        (false, _) if in_files => refused(faults),
+        // On a command line, one fault often causes others.
         (false, _) => Err(faults.swap_remove(0)),
+    }
+}
+
+/// Refuses what has these faults.
+fn refused(mut faults: Vec<Error>) -> Result<Request, Error> {
+    match faults.len() {
+        1 => Err(faults.swap_remove(0)),
+        _ => Ok(Request::Refused(faults)),
     }
 }
 
@@ -171,133 +218,5 @@ fn sentence(error: &clap::Error) -> String {
             let line = text.lines().next().unwrap_or_default();
             line.trim_start_matches("error: ").to_owned()
         }
-    }
-}
-
-/// Reads all options. Faults are added to `args`. An invalid value counts as unset, so whether one
-/// option needs another is decided by what was given, not by the result.
-fn config(args: &Args<'_>, known: Option<Known>) -> Config {
-    let command = program::command(args);
-    let listeners = listeners::listeners(args);
-    let supervise = args.flag("supervise");
-    listeners::check_who_accepts(args, &listeners);
-    let ready_fd = args.read("ready-fd", values::ready_fd);
-    match ready_fd {
-        Some(number) if !args.listens() && !supervise => args.refuse(format!(
-            "--ready-fd {number} has no use without a listener or --supervise: PROG inherits the \
-             descriptor and reports itself when it is ready"
-        )),
-        Some(1) if supervise => {
-            args.refuse("--ready-fd 1 can't be used with --supervise: it is PROG's own output");
-        }
-        _ => {}
-    }
-    let datagrams = datagrams::mode(args, &listeners);
-    let ending = ["drain", "timeout", "idle-timeout"];
-    for (option, used, by) in [
-        ("drain", args.listens() && !supervise, "a listener"),
-        (
-            "kill-after",
-            supervise || ending.into_iter().any(|option| args.has(option)),
-            "--drain, --timeout, --idle-timeout or --supervise",
-        ),
-    ] {
-        if !used && args.has(option) {
-            args.refuse(format!("--{option} has no use without {by}"));
-        }
-    }
-    let faults = args.faults.borrow().len();
-    let known = known.map(|known| known.identities).unwrap_or_default();
-    let identity = identity::handlers(args, &known);
-    let daemon_identity = identity::daemon(args, &known);
-    let (root, daemon_root) = identity::roots(args);
-    let surroundings = program::surroundings(args);
-    let misplaced = args.faults.borrow().len() > faults;
-    let connected = listeners::style(args).has_connections();
-    let inet = args.has("inet") && connected;
-    let unix = args.has("unix") && connected;
-    let tcp = args.has("tcp") || inet || args.has("listen-fd") || args.flag("systemd");
-    let accepts = (tcp || unix) && !supervise && !args.flag("wait");
-    let clients = Clients {
-        accepted: accepts,
-        tcp,
-        datagrams,
-    };
-    let admission = admission::admission(args, clients);
-    let log = args.read("log", LogTarget::parse);
-    let pidfile = args.read("pidfile", values::path);
-    let mode = program::mode(args);
-    notes(args, clients, tcp || unix);
-    let drain = args.read("drain", values::duration);
-    let kill_after = args.read("kill-after", values::duration);
-    Config {
-        daemon: Daemon {
-            verbosity: args.matches.get_count("verbose"),
-            background: args.flag("background"),
-            log,
-            pidfile,
-            ready_fd,
-            identity: daemon_identity,
-            root: daemon_root,
-            threads: args.read("threads", values::threads),
-        },
-        services: vec![Service {
-            name: program::service_name(&command),
-            notes: args.notes.take(),
-            surroundings,
-            admission,
-            prestart: prestart::prestart(args, &listeners, accepts),
-            mode,
-            identity,
-            as_peer: identity::as_peer(args, &listeners),
-            root,
-            drain,
-            kill_after,
-            min_source_port: datagrams::min_source_port(args, datagrams, &listeners),
-            datagrams,
-            listeners,
-            command: if misplaced { Vec::new() } else { command },
-            max_clients: args
-                .read("max-clients", values::positive)
-                .and_then(|number| NonZeroUsize::new(number as usize)),
-        }],
-    }
-}
-
-/// The options that make listeners, as they are written most.
-const LISTENERS: [&str; 8] = ["-t", "-u", "-i", "-l", "--tcp", "--udp", "--inet", "--unix"];
-
-/// Notes the options that have no effect. skd 1.2 accepted these; all others are refused.
-fn notes(args: &Args<'_>, clients: Clients, connects: bool) {
-    let without = |option: &str, what: &str| {
-        args.note(format!("--{option} has no effect without {what}"));
-    };
-    if !args.any() {
-        let words = args.matches.get_many::<OsString>(COMMAND);
-        let listener = |word: &&OsString| LISTENERS.iter().any(|option| word == option);
-        if let Some(word) = words.and_then(|mut words| words.find(listener)) {
-            args.note(format!(
-                "no listener: options come before PROG, and {} is an argument of it",
-                Path::new(word).display()
-            ));
-        }
-    }
-    // With a program that accepts connections itself, it is refused.
-    let taken = args.flag("wait") || args.flag("supervise") && args.listens();
-    let limited = clients.accepted || clients.datagrams != DatagramMode::Wait || taken;
-    if args.has("max-clients") && !limited {
-        match args.listens() {
-            false => without("max-clients", "a listener: PROG runs once"),
-            true => without(
-                "max-clients",
-                "a stream listener or --datagram-mode: a datagram listener has one handler",
-            ),
-        }
-    }
-    if args.has("backlog") && !connects {
-        without("backlog", "a stream listener");
-    }
-    if args.flag("nodelay") && !clients.tcp {
-        without("nodelay", "a TCP listener");
     }
 }

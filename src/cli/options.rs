@@ -3,6 +3,7 @@
 
 mod admission;
 mod daemon;
+mod files;
 mod handlers;
 pub mod help;
 mod listeners;
@@ -14,7 +15,7 @@ use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, Command, ValueHint};
 
 use Kind::{Count, Flag, Optional, Value, Values};
-pub use option::{Kind, Opt};
+pub use option::{Belongs, Kind, Opt};
 
 /// The options by heading, in the order of `--help`.
 pub const GROUPS: &[(&str, &[Opt])] = &[
@@ -24,6 +25,7 @@ pub const GROUPS: &[(&str, &[Opt])] = &[
     ("Timeouts", timeouts::OPTIONS),
     ("Connections and sockets", sockets::OPTIONS),
     ("Daemon", daemon::OPTIONS),
+    ("Configuration files", files::OPTIONS),
 ];
 
 /// The name of the argument that is PROG and its own arguments.

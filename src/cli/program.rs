@@ -1,18 +1,21 @@
 //! The program to run, and its process attributes.
 
 use std::ffi::{CString, OsStr, OsString};
+use std::num::NonZeroUsize;
 use std::path::Path;
-
-use clap::parser::ValueSource;
 
 use super::args::Args;
 use super::options::Kind;
-use super::{options, values};
-use crate::config::{Limit, Mode, StandardError, Supervise, Surroundings};
+use super::{environment, options, values};
+use crate::config::{EnvironmentFile, Limit, Mode, StandardError, Supervise, Surroundings};
 
 /// Reads PROG and its arguments.
 pub(super) fn command(args: &Args<'_>) -> Vec<CString> {
     let Some(command) = args.matches.get_many::<OsString>(options::COMMAND) else {
+        // Whatever reads a file refuses a service without a command.
+        if args.written.is_some() {
+            return Vec::new();
+        }
         args.refuse(match last_value(args) {
             Some((option, name, value)) => format!(
                 "no PROG to run: '{}' was taken as the {name} of --{option}; write --{option} \
@@ -37,10 +40,7 @@ pub(super) fn command(args: &Args<'_>) -> Vec<CString> {
 /// and the value, if it could be meant as PROG.
 fn last_value<'a>(args: &'a Args<'_>) -> Option<(&'a str, &'a str, &'a OsStr)> {
     let all = options::GROUPS.iter().flat_map(|(_, options)| *options);
-    let all = all.filter(|option| {
-        let source = args.matches.value_source(option.long);
-        source == Some(ValueSource::CommandLine)
-    });
+    let all = all.filter(|option| args.is_given(option.long));
     let last = all.max_by_key(|option| args.matches.indices_of(option.long)?.max())?;
     let (Kind::Value(name, _) | Kind::Values(name, _)) = last.kind else {
         return None;
@@ -53,13 +53,44 @@ fn last_value<'a>(args: &'a Args<'_>) -> Option<(&'a str, &'a str, &'a OsStr)> {
     is_word.then_some((last.long, name, value))
 }
 
-/// Returns the name of the service of a command line: the last part of its program's path.
-pub(super) fn service_name(command: &[CString]) -> String {
+/// Returns the name of the service of a command line: that of `--name`, or the last part of its
+/// program's path.
+pub(super) fn service_name(args: &Args<'_>, command: &[CString]) -> String {
+    if let Some(name) = args.read("name", values::service_name) {
+        return name;
+    }
     let program = command
         .first()
         .map_or_else(Vec::new, |name| name.as_bytes().to_vec());
     let name = program.rsplit(|byte| *byte == b'/').next();
     String::from_utf8_lossy(name.unwrap_or_default()).into_owned()
+}
+
+/// Returns how many handlers there may be in all, if that is limited.
+pub(super) fn max_total(args: &Args<'_>) -> Option<NonZeroUsize> {
+    let (once, total) = (args.flag("once"), args.has("max-total"));
+    if once && total {
+        args.refuse("--once can't be used with --max-total: it is --max-total 1");
+    }
+    for (option, given) in [("once", once), ("max-total", total)] {
+        if !given {
+            continue;
+        }
+        if args.flag("supervise") {
+            args.refuse(format!(
+                "--{option} can't be used with --supervise: PROG accepts its clients itself"
+            ));
+        } else if !args.listens() {
+            args.refuse(format!(
+                "--{option} has no use without a listener: PROG runs once"
+            ));
+        }
+    }
+    if once {
+        return NonZeroUsize::new(1);
+    }
+    let number = args.read("max-total", values::positive);
+    number.and_then(|number| NonZeroUsize::new(usize::try_from(number).ok()?))
 }
 
 /// Returns how PROG gets its clients.
@@ -87,27 +118,16 @@ fn standard_error(args: &Args<'_>) -> StandardError {
     if !args.listens() {
         args.refuse("--stderr client has no use without a listener");
     }
-    let early = "a handler that runs already keeps its standard error";
-    for (option, is_used, why) in [
-        (
-            "supervise",
-            args.flag("supervise"),
-            "PROG accepts its clients itself",
-        ),
-        ("warm", args.has("warm"), early),
-        ("fork-server", args.has("fork-server"), early),
-    ] {
-        if is_used {
-            args.refuse(format!(
-                "--stderr client can't be used with --{option}: {why}"
-            ));
-        }
+    if args.flag("supervise") {
+        args.refuse(
+            "--stderr client can't be used with --supervise: PROG accepts its clients itself",
+        );
     }
     error
 }
 
-/// Reads the process attributes of handlers.
-pub(super) fn surroundings(args: &Args<'_>) -> Surroundings {
+/// Reads the process attributes of handlers. Files that are `known` aren't read again.
+pub(super) fn surroundings(args: &Args<'_>, known: &[EnvironmentFile]) -> Surroundings {
     let mut limits: Vec<Limit> = Vec::new();
     for (_, value) in args.each("limit") {
         if let Some(limit) = args.value("limit", value, values::limit) {
@@ -115,14 +135,14 @@ pub(super) fn surroundings(args: &Args<'_>) -> Surroundings {
             limits.push(limit);
         }
     }
-    let serves = args.listens();
-    let variable = |value: &OsStr| values::variable(value, serves);
+    let environment_files = environment::files(args, known);
     Surroundings {
         limits,
-        environment: args
-            .each("env")
-            .filter_map(|(_, value)| args.value("env", value, variable))
-            .collect(),
+        argv0: args.read("argv0", values::argv0),
+        clears_environment: args.flag("clear-env"),
+        passed: environment::passed(args),
+        environment: environment::changes(args, &environment_files),
+        environment_files,
         directory: args
             .read("chdir", values::path)
             .and_then(|path| args.c_string(path.into_os_string())),

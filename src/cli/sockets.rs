@@ -5,7 +5,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::args::{Args, with_value};
-use super::options::COMMAND;
 use super::values::{Why, amount, duration, parsed, positive};
 use crate::config::{Probes, Scope, SocketOption, Style, decimal, is_interface};
 
@@ -38,7 +37,7 @@ pub(super) fn options(args: &Args<'_>, kinds: &Kinds) -> Vec<SocketOption> {
         None => args.has("keepalive").then_some(None),
         probes => Some(probes),
     };
-    if let (None, Some(word)) = (args.one("keepalive"), args.one(COMMAND)) {
+    if let (None, Some(word)) = (args.one("keepalive"), args.word_after_options()) {
         let is_value = probes(word).is_ok() || duration(word).is_ok();
         if args.has("keepalive") && is_value {
             let word = Path::new(word).display();

@@ -50,11 +50,24 @@ pub(super) fn like(unknown: &str) -> Option<&'static Opt> {
     if let (Some(option), None) = (longer.next(), longer.next()) {
         return Some(option);
     }
-    let near = options().map(|option| (distance(&word, option.long), option));
-    let (errors, option) = near.min_by_key(|(errors, _)| *errors)?;
-    // One slip in a short word, two in a longer one.
-    let allowed = if option.long.len() <= 4 { 1 } else { 2 };
-    (errors <= allowed).then_some(option)
+    named(nearest(&word, options().map(|option| option.long))?)
+}
+
+/// Returns the one of `words` that is most like an unknown word, if one is like it.
+pub(super) fn nearest<'a>(
+    unknown: &str,
+    words: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let near = words
+        .into_iter()
+        .map(|word| (distance(unknown, word), word));
+    let (errors, word) = near.min_by_key(|(errors, _)| *errors)?;
+    (errors <= allowed(word)).then_some(word)
+}
+
+/// One slip in a short word, two in a longer one.
+fn allowed(word: &str) -> usize {
+    if word.len() <= 4 { 1 } else { 2 }
 }
 
 fn options() -> impl Iterator<Item = &'static Opt> {

@@ -268,13 +268,60 @@ pub fn variable(text: &OsStr, serves: bool) -> Result<(OsString, Option<OsString
         return Err(NUL.into());
     }
     let name = OsString::from_vec(name.to_vec());
-    if serves && value.is_some() && crate::config::is_reserved_variable(&name) {
-        return Err(format!(
-            "{} is one of the variables that skd sets or removes for each handler",
-            Path::new(&name).display()
-        ));
+    if let Some(value) = value {
+        settable(&name, value, serves)?;
     }
     Ok((name, value.map(|value| OsString::from_vec(value.to_vec()))))
+}
+
+/// Parses the name of a variable. If skd serves, it refuses those that skd sets itself.
+pub fn variable_name(text: &OsStr, serves: bool) -> Result<OsString, Why> {
+    if text.is_empty() || text.as_bytes().contains(&b'=') {
+        return Err("it takes the NAME of a variable".into());
+    }
+    let (name, _) = variable(text, serves)?;
+    settable(&name, b"", serves).map(|()| name)
+}
+
+/// Refuses a variable that no program can have, and if skd serves, those that skd sets itself.
+pub fn settable(name: &OsStr, value: &[u8], serves: bool) -> Result<(), Why> {
+    // execve(2), MAX_ARG_STRLEN: with `=` and the byte at the end. Larger pages allow for more.
+    const LONGEST: usize = 128 << 10;
+    if name.len() + value.len() + 2 > LONGEST {
+        return Err(format!(
+            "{} and its value are longer than the 128 KiB that a program can have",
+            Path::new(name).display()
+        ));
+    }
+    if serves && crate::config::is_reserved_variable(name) {
+        return Err(format!(
+            "{} is one of the variables that skd sets or removes for each handler",
+            Path::new(name).display()
+        ));
+    }
+    Ok(())
+}
+
+/// Parses the name of a service, a word in messages: no blanks, no control characters.
+pub fn service_name(text: &OsStr) -> Result<String, Why> {
+    const LONGEST: usize = 64;
+    let fits = |name: &&str| {
+        let odd = |letter: char| letter.is_whitespace() || letter.is_control();
+        !name.is_empty() && name.len() <= LONGEST && !name.contains(odd)
+    };
+    let name = text.to_str().filter(fits);
+    name.map(str::to_owned).ok_or_else(|| {
+        format!("it takes 1 to {LONGEST} bytes of UTF-8, without blanks and control characters")
+    })
+}
+
+/// Parses what a program gets as its name.
+pub fn argv0(text: &OsStr) -> Result<CString, Why> {
+    if text.is_empty() {
+        // Many programs look at its first letter.
+        return Err("it is empty".into());
+    }
+    CString::new(text.as_bytes()).map_err(|_| NUL.into())
 }
 
 #[cfg(test)]

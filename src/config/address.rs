@@ -19,7 +19,7 @@ pub struct InetAddress {
 }
 
 /// The HOST of an internet address.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Host {
     /// No host: all addresses of this machine, IPv4 and IPv6.
     Any,
@@ -174,7 +174,7 @@ impl fmt::Display for InetAddress {
 }
 
 /// The address of a unix-domain socket (unix(7)).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum UnixAddress {
     /// A path in the file system.
     Path(PathBuf),

@@ -16,7 +16,7 @@ pub const KILL_AFTER: Span = Span::seconds(5);
 pub const MOST_THREADS: usize = 16;
 
 /// The configuration of the process as a whole.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Daemon {
     /// How much is reported: 0 errors, 1 connections, 2 more.
     pub verbosity: u8,

@@ -1,6 +1,7 @@
 //! The listeners of a service: sockets to bind or to inherit.
 
 use nix::unistd::{Gid, Uid};
+use serde::{Deserialize, Serialize};
 
 use super::{Host, SocketOption, Style, UnixAddress};
 
@@ -18,7 +19,7 @@ pub struct Listen {
 }
 
 /// The address of a socket to bind, or the source of an inherited one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
     /// TCP or UDP.
     Inet {
@@ -48,7 +49,7 @@ pub enum Endpoint {
 }
 
 /// The source of inherited sockets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum SocketSource {
     /// One descriptor with this number.
     Number(i32),
@@ -63,6 +64,15 @@ impl Endpoint {
             Self::Inet { style, .. } | Self::Unix { style, .. } => Some(*style),
             Self::Inherited { .. } => None,
         }
+    }
+
+    /// Returns what no other listener may have, whatever the mode and owner of its file.
+    pub fn address(&self) -> Self {
+        let mut bare = self.clone();
+        if let Self::Unix { mode, owner, .. } = &mut bare {
+            (*mode, *owner) = (None, None);
+        }
+        bare
     }
 
     /// Whether the same option may be given twice: then each socket gets a free port.

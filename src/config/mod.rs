@@ -9,6 +9,7 @@ mod count;
 mod daemon;
 mod decimal;
 mod duration;
+pub mod environment_file;
 mod escapes;
 mod listen;
 mod log_target;
@@ -23,10 +24,12 @@ mod rule;
 pub mod rule_file;
 mod service;
 mod service_id;
+mod service_text;
 mod socket_option;
 mod source;
 mod style;
 mod surroundings;
+mod target;
 mod variables;
 
 pub use address::{Host, InetAddress, Port, UnixAddress};
@@ -37,6 +40,7 @@ pub use count::Count;
 pub use daemon::{Account, Daemon, Identity, KILL_AFTER, MOST_THREADS};
 pub use decimal::decimal;
 pub use duration::Span;
+pub use environment_file::EnvironmentFile;
 pub use escapes::{quoted, unescape};
 pub use listen::{Endpoint, Listen, SocketSource};
 pub use log_target::{Level, LogTarget};
@@ -49,10 +53,12 @@ pub use refused::Refused;
 pub use rule::{Id, Names, Rule, RuleLocation, Trusted, Who, look_up};
 pub use service::{DatagramMode, MOST_WARM, Prestart, Service, Sharing};
 pub use service_id::ServiceId;
+pub use service_text::{FileTexts, Location, OptionText, ServiceText};
 pub use socket_option::{Group, Probes, Scope, SocketOption, is_interface};
 pub use source::Source;
 pub use style::Style;
 pub use surroundings::{Limit, RESOURCES, StandardError, Surroundings};
+pub use target::Target;
 pub use variables::is_reserved_variable;
 
 /// The configuration of skd.
@@ -62,4 +68,6 @@ pub struct Config {
     pub daemon: Daemon,
     /// The services, each with a name of its own. A command line defines one.
     pub services: Vec<Service>,
+    /// What files say, if the services come from files.
+    pub texts: Option<FileTexts>,
 }

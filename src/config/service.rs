@@ -3,8 +3,9 @@
 use std::ffi::CString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use super::{Admission, Identity, Listen, Mode, Span, Surroundings};
+use super::{Admission, Identity, Listen, Mode, ServiceText, Span, Surroundings};
 
 /// The maximum number of prestarted handlers.
 pub const MOST_WARM: usize = 4096;
@@ -28,6 +29,8 @@ pub struct Service {
     pub min_source_port: u16,
     /// The maximum number of concurrent handlers of connections, if there is a limit.
     pub max_clients: Option<NonZeroUsize>,
+    /// How many handlers it has in all, if that is limited. Then it ends.
+    pub max_total: Option<NonZeroUsize>,
     /// Which clients are admitted, and when.
     pub admission: Admission,
     /// The user that its handlers become, if they do. skd itself doesn't.
@@ -46,6 +49,19 @@ pub struct Service {
     pub surroundings: Surroundings,
     /// What is to be said at the start: settings that have no effect.
     pub notes: Vec<String>,
+    /// How it was written, if it comes from a file.
+    pub text: Option<Arc<ServiceText>>,
+}
+
+impl Service {
+    /// Returns the beginning of messages about the service: its location and name, if it comes from
+    /// a file.
+    pub fn label(&self) -> String {
+        match &self.text {
+            Some(text) => format!("{}: service {}: ", text.location, self.name),
+            None => String::new(),
+        }
+    }
 }
 
 /// What a handler of datagrams gets.

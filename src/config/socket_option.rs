@@ -4,10 +4,12 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Refused, Style};
 
 /// An option of listeners. Their connections inherit it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SocketOption {
     /// TCP_NODELAY.
     NoDelay,
@@ -40,7 +42,7 @@ pub enum SocketOption {
 }
 
 /// A multicast group to join.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
     /// Its address.
     pub address: IpAddr,
@@ -95,7 +97,7 @@ pub fn is_interface(name: &str) -> bool {
 }
 
 /// The keepalive probes of a connection (tcp(7)).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probes {
     /// TCP_KEEPIDLE: seconds of silence before the first probe.
     pub time: i32,

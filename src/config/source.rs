@@ -84,6 +84,47 @@ impl Source {
     }
 }
 
+impl Source {
+    /// Returns it as text for another process, in as few bytes as that takes.
+    pub fn save(&self) -> String {
+        let kind = match self.kind {
+            Kind::V4 => '4',
+            Kind::V6 => '6',
+            Kind::User => 'u',
+            Kind::Unknown => '?',
+        };
+        let bytes = &self.bytes[..usize::from(self.length).div_ceil(8)];
+        let mut text = format!("{kind}{:02x}", self.length);
+        for byte in bytes {
+            let _ = fmt::Write::write_fmt(&mut text, format_args!("{byte:02x}"));
+        }
+        text
+    }
+
+    /// Restores it from [`Self::save`].
+    pub fn restore(saved: &str) -> Option<Self> {
+        let kind = match saved.get(..1)? {
+            "4" => Kind::V4,
+            "6" => Kind::V6,
+            "u" => Kind::User,
+            "?" => Kind::Unknown,
+            _ => return None,
+        };
+        let byte = |index: usize| u8::from_str_radix(saved.get(index..index + 2)?, 16).ok();
+        let length = byte(1)?;
+        let count = usize::from(length).div_ceil(8);
+        let mut bytes = [0; 16];
+        for (index, to) in bytes.get_mut(..count)?.iter_mut().enumerate() {
+            *to = byte(3 + 2 * index)?;
+        }
+        (saved.len() == 3 + 2 * count).then_some(Self {
+            kind,
+            length,
+            bytes,
+        })
+    }
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, ..] = self.bytes;
@@ -134,7 +175,37 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_damaged_source_is_none() {
+        for saved in [
+            "",
+            "4",
+            "420",
+            "4207f0000",
+            "9207f000001",
+            "4ff",
+            "é207f",
+            "420é",
+            "u2000",
+        ] {
+            assert_eq!(Source::restore(saved), None, "{saved}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_saved_source_is_restored(
+            address in any::<IpAddr>(),
+            v4 in 0..=32_u8,
+            v6 in 0..=128_u8,
+            user in any::<u32>(),
+        ) {
+            let address = Source::address(address, SourcePrefix { v4, v6 });
+            for source in [address, Source::user(user), Source::UNKNOWN] {
+                prop_assert_eq!(Source::restore(&source.save()), Some(source));
+            }
+        }
+
         #[test]
         fn addresses_are_one_source_when_they_agree_in_the_prefix(
             first in any::<IpAddr>(),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The style of a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Style {
     /// A stream connection for each client.
     Stream,

@@ -2,6 +2,7 @@
 
 use std::ffi::{CString, OsString};
 
+use super::EnvironmentFile;
 use crate::sys::child::Resource;
 
 /// The process attributes that handlers start with. Unset attributes are inherited from skd.
@@ -15,6 +16,14 @@ pub struct Surroundings {
     pub nice: Option<i32>,
     /// The resource limits.
     pub limits: Vec<Limit>,
+    /// What the program gets as its name (`argv[0]`), if that isn't PROG.
+    pub argv0: Option<CString>,
+    /// Whether variables of skd are inherited only if they are `passed`.
+    pub clears_environment: bool,
+    /// The variables that are inherited all the same.
+    pub passed: Vec<OsString>,
+    /// The files whose variables are in `environment`.
+    pub environment_files: Vec<EnvironmentFile>,
     /// Changes to the environment, in order: a value, or `None` to unset the variable.
     pub environment: Vec<(OsString, Option<OsString>)>,
     /// Whether handlers and their descendants can never gain privileges (PR_SET_NO_NEW_PRIVS).

@@ -348,23 +348,31 @@ fn another_user_and_root_directory_are_told_which_rights_they_need() {
 }
 
 /// Options that have an effect without a listener, on PROG or on skd.
-const OF_PROGRAMS: [&str; 16] = [
+const OF_PROGRAMS: [&str; 24] = [
+    "argv0",
     "background",
     "chdir",
     "check",
     "chroot",
+    "clear-env",
+    "config",
     "drop-privileges",
     "env",
+    "env-file",
     "help",
+    "inetd-conf",
     "limit",
     "log",
+    "name",
     "nice",
     "no-new-privs",
     "pidfile",
+    "print-config",
     "supervise",
     "umask",
     "user",
     "version",
+    "xinetd",
 ];
 
 /// Options that say nothing without a listener: their effect is a default, or nothing.
@@ -374,7 +382,8 @@ const SILENT: [&str; 2] = ["stream", "verbose"];
 fn value(option: &str) -> Option<&'static str> {
     Some(match option {
         "max-clients" | "backlog" | "threads" | "warm" | "max-per-source" | "fast-open"
-        | "mark" | "tos" | "min-source-port" => "1",
+        | "mark" | "tos" | "min-source-port" | "max-total" => "1",
+        "pass-env" => "HOME",
         "ready-fd" => "1",
         "unix-mode" => "600",
         "unix-owner" => "nobody",
@@ -567,12 +576,14 @@ const NOUNS: [&str; 12] = [
 ];
 
 /// Text with a number before a noun that is never one, by what follows in the source.
-const NEVER_ONE: [&str; 4] = [
+const NEVER_ONE: [&str; 6] = [
     // A limit, and what exceeds it.
     "it has {length} bytes, and the kernel",
     "is longer than {longest} bytes",
     "all {limit} slots are taken",
     "it has more than {MOST_FILES} files open",
+    "it takes 1 to {LONGEST} bytes of UTF-8",
+    "there are {number} services, and one skd has at most {MOST}",
 ];
 
 #[test]

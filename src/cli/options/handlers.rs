@@ -17,6 +17,24 @@ pub(super) const OPTIONS: &[Opt] = &[
 backlog: see --at-max and DATAGRAMS.",
     },
     Opt {
+        long: "max-total",
+        shorts: &[],
+        kind: Value("N", ValueHint::Other),
+        common: false,
+        help: "End after N handlers",
+        manual: "\
+1 or more. Exactly N handlers start, those in wait mode too. The listeners close with the last one, and skd \
+ends when all have ended. See After a number of clients in DRAINING.",
+    },
+    Opt {
+        long: "once",
+        shorts: &[],
+        kind: Flag,
+        common: false,
+        help: "Serve one client, and end: --max-total 1",
+        manual: "See there.",
+    },
+    Opt {
         long: "wait",
         shorts: &[],
         kind: Flag,
@@ -115,6 +133,55 @@ limit of a NAME counts. Examples: `cpu=10`, `nofile=256:1K`.",
 Without =, it is unset. Not for variables that skd sets itself.",
     },
     Opt {
+        long: "env-file",
+        shorts: &[],
+        kind: Values("FILE", ValueHint::FilePath),
+        common: false,
+        help: "Set the variables in FILE; repeatable",
+        manual: "\
+As EnvironmentFile of systemd; with - in front, FILE may be missing: `--env-file -/etc/default/echo`. \
+Options --env come after all files. See Files of variables in ENVIRONMENT.",
+    },
+    Opt {
+        long: "clear-env",
+        shorts: &[],
+        kind: Flag,
+        common: false,
+        help: "Let PROG inherit no variable, not even PATH",
+        manual: "\
+As with env -i: PROG has only what --env, --env-file, --user and skd set. Without PATH, PROG is looked for in \
+/bin and /usr/bin. Example: `--clear-env --env PATH=/usr/local/bin:/usr/bin:/bin`.",
+    },
+    Opt {
+        long: "pass-env",
+        shorts: &[],
+        kind: Values("NAME", ValueHint::Other),
+        common: false,
+        help: "With --clear-env, inherit NAME; repeatable",
+        manual: "NAME is a variable of skd; without one of that name, nothing happens. --env and --env-file can \
+change it.",
+    },
+    Opt {
+        long: "argv0",
+        shorts: &[],
+        kind: Value("NAME", ValueHint::Other),
+        common: false,
+        help: "Run PROG under the name NAME",
+        manual: "\
+NAME is argument 0. Which file is PROG doesn't depend on it. Example: `--argv0 -sh sh` for a login shell. A \
+script gets its own path instead, as execve(2) says.",
+    },
+    Opt {
+        long: "name",
+        shorts: &[],
+        kind: Value("NAME", ValueHint::Other),
+        common: false,
+        help: "Name the service NAME [the name of PROG]",
+        manual: "\
+At most 64 bytes, without blanks and control characters. An upgrade knows the service by it: see \
+UPGRADING.",
+    },
+    Opt {
         long: "stderr",
         shorts: &[],
         kind: Value("TARGET", ValueHint::Other),
@@ -122,7 +189,7 @@ Without =, it is unset. Not for variables that skd sets itself.",
         help: "Send handlers' stderr to client or log [log]",
         manual: "\
 With client, descriptor 2 of a handler is what descriptor 1 is, as with inetd. With log it is that of \
-skd. Not with -S, --warm or --fork-server.",
+skd. Not with -S.",
     },
     Opt {
         long: "no-new-privs",

@@ -14,6 +14,7 @@ const TEXT: usize = 32;
 
 const HEAD: &str = "\
 Usage: skd [OPTIONS] [--] PROG [ARGS]...
+       skd --config PATH [OPTIONS]
 Runs PROG for each connection, with the socket as standard input and output.
 Without a listener, PROG is run at once.
 ";

@@ -20,6 +20,56 @@ pub struct Opt {
     pub manual: &'static str,
 }
 
+/// What an option is about, which decides where it can be written in files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Belongs {
+    /// A service: `[service.NAME]` and `[defaults]`.
+    Service,
+    /// The process that serves: `[daemon]`.
+    Daemon,
+    /// The command line: no file.
+    CommandLine,
+}
+
+/// The options of the daemon. `--chroot` is its own too: with `--daemon-user`, skd enters it.
+const DAEMON: [&str; 8] = [
+    "threads",
+    "verbose",
+    "background",
+    "log",
+    "pidfile",
+    "ready-fd",
+    "daemon-user",
+    "drop-privileges",
+];
+
+/// The options that say where to read, and what to do instead of serving.
+const COMMAND_LINE: [&str; 9] = [
+    "config",
+    "inetd-conf",
+    "xinetd",
+    "print-config",
+    "check",
+    "explain",
+    "name",
+    "version",
+    "help",
+];
+
+impl Opt {
+    /// Returns what the option is about.
+    pub fn belongs(&self) -> Belongs {
+        let is_in = |names: &[&str]| names.contains(&self.long);
+        if is_in(&DAEMON) {
+            Belongs::Daemon
+        } else if is_in(&COMMAND_LINE) {
+            Belongs::CommandLine
+        } else {
+            Belongs::Service
+        }
+    }
+}
+
 /// What an option takes.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {

@@ -1,0 +1,164 @@
+//! From options to a service and the daemon that serves it.
+
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use super::admission::{self, Clients};
+use super::args::Args;
+use super::known::Known;
+use super::options::COMMAND;
+use super::{datagrams, identity, listeners, prestart, program, values};
+use crate::config::{Config, Daemon, DatagramMode, Identity, LogTarget, Service};
+
+/// Reads all options. Faults are added to `args`. An invalid value counts as unset, so whether one
+/// option needs another is decided by what was given, not by the result.
+pub(super) fn config(args: &Args<'_>, known: &Known) -> Config {
+    let command = program::command(args);
+    let listeners = listeners::listeners(args);
+    let supervise = args.flag("supervise");
+    listeners::check_who_accepts(args, &listeners);
+    let ready_fd = args.read("ready-fd", values::ready_fd);
+    match ready_fd {
+        Some(number) if !args.listens() && !supervise => args.refuse(format!(
+            "--ready-fd {number} has no use without a listener or --supervise: PROG inherits the \
+             descriptor and reports itself when it is ready"
+        )),
+        Some(1) if supervise => {
+            args.refuse("--ready-fd 1 can't be used with --supervise: it is PROG's own output");
+        }
+        _ => {}
+    }
+    let datagrams = datagrams::mode(args, &listeners);
+    let ending = ["drain", "timeout", "idle-timeout"];
+    for (option, used, by) in [
+        ("drain", args.listens() && !supervise, "a listener"),
+        (
+            "kill-after",
+            supervise || ending.into_iter().any(|option| args.has(option)),
+            "--drain, --timeout, --idle-timeout or --supervise",
+        ),
+    ] {
+        if !used && args.has(option) {
+            args.refuse(format!("--{option} has no use without {by}"));
+        }
+    }
+    let faults = args.faults.borrow().len();
+    let identity = identity::handlers(args, &known.identities);
+    let daemon_identity = identity::daemon(args, &known.identities);
+    let (root, daemon_root) = identity::roots(args);
+    let surroundings = program::surroundings(args, &known.environment_files);
+    let misplaced = args.faults.borrow().len() > faults;
+    let connected = listeners::style(args).has_connections();
+    let inet = args.has("inet") && connected;
+    let unix = args.has("unix") && connected;
+    let tcp = args.has("tcp") || inet || args.has("listen-fd") || args.flag("systemd");
+    let accepts = (tcp || unix) && !supervise && !args.flag("wait");
+    let clients = Clients {
+        accepted: accepts,
+        tcp,
+        datagrams,
+    };
+    let admission = admission::admission(args, clients);
+    let process = process(args);
+    let mode = program::mode(args);
+    notes(args, clients, tcp || unix);
+    let drain = args.read("drain", values::duration);
+    let kill_after = args.read("kill-after", values::duration);
+    Config {
+        daemon: Daemon {
+            ready_fd,
+            identity: daemon_identity,
+            root: daemon_root,
+            ..process
+        },
+        services: vec![Service {
+            name: program::service_name(args, &command),
+            notes: args.notes.take(),
+            surroundings,
+            admission,
+            prestart: prestart::prestart(args, &listeners, accepts),
+            mode,
+            identity,
+            as_peer: identity::as_peer(args, &listeners),
+            root,
+            drain,
+            kill_after,
+            min_source_port: datagrams::min_source_port(args, datagrams, &listeners),
+            datagrams,
+            listeners,
+            max_total: program::max_total(args),
+            command: if misplaced { Vec::new() } else { command },
+            max_clients: args
+                .read("max-clients", values::positive)
+                .and_then(|number| NonZeroUsize::new(number as usize)),
+            text: None,
+        }],
+        texts: None,
+    }
+}
+
+/// Reads the options of the daemon, where services are in files.
+pub(super) fn daemon(args: &Args<'_>, known: &[Identity]) -> Daemon {
+    let ready_fd = args.read("ready-fd", values::ready_fd);
+    let identity = identity::daemon(args, known);
+    let (_, root) = identity::roots(args);
+    Daemon {
+        ready_fd,
+        identity,
+        root,
+        ..process(args)
+    }
+}
+
+/// Reads the options of the daemon that no other option needs.
+fn process(args: &Args<'_>) -> Daemon {
+    Daemon {
+        verbosity: args.matches.get_count("verbose"),
+        background: args.flag("background"),
+        log: args.read("log", LogTarget::parse),
+        pidfile: args.read("pidfile", values::path),
+        ready_fd: None,
+        identity: None,
+        root: None,
+        threads: args.read("threads", values::threads),
+    }
+}
+
+/// The options that make listeners, as they are written most.
+const LISTENERS: [&str; 8] = ["-t", "-u", "-i", "-l", "--tcp", "--udp", "--inet", "--unix"];
+
+/// Notes the options that have no effect. skd 1.2 accepted these; all others are refused.
+fn notes(args: &Args<'_>, clients: Clients, connects: bool) {
+    let without = |option: &str, what: &str| {
+        args.note(format!("--{option} has no effect without {what}"));
+    };
+    if !args.any() && args.written.is_none() {
+        let words = args.matches.get_many::<OsString>(COMMAND);
+        let listener = |word: &&OsString| LISTENERS.iter().any(|option| word == option);
+        if let Some(word) = words.and_then(|mut words| words.find(listener)) {
+            args.note(format!(
+                "no listener: options come before PROG, and {} is an argument of it",
+                Path::new(word).display()
+            ));
+        }
+    }
+    // With a program that accepts connections itself, it is refused.
+    let taken = args.flag("wait") || args.flag("supervise") && args.listens();
+    let limited = clients.accepted || clients.datagrams != DatagramMode::Wait || taken;
+    if args.has("max-clients") && !limited {
+        match args.listens() {
+            false => without("max-clients", "a listener: PROG runs once"),
+            true => without(
+                "max-clients",
+                "a stream listener or --datagram-mode: a datagram listener has one handler",
+            ),
+        }
+    }
+    if args.has("backlog") && !connects {
+        without("backlog", "a stream listener");
+    }
+    if args.flag("nodelay") && !clients.tcp {
+        without("nodelay", "a TCP listener");
+    }
+}
