@@ -21,7 +21,7 @@ mod error {
 }
 
 mod report {
-    pub use skd::report::{Event, Trouble, Watched};
+    pub use skd::report::{Event, Extent, ParkedAt, Trouble, Watched};
 
     /// Instead of a line of the log: clients of a model wait for what is ready.
     pub fn event(event: Event<'_>) {

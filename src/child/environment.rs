@@ -1,11 +1,11 @@
-//! The variables that all handlers of a service have: inherited, the user's, `--env`. Those of the
-//! client are in `config::peer`, those of the listener in `net::variables`.
+//! The variables that all handlers of a service have: inherited, the user's, `--env-file`,
+//! `--env`. Those of the client are in `config::peer`, those of the listener in `net::variables`.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
-use crate::config::{Account, is_reserved_variable};
+use crate::config::{Account, Surroundings, is_reserved_variable};
 
 /// The common variables of the handlers of a service.
 #[derive(Clone, Debug)]
@@ -15,6 +15,15 @@ impl Variables {
     /// The environment of this process, with a user's own variables, and then with changes.
     pub fn inherited(account: Option<&Account>, changes: &[(OsString, Option<OsString>)]) -> Self {
         Self::of(std::env::vars_os(), account, changes)
+    }
+
+    /// What a program has of the environment of this process, with a user's own variables, and then
+    /// with changes.
+    pub fn for_program(account: Option<&Account>, surroundings: &Surroundings) -> Self {
+        let all = !surroundings.clears_environment;
+        let inherited = std::env::vars_os();
+        let inherited = inherited.filter(|(name, _)| all || surroundings.passed.contains(name));
+        Self::of(inherited, account, &surroundings.environment)
     }
 
     /// The same from another environment.

@@ -22,7 +22,7 @@ mod start;
 
 pub use method::{Method, Pidfds, watch_births};
 pub use plan::Plan;
-pub use prestart::Pool;
 #[cfg(target_arch = "x86_64")]
 pub use prestart::{HarmlessCalls, harmless_calls};
+pub use prestart::{Pool, SavedPool, rehearse};
 pub use spawn::{PeerRefused, SpawnError, Spawned, Spawner};

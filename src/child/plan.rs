@@ -1,8 +1,11 @@
 //! A handler's preparation as data: the steps between clone and exec, each one system call.
 
+use std::collections::HashMap;
 use std::ffi::{CStr, CString, OsStr, OsString};
-use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::fmt::Write as _;
+use std::hash::{Hash, Hasher};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +13,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::resource::{Resource, getrlimit};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
 use nix::unistd::Uid;
 
 use super::environment::Variables;
@@ -31,13 +34,16 @@ use crate::sys::signals::{SigSet, Signal};
 /// Everything about a handler that is the same for all connections.
 #[derive(Debug)]
 pub struct Plan {
+    /// See [`Self::name`].
+    name: OsString,
     target: ExecTarget,
-    steps: Vec<Step>,
+    /// Shared by all plans with the same, as the variables are.
+    steps: Arc<[Step]>,
     variables: Arc<[CString]>,
     /// The sockets that are passed; the steps use their numbers.
     sockets: Vec<OwnedFd>,
     /// The descriptors that steps use, by their numbers.
-    owned: Vec<OwnedFd>,
+    owned: Vec<Arc<OwnedFd>>,
     /// See [`Self::directory`].
     directory: Option<OsString>,
     /// See [`Self::root`].
@@ -85,28 +91,89 @@ pub struct Preparation<'a> {
     pub root: Option<Root>,
 }
 
-/// The root directory of handlers.
-#[derive(Debug)]
+/// The root directory of handlers. Services with the same share it.
+#[derive(Clone, Debug)]
 pub struct Root {
     /// Its path, for messages.
     pub path: PathBuf,
     /// It itself. The number is that of a descriptor that the plan may own, see [`Plan::own`].
-    pub directory: OwnedFd,
+    pub directory: Arc<OwnedFd>,
 }
 
 impl Root {
     /// Opens it, with the rights that this process still has. It stays the same directory, whatever
     /// becomes of its path.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        Self::open_with(path, Ok)
+    }
+
+    /// Opens it, and moves it to a number that children have with `own`.
+    pub fn open_with(
+        path: &Path,
+        own: impl FnOnce(OwnedFd) -> Result<OwnedFd, Error>,
+    ) -> Result<Self, Error> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let directory = open(path, flags, Mode::empty())
             .and_then(|fd| claim(fd.as_raw_fd()))
             .map_err(|errno| Error::start(format!("can't chroot to {}", path.display()), errno))?;
         Ok(Self {
             path: path.to_owned(),
-            directory,
+            directory: own(directory)?.into(),
         })
     }
+}
+
+/// What a plan is made for: a program with its arguments, its environment, and its preparation.
+pub type Wanted<'a> = (&'a [CString], &'a Variables, Preparation<'a>);
+
+/// What plans have in common.
+#[derive(Default)]
+struct Common {
+    /// By their text, which has all of them.
+    steps: HashMap<String, Arc<[Step]>>,
+    /// By the address of the variables.
+    lines: HashMap<*const Variables, Arc<[CString]>>,
+}
+
+impl Common {
+    fn steps(&mut self, steps: Vec<Step>) -> Arc<[Step]> {
+        let common = self.steps.entry(text(&steps));
+        Arc::clone(common.or_insert_with(|| steps.into()))
+    }
+
+    fn lines(&mut self, variables: &Variables) -> Arc<[CString]> {
+        let common = self.lines.entry(variables);
+        Arc::clone(common.or_insert_with(|| variables.lines()))
+    }
+}
+
+/// Returns steps as a text, by which they are the same or not.
+fn text<'a>(steps: impl IntoIterator<Item = &'a Step>) -> String {
+    let mut text = String::new();
+    for step in steps {
+        // Writing to a string can't fail.
+        let _ = match step {
+            // The C library leaves what is no signal unset.
+            Step::SignalMask(mask) => {
+                let signals: Vec<_> = mask.iter().collect();
+                write!(text, "{signals:?}")
+            }
+            step => write!(text, "{step:?};"),
+        };
+    }
+    text
+}
+
+/// What a program is looked for by: its name, PATH, and the working directory.
+type Question<'a> = (&'a [u8], Option<OsString>, Option<&'a CStr>);
+
+/// The programs that are looked for with the same rights.
+struct Search<'a> {
+    /// Where it first is needed, in the order of services.
+    first: usize,
+    user: Option<Credentials>,
+    /// With the index of the first plan for each.
+    questions: Vec<(Question<'a>, usize)>,
 }
 
 /// What keeps a program from being run.
@@ -128,34 +195,97 @@ impl Plan {
         variables: &Variables,
         preparation: Preparation<'_>,
     ) -> Result<Self, Error> {
-        let user = preparation.user.clone();
-        let working = preparation.surroundings.directory.as_deref();
-        let mut plan = Self::without_program(command, variables, preparation);
-        let find = || find(command, variables, working);
-        let found = match &user {
-            None => find(),
-            Some(user) => plan.with_rights(|| prove(user).and_then(|()| find())),
+        let plans = Self::several(vec![(command, variables, preparation)]);
+        let plan = plans.map_err(|(_, error)| error)?.into_iter().next();
+        plan.ok_or_else(|| Error::Start("there is no program to run".into()))
+    }
+
+    /// Makes a plan for each of these. What several have in common is proved once, by one child for all
+    /// programs with the same rights. The error has the index of the first plan that can't be made.
+    pub fn several(wanted: Vec<Wanted<'_>>) -> Result<Vec<Self>, (usize, Error)> {
+        let mut common = Common::default();
+        let mut searches: HashMap<Option<String>, Search<'_>> = HashMap::new();
+        let mut answers = HashMap::new();
+        let mut plans = Vec::with_capacity(wanted.len());
+        for (index, (command, variables, preparation)) in wanted.into_iter().enumerate() {
+            let user = preparation.user.clone();
+            let working = preparation.surroundings.directory.as_deref();
+            let plan = Self::without_program(command, variables, preparation, &mut common);
+            let rights = user.as_ref();
+            let rights = rights.map(|_| text(plan.rights().map(|(_, step)| step)));
+            let name = command.first().map_or(&[][..], |name| name.to_bytes());
+            let path = variables.get("PATH").map(OsStr::to_owned);
+            let question = (name, path, working);
+            let is_new = answers.insert((rights.clone(), question.clone()), None);
+            if is_new.is_none() {
+                let search = searches.entry(rights.clone()).or_insert_with(|| Search {
+                    first: index,
+                    user,
+                    questions: Vec::new(),
+                });
+                search.questions.push((question.clone(), index));
+            }
+            plans.push((plan, (rights, question)));
+        }
+        let mut failure: Option<(usize, Error)> = None;
+        for (rights, search) in searches {
+            let find = |at: usize| {
+                let (name, path, working) = &search.questions[at].0;
+                let name = CString::new(*name).unwrap_or_default();
+                program::find(&name, path.as_deref(), *working)
+            };
+            let count = search.questions.len();
+            let found = match &search.user {
+                None => (0..count).map(find).collect(),
+                Some(user) => {
+                    let (plan, _) = &plans[search.first];
+                    plan.with_rights(user, count, find)
+                }
+            };
+            for ((question, index), found) in search.questions.into_iter().zip(found) {
+                match found {
+                    Ok(path) => {
+                        answers.insert((rights.clone(), question), Some(path));
+                    }
+                    Err(error) if failure.as_ref().is_none_or(|(first, _)| index < *first) => {
+                        failure = Some((index, error));
+                    }
+                    Err(_) => {}
+                }
+            }
+        }
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        let finish = |(mut plan, key): (Self, _)| {
+            let path = answers.get(&key).cloned().flatten().unwrap_or_default();
+            plan.target = ExecTarget::new(path, plan.target.arguments().to_vec());
+            plan
         };
-        plan.target = ExecTarget::new(found?, command.to_vec());
-        Ok(plan)
+        Ok(plans.into_iter().map(finish).collect())
     }
 
     fn without_program(
         command: &[CString],
         variables: &Variables,
         preparation: Preparation<'_>,
+        common: &mut Common,
     ) -> Self {
-        let steps = steps(&preparation);
+        let steps = common.steps(steps(&preparation));
         let (root, directory) = preparation
             .root
             .map(|root| (root.path, root.directory))
             .unzip();
         let unknown = preparation.user.filter(|_| preparation.as_peer);
         Self {
+            name: command
+                .first()
+                .map(|name| path_of(name))
+                .unwrap_or_default(),
             unknown,
-            target: ExecTarget::new(CString::default(), command.to_vec()),
+            target: ExecTarget::new(CString::default(), argv(command, preparation.surroundings)),
             steps,
-            variables: variables.lines(),
+            variables: common.lines(variables),
             sockets: Vec::new(),
             owned: directory.into_iter().collect(),
             directory: preparation.surroundings.directory.as_deref().map(path_of),
@@ -175,7 +305,8 @@ impl Plan {
     ) -> Rehearsal {
         let user = preparation.user.clone();
         let working = preparation.surroundings.directory.as_deref();
-        let plan = Self::without_program(command, variables, preparation);
+        let common = &mut Common::default();
+        let plan = Self::without_program(command, variables, preparation, common);
         let mut all = Rehearsal::default();
         let mut rights = Vec::new();
         let mut denied = false;
@@ -204,7 +335,10 @@ impl Plan {
         }
         let find = || find(command, variables, working);
         let found = match &user {
-            Some(user) if !denied => plan.with_rights(|| prove(user).and_then(|()| find())),
+            Some(user) if !denied => {
+                let mut found = plan.with_rights(user, 1, |_| find());
+                found.pop().unwrap_or_else(|| Err(nothing_found()))
+            }
             _ => find(),
         };
         if let Err(error) = found {
@@ -218,48 +352,92 @@ impl Plan {
         all
     }
 
-    /// Runs this in a child that has taken the steps that change its rights.
-    fn with_rights(&self, run: impl FnOnce() -> Result<CString, Error>) -> Result<CString, Error> {
+    /// Looks for so many programs in a child that has taken the steps that change its rights, and that
+    /// proves that it has those of this user alone.
+    fn with_rights(
+        &self,
+        user: &Credentials,
+        count: usize,
+        find: impl Fn(usize) -> Result<CString, Error>,
+    ) -> Vec<Result<CString, Error>> {
+        let answers = self.answers_with_rights(user, count, find);
+        let mut rest = match &answers {
+            Ok(answers) => answers.as_slice(),
+            Err(error) => {
+                // The first of them is reported.
+                let again = || Error::Start(error.to_string());
+                return (0..count).map(|_| Err(again())).collect();
+            }
+        };
+        let next = |_| {
+            let (status, length, text);
+            (status, rest) = rest.split_first().ok_or_else(nothing_found)?;
+            (length, rest) = rest.split_first_chunk().ok_or_else(nothing_found)?;
+            let length = u32::from_ne_bytes(*length) as usize;
+            (text, rest) = rest.split_at_checked(length).ok_or_else(nothing_found)?;
+            let why = || String::from_utf8_lossy(text).into_owned();
+            match status {
+                0 => CString::new(text)
+                    .map_err(|_| Error::Start("the program's path has a NUL inside".into())),
+                126 => Err(Error::NotRunnable(why())),
+                127 => Err(Error::NotFound(why())),
+                _ => Err(Error::Start(why())),
+            }
+        };
+        (0..count).map(next).collect()
+    }
+
+    /// The answers of that child: for each program a status, the length of a text, and the text.
+    fn answers_with_rights(
+        &self,
+        user: &Credentials,
+        count: usize,
+        find: impl Fn(usize) -> Result<CString, Error>,
+    ) -> Result<Vec<u8>, Error> {
         let failed = |errno| Error::start("no process to look for the program", errno);
         let (mut reader, mut writer) = pipe().map_err(failed)?;
         match process::fork().map_err(failed)? {
             Fork::Child => {
-                let result = self.take_rights().and_then(|()| run());
-                let (status, bytes) = match result {
-                    Ok(path) => (0, path.into_bytes()),
-                    Err(error) => (error.status(), error.to_string().into_bytes()),
-                };
-                let _ = writer.write_all(&[status]).and(writer.write_all(&bytes));
+                let ready = self.take_rights().and_then(|()| prove(user));
+                let mut answers = Vec::new();
+                for at in 0..count {
+                    let found = match &ready {
+                        Ok(()) => find(at).map_err(|error| (error.status(), error.to_string())),
+                        Err(error) => Err((error.status(), error.to_string())),
+                    };
+                    let (status, text) = match found {
+                        Ok(path) => (0, path.into_bytes()),
+                        Err((status, text)) => (status, text.into_bytes()),
+                    };
+                    answers.push(status);
+                    answers.extend_from_slice(&(text.len() as u32).to_ne_bytes());
+                    answers.extend_from_slice(&text);
+                }
+                let _ = writer.write_all(&answers);
                 process::exit_now(0)
             }
             Fork::Parent(child) => {
                 drop(writer);
-                let mut answer = Vec::new();
-                let read = reader.read_to_end(&mut answer);
+                let mut answers = Vec::new();
+                let read = reader.read_to_end(&mut answers);
                 let _ = process::wait(Target::Process(child), Wait::UNTIL_END);
-                read.map_err(|reason| Error::start("the program can't be looked for", reason))?;
-                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-                match answer.split_first() {
-                    Some((0, path)) => CString::new(path)
-                        .map_err(|_| Error::Start("the program's path has a NUL inside".into())),
-                    Some((126, why)) => Err(Error::NotRunnable(text(why))),
-                    Some((127, why)) => Err(Error::NotFound(text(why))),
-                    Some((_, why)) => Err(Error::Start(text(why))),
-                    None => Err(Error::Start(
-                        "the process that looked for the program was killed".into(),
-                    )),
-                }
+                let failed = |reason| Error::start("the program can't be looked for", reason);
+                read.map_err(failed).map(|_| answers)
             }
         }
     }
 
+    /// The steps that give up rights, with their indexes.
+    fn rights(&self) -> impl Iterator<Item = (usize, &Step)> {
+        let steps = self.steps.iter().enumerate();
+        steps.filter(|(_, step)| step.changes_rights() || matches!(step, Step::NoNewPrivileges))
+    }
+
     fn take_rights(&self) -> Result<(), Error> {
-        for (index, step) in self.steps.iter().enumerate() {
-            if step.changes_rights() || matches!(step, Step::NoNewPrivileges) {
-                child::prepare(std::slice::from_ref(step)).map_err(|(_, errno)| {
-                    Error::Start(self.explain(Stage::Step(index), errno).to_string())
-                })?;
-            }
+        for (index, step) in self.rights() {
+            child::prepare(std::slice::from_ref(step)).map_err(|(_, errno)| {
+                Error::Start(self.explain(Stage::Step(index), errno).to_string())
+            })?;
         }
         Ok(())
     }
@@ -274,12 +452,13 @@ impl Plan {
         let (sockets, names): (Vec<_>, Vec<_>) = sockets.into_iter().unzip();
         let end = FIRST_SOCKET + sockets.len() as RawFd;
         let failed = |errno| Error::start("no descriptor to hand over a socket", errno);
+        let mut prepared = self.steps.to_vec();
         for fd in &mut self.owned {
             let number = fd.as_raw_fd();
             if number < end {
-                *fd = copy_above(&*fd, end).map_err(failed)?;
+                *fd = copy_above(&*fd, end).map_err(failed)?.into();
             }
-            for step in &mut self.steps {
+            for step in &mut prepared {
                 if let Step::EnterRoot(directory) = step {
                     *directory = fd.as_raw_fd();
                 }
@@ -292,8 +471,7 @@ impl Plan {
         let targets = (FIRST_SOCKET..).zip(numbers());
         let passed = targets.map(|(target, number)| Step::Descriptor(number, target));
         let input = numbers().take(1).map(|number| Step::Descriptor(number, 0));
-        let steps: Vec<_> = input.chain(passed).collect();
-        self.steps.splice(0..0, steps);
+        self.steps = input.chain(passed).chain(prepared).collect();
         let count = format!("LISTEN_FDS={}", sockets.len());
         let names = format!("LISTEN_FDNAMES={}", names.join(":"));
         // None has a NUL inside: they come from an environment, or from this program.
@@ -325,9 +503,38 @@ impl Plan {
         if let Step::EnterDirectory(number) = step {
             self.directory = Some(format!("/proc/self/fd/{number}").into());
         }
-        self.steps.insert(last - usize::from(masks), step);
-        self.owned.push(fd);
+        let mut steps = self.steps.to_vec();
+        steps.insert(last - usize::from(masks), step);
+        self.steps = steps.into();
+        self.owned.push(fd.into());
         Ok(())
+    }
+
+    /// Hashes what makes its children different from those of another plan, but for variables.
+    ///
+    /// The next binary may have other numbers for the same files: a descriptor counts as its file.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn identify(&self, hasher: &mut impl Hasher) {
+        let file = |fd: &dyn AsFd| {
+            let found = fstat(fd.as_fd());
+            found.map(|found| (found.st_dev, found.st_ino)).ok()
+        };
+        self.target.path().hash(hasher);
+        self.target.arguments().hash(hasher);
+        for step in self.steps.iter() {
+            match step {
+                Step::EnterRoot(_) | Step::EnterDirectory(_) => {}
+                // Most of the C library's set is never written.
+                Step::SignalMask(mask) => {
+                    mask.iter().for_each(|signal| (signal as i32).hash(hasher))
+                }
+                step => format!("{step:?}").hash(hasher),
+            }
+        }
+        self.owned.iter().for_each(|fd| file(fd).hash(hasher));
+        self.root.hash(hasher);
+        // All have it, if it isn't the client's.
+        file(&io::stderr()).hash(hasher);
     }
 
     /// The program and its arguments.
@@ -344,6 +551,14 @@ impl Plan {
     pub fn leads_session(&self) -> bool {
         let leads = |step: &Step| matches!(step, Step::LeadSession);
         self.steps.iter().any(leads)
+    }
+
+    /// Whether the client is standard error of the child too.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn error_is_client(&self) -> bool {
+        self.steps
+            .iter()
+            .any(|step| matches!(step, Step::Descriptor(1, 2)))
     }
 
     /// The steps of a child that is traced. No signal may stop it before its exec, except SIGTRAP,
@@ -370,8 +585,7 @@ impl Plan {
 
     /// PROG as the command line has it.
     pub fn name(&self) -> &OsStr {
-        let name = self.target.arguments().first();
-        OsStr::from_bytes(name.map_or(b"".as_slice(), |name| name.to_bytes()))
+        &self.name
     }
 
     /// The path for this process of the handler's working directory, if that is another one.
@@ -411,6 +625,15 @@ fn path_of(path: &CStr) -> OsString {
     OsStr::from_bytes(path.to_bytes()).to_owned()
 }
 
+/// Returns what the program gets as its arguments, its name first.
+fn argv(command: &[CString], surroundings: &Surroundings) -> Vec<CString> {
+    let mut argv = command.to_vec();
+    if let (Some(name), Some(argv0)) = (argv.first_mut(), &surroundings.argv0) {
+        name.clone_from(argv0);
+    }
+    argv
+}
+
 fn find(
     command: &[CString],
     variables: &Variables,
@@ -418,6 +641,10 @@ fn find(
 ) -> Result<CString, Error> {
     let name = command.first().cloned().unwrap_or_default();
     program::find(&name, variables.get("PATH"), directory)
+}
+
+fn nothing_found() -> Error {
+    Error::Start("the process that looked for the program was killed".into())
 }
 
 /// Proves that this process has the rights of this user and no others.

@@ -5,25 +5,52 @@
 //! Where connections are accepted that may have to wait before they need a slot, or that are
 //! rejected if there is none, no worker takes one in advance: idle there, it would be a slot that a
 //! connection in another thread waits for.
+//!
+//! Where the number of all handlers is limited too (`--max-total`), a slot that has had a handler
+//! leaves one less for those to come. A slot without one leaves nothing: exactly so many run.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use crate::sys::events::Waker;
-use crate::sys::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sys::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// The slots of a service.
 #[derive(Debug)]
 pub(in crate::serve) struct Slots {
     limit: Option<NonZeroUsize>,
+    total: Option<Total>,
     when: When,
-    /// How many are taken, some of them in advance.
-    taken: AtomicUsize,
+    /// How many are taken, some of them in advance; and above, in units of [`SPENT`], how many
+    /// handlers have ended, where their total is limited. They change in one step, or the sum of both
+    /// could be too low for a moment.
+    counts: AtomicU64,
     /// How many have a handler.
     used: AtomicUsize,
     /// For each worker, whether it waits for a slot.
     waiting: Box<[AtomicBool]>,
     wakers: Arc<[Waker]>,
+}
+
+/// One handler that has ended, in [`Slots::counts`].
+const SPENT: u64 = 1 << 32;
+
+/// A limit of all handlers that a service has.
+#[derive(Debug)]
+pub(in crate::serve) struct Total {
+    limit: u64,
+    /// How many there have been.
+    begun: AtomicU64,
+}
+
+impl Total {
+    /// So many handlers, of which an earlier binary has had some that have ended.
+    pub(in crate::serve) fn new(limit: NonZeroUsize, ended: u64) -> Self {
+        Self {
+            limit: limit.get() as u64,
+            begun: AtomicU64::new(ended),
+        }
+    }
 }
 
 /// When a slot is taken.
@@ -57,10 +84,23 @@ impl Slots {
         when: When,
         wakers: Arc<[Waker]>,
     ) -> Arc<Self> {
+        Self::with_total(limit, None, when, wakers)
+    }
+
+    /// The same, for no more than a total of handlers.
+    pub(in crate::serve) fn with_total(
+        limit: Option<NonZeroUsize>,
+        total: Option<Total>,
+        when: When,
+        wakers: Arc<[Waker]>,
+    ) -> Arc<Self> {
+        let ended = |total: &Total| total.begun.load(Ordering::SeqCst);
+        let ended = total.as_ref().map_or(0, ended);
         Arc::new(Self {
             limit,
+            total,
             when,
-            taken: AtomicUsize::new(0),
+            counts: AtomicU64::new(ended.min(u32::MAX.into()) * SPENT),
             used: AtomicUsize::new(0),
             waiting: wakers.iter().map(|_| AtomicBool::new(false)).collect(),
             wakers,
@@ -87,10 +127,42 @@ impl Slots {
         self.limit().filter(|limit| self.used() >= *limit)
     }
 
+    /// Returns how many handlers there have been, if their total is limited.
+    pub(in crate::serve) fn total(&self) -> u64 {
+        let begun = |total: &Total| total.begun.load(Ordering::SeqCst);
+        self.total.as_ref().map_or(0, begun)
+    }
+
+    /// Returns whether there have been all handlers that there may be.
+    pub(in crate::serve) fn are_spent(&self) -> bool {
+        self.total
+            .as_ref()
+            .is_some_and(|total| total.begun.load(Ordering::SeqCst) >= total.limit)
+    }
+
+    /// Whether there is a limit of any kind.
+    pub(in crate::serve) fn is_limited(&self) -> bool {
+        self.limit.is_some() || self.total.is_some()
+    }
+
+    /// Whether a slot is free at these counts.
+    fn is_free(&self, counts: u64) -> bool {
+        let taken = counts % SPENT;
+        let limit = self.limit().map_or(u64::MAX, |limit| limit as u64);
+        taken < limit && self.is_left(counts)
+    }
+
+    /// Whether another handler may begin, as far as their total is concerned.
+    fn is_left(&self, counts: u64) -> bool {
+        let (taken, spent) = (counts % SPENT, counts / SPENT);
+        let total = self.total.as_ref();
+        total.is_none_or(|total| taken + spent < total.limit)
+    }
+
     /// Takes a slot for this worker. If there is none, the worker is woken when it is worth trying
     /// again.
     pub(in crate::serve) fn take(self: &Arc<Self>, worker: usize) -> Option<Slot> {
-        if self.limit.is_none() {
+        if !self.is_limited() {
             return Some(self.slot());
         }
         if self.try_take() {
@@ -111,41 +183,73 @@ impl Slots {
 
     /// Takes a slot if there is one.
     pub(in crate::serve) fn take_now(self: &Arc<Self>) -> Option<Slot> {
-        (self.limit.is_none() || self.try_take()).then(|| self.slot())
+        (!self.is_limited() || self.try_take()).then(|| self.slot())
     }
 
     /// Returns whether this worker may accept a connection that will need a slot. If there is none,
     /// the worker is woken when it is worth asking again.
     pub(in crate::serve) fn may_take(&self, worker: usize) -> bool {
-        let Some(limit) = self.limit() else {
-            return true;
-        };
-        let free = || self.taken.load(Ordering::SeqCst) < limit;
-        if free() {
+        !self.is_limited() || self.waits_for(worker, Self::is_free)
+    }
+
+    /// Returns whether this worker may accept a connection that will need a slot or be rejected: not
+    /// if all handlers of the total have begun or are about to. Then the worker is woken when it is
+    /// worth asking again.
+    pub(in crate::serve) fn may_begin(&self, worker: usize) -> bool {
+        self.total.is_none() || self.waits_for(worker, Self::is_left)
+    }
+
+    fn waits_for(&self, worker: usize, is_there: impl Fn(&Self, u64) -> bool) -> bool {
+        let is_there = || is_there(self, self.counts.load(Ordering::SeqCst));
+        if is_there() {
             return true;
         }
         // As in `take`.
         self.waiting[worker].store(true, Ordering::SeqCst);
-        free()
+        is_there()
+    }
+
+    /// Counts a handler that needs no slot, since it is in wait mode. Returns whether it may begin.
+    pub(in crate::serve) fn begin_in_wait_mode(&self) -> bool {
+        let Some(total) = &self.total else {
+            return true;
+        };
+        let left = |counts| self.is_left(counts).then_some(counts + SPENT);
+        let counts = &self.counts;
+        let taken = counts.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left);
+        if taken.is_ok() {
+            total.begun.fetch_add(1, Ordering::SeqCst);
+        }
+        taken.is_ok()
+    }
+
+    /// Counts a handler in wait mode no more, since it couldn't be started. The main thread does
+    /// this, before it asks whether the slots are spent.
+    pub(in crate::serve) fn undo_in_wait_mode(&self) {
+        if let Some(total) = &self.total {
+            total.begun.fetch_sub(1, Ordering::SeqCst);
+            self.counts.fetch_sub(SPENT, Ordering::SeqCst);
+            self.wake();
+        }
     }
 
     /// Has this worker wait for no slot any more. If one is free that it may have been woken for,
     /// another worker that waits is woken instead.
     pub(super) fn stop_waiting(&self, worker: usize) {
-        let Some(limit) = self.limit() else {
+        if !self.is_limited() {
             return;
-        };
+        }
         // In the reverse order of `free`: a slot freed in between is either seen here, or wakes
         // another worker.
         self.waiting[worker].store(false, Ordering::SeqCst);
-        if self.taken.load(Ordering::SeqCst) < limit {
+        if self.is_free(self.counts.load(Ordering::SeqCst)) {
             self.wake();
         }
     }
 
     /// Returns the slot of a handler that runs already, whether or not there are so many.
     pub(in crate::serve) fn occupy(self: &Arc<Self>) -> Slot {
-        self.taken.fetch_add(1, Ordering::SeqCst);
+        self.counts.fetch_add(1, Ordering::SeqCst);
         self.slot().in_use()
     }
 
@@ -157,20 +261,26 @@ impl Slots {
     }
 
     fn try_take(&self) -> bool {
-        let limit = self.limit().unwrap_or(usize::MAX);
-        self.taken
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |taken| {
-                (taken < limit).then_some(taken + 1)
-            })
-            .is_ok()
+        let free = |counts| self.is_free(counts).then_some(counts + 1);
+        let counts = &self.counts;
+        let taken = counts.fetch_update(Ordering::SeqCst, Ordering::SeqCst, free);
+        taken.is_ok()
     }
 
-    /// Frees one; `thread` is the thread that does.
-    fn free(&self, thread: Option<usize>) {
-        if self.limit.is_none() {
+    /// Frees one, that had a handler if `used`; `thread` is the thread that does.
+    fn free(&self, used: bool, thread: Option<usize>) {
+        if !self.is_limited() {
             return;
         }
-        self.taken.fetch_sub(1, Ordering::SeqCst);
+        if used && self.total.is_some() {
+            let before = self.counts.fetch_add(SPENT - 1, Ordering::SeqCst);
+            if !self.is_left(before + (SPENT - 1)) {
+                // A worker would find nothing.
+                return;
+            }
+        } else {
+            self.counts.fetch_sub(1, Ordering::SeqCst);
+        }
         // A worker that waits for the slot and frees it itself needn't be woken.
         let own = thread.and_then(|thread| self.waiting.get(thread));
         let own = own.is_some_and(|waiting| waiting.swap(false, Ordering::SeqCst));
@@ -206,20 +316,29 @@ impl Slot {
         (self.slots.used(), self.slots.limit())
     }
 
+    /// Returns whether there have been all handlers that there may be, with that of this slot.
+    pub(in crate::serve) fn was_last(&self) -> bool {
+        self.slots.are_spent()
+    }
+
     /// Returns the same slot, now that it has a handler.
     pub(in crate::serve) fn in_use(mut self) -> Self {
         self.slots.used.fetch_add(1, Ordering::Relaxed);
+        if let Some(total) = &self.slots.total {
+            total.begun.fetch_add(1, Ordering::SeqCst);
+        }
         self.state = State::Used;
         self
     }
 
     fn free(&mut self, thread: Option<usize>) {
-        if self.state == State::Used {
+        let used = self.state == State::Used;
+        if used {
             self.slots.used.fetch_sub(1, Ordering::Relaxed);
         }
         if self.state != State::Freed {
             self.state = State::Freed;
-            self.slots.free(thread);
+            self.slots.free(used, thread);
         }
     }
 }
@@ -325,6 +444,55 @@ mod tests {
         assert_eq!(slots.used(), 0);
     }
 
+    /// Slots for so many handlers at once, and so many in all.
+    fn slots_of(limit: usize, total: usize, workers: usize) -> (Arc<Slots>, Arc<[Waker]>) {
+        let wakers: Arc<[Waker]> = (0..workers).map(|_| Waker::new().unwrap()).collect();
+        let (limit, total) = (NonZeroUsize::new(limit), NonZeroUsize::new(total).unwrap());
+        let total = Some(Total::new(total, 0));
+        let slots = Slots::with_total(limit, total, When::Before, Arc::clone(&wakers));
+        (slots, wakers)
+    }
+
+    #[test]
+    fn a_slot_of_a_total_has_one_handler_in_all() {
+        for limit in [0, 1, 2] {
+            let (slots, wakers) = slots_of(limit, 2, 2);
+            let unused = slots.take(0).unwrap();
+            drop(unused);
+            slots.take(0).unwrap().in_use().release(0);
+            assert!(!slots.are_spent() && slots.may_begin(1) && slots.may_take(1));
+            let last = slots.take(0).unwrap();
+            assert!(slots.take(1).is_none() && !slots.may_begin(1));
+            assert!(!slots.are_spent());
+            // It couldn't be started.
+            drop(last);
+            assert!(woken(&wakers[1]));
+            let last = slots.take(1).unwrap().in_use();
+            assert!(slots.are_spent() && slots.take(0).is_none());
+            last.release(1);
+            assert!(slots.are_spent() && slots.take(0).is_none() && !slots.may_take(0));
+            assert!(!woken(&wakers[0]) && !woken(&wakers[1]));
+            assert_eq!((slots.total(), slots.used()), (2, 0));
+        }
+    }
+
+    #[test]
+    fn handlers_in_wait_mode_and_of_an_earlier_binary_count() {
+        let wakers: Arc<[Waker]> = [Waker::new().unwrap()].into();
+        let total = Total::new(NonZeroUsize::new(4).unwrap(), 1);
+        let slots = Slots::with_total(None, Some(total), When::Needed, wakers);
+        let live = slots.occupy();
+        assert!(slots.begin_in_wait_mode());
+        let fourth = slots.take(0).unwrap();
+        assert!(!slots.begin_in_wait_mode());
+        drop(fourth);
+        assert!(slots.begin_in_wait_mode() && slots.are_spent());
+        slots.undo_in_wait_mode();
+        assert!(!slots.are_spent() && slots.may_take(0));
+        drop(live);
+        assert_eq!(slots.total(), 3);
+    }
+
     #[test]
     fn never_more_are_taken_than_there_are() {
         let (slots, wakers) = slots(3, 4);
@@ -356,6 +524,6 @@ mod tests {
                 });
             }
         });
-        assert_eq!(slots.taken.load(Ordering::SeqCst), 0);
+        assert_eq!(slots.counts.load(Ordering::SeqCst), 0);
     }
 }

@@ -8,7 +8,7 @@ use shuttle::thread;
 
 use super::rules::Rules;
 use super::rules_handle::RulesHandle;
-use super::slots::{Slot, Slots, When};
+use super::slots::{Slot, Slots, Total, When};
 use super::sources::{SourceLimits, Sources};
 use super::token_bucket::Bucket;
 use crate::Model;
@@ -35,6 +35,11 @@ pub const ALL: &[Model] = &[
     (
         "a worker that stops waiting takes no wake-up from another",
         slots_stop_waiting,
+        10_000,
+    ),
+    (
+        "no more handlers begin than the total, and no fewer",
+        slots_total,
         10_000,
     ),
     (
@@ -118,6 +123,36 @@ fn slots_three_workers() {
         let slot = take(&slots, &wakers, worker);
         drop(handlers.run(slot));
     });
+}
+
+/// Two handlers in all, one at a time. The first start fails, so its slot is for another.
+fn slots_total() {
+    let wakers = wakers(3);
+    let total = NonZeroUsize::new(2).map(|total| Total::new(total, 0));
+    let one = NonZeroUsize::new(1);
+    let slots = Slots::with_total(one, total, When::Before, Arc::clone(&wakers));
+    let (after, handlers) = (Arc::clone(&slots), Handlers::default());
+    let (failed, begun) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+    let all = Arc::clone(&begun);
+    run_all(3, move |worker| {
+        loop {
+            match slots.take(worker) {
+                Some(slot) if failed.fetch_add(1, Ordering::SeqCst) == 0 => drop(slot),
+                Some(slot) => {
+                    let slot = slot.in_use();
+                    begun.fetch_add(1, Ordering::SeqCst);
+                    if slots.are_spent() {
+                        // As the main thread does.
+                        wakers.iter().for_each(Waker::wake);
+                    }
+                    handlers.run(slot).release(worker);
+                }
+                None if slots.are_spent() => return,
+                None => wakers[worker].wait(),
+            }
+        }
+    });
+    assert_eq!((all.load(Ordering::SeqCst), after.total()), (2, 2));
 }
 
 fn slots_when_needed() {
