@@ -88,7 +88,10 @@ fn measure(
     let rules: Vec<Rule> = rule_file::rules(rules.as_bytes(), &unknown).map_err(first)?;
     let lists = [Vec::new(), list, Vec::new()];
     let begin = Instant::now();
-    let rules = Rules::new(&rules.into_iter().zip(lists).collect::<Vec<_>>(), &[]);
+    let rules = Rules::new(
+        &rules.into_iter().zip(lists).collect::<Vec<_>>(),
+        &[].into(),
+    );
     let ready = begin.elapsed();
     let clients: Vec<Client> = (0..ADDRESSES)
         .map(|_| {

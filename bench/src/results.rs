@@ -35,6 +35,9 @@ pub(crate) struct Results {
     pub prestart: Vec<StreamPoint>,
     /// The same handlers with one client at a time, which pauses between connections.
     pub prestart_alone: Vec<AlonePoint>,
+    /// One skd with many services.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<ServicesPoint>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -127,6 +130,30 @@ pub(crate) struct Percentiles {
     pub p50: Option<Summary>,
     pub p99: Option<Summary>,
     pub p999: Option<Summary>,
+}
+
+/// One skd with so many services.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ServicesPoint {
+    pub services: usize,
+    pub rounds: usize,
+    pub failures: u64,
+    /// From the exec to the end of the first answer of the last service, and from TERM to the end, in
+    /// milliseconds.
+    pub start: Option<Summary>,
+    pub end: Option<Summary>,
+    /// Anonymous memory of the idle daemon in KiB.
+    pub memory: Option<Summary>,
+    /// Bytes of it for each service more than one.
+    pub memory_each: Option<Summary>,
+    pub descriptors: Option<Summary>,
+    pub threads: Option<Summary>,
+    /// Connections a second, all to one service; and that over the rate of a daemon with one service in
+    /// the same round.
+    pub rate: Option<Summary>,
+    pub ratio: Option<Summary>,
+    /// The same with the connections spread over all services.
+    pub spread_ratio: Option<Summary>,
 }
 
 /// One client at a time.

@@ -3,8 +3,8 @@
 use crate::load::Failures;
 use crate::peers::Transport;
 use crate::results::{
-    AlonePoint, BulkPoint, CostPoint, DatagramPoint, KernelPoint, Percentiles, Results, StreamKey,
-    StreamPoint,
+    AlonePoint, BulkPoint, CostPoint, DatagramPoint, KernelPoint, Percentiles, Results,
+    ServicesPoint, StreamKey, StreamPoint,
 };
 use crate::stats::{Latencies, PERCENTILES, Summary};
 
@@ -18,6 +18,7 @@ pub(crate) struct Samples {
     pub datagrams: Vec<DatagramSamples>,
     pub prestart: Vec<StreamSamples>,
     pub prestart_alone: Vec<AloneSamples>,
+    pub services: Vec<ServicesSamples>,
 }
 
 #[derive(Debug)]
@@ -270,6 +271,53 @@ impl CostSamples {
 }
 
 #[derive(Debug)]
+pub(crate) struct ServicesSamples {
+    pub services: usize,
+    pub rounds: Vec<ServicesRound>,
+}
+
+#[derive(Debug)]
+pub(crate) struct ServicesRound {
+    pub failures: u64,
+    pub start: f64,
+    pub end: f64,
+    pub memory: f64,
+    /// Of a daemon with one service.
+    pub memory_of_one: f64,
+    pub descriptors: f64,
+    pub threads: f64,
+    pub rate: f64,
+    pub spread_rate: f64,
+    /// Of a daemon with one service.
+    pub rate_of_one: f64,
+}
+
+impl ServicesSamples {
+    fn point(&self) -> ServicesPoint {
+        let of = |figure: fn(&ServicesRound) -> f64| Summary::of(self.rounds.iter().map(figure));
+        let more = self.services.saturating_sub(1);
+        let each = |round: &ServicesRound| {
+            let bytes = (round.memory - round.memory_of_one) * 1024.0;
+            (more > 0).then(|| bytes / more as f64)
+        };
+        ServicesPoint {
+            services: self.services,
+            rounds: self.rounds.len(),
+            failures: self.rounds.iter().map(|round| round.failures).sum(),
+            start: of(|round| round.start),
+            end: of(|round| round.end),
+            memory: of(|round| round.memory),
+            memory_each: Summary::of(self.rounds.iter().filter_map(each)),
+            descriptors: of(|round| round.descriptors),
+            threads: of(|round| round.threads),
+            rate: of(|round| round.rate),
+            ratio: of(|round| round.rate / round.rate_of_one),
+            spread_ratio: of(|round| round.spread_rate / round.rate_of_one),
+        }
+    }
+}
+
+#[derive(Debug)]
 pub(crate) struct BulkSamples {
     pub server: String,
     pub transport: Transport,
@@ -340,6 +388,7 @@ impl Samples {
             .iter()
             .filter_map(DatagramSamples::point)
             .collect();
+        results.services = self.services.iter().map(ServicesSamples::point).collect();
         results.rates = streams(&self.rates, results);
         results.live = streams(&self.live, results);
         results.prestart = streams(&self.prestart, results);

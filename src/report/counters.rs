@@ -11,6 +11,7 @@ use super::event::{DropReason, Event, Outcome};
 use super::reason::RejectKind;
 use super::trouble::Cause;
 use crate::config::ServiceId;
+use crate::sys::memory;
 use crate::sys::process::Ended;
 
 /// The counters of one thread.
@@ -27,16 +28,17 @@ struct ProcessCounters {
     troubles: [AtomicU64; Cause::COUNT],
 }
 
-#[derive(Debug, Default)]
-struct ServiceCounters {
-    accepted: AtomicU64,
-    rejected: [AtomicU64; RejectKind::COUNT],
-    started: AtomicU64,
-    succeeded: AtomicU64,
-    failed: AtomicU64,
-    killed: AtomicU64,
-    dropped: [AtomicU64; DropReason::COUNT],
-}
+/// The counters of one service: those that each connection changes side by side.
+type ServiceCounters = [AtomicU64; COUNTERS];
+
+const ACCEPTED: usize = 0;
+const STARTED: usize = 1;
+const SUCCEEDED: usize = 2;
+const FAILED: usize = 3;
+const KILLED: usize = 4;
+const REJECTED: usize = 5;
+const DROPPED: usize = REJECTED + RejectKind::COUNT;
+const COUNTERS: usize = DROPPED + DropReason::COUNT;
 
 /// All counters at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,8 +83,8 @@ impl Block {
     }
 
     fn with_services(count: usize) -> &'static Self {
-        let services = (0..count).map(|_| ServiceCounters::default()).collect();
-        Box::leak(Box::new(Self::new(Vec::leak(services))))
+        // A service that this thread never serves takes no memory.
+        Box::leak(Box::new(Self::new(memory::zeroes(count))))
     }
 
     /// Appends a block to the list that begins with this one.
@@ -97,22 +99,21 @@ impl Block {
     }
 
     fn count(&self, event: &Event<'_>) {
-        let service = |id: ServiceId| self.services.get(id.index());
+        let service = |id: ServiceId, counter: usize| self.services.get(id.index())?.get(counter);
         let counter = match event {
-            Event::Accepted(id, _) => service(*id).map(|it| &it.accepted),
-            Event::Rejected(id, _, reason) => {
-                service(*id).map(|it| &it.rejected[reason.kind() as usize])
-            }
-            Event::HandlerStarted(id, _) => service(*id).map(|it| &it.started),
+            Event::Accepted(id, _) => service(*id, ACCEPTED),
+            Event::Rejected(id, _, reason) => service(*id, REJECTED + reason.kind() as usize),
+            Event::HandlerStarted(id, _) => service(*id, STARTED),
             Event::Closed(id, _, Outcome { ended, .. })
-            | Event::Finished(id, _, Outcome { ended, .. }) => service(*id).map(|it| match ended {
-                Ended::Exited(0) => &it.succeeded,
-                Ended::Exited(_) => &it.failed,
-                Ended::Killed(_) => &it.killed,
-            }),
-            Event::DatagramDropped(id, reason) => {
-                service(*id).map(|it| &it.dropped[*reason as usize])
-            }
+            | Event::Finished(id, _, Outcome { ended, .. }) => service(
+                *id,
+                match ended {
+                    Ended::Exited(0) => SUCCEEDED,
+                    Ended::Exited(_) => FAILED,
+                    Ended::Killed(_) => KILLED,
+                },
+            ),
+            Event::DatagramDropped(id, reason) => service(*id, DROPPED + *reason as usize),
             Event::Trouble(trouble) => Some(&self.process.troubles[trouble.cause() as usize]),
             _ => None,
         };
@@ -141,13 +142,13 @@ impl Block {
 
 impl ServiceSnapshot {
     fn add(&mut self, counters: &ServiceCounters) {
-        add(&mut self.accepted, &counters.accepted);
-        add_all(&mut self.rejected, &counters.rejected);
-        add(&mut self.started, &counters.started);
-        add(&mut self.succeeded, &counters.succeeded);
-        add(&mut self.failed, &counters.failed);
-        add(&mut self.killed, &counters.killed);
-        add_all(&mut self.dropped, &counters.dropped);
+        add(&mut self.accepted, &counters[ACCEPTED]);
+        add(&mut self.started, &counters[STARTED]);
+        add(&mut self.succeeded, &counters[SUCCEEDED]);
+        add(&mut self.failed, &counters[FAILED]);
+        add(&mut self.killed, &counters[KILLED]);
+        add_all(&mut self.rejected, &counters[REJECTED..DROPPED]);
+        add_all(&mut self.dropped, &counters[DROPPED..]);
     }
 }
 
@@ -223,7 +224,7 @@ mod tests {
 
     #[test]
     fn events_that_nobody_logs_are_counted() {
-        report::set_services(TEST_SERVICES);
+        report::set_test_services();
         let id = ServiceId::new(2);
         assert!(!report::wants(1));
         let before = of(2);
@@ -258,7 +259,7 @@ mod tests {
 
     #[test]
     fn throttled_events_are_counted() {
-        report::set_services(TEST_SERVICES);
+        report::set_test_services();
         let id = ServiceId::new(3);
         for _ in 0..3 {
             report::event_if(Event::Rejected(id, &PEER, Reason::Rate), || false);
@@ -278,7 +279,7 @@ mod tests {
 
     #[test]
     fn the_sum_has_the_blocks_of_all_threads_and_of_ended_ones() {
-        report::set_services(TEST_SERVICES);
+        report::set_test_services();
         let id = ServiceId::new(4);
         let threads: Vec<_> = (1..=4_u64)
             .map(|count| {
@@ -300,7 +301,7 @@ mod tests {
 
     #[test]
     fn an_unknown_service_is_passed_over() {
-        report::set_services(TEST_SERVICES);
+        report::set_test_services();
         report::event(Event::HandlerStarted(ServiceId::new(TEST_SERVICES), 7));
         assert_eq!(snapshot().services.len(), TEST_SERVICES);
     }

@@ -10,6 +10,30 @@ use super::trouble::Trouble;
 use crate::config::{ListenerName, Peer, ServiceId, Source, Span};
 use crate::sys::process::Ended;
 
+/// Where a program is parked that is prestarted.
+#[derive(Clone, Copy, Debug)]
+pub struct ParkedAt<'a> {
+    /// The program.
+    pub program: &'a OsStr,
+    /// The call that it is parked at, or its entry.
+    pub at: &'a str,
+    /// How long that took.
+    pub after: Duration,
+    /// How much of its start that was.
+    pub extent: Extent,
+}
+
+/// How much of a program's start is done where it is parked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All: it waits for input of its client.
+    Whole,
+    /// All that it does before it uses its client in some way.
+    BeforeClient,
+    /// What came before another call. How much more there is isn't known.
+    Part,
+}
+
 /// Something that happened.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
@@ -84,6 +108,8 @@ pub enum Event<'a> {
     },
     /// This process has taken over from this version of skd.
     Upgraded(&'a str),
+    /// Files were read again, and this is the difference.
+    Reloaded(Difference),
     /// The handler of a peer, with this process id, is told to end, being late.
     Late(ServiceId, &'a Peer, i32, Late),
     /// A handler that was told to end has not, and is killed.
@@ -97,20 +123,66 @@ pub enum Event<'a> {
     /// This many rules were reloaded.
     ReadRules(ServiceId, usize),
     /// It became known how far a program gets before its client comes.
-    Parked {
-        /// The service.
-        service: ServiceId,
-        /// The program.
-        program: &'a OsStr,
-        /// The call that it is parked at, or its entry.
-        at: &'a str,
-        /// How long that took.
-        after: Duration,
-    },
+    Parked(ServiceId, ParkedAt<'a>),
     /// A handler of this program, with this process id, is prestarted.
     Ready(ServiceId, &'a OsStr, i32),
     /// Something went wrong.
     Trouble(Trouble<'a>),
+}
+
+impl Event<'_> {
+    /// Returns the service that it is about, if it is about one.
+    pub fn service(&self) -> Option<ServiceId> {
+        match self {
+            Self::Accepted(service, ..)
+            | Self::Rejected(service, ..)
+            | Self::RejectedConnections(service, ..)
+            | Self::RejectedDatagrams(service, ..)
+            | Self::DatagramDropped(service, ..)
+            | Self::Dropped(service, ..)
+            | Self::HandlerStarted(service, ..)
+            | Self::Received(service, ..)
+            | Self::Closed(service, ..)
+            | Self::Finished(service, ..)
+            | Self::Slots(service, ..)
+            | Self::Full(service, ..)
+            | Self::Fast(service)
+            | Self::ReadAway { service, .. }
+            | Self::LeftWaiting { service, .. }
+            | Self::Late(service, ..)
+            | Self::KillingHandler(service, ..)
+            | Self::ReadRules(service, ..)
+            | Self::Parked(service, ..)
+            | Self::Ready(service, ..) => Some(*service),
+            Self::Trouble(trouble) => trouble.service(),
+            Self::Listening(_)
+            | Self::WouldListen(_)
+            | Self::ClosedListener(_)
+            | Self::PassedOver(..)
+            | Self::Started(_)
+            | Self::Ended(..)
+            | Self::Restarting(..)
+            | Self::Idle(..)
+            | Self::Upgraded(_)
+            | Self::Reloaded(_)
+            | Self::Killing(_)
+            | Self::Draining(..)
+            | Self::Overdue(..) => None,
+        }
+    }
+}
+
+/// How many services a reload has added, removed, changed and left as they were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// Those that are new.
+    pub added: usize,
+    /// Those that are gone.
+    pub removed: usize,
+    /// Services with another text, user or address.
+    pub changed: usize,
+    /// The others.
+    pub unchanged: usize,
 }
 
 /// What is done about handlers that have not ended in time.
@@ -156,7 +228,7 @@ pub enum DropReason {
     TooLong,
     /// There was no handler for it, because of a shortage.
     Short,
-    /// skd drains, and its sender has no handler.
+    /// skd drains, or the service is gone, and its sender has no handler.
     Closed,
     /// It is an answer to a sender without an address.
     NoAddress,

@@ -83,9 +83,69 @@ pub fn escaped(code: u8) -> [u8; 4] {
     [b'\\', b'x', digit(code >> 4), digit(code & 0xf)]
 }
 
+/// Writes an event into a line with the name of its service in front, or after `skd: `, with which
+/// troubles begin.
+#[derive(Debug)]
+pub struct Named<'a> {
+    line: &'a mut Line,
+    /// Until it is written.
+    name: Option<&'a str>,
+}
+
+/// How a line of a trouble begins.
+const TROUBLE: &str = "skd: ";
+
+impl<'a> Named<'a> {
+    /// Has the line begin with this name.
+    pub fn new(line: &'a mut Line, name: &'a str) -> Self {
+        Self {
+            line,
+            name: Some(name),
+        }
+    }
+
+    /// Writes the event.
+    pub fn write(&mut self, event: impl fmt::Display) -> fmt::Result {
+        fmt::Write::write_fmt(self, format_args!("{event}"))
+    }
+}
+
+impl fmt::Write for Named<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let Some(name) = self.name.take_if(|_| !text.is_empty()) else {
+            return self.line.write_str(text);
+        };
+        let rest = match text.strip_prefix(TROUBLE) {
+            Some(rest) => {
+                self.line.write_str(TROUBLE)?;
+                rest
+            }
+            None => text,
+        };
+        self.line.write_str(name)?;
+        self.line.write_str(": ")?;
+        self.line.write_str(rest)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_name_of_a_service_stands_before_its_events() {
+        for (event, expected) in [
+            ("Accepted connection", "web: Accepted connection\n"),
+            (
+                "skd: all slots are taken",
+                "skd: web: all slots are taken\n",
+            ),
+        ] {
+            let mut line = Line::default();
+            Named::new(&mut line, "web").write(event).unwrap();
+            assert_eq!(line.finish(), expected.as_bytes());
+        }
+    }
     use proptest::prelude::*;
     use std::fmt::Write;
 

@@ -17,7 +17,7 @@ mod trouble;
 use std::fmt;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{OnceLock, PoisonError, RwLock};
 
 use nix::errno::Errno;
 
@@ -25,11 +25,11 @@ use crate::config::Count;
 use crate::error::Error;
 use crate::sys::descriptors::SavedDescriptors;
 
-use line::Line;
+use line::{Line, Named};
 use sink::Taken;
 
 pub use counters::register_thread;
-pub use event::{DropReason, Event, Late, Outcome, Overdue};
+pub use event::{Difference, DropReason, Event, Extent, Late, Outcome, Overdue, ParkedAt};
 pub use reason::{Awaited, Reason, RejectKind};
 pub use sink::{SavedSink, Sink};
 pub use spawn_failure::{MissingInterpreter, SpawnFailure, SpawnTrouble};
@@ -41,16 +41,31 @@ pub use trouble::{Cause, NoUpgrade, Outlook, ReceiveFault, Trouble, Watched};
 static VERBOSITY: AtomicU8 = AtomicU8::new(0);
 /// Whether a person watches, who should see that skd serves.
 static WATCHED: AtomicBool = AtomicBool::new(false);
+/// The names of the services, if there are several.
+static NAMES: OnceLock<Box<[Box<str>]>> = OnceLock::new();
 /// Locked for each line. Writers never wait while they hold it.
 static SINK: RwLock<Sink> = RwLock::new(Sink::Plain);
 static LOST: AtomicU32 = AtomicU32::new(0);
 /// Whether a lost line has left its beginning, without a newline.
 static TORN: AtomicBool = AtomicBool::new(false);
 
-/// Sets up the counters and throttles of so many services, before any of them is served.
-pub fn set_services(count: usize) {
+/// Sets up the counters, throttles and names of services, before any of them is served. Lines have
+/// the name of their service if there are several.
+pub fn set_services(names: &[&str]) {
+    let count = names.len();
     counters::set_services(count);
     throttle::set_services(count);
+    if count > 1 {
+        // Set once: a process has one daemon.
+        let _ = NAMES.set(names.iter().map(|name| (*name).into()).collect());
+    }
+}
+
+/// Returns the name of the service that an event is about, if there are several.
+fn name_of(event: &Event<'_>) -> Option<&'static str> {
+    let names = NAMES.get()?;
+    let name = names.get(event.service()?.index())?;
+    Some(name)
 }
 
 /// Sets how much is reported: 0 troubles, 1 connections, 2 all.
@@ -95,7 +110,10 @@ pub fn event_if(event: Event<'_>, passes: impl FnOnce() -> bool) {
     }
     let mut line = Line::default();
     // Writing to a Line can't fail.
-    let _ = fmt::Write::write_fmt(&mut line, format_args!("{event}"));
+    let _ = match name_of(&event) {
+        Some(name) => Named::new(&mut line, name).write(event),
+        None => fmt::Write::write_fmt(&mut line, format_args!("{event}")),
+    };
     send(line.finish());
 }
 
@@ -159,3 +177,10 @@ fn write(sink: &Sink, line: &[u8]) -> bool {
 /// throttles are the process's.
 #[cfg(test)]
 pub const TEST_SERVICES: usize = 8;
+
+/// Sets up so many services in a unit test.
+#[cfg(test)]
+pub fn set_test_services() {
+    counters::set_services(TEST_SERVICES);
+    throttle::set_services(TEST_SERVICES);
+}

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::event::{DropReason, Event, Late, Outcome, Overdue};
+use super::event::{Difference, DropReason, Event, Extent, Late, Outcome, Overdue, ParkedAt};
 use super::reason::Reason;
 use crate::config::{Count, Source};
 use crate::sys::process::Ended;
@@ -34,11 +34,12 @@ impl Event<'_> {
             | Self::Ended(..)
             | Self::Restarting(..)
             | Self::Upgraded(_)
+            | Self::Reloaded(_)
             | Self::Idle(..)
             | Self::Late(..)
             | Self::KillingHandler(..)
             | Self::ReadRules(..)
-            | Self::Parked { .. }
+            | Self::Parked(..)
             | Self::Draining(..) => 1,
             Self::Slots(..) | Self::Ready(..) | Self::Listening(_) | Self::ClosedListener(_) => 2,
             Self::HandlerStarted(..) | Self::DatagramDropped(..) => return None,
@@ -114,6 +115,20 @@ impl fmt::Display for Event<'_> {
                 "Upgraded from skd {version} to skd {}",
                 env!("SKD_VERSION")
             ),
+            Self::Reloaded(difference) => {
+                let Difference {
+                    added,
+                    removed,
+                    changed,
+                    unchanged,
+                } = difference;
+                let added = Count(*added, "service", "services");
+                write!(
+                    f,
+                    "Reloaded: {added} added, {removed} removed, {changed} changed, {unchanged} \
+                     unchanged"
+                )
+            }
             Self::Idle(program, span) => {
                 write!(
                     f,
@@ -184,19 +199,30 @@ impl fmt::Display for Event<'_> {
             Self::ReadRules(_, count) => {
                 write!(f, "Read {} again", Count(*count, "rule", "rules"))
             }
-            Self::Parked {
-                program, at, after, ..
-            } => {
-                let program = Path::new(program).display();
-                let after = after.as_secs_f64() * 1000.0;
-                write!(f, "skd: '{program}' is parked at {at}, after {after:.1} ms")
-            }
+            Self::Parked(_, parked) => write!(f, "skd: {parked}"),
             Self::Ready(_, program, pid) => {
                 let program = Path::new(program).display();
                 write!(f, "Ready: pid {pid} of '{program}' awaits a client")
             }
             Self::Trouble(trouble) => write!(f, "skd: {trouble}"),
         }
+    }
+}
+
+impl fmt::Display for ParkedAt<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let program = Path::new(self.program).display();
+        let after = self.after.as_secs_f64() * 1000.0;
+        let extent = match self.extent {
+            Extent::Whole => "all of its start",
+            Extent::BeforeClient => "its first use of the client",
+            Extent::Part => "the rest of its start is for each client",
+        };
+        write!(
+            f,
+            "'{program}' is parked at {}, after {after:.1} ms: {extent}",
+            self.at
+        )
     }
 }
 
@@ -240,8 +266,8 @@ fn dropped(why: DropReason, one: bool) -> &'static str {
         (DropReason::TooLong, false) => "they are longer than 65,507 bytes",
         (DropReason::Short, true) => "no handler could be made for it",
         (DropReason::Short, false) => "no handler could be made for them",
-        (DropReason::Closed, true) => "skd is ending, and it is from a new sender",
-        (DropReason::Closed, false) => "skd is ending, and they are from new senders",
+        (DropReason::Closed, true) => "no new sender is served any more",
+        (DropReason::Closed, false) => "no new senders are served any more",
         (DropReason::NoAddress, true) => "it answers a sender that has no address",
         (DropReason::NoAddress, false) => "they answer senders that have no address",
         (DropReason::NotSent, true) => "it is an answer that could not be sent",

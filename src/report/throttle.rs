@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::event::Event;
 use super::trouble::Cause;
 use crate::config::ServiceId;
+use crate::sys::memory;
 
 /// How often troubles of one cause are reported.
 const TROUBLE_INTERVAL: Duration = Duration::from_secs(1);
@@ -54,10 +55,7 @@ impl Gate {
 
     /// Closes the gate for an interval if it is open at this time. Returns whether it was.
     pub fn pass(&self, now: u64, interval: Duration) -> bool {
-        let close = |opens_at| (opens_at <= now).then(|| after(now, interval));
-        self.0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, close)
-            .is_ok()
+        pass(&self.0, now, interval)
     }
 
     /// Closes the gate for an interval.
@@ -85,6 +83,14 @@ impl Default for Gate {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Closes the gate that opens at this time, if it is open.
+fn pass(opens_at: &AtomicU64, now: u64, interval: Duration) -> bool {
+    let close = |opens_at| (opens_at <= now).then(|| after(now, interval));
+    opens_at
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, close)
+        .is_ok()
 }
 
 fn after(now: u64, interval: Duration) -> u64 {
@@ -139,27 +145,20 @@ impl Line {
 }
 
 /// One gate for each throttled line.
-#[derive(Debug)]
-struct Gates([Gate; LINES]);
+type Gates = [AtomicU64; LINES];
 
-impl Gates {
-    const fn new() -> Self {
-        Self([const { Gate::new() }; LINES])
-    }
-}
-
-static PROCESS: Gates = Gates::new();
-static SERVICES: OnceLock<Box<[Gates]>> = OnceLock::new();
+static PROCESS: Gates = [const { AtomicU64::new(0) }; LINES];
+static SERVICES: OnceLock<&'static [Gates]> = OnceLock::new();
 
 /// Gives each of so many services gates of its own.
 pub(super) fn set_services(count: usize) {
-    SERVICES.get_or_init(|| (0..count).map(|_| Gates::new()).collect());
+    SERVICES.get_or_init(|| memory::zeroes(count));
 }
 
-fn gate(service: Option<ServiceId>, line: Line) -> &'static Gate {
+fn gate(service: Option<ServiceId>, line: Line) -> &'static AtomicU64 {
     let services = SERVICES.get();
     let own = service.and_then(|service| services?.get(service.index()));
-    &own.unwrap_or(&PROCESS).0[line.index()]
+    &own.unwrap_or(&PROCESS)[line.index()]
 }
 
 /// Whether an event may be written now. If so, its like may not for an interval.
@@ -170,17 +169,17 @@ pub(super) fn passes(event: &Event<'_>) -> bool {
         Event::Fast(service) => (Some(*service), Line::Fast),
         _ => return true,
     };
-    gate(service, line).pass(now(), line.interval())
+    pass(gate(service, line), now(), line.interval())
 }
 
 /// Whether [`Event::Full`] would be written now.
 pub fn full_is_due(service: ServiceId) -> bool {
-    gate(Some(service), Line::Full).is_open(now())
+    gate(Some(service), Line::Full).load(Ordering::Relaxed) <= now()
 }
 
 /// Whether [`Event::Fast`] would be written now.
 pub fn fast_is_due(service: ServiceId) -> bool {
-    gate(Some(service), Line::Fast).is_open(now())
+    gate(Some(service), Line::Fast).load(Ordering::Relaxed) <= now()
 }
 
 #[cfg(test)]

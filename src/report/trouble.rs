@@ -44,11 +44,13 @@ pub enum Cause {
     Signal,
     /// A process was stopped before its exec.
     Birth,
+    /// Files couldn't be reloaded.
+    Reload,
 }
 
 impl Cause {
     /// The number of causes.
-    pub const COUNT: usize = Self::Birth as usize + 1;
+    pub const COUNT: usize = Self::Reload as usize + 1;
 }
 
 /// Something that went wrong.
@@ -169,6 +171,8 @@ pub enum Trouble<'a> {
     },
     /// There is no upgrade, for this reason.
     NoUpgrade(NoUpgrade<'a>),
+    /// A reload of files failed, and nothing has changed.
+    NoReload(NoUpgrade<'a>),
     /// A signal of this sender was not obeyed.
     SignalRefused(Signal, Sender),
     /// `--ready-fd` can't be written to.
@@ -189,6 +193,17 @@ pub enum Trouble<'a> {
     RulesNotRead(ServiceId, &'a Error),
     /// A prestarted handler has ended without a client.
     PrestartedEnded {
+        /// The service.
+        service: ServiceId,
+        /// The program as it was given.
+        program: &'a OsStr,
+        /// The process id of the handler.
+        pid: i32,
+        /// When the next is started.
+        pause: Duration,
+    },
+    /// A prestarted handler hasn't answered in time, and was ended.
+    PrestartedSilent {
         /// The service.
         service: ServiceId,
         /// The program as it was given.
@@ -288,6 +303,8 @@ pub enum NoUpgrade<'a> {
     NotExecutable(Errno),
     /// The new binary has given up after its exec.
     GivenBack,
+    /// The files can't be seen in the root directory of the process.
+    OutOfSight,
 }
 
 impl Trouble<'_> {
@@ -315,10 +332,12 @@ impl Trouble<'_> {
             | Self::IdleExit(_) => Cause::Watch,
             Self::RelayRestarted { .. } | Self::NoRelay { .. } => Cause::Log,
             Self::NoUpgrade(_) => Cause::Upgrade,
+            Self::NoReload(_) => Cause::Reload,
             Self::SignalRefused(..) => Cause::Signal,
             Self::ReadyFd { .. } | Self::Manager { .. } => Cause::Manager,
             Self::RulesNotRead(..) => Cause::Rules,
             Self::PrestartedEnded { .. }
+            | Self::PrestartedSilent { .. }
             | Self::NotPrestartable { .. }
             | Self::NotPrestarted { .. } => Cause::Prestart,
         }
@@ -343,6 +362,7 @@ impl Trouble<'_> {
             | Self::IdleTimeout(service, _)
             | Self::RulesNotRead(service, _)
             | Self::PrestartedEnded { service, .. }
+            | Self::PrestartedSilent { service, .. }
             | Self::NotPrestartable { service, .. }
             | Self::NotPrestarted { service, .. } => Some(*service),
             Self::NotWatched { service, .. } => *service,
@@ -351,6 +371,7 @@ impl Trouble<'_> {
             | Self::RelayRestarted { .. }
             | Self::NoRelay { .. }
             | Self::NoUpgrade(_)
+            | Self::NoReload(_)
             | Self::SignalRefused(..)
             | Self::NewbornStopped(..)
             | Self::ReadyFd { .. }
@@ -444,6 +465,22 @@ impl fmt::Display for Trouble<'_> {
                 )
             }
             Self::NoUpgrade(why) => write!(f, "no upgrade: {why}; this skd goes on"),
+            Self::NoReload(why) => {
+                f.write_str("no reload: ")?;
+                match why {
+                    NoUpgrade::Late(time) => {
+                        let time = time.as_secs();
+                        write!(f, "the files weren't read and tried within {time} s")
+                    }
+                    NoUpgrade::Status(_) => f.write_str("what the files say can't be served"),
+                    NoUpgrade::Signal(signal) => write!(f, "signal {signal} ended the attempt"),
+                    NoUpgrade::GivenBack => {
+                        f.write_str("what the files say couldn't be served after all")
+                    }
+                    why => why.fmt(f),
+                }?;
+                f.write_str("; nothing has changed")
+            }
             Self::NewbornStopped(pid, signal) => {
                 let what = match signal {
                     Signal::SIGCONT => "continued",
@@ -501,6 +538,17 @@ impl fmt::Display for Trouble<'_> {
             } => write!(
                 f,
                 "prestarted pid {pid} of '{}' ended without a client; the next is started in {:.1}s",
+                Path::new(program).display(),
+                pause.as_secs_f64()
+            ),
+            Self::PrestartedSilent {
+                program,
+                pid,
+                pause,
+                ..
+            } => write!(
+                f,
+                "prestarted pid {pid} of '{}' didn't answer within 0.5s and was ended; the next is started in {:.1}s",
                 Path::new(program).display(),
                 pause.as_secs_f64()
             ),
@@ -586,6 +634,10 @@ impl fmt::Display for NoUpgrade<'_> {
                 write!(f, "the new program can't be executed: {}", errno.desc())
             }
             Self::GivenBack => f.write_str("the new program couldn't take over"),
+            Self::OutOfSight => f.write_str(
+                "skd has entered another root directory, where its files aren't in sight; rules are \
+                 read again, and all else takes a restart",
+            ),
         }
     }
 }

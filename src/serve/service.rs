@@ -6,14 +6,14 @@
 use std::ffi::CString;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 
-use super::admission::{Policy, Rules, RulesHandle, Slots, When};
+use super::admission::{Policy, Rules, RulesHandle, Slots, Total, When};
 use crate::child::{Plan, Pool};
 use crate::config::{self, DatagramMode, KILL_AFTER, Listen, ServiceId, Span, Style};
 use crate::error::Error;
@@ -46,13 +46,21 @@ pub(in crate::serve) struct Service {
     pub(in crate::serve) peer_idle: Duration,
     pub(in crate::serve) slots: Arc<Slots>,
     /// What else is asked of clients, if anything.
-    pub(in crate::serve) policy: Option<Policy>,
+    pub(in crate::serve) policy: Option<Box<Policy>>,
     /// How long input is drained after a handler's end, if at all.
     pub(in crate::serve) linger: Option<Linger>,
     /// The rules that hold now, if there are any.
     pub(in crate::serve) rules: Option<RulesHandle>,
+    /// The number of its open exchanges, where it isn't configured any more.
+    pub(in crate::serve) last_exchanges: AtomicUsize,
     /// Whether the main thread is asked to find out if clients wait in the backlog.
     pub(in crate::serve) asks_backlog: AtomicBool,
+    /// How many of its datagram workers receive no more, since all handlers have begun that there may
+    /// be, and need the listeners for no answer.
+    pub(in crate::serve) done_workers: AtomicUsize,
+    /// Whether the listeners are closed, since all handlers have begun that there may be. Those of
+    /// datagrams are closed when all datagram workers are done.
+    is_done: AtomicBool,
 }
 
 /// What a service consists of before it is shared.
@@ -64,6 +72,11 @@ pub(in crate::serve) struct Parts {
     pub(in crate::serve) listeners: Vec<Listener>,
     pub(in crate::serve) datagrams: Vec<Listener>,
     pub(in crate::serve) rules: Option<Rules>,
+    /// Whether an earlier process has left pending connections.
+    pub(in crate::serve) has_pending: bool,
+    /// Whether it was done before, and the number of handlers that have ended if their total is
+    /// limited.
+    pub(in crate::serve) earlier: (bool, u64),
 }
 
 impl Service {
@@ -86,8 +99,14 @@ impl Service {
             }
         };
         let peer_idle = config.admission.idle_timeout.unwrap_or(PEER_IDLE);
-        let policy = Policy::new(config.admission, !parts.datagrams.is_empty(), wakers);
+        let (asked, datagrams) = (config.admission, !parts.datagrams.is_empty());
+        let policy = match parts.has_pending {
+            true => Some(Policy::of(asked, datagrams, wakers)),
+            false => Policy::new(asked, datagrams, wakers),
+        };
         let when = policy.as_ref().map_or(When::Before, Policy::slots_when);
+        let (is_done, ended) = parts.earlier;
+        let total = config.max_total.map(|total| Total::new(total, ended));
         Self {
             id,
             plan: parts.plan,
@@ -98,12 +117,25 @@ impl Service {
             datagram_mode: config.datagrams,
             min_source_port: config.min_source_port,
             peer_idle: peer_idle.into(),
-            slots: Slots::new(config.max_clients, when, Arc::clone(wakers)),
-            policy,
+            slots: Slots::with_total(config.max_clients, total, when, Arc::clone(wakers)),
+            policy: policy.map(Box::new),
             linger,
             rules: parts.rules.map(RulesHandle::new),
+            last_exchanges: AtomicUsize::new(0),
             asks_backlog: AtomicBool::new(false),
+            done_workers: AtomicUsize::new(0),
+            is_done: AtomicBool::new(is_done),
         }
+    }
+
+    /// Returns whether the listeners are closed, since all handlers have begun that there may be.
+    /// For the main thread, which decides it.
+    pub(in crate::serve) fn is_done(&self) -> bool {
+        self.is_done.load(Ordering::SeqCst)
+    }
+
+    pub(in crate::serve) fn set_done(&self) {
+        self.is_done.store(true, Ordering::SeqCst);
     }
 
     /// Returns whether skd itself accepts or receives for this service, so that its slots count.
@@ -128,7 +160,7 @@ impl Service {
     }
 
     fn tells(&self) -> bool {
-        self.policy.as_ref().is_some_and(Policy::tells)
+        self.policy.as_deref().is_some_and(Policy::tells)
     }
 }
 

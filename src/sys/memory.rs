@@ -2,6 +2,8 @@
 
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
+use std::slice;
+use std::sync::atomic::AtomicU64;
 
 use nix::errno::Errno;
 
@@ -25,6 +27,41 @@ pub fn return_freed() {
     unsafe {
         libc::malloc_trim(0);
     }
+}
+
+/// Returns so many rows of numbers that are zero, for as long as the process lives (mmap(2)). The kernel
+/// gives memory for a page when a number in it is first changed. Without memory there are none.
+pub fn zeroes<const N: usize>(rows: usize) -> &'static [[AtomicU64; N]] {
+    let length = size_of::<[AtomicU64; N]>().checked_mul(rows);
+    let Some(length) = length.filter(|length| *length > 0) else {
+        return &[];
+    };
+    match map(length, 0) {
+        // SAFETY: the mapping is so long, zeroed, aligned to a page, and never unmapped; zero is an
+        // AtomicU64.
+        Ok(memory) => unsafe { slice::from_raw_parts(memory.as_ptr().cast(), rows) },
+        Err(_) => &[],
+    }
+}
+
+/// Maps `length` bytes of memory.
+fn map(length: usize, flags: libc::c_int) -> Result<NonNull<c_void>, Errno> {
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice overlaps nothing that
+    // exists.
+    let base = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            length,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags,
+            -1,
+            0,
+        )
+    };
+    if base == libc::MAP_FAILED {
+        return Err(Errno::last());
+    }
+    NonNull::new(base).ok_or(Errno::ENOMEM)
 }
 
 /// A stack above a guard page: a thread's, or that of a child that shares this process's memory
@@ -53,23 +90,10 @@ impl Stack {
         let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
         let page = usize::try_from(page).unwrap_or(4096);
         let length = length + page;
-        // SAFETY: a new anonymous mapping at an address of the kernel's choice overlaps
-        // nothing that exists.
-        let base = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                length,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK,
-                -1,
-                0,
-            )
-        };
-        if base == libc::MAP_FAILED {
-            return Err(Errno::last());
-        }
+        let mapped = map(length, libc::MAP_STACK)?;
+        let base = mapped.as_ptr();
         let stack = Self {
-            base: NonNull::new(base).ok_or(Errno::ENOMEM)?,
+            base: mapped,
             length,
             guard: page,
         };

@@ -120,6 +120,15 @@ pub fn ignore_new(listener: impl AsFd) -> io::Result<()> {
     Ok(Errno::result(result).map(drop)?)
 }
 
+/// Has a TCP listener take new connections again, after [`ignore_new`].
+pub fn serve_new(listener: impl AsFd) -> io::Result<()> {
+    match set_number(listener, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0) {
+        // It has no filter.
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 /// The result of [`drain_input`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drained {

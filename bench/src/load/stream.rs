@@ -19,7 +19,8 @@ use crate::stats::Latencies;
 
 #[derive(Clone, Copy)]
 pub(crate) struct StreamLoad<'a> {
-    pub endpoint: &'a Endpoint,
+    /// Where the connections of all clients go, one after the other.
+    pub endpoints: &'a [Endpoint],
     pub clients: usize,
     pub threads: usize,
     /// Load before the window opens, to warm up caches. It also balances the connections that are
@@ -102,6 +103,7 @@ struct Thread<'a> {
     outcome: StreamOutcome,
     opens: Instant,
     closes: Instant,
+    next_endpoint: usize,
 }
 
 struct Client {
@@ -149,6 +151,7 @@ impl<'a> Thread<'a> {
             outcome: StreamOutcome::new(),
             opens,
             closes: opens + load.window,
+            next_endpoint: 0,
         })
     }
 
@@ -258,8 +261,12 @@ impl<'a> Thread<'a> {
         }
     }
 
-    fn connect(&self, index: u64) -> io::Result<Socket> {
-        let (socket, address) = socket_for(self.load.endpoint)?;
+    fn connect(&mut self, index: u64) -> io::Result<Socket> {
+        let endpoints = self.load.endpoints;
+        self.next_endpoint = (self.next_endpoint + 1) % endpoints.len().max(1);
+        let endpoint = endpoints.get(self.next_endpoint);
+        let endpoint = endpoint.ok_or_else(|| io::Error::other("nothing to connect to"))?;
+        let (socket, address) = socket_for(endpoint)?;
         socket.set_nonblocking(true)?;
         match socket.connect(&address) {
             Err(error) if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => {}
@@ -416,7 +423,7 @@ mod tests {
 
     fn run_for(reply: Reply, endpoint: &Endpoint, clients: usize) -> io::Result<StreamOutcome> {
         let load = StreamLoad {
-            endpoint,
+            endpoints: std::slice::from_ref(endpoint),
             clients,
             threads: 2,
             warm_up: Duration::ZERO,

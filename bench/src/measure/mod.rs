@@ -11,6 +11,7 @@ mod kernel;
 mod live;
 mod prestart;
 mod rates;
+mod services;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -84,7 +85,7 @@ impl Bench {
             self.results
                 .note(name.as_str(), None, format!("handler left out: {reason}"));
         }
-        let groups: [(Group, Measurement); 7] = [
+        let groups: [(Group, Measurement); 8] = [
             (Group::Kernel, kernel::round),
             (Group::Rates, rates::round),
             (Group::Live, live::round),
@@ -92,6 +93,7 @@ impl Bench {
             (Group::Bulk, bulk::round),
             (Group::Datagram, datagram::round),
             (Group::Prestart, prestart::round),
+            (Group::Services, services::round),
         ];
         let round = |bench: &mut Self, round| {
             for (group, measure) in groups {
@@ -211,7 +213,7 @@ impl Bench {
         // Prestarted handlers must be used up first, so that the rate of replacement counts.
         let warm_up = window / if handler.reply == Reply::Line { 4 } else { 10 };
         let load = StreamLoad {
-            endpoint: &server.endpoint,
+            endpoints: std::slice::from_ref(&server.endpoint),
             clients,
             threads: self.settings.load_threads,
             warm_up,

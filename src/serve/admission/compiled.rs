@@ -243,6 +243,12 @@ impl Compiled {
 
     /// Reads compiled rules from their bytes.
     pub(super) fn read(bytes: Vec<u8>) -> Result<Self, Errno> {
+        // As if they were new, so that an upgrade passes them on without a copy.
+        if bytes.len() > LARGE {
+            if let Ok(file) = SealedFile::new(&bytes) {
+                return Self::lay_out(Bytes::File(file));
+            }
+        }
         Self::lay_out(Bytes::Own(bytes))
     }
 

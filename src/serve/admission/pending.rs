@@ -9,6 +9,7 @@ use super::rules::Ready;
 use super::slots::Slot;
 use super::sources::{SourceLimits, SourceSlot};
 use crate::config::{Peer, ServiceId, Source};
+use crate::net::LastClient;
 use crate::net::proxy::Received;
 
 /// What clients arrive as.
@@ -215,4 +216,6 @@ pub(in crate::serve) struct PendingConnection {
     pub(in crate::serve) service: ServiceId,
     /// The index of the service's listener that it was accepted from.
     pub(in crate::serve) listener: usize,
+    /// Keeps that open, if it is about to be closed.
+    pub(in crate::serve) _last: Option<LastClient>,
 }

@@ -185,7 +185,10 @@ impl<'a> Pipeline<'a> {
             Kind::Connection => *self.at_max() == AtLimit::Queue(None),
             Kind::Datagram => matches!(self.at_max(), AtLimit::Queue(_)),
         };
-        let free = || !waits || !slot_waited_for && self.slots.may_take(self.thread);
+        let free = || match waits {
+            true => !slot_waited_for && self.slots.may_take(self.thread),
+            false => self.slots.may_begin(self.thread),
+        };
         let free = self.slot.is_some() || self.slots.when() == When::Needed && free();
         if !free {
             return Gate::Full;
@@ -450,6 +453,8 @@ impl<'a> Pipeline<'a> {
                 retry: None,
                 within: within.map(Into::into),
             },
+            // Another client has got the last slot of all, since this one was let in.
+            _ if !self.slots.may_begin(self.thread) => Passed::No(Rejection::close(Reason::End)),
             at => {
                 let limit = self.slots.limit().unwrap_or_default();
                 Passed::No(Rejection::new(Reason::Max(limit), RejectAction::at(at)))
@@ -529,7 +534,7 @@ mod tests {
 
     fn ready(rules: Vec<Rule>) -> Rules {
         let rules = rules.into_iter().map(|rule| (rule, vec![]));
-        Rules::new(&rules.collect::<Vec<_>>(), &[])
+        Rules::new(&rules.collect::<Vec<_>>(), &[].into())
     }
 
     fn rule(allow: bool) -> Rule {

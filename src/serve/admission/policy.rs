@@ -34,11 +34,21 @@ impl Policy {
         datagrams: bool,
         wakers: &Arc<[Waker]>,
     ) -> Option<Self> {
+        let policy = Self::of(asked, datagrams, wakers);
+        let asks = policy.asked.has_rules()
+            || policy.sources.is_some()
+            || policy.bucket.is_some()
+            || policy.slots_when() == When::Needed;
+        asks.then_some(policy)
+    }
+
+    /// Returns the policy even if it asks nothing: an earlier process has left pending connections.
+    pub(in crate::serve) fn of(asked: Admission, datagrams: bool, wakers: &Arc<[Waker]>) -> Self {
         let limits = SourceLimits {
             max: asked.max_per_source,
             rate: asked.rate_per_source,
         };
-        let policy = Self {
+        Self {
             limits,
             // Rules may set limits of their own, now or after a reload.
             sources: (limits != SourceLimits::default() || asked.rules_file.is_some())
@@ -46,12 +56,7 @@ impl Policy {
             bucket: asked.rate.map(Bucket::new),
             asked,
             datagrams,
-        };
-        let asks = policy.asked.has_rules()
-            || policy.sources.is_some()
-            || policy.bucket.is_some()
-            || policy.slots_when() == When::Needed;
-        asks.then_some(policy)
+        }
     }
 
     /// Returns when slots are taken: not in advance if a client is accepted that may need none,

@@ -2,7 +2,7 @@
 //! The others are counted, and written as sums once the second is over. A source that is rejected a
 //! hundred thousand times a second fills no disk, and doesn't hide the first line about another.
 //!
-//! Each worker has one for each service, of a fixed size: 7 KiB.
+//! Each worker has one for each service, of a fixed size once a client was rejected: 7 KiB.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -33,7 +33,8 @@ const WAYS: usize = 4;
 pub(in crate::serve) struct RejectLog {
     /// So that no client can choose addresses that share a set with another's.
     hasher: RandomState,
-    sets: Box<[[Entry; WAYS]]>,
+    /// Empty until the first rejection: most services have none.
+    sets: Vec<[Entry; WAYS]>,
     /// Open when the current second is over.
     gate: Gate,
     /// How many lines were written in it.
@@ -64,7 +65,7 @@ impl RejectLog {
     pub(in crate::serve) fn new() -> Self {
         Self {
             hasher: RandomState::new(),
-            sets: vec![Default::default(); SETS].into(),
+            sets: Vec::new(),
             gate: Gate::new(),
             lines: 0,
             counted: 0,
@@ -80,7 +81,8 @@ impl RejectLog {
         }
         let more = self.lines < ALL;
         let set = self.hasher.hash_one(source) as usize % SETS;
-        let Some(entry) = entry(&mut self.sets[set], source) else {
+        let set = self.sets.get_mut(set);
+        let Some(entry) = set.and_then(|set| entry(set, source)) else {
             // A set full of sources that are counted keeps them: a client with many addresses
             // can't hide the source that is rejected most.
             if !more {
@@ -141,7 +143,11 @@ impl RejectLog {
 
     fn begin(&mut self, now: u64) {
         self.gate.close(now, report::throttle(SECOND));
-        self.sets.fill(Default::default());
+        self.sets.clear();
+        // Without memory, sources aren't told apart.
+        if self.sets.try_reserve_exact(SETS).is_ok() {
+            self.sets.resize(SETS, Default::default());
+        }
         (self.lines, self.counted, self.others) = (0, 0, 0);
     }
 }

@@ -113,7 +113,7 @@ pub struct Decision<'a> {
 impl Rules {
     /// Makes rules ready, each with the prefixes of its file if it has one. `common` are the
     /// variables of all handlers, each `NAME=VALUE`.
-    pub fn new(rules: &[(Rule, Vec<Prefix>)], common: &[CString]) -> Self {
+    pub fn new(rules: &[(Rule, Vec<Prefix>)], common: &Arc<[CString]>) -> Self {
         let mut v4 = Vec::new();
         let mut v6 = Vec::new();
         for ((rule, list), index) in rules.iter().zip(0..NONE) {
@@ -143,11 +143,11 @@ impl Rules {
         )
     }
 
-    fn of(compiled: Compiled, common: &[CString]) -> Self {
+    fn of(compiled: Compiled, common: &Arc<[CString]>) -> Self {
         Self {
             ready: (0..compiled.len()).map(|_| OnceLock::new()).collect(),
             compiled,
-            common: common.into(),
+            common: Arc::clone(common),
         }
     }
 
@@ -209,7 +209,7 @@ impl Rules {
 
     /// Reads rules from their bytes. Refuses some bytes, and of others allows only clients that they
     /// name.
-    pub fn read(bytes: Vec<u8>, common: &[CString]) -> Result<Self, Errno> {
+    pub fn read(bytes: Vec<u8>, common: &Arc<[CString]>) -> Result<Self, Errno> {
         Ok(Self::of(Compiled::read(bytes)?, common))
     }
 
@@ -219,7 +219,7 @@ impl Rules {
     }
 
     /// Restores rules from this descriptor, with the common variables of handlers by now.
-    pub fn restore(saved: i32, common: &[CString]) -> Result<Self, Errno> {
+    pub fn restore(saved: i32, common: &Arc<[CString]>) -> Result<Self, Errno> {
         Ok(Self::of(Compiled::restore(saved)?, common))
     }
 }
@@ -279,7 +279,7 @@ mod tests {
             &read(
                 "allow 10.0.0.1\ndeny 10.0.0.0/8\nallow 10.0.0.0/7\nallow ::1\nallow uid=7\ndeny unix",
             ),
-            &[],
+            &[].into(),
         );
         let user = |uid, gid| Client::Unix { uid, gid };
         for (client, expected, allow) in [
@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn others_are_let_in_if_no_rule_allows() {
         let allows_others = |text| {
-            let rules = Rules::new(&read(text), &[]);
+            let rules = Rules::new(&read(text), &[].into());
             rules.decide(inet("192.0.2.1")).allow
         };
         assert!(allows_others("deny 10.0.0.0/8"));
@@ -322,7 +322,7 @@ mod tests {
         let common = [c"A=1".into(), c"AB=2".into(), c"B=3".into()];
         let rules = Rules::new(
             &read("allow ::1 env A=x env C= env A=y\nallow ::2"),
-            &common,
+            &common.into(),
         );
         let of = |client| rules.decide(inet(client)).rule.unwrap().variables.clone();
         let expected: [CString; 4] = [c"AB=2".into(), c"B=3".into(), c"C=".into(), c"A=y".into()];
@@ -336,7 +336,7 @@ mod tests {
         let list = list.map(|text| text.parse().unwrap()).to_vec();
         let mut rules = read("allow file=x");
         rules[0].1 = list;
-        let rules = Rules::new(&rules, &[]);
+        let rules = Rules::new(&rules, &[].into());
         assert_eq!(
             rules.compiled.v4(),
             [(0, NONE), (0x0a00_0000, 0), (0x0c00_0000, NONE)]
@@ -421,7 +421,7 @@ mod tests {
                     (Rule::new(allow, who, location), list)
                 })
                 .collect();
-            let mut bytes = Rules::new(&rules, &[]).bytes().to_vec();
+            let mut bytes = Rules::new(&rules, &[].into()).bytes().to_vec();
             for (at, byte) in changes {
                 let at = at.index(bytes.len());
                 bytes[at] = byte;
@@ -429,7 +429,7 @@ mod tests {
             if cut {
                 bytes.truncate(length.index(bytes.len()));
             }
-            if let Ok(rules) = Rules::read(bytes, &[]) {
+            if let Ok(rules) = Rules::read(bytes, &[].into()) {
                 for client in clients {
                     let decision = rules.decide(client);
                     prop_assert!(decision.index.is_none() || decision.rule.is_some() || !decision.allow);
@@ -446,11 +446,11 @@ mod tests {
                 let rule = Rule::new(*allow, who.clone(), RuleLocation::Line(line));
                 (rule, list.clone())
             });
-            let ready = Rules::new(&numbered.collect::<Vec<_>>(), &[]);
+            let ready = Rules::new(&numbered.collect::<Vec<_>>(), &[].into());
             let (v4, v6) = (ready.compiled.v4(), ready.compiled.v6());
             prop_assert!(v4.windows(2).all(|pair| pair[0].1 != pair[1].1));
             prop_assert!(v6.windows(2).all(|pair| pair[0].1 != pair[1].1));
-            let restored = Rules::read(ready.bytes().to_vec(), &[]).unwrap();
+            let restored = Rules::read(ready.bytes().to_vec(), &[].into()).unwrap();
             // Where something begins or ends is where a search may go wrong.
             let edges = rules.iter().flat_map(|(_, who, list)| {
                 let own = match who {

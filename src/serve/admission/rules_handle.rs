@@ -81,7 +81,7 @@ mod tests {
 
     fn rules(allow: bool) -> Rules {
         let rule = Rule::new(allow, Who::All, RuleLocation::Line(1));
-        Rules::new(&[(rule, Vec::new())], &[])
+        Rules::new(&[(rule, Vec::new())], &[].into())
     }
 
     #[test]

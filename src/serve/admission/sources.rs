@@ -29,6 +29,9 @@ const PARTS: usize = 16;
 /// How many entries without handlers a part has at most, and lists of entries.
 const PART: usize = IDLE / PARTS;
 
+/// How many lists a part has for its first entry.
+const FIRST: usize = 8;
+
 /// How many entries are looked at before one is dropped.
 const LOOK: usize = 8;
 
@@ -58,7 +61,7 @@ pub(in crate::serve) struct Sources {
     /// arrives and when its handler has ended, and threads meet only in one part of many. The count
     /// of an entry, its bucket and whether it may be dropped have to change together, which atomic
     /// numbers can't.
-    parts: Box<[Mutex<Part>]>,
+    parts: Box<[Mutex<Option<Box<Part>>>]>,
     /// For each worker, the sources that have lost a handler while it waited for that. Untouched
     /// while none waits.
     freed: Box<[Mutex<Vec<Source>>]>,
@@ -81,7 +84,7 @@ impl Sources {
     pub(in crate::serve) fn new(wakers: Arc<[Waker]>) -> Arc<Self> {
         Arc::new(Self {
             hasher: RandomState::new(),
-            parts: (0..PARTS).map(|_| Mutex::new(Part::new())).collect(),
+            parts: (0..PARTS).map(|_| Mutex::default()).collect(),
             freed: wakers.iter().map(|_| Mutex::default()).collect(),
             wakers,
         })
@@ -119,6 +122,36 @@ impl Sources {
         self.admit(source, SourceLimits::default(), 0).ok()
     }
 
+    /// Returns each source whose bucket isn't full, and when it will be.
+    pub(super) fn buckets(&self, now: u64) -> Vec<(Source, u64)> {
+        let mut buckets = Vec::new();
+        for part in 0..PARTS {
+            let part = self.part(part);
+            let Some(part) = part.as_deref() else {
+                continue;
+            };
+            // An entry that is free is in no list.
+            for link in &part.lists {
+                let mut link = *link;
+                while let Some(index) = link.checked_sub(1) {
+                    let entry = &part.entries[index as usize];
+                    if entry.full > now {
+                        buckets.push((entry.source, entry.full));
+                    }
+                    link = entry.next;
+                }
+            }
+        }
+        buckets
+    }
+
+    /// Has the bucket of a source be full at this time; if there is no memory, it is full now.
+    pub(super) fn set_bucket(self: &Arc<Self>, source: Source, full: u64, now: u64) {
+        if let Ok(mut slot) = self.admit(source, SourceLimits::default(), now) {
+            slot.release(now, |entry| entry.full = full);
+        }
+    }
+
     fn source_slot(
         self: &Arc<Self>,
         source: Source,
@@ -128,7 +161,10 @@ impl Sources {
         let hash = self.hasher.hash_one(source);
         let part = hash as usize % PARTS;
         let list = (hash >> 32) as u16 % PART as u16;
-        let index = admit(&mut self.part(part), Key { source, list })?;
+        let index = admit(
+            self.part(part).get_or_insert_default(),
+            Key { source, list },
+        )?;
         Ok(SourceSlot {
             sources: Arc::clone(self),
             index,
@@ -137,7 +173,8 @@ impl Sources {
         })
     }
 
-    fn part(&self, part: usize) -> MutexGuard<'_, Part> {
+    /// Made when it has a source: most services have few.
+    fn part(&self, part: usize) -> MutexGuard<'_, Option<Box<Part>>> {
         self.parts[part]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -181,10 +218,13 @@ impl SourceSlot {
         }
         self.released = true;
         let mut part = self.sources.part(self.part.into());
-        let entry = &mut part.entries[self.index as usize];
+        let Some(own) = part.as_mut() else {
+            return;
+        };
+        let entry = &mut own.entries[self.index as usize];
         let source = entry.source;
         before(entry);
-        let waiting = part.release(self.index, now);
+        let waiting = own.release(self.index, now);
         // The lock isn't held while others are woken for it.
         drop(part);
         self.sources.wake(waiting, source);
@@ -228,12 +268,11 @@ struct Entry {
     idle: u16,
 }
 
-/// The number of an entry counted from one, or zero for none: lists that are empty are zeroes,
-/// for which memory needn't be touched.
+/// The number of an entry counted from one, or zero for none.
 type Link = u32;
 
 /// The entries of one part: a hash table of linked lists, with a list of those that are free.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Part {
     entries: Vec<Entry>,
     lists: Vec<Link>,
@@ -245,15 +284,42 @@ struct Part {
 }
 
 impl Part {
-    /// What the kernel gives memory for when it is used.
-    fn new() -> Self {
-        Self {
-            entries: Vec::new(),
-            lists: vec![0; PART],
-            free: 0,
-            idle: Vec::with_capacity(PART),
-            hand: 0,
+    /// The list of the entries with this key, if there is any.
+    fn list(&self, key: u16) -> usize {
+        usize::from(key) & self.lists.len().saturating_sub(1)
+    }
+
+    /// Reserves memory for one more entry, in its list and without handlers. Returns whether there is
+    /// some. There are as many lists as entries, up to [`PART`]: they are made anew, twice as many,
+    /// a few times in all.
+    fn reserve(&mut self) -> bool {
+        let wanted = (self.entries.len() + 1).min(PART);
+        let idle = wanted.saturating_sub(self.idle.len());
+        if self.entries.try_reserve(1).is_err() || self.idle.try_reserve(idle).is_err() {
+            return false;
         }
+        let lists = wanted.next_power_of_two().clamp(FIRST, PART);
+        let more = lists.saturating_sub(self.lists.len());
+        if more == 0 {
+            return true;
+        }
+        if self.lists.try_reserve_exact(more).is_err() {
+            return !self.lists.is_empty();
+        }
+        let old = self.lists.len();
+        self.lists.resize(lists, 0);
+        for list in 0..old {
+            let mut link = std::mem::take(&mut self.lists[list]);
+            while let Some(index) = link.checked_sub(1) {
+                let key = self.entries[index as usize].list;
+                let to = self.list(key);
+                let entry = &mut self.entries[index as usize];
+                let next = std::mem::replace(&mut entry.next, self.lists[to]);
+                self.lists[to] = link;
+                link = next;
+            }
+        }
+        true
     }
 
     fn admit(
@@ -275,7 +341,15 @@ impl Part {
             return Err(Over::Max);
         }
         let full = match limits.rate {
-            Some(rate) => Pace::from(rate).take(full, now).map_err(Over::Rate)?,
+            Some(rate) => {
+                let pace = Pace::from(rate);
+                let taken = pace.take(full, now);
+                if let (Err(_), Some(index)) = (taken, found) {
+                    // A bucket that was emptied at a slower rate would stay empty for as long.
+                    self.entries[index as usize].full = full.min(pace.empty(now));
+                }
+                taken.map_err(Over::Rate)?
+            }
             None => full,
         };
         let index = match found {
@@ -307,7 +381,7 @@ impl Part {
     }
 
     fn find(&self, key: Key) -> Option<u32> {
-        let mut link = self.lists[usize::from(key.list)];
+        let mut link = self.lists.get(self.list(key.list)).copied()?;
         while let Some(index) = link.checked_sub(1) {
             let entry = &self.entries[index as usize];
             if entry.source == key.source {
@@ -325,11 +399,12 @@ impl Part {
             // Looked for no sooner: so the table is as large as its busiest time.
             let other = self.fullest();
             let full = other.filter(|other| self.entries[*other as usize].full <= now);
-            if full.is_some() || self.entries.try_reserve(1).is_err() {
+            if full.is_some() || !self.reserve() {
                 self.forget_idle(other?);
             }
         }
-        let list = &mut self.lists[usize::from(key.list)];
+        let list = self.list(key.list);
+        let list = &mut self.lists[list];
         let entry = Entry {
             source: key.source,
             waiting: 0,
@@ -390,7 +465,8 @@ impl Part {
     /// Takes an entry out of its list, and keeps its memory for another.
     fn forget(&mut self, index: u32) {
         let Entry { next, list, .. } = self.entries[index as usize];
-        let mut link = &mut self.lists[usize::from(list)];
+        let list = self.list(list);
+        let mut link = &mut self.lists[list];
         while let Some(before) = link.checked_sub(1).filter(|before| *before != index) {
             link = &mut self.entries[before as usize].next;
         }
@@ -435,7 +511,8 @@ mod tests {
 
     impl Sources {
         fn count(&self, counted: impl Fn(&Part) -> usize) -> usize {
-            (0..PARTS).map(|part| counted(&self.part(part))).sum()
+            let count = |part| self.part(part).as_deref().map_or(0, &counted);
+            (0..PARTS).map(count).sum()
         }
 
         /// How many sources are known.
@@ -469,6 +546,9 @@ mod tests {
         fn handlers(&self, source: Source) -> u32 {
             let hash = self.hasher.hash_one(source);
             let part = self.part(hash as usize % PARTS);
+            let Some(part) = part.as_ref() else {
+                return 0;
+            };
             let list = (hash >> 32) as u16 % PART as u16;
             let found = part.find(Key { source, list });
             found.map_or(0, |index| part.entries[index as usize].handlers)

@@ -59,13 +59,17 @@ impl Pace {
     /// or, if there is no token, when there will be one.
     pub(in crate::serve) fn take(self, full: u64, now: u64) -> Result<u64, u64> {
         // Not later than an empty one, which matters when it was emptied at another rate.
-        let empty = now.saturating_add(self.tolerance + self.interval);
-        let full = full.clamp(now, empty);
+        let full = full.clamp(now, self.empty(now));
         if full - now <= self.tolerance {
             Ok(full.saturating_add(self.interval))
         } else {
             Err(full - self.tolerance)
         }
+    }
+
+    /// Returns when a bucket that is empty now will be full.
+    pub(in crate::serve) fn empty(self, now: u64) -> u64 {
+        now.saturating_add(self.tolerance + self.interval)
     }
 
     /// Gives back a token that was taken at the time `taken`: as much of it as the rate hasn't
@@ -113,6 +117,18 @@ impl Bucket {
         while let Err(changed) = self.exchange(full, self.pace.give_back(full, taken, now)) {
             full = changed;
         }
+    }
+
+    /// Returns when it will be full, after these tokens are given back. They were taken at these times.
+    pub(super) fn full(&self, given_back: impl Iterator<Item = u64>, now: u64) -> u64 {
+        let full = self.full.load(Ordering::Relaxed);
+        given_back.fold(full, |full, taken| self.pace.give_back(full, taken, now))
+    }
+
+    /// Has it be full at this time, or when an empty one would be.
+    pub(super) fn set_full(&self, full: u64, now: u64) {
+        let full = full.min(self.pace.empty(now));
+        self.full.store(full, Ordering::Relaxed);
     }
 
     /// Returns when there is a token: now, or later.

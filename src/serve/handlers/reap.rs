@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 
 use super::context::Handlers;
 use super::table::{Handler, Reaped, Work};
+use crate::config::ServiceId;
 use crate::report::{self, Event, Outcome};
 use crate::sys::process::{self, Change, Ended, Target, Wait};
 
@@ -19,6 +20,8 @@ use crate::sys::process::{self, Change, Ended, Target, Wait};
 pub(in crate::serve) enum After {
     /// Nothing.
     Done,
+    /// A slot of this service is free.
+    Freed(ServiceId),
     /// The wait-mode socket with this index is skd's again.
     Listener(usize),
     /// It was a child that is no handler.
@@ -73,7 +76,7 @@ fn finish(handlers: &Handlers, handler: Handler, ended: Ended, by: usize) -> Aft
             drop(source_slot);
             let (used, limit) = slot.release(by);
             report::event(Event::Slots(service, used, limit));
-            After::Done
+            After::Freed(service)
         }
         Work::Connection(slot) => {
             report::event(Event::Closed(service, &peer, outcome));
@@ -86,7 +89,7 @@ fn finish(handlers: &Handlers, handler: Handler, ended: Ended, by: usize) -> Aft
                 let poller = &handlers.pollers[by];
                 kept.release(&handlers.lingering, (by, poller), (pid, service));
             }
-            After::Done
+            After::Freed(service)
         }
     }
 }

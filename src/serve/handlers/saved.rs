@@ -77,6 +77,11 @@ impl SavedHandler {
         }
     }
 
+    /// Returns whether it has a slot.
+    pub(in crate::serve) fn has_slot(&self) -> bool {
+        !matches!(self.work, SavedWork::WaitMode(_))
+    }
+
     /// Returns whether its connection is kept for a lingering close.
     pub(in crate::serve) fn is_kept(&self) -> bool {
         self.kept.is_some()

@@ -263,9 +263,9 @@ pub(in crate::serve) fn start(
         Work::Datagrams(slot) => Work::Datagrams(slot.in_use()),
         Work::WaitMode(index) => Work::WaitMode(index),
     };
-    let usage = match &work {
-        Work::Connection(slot) | Work::Datagrams(slot) => Some(slot.usage()),
-        Work::WaitMode(_) => None,
+    let (usage, was_last) = match &work {
+        Work::Connection(slot) | Work::Datagrams(slot) => (Some(slot.usage()), slot.was_last()),
+        Work::WaitMode(_) => (None, false),
     };
     let handler = Handler {
         service,
@@ -281,6 +281,10 @@ pub(in crate::serve) fn start(
     // This takes a lock that hardly any other thread ever takes.
     let has_entry = handlers.enter(thread, handler, watch);
     drop(birth);
+    if was_last {
+        // It closes the service.
+        handlers.main.wake();
+    }
     if let Some((used, limit)) = usage {
         report::event(Event::Slots(service, used, limit));
     }

@@ -19,9 +19,11 @@ use crate::child::{Plan, SpawnError, Spawner};
 use crate::config::{Peer, ServiceId};
 use crate::net::Listener;
 use crate::report::{self, Event, ReceiveFault, Trouble};
+use crate::serve::admission::Slots;
 use crate::serve::handlers::Handlers;
 use crate::serve::handlers::start::{self, GiveUp, NewHandler, Starter};
 use crate::serve::handlers::token::Token;
+use crate::serve::service::Service;
 use crate::sys::descriptors;
 use crate::sys::environment::Environment;
 use crate::sys::events::{Interest, Poller};
@@ -43,6 +45,8 @@ pub(in crate::serve) struct WaitSocket {
     listener: Listener,
     service: ServiceId,
     plan: Arc<Plan>,
+    /// Those of the service, for the total of its handlers.
+    slots: Arc<Slots>,
     environment: Environment,
     /// Its index among the wait-mode sockets of the daemon.
     index: usize,
@@ -51,6 +55,7 @@ pub(in crate::serve) struct WaitSocket {
     free_since: Instant,
     /// When the socket is to be looked at again, if not when something arrives.
     due: Option<Instant>,
+    is_closed: bool,
 }
 
 /// What arrives at a socket.
@@ -63,8 +68,7 @@ enum Arrivals {
 impl WaitSocket {
     pub(in crate::serve) fn new(
         listener: Listener,
-        service: ServiceId,
-        plan: Arc<Plan>,
+        service: &Service,
         index: usize,
     ) -> Result<Self, Errno> {
         let arrivals = match listener.style().has_connections() {
@@ -72,15 +76,32 @@ impl WaitSocket {
             true => Arrivals::Connections(Connections::new(&listener)?),
         };
         Ok(Self {
-            environment: plan.environment(),
+            environment: service.plan.environment(),
             listener,
-            service,
-            plan,
+            service: service.id,
+            plan: Arc::clone(&service.plan),
+            slots: Arc::clone(&service.slots),
             index,
             arrivals,
             free_since: Instant::now(),
             due: None,
+            is_closed: false,
         })
+    }
+
+    /// Closes the socket, since its service is done. A handler that has it keeps it.
+    pub(in crate::serve) fn close(&mut self, handlers: &Handlers) {
+        if !std::mem::replace(&mut self.is_closed, true) {
+            // Not by closing alone: a handler has the socket, and it would be told of still.
+            let _ = handlers.main_poller().remove(&self.listener);
+            report::event(Event::ClosedListener(self.listener.listener_name()));
+            self.listener.close(&handlers.main);
+            self.due = None;
+        }
+    }
+
+    pub(in crate::serve) fn is_closed(&self) -> bool {
+        self.is_closed
     }
 
     pub(in crate::serve) fn service(&self) -> ServiceId {
@@ -126,6 +147,9 @@ impl WaitSocket {
 
     /// The handler has ended: the socket is skd's again.
     pub(in crate::serve) fn returned(&mut self, handlers: &Handlers) {
+        if self.is_closed {
+            return;
+        }
         self.free_since = Instant::now();
         match &mut self.arrivals {
             Arrivals::Datagrams(_) => self.note_times(true),
@@ -139,6 +163,9 @@ impl WaitSocket {
     /// Looks at the socket: something has arrived, or it is time to try again.
     pub(in crate::serve) fn look(&mut self, handlers: &Handlers, spawner: &mut Spawner) {
         self.due = None;
+        if self.is_closed {
+            return;
+        }
         let found = match &mut self.arrivals {
             Arrivals::Datagrams(datagrams) => {
                 datagrams.find(self.service, &self.listener, &self.plan)
@@ -164,10 +191,18 @@ impl WaitSocket {
                 return;
             }
         }
+        if !self.slots.begin_in_wait_mode() {
+            // The service is done, or a start of another thread is about to fail.
+            return self.pause(PAUSE);
+        }
         if new {
             report::event(Event::Received(self.service, &peer));
         }
-        match self.start(handlers, spawner, peer) {
+        let started = self.start(handlers, spawner, peer);
+        if started.is_err() {
+            self.slots.undo_in_wait_mode();
+        }
+        match started {
             Ok(()) => self.tried(),
             Err(SpawnError::Shortage(_)) => {
                 if let Arrivals::Datagrams(_) = self.arrivals {

@@ -150,6 +150,10 @@ pub(super) trait Intake<'a>: Sized {
     /// handler is started here.
     fn on_event(&mut self, token: Token);
 
+    /// A handler of this service that the thread started has ended: a slot may be free, for which the
+    /// thread isn't woken.
+    fn on_freed(&mut self, service: ServiceId);
+
     /// Another thread has woken this one.
     fn on_woken(&mut self);
 

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::datagram::{ParkedExchange, SavedExchange};
 use super::shared::Shared;
 use crate::config::{Peer, ServiceId};
-use crate::net::ListenerAddress;
-use crate::serve::admission::{Kind, PendingConnection};
+use crate::net::{Listener, ListenerAddress};
+use crate::serve::admission::{Kind, PendingConnection, SavedRates};
 use crate::serve::handlers::saved::LeftOpen;
 use crate::sys::descriptors::SavedDescriptors;
 
@@ -15,7 +15,7 @@ use crate::sys::descriptors::SavedDescriptors;
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedPending {
     connection: i32,
-    listener: ListenerAddress,
+    pub(in crate::serve) listener: ListenerAddress,
     peer: Peer,
     /// Whether its header has been read, if it is to have one.
     identified: bool,
@@ -47,6 +47,26 @@ impl Shared {
             saved.extend(its.filter_map(&mut save));
         }
         saved
+    }
+
+    /// Saves the token buckets of a service. Its pending connections, which parked workers have left,
+    /// take theirs again.
+    pub(in crate::serve) fn save_rates(&self, service: ServiceId) -> Option<SavedRates> {
+        let policy = self.services.get(service.index())?.policy.as_ref()?;
+        let all: Vec<_> = (0..self.pending.len())
+            .map(|thread| self.pending(thread))
+            .collect();
+        let pending = all.iter().flat_map(|pending| pending.iter());
+        let its = pending.filter(|pending| pending.service == service);
+        Some(policy.save_rates(its.map(|pending| &pending.client), self.clock))
+    }
+
+    /// Restores the token buckets of a service.
+    pub(in crate::serve) fn restore_rates(&self, service: ServiceId, saved: &SavedRates) {
+        let service = self.services.get(service.index());
+        if let Some(policy) = service.and_then(|service| service.policy.as_ref()) {
+            policy.restore_rates(saved, self.clock);
+        }
     }
 
     /// Restores the pending connections of a service. Each stream worker gets a share, since its
@@ -82,6 +102,10 @@ impl Shared {
                 connection: connection.into(),
                 service,
                 listener,
+                _last: served
+                    .listeners
+                    .get(listener)
+                    .and_then(Listener::last_client),
             };
             self.pending(thread).push(pending);
         }

@@ -32,6 +32,8 @@ pub(in crate::serve) struct Shared {
     pub(in crate::serve) pending: Box<[Mutex<Vec<PendingConnection>>]>,
     /// How many workers are parked.
     pub(in crate::serve) parked: AtomicUsize,
+    /// Whether the last clients of a listener are served that isn't configured any more.
+    pub(in crate::serve) has_drained: AtomicBool,
     /// Whether skd drains.
     pub(in crate::serve) drains: AtomicBool,
     /// The bound addresses of all UDP sockets, those of wait mode too.
@@ -79,9 +81,14 @@ impl Shared {
         self.ended.load(Ordering::SeqCst) == self.wakers.len()
     }
 
+    /// The services that aren't done.
+    fn open_services(&self) -> impl Iterator<Item = &Service> {
+        self.services.iter().filter(|service| !service.is_done())
+    }
+
     /// All stream listeners from which skd accepts.
     pub(in crate::serve) fn listeners(&self) -> impl Iterator<Item = &Listener> {
-        self.services.iter().flat_map(|service| &service.listeners)
+        self.open_services().flat_map(|service| &service.listeners)
     }
 
     /// All listeners on which skd receives datagrams.
@@ -89,10 +96,24 @@ impl Shared {
         self.services.iter().flat_map(|service| &service.datagrams)
     }
 
-    /// The pool of each service that has one.
+    /// Notes that no client waits at a listener. If it isn't configured any more, the main thread is
+    /// woken to close it.
+    pub(in crate::serve) fn note_no_client(&self, listener: &Listener) {
+        if listener.is_retiring() && listener.note_drained() {
+            self.wake_to_close();
+        }
+    }
+
+    /// Has the main thread close what has no client left.
+    pub(in crate::serve) fn wake_to_close(&self) {
+        self.has_drained.store(true, Ordering::SeqCst);
+        self.handlers.main.wake();
+    }
+
+    /// The pool of each service that has one and isn't done.
     pub(in crate::serve) fn pools(&self) -> impl Iterator<Item = &Pool> {
-        let services = self.services.iter();
-        services.filter_map(|service| service.pool.as_deref())
+        self.open_services()
+            .filter_map(|service| service.pool.as_deref())
     }
 
     /// Ends all prestarted handlers, if no worker is left that may just be handing a connection

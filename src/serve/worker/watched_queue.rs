@@ -15,20 +15,23 @@ use crate::sys::sockets::{is_shut_down, receive_now};
 /// A queue of pending connections, and the epoll set in which they are.
 #[derive(Debug)]
 pub(super) struct WatchedQueue<'a> {
-    queue: PendingQueue,
+    /// `None` until the first connection.
+    queue: Option<Box<PendingQueue>>,
+    capacity: usize,
     poller: &'a Poller,
 }
 
 impl<'a> WatchedQueue<'a> {
     pub(super) fn new(capacity: usize, poller: &'a Poller) -> Self {
         Self {
-            queue: PendingQueue::new(capacity),
+            queue: None,
+            capacity,
             poller,
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.queue.as_ref().is_none_or(|queue| queue.is_empty())
     }
 
     /// Adds a connection, under the id that it had if it had one. It is watched if its client has
@@ -38,7 +41,9 @@ impl<'a> WatchedQueue<'a> {
         id: Option<u32>,
         pending: PendingConnection,
     ) -> Result<(), Box<(PendingConnection, Errno)>> {
-        let id = id.unwrap_or_else(|| self.queue.new_id());
+        let new = || Box::new(PendingQueue::new(self.capacity));
+        let queue = self.queue.get_or_insert_with(new);
+        let id = id.unwrap_or_else(|| queue.new_id());
         if pending.client.stage().is_clients() {
             let service = pending.service;
             let token = Token::PendingConnection { service, id }.into();
@@ -48,14 +53,14 @@ impl<'a> WatchedQueue<'a> {
                 return Err(Box::new((pending, errno)));
             }
         }
-        self.queue.insert(id, pending);
+        queue.insert(id, pending);
         Ok(())
     }
 
     /// Removes a connection. It isn't watched any more: a handler that has it would keep the
     /// registration alive, under a descriptor that is soon another's.
     pub(super) fn remove(&mut self, id: u32) -> Option<PendingConnection> {
-        let pending = self.queue.remove(id)?;
+        let pending = self.queue.as_mut()?.remove(id)?;
         if pending.client.stage().is_clients() {
             let _ = self.poller.remove(&pending.connection);
         }
@@ -64,7 +69,10 @@ impl<'a> WatchedQueue<'a> {
 
     /// Removes all connections, in the order of arrival.
     pub(super) fn remove_all(&mut self) -> Vec<PendingConnection> {
-        let ids = self.queue.ids();
+        let ids = self
+            .queue
+            .as_ref()
+            .map_or_else(Vec::new, |queue| queue.ids());
         ids.into_iter().filter_map(|id| self.remove(id)).collect()
     }
 
@@ -73,7 +81,8 @@ impl<'a> WatchedQueue<'a> {
     /// a unix client. If the connection were removed and watched anew, there would be an event at once,
     /// and for ever. What has arrived, or a fault, is noted.
     pub(super) fn lacks_input(&mut self, id: u32, now: Instant) -> bool {
-        let Some(pending) = self.queue.get_mut(id) else {
+        let queue = self.queue.as_mut();
+        let Some(pending) = queue.and_then(|queue| queue.get_mut(id)) else {
             return false;
         };
         let what = match pending.client.stage() {
@@ -87,35 +96,36 @@ impl<'a> WatchedQueue<'a> {
     }
 
     pub(super) fn source_waited_for(&self, id: u32) -> Option<Source> {
-        self.queue.source_waited_for(id)
+        self.queue.as_ref()?.source_waited_for(id)
     }
 
     pub(super) fn first_of(&self, source: Source) -> Option<u32> {
-        self.queue.first_of(source)
+        self.queue.as_ref()?.first_of(source)
     }
 
     pub(super) fn first_for_rate(&self) -> Option<u32> {
-        self.queue.for_rate.first().copied()
+        self.queue.as_ref()?.for_rate.first().copied()
     }
 
     pub(super) fn first_for_slot(&self) -> Option<u32> {
-        self.queue.for_slot.first().copied()
+        self.queue.as_ref()?.for_slot.first().copied()
     }
 
     pub(super) fn capacity_for(&self, source: Source) -> Capacity {
-        self.queue.capacity_for(source)
+        let queue = self.queue.as_ref();
+        queue.map_or(Capacity::Free, |queue| queue.capacity_for(source))
     }
 
     pub(super) fn most_silent(&self) -> Option<u32> {
-        self.queue.most_silent()
+        self.queue.as_ref()?.most_silent()
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.queue.next_due()
+        self.queue.as_ref()?.next_due()
     }
 
     pub(super) fn due(&self, now: Instant) -> Option<u32> {
-        self.queue.due(now)
+        self.queue.as_ref()?.due(now)
     }
 }
 

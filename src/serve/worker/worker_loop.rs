@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::intake::{Attempts, HandlerStarter, Intake, PAUSE, Thread};
 use super::shared::{Phase, Shared};
 use crate::child::Spawner;
-use crate::serve::handlers::reap;
+use crate::serve::handlers::reap::{self, After};
 use crate::serve::handlers::start::OnShortage;
 use crate::serve::handlers::token::Token;
 use crate::sys::events::no_events;
@@ -139,7 +139,10 @@ fn act<'a, S: Intake<'a>>(intake: &mut S, token: Token) {
             thread: part,
             index: entry,
         } => {
-            reap::reap(&shared.handlers, index, (part, entry), None);
+            let after = reap::reap(&shared.handlers, index, (part, entry), None);
+            if let After::Freed(service) = after {
+                intake.on_freed(service);
+            }
         }
         Token::Lingering(connection) => {
             let lingering = &shared.handlers.lingering;

@@ -9,6 +9,7 @@ mod live;
 mod prestart;
 mod rates;
 mod servers;
+mod services;
 
 use super::format::{NOTHING, spread, thousands};
 use super::table::Table;
@@ -38,6 +39,7 @@ pub(in crate::report) fn all(results: &Results) -> Vec<Section> {
         latency::latency(results),
         kernel::kernel(results),
         cost::costs(results),
+        services::services(results),
         data::bulk(results),
         data::datagrams(results),
         servers::servers(results),

@@ -16,6 +16,7 @@ use super::own_senders::OwnSenders;
 use super::parked_exchange::ParkedExchange;
 use crate::child::Spawner;
 use crate::config::{Peer, ServiceId};
+use crate::net::Listener;
 use crate::report::{self, DropReason, Event, ReceiveFault, Trouble, Watched};
 use crate::serve::admission::{Admitted, Gate, Kind, Pipeline, Step};
 use crate::serve::handlers::token::Token;
@@ -97,7 +98,7 @@ pub(super) fn start<M: Mode + Send + 'static>(
             poller,
             service,
             pipeline: Pipeline::new(
-                service.policy.as_ref(),
+                service.policy.as_deref(),
                 &service.slots,
                 service.rules.as_ref(),
                 Kind::Datagram,
@@ -110,7 +111,14 @@ pub(super) fn start<M: Mode + Send + 'static>(
             watched: false,
             closed_by_rate: false,
             full: false,
-            ready: vec![false; service.datagrams.len()],
+            // As for streams.
+            ready: service
+                .datagrams
+                .iter()
+                .map(Listener::is_retiring)
+                .collect(),
+            retires: service.datagrams.iter().any(Listener::is_retiring),
+            told_done: false,
             useless: vec![false; service.datagrams.len()],
             received,
             mode,
@@ -136,6 +144,10 @@ pub(super) struct Datagram<'a, M> {
     /// Whether the network took no answer, though it was waited for, and has taken none since. Then
     /// it isn't waited for again, or a thousand answers would take as many waits.
     pub(super) full: bool,
+    /// Whether the service isn't configured any more.
+    retires: bool,
+    /// Whether the main thread knows that this worker is done.
+    told_done: bool,
     /// For each listener, whether a datagram may wait; and whether none ever will again.
     ready: Vec<bool>,
     useless: Vec<bool>,
@@ -144,9 +156,31 @@ pub(super) struct Datagram<'a, M> {
 }
 
 impl<'a, M: Mode> Datagram<'a, M> {
-    /// Returns whether handlers may start for new senders.
-    pub(super) fn takes_new(&self) -> bool {
-        !self.thread.shared.drains.load(Ordering::SeqCst)
+    /// Returns whether handlers may start for new senders at this listener.
+    pub(super) fn takes_new(&self, listener: usize) -> bool {
+        let drained = self.service.datagrams[listener].is_drained();
+        let drains = self.thread.shared.drains.load(Ordering::SeqCst);
+        !drained && !drains && !self.service.slots.are_spent()
+    }
+
+    /// Returns whether there is nothing to receive: there were all handlers that there may be, and
+    /// none of them has an open exchange.
+    fn is_done(&self) -> bool {
+        self.service.slots.are_spent() && self.mode.len() == 0
+    }
+
+    /// Tells the main thread, which closes the listeners when all workers are done. A handler in wait
+    /// mode that can't be started leaves its turn to others: then they aren't.
+    fn tell_done(&mut self, done: bool) {
+        let workers = &self.service.done_workers;
+        match (std::mem::replace(&mut self.told_done, done), done) {
+            (false, true) => {
+                workers.fetch_add(1, Ordering::SeqCst);
+                self.thread.shared.handlers.main.wake();
+            }
+            (true, false) => drop(workers.fetch_sub(1, Ordering::SeqCst)),
+            (true, true) | (false, false) => {}
+        }
     }
 
     /// Receives what waits at a listener, as much as fits. Returns the number of datagrams.
@@ -261,11 +295,17 @@ impl<'a, M: Mode> Datagram<'a, M> {
     /// Counts an exchange that was opened.
     pub(super) fn count_opened(&self) {
         self.thread.shared.exchanges.fetch_add(1, Ordering::SeqCst);
+        if self.retires {
+            self.service.last_exchanges.fetch_add(1, Ordering::SeqCst);
+        }
     }
 
     /// Counts an exchange that was closed.
     pub(super) fn count_closed(&self) {
         let shared = self.thread.shared;
+        if self.retires && self.service.last_exchanges.fetch_sub(1, Ordering::SeqCst) == 1 {
+            shared.wake_to_close();
+        }
         let last = shared.exchanges.fetch_sub(1, Ordering::SeqCst) == 1;
         if last && shared.drains.load(Ordering::SeqCst) {
             shared.handlers.main.wake();
@@ -290,13 +330,20 @@ impl<'a, M: Mode> Datagram<'a, M> {
         gate == Gate::Open
     }
 
+    /// Returns whether no datagram is received from a listener any more: it isn't configured, and those
+    /// that had arrived are served. Senders that have a handler still go on.
+    fn is_over(&self, listener: usize) -> bool {
+        let socket = &self.service.datagrams[listener];
+        socket.is_closed() || M::GATED && socket.is_drained()
+    }
+
     fn watch_listeners(&mut self) -> bool {
         if self.watched {
             return true;
         }
         self.watched = true;
         for (listener, socket) in self.service.datagrams.iter().enumerate() {
-            if self.useless[listener] {
+            if self.useless[listener] || self.is_over(listener) {
                 continue;
             }
             let service = self.service.id;
@@ -344,13 +391,30 @@ impl<'a, M: Mode> Intake<'a> for Datagram<'a, M> {
 
     fn serve_ready(&mut self, starter: &mut HandlerStarter<'a>) -> Attempts {
         let mut attempts = Attempts::default();
+        let done = self.is_done();
+        self.tell_done(done);
+        if done {
+            self.ready.fill(false);
+        }
         for listener in 0..self.ready.len() {
             if !self.ready[listener] {
                 continue;
             }
+            if self.is_over(listener) {
+                self.ready[listener] = false;
+                continue;
+            }
             match M::serve(self, listener, starter) {
                 Attempt::Served => attempts.served += 1,
-                Attempt::Drained => self.ready[listener] = false,
+                Attempt::Drained => {
+                    self.ready[listener] = false;
+                    let shared = self.thread.shared;
+                    let socket = &self.service.datagrams[listener];
+                    shared.note_no_client(socket);
+                    if self.is_over(listener) {
+                        let _ = self.poller.remove(socket);
+                    }
+                }
                 Attempt::Closed => break,
                 Attempt::Short => attempts.short = true,
             }
@@ -361,7 +425,7 @@ impl<'a, M: Mode> Intake<'a> for Datagram<'a, M> {
     fn watch(&mut self) -> bool {
         // Another thread may need it.
         self.pipeline.release_slot();
-        if self.is_open() {
+        if !self.is_done() && self.is_open() {
             return self.watch_listeners();
         }
         self.unwatch_listeners();
@@ -393,6 +457,9 @@ impl<'a, M: Mode> Intake<'a> for Datagram<'a, M> {
             _ => {}
         }
     }
+
+    // Each wait asks for a slot.
+    fn on_freed(&mut self, _: ServiceId) {}
 
     fn on_woken(&mut self) {
         self.pipeline.refresh_rules();

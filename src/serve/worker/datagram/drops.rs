@@ -68,14 +68,13 @@ impl Drops {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::TEST_SERVICES;
     use crate::report::counters::snapshot;
 
     const NONE: [u64; DropReason::COUNT] = [0; DropReason::COUNT];
 
     /// None so far, of a service of its own.
     fn drops(service: usize) -> Drops {
-        report::set_services(TEST_SERVICES);
+        report::set_test_services();
         Drops::new(ServiceId::new(service))
     }
 

@@ -266,7 +266,7 @@ fn deliver<'a>(
     if delivered {
         return Ok(());
     }
-    if intake.takes_new() {
+    if intake.takes_new(listener) {
         start(intake, with, index, now, starter)
     } else {
         Err(DropReason::Closed)

@@ -1,6 +1,7 @@
 //! A service with stream listeners as one worker sees it: its admission pipeline, its pending
 //! connections, and its listeners in the worker's epoll set.
 
+use std::collections::TryReserveError;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use crate::net::Listener;
 use crate::report::{self, Event, Reason, Trouble, Watched};
 use crate::serve::admission::{
     Admitted, Capacity, Gate, Kind, PendingConnection, Pipeline, RejectAction, Rejection, Stage,
-    Step, capacity,
+    Step, When,
 };
 use crate::serve::handlers::linger::Connection;
 use crate::serve::handlers::token::Token;
@@ -30,11 +31,17 @@ pub(super) struct ServiceState<'a> {
     pub(super) pipeline: Pipeline<'a>,
     pub(super) queue: WatchedQueue<'a>,
     /// Where clients may be rejected.
-    rejections: Option<Rejections>,
+    rejections: Option<Box<Rejections>>,
     /// Whether it is the rate that keeps connections in the backlog.
     closed_by_rate: bool,
+    /// Whether connections were accepted when that was asked last.
+    open: bool,
     /// Whether the listeners are in the thread's epoll set.
     watched: bool,
+    /// Whether a listener is closed when its last clients have been served.
+    retires: bool,
+    /// Whether the worker looks at the service before it waits.
+    pub(super) active: bool,
     /// For each listener, whether a connection may wait.
     pub(super) ready: Vec<bool>,
 }
@@ -45,13 +52,34 @@ pub(super) struct AdmittedConnection {
     pub(super) admitted: Admitted,
 }
 
+/// Whether a worker has to know of a service before it has a client. A worker without a slot doesn't
+/// watch the listeners, so that a client wakes a worker with one; and a listener that is about to be
+/// closed is tried.
+pub(super) fn is_needed_first(service: &Service) -> bool {
+    let slots_first = service.slots.is_limited() && service.slots.when() == When::Before;
+    let retires = || service.listeners.iter().any(Listener::is_retiring);
+    slots_first && !service.listeners.is_empty() || retires()
+}
+
 impl<'a> ServiceState<'a> {
-    pub(super) fn new(thread: Thread<'a>, service: &'a Service, queues: usize) -> Self {
+    /// A service whose listeners are in the thread's epoll set if they are `watched`, with so many
+    /// pending connections at most. Fails for want of memory.
+    pub(super) fn new(
+        thread: Thread<'a>,
+        service: &'a Service,
+        capacity: usize,
+        watched: bool,
+    ) -> Result<Self, TryReserveError> {
         let clock = thread.shared.clock;
-        let policy = service.policy.as_ref();
+        let policy = service.policy.as_deref();
+        let mut ready = Vec::new();
+        ready.try_reserve_exact(service.listeners.len())?;
+        // No event tells that no client waits at a listener that is about to be closed.
+        ready.extend(service.listeners.iter().map(Listener::is_retiring));
         // Without a policy no client waits.
-        let capacity = policy.map_or(0, |_| capacity(queues));
-        Self {
+        let capacity = policy.map_or(0, |_| capacity);
+        let rejections = || Box::new(Rejections::new(service.id, Kind::Connection, clock));
+        Ok(Self {
             service,
             thread,
             pipeline: Pipeline::new(
@@ -63,11 +91,14 @@ impl<'a> ServiceState<'a> {
                 (clock, thread.index),
             ),
             queue: WatchedQueue::new(capacity, thread.poller()),
-            rejections: policy.map(|_| Rejections::new(service.id, Kind::Connection, clock)),
+            rejections: policy.map(|_| rejections()),
             closed_by_rate: false,
-            watched: false,
-            ready: vec![false; service.listeners.len()],
-        }
+            open: true,
+            watched,
+            retires: service.listeners.iter().any(Listener::is_retiring),
+            active: false,
+            ready,
+        })
     }
 
     /// Takes the slot of the next connection, where slots are taken first.
@@ -110,7 +141,23 @@ impl<'a> ServiceState<'a> {
                 }
             }
         }
-        gate == Gate::Open
+        self.open = gate == Gate::Open;
+        self.open
+    }
+
+    /// Returns whether no connection was accepted when that was asked last.
+    pub(super) fn was_closed(&self) -> bool {
+        !self.open
+    }
+
+    /// Returns whether the worker has something to do for the service, now or later, though nothing
+    /// happens.
+    pub(super) fn is_busy(&self) -> bool {
+        let rejections = self.rejections.as_ref();
+        self.open && self.ready.contains(&true)
+            || !self.queue.is_empty()
+            || self.closed_by_rate
+            || rejections.is_some_and(|it| it.due().is_some())
     }
 
     /// Takes a pending connection as far as possible. Returns it if its handler is to start;
@@ -160,7 +207,18 @@ impl<'a> ServiceState<'a> {
         }
     }
 
+    /// Drops what waits, if there were all handlers that there may be.
+    pub(super) fn drop_if_spent(&mut self) {
+        if self.service.slots.are_spent() && !self.queue.is_empty() {
+            self.drop_all();
+        }
+    }
+
     fn enqueue(&mut self, id: Option<u32>, pending: PendingConnection) {
+        // The main thread wakes this one after that, so none is left in the queue.
+        if self.service.slots.are_spent() {
+            return self.drop_pending(pending, Reason::End);
+        }
         let way = match self.queue.capacity_for(pending.client.source) {
             Capacity::Free => None,
             Capacity::Full => return self.drop_pending(pending, Reason::Crowd),
@@ -188,7 +246,7 @@ impl<'a> ServiceState<'a> {
         found
     }
 
-    /// Closes all pending connections at the end.
+    /// Closes all pending connections, at the end of skd or of the service.
     pub(super) fn drop_all(&mut self) {
         for pending in self.queue.remove_all() {
             self.drop_pending(pending, Reason::End);
@@ -254,34 +312,53 @@ impl<'a> ServiceState<'a> {
         if self.watched {
             return true;
         }
-        self.watched = true;
-        for (listener, socket) in self.service.listeners.iter().enumerate() {
-            let service = self.service.id;
-            let token = Token::Listener { service, listener }.into();
-            let poller = self.thread.poller();
-            if let Err(errno) = poller.add(socket, Interest::ReadableOne, token) {
-                report::event(Event::Trouble(Trouble::NotWatched {
-                    service: Some(service),
-                    what: Watched::Listener,
-                    errno,
-                }));
-                // What isn't watched has to be tried.
-                self.ready.fill(true);
-                self.unwatch();
-                return false;
-            }
+        self.watched = watch(self.thread, self.service);
+        if !self.watched {
+            // What isn't watched has to be tried.
+            self.ready.fill(true);
         }
-        true
+        self.watched
+    }
+
+    /// Returns whether a listener may be closed, since its last client isn't pending any more.
+    pub(super) fn has_served_last(&self) -> bool {
+        self.retires && self.service.listeners.iter().any(Listener::may_be_closed)
     }
 
     /// Stops watching the listeners: a thread that is woken and doesn't accept keeps others from
     /// being woken. (A thread that doesn't wait in its epoll set is passed over by the kernel.)
     pub(super) fn unwatch(&mut self) {
         if std::mem::replace(&mut self.watched, false) {
-            for listener in &self.service.listeners {
-                // Fails only for a listener that isn't there.
-                let _ = self.thread.poller().remove(listener);
-            }
+            unwatch(self.thread, self.service);
         }
+    }
+}
+
+/// Watches the listeners of a service. Returns whether that could be done: all are watched, or none.
+pub(super) fn watch(thread: Thread<'_>, served: &Service) -> bool {
+    let service = served.id;
+    for (listener, socket) in served.listeners.iter().enumerate() {
+        if socket.is_closed() {
+            continue;
+        }
+        let token = Token::Listener { service, listener }.into();
+        if let Err(errno) = thread.poller().add(socket, Interest::ReadableOne, token) {
+            report::event(Event::Trouble(Trouble::NotWatched {
+                service: Some(service),
+                what: Watched::Listener,
+                errno,
+            }));
+            unwatch(thread, served);
+            return false;
+        }
+    }
+    true
+}
+
+/// Stops watching the listeners of a service.
+pub(super) fn unwatch(thread: Thread<'_>, served: &Service) {
+    for listener in &served.listeners {
+        // Fails only for a listener that isn't there.
+        let _ = thread.poller().remove(listener);
     }
 }

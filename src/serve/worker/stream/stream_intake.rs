@@ -10,18 +10,19 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::service_state::{AdmittedConnection, ServiceState};
+use super::service_state::{self, AdmittedConnection, ServiceState, is_needed_first};
 use crate::child::Spawner;
 use crate::config::{Peer, ServiceId};
 use crate::net::Listener;
 use crate::report::{self, Event, Outlook, Trouble};
-use crate::serve::admission::{Admitted, PendingConnection};
+use crate::serve::admission::{Admitted, PendingConnection, capacity};
 use crate::serve::handlers::start::NewHandler;
 use crate::serve::handlers::token::Token;
+use crate::serve::service::Service;
 use crate::serve::worker::intake::{Attempt, Attempts, HandlerStarter, Intake, Thread};
 use crate::serve::worker::shared::{Phase, Shared};
 use crate::serve::worker::worker_loop::{self, WaitOut, Worker, look, note_end};
-use crate::sys::events::{Interest, Poller};
+use crate::sys::events::{Interest, Poller, is_readable};
 use crate::sys::thread;
 
 /// Starts a stream worker. It serves nothing before the daemon does.
@@ -41,43 +42,153 @@ pub(in crate::serve) fn start(
 }
 
 /// The stream listeners of all services.
+///
+/// A worker has a state of a service once that is needed: for its first client here, or from the start
+/// if a slot is taken first or a listener is about to be closed. The listeners of the others are watched all the same. So an idle service
+/// costs a worker four bytes, and a connection costs the same whatever the number of services: a pass
+/// looks at the active ones alone.
 #[derive(Debug)]
 struct Stream<'a> {
     thread: Thread<'a>,
-    /// One for each service.
-    services: Vec<ServiceState<'a>>,
+    states: Vec<ServiceState<'a>>,
+    /// For each service, the index of its state, or [`NONE`].
+    indexes: Box<[u32]>,
+    /// The indexes of the states to look at before the next wait, each once: their services have
+    /// something to do, or may have.
+    active: Vec<u32>,
+    /// Of so many services, the first, the listeners are watched if they have no state.
+    watched: usize,
+    /// How many pending connections of a service there may be.
+    capacity: usize,
     /// Pending connections whose clients have sent something, or closed them.
     signalled: VecDeque<(ServiceId, u32)>,
     /// Whether another thread has given back what a pending connection may wait for.
     woken: bool,
+    /// Whether there was no memory for the state of a service that has a client.
+    short: bool,
 }
+
+/// The index of no state.
+const NONE: u32 = u32::MAX;
 
 impl<'a> Stream<'a> {
     fn new(thread: Thread<'a>) -> Self {
-        let services = thread.shared.services.iter();
-        let with_queues = services.clone().filter(|it| it.policy.is_some()).count();
-        let queues = thread.shared.wakers.len() * with_queues;
-        Self {
+        let services = &thread.shared.services;
+        let with_queues = services.iter().filter(|it| it.policy.is_some()).count();
+        let mut stream = Self {
             thread,
-            services: services
-                .map(|service| ServiceState::new(thread, service, queues))
-                .collect(),
+            states: Vec::new(),
+            indexes: vec![NONE; services.len()].into(),
+            // For all of them. The kernel gives memory for those that there are.
+            active: Vec::with_capacity(services.len()),
+            watched: 0,
+            capacity: capacity(thread.shared.wakers.len() * with_queues),
             signalled: VecDeque::new(),
             woken: false,
+            short: false,
+        };
+        let first = services.iter().filter(|it| is_needed_first(it));
+        // Without memory for all, some get theirs later.
+        let _ = stream.states.try_reserve_exact(first.clone().count());
+        for service in first {
+            if let Some(at) = stream.state(service.id) {
+                stream.activate(at);
+            }
+        }
+        stream
+    }
+
+    /// Returns the index of the state of a service, if there is one.
+    fn known(&self, service: ServiceId) -> Option<usize> {
+        let index = self.indexes.get(service.index());
+        index.filter(|it| **it != NONE).map(|it| *it as usize)
+    }
+
+    /// Returns the index of the state of a service, which is made if there is none. Returns `None` if
+    /// there is no memory for it.
+    fn state(&mut self, service: ServiceId) -> Option<usize> {
+        if let Some(at) = self.known(service) {
+            return Some(at);
+        }
+        self.states.try_reserve(1).ok()?;
+        let served = self.thread.shared.services.get(service.index())?;
+        let watched = service.index() < self.watched;
+        let state = ServiceState::new(self.thread, served, self.capacity, watched).ok()?;
+        let at = self.states.len();
+        self.indexes[service.index()] = u32::try_from(at).ok()?;
+        self.states.push(state);
+        Some(at)
+    }
+
+    fn activate(&mut self, at: usize) {
+        let state = &mut self.states[at];
+        if !std::mem::replace(&mut state.active, true) {
+            self.active.push(at as u32);
         }
     }
 
-    fn take_slots(&mut self) {
-        self.services.iter_mut().for_each(ServiceState::take_slot);
+    fn activate_all(&mut self) {
+        (0..self.states.len()).for_each(|at| self.activate(at));
     }
 
-    fn serve(
-        &mut self,
-        index: usize,
-        listener: usize,
-        starter: &mut HandlerStarter<'a>,
-    ) -> Attempt {
-        let state = &mut self.services[index];
+    /// The services without a state.
+    fn others(&self) -> impl Iterator<Item = &'a Service> {
+        let services = self.thread.shared.services.iter();
+        let indexes = services.zip(&self.indexes);
+        indexes.filter(|(_, at)| **at == NONE).map(|(it, _)| it)
+    }
+
+    /// Watches the listeners of the services without a state. Returns whether that could be done.
+    fn watch_others(&mut self) -> bool {
+        let services = &self.thread.shared.services;
+        while let Some(service) = services.get(self.watched) {
+            let is_watched =
+                self.known(service.id).is_some() || service_state::watch(self.thread, service);
+            if !is_watched {
+                // What isn't watched has to be tried.
+                self.note_ready(service);
+                return false;
+            }
+            self.watched += 1;
+        }
+        true
+    }
+
+    /// Notes that clients may wait at all listeners of a service.
+    fn note_ready(&mut self, service: &Service) {
+        match self.state(service.id) {
+            Some(at) => {
+                self.states[at].ready.fill(true);
+                self.activate(at);
+            }
+            None => self.short = true,
+        }
+    }
+
+    /// Notes that clients may wait at any listener.
+    fn note_all_ready(&mut self) {
+        for at in 0..self.states.len() {
+            self.states[at].ready.fill(true);
+            self.activate(at);
+        }
+        let waits = |it: &&Service| it.listeners.iter().any(is_readable);
+        let others: Vec<_> = self.others().filter(waits).collect();
+        for service in others {
+            self.note_ready(service);
+        }
+    }
+
+    /// Watches no listener. They are watched again before the next wait.
+    fn unwatch_all(&mut self) {
+        let watched = std::mem::take(&mut self.watched);
+        let others = self.others().take_while(|it| it.id.index() < watched);
+        others.for_each(|service| service_state::unwatch(self.thread, service));
+        self.states.iter_mut().for_each(ServiceState::unwatch);
+        self.activate_all();
+    }
+
+    fn serve(&mut self, at: usize, listener: usize, starter: &mut HandlerStarter<'a>) -> Attempt {
+        let state = &mut self.states[at];
         let socket = &state.service.listeners[listener];
         if !starter.reserve(state.service.id) {
             return Attempt::Short;
@@ -89,6 +200,10 @@ impl<'a> Stream<'a> {
             Ok(accepted) => accepted,
             Err(reason) => {
                 state.pipeline.release_token(token);
+                if socket.is_drained() {
+                    // Another thread has seen the last client, and it may be closed.
+                    return Attempt::Drained;
+                }
                 let short = reason.raw_os_error() == Some(Errno::EMFILE as i32);
                 if short && state.free_descriptor() {
                     return Attempt::Served;
@@ -102,17 +217,12 @@ impl<'a> Stream<'a> {
                 connection,
                 service: state.service.id,
                 listener,
+                _last: socket.last_client(),
             };
             self.advance(None, pending, starter);
         } else if let Some(slot) = state.pipeline.taken_slot() {
             let admitted = Admitted::with(slot);
-            self.start(
-                index,
-                listener,
-                (connection.into(), peer),
-                admitted,
-                starter,
-            );
+            self.start(at, listener, (connection.into(), peer), admitted, starter);
         }
         Attempt::Served
     }
@@ -124,85 +234,87 @@ impl<'a> Stream<'a> {
         pending: PendingConnection,
         starter: &mut HandlerStarter<'a>,
     ) {
-        let index = pending.service.index();
-        let admitted = self.services[index].advance(id, pending, starter);
+        // Without memory for a state it is closed.
+        let Some(at) = self.state(pending.service) else {
+            return;
+        };
+        // It may be queued.
+        self.activate(at);
+        let admitted = self.states[at].advance(id, pending, starter);
         if let Some(AdmittedConnection { pending, admitted }) = admitted {
             let client = (pending.connection.into(), pending.client.peer);
-            self.start(index, pending.listener, client, admitted, starter);
+            self.start(at, pending.listener, client, admitted, starter);
         }
     }
 
     fn start(
         &mut self,
-        index: usize,
+        at: usize,
         listener: usize,
         (connection, peer): (OwnedFd, Peer),
         admitted: Admitted,
         starter: &mut HandlerStarter<'a>,
     ) {
-        let service = self.services[index].service;
+        let service = self.states[at].service;
         let listener = &service.listeners[listener];
         let new = NewHandler::for_connection(service, listener, connection, peer, admitted);
         // The client was accepted, so a shortage is waited out.
-        let free_descriptor = |intake: &mut Self| intake.services[index].free_descriptor();
+        let free_descriptor = |intake: &mut Self| intake.states[at].free_descriptor();
         starter.start(new, &mut WaitOut::new(self, free_descriptor));
     }
 
     /// Goes on with the pending connections for which something may have changed.
     fn advance_pending(&mut self, starter: &mut HandlerStarter<'a>) {
-        if self.services.iter().all(|state| state.queue.is_empty()) {
-            // The connections are gone that these were about.
-            self.signalled.clear();
-        }
         // What wakes this thread during a start below is for the next time.
         let woken = std::mem::take(&mut self.woken);
         while let Some((service, id)) = self.signalled.pop_front() {
-            self.go_on(service.index(), id, starter);
+            if let Some(at) = self.known(service) {
+                self.go_on(at, id, starter);
+            }
         }
-        for index in 0..self.services.len() {
-            let state = &mut self.services[index];
-            if !state.pipeline.has_policy() {
-                continue;
-            }
-            state.flush_rejections();
-            if woken {
-                self.advance_freed(index, starter);
-            }
-            if !self.services[index].queue.is_empty() {
-                self.advance_due(index, starter);
+        if woken {
+            (0..self.states.len()).for_each(|at| self.advance_freed(at, starter));
+        }
+        // More become active while a shortage is waited out.
+        let mut next = 0;
+        while let Some(at) = self.active.get(next).map(|at| *at as usize) {
+            next += 1;
+            self.states[at].flush_rejections();
+            if !self.states[at].queue.is_empty() {
+                self.advance_due(at, starter);
             }
         }
     }
 
     /// Goes on with pending connections of sources that have lost a handler.
-    fn advance_freed(&mut self, index: usize, starter: &mut HandlerStarter<'a>) {
-        for source in self.services[index].pipeline.freed_sources() {
-            if let Some(first) = self.services[index].queue.first_of(source) {
-                self.go_on(index, first, starter);
+    fn advance_freed(&mut self, at: usize, starter: &mut HandlerStarter<'a>) {
+        for source in self.states[at].pipeline.freed_sources() {
+            if let Some(first) = self.states[at].queue.first_of(source) {
+                self.go_on(at, first, starter);
             }
         }
     }
 
     /// Goes on with pending connections that are due, and those for which there is a token or a
     /// slot.
-    fn advance_due(&mut self, index: usize, starter: &mut HandlerStarter<'a>) {
+    fn advance_due(&mut self, at: usize, starter: &mut HandlerStarter<'a>) {
         let now = Instant::now();
         // A connection that is queued again is due later.
-        while let Some(id) = self.services[index].queue.due(now) {
-            self.go_on(index, id, starter);
+        while let Some(id) = self.states[at].queue.due(now) {
+            self.go_on(at, id, starter);
         }
-        while let Some(id) = self.services[index].queue.first_for_rate() {
-            let token = self.services[index].pipeline.next_token(now);
+        while let Some(id) = self.states[at].queue.first_for_rate() {
+            let token = self.states[at].pipeline.next_token(now);
             if token.is_some_and(|token| token > now) {
                 break;
             }
-            self.go_on(index, id, starter);
-            if self.services[index].queue.first_for_rate() == Some(id) {
+            self.go_on(at, id, starter);
+            if self.states[at].queue.first_for_rate() == Some(id) {
                 break;
             }
         }
-        while let Some(id) = self.services[index].queue.first_for_slot() {
-            let state = &mut self.services[index];
+        while let Some(id) = self.states[at].queue.first_for_slot() {
+            let state = &mut self.states[at];
             let Some(slot) = state.service.slots.take(self.thread.index) else {
                 break;
             };
@@ -215,33 +327,34 @@ impl<'a> Stream<'a> {
     }
 
     /// Goes on with a pending connection.
-    fn go_on(&mut self, index: usize, id: u32, starter: &mut HandlerStarter<'a>) {
-        let queue = &mut self.services[index].queue;
+    fn go_on(&mut self, at: usize, id: u32, starter: &mut HandlerStarter<'a>) {
+        let queue = &mut self.states[at].queue;
         if queue.lacks_input(id, Instant::now()) {
             return;
         }
         let source = queue.source_waited_for(id);
         let mut next = Some(id);
         while let Some(id) = next {
-            if let Some(pending) = self.services[index].queue.remove(id) {
+            if let Some(pending) = self.states[at].queue.remove(id) {
                 self.advance(Some(id), pending, starter);
             }
             // When the first of a line has gone the next one is asked about, until one stays.
-            let first = source.and_then(|source| self.services[index].queue.first_of(source));
+            let first = source.and_then(|source| self.states[at].queue.first_of(source));
             next = first.filter(|first| *first != id);
         }
     }
 
     /// Serves the clients that have already arrived, as far as there are slots for them now.
     fn serve_last(&mut self, starter: &mut HandlerStarter<'a>) {
-        self.services.iter_mut().for_each(ServiceState::begin_last);
+        self.note_all_ready();
+        self.states.iter_mut().for_each(ServiceState::begin_last);
         while self.thread.shared.is_in(Phase::Closing) {
             if worker_loop::serve_ready(self, starter) == 0 {
-                if self.services.iter().all(|state| state.queue.is_empty()) {
+                if self.states.iter().all(|state| state.queue.is_empty()) {
                     return;
                 }
                 // There would be events for clients that can't be served now, again and again.
-                self.services.iter_mut().for_each(ServiceState::unwatch);
+                self.unwatch_all();
                 look(self, self.time_left());
             }
         }
@@ -258,100 +371,136 @@ impl<'a> Intake<'a> for Stream<'a> {
     }
 
     fn serve_ready(&mut self, starter: &mut HandlerStarter<'a>) -> Attempts {
-        self.take_slots();
         self.advance_pending(starter);
-        let mut attempts = Attempts::default();
-        for index in 0..self.services.len() {
+        let mut attempts = Attempts {
+            served: 0,
+            short: std::mem::take(&mut self.short),
+        };
+        let mut next = 0;
+        while let Some(at) = self.active.get(next).map(|at| *at as usize) {
+            next += 1;
+            self.states[at].take_slot();
             // So that no listener waits for another to be drained.
-            for listener in 0..self.services[index].ready.len() {
-                if !self.services[index].ready[listener] {
+            for listener in 0..self.states[at].ready.len() {
+                if !self.states[at].ready[listener] {
                     continue;
                 }
-                if !self.services[index].is_open() {
+                let socket = &self.states[at].service.listeners[listener];
+                if socket.is_closed() {
+                    self.states[at].ready[listener] = false;
+                    continue;
+                }
+                if !self.states[at].is_open() {
                     break;
                 }
-                match self.serve(index, listener, starter) {
+                match self.serve(at, listener, starter) {
                     Attempt::Served => attempts.served += 1,
-                    Attempt::Drained => self.services[index].ready[listener] = false,
+                    Attempt::Drained => {
+                        self.states[at].ready[listener] = false;
+                        self.thread.shared.note_no_client(socket);
+                    }
                     Attempt::Closed => break,
                     // Which another listener needn't be.
                     Attempt::Short => attempts.short = true,
                 }
-                self.take_slots();
+                self.states[at].take_slot();
             }
         }
         attempts
     }
 
     fn watch(&mut self) -> bool {
-        for state in &mut self.services {
-            if !state.is_open() {
-                state.unwatch();
-            } else if !state.watch() {
-                return false;
+        let mut watched = self.watch_others();
+        let shared = self.thread.shared;
+        let states = &mut self.states;
+        self.active.retain(|at| {
+            let state = &mut states[*at as usize];
+            if state.has_served_last() {
+                shared.wake_to_close();
             }
-        }
-        true
+            if watched {
+                if state.is_open() {
+                    watched = state.watch();
+                } else {
+                    state.unwatch();
+                }
+                state.active = !watched || state.is_busy();
+            }
+            state.active
+        });
+        watched
     }
 
     fn give_way(&mut self) {
-        for state in &mut self.services {
-            state.unwatch();
+        self.unwatch_all();
+        for state in &mut self.states {
             state.pipeline.give_way();
         }
         // Where there is one service, its shortage is that of the other threads, too.
-        let ready = self
-            .services
-            .iter()
-            .any(|state| state.ready.contains(&true));
+        let ready = self.states.iter().any(|state| state.ready.contains(&true));
         let Thread { index, shared } = self.thread;
         // Draining, the other threads try all listeners anyway, and end.
-        if !ready || self.services.len() == 1 || !shared.is_in(Phase::Serving) {
+        if !ready || shared.services.len() == 1 || !shared.is_in(Phase::Serving) {
             return;
         }
         if let Some(other) = shared.turns.pass(index) {
             shared.wakers[other].wake();
-            for state in &mut self.services {
+            for state in &mut self.states {
                 state.ready.fill(false);
             }
         }
     }
 
     fn time_left(&self) -> Option<Duration> {
-        if !self.signalled.is_empty() || self.woken {
+        if !self.signalled.is_empty() || self.woken || self.short {
             return Some(Duration::ZERO);
         }
-        let due = self.services.iter().filter_map(ServiceState::due).min()?;
+        let active = self.active.iter().map(|at| &self.states[*at as usize]);
+        let due = active.filter_map(ServiceState::due).min()?;
         Some(due.saturating_duration_since(Instant::now()))
     }
 
     fn on_event(&mut self, token: Token) {
         match token {
-            Token::Listener { service, listener } => {
-                self.services[service.index()].ready[listener] = true;
-            }
+            Token::Listener { service, listener } => match self.state(service) {
+                Some(at) => {
+                    self.states[at].ready[listener] = true;
+                    self.activate(at);
+                }
+                None => self.short = true,
+            },
             Token::PendingConnection { service, id } => self.signalled.push_back((service, id)),
             _ => {}
         }
     }
 
+    fn on_freed(&mut self, service: ServiceId) {
+        if let Some(at) = self.known(service) {
+            self.activate(at);
+        }
+    }
+
     fn on_woken(&mut self) {
         let Thread { index, shared } = self.thread;
-        for state in &mut self.services {
+        for at in 0..self.states.len() {
+            let state = &mut self.states[at];
             state.pipeline.refresh_rules();
+            state.drop_if_spent();
             self.woken = self.woken || state.pipeline.has_policy();
+            // What it waits for may be there.
+            if state.was_closed() {
+                self.activate(at);
+            }
         }
         if shared.turns.take_passed(index) {
-            for state in &mut self.services {
-                state.ready.fill(true);
-            }
+            self.note_all_ready();
         }
     }
 
     fn on_time(&mut self) {}
 
     fn park(&mut self) {
-        for state in &mut self.services {
+        for state in &mut self.states {
             let pending = state.queue.remove_all();
             if !pending.is_empty() {
                 self.thread
@@ -366,7 +515,8 @@ impl<'a> Intake<'a> for Stream<'a> {
     fn unpark(&mut self, starter: &mut HandlerStarter<'a>) {
         let parked = std::mem::take(&mut *self.thread.shared.pending(self.thread.index));
         for pending in parked {
-            if self.services[pending.service.index()].pipeline.has_policy() {
+            let served = self.thread.shared.services.get(pending.service.index());
+            if served.is_some_and(|it| it.policy.is_some()) {
                 self.advance(None, pending, starter);
             }
         }
@@ -374,7 +524,7 @@ impl<'a> Intake<'a> for Stream<'a> {
 
     fn finish(mut self, mut starter: HandlerStarter<'a>) {
         self.serve_last(&mut starter);
-        for state in &mut self.services {
+        for state in &mut self.states {
             state.drop_all();
             state.flush_all_rejections();
         }
