@@ -40,35 +40,54 @@ pub fn bind_all(
                 inherited = others;
                 listeners.extend(these.into_iter().map(|it| it.listener));
             }
-            Endpoint::Inet { style, .. } => {
-                listeners.extend(bind_inet(listen, addresses, *style, datagrams)?);
-            }
-            Endpoint::Unix {
-                style,
-                address,
-                mode,
-                owner,
-            } => {
-                let socket = open::unix(listen, *style)?;
-                let bound_address = BoundAddress::Unix(address.clone());
-                let name = ListenerName(*style, &bound_address);
-                options::set(&socket, &listen.options, &name)?;
-                let file = match address {
-                    UnixAddress::Path(path) => {
-                        let option = &listen.option;
-                        let file = unix::bind(option, &socket, path, *mode, *owner, lock_timeout);
-                        Some(file?)
-                    }
-                    UnixAddress::Abstract(name) => {
-                        bind_abstract(&socket, name)
-                            .map_err(|reason| cannot_bind(listen, None, &reason))?;
-                        None
-                    }
-                };
-                listeners.push(Listener::new(listen, socket, *style, bound_address, file));
-            }
+            _ => listeners.extend(bind(listen, addresses, datagrams, (lock_timeout, false))?),
         }
     }
+    check_groups(wanted, &listeners)?;
+    Ok(listeners)
+}
+
+/// Binds what an option asks for, at these addresses if it has some. `others` says whether another
+/// of its addresses is bound already.
+pub(super) fn bind(
+    listen: &Listen,
+    addresses: &[SocketAddr],
+    datagrams: DatagramMode,
+    (lock_timeout, others): (Duration, bool),
+) -> Result<Vec<Listener>, Error> {
+    match &listen.endpoint {
+        Endpoint::Inherited { .. } => Ok(Vec::new()),
+        Endpoint::Inet { style, .. } => bind_inet(listen, addresses, others, *style, datagrams),
+        Endpoint::Unix {
+            style,
+            address,
+            mode,
+            owner,
+        } => {
+            let socket = open::unix(listen, *style)?;
+            let bound_address = BoundAddress::Unix(address.clone());
+            let name = ListenerName(*style, &bound_address);
+            options::set(&socket, &listen.options, &name)?;
+            let file = match address {
+                UnixAddress::Path(path) => {
+                    let option = &listen.option;
+                    let file = unix::bind(option, &socket, path, *mode, *owner, lock_timeout);
+                    Some(file?)
+                }
+                UnixAddress::Abstract(name) => {
+                    bind_abstract(&socket, name)
+                        .map_err(|reason| cannot_bind(listen, None, &reason))?;
+                    None
+                }
+            };
+            let listener = Listener::new(listen, socket, *style, bound_address, file);
+            Ok(vec![listener])
+        }
+    }
+}
+
+/// Fails if a multicast group is to be joined and no listener receives it.
+pub(super) fn check_groups(wanted: &[Resolved<'_>], listeners: &[Listener]) -> Result<(), Error> {
     let udp = |listener: &Listener| match listener.bound_address() {
         BoundAddress::Inet(address) if listener.style() == Style::Datagram => Some(*address),
         _ => None,
@@ -78,7 +97,7 @@ pub fn bind_all(
     let options = wanted.first().map_or(&[][..], |it| &it.listen.options);
     match multicast::groups(options).find_map(|group| multicast::check_listeners(group, &udp)) {
         Some(error) => Err(error),
-        None => Ok(listeners),
+        None => Ok(()),
     }
 }
 
@@ -88,6 +107,7 @@ const PORT_TRIES: u32 = 64;
 fn bind_inet(
     listen: &Listen,
     addresses: &[SocketAddr],
+    others: bool,
     style: Style,
     datagrams: DatagramMode,
 ) -> Result<Vec<Listener>, Error> {
@@ -95,7 +115,7 @@ fn bind_inet(
     let mut tries = if any_port { PORT_TRIES } else { 1 };
     loop {
         tries -= 1;
-        match bind_addresses(listen, addresses, style, datagrams) {
+        match bind_addresses(listen, addresses, others, style, datagrams) {
             Err((Errno::EADDRINUSE, _)) if tries > 0 => {}
             result => return result.map_err(|(_, error)| error),
         }
@@ -106,6 +126,7 @@ fn bind_inet(
 fn bind_addresses(
     listen: &Listen,
     addresses: &[SocketAddr],
+    others: bool,
     style: Style,
     datagrams: DatagramMode,
 ) -> Result<Vec<Listener>, (Errno, Error)> {
@@ -136,7 +157,7 @@ fn bind_addresses(
         }
         bound.push(listener);
     }
-    if bound.is_empty() {
+    if bound.is_empty() && !others {
         return match skipped.into_iter().next() {
             Some((_, errno, error)) => Err((errno, error)),
             None => Err((

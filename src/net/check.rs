@@ -3,11 +3,13 @@
 //! A port or path in use is no error: the daemon may be running while its next command line is
 //! checked.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use nix::errno::Errno;
 use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::net::if_::InterfaceFlags;
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::SockaddrStorage;
 use socket2::{Domain, Socket, Type};
 
@@ -21,6 +23,26 @@ use crate::config::{
 };
 use crate::error::Error;
 use crate::sys::capabilities::{Capability, has_capability};
+
+/// More files than skd has open besides its listeners, where those are many.
+const OTHERS: u64 = 128;
+
+/// So many listeners are few: what else is open matters more.
+const FEW: usize = 64;
+
+/// Returns an error if more files than may be open are needed for the listeners of these services.
+pub fn files<'a>(services: impl IntoIterator<Item = &'a [Listen]>) -> Result<(), Error> {
+    let listeners: usize = services.into_iter().map(<[Listen]>::len).sum();
+    let (_, limit) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((0, u64::MAX));
+    let needed = listeners as u64 + OTHERS;
+    if listeners <= FEW || needed <= limit {
+        return Ok(());
+    }
+    Err(Error::Start(format!(
+        "{listeners} listeners need {needed} open files at least, and the hard limit is {limit}: raise it \
+         (LimitNOFILE= in a unit, or ulimit -Hn), or run some services by another skd"
+    )))
+}
 
 /// Returns all reasons why a listener can't be bound, and notes about possible problems.
 pub fn check(wanted: &Resolved<'_>) -> (Vec<Error>, Vec<String>) {
@@ -174,19 +196,24 @@ pub fn conflicts(wanted: &[Resolved<'_>], style: Style) -> Vec<Error> {
     let sockets = wanted.flat_map(|Resolved { listen, addresses }| {
         addresses.iter().map(move |address| (*listen, *address))
     });
-    let sockets: Vec<_> = sockets.collect();
     let mut found = Vec::new();
-    for (index, (listen, address)) in sockets.iter().enumerate() {
-        let conflicts = sockets[..index].iter().any(|(other, earlier)| {
+    // By port, since there may be thousands.
+    let mut earlier: HashMap<u16, Vec<(&Listen, SocketAddr)>> = HashMap::new();
+    for (listen, address) in sockets {
+        let others = earlier.entry(address.port()).or_default();
+        let conflicts = others.iter().any(|(other, earlier)| {
             let share = |listen: &Listen| listen.options.contains(&SocketOption::ReusePort);
-            other != listen && overlap(*earlier, *address) && !(share(other) && share(listen))
+            overlap(*earlier, address) && *other != listen && !(share(other) && share(listen))
         });
         if conflicts {
             found.push(match style.has_connections() {
                 // TCP sockets can be bound to the same port as long as none listens.
-                true => cannot_listen_twice(ListenerName(style, &BoundAddress::Inet(*address))),
-                false => cannot_bind_twice(listen, *address),
+                true => cannot_listen_twice(ListenerName(style, &BoundAddress::Inet(address))),
+                false => cannot_bind_twice(listen, address),
             });
+        }
+        if address.port() != 0 {
+            others.push((listen, address));
         }
     }
     found
@@ -194,8 +221,5 @@ pub fn conflicts(wanted: &[Resolved<'_>], style: Style) -> Vec<Error> {
 
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     let any = one.ip().is_unspecified() || other.ip().is_unspecified();
-    one.port() == other.port()
-        && one.port() != 0
-        && one.is_ipv4() == other.is_ipv4()
-        && (any || one == other)
+    one.port() == other.port() && one.is_ipv4() == other.is_ipv4() && (any || one == other)
 }

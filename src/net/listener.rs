@@ -1,21 +1,24 @@
 //! A listener: a bound socket, with its file if it has one.
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use socket2::Socket;
 
 use super::open::cannot_listen;
+use super::settings::{Changes, Settings};
 use super::unix::SocketFile;
 use super::{options, peer, variables};
-use crate::config::{BoundAddress, Listen, ListenerName, Peer, SocketOption, Style, UnixAddress};
+use crate::config::{
+    BoundAddress, Listen, ListenerName, Peer, SocketOption, SocketSource, Style, UnixAddress,
+};
 use crate::error::Error;
 use crate::sys::aside::Aside;
 use crate::sys::backlog::Backlog;
@@ -32,6 +35,14 @@ pub struct Listener {
     style: Style,
     bound_address: BoundAddress,
     backlog: Option<i32>,
+    /// What else was asked for, unless an older skd has saved it.
+    settings: Option<Settings>,
+    /// Shared with its pending clients, if it is closed as soon as those that have come are served.
+    retiring: Option<LastClient>,
+    /// Whether they are.
+    drained: AtomicBool,
+    /// Whether it is closed, though others refer to it.
+    closed: AtomicBool,
     /// The state of an inherited socket.
     inherited: Option<Inherited>,
     /// Whether the kernel chose the port and skd prints it. Of several sockets of one option, this
@@ -43,7 +54,17 @@ pub struct Listener {
     holds_descriptors: bool,
     /// Its last descriptor then: when it is closed, there may be no number for another.
     last: Mutex<Option<OwnedFd>>,
-    variables: Vec<CString>,
+    variables: Box<[CString]>,
+}
+
+/// A pending client of a listener that is closed as soon as its clients are served; and the listener.
+#[derive(Clone, Debug, Default)]
+pub struct LastClient(Arc<()>);
+
+impl LastClient {
+    fn are_several(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
 }
 
 /// What is done with a listener.
@@ -89,17 +110,23 @@ pub struct SavedListener {
     inherited: bool,
     /// Whether its clients may pass descriptors.
     accepts_descriptors: bool,
+    /// What else was asked for.
+    #[serde(default)]
+    settings: Option<Settings>,
+    /// Whether it is closed as soon as the clients that have come are served.
+    #[serde(default)]
+    retiring: bool,
 }
 
 /// The style and the bound address of a listener, by which another process knows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ListenerAddress {
     style: Style,
     bound_address: SavedAddress,
 }
 
 /// A bound address, with paths and names as bytes, since they may not be UTF-8.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 enum SavedAddress {
     Inet(SocketAddr),
     Path(OsString),
@@ -115,6 +142,7 @@ impl Listener {
         bound_address: BoundAddress,
         file: Option<SocketFile>,
     ) -> Self {
+        let settings = Settings::of(listen, &ListenerName(style, &bound_address));
         Self {
             variables: variables::of_listener(style, &bound_address),
             file,
@@ -122,6 +150,10 @@ impl Listener {
             style,
             bound_address,
             backlog: listen.backlog,
+            settings: Some(settings),
+            retiring: None,
+            drained: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             inherited: None,
             announce: false,
             accepts_descriptors: listen.options.contains(&SocketOption::AcceptDescriptors),
@@ -163,21 +195,14 @@ impl Listener {
             address: self.address(),
             inherited: self.inherited.is_some(),
             accepts_descriptors: self.accepts_descriptors,
+            settings: self.settings.clone(),
+            retiring: self.is_retiring(),
         })
     }
 
     /// Returns what another process knows it by.
     pub fn address(&self) -> ListenerAddress {
-        ListenerAddress {
-            style: self.style,
-            bound_address: match &self.bound_address {
-                BoundAddress::Inet(address) => SavedAddress::Inet(*address),
-                BoundAddress::Unix(UnixAddress::Path(path)) => SavedAddress::Path(path.into()),
-                BoundAddress::Unix(UnixAddress::Abstract(name)) => {
-                    SavedAddress::Abstract(name.clone())
-                }
-            },
-        }
+        ListenerAddress::new(self.style, &self.bound_address)
     }
 
     /// Restores a listener of the previous binary, which listens already.
@@ -198,6 +223,10 @@ impl Listener {
             variables: variables::of_listener(style, &bound_address),
             bound_address,
             backlog: None,
+            settings: saved.settings,
+            retiring: saved.retiring.then(LastClient::default),
+            drained: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             inherited: saved.inherited.then_some(Inherited {
                 name: None,
                 is_listening: true,
@@ -210,6 +239,89 @@ impl Listener {
             holds_descriptors: false,
             last: Mutex::default(),
         })
+    }
+
+    /// Gives it the settings of this option instead of those that it was restored with. Returns what
+    /// has to change about its socket, or the reason why that can't be done.
+    pub(super) fn resettle(&mut self, listen: &Listen) -> Result<Option<Changes>, Error> {
+        let name = ListenerName(self.style, &self.bound_address);
+        let new = Settings::of(listen, &name);
+        let mut changes = match &self.settings {
+            Some(old) if *old != new => Some(new.changes(old, &listen.option, &name)?),
+            _ => None,
+        };
+        if self.retiring.take().is_some() {
+            changes.get_or_insert_default().revive = true;
+        }
+        self.settings = Some(new);
+        self.accepts_descriptors = listen.options.contains(&SocketOption::AcceptDescriptors);
+        Ok(changes)
+    }
+
+    /// Makes these changes, or with `only_check` predicts whether that would fail.
+    pub(super) fn change(
+        &self,
+        changes: &Changes,
+        option: &str,
+        only_check: bool,
+    ) -> Result<(), Error> {
+        let (name, file) = (self.listener_name(), self.file.as_ref());
+        match only_check {
+            true => changes.check(option, &name, file),
+            false => changes.make(option, &name, (&self.socket, file)),
+        }
+    }
+
+    pub(super) fn file_mut(&mut self) -> Option<&mut SocketFile> {
+        self.file.as_mut()
+    }
+
+    /// Gives it the file that was saved separately.
+    pub(super) fn give_file(&mut self, file: Option<SocketFile>) {
+        self.file = file;
+    }
+
+    /// Has it closed as soon as the clients that have come are served: it isn't configured any more.
+    pub fn retire(&mut self) {
+        self.retiring.get_or_insert_default();
+    }
+
+    /// Whether it is closed as soon as the clients that have come are served.
+    pub fn is_retiring(&self) -> bool {
+        self.retiring.is_some()
+    }
+
+    /// What a client has while it is pending. Until it has a handler the listener stays open: with it,
+    /// the client is saved for the next process.
+    pub fn last_client(&self) -> Option<LastClient> {
+        self.retiring.clone()
+    }
+
+    /// Whether its last clients have all been accepted, and none is pending.
+    pub fn may_be_closed(&self) -> bool {
+        let pending = self.retiring.as_ref().is_some_and(LastClient::are_several);
+        self.is_drained() && !self.is_closed() && !pending
+    }
+
+    /// Notes that no client waits, of a listener that refuses new ones. Returns whether that is news.
+    pub fn note_drained(&self) -> bool {
+        !self.drained.swap(true, Ordering::SeqCst)
+    }
+
+    /// Whether no client waits, of a listener that refuses new ones: then its socket may be closed.
+    pub fn is_drained(&self) -> bool {
+        // Read for each wake-up; nothing else is ordered by it.
+        self.drained.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is closed, though others refer to it.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Whether another program has made its socket.
+    pub fn is_inherited(&self) -> bool {
+        self.inherited.is_some()
     }
 
     /// Has the kernel refuse descriptors that clients pass along, unless they may. For a listener
@@ -418,6 +530,7 @@ impl Listener {
     /// of `by` until the listener is dropped. Connections that were never accepted end with it: if
     /// that could wait, the last close is another thread's.
     pub fn close(&self, by: impl AsFd) {
+        self.closed.store(true, Ordering::SeqCst);
         // This fails only if a descriptor isn't open.
         let _ = descriptors::replace(&self.socket, by);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -427,6 +540,63 @@ impl Listener {
     /// Returns the socket's file, which has to be dropped before the socket is closed.
     pub fn take_file(&mut self) -> Option<SocketFile> {
         self.file.take()
+    }
+}
+
+impl ListenerAddress {
+    pub(super) fn new(style: Style, bound_address: &BoundAddress) -> Self {
+        let bound_address = match bound_address {
+            BoundAddress::Inet(address) => SavedAddress::Inet(*address),
+            BoundAddress::Unix(UnixAddress::Path(path)) => SavedAddress::Path(path.into()),
+            BoundAddress::Unix(UnixAddress::Abstract(name)) => SavedAddress::Abstract(name.clone()),
+        };
+        Self {
+            style,
+            bound_address,
+        }
+    }
+
+    /// The path of its file.
+    pub(super) fn path(&self) -> Option<&OsStr> {
+        match &self.bound_address {
+            SavedAddress::Path(path) => Some(path),
+            SavedAddress::Inet(_) | SavedAddress::Abstract(_) => None,
+        }
+    }
+
+    pub(super) fn inet(&self) -> Option<SocketAddr> {
+        match &self.bound_address {
+            SavedAddress::Inet(address) => Some(*address),
+            SavedAddress::Path(_) | SavedAddress::Abstract(_) => None,
+        }
+    }
+
+    /// The style of the socket.
+    pub fn style(&self) -> Style {
+        self.style
+    }
+}
+
+impl SavedListener {
+    /// Returns its style and bound address.
+    pub fn address(&self) -> &ListenerAddress {
+        &self.address
+    }
+
+    /// Whether it is closed as soon as the clients that have come are served.
+    pub fn is_retiring(&self) -> bool {
+        self.retiring
+    }
+
+    /// Whether the kernel chose its port, as far as is known.
+    pub(super) fn may_have_any_port(&self) -> bool {
+        self.settings.as_ref().is_none_or(|it| it.any_port)
+    }
+
+    /// Whether it was inherited from this source, as far as is known.
+    pub(super) fn is_from(&self, source: SocketSource) -> bool {
+        let settings = self.settings.as_ref();
+        self.inherited && settings.is_none_or(|it| it.source == Some(source))
     }
 }
 

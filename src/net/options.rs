@@ -20,12 +20,8 @@ pub(super) fn set(
     options: &[SocketOption],
     listener: &ListenerName<'_>,
 ) -> Result<(), Error> {
-    let ListenerName(style, bound_address) = *listener;
-    let inet = matches!(bound_address, BoundAddress::Inet(_));
-    for option in options {
-        if option.scope().has(inet, style) && is_for(option, bound_address) {
-            set_one(socket, option).map_err(|reason| cannot_set(option, listener, &reason))?;
-        }
+    for option in of(options, listener) {
+        set_one(socket, &option).map_err(|reason| cannot_set(&option, listener, &reason))?;
     }
     Ok(())
 }
@@ -115,6 +111,51 @@ fn set_one(socket: &Socket, option: &SocketOption) -> io::Result<()> {
         // It is what the kernel does unless it is told otherwise.
         SocketOption::AcceptDescriptors => Ok(()),
     }
+}
+
+/// Returns whether the option can be taken from a bound socket again: whether its value without the
+/// option is known.
+pub(super) fn can_be_unset(option: &SocketOption) -> bool {
+    match option {
+        SocketOption::NoDelay
+        | SocketOption::KeepAlive(_)
+        | SocketOption::UserTimeout(_)
+        | SocketOption::DeferAccept(_)
+        | SocketOption::FastOpen(_)
+        | SocketOption::TypeOfService(_)
+        | SocketOption::Mark(_) => true,
+        SocketOption::ReusePort
+        | SocketOption::FreeBind
+        | SocketOption::Device(_)
+        | SocketOption::SendBuffer(_)
+        | SocketOption::ReceiveBuffer(_)
+        | SocketOption::Multicast(_)
+        | SocketOption::AcceptDescriptors => false,
+    }
+}
+
+/// Takes the option from a bound socket, if that can be done. Its connections don't inherit it any
+/// more.
+pub(super) fn unset(socket: &Socket, option: &SocketOption) -> io::Result<()> {
+    match option {
+        SocketOption::KeepAlive(_) => Ok(set_number(socket, SOL_SOCKET, libc::SO_KEEPALIVE, 0)?),
+        SocketOption::NoDelay => Ok(set_number(socket, IPPROTO_TCP, libc::TCP_NODELAY, 0)?),
+        SocketOption::UserTimeout(_) => set_one(socket, &SocketOption::UserTimeout(0)),
+        SocketOption::DeferAccept(_) => set_one(socket, &SocketOption::DeferAccept(0)),
+        SocketOption::FastOpen(_) => set_one(socket, &SocketOption::FastOpen(0)),
+        SocketOption::TypeOfService(_) => set_one(socket, &SocketOption::TypeOfService(0)),
+        SocketOption::Mark(_) => set_one(socket, &SocketOption::Mark(0)),
+        _ => Ok(()),
+    }
+}
+
+/// Returns the options that a socket with this name has, of those that are asked for.
+pub(super) fn of(options: &[SocketOption], listener: &ListenerName<'_>) -> Vec<SocketOption> {
+    let ListenerName(style, bound_address) = *listener;
+    let inet = matches!(bound_address, BoundAddress::Inet(_));
+    let has =
+        |option: &&SocketOption| option.scope().has(inet, style) && is_for(option, bound_address);
+    options.iter().filter(has).cloned().collect()
 }
 
 /// Sets the size of a buffer, beyond the kernel's limit if that is permitted.

@@ -23,6 +23,22 @@ impl<'a> Resolved<'a> {
         Ok(Self { listen, addresses })
     }
 
+    /// The listener with addresses that another process has looked up.
+    pub fn known(listen: &'a Listen, addresses: Vec<SocketAddr>) -> Self {
+        Self { listen, addresses }
+    }
+
+    /// Returns its addresses, if it has a name that was looked up.
+    pub fn looked_up(&self) -> Option<&[SocketAddr]> {
+        match &self.listen.endpoint {
+            Endpoint::Inet {
+                host: Host::Name(_),
+                ..
+            } => Some(&self.addresses),
+            _ => None,
+        }
+    }
+
     /// Returns the names of its sockets in messages.
     pub fn names(&self) -> Vec<String> {
         let Some(style) = self.listen.endpoint.style() else {

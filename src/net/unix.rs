@@ -1,14 +1,15 @@
 //! Binding a unix-domain socket to a path. A stale socket is replaced. A socket in use and any
 //! other file are left alone.
 
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::AtFlags;
-use nix::sys::stat::{Mode, fchmod, umask};
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, umask};
 use nix::unistd::{Gid, Uid, fchownat, getgroups};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -25,6 +26,8 @@ use crate::sys::trusted::Refusal;
 /// The file of a bound socket. Dropping this removes the file, unless another has replaced it.
 #[derive(Debug)]
 pub struct SocketFile {
+    /// The path that the socket is bound to.
+    path: OsString,
     entry: Entry,
     id: FileId,
     /// Whether the previous binary still owns the file.
@@ -34,6 +37,9 @@ pub struct SocketFile {
 /// A socket file as it is saved for the next binary.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedFile {
+    /// The path that the socket is bound to, unless an older skd has saved it.
+    #[serde(default)]
+    path: Option<OsString>,
     entry: SavedEntry,
     device: u64,
     inode: u64,
@@ -44,6 +50,7 @@ impl SocketFile {
     pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedFile, Errno> {
         let (device, inode) = self.id.numbers();
         Ok(SavedFile {
+            path: Some(self.path.clone()),
             entry: self.entry.save(to)?,
             device,
             inode,
@@ -54,6 +61,7 @@ impl SocketFile {
     /// remove the file.
     pub fn restore(saved: SavedFile) -> Result<Self, Errno> {
         Ok(Self {
+            path: saved.path.unwrap_or_default(),
             entry: Entry::restore(saved.entry)?,
             id: FileId::of_socket(saved.device, saved.inode),
             borrowed: true,
@@ -63,6 +71,54 @@ impl SocketFile {
     /// Takes ownership of the file.
     pub fn own(&mut self) {
         self.borrowed = false;
+    }
+
+    /// Returns the error of a change of its owner and mode, as far as it can be predicted.
+    pub(super) fn check_change(
+        &self,
+        option: &str,
+        owner: Option<(Uid, Option<Gid>)>,
+    ) -> Result<(), Error> {
+        match owner.is_some_and(|owner| !may_change_owner(owner)) {
+            true => Err(cannot_change_owner(option, Errno::EPERM)),
+            false => Ok(()),
+        }
+    }
+
+    /// Changes the owner of the file, if it is still the socket's.
+    pub(super) fn change_owner(&self, (uid, gid): (Uid, Option<Gid>)) -> Result<(), Errno> {
+        let file = self.entry.named()?;
+        if FileId::of_open(&file)? != self.id {
+            return Err(Errno::ESTALE);
+        }
+        fchownat(&file, "", Some(uid), gid, AtFlags::AT_EMPTY_PATH)
+    }
+
+    /// Changes the mode of the file, if it is still the socket's. Without one, it is what the umask
+    /// leaves of 0777.
+    pub(super) fn change_mode(&self, mode: Option<u32>) -> Result<(), Errno> {
+        let file = self.entry.named()?;
+        if FileId::of_open(&file)? != self.id {
+            return Err(Errno::ESTALE);
+        }
+        let mode = mode.map_or_else(
+            || {
+                let mask = umask(Mode::empty());
+                umask(mask);
+                Mode::from_bits_truncate(0o777) & !mask
+            },
+            Mode::from_bits_truncate,
+        );
+        // fchmod(2) takes no descriptor that only names a file, and fchmodat(2) no empty path.
+        let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+        fchmodat(AT_FDCWD, link.as_str(), mode, FchmodatFlags::FollowSymlink)
+    }
+}
+
+impl SavedFile {
+    /// Returns the path that the socket is bound to, if it is known.
+    pub(super) fn path(&self) -> Option<&OsStr> {
+        self.path.as_deref()
     }
 }
 
@@ -107,6 +163,7 @@ pub(super) fn bind(
                 })?;
                 // Removes the file if the rest fails.
                 let bound = SocketFile {
+                    path: path.into(),
                     entry,
                     id,
                     borrowed: false,
@@ -238,7 +295,7 @@ fn cannot_lock(option: &str, path: &Path, why: Refusal) -> Error {
     Error::start(what, io::Error::from(why))
 }
 
-fn cannot_change_owner(option: &str, errno: Errno) -> Error {
+pub(super) fn cannot_change_owner(option: &str, errno: Errno) -> Error {
     Error::start(
         format!("{option}: can't change the owner of the socket"),
         errno,

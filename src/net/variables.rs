@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use crate::config::{BoundAddress, Style, UnixAddress, scoped};
 
 /// Returns these variables as `NAME=VALUE`.
-pub(super) fn of_listener(style: Style, bound_address: &BoundAddress) -> Vec<CString> {
+pub(super) fn of_listener(style: Style, bound_address: &BoundAddress) -> Box<[CString]> {
     let mut lines = Vec::new();
     match (style, bound_address) {
         (Style::Datagram, BoundAddress::Inet(address)) => {

@@ -38,6 +38,13 @@ pub struct SavedExecutable {
     in_root: bool,
 }
 
+impl SavedExecutable {
+    /// Whether the process has another root directory.
+    pub fn is_in_root(&self) -> bool {
+        self.in_root
+    }
+}
+
 impl Executable {
     /// Finds the binary by `argv[0]`, or else from the kernel. Returns `None` if both fail.
     ///
@@ -61,6 +68,11 @@ impl Executable {
     /// Notes that the process has another root directory from now on.
     pub fn entered_root(&mut self) {
         self.in_root = true;
+    }
+
+    /// Whether the process has another root directory.
+    pub fn is_in_root(&self) -> bool {
+        self.in_root
     }
 
     /// Returns its path, for messages.

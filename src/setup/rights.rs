@@ -17,21 +17,21 @@ pub fn faults(config: &Config) -> impl Iterator<Item = Error> + '_ {
             Account::Inherited => "--drop-privileges (-U)",
             Account::Unknown | Account::Known { .. } => "--daemon-user",
         };
-        (option, identity)
+        (String::new(), option, identity)
     });
     let services = config.services.iter();
-    let users = services.filter_map(|it| Some(("--user", it.identity.as_ref()?)));
-    let users = own.chain(users).filter(|(_, user)| !may_become(user));
-    let users = users.map(|(option, identity)| {
+    let users = services.filter_map(|it| Some((it.label(), "--user", it.identity.as_ref()?)));
+    let users = own.chain(users).filter(|(.., user)| !may_become(user));
+    let users = users.map(|(label, option, identity)| {
         let user = match &identity.account {
             Account::Known { name, .. } => format!("{}", Path::new(name).display()),
             Account::Unknown | Account::Inherited => format!("user id {}", identity.uid),
         };
-        refused(option, &user)
+        refused(option, &user).about(&label)
     });
     let mut services = config.services.iter();
-    let peers = services.any(|it| it.as_peer && !may_become_any());
-    let peers = peers.then(|| refused("--as-peer", "the users of clients"));
+    let peers = services.find(|it| it.as_peer && !may_become_any());
+    let peers = peers.map(|it| refused("--as-peer", "the users of clients").about(&it.label()));
     let roots = config.services.iter().filter_map(|it| it.root.as_ref());
     let root = daemon.root.iter().chain(roots).next().is_some() && !may_change_root();
     let root = root.then(|| {

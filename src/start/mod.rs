@@ -7,6 +7,7 @@ mod program;
 mod resume;
 mod serve;
 
+use std::collections::HashSet;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -20,6 +21,8 @@ use crate::setup::rights;
 use crate::sys::signals::{self, Inherited};
 use crate::sys::{memory, process as sys_process};
 
+use process::refuse;
+
 /// The program: from the command line to the exit status.
 pub fn main() -> ExitCode {
     run(|known| cli::parse(std::env::args_os(), known))
@@ -30,12 +33,18 @@ pub fn main() -> ExitCode {
 ///
 /// Such a program is executed with its own arguments for a preflight, and `--check` before them.
 pub fn run_config(config: Config) -> ExitCode {
-    run(|_| Ok(Request::Run(Box::new(config))))
+    let mut config = Some(config);
+    run(|_| {
+        let config = config.take();
+        let config = config.ok_or_else(|| Error::Start("it was configured already".into()))?;
+        Ok(Request::Run(Box::new(config)))
+    })
 }
 
 /// Does what is asked for by `configure`, which is told what a running daemon knows already if
-/// this process continues it.
-pub fn run(configure: impl FnOnce(Option<Known>) -> Result<Request, Error>) -> ExitCode {
+/// this process continues it. Where services come from files it is called again, for each service
+/// that isn't configured any more and still serves clients.
+pub fn run(configure: impl FnMut(Option<Known>) -> Result<Request, Error>) -> ExitCode {
     let arrival = Arrival::find();
     // Before anything else: an ignored CHLD would reap children unseen.
     let inherited = Inherited::sanitise(!matches!(arrival, Ok(Arrival::Fresh)));
@@ -56,18 +65,12 @@ pub fn run(configure: impl FnOnce(Option<Known>) -> Result<Request, Error>) -> E
 fn begin(
     arrival: Arrival,
     inherited: &Inherited,
-    configure: impl FnOnce(Option<Known>) -> Result<Request, Error>,
+    mut configure: impl FnMut(Option<Known>) -> Result<Request, Error>,
 ) -> Result<u8, Error> {
-    let state = match arrival {
-        Arrival::Fresh => return answer_or_run(configure(None)?, inherited),
-        Arrival::Preflight(ref state)
-        | Arrival::Upgrade(ref state)
-        | Arrival::Return(ref state) => state,
-    };
-    let known = Known {
-        identities: state.identities(),
-    };
-    let configure = || running(configure(Some(known))?);
+    if let Arrival::Fresh = arrival {
+        return answer_or_run(configure(None)?, inherited);
+    }
+    let configure = |known| running(configure(Some(known))?);
     match arrival {
         Arrival::Fresh => Ok(0),
         Arrival::Preflight(state) => resume::try_out(state, configure),
@@ -81,10 +84,14 @@ fn running(request: Request) -> Result<Config, Error> {
     let config = match request {
         Request::Run(config) => config,
         // A preflight.
-        Request::Check(config, faults) => match faults.into_iter().next() {
-            None => config,
-            Some(fault) => return Err(fault),
-        },
+        Request::Check(config, faults) => {
+            refuse(faults)?;
+            config
+        }
+        Request::Refused(faults) => {
+            refuse(faults)?;
+            return Err(Error::Told(2));
+        }
         Request::Explain(..) | Request::Print(_) => {
             return Err(Error::Start("there is nothing to take over".into()));
         }
@@ -104,6 +111,7 @@ fn answer_or_run(request: Request, inherited: &Inherited) -> Result<u8, Error> {
         },
         Request::Check(config, faults) => check::run(&config, faults),
         Request::Explain(config, client) => check::explain(&config, &client),
+        Request::Refused(faults) => refuse(faults).map(|()| 2),
         Request::Run(config) => start(*config, inherited),
     }
 }
@@ -148,9 +156,10 @@ fn check_services(services: &[Service]) -> Result<(), Error> {
     if services.is_empty() {
         return Err(Error::Start("there is no service to run".into()));
     }
-    for (index, service) in services.iter().enumerate() {
+    let mut names = HashSet::new();
+    for service in services {
         let name = &service.name;
-        if services[..index].iter().any(|other| other.name == *name) {
+        if !names.insert(name) {
             return Err(Error::Usage(format!(
                 "two services are called {name}: give each a name of its own"
             )));

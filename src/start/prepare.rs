@@ -1,13 +1,18 @@
 //! From sockets to services that can be served: threads, low descriptors, plans.
 
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use crate::child::plan::{Preparation, Role, Root};
 use crate::child::{Method, Plan, watch_births};
-use crate::config::{Count, Daemon, DatagramMode, MOST_THREADS, Mode, Service, Style};
+use crate::config::{
+    Count, Daemon, DatagramMode, EnvironmentFile, MOST_THREADS, Mode, Service, Style, Surroundings,
+};
 use crate::error::Error;
 use crate::net::Listener;
 use crate::serve;
+use crate::setup::privileges;
 use crate::sys::credentials::Credentials;
 use crate::sys::descriptors::{Low, Reserved};
 use crate::sys::terminal;
@@ -24,16 +29,18 @@ pub(super) struct Threads {
 /// Occupies the low descriptors, and closes what was inherited but for what is `kept`. Where few
 /// may be open, that is no more than so many services can need: one for each thread that starts
 /// handlers, for the main thread, and for the thread that keeps a service's prestarted handlers; and
-/// one for each root directory of handlers.
+/// one for each root directory of handlers. There may be so many services besides that are `retiring`.
 pub(super) fn reserve(
     services: &[Service],
+    retiring: usize,
     kept: &[BorrowedFd<'_>],
     null: Option<&OwnedFd>,
 ) -> Result<Reserved, Error> {
     // A service has prestarted handlers or at least one thread for datagrams, not both.
-    let roots = services.iter().filter(|service| service.root.is_some());
+    let roots = services.iter().filter_map(|service| service.root.as_ref());
+    let roots: HashSet<_> = roots.collect();
     Reserved::take(
-        MOST_THREADS + 1 + services.len() + roots.count(),
+        MOST_THREADS + 1 + services.len() + roots.len() + 2 * retiring,
         kept,
         null,
     )
@@ -102,10 +109,21 @@ pub(super) fn confinements(
     services: &[Service],
     reserved: &mut Reserved,
 ) -> Result<Confinements, Error> {
-    let all = services
-        .iter()
-        .map(|service| user_and_root(service, |directory| reserved.own(directory)));
-    all.collect()
+    let mut all: Confinements = Vec::with_capacity(services.len());
+    // Services with the same share it, since low descriptors are few.
+    let mut roots: HashMap<&Path, Root> = HashMap::new();
+    for service in services {
+        let path = service.root.as_deref();
+        let confinement = match path.and_then(|path| roots.get(path)) {
+            Some(root) => (privileges::user_of_handlers(service), Some(root.clone())),
+            None => user_and_root(service, |directory| reserved.own(directory))?,
+        };
+        if let (Some(path), Some(root)) = (path, &confinement.1) {
+            roots.entry(path).or_insert_with(|| root.clone());
+        }
+        all.push(confinement);
+    }
+    Ok(all)
 }
 
 /// What handlers are made from.
@@ -118,18 +136,48 @@ pub(super) struct Ground<'a> {
 }
 
 impl Ground<'_> {
-    /// Makes the plan of each service. What must fail for each handler fails here, once.
+    /// Makes the plan of each service, and proves it: what must fail for each handler fails here, once.
     pub(super) fn plans(
         &self,
         services: &[Service],
         confinements: Confinements,
     ) -> Result<(Vec<Plan>, Method), Error> {
         watch_births()?;
+        let plans = self.make(services, confinements)?;
+        let method = self.prove(services, &plans).map_err(|faults| {
+            let first = faults.into_iter().next();
+            first.unwrap_or_else(|| Error::Start("there is no service to run".into()))
+        })?;
+        Ok((plans, method))
+    }
+
+    /// Makes the plan of each service.
+    pub(super) fn make(
+        &self,
+        services: &[Service],
+        confinements: Confinements,
+    ) -> Result<Vec<Plan>, Error> {
         let terminal = terminal::may_be_reached();
-        let mut method = None;
-        let plans = services.iter().zip(confinements);
-        let plans = plans.map(|(service, (user, root))| {
-            let variables = inherited_variables(self.daemon, service).without_reserved();
+        // Most services have the same.
+        let mut variables = HashMap::new();
+        let which = |service: &Service| {
+            let account = service.identity.as_ref().map(|it| &it.account);
+            let Surroundings {
+                environment,
+                clears_environment,
+                passed,
+                ..
+            } = &service.surroundings;
+            let as_peer = service.as_peer;
+            format!("{as_peer} {account:?} {clears_environment} {passed:?} {environment:?}")
+        };
+        for service in services {
+            let new = || inherited_variables(self.daemon, service).without_reserved();
+            variables.entry(which(service)).or_insert_with(new);
+        }
+        let wanted = services.iter().zip(confinements);
+        let wanted = wanted.filter_map(|(service, (user, root))| {
+            let variables = variables.get(&which(service))?;
             let preparation = Preparation {
                 surroundings: &service.surroundings,
                 role: Role::Handler { terminal },
@@ -138,15 +186,41 @@ impl Ground<'_> {
                 as_peer: service.as_peer,
                 root,
             };
-            let inside = self.daemon.root.as_deref().or(service.root.as_deref());
-            let plan = Plan::new(&service.command, &variables, preparation);
-            let plan = plan.map_err(|error| error.inside(inside))?;
-            // The kernel's answer, so the same for all.
-            method = Some((self.probe)(&plan, self.low)?);
-            Ok(plan)
+            Some((&service.command[..], variables, preparation))
         });
-        let plans = plans.collect::<Result<_, Error>>()?;
-        let method = method.ok_or_else(|| Error::Start("there is no service to run".into()))?;
-        Ok((plans, method))
+        let inside = |service: &Service, error: Error| {
+            let root = self.daemon.root.as_deref().or(service.root.as_deref());
+            error.inside(root).about(&service.label())
+        };
+        let plans = Plan::several(wanted.collect());
+        plans.map_err(|(index, error)| inside(&services[index], error))
     }
+
+    /// Proves plans, those of these services. Returns how children are made, or all faults.
+    pub(super) fn prove(&self, services: &[Service], plans: &[Plan]) -> Result<Method, Vec<Error>> {
+        let mut method = None;
+        let mut faults = Vec::new();
+        // Plans with the same steps share them.
+        let mut tried = HashSet::new();
+        for (plan, service) in plans.iter().zip(services) {
+            if tried.insert(plan.steps().as_ptr()) {
+                match (self.probe)(plan, self.low) {
+                    // The kernel's answer, so the same for all.
+                    Ok(found) => method = Some(found),
+                    Err(fault) => faults.push(fault.about(&service.label())),
+                }
+            }
+        }
+        match (method, faults.is_empty()) {
+            (Some(method), true) => Ok(method),
+            _ => Err(faults),
+        }
+    }
+}
+
+/// Returns the files of variables that were read, for the next binary.
+pub(super) fn environment_files(services: &[Service]) -> Vec<EnvironmentFile> {
+    let files = services.iter();
+    let files = files.flat_map(|service| &service.surroundings.environment_files);
+    files.cloned().collect()
 }

@@ -16,6 +16,15 @@ use crate::sys::capabilities::Capabilities;
 use crate::sys::credentials::Credentials;
 use crate::sys::descriptors;
 
+/// Reports faults, if there are any, and returns the status of the first.
+pub(super) fn refuse(faults: Vec<Error>) -> Result<(), Error> {
+    let Some(status) = faults.first().map(Error::status) else {
+        return Ok(());
+    };
+    faults.iter().for_each(report::failure);
+    Err(Error::Told(status))
+}
+
 pub(super) fn lock_pidfile(daemon: &Daemon) -> Result<Option<PidFile>, Error> {
     daemon.pidfile.as_deref().map(PidFile::lock).transpose()
 }
@@ -122,13 +131,11 @@ pub(super) fn user_and_root(
     own: impl FnOnce(OwnedFd) -> Result<OwnedFd, Errno>,
 ) -> Result<(Option<Credentials>, Option<Root>), Error> {
     let user = privileges::user_of_handlers(service);
-    let root = service.root.as_deref().map(|path| {
-        let root = Root::open(path)?;
-        let directory = own(root.directory);
-        let directory = directory
-            .map_err(|errno| Error::start("no descriptor for the root directory", errno))?;
-        Ok(Root { directory, ..root })
-    });
+    let own = |directory| {
+        own(directory).map_err(|errno| Error::start("no descriptor for the root directory", errno))
+    };
+    let root = service.root.as_deref();
+    let root = root.map(|path| Root::open_with(path, own));
     Ok((user, root.transpose()?))
 }
 
@@ -139,7 +146,7 @@ pub(super) fn inherited_variables(daemon: &Daemon, service: &Service) -> Variabl
         true => Some(&Account::Unknown),
         false => identity.map(|identity| &identity.account),
     };
-    Variables::inherited(account, &service.surroundings.environment)
+    Variables::for_program(account, &service.surroundings)
 }
 
 /// Writes the pid file, by the process that has the id, and before any client can connect; then

@@ -1,27 +1,48 @@
-//! Continuing as the successor of another binary of this process, with what that has left.
+//! Continuing as the successor of another process, with what that has left: after an upgrade, or after
+//! files were read again.
 
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
 
-use crate::child::Method;
-use crate::config::{Config, Service};
+use crate::child::{Method, Plan, watch_births};
+use crate::cli::{Known, LookedUp};
+use crate::config::{
+    Config, Endpoint, FileTexts, Host, Identity, Listen, Mode, Service, ServiceText, Style,
+};
 use crate::error::Error;
-use crate::net::{self, Listener};
-use crate::report;
-use crate::serve::upgrade::{SavedService, State};
-use crate::serve::{Daemon, Prepared, Resources, Rules};
+use crate::net::{self, Binding, KeptListeners, Listener, ListenerAddress, Resolved};
+use crate::report::{self, Difference};
+use crate::serve::upgrade::{Findings, SavedService, Settings, State};
+use crate::serve::{Daemon, Origin, Prepared, Resources, Rules};
 use crate::setup::{RuleFiles, privileges};
 use crate::sys::capabilities::Capabilities;
 use crate::sys::{memory, process};
 
-use super::prepare::{Ground, Threads, confinements, reserve};
+use super::prepare::{Confinements, Ground, Threads, confinements, environment_files, reserve};
+use super::process::{refuse, user_and_root};
+
+/// What continues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// A child that only says whether it could.
+    Preflight,
+    /// The process itself, after a preflight.
+    Successor,
+    /// The old binary again, since the successor failed.
+    Return,
+}
 
 /// Says whether this binary could go on with the state, and ends.
 pub(super) fn try_out(
     mut state: Box<State>,
-    configure: impl FnOnce() -> Result<Config, Error>,
+    mut configure: impl FnMut(Known) -> Result<Config, Error>,
 ) -> Result<u8, Error> {
     let mut originals = originals(&state)?;
     originals.extend(state.take_spare().map_err(|errno| {
@@ -30,12 +51,30 @@ pub(super) fn try_out(
             errno,
         )
     })?);
-    // The running skd serves meanwhile.
-    let lock_timeout = net::LOCK_TIMEOUT;
-    let mut running = take_over(&mut state, &originals, configure()?, false, lock_timeout)?;
-    let accepted = state.accept();
+    // In another root directory files and names are others: what is known has to do.
+    let reads = state.texts().is_some() && !state.is_in_root();
+    let names = reads.then(Rc::default);
+    let known = match reads {
+        true => Known {
+            names: names.clone(),
+            ..Known::default()
+        },
+        false => known_before(&state),
+    };
+    let config = configure(known)?;
+    let mut findings = reads.then(Findings::default);
+    let mut taking = TakingOver {
+        state: &mut state,
+        originals: &originals,
+        configure: &mut configure,
+        stage: Stage::Preflight,
+        findings: findings.as_mut(),
+        names,
+    };
+    let (mut running, _) = taking.take_over(config)?;
+    let accepted = state.accept(findings.as_ref());
     accepted.map_err(|reason| Error::start("the running skd can't be told", reason))?;
-    // What a new service has bound is bound again by the next binary.
+    // What a new service has bound is bound again by the next process.
     running.remove_files();
     // At once: threads run, and what it has is the running skd's.
     process::exit_now(0)
@@ -44,19 +83,44 @@ pub(super) fn try_out(
 /// Goes on with the state of another binary of this process, or becomes that again.
 pub(super) fn go_on(
     mut state: Box<State>,
-    configure: impl FnOnce() -> Result<Config, Error>,
+    mut configure: impl FnMut(Known) -> Result<Config, Error>,
     returned: bool,
 ) -> Result<u8, Error> {
     let originals = originals(&state)?;
-    // Clients wait meanwhile. A moment ago the preflight had the lock.
-    let lock_timeout = Duration::ZERO;
-    let running = configure()
-        .and_then(|config| take_over(&mut state, &originals, config, returned, lock_timeout));
-    let mut running = match running {
+    let mut findings = state.take_findings();
+    let names = findings
+        .as_mut()
+        .map(|findings| std::mem::take(&mut findings.names));
+    let names = names.map(RefCell::new).map(Rc::new);
+    let known = match &mut findings {
+        Some(findings) => Known {
+            names: names.clone(),
+            identities: findings.identities.clone(),
+            texts: Some(std::mem::take(&mut findings.texts)),
+            environment_files: std::mem::take(&mut findings.environment_files),
+        },
+        None => known_before(&state),
+    };
+    let config = configure(known);
+    let mut taking = TakingOver {
+        state: &mut state,
+        originals: &originals,
+        configure: &mut configure,
+        stage: match returned {
+            true => Stage::Return,
+            false => Stage::Successor,
+        },
+        findings: findings.as_mut(),
+        names,
+    };
+    let running = config.and_then(|config| taking.take_over(config));
+    let (mut running, difference) = match running {
         Ok(running) => running,
         Err(error) if returned => return Err(error),
         Err(error) => {
-            report::failure(&error);
+            if !matches!(error, Error::Told(_)) {
+                report::failure(&error);
+            }
             let errno = state.go_back(&originals);
             return Err(Error::start("the old skd can't go on", errno));
         }
@@ -64,9 +128,22 @@ pub(super) fn go_on(
     memory::return_freed();
     // There is no further way back.
     running.keep_descriptors(originals);
-    state.tell(returned);
+    // A reader of the line finds things as it says.
+    running.take_possession();
+    state.tell(difference, returned);
     drop(state);
+    drop(findings);
     Ok(running.run())
+}
+
+/// What the process before this one knew.
+fn known_before(state: &State) -> Known {
+    Known {
+        identities: state.identities(),
+        texts: state.texts().cloned(),
+        environment_files: state.environment_files(),
+        names: None,
+    }
 }
 
 /// The descriptors that another binary has left. What goes on works on copies.
@@ -75,138 +152,631 @@ fn originals(state: &State) -> Result<Vec<OwnedFd>, Error> {
 }
 
 fn not_left(errno: Errno) -> Error {
-    Error::start("what the running skd left can't be had", errno)
+    let what = "what the running skd left can't be had";
+    match errno {
+        Errno::EMFILE => Error::Start(format!(
+            "{what}: {}; an upgrade has two descriptors for each listener and each connection: raise \
+             the limits of open files of the running skd (prlimit --nofile), or start it again with \
+             more",
+            errno.desc()
+        )),
+        errno => Error::start(what, errno),
+    }
 }
 
-/// Makes ready all that another binary has left. Whether or not that succeeds, nothing is closed,
-/// removed, reaped or changed that the other needs to go on: it may be a preflight.
-fn take_over(
-    state: &mut State,
-    originals: &[OwnedFd],
-    config: Config,
-    returned: bool,
-    lock_timeout: Duration,
-) -> Result<Daemon, Error> {
-    let Config { daemon, services } = config;
-    let kept: Vec<_> = originals.iter().map(AsFd::as_fd).collect();
-    let mut reserved = reserve(&services, &kept, state.null(originals))?;
-    report::set_verbosity(daemon.verbosity);
-    let mut origin = state.origin(returned).map_err(not_left)?;
-    let confinements = confinements(&services, &mut reserved)?;
-    let log = state.log(daemon.log.as_ref()).map_err(not_left)?;
-    // Executing a file gives back what was given up, if skd is root, or if the file is set-user-id
-    // or has capabilities by now. The configuration may be another one, but the user that the
-    // process has become can't change.
-    if origin.identity.is_none() {
-        origin.identity.clone_from(&daemon.identity);
+/// What is taken over, and how.
+struct TakingOver<'a> {
+    state: &'a mut State,
+    originals: &'a [OwnedFd],
+    configure: &'a mut dyn FnMut(Known) -> Result<Config, Error>,
+    stage: Stage,
+    /// Where services come from files: what a preflight notes, and a successor uses.
+    findings: Option<&'a mut Findings>,
+    /// What names stand for, where they are looked up.
+    names: Option<Rc<RefCell<LookedUp>>>,
+}
+
+/// What the process before has left, by its services.
+struct Left {
+    services: Vec<Option<SavedService>>,
+    /// Those that have listeners, and were configured.
+    by_name: HashMap<String, usize>,
+    listeners: KeptListeners,
+    /// The addresses of each service.
+    addresses: Vec<HashSet<ListenerAddress>>,
+}
+
+/// A service that isn't configured any more, or not on these listeners, and serves its last clients.
+struct Retiring {
+    /// Its index among the services that are left.
+    left: usize,
+    text: Arc<ServiceText>,
+    /// Whether it was configured until now.
+    is_new: bool,
+    listeners: Vec<Listener>,
+}
+
+impl TakingOver<'_> {
+    /// Makes ready all that another process has left. Whether or not that succeeds, nothing is closed,
+    /// removed, reaped or changed that the other needs to go on: this may be a preflight.
+    fn take_over(&mut self, config: Config) -> Result<(Daemon, Option<Difference>), Error> {
+        let Config {
+            daemon,
+            mut services,
+            texts,
+        } = config;
+        let returned = self.stage == Stage::Return;
+        net::check::files(services.iter().map(|service| &service.listeners[..]))?;
+        self.refuse_fixed(&Settings::of(&daemon), texts.as_ref())?;
+        let mut left = self.left();
+        let fds: Vec<_> = self.originals.iter().map(AsFd::as_fd).collect();
+        let retiring = texts.as_ref().map_or(0, |_| left.services.len());
+        let null = self.state.null(self.originals);
+        let mut reserved = reserve(&services, retiring, &fds, null)?;
+        report::set_verbosity(daemon.verbosity);
+        let mut origin = self.state.origin(&daemon, returned).map_err(not_left)?;
+        let mut confined = confinements(&services, &mut reserved)?;
+        let log = self.state.log(daemon.log.as_ref()).map_err(not_left)?;
+        // Executing a file gives back what was given up, if skd is root, or if the file is set-user-id
+        // or has capabilities by now. The configuration may be another one, but the user that the
+        // process has become can't change.
+        if origin.identity.is_none() {
+            origin.identity.clone_from(&daemon.identity);
+        }
+        if let Some(identity) = &origin.identity {
+            privileges::drop_to(identity)?;
+        }
+        // With the rights that binding new sockets takes, as at a start.
+        let mut listeners = self.listeners(&services, &mut left)?;
+        let same = self.unchanged(&services, &listeners, &left);
+        let difference = self.difference(texts.as_ref(), &same);
+        let configured = services.len();
+        let (retiring, closed) = self.retire(&services, &mut listeners, &mut left)?;
+        let mut retired = Vec::new();
+        let mut closed = closed;
+        // They were configured together. Each by itself takes much longer.
+        let new = retiring.iter().filter(|it| it.is_new);
+        let new = self.retiring_services(new.map(|it| Arc::clone(&it.text)).collect());
+        let mut new: HashMap<_, _> = new
+            .unwrap_or_default()
+            .into_iter()
+            .map(|service| (service.name.clone(), service))
+            .collect();
+        for mut it in retiring {
+            let known = new.remove(&it.text.name).filter(|_| it.is_new);
+            let service = match known {
+                Some(service) => Ok(service),
+                None => self.retiring_service(&it.text),
+            };
+            let confine = |mut service: Service| {
+                service.prestart = None;
+                let own = |directory| reserved.own(directory);
+                let confinement = user_and_root(&service, own)?;
+                Ok((service, confinement))
+            };
+            match service.and_then(confine) {
+                Ok((service, confinement)) => {
+                    services.push(service);
+                    confined.push(confinement);
+                    listeners.push(std::mem::take(&mut it.listeners));
+                    retired.push(it);
+                }
+                // It can't be served any more.
+                Err(_) => closed.append(&mut it.listeners),
+            }
+        }
+        if origin.identity.is_none() {
+            privileges::keep_needed(&services, Capabilities::NONE)?;
+        }
+        origin.users = users(&services);
+        origin.environment_files = environment_files(&services);
+        let threads = Threads::new(&daemon, &services, &listeners);
+        let threads = (threads, daemon.threads);
+        let threads = self.threads(threads, &services[..configured], &same, &left);
+        let ground = Ground {
+            daemon: &daemon,
+            files: origin.files,
+            low: threads.low(&services, &reserved)?,
+            // What has come back goes on, if its handlers can't be prepared any more.
+            probe: match returned {
+                true => Method::probe_without_steps,
+                false => Method::probe,
+            },
+        };
+        let (plans, method) = self.plans(&ground, (&services, configured), confined)?;
+
+        let asks = daemon.root.is_none();
+        // Before a service of the same name takes what is left.
+        let gone = services[configured..].iter().zip(&plans[configured..]);
+        let gone = gone.zip(&retired).map(|((config, plan), it)| {
+            let plan = plan.as_ref().ok_or_else(|| vec![Error::Told(1)])?;
+            saved_rules(config, plan, left.services[it.left].as_mut(), asks)
+        });
+        let mut rules_of_gone = gone.collect::<Vec<_>>().into_iter();
+        let mut prepared = Vec::new();
+        let mut faults = Vec::new();
+        let parts = plans.into_iter().zip(listeners);
+        let parts = parts.zip(threads.datagram_workers);
+        for (index, (config, ((plan, mut listeners), workers))) in
+            services.into_iter().zip(parts).enumerate()
+        {
+            let retiring = index.checked_sub(configured).map(|index| &retired[index]);
+            let owner = match retiring {
+                None => left.by_name.get(&config.name).copied(),
+                Some(retiring) => Some(retiring.left),
+            };
+            let saved = owner.and_then(|owner| left.services[owner].as_mut());
+            let rules = match (&plan, retiring) {
+                (Some(plan), None) => self.rules(&config, plan, saved, asks),
+                (_, Some(_)) => rules_of_gone.next().unwrap_or(Ok(None)),
+                (None, None) => Err(vec![Error::Told(1)]),
+            };
+            let (plan, rules) = match (plan, rules) {
+                (Some(plan), Ok(rules)) => (plan, rules),
+                _ if retiring.is_some() => {
+                    closed.append(&mut listeners);
+                    continue;
+                }
+                (_, Err(more)) => {
+                    let label = config.label();
+                    faults.extend(more.into_iter().map(|fault| fault.about(&label)));
+                    continue;
+                }
+                (None, Ok(_)) => continue,
+            };
+            // The handlers of a service that stays are its own, whatever becomes of a listener.
+            let is_owner = retiring.is_none() || !left.by_name.contains_key(&config.name);
+            let saved = owner.filter(|_| is_owner);
+            let saved = saved.and_then(|owner| left.services[owner].take());
+            let restored = saved.map(|saved| saved.restore(returned)).transpose();
+            prepared.push(Prepared {
+                config,
+                plan,
+                listeners,
+                rules,
+                datagram_workers: match retiring {
+                    // A worker that finds no datagram knows that none is in another's hands.
+                    Some(_) => workers.min(1),
+                    None => workers,
+                },
+                restored: restored.map_err(not_left)?,
+                retiring: retiring.map(|it| Arc::clone(&it.text)),
+            });
+        }
+        refuse(faults)?;
+        origin.settings = Settings::of(&daemon);
+        self.note(texts.as_ref(), &origin);
+        origin.texts = texts;
+        let removed = left.services.into_iter().flatten();
+        let mut restored = self.state.rest(removed, returned).map_err(not_left)?;
+        restored.closed = closed;
+        let resources = Resources {
+            method,
+            stream_workers: threads.stream_workers,
+            reserved,
+            log,
+            manager: self.state.manager().map_err(not_left)?,
+            origin,
+            restored,
+        };
+        Ok((Daemon::new(prepared, resources)?, difference))
     }
-    match &origin.identity {
-        Some(identity) => privileges::drop_to(identity)?,
-        None => {
-            let binds = services.iter().any(|it| !state.has_service(&it.name));
-            let more = binds.then(privileges::binding).unwrap_or_default();
-            privileges::keep_needed(&services, more)?;
+
+    /// Sorts what is left.
+    fn left(&mut self) -> Left {
+        let mut left = Left {
+            services: Vec::new(),
+            by_name: HashMap::new(),
+            listeners: KeptListeners::default(),
+            addresses: Vec::new(),
+        };
+        for (index, mut service) in self.state.take_services().into_iter().enumerate() {
+            let (listeners, files) = service.take_listeners();
+            // Without listeners, and not done, it was removed by an earlier upgrade, and has left nothing
+            // but its handlers: when it is configured again it is a new service.
+            let listens = service.is_done() || !listeners.is_empty();
+            if service.retiring().is_none() && listens {
+                left.by_name.insert(service.name().to_owned(), index);
+            }
+            let addresses = listeners.iter().filter(|it| !it.is_retiring());
+            left.addresses
+                .push(addresses.map(|it| it.address().clone()).collect());
+            let files = left.listeners.add(index, listeners, files);
+            service.give_files(files);
+            left.services.push(Some(service));
+        }
+        left
+    }
+
+    /// Refuses changes of what only a start can do.
+    fn refuse_fixed(&self, new: &Settings, texts: Option<&FileTexts>) -> Result<(), Error> {
+        if self.stage != Stage::Preflight || self.findings.is_none() {
+            return Ok(());
+        }
+        let Some(old) = self.state.settings() else {
+            return Ok(());
+        };
+        let faults = old.fixed(new).map(|(option, what)| {
+            let mut written = texts.iter().flat_map(|texts| &texts.daemon);
+            let written = written.find(|it| it.name == option);
+            let location = written.map(|it| format!("{}: ", it.location));
+            Error::Usage(format!(
+                "{}[daemon] {} has changed, and a running skd can't have {what}: restart skd, or \
+                 change it back",
+                location.unwrap_or_default(),
+                // As it is called in files.
+                option.strip_prefix("daemon-").unwrap_or(option)
+            ))
+        });
+        refuse(faults.collect())
+    }
+
+    /// Takes the listeners of all configured services from what is left, by their addresses, and binds
+    /// the others.
+    fn listeners(
+        &mut self,
+        services: &[Service],
+        left: &mut Left,
+    ) -> Result<Vec<Vec<Listener>>, Error> {
+        let mut faults = Vec::new();
+        let mut all = Vec::new();
+        for service in services {
+            let owner = left.by_name.get(&service.name).copied();
+            let saved = owner.and_then(|owner| left.services[owner].as_mut());
+            let was_done = saved.as_ref().is_some_and(|saved| saved.is_done());
+            if saved.is_some_and(|saved| saved.stays_done(service)) {
+                all.push(Vec::new());
+                continue;
+            }
+            // It has no listeners, so that it may listen again is to bind.
+            let owner = owner.filter(|_| !was_done);
+            let found = self.listeners_of(service, owner, &mut left.listeners);
+            all.push(found.unwrap_or_else(|fault| {
+                faults.push(fault.about(&service.label()));
+                Vec::new()
+            }));
+        }
+        refuse(faults)?;
+        Ok(all)
+    }
+
+    fn listeners_of(
+        &mut self,
+        service: &Service,
+        owner: Option<usize>,
+        kept: &mut KeptListeners,
+    ) -> Result<Vec<Listener>, Error> {
+        let has_name = |listen: &Listen| match &listen.endpoint {
+            Endpoint::Inet { host, .. } => matches!(host, Host::Name(_)),
+            Endpoint::Unix { .. } | Endpoint::Inherited { .. } => false,
+        };
+        // Without files, nothing is looked up again, and sockets stay as they are.
+        let stays = self.findings.is_none() || self.stage == Stage::Return;
+        if let Some(owner) = owner.filter(|_| stays) {
+            return kept.take_all_of(owner, self.stage == Stage::Return);
+        }
+        let mut wanted = Vec::new();
+        for (index, listen) in service.listeners.iter().enumerate() {
+            let key = || (service.name.clone(), index);
+            wanted.push(match (&mut self.findings, self.stage) {
+                (Some(findings), Stage::Successor) if has_name(listen) => {
+                    let addresses = findings.addresses.remove(&key());
+                    Resolved::known(listen, addresses.unwrap_or_default())
+                }
+                (Some(findings), _) => {
+                    let resolved = Resolved::of(listen)?;
+                    if let Some(addresses) = resolved.looked_up() {
+                        findings.addresses.insert(key(), addresses.to_vec());
+                    }
+                    resolved
+                }
+                (None, _) => Resolved::of(listen)?,
+            });
+        }
+        let binding = Binding {
+            datagrams: service.datagrams,
+            // Clients wait for a successor. A moment ago the preflight had the lock.
+            lock_timeout: match self.stage {
+                Stage::Preflight => net::LOCK_TIMEOUT,
+                Stage::Successor | Stage::Return => Duration::ZERO,
+            },
+            only_check: self.stage == Stage::Preflight,
+        };
+        kept.take(&wanted, owner, binding)
+    }
+
+    /// Returns for each configured service whether nothing about it has changed.
+    fn unchanged(
+        &self,
+        services: &[Service],
+        listeners: &[Vec<Listener>],
+        left: &Left,
+    ) -> Vec<bool> {
+        let texts = self.state.texts().map(|texts| &texts.services);
+        let texts = texts.into_iter().flatten();
+        let old: HashMap<&str, &Arc<ServiceText>> =
+            texts.map(|text| (text.name.as_str(), text)).collect();
+        let identities = self.state.identities().into_iter();
+        let identities: HashMap<_, _> = identities.map(|it| (it.name.clone(), it)).collect();
+        let variables = self.state.environment_files();
+        let is_same = |(service, listeners): (&Service, &Vec<Listener>)| {
+            let Some(owner) = left.by_name.get(&service.name) else {
+                return false;
+            };
+            let text = match (&service.text, old.get(service.name.as_str())) {
+                (Some(new), Some(old)) => new.means_the_same_as(old),
+                (None, None) => true,
+                _ => false,
+            };
+            let user = service.identity.as_ref();
+            let user = user.is_none_or(|user| identities.get(&user.name) == Some(user));
+            let read = &service.surroundings.environment_files;
+            let user = user && read.iter().all(|file| variables.contains(file));
+            let now: HashSet<_> = listeners.iter().map(Listener::address).collect();
+            text && user && now == left.addresses[*owner]
+        };
+        services.iter().zip(listeners).map(is_same).collect()
+    }
+
+    /// Counts what is different, where services come from files.
+    fn difference(&self, new: Option<&FileTexts>, same: &[bool]) -> Option<Difference> {
+        let (new, old) = (new?, self.state.texts()?);
+        let names = |texts: &FileTexts| -> HashSet<String> {
+            let texts = texts.services.iter();
+            texts.map(|text| text.name.clone()).collect()
+        };
+        let (new, old) = (names(new), names(old));
+        let unchanged = same.iter().filter(|same| **same).count();
+        Some(Difference {
+            added: new.difference(&old).count(),
+            removed: old.difference(&new).count(),
+            changed: new.intersection(&old).count().saturating_sub(unchanged),
+            unchanged,
+        })
+    }
+
+    /// Decides what becomes of listeners that nothing wants any more. Those of a service that stays are
+    /// given back to it, for their last clients. Returns what services that are gone go on with, and
+    /// the listeners that are closed at once.
+    fn retire(
+        &self,
+        services: &[Service],
+        listeners: &mut [Vec<Listener>],
+        left: &mut Left,
+    ) -> Result<(Vec<Retiring>, Vec<Listener>), Error> {
+        let by_name = services.iter().enumerate();
+        let by_name: HashMap<&str, usize> = by_name
+            .map(|(index, service)| (service.name.as_str(), index))
+            .collect();
+        let mut groups: BTreeMap<usize, Vec<Listener>> = BTreeMap::new();
+        let mut closed = Vec::new();
+        for (owner, mut listener) in left.listeners.take_rest()? {
+            let name = left.services[owner].as_ref().map(SavedService::name);
+            let name = name.filter(|name| left.by_name.get(*name) == Some(&owner));
+            let stays = name.and_then(|name| by_name.get(name).copied());
+            // Another program serves its clients.
+            if listener.is_inherited() && self.stage != Stage::Return {
+                closed.push(listener);
+                continue;
+            }
+            listener.retire();
+            match stays.filter(|index| may_serve(&services[*index], &listener)) {
+                Some(index) => listeners[index].push(listener),
+                None => groups.entry(owner).or_default().push(listener),
+            }
+        }
+        let texts = self.state.texts().map(|texts| &texts.services);
+        let texts = texts.into_iter().flatten();
+        let texts: HashMap<&str, _> = texts.map(|text| (text.name.as_str(), text)).collect();
+        let mut retiring = Vec::new();
+        for (owner, mut listeners) in groups {
+            let saved = left.services[owner].as_ref();
+            let earlier = saved.and_then(SavedService::retiring);
+            let text = earlier.or_else(|| texts.get(saved?.name()).copied());
+            match text {
+                Some(text) => retiring.push(Retiring {
+                    left: owner,
+                    text: Arc::clone(text),
+                    is_new: earlier.is_none(),
+                    listeners,
+                }),
+                // Of a command line, nothing says how they were served.
+                None => closed.append(&mut listeners),
+            }
+        }
+        Ok((retiring, closed))
+    }
+
+    /// Reads the text of a service that isn't configured any more.
+    fn retiring_service(&mut self, text: &Arc<ServiceText>) -> Result<Service, Error> {
+        let service = self.retiring_services(vec![Arc::clone(text)])?.pop();
+        service.ok_or_else(|| Error::Start("there is no service".into()))
+    }
+
+    /// Reads the texts of services that aren't configured any more, and were together.
+    fn retiring_services(&mut self, texts: Vec<Arc<ServiceText>>) -> Result<Vec<Service>, Error> {
+        if texts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let daemon = self.state.texts().map(|texts| texts.daemon.clone());
+        let known = Known {
+            identities: self.state.identities(),
+            texts: Some(FileTexts {
+                daemon: daemon.unwrap_or_default(),
+                services: texts,
+            }),
+            environment_files: self.state.environment_files(),
+            names: self.names.clone(),
+        };
+        Ok((self.configure)(known)?.services)
+    }
+
+    /// As many threads as there were, and for what is new, as many as it needs.
+    fn threads(
+        &self,
+        (needed, wanted): (Threads, Option<NonZeroUsize>),
+        services: &[Service],
+        same: &[bool],
+        left: &Left,
+    ) -> Threads {
+        let setting = self.state.settings().map(Settings::threads);
+        let stays = setting.is_none_or(|before| before == wanted);
+        let stream_workers = match self.state.stream_workers() {
+            0 => needed.stream_workers,
+            before if stays => before,
+            _ => needed.stream_workers,
+        };
+        let mut datagram_workers = needed.datagram_workers;
+        for ((workers, service), same) in datagram_workers.iter_mut().zip(services).zip(same) {
+            let owner = left.by_name.get(&service.name).filter(|_| *same);
+            let saved = owner.and_then(|owner| left.services[*owner].as_ref());
+            *workers = saved.map_or(*workers, SavedService::datagram_workers);
+        }
+        Threads {
+            stream_workers,
+            datagram_workers,
         }
     }
-    let users = services.iter().filter_map(|it| it.identity.clone());
-    origin.users = users.collect();
-    let mut restored = Vec::new();
-    let mut listeners = Vec::new();
-    for service in &services {
-        let mut saved = state.take_service(&service.name);
-        listeners.push(match &mut saved {
-            Some(saved) => saved.listeners().map_err(not_left)?,
-            None => bind(service, lock_timeout)?,
-        });
-        restored.push(saved);
-    }
-    if origin.identity.is_none() {
-        // New sockets are bound.
-        privileges::keep_needed(&services, Capabilities::NONE)?;
-    }
-    let threads = threads(
-        state,
-        Threads::new(&daemon, &services, &listeners),
-        &restored,
-    );
-    let ground = Ground {
-        daemon: &daemon,
-        files: origin.files,
-        low: threads.low(&services, &reserved)?,
-        // What has come back goes on, if its handlers can't be prepared any more.
-        probe: if returned {
-            Method::probe_without_steps
-        } else {
-            Method::probe
-        },
-    };
-    let (plans, method) = ground.plans(&services, confinements)?;
-    let asks = daemon.root.is_none();
-    let mut prepared = Vec::new();
-    let parts = plans.into_iter().zip(listeners).zip(restored);
-    for ((config, workers), ((plan, listeners), saved)) in services
-        .into_iter()
-        .zip(threads.datagram_workers)
-        .zip(parts)
-    {
-        let (rules, restored) = match saved {
-            Some(mut saved) => {
-                let rules = saved.rules(&config, plan.variables(), asks);
-                (
-                    rules.map_err(not_left)?,
-                    Some(saved.restore(returned).map_err(not_left)?),
-                )
-            }
-            None => {
-                let rules = RuleFiles::open_and_read(&config)?;
-                let rules = rules.map(|(files, list)| (Rules::new(&list, plan.variables()), files));
-                (rules, None)
+
+    /// Makes the plans of all services, of which so many are configured. Where the preflight has proved
+    /// them a moment ago, one is proved again, to find out how children are made. There may be none for
+    /// a service that isn't configured any more.
+    fn plans(
+        &self,
+        ground: &Ground<'_>,
+        (services, configured): (&[Service], usize),
+        mut confinements: Confinements,
+    ) -> Result<(Vec<Option<Plan>>, Method), Error> {
+        watch_births()?;
+        let (services, gone) = services.split_at(configured);
+        let of_gone = confinements.split_off(configured);
+        let of_each = |service: &Service, confinement| {
+            ground.make(std::slice::from_ref(service), vec![confinement])
+        };
+        let plans = match ground.make(services, confinements.clone()) {
+            Ok(plans) => plans,
+            Err(first) => {
+                let each = services.iter().zip(confinements);
+                let faults = each.flat_map(|(service, it)| match of_each(service, it) {
+                    Ok(plans) => {
+                        let proved = ground.prove(std::slice::from_ref(service), &plans);
+                        proved.err().unwrap_or_default()
+                    }
+                    Err(fault) => vec![fault],
+                });
+                refuse(faults.collect())?;
+                return Err(first);
             }
         };
-        prepared.push(Prepared {
-            config,
-            plan,
-            listeners,
-            rules,
-            datagram_workers: workers,
-            restored,
-        });
+        let is_proved = self.stage == Stage::Successor && self.findings.is_some();
+        let proved = match is_proved {
+            true => ground.prove(&services[..1], &plans[..1]),
+            false => ground.prove(services, &plans),
+        };
+        let method = match proved {
+            Ok(method) => method,
+            Err(faults) => {
+                refuse(faults)?;
+                return Err(Error::Start("there is no service to run".into()));
+            }
+        };
+        let mut plans: Vec<_> = plans.into_iter().map(Some).collect();
+        let gone = gone.iter().zip(of_gone);
+        plans.extend(gone.map(|(service, it)| of_each(service, it).ok()?.pop()));
+        Ok((plans, method))
     }
-    let resources = Resources {
-        method,
-        stream_workers: threads.stream_workers,
-        reserved,
-        log,
-        manager: state.manager().map_err(not_left)?,
-        origin,
-        restored: state.rest(returned).map_err(not_left)?,
-    };
-    Daemon::new(prepared, resources)
+
+    /// The rules of a configured service: those that files say, read once by the preflight, or those
+    /// that the process before had.
+    fn rules(
+        &mut self,
+        config: &Service,
+        plan: &Plan,
+        saved: Option<&mut SavedService>,
+        asks: bool,
+    ) -> Result<FoundRules, Vec<Error>> {
+        let stage = self.stage;
+        let Some(findings) = &mut self.findings else {
+            return saved_rules(config, plan, saved, asks);
+        };
+        if stage == Stage::Successor {
+            let found = findings.rules.remove(&config.name);
+            let rules = found.map(|bytes| Rules::read(bytes, plan.variables()));
+            return match rules.transpose() {
+                Ok(None) if config.admission.has_rules() => Err(vec![not_left(Errno::EINVAL)]),
+                Ok(rules) => Ok(rules.map(|rules| (rules, None))),
+                Err(errno) => Err(vec![not_left(errno)]),
+            };
+        }
+        let files = RuleFiles::open(config).map_err(|fault| vec![fault])?;
+        let Some(files) = files else {
+            return Ok(None);
+        };
+        let rules = Rules::new(&files.read()?, plan.variables());
+        findings
+            .rules
+            .insert(config.name.clone(), rules.bytes().to_vec());
+        Ok(Some((rules, Some(files))))
+    }
+
+    /// Notes what the successor needs to know.
+    fn note(&mut self, texts: Option<&FileTexts>, origin: &Origin) {
+        if let (Some(findings), Some(texts), Stage::Preflight) =
+            (&mut self.findings, texts, self.stage)
+        {
+            findings.texts = texts.clone();
+            let names = self.names.iter().flat_map(|names| names.borrow().clone());
+            findings.names = names.collect();
+            findings.identities = origin
+                .identity
+                .iter()
+                .chain(&origin.users)
+                .cloned()
+                .collect();
+            findings
+                .environment_files
+                .clone_from(&origin.environment_files);
+        }
+    }
 }
 
-/// Binds the sockets of a service that the other binary didn't have, and listens.
-fn bind(service: &Service, lock_timeout: Duration) -> Result<Vec<Listener>, Error> {
-    let wanted = net::resolve_all(&service.listeners)?;
-    let listeners = net::bind_all(&wanted, Vec::new(), service.datagrams, lock_timeout)?;
-    for listener in &listeners {
-        listener.listen()?;
+/// The rules of a service, and where they are read again.
+type FoundRules = Option<(Rules, Option<RuleFiles>)>;
+
+/// The rules that the process before had for a service, or those of a new service.
+fn saved_rules(
+    config: &Service,
+    plan: &Plan,
+    saved: Option<&mut SavedService>,
+    asks: bool,
+) -> Result<FoundRules, Vec<Error>> {
+    match saved {
+        Some(saved) => {
+            let rules = saved.rules(config, plan.variables(), asks);
+            rules.map_err(|errno| vec![not_left(errno)])
+        }
+        None => {
+            let read = RuleFiles::open_and_read(config).map_err(|fault| vec![fault])?;
+            Ok(read.map(|(files, list)| (Rules::new(&list, plan.variables()), Some(files))))
+        }
     }
-    Ok(listeners)
 }
 
-/// As many threads as there were, and for what is new, as many as it needs.
-fn threads(state: &State, needed: Threads, restored: &[Option<SavedService>]) -> Threads {
-    let stream_workers = match state.stream_workers() {
-        0 => needed.stream_workers,
-        stream_workers => stream_workers,
-    };
-    let workers = needed.datagram_workers.into_iter().zip(restored);
-    let workers = workers.map(|(needed, saved)| match saved {
-        Some(saved) => saved.datagram_workers(),
-        None => needed,
-    });
-    Threads {
-        stream_workers,
-        datagram_workers: workers.collect(),
-    }
+/// Whether a service that stays can serve the last clients of a listener that it had.
+fn may_serve(service: &Service, listener: &Listener) -> bool {
+    let proxied = service.admission.proxies.is_some() && listener.style() == Style::Seqpacket;
+    service.mode == Mode::PerConnection
+        && listener.style().has_connections()
+        && !proxied
+        && (listener.is_unix() || !service.as_peer)
+}
+
+/// The users of services, each once.
+fn users(services: &[Service]) -> Vec<Identity> {
+    let mut names = HashSet::new();
+    let users = services.iter().filter_map(|it| it.identity.as_ref());
+    users
+        .filter(|user| names.insert(user.name.clone()))
+        .cloned()
+        .collect()
 }

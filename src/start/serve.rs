@@ -8,6 +8,7 @@ use crate::config::{Config, Service};
 use crate::error::Error;
 use crate::net::{self, InheritedListener};
 use crate::serve::supervise::Obeyed;
+use crate::serve::upgrade::Settings;
 use crate::serve::{Daemon, Origin, Prepared, Resources, Restored, Rules};
 use crate::setup::executable::Executable;
 use crate::setup::{Detach, Log, Manager, ReadyFd, RuleFiles, Senders, Starter};
@@ -15,7 +16,7 @@ use crate::sys::process;
 use crate::sys::signals::{self, Inherited, Signal};
 use crate::sys::{memory, users};
 
-use super::prepare::{Ground, Threads, confinements, reserve};
+use super::prepare::{Ground, Threads, confinements, environment_files, reserve};
 use super::process::{
     announce, give_up_rights, keep_from_reading_terminal, lock_pidfile, publish, service_side,
     split,
@@ -24,11 +25,16 @@ use super::program::{self, Bound};
 
 /// Binds the sockets of all services and serves them, or hands them to a supervised program.
 pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> {
-    let Config { daemon, services } = config;
+    let Config {
+        daemon,
+        services,
+        texts,
+    } = config;
     // Before the user or the root directory is changed.
     let starter = Starter::find();
     // A descriptor for each live handler; handlers get the old limit back.
     let files = raise_file_limit();
+    net::check::files(services.iter().map(|service| &service.listeners[..]))?;
     // What skd was given on purpose.
     let ready_fd = daemon.ready_fd.map(ReadyFd::claim).transpose()?;
     let inherited_listeners = take_over(&services)?;
@@ -38,16 +44,22 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
     let kept: Vec<_> = kept
         .chain(inherited_listeners.iter().flatten().map(AsFd::as_fd))
         .collect();
-    let reserved = reserve(&services, &kept, None)?;
+    let reserved = reserve(&services, 0, &kept, None)?;
     // The resolver may take long: nothing is held or changed yet, and INT still ends skd.
     let wanted = services
         .iter()
-        .map(|service| net::resolve_all(&service.listeners))
+        .map(|service| {
+            let resolved = net::resolve_all(&service.listeners);
+            resolved.map_err(|error| error.about(&service.label()))
+        })
         .collect::<Result<Vec<_>, _>>()?;
     // While files and users are in sight; a fault in them leaves no trace.
     let mut rules = services
         .iter()
-        .map(RuleFiles::open_and_read)
+        .map(|service| {
+            let read = RuleFiles::open_and_read(service);
+            read.map_err(|error| error.about(&service.label()))
+        })
         .collect::<Result<Vec<_>, _>>()?;
     // While its socket can be reached, and before it could be told of a start that fails.
     let mut manager = Manager::connect()?;
@@ -62,6 +74,7 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
         .zip(&services)
         .map(|((wanted, inherited), service)| {
             net::bind_all(wanted, inherited, service.datagrams, net::LOCK_TIMEOUT)
+                .map_err(|error| error.about(&service.label()))
         })
         .collect::<Result<Vec<_>, _>>()?;
     let detach = match daemon.background {
@@ -116,6 +129,8 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
         let (plans, method) = ground.plans(&services, confinements)?;
         let ports = publish(&mut pidfile, listeners.iter().flatten())?;
         let origin = Origin {
+            settings: Settings::of(&daemon),
+            texts,
             executable,
             // Under a service manager there is no terminal that it could be about.
             hangup_ends: !daemon.background
@@ -127,6 +142,7 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
                 .iter()
                 .filter_map(|service| service.identity.clone())
                 .collect(),
+            environment_files: environment_files(&services),
             identity: daemon.identity,
             pidfile,
         };
@@ -137,12 +153,14 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
             .zip(threads.datagram_workers)
             .map(
                 |((config, ((plan, listeners), rules)), datagram_workers)| Prepared {
-                    rules: rules.map(|(files, list)| (Rules::new(&list, plan.variables()), files)),
+                    rules: rules
+                        .map(|(files, list)| (Rules::new(&list, plan.variables()), Some(files))),
                     config,
                     plan,
                     listeners,
                     datagram_workers,
                     restored: None,
+                    retiring: None,
                 },
             );
         let prepared = prepared.collect();

@@ -637,6 +637,7 @@ fn a_probe_for_a_live_socket_is_no_client() {
         let first = Skd::new([style])
             .arg(&path)
             .run_with("sh", ["-c", "echo started >&2"]);
+        first.wait_for_log("Listening on unix");
         let before = first.log_lines();
         refused_at(&path, IN_USE);
         assert_eq!(first.log_lines(), before);

@@ -465,7 +465,8 @@ fn an_idle_skd_holds_little_memory() {
     idle_descriptors(skd.pid());
     let kib = rss_anon(skd.pid());
     println!("idle: {kib} KiB of its own");
-    let limit = if cfg!(debug_assertions) { 640 } else { 292 };
+    // Most of a debug build's are relocated addresses.
+    let limit = if cfg!(debug_assertions) { 960 } else { 320 };
     assert!((1..limit).contains(&kib), "{kib} KiB");
 }
 

@@ -592,6 +592,31 @@ fn an_upgrade_executes_no_program_of_another_user() {
     upgrade(&skd, "every user can write to it");
 }
 
+#[test]
+fn services_and_variables_are_read_from_no_file_that_another_user_put_there() {
+    requires_root();
+    let directory = Directory::public();
+    fs::create_dir(directory.join("shared")).unwrap();
+    directory.chmod("shared", 0o1777);
+    for (option, text) in [
+        ("--config", "[service.a]\nunix = '@a'\ncommand = ['cat']\n"),
+        ("--inetd-conf", "1 stream tcp nowait root /bin/cat cat\n"),
+        ("--xinetd", "service a\n{\n type = UNLISTED\n}\n"),
+        ("--env-file", "LD_PRELOAD=/tmp/x\n"),
+    ] {
+        let file = directory.write("shared/file", text);
+        chown(&file, Some(STRANGER), None).unwrap();
+        let skd = Skd::new(["--check", option]).arg(&file);
+        let skd = match option {
+            "--env-file" => skd.args(["-t", "0", "cat"]),
+            _ => skd,
+        };
+        skd.end()
+            .expect_stderr(&["only files of root and of skd's user are opened there"]);
+        fs::remove_file(file).unwrap();
+    }
+}
+
 /// A volume of Kubernetes with a ConfigMap: links, in a directory where all users may write.
 fn config_map(directory: &Directory) {
     requires_root();

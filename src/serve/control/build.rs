@@ -1,15 +1,16 @@
 //! From prepared services to what threads share and what the main thread has of each.
 
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use nix::errno::Errno;
 
 use super::prepared::{Prepared, RemovedService, RestoredService};
-use crate::child::{Method, Plan, Pool, Spawner};
-use crate::config::{DatagramMode, Mode, ServiceId};
+use crate::child::{Method, Pool, SavedPool, Spawner};
+use crate::config::{DatagramMode, Mode, ServiceId, ServiceText};
 use crate::error::Error;
-use crate::net::{Listener, Serving, SocketFile};
-use crate::serve::admission::{Slots, When};
+use crate::net::{Listener, ListenerAddress, Serving, SocketFile};
+use crate::serve::admission::{SavedRates, Slots, When};
 use crate::serve::handlers::saved::{RestoredHandler, SavedHandler};
 use crate::serve::handlers::timeouts::Timeouts;
 use crate::serve::service::{DrainTimeouts, Parts, Service, TimeLimits};
@@ -27,6 +28,10 @@ pub(in crate::serve) struct ServiceControl {
     pub(in crate::serve) name: String,
     /// The files of its sockets.
     pub(in crate::serve) files: Vec<SocketFile>,
+    /// The files of sockets that are about to be closed.
+    pub(in crate::serve) retired_files: Vec<SocketFile>,
+    /// How it was written, if it isn't configured any more and serves its last clients.
+    pub(in crate::serve) retiring: Option<Arc<ServiceText>>,
     /// Where its rules are read again.
     pub(in crate::serve) rule_files: Option<Arc<RuleFiles>>,
     pub(in crate::serve) slots: Arc<Slots>,
@@ -37,6 +42,9 @@ pub(in crate::serve) struct ServiceControl {
     /// What waits for its threads to be restored.
     pub(in crate::serve) pending: Vec<SavedPending>,
     pub(in crate::serve) exchanges: Vec<SavedExchange>,
+    pub(in crate::serve) rates: Option<SavedRates>,
+    /// The prestarted handlers that an earlier binary has left.
+    pub(in crate::serve) pool: Option<SavedPool>,
 }
 
 /// A spawner for each thread that starts handlers, as long as reserved descriptors are left.
@@ -64,6 +72,10 @@ pub(in crate::serve) struct Built {
     pub(in crate::serve) wait_sockets: Vec<WaitSocket>,
     /// The handlers of all services that an earlier binary has left.
     pub(in crate::serve) handlers: Vec<RestoredHandler>,
+    /// The listeners of pending connections that an earlier binary has left, whichever service had them.
+    pub(in crate::serve) pending_at: HashSet<ListenerAddress>,
+    /// The same, until it is known which wait-mode listeners they have.
+    saved_handlers: Vec<(ServiceId, Vec<SavedHandler>)>,
 }
 
 /// The listeners of a service, by what is done with them.
@@ -112,6 +124,8 @@ impl Listeners {
                 Serving::WaitMode => all.wait.push(listener),
             }
         }
+        all.streams.shrink_to_fit();
+        all.datagrams.shrink_to_fit();
         Ok(all)
     }
 }
@@ -125,8 +139,14 @@ impl Built {
         spawners: &mut Spawners,
     ) -> Result<(), Error> {
         let id = ServiceId::new(self.controls.len());
-        let new_files = service.listeners.iter_mut().filter_map(Listener::take_file);
-        let mut files: Vec<_> = new_files.collect();
+        let (mut files, mut retired_files) = (Vec::new(), Vec::new());
+        for listener in &mut service.listeners {
+            let of = match listener.is_retiring() {
+                true => &mut retired_files,
+                false => &mut files,
+            };
+            of.extend(listener.take_file());
+        }
         let Listeners {
             streams,
             datagrams,
@@ -138,19 +158,24 @@ impl Built {
             rules,
             datagram_workers,
             restored,
+            retiring,
             ..
         } = service;
         let plan = Arc::new(plan);
         let is_new = restored.is_none();
         let restored = restored.unwrap_or_default();
         files.extend(restored.files);
-        self.add_wait_sockets(id, wait, &plan, is_new)?;
-        self.add_handlers(id, restored.handlers);
+        let live = restored.handlers.iter().filter(|it| it.has_slot());
+        let ended = restored.total.saturating_sub(live.count() as u64);
+        let earlier = (restored.is_done, ended);
 
         let limits = TimeLimits::of(&config);
         let timeouts = limits.map(|limits| Timeouts::new(limits, &streams, &datagrams));
         self.timeouts.push(timeouts.transpose()?.flatten());
-        let pool_variables = Listener::common_variables(&streams);
+        let pool_variables = match config.prestart {
+            Some(_) => Listener::common_variables(&streams),
+            None => Vec::new(),
+        };
         let pool = config.prestart.map(|prestart| {
             let plan = Arc::clone(&plan);
             Pool::start(id, prestart, plan, pool_variables.clone(), spawners.next()?)
@@ -161,58 +186,75 @@ impl Built {
             plan,
             pool: pool.transpose()?,
             pool_variables,
+            has_pending: self.has_pending(&streams),
             listeners: streams,
             datagrams,
             rules,
+            earlier,
         };
         let service = Service::new(id, config, parts, wakers);
+        self.add_wait_sockets(&service, wait, is_new)?;
+        self.saved_handlers.push((id, restored.handlers));
         self.controls.push(ServiceControl {
             name,
             files,
-            rule_files: rule_files.map(Arc::new),
+            retired_files,
+            retiring,
+            rule_files: rule_files.flatten().map(Arc::new),
             slots: Arc::clone(&service.slots),
             limits,
             drain,
             datagram_workers,
             pending: restored.pending,
             exchanges: restored.exchanges,
+            rates: restored.rates,
+            pool: restored.pool,
         });
         self.services.push(service);
         Ok(())
     }
 
-    /// Adds a service of which handlers are left. Its connections that had none are closed.
+    /// Adds a service of which handlers are left. Its connections that had none go with its listeners,
+    /// to another service or away.
     pub(in crate::serve) fn add_removed(&mut self, removed: RemovedService, wakers: &Arc<[Waker]>) {
         let id = ServiceId::new(self.controls.len());
         let RestoredService {
-            files, handlers, ..
+            files,
+            handlers,
+            pending,
+            exchanges,
+            pool,
+            ..
         } = removed.restored;
-        self.add_handlers(id, handlers);
+        self.saved_handlers.push((id, handlers));
         self.timeouts
             .push(removed.limits.map(Timeouts::without_listeners));
         self.controls.push(ServiceControl {
             name: removed.name,
             files,
+            retired_files: Vec::new(),
+            retiring: None,
             rule_files: None,
             slots: Slots::new(None, When::Before, Arc::clone(wakers)),
             limits: removed.limits,
             drain: removed.drain,
             datagram_workers: 0,
-            pending: Vec::new(),
-            exchanges: Vec::new(),
+            pending,
+            exchanges,
+            rates: None,
+            pool,
         });
     }
 
     fn add_wait_sockets(
         &mut self,
-        service: ServiceId,
+        service: &Service,
         listeners: Vec<Listener>,
-        plan: &Arc<Plan>,
         is_new: bool,
     ) -> Result<(), Error> {
         for listener in listeners {
             let index = self.wait_sockets.len();
-            let socket = WaitSocket::new(listener, service, Arc::clone(plan), index)
+            let socket = WaitSocket::new(listener, service, index)
                 .map_err(failed("a listener can't be watched"))?;
             if is_new {
                 socket
@@ -224,16 +266,29 @@ impl Built {
         Ok(())
     }
 
-    fn add_handlers(&mut self, service: ServiceId, handlers: Vec<SavedHandler>) {
-        for saved in handlers {
-            let wait_socket = saved.wait_address().and_then(|address| {
-                // Of two sockets with the same address, each has its handler.
-                self.wait_sockets.iter().position(|socket| {
-                    socket.service() == service
-                        && socket.listener().address() == *address
-                        && !self.has_handler(socket.index())
-                })
-            });
+    /// Whether pending connections of an earlier binary go with these listeners.
+    fn has_pending(&self, streams: &[Listener]) -> bool {
+        let pending = &self.pending_at;
+        !pending.is_empty() && streams.iter().any(|it| pending.contains(&it.address()))
+    }
+
+    /// Finds the wait-mode listeners of handlers, once all services are added: a listener may have
+    /// gone from the service of its handler to another.
+    pub(in crate::serve) fn match_handlers(&mut self) {
+        // Of two sockets with the same address, each has its handler.
+        let mut free: HashMap<_, VecDeque<usize>> = HashMap::new();
+        for socket in &self.wait_sockets {
+            let same = free.entry(socket.listener().address()).or_default();
+            same.push_back(socket.index());
+        }
+        let all = std::mem::take(&mut self.saved_handlers).into_iter();
+        let all = all.flat_map(|(service, handlers)| {
+            handlers.into_iter().map(move |saved| (service, saved))
+        });
+        for (service, saved) in all {
+            let wait_socket = saved
+                .wait_address()
+                .and_then(|address| free.get_mut(address)?.pop_front());
             self.handlers.push(RestoredHandler {
                 saved,
                 service,
@@ -242,9 +297,12 @@ impl Built {
         }
     }
 
-    /// Returns whether a handler that is to be restored has the wait-mode listener with this index.
-    pub(in crate::serve) fn has_handler(&self, wait_socket: usize) -> bool {
-        let mut handlers = self.handlers.iter();
-        handlers.any(|handler| handler.wait_socket == Some(wait_socket))
+    /// Returns for each wait-mode listener whether a handler that is to be restored has it.
+    pub(in crate::serve) fn taken(&self) -> Vec<bool> {
+        let mut taken = vec![false; self.wait_sockets.len()];
+        for index in self.handlers.iter().filter_map(|it| it.wait_socket) {
+            taken[index] = true;
+        }
+        taken
     }
 }

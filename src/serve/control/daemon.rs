@@ -70,12 +70,20 @@ pub struct Daemon {
     pub(in crate::serve) handlers: Vec<RestoredHandler>,
     pub(in crate::serve) lingering: Vec<SavedLingering>,
     pub(in crate::serve) left_open: LeftOpen,
+    /// For each wait-mode listener, whether a handler that is restored has it.
+    pub(in crate::serve) taken: Vec<bool>,
+    /// Listeners that are closed before anything is served.
+    pub(in crate::serve) closed: Vec<Listener>,
     /// Rules that are being read.
     pub(in crate::serve) reload: Reload,
-    /// A new binary that is tried.
+    /// Whether HUP came during a preflight: files are read once more after it.
+    pub(in crate::serve) reload_again: bool,
+    /// A new binary that is tried, or the same with new files.
     pub(in crate::serve) preflight: Option<Preflight>,
     /// The end, once it has begun and handlers are waited for.
     pub(in crate::serve) drain: Option<Drain>,
+    /// Whether a service may have so many handlers and no more.
+    pub(in crate::serve) has_totals: bool,
     /// Whether there are always children without a watched pidfd: strangers, or all.
     pub(in crate::serve) always_sweeps: bool,
     /// Whether CHLD is listened to.
@@ -96,7 +104,9 @@ fn failed(what: &'static str) -> impl Fn(Errno) -> Error {
 impl Daemon {
     /// Makes ready all that can fail, worker threads too, but nothing is served yet.
     pub fn new(services: Vec<Prepared>, resources: Resources) -> Result<Self, Error> {
-        report::set_services(services.len() + resources.restored.removed.len());
+        let names = services.iter().map(|service| service.config.name.as_str());
+        let removed = resources.restored.removed.iter().map(|it| it.name.as_str());
+        report::set_services(&names.chain(removed).collect::<Vec<_>>());
         let stream_workers = resources.stream_workers;
         let datagram_workers = services.iter().map(|service| service.datagram_workers);
         let workers = stream_workers + datagram_workers.sum::<usize>();
@@ -111,24 +121,29 @@ impl Daemon {
             method,
             reserved: resources.reserved,
         };
+        let has_totals = services.iter().any(|it| it.config.max_total.is_some());
+        let stay = services.iter().filter_map(|it| it.restored.as_ref());
+        let removed = resources.restored.removed.iter().map(|it| &it.restored);
+        let pending = stay.chain(removed).flat_map(|it| &it.pending);
         let mut built = Built::default();
+        built.pending_at = pending.map(|it| it.listener.clone()).collect();
         for service in services {
             built.add(service, &wakers, &mut spawners)?;
         }
         for removed in resources.restored.removed {
             built.add_removed(removed, &wakers);
         }
+        built.match_handlers();
         let lingering = resources.restored.lingering;
         let earlier = resources.restored.served;
-        let taken: Vec<bool> = (0..built.wait_sockets.len())
-            .map(|index| built.has_handler(index))
-            .collect();
+        let taken = built.taken();
         let Built {
             services,
             controls,
             timeouts,
             wait_sockets,
             handlers,
+            ..
         } = built;
         let lingers = !lingering.is_empty() || handlers.iter().any(|it| it.saved.is_kept());
         let earlier = earlier.saturating_sub(handlers.len() as u64);
@@ -164,8 +179,12 @@ impl Daemon {
             lingering,
             left_open: LeftOpen::default(),
             reload: Reload::of_earlier(resources.restored.reloads),
+            reload_again: false,
+            taken: Vec::new(),
+            closed: resources.restored.closed,
             preflight: None,
             drain: None,
+            has_totals,
             always_sweeps: process::adopts_orphans() || method.pidfds == Pidfds::None,
             sweeping: false,
             sweep_at: None,
@@ -178,6 +197,7 @@ impl Daemon {
         daemon
             .watch(&taken)
             .map_err(failed("a descriptor can't be watched"))?;
+        daemon.taken = taken;
         daemon.choose_to_sweep();
         // What was opened above is out of the way of those that come and go from now on.
         drop(spawners);
@@ -196,9 +216,10 @@ impl Daemon {
 
     /// Removes the files of all sockets, but those that another binary still owns.
     pub fn remove_files(&mut self) {
-        self.services
-            .iter_mut()
-            .for_each(|service| service.files.clear());
+        self.services.iter_mut().for_each(|service| {
+            service.files.clear();
+            service.retired_files.clear();
+        });
     }
 
     fn watch(&self, taken: &[bool]) -> Result<(), Errno> {
@@ -214,13 +235,6 @@ impl Daemon {
         }
         for (socket, taken) in self.wait_sockets.iter().zip(taken) {
             socket.watch(poller, *taken)?;
-        }
-        for served in &self.shared.services {
-            let service = served.id;
-            for (listener, socket) in served.listeners.iter().enumerate() {
-                let key = Token::Listener { service, listener }.into();
-                poller.add(socket, Interest::Paused, key)?;
-            }
         }
         Ok(())
     }
@@ -249,10 +263,10 @@ impl Daemon {
     }
 
     pub(in crate::serve) fn each_listener(&self, tell: impl Fn(&Listener)) {
-        self.shared.listeners().for_each(&tell);
-        self.shared.datagrams().for_each(&tell);
         let wait_sockets = self.wait_sockets.iter();
-        wait_sockets.map(WaitSocket::listener).for_each(&tell);
+        let accepted = self.shared.listeners().chain(self.shared.datagrams());
+        let all = accepted.chain(wait_sockets.map(WaitSocket::listener));
+        all.filter(|listener| !listener.is_closed()).for_each(tell);
     }
 }
 
@@ -316,6 +330,7 @@ fn share(
         parked_exchanges: Mutex::default(),
         phase: AtomicU8::new(Phase::Starting as u8),
         parked: AtomicUsize::new(0),
+        has_drained: AtomicBool::new(false),
         drains: AtomicBool::new(false),
         exchanges: AtomicUsize::new(0),
         ended: AtomicUsize::new(0),

@@ -8,7 +8,8 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::config::ServiceId;
+use crate::config::{KILL_AFTER, ServiceId};
+use crate::net::Listener;
 use crate::report::{self, Event, Overdue, Trouble, Watched};
 use crate::serve::handlers::reap;
 use crate::serve::handlers::token::Token;
@@ -47,9 +48,26 @@ pub(in crate::serve) struct Drain {
 struct ServiceDrain {
     id: ServiceId,
     step: Step,
-    /// When the step is over, if nothing ends it before.
-    due: Instant,
-    timeouts: DrainTimeouts,
+    /// When the step is over, if nothing ends it before. Unset if handlers may take all the time.
+    due: Option<Instant>,
+    timeouts: Option<DrainTimeouts>,
+}
+
+/// How long the handlers of a service are waited for.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::serve) enum WaitTime {
+    /// Not at all.
+    None,
+    Within(DrainTimeouts),
+    /// Until they end by themselves.
+    Endless,
+}
+
+impl WaitTime {
+    /// That of a drain that is asked for.
+    pub(in crate::serve) fn of(timeouts: Option<DrainTimeouts>) -> Self {
+        timeouts.map_or(Self::None, Self::Within)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,14 +92,13 @@ impl Step {
 }
 
 impl Drain {
-    /// Begins, with the timeouts of each service that has some. A client that comes from now on is
-    /// refused.
+    /// Begins. A client that comes from now on is refused.
     pub(in crate::serve) fn begin(
         shared: &Shared,
-        timeouts: impl Iterator<Item = Option<DrainTimeouts>>,
+        wait_times: impl Iterator<Item = WaitTime>,
     ) -> Self {
         let now = Instant::now();
-        for listener in shared.listeners() {
+        for listener in shared.listeners().filter(|it| !it.is_closed()) {
             // It would tell the main thread that it has been shut down.
             let _ = shared.handlers.main_poller().remove(listener);
             listener.refuse();
@@ -90,14 +107,19 @@ impl Drain {
         shared.enter_phase(Phase::Closing);
         let mut services = Vec::new();
         let mut count = 0;
-        for (index, timeouts) in timeouts.enumerate() {
+        for (index, wait_time) in wait_times.enumerate() {
             count += 1;
-            services.extend(timeouts.map(|timeouts| ServiceDrain {
+            let timeouts = match wait_time {
+                WaitTime::None => continue,
+                WaitTime::Within(timeouts) => Some(timeouts),
+                WaitTime::Endless => None,
+            };
+            services.push(ServiceDrain {
                 id: ServiceId::new(index),
                 step: Step::Waiting,
-                due: now + timeouts.drain.into(),
+                due: timeouts.map(|timeouts| now + timeouts.drain.into()),
                 timeouts,
-            }));
+            });
         }
         Self {
             closing: Some(now + LAST_CALL),
@@ -106,6 +128,27 @@ impl Drain {
             watched: false,
             retired: false,
         }
+    }
+
+    /// Limits how long handlers are waited for, if that wasn't limited: a drain is asked for, and
+    /// skd was ending by itself. Returns whether this was so.
+    pub(in crate::serve) fn limit(&mut self, wait_times: impl Iterator<Item = WaitTime>) -> bool {
+        let now = Instant::now();
+        let is_endless = |service: &ServiceDrain| service.timeouts.is_none();
+        let endless = !self.services.is_empty() && self.services.iter().all(is_endless);
+        if endless {
+            for (service, wait_time) in self.services.iter_mut().zip(wait_times) {
+                match wait_time {
+                    WaitTime::Within(timeouts) => {
+                        service.timeouts = Some(timeouts);
+                        service.due = Some(now + timeouts.drain.into());
+                    }
+                    WaitTime::None => service.step = Step::Over(service.step.status()),
+                    WaitTime::Endless => {}
+                }
+            }
+        }
+        endless
     }
 
     /// Goes over to the next step without waiting any longer.
@@ -117,7 +160,7 @@ impl Drain {
             shared.enter_phase(Phase::Stopping);
         }
         for service in &mut self.services {
-            service.due = now;
+            service.due = Some(now);
         }
     }
 
@@ -130,7 +173,7 @@ impl Drain {
         }
         let look = (!self.watched).then(|| Instant::now() + PAUSE);
         let services = self.services.iter().filter(|service| !service.is_over());
-        let services = services.map(|service| service.due);
+        let services = services.filter_map(|service| service.due);
         late.chain(look).chain(services).min()
     }
 
@@ -149,8 +192,11 @@ impl Drain {
         }
         if closes.is_some() {
             for (service, alive) in self.services.iter().zip(self.alive(shared)) {
-                if alive > 0 && now < service.due {
-                    report::event(Event::Draining(alive, service.timeouts.drain));
+                let timeouts = service
+                    .timeouts
+                    .filter(|_| alive > 0 && !service.is_due(now));
+                if let Some(timeouts) = timeouts {
+                    report::event(Event::Draining(alive, timeouts.drain));
                 }
             }
         }
@@ -185,8 +231,10 @@ impl Drain {
         }
         let mut alive = vec![newborn; self.services.len()];
         shared.handlers.table.each(|handler, _| {
-            let mut services = self.services.iter();
-            if let Some(index) = services.position(|service| service.id == handler.service) {
+            // In the order of their ids, and there may be thousands.
+            let services = &self.services;
+            let found = services.binary_search_by_key(&handler.service.index(), |it| it.id.index());
+            if let Ok(index) = found {
                 alive[index] += 1;
             }
         });
@@ -199,28 +247,37 @@ impl ServiceDrain {
         matches!(self.step, Step::Over(_))
     }
 
+    fn is_due(&self, now: Instant) -> bool {
+        self.due.is_some_and(|due| due <= now)
+    }
+
     /// Goes on if it is time to, with so many handlers that live. `waits` says whether there is
     /// anything else to be waited for until the step is over.
     fn advance(&mut self, shared: &Shared, alive: usize, waits: bool, now: Instant) {
         let table = &shared.handlers.table;
-        if alive == 0 && (now >= self.due || !waits) {
+        if alive == 0 && self.timeouts.is_none() {
+            // Else a process that a handler has left behind could hold an exchange for ever.
+            self.due.get_or_insert(now + LAST_WAIT);
+        }
+        if alive == 0 && (self.is_due(now) || !waits) {
             self.step = Step::Over(self.step.status());
         }
-        if now < self.due {
+        if !self.is_due(now) {
             return;
         }
+        let kill_after = self.timeouts.map_or(KILL_AFTER, |it| it.kill_after);
         match self.step {
             Step::Waiting => {
                 report::event(Event::Overdue(alive, Overdue::Terminated));
                 table.signal(Signal::SIGTERM, |handler| handler.service == self.id);
                 self.step = Step::Told;
-                self.due = now + self.timeouts.kill_after.into();
+                self.due = Some(now + kill_after.into());
             }
             Step::Told => {
                 report::event(Event::Overdue(alive, Overdue::Killed));
                 table.signal(Signal::SIGKILL, |handler| handler.service == self.id);
                 self.step = Step::Killed;
-                self.due = now + LAST_WAIT;
+                self.due = Some(now + LAST_WAIT);
             }
             Step::Killed => {
                 report::event(Event::Overdue(alive, Overdue::Abandoned));
@@ -239,17 +296,49 @@ fn parts(shared: &Shared) -> Range<usize> {
 /// Closes the listeners, though workers may still run.
 fn close(shared: &Shared) {
     shared.enter_phase(Phase::Stopping);
-    for listener in shared.listeners() {
-        // Not by closing alone: others may have the socket, and it would be told of still.
-        for worker in &shared.handlers.pollers[..shared.handlers.main_index()] {
-            let _ = worker.remove(listener);
-        }
-        report::event(Event::ClosedListener(listener.listener_name()));
-        listener.close(&shared.handlers.main);
+    for listener in shared.listeners().filter(|it| !it.is_closed()) {
+        close_listener(shared, listener);
     }
     // They stay open as long as an exchange may need them, though no new sender is served.
-    for listener in shared.datagrams() {
+    for listener in shared.datagrams().filter(|it| !it.is_closed()) {
         report::event(Event::ClosedListener(listener.listener_name()));
+    }
+}
+
+/// Closes a listener from which workers accept, though they may still run.
+pub(in crate::serve) fn close_listener(shared: &Shared, listener: &Listener) {
+    // Not by closing alone: others may have the socket, and it would be told of still.
+    for poller in &shared.handlers.pollers[..] {
+        let _ = poller.remove(listener);
+    }
+    report::event(Event::ClosedListener(listener.listener_name()));
+    listener.close(&shared.handlers.main);
+}
+
+/// Has listeners refuse new clients that aren't configured any more. Their last clients are served
+/// as in a drain, and then [`close_drained`] closes them.
+pub(in crate::serve) fn begin_retiring(shared: &Shared) {
+    for listener in shared.listeners().filter(|it| it.is_retiring()) {
+        listener.refuse();
+    }
+}
+
+/// Closes the listeners that aren't configured any more and have no client left.
+pub(in crate::serve) fn close_drained(shared: &Shared) {
+    if !shared.has_drained.swap(false, Ordering::SeqCst) {
+        return;
+    }
+    let drained = |listener: &&Listener| listener.may_be_closed();
+    for service in &shared.services {
+        for listener in service.listeners.iter().filter(drained) {
+            close_listener(shared, listener);
+        }
+        // Answers are sent from it.
+        if service.last_exchanges.load(Ordering::SeqCst) == 0 {
+            for listener in service.datagrams.iter().filter(drained) {
+                close_listener(shared, listener);
+            }
+        }
     }
 }
 

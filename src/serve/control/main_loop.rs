@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+
 use super::daemon::Daemon;
 use super::drain;
 use crate::child::Pool;
@@ -21,22 +23,48 @@ use crate::setup::Said;
 use crate::sys::events::{Interest, is_readable, no_events};
 
 impl Daemon {
-    /// Serves until a signal ends it. Returns the exit status.
-    pub fn run(mut self) -> u8 {
+    /// Takes the files of sockets and the pid file from another binary of this process, for good, and
+    /// has what isn't configured any more refuse clients.
+    pub fn take_possession(&mut self) {
         let files = self.services.iter_mut().flat_map(|it| &mut it.files);
         files.for_each(SocketFile::own);
         // The sockets of services that aren't configured any more are about to be closed.
         let removed = self.services.iter_mut().skip(self.shared.services.len());
         removed.for_each(|service| service.files.clear());
+        for service in &mut self.services {
+            let mut files = std::mem::take(&mut service.retired_files);
+            files.iter_mut().for_each(SocketFile::own);
+        }
+        for mut listener in self.closed.drain(..) {
+            if let Some(mut file) = listener.take_file() {
+                file.own();
+            }
+            report::event(Event::ClosedListener(listener.listener_name()));
+        }
+        drain::begin_retiring(&self.shared);
         if let Some(pidfile) = &mut self.origin.pidfile {
             pidfile.own();
         }
+    }
+
+    /// Serves until a signal ends it. Returns the exit status.
+    pub fn run(mut self) -> u8 {
+        self.take_possession();
         self.enter_restored();
-        self.each_listener(|listener| report::event(Event::Listening(listener.listener_name())));
+        self.each_listener(|listener| {
+            if !listener.is_retiring() {
+                report::event(Event::Listening(listener.listener_name()));
+            }
+        });
+        self.retire_wait_sockets();
         // Not in a preflight, which doesn't come here.
         self.shared.pools().for_each(Pool::refill);
         self.shared.enter_phase(Phase::Serving);
-        self.read_rules_if_asked();
+        self.read_if_asked();
+        // As restored.
+        if self.has_totals {
+            self.close_spent();
+        }
         let mut buffer = no_events();
         loop {
             let limit = self.next_time();
@@ -60,6 +88,9 @@ impl Daemon {
                 }
             }
             self.on_time(Instant::now());
+            if self.has_totals {
+                self.close_spent();
+            }
             let drain = self.drain.as_mut();
             if let Some(status) = drain.and_then(|drain| drain.advance(&self.shared)) {
                 // The workers may have something to say yet: which clients were refused last.
@@ -81,9 +112,7 @@ impl Daemon {
             }
             Token::WaitMode { index, .. } => {
                 // Draining, there is none any more.
-                if let Some(socket) = self.wait_sockets.get_mut(index) {
-                    socket.look(&self.shared.handlers, &mut self.spawner);
-                }
+                self.look_at_wait_socket(index);
             }
             Token::Signals => {
                 while let Some(arrived) = self.signals.next() {
@@ -116,15 +145,40 @@ impl Daemon {
 
     fn after(&mut self, after: After) {
         match after {
-            After::Done => {}
+            After::Done | After::Freed(_) => {}
             // As above.
             After::Listener(index) => {
-                if let Some(socket) = self.wait_sockets.get_mut(index) {
+                let socket = self.wait_sockets.get_mut(index);
+                if let Some(socket) = socket.filter(|it| !it.listener().is_closed()) {
                     socket.returned(&self.shared.handlers);
                 }
             }
             After::Stranger(pid, ended) => self.end_preflight(pid, ended),
         }
+    }
+
+    fn look_at_wait_socket(&mut self, index: usize) {
+        if let Some(socket) = self.wait_sockets.get_mut(index) {
+            socket.look(&self.shared.handlers, &mut self.spawner);
+            let listener = socket.listener();
+            if listener.is_retiring() && socket.due().is_none() {
+                // Nothing has come, or a handler has it now and serves what has.
+                drain::close_listener(&self.shared, listener);
+            }
+        }
+    }
+
+    /// Closes the wait-mode listeners that aren't configured any more: at once, unless something has
+    /// arrived, for which a handler is started yet.
+    fn retire_wait_sockets(&mut self) {
+        for socket in &self.wait_sockets {
+            let listener = socket.listener();
+            let taken = self.taken.get(socket.index()) == Some(&true);
+            if listener.is_retiring() && (taken || !is_readable(listener)) {
+                drain::close_listener(&self.shared, listener);
+            }
+        }
+        self.taken = Vec::new();
     }
 
     /// How long until something is due.
@@ -158,9 +212,10 @@ impl Daemon {
             self.shared.handlers.close_overdue(thread);
         }
         self.status.look(&self.shared, now);
-        for socket in &mut self.wait_sockets {
-            if socket.due().is_some_and(|due| due <= now) {
-                socket.look(&self.shared.handlers, &mut self.spawner);
+        for index in 0..self.wait_sockets.len() {
+            let due = self.wait_sockets[index].due();
+            if due.is_some_and(|due| due <= now) {
+                self.look_at_wait_socket(index);
             }
         }
         if self.sweep_at.is_some_and(|due| due <= now) {
@@ -189,6 +244,7 @@ impl Daemon {
     fn woken(&mut self) {
         self.shared.handlers.main.clear();
         self.look_at_reload();
+        drain::close_drained(&self.shared);
         if self.has_unwatched() {
             self.choose_to_sweep();
             self.sweep_at = Some(Instant::now());
@@ -199,7 +255,10 @@ impl Daemon {
                 for (listener, socket) in served.listeners.iter().enumerate() {
                     let key = Token::Listener { service, listener }.into();
                     let poller = self.shared.handlers.main_poller();
-                    let _ = poller.change(socket, Interest::ReadableOnce, key);
+                    // Most listeners are never watched here. If it fails, a line is missing.
+                    if poller.change(socket, Interest::ReadableOnce, key) == Err(Errno::ENOENT) {
+                        let _ = poller.add(socket, Interest::ReadableOnce, key);
+                    }
                 }
             }
         }
@@ -210,7 +269,7 @@ impl Daemon {
         let served = &self.shared.services[service.index()];
         let listener = &served.listeners[listener];
         let used_up = || {
-            let bucket = served.policy.as_ref().and_then(Policy::gate);
+            let bucket = served.policy.as_deref().and_then(Policy::gate);
             let now = self.shared.clock.read(Instant::now());
             bucket.is_some_and(|bucket| bucket.next(now) > now)
         };

@@ -12,6 +12,7 @@ mod restored;
 mod saved_rules;
 mod signals;
 mod status;
+mod total;
 pub mod upgrade;
 mod upgrade_steps;
 

@@ -1,6 +1,7 @@
 //! What only the start knew about the process.
 
-use crate::config::Identity;
+use super::upgrade::Settings;
+use crate::config::{EnvironmentFile, FileTexts, Identity};
 use crate::setup::executable::Executable;
 use crate::setup::{PidFile, Starter};
 
@@ -19,6 +20,12 @@ pub struct Origin {
     pub identity: Option<Identity>,
     /// The users that handlers become.
     pub users: Vec<Identity>,
+    /// What was asked for that only a start can do.
+    pub settings: Settings,
+    /// What the files said that the services come from, if they do.
+    pub texts: Option<FileTexts>,
+    /// The files of variables that were read.
+    pub environment_files: Vec<EnvironmentFile>,
     /// The last to go: a program that waits for its removal finds nothing else left.
     pub pidfile: Option<PidFile>,
 }

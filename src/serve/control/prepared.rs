@@ -1,9 +1,11 @@
 //! What a start or an upgrade has made ready before any thread serves it.
 
-use crate::child::{Method, Plan};
-use crate::config;
+use std::sync::Arc;
+
+use crate::child::{Method, Plan, SavedPool};
+use crate::config::{self, ServiceText};
 use crate::net::{Listener, SocketFile};
-use crate::serve::admission::Rules;
+use crate::serve::admission::{Rules, SavedRates};
 use crate::serve::handlers::saved::{SavedHandler, SavedLingering};
 use crate::serve::service::{DrainTimeouts, TimeLimits};
 use crate::serve::worker::datagram::SavedExchange;
@@ -22,12 +24,14 @@ pub struct Prepared {
     pub plan: Plan,
     /// Its sockets, which listen.
     pub listeners: Vec<Listener>,
-    /// The rules about clients, and the files that they are read from again.
-    pub rules: Option<(Rules, RuleFiles)>,
+    /// The rules about clients, and the files that they are read from again, unless a reload does.
+    pub rules: Option<(Rules, Option<RuleFiles>)>,
     /// How many threads receive its datagrams.
     pub datagram_workers: usize,
     /// What an earlier binary has left of it.
     pub restored: Option<RestoredService>,
+    /// How it was written, if it isn't configured any more and serves its last clients.
+    pub retiring: Option<Arc<ServiceText>>,
 }
 
 /// What is left of a service that isn't configured any more: its handlers run on.
@@ -48,12 +52,20 @@ pub struct RemovedService {
 pub struct RestoredService {
     /// The files of its listeners.
     pub files: Vec<SocketFile>,
+    /// How many handlers it has had, where that is limited, live ones among them.
+    pub total: u64,
+    /// Whether those were all.
+    pub is_done: bool,
     /// Its live handlers.
     pub handlers: Vec<SavedHandler>,
     /// Its pending connections.
     pub pending: Vec<SavedPending>,
     /// Its exchanges of datagrams.
     pub exchanges: Vec<SavedExchange>,
+    /// Its token buckets that aren't full.
+    pub rates: Option<SavedRates>,
+    /// Its prestarted handlers.
+    pub pool: Option<SavedPool>,
 }
 
 /// What the running daemon needs besides its services.
@@ -84,6 +96,9 @@ pub struct Restored {
     pub lingering: Vec<SavedLingering>,
     /// How many handlers there have been, live ones among them.
     pub served: u64,
-    /// Whether it was reading rules.
+    /// Whether it was reading rules or files.
     pub reloads: bool,
+    /// Listeners that are closed at once: another program serves their clients, or it isn't known how
+    /// they were served.
+    pub closed: Vec<Listener>,
 }

@@ -3,14 +3,26 @@
 use std::sync::Arc;
 
 use super::daemon::Daemon;
+use super::upgrade::preflight::Preflight;
+use super::upgrade::words::Purpose;
+use crate::setup::executable::Executable;
 
 impl Daemon {
-    /// Reads rules again if that was asked for meanwhile, or of an earlier binary.
-    pub(in crate::serve) fn read_rules_if_asked(&mut self) {
+    /// Reads rules or files again if that was asked for meanwhile, or of an earlier binary.
+    pub(in crate::serve) fn read_if_asked(&mut self) {
         if self.reload.take_again() {
-            self.read_rules();
+            match self.reads_files() {
+                true => self.begin_reload(),
+                false => drop(self.read_rules()),
+            }
         }
         self.ready_if_reloaded();
+    }
+
+    /// Returns whether services come from files that this process sees.
+    pub(in crate::serve) fn reads_files(&self) -> bool {
+        let in_root = self.origin.executable.as_ref();
+        self.origin.texts.is_some() && !in_root.is_some_and(Executable::is_in_root)
     }
 
     /// Begins to read the files of rules of all services again. Returns whether there are any. The old
@@ -34,7 +46,9 @@ impl Daemon {
 
     /// Tells the service manager that all is as before HUP, if it is.
     pub(in crate::serve) fn ready_if_reloaded(&mut self) {
-        if self.reopening == 0 && !self.reload.is_under_way() {
+        let reloads = |preflight: &Preflight| preflight.purpose == Purpose::Reload;
+        let files = self.reload_again || self.preflight.as_ref().is_some_and(reloads);
+        if self.reopening == 0 && !self.reload.is_under_way() && !files {
             self.status.ready(&self.shared);
         }
     }
@@ -42,7 +56,7 @@ impl Daemon {
     /// Looks whether rules have been read.
     pub(in crate::serve) fn look_at_reload(&mut self) {
         if self.reload.take_end() {
-            self.read_rules_if_asked();
+            self.read_if_asked();
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The last step of an upgrade: handlers, connections and exchanges that an earlier binary has left
 //! enter the tables of this one.
 
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 
 use super::daemon::Daemon;
@@ -18,21 +19,60 @@ impl Daemon {
     pub(in crate::serve) fn enter_restored(&mut self) {
         let mut left_open = std::mem::take(&mut self.left_open);
         let shared = &self.shared;
+        // Before sources have handlers again.
+        for (index, service) in self.services.iter_mut().enumerate() {
+            if let Some(rates) = service.rates.take() {
+                shared.restore_rates(ServiceId::new(index), &rates);
+            }
+        }
         for handler in std::mem::take(&mut self.handlers) {
             let index = handler.service.index();
-            let policy = shared.services.get(index).and_then(|it| it.policy.as_ref());
+            let policy = shared
+                .services
+                .get(index)
+                .and_then(|it| it.policy.as_deref());
             let slots = &self.services[index].slots;
             let handlers = &shared.handlers;
             handlers.restore(handler, slots, policy, self.method, &mut left_open);
         }
         let lingering = std::mem::take(&mut self.lingering);
         shared.handlers.restore_lingering(lingering, &mut left_open);
+        // With their listeners, which may be another service's by now.
+        let mut owners = HashMap::new();
+        for service in &shared.services {
+            for listener in service.listeners.iter().chain(&service.datagrams) {
+                owners.insert(listener.address(), service.id);
+            }
+        }
+        let (mut pending, mut exchanges) = (BTreeMap::new(), BTreeMap::new());
+        for service in &mut self.services {
+            for saved in std::mem::take(&mut service.pending) {
+                let owner = owners.get(&saved.listener).copied();
+                pending.entry(owner).or_insert_with(Vec::new).push(saved);
+            }
+            for saved in std::mem::take(&mut service.exchanges) {
+                let owner = owners.get(&saved.listener).copied();
+                exchanges.entry(owner).or_insert_with(Vec::new).push(saved);
+            }
+        }
+        for (owner, pending) in pending {
+            if let Some(owner) = owner {
+                shared.restore_pending(owner, pending, self.stream_workers, &mut left_open);
+            }
+        }
+        for (owner, exchanges) in exchanges {
+            if let Some(owner) = owner {
+                shared.restore_exchanges(owner, exchanges, &mut left_open);
+            }
+        }
         for (index, service) in self.services.iter_mut().enumerate() {
-            let id = ServiceId::new(index);
-            let pending = std::mem::take(&mut service.pending);
-            shared.restore_pending(id, pending, self.stream_workers, &mut left_open);
-            let exchanges = std::mem::take(&mut service.exchanges);
-            shared.restore_exchanges(id, exchanges, &mut left_open);
+            if let Some(saved) = service.pool.take() {
+                let pool = shared.services.get(index).and_then(|it| it.pool.as_deref());
+                match pool {
+                    Some(pool) => pool.restore(saved, |number| left_open.take(number)),
+                    None => saved.end(),
+                }
+            }
         }
     }
 }

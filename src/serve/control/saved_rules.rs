@@ -3,6 +3,7 @@
 
 use std::ffi::CString;
 use std::io;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
@@ -19,7 +20,9 @@ use crate::sys::descriptors::SavedDescriptors;
 pub(in crate::serve) struct SavedServiceRules {
     /// The descriptor of the compiled rules.
     rules: i32,
-    files: SavedRuleFiles,
+    /// None after a reload, which reads files in its preflight.
+    #[serde(default)]
+    files: Option<SavedRuleFiles>,
 }
 
 impl SavedServiceRules {
@@ -29,24 +32,25 @@ impl SavedServiceRules {
         files: Option<&RuleFiles>,
         to: &mut SavedDescriptors,
     ) -> io::Result<Option<Self>> {
-        match (&service.rules, files) {
-            (Some(rules), Some(files)) => Ok(Some(Self {
-                rules: rules.current().save(to)?,
-                files: files.save(to)?,
-            })),
-            _ => Ok(None),
-        }
+        let Some(rules) = &service.rules else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            rules: rules.current().save(to)?,
+            files: files.map(|files| files.save(to)).transpose()?,
+        }))
     }
 
     /// Restores the rules of a service whose handlers have `common` variables. `asks` says whether
     /// names can be looked up.
     pub(in crate::serve) fn restore(
         self,
-        common: &[CString],
+        common: &Arc<[CString]>,
         prestart: Option<Prestart>,
         asks: bool,
-    ) -> Result<(Rules, RuleFiles), Errno> {
-        let files = RuleFiles::restore(self.files, prestart, asks)?;
+    ) -> Result<(Rules, Option<RuleFiles>), Errno> {
+        let restore = |files| RuleFiles::restore(files, prestart, asks);
+        let files = self.files.map(restore).transpose()?;
         Ok((Rules::restore(self.rules, common)?, files))
     }
 }

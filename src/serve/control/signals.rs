@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::daemon::Daemon;
-use super::drain::Drain;
+use super::drain::{Drain, WaitTime};
+use super::upgrade::words::Purpose;
 use crate::child::Pool;
-use crate::report::{self, Event, Trouble};
+use crate::report::{self, Event, NoUpgrade, Trouble};
 use crate::serve::handlers::reap;
 use crate::serve::handlers::table::Work;
 use crate::serve::worker::Phase;
@@ -51,7 +52,19 @@ impl Daemon {
     fn hang_up(&mut self) -> bool {
         self.status.reloading();
         let reopens = self.log.reopen();
-        let reloaded = self.read_rules() | self.renew_pools();
+        let has_files = self.origin.texts.is_some();
+        let reloaded = has_files
+            | if self.reads_files() {
+                if self.drain.is_none() {
+                    self.begin_reload();
+                }
+                true
+            } else {
+                if has_files && self.drain.is_none() {
+                    Purpose::Reload.refuse(NoUpgrade::OutOfSight);
+                }
+                self.read_rules() | self.renew_pools()
+            };
         // When the log is open again and the rules are read, too.
         self.reopening += u32::from(reopens);
         self.ready_if_reloaded();
@@ -92,25 +105,30 @@ impl Daemon {
 
     /// Begins to drain, or goes on to the next step.
     fn drain(&mut self, at_once: bool) {
+        let wait_times = self.services.iter();
+        let wait_times = wait_times.map(|service| WaitTime::of(service.drain));
+        let mut begun = false;
+        if let Some(drain) = &mut self.drain {
+            // If skd ends by itself, this is the first request.
+            begun = !drain.limit(wait_times);
+        } else {
+            self.begin_drain(wait_times.collect());
+        }
+        if begun || at_once {
+            let shared = &self.shared;
+            self.drain.iter_mut().for_each(|drain| drain.skip(shared));
+        }
+    }
+
+    /// Begins to drain, and waits for the handlers of each service so long.
+    pub(in crate::serve) fn begin_drain(&mut self, wait_times: Vec<WaitTime>) {
         // It has the listeners, which are to be closed for every process.
         self.abandon_preflight();
-        let begun = self.drain.is_some();
-        if !begun {
-            self.remove_files();
-            for socket in self.wait_sockets.drain(..) {
-                // A handler may have the socket too, and it would be told of still.
-                let poller = self.shared.handlers.main_poller();
-                let _ = poller.remove(socket.listener());
-                report::event(Event::ClosedListener(socket.listener().listener_name()));
-            }
+        self.remove_files();
+        for mut socket in self.wait_sockets.drain(..) {
+            socket.close(&self.shared.handlers);
         }
-        let (shared, services) = (&self.shared, &self.services);
-        let drain = self.drain.get_or_insert_with(|| {
-            Drain::begin(shared, services.iter().map(|service| service.drain))
-        });
-        if begun || at_once {
-            drain.skip(shared);
-        }
+        self.drain = Some(Drain::begin(&self.shared, wait_times.into_iter()));
     }
 
     /// Ends: clients that are being served stay served.

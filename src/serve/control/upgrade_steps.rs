@@ -1,6 +1,6 @@
 //! An upgrade, step by step: the preflight, the workers parked, the exec.
 
-use std::os::fd::OwnedFd;
+use std::io;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use super::daemon::Daemon;
 use super::upgrade::preflight::{DEAD, LIMIT, Preflight, Verdict};
 use super::upgrade::save::write_state;
-use super::upgrade::words::{self, Word, refuse};
+use super::upgrade::words::{self, Purpose, Word};
 use crate::child::{Pool, program};
 use crate::error::Reason;
 use crate::report::NoUpgrade;
@@ -18,11 +18,15 @@ use crate::serve::worker::Phase;
 use crate::setup::executable::Executable;
 use crate::sys::aside;
 use crate::sys::capabilities;
+use crate::sys::descriptors;
 use crate::sys::process::{self, Change, Ended, Target, Wait};
 use crate::sys::signals::{Signal, kill};
 
 /// How long a worker may take to be done with its connection.
 const PARKING: Duration = Duration::from_secs(5);
+
+/// How much longer a preflight may take for each service.
+const LIMIT_PER_SERVICE: Duration = Duration::from_millis(20);
 
 /// How long to wait until no descriptor is left that other threads close.
 const ASIDE: Duration = Duration::from_secs(1);
@@ -30,30 +34,55 @@ const ASIDE: Duration = Duration::from_secs(1);
 impl Daemon {
     /// USR2: tries the program that stands where this one came from.
     pub(in crate::serve) fn begin_upgrade(&mut self) {
-        if self.preflight.is_some() {
-            return refuse(NoUpgrade::Running);
-        }
-        if self.drain.is_some() {
-            return refuse(NoUpgrade::Ending);
-        }
-        match self.start_preflight() {
-            Ok(preflight) => self.preflight = Some(preflight),
-            Err(why) => refuse(NoUpgrade::Failed(&why)),
+        self.begin_preflight(Purpose::Upgrade);
+    }
+
+    /// HUP, where services come from files: tries what they say by now, with the program that runs,
+    /// even if another is at its path.
+    ///
+    /// During a preflight it is noted, and done afterwards.
+    pub(in crate::serve) fn begin_reload(&mut self) {
+        match self.preflight.is_some() {
+            true => self.reload_again = true,
+            false => self.begin_preflight(Purpose::Reload),
         }
     }
 
-    fn start_preflight(&self) -> Result<Preflight, String> {
+    fn begin_preflight(&mut self, purpose: Purpose) {
+        if self.preflight.is_some() {
+            return purpose.refuse(NoUpgrade::Running);
+        }
+        if self.drain.is_some() {
+            return purpose.refuse(NoUpgrade::Ending);
+        }
+        match self.start_preflight(purpose) {
+            Ok(preflight) => self.preflight = Some(preflight),
+            Err(why) => purpose.refuse(NoUpgrade::Failed(&why)),
+        }
+    }
+
+    fn start_preflight(&self, purpose: Purpose) -> Result<Preflight, String> {
         let Some(executable) = &self.origin.executable else {
             return Err("where skd was started from couldn't be found out".into());
         };
         let path = executable.path().display();
-        let next = executable
-            .next()
-            .map_err(|why| format!("{path} can't be opened: {why}"))?;
-        let state = write_state(self, &next, false)
-            .map_err(|reason| format!("its state can't be written down: {}", reason.reason()))?;
+        let next = match purpose {
+            Purpose::Upgrade => executable
+                .next()
+                .map_err(|why| format!("{path} can't be opened: {why}"))?,
+            Purpose::Reload => executable
+                .running()
+                .try_clone_to_owned()
+                .map_err(|why| format!("no descriptor of the running program: {why}"))?,
+        };
+        let not_written =
+            |why: io::Error| format!("its state can't be written down: {}", why.reason());
+        let findings = descriptors::memory_file().map_err(|errno| not_written(errno.into()))?;
+        let state = write_state(self, &next, (purpose, &findings), false).map_err(not_written)?;
         let poller = self.shared.handlers.main_poller();
-        Preflight::start(next, state, self.method, poller)
+        let more = LIMIT_PER_SERVICE.saturating_mul(self.services.len() as u32);
+        let to = (state, findings);
+        Preflight::start(purpose, next, to, self.method, poller, LIMIT + more)
             .map_err(|reason| format!("no process to try {path}: {}", reason.reason()))
     }
 
@@ -66,14 +95,17 @@ impl Daemon {
         match found {
             Ok(Some((pid, Change::Ended(ended)))) => self.end_preflight(pid, ended),
             // No other thread reaps it.
-            Err(_) => drop(self.forget_preflight()),
+            Err(_) => {
+                drop(self.forget_preflight());
+                self.after_preflight();
+            }
             Ok(_) if Instant::now() < preflight.due => {}
             Ok(_) => {
                 let _ = kill(preflight.pid, Signal::SIGKILL);
                 // Its end isn't waited for: on a dead file server it may take long.
                 preflight.due = Instant::now() + DEAD;
                 if !std::mem::replace(&mut preflight.killed, true) {
-                    refuse(NoUpgrade::Late(LIMIT));
+                    preflight.purpose.refuse(NoUpgrade::Late(preflight.limit));
                 }
             }
         }
@@ -101,12 +133,17 @@ impl Daemon {
         let Some(mut preflight) = self.forget_preflight() else {
             return;
         };
-        if preflight.killed {
-            return;
+        if !preflight.killed {
+            self.act_on(preflight.judge(ended), &preflight);
         }
-        match preflight.judge(ended) {
+        self.after_preflight();
+    }
+
+    fn act_on(&mut self, verdict: Verdict, preflight: &Preflight) {
+        let refuse = |why: NoUpgrade<'_>| preflight.purpose.refuse(why);
+        match verdict {
             Verdict::Accepted => {
-                let why = self.become_next(&preflight.next);
+                let why = self.become_next(preflight);
                 refuse(NoUpgrade::Failed(&why));
             }
             // It has run, and has said why on standard error.
@@ -119,11 +156,20 @@ impl Daemon {
             Verdict::Refused(Ended::Killed(signal)) => {
                 refuse(NoUpgrade::Signal(signal));
             }
-            Verdict::NotExecuted(errno) => self.explain_exec(errno),
+            Verdict::NotExecuted(errno) => self.explain_exec(errno, preflight.purpose),
         }
     }
 
-    fn explain_exec(&self, errno: Errno) {
+    /// After a preflight that came to nothing: HUP during it is obeyed now.
+    fn after_preflight(&mut self) {
+        if std::mem::take(&mut self.reload_again) && self.drain.is_none() {
+            self.begin_reload();
+        }
+        self.ready_if_reloaded();
+    }
+
+    fn explain_exec(&self, errno: Errno, purpose: Purpose) {
+        let refuse = |why: NoUpgrade<'_>| purpose.refuse(why);
         let executable = self.origin.executable.as_ref();
         let missing = executable
             .and_then(Executable::readable)
@@ -139,7 +185,7 @@ impl Daemon {
     }
 
     /// Parks the workers and becomes the next binary. Returns with the reason why not.
-    fn become_next(&mut self, next: &OwnedFd) -> String {
+    fn become_next(&mut self, preflight: &Preflight) -> String {
         if self.drain.is_some() {
             return "it is about to end".into();
         }
@@ -147,11 +193,15 @@ impl Daemon {
             self.shared.enter_phase(Phase::Serving);
             return "a handler can't be started at the moment, or hangs before its exec; try again later".into();
         }
-        self.status.reloading();
-        // No worker is handing a connection to a prestarted handler now. The next binary starts its
-        // own, with a thread that traces them as this one's can't any more.
-        self.shared.pools().for_each(Pool::retire);
-        let why = match write_state(self, next, true) {
+        if preflight.purpose == Purpose::Upgrade {
+            self.status.reloading();
+        }
+        // No worker is handing a connection to a prestarted handler now. Those that are parked are
+        // children like handlers; what a thread of this program traces would end with it.
+        self.shared.pools().for_each(Pool::suspend);
+        let next = &preflight.next;
+        let kind = (preflight.purpose, &preflight.findings);
+        let why = match write_state(self, next, kind, true) {
             Ok(state) => {
                 // The exec would close the others in this thread, which could wait for them.
                 aside::settle(ASIDE);
@@ -165,7 +215,6 @@ impl Daemon {
         };
         self.shared.pools().for_each(Pool::refill);
         self.shared.enter_phase(Phase::Serving);
-        self.ready_if_reloaded();
         why
     }
 

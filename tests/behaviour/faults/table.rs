@@ -101,7 +101,10 @@ pub(super) const TABLE: &[Row] = &[
     row(Start, "close_range", "ENOMEM EMFILE EINVAL ENOSYS", EACH, Either),
     row(Start, "pipe2", "EMFILE ENFILE", EACH, Refused),
     row(Start, "prlimit64", "EPERM EINVAL", EACH, Either),
-    row(Start, "mmap", "ENOMEM EAGAIN", EACH, Refused),
+    // Some memory is only taken in advance.
+    row(Start, "mmap", "ENOMEM EAGAIN", EACH, Either),
+    // Hash tables are keyed at random; /dev/urandom has random bytes too.
+    row(Start, "getrandom", "ENOSYS EPERM", EACH, Serves),
     row(Start, "mprotect", "ENOMEM", EACH, Refused),
     row(Start, "brk,mremap", "ENOMEM", EACH, Serves),
     // Files.

@@ -9,11 +9,14 @@
 //! Each module saves and restores its own part of the state; here are only the document and the
 //! order of the steps.
 
+mod findings;
 pub(in crate::serve) mod preflight;
 mod restore;
 pub(in crate::serve) mod save;
+mod saved_identity;
 mod state;
 pub(in crate::serve) mod words;
 
+pub use findings::Findings;
 pub use restore::Arrival;
-pub use state::{SavedService, State};
+pub use state::{SavedService, Settings, State};

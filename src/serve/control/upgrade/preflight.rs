@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use super::state::Written;
-use super::words::{self, Word};
+use super::words::{self, Purpose, Word};
 use crate::child::Method;
 use crate::serve::handlers::token::Token;
 use crate::sys::events::{Interest, Poller};
@@ -23,9 +23,12 @@ pub(in crate::serve) const LIMIT: Duration = Duration::from_secs(10);
 /// How long a preflight that was killed may take to be dead.
 pub(in crate::serve) const DEAD: Duration = Duration::from_secs(1);
 
-/// A new binary that a child tries.
+/// A new binary that a child tries, or the same binary with new files.
 #[derive(Debug)]
 pub(in crate::serve) struct Preflight {
+    pub(in crate::serve) purpose: Purpose,
+    /// Where it writes what it has read.
+    pub(in crate::serve) findings: File,
     pub(in crate::serve) pid: Pid,
     /// Tells of its end, where the kernel has such.
     pidfd: Option<OwnedFd>,
@@ -35,6 +38,8 @@ pub(in crate::serve) struct Preflight {
     /// What it was told, and the length of that.
     state: File,
     length: u64,
+    /// How long it may take.
+    pub(in crate::serve) limit: Duration,
     /// When to look at it, even if nothing tells of its end.
     pub(in crate::serve) due: Instant,
     /// Whether it was killed, and that told.
@@ -55,10 +60,12 @@ pub(in crate::serve) enum Verdict {
 impl Preflight {
     /// Starts one, on the program in an open file.
     pub(in crate::serve) fn start(
+        purpose: Purpose,
         next: OwnedFd,
-        state: Written,
+        (state, findings): (Written, File),
         method: Method,
         poller: &Poller,
+        limit: Duration,
     ) -> io::Result<Self> {
         let arguments = words::arguments(state.memory, Word::Preflight, &["--check"]);
         let (failure, mut writer) = pipe()?;
@@ -76,13 +83,16 @@ impl Preflight {
                     let _ = poller.add(pidfd, Interest::Readable, Token::Preflight.into());
                 }
                 Ok(Self {
+                    purpose,
+                    findings,
                     pid,
                     pidfd,
                     failure,
                     next,
                     state: state.file,
                     length: state.length,
-                    due: Instant::now() + LIMIT,
+                    limit,
+                    due: Instant::now() + limit,
                     killed: false,
                 })
             }

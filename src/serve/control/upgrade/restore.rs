@@ -4,17 +4,21 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
+use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use super::state::{SavedIdentity, SavedService, State};
-use super::words::{self, Word};
-use crate::config::{self, Identity, LogTarget};
+use super::findings::Findings;
+use super::saved_identity::SavedIdentity;
+use super::state::{SavedService, Settings, State};
+use super::words::{self, Purpose, Word};
+use crate::config::{self, EnvironmentFile, FileTexts, Identity, LogTarget, ServiceText};
 use crate::error::Error;
-use crate::net::{Listener, SocketFile};
-use crate::report::{self, Event, NoUpgrade};
+use crate::net::{SavedFile, SavedListener, SocketFile};
+use crate::report::{self, Difference, Event, NoUpgrade};
 use crate::serve::admission::Rules;
 use crate::serve::control::origin::Origin;
 use crate::serve::control::prepared::{RemovedService, Restored, RestoredService};
@@ -45,9 +49,12 @@ impl Arrival {
         let Some((memory, word)) = words::read()? else {
             return Ok(Self::Fresh);
         };
-        let state = State::read(memory).map_err(|reason| {
-            Error::start("the state of the running skd can't be understood", reason)
-        })?;
+        let not_understood =
+            |reason| Error::start("the state of the running skd can't be understood", reason);
+        let mut state = State::read(memory).map_err(not_understood)?;
+        if let (Word::Upgrade, Some(memory)) = (word, state.open.findings) {
+            state.findings = Findings::read(memory).map_err(not_understood)?;
+        }
         users::restore_unknown_ids(state.process.unknown_ids);
         let state = Box::new(state);
         Ok(match word {
@@ -70,14 +77,30 @@ impl State {
         all.map(SavedIdentity::restore).collect()
     }
 
-    /// Whether there is a service with this name, with listeners.
-    pub fn has_service(&self, name: &str) -> bool {
-        self.position(name).is_some()
+    /// What the files said that the services come from, if they do.
+    pub fn texts(&self) -> Option<&FileTexts> {
+        self.texts.as_ref()
     }
 
-    fn position(&self, name: &str) -> Option<usize> {
-        let mut services = self.services.iter();
-        services.position(|service| service.name == name && !service.listeners.is_empty())
+    /// What was asked for that only a start can do, if the skd that wrote this says so.
+    pub fn settings(&self) -> Option<&Settings> {
+        self.settings.as_ref()
+    }
+
+    /// Whether the process has another root directory than when it was started, where files and names
+    /// are others.
+    pub fn is_in_root(&self) -> bool {
+        self.executable.is_in_root()
+    }
+
+    /// Takes out what the preflight has read and looked up, in a process that goes on after it.
+    pub fn take_findings(&mut self) -> Option<Findings> {
+        self.findings.take()
+    }
+
+    /// The files of variables that were read.
+    pub fn environment_files(&self) -> Vec<EnvironmentFile> {
+        self.environment_files.clone()
     }
 
     /// How many threads accept connections.
@@ -87,7 +110,7 @@ impl State {
 
     /// What only the start knew. The binary that runs is the new one, or the old one again if
     /// `returned`.
-    pub fn origin(&mut self, returned: bool) -> Result<Origin, Errno> {
+    pub fn origin(&mut self, daemon: &config::Daemon, returned: bool) -> Result<Origin, Errno> {
         if !self.process.dumpable {
             process::forbid_dumping()?;
         }
@@ -104,13 +127,17 @@ impl State {
         let executable = Executable::restore(self.executable.clone(), running)?;
         reexec::set_name(executable.path().as_os_str());
         let files = self.process.files;
+        let settings = self.settings.clone();
         Ok(Origin {
+            settings: settings.unwrap_or_else(|| Settings::of(daemon)),
+            texts: None,
             executable: Some(executable),
             hangup_ends: self.process.hangup_ends,
             starter: self.process.starter,
             files: files.map(|(rlim_cur, rlim_max)| libc::rlimit { rlim_cur, rlim_max }),
             identity: self.identity(),
             users: Vec::new(),
+            environment_files: Vec::new(),
             pidfile,
         })
     }
@@ -125,17 +152,18 @@ impl State {
         self.manager.take().map(Manager::restore).transpose()
     }
 
-    /// Takes out the service with this name. A service without listeners was removed by an earlier
-    /// upgrade, and has left nothing but its handlers: when it is configured again it is a new
-    /// service.
-    pub fn take_service(&mut self, name: &str) -> Option<SavedService> {
-        let index = self.position(name)?;
-        Some(self.services.remove(index))
+    /// Takes out all services.
+    pub fn take_services(&mut self) -> Vec<SavedService> {
+        std::mem::take(&mut self.services)
     }
 
-    /// What belongs to no configured service, once those have been taken out.
-    pub fn rest(&mut self, returned: bool) -> Result<Restored, Errno> {
-        let removed = self.services.drain(..).map(|mut service| {
+    /// What belongs to no configured service: these, and all else.
+    pub fn rest(
+        &mut self,
+        removed: impl Iterator<Item = SavedService>,
+        returned: bool,
+    ) -> Result<Restored, Errno> {
+        let removed = removed.map(|mut service| {
             Ok(RemovedService {
                 name: std::mem::take(&mut service.name),
                 limits: service.limits,
@@ -148,6 +176,7 @@ impl State {
             lingering: std::mem::take(&mut self.lingering),
             served: self.served,
             reloads: self.process.reloads,
+            closed: Vec::new(),
         })
     }
 
@@ -170,18 +199,30 @@ impl State {
         spare.collect()
     }
 
-    /// Says that another binary goes on.
-    pub fn tell(&self, returned: bool) {
+    /// Says that another binary goes on, or the same with other files.
+    pub fn tell(&self, difference: Option<Difference>, returned: bool) {
+        let purpose = match self.process.is_reload {
+            true => Purpose::Reload,
+            false => Purpose::Upgrade,
+        };
         if returned {
-            words::refuse(NoUpgrade::GivenBack);
-        } else {
+            purpose.refuse(NoUpgrade::GivenBack);
+            return;
+        }
+        if purpose == Purpose::Upgrade {
             report::event(Event::Upgraded(&self.version));
+        }
+        if let Some(difference) = difference {
+            report::event(Event::Reloaded(difference));
         }
     }
 
     /// Tells the running skd that this binary could go on: any program can end with 0, but this
-    /// one has read the state, and adds a blank to it.
-    pub fn accept(&self) -> io::Result<()> {
+    /// one has read the state, and adds a blank to it. What it has read besides is written down.
+    pub fn accept(&self, findings: Option<&Findings>) -> io::Result<()> {
+        if let (Some(findings), Some(memory)) = (findings, self.open.findings) {
+            findings.write(memory)?;
+        }
         let file = File::from(descriptors::claim(self.open.memory)?);
         file.write_all_at(b"\n", file.metadata()?.len())
     }
@@ -200,15 +241,43 @@ impl State {
 }
 
 impl SavedService {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How it was written, if it isn't configured any more and still serves clients.
+    pub fn retiring(&self) -> Option<&Arc<ServiceText>> {
+        self.retiring.as_ref()
+    }
+
+    /// Whether it has closed its listeners, since all its handlers have begun.
+    pub fn is_done(&self) -> bool {
+        self.is_done
+    }
+
+    /// Whether it stays done with this configuration. If it may have more handlers by now, it listens
+    /// again.
+    pub fn stays_done(&mut self, wanted: &config::Service) -> bool {
+        let is_spent = |total: NonZeroUsize| self.total >= total.get() as u64;
+        self.is_done = self.is_done && wanted.max_total.is_some_and(is_spent);
+        self.is_done
+    }
+
     /// How many threads receive its datagrams.
     pub fn datagram_workers(&self) -> usize {
         self.datagram_workers
     }
 
-    /// Takes out its listeners, which listen already.
-    pub fn listeners(&mut self) -> Result<Vec<Listener>, Errno> {
-        let listeners = self.listeners.drain(..);
-        listeners.map(Listener::restore).collect()
+    /// Takes out its listeners, and the files of their sockets.
+    pub fn take_listeners(&mut self) -> (Vec<SavedListener>, Vec<SavedFile>) {
+        let files = std::mem::take(&mut self.files);
+        (std::mem::take(&mut self.listeners), files)
+    }
+
+    /// Gives back the files of which it isn't known whose they are.
+    pub fn give_files(&mut self, files: Vec<SavedFile>) {
+        self.files = files;
     }
 
     /// Takes out its rules, for handlers that have `common` variables, with files that may be read
@@ -216,9 +285,9 @@ impl SavedService {
     pub fn rules(
         &mut self,
         wanted: &config::Service,
-        common: &[CString],
+        common: &Arc<[CString]>,
         asks: bool,
-    ) -> Result<Option<(Rules, RuleFiles)>, Errno> {
+    ) -> Result<Option<(Rules, Option<RuleFiles>)>, Errno> {
         let restored = self
             .rules
             .take()
@@ -240,9 +309,13 @@ impl SavedService {
         }
         Ok(RestoredService {
             files,
+            total: self.total,
+            is_done: self.is_done,
             handlers: self.handlers,
             pending: self.pending,
             exchanges: self.exchanges,
+            rates: self.rates,
+            pool: self.pool,
         })
     }
 }

@@ -1,15 +1,17 @@
 //! Writing down the state: each module saves its part, handlers in `handlers::saved`, connections
 //! in `worker::saved`.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 
-use super::state::{
-    FORMAT, OpenDescriptors, SavedIdentity, SavedProcess, SavedService, State, Written,
-};
+use super::saved_identity::SavedIdentity;
+use super::state::{FORMAT, OpenDescriptors, SavedProcess, SavedService, State, Written};
+use super::words::Purpose;
+use crate::child::Pool;
 use crate::config::ServiceId;
 use crate::net::{Listener, SocketFile};
 use crate::serve::control::build::ServiceControl;
@@ -25,6 +27,7 @@ use crate::sys::{process, users};
 pub(in crate::serve) fn write_state(
     daemon: &Daemon,
     next: &OwnedFd,
+    (purpose, findings): (Purpose, &File),
     connections: bool,
 ) -> io::Result<Written> {
     let mut file = descriptors::memory_file()?;
@@ -44,7 +47,8 @@ pub(in crate::serve) fn write_state(
         0
     } else {
         let exchanges = daemon.shared.exchanges.load(Ordering::SeqCst);
-        daemon.shared.handlers.count_connections() + exchanges
+        let prestarted = daemon.shared.pools().map(Pool::count_descriptors);
+        daemon.shared.handlers.count_connections() + exchanges + prestarted.sum::<usize>()
     };
     let files = daemon.origin.files;
     let mut state = State {
@@ -53,7 +57,8 @@ pub(in crate::serve) fn write_state(
         process: SavedProcess {
             hangup_ends: daemon.origin.hangup_ends,
             starter: daemon.origin.starter,
-            reloads: daemon.reload.is_under_way(),
+            reloads: daemon.reload.is_under_way() || daemon.reload_again,
+            is_reload: purpose == Purpose::Reload,
             stream_workers: daemon.stream_workers,
             files: files.map(|limit| (limit.rlim_cur, limit.rlim_max)),
             dumpable: process::is_dumpable(),
@@ -66,6 +71,7 @@ pub(in crate::serve) fn write_state(
             .iter()
             .map(SavedIdentity::save)
             .collect(),
+        environment_files: daemon.origin.environment_files.clone(),
         executable: executable.save(&mut to)?,
         pidfile: pidfile.map(|pidfile| pidfile.save(&mut to)).transpose()?,
         log: daemon.log.save(&mut to)?,
@@ -74,6 +80,9 @@ pub(in crate::serve) fn write_state(
         lingering,
         left_out,
         served: daemon.shared.handlers.table.counts().1,
+        texts: daemon.origin.texts.clone(),
+        settings: Some(daemon.origin.settings.clone()),
+        findings: None,
         open: OpenDescriptors {
             memory,
             old: to.pass(executable.running())?,
@@ -81,6 +90,7 @@ pub(in crate::serve) fn write_state(
             // far.
             new: to.pass_copy(next)?,
             null: to.pass(daemon.spawner.null())?,
+            findings: Some(to.pass(findings)?),
             all: Vec::new(),
         },
     };
@@ -105,8 +115,9 @@ fn save_services(
         let id = ServiceId::new(index);
         let configured = daemon.shared.services.get(index);
         let service = save_service(daemon, (id, control), configured, connections, to)?;
-        // A service that isn't configured any more lasts as long as its handlers.
-        if configured.is_some() || !service.handlers.is_empty() {
+        // A service that isn't configured any more lasts as long as its last clients.
+        let is_configured = configured.is_some() && control.retiring.is_none();
+        if is_configured || !service.is_over() {
             saved.push(service);
         }
     }
@@ -121,11 +132,14 @@ fn save_service(
     to: &mut SavedDescriptors,
 ) -> io::Result<SavedService> {
     let wait_sockets = daemon.wait_sockets.iter();
-    let wait_sockets = wait_sockets.filter(|socket| socket.service() == id);
-    let listeners = configured
-        .iter()
-        .flat_map(|service| service.listeners.iter().chain(&service.datagrams))
+    let wait_sockets = wait_sockets.filter(|socket| socket.service() == id && !socket.is_closed());
+    let open = |service: &&&Service| !service.is_done();
+    let streams = configured.iter().filter(open).flat_map(|it| &it.listeners);
+    let datagrams = configured.iter().flat_map(|it| &it.datagrams);
+    let listeners = streams
+        .chain(datagrams)
         .chain(wait_sockets.map(WaitSocket::listener))
+        .filter(|listener| !listener.is_closed())
         .map(|listener| listener.save(to))
         .collect::<Result<_, _>>()?;
     let save_file = |file: &SocketFile| file.save(to);
@@ -137,7 +151,9 @@ fn save_service(
     });
     let wait_address = |index: usize| {
         let socket = daemon.wait_sockets.get(index);
-        socket.map(WaitSocket::listener).map(Listener::address)
+        let listener = socket.map(WaitSocket::listener);
+        let open = listener.filter(|listener| !listener.is_closed());
+        open.map(Listener::address)
     };
     let handlers = &daemon.shared.handlers;
     let mut service = SavedService {
@@ -145,16 +161,24 @@ fn save_service(
         limits: control.limits,
         drain: control.drain,
         datagram_workers: control.datagram_workers,
+        total: control.slots.total(),
+        is_done: configured.is_some_and(Service::is_done),
         listeners,
         files,
         rules: rules.transpose()?.flatten(),
         handlers: handlers.save(id, connections, wait_address, to),
         pending: Vec::new(),
         exchanges: Vec::new(),
+        rates: None,
+        retiring: control.retiring.clone(),
+        pool: None,
     };
     if connections {
         service.pending = daemon.shared.save_pending(id, to);
         service.exchanges = daemon.shared.save_exchanges(id, to);
+        service.rates = daemon.shared.save_rates(id);
+        let pool = configured.and_then(|service| service.pool.as_deref());
+        service.pool = pool.map(|pool| pool.save(to)).transpose()?;
     }
     Ok(service)
 }

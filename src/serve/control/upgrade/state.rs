@@ -3,15 +3,22 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
+use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::unistd::{Gid, Uid};
+use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Account, Identity};
+use super::findings::Findings;
+use super::saved_identity::SavedIdentity;
+use crate::child::SavedPool;
+use crate::config::{self, EnvironmentFile, FileTexts, ServiceText};
 use crate::net::{SavedFile, SavedListener};
+use crate::serve::admission::SavedRates;
 use crate::serve::control::saved_rules::SavedServiceRules;
 use crate::serve::handlers::saved::{SavedHandler, SavedLingering};
 use crate::serve::service::{DrainTimeouts, TimeLimits};
@@ -43,6 +50,8 @@ pub struct State {
     pub(in crate::serve) identity: Option<SavedIdentity>,
     /// The users that handlers become.
     pub(in crate::serve) users: Vec<SavedIdentity>,
+    #[serde(default)]
+    pub(in crate::serve) environment_files: Vec<EnvironmentFile>,
     pub(in crate::serve) executable: SavedExecutable,
     pub(in crate::serve) pidfile: Option<SavedPidFile>,
     pub(in crate::serve) log: SavedLog,
@@ -54,6 +63,15 @@ pub struct State {
     pub(in crate::serve) left_out: usize,
     /// How many handlers there have been, live ones among them.
     pub(in crate::serve) served: u64,
+    /// What the files said that the services come from, if they do.
+    #[serde(default)]
+    pub(in crate::serve) texts: Option<FileTexts>,
+    /// What was asked for that only a start can do.
+    #[serde(default)]
+    pub(in crate::serve) settings: Option<Settings>,
+    /// What the preflight has read and looked up, for a process that goes on after it.
+    #[serde(skip)]
+    pub(in crate::serve) findings: Option<Findings>,
 }
 
 /// What is open for the next binary.
@@ -67,6 +85,9 @@ pub(in crate::serve) struct OpenDescriptors {
     pub(in crate::serve) new: i32,
     /// /dev/null.
     pub(in crate::serve) null: i32,
+    /// A memory file for what a preflight finds.
+    #[serde(default)]
+    pub(in crate::serve) findings: Option<i32>,
 }
 
 /// What only the start knew of the process.
@@ -74,8 +95,11 @@ pub(in crate::serve) struct OpenDescriptors {
 pub(in crate::serve) struct SavedProcess {
     pub(in crate::serve) hangup_ends: bool,
     pub(in crate::serve) starter: Starter,
-    /// Whether rules are being read, which the next binary does from the beginning.
+    /// Whether rules or files are being read, which the next binary does from the beginning.
     pub(in crate::serve) reloads: bool,
+    /// Whether it goes on with the same binary, to read files again.
+    #[serde(default)]
+    pub(in crate::serve) is_reload: bool,
     /// How many stream workers there are: after chroot(2), what limits them can't be seen.
     pub(in crate::serve) stream_workers: usize,
     /// The limit of open files that handlers get back.
@@ -93,6 +117,12 @@ pub struct SavedService {
     pub(in crate::serve) limits: Option<TimeLimits>,
     pub(in crate::serve) drain: Option<DrainTimeouts>,
     pub(in crate::serve) datagram_workers: usize,
+    /// How many handlers there have been, where that is limited, live ones among them.
+    #[serde(default)]
+    pub(in crate::serve) total: u64,
+    /// Whether those were all, so that its stream listeners are closed.
+    #[serde(default)]
+    pub(in crate::serve) is_done: bool,
     pub(in crate::serve) listeners: Vec<SavedListener>,
     /// The files of the listeners.
     pub(in crate::serve) files: Vec<SavedFile>,
@@ -100,37 +130,75 @@ pub struct SavedService {
     pub(in crate::serve) handlers: Vec<SavedHandler>,
     pub(in crate::serve) pending: Vec<SavedPending>,
     pub(in crate::serve) exchanges: Vec<SavedExchange>,
+    /// The token buckets that aren't full.
+    #[serde(default)]
+    pub(in crate::serve) rates: Option<SavedRates>,
+    /// How it was written, if it isn't configured any more and still serves clients.
+    #[serde(default)]
+    pub(in crate::serve) retiring: Option<Arc<ServiceText>>,
+    /// Its prestarted handlers.
+    #[serde(default)]
+    pub(in crate::serve) pool: Option<SavedPool>,
 }
 
-/// A user that was looked up.
-#[derive(Debug, Serialize, Deserialize)]
-pub(in crate::serve) struct SavedIdentity {
-    name: OsString,
-    uid: u32,
-    gid: u32,
-    groups: Vec<u32>,
-    account: Account,
+impl SavedService {
+    /// Whether nothing is left of it that a process would have to go on with.
+    pub(in crate::serve) fn is_over(&self) -> bool {
+        self.handlers.is_empty()
+            && self.listeners.is_empty()
+            && self.pending.is_empty()
+            && self.exchanges.is_empty()
+    }
 }
 
-impl SavedIdentity {
-    pub(in crate::serve) fn save(identity: &Identity) -> Self {
+/// What was asked for that only a start can do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    user: Option<OsString>,
+    root: Option<PathBuf>,
+    background: bool,
+    pidfile: Option<PathBuf>,
+    ready_fd: Option<i32>,
+    log: Option<String>,
+    /// The number of threads, which a reload can change.
+    threads: Option<NonZeroUsize>,
+}
+
+impl Settings {
+    /// The settings of a daemon.
+    pub fn of(daemon: &config::Daemon) -> Self {
         Self {
-            name: identity.name.clone(),
-            uid: identity.uid.as_raw(),
-            gid: identity.gid.as_raw(),
-            groups: identity.groups.iter().map(|gid| gid.as_raw()).collect(),
-            account: identity.account.clone(),
+            user: daemon.identity.as_ref().map(|it| it.name.clone()),
+            root: daemon.root.clone(),
+            background: daemon.background,
+            pidfile: daemon.pidfile.clone(),
+            ready_fd: daemon.ready_fd,
+            log: daemon.log.as_ref().map(|log| format!("{log:?}")),
+            threads: daemon.threads,
         }
     }
 
-    pub(in crate::serve) fn restore(&self) -> Identity {
-        Identity {
-            name: self.name.clone(),
-            uid: Uid::from_raw(self.uid),
-            gid: Gid::from_raw(self.gid),
-            groups: self.groups.iter().copied().map(Gid::from_raw).collect(),
-            account: self.account.clone(),
-        }
+    /// The number of threads that accept connections, if it was set.
+    pub fn threads(&self) -> Option<NonZeroUsize> {
+        self.threads
+    }
+
+    /// Returns the options that differ and that a running process can't change, each with the reason.
+    pub fn fixed(&self, new: &Self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let all = [
+            (self.user != new.user, "daemon-user", "another user"),
+            (self.root != new.root, "chroot", "another root directory"),
+            (
+                self.background != new.background,
+                "background",
+                "another place to run",
+            ),
+            (self.pidfile != new.pidfile, "pidfile", "another pid file"),
+            (self.ready_fd != new.ready_fd, "ready-fd", "another caller"),
+            (self.log != new.log, "log", "another log"),
+        ];
+        let changed = all.into_iter().filter(|(changed, ..)| *changed);
+        changed.map(|(_, option, what)| (option, what))
     }
 }
 

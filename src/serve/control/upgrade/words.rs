@@ -88,9 +88,23 @@ pub(in crate::serve) fn arguments(memory: i32, word: Word, more: &[&str]) -> Exe
     ExecArguments::new(arguments, environment.to_vec())
 }
 
-/// Says why there is no upgrade.
-pub(in crate::serve) fn refuse(why: NoUpgrade<'_>) {
-    report::event(Event::Trouble(Trouble::NoUpgrade(why)));
+/// What a process goes on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::serve) enum Purpose {
+    /// The program that is at its path by now.
+    Upgrade,
+    /// What files say by now.
+    Reload,
+}
+
+impl Purpose {
+    /// Says why there is no upgrade or reload.
+    pub(in crate::serve) fn refuse(self, why: NoUpgrade<'_>) {
+        report::event(Event::Trouble(match self {
+            Self::Upgrade => Trouble::NoUpgrade(why),
+            Self::Reload => Trouble::NoReload(why),
+        }));
+    }
 }
 
 #[cfg(test)]
