@@ -1,5 +1,5 @@
-# make                builds skd
-# make install        installs it, its manual and completions; PREFIX, BINDIR and DESTDIR are honoured
+# make                builds skd and skd-forward
+# make install        installs them, their manuals and completions; PREFIX, BINDIR and DESTDIR are honoured
 # make uninstall      removes them again
 # make check          installs what the tests need, and runs all tests
 # make documents      writes the manual and the completions anew, after a change of the options
@@ -17,20 +17,26 @@ CARGO = cargo
 INSTALL = install
 CARGO_TARGET_DIR ?= target
 BUILT = $(CARGO_TARGET_DIR)/release/skd
+BUILT_FORWARD = $(CARGO_TARGET_DIR)/release/skd-forward
 SKD = $(BUILT)
+FORWARD = $(BUILT_FORWARD)
+BUILD = $(CARGO) build --release --locked --package skd --package skd-forward
 
 .PHONY: all install uninstall check documents clean
 
 # Cargo knows what has to be built anew.
 all:
-	$(CARGO) build --release --locked
+	$(BUILD)
 
 # Only if something has changed: after "make", "sudo make install" needn't find cargo.
-$(BUILT): Cargo.toml Cargo.lock build.rs $(shell find src -name '*.rs')
-	$(CARGO) build --release --locked
+# One command builds both.
+$(BUILT) $(BUILT_FORWARD) &: Cargo.toml Cargo.lock build.rs forward/Cargo.toml $(shell find src forward/src -name '*.rs')
+	$(BUILD)
 
-install: $(SKD)
+install: $(SKD) $(FORWARD)
 	$(INSTALL) -D -m 755 $(SKD) $(DESTDIR)$(BINDIR)/skd
+	$(INSTALL) -D -m 755 $(FORWARD) $(DESTDIR)$(BINDIR)/skd-forward
+	$(INSTALL) -D -m 644 man/skd-forward.1 $(DESTDIR)$(MANDIR)/man1/skd-forward.1
 	$(INSTALL) -D -m 644 man/skd.8 $(DESTDIR)$(MANDIR)/man8/skd.8
 	$(INSTALL) -D -m 644 completions/skd.bash $(DESTDIR)$(BASHDIR)/skd
 	$(INSTALL) -D -m 644 completions/_skd $(DESTDIR)$(ZSHDIR)/_skd
@@ -38,6 +44,8 @@ install: $(SKD)
 
 uninstall:
 	rm -f $(DESTDIR)$(BINDIR)/skd
+	rm -f $(DESTDIR)$(BINDIR)/skd-forward
+	rm -f $(DESTDIR)$(MANDIR)/man1/skd-forward.1
 	rm -f $(DESTDIR)$(MANDIR)/man8/skd.8
 	rm -f $(DESTDIR)$(BASHDIR)/skd
 	rm -f $(DESTDIR)$(ZSHDIR)/_skd
@@ -48,6 +56,7 @@ uninstall:
 check:
 	.ci/packages
 	$(CARGO) test --locked --package skd-bench
+	$(CARGO) test --locked --package skd-forward
 	$(CARGO) test --locked
 
 documents:

@@ -24,7 +24,7 @@ _skd() {
 
     case "${cmd}" in
         skd)
-            opts="-t -u -i -x -l -s -d -b -c -n -v -B -L -P -S -U -V -h --tcp --udp --inet --unix --systemd --listen-fd --stream --datagram --seqpacket --backlog --unix-mode --unix-owner --threads --max-clients --wait --datagram-mode --min-source-port --warm --fork-server --fork-server-max-age --chdir --umask --nice --limit --env --stderr --no-new-privs --allow --deny --rules --explain --max-per-source --source-prefix --nat64 --rate --rate-per-source --at-max --at-source-max --at-rate --proxy-protocol --proxy-from --proxy-timeout --first-byte --timeout --idle-timeout --linger --drain --kill-after --nodelay --keepalive --user-timeout --defer-accept --fast-open --reuse-port --freebind --device --tos --mark --send-buffer --receive-buffer --multicast --accept-descriptors --verbose --background --log --pidfile --supervise --on-demand --idle-exit --ready-fd --user --as-peer --daemon-user --drop-privileges --chroot --check --version --help"
+            opts="-t -u -i -x -l -s -d -b -c -n -v -B -L -P -S -U -V -h --tcp --udp --inet --unix --systemd --listen-fd --stream --datagram --seqpacket --backlog --unix-mode --unix-owner --threads --max-clients --max-total --once --wait --datagram-mode --min-source-port --warm --fork-server --fork-server-max-age --chdir --umask --nice --limit --env --env-file --clear-env --pass-env --argv0 --name --stderr --no-new-privs --allow --deny --rules --explain --max-per-source --source-prefix --nat64 --rate --rate-per-source --at-max --at-source-max --at-rate --proxy-protocol --proxy-from --proxy-timeout --first-byte --timeout --idle-timeout --linger --drain --kill-after --nodelay --keepalive --user-timeout --defer-accept --fast-open --reuse-port --freebind --device --tos --mark --send-buffer --receive-buffer --multicast --accept-descriptors --verbose --background --log --pidfile --supervise --on-demand --idle-exit --ready-fd --user --as-peer --daemon-user --drop-privileges --chroot --check --version --config --inetd-conf --xinetd --print-config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -170,6 +170,13 @@ _skd() {
                     fi
                     return 0
                     ;;
+                --max-total)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 --datagram-mode)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -234,6 +241,42 @@ _skd() {
                     return 0
                     ;;
                 --env)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --env-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --pass-env)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --argv0)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --name)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
@@ -554,6 +597,29 @@ _skd() {
                     fi
                     return 0
                     ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --inetd-conf)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --xinetd)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --help)
                     COMPREPLY=($(compgen -W "all" -- "${cur}"))
                     return 0
@@ -582,7 +648,7 @@ _skd_or_prog() {
                 (( i++ ))
                 break
                 ;;
-            --tcp|--udp|--inet|--unix|--listen-fd|--backlog|--unix-mode|--unix-owner|--threads|--max-clients|--datagram-mode|--min-source-port|--warm|--fork-server-max-age|--chdir|--umask|--nice|--limit|--env|--stderr|--allow|--deny|--rules|--explain|--max-per-source|--source-prefix|--nat64|--rate|--rate-per-source|--at-max|--at-source-max|--at-rate|--proxy-from|--proxy-timeout|--first-byte|--timeout|--idle-timeout|--linger|--drain|--kill-after|--user-timeout|--defer-accept|--fast-open|--device|--tos|--mark|--send-buffer|--receive-buffer|--multicast|--log|--pidfile|--idle-exit|--ready-fd|--user|--daemon-user|--chroot)
+            --tcp|--udp|--inet|--unix|--listen-fd|--backlog|--unix-mode|--unix-owner|--threads|--max-clients|--max-total|--datagram-mode|--min-source-port|--warm|--fork-server-max-age|--chdir|--umask|--nice|--limit|--env|--env-file|--pass-env|--argv0|--name|--stderr|--allow|--deny|--rules|--explain|--max-per-source|--source-prefix|--nat64|--rate|--rate-per-source|--at-max|--at-source-max|--at-rate|--proxy-from|--proxy-timeout|--first-byte|--timeout|--idle-timeout|--linger|--drain|--kill-after|--user-timeout|--defer-accept|--fast-open|--device|--tos|--mark|--send-buffer|--receive-buffer|--multicast|--log|--pidfile|--idle-exit|--ready-fd|--user|--daemon-user|--chroot|--config|--inetd-conf|--xinetd)
                 (( i++ ))
                 ;;
             --fork-server|--keepalive|--help)

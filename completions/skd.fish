@@ -3,7 +3,7 @@
 function __skd_prog
     set -l words (commandline -opc) (commandline -ct)
     set -e words[1]
-    argparse --stop-nonopt t/tcp= u/udp= i/inet= l/unix= x= systemd listen-fd= s/stream d/datagram seqpacket b/backlog= unix-mode= unix-owner= threads= c/max-clients= wait datagram-mode= min-source-port= warm= fork-server=\? fork-server-max-age= chdir= umask= nice= limit= env= stderr= no-new-privs allow= deny= rules= explain= max-per-source= source-prefix= nat64= rate= rate-per-source= at-max= at-source-max= at-rate= proxy-protocol proxy-from= proxy-timeout= first-byte= timeout= idle-timeout= linger= drain= kill-after= n/nodelay keepalive=\? user-timeout= defer-accept= fast-open= reuse-port freebind device= tos= mark= send-buffer= receive-buffer= multicast= accept-descriptors v/verbose B/background L/log= P/pidfile= S/supervise on-demand idle-exit= ready-fd= user= as-peer daemon-user= U/drop-privileges chroot= check V/version h/help=\? -- $words 2>/dev/null
+    argparse --stop-nonopt t/tcp= u/udp= i/inet= l/unix= x= systemd listen-fd= s/stream d/datagram seqpacket b/backlog= unix-mode= unix-owner= threads= c/max-clients= max-total= once wait datagram-mode= min-source-port= warm= fork-server=\? fork-server-max-age= chdir= umask= nice= limit= env= env-file= clear-env pass-env= argv0= name= stderr= no-new-privs allow= deny= rules= explain= max-per-source= source-prefix= nat64= rate= rate-per-source= at-max= at-source-max= at-rate= proxy-protocol proxy-from= proxy-timeout= first-byte= timeout= idle-timeout= linger= drain= kill-after= n/nodelay keepalive=\? user-timeout= defer-accept= fast-open= reuse-port freebind device= tos= mark= send-buffer= receive-buffer= multicast= accept-descriptors v/verbose B/background L/log= P/pidfile= S/supervise on-demand idle-exit= ready-fd= user= as-peer daemon-user= U/drop-privileges chroot= check V/version h/help=\? config= inetd-conf= xinetd= print-config -- $words 2>/dev/null
     test -n "$argv"
     and not string match -q -- '-*' $argv[1]
     and string join -- ' ' (string escape -- $argv)
@@ -27,6 +27,7 @@ complete -c skd -n __skd_before_prog -l unix-mode -d 'Set the mode of socket fil
 complete -c skd -n __skd_before_prog -l unix-owner -d 'Set the owner of unix socket files' -r -f -a "(__fish_complete_users)"
 complete -c skd -n __skd_before_prog -l threads -d 'Accept in N threads, 1 to 16 [3 for 2 cores]' -r -f
 complete -c skd -n __skd_before_prog -s c -l max-clients -d 'Run at most N handlers at once [no limit]' -r -f
+complete -c skd -n __skd_before_prog -l max-total -d 'End after N handlers' -r -f
 complete -c skd -n __skd_before_prog -l datagram-mode -d 'Serve by wait, per-peer or per-packet [wait]' -r -f
 complete -c skd -n __skd_before_prog -l min-source-port -d 'Drop datagrams from ports below N [0 or 1024]' -r -f
 complete -c skd -n __skd_before_prog -l warm -d 'Keep up to N prestarted handlers' -r -f
@@ -37,6 +38,10 @@ complete -c skd -n __skd_before_prog -l umask -d 'Set the umask of PROG, 0 to 77
 complete -c skd -n __skd_before_prog -l nice -d 'Set the nice value of PROG, -20 to 19' -r -f
 complete -c skd -n __skd_before_prog -l limit -d 'Set a resource limit; repeatable' -r -f
 complete -c skd -n __skd_before_prog -l env -d 'Set or unset a variable; repeatable' -r -f
+complete -c skd -n __skd_before_prog -l env-file -d 'Set the variables in FILE; repeatable' -r -F
+complete -c skd -n __skd_before_prog -l pass-env -d 'With --clear-env, inherit NAME; repeatable' -r -f
+complete -c skd -n __skd_before_prog -l argv0 -d 'Run PROG under the name NAME' -r -f
+complete -c skd -n __skd_before_prog -l name -d 'Name the service NAME [the name of PROG]' -r -f
 complete -c skd -n __skd_before_prog -l stderr -d 'Send handlers\' stderr to client or log [log]' -r -f
 complete -c skd -n __skd_before_prog -l allow -d 'Admit these clients; repeatable' -r -f
 complete -c skd -n __skd_before_prog -l deny -d 'Refuse these clients; repeatable' -r -f
@@ -75,12 +80,17 @@ complete -c skd -n __skd_before_prog -l ready-fd -d 'Write a newline to descript
 complete -c skd -n __skd_before_prog -l user -d 'Run PROG as USER, with its groups' -r -f -a "(__fish_complete_users)"
 complete -c skd -n __skd_before_prog -l daemon-user -d 'Become USER after binding, skd and PROG' -r -f -a "(__fish_complete_users)"
 complete -c skd -n __skd_before_prog -l chroot -d 'Run PROG in root directory DIR; needs --user' -r -f -a "(__fish_complete_directories)"
+complete -c skd -n __skd_before_prog -l config -d 'Serve what TOML files say; repeatable' -r -F
+complete -c skd -n __skd_before_prog -l inetd-conf -d 'Serve what inetd.conf files say; repeatable' -r -F
+complete -c skd -n __skd_before_prog -l xinetd -d 'Serve what xinetd files say; repeatable' -r -F
 complete -c skd -n __skd_before_prog -s h -l help -d 'Print the common options, or all' -f -a "all\t''"
 complete -c skd -n __skd_before_prog -l systemd -d 'Take the sockets of systemd socket activation'
 complete -c skd -n __skd_before_prog -s s -l stream -d 'Make every -i, -l and -x a stream socket'
 complete -c skd -n __skd_before_prog -s d -l datagram -d 'Make every -i, -l and -x a datagram socket'
 complete -c skd -n __skd_before_prog -l seqpacket -d 'Make every -l and -x a seqpacket socket'
+complete -c skd -n __skd_before_prog -l once -d 'Serve one client, and end: --max-total 1'
 complete -c skd -n __skd_before_prog -l wait -d 'Run PROG on the listening socket, like inetd'
+complete -c skd -n __skd_before_prog -l clear-env -d 'Let PROG inherit no variable, not even PATH'
 complete -c skd -n __skd_before_prog -l no-new-privs -d 'Gain no privileges by set-user-id files'
 complete -c skd -n __skd_before_prog -l proxy-protocol -d 'Take the client\'s address from a PROXY header'
 complete -c skd -n __skd_before_prog -s n -l nodelay -d 'Set TCP_NODELAY on connections'
@@ -95,3 +105,4 @@ complete -c skd -n __skd_before_prog -l as-peer -d 'Run PROG as the user of its 
 complete -c skd -n __skd_before_prog -s U -l drop-privileges -d 'Become $UID and $GID after binding, in $ROOT'
 complete -c skd -n __skd_before_prog -l check -d 'Check command line and system, and exit'
 complete -c skd -n __skd_before_prog -s V -l version -d 'Print the version'
+complete -c skd -n __skd_before_prog -l print-config -d 'Print the configuration as TOML, and exit'

@@ -1,5 +1,6 @@
 //! `skd-bench`: measures skd beside the socket daemons installed on this machine.
 
+mod forward;
 mod handlers;
 mod load;
 mod machine;
@@ -67,6 +68,10 @@ fn run(options: &Options) -> Result<ExitCode> {
     raise_open_files()?;
 
     let folder = tempfile::Builder::new().prefix("skd-bench-").tempdir()?;
+    if options.forward {
+        forward::run(options, folder.path(), &interrupted)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let handlers = Handlers::prepare(folder.path(), &settings.handlers, settings.bulk_bytes)?;
     let tiny = handlers::tiny(folder.path())?;
     let workspace = Workspace::new(folder.path());
@@ -107,6 +112,7 @@ fn empty_results(settings: &Settings, found: Found) -> (Results, Vec<peers::Peer
         datagrams: Vec::new(),
         prestart: Vec::new(),
         prestart_alone: Vec::new(),
+        services: Vec::new(),
     };
     (results, found.peers)
 }

@@ -98,6 +98,10 @@ pub(crate) struct Options {
     #[arg(long)]
     pub render: bool,
 
+    /// Measure skd-forward beside other forwarders, and print a table; nothing is written
+    #[arg(long)]
+    pub forward: bool,
+
     /// A short run to see that everything works; its figures mean nothing
     #[arg(long)]
     pub quick: bool,
@@ -124,6 +128,8 @@ pub(crate) enum Group {
     Kernel,
     /// Programs that read a line and answer it, started at the connection or before it
     Prestart,
+    /// One skd with up to ten thousand services
+    Services,
 }
 
 impl Group {
@@ -136,6 +142,7 @@ impl Group {
             Self::Datagram => "datagram",
             Self::Kernel => "kernel",
             Self::Prestart => "prestart",
+            Self::Services => "services",
         }
     }
 }

@@ -61,6 +61,28 @@ pub(crate) fn anonymous_kib(pid: i32) -> io::Result<u64> {
     field_kib(&status, "RssAnon:").ok_or_else(|| io::Error::other("no RssAnon in /proc/PID/status"))
 }
 
+/// Anonymous memory in KiB, of which a page that n processes share counts as 1/n.
+pub(crate) fn proportional_anonymous_kib(pid: i32) -> io::Result<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    field_kib(&rollup, "Pss_Anon:").ok_or_else(|| io::Error::other("no Pss_Anon"))
+}
+
+/// The number of its descriptors that are ends of pipes.
+pub(crate) fn pipe_ends(pid: i32) -> io::Result<u64> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd"))?;
+    let links = entries
+        .flatten()
+        .filter_map(|entry| fs::read_link(entry.path()).ok());
+    let pipes = links.filter(|link| link.to_string_lossy().starts_with("pipe:"));
+    Ok(pipes.count() as u64)
+}
+
+/// The numbers of descriptors and threads.
+pub(crate) fn descriptors_and_threads(pid: i32) -> io::Result<(usize, usize)> {
+    let count = |what| Ok::<_, io::Error>(fs::read_dir(format!("/proc/{pid}/{what}"))?.count());
+    Ok((count("fd")?, count("task")?))
+}
+
 /// Whether another process traces it, as skd does until a handler is prestarted.
 pub(crate) fn is_traced(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| has_tracer(&status))

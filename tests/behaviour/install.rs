@@ -1,5 +1,6 @@
 //! Installation: of skd by `make install`, and of the tests' requirements by `.ci/packages`.
 
+use crate::forward;
 use crate::harness::{Directory, requires_command};
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,6 +18,8 @@ fn installs_and_uninstalls_under_a_prefix() {
     make(&stage, "install", &["PREFIX=/usr"]);
     let expected = [
         ("usr/bin/skd", 0o755),
+        ("usr/bin/skd-forward", 0o755),
+        ("usr/share/man/man1/skd-forward.1", 0o644),
         ("usr/share/man/man8/skd.8", 0o644),
         ("usr/share/bash-completion/completions/skd", 0o644),
         ("usr/share/fish/vendor_completions.d/skd.fish", 0o644),
@@ -26,6 +29,7 @@ fn installs_and_uninstalls_under_a_prefix() {
     assert_eq!(files(stage.path()), BTreeMap::from(expected));
     for (source, installed) in [
         (env!("CARGO_BIN_EXE_skd"), "usr/bin/skd"),
+        ("man/skd-forward.1", "usr/share/man/man1/skd-forward.1"),
         ("man/skd.8", "usr/share/man/man8/skd.8"),
         ("completions/_skd", "usr/share/zsh/site-functions/_skd"),
     ] {
@@ -62,20 +66,26 @@ fn an_install_builds_only_if_a_source_is_newer() {
     let builds = |more: &[&str]| {
         let lines = would_run(&[&[variable.as_str()], more].concat());
         let count = |text: &str| lines.lines().filter(|line| line.contains(text)).count();
-        assert_eq!(count("/bin/skd"), 1, "{lines}");
+        assert_eq!(count("/bin/skd"), 2, "{lines}");
         count("no-cargo build --release")
     };
     assert_eq!(builds(&[]), 1, "there is no binary");
-    let binary = fs::File::create(target.join("release/skd")).unwrap();
-    assert_eq!(builds(&[]), 0, "the binary is new");
-    binary.set_modified(SystemTime::UNIX_EPOCH).unwrap();
-    assert_eq!(builds(&[]), 1, "the sources are newer");
-    // A binary that SKD names is installed as it is.
+    let [skd, forward] = ["release/skd", "release/skd-forward"]
+        .map(|name| fs::File::create(target.join(name)).unwrap());
+    assert_eq!(builds(&[]), 0, "the binaries are new");
+    for binary in [&skd, &forward] {
+        binary.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        assert_eq!(builds(&[]), 1, "the sources are newer");
+        binary.set_modified(SystemTime::now()).unwrap();
+    }
+    skd.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    forward.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    // Binaries that SKD and FORWARD name are installed as they are.
     let other = target.write("other", "");
     let other = fs::File::options().append(true).open(other).unwrap();
     other.set_modified(SystemTime::UNIX_EPOCH).unwrap();
-    let named = format!("SKD={}", target.name("other"));
-    assert_eq!(builds(&[&named]), 0, "another was named");
+    let named = ["SKD", "FORWARD"].map(|name| format!("{name}={}", target.name("other")));
+    assert_eq!(builds(&[&named[0], &named[1]]), 0, "others were named");
 }
 
 #[test]
@@ -113,7 +123,11 @@ fn every_command_that_a_test_needs_is_among_the_packages() {
 fn make(stage: &Directory, target: &str, variables: &[&str]) {
     let destination = format!("DESTDIR={}", stage.path().display());
     let skd = concat!("SKD=", env!("CARGO_BIN_EXE_skd"));
-    run_make(&["--silent", target, &destination, skd], variables);
+    let forward = format!("FORWARD={}", forward::program().display());
+    run_make(
+        &["--silent", target, &destination, skd, &forward],
+        variables,
+    );
 }
 
 /// Returns the commands that `make install` would run.

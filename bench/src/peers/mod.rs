@@ -159,7 +159,7 @@ fn file(option: &str, path: &Path) -> Result<PathBuf> {
 
 /// Finds skd: the path of --skd, else the release build beside this program or in target/, else the
 /// one in PATH.
-fn find_skd(options: &Options) -> Result<Option<PathBuf>> {
+pub(crate) fn find_skd(options: &Options) -> Result<Option<PathBuf>> {
     if let Some(path) = &options.skd {
         return file("--skd", path).map(Some);
     }

@@ -80,6 +80,9 @@ pub(crate) struct Server {
 
 const START_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The same for thousands of services, on a busy machine.
+const MANY_START_TIMEOUT: Duration = Duration::from_secs(60);
+
 impl Server {
     pub(crate) fn start(
         workspace: &Workspace,
@@ -94,33 +97,81 @@ impl Server {
         let endpoint = workspace.endpoint(transport, &stem)?;
         let command = recipe.prepare(&peer.program, &endpoint, handler, &stem)?;
         let errors = stem.with_extension("stderr");
-        let began = Instant::now();
-        let child = Command::new(&command.words[0])
-            .args(&command.words[1..])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(&errors)?)
-            // A separate group, so that an interrupt at the terminal does not reach it.
-            .process_group(0)
-            .env_clear()
-            .envs(environment())
-            .spawn()
-            .with_context(|| format!("cannot start {}", peer.name))?;
-        let mut server = Self {
-            pid: child.id().cast_signed(),
-            child,
-            prestarts: peer.prestarts,
-            endpoint,
-            first_answer: Duration::ZERO,
-        };
+        let mut process = Command::new(&command.words[0]);
+        process.args(&command.words[1..]);
+        let (mut server, began) = Self::spawn(process, &errors, endpoint, peer.prestarts)?;
         let outcome = server
             .settle(command.pidfile.as_deref(), began)
-            .and_then(|()| server.await_answer(handler, began));
+            .and_then(|()| server.await_answer(handler, began, START_TIMEOUT));
         outcome.map_err(|error| match last_line(&errors, &workspace.folder) {
             Some(line) => error.context(format!("it reports: {line}")),
             None => error,
         })?;
         Ok(server)
+    }
+
+    /// Starts one skd of so many services, each at an address of its own, by a program that takes a file
+    /// with their command lines. Returns it, with the endpoint of its last service, and all endpoints.
+    pub(crate) fn of_services(
+        workspace: &Workspace,
+        program: &Path,
+        handler: &Handler,
+        services: usize,
+    ) -> Result<(Self, Vec<Endpoint>)> {
+        let stem = workspace.stem();
+        let port = workspace.free_port()?;
+        let addresses = (0..services).map(|number| {
+            let byte = |number: usize| u8::try_from(number % 250).unwrap_or(0);
+            let (low, middle) = (byte(number) + 1, byte(number / 250));
+            SocketAddrV4::new(Ipv4Addr::new(127, 1, middle, low), port)
+        });
+        let addresses: Vec<_> = addresses.collect();
+        let lines = addresses.iter().enumerate();
+        let lines = lines.map(|(number, address)| {
+            format!("s{number} -t {address} {}\n", handler.words.join(" "))
+        });
+        let file = stem.with_extension("services");
+        fs::write(&file, lines.collect::<String>())?;
+        let mut process = Command::new(program);
+        process.arg(&file);
+        let endpoints: Vec<_> = addresses.into_iter().map(Endpoint::Tcp).collect();
+        let last = endpoints.last().cloned().context("no service")?;
+        let errors = stem.with_extension("stderr");
+        let (mut server, began) = Self::spawn(process, &errors, last, false)?;
+        server.await_answer(handler, began, MANY_START_TIMEOUT)?;
+        Ok((server, endpoints))
+    }
+
+    fn spawn(
+        mut process: Command,
+        errors: &Path,
+        endpoint: Endpoint,
+        prestarts: bool,
+    ) -> Result<(Self, Instant)> {
+        let began = Instant::now();
+        let child = process
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(errors)?)
+            // A separate group, so that an interrupt at the terminal does not reach it.
+            .process_group(0)
+            .env_clear()
+            .envs(environment())
+            .spawn()
+            .with_context(|| {
+                format!(
+                    "cannot start {}",
+                    Path::new(process.get_program()).display()
+                )
+            })?;
+        let server = Self {
+            pid: child.id().cast_signed(),
+            child,
+            prestarts,
+            endpoint,
+            first_answer: Duration::ZERO,
+        };
+        Ok((server, began))
     }
 
     /// Finds the process id of a daemon that runs in the background.
@@ -139,7 +190,7 @@ impl Server {
         bail!("it writes no pid file")
     }
 
-    fn await_answer(&mut self, handler: &Handler, began: Instant) -> Result<()> {
+    fn await_answer(&mut self, handler: &Handler, began: Instant, timeout: Duration) -> Result<()> {
         loop {
             let probe = load::probe(&self.endpoint, handler.reply, Duration::from_secs(2));
             let Err(error) = probe else {
@@ -154,11 +205,28 @@ impl Server {
             {
                 bail!("it ended with {status}");
             }
-            if began.elapsed() > START_TIMEOUT {
+            if began.elapsed() > timeout {
                 return Err(error).context("no valid answer");
             }
             std::thread::sleep(Duration::from_micros(200));
         }
+    }
+
+    pub(crate) const fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Ends it by TERM. Returns how long that takes.
+    pub(crate) fn end(mut self) -> Result<Duration> {
+        let began = Instant::now();
+        kill(Pid::from_raw(self.pid), Signal::SIGTERM)?;
+        while self.is_present() {
+            if began.elapsed() > MANY_START_TIMEOUT {
+                bail!("it doesn't end");
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        Ok(began.elapsed())
     }
 
     pub(crate) fn cpu_times(&self) -> Result<proc::CpuTimes> {
@@ -192,6 +260,13 @@ impl Server {
             + copies
                 .filter_map(|pid| proc::anonymous_kib(pid).ok())
                 .sum::<u64>())
+    }
+
+    /// Returns the ids of the server and its descendants.
+    pub(crate) fn processes(&self) -> Result<Vec<i32>> {
+        let mut found = ProcessTable::read()?.descendants(self.pid);
+        found.push(self.pid);
+        Ok(found)
     }
 
     /// Waits until all handlers have ended and been waited for, so that their CPU time counts.
