@@ -95,11 +95,52 @@ fn command_lines_pass_the_check() {
 }
 
 #[test]
+fn service_files_pass_the_check() {
+    requires_root();
+    let files = [
+        "--config",
+        "contrib/etc/skd.toml",
+        "--config",
+        "contrib/etc/services",
+    ];
+    for enabled in [false, true] {
+        let directory = Directory::new();
+        let copied = ["skd.toml", "services/motd.toml", "services/daytime.toml"];
+        fs::create_dir(directory.join("services")).unwrap();
+        for file in copied {
+            let text = text(Path::new("etc").join(file));
+            let text = text.replace(
+                "enabled = false\n",
+                if enabled { "" } else { "enabled = false\n" },
+            );
+            directory.write(file, text);
+        }
+        let found = fs::read_dir("contrib/etc/services").unwrap().count();
+        assert_eq!(found, copied.len() - 1);
+        let words = files.map(|word| word.replace("contrib/etc", directory.name(".").as_str()));
+        let output = Skd::new(["--check"]).args(words).end();
+        // As shipped nothing is enabled.
+        output.expect_code(if enabled { 0 } else { 1 });
+        let listens = output.stderr.matches("Would listen").count();
+        assert_eq!(listens > 0, enabled, "{output:#?}");
+    }
+    // The units name the paths that the files say they have.
+    for unit in ["skd.service", "skd@.service"] {
+        let unit = text(Path::new("systemd").join(unit));
+        let commands = unit.lines().filter(|line| line.contains(INSTALLED));
+        let options: BTreeSet<_> = commands
+            .map(|line| line.split_once("--config").unwrap().1)
+            .collect();
+        assert_eq!(options.len(), 1, "{options:?}");
+    }
+}
+
+#[test]
 fn units_pass_systemd_analyze() {
     requires_command("systemd-analyze");
     let directory = Directory::new();
     let units = units(&directory);
-    assert_eq!(units.len(), 3, "{units:?}");
+    assert_eq!(units.len(), 5, "{units:?}");
     let output = run(Command::new("systemd-analyze")
         .args(["verify", "--man=no"])
         .args(&units));
@@ -331,4 +372,14 @@ fn the_container_is_built_from_this_source() {
         }
     }
     assert!(copied > 4, "{text}");
+    // Cargo refuses a workspace without one of its members, and skd is built with its version.
+    let members = manifest
+        .lines()
+        .find_map(|line| line.strip_prefix("members = "));
+    let members = members.unwrap().split('"').skip(1).step_by(2);
+    for needed in members.chain(["build.rs"]) {
+        let copies =
+            |line: &str| line.starts_with("COPY ") && line.split(' ').any(|it| it == needed);
+        assert!(text.lines().any(copies), "{needed}");
+    }
 }

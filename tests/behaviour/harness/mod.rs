@@ -46,6 +46,7 @@ mod instance;
 mod manager;
 mod namespace;
 mod options;
+mod own_machine;
 mod prepare;
 mod prestart;
 mod process;
@@ -73,6 +74,7 @@ pub use self::idle::{assert_idle, is_asleep, switches, wait_asleep, watch};
 pub use self::instance::Instance;
 pub use self::manager::{Notice, ServiceManager};
 pub use self::namespace::Namespace;
+pub use self::own_machine::{HOSTS, Machine};
 pub use self::prepare::{has_close_range, queue_signal};
 pub use self::prestart::{Way, exec_id, is_parked, parked, slay_if_parked, tracing_takes_a_right};
 pub use self::process::{
