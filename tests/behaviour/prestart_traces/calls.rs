@@ -258,7 +258,7 @@ fn source(programs: &[Program]) -> String {
             said[read(0, said, sizeof said - 1) > 0 && count > 2] = 0;
             static char buffer[1 << 16];
             setvbuf(stdout, buffer, _IOFBF, sizeof buffer);
-            if (answer == getpid()) answer = -7;
+            if (answer == getpid() || answer == getppid()) answer = -7;
             printf("%ld %ld\n", answer > 4096 ? 4096 : answer, failure);
             struct stat its;
             if (fd > 2 && !fstat(fd, &its) && S_ISREG(its.st_mode)) printf("%.3s\n", bytes);
