@@ -1,7 +1,7 @@
 //! skd-forward: the program, run as a handler by skd and typed in a shell.
 
 use crate::harness::{
-    DEADLINE, Directory, Running, Skd, Way, ask, assert_idle, connect, descriptors, echo,
+    DEADLINE, Directory, Running, Skd, Way, ask, assert_idle, built, connect, descriptors, echo,
     requires_command, rss_anon, talk, udp_client, wait_for, wait_until,
 };
 use nix::sys::signal::Signal;
@@ -18,20 +18,7 @@ use std::time::Duration;
 /// The program, built if need be.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let profile = Path::new(env!("CARGO_BIN_EXE_skd")).parent().unwrap();
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--locked", "--package", "skd-forward"]);
-        build.arg("--target-dir").arg(profile.parent().unwrap());
-        if profile.ends_with("release") {
-            build.arg("--release");
-        }
-        let output = build.current_dir(env!("CARGO_MANIFEST_DIR")).output();
-        let output = output.expect("cargo");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
-        profile.join("skd-forward")
-    })
+    PROGRAM.get_or_init(|| built(&["--package", "skd-forward"], "skd-forward"))
 }
 
 /// A skd that forwards its TCP clients, with these options of its own and these words of skd-forward.

@@ -2,8 +2,8 @@
 
 use crate::harness::{
     DEADLINE, Directory, Running, Skd, Tampering, ask as harness_ask, ask_unix_datagram,
-    assert_idle, connect_unix, datagram_echo, echo, poll_for, requires_command, requires_root,
-    stat_field, talk, tampering, threads, try_talk, udp_client, wait_for,
+    assert_idle, built, connect_unix, datagram_echo, echo, poll_for, requires_command,
+    requires_root, stat_field, talk, tampering, threads, try_talk, udp_client, wait_for,
 };
 use nix::sys::resource::Resource;
 use nix::sys::signal::Signal;
@@ -11,28 +11,13 @@ use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 /// The example, built if need be.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let binary = Path::new(env!("CARGO_BIN_EXE_skd"));
-        let profile = binary.parent().expect("the directory of binaries");
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--locked", "--example", "services"]);
-        build.arg("--target-dir").arg(profile.parent().unwrap());
-        if profile.ends_with("release") {
-            build.arg("--release");
-        }
-        let output = build.current_dir(env!("CARGO_MANIFEST_DIR")).output();
-        let output = output.expect("cargo");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
-        profile.join("examples/services")
-    })
+    PROGRAM.get_or_init(|| built(&["--example", "services"], "examples/services"))
 }
 
 /// A daemon of these services, each a name and a command line in which `DIR` is the directory.

@@ -258,3 +258,19 @@ fn has_more_groups(user: &OsStr) -> bool {
     let groups = CString::new(entry.name).map(|name| getgrouplist(&name, entry.gid));
     matches!(groups, Ok(Ok(groups)) if groups.iter().any(|gid| *gid != entry.gid))
 }
+
+/// Returns a service as a line, with its options in order, for unit tests of the readers.
+#[cfg(test)]
+pub(super) fn shown(service: &ServiceText) -> String {
+    let mut line = format!("[{}]", service.name);
+    for option in &service.options {
+        line += &format!(" {}", option.name);
+        if let Some(value) = &option.value {
+            line += &format!("={}", value.display());
+        }
+    }
+    for word in &service.command {
+        line += &format!(" '{}'", word.display());
+    }
+    line
+}

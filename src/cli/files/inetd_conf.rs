@@ -504,24 +504,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cli::files::foreign::shown;
 
-    /// What is read: a line for each service, its options in order, and faults.
+    /// What is read: a line for each service, and faults.
     fn read_text(text: &str) -> (Vec<String>, Vec<String>) {
         let mut faults = Vec::new();
         let services = parse(text.as_bytes(), &mut faults);
-        let shown = services.iter().map(|service| {
-            let mut line = format!("[{}]", service.name);
-            for option in &service.options {
-                line += &format!(" {}", option.name);
-                if let Some(value) = &option.value {
-                    line += &format!("={}", value.display());
-                }
-            }
-            for word in &service.command {
-                line += &format!(" '{}'", word.display());
-            }
-            line.replace(" stderr=client", "")
-        });
+        let shown = services
+            .iter()
+            .map(shown)
+            .map(|line| line.replace(" stderr=client", ""));
         let shown = shown.collect();
         (shown, faults.iter().map(ToString::to_string).collect())
     }

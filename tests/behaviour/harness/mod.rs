@@ -83,7 +83,7 @@ pub use self::process::{
     process_group, rss_anon, session, settled_descriptors, signal_masks, stat_field, status_field,
     threads, zombies,
 };
-pub use self::program::{Program, each_program, original};
+pub use self::program::{Program, built, each_program, original};
 pub use self::running::{Daemon, Output, Running};
 pub use self::skd::{MARK, Skd, Stream, run_to_end, wait_out_throttle};
 pub use self::sockets::{Kind, Socket, sockets};

@@ -3,7 +3,8 @@
 use super::Skd;
 use std::ffi::OsStr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The skd of this project, or version 1.2, whose promises it keeps. A test of both asserts a deliberate
 /// difference by `match`ing on this.
@@ -52,4 +53,22 @@ pub fn each_program(test: impl Fn(Program)) {
             resume_unwind(panic);
         }
     }
+}
+
+/// Builds another program of the workspace if need be, by these words for `cargo build`, and returns its path, which is
+/// `name` beside the skd under test.
+#[track_caller]
+pub fn built(words: &[&str], name: &str) -> PathBuf {
+    let profile = Path::new(env!("CARGO_BIN_EXE_skd")).parent().unwrap();
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--locked"]).args(words);
+    build.arg("--target-dir").arg(profile.parent().unwrap());
+    if profile.ends_with("release") {
+        build.arg("--release");
+    }
+    let output = build.current_dir(env!("CARGO_MANIFEST_DIR")).output();
+    let output = output.expect("cargo");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    profile.join(name)
 }
