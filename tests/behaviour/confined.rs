@@ -77,9 +77,13 @@ fn the_launcher_of_a_daemon_is_confined_while_it_waits() {
     wait_until("the launcher is confined", || is_confined(skd.pid()));
     let daemon: i32 = wait_for("the pid file", || directory.read("pid").trim().parse().ok());
     assert!(!is_confined(daemon));
+    assert!(exists(skd.pid()), "the launcher hasn't waited");
     thread::spawn(move || reader.read_to_end(&mut Vec::new()));
     assert_eq!(skd.wait().code(), Some(0));
-    assert!(threads(daemon).iter().any(|(_, name)| name == "accept-0"));
+    // A thread names itself, which may be later than the end of the start.
+    wait_until("the daemon has its threads", || {
+        threads(daemon).iter().any(|(_, name)| name == "accept-0")
+    });
     kill(Pid::from_raw(daemon), Signal::SIGTERM).unwrap();
     wait_until("the daemon ends", || !exists(daemon));
 }

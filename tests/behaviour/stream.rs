@@ -340,9 +340,12 @@ fn every_number_of_threads_serves() {
         for stream in &mut streams {
             echo(stream, threads.as_bytes());
         }
-        let all = crate::harness::threads(skd.pid()).into_iter();
-        let acceptors = all.filter(|(_, name)| name.starts_with("accept-"));
-        assert_eq!(acceptors.count().to_string(), threads);
+        // A thread names itself, which may be later than clients are served by others.
+        skd.wait_until("so many threads accept", || {
+            let all = crate::harness::threads(skd.pid()).into_iter();
+            let acceptors = all.filter(|(_, name)| name.starts_with("accept-"));
+            acceptors.count().to_string() == threads
+        });
         for stream in streams {
             talk(stream, b"");
         }
