@@ -8,8 +8,8 @@ use super::table::Then::{Refused, Serves};
 use super::table::{NEEDLESS, Phase, Row, TABLE, Then, rows};
 use crate::harness::{
     Directory, Namespace, Running, Skd, Syslog, capabilities, children, command, connect_unix,
-    exists, ids, is_in_call, is_zombie, machine, relays, requires_command, requires_root,
-    send_unix_datagram, talk, threads, wait_for, wait_until,
+    exists, ids, is_in_call, is_zombie, machine, polls_without_limit, relays, requires_command,
+    requires_root, send_unix_datagram, talk, threads, wait_for, wait_until,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -305,10 +305,10 @@ impl Client {
                 let service = service(skd, directory);
                 return Ok(match setting.mode() {
                     Mode::InPlace => sleeps(service),
-                    // The program runs before the end of the start is told, which may fail.
+                    // The program runs before the end of the start is told. If that fails, it may still run while
+                    // skd waits for the relay to write the last lines: with a time limit.
                     Mode::Supervised => {
-                        is_in_call(service, libc::SYS_poll)
-                            && children(service).into_iter().any(sleeps)
+                        children(service).into_iter().any(sleeps) && polls_without_limit(service)
                     }
                     _ => children(service).into_iter().any(sleeps),
                 });

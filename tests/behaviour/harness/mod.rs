@@ -80,8 +80,8 @@ pub use self::prestart::{Way, exec_id, is_parked, parked, slay_if_parked, tracin
 pub use self::process::{
     SignalMasks, capabilities, children, command, cpu_ticks, descendants, descriptors, environment,
     exists, idle_descriptors, ids, is_in_call, is_zombie, limit, limit_processes, mark_of, parent,
-    process_group, rss_anon, session, settled_descriptors, signal_masks, stat_field, status_field,
-    threads, zombies,
+    polls_without_limit, process_group, rss_anon, session, settled_descriptors, signal_masks,
+    stat_field, status_field, threads, zombies,
 };
 pub use self::program::{Program, built, each_program, original};
 pub use self::running::{Daemon, Output, Running};

@@ -259,8 +259,21 @@ pub fn stat_field(pid: i32, number: usize) -> Option<String> {
 
 /// Whether `pid` is in this system call, or waits to enter it.
 pub fn is_in_call(pid: i32, call: libc::c_long) -> bool {
-    let text = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
-    text.split(' ').next() == Some(&call.to_string())
+    call_of(pid).split(' ').next() == Some(&call.to_string())
+}
+
+/// Whether `pid` waits in poll(2) without a time limit.
+pub fn polls_without_limit(pid: i32) -> bool {
+    // The number of the call and its arguments, the last of which is an int.
+    let text = call_of(pid);
+    let words: Vec<_> = text.split(' ').collect();
+    let limit = words.get(3).and_then(|word| word.strip_prefix("0x"));
+    let limit = limit.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+    words[0] == libc::SYS_poll.to_string() && limit.is_some_and(|limit| limit as i32 == -1)
+}
+
+fn call_of(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default()
 }
 
 /// Whether `pid` was started with `name=value` in its environment.
