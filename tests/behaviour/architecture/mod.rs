@@ -18,31 +18,31 @@ const EXCEPTIONS: [(&str, &str); 2] = [
 
 #[test]
 fn modules_import_from_lower_floors_of_their_folder() {
-    assert_none(&Crate::read().floor_faults(&EXCEPTIONS));
+    assert_none(&Crate::of_skd().floor_faults(&EXCEPTIONS));
 }
 
 #[test]
 fn the_crate_and_serve_have_floors() {
-    let sources = Crate::read();
+    let sources = Crate::of_skd();
     for folder in [&[][..], &["serve".to_owned()]] {
-        let floors = Floors::of(&sources, folder);
+        let floors = Floors::of(sources, folder);
         assert!(floors.is_some(), "{folder:?} has no table of floors");
     }
 }
 
 #[test]
 fn files_do_not_import_in_circles() {
-    assert_none(&circles(&Crate::read().edges()));
+    assert_none(&circles(&Crate::of_skd().edges()));
 }
 
 #[test]
 fn methods_are_in_the_folder_of_their_type() {
-    assert_none(&Crate::read().impls_elsewhere());
+    assert_none(&Crate::of_skd().impls_elsewhere());
 }
 
 #[test]
 fn unsafe_is_in_sys_alone() {
-    for (file, line) in Crate::read().unsafe_lines() {
+    for (file, line) in Crate::of_skd().unsafe_lines() {
         assert!(file.starts_with("sys/"), "src/{file}:{line}: unsafe");
     }
 }

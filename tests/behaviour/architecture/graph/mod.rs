@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use syn::{Expr, Item, Lit, Meta};
 
@@ -74,6 +75,12 @@ enum End {
 type Pending = BTreeSet<(Module, String)>;
 
 impl Crate {
+    /// Returns the crate in `src/`, which is read once.
+    pub fn of_skd() -> &'static Self {
+        static CRATE: LazyLock<Crate> = LazyLock::new(Crate::read);
+        &CRATE
+    }
+
     /// Reads the crate in `src/`.
     pub fn read() -> Self {
         let mut sources = Vec::new();
