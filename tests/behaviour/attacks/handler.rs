@@ -9,7 +9,7 @@ use crate::harness::{
 use nix::sys::signal::Signal;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(super) const GROUPS: &[&Group] = &[&USER, &DAEMON_USER, &CONFINED, &DATAGRAMS, &OTHERS];
 
@@ -28,7 +28,7 @@ const USER: Group = Group {
         Attack::py("lines with made-up times in the log", "each line has its real time in front", "forged_lines", "sent").after(lines_have_times),
         Attack::py("give skd a session keyring, or find a key in its own", "EPERM, ENOKEY", "keys", "refused"),
         Attack::py("50 children that are skd's (CLONE_PARENT), so that their zombies stay", "skd reaps them", "children_of_skd", "made").after(no_zombie_stays),
-        Attack::py("processes in sessions of their own that keep the connection", "others are served; skd waits for none", "orphans", "left"),
+        Attack::py("processes in sessions of their own that keep the connection", "others are served; skd waits for none", "orphans", "left").beside(served_meanwhile),
         Attack::py("stop and kill newborn handlers of others for a second", "a stopped one is continued, a killed one made again", "newborns", "sent").beside(clients),
         Attack::py("stop its own group and shut the connection down", "costs its slot alone", "stopped_group", "stopped"),
         Attack::py("end with SO_LINGER and a full connection, so that skd's close waits", "the close doesn't wait, or is another thread's", "lingering", super::ANYTHING),
@@ -83,6 +83,14 @@ fn upgrades(scene: &Scene) {
 fn clients(scene: &Scene) {
     for _ in 0..10 {
         let _ = try_talk(scene.skd.connect(), b"{\"attack\": \"echo\"}\n");
+    }
+}
+
+/// The attack, once begun, goes on for longer.
+fn served_meanwhile(scene: &Scene) {
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(1) {
+        scene.assert_served();
     }
 }
 
