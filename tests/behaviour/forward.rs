@@ -2,7 +2,7 @@
 
 use crate::harness::{
     DEADLINE, Directory, Running, Skd, Way, ask, assert_idle, built, connect, descriptors, echo,
-    requires_command, rss_anon, talk, udp_client, wait_for, wait_until,
+    requires_command, rss_anon, talk, time_limit, udp_client, wait_for, wait_until,
 };
 use nix::sys::signal::Signal;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
@@ -762,14 +762,17 @@ fn a_datagram_that_nothing_receives_is_reported_once_and_the_next_one_arrives() 
 #[test]
 fn datagrams_in_other_modes_get_their_answer_too() {
     let address = format!("udp:{}", datagram_server());
+    // For so long another answer is awaited after the last datagram.
+    let limit = time_limit(1);
+    let words = ["--connect-timeout", &limit, &address];
     let skd = Skd::new(["-vu", "127.0.0.1:0", "--datagram-mode", "per-packet"])
-        .run_with(program(), [&address]);
+        .run_with(program(), words);
     let client = udp_client(skd.address());
     assert_eq!(ask(&client, b"one"), b"one");
     assert_eq!(ask(&client, b"two"), b"two");
     all_ended(&skd, 0, 2);
     // And in a shell.
-    assert_eq!(run(&[&address], b"hello").stdout, b"hello");
+    assert_eq!(run(&words, b"hello").stdout, b"hello");
 
     // There the handler has the socket of all senders.
     let skd =
