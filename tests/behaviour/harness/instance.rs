@@ -5,7 +5,7 @@ use super::namespace::Spaces;
 use super::options::Endpoint;
 use super::prepare::{pidfd_open, pidfd_send_signal};
 use super::skd::MARK;
-use super::sockets::{Kind, sockets};
+use super::sockets::{Kind, sockets_of};
 use super::{DEADLINE, Directory, Program, client, poll_for, process, slowness};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -265,7 +265,8 @@ impl Instance {
         }
         let dual =
             self.program.is_ours() && Path::new(&format!("/proc/{}/net/tcp6", self.pid())).exists();
-        let open = sockets(self.pid());
+        let kinds: Vec<_> = rest.clone().map(|endpoint| endpoint.kind).collect();
+        let open = sockets_of(self.pid(), &kinds);
         rest.all(|endpoint| endpoint.is_open(&open, endpoint.port, dual))
     }
 
@@ -299,8 +300,12 @@ impl Instance {
         let mut empty = 0;
         poll_for(DEADLINE, || {
             let handles: Vec<_> = self.processes().into_iter().map(Handle::new).collect();
-            // A process id may have been reused before the pidfd was opened, but not since. So these are ours.
-            let ours = self.processes();
+            // A process id may have been reused before the pidfd was opened, but not since. So these are ours. What
+            // was seen to be none needn't be looked at again.
+            let ours = match handles[..] {
+                [] => Vec::new(),
+                _ => self.processes(),
+            };
             for handle in handles.iter().filter(|handle| ours.contains(&handle.pid)) {
                 let _ = handle.signal(Signal::SIGKILL);
             }
