@@ -64,7 +64,7 @@ pub(super) fn bind(
             mode,
             owner,
         } => {
-            let socket = open::unix(listen, *style)?;
+            let socket = open::unix(listen, *style, datagrams)?;
             let bound_address = BoundAddress::Unix(address.clone());
             let name = ListenerName(*style, &bound_address);
             options::set(&socket, &listen.options, &name)?;

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::holder;
-use crate::config::{BoundAddress, Listen, SocketOption, Style};
+use crate::config::{BoundAddress, DatagramMode, Listen, SocketOption, Style};
 use crate::error::{Error, Reason};
 use crate::sys::names::kernel_parameter;
 use crate::sys::sockets::refuse_descriptors;
@@ -31,12 +31,18 @@ pub(super) fn inet(address: SocketAddr, style: Style) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Opens an unbound unix-domain socket for a listener.
-pub(super) fn unix(listen: &Listen, style: Style) -> Result<Socket, Error> {
+/// Opens an unbound unix-domain socket for a listener. `datagrams` is the mode of its service.
+pub(super) fn unix(
+    listen: &Listen,
+    style: Style,
+    datagrams: DatagramMode,
+) -> Result<Socket, Error> {
     let socket = Socket::new(Domain::UNIX, kind(style), None).map_err(|reason| {
         Error::start(format!("{}: can't open a socket", listen.option), reason)
     })?;
-    if !listen.options.contains(&SocketOption::AcceptDescriptors) {
+    // Handlers don't get what comes with a datagram that skd receives.
+    let received = style == Style::Datagram && datagrams != DatagramMode::Wait;
+    if received || !listen.options.contains(&SocketOption::AcceptDescriptors) {
         // Before it is bound: no client may be earlier. What if this fails, the listener knows.
         let _ = refuse_descriptors(&socket);
     }
