@@ -2,8 +2,8 @@
 
 use crate::harness::{
     Directory, Instance, Skd, Terminal, connect_unix, descriptors, each_program, exists, ids,
-    poll_for, relays, requires_root, talk, tampering, udp_client, untimed, wait_for, wait_for_text,
-    wait_until,
+    poll_for, relays, requires_root, talk, tampering, udp_client, untimed, wait_asleep, wait_for,
+    wait_for_text, wait_until,
 };
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
@@ -557,6 +557,8 @@ fn a_fifo_that_loses_its_reader_costs_lines_and_no_connections() {
     for _ in 0..10 {
         assert_eq!(talk(skd.connect(), b"served"), b"served");
     }
+    // What is still in the relay's pipe then, the new reader would get.
+    wait_asleep(relays(&skd)[0]);
     let reader = open();
     talk(skd.connect(), b"");
     let mut seen = Vec::new();
