@@ -106,6 +106,9 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 /// machine, where a look at all processes takes milliseconds.
 const INTERVAL: Duration = Duration::from_millis(2);
 
+/// The interval in a long wait. It grows to that with the time waited so far, of which it is a twentieth.
+const LONGEST_INTERVAL: Duration = Duration::from_millis(20);
+
 /// Waits until `condition` holds; panics with `what` after [`DEADLINE`].
 #[track_caller]
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
@@ -138,7 +141,8 @@ pub fn time_limit(seconds: u32) -> String {
 
 /// Polls until `find` finds something or `timeout`, on a slow machine a multiple of it, is over.
 pub fn poll_for<T>(timeout: Duration, mut find: impl FnMut() -> Option<T>) -> Option<T> {
-    let end = Instant::now() + timeout * slowness();
+    let begin = Instant::now();
+    let end = begin + timeout * slowness();
     loop {
         // The time is taken first, so that there is one more look after a long pause.
         let late = Instant::now() >= end;
@@ -148,7 +152,8 @@ pub fn poll_for<T>(timeout: Duration, mut find: impl FnMut() -> Option<T>) -> Op
         if late {
             return None;
         }
-        thread::sleep(INTERVAL * slowness());
+        let interval = begin.elapsed() / 20 / slowness();
+        thread::sleep(interval.clamp(INTERVAL, LONGEST_INTERVAL) * slowness());
     }
 }
 
