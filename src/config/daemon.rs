@@ -3,11 +3,12 @@
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};
 
-use super::{LogTarget, Span};
+use super::{Control, LogTarget, Refused, SourcePrefix, Span};
 
 /// The default time between telling a program to end and killing it.
 pub const KILL_AFTER: Span = Span::seconds(5);
@@ -24,6 +25,12 @@ pub struct Daemon {
     pub background: bool,
     /// The target of standard error. If unset, it stays as it is.
     pub log: Option<LogTarget>,
+    /// The format of skd's own lines there.
+    pub log_format: LogFormat,
+    /// Whether lines of text have a time. If unset, they do in a file.
+    pub log_time: Option<bool>,
+    /// The prefixes that addresses of clients are cut to, if they are.
+    pub log_mask: Option<SourcePrefix>,
     /// The file that the process id is written to.
     pub pidfile: Option<PathBuf>,
     /// The descriptor that gets a newline when skd is ready: standard output, or one from 3 up.
@@ -36,6 +43,54 @@ pub struct Daemon {
     /// The number of threads that accept connections, up to [`MOST_THREADS`]. If unset, three for
     /// two CPUs.
     pub threads: Option<NonZeroUsize>,
+    /// The control socket.
+    pub control: Option<Control>,
+}
+
+impl Daemon {
+    /// Returns how lines of the log are written.
+    pub fn log_lines(&self) -> LogLines {
+        let is_file = matches!(self.log, Some(LogTarget::File { .. }));
+        match (self.log_format, self.log_time.unwrap_or(is_file)) {
+            (LogFormat::Json, _) => LogLines::Json,
+            (LogFormat::Text, true) => LogLines::TimedText,
+            (LogFormat::Text, false) => LogLines::Text,
+        }
+    }
+}
+
+/// The format of lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogFormat {
+    /// Sentences.
+    #[default]
+    Text,
+    /// A JSON object in each line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = Refused;
+
+    fn from_str(text: &str) -> Result<Self, Refused> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(Refused("it takes text or json".into())),
+        }
+    }
+}
+
+/// How lines of the log are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogLines {
+    /// As text.
+    #[default]
+    Text,
+    /// As text after a time.
+    TimedText,
+    /// As JSON.
+    Json,
 }
 
 /// A user to become, with all names already looked up.

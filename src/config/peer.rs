@@ -116,6 +116,29 @@ impl Peer {
         }
     }
 
+    /// Returns the addresses of its own TCP connection, the remote one and the local one if that is
+    /// known. A PROXY header has no say in it.
+    pub fn connection(&self) -> Option<(SocketAddr, Option<SocketAddr>)> {
+        match self {
+            Self::Tcp { remote, local } => Some((*remote, *local)),
+            Self::Proxied(Proxied { proxy, .. }) => {
+                let (proxy, scope) = (*proxy)?;
+                Some((proxy.with_scope(u32::from_ne_bytes(scope)), None))
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns what it has, in one word: a connection or a datagram.
+    pub fn noun(&self) -> &'static str {
+        match self {
+            Self::Tcp { .. } | Self::UnixStream(_) | Self::Unaccepted(_) | Self::Proxied(_) => {
+                "connection"
+            }
+            Self::Udp(_) | Self::Datagram(_) | Self::LocalDatagram => "datagram",
+        }
+    }
+
     /// Calls `set` with the name and value of each variable that depends on the peer. Unknown
     /// values are left out.
     pub fn variables(&self, mut set: impl FnMut(&str, fmt::Arguments<'_>)) {

@@ -42,6 +42,27 @@ impl Prefix {
         }
     }
 
+    /// Returns the prefix of this length that an address has. A prefix that is longer than the address
+    /// is the address alone.
+    pub fn around(address: IpAddr, length: u8) -> Self {
+        let address = address.to_canonical();
+        let length = length.min(width(address));
+        Self {
+            address: masked(address, length),
+            length,
+        }
+    }
+
+    /// Returns the length in bits.
+    pub fn length(self) -> u8 {
+        self.length
+    }
+
+    /// Returns whether it is one of IPv4 addresses.
+    pub fn is_v4(self) -> bool {
+        self.address.is_ipv4()
+    }
+
     /// Returns the first and the last address.
     pub fn range(self) -> (IpAddr, IpAddr) {
         let last = match self.address {

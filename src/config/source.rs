@@ -72,6 +72,30 @@ impl Source {
         }
     }
 
+    /// Returns the user, if it is one.
+    pub fn uid(self) -> Option<u32> {
+        let [a, b, c, d, ..] = self.bytes;
+        (self.kind == Kind::User).then(|| u32::from_be_bytes([a, b, c, d]))
+    }
+
+    /// Whether it is an address or a prefix.
+    pub fn is_address(self) -> bool {
+        matches!(self.kind, Kind::V4 | Kind::V6)
+    }
+
+    /// Returns the source with an address that has no more bits than this prefix.
+    #[must_use]
+    pub fn within(self, prefix: SourcePrefix) -> Self {
+        let [a, b, c, d, ..] = self.bytes;
+        let address = match self.kind {
+            Kind::V4 => IpAddr::from([a, b, c, d]),
+            Kind::V6 => IpAddr::from(self.bytes),
+            Kind::User | Kind::Unknown => return self,
+        };
+        let (v4, v6) = (prefix.v4.min(self.length), prefix.v6.min(self.length));
+        Self::address(address, SourcePrefix { v4, v6 })
+    }
+
     /// Returns the clients of unix sockets that run as this user.
     pub fn user(uid: u32) -> Self {
         let mut bytes = [0; 16];
@@ -85,6 +109,14 @@ impl Source {
 }
 
 impl Source {
+    /// Returns the first eight bytes, for comparing many sources at once. Some have them in common.
+    pub fn mark(&self) -> u64 {
+        self.bytes
+            .first_chunk()
+            .copied()
+            .map_or(0, u64::from_ne_bytes)
+    }
+
     /// Returns it as text for another process, in as few bytes as that takes.
     pub fn save(&self) -> String {
         let kind = match self.kind {

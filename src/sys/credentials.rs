@@ -53,8 +53,13 @@ impl Credentials {
         let Ok(mut groups) = getgroups() else {
             return false;
         };
-        groups.sort_unstable_by_key(|group| group.as_raw());
-        groups.dedup();
+        in_order(&mut groups);
         groups == self.groups
     }
+}
+
+/// Sorts groups, and leaves each once.
+pub fn in_order(groups: &mut Vec<Gid>) {
+    groups.sort_unstable_by_key(|group| group.as_raw());
+    groups.dedup();
 }

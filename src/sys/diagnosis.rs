@@ -16,6 +16,7 @@ use socket2::SockRef;
 use super::netlink::{
     Answer, HEADER, NLM_F_MULTI, NLMSG_DONE, NLMSG_ERROR, Written, attribute, word,
 };
+use super::traffic::Counts;
 
 // linux/netlink.h, linux/sock_diag.h, linux/unix_diag.h, linux/inet_diag.h
 const NLM_F_REQUEST: u16 = 1;
@@ -141,13 +142,33 @@ impl Diagnosis {
     /// Asks for this one socket: the cost doesn't depend on how many there are, and nothing is
     /// allocated. It takes neither a privilege nor a descriptor of the connection.
     pub fn quiet_time(&mut self, connection: &SocketId) -> Result<Option<Duration>, Errno> {
+        self.one(connection, |answer| {
+            // A closed connection with data left to send has no inode.
+            let held = Inet::read(answer).is_some_and(|tcp| tcp.inode != 0);
+            held.then(|| quiet_time(answer)).flatten()
+        })
+    }
+
+    /// What has passed over a connection; `None` if it is over. The cost is that of
+    /// [`Self::quiet_time`].
+    pub fn counts(&mut self, connection: &SocketId) -> Result<Option<Counts>, Errno> {
+        self.one(connection, |answer| {
+            // Without a cookie, a listener is found where the connection is over.
+            Inet::read(answer).filter(|tcp| tcp.state != LISTEN)?;
+            Counts::read(attribute(answer, INET_MESSAGE, INET_DIAG_INFO)?)
+        })
+    }
+
+    /// Asks about one connection. Returns what `read` finds in the answer.
+    fn one<T>(
+        &mut self,
+        connection: &SocketId,
+        read: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Option<T>, Errno> {
         let mut found = None;
         let request = connection.question();
         let asked = self.ask(NLM_F_REQUEST, &request, &mut [0; ONE], |answer| {
-            // A closed connection with data left to send has no inode.
-            if Inet::read(answer).is_some_and(|tcp| tcp.inode != 0) {
-                found = quiet_time(answer);
-            }
+            found = read(answer);
         });
         match asked {
             Ok(()) => Ok(found),
@@ -340,6 +361,22 @@ impl SocketId {
         })
     }
 
+    /// Returns the connection that is between these addresses, whichever it is, of a listener that is
+    /// bound to this interface or to none (0).
+    pub fn between(local: SocketAddr, remote: SocketAddr, interface: u32) -> Self {
+        let scope = match remote {
+            SocketAddr::V6(remote) => remote.scope_id(),
+            SocketAddr::V4(_) => 0,
+        };
+        Self {
+            local,
+            remote,
+            interface: if interface == 0 { scope } else { interface },
+            // INET_DIAG_NOCOOKIE
+            cookie: u64::MAX,
+        }
+    }
+
     /// struct inet_diag_req_v2: family, protocol, extensions, padding; states; and struct
     /// inet_diag_sockid: ports and addresses, the local ones first, interface, cookie.
     fn question(&self) -> [u8; QUESTION] {
@@ -372,8 +409,8 @@ impl SocketId {
     }
 }
 
-/// socket(7), `SO_BINDTOIFINDEX` (Linux 5.0).
-fn bound_interface(socket: impl AsFd) -> Option<u32> {
+/// Returns the interface that a socket is bound to, or 0: socket(7), `SO_BINDTOIFINDEX` (Linux 5.0).
+pub fn bound_interface(socket: impl AsFd) -> Option<u32> {
     let mut index: libc::c_int = 0;
     let mut length = size_of_val(&index) as libc::socklen_t;
     // SAFETY: the kernel writes no more than `length` bytes to memory that has as many.
@@ -609,6 +646,38 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "netlink(7)")]
+    fn what_has_passed_is_known_by_the_addresses_alone() {
+        let mut diagnosis = Diagnosis::new().unwrap();
+        for host in ["127.0.0.1:0", "[::1]:0", "[::ffff:127.0.0.1]:0"] {
+            let listener = TcpListener::bind(host).unwrap();
+            let address = listener.local_addr().unwrap();
+            let mut client = TcpStream::connect(address).unwrap();
+            let (mut server, remote) = listener.accept().unwrap();
+            let id = SocketId::between(server.local_addr().unwrap(), remote, 0);
+            client.write_all(&[7; 1000]).unwrap();
+            server.write_all(&[7; 70]).unwrap();
+            let mut wait_for = |received, acknowledged| {
+                let wanted = Some(Counts {
+                    received,
+                    acknowledged,
+                });
+                let begin = std::time::Instant::now();
+                while diagnosis.counts(&id).unwrap() != wanted {
+                    assert!(begin.elapsed() < Duration::from_secs(20), "{host}");
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            };
+            wait_for(1000, 70);
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+            wait_for(1000, 70);
+            drop((client, server));
+            // The listener is not taken for it.
+            assert_eq!(diagnosis.counts(&id), Ok(None), "{host}");
+        }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "netlink(7)")]
     fn another_connection_between_the_same_addresses_is_not_the_same() {
         let mut diagnosis = Diagnosis::new().unwrap();
         let (_client, server) = connection("127.0.0.1:0");
@@ -676,6 +745,7 @@ mod tests {
             let _ = Inet::read(&answer).map(|socket| socket.local);
             let _ = attribute(&answer, UNIX_MESSAGE, UNIX_DIAG_NAME);
             let _ = quiet_time(&answer);
+            let _ = Counts::read(&answer);
         }
     }
 }

@@ -19,6 +19,8 @@ pub enum Interest {
     ReadableOnce,
     /// Reported once each time that something arrives (`EPOLLET`).
     ReadableEdge,
+    /// Reported as long as it is writable.
+    Writable,
     /// Not reported until it is watched again.
     Paused,
 }
@@ -30,6 +32,7 @@ impl Interest {
             Self::ReadableOne => EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE,
             Self::ReadableOnce => EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT,
             Self::ReadableEdge => EpollFlags::EPOLLIN | EpollFlags::EPOLLET,
+            Self::Writable => EpollFlags::EPOLLOUT,
             // What a one-shot registration becomes once it has fired. An error would be reported,
             // once.
             Self::Paused => EpollFlags::EPOLLONESHOT,

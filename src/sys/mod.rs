@@ -9,6 +9,7 @@
 pub mod aside;
 pub mod backlog;
 pub mod capabilities;
+pub mod channel;
 pub mod child;
 mod clone3;
 pub mod credentials;
@@ -23,8 +24,10 @@ pub mod lock;
 pub mod memory;
 pub mod names;
 mod netlink;
+pub mod objects;
 pub mod pipe;
 pub mod process;
+pub mod process_stat;
 pub mod reexec;
 mod result;
 pub mod root;

@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -60,6 +61,56 @@ impl Wait {
 /// Interrupted waits go on. nix's wrapper isn't used: for a child that a real-time signal ended it
 /// fails, after reaping it.
 pub fn wait(target: Target<'_>, how: Wait) -> Result<Option<(Pid, Change)>, Errno> {
+    waitid(target, how, None)
+}
+
+/// What a process has used, with its children that it has waited for (getrusage(2)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// The time that it ran in user mode.
+    pub user: Duration,
+    /// The time that it ran in the kernel.
+    pub system: Duration,
+    /// The most memory that it, or a child, has had resident at once, in bytes.
+    pub max_rss: u64,
+}
+
+impl Usage {
+    fn of(usage: &libc::rusage) -> Self {
+        let time = |time: libc::timeval| {
+            let micros = u32::try_from(time.tv_usec).unwrap_or_default();
+            Duration::new(
+                u64::try_from(time.tv_sec).unwrap_or_default(),
+                micros.saturating_mul(1000),
+            )
+        };
+        Self {
+            user: time(usage.ru_utime),
+            system: time(usage.ru_stime),
+            // In kilobytes.
+            max_rss: u64::try_from(usage.ru_maxrss).unwrap_or_default() * 1024,
+        }
+    }
+}
+
+/// Does the same, and says what a child that has ended has used. The kernel's own call tells, though
+/// the function of C libraries doesn't (waitid(2), "C library/kernel differences").
+pub fn wait_with_usage(
+    target: Target<'_>,
+    how: Wait,
+) -> Result<Option<(Pid, Change, Usage)>, Errno> {
+    // SAFETY: all zeroes are a valid rusage.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    let found = waitid(target, how, Some(&mut usage))?;
+    Ok(found.map(|(pid, change)| (pid, change, Usage::of(&usage))))
+}
+
+fn waitid(
+    target: Target<'_>,
+    how: Wait,
+    usage: Option<&mut libc::rusage>,
+) -> Result<Option<(Pid, Change)>, Errno> {
+    let usage = usage.map_or(std::ptr::null_mut(), std::ptr::from_mut);
     let (kind, id) = match target {
         Target::Descriptor(pidfd) => (libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t),
         Target::Process(pid) => (libc::P_PID, pid.as_raw() as libc::id_t),
@@ -69,8 +120,10 @@ pub fn wait(target: Target<'_>, how: Wait) -> Result<Option<(Pid, Change)>, Errn
     // there is no change.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     loop {
-        // SAFETY: the kernel writes one siginfo_t to memory of that type.
-        let result = unsafe { libc::waitid(kind, id, &raw mut info, how.0) };
+        // SAFETY: the kernel writes one siginfo_t to memory of that type, and one rusage to memory of
+        // its type, or none to a null pointer.
+        let result =
+            unsafe { libc::syscall(libc::SYS_waitid, kind, id, &raw mut info, how.0, usage) };
         match Errno::result(result) {
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),

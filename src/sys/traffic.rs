@@ -63,33 +63,48 @@ impl Traffic {
 }
 
 /// What TCP counts (struct tcp_info).
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Counts {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
     /// Bytes that the client has sent, without its end.
-    received: u64,
-    /// Bytes of this side that the client has acknowledged.
-    acknowledged: u64,
+    pub received: u64,
+    /// Bytes of this side that the client has acknowledged, without the end.
+    pub acknowledged: u64,
 }
 
+/// Where they are: eight bytes, of which the first is the state; 24 words; two long numbers; these
+/// two.
+const ACKNOWLEDGED: usize = 8 + 24 * 4 + 2 * 8;
+const RECEIVED: usize = ACKNOWLEDGED + 8;
+const END: usize = RECEIVED + 8;
+
 impl Counts {
+    /// Returns how many bytes went either way.
+    pub fn sum(self) -> u64 {
+        self.received.saturating_add(self.acknowledged)
+    }
+
     fn of(connection: impl AsFd) -> Option<Self> {
-        // Eight bytes, of which the first is the state; 24 words; two long numbers; these two.
-        const ACKNOWLEDGED: usize = 2 + 24 + 4;
-        const RECEIVED: usize = ACKNOWLEDGED + 2;
+        let info = tcp_info::<{ END / 4 }>(connection)?;
+        Self::read(info.map(u32::to_ne_bytes).as_flattened())
+    }
+
+    /// Reads them from the kernel's struct.
+    pub(super) fn read(info: &[u8]) -> Option<Self> {
         /// The states in which the client's end has come: CLOSE_WAIT, LAST_ACK and CLOSING.
         const ENDED: [u8; 3] = [8, 9, 11];
-        let info = tcp_info::<{ RECEIVED + 2 }>(connection)?;
-        let long = |index: usize| {
-            let [a, b, c, d] = info[index].to_ne_bytes();
-            let [e, f, g, h] = info[index + 1].to_ne_bytes();
-            u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+        /// The state in which this side's end is acknowledged: FIN_WAIT2.
+        const END_ACKNOWLEDGED: u8 = 5;
+        let long = |at: usize| {
+            let bytes = info.get(at..)?.first_chunk().copied()?;
+            Some(u64::from_ne_bytes(bytes))
         };
-        let [state, ..] = info[0].to_ne_bytes();
-        // The end counts as a byte here, but not in what is unread.
-        let end = u64::from(ENDED.contains(&state));
+        let state = *info.first()?;
+        // An end counts as a byte here, but not in what is unread or unsent.
+        let [received, acknowledged] =
+            [ENDED.contains(&state), state == END_ACKNOWLEDGED].map(u64::from);
         Some(Self {
-            received: long(RECEIVED).saturating_sub(end),
-            acknowledged: long(ACKNOWLEDGED),
+            received: long(RECEIVED)?.saturating_sub(received),
+            acknowledged: long(ACKNOWLEDGED)?.saturating_sub(acknowledged),
         })
     }
 }
