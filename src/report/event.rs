@@ -4,11 +4,14 @@ use std::ffi::OsStr;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+use skd_control::{ListenerStatus, ServiceStatus, Status};
 
 use super::reason::Reason;
+use super::reject_counts::RejectCounts;
 use super::trouble::Trouble;
-use crate::config::{ListenerName, Peer, ServiceId, Source, Span};
-use crate::sys::process::Ended;
+use crate::config::{ListenerId, ListenerName, Peer, ServiceId, Source, Span};
+use crate::sys::process::{Ended, Usage};
 
 /// Where a program is parked that is prestarted.
 #[derive(Clone, Copy, Debug)]
@@ -34,29 +37,49 @@ pub enum Extent {
     Part,
 }
 
+/// A client of a service.
+#[derive(Clone, Copy, Debug)]
+pub struct Client<'a> {
+    /// The service.
+    pub service: ServiceId,
+    /// The listener that it has come to.
+    pub listener: ListenerId,
+    /// Its address.
+    pub peer: &'a Peer,
+}
+
 /// Something that happened.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
     /// A connection was admitted, or a datagram for which a handler is started.
-    Accepted(ServiceId, &'a Peer),
+    Accepted(Client<'a>),
     /// A connection or datagram was rejected, for this reason.
-    Rejected(ServiceId, &'a Peer, Reason<'a>),
-    /// This many more connections were rejected, from this source or from all others.
-    RejectedConnections(ServiceId, u64, Option<Source>),
-    /// This many more datagrams were rejected, from this source or from all others.
-    RejectedDatagrams(ServiceId, u64, Option<Source>),
+    Rejected(Client<'a>, Reason<'a>),
+    /// So many more connections were rejected, from this source or from all others.
+    RejectedConnections(ServiceId, &'a RejectCounts, Option<Source>),
+    /// So many more datagrams were rejected, from this source or from all others.
+    RejectedDatagrams(ServiceId, &'a RejectCounts, Option<Source>),
     /// A datagram was dropped. Only counted: [`Self::Dropped`] is written.
-    DatagramDropped(ServiceId, DropReason),
+    DatagramDropped(ServiceId, ListenerId, DropReason),
     /// This many datagrams were dropped in a second, for this reason.
     Dropped(ServiceId, u64, DropReason),
-    /// A handler with this process id was started. Only counted: [`Self::Slots`] is written.
-    HandlerStarted(ServiceId, i32),
+    /// Datagrams were received, so many. Only counted.
+    DatagramsReceived(ListenerId, u64),
+    /// Datagrams were sent for handlers, so many. Only counted.
+    DatagramsSent(ListenerId, u64),
+    /// A handler in wait mode is about to start. Only counted, as if a client was accepted:
+    /// [`Self::Received`] is written.
+    WaitModeStart(Client<'a>),
+    /// A handler was started. Only counted: [`Self::Slots`] is written.
+    HandlerStarted(ServiceId, Start),
+    /// No handler could be started for a client. Only counted: [`Self::Trouble`] is written.
+    HandlerNotStarted(ServiceId, StartFailure),
     /// A datagram or connection is there, for which a handler will be started on the listener.
-    Received(ServiceId, &'a Peer),
+    Received(Client<'a>),
     /// A handler of a connection ended.
-    Closed(ServiceId, &'a Peer, Outcome),
+    Closed(Client<'a>, Outcome),
     /// A handler of datagrams, or of a listener in wait mode, ended.
-    Finished(ServiceId, &'a Peer, Outcome),
+    Finished(Client<'a>, Outcome),
     /// This many slots are taken, of this many if they are limited.
     Slots(ServiceId, usize, Option<usize>),
     /// Clients wait, since all slots, this many, are taken.
@@ -111,9 +134,9 @@ pub enum Event<'a> {
     /// Files were read again, and this is the difference.
     Reloaded(Difference),
     /// The handler of a peer, with this process id, is told to end, being late.
-    Late(ServiceId, &'a Peer, i32, Late),
+    Late(Client<'a>, i32, Late),
     /// A handler that was told to end has not, and is killed.
-    KillingHandler(ServiceId, &'a Peer, i32),
+    KillingHandler(Client<'a>, i32),
     /// A supervised program has not ended in time, and is killed.
     Killing(&'a OsStr),
     /// skd waits for this many handlers to end, for this time at most.
@@ -126,6 +149,14 @@ pub enum Event<'a> {
     Parked(ServiceId, ParkedAt<'a>),
     /// A handler of this program, with this process id, is prestarted.
     Ready(ServiceId, &'a OsStr, i32),
+    /// A reload or an upgrade is over; why, if it failed. Only counted.
+    Attempted(Attempt, Option<&'a str>),
+    /// What the process has counted. Asked for, so written at any verbosity.
+    ProcessFigures(&'a Status),
+    /// What a service has counted, likewise.
+    ServiceFigures(ServiceId, &'a ServiceStatus),
+    /// What one of several listeners of a service has counted, likewise.
+    ListenerFigures(ServiceId, &'a ListenerStatus),
     /// Something went wrong.
     Trouble(Trouble<'a>),
 }
@@ -134,23 +165,27 @@ impl Event<'_> {
     /// Returns the service that it is about, if it is about one.
     pub fn service(&self) -> Option<ServiceId> {
         match self {
-            Self::Accepted(service, ..)
-            | Self::Rejected(service, ..)
-            | Self::RejectedConnections(service, ..)
+            Self::Accepted(client)
+            | Self::Rejected(client, _)
+            | Self::Received(client)
+            | Self::Closed(client, _)
+            | Self::Finished(client, _)
+            | Self::WaitModeStart(client)
+            | Self::Late(client, ..)
+            | Self::KillingHandler(client, _) => Some(client.service),
+            Self::RejectedConnections(service, ..)
             | Self::RejectedDatagrams(service, ..)
             | Self::DatagramDropped(service, ..)
             | Self::Dropped(service, ..)
             | Self::HandlerStarted(service, ..)
-            | Self::Received(service, ..)
-            | Self::Closed(service, ..)
-            | Self::Finished(service, ..)
+            | Self::HandlerNotStarted(service, ..)
+            | Self::ServiceFigures(service, ..)
+            | Self::ListenerFigures(service, ..)
             | Self::Slots(service, ..)
             | Self::Full(service, ..)
             | Self::Fast(service)
             | Self::ReadAway { service, .. }
             | Self::LeftWaiting { service, .. }
-            | Self::Late(service, ..)
-            | Self::KillingHandler(service, ..)
             | Self::ReadRules(service, ..)
             | Self::Parked(service, ..)
             | Self::Ready(service, ..) => Some(*service),
@@ -165,6 +200,10 @@ impl Event<'_> {
             | Self::Idle(..)
             | Self::Upgraded(_)
             | Self::Reloaded(_)
+            | Self::DatagramsReceived(..)
+            | Self::DatagramsSent(..)
+            | Self::Attempted(..)
+            | Self::ProcessFigures(_)
             | Self::Killing(_)
             | Self::Draining(..)
             | Self::Overdue(..) => None,
@@ -205,6 +244,116 @@ pub enum Late {
     Idle(Span),
 }
 
+impl Late {
+    /// Returns why such a handler is told to end.
+    pub fn told(self) -> Told {
+        match self {
+            Self::Running(_) => Told::Timeout,
+            Self::Idle(_) => Told::Idle,
+        }
+    }
+}
+
+/// The start of a handler.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// Its process id.
+    pub pid: i32,
+    /// How it was started.
+    pub way: Way,
+    /// The time from the moment that its client was accepted, if it was.
+    pub latency: Option<Duration>,
+}
+
+/// How a handler is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Way {
+    /// A new process executes the program.
+    Exec,
+    /// A prestarted handler gets the client.
+    Pool,
+    /// A copy of the template gets the client.
+    Copy,
+}
+
+impl Way {
+    /// All ways.
+    pub const ALL: [Self; Self::COUNT] = [Self::Exec, Self::Pool, Self::Copy];
+
+    /// The number of ways.
+    pub const COUNT: usize = Self::Copy as usize + 1;
+
+    /// Returns its label in counters and JSON lines. Labels stay.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Exec => "exec",
+            Self::Pool => "pool",
+            Self::Copy => "copy",
+        }
+    }
+}
+
+/// Why no handler could be started for a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum StartFailure {
+    /// There was no process, memory or descriptor for it, and no time to wait.
+    Shortage,
+    /// The client's user is none that a handler becomes.
+    AsPeer,
+    /// The descriptors of the child couldn't be set.
+    Descriptors,
+    /// A step of its preparation failed.
+    Preparation,
+    /// The program couldn't be executed.
+    Exec,
+    /// One child after the other was killed before its exec.
+    Killed,
+}
+
+impl StartFailure {
+    /// All of them.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Shortage,
+        Self::AsPeer,
+        Self::Descriptors,
+        Self::Preparation,
+        Self::Exec,
+        Self::Killed,
+    ];
+
+    /// How many there are.
+    pub const COUNT: usize = Self::Killed as usize + 1;
+
+    /// Returns its label in counters and JSON lines. Labels stay.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Shortage => "shortage",
+            Self::AsPeer => "as-peer",
+            Self::Descriptors => "descriptors",
+            Self::Preparation => "preparation",
+            Self::Exec => "exec",
+            Self::Killed => "killed",
+        }
+    }
+}
+
+/// What skd tries at the request of an administrator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Attempt {
+    /// To read files or rules again.
+    Reload,
+    /// To go on with another binary.
+    Upgrade,
+}
+
+impl Attempt {
+    /// How many kinds there are.
+    pub const COUNT: usize = Self::Upgrade as usize + 1;
+}
+
 /// How a handler ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
@@ -212,8 +361,91 @@ pub struct Outcome {
     pub pid: i32,
     /// Its status or signal.
     pub ended: Ended,
+    /// Why skd has told it to end, if it has.
+    pub told: Option<Told>,
     /// How long it ran.
     pub after: Duration,
+    /// What it has used, with its children that it has waited for.
+    pub usage: Usage,
+}
+
+impl Outcome {
+    /// Returns what the end is counted as. Why skd has told the handler to end matters more than how
+    /// it did.
+    pub fn result(&self) -> EndResult {
+        match (self.told, self.ended) {
+            (Some(Told::Timeout), _) => EndResult::Timeout,
+            (Some(Told::Idle), _) => EndResult::IdleTimeout,
+            (Some(Told::Drain), _) => EndResult::Drain,
+            (Some(Told::Killed), _) => EndResult::Killed,
+            (None, Ended::Exited(0)) => EndResult::Success,
+            (None, Ended::Exited(_)) => EndResult::Failure,
+            (None, Ended::Killed(_)) => EndResult::Signal,
+        }
+    }
+}
+
+/// What the end of a handler is counted as: each as one of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum EndResult {
+    /// It exited with status 0.
+    Success,
+    /// It exited with another status.
+    Failure,
+    /// A signal that skd hasn't sent ended it.
+    Signal,
+    /// skd told it to end at `--timeout`.
+    Timeout,
+    /// The same at `--idle-timeout`.
+    IdleTimeout,
+    /// The same because skd or its service ended.
+    Drain,
+    /// The same for an administrator.
+    Killed,
+}
+
+impl EndResult {
+    /// All results.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Success,
+        Self::Failure,
+        Self::Signal,
+        Self::Timeout,
+        Self::IdleTimeout,
+        Self::Drain,
+        Self::Killed,
+    ];
+
+    /// The number of results.
+    pub const COUNT: usize = Self::Killed as usize + 1;
+
+    /// Returns its label in counters and JSON lines. Labels stay.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Signal => "signal",
+            Self::Timeout => "timeout",
+            Self::IdleTimeout => "idle-timeout",
+            Self::Drain => "drain",
+            Self::Killed => "killed",
+        }
+    }
+}
+
+/// Why skd has told a handler to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum Told {
+    /// It had run for `--timeout`.
+    Timeout,
+    /// Its connection had been idle for `--idle-timeout`.
+    Idle,
+    /// skd or its service ended.
+    Drain,
+    /// An administrator wanted it.
+    Killed,
 }
 
 /// Why a datagram was dropped.
@@ -238,6 +470,8 @@ pub enum DropReason {
     Own,
     /// Its sender has passed descriptors along.
     Descriptors,
+    /// The service is disabled, and its sender has no handler.
+    Disabled,
 }
 
 impl DropReason {
@@ -252,8 +486,25 @@ impl DropReason {
         Self::NotSent,
         Self::Own,
         Self::Descriptors,
+        Self::Disabled,
     ];
 
     /// The number of reasons.
-    pub const COUNT: usize = Self::Descriptors as usize + 1;
+    pub const COUNT: usize = Self::Disabled as usize + 1;
+
+    /// Returns its label in counters and JSON lines. Labels stay.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Overflow => "overflow",
+            Self::Empty => "empty",
+            Self::TooLong => "too-long",
+            Self::Short => "shortage",
+            Self::Closed => "closed",
+            Self::NoAddress => "no-address",
+            Self::NotSent => "not-sent",
+            Self::Own => "own",
+            Self::Descriptors => "descriptors",
+            Self::Disabled => "disabled",
+        }
+    }
 }

@@ -93,7 +93,7 @@ pub struct Named<'a> {
 }
 
 /// How a line of a trouble begins.
-const TROUBLE: &str = "skd: ";
+pub(super) const TROUBLE: &str = "skd: ";
 
 impl<'a> Named<'a> {
     /// Has the line begin with this name.

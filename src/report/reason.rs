@@ -4,6 +4,7 @@ use std::fmt;
 
 use nix::errno::Errno;
 
+use super::mask;
 use crate::config::proxy_header::Fault;
 use crate::config::{RuleLocation, Source};
 
@@ -42,6 +43,10 @@ pub enum Reason<'a> {
     NotWatched(Errno),
     /// Its descriptor is needed for another.
     NoDescriptor,
+    /// The service refuses clients until it is enabled.
+    Disabled,
+    /// It is denied for a time, through the control socket.
+    Denied,
 }
 
 /// What a pending connection waits for.
@@ -59,7 +64,7 @@ pub enum Awaited {
 
 /// The reasons without their data: what rejections are counted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
+#[repr(u8)]
 #[expect(missing_docs, reason = "those of Reason")]
 pub enum RejectKind {
     Rule,
@@ -78,11 +83,59 @@ pub enum RejectKind {
     End,
     NotWatched,
     NoDescriptor,
+    Disabled,
+    Denied,
 }
 
 impl RejectKind {
+    /// All kinds.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Rule,
+        Self::NoRule,
+        Self::Max,
+        Self::Rate,
+        Self::SourceMax,
+        Self::SourceRate,
+        Self::SourcePort,
+        Self::Silent,
+        Self::Ended,
+        Self::Proxy,
+        Self::Header,
+        Self::Late,
+        Self::Crowd,
+        Self::End,
+        Self::NotWatched,
+        Self::NoDescriptor,
+        Self::Disabled,
+        Self::Denied,
+    ];
+
     /// The number of kinds.
-    pub const COUNT: usize = Self::NoDescriptor as usize + 1;
+    pub const COUNT: usize = Self::Denied as usize + 1;
+
+    /// Returns its label in counters and JSON lines. Labels stay.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Rule => "rule",
+            Self::NoRule => "no-rule",
+            Self::Max => "max",
+            Self::Rate => "rate",
+            Self::SourceMax => "source-max",
+            Self::SourceRate => "source-rate",
+            Self::SourcePort => "source-port",
+            Self::Silent => "first-byte",
+            Self::Ended => "ended",
+            Self::Proxy => "proxy-from",
+            Self::Header => "proxy-header",
+            Self::Late => "queue-timeout",
+            Self::Crowd => "queue-full",
+            Self::End => "shutdown",
+            Self::NotWatched => "not-watched",
+            Self::NoDescriptor => "no-descriptor",
+            Self::Disabled => "disabled",
+            Self::Denied => "denied",
+        }
+    }
 }
 
 impl Reason<'_> {
@@ -105,6 +158,8 @@ impl Reason<'_> {
             Self::End => RejectKind::End,
             Self::NotWatched(_) => RejectKind::NotWatched,
             Self::NoDescriptor => RejectKind::NoDescriptor,
+            Self::Disabled => RejectKind::Disabled,
+            Self::Denied => RejectKind::Denied,
         }
     }
 }
@@ -112,15 +167,18 @@ impl Reason<'_> {
 impl fmt::Display for Reason<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Rule(location) => write!(f, "denied by {location}"),
+            Self::Rule(rule) => write!(f, "denied by {}", mask::location(rule)),
             Self::NoRule => f.write_str("no rule allows it"),
             Self::Max(1) => f.write_str("the only slot is taken"),
             Self::Max(limit) => write!(f, "all {limit} slots are taken"),
             Self::Rate => f.write_str("connections come faster than --rate"),
             Self::SourceMax(source, limit) => {
+                let source = mask::source(*source);
                 write!(f, "{source} has as many handlers as it may, {limit}")
             }
-            Self::SourceRate(source) => write!(f, "{source} comes faster than it may"),
+            Self::SourceRate(source) => {
+                write!(f, "{} comes faster than it may", mask::source(*source))
+            }
             Self::SourcePort(port) => write!(f, "port {port} is below --min-source-port"),
             Self::Silent => f.write_str("it sent nothing in time"),
             Self::Ended => f.write_str("it left before it had sent anything"),
@@ -130,7 +188,9 @@ impl fmt::Display for Reason<'_> {
                 f.write_str("it has waited in vain: ")?;
                 match awaited {
                     Awaited::Header => f.write_str("its PROXY header has not come"),
-                    Awaited::Source(source) => write!(f, "{source} has reached its limit"),
+                    Awaited::Source(source) => {
+                        write!(f, "{} has reached its limit", mask::source(*source))
+                    }
                     Awaited::Rate => Self::Rate.fmt(f),
                     Awaited::Slot(limit) => Self::Max(*limit).fmt(f),
                 }
@@ -139,6 +199,8 @@ impl fmt::Display for Reason<'_> {
             Self::End => f.write_str("skd ends"),
             Self::NotWatched(errno) => write!(f, "it can't be waited for: {}", errno.desc()),
             Self::NoDescriptor => f.write_str(Errno::EMFILE.desc()),
+            Self::Disabled => f.write_str("the service is disabled"),
+            Self::Denied => f.write_str("it is denied for a time"),
         }
     }
 }

@@ -4,10 +4,15 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::event::{Difference, DropReason, Event, Extent, Late, Outcome, Overdue, ParkedAt};
+use super::event::{
+    Client, Difference, DropReason, Event, Extent, Late, Outcome, Overdue, ParkedAt,
+};
+use super::figures;
 use super::reason::Reason;
+use super::verbosity::wants;
+use super::{mask, services};
 use crate::config::{Count, Source};
-use crate::sys::process::Ended;
+use crate::sys::process::{Ended, Usage};
 
 impl Event<'_> {
     /// Returns the verbosity from which on it is written; none if it is only counted.
@@ -19,6 +24,9 @@ impl Event<'_> {
             | Self::ReadAway { .. }
             | Self::LeftWaiting { .. }
             | Self::Killing(_)
+            | Self::ProcessFigures(_)
+            | Self::ServiceFigures(..)
+            | Self::ListenerFigures(..)
             | Self::Overdue(..) => 0,
             Self::Accepted(..)
             | Self::Rejected(..)
@@ -42,7 +50,13 @@ impl Event<'_> {
             | Self::Parked(..)
             | Self::Draining(..) => 1,
             Self::Slots(..) | Self::Ready(..) | Self::Listening(_) | Self::ClosedListener(_) => 2,
-            Self::HandlerStarted(..) | Self::DatagramDropped(..) => return None,
+            Self::HandlerStarted(..)
+            | Self::HandlerNotStarted(..)
+            | Self::WaitModeStart(_)
+            | Self::DatagramsReceived(..)
+            | Self::DatagramsSent(..)
+            | Self::DatagramDropped(..)
+            | Self::Attempted(..) => return None,
         })
     }
 }
@@ -50,20 +64,34 @@ impl Event<'_> {
 impl fmt::Display for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Accepted(_, peer) => write!(f, "Accepted {peer}"),
-            Self::Rejected(_, peer, why) => write!(f, "Refused {peer}: {why}"),
-            Self::RejectedConnections(_, count, source) => {
-                let count = Count(*count, "more connection", "more connections");
-                write!(f, "Refused {count} from {}", Sources(source))
+            Self::Accepted(client) => write!(f, "Accepted {}", Of(client)),
+            Self::Rejected(client, why) => write!(f, "Refused {}: {why}", Of(client)),
+            Self::RejectedConnections(_, counts, source) => {
+                let count = Count(counts.total(), "more connection", "more connections");
+                write!(f, "Refused {count} from {}: {counts}", Sources(source))
             }
-            Self::RejectedDatagrams(_, count, source) => {
-                let count = Count(*count, "more datagram", "more datagrams");
-                write!(f, "Refused {count} from {}", Sources(source))
+            Self::RejectedDatagrams(_, counts, source) => {
+                let count = Count(counts.total(), "more datagram", "more datagrams");
+                write!(f, "Refused {count} from {}: {counts}", Sources(source))
             }
-            Self::DatagramDropped(_, why) => {
+            Self::DatagramDropped(_, _, why) => {
                 write!(f, "Dropped 1 datagram: {}", dropped(*why, true))
             }
-            Self::HandlerStarted(_, pid) => write!(f, "Started pid {pid}"),
+            Self::HandlerStarted(_, start) => write!(f, "Started pid {}", start.pid),
+            Self::HandlerNotStarted(_, why) => write!(f, "No handler: {}", why.label()),
+            Self::WaitModeStart(client) => write!(f, "Starting a handler for {}", Of(client)),
+            Self::DatagramsReceived(_, count) => {
+                write!(f, "Received {}", Count(*count, "datagram", "datagrams"))
+            }
+            Self::DatagramsSent(_, count) => {
+                write!(f, "Sent {}", Count(*count, "datagram", "datagrams"))
+            }
+            Self::Attempted(attempt, fault) => {
+                write!(f, "{attempt:?}: {}", fault.unwrap_or("done"))
+            }
+            Self::ProcessFigures(status) => figures::process(status, f),
+            Self::ServiceFigures(_, service) => figures::service(service, f),
+            Self::ListenerFigures(_, listener) => figures::listener(listener, f),
             Self::Dropped(_, count, why) => {
                 let why = dropped(*why, *count == 1);
                 write!(
@@ -72,9 +100,9 @@ impl fmt::Display for Event<'_> {
                     Count(*count, "datagram", "datagrams")
                 )
             }
-            Self::Received(_, peer) => write!(f, "Received initial {peer}"),
-            Self::Closed(_, peer, outcome) => write!(f, "Closed {peer}: {outcome}"),
-            Self::Finished(_, peer, outcome) => write!(f, "Finished {peer}: {outcome}"),
+            Self::Received(client) => write!(f, "Received initial {}", Of(client)),
+            Self::Closed(client, outcome) => write!(f, "Closed {}: {outcome}", Of(client)),
+            Self::Finished(client, outcome) => write!(f, "Finished {}: {outcome}", Of(client)),
             Self::Slots(_, taken, None) => write!(f, "Running {}", handlers(*taken)),
             Self::Slots(_, taken, Some(limit)) => {
                 write!(f, "Running {taken} of {}", handlers(*limit))
@@ -146,10 +174,11 @@ impl fmt::Display for Event<'_> {
                 starts,
             } => write!(
                 f,
-                "skd: '{}' was tried {} on {listener} and left a {peer} unread, \
+                "skd: '{}' was tried {} on {listener} and left a {} unread, \
                  {}; it was read away",
                 Path::new(program).display(),
                 tries(*starts),
+                mask::peer(peer),
                 Count(*length, "byte", "bytes")
             ),
             Self::LeftWaiting {
@@ -164,17 +193,20 @@ impl fmt::Display for Event<'_> {
                 Path::new(program).display(),
                 tries(*starts)
             ),
-            Self::Late(_, peer, pid, Late::Running(span)) => write!(
+            Self::Late(client, pid, Late::Running(span)) => write!(
                 f,
-                "skd: handler {pid} of {peer} has run for {span}: TERM is sent to it"
+                "skd: handler {pid} of {} has run for {span}: TERM is sent to it",
+                Of(client)
             ),
-            Self::Late(_, peer, pid, Late::Idle(span)) => write!(
+            Self::Late(client, pid, Late::Idle(span)) => write!(
                 f,
-                "skd: handler {pid} of {peer} has been idle for {span}: TERM is sent to it"
+                "skd: handler {pid} of {} has been idle for {span}: TERM is sent to it",
+                Of(client)
             ),
-            Self::KillingHandler(_, peer, pid) => write!(
+            Self::KillingHandler(client, pid) => write!(
                 f,
-                "skd: handler {pid} of {peer} has not ended: KILL is sent to it"
+                "skd: handler {pid} of {} has not ended: KILL is sent to it",
+                Of(client)
             ),
             Self::Killing(program) => {
                 let program = Path::new(program).display();
@@ -236,21 +268,36 @@ fn tries(starts: u32) -> Count<u32> {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pid, ended, after } = self;
-        let seconds = after.as_secs_f64();
+        let Self {
+            pid, ended, after, ..
+        } = self;
         match ended {
-            Ended::Exited(status) => {
-                write!(
-                    f,
-                    "pid {pid} exited with status {status} after {seconds:.3}s"
-                )
-            }
-            Ended::Killed(signal) => {
-                write!(
-                    f,
-                    "pid {pid} was terminated by signal {signal} after {seconds:.3}s"
-                )
-            }
+            Ended::Exited(status) => write!(f, "pid {pid} exited with status {status}")?,
+            Ended::Killed(signal) => write!(f, "pid {pid} was terminated by signal {signal}")?,
+        }
+        write!(f, " after {:.3}s", after.as_secs_f64())?;
+        if !wants(2) {
+            return Ok(());
+        }
+        let Usage {
+            user,
+            system,
+            max_rss,
+        } = self.usage;
+        let cpu = user.saturating_add(system).as_secs_f64();
+        let peak = Grouped(max_rss / 1024);
+        write!(f, " (cpu {cpu:.3}s, peak {peak} KiB)")
+    }
+}
+
+/// A number with a comma before each three digits.
+struct Grouped(u64);
+
+impl fmt::Display for Grouped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0..=999 => write!(f, "{}", self.0),
+            number => write!(f, "{},{:03}", Self(number / 1000), number % 1000),
         }
     }
 }
@@ -272,10 +319,21 @@ fn dropped(why: DropReason, one: bool) -> &'static str {
         (DropReason::NoAddress, false) => "they answer senders that have no address",
         (DropReason::NotSent, true) => "it is an answer that could not be sent",
         (DropReason::NotSent, false) => "they are answers that could not be sent",
+        (DropReason::Disabled, _) => "the service is disabled",
         (DropReason::Own, true) => "it claims to come from skd's own sockets",
         (DropReason::Own, false) => "they claim to come from skd's own sockets",
         (DropReason::Descriptors, true) => "its sender has passed descriptors along",
         (DropReason::Descriptors, false) => "their senders have passed descriptors along",
+    }
+}
+
+/// A client, and the listener that it has come to if its service has several.
+struct Of<'a>(&'a Client<'a>);
+
+impl fmt::Display for Of<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Client { peer, listener, .. } = *self.0;
+        write!(f, "{}{}", mask::peer(peer), services::at(listener))
     }
 }
 
@@ -285,7 +343,7 @@ struct Sources<'a>(&'a Option<Source>);
 impl fmt::Display for Sources<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Some(source) => source.fmt(f),
+            Some(source) => mask::source(*source).fmt(f),
             None => f.write_str("others"),
         }
     }
@@ -295,14 +353,19 @@ impl fmt::Display for Sources<'_> {
 mod tests {
     use super::*;
     use crate::config::ServiceId;
+    use crate::report::{RejectCause, RejectCounts};
 
     /// All events that have a number, with this one.
     fn texts(number: usize) -> Vec<String> {
         let service = ServiceId::new(0);
         let count = number as u64;
+        let mut counts = RejectCounts::default();
+        for _ in 0..number {
+            counts.count(RejectCause::from(&Reason::Rate));
+        }
         let mut events = vec![
-            Event::RejectedConnections(service, count, None),
-            Event::RejectedDatagrams(service, count, None),
+            Event::RejectedConnections(service, &counts, None),
+            Event::RejectedDatagrams(service, &counts, None),
             Event::Slots(service, number, None),
             Event::Slots(service, 1, Some(number)),
             Event::Full(service, number),
@@ -313,6 +376,18 @@ mod tests {
         let overdue = [Overdue::Terminated, Overdue::Killed, Overdue::Abandoned];
         events.extend(overdue.map(|then| Event::Overdue(number, then)));
         events.iter().map(Event::to_string).collect()
+    }
+
+    #[test]
+    fn long_numbers_are_grouped() {
+        for (number, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1_000, "1,000"),
+            (1_204_056, "1,204,056"),
+        ] {
+            assert_eq!(Grouped(number).to_string(), text);
+        }
     }
 
     #[test]

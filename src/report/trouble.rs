@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
+use super::mask;
 use super::spawn_failure::SpawnTrouble;
 use crate::config::{ListenerName, Peer, ServiceId};
 use crate::error::Error;
@@ -49,8 +50,46 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// All causes.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Accept,
+        Self::Spawn,
+        Self::Exec,
+        Self::Receive,
+        Self::Send,
+        Self::Watch,
+        Self::Log,
+        Self::Upgrade,
+        Self::Manager,
+        Self::Rules,
+        Self::Prestart,
+        Self::Signal,
+        Self::Birth,
+        Self::Reload,
+    ];
+
     /// The number of causes.
     pub const COUNT: usize = Self::Reload as usize + 1;
+
+    /// Returns its label in counters and JSON lines. Labels stay.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::Spawn => "spawn",
+            Self::Exec => "exec",
+            Self::Receive => "receive",
+            Self::Send => "send",
+            Self::Watch => "watch",
+            Self::Log => "log",
+            Self::Upgrade => "upgrade",
+            Self::Manager => "manager",
+            Self::Rules => "rules",
+            Self::Prestart => "prestart",
+            Self::Signal => "signal",
+            Self::Birth => "birth",
+            Self::Reload => "reload",
+        }
+    }
 }
 
 /// Something that went wrong.
@@ -276,6 +315,8 @@ pub enum Watched {
     Process,
     /// All that the main thread watches.
     Main,
+    /// The control socket.
+    Control,
 }
 
 /// Why there is no upgrade.
@@ -412,7 +453,7 @@ impl fmt::Display for Trouble<'_> {
             }
             Self::Spawn(_, trouble) => trouble.fmt(f),
             Self::NotAsPeer { peer, why, .. } => {
-                write!(f, "--as-peer: no handler for {peer}: {why}")
+                write!(f, "--as-peer: no handler for {}: {why}", mask::peer(peer))
             }
             Self::NotStarted(error) => error.fmt(f),
             Self::NotReceived {
@@ -424,7 +465,7 @@ impl fmt::Display for Trouble<'_> {
                 errno,
                 ..
             } => {
-                let why = errno.desc();
+                let (peer, why) = (mask::peer(peer), errno.desc());
                 write!(
                     f,
                     "the answer to the {peer} on {listener} wasn't sent: {why}"
@@ -432,11 +473,13 @@ impl fmt::Display for Trouble<'_> {
             }
             Self::AnswerTooLong { peer, longest, .. } => write!(
                 f,
-                "the answer to the {peer} is longer than {longest} bytes: nothing is sent"
+                "the answer to the {} is longer than {longest} bytes: nothing is sent",
+                mask::peer(peer)
             ),
             Self::OneAnswerTooLong { peer, longest, .. } => write!(
                 f,
-                "an answer to the {peer} is longer than {longest} bytes: it is not sent"
+                "an answer to the {} is longer than {longest} bytes: it is not sent",
+                mask::peer(peer)
             ),
             Self::NotWatched { what, errno, .. } => write!(f, "{what}: {}", errno.desc()),
             Self::ListenerNotWatched {
@@ -603,6 +646,7 @@ impl fmt::Display for Watched {
             Self::Lingering => "a client's input can't be drained",
             Self::Process => "a process can't be watched",
             Self::Main => "the main thread can't wait",
+            Self::Control => "the control socket can't be served",
         })
     }
 }

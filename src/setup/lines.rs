@@ -7,8 +7,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use crate::config::Level;
+use crate::report::Time;
 use crate::report::line::{control, escaped};
-use crate::sys::names::LocalTime;
 
 /// How long to wait for a reader that doesn't read, before lines are dropped.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(1);
@@ -152,10 +152,12 @@ impl Default for Lines {
     }
 }
 
-/// Appends a line of the log file: the time, a space, the text and a newline.
-pub(super) fn append(buffer: &mut Vec<u8>, time: LocalTime, piece: Piece<'_>) {
-    // Writing to a Vec can't fail.
-    let _ = write!(buffer, "{time} ");
+/// Appends a line of the log file: the time and a space if there is a time, the text and a newline.
+pub(super) fn append(buffer: &mut Vec<u8>, time: Option<Time>, piece: Piece<'_>) {
+    if let Some(time) = time {
+        // Writing to a Vec can't fail.
+        let _ = write!(buffer, "{time} ");
+    }
     append_text(buffer, piece);
     buffer.push(b'\n');
 }

@@ -77,7 +77,7 @@ impl Log {
             None if detach.lets_go_of(io::stderr()) => (Output::Nowhere, Sink::Plain),
             None => (Output::Inherited, Sink::to(io::stderr())),
             Some(LogTarget::File { path, truncate }) => {
-                let file = LogFile::open(path, *truncate, Writer::of(daemon, services))?;
+                let file = LogFile::open(path, *truncate, daemon, services)?;
                 let sink = file.relay.sink();
                 (Output::File(file), sink)
             }
@@ -86,6 +86,7 @@ impl Log {
                     tag: tag.clone(),
                     level: *level,
                     root: Root::open().ok(),
+                    lines: daemon.log_lines(),
                 })?;
                 relay.start().map_err(no_relay)?;
                 let sink = relay.sink();
@@ -108,15 +109,16 @@ impl Log {
     }
 
     /// Restores the log of the previous binary, and has reports written to it.
-    pub fn restore(wanted: Option<&LogTarget>, saved: &SavedLog) -> Result<Self, Errno> {
-        let output = match (&saved.relay, wanted) {
+    pub fn restore(daemon: &Daemon, saved: &SavedLog) -> Result<Self, Errno> {
+        let lines = daemon.log_lines();
+        let output = match (&saved.relay, &daemon.log) {
             (Some(relay), Some(LogTarget::File { .. })) => Output::File(LogFile {
-                relay: Relay::restore(None, relay)?,
+                relay: Relay::restore(None, lines, relay)?,
                 truncate: false,
                 made: None,
             }),
             (Some(relay), Some(LogTarget::Syslog { tag, level })) => {
-                Output::Syslog(Relay::restore(Some((tag.clone(), *level)), relay)?)
+                Output::Syslog(Relay::restore(Some((tag.clone(), *level)), lines, relay)?)
             }
             (_, None) => Output::Inherited,
             // The command line has another log.
@@ -314,13 +316,19 @@ struct LogFile {
 }
 
 impl LogFile {
-    fn open(path: &Path, truncate: bool, writer: Writer) -> Result<Self, Error> {
+    fn open(
+        path: &Path,
+        truncate: bool,
+        daemon: &Daemon,
+        services: &[Service],
+    ) -> Result<Self, Error> {
         let failed = |reason| cannot_open(path, reason);
         let entry = Entry::of(standard(path)).map_err(|why| failed(why.into()))?;
         let entry = Arc::new(entry);
         let mut relay = relay(Destination::File {
             entry: Arc::clone(&entry),
-            writer,
+            writer: Writer::of(daemon, services),
+            lines: daemon.log_lines(),
         })?;
         let made = relay.start().map_err(failed)?;
         Ok(Self {

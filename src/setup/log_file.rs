@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -14,11 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use super::confine::{Process, confine};
 use super::lines::{self, Lines, Output, Piece, TIMEOUT};
-use crate::config::{Daemon, Service};
+use crate::config::{Count, Daemon, LogLines, Service};
+use crate::report::{self, Time};
 use crate::sys::capabilities::{self, Capabilities, Capability};
+use crate::sys::channel::{Receiver, Sender, channel};
 use crate::sys::directory::{Entry, FileId};
 use crate::sys::events;
-use crate::sys::names::LocalTime;
 use crate::sys::process;
 use crate::sys::root::Root;
 use crate::sys::thread::Thread;
@@ -104,13 +104,13 @@ fn check_as(
     rights: impl FnOnce() -> Result<(), Errno> + Send + 'static,
 ) -> Result<(), Refusal> {
     let entry = Arc::clone(entry);
-    let (sender, receiver) = sync_channel(1);
+    let (sender, receiver) = channel();
     Thread::start(CString::from(c"log-check"), STACK, move || {
         let checked = rights().map_err(Refusal::from);
         // The receiver waits.
-        let _ = sender.send(checked.and_then(|()| entry.check(&Purpose::LOG)));
+        sender.send(checked.and_then(|()| entry.check(&Purpose::LOG)));
     })?;
-    receiver.recv().unwrap_or(Err(Errno::EAGAIN.into()))
+    receiver.receive().unwrap_or(Err(Errno::EAGAIN.into()))
 }
 
 /// A file and whether it was made.
@@ -129,7 +129,7 @@ pub(super) struct Opener {
 
 #[derive(Debug)]
 struct UserThread {
-    questions: SyncSender<()>,
+    questions: Sender<()>,
     answers: Receiver<Opened>,
 }
 
@@ -158,31 +158,28 @@ const STACK: usize = 128 * 1024;
 
 impl UserThread {
     fn start(entry: &Arc<Entry>, writer: &Writer) -> Option<Self> {
-        let (questions, asked) = sync_channel::<()>(1);
-        let (answer, answers) = sync_channel::<Opened>(1);
-        let (confined, is_confined) = sync_channel::<()>(1);
+        let (questions, asked) = channel::<()>();
+        let (answer, answers) = channel::<Opened>();
+        let (confined, is_confined) = channel::<()>();
         let (entry, writer) = (Arc::clone(entry), writer.clone());
         let work = move || {
             // The thread ends where it can't become the user, and opens nothing.
             if writer.become_it().is_ok() {
                 confine_to(&entry);
-                let _ = confined.send(());
-                while asked.recv().is_ok() && answer.send(open(&entry)).is_ok() {}
+                confined.send(());
+                while asked.receive().is_some() && answer.send(open(&entry)) {}
             }
         };
         Thread::start(CString::from(c"log-opener"), STACK, work).ok()?;
         // Until then it has descriptors of its own, which the relay would close with all others.
-        is_confined.recv().ok()?;
+        is_confined.receive()?;
         Some(Self { questions, answers })
     }
 
     fn open(&self) -> Opened {
-        let gone = |_| Refusal::Failed(Errno::EACCES);
-        let asked = self.questions.send(()).ok();
-        let answer = asked
-            .ok_or(())
-            .and_then(|()| self.answers.recv().map_err(drop));
-        answer.map_err(gone)?
+        let asked = self.questions.send(());
+        let answer = asked.then(|| self.answers.receive()).flatten();
+        answer.ok_or(Refusal::Failed(Errno::EACCES))?
     }
 }
 
@@ -202,7 +199,8 @@ pub(super) struct FileWriter {
     /// Lines that aren't written yet.
     text: Vec<u8>,
     /// The time of these lines.
-    time: Option<LocalTime>,
+    time: Option<Time>,
+    lines: LogLines,
     /// Whether the last line was dropped after waiting for a reader. Then the next one is tried
     /// only once.
     stuck: bool,
@@ -215,7 +213,7 @@ pub(super) struct FileWriter {
 
 impl FileWriter {
     /// Opens the file. A failure is tried again when lines come.
-    pub(super) fn open(opener: Opener) -> Self {
+    pub(super) fn open(opener: Opener, lines: LogLines) -> Self {
         let opened = opener.open();
         let made = matches!(opened, Ok((_, true)));
         Self {
@@ -225,6 +223,7 @@ impl FileWriter {
             tried: Instant::now(),
             text: Vec::with_capacity(Lines::CAPACITY + 1024),
             time: None,
+            lines,
             stuck: false,
             torn: false,
             lost: 0,
@@ -248,7 +247,8 @@ impl FileWriter {
     }
 
     fn append(&mut self, piece: Piece<'_>) {
-        let time = *self.time.get_or_insert_with(LocalTime::now);
+        let time =
+            (self.lines == LogLines::TimedText).then(|| *self.time.get_or_insert_with(Time::now));
         lines::append(&mut self.text, time, piece);
     }
 
@@ -317,9 +317,10 @@ impl Output for FileWriter {
             return;
         }
         let lost = std::mem::take(&mut self.lost);
-        let lines = if lost == 1 { "line was" } else { "lines were" };
+        let count = Count(lost, "line was", "lines were");
         let reason = self.reason.desc();
-        let note = format!("skd: {lost} {lines} lost here: the log file took none: {reason}");
+        let note = format_args!("{count} lost here: the log file took none: {reason}");
+        let note = report::lines_lost(self.lines, lost, note);
         if self.torn {
             self.text.push(b'\n');
         }
@@ -343,7 +344,8 @@ impl Output for FileWriter {
             }
             Err(why) => {
                 let note =
-                    format!("skd: the log file can't be opened again: {why}; the old one is kept");
+                    format_args!("the log file can't be opened again: {why}; the old one is kept");
+                let note = report::log_trouble(self.lines, note);
                 self.append(Piece::whole(note.as_bytes()));
                 self.flush();
             }

@@ -24,11 +24,12 @@ use super::confine::{Process, confine};
 use super::lines::{Lines, Output, TIMEOUT};
 use super::log_file::{self, FileWriter, Opener, Writer};
 use super::syslog::Syslog;
-use crate::config::Level;
+use crate::config::{Level, LogLines};
 use crate::report::Sink;
 use crate::sys::capabilities::{self, Capabilities};
 use crate::sys::descriptors::{self, SavedDescriptors};
 use crate::sys::directory::{Entry, FileId, SavedEntry};
+use crate::sys::objects::Objects;
 use crate::sys::pipe::pipe;
 use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
 use crate::sys::root::Root;
@@ -61,6 +62,8 @@ pub(super) enum Destination {
         level: Level,
         /// The root directory of the start; none if it can't be opened.
         root: Option<Root>,
+        /// How the relay writes its own lines.
+        lines: LogLines,
     },
     /// A file.
     File {
@@ -68,6 +71,8 @@ pub(super) enum Destination {
         entry: Arc<Entry>,
         /// The users of handlers.
         writer: Writer,
+        /// Whether each line gets a time, and how the relay writes its own.
+        lines: LogLines,
     },
 }
 
@@ -177,7 +182,7 @@ impl Relay {
                 Destination::Syslog { root, .. } => {
                     SavedDestination::Syslog(pass(root.as_ref().map(AsFd::as_fd))?)
                 }
-                Destination::File { entry, writer } => {
+                Destination::File { entry, writer, .. } => {
                     SavedDestination::File(entry.save(to)?, writer.clone())
                 }
             },
@@ -190,6 +195,7 @@ impl Relay {
     /// syslog, and none for a file.
     pub(super) fn restore(
         syslog: Option<(OsString, Level)>,
+        lines: LogLines,
         saved: &SavedRelay,
     ) -> Result<Self, Errno> {
         let claim = |number: Option<i32>| number.map(descriptors::claim).transpose();
@@ -198,10 +204,12 @@ impl Relay {
                 tag,
                 level,
                 root: claim(*root)?.map(Root::restore),
+                lines,
             },
             (SavedDestination::File(entry, writer), None) => Destination::File {
                 entry: Arc::new(Entry::restore(entry.clone())?),
                 writer: writer.clone(),
+                lines,
             },
             _ => return Err(Errno::EINVAL),
         };
@@ -343,7 +351,10 @@ impl Relay {
         let control = self.control.as_ref().ok_or(Errno::ENOTCONN)?;
         match recv(control.as_raw_fd(), message, MsgFlags::MSG_DONTWAIT) {
             Ok(0) => Err(Errno::ECONNRESET.into()),
-            Ok(length) => Ok(Some(serde_json::from_slice(&message[..length])?)),
+            Ok(length) => {
+                let Objects(answer) = serde_json::from_slice(&message[..length])?;
+                Ok(Some(answer))
+            }
             Err(errno) if is_end(errno) => Err(errno.into()),
             Err(_) => Ok(None),
         }
@@ -405,22 +416,31 @@ impl Relay {
         // The C library reads the time zone once, which it can't do later.
         let _ = names::syslog_time(&mut [0; 16]);
         match &self.to {
-            Destination::Syslog { tag, level, root } => {
+            Destination::Syslog {
+                tag,
+                level,
+                root,
+                lines,
+            } => {
                 if capabilities::limit(Capabilities::NONE).is_err() {
                     // The relay must not run with more rights.
                     return;
                 }
                 descriptors::keep_only(&kept);
-                let mut syslog = Syslog::new(root.as_ref(), tag, *level);
+                let mut syslog = Syslog::new(root.as_ref(), tag, *level, *lines);
                 confine(Process::SyslogRelay);
                 relay(&self.output, Some(control), &mut syslog);
             }
-            Destination::File { entry, writer } => {
+            Destination::File {
+                entry,
+                writer,
+                lines,
+            } => {
                 let opener = Opener::new(Arc::clone(entry), writer);
                 if log_file::take_rights(writer).is_err() {
                     return;
                 }
-                let mut file = FileWriter::open(opener);
+                let mut file = FileWriter::open(opener, *lines);
                 kept.extend(file.descriptor());
                 descriptors::keep_only(&kept);
                 let answer = Answer {
@@ -451,10 +471,19 @@ fn is_end(errno: Errno) -> bool {
     matches!(errno, Errno::ECONNRESET | Errno::EPIPE | Errno::ENOTCONN)
 }
 
+/// How long lines are gathered while they come fast. Each time that the relay is woken for one costs the
+/// thread that has written it more than the line does.
+const GATHERING: Duration = Duration::from_millis(2);
+
 /// Writes all lines until the end of the pipe, and does what is asked for by `control`.
 pub(super) fn relay(pipe: &File, mut control: Option<File>, to: &mut impl Output) {
     let mut lines = Lines::default();
+    // When lines were read last, and whether more are likely to come soon.
+    let (mut read_at, mut gathers) = (None::<Instant>, false);
     loop {
+        if let (true, Some(control)) = (gathers, &control) {
+            events::wait_readable([control.as_fd(); 1], Some(GATHERING));
+        }
         // While a report is pending, it doesn't wait without a limit.
         let limit = to.has_lost().then_some(TIMEOUT);
         // What there isn't is replaced by the pipe, which is waited for in any case.
@@ -481,9 +510,17 @@ pub(super) fn relay(pipe: &File, mut control: Option<File>, to: &mut impl Output
         }
         if !readable {
             to.report_lost();
-        } else if read(pipe, &mut lines, to) == Some(0) {
+            continue;
+        }
+        let count = read(pipe, &mut lines, to);
+        if count == Some(0) {
             break;
         }
+        // What fills the buffer doesn't wait: nor may the pipe be full.
+        let now = Instant::now();
+        gathers = count.is_some_and(|count| count < Lines::LONGEST)
+            && read_at.is_some_and(|before| now.duration_since(before) < 2 * GATHERING);
+        read_at = Some(now);
     }
     lines.finish(|piece| to.deliver(piece));
     to.flush();
@@ -565,6 +602,7 @@ mod tests {
             tag: "tag".into(),
             level: Level::DEFAULT,
             root: None,
+            lines: LogLines::Text,
         };
         let flags = SockFlag::SOCK_CLOEXEC;
         let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags);

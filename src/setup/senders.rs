@@ -1,8 +1,6 @@
 //! The processes whose signals are obeyed. A handler may be hijacked, and mustn't stop skd or have
 //! it execute another program.
 
-use std::collections::BTreeSet;
-
 use nix::unistd::getuid;
 use serde::{Deserialize, Serialize};
 
@@ -52,8 +50,10 @@ impl Senders {
         let own = getuid().as_raw();
         let users = handlers.into_iter();
         let users = users.map(|identity| identity.map_or(own, |identity| identity.uid.as_raw()));
-        let users: BTreeSet<u32> = users.collect();
-        Self::of(starter, own, users.into_iter().collect())
+        let mut users: Vec<u32> = users.collect();
+        users.sort_unstable();
+        users.dedup();
+        Self::of(starter, own, users)
     }
 
     fn of(starter: Starter, own: u32, handlers: Vec<u32>) -> Self {

@@ -17,7 +17,8 @@ use nix::sys::socket::{MsgFlags, send};
 use nix::unistd::fchdir;
 
 use super::lines::{self, Lines, Output, Piece, TIMEOUT};
-use crate::config::Level;
+use crate::config::{Count, Level, LogLines};
+use crate::report;
 use crate::sys::root::Root;
 use crate::sys::{events, names};
 
@@ -39,6 +40,8 @@ pub(super) struct Syslog<'a> {
     path: &'a Path,
     tag: &'a [u8],
     level: Level,
+    /// How it writes its own lines.
+    lines: LogLines,
     socket: Option<UnixDatagram>,
     message: Vec<u8>,
     /// Whether the last line was dropped. Then the next one is tried only once.
@@ -48,12 +51,18 @@ pub(super) struct Syslog<'a> {
 
 impl<'a> Syslog<'a> {
     /// With a root directory, the path is found there, and the working directory changes.
-    pub(super) fn new(root: Option<&'a Root>, tag: &'a OsStr, level: Level) -> Self {
+    pub(super) fn new(
+        root: Option<&'a Root>,
+        tag: &'a OsStr,
+        level: Level,
+        lines: LogLines,
+    ) -> Self {
         Self {
             root,
             path: Path::new(PATH),
             tag: tag.as_bytes(),
             level,
+            lines,
             socket: None,
             message: Vec::with_capacity(Lines::LONGEST + 256),
             stuck: false,
@@ -141,12 +150,12 @@ impl Output for Syslog<'_> {
 
     fn report_lost(&mut self) {
         if self.lost > 0 {
-            let lines = if self.lost == 1 {
-                "line was"
-            } else {
-                "lines were"
-            };
-            let note = format!("skd: {} {lines} lost here: syslog didn't read", self.lost);
+            let count = Count(self.lost, "line was", "lines were");
+            let note = report::lines_lost(
+                self.lines,
+                self.lost,
+                format_args!("{count} lost here: syslog didn't read"),
+            );
             self.compose(Piece::whole(note.as_bytes()));
             if self.send() {
                 self.lost = 0;
@@ -180,7 +189,7 @@ mod tests {
     };
 
     fn syslog_at(path: &Path) -> Syslog<'_> {
-        let mut syslog = Syslog::new(None, OsStr::new("tag"), LEVEL);
+        let mut syslog = Syslog::new(None, OsStr::new("tag"), LEVEL, LogLines::Text);
         syslog.path = path;
         syslog
     }
