@@ -9,7 +9,7 @@ use nix::unistd::{Pid, dup3};
 
 use super::method::{Method, Pidfds, bury};
 use super::plan::Plan;
-use crate::report::SpawnTrouble;
+use crate::report::{SpawnTrouble, StartFailure, Way};
 use crate::sys::child::{self, ChildStack, Launch, Stage, Step};
 use crate::sys::environment::Environment;
 use crate::sys::process;
@@ -22,6 +22,8 @@ pub struct Spawned {
     pub pid: Pid,
     /// Its pidfd, where the kernel has pidfds.
     pub pidfd: Option<OwnedFd>,
+    /// How it was started.
+    pub way: Way,
 }
 
 /// Why there is no handler.
@@ -36,6 +38,17 @@ pub enum SpawnError {
 }
 
 impl SpawnError {
+    /// What it is counted as.
+    pub fn failure(self) -> StartFailure {
+        match self {
+            Self::Shortage(_) => StartFailure::Shortage,
+            Self::Failed(Stage::Descriptors, _) => StartFailure::Descriptors,
+            Self::Failed(Stage::Step(_) | Stage::Trace, _) => StartFailure::Preparation,
+            Self::Failed(Stage::Exec, _) => StartFailure::Exec,
+            Self::Killed => StartFailure::Killed,
+        }
+    }
+
     /// The reason, for a report.
     pub fn explain(self, plan: &Plan) -> SpawnTrouble<'_> {
         match self {
@@ -248,6 +261,7 @@ impl Spawner {
         Ok(Spawned {
             pid: born.pid,
             pidfd,
+            way: Way::Exec,
         })
     }
 }

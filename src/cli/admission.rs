@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use super::args::Args;
 use super::values::{self, Why, duration, nonzero_duration, parsed};
 use crate::config::{
-    Admission, AtLimit, DatagramMode, Names, Nat64, Proxies, Rule, Span, Trusted, Who,
+    Admission, AtLimit, DatagramMode, Names, Nat64, Proxies, Rule, Span, Trusted, Who, in_order,
 };
 
 /// The default of `--proxy-timeout`.
@@ -191,7 +191,7 @@ fn rules(args: &Args<'_>) -> Vec<Rule> {
             found.extend(args.value(option, value, read).map(|rule| (position, rule)));
         }
     }
-    found.sort_by_key(|(position, _)| *position);
+    let found = in_order(found, |(position, _)| *position);
     found.into_iter().map(|(_, rule)| rule).collect()
 }
 

@@ -7,7 +7,9 @@ use nix::unistd::{Gid, Uid};
 
 use super::args::{Args, with_value};
 use super::{sockets, values};
-use crate::config::{Endpoint, Host, InetAddress, Listen, Port, SocketSource, Style, UnixAddress};
+use crate::config::{
+    Endpoint, Host, InetAddress, Listen, Port, SocketSource, Style, UnixAddress, in_order,
+};
 use crate::sys::names;
 
 /// Returns the style of sockets whose option doesn't tell it.
@@ -119,7 +121,7 @@ pub(super) fn listeners(args: &Args<'_>) -> Vec<Listen> {
         inherited,
     };
     let options = sockets::options(args, &kinds);
-    found.sort_by_key(|(position, ..)| *position);
+    let found = in_order(found, |(position, ..)| *position);
     let mut earlier = HashSet::new();
     for (_, option, endpoint) in &found {
         if !endpoint.may_be_repeated() && !earlier.insert(endpoint) {

@@ -2,6 +2,7 @@
 
 mod admission;
 mod args;
+mod control;
 mod datagrams;
 mod environment;
 pub mod files;

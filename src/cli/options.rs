@@ -2,6 +2,7 @@
 //! made from it.
 
 mod admission;
+mod control;
 mod daemon;
 mod files;
 mod handlers;
@@ -25,6 +26,7 @@ pub const GROUPS: &[(&str, &[Opt])] = &[
     ("Timeouts", timeouts::OPTIONS),
     ("Connections and sockets", sockets::OPTIONS),
     ("Daemon", daemon::OPTIONS),
+    ("Control socket", control::OPTIONS),
     ("Configuration files", files::OPTIONS),
 ];
 

@@ -8,8 +8,8 @@ use super::admission::{self, Clients};
 use super::args::Args;
 use super::known::Known;
 use super::options::COMMAND;
-use super::{datagrams, identity, listeners, prestart, program, values};
-use crate::config::{Config, Daemon, DatagramMode, Identity, LogTarget, Service};
+use super::{control, datagrams, identity, listeners, prestart, program, values};
+use crate::config::{Config, Daemon, DatagramMode, Identity, LogFormat, LogTarget, Service};
 
 /// Reads all options. Faults are added to `args`. An invalid value counts as unset, so whether one
 /// option needs another is decided by what was given, not by the result.
@@ -18,6 +18,9 @@ pub(super) fn config(args: &Args<'_>, known: &Known) -> Config {
     let listeners = listeners::listeners(args);
     let supervise = args.flag("supervise");
     listeners::check_who_accepts(args, &listeners);
+    if !args.listens() && !supervise {
+        refuse_log_lines(args);
+    }
     let ready_fd = args.read("ready-fd", values::ready_fd);
     match ready_fd {
         Some(number) if !args.listens() && !supervise => args.refuse(format!(
@@ -61,6 +64,7 @@ pub(super) fn config(args: &Args<'_>, known: &Known) -> Config {
     };
     let admission = admission::admission(args, clients);
     let process = process(args);
+    control::check_served(args);
     let mode = program::mode(args);
     notes(args, clients, tcp || unix);
     let drain = args.read("drain", values::duration);
@@ -113,15 +117,43 @@ pub(super) fn daemon(args: &Args<'_>, known: &[Identity]) -> Daemon {
 
 /// Reads the options of the daemon that no other option needs.
 fn process(args: &Args<'_>) -> Daemon {
+    let log_format = args.read("log-format", values::parsed);
+    let log_time = match args.is_given("log-time") {
+        true => args.read("log-time", values::yes_or_no).or(Some(true)),
+        false => None,
+    };
+    if log_format == Some(LogFormat::Json) && log_time == Some(false) {
+        args.refuse("--log-time=no can't be used with --log-format json: each object has its time");
+    }
     Daemon {
         verbosity: args.matches.get_count("verbose"),
         background: args.flag("background"),
         log: args.read("log", LogTarget::parse),
+        log_format: log_format.unwrap_or_default(),
+        log_time,
+        log_mask: args.read("log-mask", values::parsed),
         pidfile: args.read("pidfile", values::path),
         ready_fd: None,
         identity: None,
         root: None,
         threads: args.read("threads", values::threads),
+        control: control::control(args),
+    }
+}
+
+/// Refuses options about lines of skd where it only runs a program.
+fn refuse_log_lines(args: &Args<'_>) {
+    for (option, used) in [
+        ("log-format", false),
+        ("log-mask", false),
+        // In a log file, lines of the program have a time too.
+        ("log-time", args.is_given("log")),
+    ] {
+        if args.is_given(option) && !used {
+            args.refuse(format!(
+                "--{option} has no use without a listener or --supervise: skd writes no lines then"
+            ));
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use super::options::{Belongs, COMMAND, GROUPS, Kind, Opt, command};
 use super::{files, service};
 use crate::config::{
     Config, Daemon, Endpoint, FileTexts, Host, Identity, Listen, Location, OptionText, Service,
-    ServiceText, SocketOption, Style, decimal,
+    ServiceText, SocketOption, Style, decimal, in_order,
 };
 use crate::error::Error;
 
@@ -61,6 +61,7 @@ pub(super) fn config(
     check_names(&texts.services, &mut faults);
     check_alone(&services, &mut faults);
     check_ready(&daemon, &services, &mut faults);
+    check_control(&daemon, &texts.daemon, &services, &mut faults);
     check_addresses(&services, &mut faults);
     sort(&mut faults);
     let config = Config {
@@ -144,7 +145,7 @@ fn options_of(args: &Args<'_>, belong: impl Fn(&Opt) -> bool) -> Vec<OptionText>
             }
         }
     }
-    found.sort_by_key(|(position, _)| *position);
+    let found = in_order(found, |(position, _)| *position);
     found.into_iter().map(|(_, text)| text).collect()
 }
 
@@ -337,6 +338,28 @@ fn check_ready(daemon: &Daemon, services: &[Service], faults: &mut Vec<Error>) {
         service.name
     );
     faults.push(Error::Usage(located(location, &why)));
+}
+
+/// Refuses a control socket where skd serves nothing that it could tell of.
+fn check_control(
+    daemon: &Daemon,
+    texts: &[OptionText],
+    services: &[Service],
+    faults: &mut Vec<Error>,
+) {
+    let ([service], Some(_)) = (services, &daemon.control) else {
+        return;
+    };
+    let supervised = service.mode.supervised().is_some();
+    if supervised || service.listeners.is_empty() {
+        let location = texts.iter().find(|it| it.name == "control");
+        let location = location.map(|it| &it.location);
+        let why = format!(
+            "--control has no use: service {} has no listener that skd serves",
+            service.name
+        );
+        faults.push(Error::Usage(located(location, &why)));
+    }
 }
 
 /// Refuses services with the same name.

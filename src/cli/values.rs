@@ -13,6 +13,7 @@ use crate::config::{
     Account, Identity, Limit, MOST_THREADS, RESOURCES, Refused, Span, StandardError, accounts,
     decimal,
 };
+use crate::sys::credentials;
 
 /// Why a value is refused: a clause that follows "invalid value … for …".
 pub type Why = String;
@@ -33,6 +34,15 @@ pub fn standard_error(text: &OsStr) -> Result<StandardError, Why> {
         b"log" => Ok(StandardError::Log),
         b"client" => Ok(StandardError::Client),
         _ => Err("it takes client or log".into()),
+    }
+}
+
+/// Parses yes or no.
+pub fn yes_or_no(text: &OsStr) -> Result<bool, Why> {
+    match text.as_bytes() {
+        b"yes" => Ok(true),
+        b"no" => Ok(false),
+        _ => Err("it takes yes or no".into()),
     }
 }
 
@@ -183,8 +193,7 @@ pub fn identity(text: &OsStr) -> Result<Identity, Why> {
         None => vec![gid],
         Some(entry) => groups_of(&entry.name, gid)?,
     };
-    groups.sort_unstable_by_key(|group| group.as_raw());
-    groups.dedup();
+    credentials::in_order(&mut groups);
     let account = entry.map_or(Account::Unknown, |entry| Account::Known {
         name: entry.name.into(),
         home: entry.dir.into_os_string(),

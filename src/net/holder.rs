@@ -4,7 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::config::Style;
+use crate::config::{Style, in_order};
 use crate::sys::diagnosis::{BoundSocket, Diagnosis};
 
 /// How long processes are searched. A machine may have very many.
@@ -26,7 +26,9 @@ pub(super) fn of(address: SocketAddr, style: Style) -> Option<String> {
         .bound_sockets(style.has_connections(), each)
         .ok()?;
     // An IPv6 socket may have the port of IPv4 too.
-    found.sort_by_key(|socket| socket.local.is_ipv4() != address.is_ipv4());
+    let found = in_order(found, |socket| {
+        usize::from(socket.local.is_ipv4() != address.is_ipv4())
+    });
     let first = found.first()?;
     let links: Vec<_> = found
         .iter()

@@ -17,7 +17,8 @@ use super::settings::{Changes, Settings};
 use super::unix::SocketFile;
 use super::{options, peer, variables};
 use crate::config::{
-    BoundAddress, Listen, ListenerName, Peer, SocketOption, SocketSource, Style, UnixAddress,
+    BoundAddress, Listen, ListenerId, ListenerName, Peer, SocketOption, SocketSource, Style,
+    UnixAddress,
 };
 use crate::error::Error;
 use crate::sys::aside::Aside;
@@ -34,6 +35,8 @@ pub struct Listener {
     socket: Socket,
     style: Style,
     bound_address: BoundAddress,
+    /// Its number among those of the daemon, once it has one.
+    id: ListenerId,
     backlog: Option<i32>,
     /// What else was asked for, unless an older skd has saved it.
     settings: Option<Settings>,
@@ -149,6 +152,7 @@ impl Listener {
             socket,
             style,
             bound_address,
+            id: ListenerId::NONE,
             backlog: listen.backlog,
             settings: Some(settings),
             retiring: None,
@@ -181,6 +185,16 @@ impl Listener {
         let mut listener = Self::new(listen, socket, style, bound_address, None);
         listener.inherited = Some(inherited);
         listener
+    }
+
+    /// Returns its number among the listeners of the daemon.
+    pub fn id(&self) -> ListenerId {
+        self.id
+    }
+
+    /// Gives it this number.
+    pub fn set_id(&mut self, id: ListenerId) {
+        self.id = id;
     }
 
     /// Has the port printed, which the kernel chose.
@@ -222,6 +236,7 @@ impl Listener {
             style,
             variables: variables::of_listener(style, &bound_address),
             bound_address,
+            id: ListenerId::NONE,
             backlog: None,
             settings: saved.settings,
             retiring: saved.retiring.then(LastClient::default),
@@ -544,7 +559,8 @@ impl Listener {
 }
 
 impl ListenerAddress {
-    pub(super) fn new(style: Style, bound_address: &BoundAddress) -> Self {
+    /// What another process knows such a listener by.
+    pub fn new(style: Style, bound_address: &BoundAddress) -> Self {
         let bound_address = match bound_address {
             BoundAddress::Inet(address) => SavedAddress::Inet(*address),
             BoundAddress::Unix(UnixAddress::Path(path)) => SavedAddress::Path(path.into()),

@@ -8,7 +8,7 @@ use super::pool::{LOOK, Pool, milliseconds};
 use super::state::Due;
 use crate::child::spawn::Spawned;
 use crate::config::Prestart;
-use crate::report::{self, Event, Trouble};
+use crate::report::{self, Event, Trouble, Way};
 use crate::sys::process;
 
 impl Pool {
@@ -66,6 +66,7 @@ impl Pool {
                     return Some(Spawned {
                         pid,
                         pidfd: Some(parked.into_pidfd()),
+                        way: Way::Pool,
                     });
                 }
                 Err(Refusal::Lost) => {
@@ -106,6 +107,7 @@ impl Pool {
             pid,
             // It can't have been reaped: only its handler's entry has that done.
             pidfd: process::open_pidfd(pid).ok(),
+            way: Way::Copy,
         })
     }
 

@@ -264,6 +264,10 @@ impl Pool {
         }
         let first = !state.proven;
         (state.sources, state.proven) = (Some(sources), true);
+        let described = end.describe(self.plan.name());
+        if state.parked_at.as_deref() != Some(described.at) {
+            state.parked_at = Some(described.at.to_owned());
+        }
         match self.prestart {
             Prestart::Warm(_) => state.parked.push_back(parked),
             Prestart::ForkServer { max_age, .. } => {
@@ -282,8 +286,7 @@ impl Pool {
         }
         drop((state, template));
         if first {
-            let parked = end.describe(self.plan.name());
-            report::event(Event::Parked(self.service, parked));
+            report::event(Event::Parked(self.service, described));
         }
         report::event(Event::Ready(self.service, self.plan.name(), pid.as_raw()));
     }

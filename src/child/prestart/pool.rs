@@ -135,6 +135,26 @@ impl Pool {
         state.busy || parked.any(|parked| parked.pid() == pid)
     }
 
+    /// Returns how things are. This waits for no hand-off.
+    pub fn status(&self) -> PoolStatus {
+        let template = match self.template.try_lock() {
+            Ok(template) => usize::from(template.is_some()),
+            // It is just being copied, or replaced.
+            Err(_) => 1,
+        };
+        let state = self.state();
+        let (mode, idle) = match self.prestart {
+            Prestart::Warm(_) => ("warm", state.parked.len()),
+            Prestart::ForkServer { .. } => ("fork-server", template),
+        };
+        PoolStatus {
+            mode,
+            idle,
+            limit: self.most(),
+            parked_at: state.parked_at.clone(),
+        }
+    }
+
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
@@ -150,6 +170,19 @@ impl Pool {
             Prestart::ForkServer { .. } => 1,
         }
     }
+}
+
+/// How things are with the prestarted handlers of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// `warm` or `fork-server`.
+    pub mode: &'static str,
+    /// How many wait for a client; of a fork server, whether its template does.
+    pub idle: usize,
+    /// How many there may be.
+    pub limit: usize,
+    /// The call that the program is parked at, once that is known.
+    pub parked_at: Option<String>,
 }
 
 /// A time in milliseconds.

@@ -44,6 +44,8 @@ pub struct SavedPool {
     target: usize,
     unfit: bool,
     proven: bool,
+    #[serde(default)]
+    parked_at: Option<String>,
     /// The bits of a set of kinds.
     keeps: u8,
     short_life: u64,
@@ -142,6 +144,7 @@ impl Pool {
             target: state.target,
             unfit: state.unfit,
             proven: state.proven,
+            parked_at: state.parked_at.clone(),
             keeps: state.keeps.bits(),
             short_life: milliseconds(state.short_life),
             pause: state
@@ -194,6 +197,7 @@ impl Pool {
             .target
             .clamp(state.target, self.most().max(state.target));
         (state.unfit, state.proven) = (saved.unfit, saved.proven);
+        state.parked_at = saved.parked_at;
         state.keeps = Kinds::of_bits(saved.keeps);
         state.short_life = Duration::from_millis(saved.short_life).max(state.short_life);
         state.pause = saved

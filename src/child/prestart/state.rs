@@ -47,6 +47,8 @@ pub(super) struct State {
     pub(super) unfit: bool,
     /// Whether it has been parked before.
     pub(super) proven: bool,
+    /// The call that it is parked at.
+    pub(super) parked_at: Option<String>,
     /// The kinds of what it was found to keep, and mustn't while it is parked.
     pub(super) keeps: Kinds,
     /// How long the next template lives, if another may get further than it did. Doubled each time.
@@ -84,6 +86,7 @@ impl State {
             template: Due::Now,
             unfit: false,
             proven: false,
+            parked_at: None,
             keeps: Kinds::NONE,
             short_life: SHORT_LIFE,
             pause: None,
@@ -104,7 +107,7 @@ impl State {
         self.template = Due::Now;
         (self.unfit, self.proven, self.keeps) = (false, false, Kinds::NONE);
         (self.pause, self.left_until, self.sources) = (None, None, None);
-        self.short_life = SHORT_LIFE;
+        (self.short_life, self.parked_at) = (SHORT_LIFE, None);
     }
 
     /// Postpones the next start after a failure, and returns by how long.

@@ -17,6 +17,19 @@ use crate::sys::descriptors::SavedDescriptors;
 #[derive(Debug)]
 pub enum Pool {}
 
+/// How things are with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// The way of prestarting.
+    pub mode: &'static str,
+    /// How many wait for a client.
+    pub idle: usize,
+    /// How many there may be.
+    pub limit: usize,
+    /// The call that the program is parked at.
+    pub parked_at: Option<String>,
+}
+
 /// Nothing was saved of it.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedPool {}
@@ -60,6 +73,11 @@ impl Pool {
     /// Nothing has descriptors.
     pub fn count_descriptors(&self) -> usize {
         0
+    }
+
+    /// Nothing is prestarted.
+    pub fn status(&self) -> PoolStatus {
+        match *self {}
     }
 
     /// Saves nothing.

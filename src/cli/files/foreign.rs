@@ -230,7 +230,7 @@ pub(super) fn addresses(name: &str) -> Result<Vec<IpAddr>, String> {
         format!("the host {name} can't be looked up: {reason}")
     })?;
     let mut found: Vec<IpAddr> = found.map(|it| it.ip().to_canonical()).collect();
-    found.sort();
+    found.sort_unstable();
     found.dedup();
     Ok(found)
 }

@@ -12,7 +12,7 @@ pub mod xinetd;
 use std::path::Path;
 
 use super::args::Args;
-use crate::config::FileTexts;
+use crate::config::{FileTexts, in_order};
 use crate::error::Error;
 
 /// The options that name files.
@@ -25,7 +25,7 @@ pub(super) fn read(args: &Args<'_>, faults: &mut Vec<Error>) -> FileTexts {
         let values = args.each(source);
         named.extend(values.map(|(position, path)| (position, source, Path::new(path))));
     }
-    named.sort_by_key(|(position, ..)| *position);
+    let named = in_order(named, |(position, ..)| *position);
     let mut texts = FileTexts::default();
     let mut services = Vec::new();
     for (_, source, path) in named {

@@ -51,7 +51,7 @@ pub(super) fn directory(path: &Path, fit: impl Fn(&OsStr) -> bool) -> Result<Vec
             found.push(path.join(name));
         }
     }
-    found.sort();
+    found.sort_unstable();
     Ok(found)
 }
 

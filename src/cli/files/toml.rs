@@ -12,7 +12,7 @@ use toml::de::{DeInteger, DeTable, DeValue};
 use super::read::{directory, file};
 use crate::cli::options::{Belongs, GROUPS, Kind, Opt};
 use crate::cli::suggest;
-use crate::config::{Location, OptionText, ServiceText, Target};
+use crate::config::{Location, OptionText, ServiceText, Target, in_order, nearest};
 use crate::error::Error;
 
 /// The tables of a file.
@@ -104,9 +104,10 @@ struct Settings {
 
 impl Document<'_> {
     fn read(&mut self, daemon: &mut Vec<OptionText>) -> Vec<ServiceText> {
-        let (table, mut errors) = DeTable::parse_recoverable(self.lines.text);
+        let (table, errors) = DeTable::parse_recoverable(self.lines.text);
         if !errors.is_empty() {
-            errors.sort_by_key(|error| error.span().map(|span| span.start));
+            let start = |error: &toml::de::Error| error.span().map_or(0, |span| span.start);
+            let errors = in_order(errors, start);
             let mut quoted = None;
             for error in errors.iter().take(MOST_ERRORS) {
                 let line = error.span().and_then(|it| self.lines.text.get(..it.start));
@@ -460,7 +461,7 @@ impl Document<'_> {
             }
             None => {
                 let others = others.iter().copied().chain([IN_ORDER]);
-                let like = suggest::nearest(name, others).or_else(|| {
+                let like = nearest(name, others).or_else(|| {
                     let like = suggest::like(&format!("--{name}"))?;
                     (like.belongs() == belongs).then_some(like.long)
                 });
@@ -485,7 +486,7 @@ impl Document<'_> {
         let text = if TABLES.contains(&name) {
             format!("{name} is a table; there are {tables}")
         } else if value.get_ref().is_table() {
-            let like = suggest::nearest(name, TABLES);
+            let like = nearest(name, TABLES);
             let like = like
                 .map(|like| format!(", perhaps {like}?"))
                 .unwrap_or_default();
@@ -607,9 +608,7 @@ fn variable(text: &OptionText) -> &[u8] {
 
 /// Returns the entries in the order of the file.
 fn sorted<'t, 'i>(table: &'t DeTable<'i>) -> Vec<Entry<'t, 'i>> {
-    let mut entries: Vec<_> = table.iter().collect();
-    entries.sort_by_key(|(key, _)| key.span().start);
-    entries
+    in_order(table.iter().collect(), |(key, _)| key.span().start)
 }
 
 pub(super) fn option(name: &str) -> Option<&'static Opt> {

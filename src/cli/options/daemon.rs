@@ -2,7 +2,7 @@
 
 use clap::ValueHint;
 
-use super::option::Kind::{Count, Flag, Value};
+use super::option::Kind::{Count, Flag, Optional, Value};
 use super::option::{Kind, Opt};
 
 pub(super) const OPTIONS: &[Opt] = &[
@@ -31,6 +31,35 @@ pub(super) const OPTIONS: &[Opt] = &[
         manual: "\
 That of skd and handlers. TAG may have :FACILITY.PRIORITY, as in `motd:local0.info`, by \
 default daemon.notice. >FILE is emptied.",
+    },
+    Opt {
+        long: "log-format",
+        shorts: &[],
+        kind: Value("FORMAT", ValueHint::Other),
+        common: false,
+        help: "Write skd's lines as text or json [text]",
+        manual: "\
+With `json`, each line is one object. See JSON in REPORTS. Lines of handlers stay as they are.",
+    },
+    Opt {
+        long: "log-time",
+        shorts: &[],
+        kind: Optional("yes|no", ValueHint::Other),
+        common: false,
+        help: "Begin lines with the time [files: yes; else no]",
+        manual: "\
+UTC with microseconds, as in 2026-11-22T08:05:00.042123Z. In a file of --log, lines of handlers \
+have it too; elsewhere only those of skd. JSON always has it.",
+    },
+    Opt {
+        long: "log-mask",
+        shorts: &[],
+        kind: Value("V4,V6", ValueHint::Other),
+        common: false,
+        help: "Cut clients' addresses to prefixes in reports",
+        manual: "\
+To so many bits of IPv4 and IPv6 addresses, as in `24,48`, in each line and in all that is told \
+of clients on the control socket. Their ports are left out. Handlers get the whole address.",
     },
     Opt {
         long: "pidfile",

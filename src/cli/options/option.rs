@@ -32,15 +32,22 @@ pub enum Belongs {
 }
 
 /// The options of the daemon. `--chroot` is its own too: with `--daemon-user`, skd enters it.
-const DAEMON: [&str; 8] = [
+const DAEMON: [&str; 15] = [
     "threads",
     "verbose",
     "background",
     "log",
+    "log-format",
+    "log-time",
+    "log-mask",
     "pidfile",
     "ready-fd",
     "daemon-user",
     "drop-privileges",
+    "control",
+    "control-mode",
+    "control-owner",
+    "control-read",
 ];
 
 /// The options that say where to read, and what to do instead of serving.
