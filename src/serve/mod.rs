@@ -5,13 +5,14 @@
 //!
 //! | floor | modules | |
 //! | --- | --- | --- |
-//! | 0 | `admission` | which client is admitted, and when: pure parts that are told the time |
+//! | 0 | `admission`, `availability` | which client is admitted, and when: pure parts that are told the time |
 //! | 1 | `service` | a service as all threads share it; where each of its settings is |
 //! | 2 | `handlers` | the table of live handlers: start, timeouts, reaping, lingering close |
 //! | 3 | `worker`, `wait_mode`, `supervise` | the threads that serve; the two other ways to run a program |
 //! | 4 | `control` | the main thread: signals, drain, reload, upgrade |
 
 mod admission;
+mod availability;
 mod control;
 mod handlers;
 mod service;
@@ -20,8 +21,10 @@ mod wait_mode;
 mod worker;
 
 pub use admission::{Client, Decision, Ready, Rules};
+pub use availability::Availability;
 pub use control::{
-    Daemon, Origin, Prepared, RemovedService, Resources, Restored, RestoredService, upgrade,
+    BoundControl, Daemon, Origin, Prepared, RemovedService, Resources, Restored, RestoredService,
+    SavedControl, read_request, upgrade,
 };
 pub use handlers::linger::most as most_lingering;
 pub use service::{DrainTimeouts, TimeLimits};

@@ -13,7 +13,8 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 
-use super::admission::{Policy, Rules, RulesHandle, Slots, Total, When};
+use super::admission::{Policy, RejectedSources, Rules, RulesHandle, Slots, Total, When};
+use super::availability::{Availability, AvailabilityCell};
 use crate::child::{Plan, Pool};
 use crate::config::{self, DatagramMode, KILL_AFTER, Listen, ServiceId, Span, Style};
 use crate::error::Error;
@@ -45,14 +46,22 @@ pub(in crate::serve) struct Service {
     /// How long a sender of datagrams may be silent before its handler reads the end.
     pub(in crate::serve) peer_idle: Duration,
     pub(in crate::serve) slots: Arc<Slots>,
+    /// Whether it takes new clients.
+    pub(in crate::serve) availability: AvailabilityCell,
+    /// While it drains, how many of its workers have no client of it in hand, and take none.
+    pub(in crate::serve) idle_workers: AtomicUsize,
     /// What else is asked of clients, if anything.
     pub(in crate::serve) policy: Option<Box<Policy>>,
     /// How long input is drained after a handler's end, if at all.
     pub(in crate::serve) linger: Option<Linger>,
     /// The rules that hold now, if there are any.
     pub(in crate::serve) rules: Option<RulesHandle>,
+    /// The sources that are rejected most.
+    pub(in crate::serve) rejected: RejectedSources,
     /// The number of its open exchanges, where it isn't configured any more.
     pub(in crate::serve) last_exchanges: AtomicUsize,
+    /// The number of its pending connections that are queued.
+    pub(in crate::serve) pending: AtomicUsize,
     /// Whether the main thread is asked to find out if clients wait in the backlog.
     pub(in crate::serve) asks_backlog: AtomicBool,
     /// How many of its datagram workers receive no more, since all handlers have begun that there may
@@ -77,6 +86,7 @@ pub(in crate::serve) struct Parts {
     /// Whether it was done before, and the number of handlers that have ended if their total is
     /// limited.
     pub(in crate::serve) earlier: (bool, u64),
+    pub(in crate::serve) availability: Availability,
 }
 
 impl Service {
@@ -118,10 +128,14 @@ impl Service {
             min_source_port: config.min_source_port,
             peer_idle: peer_idle.into(),
             slots: Slots::with_total(config.max_clients, total, when, Arc::clone(wakers)),
+            availability: AvailabilityCell::new(parts.availability),
+            idle_workers: AtomicUsize::new(0),
             policy: policy.map(Box::new),
             linger,
             rules: parts.rules.map(RulesHandle::new),
+            rejected: RejectedSources::new(wakers.len()),
             last_exchanges: AtomicUsize::new(0),
+            pending: AtomicUsize::new(0),
             asks_backlog: AtomicBool::new(false),
             done_workers: AtomicUsize::new(0),
             is_done: AtomicBool::new(is_done),
@@ -136,6 +150,11 @@ impl Service {
 
     pub(in crate::serve) fn set_done(&self) {
         self.is_done.store(true, Ordering::SeqCst);
+    }
+
+    /// Returns how many pending connections are queued.
+    pub(in crate::serve) fn pending(&self) -> usize {
+        self.pending.load(Ordering::Relaxed)
     }
 
     /// Returns whether skd itself accepts or receives for this service, so that its slots count.

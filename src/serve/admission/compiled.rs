@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::ranges::{NONE, Number, Table};
 use crate::config::{Rule, RuleLocation, Who};
 use crate::sys::descriptors::{self, SavedDescriptors};
+use crate::sys::objects::Objects;
 use crate::sys::sealed::SealedFile;
 
 /// How many bytes are kept in a memory file of their own: fewer are no work for an upgrade.
@@ -357,8 +358,8 @@ impl Compiled {
         };
         let text = self.bytes.part(&self.texts);
         let text = text.get(start as usize..end as usize)?;
-        let mut terms = match text {
-            [] => Terms::default(),
+        let Objects(mut terms) = match text {
+            [] => Objects(Terms::default()),
             text => serde_json::from_slice(text).ok()?,
         };
         let location = match terms.option.take() {

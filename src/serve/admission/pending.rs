@@ -213,6 +213,8 @@ impl Stage {
 pub(in crate::serve) struct PendingConnection {
     pub(in crate::serve) client: Pending,
     pub(in crate::serve) connection: Socket,
+    /// When it was accepted.
+    pub(in crate::serve) arrived: Instant,
     pub(in crate::serve) service: ServiceId,
     /// The index of the service's listener that it was accepted from.
     pub(in crate::serve) listener: usize,

@@ -8,7 +8,7 @@ use std::time::Instant;
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::pending::{PendingConnection, Stage};
-use crate::config::Source;
+use crate::config::{Peer, Source};
 
 /// Pending connections of one service in one thread. Their ids grow in the order of arrival.
 #[derive(Debug)]
@@ -203,6 +203,13 @@ impl PendingQueue {
     pub(in crate::serve) fn due(&self, now: Instant) -> Option<u32> {
         let (due, id) = self.due.first()?;
         (*due <= now).then_some(*id)
+    }
+
+    /// Returns the ids of the connections whose clients `which` selects.
+    pub(in crate::serve) fn find(&self, which: impl Fn(&Peer) -> bool) -> Vec<u32> {
+        let pending = self.pending.iter();
+        let found = pending.filter(|(_, pending)| which(&pending.client.peer));
+        found.map(|(id, _)| *id).collect()
     }
 
     /// Returns the ids of all connections, in the order of arrival.

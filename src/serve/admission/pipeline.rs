@@ -11,15 +11,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::denials::Denials;
 use super::pending::{FirstByte, Kind, Pending, Stage, TakenSourceSlot};
 use super::policy::Policy;
 use super::reject::{RejectAction, Rejection};
-use super::rules::{Client, Ready};
+use super::rules::Client;
 use super::rules_handle::{RulesHandle, RulesReader};
 use super::slots::{Slot, Slots, When};
 use super::sources::{Over, SourceLimits};
 use super::token_bucket::{Bucket, Clock};
-use crate::config::{AtLimit, Peer, Source};
+use crate::config::{AtLimit, Peer, ServiceId, Source, SourcePrefix};
 use crate::net::proxy::Received;
 use crate::report::{Awaited, Reason};
 
@@ -81,6 +82,8 @@ pub(in crate::serve) struct Pipeline<'a> {
     min_source_port: u16,
     clock: Clock,
     thread: usize,
+    /// The service, and the clients that are denied for a time.
+    denials: (ServiceId, &'a Denials),
     /// The slot for the next client, where it is taken before the client is accepted or received.
     slot: Option<Slot>,
 }
@@ -93,6 +96,7 @@ impl<'a> Pipeline<'a> {
         kind: Kind,
         min_source_port: u16,
         (clock, thread): (Clock, usize),
+        denials: (ServiceId, &'a Denials),
     ) -> Self {
         Self {
             policy,
@@ -102,8 +106,22 @@ impl<'a> Pipeline<'a> {
             min_source_port,
             clock,
             thread,
+            denials,
             slot: None,
         }
+    }
+
+    /// Returns whether a client is denied for a time.
+    pub(in crate::serve) fn is_denied(&self, peer: &Peer) -> bool {
+        let (service, denials) = self.denials;
+        let translators = || self.policy.map_or(&[][..], |policy| &policy.asked.nat64);
+        !denials.are_none() && denials.deny_client(service, peer, translators())
+    }
+
+    /// Returns what becomes of a client that the service refuses altogether: what becomes of clients
+    /// that find no slot, where they don't wait.
+    pub(in crate::serve) fn refusal(&self) -> Rejection<'a> {
+        Rejection::new(Reason::Disabled, RejectAction::at(self.at_max()))
     }
 
     /// Returns whether a client needs more than a slot.
@@ -224,7 +242,11 @@ impl<'a> Pipeline<'a> {
     pub(in crate::serve) fn begin(&mut self, peer: Peer, token: Option<u64>) -> Pending {
         let mut client = match self.policy {
             Some(policy) => policy.begin(peer, self.kind),
-            None => Pending::new(peer, Source::UNKNOWN, self.kind),
+            // An administrator may have it refused all the same, and sees who it was.
+            None => {
+                let source = Source::of(&peer, SourcePrefix::default(), &[]);
+                Pending::new(peer, source, self.kind)
+            }
         };
         (client.token, client.slot) = (token, self.slot.take());
         client
@@ -307,6 +329,10 @@ impl<'a> Pipeline<'a> {
         else {
             return Passed::Yes;
         };
+        // The client that it names is looked at with the rules.
+        if self.is_denied(&client.peer) {
+            return Passed::No(Rejection::close(Reason::Denied));
+        }
         if !client.peer.is_trusted(&proxies.from) {
             return Passed::No(Rejection::close(Reason::Proxy));
         }
@@ -326,6 +352,9 @@ impl<'a> Pipeline<'a> {
     }
 
     fn pass_rules(&mut self, client: &mut Pending) -> Passed<'a> {
+        if self.is_denied(&client.peer) {
+            return Passed::No(Rejection::close(Reason::Denied));
+        }
         if client.kind == Kind::Datagram {
             let port = client.peer.address().map(|address| address.port());
             if let Some(port) = port.filter(|port| *port < self.min_source_port) {
@@ -370,13 +399,7 @@ impl<'a> Pipeline<'a> {
         else {
             return Passed::Yes;
         };
-        let limits = match client.rule.as_deref() {
-            Some(Ready { max, rate, .. }) => SourceLimits {
-                max: max.or(policy.limits.max),
-                rate: rate.or(policy.limits.rate),
-            },
-            None => policy.limits,
-        };
+        let limits = policy.limits_with(client.rule.as_deref());
         if limits == SourceLimits::default() {
             return Passed::Yes;
         }
@@ -483,6 +506,7 @@ mod tests {
         policy: Option<Policy>,
         slots: Arc<Slots>,
         rules: Option<RulesHandle>,
+        denials: Denials,
         start: Instant,
     }
 
@@ -499,6 +523,7 @@ mod tests {
                 slots: Slots::new(NonZeroUsize::new(max), when, wakers),
                 policy,
                 rules: rules.map(|rules| RulesHandle::new(ready(rules))),
+                denials: Denials::default(),
                 start: Instant::now(),
             }
         }
@@ -506,7 +531,9 @@ mod tests {
         fn pipeline(&self, kind: Kind) -> Pipeline<'_> {
             let policy = self.policy.as_ref();
             let thread = (Clock::new(self.start), 0);
-            Pipeline::new(policy, &self.slots, self.rules.as_ref(), kind, 1024, thread)
+            let denials = (ServiceId::new(0), &self.denials);
+            let rules = self.rules.as_ref();
+            Pipeline::new(policy, &self.slots, rules, kind, 1024, thread, denials)
         }
 
         fn bucket(&self) -> &Bucket {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::pending::{Kind, Pending};
+use super::rules::Ready;
 use super::slots::When;
 use super::sources::{SourceLimits, SourceSlot, Sources};
 use super::token_bucket::Bucket;
@@ -87,6 +88,14 @@ impl Policy {
     pub(in crate::serve) fn gate(&self) -> Option<&Bucket> {
         let bucket = self.bucket.as_ref();
         bucket.filter(|_| *self.asked.at_rate() == AtLimit::Queue(None))
+    }
+
+    /// Returns the limits of a source: those of the rule that allows it, or else those of options.
+    pub(super) fn limits_with(&self, rule: Option<&Ready>) -> SourceLimits {
+        SourceLimits {
+            max: rule.and_then(|rule| rule.max).or(self.limits.max),
+            rate: rule.and_then(|rule| rule.rate).or(self.limits.rate),
+        }
     }
 
     /// Returns the source that this client belongs to.

@@ -2,20 +2,20 @@
 //! The others are counted, and written as sums once the second is over. A source that is rejected a
 //! hundred thousand times a second fills no disk, and doesn't hide the first line about another.
 //!
-//! Each worker has one for each service, of a fixed size once a client was rejected: 7 KiB.
+//! Each worker has one for each service, of a fixed size once a client was rejected: 15 KiB.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::time::Duration;
 
 use crate::config::Source;
-use crate::report::{self, Gate};
+use crate::report::{self, Gate, RejectCause, RejectCounts};
 
 /// How long lines are counted before what was not written is summed up.
 const SECOND: Duration = Duration::from_secs(1);
 
 /// How many lines there are for a source in a second.
-const EACH: u32 = 3;
+const EACH: u8 = 3;
 
 /// How many lines there are for all sources in a second. With the sums there are fifty at most.
 const ALL: u32 = 34;
@@ -39,17 +39,17 @@ pub(in crate::serve) struct RejectLog {
     gate: Gate,
     /// How many lines were written in it.
     lines: u32,
-    /// How many were not, about sources that have an entry.
-    counted: u64,
+    /// Whether some were not, about a source that has an entry.
+    has_counted: bool,
     /// How many were not, about all others.
-    others: u64,
+    others: RejectCounts,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Entry {
     source: Option<Source>,
-    lines: u32,
-    counted: u32,
+    lines: u8,
+    counted: RejectCounts,
 }
 
 /// Whether a rejection gets a line of its own.
@@ -68,14 +68,14 @@ impl RejectLog {
             sets: Vec::new(),
             gate: Gate::new(),
             lines: 0,
-            counted: 0,
-            others: 0,
+            has_counted: false,
+            others: RejectCounts::default(),
         }
     }
 
-    /// Notes that a client of this source was rejected. What is [`due`](Self::due) has to be
+    /// Notes that a client of this source was rejected for this cause. What is [`due`](Self::due) has to be
     /// flushed before, or counting goes on as if the second weren't over.
-    pub(in crate::serve) fn note(&mut self, source: Source, now: u64) -> Noted {
+    pub(in crate::serve) fn note(&mut self, source: Source, cause: RejectCause, now: u64) -> Noted {
         if self.gate.is_open(now) && self.due().is_none() {
             self.begin(now);
         }
@@ -86,7 +86,7 @@ impl RejectLog {
             // A set full of sources that are counted keeps them: a client with many addresses
             // can't hide the source that is rejected most.
             if !more {
-                self.others = self.others.saturating_add(1);
+                self.others.count(cause);
                 return Noted::Sum;
             }
             self.lines += 1;
@@ -97,14 +97,14 @@ impl RejectLog {
             self.lines += 1;
             return Noted::Line;
         }
-        entry.counted = entry.counted.saturating_add(1);
-        self.counted = self.counted.saturating_add(1);
+        entry.counted.count(cause);
+        self.has_counted = true;
         Noted::Sum
     }
 
     /// Returns when something is to be flushed, if anything was counted.
     pub(in crate::serve) fn due(&self) -> Option<u64> {
-        (self.counted != 0 || self.others != 0).then(|| self.gate.opens_at())
+        (self.has_counted || self.others.total() != 0).then(|| self.gate.opens_at())
     }
 
     /// Ends the second now, since there will be no later.
@@ -113,30 +113,31 @@ impl RejectLog {
     }
 
     /// Once the second is over, calls `report` with how many more clients of which source were
-    /// rejected, and begins another second. The largest sum is first, and that of all other sources
+    /// rejected and why, and begins another second. The largest sum is first, and that of all other sources
     /// last.
     pub(in crate::serve) fn flush(
         &mut self,
         now: u64,
-        mut report: impl FnMut(Option<Source>, u64),
+        mut report: impl FnMut(Option<Source>, &RejectCounts),
     ) {
         if !self.gate.is_open(now) || self.due().is_none() {
             return;
         }
         for _ in 0..SUMS {
             let entries = self.sets.iter_mut().flatten();
-            let Some(most) = entries.max_by_key(|entry| entry.counted) else {
+            let Some(most) = entries.max_by_key(|entry| entry.counted.total()) else {
                 break;
             };
-            if most.counted == 0 {
+            if most.counted.total() == 0 {
                 break;
             }
-            self.counted -= u64::from(most.counted);
-            report(most.source, std::mem::take(&mut most.counted).into());
+            report(most.source, &std::mem::take(&mut most.counted));
         }
-        let others = self.others.saturating_add(self.counted);
-        if others != 0 {
-            report(None, others);
+        for entry in self.sets.iter().flatten() {
+            self.others.add_all(&entry.counted);
+        }
+        if self.others.total() != 0 {
+            report(None, &self.others);
         }
         self.begin(now);
     }
@@ -148,7 +149,9 @@ impl RejectLog {
         if self.sets.try_reserve_exact(SETS).is_ok() {
             self.sets.resize(SETS, Default::default());
         }
-        (self.lines, self.counted, self.others) = (0, 0, 0);
+        self.lines = 0;
+        self.has_counted = false;
+        self.others = RejectCounts::default();
     }
 }
 
@@ -159,7 +162,7 @@ fn entry(set: &mut [Entry; WAYS], source: Source) -> Option<&mut Entry> {
     if let Some(own) = own {
         return Some(&mut set[own]);
     }
-    let free = set.iter_mut().filter(|entry| entry.counted == 0);
+    let free = set.iter_mut().filter(|entry| entry.counted.total() == 0);
     let entry = free.min_by_key(|entry| entry.lines)?;
     *entry = Entry {
         source: Some(source),
@@ -171,14 +174,20 @@ fn entry(set: &mut [Entry; WAYS], source: Source) -> Option<&mut Entry> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::Reason;
     use proptest::prelude::*;
 
     const NOW: u64 = 17;
     const SECOND: u64 = super::SECOND.as_nanos() as u64;
 
+    /// Notes a rejection for the same cause each time.
+    fn note(reject_log: &mut RejectLog, source: Source, now: u64) -> Noted {
+        reject_log.note(source, RejectCause::from(&Reason::Rate), now)
+    }
+
     fn flush(reject_log: &mut RejectLog, now: u64) -> Vec<(Option<Source>, u64)> {
         let mut sums = Vec::new();
-        reject_log.flush(now, |source, count| sums.push((source, count)));
+        reject_log.flush(now, |source, counts| sums.push((source, counts.total())));
         sums
     }
 
@@ -187,30 +196,30 @@ mod tests {
         let mut reject_log = RejectLog::new();
         let (one, other) = (Source::user(1), Source::user(2));
         for _ in 0..3 {
-            assert_eq!(reject_log.note(one, NOW), Noted::Line);
+            assert_eq!(note(&mut reject_log, one, NOW), Noted::Line);
         }
         assert_eq!(reject_log.due(), None);
         for _ in 0..4812 {
-            assert_eq!(reject_log.note(one, NOW), Noted::Sum);
+            assert_eq!(note(&mut reject_log, one, NOW), Noted::Sum);
         }
-        assert_eq!(reject_log.note(other, NOW), Noted::Line);
+        assert_eq!(note(&mut reject_log, other, NOW), Noted::Line);
         assert_eq!(reject_log.due(), Some(NOW + SECOND));
         assert!(flush(&mut reject_log, NOW + SECOND - 1).is_empty());
         let sums = flush(&mut reject_log, NOW + SECOND);
         assert_eq!(sums, [(Some(one), 4812)]);
         assert_eq!(reject_log.due(), None);
-        assert_eq!(reject_log.note(one, NOW + SECOND), Noted::Line);
+        assert_eq!(note(&mut reject_log, one, NOW + SECOND), Noted::Line);
     }
 
     #[test]
     fn a_second_cut_short_is_over() {
         let mut reject_log = RejectLog::new();
         for _ in 0..5 {
-            reject_log.note(Source::user(1), NOW);
+            note(&mut reject_log, Source::user(1), NOW);
         }
         reject_log.cut_short();
         assert_eq!(flush(&mut reject_log, NOW), [(Some(Source::user(1)), 2)]);
-        assert_eq!(reject_log.note(Source::user(1), NOW), Noted::Line);
+        assert_eq!(note(&mut reject_log, Source::user(1), NOW), Noted::Line);
     }
 
     #[test]
@@ -219,7 +228,7 @@ mod tests {
         for second in 0..5 {
             for _ in 0..3 {
                 let now = NOW + second * SECOND;
-                assert_eq!(reject_log.note(Source::user(1), now), Noted::Line);
+                assert_eq!(note(&mut reject_log, Source::user(1), now), Noted::Line);
             }
         }
     }
@@ -232,7 +241,7 @@ mod tests {
         let mut lines = 0;
         for user in 1..=many {
             for source in [hog, Source::user(user)] {
-                lines += u64::from(reject_log.note(source, NOW) == Noted::Line);
+                lines += u64::from(note(&mut reject_log, source, NOW) == Noted::Line);
             }
         }
         let sums = flush(&mut reject_log, NOW + SECOND);
@@ -245,7 +254,7 @@ mod tests {
 
     #[test]
     fn its_size_is_fixed() {
-        assert_eq!(size_of::<Entry>() * SETS * WAYS, 7 * 1024);
+        assert_eq!(size_of::<Entry>() * SETS * WAYS, 15 * 1024);
     }
 
     proptest! {
@@ -266,7 +275,7 @@ mod tests {
                     prop_assert!(second + sums.len() <= 50);
                     counted += sums.iter().map(|(_, count)| *count as usize).sum::<usize>();
                 }
-                let noted = reject_log.note(Source::user(*user), now);
+                let noted = note(&mut reject_log, Source::user(*user), now);
                 if reject_log.gate.opens_at() != begun {
                     (begun, second) = (reject_log.gate.opens_at(), 0);
                 }

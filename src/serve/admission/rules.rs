@@ -83,10 +83,29 @@ impl Client {
             Peer::UnixStream(credentials) => (*credentials).into(),
             Peer::LocalDatagram => None.into(),
             peer => match peer.address() {
-                Some(address) => Self::Inet(untranslated(address.ip(), translators)),
+                Some(address) => Self::at(address.ip(), translators),
                 None => Self::Unknown,
             },
         }
+    }
+}
+
+impl Client {
+    /// Returns the client with this address, or with its IPv4 address behind one of the translators.
+    pub fn at(address: IpAddr, translators: &[Nat64]) -> Self {
+        Self::Inet(untranslated(address, translators))
+    }
+
+    /// Returns a client of unix sockets that runs as this user, as far as users are told apart.
+    pub fn user(uid: u32) -> Self {
+        let (uid, gid) = (unknown_ids().user(uid), None);
+        Self::Unix { uid, gid }
+    }
+
+    /// Returns a client of unix sockets that runs with this primary group, likewise.
+    pub fn group(gid: u32) -> Self {
+        let (uid, gid) = (None, unknown_ids().group(gid));
+        Self::Unix { uid, gid }
     }
 }
 

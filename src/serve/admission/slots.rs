@@ -27,6 +27,8 @@ pub(in crate::serve) struct Slots {
     counts: AtomicU64,
     /// How many have a handler.
     used: AtomicUsize,
+    /// How many handlers in wait mode live, which have no slot.
+    in_wait_mode: AtomicUsize,
     /// For each worker, whether it waits for a slot.
     waiting: Box<[AtomicBool]>,
     wakers: Arc<[Waker]>,
@@ -69,6 +71,16 @@ pub(in crate::serve) struct Slot {
     state: State,
 }
 
+/// The life of a handler in wait mode, which needs no slot. Dropping it ends it.
+#[derive(Debug)]
+pub(in crate::serve) struct WaitModeLife(Arc<Slots>);
+
+impl Drop for WaitModeLife {
+    fn drop(&mut self) {
+        self.0.in_wait_mode.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Taken,
@@ -102,6 +114,7 @@ impl Slots {
             when,
             counts: AtomicU64::new(ended.min(u32::MAX.into()) * SPENT),
             used: AtomicUsize::new(0),
+            in_wait_mode: AtomicUsize::new(0),
             waiting: wakers.iter().map(|_| AtomicBool::new(false)).collect(),
             wakers,
         })
@@ -119,7 +132,18 @@ impl Slots {
 
     /// Returns how many have a handler.
     pub(in crate::serve) fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
+        self.used.load(Ordering::SeqCst)
+    }
+
+    /// Returns how many handlers in wait mode live.
+    pub(in crate::serve) fn in_wait_mode(&self) -> usize {
+        self.in_wait_mode.load(Ordering::Relaxed)
+    }
+
+    /// Counts a handler in wait mode as long as it lives.
+    pub(in crate::serve) fn live_in_wait_mode(self: &Arc<Self>) -> WaitModeLife {
+        self.in_wait_mode.fetch_add(1, Ordering::Relaxed);
+        WaitModeLife(Arc::clone(self))
     }
 
     /// Returns how many there are, if all of them have a handler.
@@ -131,6 +155,11 @@ impl Slots {
     pub(in crate::serve) fn total(&self) -> u64 {
         let begun = |total: &Total| total.begun.load(Ordering::SeqCst);
         self.total.as_ref().map_or(0, begun)
+    }
+
+    /// Returns how many handlers there may be in all, if that is limited.
+    pub(in crate::serve) fn total_limit(&self) -> Option<u64> {
+        self.total.as_ref().map(|total| total.limit)
     }
 
     /// Returns whether there have been all handlers that there may be.
@@ -334,7 +363,8 @@ impl Slot {
     fn free(&mut self, thread: Option<usize>) {
         let used = self.state == State::Used;
         if used {
-            self.slots.used.fetch_sub(1, Ordering::Relaxed);
+            // In sequence with what the main thread does while it waits for the last.
+            self.slots.used.fetch_sub(1, Ordering::SeqCst);
         }
         if self.state != State::Freed {
             self.state = State::Freed;

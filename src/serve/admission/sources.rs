@@ -152,19 +152,32 @@ impl Sources {
         }
     }
 
+    /// Returns how many handlers a source has, and when its bucket will be full. Takes nothing.
+    pub(super) fn look(&self, source: Source) -> (u32, u64) {
+        let (part, key) = self.key(source);
+        let part = self.part(part);
+        let found = part.as_deref().and_then(|part| {
+            let entry = &part.entries[part.find(key)? as usize];
+            Some((entry.handlers, entry.full))
+        });
+        found.unwrap_or_default()
+    }
+
+    /// Returns the part of a source, and its key there.
+    fn key(&self, source: Source) -> (usize, Key) {
+        // Keyed at random: or a client with many addresses could choose those of one list.
+        let hash = self.hasher.hash_one(source);
+        let list = (hash >> 32) as u16 % PART as u16;
+        (hash as usize % PARTS, Key { source, list })
+    }
+
     fn source_slot(
         self: &Arc<Self>,
         source: Source,
         admit: impl FnOnce(&mut Part, Key) -> Result<u32, Over>,
     ) -> Result<SourceSlot, Over> {
-        // Keyed at random: or a client with many addresses could choose those of one list.
-        let hash = self.hasher.hash_one(source);
-        let part = hash as usize % PARTS;
-        let list = (hash >> 32) as u16 % PART as u16;
-        let index = admit(
-            self.part(part).get_or_insert_default(),
-            Key { source, list },
-        )?;
+        let (part, key) = self.key(source);
+        let index = admit(self.part(part).get_or_insert_default(), key)?;
         Ok(SourceSlot {
             sources: Arc::clone(self),
             index,

@@ -67,6 +67,11 @@ impl Pace {
         }
     }
 
+    /// Returns how many tokens are in a bucket that will be full at `full`.
+    pub(in crate::serve) fn left(self, full: u64, now: u64) -> u64 {
+        self.empty(now).saturating_sub(full.max(now)) / self.interval
+    }
+
     /// Returns when a bucket that is empty now will be full.
     pub(in crate::serve) fn empty(self, now: u64) -> u64 {
         now.saturating_add(self.tolerance + self.interval)
@@ -137,6 +142,11 @@ impl Bucket {
         self.pace.take(full, now).err().unwrap_or(now)
     }
 
+    /// Returns how many tokens there are.
+    pub(in crate::serve) fn left(&self, now: u64) -> u64 {
+        self.pace.left(self.full.load(Ordering::Relaxed), now)
+    }
+
     fn exchange(&self, old: u64, new: u64) -> Result<u64, u64> {
         self.full
             .compare_exchange_weak(old, new, Ordering::Relaxed, Ordering::Relaxed)
@@ -165,10 +175,12 @@ mod tests {
     fn a_burst_and_then_one_an_interval() {
         let bucket = Bucket::new(rate(SECOND, 3));
         let now = 5 * SECOND;
-        for _ in 0..3 {
+        for taken in 0..3 {
+            assert_eq!(bucket.left(now), 3 - taken);
             assert_eq!(bucket.next(now), now);
             assert_eq!(bucket.take(now), Ok(()));
         }
+        assert_eq!(bucket.left(now), 0);
         assert_eq!(bucket.take(now), Err(now + SECOND));
         assert_eq!(bucket.next(now), now + SECOND);
         assert_eq!(bucket.take(now + SECOND - 1), Err(now + SECOND));
@@ -262,6 +274,7 @@ mod tests {
             let (mut now, mut parts) = (start, most);
             let mut granted = Vec::new();
             for step in steps {
+                prop_assert_eq!(bucket.left(now), parts / interval);
                 match step {
                     Step::Pass(time) => {
                         now += time;

@@ -7,7 +7,7 @@ use super::births::Births;
 use super::linger::{CALM, KEPT, KeptConnection, Lingering};
 use super::table::{Handler, Table};
 use super::timeouts::{Act, Timeouts, Watch};
-use crate::report::{self, Event, Trouble, Watched};
+use crate::report::{self, Client, Event, Trouble, Watched};
 use crate::sys::events::{Poller, Waker};
 
 /// What all threads share about handlers. A thread is known by its index; the main thread's is the
@@ -26,6 +26,8 @@ pub(in crate::serve) struct Handlers {
     pub(in crate::serve) main: Waker,
     /// Whether the next change of the number of handlers is to wake the main thread.
     pub(in crate::serve) count_wanted: AtomicBool,
+    /// Whether the main thread is woken when no slot of a service is used any more: one drains.
+    pub(in crate::serve) ends_wanted: AtomicBool,
     /// Whether processes are traced: a look at all children may find a child that has only stopped.
     pub(in crate::serve) traces: bool,
 }
@@ -52,6 +54,17 @@ impl Handlers {
         if self.count_wanted.load(Ordering::Relaxed)
             && self.count_wanted.swap(false, Ordering::SeqCst)
         {
+            self.main.wake();
+        }
+    }
+
+    /// Wakes the main thread if it waits for the last handler of a service, and no slot of this one is
+    /// used. That thread sets the flag before it counts used slots, and this one has freed the slot:
+    /// in the sequential order of all four operations, it has seen the end, or this thread sees the
+    /// flag.
+    pub(super) fn note_used(&self, used: usize) {
+        // Hardly ever written, as above.
+        if used == 0 && self.ends_wanted.load(Ordering::SeqCst) {
             self.main.wake();
         }
     }
@@ -127,7 +140,7 @@ impl Handlers {
     /// are many.
     pub(in crate::serve) fn act_on_timeouts(&self, part: usize) {
         for _ in 0..BATCH {
-            let act = |watch: &mut Watch, handler: &Handler| {
+            let act = |watch: &mut Watch, handler: &mut Handler| {
                 let timeouts = self.timeouts.get(handler.service.index());
                 let act = match timeouts.and_then(Option::as_ref) {
                     // Under the lock, so that the handler isn't reaped, and its pid no other's.
@@ -137,18 +150,28 @@ impl Handlers {
                         None
                     }
                 };
-                act.map(|act| (act, handler.service, handler.pid.as_raw(), handler.peer))
+                if let Some(Act::Terminate(late)) = act {
+                    handler.told.get_or_insert(late.told());
+                }
+                let pid = handler.pid.as_raw();
+                act.map(|act| (act, (handler.service, handler.listener), pid, handler.peer))
             };
-            match self.table.when_due(part, act) {
+            let due = self.table.when_due(part, act);
+            let client = |(service, listener), peer| Client {
+                service,
+                listener,
+                peer,
+            };
+            match due {
                 None => return,
                 Some(None) => {}
-                Some(Some((Act::Terminate(late), service, pid, peer))) => {
-                    report::event(Event::Late(service, &peer, pid, late));
+                Some(Some((Act::Terminate(late), at, pid, peer))) => {
+                    report::event(Event::Late(client(at, &peer), pid, late));
                 }
-                Some(Some((Act::Kill, service, pid, peer))) => {
-                    report::event(Event::KillingHandler(service, &peer, pid));
+                Some(Some((Act::Kill, at, pid, peer))) => {
+                    report::event(Event::KillingHandler(client(at, &peer), pid));
                 }
-                Some(Some((Act::Unknown(errno), service, ..))) => {
+                Some(Some((Act::Unknown(errno), (service, _), ..))) => {
                     report::event(Event::Trouble(Trouble::IdleTimeout(service, errno)));
                 }
             }

@@ -12,8 +12,8 @@ use nix::unistd::Pid;
 use super::context::Handlers;
 use super::table::{Handler, Reaped, Work};
 use crate::config::ServiceId;
-use crate::report::{self, Event, Outcome};
-use crate::sys::process::{self, Change, Ended, Target, Wait};
+use crate::report::{self, Client, Event, Outcome};
+use crate::sys::process::{self, Change, Ended, Target, Usage, Wait};
 
 /// What is left to do after a handler's end.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,9 +38,9 @@ pub(in crate::serve) fn reap(
 ) -> After {
     let poller = &handlers.pollers[entry.0];
     match handlers.table.reap(poller, entry, pid) {
-        Reaped::Handler(handler, ended) => {
+        Reaped::Handler(handler, ended, usage) => {
             handlers.note_change();
-            finish(handlers, handler, ended, by)
+            finish(handlers, handler, (ended, usage), by)
         }
         Reaped::Later => {
             handlers.main.wake();
@@ -50,38 +50,55 @@ pub(in crate::serve) fn reap(
     }
 }
 
-fn finish(handlers: &Handlers, handler: Handler, ended: Ended, by: usize) -> After {
+fn finish(
+    handlers: &Handlers,
+    handler: Handler,
+    (ended, usage): (Ended, Usage),
+    by: usize,
+) -> After {
     let Handler {
         service,
+        listener,
         pid,
         pidfd: _,
         work,
         source_slot,
         peer,
         started,
+        told,
         kept,
     } = handler;
     let outcome = Outcome {
         pid: pid.as_raw(),
         ended,
+        told,
         after: started.elapsed(),
+        usage,
+    };
+    let client = Client {
+        service,
+        listener,
+        peer: &peer,
     };
     match work {
-        Work::WaitMode(index) => {
-            report::event(Event::Finished(service, &peer, outcome));
+        Work::WaitMode(index, life) => {
+            report::event(Event::Finished(client, outcome));
+            drop(life);
             After::Listener(index)
         }
         Work::Datagrams(slot) => {
-            report::event(Event::Finished(service, &peer, outcome));
+            report::event(Event::Finished(client, outcome));
             drop(source_slot);
             let (used, limit) = slot.release(by);
+            handlers.note_used(used);
             report::event(Event::Slots(service, used, limit));
             After::Freed(service)
         }
         Work::Connection(slot) => {
-            report::event(Event::Closed(service, &peer, outcome));
+            report::event(Event::Closed(client, outcome));
             drop(source_slot);
             let (used, limit) = slot.release(by);
+            handlers.note_used(used);
             report::event(Event::Slots(service, used, limit));
             // After its slot is free: a client that sees the end and connects again at once finds
             // it so.

@@ -1,6 +1,6 @@
 //! Live handlers and lingering connections in the state of an upgrade.
 
-use std::collections::{BTreeMap, TryReserveError};
+use std::collections::{HashMap, TryReserveError};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,8 +14,9 @@ use super::linger::{Connection, KeptConnection};
 use super::table::{Handler, Work};
 use super::timeouts::{SavedWatch, Watch};
 use crate::child::Method;
-use crate::config::{Peer, ServiceId};
+use crate::config::{ListenerId, Peer, ServiceId};
 use crate::net::ListenerAddress;
+use crate::report::Told;
 use crate::serve::admission::{Policy, Slots};
 use crate::sys::aside::Aside;
 use crate::sys::descriptors::{self, SavedDescriptors};
@@ -28,9 +29,15 @@ const NO_LISTENER: usize = usize::MAX;
 pub struct SavedHandler {
     pid: i32,
     work: SavedWork,
+    /// The listener that its client has come to, if it was there.
+    #[serde(default)]
+    listener: Option<ListenerAddress>,
     peer: Peer,
     started: u64,
     watch: Option<SavedWatch>,
+    /// Why it was told to end, if it was.
+    #[serde(default)]
+    told: Option<Told>,
     /// Its connection, if that is kept for a lingering close.
     kept: Option<SavedKept>,
 }
@@ -66,6 +73,8 @@ pub(in crate::serve) struct RestoredHandler {
     pub(in crate::serve) service: ServiceId,
     /// The index of the wait-mode listener that it has.
     pub(in crate::serve) wait_socket: Option<usize>,
+    /// The listener that its client has come to, if that is there.
+    pub(in crate::serve) listener: ListenerId,
 }
 
 impl SavedHandler {
@@ -75,6 +84,11 @@ impl SavedHandler {
             SavedWork::WaitMode(address) => address.as_ref(),
             SavedWork::Connection | SavedWork::Datagrams => None,
         }
+    }
+
+    /// Returns the address of the listener that its client has come to.
+    pub(in crate::serve) fn listener(&self) -> Option<&ListenerAddress> {
+        self.listener.as_ref()
     }
 
     /// Returns whether it has a slot.
@@ -125,6 +139,11 @@ impl SavedClock {
         let ago = self.clock.saturating_sub(time);
         self.now.checked_sub(ago).unwrap_or(self.now) + to_come
     }
+
+    /// The same. A time that an older skd hasn't saved is now.
+    pub(in crate::serve) fn restore_or_now(&self, saved: Option<u64>) -> Instant {
+        saved.map_or(self.now, |saved| self.restore(saved))
+    }
 }
 
 /// The number of milliseconds in a time.
@@ -134,7 +153,7 @@ pub(in crate::serve) fn milliseconds(time: Duration) -> u64 {
 
 /// The descriptors that an earlier binary has left open, by their numbers.
 #[derive(Debug, Default)]
-pub(in crate::serve) struct LeftOpen(BTreeMap<i32, OwnedFd>);
+pub(in crate::serve) struct LeftOpen(HashMap<i32, OwnedFd>);
 
 impl LeftOpen {
     pub(in crate::serve) fn new(descriptors: Vec<OwnedFd>) -> Self {
@@ -161,11 +180,13 @@ impl Drop for LeftOpen {
 
 impl Handlers {
     /// Saves the handlers of a service. Their kept connections are passed on if `connections` says
-    /// so: a client of a preflight would wait for its copy, too, to be closed.
+    /// so: a client of a preflight would wait for its copy, too, to be closed. `address` returns the
+    /// address of a listener, `wait_address` that of a wait-mode listener if it is open.
     pub(in crate::serve) fn save(
         &self,
         service: ServiceId,
         connections: bool,
+        address: impl Fn(ListenerId) -> Option<ListenerAddress>,
         wait_address: impl Fn(usize) -> Option<ListenerAddress>,
         to: &mut SavedDescriptors,
     ) -> Vec<SavedHandler> {
@@ -181,11 +202,13 @@ impl Handlers {
                 work: match &handler.work {
                     Work::Connection(_) => SavedWork::Connection,
                     Work::Datagrams(_) => SavedWork::Datagrams,
-                    Work::WaitMode(index) => SavedWork::WaitMode(wait_address(*index)),
+                    Work::WaitMode(index, _) => SavedWork::WaitMode(wait_address(*index)),
                 },
+                listener: address(handler.listener),
                 peer: handler.peer,
                 started: clock.save(handler.started),
                 watch: watch.map(|watch| watch.save(|time| clock.save(time))),
+                told: handler.told,
                 kept: kept.and_then(|kept| {
                     let (connection, linger, if_unread) = kept.parts();
                     Some(SavedKept {
@@ -226,6 +249,7 @@ impl Handlers {
             saved,
             service,
             wait_socket,
+            listener,
         } = handler;
         let thread = self.thread_for(&saved);
         let clock = SavedClock::new();
@@ -233,10 +257,13 @@ impl Handlers {
         let work = match saved.work {
             SavedWork::Connection => Work::Connection(slots.occupy()),
             SavedWork::Datagrams => Work::Datagrams(slots.occupy()),
-            SavedWork::WaitMode(_) => Work::WaitMode(wait_socket.unwrap_or(NO_LISTENER)),
+            SavedWork::WaitMode(_) => {
+                let life = slots.live_in_wait_mode();
+                Work::WaitMode(wait_socket.unwrap_or(NO_LISTENER), life)
+            }
         };
         let source_slot = match work {
-            Work::WaitMode(_) => None,
+            Work::WaitMode(..) => None,
             _ => policy.and_then(|policy| policy.occupy(&saved.peer)),
         };
         let kept = saved.kept.and_then(|kept| {
@@ -249,6 +276,7 @@ impl Handlers {
         let watch = watch.map(|watch| Watch::restore(watch, |time| clock.restore(time)));
         let handler = Handler {
             service,
+            listener,
             pid,
             // A child that wasn't reaped: its id can't be another's.
             pidfd: method.pidfd_of(pid),
@@ -256,6 +284,7 @@ impl Handlers {
             source_slot,
             peer: saved.peer,
             started: clock.restore(saved.started),
+            told: saved.told,
             kept,
         };
         self.enter(thread, handler, watch);

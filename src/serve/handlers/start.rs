@@ -15,8 +15,8 @@ use super::table::{Handler, Work};
 use crate::child::{PeerRefused, Plan, Pool, SpawnError, Spawned, Spawner};
 use crate::config::{Peer, ServiceId};
 use crate::net::Listener;
-use crate::report::{self, Event, Trouble};
-use crate::serve::admission::{Admitted, Ready, SourceSlot};
+use crate::report::{self, Client, Event, Start, StartFailure, Trouble};
+use crate::serve::admission::{Admitted, Ready, SourceSlot, WaitModeLife};
 use crate::serve::service::{Linger, Service};
 use crate::sys::aside::Aside;
 use crate::sys::child::Stage;
@@ -41,6 +41,8 @@ pub(in crate::serve) struct NewHandler<'a> {
     pool: Option<(&'a Pool, &'a [CString])>,
     /// Where the client has arrived.
     listener: &'a Listener,
+    /// When that was, if skd has seen it.
+    arrived: Option<Instant>,
     peer: Peer,
     /// What the handler gets as 0 and 1.
     descriptor: Descriptor<'a>,
@@ -73,10 +75,10 @@ impl AsFd for Descriptor<'_> {
 }
 
 impl<'a> NewHandler<'a> {
-    /// A handler for a connection.
+    /// A handler for a connection that was accepted at this time.
     pub(in crate::serve) fn for_connection(
         service: &'a Service,
-        listener: &'a Listener,
+        (listener, arrived): (&'a Listener, Instant),
         connection: OwnedFd,
         peer: Peer,
         admitted: Admitted,
@@ -91,6 +93,7 @@ impl<'a> NewHandler<'a> {
             plan: &service.plan,
             pool: pool.map(|pool| (pool, &service.pool_variables[..])),
             listener,
+            arrived: Some(arrived),
             peer,
             descriptor,
             work: Work::Connection(admitted.slot),
@@ -100,10 +103,11 @@ impl<'a> NewHandler<'a> {
         }
     }
 
-    /// A handler for datagrams that skd has received, on its end of an exchange.
+    /// A handler for datagrams of which skd has received the first at this time, on its end of an
+    /// exchange.
     pub(in crate::serve) fn for_datagrams(
         service: &'a Service,
-        listener: &'a Listener,
+        (listener, arrived): (&'a Listener, Instant),
         exchange: OwnedFd,
         peer: Peer,
         admitted: Admitted,
@@ -113,6 +117,7 @@ impl<'a> NewHandler<'a> {
             plan: &service.plan,
             pool: None,
             listener,
+            arrived: Some(arrived),
             peer,
             descriptor: Descriptor::Owned(exchange),
             work: Work::Datagrams(admitted.slot),
@@ -128,19 +133,29 @@ impl<'a> NewHandler<'a> {
         plan: &'a Plan,
         listener: &'a Listener,
         peer: Peer,
-        index: usize,
+        (index, life): (usize, WaitModeLife),
     ) -> Self {
         Self {
             service,
             plan,
             pool: None,
             listener,
+            arrived: None,
             peer,
             descriptor: Descriptor::Borrowed(listener.as_fd()),
-            work: Work::WaitMode(index),
+            work: Work::WaitMode(index, life),
             source_slot: None,
             rule: None,
             linger: None,
+        }
+    }
+
+    /// The client that it is for.
+    fn client(&self) -> Client<'_> {
+        Client {
+            service: self.service,
+            listener: self.listener.id(),
+            peer: &self.peer,
         }
     }
 
@@ -205,6 +220,20 @@ pub(in crate::serve) fn start(
     new: NewHandler<'_>,
     shortage: &mut impl OnShortage,
 ) -> Result<bool, SpawnError> {
+    let service = new.service;
+    start_one(by, new, shortage).map_err(|(why, counted)| {
+        report::event(Event::HandlerNotStarted(service, counted));
+        why
+    })
+}
+
+/// The same. If it fails, also returns what that is counted as.
+fn start_one(
+    by: Starter<'_>,
+    new: NewHandler<'_>,
+    shortage: &mut impl OnShortage,
+) -> Result<bool, (SpawnError, StartFailure)> {
+    let counted = |why: SpawnError| (why, why.failure());
     let Starter {
         handlers,
         thread,
@@ -213,18 +242,21 @@ pub(in crate::serve) fn start(
     } = by;
     let timeouts = match new.work {
         Work::Connection(_) | Work::Datagrams(_) => {
-            report::event(Event::Accepted(new.service, &new.peer));
+            report::event(Event::Accepted(new.client()));
             handlers.timeouts[new.service.index()].as_ref()
         }
-        Work::WaitMode(_) => None,
+        Work::WaitMode(..) => {
+            report::event(Event::WaitModeStart(new.client()));
+            None
+        }
     };
     let socket = match new.work {
         // The last that is seen of the connection.
         Work::Connection(_) => timeouts.and_then(|it| it.identify(new.listener, &new.descriptor)),
-        Work::Datagrams(_) | Work::WaitMode(_) => None,
+        Work::Datagrams(_) | Work::WaitMode(..) => None,
     };
-    become_peer(spawner, &new)?;
-    hold(spawner, &new, shortage)?;
+    become_peer(spawner, &new).map_err(|why| (why, StartFailure::AsPeer))?;
+    hold(spawner, &new, shortage).map_err(counted)?;
     new.write_environment(environment);
     let number = new.descriptor.as_fd().as_raw_fd();
     let linger = new.linger.filter(|linger| {
@@ -251,30 +283,40 @@ pub(in crate::serve) fn start(
     let pool = new.pool.map(|(pool, _)| pool);
     let service = new.service;
     let program = (service, new.plan, pool);
+    let arrived = new.arrived;
     let spawned = spawn(spawner, births, program, environment, shortage);
     // First of all: until then the client can't see the end, should the handler be quick.
     spawner.release();
     drop(aside);
-    let (Spawned { pid, pidfd }, birth) = spawned?;
-    report::event(Event::HandlerStarted(service, pid.as_raw()));
+    let (Spawned { pid, pidfd, way }, birth) = spawned.map_err(counted)?;
     let started = Instant::now();
+    report::event(Event::HandlerStarted(
+        service,
+        Start {
+            pid: pid.as_raw(),
+            way,
+            latency: arrived.map(|arrived| started.saturating_duration_since(arrived)),
+        },
+    ));
     let work = match new.work {
         Work::Connection(slot) => Work::Connection(slot.in_use()),
         Work::Datagrams(slot) => Work::Datagrams(slot.in_use()),
-        Work::WaitMode(index) => Work::WaitMode(index),
+        Work::WaitMode(index, life) => Work::WaitMode(index, life),
     };
     let (usage, was_last) = match &work {
         Work::Connection(slot) | Work::Datagrams(slot) => (Some(slot.usage()), slot.was_last()),
-        Work::WaitMode(_) => (None, false),
+        Work::WaitMode(..) => (None, false),
     };
     let handler = Handler {
         service,
+        listener: new.listener.id(),
         pid,
         pidfd,
         work,
         source_slot: new.source_slot,
         peer: new.peer,
         started,
+        told: None,
         kept,
     };
     let watch = timeouts.map(|timeouts| timeouts.watch(started, socket));
@@ -324,7 +366,7 @@ fn hold(
         report::event(Event::Trouble(match new.work {
             Work::Connection(_) => Trouble::ConnectionNotHeld(new.service, errno),
             Work::Datagrams(_) => Trouble::DatagramNotHeld(new.service, errno),
-            Work::WaitMode(_) => {
+            Work::WaitMode(..) => {
                 let why = SpawnError::Shortage(errno);
                 Trouble::Spawn(new.service, why.explain(new.plan))
             }

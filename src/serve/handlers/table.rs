@@ -15,16 +15,19 @@ use super::slab::Slab;
 use super::timeouts::Watch;
 use super::timers::Timers;
 use super::token::Token;
-use crate::config::{Peer, ServiceId};
-use crate::serve::admission::{Slot, SourceSlot};
+use crate::config::{ListenerId, Peer, ServiceId};
+use crate::report::Told;
+use crate::serve::admission::{Slot, SourceSlot, WaitModeLife};
 use crate::sys::events::{Interest, Poller};
-use crate::sys::process::{self, Change, Ended, Target, Wait};
+use crate::sys::process::{self, Change, Ended, Target, Usage, Wait};
 use crate::sys::signals::{Signal, signal_group};
 
 /// A live handler.
 #[derive(Debug)]
 pub(in crate::serve) struct Handler {
     pub(in crate::serve) service: ServiceId,
+    /// Where its client has come to.
+    pub(in crate::serve) listener: ListenerId,
     pub(in crate::serve) pid: Pid,
     /// Watched by the thread that started the handler. Without it, the handler's end is found by
     /// looking at all children.
@@ -34,6 +37,8 @@ pub(in crate::serve) struct Handler {
     pub(in crate::serve) source_slot: Option<SourceSlot>,
     pub(in crate::serve) peer: Peer,
     pub(in crate::serve) started: Instant,
+    /// Why skd has told it to end, if it has: the first reason.
+    pub(in crate::serve) told: Option<Told>,
     /// Its connection too, if input is drained after its end.
     pub(in crate::serve) kept: Option<KeptConnection>,
 }
@@ -45,8 +50,9 @@ pub(in crate::serve) enum Work {
     Connection(Slot),
     /// A datagram that skd has received, or all those of a sender, and the slot likewise.
     Datagrams(Slot),
-    /// Whatever arrives at the wait-mode socket with this index, which the handler has.
-    WaitMode(usize),
+    /// Whatever arrives at the wait-mode socket with this index, which the handler has; and what
+    /// counts it.
+    WaitMode(usize, WaitModeLife),
 }
 
 /// All live handlers, in one part for each thread that starts and reaps some.
@@ -145,15 +151,15 @@ impl Table {
             Some(pidfd) => Target::Descriptor(pidfd.as_fd()),
             None => Target::Process(handler.pid),
         };
-        let found = process::wait(target, Wait::NOW);
+        let found = process::wait_with_usage(target, Wait::NOW);
         // Before it is closed: a newborn child that still shares the table would keep the
         // registration alive, under a number that is soon another's.
         let watched = handler.pidfd.take();
         if let Some(pidfd) = &watched {
             let _ = poller.remove(pidfd);
         }
-        let ended = match found {
-            Ok(Some((_, Change::Ended(ended)))) => ended,
+        let (ended, usage) = match found {
+            Ok(Some((_, Change::Ended(ended), usage))) => (ended, usage),
             // A tracer of the handler is told first; after that, CHLD arrives.
             Ok(_) if watched.is_some() => {
                 self.unwatched.fetch_add(1, Ordering::SeqCst);
@@ -161,14 +167,14 @@ impl Table {
             }
             Ok(_) => return Reaped::Nothing,
             // Nothing else reaps in this process, so the status can't be known.
-            Err(_) => Ended::Exited(0),
+            Err(_) => (Ended::Exited(0), Usage::default()),
         };
         if watched.is_none() {
             self.unwatched.fetch_sub(1, Ordering::SeqCst);
         }
         part.timers.remove(index);
         match part.handlers.remove(index) {
-            Some(handler) => Reaped::Handler(handler, ended),
+            Some(handler) => Reaped::Handler(handler, ended, usage),
             None => Reaped::Nothing,
         }
     }
@@ -214,12 +220,22 @@ impl Table {
         })
     }
 
-    /// Sends a signal to the process groups of the handlers that `which` selects.
-    pub(in crate::serve) fn signal(&self, signal: Signal, which: impl Fn(&Handler) -> bool) {
+    /// Sends a signal to the process groups of the handlers that `which` selects, and notes why.
+    pub(in crate::serve) fn signal(
+        &self,
+        signal: Signal,
+        why: Told,
+        mut which: impl FnMut(&Handler) -> bool,
+    ) {
         for thread in 0..self.parts.len() {
-            let part = self.part(thread);
-            for (_, handler) in part.handlers.iter().filter(|(_, handler)| which(handler)) {
-                signal_group(handler.pid, signal);
+            let mut part = self.part(thread);
+            for index in 0..part.handlers.end() {
+                let handler = part.handlers.get_mut(index);
+                if let Some(handler) = handler.filter(|handler| which(handler)) {
+                    handler.told.get_or_insert(why);
+                    // Under the lock, so that the handler isn't reaped, and its pid no other's.
+                    signal_group(handler.pid, signal);
+                }
             }
         }
     }
@@ -262,7 +278,7 @@ impl Table {
     pub(super) fn when_due<T>(
         &self,
         thread: usize,
-        act: impl FnOnce(&mut Watch, &Handler) -> T,
+        act: impl FnOnce(&mut Watch, &mut Handler) -> T,
     ) -> Option<T> {
         let mut part = self.timed.then(|| self.part(thread))?;
         let (due, index) = part.timers.next()?;
@@ -272,7 +288,7 @@ impl Table {
         let Part {
             handlers, timers, ..
         } = &mut *part;
-        let (Some(handler), Some(watch)) = (handlers.get(index), timers.get_mut(index)) else {
+        let (Some(handler), Some(watch)) = (handlers.get_mut(index), timers.get_mut(index)) else {
             timers.remove(index);
             return None;
         };
@@ -293,9 +309,13 @@ impl Table {
 
 /// What was found where a handler was said to have ended.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is taken apart at once, and a box would be an allocation"
+)]
 pub(super) enum Reaped {
-    /// The handler, and how it ended.
-    Handler(Handler, Ended),
+    /// The handler, how it ended, and what it has used.
+    Handler(Handler, Ended, Usage),
     /// The handler can't be reaped yet, and isn't watched any more.
     Later,
     Nothing,

@@ -18,8 +18,9 @@ use nix::errno::Errno;
 use crate::child::{Plan, SpawnError, Spawner};
 use crate::config::{Peer, ServiceId};
 use crate::net::Listener;
-use crate::report::{self, Event, ReceiveFault, Trouble};
+use crate::report::{self, Client, Event, ReceiveFault, Trouble};
 use crate::serve::admission::Slots;
+use crate::serve::availability::Availability;
 use crate::serve::handlers::Handlers;
 use crate::serve::handlers::start::{self, GiveUp, NewHandler, Starter};
 use crate::serve::handlers::token::Token;
@@ -56,6 +57,10 @@ pub(in crate::serve) struct WaitSocket {
     /// When the socket is to be looked at again, if not when something arrives.
     due: Option<Instant>,
     is_closed: bool,
+    /// Whether a handler has the socket.
+    has_handler: bool,
+    /// Whether what arrives is left there, since an administrator wants that.
+    is_paused: bool,
 }
 
 /// What arrives at a socket.
@@ -86,6 +91,8 @@ impl WaitSocket {
             free_since: Instant::now(),
             due: None,
             is_closed: false,
+            has_handler: false,
+            is_paused: service.availability.get() != Availability::Serving,
         })
     }
 
@@ -117,9 +124,23 @@ impl WaitSocket {
         &self.listener
     }
 
+    /// Leaves what arrives where it is, or no more. A handler that has the socket keeps it.
+    pub(in crate::serve) fn set_paused(&mut self, is_paused: bool, handlers: &Handlers) {
+        let changed = std::mem::replace(&mut self.is_paused, is_paused) != is_paused;
+        if self.is_closed || self.has_handler || !changed {
+            return;
+        }
+        self.due = None;
+        match is_paused {
+            false => self.rearm(handlers),
+            true => self.change_interest(handlers, Interest::Paused),
+        }
+    }
+
     /// Waits for the first arrival; not if a handler has the socket already.
-    pub(in crate::serve) fn watch(&self, poller: &Poller, taken: bool) -> Result<(), Errno> {
-        let interest = if taken {
+    pub(in crate::serve) fn watch(&mut self, poller: &Poller, taken: bool) -> Result<(), Errno> {
+        self.has_handler = taken;
+        let interest = if taken || self.is_paused {
             Interest::Paused
         } else {
             Interest::ReadableOnce
@@ -147,6 +168,7 @@ impl WaitSocket {
 
     /// The handler has ended: the socket is skd's again.
     pub(in crate::serve) fn returned(&mut self, handlers: &Handlers) {
+        self.has_handler = false;
         if self.is_closed {
             return;
         }
@@ -163,7 +185,8 @@ impl WaitSocket {
     /// Looks at the socket: something has arrived, or it is time to try again.
     pub(in crate::serve) fn look(&mut self, handlers: &Handlers, spawner: &mut Spawner) {
         self.due = None;
-        if self.is_closed {
+        // An event may have come just before it was paused.
+        if self.is_closed || self.is_paused {
             return;
         }
         let found = match &mut self.arrivals {
@@ -196,14 +219,21 @@ impl WaitSocket {
             return self.pause(PAUSE);
         }
         if new {
-            report::event(Event::Received(self.service, &peer));
+            report::event(Event::Received(Client {
+                service: self.service,
+                listener: self.listener.id(),
+                peer: &peer,
+            }));
         }
         let started = self.start(handlers, spawner, peer);
         if started.is_err() {
             self.slots.undo_in_wait_mode();
         }
         match started {
-            Ok(()) => self.tried(),
+            Ok(()) => {
+                self.has_handler = true;
+                self.tried();
+            }
             Err(SpawnError::Shortage(_)) => {
                 if let Arrivals::Datagrams(_) = self.arrivals {
                     self.note_times(true);
@@ -253,16 +283,23 @@ impl WaitSocket {
             environment: &mut self.environment,
         };
         let (plan, listener) = (&self.plan, &self.listener);
-        let new = NewHandler::for_wait_mode(self.service, plan, listener, peer, self.index);
+        let work = (self.index, self.slots.live_in_wait_mode());
+        let new = NewHandler::for_wait_mode(self.service, plan, listener, peer, work);
         start::start(by, new, &mut GiveUp).map(drop)
     }
 
     /// Waits for the next arrival, or for the same one again.
     fn rearm(&mut self, handlers: &Handlers) {
+        if !self.is_paused {
+            self.change_interest(handlers, Interest::ReadableOnce);
+        }
+    }
+
+    fn change_interest(&mut self, handlers: &Handlers, interest: Interest) {
         let listener = &self.listener;
         let token = self.token();
         let poller = handlers.main_poller();
-        if let Err(errno) = poller.change(listener, Interest::ReadableOnce, token) {
+        if let Err(errno) = poller.change(listener, interest, token) {
             report::event(Event::Trouble(Trouble::ListenerNotWatched {
                 service: self.service,
                 listener: listener.listener_name(),

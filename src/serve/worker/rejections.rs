@@ -1,35 +1,55 @@
-//! Log lines about the clients that one worker rejects of one service.
+//! Log lines about the clients that one worker rejects of one service, and counts of their sources.
 
 use std::time::Instant;
 
-use crate::config::ServiceId;
-use crate::report::{self, Event, Reason};
+use crate::config::ListenerId;
+use crate::report::{self, Client, Event, Reason, RejectCause};
 use crate::serve::admission::{Clock, Kind, Noted, Pending, RejectLog};
+use crate::serve::service::Service;
 
-/// Log lines about rejected clients: a few a second, and then how many more there were.
+/// Log lines about rejected clients: a few a second, and then how many more there were. Their sources
+/// are counted whether or not there is a line.
 #[derive(Debug)]
-pub(super) struct Rejections {
+pub(super) struct Rejections<'a> {
     log: RejectLog,
-    service: ServiceId,
+    service: &'a Service,
     kind: Kind,
     clock: Clock,
+    worker: usize,
 }
 
-impl Rejections {
-    pub(super) fn new(service: ServiceId, kind: Kind, clock: Clock) -> Self {
+impl<'a> Rejections<'a> {
+    pub(super) fn new(service: &'a Service, kind: Kind, (clock, worker): (Clock, usize)) -> Self {
         Self {
             log: RejectLog::new(),
             service,
             kind,
             clock,
+            worker,
         }
     }
 
     /// Reports that a client was rejected for this reason, or counts it.
-    pub(super) fn report(&mut self, client: &Pending, reason: Reason<'_>, now: Instant) {
-        let event = Event::Rejected(self.service, &client.peer, reason);
+    pub(super) fn report(
+        &mut self,
+        client: &Pending,
+        listener: ListenerId,
+        reason: Reason<'_>,
+        now: Instant,
+    ) {
+        let cause = RejectCause::from(&reason);
+        let event = Event::Rejected(
+            Client {
+                service: self.service.id,
+                listener,
+                peer: &client.peer,
+            },
+            reason,
+        );
         let (source, time) = (client.source, self.clock.read(now));
-        report::event_if(event, || self.log.note(source, time) == Noted::Line);
+        let rejected = &self.service.rejected;
+        rejected.note(self.worker, source, reason.kind(), time);
+        report::event_if(event, || self.log.note(source, cause, time) == Noted::Line);
     }
 
     /// Returns when something that was counted is to be reported.
@@ -42,12 +62,12 @@ impl Rejections {
         if self.log.due().is_none() {
             return;
         }
-        let (service, kind) = (self.service, self.kind);
+        let (service, kind) = (self.service.id, self.kind);
         let time = self.clock.read(Instant::now());
-        self.log.flush(time, |source, count| {
+        self.log.flush(time, |source, counts| {
             report::event(match kind {
-                Kind::Connection => Event::RejectedConnections(service, count, source),
-                Kind::Datagram => Event::RejectedDatagrams(service, count, source),
+                Kind::Connection => Event::RejectedConnections(service, counts, source),
+                Kind::Datagram => Event::RejectedDatagrams(service, counts, source),
             });
         });
     }

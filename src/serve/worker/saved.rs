@@ -7,16 +7,19 @@ use super::shared::Shared;
 use crate::config::{Peer, ServiceId};
 use crate::net::{Listener, ListenerAddress};
 use crate::serve::admission::{Kind, PendingConnection, SavedRates};
-use crate::serve::handlers::saved::LeftOpen;
+use crate::serve::handlers::saved::{LeftOpen, SavedClock};
 use crate::sys::descriptors::SavedDescriptors;
 
-/// A pending connection. Neither what it has got so far is saved nor the time that has passed: all
-/// begins anew, but for a header that was taken away.
+/// A pending connection. What it has got so far isn't saved, and its timeouts begin anew; but not a
+/// header that was taken away.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedPending {
     connection: i32,
     pub(in crate::serve) listener: ListenerAddress,
     peer: Peer,
+    /// When it was accepted.
+    #[serde(default)]
+    arrived: Option<u64>,
     /// Whether its header has been read, if it is to have one.
     identified: bool,
 }
@@ -31,12 +34,14 @@ impl Shared {
         let Some(served) = self.services.get(service.index()) else {
             return Vec::new();
         };
+        let clock = SavedClock::new();
         let mut save = |pending: &PendingConnection| {
             Some(SavedPending {
                 listener: served.listeners.get(pending.listener)?.address(),
                 // A descriptor that can't be passed on is closed at the exec.
                 connection: to.pass(&pending.connection).ok()?,
                 peer: pending.client.peer,
+                arrived: Some(clock.save(pending.arrived)),
                 identified: pending.client.is_identified(),
             })
         };
@@ -84,6 +89,7 @@ impl Shared {
         let Some(policy) = &served.policy else {
             return;
         };
+        let clock = SavedClock::new();
         for (saved, thread) in saved.into_iter().zip((0..stream_workers).cycle()) {
             let mut listeners = served.listeners.iter();
             let listener = listeners.position(|listener| listener.address() == saved.listener);
@@ -100,6 +106,7 @@ impl Shared {
             let pending = PendingConnection {
                 client,
                 connection: connection.into(),
+                arrived: clock.restore_or_now(saved.arrived),
                 service,
                 listener,
                 _last: served

@@ -8,7 +8,7 @@ use super::datagram::parked_exchange::ParkedExchange;
 use super::turns::Turns;
 use crate::child::Pool;
 use crate::net::Listener;
-use crate::serve::admission::{Clock, PendingConnection};
+use crate::serve::admission::{Clock, Denials, PendingConnection};
 use crate::serve::handlers::Handlers;
 use crate::serve::service::Service;
 use crate::sys::events::Waker;
@@ -34,6 +34,10 @@ pub(in crate::serve) struct Shared {
     pub(in crate::serve) parked: AtomicUsize,
     /// Whether the last clients of a listener are served that isn't configured any more.
     pub(in crate::serve) has_drained: AtomicBool,
+    /// The clients that are denied for a time.
+    pub(in crate::serve) denials: Denials,
+    /// How many services don't serve new clients because an administrator wants that.
+    pub(in crate::serve) unavailable: AtomicUsize,
     /// Whether skd drains.
     pub(in crate::serve) drains: AtomicBool,
     /// The bound addresses of all UDP sockets, those of wait mode too.
@@ -77,6 +81,11 @@ impl Shared {
         self.phase.load(Ordering::SeqCst) == phase as u8
     }
 
+    /// Returns whether skd drains.
+    pub(in crate::serve) fn is_draining(&self) -> bool {
+        self.drains.load(Ordering::SeqCst)
+    }
+
     pub(in crate::serve) fn workers_have_ended(&self) -> bool {
         self.ended.load(Ordering::SeqCst) == self.wakers.len()
     }
@@ -108,6 +117,19 @@ impl Shared {
     pub(in crate::serve) fn wake_to_close(&self) {
         self.has_drained.store(true, Ordering::SeqCst);
         self.handlers.main.wake();
+    }
+
+    /// Notes whether a worker has a client of a draining service in hand, or may take one. `told` is
+    /// what it has noted before. The main thread is woken, which waits for the last.
+    pub(in crate::serve) fn note_idle(&self, service: &Service, told: &mut bool, idle: bool) {
+        match (std::mem::replace(told, idle), idle) {
+            (false, true) => {
+                service.idle_workers.fetch_add(1, Ordering::SeqCst);
+                self.handlers.main.wake();
+            }
+            (true, false) => drop(service.idle_workers.fetch_sub(1, Ordering::SeqCst)),
+            (true, true) | (false, false) => {}
+        }
     }
 
     /// The pool of each service that has one and isn't done.

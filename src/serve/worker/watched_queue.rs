@@ -1,11 +1,12 @@
 //! A queue of pending connections that are watched while their clients have to send something.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::socket::MsgFlags;
 
-use crate::config::Source;
+use crate::config::{Peer, Source};
 use crate::net::proxy;
 use crate::serve::admission::{Capacity, FirstByte, Look, PendingConnection, PendingQueue, Stage};
 use crate::serve::handlers::token::Token;
@@ -19,14 +20,17 @@ pub(super) struct WatchedQueue<'a> {
     queue: Option<Box<PendingQueue>>,
     capacity: usize,
     poller: &'a Poller,
+    /// How many connections all threads have queued.
+    count: &'a AtomicUsize,
 }
 
 impl<'a> WatchedQueue<'a> {
-    pub(super) fn new(capacity: usize, poller: &'a Poller) -> Self {
+    pub(super) fn new(capacity: usize, poller: &'a Poller, count: &'a AtomicUsize) -> Self {
         Self {
             queue: None,
             capacity,
             poller,
+            count,
         }
     }
 
@@ -54,6 +58,7 @@ impl<'a> WatchedQueue<'a> {
             }
         }
         queue.insert(id, pending);
+        self.count.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
@@ -61,6 +66,7 @@ impl<'a> WatchedQueue<'a> {
     /// registration alive, under a descriptor that is soon another's.
     pub(super) fn remove(&mut self, id: u32) -> Option<PendingConnection> {
         let pending = self.queue.as_mut()?.remove(id)?;
+        self.count.fetch_sub(1, Ordering::Relaxed);
         if pending.client.stage().is_clients() {
             let _ = self.poller.remove(&pending.connection);
         }
@@ -93,6 +99,12 @@ impl<'a> WatchedQueue<'a> {
         };
         look_for(what, pending);
         pending.client.lacks_input()
+    }
+
+    /// Returns the ids of the connections whose clients `which` selects.
+    pub(super) fn find(&self, which: impl Fn(&Peer) -> bool) -> Vec<u32> {
+        let queue = self.queue.as_deref();
+        queue.map_or_else(Vec::new, |queue| queue.find(which))
     }
 
     pub(super) fn source_waited_for(&self, id: u32) -> Option<Source> {

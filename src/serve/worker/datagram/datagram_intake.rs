@@ -19,6 +19,7 @@ use crate::config::{Peer, ServiceId};
 use crate::net::Listener;
 use crate::report::{self, DropReason, Event, ReceiveFault, Trouble, Watched};
 use crate::serve::admission::{Admitted, Gate, Kind, Pipeline, Step};
+use crate::serve::availability::Availability;
 use crate::serve::handlers::token::Token;
 use crate::serve::service::Service;
 use crate::serve::worker::intake::{Attempt, Attempts, HandlerStarter, Intake, Thread};
@@ -104,8 +105,9 @@ pub(super) fn start<M: Mode + Send + 'static>(
                 Kind::Datagram,
                 service.min_source_port,
                 (shared.clock, index),
+                (service.id, &shared.denials),
             ),
-            rejections: Rejections::new(service.id, Kind::Datagram, shared.clock),
+            rejections: Rejections::new(service, Kind::Datagram, (shared.clock, index)),
             drops: Drops::new(service.id),
             own_senders: OwnSenders::new(&shared.own_udp),
             watched: false,
@@ -118,6 +120,8 @@ pub(super) fn start<M: Mode + Send + 'static>(
                 .map(Listener::is_retiring)
                 .collect(),
             retires: service.datagrams.iter().any(Listener::is_retiring),
+            availability: Availability::Serving,
+            told_idle: false,
             told_done: false,
             useless: vec![false; service.datagrams.len()],
             received,
@@ -134,7 +138,7 @@ pub(super) struct Datagram<'a, M> {
     pub(super) poller: Poller,
     pub(super) service: &'a Service,
     pub(super) pipeline: Pipeline<'a>,
-    rejections: Rejections,
+    rejections: Rejections<'a>,
     pub(super) drops: Drops,
     pub(super) own_senders: OwnSenders,
     /// Whether the listeners are in the epoll set.
@@ -146,6 +150,10 @@ pub(super) struct Datagram<'a, M> {
     pub(super) full: bool,
     /// Whether the service isn't configured any more.
     retires: bool,
+    /// Whether the service takes new senders, as it was at the beginning of this pass.
+    availability: Availability,
+    /// Whether the main thread knows that this worker serves no new sender of the draining service.
+    told_idle: bool,
     /// Whether the main thread knows that this worker is done.
     told_done: bool,
     /// For each listener, whether a datagram may wait; and whether none ever will again.
@@ -160,7 +168,44 @@ impl<'a, M: Mode> Datagram<'a, M> {
     pub(super) fn takes_new(&self, listener: usize) -> bool {
         let drained = self.service.datagrams[listener].is_drained();
         let drains = self.thread.shared.drains.load(Ordering::SeqCst);
-        !drained && !drains && !self.service.slots.are_spent()
+        let serves = self.availability == Availability::Serving;
+        !drained && !drains && serves && !self.service.slots.are_spent()
+    }
+
+    /// Returns why a sender has no handler and gets none.
+    pub(super) fn why_none(&self) -> DropReason {
+        match self.availability {
+            Availability::Serving => DropReason::Closed,
+            _ => DropReason::Disabled,
+        }
+    }
+
+    /// Returns whether datagrams are left in the sockets, since an administrator wants that. Not
+    /// while senders have handlers: what these are sent comes through the same socket. Then those
+    /// of other senders are dropped.
+    fn leaves_waiting(&self) -> bool {
+        let serves = !M::GATED && self.mode.len() > 0;
+        self.availability.leaves_waiting() && !serves
+    }
+
+    /// Receives and drops what waits at a listener.
+    fn refuse(&mut self, listener: usize) -> Attempt {
+        match self.receive(listener) {
+            Ok(count) => {
+                (0..count).for_each(|_| self.drop_datagram(listener, DropReason::Disabled));
+                Attempt::Served
+            }
+            Err(attempt) => attempt,
+        }
+    }
+
+    /// Serves a listener once.
+    fn serve(&mut self, listener: usize, starter: &mut HandlerStarter<'a>) -> Attempt {
+        match self.availability {
+            Availability::Refusing if M::GATED => self.refuse(listener),
+            _ if self.leaves_waiting() => Attempt::Closed,
+            _ => M::serve(self, listener, starter),
+        }
     }
 
     /// Returns whether there is nothing to receive: there were all handlers that there may be, and
@@ -193,7 +238,8 @@ impl<'a, M: Mode> Datagram<'a, M> {
                 // No handler could get the descriptors.
                 Err(Errno::EPROTO) => {
                     let discarded = discard_elsewhere(socket);
-                    self.drops.note(DropReason::Descriptors);
+                    report::event(Event::DatagramsReceived(socket.id(), 1));
+                    self.drop_datagram(listener, DropReason::Descriptors);
                     return Err(discarded.map_or(Attempt::Short, |()| Attempt::Served));
                 }
                 received => received,
@@ -210,7 +256,10 @@ impl<'a, M: Mode> Datagram<'a, M> {
                 }
                 Err(Attempt::Drained)
             }
-            Ok(count) => Ok(count),
+            Ok(count) => {
+                report::event(Event::DatagramsReceived(socket.id(), count as u64));
+                Ok(count)
+            }
             Err(errno) => {
                 self.not_received(listener, ReceiveFault::Errno(errno));
                 Err(Attempt::Short)
@@ -228,13 +277,19 @@ impl<'a, M: Mode> Datagram<'a, M> {
 
     /// Asks whether a handler may start for this sender, and takes what it needs. A token that was
     /// taken already is passed.
-    pub(super) fn admit(&mut self, peer: Peer, token: Option<u64>) -> Option<Admitted> {
+    pub(super) fn admit(
+        &mut self,
+        listener: usize,
+        peer: Peer,
+        token: Option<u64>,
+    ) -> Option<Admitted> {
         let mut sender = self.pipeline.begin(peer, token);
         let now = Instant::now();
         match self.pipeline.advance(&mut sender, now) {
             Step::Admit => sender.admitted(),
             Step::Reject(rejection) => {
-                self.rejections.report(&sender, rejection.reason(), now);
+                let at = self.service.datagrams[listener].id();
+                self.rejections.report(&sender, at, rejection.reason(), now);
                 None
             }
             // A datagram neither waits nor has a beginning to look at.
@@ -245,11 +300,17 @@ impl<'a, M: Mode> Datagram<'a, M> {
         }
     }
 
+    /// Notes that a datagram is dropped.
+    pub(super) fn drop_datagram(&mut self, listener: usize, reason: DropReason) {
+        self.drops
+            .note(self.service.datagrams[listener].id(), reason);
+    }
+
     /// Sends an answer along the route of a datagram. An answer that the socket doesn't take is
     /// lost, as on the network: no other client waits for it.
     pub(super) fn answer(&mut self, listener: usize, route: &Route, payload: &[u8]) {
         if !route.leads_back() {
-            return self.drops.note(DropReason::NoAddress);
+            return self.drop_datagram(listener, DropReason::NoAddress);
         }
         let socket = &self.service.datagrams[listener];
         let mut sent = datagrams::send(socket, payload, route);
@@ -260,7 +321,10 @@ impl<'a, M: Mode> Datagram<'a, M> {
             sent = datagrams::send(socket, payload, route);
         }
         match sent {
-            Ok(()) => self.full = false,
+            Ok(()) => {
+                self.full = false;
+                report::event(Event::DatagramsSent(socket.id(), 1));
+            }
             Err(errno) => self.not_sent(listener, route, errno),
         }
     }
@@ -273,7 +337,7 @@ impl<'a, M: Mode> Datagram<'a, M> {
     }
 
     pub(super) fn not_sent(&mut self, listener: usize, route: &Route, errno: Errno) {
-        self.drops.note(DropReason::NotSent);
+        self.drop_datagram(listener, DropReason::NotSent);
         if errno != Errno::EAGAIN {
             let listener = &self.service.datagrams[listener];
             let peer = Peer::datagram(route.sender(), None);
@@ -315,7 +379,11 @@ impl<'a, M: Mode> Datagram<'a, M> {
     /// Returns whether datagrams are received now. If not, this thread is woken, or has something
     /// due, when it is worth asking again.
     fn is_open(&mut self) -> bool {
-        if !M::GATED {
+        if self.leaves_waiting() {
+            self.closed_by_rate = false;
+            return false;
+        }
+        if !M::GATED || self.availability == Availability::Refusing {
             return true;
         }
         let gate = self.pipeline.gate(false, false);
@@ -391,6 +459,10 @@ impl<'a, M: Mode> Intake<'a> for Datagram<'a, M> {
 
     fn serve_ready(&mut self, starter: &mut HandlerStarter<'a>) -> Attempts {
         let mut attempts = Attempts::default();
+        self.availability = self.service.availability.get();
+        let drains = self.availability == Availability::Draining;
+        let shared = self.thread.shared;
+        shared.note_idle(self.service, &mut self.told_idle, drains);
         let done = self.is_done();
         self.tell_done(done);
         if done {
@@ -404,11 +476,10 @@ impl<'a, M: Mode> Intake<'a> for Datagram<'a, M> {
                 self.ready[listener] = false;
                 continue;
             }
-            match M::serve(self, listener, starter) {
+            match self.serve(listener, starter) {
                 Attempt::Served => attempts.served += 1,
                 Attempt::Drained => {
                     self.ready[listener] = false;
-                    let shared = self.thread.shared;
                     let socket = &self.service.datagrams[listener];
                     shared.note_no_client(socket);
                     if self.is_over(listener) {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::config::ServiceId;
+use crate::config::{ListenerId, ServiceId};
 use crate::report::throttle::{self, Gate};
 use crate::report::{self, DropReason, Event};
 
@@ -33,8 +33,8 @@ impl Drops {
     }
 
     /// Counts one, and begins a second if it is the first.
-    pub(in crate::serve) fn note(&mut self, reason: DropReason) {
-        report::event(Event::DatagramDropped(self.service, reason));
+    pub(in crate::serve) fn note(&mut self, listener: ListenerId, reason: DropReason) {
+        report::event(Event::DatagramDropped(self.service, listener, reason));
         if self.is_empty() {
             self.gate.close(throttle::now(), report::throttle(PAUSE));
         }
@@ -68,7 +68,7 @@ impl Drops {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::counters::snapshot;
+    use crate::report::counters;
 
     const NONE: [u64; DropReason::COUNT] = [0; DropReason::COUNT];
 
@@ -89,11 +89,12 @@ mod tests {
     #[test]
     fn each_is_counted_when_it_is_dropped() {
         let mut drops = drops(5);
-        let counted = || snapshot().services[5].dropped;
+        let listener = ListenerId::new(5);
+        let counted = || DropReason::ALL.map(|why| counters::listener(listener).dropped(why));
         assert_eq!(counted(), NONE);
-        drops.note(DropReason::Empty);
-        drops.note(DropReason::NotSent);
-        drops.note(DropReason::Empty);
+        drops.note(listener, DropReason::Empty);
+        drops.note(listener, DropReason::NotSent);
+        drops.note(listener, DropReason::Empty);
         let expected = counts(&[(DropReason::Empty, 2), (DropReason::NotSent, 1)]);
         assert_eq!(counted(), expected);
         drops.flush(true);
@@ -105,12 +106,12 @@ mod tests {
         let mut drops = drops(6);
         assert_eq!(drops.due(), None);
         let earliest = Instant::now() + PAUSE;
-        drops.note(DropReason::Overflow);
+        drops.note(ListenerId::NONE, DropReason::Overflow);
         let due = drops.due();
         let latest = Instant::now() + PAUSE;
         assert!(due.is_some_and(|due| earliest <= due && due <= latest));
-        drops.note(DropReason::Overflow);
-        drops.note(DropReason::Short);
+        drops.note(ListenerId::NONE, DropReason::Overflow);
+        drops.note(ListenerId::NONE, DropReason::Short);
         // Not one interval after the last.
         assert_eq!(drops.due(), due);
         assert_eq!(drops.take(false), NONE);
@@ -122,7 +123,7 @@ mod tests {
         assert_eq!((drops.due(), drops.take(false)), (None, NONE));
 
         // The next begins an interval.
-        drops.note(DropReason::Short);
+        drops.note(ListenerId::NONE, DropReason::Short);
         assert_eq!(drops.take(false), NONE);
         assert!(drops.due() > due);
     }
@@ -130,10 +131,10 @@ mod tests {
     #[test]
     fn the_last_ones_do_not_wait_for_the_end_of_the_interval() {
         let mut drops = drops(7);
-        drops.note(DropReason::TooLong);
+        drops.note(ListenerId::NONE, DropReason::TooLong);
         assert_eq!(drops.take(false), NONE);
         assert_eq!(drops.take(true), counts(&[(DropReason::TooLong, 1)]));
-        drops.note(DropReason::TooLong);
+        drops.note(ListenerId::NONE, DropReason::TooLong);
         drops.flush(true);
         assert_eq!((drops.due(), drops.take(true)), (None, NONE));
     }

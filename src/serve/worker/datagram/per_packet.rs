@@ -262,25 +262,26 @@ fn serve<'a>(
     };
     if payload.is_none_or(|payload| payload.len() > LONGEST) {
         intake.pipeline.release_token(token);
-        intake.drops.note(DropReason::TooLong);
+        intake.drop_datagram(listener, DropReason::TooLong);
         return Attempt::Served;
     }
     let route = *route;
     if intake.own_senders.has_sent(&route) {
         intake.pipeline.release_token(token);
-        intake.drops.note(DropReason::Own);
+        intake.drop_datagram(listener, DropReason::Own);
         return Attempt::Served;
     }
+    let arrived = Instant::now();
     let peer = Peer::datagram(route.sender(), route.local());
-    let Some(admitted) = intake.admit(peer, token) else {
+    let Some(admitted) = intake.admit(listener, peer, token) else {
         return Attempt::Served;
     };
-    let Some((ours, theirs)) = pair(intake) else {
+    let Some((ours, theirs)) = pair(intake, listener) else {
         return Attempt::Served;
     };
     let service = intake.service;
     let socket = &service.datagrams[listener];
-    let new = NewHandler::for_datagrams(service, socket, theirs, peer, admitted);
+    let new = NewHandler::for_datagrams(service, (socket, arrived), theirs, peer, admitted);
     // The datagram was received, so a shortage is waited out, while other exchanges go on.
     if starter.start(new, &mut WaitOut::new(intake, |_| false)) {
         let answer = intake.mode.spare.pop().unwrap_or_default();
@@ -295,7 +296,7 @@ fn serve<'a>(
             },
         );
     } else {
-        intake.drops.note(DropReason::Short);
+        intake.drop_datagram(listener, DropReason::Short);
     }
     Attempt::Served
 }
@@ -322,7 +323,7 @@ fn open(intake: &mut Datagram<'_, Packets>, packet: Packet) {
 
 /// Makes a pair of sockets with the datagram in one of them, and its end after that. Returns `None`
 /// if it doesn't fit, or if skd stops while there is a shortage.
-fn pair(intake: &mut Datagram<'_, Packets>) -> Option<(Ours, OwnedFd)> {
+fn pair(intake: &mut Datagram<'_, Packets>, listener: usize) -> Option<(Ours, OwnedFd)> {
     loop {
         let payload = intake.received.get(0).and_then(|(_, payload)| payload);
         let errno = match filled_pair(payload.unwrap_or_default()) {
@@ -332,7 +333,7 @@ fn pair(intake: &mut Datagram<'_, Packets>) -> Option<(Ours, OwnedFd)> {
         if errno == Errno::EMSGSIZE {
             let trouble = Trouble::DatagramTooBig(intake.service.id);
             report::event(Event::Trouble(trouble));
-            intake.drops.note(DropReason::Short);
+            intake.drop_datagram(listener, DropReason::Short);
             return None;
         }
         report::event(Event::Trouble(Trouble::NoSocketpair {
@@ -341,7 +342,7 @@ fn pair(intake: &mut Datagram<'_, Packets>) -> Option<(Ours, OwnedFd)> {
             again: true,
         }));
         if intake.thread().is_stopping() {
-            intake.drops.note(DropReason::Short);
+            intake.drop_datagram(listener, DropReason::Short);
             return None;
         }
         pause(intake);

@@ -136,7 +136,7 @@ impl Mode for Peers {
         let now = Instant::now();
         for index in 0..count {
             if let Err(reason) = deliver(intake, listener, index, now, starter) {
-                intake.drops.note(reason);
+                intake.drop_datagram(listener, reason);
             }
         }
         Attempt::Served
@@ -269,7 +269,7 @@ fn deliver<'a>(
     if intake.takes_new(listener) {
         start(intake, with, index, now, starter)
     } else {
-        Err(DropReason::Closed)
+        Err(intake.why_none())
     }
 }
 
@@ -290,7 +290,7 @@ fn start<'a>(
     let route = *route;
     let peer = Peer::datagram(route.sender(), route.local());
     // Before anything is made: a flood that is rejected costs no more than that.
-    let Some(admitted) = intake.admit(peer, None) else {
+    let Some(admitted) = intake.admit(with.2, peer, None) else {
         return Ok(());
     };
     let Some((_, Some(payload))) = intake.received.get(index) else {
@@ -316,7 +316,7 @@ fn start<'a>(
     })?;
     let service = intake.service;
     let listener = &service.datagrams[with.2];
-    let new = NewHandler::for_datagrams(service, listener, theirs, peer, admitted);
+    let new = NewHandler::for_datagrams(service, (listener, now), theirs, peer, admitted);
     // No other sender waits until a shortage is over.
     if !starter.start(new, &mut GiveUp) {
         return Err(DropReason::Short);
@@ -388,6 +388,7 @@ fn send_answers(intake: &mut Datagram<'_, Peers>, listener: usize, route: &Route
         match sent {
             Ok(count) => {
                 intake.full = false;
+                report::event(Event::DatagramsSent(socket.id(), count as u64));
                 first += count.max(1);
             }
             Err(errno) => {

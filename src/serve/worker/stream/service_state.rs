@@ -5,12 +5,14 @@ use std::collections::TryReserveError;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use crate::config::ListenerId;
 use crate::net::Listener;
 use crate::report::{self, Event, Reason, Trouble, Watched};
 use crate::serve::admission::{
     Admitted, Capacity, Gate, Kind, PendingConnection, Pipeline, RejectAction, Rejection, Stage,
     Step, When,
 };
+use crate::serve::availability::Availability;
 use crate::serve::handlers::linger::Connection;
 use crate::serve::handlers::token::Token;
 use crate::serve::service::Service;
@@ -30,8 +32,12 @@ pub(super) struct ServiceState<'a> {
     thread: Thread<'a>,
     pub(super) pipeline: Pipeline<'a>,
     pub(super) queue: WatchedQueue<'a>,
-    /// Where clients may be rejected.
-    rejections: Option<Box<Rejections>>,
+    /// Since the first client that was rejected.
+    rejections: Option<Box<Rejections<'a>>>,
+    /// Whether the service takes new clients, as it was at the beginning of this pass.
+    availability: Availability,
+    /// Whether the main thread knows that this worker has no client of the draining service.
+    told_idle: bool,
     /// Whether it is the rate that keeps connections in the backlog.
     closed_by_rate: bool,
     /// Whether connections were accepted when that was asked last.
@@ -53,12 +59,13 @@ pub(super) struct AdmittedConnection {
 }
 
 /// Whether a worker has to know of a service before it has a client. A worker without a slot doesn't
-/// watch the listeners, so that a client wakes a worker with one; and a listener that is about to be
-/// closed is tried.
+/// watch the listeners, so that a client wakes a worker with one; a listener that is about to be
+/// closed is tried; and an administrator may want that no client is served.
 pub(super) fn is_needed_first(service: &Service) -> bool {
     let slots_first = service.slots.is_limited() && service.slots.when() == When::Before;
     let retires = || service.listeners.iter().any(Listener::is_retiring);
-    slots_first && !service.listeners.is_empty() || retires()
+    let serves = service.availability.get() == Availability::Serving;
+    (slots_first || !serves) && !service.listeners.is_empty() || retires()
 }
 
 impl<'a> ServiceState<'a> {
@@ -78,7 +85,6 @@ impl<'a> ServiceState<'a> {
         ready.extend(service.listeners.iter().map(Listener::is_retiring));
         // Without a policy no client waits.
         let capacity = policy.map_or(0, |_| capacity);
-        let rejections = || Box::new(Rejections::new(service.id, Kind::Connection, clock));
         Ok(Self {
             service,
             thread,
@@ -89,9 +95,12 @@ impl<'a> ServiceState<'a> {
                 Kind::Connection,
                 0,
                 (clock, thread.index),
+                (service.id, &thread.shared.denials),
             ),
-            queue: WatchedQueue::new(capacity, thread.poller()),
-            rejections: policy.map(|_| rejections()),
+            queue: WatchedQueue::new(capacity, thread.poller(), &service.pending),
+            rejections: None,
+            availability: Availability::Serving,
+            told_idle: false,
             closed_by_rate: false,
             open: true,
             watched,
@@ -103,7 +112,8 @@ impl<'a> ServiceState<'a> {
 
     /// Takes the slot of the next connection, where slots are taken first.
     pub(super) fn take_slot(&mut self) {
-        if !self.ready.is_empty() && !self.pipeline.take_slot() {
+        let serves = self.availability == Availability::Serving;
+        if serves && !self.ready.is_empty() && !self.pipeline.take_slot() {
             self.note_full();
         }
     }
@@ -123,9 +133,34 @@ impl<'a> ServiceState<'a> {
         self.thread.handlers().main.wake();
     }
 
+    /// Takes note of what an administrator wants; called when this worker has no client of the
+    /// service in hand but those in the queue. One load, unless it has changed.
+    pub(super) fn refresh(&mut self) {
+        let availability = self.service.availability.get();
+        if std::mem::replace(&mut self.availability, availability) != availability {
+            // No handler needs it, and it would count as used.
+            self.pipeline.release_slot();
+        }
+        let idle = availability == Availability::Draining && self.queue.is_empty();
+        if idle != self.told_idle {
+            let shared = self.thread.shared;
+            shared.note_idle(self.service, &mut self.told_idle, idle);
+        }
+    }
+
+    /// Returns whether new connections are accepted and rejected.
+    pub(super) fn refuses(&self) -> bool {
+        self.availability == Availability::Refusing
+    }
+
     /// Returns whether connections are accepted now. If not, this thread is woken, or has something
     /// due, when it is worth asking again.
     pub(super) fn is_open(&mut self) -> bool {
+        if self.availability != Availability::Serving {
+            self.closed_by_rate = false;
+            self.open = self.refuses();
+            return self.open;
+        }
         let slot_waited_for = self.queue.first_for_slot().is_some();
         let rate_waited_for = self.queue.first_for_rate().is_some();
         let gate = self.pipeline.gate(slot_waited_for, rate_waited_for);
@@ -145,9 +180,10 @@ impl<'a> ServiceState<'a> {
         self.open
     }
 
-    /// Returns whether no connection was accepted when that was asked last.
-    pub(super) fn was_closed(&self) -> bool {
-        !self.open
+    /// Returns whether something else may be done than when the worker looked last: no connection was
+    /// accepted then, or an administrator wants something else.
+    pub(super) fn may_differ(&self) -> bool {
+        !self.open || self.availability != self.service.availability.get()
     }
 
     /// Returns whether the worker has something to do for the service, now or later, though nothing
@@ -253,18 +289,39 @@ impl<'a> ServiceState<'a> {
         }
     }
 
+    /// Rejects the pending connections of clients that are denied meanwhile.
+    pub(super) fn drop_denied(&mut self) {
+        if self.thread.shared.denials.are_none() || self.queue.is_empty() {
+            return;
+        }
+        let denied = self.queue.find(|peer| self.pipeline.is_denied(peer));
+        for id in denied {
+            if let Some(pending) = self.queue.remove(id) {
+                self.drop_pending(pending, Reason::Denied);
+            }
+        }
+    }
+
+    /// Rejects a connection that was just accepted, since the service refuses all.
+    pub(super) fn refuse(&mut self, mut pending: PendingConnection) {
+        self.pipeline.give_back(&mut pending.client, Instant::now());
+        self.reject(pending, &self.pipeline.refusal());
+    }
+
     /// Closes a pending connection, and gives back what its client had taken.
-    fn drop_pending(&mut self, mut pending: PendingConnection, reason: Reason<'static>) {
+    pub(super) fn drop_pending(&mut self, mut pending: PendingConnection, reason: Reason<'static>) {
         self.pipeline.give_back(&mut pending.client, Instant::now());
         self.reject(pending, &Rejection::close(reason));
     }
 
     fn reject(&mut self, pending: PendingConnection, rejection: &Rejection<'_>) {
         let now = Instant::now();
-        if let Some(rejections) = &mut self.rejections {
-            rejections.report(&pending.client, rejection.reason(), now);
-        }
         let listener = self.service.listeners.get(pending.listener);
+        let thread = (self.thread.shared.clock, self.thread.index);
+        let new = || Box::new(Rejections::new(self.service, Kind::Connection, thread));
+        let rejections = self.rejections.get_or_insert_with(new);
+        let at = listener.map_or(ListenerId::NONE, Listener::id);
+        rejections.report(&pending.client, at, rejection.reason(), now);
         if let RejectAction::Reset = rejection.action {
             // Only TCP knows this; where it fails, closing has to do.
             let _ = pending.connection.set_linger(Some(Duration::ZERO));
@@ -294,10 +351,11 @@ impl<'a> ServiceState<'a> {
 
     /// Returns when something is due, should nothing happen before.
     pub(super) fn due(&self) -> Option<Instant> {
-        let rejections = self.rejections.as_ref()?;
+        let rejections = self.rejections.as_ref();
         let waits = self.closed_by_rate || self.queue.first_for_rate().is_some();
         let token = waits.then(|| self.pipeline.next_token(Instant::now()));
-        let due = [rejections.due(), token.flatten(), self.queue.next_due()];
+        let rejections = rejections.and_then(|it| it.due());
+        let due = [rejections, token.flatten(), self.queue.next_due()];
         due.into_iter().flatten().min()
     }
 

@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -14,8 +15,9 @@ use super::service_state::{self, AdmittedConnection, ServiceState, is_needed_fir
 use crate::child::Spawner;
 use crate::config::{Peer, ServiceId};
 use crate::net::Listener;
-use crate::report::{self, Event, Outlook, Trouble};
+use crate::report::{self, Event, Outlook, Reason, Trouble};
 use crate::serve::admission::{Admitted, PendingConnection, capacity};
+use crate::serve::availability::Availability;
 use crate::serve::handlers::start::NewHandler;
 use crate::serve::handlers::token::Token;
 use crate::serve::service::Service;
@@ -165,6 +167,19 @@ impl<'a> Stream<'a> {
         }
     }
 
+    /// Has the services looked at of which an administrator wants that they serve no client, those
+    /// too that this worker had no client of: their listeners aren't watched any more.
+    fn note_unavailable(&mut self) {
+        let services = self.thread.shared.services.iter();
+        let serves = |it: &Service| it.availability.get() == Availability::Serving;
+        for service in services.filter(|it| !it.listeners.is_empty() && !serves(it)) {
+            match self.state(service.id) {
+                Some(at) => self.activate(at),
+                None => self.short = true,
+            }
+        }
+    }
+
     /// Notes that clients may wait at any listener.
     fn note_all_ready(&mut self) {
         for at in 0..self.states.len() {
@@ -193,7 +208,12 @@ impl<'a> Stream<'a> {
         if !starter.reserve(state.service.id) {
             return Attempt::Short;
         }
-        let Ok(token) = state.pipeline.take_token() else {
+        let refuses = state.refuses();
+        let token = match refuses {
+            true => Ok(None),
+            false => state.pipeline.take_token(),
+        };
+        let Ok(token) = token else {
             return Attempt::Closed;
         };
         let (connection, peer) = match socket.accept() {
@@ -211,18 +231,35 @@ impl<'a> Stream<'a> {
                 return not_accepted(state.service.id, socket, &reason);
             }
         };
-        if state.pipeline.has_policy() {
+        // One look at the clock for a connection, which is no system call: how long it waits for its
+        // handler is counted.
+        let arrived = Instant::now();
+        // Where no client waits, none passes the pipeline, which would find out.
+        let has_policy = state.pipeline.has_policy();
+        let denied = !has_policy && state.pipeline.is_denied(&peer);
+        if has_policy || denied || refuses {
             let pending = PendingConnection {
                 client: state.pipeline.begin(peer, token),
                 connection,
+                arrived,
                 service: state.service.id,
                 listener,
                 _last: socket.last_client(),
             };
-            self.advance(None, pending, starter);
+            match (refuses, denied) {
+                (true, _) => state.refuse(pending),
+                (false, true) => state.drop_pending(pending, Reason::Denied),
+                (false, false) => self.advance(None, pending, starter),
+            }
         } else if let Some(slot) = state.pipeline.taken_slot() {
             let admitted = Admitted::with(slot);
-            self.start(at, listener, (connection.into(), peer), admitted, starter);
+            self.start(
+                at,
+                listener,
+                (connection.into(), peer, arrived),
+                admitted,
+                starter,
+            );
         }
         Attempt::Served
     }
@@ -242,7 +279,8 @@ impl<'a> Stream<'a> {
         self.activate(at);
         let admitted = self.states[at].advance(id, pending, starter);
         if let Some(AdmittedConnection { pending, admitted }) = admitted {
-            let client = (pending.connection.into(), pending.client.peer);
+            let connection = OwnedFd::from(pending.connection);
+            let client = (connection, pending.client.peer, pending.arrived);
             self.start(at, pending.listener, client, admitted, starter);
         }
     }
@@ -251,12 +289,12 @@ impl<'a> Stream<'a> {
         &mut self,
         at: usize,
         listener: usize,
-        (connection, peer): (OwnedFd, Peer),
+        (connection, peer, arrived): (OwnedFd, Peer, Instant),
         admitted: Admitted,
         starter: &mut HandlerStarter<'a>,
     ) {
         let service = self.states[at].service;
-        let listener = &service.listeners[listener];
+        let listener = (&service.listeners[listener], arrived);
         let new = NewHandler::for_connection(service, listener, connection, peer, admitted);
         // The client was accepted, so a shortage is waited out.
         let free_descriptor = |intake: &mut Self| intake.states[at].free_descriptor();
@@ -279,6 +317,7 @@ impl<'a> Stream<'a> {
         let mut next = 0;
         while let Some(at) = self.active.get(next).map(|at| *at as usize) {
             next += 1;
+            self.states[at].refresh();
             self.states[at].flush_rejections();
             if !self.states[at].queue.is_empty() {
                 self.advance_due(at, starter);
@@ -415,6 +454,7 @@ impl<'a> Intake<'a> for Stream<'a> {
         let states = &mut self.states;
         self.active.retain(|at| {
             let state = &mut states[*at as usize];
+            state.refresh();
             if state.has_served_last() {
                 shared.wake_to_close();
             }
@@ -486,11 +526,15 @@ impl<'a> Intake<'a> for Stream<'a> {
             let state = &mut self.states[at];
             state.pipeline.refresh_rules();
             state.drop_if_spent();
+            state.drop_denied();
             self.woken = self.woken || state.pipeline.has_policy();
             // What it waits for may be there.
-            if state.was_closed() {
+            if state.may_differ() {
                 self.activate(at);
             }
+        }
+        if shared.unavailable.load(Ordering::SeqCst) > 0 {
+            self.note_unavailable();
         }
         if shared.turns.take_passed(index) {
             self.note_all_ready();
