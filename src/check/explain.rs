@@ -1,18 +1,15 @@
 //! `--explain`: the rule that decides about a client.
 
 use std::fmt::{self, Write};
-use std::net::IpAddr;
 use std::path::Path;
 
 use crate::config::{
     Admission, Config, DatagramMode, Mode, Nat64, Rate, Rule, Service, Style, Who, quoted,
-    untranslated,
 };
 use crate::error::Error;
 use crate::report;
 use crate::serve::{Client, Rules};
 use crate::setup::RuleFiles;
-use crate::sys::users::unknown_ids;
 
 /// Prints the rule that matches a client, with its limits and variables.
 pub fn explain(config: &Config, who: &Who) -> Result<u8, Error> {
@@ -70,15 +67,11 @@ fn answer(service: &Service, who: &Who) -> Result<String, Error> {
 }
 
 fn client(who: &Who, translators: &[Nat64]) -> Client {
-    let unix = |uid, gid| Client::Unix { uid, gid };
     match who {
-        Who::Net(prefix) => {
-            let (address, _): (IpAddr, _) = prefix.range();
-            Client::Inet(untranslated(address, translators))
-        }
-        Who::Uid(uid) => unix(unknown_ids().user(*uid), None),
-        Who::Gid(gid) => unix(None, unknown_ids().group(*gid)),
-        Who::Unix => unix(None, None),
+        Who::Net(prefix) => Client::at(prefix.range().0, translators),
+        Who::Uid(uid) => Client::user(*uid),
+        Who::Gid(gid) => Client::group(*gid),
+        Who::Unix => None.into(),
         Who::All | Who::File(_) => Client::Unknown,
     }
 }

@@ -56,6 +56,7 @@ pub fn run(config: &Config, faults: Vec<Error>) -> Result<u8, Error> {
     for (service, resolved) in services.iter().zip(&resolved) {
         sockets(resolved, verdict.about(service));
     }
+    control(daemon, verdict.about_all());
     verdict.about_all().keep(Log::check(daemon, services));
     for (service, rules) in services.iter().zip(rules) {
         let verdict = verdict.about(service);
@@ -125,6 +126,19 @@ impl Verdict {
 fn resolve<'a>(service: &'a Service, verdict: &mut Verdict) -> Vec<Resolved<'a>> {
     let resolved = service.listeners.iter().map(Resolved::of);
     resolved.filter_map(|result| verdict.keep(result)).collect()
+}
+
+/// Predicts whether the control socket can be bound.
+fn control(daemon: &Daemon, verdict: &mut Verdict) {
+    let Some(control) = &daemon.control else {
+        return;
+    };
+    let listen = control.listen();
+    if let Some(resolved) = verdict.keep(Resolved::of(&listen)) {
+        let (faults, notes) = net::check::check(&resolved);
+        faults.into_iter().for_each(|fault| verdict.fault(fault));
+        notes.into_iter().for_each(|note| verdict.note(note));
+    }
 }
 
 /// Reads the rules files, and returns them if they have no errors.

@@ -125,6 +125,7 @@ fn start(config: Config, inherited: &Inherited) -> Result<u8, Error> {
         ..
     } = &config.daemon;
     report::set_verbosity(*verbosity);
+    report::set_lines(&config.daemon);
     // Scripts and service managers read as many lines as before.
     report::set_watched(!background && log.is_none() && std::io::stderr().is_terminal());
     if sys_process::is_first() {

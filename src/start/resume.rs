@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::convert::Infallible;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -20,7 +21,7 @@ use crate::error::Error;
 use crate::net::{self, Binding, KeptListeners, Listener, ListenerAddress, Resolved};
 use crate::report::{self, Difference};
 use crate::serve::upgrade::{Findings, SavedService, Settings, State};
-use crate::serve::{Daemon, Origin, Prepared, Resources, Rules};
+use crate::serve::{BoundControl, Daemon, Origin, Prepared, Resources, Rules};
 use crate::setup::{RuleFiles, privileges};
 use crate::sys::capabilities::Capabilities;
 use crate::sys::{memory, process};
@@ -39,12 +40,29 @@ enum Stage {
     Return,
 }
 
-/// Says whether this binary could go on with the state, and ends.
+/// Says whether this binary could go on with the state, and ends. If it can't, the skd that wants to
+/// know is told why.
 pub(super) fn try_out(
     mut state: Box<State>,
-    mut configure: impl FnMut(Known) -> Result<Config, Error>,
+    configure: impl FnMut(Known) -> Result<Config, Error>,
 ) -> Result<u8, Error> {
     let mut originals = originals(&state)?;
+    let count = originals.len();
+    let Err(error) = try_to_go_on(&mut state, &mut originals, configure);
+    // If descriptors are short, that is to be told, too.
+    originals.truncate(count);
+    if !matches!(error, Error::Told(_)) {
+        report::failure(&error);
+    }
+    state.write_faults(report::failures());
+    Err(Error::Told(error.status()))
+}
+
+fn try_to_go_on(
+    state: &mut State,
+    originals: &mut Vec<OwnedFd>,
+    mut configure: impl FnMut(Known) -> Result<Config, Error>,
+) -> Result<Infallible, Error> {
     originals.extend(state.take_spare().map_err(|errno| {
         Error::start(
             "there are too few descriptors for the open connections",
@@ -59,13 +77,13 @@ pub(super) fn try_out(
             names: names.clone(),
             ..Known::default()
         },
-        false => known_before(&state),
+        false => known_before(state),
     };
     let config = configure(known)?;
     let mut findings = reads.then(Findings::default);
     let mut taking = TakingOver {
-        state: &mut state,
-        originals: &originals,
+        state,
+        originals,
         configure: &mut configure,
         stage: Stage::Preflight,
         findings: findings.as_mut(),
@@ -121,6 +139,7 @@ pub(super) fn go_on(
             if !matches!(error, Error::Told(_)) {
                 report::failure(&error);
             }
+            state.write_faults(report::failures());
             let errno = state.go_back(&originals);
             return Err(Error::start("the old skd can't go on", errno));
         }
@@ -130,7 +149,7 @@ pub(super) fn go_on(
     running.keep_descriptors(originals);
     // A reader of the line finds things as it says.
     running.take_possession();
-    state.tell(difference, returned);
+    running.conclude(&state, difference, returned);
     drop(state);
     drop(findings);
     Ok(running.run())
@@ -214,9 +233,10 @@ impl TakingOver<'_> {
         let null = self.state.null(self.originals);
         let mut reserved = reserve(&services, retiring, &fds, null)?;
         report::set_verbosity(daemon.verbosity);
+        report::set_lines(&daemon);
         let mut origin = self.state.origin(&daemon, returned).map_err(not_left)?;
         let mut confined = confinements(&services, &mut reserved)?;
-        let log = self.state.log(daemon.log.as_ref()).map_err(not_left)?;
+        let log = self.state.log(&daemon).map_err(not_left)?;
         // Executing a file gives back what was given up, if skd is root, or if the file is set-user-id
         // or has capabilities by now. The configuration may be another one, but the user that the
         // process has become can't change.
@@ -349,6 +369,7 @@ impl TakingOver<'_> {
         origin.texts = texts;
         let removed = left.services.into_iter().flatten();
         let mut restored = self.state.rest(removed, returned).map_err(not_left)?;
+        let control = self.control(daemon.control.is_some(), &mut closed)?;
         restored.closed = closed;
         let resources = Resources {
             method,
@@ -357,9 +378,31 @@ impl TakingOver<'_> {
             log,
             manager: self.state.manager().map_err(not_left)?,
             origin,
+            control,
             restored,
         };
         Ok((Daemon::new(prepared, resources)?, difference))
+    }
+
+    /// Takes the control socket from what is left, or has it closed if there is to be none.
+    fn control(
+        &mut self,
+        is_wanted: bool,
+        closed: &mut Vec<Listener>,
+    ) -> Result<Option<BoundControl>, Error> {
+        let control = self.state.control(self.stage == Stage::Return)?;
+        match (is_wanted, control) {
+            (true, None) => Err(Error::Start(
+                "--control: the running skd has no control socket, and one can't be added to it; \
+                 restart skd"
+                    .into(),
+            )),
+            (true, control) => Ok(control),
+            (false, control) => {
+                closed.extend(control.map(BoundControl::into_listener));
+                Ok(None)
+            }
+        }
     }
 
     /// Sorts what is left.

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::net::{self, InheritedListener};
 use crate::serve::supervise::Obeyed;
 use crate::serve::upgrade::Settings;
-use crate::serve::{Daemon, Origin, Prepared, Resources, Restored, Rules};
+use crate::serve::{BoundControl, Daemon, Origin, Prepared, Resources, Restored, Rules};
 use crate::setup::executable::Executable;
 use crate::setup::{Detach, Log, Manager, ReadyFd, RuleFiles, Senders, Starter};
 use crate::sys::process;
@@ -77,6 +77,8 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
                 .map_err(|error| error.about(&service.label()))
         })
         .collect::<Result<Vec<_>, _>>()?;
+    let control = daemon.control.as_ref().map(BoundControl::bind);
+    let control = control.transpose()?;
     let detach = match daemon.background {
         true => Detach::Connections,
         false => Detach::Nothing,
@@ -128,6 +130,7 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
         };
         let (plans, method) = ground.plans(&services, confinements)?;
         let ports = publish(&mut pidfile, listeners.iter().flatten())?;
+        control.as_ref().map_or(Ok(()), BoundControl::listen)?;
         let origin = Origin {
             settings: Settings::of(&daemon),
             texts,
@@ -173,6 +176,7 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
             log,
             manager,
             origin,
+            control,
             restored: Restored::default(),
         };
         let mut running = Daemon::new(prepared, resources)?;

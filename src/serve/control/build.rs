@@ -7,10 +7,11 @@ use nix::errno::Errno;
 
 use super::prepared::{Prepared, RemovedService, RestoredService};
 use crate::child::{Method, Pool, SavedPool, Spawner};
-use crate::config::{DatagramMode, Mode, ServiceId, ServiceText};
+use crate::config::{DatagramMode, KILL_AFTER, ListenerId, Mode, ServiceId, ServiceText, Span};
 use crate::error::Error;
 use crate::net::{Listener, ListenerAddress, Serving, SocketFile};
 use crate::serve::admission::{SavedRates, Slots, When};
+use crate::serve::availability::Availability;
 use crate::serve::handlers::saved::{RestoredHandler, SavedHandler};
 use crate::serve::handlers::timeouts::Timeouts;
 use crate::serve::service::{DrainTimeouts, Parts, Service, TimeLimits};
@@ -25,7 +26,7 @@ use crate::sys::events::Waker;
 /// entry too, after all others, as long as handlers may be left of it.
 #[derive(Debug)]
 pub(in crate::serve) struct ServiceControl {
-    pub(in crate::serve) name: String,
+    pub(in crate::serve) name: Arc<str>,
     /// The files of its sockets.
     pub(in crate::serve) files: Vec<SocketFile>,
     /// The files of sockets that are about to be closed.
@@ -36,6 +37,8 @@ pub(in crate::serve) struct ServiceControl {
     pub(in crate::serve) rule_files: Option<Arc<RuleFiles>>,
     pub(in crate::serve) slots: Arc<Slots>,
     pub(in crate::serve) limits: Option<TimeLimits>,
+    /// How long a handler may run after it was told to end.
+    pub(in crate::serve) kill_after: Span,
     /// How long its handlers are waited for at the end, if they are.
     pub(in crate::serve) drain: Option<DrainTimeouts>,
     pub(in crate::serve) datagram_workers: usize,
@@ -181,7 +184,8 @@ impl Built {
             Pool::start(id, prestart, plan, pool_variables.clone(), spawners.next()?)
         });
         let (rules, rule_files) = rules.unzip();
-        let (name, drain) = (config.name.clone(), DrainTimeouts::of(&config));
+        let (name, drain) = (config.name.as_str().into(), DrainTimeouts::of(&config));
+        let kill_after = config.kill_after.unwrap_or(KILL_AFTER);
         let parts = Parts {
             plan,
             pool: pool.transpose()?,
@@ -191,6 +195,11 @@ impl Built {
             datagrams,
             rules,
             earlier,
+            // What is about to be closed serves its last clients.
+            availability: match retiring {
+                Some(_) => Availability::Serving,
+                None => restored.availability,
+            },
         };
         let service = Service::new(id, config, parts, wakers);
         self.add_wait_sockets(&service, wait, is_new)?;
@@ -203,6 +212,7 @@ impl Built {
             rule_files: rule_files.flatten().map(Arc::new),
             slots: Arc::clone(&service.slots),
             limits,
+            kill_after,
             drain,
             datagram_workers,
             pending: restored.pending,
@@ -218,6 +228,7 @@ impl Built {
     /// to another service or away.
     pub(in crate::serve) fn add_removed(&mut self, removed: RemovedService, wakers: &Arc<[Waker]>) {
         let id = ServiceId::new(self.controls.len());
+        let kill_after = removed.kill_after();
         let RestoredService {
             files,
             handlers,
@@ -230,13 +241,14 @@ impl Built {
         self.timeouts
             .push(removed.limits.map(Timeouts::without_listeners));
         self.controls.push(ServiceControl {
-            name: removed.name,
+            name: removed.name.into(),
             files,
             retired_files: Vec::new(),
             retiring: None,
             rule_files: None,
             slots: Slots::new(None, When::Before, Arc::clone(wakers)),
             limits: removed.limits,
+            kill_after,
             drain: removed.drain,
             datagram_workers: 0,
             pending,
@@ -281,6 +293,7 @@ impl Built {
             let same = free.entry(socket.listener().address()).or_default();
             same.push_back(socket.index());
         }
+        let ids = self.listener_ids();
         let all = std::mem::take(&mut self.saved_handlers).into_iter();
         let all = all.flat_map(|(service, handlers)| {
             handlers.into_iter().map(move |saved| (service, saved))
@@ -289,12 +302,23 @@ impl Built {
             let wait_socket = saved
                 .wait_address()
                 .and_then(|address| free.get_mut(address)?.pop_front());
+            let listener = saved.listener().and_then(|address| ids.get(address));
             self.handlers.push(RestoredHandler {
+                listener: listener.copied().unwrap_or(ListenerId::NONE),
                 saved,
                 service,
                 wait_socket,
             });
         }
+    }
+
+    /// Returns the ids of all listeners by their addresses.
+    fn listener_ids(&self) -> HashMap<ListenerAddress, ListenerId> {
+        let services = self.services.iter();
+        let listeners = services.flat_map(|it| it.listeners.iter().chain(&it.datagrams));
+        let wait_mode = self.wait_sockets.iter().map(WaitSocket::listener);
+        let all = listeners.chain(wait_mode);
+        all.map(|it| (it.address(), it.id())).collect()
     }
 
     /// Returns for each wait-mode listener whether a handler that is to be restored has it.

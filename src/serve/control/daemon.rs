@@ -8,21 +8,26 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 
+use super::acts::Acts;
 use super::build::{Built, ServiceControl, Spawners};
+use super::commands::Commands;
 use super::drain::Drain;
 use super::origin::Origin;
 use super::prepared::{Prepared, Resources};
 use super::reload::Reload;
+use super::saved_counters;
+use super::socket::ControlSocket;
 use super::status::Status;
 use super::upgrade::preflight::Preflight;
+use super::view::View;
 use crate::child::{Method, Pidfds, Spawner};
-use crate::config::{BoundAddress, ServiceId, Style};
+use crate::config::{BoundAddress, ListenerId, ServiceId, Style};
 use crate::error::Error;
 use crate::net::Listener;
 use crate::report;
-use crate::serve::admission::Clock;
+use crate::serve::admission::{Clock, Denials};
 use crate::serve::handlers::linger::Lingering;
-use crate::serve::handlers::saved::{LeftOpen, RestoredHandler, SavedLingering};
+use crate::serve::handlers::saved::{LeftOpen, RestoredHandler, SavedClock, SavedLingering};
 use crate::serve::handlers::table::Table;
 use crate::serve::handlers::timeouts::Timeouts;
 use crate::serve::handlers::token::Token;
@@ -54,6 +59,13 @@ pub struct Daemon {
     /// still open.
     pub(in crate::serve) services: Vec<ServiceControl>,
     pub(in crate::serve) shared: Arc<Shared>,
+    /// What clients of the control socket want, and the answers.
+    pub(in crate::serve) commands: Arc<Commands>,
+    /// What they have begun and isn't over.
+    pub(in crate::serve) acts: Acts,
+    pub(in crate::serve) control: Option<ControlSocket>,
+    /// What other threads may see.
+    pub(in crate::serve) view: Arc<View>,
     /// The stream workers, and after them the datagram workers of each service.
     pub(in crate::serve) workers: Vec<Thread>,
     pub(in crate::serve) stream_workers: usize,
@@ -103,10 +115,20 @@ fn failed(what: &'static str) -> impl Fn(Errno) -> Error {
 
 impl Daemon {
     /// Makes ready all that can fail, worker threads too, but nothing is served yet.
-    pub fn new(services: Vec<Prepared>, resources: Resources) -> Result<Self, Error> {
+    pub fn new(mut services: Vec<Prepared>, resources: Resources) -> Result<Self, Error> {
+        let mut listeners = 0;
+        for listener in services.iter_mut().flat_map(|it| &mut it.listeners) {
+            listener.set_id(ListenerId::new(listeners));
+            listeners += 1;
+        }
         let names = services.iter().map(|service| service.config.name.as_str());
         let removed = resources.restored.removed.iter().map(|it| it.name.as_str());
-        report::set_services(&names.chain(removed).collect::<Vec<_>>());
+        let names: Vec<_> = names.chain(removed).collect();
+        let named = services.iter().enumerate().flat_map(|(index, service)| {
+            let own = service.listeners.iter();
+            own.map(move |it| (ServiceId::new(index), it.listener_name()))
+        });
+        report::set_services(&names, &named.collect::<Vec<_>>());
         let stream_workers = resources.stream_workers;
         let datagram_workers = services.iter().map(|service| service.datagram_workers);
         let workers = stream_workers + datagram_workers.sum::<usize>();
@@ -162,10 +184,33 @@ impl Daemon {
         // Dropped before the sockets if something fails below.
         let controls = controls;
         let spawner = spawners.next()?;
+        let began = SavedClock::new().restore_or_now(resources.restored.began);
+        let seen = controls.iter().map(|control| {
+            let (name, slots) = (Arc::clone(&control.name), Arc::clone(&control.slots));
+            (name, slots, control.retiring.is_some())
+        });
+        let view = View::new(Arc::clone(&shared), seen, &wait_sockets, listeners, began);
+        if let Some(figures) = &resources.restored.figures {
+            saved_counters::restore(&view, figures);
+        }
+        let view = Arc::new(view);
         let workers = start_workers(&shared, stream_workers, &controls, &mut spawners)?;
+        let waker = || Waker::new().map_err(failed("no descriptor for the control socket"));
+        let with_waker = |bound| waker().map(|waker| (bound, Arc::new(waker)));
+        let control = resources.control.map(with_waker).transpose()?;
+        let waker = control.as_ref().map(|(_, waker)| Arc::clone(waker));
+        let commands = Arc::new(Commands::new(waker));
+        let control = control.map(|bound| ControlSocket::start(bound, &view, &commands));
         let mut daemon = Self {
             services: controls,
+            view,
             shared,
+            commands,
+            control: control.transpose()?,
+            acts: Acts {
+                saved: resources.restored.acts,
+                ..Acts::default()
+            },
             workers,
             stream_workers,
             signals: Signals::new(&USED).map_err(failed("no descriptor for signals"))?,
@@ -222,7 +267,7 @@ impl Daemon {
         });
     }
 
-    fn watch(&self, taken: &[bool]) -> Result<(), Errno> {
+    fn watch(&mut self, taken: &[bool]) -> Result<(), Errno> {
         let poller = self.shared.handlers.main_poller();
         poller.add(&self.signals, Interest::Readable, Token::Signals.into())?;
         poller.add(
@@ -233,7 +278,7 @@ impl Daemon {
         if let Some(relay) = self.log.relay_end() {
             poller.add(relay, Interest::Readable, Token::Relay.into())?;
         }
-        for (socket, taken) in self.wait_sockets.iter().zip(taken) {
+        for (socket, taken) in self.wait_sockets.iter_mut().zip(taken) {
             socket.watch(poller, *taken)?;
         }
         Ok(())
@@ -319,6 +364,7 @@ fn share(
             timeouts,
             main: Waker::new().map_err(failed("no descriptor to wake the main thread"))?,
             count_wanted: AtomicBool::new(false),
+            ends_wanted: AtomicBool::new(false),
             traces,
         },
         answers: (0..threads).map(|_| AtomicBool::new(false)).collect(),
@@ -331,6 +377,8 @@ fn share(
         phase: AtomicU8::new(Phase::Starting as u8),
         parked: AtomicUsize::new(0),
         has_drained: AtomicBool::new(false),
+        denials: Denials::default(),
+        unavailable: AtomicUsize::new(0),
         drains: AtomicBool::new(false),
         exchanges: AtomicUsize::new(0),
         ended: AtomicUsize::new(0),

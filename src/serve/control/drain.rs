@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{KILL_AFTER, ServiceId};
 use crate::net::Listener;
-use crate::report::{self, Event, Overdue, Trouble, Watched};
+use crate::report::{self, Event, Overdue, Told, Trouble, Watched};
 use crate::serve::handlers::reap;
 use crate::serve::handlers::token::Token;
 use crate::serve::service::DrainTimeouts;
@@ -269,13 +269,13 @@ impl ServiceDrain {
         match self.step {
             Step::Waiting => {
                 report::event(Event::Overdue(alive, Overdue::Terminated));
-                table.signal(Signal::SIGTERM, |handler| handler.service == self.id);
+                table.signal(Signal::SIGTERM, Told::Drain, |it| it.service == self.id);
                 self.step = Step::Told;
                 self.due = Some(now + kill_after.into());
             }
             Step::Told => {
                 report::event(Event::Overdue(alive, Overdue::Killed));
-                table.signal(Signal::SIGKILL, |handler| handler.service == self.id);
+                table.signal(Signal::SIGKILL, Told::Drain, |it| it.service == self.id);
                 self.step = Step::Killed;
                 self.due = Some(now + LAST_WAIT);
             }

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 
 use super::daemon::Daemon;
 use super::drain;
+use super::socket::ControlSocket;
 use crate::child::Pool;
 use crate::config::ServiceId;
 use crate::net::SocketFile;
@@ -41,6 +42,9 @@ impl Daemon {
             }
             report::event(Event::ClosedListener(listener.listener_name()));
         }
+        self.control
+            .iter_mut()
+            .for_each(ControlSocket::take_possession);
         drain::begin_retiring(&self.shared);
         if let Some(pidfile) = &mut self.origin.pidfile {
             pidfile.own();
@@ -96,6 +100,7 @@ impl Daemon {
                 // The workers may have something to say yet: which clients were refused last.
                 self.stop_workers();
                 self.shared.retire_pools();
+                self.control.iter_mut().for_each(ControlSocket::end);
                 self.log.finish();
                 return status;
             }
@@ -193,6 +198,7 @@ impl Daemon {
             .chain(self.relay_at)
             .chain(self.preflight.as_ref().map(|preflight| preflight.due))
             .chain(self.status.due())
+            .chain(self.acts_due())
             .chain(drain.and_then(|drain| drain.due(&self.shared)))
             .chain(lingering)
             .min()
@@ -212,6 +218,7 @@ impl Daemon {
             self.shared.handlers.close_overdue(thread);
         }
         self.status.look(&self.shared, now);
+        self.advance_acts(now);
         for index in 0..self.wait_sockets.len() {
             let due = self.wait_sockets[index].due();
             if due.is_some_and(|due| due <= now) {
@@ -244,6 +251,7 @@ impl Daemon {
     fn woken(&mut self) {
         self.shared.handlers.main.clear();
         self.look_at_reload();
+        self.execute_commands();
         drain::close_drained(&self.shared);
         if self.has_unwatched() {
             self.choose_to_sweep();

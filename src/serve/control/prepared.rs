@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use crate::child::{Method, Plan, SavedPool};
-use crate::config::{self, ServiceText};
+use crate::config::{self, KILL_AFTER, ServiceText, Span};
 use crate::net::{Listener, SocketFile};
 use crate::serve::admission::{Rules, SavedRates};
+use crate::serve::availability::Availability;
 use crate::serve::handlers::saved::{SavedHandler, SavedLingering};
 use crate::serve::service::{DrainTimeouts, TimeLimits};
 use crate::serve::worker::datagram::SavedExchange;
@@ -13,7 +14,10 @@ use crate::serve::worker::saved::SavedPending;
 use crate::setup::{Log, Manager, RuleFiles};
 use crate::sys::descriptors::Reserved;
 
+use super::acts::SavedActs;
 use super::origin::Origin;
+use super::saved_counters::SavedFigures;
+use super::socket::bound::BoundControl;
 
 /// A service whose sockets listen and whose plan was proved.
 #[derive(Debug)]
@@ -47,6 +51,15 @@ pub struct RemovedService {
     pub restored: RestoredService,
 }
 
+impl RemovedService {
+    /// Returns how long its handlers may run after they were told to end, as far as it is known.
+    pub(super) fn kill_after(&self) -> Span {
+        let drain = self.drain.map(|it| it.kill_after);
+        let limits = || self.limits.map(|it| it.kill_after);
+        drain.or_else(limits).unwrap_or(KILL_AFTER)
+    }
+}
+
 /// What an earlier binary has left of a service, besides its listeners and its rules.
 #[derive(Debug, Default)]
 pub struct RestoredService {
@@ -56,6 +69,8 @@ pub struct RestoredService {
     pub total: u64,
     /// Whether those were all.
     pub is_done: bool,
+    /// Whether it takes new clients.
+    pub availability: Availability,
     /// Its live handlers.
     pub handlers: Vec<SavedHandler>,
     /// Its pending connections.
@@ -83,6 +98,8 @@ pub struct Resources {
     pub manager: Option<Manager>,
     /// What else is known from the start.
     pub origin: Origin,
+    /// The control socket, if there is one.
+    pub control: Option<BoundControl>,
     /// What an earlier binary has left, if there was one.
     pub restored: Restored,
 }
@@ -92,10 +109,16 @@ pub struct Resources {
 pub struct Restored {
     /// Services that aren't configured any more.
     pub removed: Vec<RemovedService>,
+    /// What its clients of the control socket have begun.
+    pub acts: SavedActs,
     /// Its lingering connections.
     pub lingering: Vec<SavedLingering>,
     /// How many handlers there have been, live ones among them.
     pub served: u64,
+    /// When skd was started, in milliseconds of the monotonic clock.
+    pub began: Option<u64>,
+    /// What it has counted.
+    pub figures: Option<SavedFigures>,
     /// Whether it was reading rules or files.
     pub reloads: bool,
     /// Listeners that are closed at once: another program serves their clients, or it isn't known how

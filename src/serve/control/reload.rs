@@ -1,12 +1,15 @@
 //! Rules that are read again, at SIGHUP: in a thread of their own, since a file server may not answer
 //! and a million rules take a while.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::config::ServiceId;
+use skd_control::{Answer, FailureKind};
+
+use super::commands::{done, failed};
+use crate::config::{Count, ServiceId};
 use crate::error::Error;
-use crate::report::{self, Event, Trouble};
+use crate::report::{self, Attempt, Event, Trouble};
 use crate::serve::admission::Rules;
 use crate::serve::worker::Shared;
 use crate::setup::RuleFiles;
@@ -25,6 +28,33 @@ pub(in crate::serve) struct Reload {
     over: Arc<AtomicBool>,
     /// Whether another was asked for meanwhile.
     again: bool,
+    /// What was read and what not, since that was asked last.
+    read: Arc<Mutex<RulesRead>>,
+}
+
+/// What was read, and what not.
+#[derive(Debug, Default)]
+pub(super) struct RulesRead {
+    /// How many rules.
+    rules: usize,
+    faults: Vec<String>,
+}
+
+impl RulesRead {
+    /// Returns the answer for a client that waits.
+    pub(super) fn answer(self) -> Answer {
+        let Self { rules, faults } = self;
+        if !faults.is_empty() {
+            return failed(FailureKind::Failed, faults.join("; "));
+        }
+        match rules {
+            0 => done("Reloaded: there are no rules to read"),
+            _ => done(format!(
+                "Reloaded: {} read",
+                Count(rules, "rule was", "rules were")
+            )),
+        }
+    }
 }
 
 impl Reload {
@@ -34,6 +64,11 @@ impl Reload {
             again: reads,
             ..Self::default()
         }
+    }
+
+    /// Takes out what was read, and what not.
+    pub(super) fn take_read(&mut self) -> RulesRead {
+        std::mem::take(&mut *lock(&self.read))
     }
 
     /// Whether rules are being read, or will be.
@@ -59,10 +94,13 @@ impl Reload {
         let first = *first;
         let (shared, over) = (Arc::clone(shared), Arc::default());
         self.over = Arc::clone(&over);
+        let to = Arc::clone(&self.read);
         let work = move || {
             for (service, files) in files {
-                read(&shared, service, &files);
+                read(&shared, service, &files, &to);
             }
+            let fault = lock(&to).faults.first().cloned();
+            report::event(Event::Attempted(Attempt::Reload, fault.as_deref()));
             over.store(true, Ordering::SeqCst);
             shared.handlers.main.wake();
         };
@@ -70,7 +108,9 @@ impl Reload {
             Ok(()) => self.begun = true,
             Err(errno) => {
                 let fault = Error::start("no thread to read rules", errno);
+                report::event(Event::Attempted(Attempt::Reload, Some(&fault.to_string())));
                 report::event(Event::Trouble(Trouble::RulesNotRead(first, &fault)));
+                lock(&self.read).faults.push(fault.to_string());
             }
         }
     }
@@ -85,7 +125,11 @@ impl Reload {
     }
 }
 
-fn read(shared: &Shared, service: ServiceId, files: &RuleFiles) {
+fn lock(read: &Mutex<RulesRead>) -> MutexGuard<'_, RulesRead> {
+    read.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read(shared: &Shared, service: ServiceId, files: &RuleFiles, to: &Mutex<RulesRead>) {
     let served = &shared.services[service.index()];
     let Some(rules) = &served.rules else {
         return;
@@ -97,8 +141,12 @@ fn read(shared: &Shared, service: ServiceId, files: &RuleFiles) {
             // Threads that wait would keep the old ones for as long.
             shared.wakers.iter().for_each(Waker::wake);
             report::event(Event::ReadRules(service, count));
+            lock(to).rules += count;
         }
         Err(faults) => {
+            lock(to)
+                .faults
+                .extend(faults.iter().map(ToString::to_string));
             if let Some(fault) = faults.first() {
                 report::event(Event::Trouble(Trouble::RulesNotRead(service, fault)));
             }

@@ -44,12 +44,14 @@ impl Daemon {
         true
     }
 
-    /// Tells the service manager that all is as before HUP, if it is.
+    /// Tells the service manager that all is as before HUP, if it is, and the client that waits for
+    /// that.
     pub(in crate::serve) fn ready_if_reloaded(&mut self) {
         let reloads = |preflight: &Preflight| preflight.purpose == Purpose::Reload;
         let files = self.reload_again || self.preflight.as_ref().is_some_and(reloads);
         if self.reopening == 0 && !self.reload.is_under_way() && !files {
             self.status.ready(&self.shared);
+            self.end_reload();
         }
     }
 

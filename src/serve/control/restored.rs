@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 
 use super::daemon::Daemon;
 use crate::config::ServiceId;
+use crate::report::{self, Event, Trouble, Watched};
 use crate::serve::handlers::saved::LeftOpen;
 
 impl Daemon {
@@ -74,5 +75,14 @@ impl Daemon {
                 }
             }
         }
+        let begun = self.control.as_mut().map(|it| it.begin(&mut left_open));
+        if let Some(Err(errno)) = begun {
+            report::event(Event::Trouble(Trouble::NotWatched {
+                service: None,
+                what: Watched::Control,
+                errno,
+            }));
+        }
+        self.restore_acts();
     }
 }

@@ -4,9 +4,11 @@ use std::time::{Duration, Instant};
 
 use super::daemon::Daemon;
 use super::drain::{Drain, WaitTime};
+use super::figures;
+use super::socket::ControlSocket;
 use super::upgrade::words::Purpose;
 use crate::child::Pool;
-use crate::report::{self, Event, NoUpgrade, Trouble};
+use crate::report::{self, Event, NoUpgrade, Told, Trouble};
 use crate::serve::handlers::reap;
 use crate::serve::handlers::table::Work;
 use crate::serve::worker::Phase;
@@ -44,12 +46,26 @@ impl Daemon {
                 self.begin_upgrade();
                 false
             }
+            Signal::SIGUSR1 => {
+                figures::summarize(&self.view);
+                false
+            }
             _ => false,
         }
     }
 
-    /// HUP: opens and reads again what was opened and read before.
+    /// HUP: opens and reads again what was opened and read before. Without such, it is the end of a
+    /// terminal. Returns whether skd ends at once.
     fn hang_up(&mut self) -> bool {
+        let reloaded = self.reload();
+        // A terminal that is closed may well say so twice: no reason to hurry.
+        let ends =
+            !self.log.is_file() && self.origin.hangup_ends && !reloaded && self.drain.is_none();
+        ends && self.end(false)
+    }
+
+    /// Opens and reads again what was opened and read before. Returns whether anything but the log was.
+    pub(in crate::serve) fn reload(&mut self) -> bool {
         self.status.reloading();
         let reopens = self.log.reopen();
         let has_files = self.origin.texts.is_some();
@@ -61,17 +77,14 @@ impl Daemon {
                 true
             } else {
                 if has_files && self.drain.is_none() {
-                    Purpose::Reload.refuse(NoUpgrade::OutOfSight);
+                    self.refuse(Purpose::Reload, NoUpgrade::OutOfSight, &[]);
                 }
                 self.read_rules() | self.renew_pools()
             };
         // When the log is open again and the rules are read, too.
         self.reopening += u32::from(reopens);
         self.ready_if_reloaded();
-        // A terminal that is closed may well say so twice: no reason to hurry.
-        let ends =
-            !self.log.is_file() && self.origin.hangup_ends && !reloaded && self.drain.is_none();
-        ends && self.end(false)
+        reloaded
     }
 
     /// Drains the services that have a time for that; without any, skd ends at once.
@@ -96,10 +109,10 @@ impl Daemon {
         self.shared
             .handlers
             .table
-            .signal(Signal::SIGTERM, |handler| {
+            .signal(Signal::SIGTERM, Told::Drain, |handler| {
                 let service = self.services.get(handler.service.index());
                 service.is_none_or(|service| service.drain.is_none())
-                    && (at_once || matches!(handler.work, Work::WaitMode(_)))
+                    && (at_once || matches!(handler.work, Work::WaitMode(..)))
             });
     }
 
@@ -124,6 +137,7 @@ impl Daemon {
     pub(in crate::serve) fn begin_drain(&mut self, wait_times: Vec<WaitTime>) {
         // It has the listeners, which are to be closed for every process.
         self.abandon_preflight();
+        self.end_waiting();
         self.remove_files();
         for mut socket in self.wait_sockets.drain(..) {
             socket.close(&self.shared.handlers);
@@ -134,6 +148,7 @@ impl Daemon {
     /// Ends: clients that are being served stay served.
     pub(in crate::serve) fn stop(mut self) {
         self.abandon_preflight();
+        self.end_waiting();
         self.stop_workers();
         self.remove_files();
         self.each_listener(|listener| {
@@ -141,7 +156,14 @@ impl Daemon {
         });
         // If one is left, prestarted handlers see skd's end.
         self.shared.retire_pools();
+        self.control.iter_mut().for_each(ControlSocket::end);
         self.log.finish();
+    }
+
+    /// Answers the clients of the control socket that wait for something, since skd ends.
+    fn end_waiting(&mut self) {
+        self.end_awaited();
+        self.end_service_drains();
     }
 
     /// Has prestarted handlers started anew, from what the program is now. Returns whether there are

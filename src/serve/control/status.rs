@@ -5,12 +5,12 @@
 //! of a change. That wakes at most once a second for the numbers, and not at all while they
 //! stay; and at half of the watchdog's time, if there is one.
 
-use std::fmt;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
+use crate::config::{Count, Grouped};
 use crate::serve::worker::{Phase, Shared};
 use crate::setup::Manager;
 use crate::setup::notify::{PAUSE, SavedManager, watchdog_pause};
@@ -198,51 +198,17 @@ impl Status {
         shared.handlers.count_wanted.store(true, Ordering::SeqCst);
         let (live, served) = shared.handlers.table.counts();
         if self.ending == Ending::Draining {
-            return format!("draining, {} left", Count(live));
+            return format!("draining, {} left", handlers(live));
         }
         let served = Grouped(served);
         match self.limit {
-            Some(limit) => format!("{live} of {}, {served} served", Count(limit)),
-            None => format!("{}, {served} served", Count(live)),
+            Some(limit) => format!("{live} of {}, {served} served", handlers(limit)),
+            None => format!("{}, {served} served", handlers(live)),
         }
     }
 }
 
-struct Count(usize);
-
-impl fmt::Display for Count {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plural = if self.0 == 1 { "" } else { "s" };
-        write!(f, "{} handler{plural}", self.0)
-    }
-}
-
-/// A number with its thousands set apart: `1,204`.
-struct Grouped(u64);
-
-impl fmt::Display for Grouped {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 < 1000 {
-            return write!(f, "{}", self.0);
-        }
-        write!(f, "{},{:03}", Self(self.0 / 1000), self.0 % 1000)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn thousands_are_set_apart() {
-        let written = [0, 999, 1000, 1204, 1_000_000, 12_034_056].map(|n| Grouped(n).to_string());
-        assert_eq!(
-            written,
-            ["0", "999", "1,000", "1,204", "1,000,000", "12,034,056"]
-        );
-        assert_eq!(
-            [0, 1, 2].map(|n| Count(n).to_string()),
-            ["0 handlers", "1 handler", "2 handlers"]
-        );
-    }
+/// A number of handlers, in words.
+fn handlers(count: usize) -> Count<usize> {
+    Count(count, "handler", "handlers")
 }

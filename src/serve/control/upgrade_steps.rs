@@ -8,6 +8,8 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use super::daemon::Daemon;
+use super::socket::ControlSocket;
+use super::upgrade::findings::Findings;
 use super::upgrade::preflight::{DEAD, LIMIT, Preflight, Verdict};
 use super::upgrade::save::write_state;
 use super::upgrade::words::{self, Purpose, Word};
@@ -50,14 +52,14 @@ impl Daemon {
 
     fn begin_preflight(&mut self, purpose: Purpose) {
         if self.preflight.is_some() {
-            return purpose.refuse(NoUpgrade::Running);
+            return self.refuse(purpose, NoUpgrade::Running, &[]);
         }
         if self.drain.is_some() {
-            return purpose.refuse(NoUpgrade::Ending);
+            return self.refuse(purpose, NoUpgrade::Ending, &[]);
         }
         match self.start_preflight(purpose) {
             Ok(preflight) => self.preflight = Some(preflight),
-            Err(why) => purpose.refuse(NoUpgrade::Failed(&why)),
+            Err(why) => self.refuse(purpose, NoUpgrade::Failed(&why), &[]),
         }
     }
 
@@ -96,7 +98,9 @@ impl Daemon {
             Ok(Some((pid, Change::Ended(ended)))) => self.end_preflight(pid, ended),
             // No other thread reaps it.
             Err(_) => {
-                drop(self.forget_preflight());
+                if let Some(preflight) = self.forget_preflight() {
+                    self.refuse(preflight.purpose, NoUpgrade::NoAnswer, &[]);
+                }
                 self.after_preflight();
             }
             Ok(_) if Instant::now() < preflight.due => {}
@@ -105,7 +109,8 @@ impl Daemon {
                 // Its end isn't waited for: on a dead file server it may take long.
                 preflight.due = Instant::now() + DEAD;
                 if !std::mem::replace(&mut preflight.killed, true) {
-                    preflight.purpose.refuse(NoUpgrade::Late(preflight.limit));
+                    let (purpose, limit) = (preflight.purpose, preflight.limit);
+                    self.refuse(purpose, NoUpgrade::Late(limit), &[]);
                 }
             }
         }
@@ -140,23 +145,24 @@ impl Daemon {
     }
 
     fn act_on(&mut self, verdict: Verdict, preflight: &Preflight) {
-        let refuse = |why: NoUpgrade<'_>| preflight.purpose.refuse(why);
+        let purpose = preflight.purpose;
+        let faults = || Findings::faults(&preflight.findings);
         match verdict {
             Verdict::Accepted => {
                 let why = self.become_next(preflight);
-                refuse(NoUpgrade::Failed(&why));
+                self.refuse(purpose, NoUpgrade::Failed(&why), &[]);
             }
             // It has run, and has said why on standard error.
             Verdict::Refused(Ended::Exited(0)) => {
-                refuse(NoUpgrade::NoAnswer);
+                self.refuse(purpose, NoUpgrade::NoAnswer, &[]);
             }
             Verdict::Refused(Ended::Exited(status)) => {
-                refuse(NoUpgrade::Status(status));
+                self.refuse(purpose, NoUpgrade::Status(status), &faults());
             }
             Verdict::Refused(Ended::Killed(signal)) => {
-                refuse(NoUpgrade::Signal(signal));
+                self.refuse(purpose, NoUpgrade::Signal(signal), &[]);
             }
-            Verdict::NotExecuted(errno) => self.explain_exec(errno, preflight.purpose),
+            Verdict::NotExecuted(errno) => self.explain_exec(errno, purpose),
         }
     }
 
@@ -168,27 +174,36 @@ impl Daemon {
         self.ready_if_reloaded();
     }
 
-    fn explain_exec(&self, errno: Errno, purpose: Purpose) {
-        let refuse = |why: NoUpgrade<'_>| purpose.refuse(why);
+    fn explain_exec(&mut self, errno: Errno, purpose: Purpose) {
         let executable = self.origin.executable.as_ref();
         let missing = executable
             .and_then(Executable::readable)
             .and_then(|file| program::missing_interpreter_of(None, file));
-        match missing {
-            Some(interpreter) => refuse(NoUpgrade::Interpreter(&interpreter)),
+        let why = match &missing {
+            Some(interpreter) => NoUpgrade::Interpreter(interpreter),
             // See `write_state`.
-            None if errno == Errno::ENOENT => {
-                refuse(NoUpgrade::Script);
-            }
-            None => refuse(NoUpgrade::NotExecutable(errno)),
-        }
+            None if errno == Errno::ENOENT => NoUpgrade::Script,
+            None => NoUpgrade::NotExecutable(errno),
+        };
+        self.refuse(purpose, why, &[]);
     }
 
-    /// Parks the workers and becomes the next binary. Returns with the reason why not.
+    /// Parks all threads and becomes the next binary. Returns with the reason why not.
     fn become_next(&mut self, preflight: &Preflight) -> String {
         if self.drain.is_some() {
             return "it is about to end".into();
         }
+        let control = self.control.as_ref();
+        if !control.is_none_or(|control| control.park(PARKING)) {
+            return "the control socket has an answer to make that takes long; try again later"
+                .into();
+        }
+        let why = self.park_and_exec(preflight);
+        self.control.iter().for_each(ControlSocket::unpark);
+        why
+    }
+
+    fn park_and_exec(&mut self, preflight: &Preflight) -> String {
         if !self.park_workers() {
             self.shared.enter_phase(Phase::Serving);
             return "a handler can't be started at the moment, or hangs before its exec; try again later".into();

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::saved_identity::SavedIdentity;
 use crate::config::{EnvironmentFile, FileTexts, Identity};
 use crate::sys::descriptors;
+use crate::sys::objects::Objects;
 
 /// What a preflight has read and looked up.
 #[derive(Debug, Default)]
@@ -35,6 +36,12 @@ pub struct Findings {
 
 /// The kind of a name, the name, and what it stands for.
 type SavedName = (String, OsString, (u32, Option<u32>));
+
+/// What a memory file has in the place of findings after a failure.
+#[derive(Serialize, Deserialize)]
+struct Faults {
+    faults: Vec<String>,
+}
 
 #[derive(Serialize, Deserialize)]
 struct Saved {
@@ -92,10 +99,38 @@ impl Findings {
         Self::parse(&bytes).map(Some)
     }
 
+    /// Writes in their place why this binary can't go on, into the memory file with this number.
+    pub(super) fn write_faults(memory: i32, faults: Vec<String>) -> io::Result<()> {
+        let file = File::from(descriptors::claim(memory)?);
+        file.set_len(0)?;
+        file.write_all_at(&serde_json::to_vec(&Faults { faults })?, 0)
+    }
+
+    /// Returns why the binary that had this memory file couldn't go on, as far as it has written
+    /// that.
+    pub(in crate::serve) fn faults(file: &File) -> Vec<String> {
+        let read = || -> io::Result<Faults> {
+            let length = usize::try_from(file.metadata()?.len()).unwrap_or_default();
+            let mut bytes = vec![0; length];
+            file.read_exact_at(&mut bytes, 0)?;
+            let Objects(faults) = serde_json::from_slice(&bytes)?;
+            Ok(faults)
+        };
+        // Any program may have run, of which nothing is expected.
+        read().map_or_else(|_| Vec::new(), |it| it.faults)
+    }
+
+    /// The same of the memory file with this number.
+    pub(super) fn faults_in(memory: i32) -> Vec<String> {
+        let file = descriptors::claim(memory).map(File::from);
+        file.map_or_else(|_| Vec::new(), |file| Self::faults(&file))
+    }
+
     /// Parses a document, and the rules after it.
     pub fn parse(bytes: &[u8]) -> io::Result<Self> {
-        let mut documents = serde_json::Deserializer::from_slice(bytes).into_iter::<Saved>();
-        let saved = documents.next().ok_or(io::ErrorKind::UnexpectedEof)??;
+        let mut documents = serde_json::Deserializer::from_slice(bytes).into_iter();
+        let Objects(saved): Objects<Saved> =
+            documents.next().ok_or(io::ErrorKind::UnexpectedEof)??;
         let mut rest = bytes.get(documents.byte_offset()..).unwrap_or_default();
         let mut rules = HashMap::new();
         for (name, length) in saved.rules {

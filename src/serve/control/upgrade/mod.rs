@@ -9,7 +9,7 @@
 //! Each module saves and restores its own part of the state; here are only the document and the
 //! order of the steps.
 
-mod findings;
+pub(in crate::serve) mod findings;
 pub(in crate::serve) mod preflight;
 mod restore;
 pub(in crate::serve) mod save;

@@ -15,13 +15,13 @@ use super::findings::Findings;
 use super::saved_identity::SavedIdentity;
 use super::state::{SavedService, Settings, State};
 use super::words::{self, Purpose, Word};
-use crate::config::{self, EnvironmentFile, FileTexts, Identity, LogTarget, ServiceText};
+use crate::config::{self, EnvironmentFile, FileTexts, Identity, ServiceText};
 use crate::error::Error;
 use crate::net::{SavedFile, SavedListener, SocketFile};
-use crate::report::{self, Difference, Event, NoUpgrade};
 use crate::serve::admission::Rules;
 use crate::serve::control::origin::Origin;
 use crate::serve::control::prepared::{RemovedService, Restored, RestoredService};
+use crate::serve::control::socket::bound::BoundControl;
 use crate::setup::executable::Executable;
 use crate::setup::pidfile::PidFile;
 use crate::setup::{Log, Manager, RuleFiles};
@@ -54,6 +54,9 @@ impl Arrival {
         let mut state = State::read(memory).map_err(not_understood)?;
         if let (Word::Upgrade, Some(memory)) = (word, state.open.findings) {
             state.findings = Findings::read(memory).map_err(not_understood)?;
+        }
+        if let (Word::Return, Some(memory)) = (word, state.open.findings) {
+            state.faults = Findings::faults_in(memory);
         }
         users::restore_unknown_ids(state.process.unknown_ids);
         let state = Box::new(state);
@@ -143,13 +146,21 @@ impl State {
     }
 
     /// The log, which is to be where the configuration says.
-    pub fn log(&self, wanted: Option<&LogTarget>) -> Result<Log, Errno> {
-        Log::restore(wanted, &self.log)
+    pub fn log(&self, daemon: &config::Daemon) -> Result<Log, Errno> {
+        Log::restore(daemon, &self.log)
     }
 
     /// The service manager, if there is one.
     pub fn manager(&mut self) -> Result<Option<Manager>, Errno> {
         self.manager.take().map(Manager::restore).transpose()
+    }
+
+    /// Takes out the control socket, if there is one. The binary that runs owns its file if it has
+    /// `returned`.
+    pub fn control(&mut self, returned: bool) -> Result<Option<BoundControl>, Error> {
+        let saved = self.control.take();
+        let restored = saved.map(|saved| BoundControl::restore(saved, returned));
+        restored.transpose()
     }
 
     /// Takes out all services.
@@ -173,8 +184,11 @@ impl State {
         });
         Ok(Restored {
             removed: removed.collect::<Result<_, Errno>>()?,
+            acts: std::mem::take(&mut self.acts),
             lingering: std::mem::take(&mut self.lingering),
             served: self.served,
+            began: self.process.began,
+            figures: self.figures.take(),
             reloads: self.process.reloads,
             closed: Vec::new(),
         })
@@ -199,21 +213,19 @@ impl State {
         spare.collect()
     }
 
-    /// Says that another binary goes on, or the same with other files.
-    pub fn tell(&self, difference: Option<Difference>, returned: bool) {
-        let purpose = match self.process.is_reload {
+    /// What it was written for.
+    pub(in crate::serve) fn purpose(&self) -> Purpose {
+        match self.process.is_reload {
             true => Purpose::Reload,
             false => Purpose::Upgrade,
-        };
-        if returned {
-            purpose.refuse(NoUpgrade::GivenBack);
-            return;
         }
-        if purpose == Purpose::Upgrade {
-            report::event(Event::Upgraded(&self.version));
-        }
-        if let Some(difference) = difference {
-            report::event(Event::Reloaded(difference));
+    }
+
+    /// Tells the skd that wrote it why this binary can't go on. If that fails, it knows that it can't,
+    /// and the log has the reasons.
+    pub fn write_faults(&self, faults: Vec<String>) {
+        if let Some(memory) = self.open.findings {
+            let _ = Findings::write_faults(memory, faults);
         }
     }
 
@@ -311,6 +323,7 @@ impl SavedService {
             files,
             total: self.total,
             is_done: self.is_done,
+            availability: self.availability,
             handlers: self.handlers,
             pending: self.pending,
             exchanges: self.exchanges,

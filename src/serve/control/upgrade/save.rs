@@ -12,11 +12,15 @@ use super::saved_identity::SavedIdentity;
 use super::state::{FORMAT, OpenDescriptors, SavedProcess, SavedService, State, Written};
 use super::words::Purpose;
 use crate::child::Pool;
-use crate::config::ServiceId;
+use crate::config::{ListenerId, ServiceId};
 use crate::net::{Listener, SocketFile};
+use crate::serve::availability::Availability;
 use crate::serve::control::build::ServiceControl;
 use crate::serve::control::daemon::Daemon;
+use crate::serve::control::saved_counters;
 use crate::serve::control::saved_rules::SavedServiceRules;
+use crate::serve::control::socket::ControlSocket;
+use crate::serve::handlers::saved::SavedClock;
 use crate::serve::service::Service;
 use crate::serve::wait_mode::WaitSocket;
 use crate::sys::descriptors::{self, SavedDescriptors};
@@ -48,8 +52,14 @@ pub(in crate::serve) fn write_state(
     } else {
         let exchanges = daemon.shared.exchanges.load(Ordering::SeqCst);
         let prestarted = daemon.shared.pools().map(Pool::count_descriptors);
-        daemon.shared.handlers.count_connections() + exchanges + prestarted.sum::<usize>()
+        let control = daemon
+            .control
+            .as_ref()
+            .map_or(0, ControlSocket::count_clients);
+        daemon.shared.handlers.count_connections() + exchanges + prestarted.sum::<usize>() + control
     };
+    let control = daemon.control.as_ref();
+    let control = control.map(|control| control.save(connections, &mut to));
     let files = daemon.origin.files;
     let mut state = State {
         format: FORMAT,
@@ -61,6 +71,7 @@ pub(in crate::serve) fn write_state(
             is_reload: purpose == Purpose::Reload,
             stream_workers: daemon.stream_workers,
             files: files.map(|limit| (limit.rlim_cur, limit.rlim_max)),
+            began: Some(SavedClock::new().save(daemon.view.began)),
             dumpable: process::is_dumpable(),
             unknown_ids: users::unknown_ids(),
         },
@@ -77,12 +88,16 @@ pub(in crate::serve) fn write_state(
         log: daemon.log.save(&mut to)?,
         manager: daemon.status.save(&mut to)?,
         services,
+        control: control.transpose()?,
         lingering,
+        figures: connections.then(|| saved_counters::save(&daemon.view)),
         left_out,
         served: daemon.shared.handlers.table.counts().1,
         texts: daemon.origin.texts.clone(),
         settings: Some(daemon.origin.settings.clone()),
+        acts: daemon.save_acts(purpose),
         findings: None,
+        faults: Vec::new(),
         open: OpenDescriptors {
             memory,
             old: to.pass(executable.running())?,
@@ -155,18 +170,20 @@ fn save_service(
         let open = listener.filter(|listener| !listener.is_closed());
         open.map(Listener::address)
     };
+    let address = |id: ListenerId| Some(daemon.view.listener(id)?.saved());
     let handlers = &daemon.shared.handlers;
     let mut service = SavedService {
-        name: control.name.clone(),
+        name: control.name.to_string(),
         limits: control.limits,
         drain: control.drain,
         datagram_workers: control.datagram_workers,
         total: control.slots.total(),
         is_done: configured.is_some_and(Service::is_done),
+        availability: configured.map_or_else(Availability::default, |it| it.availability.get()),
         listeners,
         files,
         rules: rules.transpose()?.flatten(),
-        handlers: handlers.save(id, connections, wait_address, to),
+        handlers: handlers.save(id, connections, address, wait_address, to),
         pending: Vec::new(),
         exchanges: Vec::new(),
         rates: None,

@@ -16,10 +16,14 @@ use serde::{Deserialize, Serialize};
 use super::findings::Findings;
 use super::saved_identity::SavedIdentity;
 use crate::child::SavedPool;
-use crate::config::{self, EnvironmentFile, FileTexts, ServiceText};
+use crate::config::{self, EnvironmentFile, FileTexts, LogFormat, ServiceText};
 use crate::net::{SavedFile, SavedListener};
 use crate::serve::admission::SavedRates;
+use crate::serve::availability::Availability;
+use crate::serve::control::acts::SavedActs;
+use crate::serve::control::saved_counters::SavedFigures;
 use crate::serve::control::saved_rules::SavedServiceRules;
+use crate::serve::control::socket::saved::SavedControl;
 use crate::serve::handlers::saved::{SavedHandler, SavedLingering};
 use crate::serve::service::{DrainTimeouts, TimeLimits};
 use crate::serve::worker::datagram::SavedExchange;
@@ -31,6 +35,7 @@ use crate::setup::notify::SavedManager;
 use crate::setup::pidfile::SavedPidFile;
 use crate::sys::capabilities;
 use crate::sys::descriptors::{self, SavedDescriptors};
+use crate::sys::objects::Objects;
 use crate::sys::reexec::{self, ExecArguments};
 use crate::sys::users::UnknownIds;
 
@@ -57,7 +62,13 @@ pub struct State {
     pub(in crate::serve) log: SavedLog,
     pub(in crate::serve) manager: Option<SavedManager>,
     pub(in crate::serve) services: Vec<SavedService>,
+    /// The control socket, and its clients.
+    #[serde(default)]
+    pub(in crate::serve) control: Option<SavedControl>,
     pub(in crate::serve) lingering: Vec<SavedLingering>,
+    /// What was counted, unless this is the state of a preflight.
+    #[serde(default)]
+    pub(in crate::serve) figures: Option<SavedFigures>,
     /// How many connections aren't here, since this is the state of a preflight.
     #[serde(default)]
     pub(in crate::serve) left_out: usize,
@@ -66,12 +77,18 @@ pub struct State {
     /// What the files said that the services come from, if they do.
     #[serde(default)]
     pub(in crate::serve) texts: Option<FileTexts>,
+    /// What clients of the control socket have begun.
+    #[serde(default)]
+    pub(in crate::serve) acts: SavedActs,
     /// What was asked for that only a start can do.
     #[serde(default)]
     pub(in crate::serve) settings: Option<Settings>,
     /// What the preflight has read and looked up, for a process that goes on after it.
     #[serde(skip)]
     pub(in crate::serve) findings: Option<Findings>,
+    /// Why another binary, or other files, couldn't go on after all.
+    #[serde(skip)]
+    pub(in crate::serve) faults: Vec<String>,
 }
 
 /// What is open for the next binary.
@@ -104,6 +121,9 @@ pub(in crate::serve) struct SavedProcess {
     pub(in crate::serve) stream_workers: usize,
     /// The limit of open files that handlers get back.
     pub(in crate::serve) files: Option<(libc::rlim_t, libc::rlim_t)>,
+    /// When skd was started, in milliseconds of the monotonic clock.
+    #[serde(default)]
+    pub(in crate::serve) began: Option<u64>,
     /// Whether other processes of its user may look into it.
     pub(in crate::serve) dumpable: bool,
     /// The ids that stand for unknown users: after chroot(2), /proc may be out of sight.
@@ -123,6 +143,9 @@ pub struct SavedService {
     /// Whether those were all, so that its stream listeners are closed.
     #[serde(default)]
     pub(in crate::serve) is_done: bool,
+    /// Whether it takes new clients, whatever its configuration says by then.
+    #[serde(default)]
+    pub(in crate::serve) availability: Availability,
     pub(in crate::serve) listeners: Vec<SavedListener>,
     /// The files of the listeners.
     pub(in crate::serve) files: Vec<SavedFile>,
@@ -160,8 +183,14 @@ pub struct Settings {
     pidfile: Option<PathBuf>,
     ready_fd: Option<i32>,
     log: Option<String>,
+    #[serde(default)]
+    log_format: LogFormat,
+    #[serde(default)]
+    log_time: Option<bool>,
     /// The number of threads, which a reload can change.
     threads: Option<NonZeroUsize>,
+    #[serde(default)]
+    control: Option<config::Control>,
 }
 
 impl Settings {
@@ -174,7 +203,10 @@ impl Settings {
             pidfile: daemon.pidfile.clone(),
             ready_fd: daemon.ready_fd,
             log: daemon.log.as_ref().map(|log| format!("{log:?}")),
+            log_format: daemon.log_format,
+            log_time: daemon.log_time,
             threads: daemon.threads,
+            control: daemon.control.clone(),
         }
     }
 
@@ -185,6 +217,8 @@ impl Settings {
 
     /// Returns the options that differ and that a running process can't change, each with the reason.
     pub fn fixed(&self, new: &Self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        // Without both there is only one fault: that there is one, or none.
+        let sockets = self.control.as_ref().zip(new.control.as_ref());
         let all = [
             (self.user != new.user, "daemon-user", "another user"),
             (self.root != new.root, "chroot", "another root directory"),
@@ -196,6 +230,37 @@ impl Settings {
             (self.pidfile != new.pidfile, "pidfile", "another pid file"),
             (self.ready_fd != new.ready_fd, "ready-fd", "another caller"),
             (self.log != new.log, "log", "another log"),
+            (
+                self.log_format != new.log_format,
+                "log-format",
+                "another format of its log",
+            ),
+            (
+                self.log_time != new.log_time,
+                "log-time",
+                "other lines in its log",
+            ),
+            (
+                self.control.is_some() != new.control.is_some()
+                    || sockets.is_some_and(|(old, new)| old.path != new.path),
+                "control",
+                "another control socket",
+            ),
+            (
+                sockets.is_some_and(|(old, new)| old.mode != new.mode),
+                "control-mode",
+                "another mode of its control socket",
+            ),
+            (
+                sockets.is_some_and(|(old, new)| old.owner != new.owner),
+                "control-owner",
+                "another owner of its control socket",
+            ),
+            (
+                sockets.is_some_and(|(old, new)| old.readers != new.readers),
+                "control-read",
+                "other readers of its control socket",
+            ),
         ];
         let changed = all.into_iter().filter(|(changed, ..)| *changed);
         changed.map(|(_, option, what)| (option, what))
@@ -221,12 +286,13 @@ impl State {
 
     /// Parses the document.
     pub fn parse(text: &[u8]) -> io::Result<Self> {
-        let Format { format } = serde_json::from_slice(text)?;
+        let Objects(Format { format }) = serde_json::from_slice(text)?;
         if format != FORMAT {
             let text = format!("it is of format {format}, and this skd reads {FORMAT}");
             return Err(io::Error::other(text));
         }
-        Ok(serde_json::from_slice(text)?)
+        let Objects(state) = serde_json::from_slice(text)?;
+        Ok(state)
     }
 }
 

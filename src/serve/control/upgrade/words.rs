@@ -10,7 +10,7 @@ use nix::unistd::{Pid, getppid};
 
 use crate::child::environment::Variables;
 use crate::error::Error;
-use crate::report::{self, Event, NoUpgrade, Trouble};
+use crate::report::{Attempt, NoUpgrade, Trouble};
 use crate::setup::executable;
 use crate::sys::reexec::ExecArguments;
 
@@ -98,12 +98,21 @@ pub(in crate::serve) enum Purpose {
 }
 
 impl Purpose {
-    /// Says why there is no upgrade or reload.
-    pub(in crate::serve) fn refuse(self, why: NoUpgrade<'_>) {
-        report::event(Event::Trouble(match self {
+    /// Returns what is reported if there is no upgrade or reload.
+    pub(in crate::serve) fn trouble(self, why: NoUpgrade<'_>) -> Trouble<'_> {
+        match self {
             Self::Upgrade => Trouble::NoUpgrade(why),
             Self::Reload => Trouble::NoReload(why),
-        }));
+        }
+    }
+}
+
+impl From<Purpose> for Attempt {
+    fn from(purpose: Purpose) -> Self {
+        match purpose {
+            Purpose::Upgrade => Self::Upgrade,
+            Purpose::Reload => Self::Reload,
+        }
     }
 }
 
