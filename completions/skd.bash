@@ -24,7 +24,7 @@ _skd() {
 
     case "${cmd}" in
         skd)
-            opts="-t -u -i -x -l -s -d -b -c -n -v -B -L -P -S -U -V -h --tcp --udp --inet --unix --systemd --listen-fd --stream --datagram --seqpacket --backlog --unix-mode --unix-owner --threads --max-clients --max-total --once --wait --datagram-mode --min-source-port --warm --fork-server --fork-server-max-age --chdir --umask --nice --limit --env --env-file --clear-env --pass-env --argv0 --name --stderr --no-new-privs --allow --deny --rules --explain --max-per-source --source-prefix --nat64 --rate --rate-per-source --at-max --at-source-max --at-rate --proxy-protocol --proxy-from --proxy-timeout --first-byte --timeout --idle-timeout --linger --drain --kill-after --nodelay --keepalive --user-timeout --defer-accept --fast-open --reuse-port --freebind --device --tos --mark --send-buffer --receive-buffer --multicast --accept-descriptors --verbose --background --log --pidfile --supervise --on-demand --idle-exit --ready-fd --user --as-peer --daemon-user --drop-privileges --chroot --check --version --config --inetd-conf --xinetd --print-config --help"
+            opts="-t -u -i -x -l -s -d -b -c -n -v -B -L -P -S -U -V -h --tcp --udp --inet --unix --systemd --listen-fd --stream --datagram --seqpacket --backlog --unix-mode --unix-owner --threads --max-clients --max-total --once --wait --datagram-mode --min-source-port --warm --fork-server --fork-server-max-age --chdir --umask --nice --limit --env --env-file --clear-env --pass-env --argv0 --name --stderr --no-new-privs --allow --deny --rules --explain --max-per-source --source-prefix --nat64 --rate --rate-per-source --at-max --at-source-max --at-rate --proxy-protocol --proxy-from --proxy-timeout --first-byte --timeout --idle-timeout --linger --drain --kill-after --nodelay --keepalive --user-timeout --defer-accept --fast-open --reuse-port --freebind --device --tos --mark --send-buffer --receive-buffer --multicast --accept-descriptors --verbose --background --log --log-format --log-time --log-mask --pidfile --supervise --on-demand --idle-exit --ready-fd --user --as-peer --daemon-user --drop-privileges --chroot --check --version --control --control-mode --control-owner --control-read --config --inetd-conf --xinetd --print-config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -538,6 +538,27 @@ _skd() {
                     fi
                     return 0
                     ;;
+                --log-format)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --log-time)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --log-mask)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 --pidfile)
                     local oldifs
                     if [ -n "${IFS+x}" ]; then
@@ -597,6 +618,39 @@ _skd() {
                     fi
                     return 0
                     ;;
+                --control)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --control-mode)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --control-owner)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --control-read)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -648,10 +702,10 @@ _skd_or_prog() {
                 (( i++ ))
                 break
                 ;;
-            --tcp|--udp|--inet|--unix|--listen-fd|--backlog|--unix-mode|--unix-owner|--threads|--max-clients|--max-total|--datagram-mode|--min-source-port|--warm|--fork-server-max-age|--chdir|--umask|--nice|--limit|--env|--env-file|--pass-env|--argv0|--name|--stderr|--allow|--deny|--rules|--explain|--max-per-source|--source-prefix|--nat64|--rate|--rate-per-source|--at-max|--at-source-max|--at-rate|--proxy-from|--proxy-timeout|--first-byte|--timeout|--idle-timeout|--linger|--drain|--kill-after|--user-timeout|--defer-accept|--fast-open|--device|--tos|--mark|--send-buffer|--receive-buffer|--multicast|--log|--pidfile|--idle-exit|--ready-fd|--user|--daemon-user|--chroot|--config|--inetd-conf|--xinetd)
+            --tcp|--udp|--inet|--unix|--listen-fd|--backlog|--unix-mode|--unix-owner|--threads|--max-clients|--max-total|--datagram-mode|--min-source-port|--warm|--fork-server-max-age|--chdir|--umask|--nice|--limit|--env|--env-file|--pass-env|--argv0|--name|--stderr|--allow|--deny|--rules|--explain|--max-per-source|--source-prefix|--nat64|--rate|--rate-per-source|--at-max|--at-source-max|--at-rate|--proxy-from|--proxy-timeout|--first-byte|--timeout|--idle-timeout|--linger|--drain|--kill-after|--user-timeout|--defer-accept|--fast-open|--device|--tos|--mark|--send-buffer|--receive-buffer|--multicast|--log|--log-format|--log-mask|--pidfile|--idle-exit|--ready-fd|--user|--daemon-user|--chroot|--control|--control-mode|--control-owner|--control-read|--config|--inetd-conf|--xinetd)
                 (( i++ ))
                 ;;
-            --fork-server|--keepalive|--help)
+            --fork-server|--keepalive|--log-time|--help)
                 (( i++ ))
                 # Only after an equals sign.
                 [[ ${COMP_WORDS[i]} == = ]] || continue
@@ -689,10 +743,10 @@ _skd_or_prog() {
             return
         fi
         case $3 in
-            --unix-owner|--user|--daemon-user)
+            --unix-owner|--user|--daemon-user|--control-owner)
                 COMPREPLY=( $(compgen -u -- "$2") )
                 ;;
-            -h|--fork-server|--keepalive|--help)
+            -h|--fork-server|--keepalive|--log-time|--help)
                 _skd "$1" "$2" ''
                 ;;
             *)

@@ -3,7 +3,7 @@
 function __skd_prog
     set -l words (commandline -opc) (commandline -ct)
     set -e words[1]
-    argparse --stop-nonopt t/tcp= u/udp= i/inet= l/unix= x= systemd listen-fd= s/stream d/datagram seqpacket b/backlog= unix-mode= unix-owner= threads= c/max-clients= max-total= once wait datagram-mode= min-source-port= warm= fork-server=\? fork-server-max-age= chdir= umask= nice= limit= env= env-file= clear-env pass-env= argv0= name= stderr= no-new-privs allow= deny= rules= explain= max-per-source= source-prefix= nat64= rate= rate-per-source= at-max= at-source-max= at-rate= proxy-protocol proxy-from= proxy-timeout= first-byte= timeout= idle-timeout= linger= drain= kill-after= n/nodelay keepalive=\? user-timeout= defer-accept= fast-open= reuse-port freebind device= tos= mark= send-buffer= receive-buffer= multicast= accept-descriptors v/verbose B/background L/log= P/pidfile= S/supervise on-demand idle-exit= ready-fd= user= as-peer daemon-user= U/drop-privileges chroot= check V/version h/help=\? config= inetd-conf= xinetd= print-config -- $words 2>/dev/null
+    argparse --stop-nonopt t/tcp= u/udp= i/inet= l/unix= x= systemd listen-fd= s/stream d/datagram seqpacket b/backlog= unix-mode= unix-owner= threads= c/max-clients= max-total= once wait datagram-mode= min-source-port= warm= fork-server=\? fork-server-max-age= chdir= umask= nice= limit= env= env-file= clear-env pass-env= argv0= name= stderr= no-new-privs allow= deny= rules= explain= max-per-source= source-prefix= nat64= rate= rate-per-source= at-max= at-source-max= at-rate= proxy-protocol proxy-from= proxy-timeout= first-byte= timeout= idle-timeout= linger= drain= kill-after= n/nodelay keepalive=\? user-timeout= defer-accept= fast-open= reuse-port freebind device= tos= mark= send-buffer= receive-buffer= multicast= accept-descriptors v/verbose B/background L/log= log-format= log-time=\? log-mask= P/pidfile= S/supervise on-demand idle-exit= ready-fd= user= as-peer daemon-user= U/drop-privileges chroot= check V/version h/help=\? control= control-mode= control-owner= control-read= config= inetd-conf= xinetd= print-config -- $words 2>/dev/null
     test -n "$argv"
     and not string match -q -- '-*' $argv[1]
     and string join -- ' ' (string escape -- $argv)
@@ -74,12 +74,19 @@ complete -c skd -n __skd_before_prog -l send-buffer -d 'Set the send buffer size
 complete -c skd -n __skd_before_prog -l receive-buffer -d 'Set the receive buffer size [kernel\'s choice]' -r -f
 complete -c skd -n __skd_before_prog -l multicast -d 'Join a multicast group on IF; repeatable' -r -f
 complete -c skd -n __skd_before_prog -s L -l log -d 'Send stderr to syslog TAG, >FILE or >>FILE' -r -F
+complete -c skd -n __skd_before_prog -l log-format -d 'Write skd\'s lines as text or json [text]' -r -f
+complete -c skd -n __skd_before_prog -l log-time -d 'Begin lines with the time [files: yes; else no]' -f
+complete -c skd -n __skd_before_prog -l log-mask -d 'Cut clients\' addresses to prefixes in reports' -r -f
 complete -c skd -n __skd_before_prog -s P -l pidfile -d 'Write the process id to FILE, and lock it' -r -F
 complete -c skd -n __skd_before_prog -l idle-exit -d 'With --on-demand, end PROG without a client' -r -f
 complete -c skd -n __skd_before_prog -l ready-fd -d 'Write a newline to descriptor N when ready' -r -f
 complete -c skd -n __skd_before_prog -l user -d 'Run PROG as USER, with its groups' -r -f -a "(__fish_complete_users)"
 complete -c skd -n __skd_before_prog -l daemon-user -d 'Become USER after binding, skd and PROG' -r -f -a "(__fish_complete_users)"
 complete -c skd -n __skd_before_prog -l chroot -d 'Run PROG in root directory DIR; needs --user' -r -f -a "(__fish_complete_directories)"
+complete -c skd -n __skd_before_prog -l control -d 'Answer and obey on a unix socket at PATH' -r -F
+complete -c skd -n __skd_before_prog -l control-mode -d 'Mode of that socket [default: 600]' -r -f
+complete -c skd -n __skd_before_prog -l control-owner -d 'Owner of that socket, who may act too' -r -f -a "(__fish_complete_users)"
+complete -c skd -n __skd_before_prog -l control-read -d 'Let members of GROUP ask there, but not act' -r -f
 complete -c skd -n __skd_before_prog -l config -d 'Serve what TOML files say; repeatable' -r -F
 complete -c skd -n __skd_before_prog -l inetd-conf -d 'Serve what inetd.conf files say; repeatable' -r -F
 complete -c skd -n __skd_before_prog -l xinetd -d 'Serve what xinetd files say; repeatable' -r -F
