@@ -4,15 +4,16 @@
 #![no_main]
 
 use std::ffi::{OsStr, OsString};
+use std::fmt::Display;
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use libfuzzer_sys::fuzz_target;
 use skd::cli::{self, Request};
 use skd::config::{
-    Admission, AtLimit, Config, DatagramMode, Endpoint, Identity, Listen, LogTarget, MOST_THREADS,
-    Mode, Prestart, Probes, Proxies, Rule, RuleLocation, Sharing, SocketOption, SourcePrefix,
-    StandardError, Style, Supervise, Trusted, UnixAddress, quoted,
+    Admission, AtLimit, Config, Control, DatagramMode, Endpoint, Identity, Listen, LogFormat,
+    LogTarget, MOST_THREADS, Mode, Prestart, Probes, Proxies, Rule, RuleLocation, Sharing,
+    SocketOption, SourcePrefix, StandardError, Style, Supervise, Trusted, UnixAddress, quoted,
 };
 use skd::error::Error;
 
@@ -175,6 +176,18 @@ fn socket_option(option: &SocketOption) -> Option<String> {
     }
 }
 
+fn prefixes(SourcePrefix { v4, v6 }: SourcePrefix) -> String {
+    format!("{v4},{v6}")
+}
+
+/// A user, and a group if there is one.
+fn account<U: Display, G: Display>((user, group): (U, Option<G>)) -> String {
+    match group {
+        Some(group) => format!("{user}:{group}"),
+        None => user.to_string(),
+    }
+}
+
 fn limit(at: &AtLimit) -> String {
     match at {
         AtLimit::Queue(None) => "queue".into(),
@@ -201,10 +214,8 @@ fn admission(words: &mut Words, asked: &Admission) {
     words.value("rules", asked.rules_file.as_ref());
     let number = |number: Option<NonZeroUsize>| number.map(|number| number.to_string());
     words.value("max-per-source", number(asked.max_per_source));
-    if asked.source_prefix != SourcePrefix::default() {
-        let SourcePrefix { v4, v6 } = asked.source_prefix;
-        words.value("source-prefix", Some(format!("{v4},{v6}")));
-    }
+    let told_apart = Some(asked.source_prefix).filter(|it| *it != SourcePrefix::default());
+    words.value("source-prefix", told_apart.map(prefixes));
     for prefix in &asked.nat64 {
         words.value("nat64", Some(prefix.to_string()));
     }
@@ -240,6 +251,14 @@ fn admission(words: &mut Words, asked: &Admission) {
         }
         words.value("proxy-timeout", Some(timeout.to_string()));
     }
+}
+
+/// Writes the options of the control socket.
+fn control(words: &mut Words, asked: &Control) {
+    words.value("control", Some(&asked.path));
+    words.value("control-mode", asked.mode.map(|mode| format!("{mode:o}")));
+    words.value("control-owner", asked.owner.map(account));
+    words.value("control-read", asked.readers.map(|group| group.to_string()));
 }
 
 /// The command line for a config, in long options.
@@ -294,6 +313,16 @@ fn written(
     words.value("daemon-user", named.map(|user| &user.name));
     words.flag("as-peer", service.as_peer);
     words.value("log", daemon.log.as_ref().map(log));
+    words.value(
+        "log-format",
+        (daemon.log_format == LogFormat::Json).then_some("json"),
+    );
+    let yes_or_no = |yes| if yes { "yes" } else { "no" };
+    words.value("log-time", daemon.log_time.map(yes_or_no));
+    words.value("log-mask", daemon.log_mask.map(prefixes));
+    if let Some(asked) = &daemon.control {
+        control(&mut words, asked);
+    }
     for listen in &service.listeners {
         let (option, value) = match listen.option.split_once(' ') {
             Some((option, value)) => (option, Some(value)),
@@ -308,13 +337,7 @@ fn written(
         words.value("backlog", listen.backlog.map(|backlog| backlog.to_string()));
         if let Endpoint::Unix { mode, owner, .. } = &listen.endpoint {
             words.value("unix-mode", mode.map(|mode| format!("{mode:o}")));
-            words.value(
-                "unix-owner",
-                owner.map(|(uid, gid)| match gid {
-                    Some(gid) => format!("{uid}:{gid}"),
-                    None => uid.to_string(),
-                }),
-            );
+            words.value("unix-owner", owner.map(account));
         }
     }
     // All listeners have the same options.

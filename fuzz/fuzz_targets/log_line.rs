@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use skd::config::{BoundAddress, ListenerName, Peer, RuleLocation, ServiceId, Style, UnixAddress};
+use skd::config::{
+    BoundAddress, ListenerId, ListenerName, Peer, RuleLocation, ServiceId, Style, UnixAddress,
+};
 use skd::report::line::Line;
-use skd::report::{Event, Outcome, Reason, Trouble};
-use skd::sys::process::Ended;
+use skd::report::{Client, Event, Outcome, Reason, Trouble};
+use skd::sys::process::{Ended, Usage};
 use skd::sys::sockets::Credentials;
 
 #[derive(Arbitrary, Debug)]
@@ -52,13 +54,20 @@ fuzz_target!(|input: Input<'_>| {
     let outcome = Outcome {
         pid: number as i32,
         ended,
+        told: None,
         after,
+        usage: Usage::default(),
+    };
+    let client = Client {
+        service,
+        listener: ListenerId::new(status.into()),
+        peer: &peer,
     };
     let event = match event % 17 {
-        0 => Event::Accepted(service, &peer),
-        1 => Event::Received(service, &peer),
-        2 => Event::Closed(service, &peer, outcome),
-        3 => Event::Finished(service, &peer, outcome),
+        0 => Event::Accepted(client),
+        1 => Event::Received(client),
+        2 => Event::Closed(client, outcome),
+        3 => Event::Finished(client, outcome),
         4 => Event::Slots(service, number as usize, None),
         5 => Event::Slots(service, number as usize, Some(status.into())),
         6 => Event::Full(service, number as usize),
@@ -81,7 +90,7 @@ fuzz_target!(|input: Input<'_>| {
             program,
             why: &text,
         }),
-        15 => Event::Rejected(service, &peer, Reason::Rule(&location)),
+        15 => Event::Rejected(client, Reason::Rule(&location)),
         _ => {
             // File names, arguments and names of interfaces are shown in this form.
             let one = program.display();

@@ -21,7 +21,7 @@ mod error {
 }
 
 mod report {
-    pub use skd::report::{Event, Extent, ParkedAt, Trouble, Watched};
+    pub use skd::report::{Event, Extent, ParkedAt, Trouble, Watched, Way};
 
     /// Instead of a line of the log: clients of a model wait for what is ready.
     pub fn event(event: Event<'_>) {
@@ -100,6 +100,7 @@ mod child {
         pub struct Spawned {
             pub pid: nix::unistd::Pid,
             pub pidfd: Option<OwnedFd>,
+            pub way: crate::report::Way,
         }
 
         /// In the place of what starts handlers.
