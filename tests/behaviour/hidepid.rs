@@ -12,7 +12,7 @@ const NOBODY: u32 = 65_534;
 const WAYS: [&str; 3] = ["1", "2", "4"];
 
 /// A namespace with such a /proc, in which root without CAP_SYS_PTRACE is no exception. Tests that look from outside see everything.
-fn hiding(way: &str) -> Namespace {
+pub fn hiding(way: &str) -> Namespace {
     requires_root();
     let namespace = Namespace::new();
     namespace.private_dev();

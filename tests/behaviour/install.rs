@@ -1,7 +1,7 @@
 //! Installation: of skd by `make install`, and of the tests' requirements by `.ci/packages`.
 
-use crate::forward;
 use crate::harness::{Directory, requires_command};
+use crate::{ctl, forward};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -19,11 +19,16 @@ fn installs_and_uninstalls_under_a_prefix() {
     let expected = [
         ("usr/bin/skd", 0o755),
         ("usr/bin/skd-forward", 0o755),
+        ("usr/bin/skdctl", 0o755),
         ("usr/share/man/man1/skd-forward.1", 0o644),
+        ("usr/share/man/man1/skdctl.1", 0o644),
         ("usr/share/man/man8/skd.8", 0o644),
         ("usr/share/bash-completion/completions/skd", 0o644),
         ("usr/share/fish/vendor_completions.d/skd.fish", 0o644),
         ("usr/share/zsh/site-functions/_skd", 0o644),
+        ("usr/share/bash-completion/completions/skdctl", 0o644),
+        ("usr/share/fish/vendor_completions.d/skdctl.fish", 0o644),
+        ("usr/share/zsh/site-functions/_skdctl", 0o644),
     ];
     let expected = expected.map(|(path, mode)| (path.to_owned(), mode));
     assert_eq!(files(stage.path()), BTreeMap::from(expected));
@@ -66,26 +71,28 @@ fn an_install_builds_only_if_a_source_is_newer() {
     let builds = |more: &[&str]| {
         let lines = would_run(&[&[variable.as_str()], more].concat());
         let count = |text: &str| lines.lines().filter(|line| line.contains(text)).count();
-        assert_eq!(count("/bin/skd"), 2, "{lines}");
+        assert_eq!(count("/bin/skd"), 3, "{lines}");
         count("no-cargo build --release")
     };
-    assert_eq!(builds(&[]), 1, "there is no binary");
-    let [skd, forward] = ["release/skd", "release/skd-forward"]
+    assert_eq!(builds(&[]), 2, "there is no binary");
+    let [skd, forward, ctl] = ["release/skd", "release/skd-forward", "release/skdctl"]
         .map(|name| fs::File::create(target.join(name)).unwrap());
     assert_eq!(builds(&[]), 0, "the binaries are new");
-    for binary in [&skd, &forward] {
+    for binary in [&skd, &forward, &ctl] {
         binary.set_modified(SystemTime::UNIX_EPOCH).unwrap();
         assert_eq!(builds(&[]), 1, "the sources are newer");
         binary.set_modified(SystemTime::now()).unwrap();
     }
     skd.set_modified(SystemTime::UNIX_EPOCH).unwrap();
     forward.set_modified(SystemTime::UNIX_EPOCH).unwrap();
-    // Binaries that SKD and FORWARD name are installed as they are.
+    ctl.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    // Binaries that SKD, FORWARD and CTL name are installed as they are.
     let other = target.write("other", "");
     let other = fs::File::options().append(true).open(other).unwrap();
     other.set_modified(SystemTime::UNIX_EPOCH).unwrap();
-    let named = ["SKD", "FORWARD"].map(|name| format!("{name}={}", target.name("other")));
-    assert_eq!(builds(&[&named[0], &named[1]]), 0, "others were named");
+    let named = ["SKD", "FORWARD", "CTL"].map(|name| format!("{name}={}", target.name("other")));
+    let named = named.each_ref().map(String::as_str);
+    assert_eq!(builds(&named), 0, "others were named");
 }
 
 #[test]
@@ -124,8 +131,9 @@ fn make(stage: &Directory, target: &str, variables: &[&str]) {
     let destination = format!("DESTDIR={}", stage.path().display());
     let skd = concat!("SKD=", env!("CARGO_BIN_EXE_skd"));
     let forward = format!("FORWARD={}", forward::program().display());
+    let ctl = format!("CTL={}", ctl::program().display());
     run_make(
-        &["--silent", target, &destination, skd, &forward],
+        &["--silent", target, &destination, skd, &forward, &ctl],
         variables,
     );
 }

@@ -385,6 +385,8 @@ fn value(option: &str) -> Option<&'static str> {
         | "mark" | "tos" | "min-source-port" | "max-total" => "1",
         "pass-env" => "HOME",
         "ready-fd" => "1",
+        "log-format" => "json",
+        "log-mask" => "24,48",
         "unix-mode" => "600",
         "unix-owner" => "nobody",
         "datagram-mode" => "wait",
@@ -576,13 +578,14 @@ const NOUNS: [&str; 12] = [
 ];
 
 /// Text with a number before a noun that is never one, by what follows in the source.
-const NEVER_ONE: [&str; 6] = [
+const NEVER_ONE: [&str; 7] = [
     // A limit, and what exceeds it.
     "it has {length} bytes, and the kernel",
     "is longer than {longest} bytes",
     "all {limit} slots are taken",
     "it has more than {MOST_FILES} files open",
     "it takes 1 to {LONGEST} bytes of UTF-8",
+    "a request has {LONGEST_REQUEST} bytes at most",
     "there are {number} services, and one skd has at most {MOST}",
 ];
 

@@ -92,7 +92,7 @@ fn expect_dropped(namespace: &Namespace, skd: &Running, pairs: &[(&str, &str)]) 
     assert_eq!(dropped(), pairs.len());
     for (from, _) in pairs {
         let from: SocketAddr = from.parse().unwrap();
-        let sender = format!("[{}]:{}", from.ip(), from.port());
+        let sender = format!(" from [{}]:{}", from.ip(), from.port());
         assert_eq!(skd.logged(&sender), [""; 0]);
     }
 }

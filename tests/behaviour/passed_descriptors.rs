@@ -183,6 +183,33 @@ fn a_quick_handler_holds_up_no_thread() {
     }
 }
 
+#[test]
+fn a_client_of_the_control_socket_holds_up_no_other() {
+    for way in [Way::OldKernel, Way::Refused] {
+        if way == Way::Refused && !kernel_refuses() {
+            continue;
+        }
+        let directory = Directory::public();
+        let path = directory.name("control");
+        let skd = Skd::new(["-v", "-t", "127.0.0.1:0", "--control", &path]);
+        let skd = way.apply(skd.arg("--control-mode=666")).run("cat");
+        // A client that may ask, and a client that is refused.
+        let _passed = way.attack(&path, b"x");
+        let _refused = attack_as_other_user(way, &path);
+        for _ in 0..MANY {
+            let mut client = connect_unix(&path);
+            client.write_all(b"\n").unwrap();
+            let mut answer = [0; 12];
+            client.read_exact(&mut answer).unwrap();
+            assert_eq!(&answer, b"{\"version\":1");
+        }
+        // A preflight that is accepted parks the control thread.
+        skd.signal(Signal::SIGUSR2);
+        skd.wait_for_log("Upgraded from skd ");
+        expect_end(skd);
+    }
+}
+
 fn talk_to_the_end(path: impl AsRef<Path>) {
     assert_eq!(connect_unix(path).read(&mut [0]).unwrap(), 0);
 }

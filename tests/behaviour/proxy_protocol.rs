@@ -425,7 +425,9 @@ fn a_client_of_a_unix_socket_of_the_proxy_is_unknown() {
     );
     let lines = skd.wait_for_logs("Accepted", 2);
     assert!(
-        lines.iter().all(|line| line == "Accepted local connection"),
+        lines
+            .iter()
+            .all(|line| line.starts_with("Accepted local connection on ")),
         "{lines:?}"
     );
 }
@@ -694,7 +696,7 @@ listen three
             assert_eq!(variables, expected);
             assert_ne!(proxy, Some(&*own.to_string()));
             skd.wait_for_log(&format!("Accepted connection from [{address}]:{own}"));
-            skd.wait_for_log(&format!("Closed connection from [{address}]:{own}: pid "));
+            skd.wait_for_log(&format!("Closed connection from [{address}]:{own} on "));
         }
     }
 
@@ -733,7 +735,7 @@ listen three
     refused(stream, b"PROXY TCP4 192.0.2.5 192.0.2.5 1 2\r\n");
     let port = from.port();
     skd.wait_for_log(&format!(
-        "Refused connection from [192.0.2.7]:{port}: it is none of --proxy-from"
+        "Refused connection from [192.0.2.7]:{port} on TCP [0.0.0.0]:9000: it is none of --proxy-from"
     ));
     assert_eq!(skd.logged("Refused").len(), 1);
 }

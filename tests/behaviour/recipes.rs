@@ -217,7 +217,8 @@ fn a_handler_in_perl_asks_its_socket_for_the_client() {
             return;
         };
         let accepted = client.server_said(&format!("Accepted connection from [{address}]:"));
-        let (_, port) = accepted.rsplit_once(':').unwrap();
+        let (peer, _) = accepted.split_once(" on TCP ").unwrap();
+        let (_, port) = peer.rsplit_once(':').unwrap();
         let answer = format!("from {address} port {port} to {address} port 8080\n");
         assert_eq!(client.output, answer);
     });

@@ -1225,7 +1225,8 @@ fn under_load(reloads: usize) {
     println!("after 3 reloads, under load: {before:?}; at the end: {now:?}");
     let before = before.unwrap();
     assert!(now.descriptors <= before.descriptors, "{before:?} {now:?}");
-    assert_eq!(now.threads, before.threads);
+    // Under load there may have been one more for a moment.
+    assert!(now.threads <= before.threads, "{before:?} {now:?}");
     assert!(now.kib <= before.kib + 512, "{before:?} {now:?}");
     assert_eq!(skd.stop().code(), Some(0));
     for entry in fs::read_dir(directory.path()).unwrap() {

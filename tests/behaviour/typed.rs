@@ -20,6 +20,7 @@ use crate::harness::{
 };
 use nix::sys::signal::Signal;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::time::Duration;
 
 /// Separates a server from the commands of its clients.
@@ -74,6 +75,8 @@ fn the_tour_works_as_printed() {
     let (_, tour) = readme.split_once("\n## A tour\n").unwrap();
     let (tour, _) = tour.split_once("\n## ").unwrap();
     let mut machine = Machine::new();
+    let skdctl = machine.programs.join("skdctl");
+    symlink(crate::ctl::program(), skdctl).unwrap();
     machine.starts_empty = true;
     machine.type_all(tour);
 }

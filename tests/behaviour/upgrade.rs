@@ -832,7 +832,8 @@ fn handlers_do_not_see_the_upgrade() {
 
 #[test]
 fn nothing_grows_over_fifty_upgrades() {
-    let skd = Skd::new(["-v", "-t", "127.0.0.1:0"]).run("cat");
+    // By default the connection would be kept for some seconds, and so for some of the upgrades.
+    let skd = Skd::new(["-v", "-t", "127.0.0.1:0", "--linger=0s"]).run("cat");
     let mut client = skd.connect();
     echo(&mut client, b"before");
     let mut environment = 0;

@@ -291,4 +291,90 @@ def as_unmapped(context):
     return done.stdout.strip() or "no namespace"
 
 
+def page(context, request):
+    """What the status page answers to a request, to the end, which this client has to wait for."""
+    client = socket.create_connection(("127.0.0.1", context["page"]), timeout=60 * SLOWNESS)
+    answer = b""
+    try:
+        client.sendall(request)
+        client.shutdown(socket.SHUT_WR)
+        while part := client.recv(65536):
+            answer += part
+    except ConnectionError:
+        pass
+    return answer
+
+
+def statuses(answer):
+    """The statuses of responses, whose bodies are as long as they say."""
+    while answer:
+        head, _, rest = answer.partition(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        yield int(head.split()[1])
+        answer = rest[length:]
+
+
+HOST = b"Host: localhost\r\n"
+SECOND = b"GET /metrics HTTP/1.1\r\n" + HOST + b"\r\n"
+
+
+def page_smuggling(context):
+    """Heads that two servers could read differently, each before another request, which isn't answered."""
+    fields = [b"Content-Length: 5\r\nTransfer-Encoding: chunked", b"Transfer-Encoding: chunked", b"Transfer-Encoding: identity",
+              b"Transfer-Encoding:\x0bchunked", b"Content-Length: 44\r\nContent-Length: 0", b"Content-Length: +0",
+              b"Content-Length: 0, 0", b"Content-Length: -1", b"Content-Length: 99999999999999999999", b"Content-Length : 5",
+              b" Content-Length: 5", b"X: y\r\n Transfer-Encoding: chunked", b"X: y\rTransfer-Encoding: chunked", b"X\0: y", b"X: \0",
+              b"X", b": y", b"Host: localhost", b"Host: evil.example", b"\n\r"]
+    lines = [b"GET /healthz", b"GET /healthz HTTP/1.1 ", b"GET  /healthz HTTP/1.1", b"GET\t/healthz HTTP/1.1", b"GET /health\0z HTTP/1.1",
+             b"GET /a b HTTP/1.1", b"get /healthz HTTP/1.1", b"GET /healthz HTTP/1.2", b"GET /healthz HTTP/2.0", b"GET /healthz HTTP/11.1",
+             b"POST /healthz HTTP/1.1\r\nContent-Length: 0", b"TRACE / HTTP/1.1", b"CONNECT localhost:80 HTTP/1.1", b"\x16\x03\x01\x02\x00"]
+    requests = [b"GET /healthz HTTP/1.1\r\n" + HOST + field + b"\r\n\r\n" for field in fields]
+    requests += [line + b"\r\n" + HOST + b"\r\n" for line in lines]
+    tries = []
+    for request in requests:
+        found = list(statuses(page(context, request + SECOND)))
+        if len(found) != 1 or found[0] not in (400, 405, 505):
+            tries.append((repr(request), found))
+    return all_met(tries)
+
+
+def page_hosts(context):
+    """Names of strangers, as after DNS rebinding."""
+    hosts = [b"evil.example", b"localhost.evil.example", b"localhost@evil.example", b"evil.example:80", b"127.0.0.1.evil.example",
+             b"localhost:80@evil", b"localhost/evil", b"localhost,evil", b"", b"*", b"[::1]evil", b"[::1", b"0x7f.1", b"\xff"]
+    requests = [b"GET /status.json HTTP/1.1\r\nHost: " + host + b"\r\n\r\n" for host in hosts]
+    requests += [b"GET http://" + host + b"/status.json HTTP/1.1\r\n" + HOST + b"\r\n" for host in hosts]
+    tries = [(repr(request), list(statuses(page(context, request)))) for request in requests]
+    return all_met([(what, met) for what, met in tries if met not in ([400], [404], [421])])
+
+
+def page_paths(context):
+    """Paths that lead elsewhere, if anywhere."""
+    paths = [b"/../../etc/passwd", b"//etc/passwd", b"/%2e%2e/%2e%2e/etc/passwd", b"/metrics/../status.json", b"/metrics%00", b"/./metrics",
+             b"/\\..\\etc", b"file:///etc/passwd", b"/;a", b"/<script>", b"/%0d%0aX:%20y", b"/metrics/", b"metrics", b"#"]
+    tries = []
+    for path in paths:
+        answer = page(context, b"GET " + path + b" HTTP/1.1\r\n" + HOST + b"\r\n")
+        if list(statuses(answer)) not in ([400], [404]) or b"root:" in answer or b"script" in answer:
+            tries.append((repr(path), answer[:60]))
+    return all_met(tries)
+
+
+def page_heads(context):
+    """Heads that are too long, in bytes or fields, and empty lines without end."""
+    tries = []
+    for request in (b"GET /" + b"x" * 9_000, b"X: y\r\n" * 70, b"X: " + b"y" * 100_000, b"\r\n" * 50_000):
+        head = request if request[:3] in (b"GET", b"\r\n\r") else b"GET / HTTP/1.1\r\n" + HOST + request
+        found = list(statuses(page(context, head + b"\r\n\r\n")))
+        if found != [431]:
+            tries.append((repr(request[:20]), found))
+    return all_met(tries)
+
+
+def page_pipelined(context):
+    """1,200 requests at once."""
+    found = list(statuses(page(context, (b"GET /nothing HTTP/1.1\r\n" + HOST + b"\r\n") * 1_200)))
+    return f"{len(found)} {found[-1]}"
+
+
 ATTACKS = {key: value for key, value in list(globals().items()) if callable(value)}

@@ -6,7 +6,7 @@ use crate::harness::{Skd, requires_descriptors};
 use std::time::Duration;
 
 pub(super) const GROUPS: &[&Group] = &[
-    &QUICK, &PLAIN, &LIMITED, &PROXY, &MAPPED, &UDP, &PEERS, &WARM, &FORKED,
+    &QUICK, &PLAIN, &LIMITED, &PROXY, &MAPPED, &UDP, &PEERS, &WARM, &FORKED, &PAGE,
 ];
 
 const PLAIN: Group = Group {
@@ -313,6 +313,60 @@ fn of_copies(option: &str) -> Scene {
     let program = directory.compile_shared("state", STATE);
     let skd = Skd::new(["-v", "-t", "127.0.0.1:0", option, "--chdir=/", "--umask=22"]).run(program);
     Scene::beside(Attacker::Client, directory, skd).at(Served::Silent)
+}
+
+/// The status page, that skd serves by itself.
+const PAGE: Group = Group {
+    scene: page,
+    attacks: &[
+        Attack::py(
+            "34 heads that two servers of HTTP could read differently, each with another request behind it",
+            "each is refused, and what is behind it isn't read",
+            "page_smuggling",
+            "refused",
+        ),
+        Attack::py(
+            "the status page by 28 names of strangers, in Host and in the target (DNS rebinding)",
+            "no figure is told",
+            "page_hosts",
+            "refused",
+        ),
+        Attack::py(
+            "14 paths that lead out of the status page",
+            "there is nothing",
+            "page_paths",
+            "refused",
+        ),
+        Attack::py(
+            "heads of a request that are too long, have too many fields, or never begin",
+            "431",
+            "page_heads",
+            "refused",
+        ),
+        Attack::py(
+            "1,200 requests for the status page at once",
+            "a connection carries 1,000",
+            "page_pipelined",
+            "1000 404",
+        ),
+    ],
+};
+
+fn page() -> Scene {
+    let directory = directory();
+    let control = directory.name("control");
+    let page = ["--socket", &control, "http"];
+    let page = Skd::new(["-v", "-t", "127.0.0.1:0"]).run_with(crate::ctl::program(), page);
+    let port = page.port();
+    let skd = Skd::new(["-v", "-t", "127.0.0.1:0", "--control", &control]);
+    Scene::of(Attacker::Client, directory, skd)
+        .with_number("page", port)
+        .and(page)
+}
+
+#[test]
+fn of_the_status_page() {
+    super::run(&PAGE);
 }
 
 #[test]

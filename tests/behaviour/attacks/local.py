@@ -267,4 +267,91 @@ def leases(context):
     os._exit(0)
 
 
+def control(context, *lines):
+    """A client of the control socket that sends these lines."""
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(20 * SLOWNESS)
+    client.connect(context["control"])
+    for line in lines:
+        client.sendall(line + b"\n")
+    return client
+
+
+def answers(client, count):
+    """Of each of so many answers its kind, or that of its failure."""
+    lines = client.makefile()
+    for _ in range(count):
+        answer = json.loads(lines.readline() or '{"answer": "end"}')
+        yield answer.get("kind", answer["answer"])
+
+
+def act(request, **fields):
+    return json.dumps({"version": 1, "id": 1, "request": request, **fields}).encode()
+
+
+STATUS = act("status")
+
+
+def control_acts(context):
+    """Each request that changes something, of a user who may ask."""
+    acts = [act("reload"), act("upgrade"), act("drain", service="x"), act("enable", service="x"),
+            act("disable", service="x", refuse=True), act("kill", pid=context["skd"]), act("kill", source="0.0.0.0/0"),
+            act("set-verbosity", level=2), act("deny", source="0.0.0.0/0", seconds=9), act("allow", source="::/0")]
+    return all_met(zip(acts, answers(control(context, *acts), len(acts))), "not-permitted")
+
+
+def control_junk(context):
+    """What is no request, and a request after each."""
+    junk = [b"", b"\0", b"\xff\xfe", b"{", b"[" * 60_000, b'{"a":' * 10_000, b'"' + b"\\u0000" * 9_000 + b'"', b"1e999", b"NaN",
+            b'{"version":1,"id":18446744073709551616,"request":"status"}', b'{"version":1,"id":-1,"request":"status"}',
+            b'{"version":1e999,"request":"status"}', b'{"version":1,"id":1,"request":"status","request":"halt"}',
+            b'{"version":1,"id":1,"request":"handlers","limit":1e19}', b'{"version":1,"id":1,"request":"explain","client":"\\u001b[2J"}',
+            b'{"version":1,"id":1,"request":"events","source":"' + b"9" * 60_000 + b'"}']
+    tries = []
+    for line in junk:
+        kinds = list(answers(control(context, line, STATUS), 2))
+        if kinds != ["bad-request", "status"]:
+            tries.append((line[:60], kinds))
+    return all_met(tries)
+
+
+def control_flood(context):
+    """300 clients: of half requests, of megabytes of requests, and of watchers, that never read."""
+    clients = []
+    for number in range(300):
+        kind = number % 3
+        client = control(context)
+        client.setblocking(False)
+        clients.append(client)
+        try:
+            client.send((b'{"version":1', STATUS + b"\n", act("events") + b"\n")[kind])
+            while kind == 1 and client.send((STATUS + b"\n") * 1_000):
+                pass
+        except OSError:  # Those that are too many are closed.
+            pass
+    return served(context)
+
+
+def control_names(context):
+    """Watchers of thousands of events each, and what they watch."""
+    names = [f"{number:x}" for number in range(7_000)]
+    clients = [control(context, act("events", events=names)) for _ in range(40)]
+    met = {served(context) for _ in range(50)}
+    return met.pop() if len(met) == 1 else repr(met)
+
+
+def control_descriptors(context):
+    return many_descriptors(context, path="control")
+
+
+def control_file(context):
+    """The file of the socket, in a directory where all write."""
+    path = context["control"]
+    tries = [(name, tried(*call)) for name, *call in (
+        ("unlink", os.unlink, path), ("rename", os.rename, path, path + "2"), ("chmod", os.chmod, path, 0o777),
+        ("bind", socket.socket(socket.AF_UNIX).bind, path), ("replace", os.replace, context["sticky_file"], path),
+        ("link", os.link, path, path + "3"))]
+    return all_met(tries, "EPERM", "EACCES", "EADDRINUSE", "ENOENT")
+
+
 ATTACKS = {key: value for key, value in list(globals().items()) if callable(value)}

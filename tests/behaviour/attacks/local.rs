@@ -2,13 +2,14 @@
 
 use super::scene::{Attacker, HANDLERS, PATH, STRANGER, Scene, directory};
 use super::{Attack, Group};
-use crate::harness::{Directory, Running, Skd, Stranger, talk, wait_until};
+use crate::harness::{Directory, Running, Skd, Stranger, connect_unix, talk, wait_until};
 use nix::sys::signal::Signal;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, chown, lchown, symlink};
 use std::time::Duration;
 
-pub(super) const GROUPS: &[&Group] = &[&RUNNING, &WAITING, &STARTING];
+pub(super) const GROUPS: &[&Group] = &[&RUNNING, &READING, &WITHOUT_RIGHTS, &WAITING, &STARTING];
 
 const RUNNING: Group = Group {
     scene: running,
@@ -35,6 +36,112 @@ const RUNNING: Group = Group {
         Attack::py("fanotify permission events, a lease on the log", "EPERM, EACCES", "watches", "refused"),
     ],
 };
+
+/// The attacker is a member of `--control-read`.
+const READING: Group = Group {
+    scene: reading,
+    attacks: &[
+        Attack::py(
+            "whatever changes something, through the control socket, as a member of --control-read",
+            "all 10 requests are refused",
+            "control_acts",
+            "refused",
+        ),
+        Attack::py(
+            "16 kinds of what is no request: deep nesting, NUL, invalid UTF-8, huge numbers, names twice, escapes",
+            "each is answered with what is wrong, and so is the next request",
+            "control_junk",
+            "refused",
+        ),
+        Attack::py(
+            "40 watchers of 7,000 events each",
+            "others are served, and root is answered",
+            "control_names",
+            "served",
+        )
+        .after(root_is_answered),
+        Attack::py(
+            "300 clients of the control socket with half requests, megabytes of requests and events that they never read",
+            "others are served, and root is answered",
+            "control_flood",
+            "served",
+        )
+        .after(root_is_answered),
+        Attack::py(
+            "pass 15 kinds of descriptors along to the control socket",
+            "the kernel refuses them, or the client is closed by another thread; root is answered",
+            "control_descriptors",
+            "served",
+        )
+        .after(root_is_answered),
+        Attack::py(
+            "remove, rename, replace, link or open to all the control socket in a sticky directory",
+            "EPERM: it is root's",
+            "control_file",
+            "refused",
+        )
+        .after(root_is_answered),
+    ],
+};
+
+/// The attacker may connect to the control socket, and no more.
+const WITHOUT_RIGHTS: Group = Group {
+    scene: without_rights,
+    attacks: &[
+        Attack::py(
+            "300 such clients of a user without rights, whom the mode of the file lets connect",
+            "others are served, and root is answered",
+            "control_flood",
+            "served",
+        )
+        .after(root_is_answered),
+        Attack::py(
+            "15 kinds of descriptors of such a user",
+            "the kernel refuses them, or the client is closed by another thread; root is answered",
+            "control_descriptors",
+            "served",
+        )
+        .after(root_is_answered),
+    ],
+};
+
+fn reading() -> Scene {
+    controlled(&["--control-read=1"])
+}
+
+fn without_rights() -> Scene {
+    controlled(&[])
+}
+
+fn controlled(options: &[&str]) -> Scene {
+    let directory = directory();
+    let control = directory.name("sticky/control");
+    directory.write("sticky/file", "");
+    let path = directory.join("sticky/file");
+    chown(path, Some(STRANGER), Some(STRANGER)).unwrap();
+    let of_control = [
+        "--user",
+        HANDLERS,
+        "--control",
+        &control,
+        "--control-mode=666",
+    ];
+    let skd = Skd::new(["-v", "-t", "127.0.0.1:0"]).args(of_control);
+    let file = directory.name("sticky/file");
+    Scene::of(Attacker::Local(STRANGER), directory, skd.args(options))
+        .with("control", &control)
+        .with("sticky_file", &file)
+}
+
+fn root_is_answered(scene: &Scene) {
+    let mut control = connect_unix(scene.directory.join("sticky/control"));
+    control
+        .write_all(b"{\"version\":1,\"id\":5,\"request\":\"status\"}\n")
+        .unwrap();
+    let mut answer = String::new();
+    BufReader::new(control).read_line(&mut answer).unwrap();
+    assert!(answer.contains("\"answer\":\"status\""), "{answer}");
+}
 
 /// A skd of root's with all kinds of listeners, as far as one can have them; files in a directory where all write.
 fn running() -> Scene {
@@ -469,6 +576,12 @@ fn occupied() {
 #[test]
 fn on_a_skd_that_runs() {
     super::run(&RUNNING);
+}
+
+#[test]
+fn on_a_control_socket() {
+    super::run(&READING);
+    super::run(&WITHOUT_RIGHTS);
 }
 
 #[test]

@@ -40,6 +40,11 @@ impl Instance {
         self.main.pid
     }
 
+    /// The process id of what the test started itself: skd, its wrapper, or its launcher.
+    pub fn first_pid(&self) -> i32 {
+        self.first.pid
+    }
+
     pub fn program(&self) -> Program {
         self.program
     }

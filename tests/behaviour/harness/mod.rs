@@ -15,6 +15,7 @@
 //! | `program` | [`Program`]: skd as it is here, or the original; [`each_program`] |
 //! | `capture` | [`Capture`]: what was written to stdout and stderr, line by line |
 //! | `client` | connecting and talking |
+//! | `control` | [`Control`]: a client of the control socket |
 //! | `process` | what /proc says of a process |
 //! | `idle` | [`assert_idle`]: whether processes wait without spinning or polling |
 //! | `prestart` | [`Way`]: how handlers are started, and which are prestarted |
@@ -38,6 +39,7 @@
 mod capture;
 mod cgroup;
 mod client;
+mod control;
 mod directory;
 mod held_start;
 mod holdings;
@@ -67,6 +69,7 @@ pub use self::client::{
     datagram_echo, echo, receive, send_unix_datagram, talk, try_talk, udp_client,
     unix_datagram_client,
 };
+pub use self::control::{Control, controlled};
 pub use self::directory::Directory;
 pub use self::held_start::HeldStart;
 pub use self::holdings::Holdings;
@@ -184,21 +187,18 @@ pub fn untimed(log: &str, foreign: &[&str]) -> String {
     log.lines().map(text).collect()
 }
 
-/// Whether this is a time as in RFC 3339, with milliseconds and the offset of the time zone.
-fn is_time(text: &str) -> bool {
-    let shape: String = text
-        .chars()
-        .map(|character| {
-            if character.is_ascii_digit() {
-                '0'
-            } else {
-                character
-            }
-        })
-        .collect();
-    ["Z", "+00:00", "-00:00"]
-        .iter()
-        .any(|zone| shape == format!("0000-00-00T00:00:00.000{zone}"))
+/// Whether this is a time as in RFC 3339, in UTC with microseconds.
+pub fn is_time(text: &str) -> bool {
+    let digit = |character: char| {
+        if character.is_ascii_digit() {
+            '0'
+        } else {
+            character
+        }
+    };
+    text.chars()
+        .map(digit)
+        .eq("0000-00-00T00:00:00.000000Z".chars())
 }
 
 /// For tests that only root can run. It fails rather than passes: a test that wasn't run has proved
