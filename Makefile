@@ -1,4 +1,4 @@
-# make                builds skd and skd-forward
+# make                builds skd, skd-forward and skdctl
 # make install        installs them, their manuals and completions; PREFIX, BINDIR and DESTDIR are honoured
 # make uninstall      removes them again
 # make check          installs what the tests need, and runs all tests
@@ -18,49 +18,69 @@ INSTALL = install
 CARGO_TARGET_DIR ?= target
 BUILT = $(CARGO_TARGET_DIR)/release/skd
 BUILT_FORWARD = $(CARGO_TARGET_DIR)/release/skd-forward
+BUILT_CTL = $(CARGO_TARGET_DIR)/release/skdctl
 SKD = $(BUILT)
 FORWARD = $(BUILT_FORWARD)
+CTL = $(BUILT_CTL)
 BUILD = $(CARGO) build --release --locked --package skd --package skd-forward
+# Apart: built together, skd would share the features of crates that skdctl needs.
+BUILD_CTL = $(CARGO) build --release --locked --package skdctl
 
 .PHONY: all install uninstall check documents clean
 
 # Cargo knows what has to be built anew.
 all:
 	$(BUILD)
+	$(BUILD_CTL)
 
 # Only if something has changed: after "make", "sudo make install" needn't find cargo.
 # One command builds both.
-$(BUILT) $(BUILT_FORWARD) &: Cargo.toml Cargo.lock build.rs forward/Cargo.toml $(shell find src forward/src -name '*.rs')
+$(BUILT) $(BUILT_FORWARD) &: Cargo.toml Cargo.lock build.rs forward/Cargo.toml $(shell find src forward/src control/src -name '*.rs')
 	$(BUILD)
 
-install: $(SKD) $(FORWARD)
+$(BUILT_CTL): Cargo.toml Cargo.lock ctl/Cargo.toml $(shell find ctl/src control/src -name '*.rs') completions/skdctl.bash completions/_skdctl completions/skdctl.fish
+	$(BUILD_CTL)
+
+install: $(SKD) $(FORWARD) $(CTL)
 	$(INSTALL) -D -m 755 $(SKD) $(DESTDIR)$(BINDIR)/skd
 	$(INSTALL) -D -m 755 $(FORWARD) $(DESTDIR)$(BINDIR)/skd-forward
+	$(INSTALL) -D -m 755 $(CTL) $(DESTDIR)$(BINDIR)/skdctl
 	$(INSTALL) -D -m 644 man/skd-forward.1 $(DESTDIR)$(MANDIR)/man1/skd-forward.1
+	$(INSTALL) -D -m 644 man/skdctl.1 $(DESTDIR)$(MANDIR)/man1/skdctl.1
 	$(INSTALL) -D -m 644 man/skd.8 $(DESTDIR)$(MANDIR)/man8/skd.8
 	$(INSTALL) -D -m 644 completions/skd.bash $(DESTDIR)$(BASHDIR)/skd
 	$(INSTALL) -D -m 644 completions/_skd $(DESTDIR)$(ZSHDIR)/_skd
 	$(INSTALL) -D -m 644 completions/skd.fish $(DESTDIR)$(FISHDIR)/skd.fish
+	$(INSTALL) -D -m 644 completions/skdctl.bash $(DESTDIR)$(BASHDIR)/skdctl
+	$(INSTALL) -D -m 644 completions/_skdctl $(DESTDIR)$(ZSHDIR)/_skdctl
+	$(INSTALL) -D -m 644 completions/skdctl.fish $(DESTDIR)$(FISHDIR)/skdctl.fish
 
 uninstall:
 	rm -f $(DESTDIR)$(BINDIR)/skd
 	rm -f $(DESTDIR)$(BINDIR)/skd-forward
+	rm -f $(DESTDIR)$(BINDIR)/skdctl
 	rm -f $(DESTDIR)$(MANDIR)/man1/skd-forward.1
+	rm -f $(DESTDIR)$(MANDIR)/man1/skdctl.1
 	rm -f $(DESTDIR)$(MANDIR)/man8/skd.8
 	rm -f $(DESTDIR)$(BASHDIR)/skd
 	rm -f $(DESTDIR)$(ZSHDIR)/_skd
 	rm -f $(DESTDIR)$(FISHDIR)/skd.fish
+	rm -f $(DESTDIR)$(BASHDIR)/skdctl
+	rm -f $(DESTDIR)$(ZSHDIR)/_skdctl
+	rm -f $(DESTDIR)$(FISHDIR)/skdctl.fish
 
-# The benchmark's own tests are apart: built together, the two would share features of crates that skd alone
+# The tests of each package are apart: built together, they would share features of crates that skd alone
 # is built without.
 check:
 	.ci/packages
 	$(CARGO) test --locked --package skd-bench
 	$(CARGO) test --locked --package skd-forward
+	$(CARGO) test --locked --package skdctl
 	$(CARGO) test --locked
 
 documents:
 	$(CARGO) run --locked --example documents
+	$(CARGO) run --locked --package skdctl --example ctl-documents
 
 clean:
 	$(CARGO) clean
