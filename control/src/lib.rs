@@ -16,6 +16,7 @@
 //! Times are seconds, sizes are bytes; the names of fields say so.
 
 mod answer;
+pub mod duration;
 mod event;
 mod request;
 mod status;

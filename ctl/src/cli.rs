@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::builder::ValueHint;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use skd_control::duration;
 
 /// The socket that is connected to if none is named.
 pub const SOCKET: &str = "/run/skd.sock";
@@ -121,7 +122,7 @@ pub enum Command {
         /// The service
         service: String,
         /// Send TERM to the handlers that are left after this time, and KILL later
-        #[arg(short, long, value_name = "DURATION", value_parser = duration)]
+        #[arg(short, long, value_name = "DURATION", value_parser = parse_duration)]
         timeout: Option<Duration>,
     },
 
@@ -266,19 +267,20 @@ pub enum Shell {
     Fish,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    crate::duration::parse(text)
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let read = duration::milliseconds(text).map(Duration::from_millis);
+    read.ok_or_else(|| duration::EXPECTED.into())
 }
 
 fn nonzero_duration(text: &str) -> Result<Duration, String> {
-    match duration(text)? {
+    match parse_duration(text)? {
         Duration::ZERO => Err("it is more than zero".into()),
         duration => Ok(duration),
     }
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
-    match duration(text)? {
+    match parse_duration(text)? {
         time if time < Duration::from_millis(100) => Err("it is 100ms at least".into()),
         time => Ok(time),
     }
@@ -287,6 +289,22 @@ fn interval(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_are_read_as_by_skd() {
+        let read = |text| {
+            parse_duration(text)
+                .ok()
+                .map(|duration| duration.as_millis())
+        };
+        assert_eq!(read("30s"), Some(30_000));
+        assert_eq!(read("1h30m"), Some(5_400_000));
+        assert_eq!(read("250ms"), Some(250));
+        for text in ["", "30", "s", "1s1s", "1s1h", "-1s", "1.5s", "1 s", "4000d"] {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
+
     use clap::CommandFactory;
 
     #[test]

@@ -18,7 +18,6 @@
 pub mod cli;
 mod client;
 mod commands;
-mod duration;
 mod error;
 mod http;
 mod metrics;

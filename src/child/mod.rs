@@ -24,5 +24,5 @@ pub use method::{Method, Pidfds, watch_births};
 pub use plan::Plan;
 #[cfg(target_arch = "x86_64")]
 pub use prestart::{HarmlessCalls, harmless_calls};
-pub use prestart::{Pool, PoolStatus, SavedPool, rehearse};
+pub use prestart::{Pool, SavedPool, rehearse};
 pub use spawn::{PeerRefused, SpawnError, Spawned, Spawner};

@@ -5,20 +5,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use skd_control::duration;
 
 use super::Refused;
-
-/// The units in milliseconds, the longest first.
-const UNITS: [(&str, u64); 5] = [
-    ("d", 86_400_000),
-    ("h", 3_600_000),
-    ("m", 60_000),
-    ("s", 1_000),
-    ("ms", 1),
-];
-
-/// The longest duration, ten years. Longer ones are mistakes, and this one overflows no clock.
-const LONGEST: u64 = 3_650 * 86_400_000;
 
 /// A duration in whole milliseconds. It is formatted in the form in which it is parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -44,30 +33,8 @@ impl FromStr for Span {
     type Err = Refused;
 
     fn from_str(text: &str) -> Result<Self, Refused> {
-        read(text).map(Self).ok_or_else(|| {
-            Refused("it takes a duration like 30s, 5m, 1h30m or 250ms, ten years at most".into())
-        })
-    }
-}
-
-/// Parses pairs of a number and a unit, each unit shorter than the one before, and returns
-/// milliseconds.
-fn read(text: &str) -> Option<u64> {
-    let mut units = UNITS.iter();
-    let mut rest = text;
-    let mut total: u64 = 0;
-    loop {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, after) = rest.split_at(digits);
-        let letters = after.bytes().take_while(u8::is_ascii_lowercase).count();
-        let (unit, after) = after.split_at(letters);
-        let (_, milliseconds) = units.find(|(name, _)| *name == unit)?;
-        let part = number.parse::<u64>().ok()?.checked_mul(*milliseconds)?;
-        total = total.checked_add(part).filter(|total| *total <= LONGEST)?;
-        if after.is_empty() {
-            return Some(total);
-        }
-        rest = after;
+        let read = duration::milliseconds(text).map(Self);
+        read.ok_or_else(|| Refused(duration::EXPECTED.into()))
     }
 }
 
@@ -77,7 +44,7 @@ impl fmt::Display for Span {
         if rest == 0 {
             return f.write_str("0s");
         }
-        for (unit, milliseconds) in UNITS {
+        for (unit, milliseconds) in duration::UNITS {
             if rest >= milliseconds {
                 write!(f, "{}{unit}", rest / milliseconds)?;
                 rest %= milliseconds;
@@ -92,6 +59,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use skd_control::duration::LONGEST;
 
     #[test]
     fn durations_are_read() {

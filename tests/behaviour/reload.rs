@@ -1,9 +1,9 @@
 //! Files that are read again at HUP: an upgrade to the same binary.
 
 use crate::harness::{
-    DEADLINE, Directory, Holdings, Instance, Kind, Over, Running, ServiceManager, Skd, ask,
-    connect, connect_unix, echo, parked, poll_for, requires_command, requires_root, sockets, talk,
-    try_talk, udp_client, wait_asleep, wait_until, zombies,
+    DEADLINE, Directory, Figures, Holdings, Instance, Kind, Over, Running, ServiceManager, Skd,
+    ask, connect, connect_unix, echo, parked, poll_for, requires_command, requires_root, sockets,
+    talk, try_talk, udp_client, wait_asleep, wait_until, zombies,
 };
 use nix::sys::signal::Signal;
 use std::fs::{self, File};
@@ -13,7 +13,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -1069,27 +1069,6 @@ fn prestarted_handlers_of_an_unchanged_service_stay() {
     reload(&skd, &directory, &service("other", ""), [1, 1, 0, 0]);
     skd.wait_until("none is left", || skd.children().is_empty());
     assert_eq!(skd.stop().code(), Some(0));
-}
-
-/// The results of the connections of a load.
-#[derive(Debug, Default)]
-struct Figures {
-    right: AtomicUsize,
-    wrong: AtomicUsize,
-    refused: AtomicUsize,
-    reset: AtomicUsize,
-}
-
-impl Figures {
-    fn count(&self, result: std::io::Result<Vec<u8>>, expected: &[u8]) {
-        let which = match result {
-            Ok(answer) if answer == expected => &self.right,
-            Ok(_) => &self.wrong,
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => &self.refused,
-            Err(_) => &self.reset,
-        };
-        which.fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 /// Reads the log on, and returns the next line about a reload.

@@ -1,11 +1,11 @@
 //! Upgrade in place: USR2.
 
 use crate::harness::{
-    DEADLINE, Directory, Holdings, Instance, Namespace, Over, Skd, Syslog, ask_udp, capabilities,
-    children, connect, connect_unix, datagram_echo, descriptors, echo, idle_descriptors, ids,
-    in_a_storm, poll_for, requires_command, requires_root, run_to_end, settled_descriptors,
-    status_field, talk, threads, try_talk, udp_client, untimed, wait_asleep, wait_for_text,
-    wait_out_throttle, wait_until, zombies,
+    DEADLINE, Directory, Figures, Holdings, Instance, Namespace, Over, Skd, Syslog, ask_udp,
+    capabilities, children, connect, connect_unix, datagram_echo, descriptors, echo,
+    idle_descriptors, ids, in_a_storm, poll_for, requires_command, requires_root, run_to_end,
+    settled_descriptors, status_field, talk, threads, try_talk, udp_client, untimed, wait_asleep,
+    wait_for_text, wait_out_throttle, wait_until, zombies,
 };
 use nix::sys::resource::Resource;
 use nix::sys::signal::{Signal, kill};
@@ -17,7 +17,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -139,27 +139,6 @@ fn slots_stay_in_use() {
     assert_eq!(&answer, b"third");
     drop((second, third));
     skd.wait_for_log("Running 0 of 2 handlers");
-}
-
-/// The results of the connections of a load.
-#[derive(Debug, Default)]
-struct Figures {
-    right: AtomicUsize,
-    wrong: AtomicUsize,
-    refused: AtomicUsize,
-    reset: AtomicUsize,
-}
-
-impl Figures {
-    fn count(&self, result: std::io::Result<Vec<u8>>, expected: &[u8]) {
-        let which = match result {
-            Ok(answer) if answer == expected => &self.right,
-            Ok(_) => &self.wrong,
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => &self.refused,
-            Err(_) => &self.reset,
-        };
-        which.fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 /// Makes `upgrades` upgrades while three clients of TCP and two of a unix socket connect as fast as they can.

@@ -73,10 +73,10 @@ mod verdict;
 #[cfg(target_arch = "x86_64")]
 pub use harmless::{HarmlessCalls, harmless_calls};
 #[cfg(target_arch = "x86_64")]
-pub use pool::{Pool, PoolStatus};
+pub use pool::Pool;
 #[cfg(target_arch = "x86_64")]
 pub use rehearsal::rehearse;
 #[cfg(target_arch = "x86_64")]
 pub use saved::SavedPool;
 #[cfg(not(target_arch = "x86_64"))]
-pub use unsupported::{Pool, PoolStatus, SavedPool, rehearse};
+pub use unsupported::{Pool, SavedPool, rehearse};

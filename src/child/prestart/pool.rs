@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::unistd::Pid;
+use skd_control::PoolStatus;
 
 use super::parked::Parked;
 use super::state::State;
@@ -148,9 +149,9 @@ impl Pool {
             Prestart::ForkServer { .. } => ("fork-server", template),
         };
         PoolStatus {
-            mode,
-            idle,
-            limit: self.most(),
+            mode: mode.into(),
+            idle: idle as u64,
+            limit: self.most() as u64,
             parked_at: state.parked_at.clone(),
         }
     }
@@ -170,19 +171,6 @@ impl Pool {
             Prestart::ForkServer { .. } => 1,
         }
     }
-}
-
-/// How things are with the prestarted handlers of a service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PoolStatus {
-    /// `warm` or `fork-server`.
-    pub mode: &'static str,
-    /// How many wait for a client; of a fork server, whether its template does.
-    pub idle: usize,
-    /// How many there may be.
-    pub limit: usize,
-    /// The call that the program is parked at, once that is known.
-    pub parked_at: Option<String>,
 }
 
 /// A time in milliseconds.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
+use skd_control::PoolStatus;
 
 use crate::child::plan::Plan;
 use crate::child::spawn::{Spawned, Spawner};
@@ -16,19 +17,6 @@ use crate::sys::descriptors::SavedDescriptors;
 /// There is none.
 #[derive(Debug)]
 pub enum Pool {}
-
-/// How things are with it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PoolStatus {
-    /// The way of prestarting.
-    pub mode: &'static str,
-    /// How many wait for a client.
-    pub idle: usize,
-    /// How many there may be.
-    pub limit: usize,
-    /// The call that the program is parked at.
-    pub parked_at: Option<String>,
-}
 
 /// Nothing was saved of it.
 #[derive(Debug, Serialize, Deserialize)]

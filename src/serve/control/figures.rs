@@ -11,11 +11,11 @@ use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
 use nix::sys::time::TimeVal;
 use nix::unistd::Pid;
 use skd_control::{
-    Denial, Histogram, ListenerStatus, PoolStatus, ProcessStatus, ServiceState, ServiceStatus,
-    Status as Answer,
+    Denial, Histogram, ListenerStatus, ProcessStatus, ServiceState, ServiceStatus, Status as Answer,
 };
 
 use super::view::{ServiceView, View};
+use crate::child::Pool;
 use crate::config::{ListenerId, ServiceId};
 use crate::report::counters::{self, HistogramCounts};
 use crate::report::{
@@ -249,15 +249,7 @@ fn add_figures(to: &mut ServiceStatus, view: &View, id: ServiceId, service: &Ser
         let counted = listener_status(former, FORMER, String::new());
         to.listeners.push(counted);
     }
-    if let Some(pool) = view.pool(id) {
-        let state = pool.status();
-        to.pool = Some(PoolStatus {
-            mode: state.mode.into(),
-            idle: state.idle as u64,
-            limit: state.limit as u64,
-            parked_at: state.parked_at,
-        });
-    }
+    to.pool = view.pool(id).map(Pool::status);
 }
 
 fn listener_status(id: ListenerId, kind: &str, address: String) -> ListenerStatus {

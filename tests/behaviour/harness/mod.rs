@@ -25,6 +25,7 @@
 //! | `syslog` | [`Syslog`]: a stand-in for the daemon behind /dev/log |
 //! | `manager` | [`ServiceManager`]: a stand-in for the one behind NOTIFY_SOCKET |
 //! | `terminal` | [`Terminal`]: a pseudo-terminal |
+//! | `figures` | [`Figures`]: what becomes of the connections of a load |
 //! | `directory` | [`Directory`]: a private directory |
 //! | `stranger` | [`Stranger`]: a process of another user |
 //! | `prepare` | the only unsafe lines: what happens between fork and exec, and pidfds |
@@ -41,6 +42,7 @@ mod cgroup;
 mod client;
 mod control;
 mod directory;
+mod figures;
 mod held_start;
 mod holdings;
 mod idle;
@@ -71,6 +73,7 @@ pub use self::client::{
 };
 pub use self::control::{Control, controlled};
 pub use self::directory::Directory;
+pub use self::figures::Figures;
 pub use self::held_start::HeldStart;
 pub use self::holdings::Holdings;
 pub use self::idle::{assert_idle, is_asleep, switches, wait_asleep, watch};
