@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// The events that skd reports, by their names. Names stay; there may be more later.
-pub const EVENTS: [&str; 35] = [
+pub const EVENTS: [&str; 45] = [
     "accepted",
     "rejected",
     "connections-rejected",
@@ -31,8 +31,18 @@ pub const EVENTS: [&str; 35] = [
     "upgraded",
     "reloaded",
     "rules-reloaded",
+    "tls-loaded",
+    "tls-started",
+    "tls-certificate",
     "handler-late",
     "handler-killed",
+    "call-logged",
+    "call-killed",
+    "tls-established",
+    "tls-truncated",
+    "gate-passed",
+    "gate-killed",
+    "processes-left",
     "draining",
     "drain-overdue",
     "prestart-parked",
@@ -59,7 +69,7 @@ pub struct EventLine<'a> {
     /// The service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<Cow<'a, str>>,
-    /// The process id of the handler.
+    /// The process id of the handler or the gate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
     /// The client.
@@ -77,13 +87,13 @@ pub struct EventLine<'a> {
     /// How many for each reason, in a summary of rejections.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reasons: BTreeMap<Cow<'a, str>, u64>,
-    /// How long the handler ran, in seconds.
+    /// How long the handler or the gate ran, or the TLS handshake took, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duration: Option<f64>,
-    /// The exit status of the handler.
+    /// The exit status of the handler or the gate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u8>,
-    /// The signal that has ended the handler.
+    /// The signal that has ended the handler or the gate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signal: Option<i32>,
     /// The CPU time of the handler in user mode, in seconds.
@@ -95,6 +105,9 @@ pub struct EventLine<'a> {
     /// The most memory that the handler has had resident, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_rss: Option<u64>,
+    /// The TLS session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsLine<'a>>,
 }
 
 impl EventLine<'_> {
@@ -123,6 +136,42 @@ impl EventLine<'_> {
             user_cpu: self.user_cpu,
             system_cpu: self.system_cpu,
             max_rss: self.max_rss,
+            tls: self.tls.map(TlsLine::into_owned),
+        }
+    }
+}
+
+/// A TLS session. What is long is cut.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TlsLine<'a> {
+    /// The version of the protocol: `TLSv1.3`, `TLSv1.2`.
+    pub protocol: Cow<'a, str>,
+    /// The cipher suite, by the name that OpenSSL has for it.
+    pub cipher: Cow<'a, str>,
+    /// The name that the client has asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<Cow<'a, str>>,
+    /// The protocol that was chosen (ALPN).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpn: Option<Cow<'a, str>>,
+    /// The subject of the client's certificate, if it has a good one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<Cow<'a, str>>,
+    /// Whether an earlier session was resumed.
+    pub resumed: bool,
+}
+
+impl TlsLine<'_> {
+    /// Returns the same, with text of its own.
+    pub fn into_owned(self) -> TlsLine<'static> {
+        let own = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        TlsLine {
+            protocol: own(self.protocol),
+            cipher: own(self.cipher),
+            server_name: self.server_name.map(own),
+            alpn: self.alpn.map(own),
+            client: self.client.map(own),
+            resumed: self.resumed,
         }
     }
 }

@@ -25,11 +25,11 @@ pub use answer::{
     Answer, AnswerLine, Done, ExplainedService, Explanation, Failure, FailureKind, HandlerStatus,
     Handlers, SourceStatus, Sources,
 };
-pub use event::{EVENTS, Endpoint, EventLine, Level};
+pub use event::{EVENTS, Endpoint, EventLine, Level, TlsLine};
 pub use request::{EventFilter, HandlerOrder, HandlerQuery, Request, RequestLine, SourceQuery};
 pub use status::{
-    Attempts, Denial, Histogram, ListenerStatus, PoolStatus, ProcessStatus, ServiceState,
-    ServiceStatus, Slots, Status,
+    Attempts, CertificateStatus, Denial, GateStatus, Histogram, ListenerStatus, PoolStatus,
+    ProcessStatus, ServiceState, ServiceStatus, Slots, Status, TlsStatus,
 };
 
 /// The version of the protocol.

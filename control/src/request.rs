@@ -1,5 +1,6 @@
 //! Requests.
 
+use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize};
 
 /// A request, as it stands in a line.
@@ -44,19 +45,25 @@ pub enum Request {
     Reload,
     /// Replace the program, as at SIGUSR2. Answered when that is over.
     Upgrade,
-    /// Serve no new client of a service: they wait in the backlog. Answered when its handlers have
-    /// ended.
+    /// Serve no new client of some services: they wait in the backlog. Answered when the handlers of all
+    /// have ended.
     Drain {
-        /// The service.
-        service: String,
-        /// After so many seconds its handlers are sent TERM, and KILL 5 s later (or `--kill-after`).
+        /// The services; `service` is one alone.
+        #[serde(alias = "service", deserialize_with = "one_or_more")]
+        services: Vec<String>,
+        /// So many seconds after the drain has begun, its handlers are sent TERM, and KILL 5 s later (or
+        /// `--kill-after`).
         #[serde(default, skip_serializing_if = "Option::is_none")]
         timeout_seconds: Option<f64>,
+        /// For so many seconds the services are [`crate::ServiceState::LameDuck`] before the drain begins.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        announce_seconds: Option<f64>,
     },
     /// Serve new clients again after [`Self::Drain`] or [`Self::Disable`].
     Enable {
-        /// The service.
-        service: String,
+        /// The services; `service` is one alone.
+        #[serde(alias = "service", deserialize_with = "one_or_more")]
+        services: Vec<String>,
     },
     /// Serve no new client of a service. Its handlers go on.
     Disable {
@@ -123,6 +130,24 @@ impl Request {
             | Self::Deny { .. }
             | Self::Allow { .. } => true,
         }
+    }
+}
+
+/// Reads a string, or a list of strings that isn't empty.
+fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    const EXPECTED: &str = "expected a string, or a list of strings that isn't empty";
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMore {
+        One(String),
+        More(Vec<String>),
+    }
+
+    match OneOrMore::deserialize(deserializer) {
+        Ok(OneOrMore::One(one)) => Ok(vec![one]),
+        Ok(OneOrMore::More(more)) if !more.is_empty() => Ok(more),
+        _ => Err(de::Error::custom(EXPECTED)),
     }
 }
 

@@ -85,6 +85,12 @@ pub struct ServiceStatus {
     pub slots: Slots,
     /// Connections that are accepted and have no handler yet.
     pub pending: u64,
+    /// Its gate, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<GateStatus>,
+    /// Its TLS, if it has some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsStatus>,
     /// Its prestarted handlers, if it has some.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool: Option<PoolStatus>,
@@ -114,6 +120,8 @@ pub enum ServiceState {
     /// It does.
     #[default]
     Serving,
+    /// It does, and has announced that it drains soon: a load balancer should send it no more.
+    LameDuck,
     /// It doesn't until it is enabled: they wait in the backlog.
     Disabled,
     /// It refuses them until it is enabled.
@@ -134,6 +142,48 @@ pub struct Slots {
     /// How many there are, if that is limited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
+}
+
+/// The gate of a service. Clients that it has refused are among those that were rejected at listeners.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateStatus {
+    /// How many clients are in it.
+    pub live: u64,
+    /// How many there may be.
+    pub limit: u64,
+    /// How many it has let through.
+    pub passed: u64,
+}
+
+/// The TLS of a service. Clients whose handshakes have failed are among those that were rejected at
+/// listeners.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TlsStatus {
+    /// Connections that skd-tls has, those in a handshake among them.
+    pub live: u64,
+    /// Sessions that were established, by their kind: `full`, `resumed`.
+    pub established: BTreeMap<String, u64>,
+    /// How long their handshakes took, from the moment that skd-tls was given the connection.
+    pub handshakes: Histogram,
+    /// Bytes that clients have sent, without TLS.
+    pub received_bytes: u64,
+    /// Bytes that were sent to clients, without TLS.
+    pub sent_bytes: u64,
+    /// Connections that clients have ended without `close_notify`.
+    pub truncated: u64,
+    /// Its certificates.
+    pub certificates: Vec<CertificateStatus>,
+}
+
+/// A certificate.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    /// The path of its file.
+    pub file: String,
+    /// The names that it is for.
+    pub names: Vec<String>,
+    /// When it ends, in seconds since 1970.
+    pub not_after_seconds: i64,
 }
 
 /// Prestarted handlers of a service.
