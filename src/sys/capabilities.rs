@@ -38,6 +38,8 @@ pub enum Capability {
     Nice = 23,
     /// To exceed limits, such as that of processes.
     Resource = 24,
+    /// To give capabilities to files, and to show root as root in a user namespace.
+    FileCapabilities = 31,
 }
 
 /// A set of capabilities.
@@ -217,6 +219,17 @@ pub fn clear_securebits() {
             libc::prctl(libc::PR_SET_SECUREBITS, locked(bits));
         }
     }
+}
+
+/// Locks the securebits so that no exec gives capabilities to root, and none become ambient
+/// (capabilities(7)).
+pub fn lock_securebits() -> Result<(), Errno> {
+    const NO_ROOT: u32 = 1;
+    const NO_AMBIENT_RAISE: u32 = 1 << 6;
+    const LOCKS: u32 = 0b1010_1010;
+    let bits = NO_ROOT | NO_AMBIENT_RAISE | LOCKS;
+    // SAFETY: the call takes integers.
+    check(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, libc::c_ulong::from(bits)) }).map(drop)
 }
 
 /// The bits that stay as they are: each lock, and the bit below it.

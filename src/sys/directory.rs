@@ -231,6 +231,12 @@ impl Directory {
         let (file, _) = self.0.open_file(path, &Purpose::RULES)?;
         Ok(file.into())
     }
+
+    /// Opens a file that secrets are appended to, or makes it, by a path that begins here.
+    pub fn open_secrets(&self, path: &Path) -> Result<File, Refusal> {
+        let (file, _) = self.0.open_file(path, &Purpose::SECRETS)?;
+        Ok(file.into())
+    }
 }
 
 /// The identity of a file, as long as it is open: device and inode.

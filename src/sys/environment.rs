@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// How many variables may differ between connections.
-const CAPACITY: usize = 16;
+const CAPACITY: usize = 32;
 
 /// The memory for them, in bytes. It grows if they are longer, and is then kept.
 const TEXT: usize = 1024;
@@ -163,6 +163,16 @@ impl Environment {
         }
         self.starts.push(self.text.len());
         true
+    }
+
+    /// The other lines, each with its NUL, in their order.
+    pub fn others(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// The common lines.
+    pub fn common(&self) -> &Arc<[CString]> {
+        &self.common
     }
 
     /// Finishes it, for one exec.

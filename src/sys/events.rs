@@ -19,6 +19,8 @@ pub enum Interest {
     ReadableOnce,
     /// Reported once each time that something arrives (`EPOLLET`).
     ReadableEdge,
+    /// Reported when a file of the kernel has changed since it was read (`EPOLLPRI`).
+    Priority,
     /// Reported as long as it is writable.
     Writable,
     /// Not reported until it is watched again.
@@ -32,6 +34,7 @@ impl Interest {
             Self::ReadableOne => EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE,
             Self::ReadableOnce => EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT,
             Self::ReadableEdge => EpollFlags::EPOLLIN | EpollFlags::EPOLLET,
+            Self::Priority => EpollFlags::EPOLLPRI,
             Self::Writable => EpollFlags::EPOLLOUT,
             // What a one-shot registration becomes once it has fired. An error would be reported,
             // once.
@@ -134,6 +137,14 @@ pub fn wait_readable<const N: usize>(
 /// Whether a read or accept would succeed now.
 pub fn is_readable(fd: impl AsFd) -> bool {
     wait_readable([fd.as_fd()], Some(Duration::ZERO)) == [true]
+}
+
+/// Whether there is input, and not only an end or a failure.
+pub fn has_input(fd: impl AsFd) -> bool {
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+    let found = nix::poll::poll(&mut fds, PollTimeout::ZERO).is_ok();
+    let events = fds[0].revents();
+    found && events.is_some_and(|events| events.contains(PollFlags::POLLIN))
 }
 
 /// Whether a write of up to `PIPE_BUF` bytes would succeed now.

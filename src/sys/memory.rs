@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 use std::slice;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicI32, AtomicU64};
 
 use nix::errno::Errno;
 
@@ -44,8 +44,21 @@ pub fn zeroes<const N: usize>(rows: usize) -> &'static [[AtomicU64; N]] {
     }
 }
 
+/// Returns numbers that are zero, which this process and those that it forks share (mmap(2)), for as
+/// long as they live.
+pub fn shared<const N: usize>() -> Result<&'static [AtomicI32; N], Errno> {
+    let memory = map_as(size_of::<[AtomicI32; N]>(), libc::MAP_SHARED)?;
+    // SAFETY: the mapping is so long, zeroed, aligned to a page, and never unmapped; zero is an
+    // AtomicI32.
+    Ok(unsafe { memory.cast().as_ref() })
+}
+
 /// Maps `length` bytes of memory.
 fn map(length: usize, flags: libc::c_int) -> Result<NonNull<c_void>, Errno> {
+    map_as(length, libc::MAP_PRIVATE | flags)
+}
+
+fn map_as(length: usize, flags: libc::c_int) -> Result<NonNull<c_void>, Errno> {
     // SAFETY: a new anonymous mapping at an address of the kernel's choice overlaps nothing that
     // exists.
     let base = unsafe {
@@ -53,7 +66,7 @@ fn map(length: usize, flags: libc::c_int) -> Result<NonNull<c_void>, Errno> {
             ptr::null_mut(),
             length,
             libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags,
+            libc::MAP_ANONYMOUS | flags,
             -1,
             0,
         )

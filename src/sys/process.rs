@@ -192,7 +192,28 @@ pub fn grants_capabilities(file: &CStr) -> bool {
 /// Whether this process becomes the parent of orphans: it is process 1 of its namespace, or a
 /// subreaper (prctl(2), `PR_SET_CHILD_SUBREAPER`).
 pub fn adopts_orphans() -> bool {
-    is_first() || nix::sys::prctl::get_child_subreaper() == Ok(true)
+    is_first() || is_subreaper()
+}
+
+/// Whether this process has become a subreaper.
+pub fn is_subreaper() -> bool {
+    nix::sys::prctl::get_child_subreaper() == Ok(true)
+}
+
+/// Has orphans among the descendants of this process come to it (prctl(2), `PR_SET_CHILD_SUBREAPER`).
+pub fn adopt_orphans() -> Result<(), Errno> {
+    nix::sys::prctl::set_child_subreaper(true)
+}
+
+/// Returns the children of the main thread, to which orphans come (proc_pid_task_tid_children(5)).
+/// Fails where /proc doesn't tell.
+pub fn children_of_main_thread() -> std::io::Result<Vec<Pid>> {
+    let id = std::process::id();
+    let text = std::fs::read_to_string(format!("/proc/self/task/{id}/children"))?;
+    let ids = text
+        .split_ascii_whitespace()
+        .filter_map(|id| id.parse().ok());
+    Ok(ids.map(Pid::from_raw).collect())
 }
 
 /// Whether this is process 1 of its namespace (pid_namespaces(7)). Its end is that of all others,
@@ -221,6 +242,22 @@ pub fn fork() -> Result<Fork, Errno> {
     match unsafe { nix::unistd::fork() }? {
         nix::unistd::ForkResult::Parent { child } => Ok(Fork::Parent(child)),
         nix::unistd::ForkResult::Child => Ok(Fork::Child),
+    }
+}
+
+/// Forks a child of this process's parent (clone(2), `CLONE_PARENT`). As for [`fork`]; this process has
+/// one thread.
+pub fn fork_sibling() -> Result<Fork, Errno> {
+    let nothing: usize = 0;
+    // SAFETY: no memory is shared, and there is no other thread. The child goes on with the caller's
+    // stack, a copy. The C library's own state of the process is of no use to either.
+    let pid = unsafe {
+        let flags = libc::CLONE_PARENT;
+        libc::syscall(libc::SYS_clone, flags, nothing, nothing, nothing, nothing)
+    };
+    match Errno::result(pid)? {
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(Pid::from_raw(pid as i32))),
     }
 }
 
@@ -281,6 +318,12 @@ pub fn end_with_parent() -> Result<(), Errno> {
 pub fn is_dumpable() -> bool {
     // SAFETY: the call takes and returns integers.
     unsafe { libc::prctl(libc::PR_GET_DUMPABLE) == 1 }
+}
+
+/// Lets other processes of the user do that, and this one open its own files in /proc
+/// (`PR_SET_DUMPABLE`).
+pub fn allow_dumping() -> Result<(), Errno> {
+    nix::sys::prctl::set_dumpable(true)
 }
 
 /// Keeps them from it (`PR_SET_DUMPABLE`).

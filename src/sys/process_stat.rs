@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
@@ -12,6 +13,40 @@ use nix::unistd::{Pid, SysconfVar, sysconf};
 pub fn cpu_time(pid: Pid) -> Option<Duration> {
     let clock = clock_getcpuclockid(pid).ok()?;
     Some(clock_gettime(clock).ok()?.into())
+}
+
+/// Whether a process has a handler for a signal (proc_pid_status(5), `SigCgt`), if /proc tells.
+pub fn catches(pid: Pid, signal: Signal) -> Option<bool> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let mask = text.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+    let mask = u64::from_str_radix(mask.trim(), 16).ok()?;
+    Some(mask & 1 << (signal as u32 - 1) != 0)
+}
+
+/// Whether a child has executed a program since it was made, if /proc tells. Also of a child that has ended.
+pub fn has_executed(pid: Pid) -> Option<bool> {
+    /// `PF_FORKNOEXEC`.
+    const ONLY_FORKED: u64 = 0x40;
+    read(pid, |text| Some(number(text, 9)? & ONLY_FORKED == 0))
+}
+
+/// Reads /proc/PID/stat.
+fn read<T>(pid: Pid, parse: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
+    // With names of 64 bytes at most, it is shorter.
+    let mut text = [0; 1024];
+    let mut file = File::open(format!("/proc/{pid}/stat")).ok()?;
+    let length = file.read(&mut text).ok()?;
+    parse(text.get(..length)?)
+}
+
+/// A field of that, counted from 1, behind the name of the program.
+fn number(text: &[u8], field: usize) -> Option<u64> {
+    // The name may have any bytes, parentheses and spaces too. None follow.
+    let name_end = text.iter().rposition(|byte| *byte == b')')?;
+    let rest = std::str::from_utf8(text.get(name_end + 1..)?).ok()?;
+    // The third field is the first.
+    let text = rest.split_ascii_whitespace().nth(field - 3)?;
+    text.parse().ok()
 }
 
 /// What /proc tells of a live process.
@@ -57,27 +92,14 @@ impl StatReader {
     /// Reads what this process uses. Returns `None` if /proc doesn't show it, or if it was made after
     /// this reader: its id was another's before. An id isn't used again within one tick.
     pub fn read(self, pid: Pid) -> Option<ProcessStat> {
-        // With names of 64 bytes at most, it is shorter.
-        let mut text = [0; 1024];
-        let length = File::open(format!("/proc/{pid}/stat"))
-            .and_then(|mut file| file.read(&mut text))
-            .ok()?;
-        let stat = self.parse(text.get(..length)?)?;
+        let stat = read(pid, |text| self.parse(text))?;
         (stat.started <= self.now).then_some(stat)
     }
 
     fn parse(self, text: &[u8]) -> Option<ProcessStat> {
-        // The name of the program may have any bytes, parentheses and spaces too. None follow.
-        let name_end = text.iter().rposition(|byte| *byte == b')')?;
-        let rest = std::str::from_utf8(text.get(name_end + 1..)?).ok()?;
-        // The third field is the first.
-        let number = |field: usize| {
-            let text = rest.split_ascii_whitespace().nth(field - 3)?;
-            text.parse::<u64>().ok()
-        };
         Some(ProcessStat {
-            started: number(22)?,
-            resident: number(24)?.saturating_mul(self.page),
+            started: number(text, 22)?,
+            resident: number(text, 24)?.saturating_mul(self.page),
         })
     }
 }
@@ -85,6 +107,7 @@ impl StatReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
     use proptest::prelude::*;
 
     const READER: StatReader = StatReader {
@@ -127,6 +150,24 @@ mod tests {
         };
         assert_eq!(earlier.read(Pid::this()), None);
         assert_eq!(reader.read(Pid::from_raw(i32::MAX)), None);
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "proc(5)")]
+    fn a_fork_is_told_from_an_exec() {
+        assert_eq!(has_executed(Pid::this()), Some(true));
+        match process::fork().unwrap() {
+            Fork::Child => process::exit_now(match has_executed(Pid::this()) {
+                Some(false) => 7,
+                _ => 1,
+            }),
+            Fork::Parent(child) => {
+                let ended = process::wait(Target::Process(child), Wait::UNTIL_END);
+                let (_, Change::Ended(Ended::Exited(7))) = ended.unwrap().unwrap() else {
+                    panic!("{ended:?}");
+                };
+            }
+        }
     }
 
     #[test]

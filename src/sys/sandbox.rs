@@ -1,98 +1,16 @@
-//! Rights that a process takes from itself for good: new privileges, system calls (seccomp(2)) and
-//! files (landlock(7)).
+//! Rights that a process takes from itself for good: new privileges, and files (landlock(7)).
 //!
-//! Plain numbers for the kernel, because that is all there is to it: a comparison for each call, and
-//! three calls for files. The crates for both would bring six others along.
+//! Plain numbers for the kernel, because that is all there is to it: three calls. The crate would bring
+//! others along.
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-
-use super::result::check;
-
-/// A system call that stays allowed.
-#[derive(Clone, Copy, Debug)]
-pub enum Call {
-    /// With any arguments.
-    Any(libc::c_long),
-    /// With this value as its first argument, of which 32 bits are compared.
-    First(libc::c_long, u32),
-}
-
-/// The architecture as the filter sees it (`AUDIT_ARCH_*`), where its numbers are known here.
-#[cfg(target_arch = "x86_64")]
-const ARCHITECTURE: Option<u32> = Some(0xc000_003e);
-#[cfg(target_arch = "aarch64")]
-const ARCHITECTURE: Option<u32> = Some(0xc000_00b7);
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-const ARCHITECTURE: Option<u32> = None;
+use nix::sys::stat::fstat;
 
 /// Keeps this process from gaining privileges by an exec (`PR_SET_NO_NEW_PRIVS`).
 pub fn forbid_new_privileges() -> Result<(), Errno> {
     nix::sys::prctl::set_no_new_privs()
-}
-
-/// Lets only these system calls through from now on, in this thread and its children. Others fail
-/// with ENOSYS: a C library then takes the older call that it was written for first. A call of
-/// another architecture ends the process.
-///
-/// New privileges must be forbidden.
-pub fn allow_calls(calls: &[Call]) -> Result<(), Errno> {
-    let Some(architecture) = ARCHITECTURE else {
-        return Err(Errno::ENOSYS);
-    };
-    let filter = program(architecture, calls);
-    let program = libc::sock_fprog {
-        len: u16::try_from(filter.len()).map_err(|_| Errno::EINVAL)?,
-        filter: filter.as_ptr().cast_mut(),
-    };
-    // SAFETY: the program points to the instructions, which the kernel copies and doesn't change.
-    let set = unsafe {
-        libc::prctl(
-            libc::PR_SET_SECCOMP,
-            libc::SECCOMP_MODE_FILTER,
-            &raw const program,
-        )
-    };
-    check(set).map(drop)
-}
-
-fn program(architecture: u32, calls: &[Call]) -> Vec<libc::sock_filter> {
-    // Offsets in struct seccomp_data: the number, the architecture, the first argument.
-    const NUMBER: u32 = 0;
-    const KIND: u32 = 4;
-    const FIRST: u32 = 16;
-    const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-    const EQUALS: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-    const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
-    let of = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    };
-    let refused = of(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | Errno::ENOSYS as u32);
-    let allowed = of(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW);
-    let mut all = vec![
-        of(LOAD, 0, 0, KIND),
-        of(EQUALS, 1, 0, architecture),
-        of(RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS),
-        of(LOAD, 0, 0, NUMBER),
-    ];
-    for call in calls {
-        match *call {
-            Call::Any(number) => all.extend([of(EQUALS, 0, 1, number as u32), allowed]),
-            Call::First(number, value) => all.extend([
-                of(EQUALS, 0, 4, number as u32),
-                of(LOAD, 0, 0, FIRST),
-                of(EQUALS, 0, 1, value),
-                allowed,
-                refused,
-            ]),
-        }
-    }
-    all.push(refused);
-    all
 }
 
 /// Rights to files beneath a directory (`LANDLOCK_ACCESS_FS_*`).
@@ -104,9 +22,48 @@ impl Access {
     pub const WRITE: Self = Self(1 << 1 | 1 << 8 | 1 << 14);
     /// To open files and directories, and to remove files.
     pub const CLEAN_UP: Self = Self(1 << 1 | 1 << 2 | 1 << 3 | 1 << 5 | 1 << 14);
+    /// To read and execute files, and to list directories.
+    pub const READ: Self = Self(0b1101);
+    /// To read and list alone.
+    pub const LOOK: Self = Self(0b1100);
+    /// To open devices.
+    pub const DEVICE: Self = Self(1 << 1 | 1 << 2);
+    /// To open files and directories, and to remove directories.
+    pub const GROUPS: Self = Self(1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 14);
     /// All rights that this program knows.
-    const ALL: u64 = (1 << 16) - 1;
+    pub const EVERYTHING: Self = Self((1 << 16) - 1);
+    /// Those to files that aren't directories.
+    const OF_FILE: u64 = 0b111 | 1 << 14 | 1 << 15;
 }
+
+/// The version of landlock(7) that the kernel has.
+fn landlock_version() -> Result<libc::c_long, Errno> {
+    const VERSION: libc::c_uint = 1;
+    let none: *const Ruleset = std::ptr::null();
+    // SAFETY: the call takes a null pointer and integers, and returns a number.
+    let version =
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0_usize, VERSION) };
+    Errno::result(version)
+}
+
+/// Whether rights to files, TCP ports, and processes and abstract sockets of others can all be taken
+/// away. The error is that of landlock(7), or ENOSYS for Linux before 6.12.
+pub fn has_all_of_landlock() -> Result<(), Errno> {
+    match landlock_version()? {
+        ..SCOPES => Err(Errno::ENOSYS),
+        _ => Ok(()),
+    }
+}
+
+/// Whether abstract unix sockets of others can be kept from a process (Linux 6.12).
+pub fn scopes_abstract_sockets() -> bool {
+    landlock_version().is_ok_and(|version| version >= SCOPES)
+}
+
+/// Since this version of landlock(7) there are rights to TCP ports.
+const PORTS: libc::c_long = 4;
+/// Since this version processes and abstract sockets of others can be kept from a process.
+const SCOPES: libc::c_long = 6;
 
 /// Leaves this process no right to open, make or remove a file but these, none to TCP ports, and
 /// none to processes and abstract sockets of others, as far as the kernel knows such rights.
@@ -114,60 +71,95 @@ impl Access {
 ///
 /// New privileges must be forbidden.
 pub fn allow_files(allowed: &[(BorrowedFd<'_>, Access)]) -> Result<(), Errno> {
-    const VERSION: libc::c_uint = 1;
-    const BENEATH: libc::c_int = 1;
-    let none: *const Ruleset = std::ptr::null();
-    // SAFETY: the call takes a null pointer and integers, and returns a number.
-    let version =
-        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0_usize, VERSION) };
-    let version = Errno::result(version)?;
-    let known = match version {
-        ..=1 => (1 << 13) - 1,
-        2 => (1 << 14) - 1,
-        3 | 4 => (1 << 15) - 1,
-        5.. => Access::ALL,
-    };
-    let ruleset = Ruleset {
-        files: known,
-        ports: if version >= 4 { 0b11 } else { 0 },
-        scopes: if version >= 6 { 0b11 } else { 0 },
-    };
-    let length = match version {
-        ..=3 => 8,
-        4 | 5 => 16,
-        6.. => 24_usize,
-    };
-    // SAFETY: the ruleset is as long as the kernel is told, or longer.
-    let made = unsafe {
-        libc::syscall(
-            libc::SYS_landlock_create_ruleset,
-            &raw const ruleset,
-            length,
-            0,
-        )
-    };
-    let made = Errno::result(made)?;
-    // SAFETY: the kernel has just opened it for the caller.
-    let rules = unsafe { OwnedFd::from_raw_fd(made as i32) };
+    let rules = Rules::new(true, true)?;
     for (directory, access) in allowed {
+        rules.allow(*directory, *access)?;
+    }
+    enforce(rules.descriptor.as_raw_fd())
+}
+
+/// What rights a process has left, by landlock(7).
+#[derive(Debug)]
+pub struct Rules {
+    descriptor: OwnedFd,
+    /// The rights to files that the kernel knows.
+    known: u64,
+}
+
+impl Rules {
+    /// None to processes and abstract sockets of others, none to files if they are about `files`, and
+    /// none to TCP ports if they are about `ports`; as far as the kernel knows such rights.
+    pub fn new(files: bool, ports: bool) -> Result<Self, Errno> {
+        let version = landlock_version()?;
+        let known = match version {
+            ..=1 => (1 << 13) - 1,
+            2 => (1 << 14) - 1,
+            3 | 4 => (1 << 15) - 1,
+            5.. => Access::EVERYTHING.0,
+        };
+        let ruleset = Ruleset {
+            files: if files { known } else { 0 },
+            ports: if ports && version >= PORTS { 0b11 } else { 0 },
+            scopes: if version >= SCOPES { 0b11 } else { 0 },
+        };
+        let length = match version {
+            ..PORTS => 8,
+            PORTS..SCOPES => 16,
+            _ => 24_usize,
+        };
+        // SAFETY: the ruleset is as long as the kernel is told, or longer.
+        let made = unsafe {
+            libc::syscall(
+                libc::SYS_landlock_create_ruleset,
+                &raw const ruleset,
+                length,
+                0,
+            )
+        };
+        let made = Errno::result(made)?;
+        // SAFETY: the kernel has just opened it for the caller, close-on-exec.
+        let descriptor = unsafe { OwnedFd::from_raw_fd(made as i32) };
+        Ok(Self { descriptor, known })
+    }
+
+    /// Leaves rights to a file, or to a directory and all below.
+    pub fn allow(&self, file: BorrowedFd<'_>, access: Access) -> Result<(), Errno> {
+        const BENEATH: libc::c_int = 1;
+        let found = fstat(file)?;
+        let is_directory = found.st_mode & libc::S_IFMT == libc::S_IFDIR;
+        let some = if is_directory {
+            self.known
+        } else {
+            Access::OF_FILE & self.known
+        };
         let rule = PathBeneath {
-            access: access.0 & known,
-            directory: directory.as_raw_fd(),
+            access: access.0 & some,
+            file: file.as_raw_fd(),
         };
         // SAFETY: the rule has the layout of its kind, and is only read.
         let added = unsafe {
             libc::syscall(
                 libc::SYS_landlock_add_rule,
-                rules.as_raw_fd(),
+                self.descriptor.as_raw_fd(),
                 BENEATH,
                 &raw const rule,
                 0,
             )
         };
-        Errno::result(added)?;
+        Errno::result(added).map(drop)
     }
+
+    /// Makes it a descriptor for [`Step::Restrict`](super::child::Step::Restrict), close-on-exec.
+    pub fn into_descriptor(self) -> OwnedFd {
+        self.descriptor
+    }
+}
+
+/// Leaves this process only the rights of these rules, in a newborn child too: one system call. New
+/// privileges must be forbidden.
+pub(super) fn enforce(rules: RawFd) -> Result<(), Errno> {
     // SAFETY: the call takes integers.
-    let set = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, rules.as_raw_fd(), 0) };
+    let set = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, rules, 0) };
     Errno::result(set).map(drop)
 }
 
@@ -183,55 +175,5 @@ struct Ruleset {
 #[repr(C, packed)]
 struct PathBeneath {
     access: u64,
-    directory: i32,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What the filter returns for a call, as the kernel would run it.
-    fn run(program: &[libc::sock_filter], number: u32, kind: u32, first: u32) -> u32 {
-        let (mut at, mut loaded) = (0, 0);
-        loop {
-            let step = program[at];
-            at += 1;
-            match u32::from(step.code) & 7 {
-                libc::BPF_LD => {
-                    loaded = match step.k {
-                        0 => number,
-                        4 => kind,
-                        16 => first,
-                        other => panic!("offset {other}"),
-                    };
-                }
-                libc::BPF_JMP => {
-                    at += usize::from(if loaded == step.k { step.jt } else { step.jf });
-                }
-                libc::BPF_RET => return step.k,
-                other => panic!("code {other}"),
-            }
-        }
-    }
-
-    #[test]
-    fn the_filter_lets_through_what_is_listed_and_nothing_else() {
-        let (kind, other) = (7, 8);
-        let filter = program(kind, &[Call::Any(3), Call::First(4, 1), Call::Any(5)]);
-        let allow = libc::SECCOMP_RET_ALLOW;
-        let refuse = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
-        for first in [0, 1, 2, u32::MAX] {
-            assert_eq!(run(&filter, 3, kind, first), allow);
-            let expected = if first == 1 { allow } else { refuse };
-            assert_eq!(run(&filter, 4, kind, first), expected);
-            assert_eq!(run(&filter, 5, kind, first), allow);
-            for number in [0, 1, 2, 6, 0x4000_0003, u32::MAX] {
-                assert_eq!(run(&filter, number, kind, first), refuse, "{number}");
-            }
-            assert_eq!(
-                run(&filter, 3, other, first),
-                libc::SECCOMP_RET_KILL_PROCESS
-            );
-        }
-    }
+    file: i32,
 }

@@ -144,6 +144,16 @@ fn set_disposition(signal: libc::c_int, disposition: libc::sighandler_t) {
 const ACTION: usize = 8;
 const SET: usize = 8;
 
+/// What is sent to end skd, or comes of a pipe without a reader: a process that outlives skd, to see to its
+/// last lines or groups, ignores these.
+pub const ENDING: [Signal; 5] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGPIPE,
+];
+
 /// Ignores these signals, in a process that was forked for that.
 pub fn ignore(signals: &[Signal]) {
     for &signal in signals {

@@ -453,41 +453,6 @@ pub fn is_shut_down(socket: impl AsFd) -> bool {
     found == 1 && fd.revents & (libc::POLLRDHUP | libc::POLLHUP) != 0
 }
 
-/// Sends a byte and a descriptor (unix(7), `SCM_RIGHTS`). nix's wrapper allocates.
-pub fn send_descriptor(socket: impl AsFd, fd: impl AsFd) -> Result<(), Errno> {
-    #[repr(C)]
-    struct Rights {
-        header: libc::cmsghdr,
-        fd: libc::c_int,
-    }
-    let mut byte = 0_u8;
-    let mut part = libc::iovec {
-        iov_base: (&raw mut byte).cast(),
-        iov_len: 1,
-    };
-    // SAFETY: zeroes are a value of each of these, and those that count are set below.
-    let (mut rights, mut message): (Rights, libc::msghdr) = unsafe { std::mem::zeroed() };
-    let length = std::mem::offset_of!(Rights, fd) + size_of::<libc::c_int>();
-    rights.header.cmsg_len = length as _;
-    rights.header.cmsg_level = libc::SOL_SOCKET;
-    rights.header.cmsg_type = libc::SCM_RIGHTS;
-    rights.fd = fd.as_fd().as_raw_fd();
-    message.msg_iov = &raw mut part;
-    message.msg_iovlen = 1;
-    message.msg_control = (&raw mut rights).cast();
-    message.msg_controllen = size_of::<Rights>() as _;
-    loop {
-        let flags = libc::MSG_NOSIGNAL;
-        // SAFETY: the message and its parts outlive the call, which only reads them.
-        let sent = unsafe { libc::sendmsg(socket.as_fd().as_raw_fd(), &raw const message, flags) };
-        match Errno::result(sent) {
-            Ok(_) => return Ok(()),
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-}
-
 /// `SO_PASSRIGHTS` of asm-generic/socket.h (Linux 6.16).
 const PASS_RIGHTS: libc::c_int = 83;
 

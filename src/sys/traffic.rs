@@ -130,11 +130,11 @@ mod tests {
         server.write_all(&[7; 100_000]).unwrap();
         while unread(&server) < 6 {}
         let begin = Traffic::of(&server);
-        client.write_all(&[7; 100_000]).unwrap();
+        client.write_all(&[7; 30_000]).unwrap();
         assert!(!Traffic::of(&server).shows_use_since(&begin));
         client.read_exact(&mut [0; 100_000]).unwrap();
         assert!(!Traffic::of(&server).shows_use_since(&begin));
-        while unread(&server) < 100_006 {}
+        while unread(&server) < 30_006 {}
         client.shutdown(Shutdown::Write).unwrap();
         while !super::super::sockets::is_shut_down(&server) {}
         assert!(!Traffic::of(&server).shows_use_since(&begin));

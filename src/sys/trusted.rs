@@ -110,6 +110,14 @@ impl Purpose {
         files: Files::Private,
         ..Self::PIDFILE
     };
+    /// Secrets, to append to. No other user can open the file.
+    pub const SECRETS: Self = Self {
+        flags: Self::LOG.flags,
+        create: Some(0o600),
+        access: AccessFlags::W_OK,
+        follows: false,
+        files: Files::Private,
+    };
     /// Rules, to be read more than once.
     pub const RULES: Self = Self {
         flags: OFlag::O_RDONLY.union(OFlag::O_NONBLOCK),
@@ -455,8 +463,7 @@ impl File {
         }
         if purpose.files == Files::Private && stat.st_mode & 0o077 != 0 {
             return Err(Refusal::Untrusted(
-                "other users can open it, and so lock it; remove it, or set its mode to 0600"
-                    .into(),
+                "other users can open it; remove it, or set its mode to 0600".into(),
             ));
         }
         if self.control == Control::Trusted {

@@ -3,6 +3,7 @@
 use std::ffi::{c_int, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::atomic::AtomicI32;
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -66,6 +67,13 @@ pub struct Launch<'a> {
     pub environment: Finished<'a>,
     /// Whether to ask for a pidfd with the clone (`CLONE_PIDFD`, Linux 5.2).
     pub want_pidfd: bool,
+    /// What it has of its own besides: `CLONE_NEW*` and `CLONE_PARENT` flags.
+    pub namespaces: c_int,
+    /// The directory of the control group that it begins in, if that isn't this process's (Linux
+    /// 5.7). Needs [`CloneCall::Clone3`].
+    pub cgroup: Option<BorrowedFd<'a>>,
+    /// Where its id is written before it runs, if the pidfd isn't wanted.
+    pub pid_to: Option<&'a AtomicI32>,
     /// Whether the calling thread traces it from its exec on (ptrace(2), `PTRACE_TRACEME`).
     pub traced: bool,
 }
@@ -92,12 +100,14 @@ const TRIES: usize = 16;
 /// Makes a child and returns when it has exec'd or ended (clone3(2), clone(2)).
 ///
 /// The error is the clone's own: no process, no memory, no descriptor for the pidfd. A child that
-/// is killed before its exec is replaced by another, some times.
+/// is killed before its exec is replaced by another, some times. A child of this process's parent
+/// (`CLONE_PARENT`) is left to that in any case.
 pub fn spawn(stack: &mut ChildStack, launch: Launch<'_>) -> Result<Born, Errno> {
     let mut tries = 1;
     loop {
         let born = spawn_one(stack, launch)?;
-        if !born.killed || tries >= TRIES {
+        let is_own = launch.namespaces & libc::CLONE_PARENT == 0;
+        if !born.killed || tries >= TRIES || !is_own {
             return Ok(born);
         }
         let _ = process::wait(Target::Process(born.pid), Wait::UNTIL_END);
@@ -110,12 +120,19 @@ fn spawn_one(stack: &mut ChildStack, launch: Launch<'_>) -> Result<Born, Errno> 
     // The kernel writes the id before the child can be stopped. `CLONE_PARENT_SETTID` would do so
     // earlier, but clone(2) has one address for that and the pidfd.
     let mut flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_CHILD_SETTID;
+    flags |= launch.namespaces;
     if matches!(launch.descriptors, Descriptors::Unshare(_)) {
         flags |= libc::CLONE_FILES;
     }
     if launch.want_pidfd {
         flags |= libc::CLONE_PIDFD;
     }
+    // clone(2) has one address for the pidfd and this.
+    let pid_to = launch.pid_to.filter(|_| !launch.want_pidfd);
+    if pid_to.is_some() {
+        flags |= libc::CLONE_PARENT_SETTID;
+    }
+    let pid_to = pid_to.map_or(ptr::null_mut(), AtomicI32::as_ptr);
     let mut pidfd: RawFd = -1;
     let mut birth = Birth {
         launch,
@@ -133,14 +150,21 @@ fn spawn_one(stack: &mut ChildStack, launch: Launch<'_>) -> Result<Born, Errno> 
     let made = unsafe {
         match launch.call {
             CloneCall::Clone3 => {
-                clone3::clone3(stack, flags, child, argument, (&raw mut pidfd, id))
+                let cgroup = launch.cgroup;
+                // Flags are bits, whatever their sign.
+                let flags = u64::from(flags as u32);
+                let addresses = (&raw mut pidfd, pid_to, id);
+                clone3::clone3(stack, flags, cgroup, child, argument, addresses)
             }
             CloneCall::Clone => check(libc::clone(
                 child,
                 stack.top(),
                 flags | libc::SIGCHLD,
                 argument,
-                &raw mut pidfd,
+                match pid_to.is_null() {
+                    true => &raw mut pidfd,
+                    false => pid_to,
+                },
                 ptr::null_mut::<c_void>(),
                 id,
             )),
@@ -187,16 +211,24 @@ extern "C" fn child(birth: *mut c_void) -> c_int {
 
 fn run(launch: &Launch<'_>, newborn: &Newborn, tracer: Option<Pid>) -> Result<(), (Stage, Errno)> {
     take_descriptors(launch).map_err(|errno| (Stage::Descriptors, errno))?;
-    prepare(launch.steps)?;
+    let (steps, filter) = match (tracer, launch.steps) {
+        (Some(_), [steps @ .., filter @ Step::Filter(..)]) => (steps, Some(filter)),
+        (_, steps) => (steps, None),
+    };
+    prepare(steps)?;
     match launch.target {
         None => {
             newborn.note_done();
             Ok(())
         }
         Some(target) => {
-            // The last of all: a child that stops before its exec suspends its parent for good.
+            // The last but a filter: a child that stops before its exec suspends its parent for good.
             if let Some(tracer) = tracer {
                 be_traced(tracer).map_err(|errno| (Stage::Trace, errno))?;
+            }
+            if let Some(filter) = filter {
+                let loaded = prepare(std::slice::from_ref(filter));
+                loaded.map_err(|(_, errno)| (Stage::Step(steps.len()), errno))?;
             }
             launch.environment.write_own_id(std::process::id);
             newborn.note_done();

@@ -9,7 +9,10 @@ use nix::sys::signal::SigSet;
 
 use crate::sys::capabilities;
 use crate::sys::credentials::SETGROUPS;
+use crate::sys::mounts::{self, FileSystem};
 use crate::sys::result::check;
+use crate::sys::sandbox;
+use crate::sys::seccomp::{self, Filter, Listening};
 
 /// One system call of a child's preparation, its arguments ready.
 #[derive(Clone, Debug)]
@@ -20,6 +23,14 @@ pub enum Step {
     LeadGroup,
     /// Make that group the terminal's foreground one: tcsetpgrp(3) on descriptor 0.
     TakeTerminal,
+    /// Mount a file system in a mount namespace of its own: mount(2).
+    Mount(FileSystem),
+    /// Mount what is at the first path at the second one too: mount(2), `MS_BIND`.
+    Bind(CString, CString),
+    /// mkdir(2).
+    MakeDirectory(CString),
+    /// Make an empty file: mknod(2).
+    MakeFile(CString),
     /// umask(2).
     Umask(libc::mode_t),
     /// Make the second number refer to what the first one does: dup2(2). They differ.
@@ -51,6 +62,17 @@ pub enum Step {
     DropCapabilities,
     /// prctl(2), `PR_SET_NO_NEW_PRIVS`.
     NoNewPrivileges,
+    /// Keep only the rights of these rules: landlock_restrict_self(2). After the step before.
+    Restrict(RawFd),
+    /// Be killed when the parent ends: prctl(2), `PR_SET_PDEATHSIG`. After all changes of ids, which
+    /// end that.
+    EndWithParent,
+    /// Say on this socket that a tracer may come, and wait there until it has: a byte, which is 0 or
+    /// an errno.
+    AwaitTracer(RawFd),
+    /// seccomp(2): filter system calls, those of the steps behind it too. Then sendmsg(2): send the
+    /// filter's listener, if it has one.
+    Filter(Filter, Option<Listening>),
     /// sigprocmask(2). The last of all: from then on signals arrive.
     SignalMask(SigSet),
 }
@@ -124,6 +146,22 @@ fn raw(result: libc::c_long) -> c_int {
     if result < 0 { -1 } else { 0 }
 }
 
+fn await_tracer(socket: RawFd) -> Result<(), Errno> {
+    let mut byte = 0_u8;
+    // SAFETY: both calls get the address of one byte that outlives them.
+    let read = unsafe {
+        let byte = (&raw mut byte).cast();
+        Errno::result(libc::write(socket, byte, 1))?;
+        Errno::result(libc::read(socket, byte, 1))?
+    };
+    match (read, byte) {
+        (1, 0) => Ok(()),
+        (1, errno) => Err(Errno::from_raw(errno.into())),
+        // There is no tracer any more.
+        _ => Err(Errno::ESRCH),
+    }
+}
+
 /// Makes one system call. None of them is a call that the C library makes in all threads of a
 /// process: a child that shares memory has none of those threads.
 fn perform(step: &Step) -> Result<(), Errno> {
@@ -134,6 +172,10 @@ fn perform(step: &Step) -> Result<(), Errno> {
             Step::LeadSession => libc::setsid().min(0),
             Step::LeadGroup => libc::setpgid(0, 0),
             Step::TakeTerminal => libc::tcsetpgrp(0, libc::getpid()),
+            Step::Mount(system) => return system.mount(),
+            Step::Bind(from, to) => return mounts::bind(from, to),
+            Step::MakeDirectory(path) => libc::mkdir(path.as_ptr(), 0o755),
+            Step::MakeFile(path) => libc::mknod(path.as_ptr(), libc::S_IFREG | 0o444, 0),
             Step::Umask(mask) => {
                 libc::umask(*mask);
                 0
@@ -155,6 +197,19 @@ fn perform(step: &Step) -> Result<(), Errno> {
             Step::ForbidDumping => libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0),
             Step::DropCapabilities => return capabilities::drop_all(),
             Step::NoNewPrivileges => libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+            Step::Restrict(rules) => return sandbox::enforce(*rules),
+            Step::EndWithParent => raw(libc::syscall(
+                libc::SYS_prctl,
+                libc::PR_SET_PDEATHSIG as libc::c_long,
+                libc::SIGKILL as libc::c_long,
+                0_u64,
+                0_u64,
+                0_u64,
+                seccomp::key(),
+            )),
+            Step::AwaitTracer(socket) => return await_tracer(*socket),
+            Step::Filter(filter, None) => return filter.load(),
+            Step::Filter(filter, Some(to)) => return filter.load_listened(*to),
             Step::SignalMask(mask) => {
                 libc::sigprocmask(libc::SIG_SETMASK, mask.as_ref(), ptr::null_mut())
             }

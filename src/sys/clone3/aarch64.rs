@@ -14,7 +14,12 @@ pub(super) const IS_SUPPORTED: bool = true;
 /// # Safety
 ///
 /// As for clone3(2) with a stack: see the caller.
-pub(super) unsafe fn clone3(arguments: &Arguments, run: Run, argument: *mut c_void) -> i64 {
+pub(super) unsafe fn clone3(
+    arguments: &Arguments,
+    run: Run,
+    argument: *mut c_void,
+    key: u64,
+) -> i64 {
     let result: i64;
     // SAFETY: as the caller has promised. A system call leaves all registers but x0 as they were,
     // in both processes. The child never leaves this block; its stack is empty, and aligned as a
@@ -37,6 +42,8 @@ pub(super) unsafe fn clone3(arguments: &Arguments, run: Run, argument: *mut c_vo
             in("x1") size_of::<Arguments>(),
             in("x2") run,
             in("x3") argument,
+            // The sixth argument.
+            in("x5") key,
             in("x8") libc::SYS_clone3,
         );
     }

@@ -12,6 +12,6 @@ pub(super) const IS_SUPPORTED: bool = false;
 /// # Safety
 ///
 /// None is needed.
-pub(super) unsafe fn clone3(_: &Arguments, _: Run, _: *mut c_void) -> i64 {
+pub(super) unsafe fn clone3(_: &Arguments, _: Run, _: *mut c_void, _: u64) -> i64 {
     i64::from(-libc::ENOSYS)
 }

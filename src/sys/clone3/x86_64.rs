@@ -14,7 +14,12 @@ pub(super) const IS_SUPPORTED: bool = true;
 /// # Safety
 ///
 /// As for clone3(2) with a stack: see the caller.
-pub(super) unsafe fn clone3(arguments: &Arguments, run: Run, argument: *mut c_void) -> i64 {
+pub(super) unsafe fn clone3(
+    arguments: &Arguments,
+    run: Run,
+    argument: *mut c_void,
+    key: u64,
+) -> i64 {
     let mut result = libc::SYS_clone3;
     // SAFETY: as the caller has promised. A system call leaves all registers but rax, rcx and r11
     // as they were, in both processes. The child never leaves this block; its stack is empty, and
@@ -26,7 +31,7 @@ pub(super) unsafe fn clone3(arguments: &Arguments, run: Run, argument: *mut c_vo
             "jnz 2f",
             // The outermost frame.
             "xor ebp, ebp",
-            "mov rdi, r9",
+            "mov rdi, r10",
             "call r8",
             "mov edi, eax",
             "mov eax, {exit}",
@@ -38,7 +43,9 @@ pub(super) unsafe fn clone3(arguments: &Arguments, run: Run, argument: *mut c_vo
             in("rdi") std::ptr::from_ref(arguments),
             in("rsi") size_of::<Arguments>(),
             in("r8") run,
-            in("r9") argument,
+            in("r10") argument,
+            // The sixth argument.
+            in("r9") key,
             lateout("rcx") _,
             lateout("r11") _,
         );

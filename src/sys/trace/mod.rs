@@ -19,5 +19,4 @@ pub use call::{Call, Fault, Stop, is_interruption};
 pub use one_processor::{OneProcessor, Processors};
 pub use parking::{MOST_FILES, OpenFile, Parking};
 pub use tick::Tick;
-pub use tracee::Tracee;
-pub use x86_64::call_name;
+pub use tracee::{Tracee, seize};

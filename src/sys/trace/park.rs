@@ -68,8 +68,10 @@ impl Tracee {
             data.set_files(address, &parking.files);
         }
         // From now on the end of the control socket ends it.
-        let outlives = [libc::PR_SET_PDEATHSIG as u64, 0, 0, 0, 0, 0];
-        self.call(caller, "prctl(2)", libc::SYS_prctl, outlives)?;
+        if !parking.tied {
+            let outlives = [libc::PR_SET_PDEATHSIG as u64, 0, 0, 0, 0, 0];
+            self.call(caller, "prctl(2)", libc::SYS_prctl, outlives)?;
+        }
         let dumpable = [libc::PR_GET_DUMPABLE as u64, 0, 0, 0, 0, 0];
         data.dumpable = self.call(caller, "prctl(2)", libc::SYS_prctl, dumpable)?;
         self.write_data(address, &data)?;

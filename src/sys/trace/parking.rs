@@ -15,6 +15,8 @@ pub struct Parking {
     pub copies: bool,
     /// Whether what goes on leads a session of its own, and not only a process group.
     pub session: bool,
+    /// Whether it is tied to the end of its parent, and stays so.
+    pub tied: bool,
     /// Whether the descriptor is standard error of what goes on too.
     pub error: bool,
     /// The processors that it may use once it is parked, if it may use only one before.

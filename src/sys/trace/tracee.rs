@@ -12,6 +12,20 @@ use super::call::{Call, Fault, Stop};
 use super::x86_64::{self as arch, Registers};
 use crate::sys::process::Ended;
 
+/// Has this thread trace a child of the process from now on (`PTRACE_SEIZE`). It is held when it has
+/// exec'd a program, and is then to be adopted.
+pub fn seize(child: Pid) -> Result<(), Errno> {
+    // SAFETY: the call takes integers.
+    let seized = unsafe {
+        let (child, none) = (child.as_raw(), 0_usize);
+        libc::syscall(libc::SYS_ptrace, libc::PTRACE_SEIZE, child, none, OPTIONS)
+    };
+    Errno::result(seized).map(drop)
+}
+
+const OPTIONS: libc::c_int =
+    libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACEEXEC | libc::PTRACE_O_EXITKILL;
+
 /// A child of this thread that it traces. The child is killed with it, or when this is dropped.
 ///
 /// ptrace(2) knows one tracer of a process, which is a thread: so this stays in the thread that
@@ -28,7 +42,8 @@ pub struct Tracee {
 }
 
 impl Tracee {
-    /// Takes over a child of this thread that has asked to be traced (`PTRACE_TRACEME`) and has
+    /// Takes over a child of this thread that has asked to be traced (`PTRACE_TRACEME`), or that this thread
+    /// has seized, and that has
     /// exec'd a program with all signals blocked. It is then held at the program's first
     /// instruction, with an empty mask.
     pub fn adopt(pid: Pid) -> Result<Self, Fault> {
@@ -51,13 +66,11 @@ impl Tracee {
                 Err(errno) => return Err(Fault::Failed("waitpid(2)", errno)),
             }
         }
-        let options =
-            libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACEEXEC | libc::PTRACE_O_EXITKILL;
         tracee.ask(
             "PTRACE_SETOPTIONS",
             libc::PTRACE_SETOPTIONS as _,
             0,
-            options as u64,
+            OPTIONS as u64,
         )?;
         tracee.set_mask(0)?;
         Ok(tracee)

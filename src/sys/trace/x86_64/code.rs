@@ -88,6 +88,14 @@ global_asm!(
     "mov eax, {set_robust_list}",
     "syscall",
     "42:",
+    "cmp qword ptr [rbp + {flags}], 0",
+    "je 48f",
+    // Before other processes of its user may take a copy's descriptors, and before files are opened:
+    // then the table is no fuller than when the process was parked.
+    "mov edi, dword ptr [rbp + {control}]",
+    "mov eax, {close}",
+    "syscall",
+    "48:",
     "cmp qword ptr [rbp + {dumpable}], 1",
     "jne 43f",
     "mov edi, {set_dumpable}",
@@ -117,10 +125,6 @@ global_asm!(
     "jz 47f",
     "mov qword ptr [rbp + {rdx}], rax",
     "47:",
-    // Before files are opened: then the table is no fuller than when the process was parked.
-    "mov edi, dword ptr [rbp + {control}]",
-    "mov eax, {close}",
-    "syscall",
     "lea r13, [rbp + {files}]",
     "mov r14, qword ptr [rbp + {file_count}]",
     "50:",

@@ -4,7 +4,6 @@
 mod calls;
 mod code;
 mod data;
-mod names;
 mod registers;
 
 pub(super) use calls::{
@@ -12,5 +11,4 @@ pub(super) use calls::{
 };
 pub(super) use code::{call_in_code, code};
 pub(super) use data::Data;
-pub use names::call_name;
 pub(super) use registers::Registers;
