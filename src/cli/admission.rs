@@ -79,7 +79,9 @@ pub(super) fn admission(args: &Args<'_>, clients: Clients) -> Admission {
         return Admission::default();
     }
     check_needs(args);
-    if args.has("idle-timeout") && !tcp && clients.datagrams != DatagramMode::PerPeer {
+    // skd-tls measures the idle time of its connections, whatever they are.
+    let is_measured = tcp || args.has("tls") || clients.datagrams == DatagramMode::PerPeer;
+    if args.has("idle-timeout") && !is_measured {
         args.refuse(
             "--idle-timeout has no use without a TCP listener: for other connections, the kernel \
              doesn't tell when they were last used",

@@ -1,23 +1,11 @@
 //! The variables of handlers: `--env`, `--env-file`, `--pass-env`.
 
 use std::ffi::{OsStr, OsString};
-use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-
-use nix::errno::Errno;
 
 use super::args::Args;
-use super::values;
+use super::{text_file, values};
 use crate::config::environment_file::{EnvironmentFile, parse, path_of};
-use crate::error::{At, Reason};
-use crate::sys::directory::Directory;
-use crate::sys::trusted::Refusal;
-
-/// The maximum size of a file in bytes. All variables of a program together can't have as much by
-/// default (execve(2), a quarter of the limit of the stack).
-const LARGEST: u64 = 1 << 20;
 
 /// The maximum number of faults reported for one file. If it is the wrong file, each line has one.
 const MOST_FAULTS: usize = 10;
@@ -62,7 +50,7 @@ pub(super) fn passed(args: &Args<'_>) -> Vec<OsString> {
 fn file(args: &Args<'_>, option: &OsStr) -> Option<EnvironmentFile> {
     let (path, optional) = path_of(option);
     let path = args.value("env-file", option, |_| values::path(path))?;
-    let text = match read(&path) {
+    let text = match text_file::read(&path, "choose what PROG loads") {
         Ok(Some(text)) => text,
         Ok(None) if optional => Vec::new(),
         Ok(None) => {
@@ -97,34 +85,4 @@ fn file(args: &Args<'_>, option: &OsStr) -> Option<EnvironmentFile> {
         option: option.to_owned(),
         variables,
     })
-}
-
-/// Reads a file, even if another process writes to it meanwhile. Returns `None` if there is none.
-fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
-    let Some(name) = path.file_name() else {
-        return Err("it isn't a regular file".into());
-    };
-    // Variables such as LD_PRELOAD decide what is run, so only trusted users choose the file.
-    let opened = Directory::of(path).and_then(|directory| directory.open_file(Path::new(name)));
-    let file = match opened {
-        Ok(file) => file,
-        Err(Refusal::Failed(Errno::ENOENT | Errno::ENOTDIR)) => return Ok(None),
-        Err(Refusal::Failed(Errno::ESPIPE | Errno::ENXIO | Errno::EISDIR)) => {
-            return Err("it isn't a regular file".into());
-        }
-        Err(Refusal::Failed(errno)) => {
-            return Err(format!("it can't be opened: {}", At(errno, path).reason()));
-        }
-        Err(why) => return Err(format!("it can't be opened: {why}")),
-    };
-    let failed = |reason: std::io::Error| format!("it can't be read: {}", reason.reason());
-    if file.metadata().map_err(failed)?.mode() & 0o002 != 0 {
-        return Err("every user can write to it, and so choose what PROG loads".into());
-    }
-    let mut text = Vec::new();
-    let length = file.take(LARGEST + 1).read_to_end(&mut text);
-    if length.map_err(failed)? as u64 > LARGEST {
-        return Err("it is larger than 1 MiB; is it the right file?".into());
-    }
-    Ok(Some(text))
 }

@@ -79,7 +79,7 @@ pub(super) fn as_peer(args: &Args<'_>, listeners: &[Listen]) -> bool {
 }
 
 /// Looks up a user, unless an earlier binary of this process has.
-fn identity(text: &OsStr, known: &[Identity]) -> Result<Identity, String> {
+pub(super) fn identity(text: &OsStr, known: &[Identity]) -> Result<Identity, String> {
     match known.iter().find(|identity| identity.name == text) {
         Some(identity) => Ok(identity.clone()),
         None => values::identity(text),

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::rc::Rc;
 
+use crate::config::seccomp::FilterFile;
 use crate::config::{EnvironmentFile, FileTexts, Identity};
 
 /// What names stand for that were looked up: an id or a port, or the ids of a user and a group. By kind
@@ -21,6 +22,8 @@ pub struct Known {
     pub texts: Option<FileTexts>,
     /// The files of `--env-file` that were read.
     pub environment_files: Vec<EnvironmentFile>,
+    /// The files of `--seccomp` that were read.
+    pub filter_files: Vec<FilterFile>,
     /// What other names stand for. Those that are looked up are added. Without it, none is looked up:
     /// what they are for is there already, and in another root directory they stand for others.
     pub names: Option<Rc<RefCell<LookedUp>>>,

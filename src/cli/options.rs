@@ -9,8 +9,10 @@ mod handlers;
 pub mod help;
 mod listeners;
 mod option;
+mod sandbox;
 mod sockets;
 mod timeouts;
+mod tls;
 
 use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, Command, ValueHint};
@@ -21,7 +23,9 @@ pub use option::{Belongs, Kind, Opt};
 /// The options by heading, in the order of `--help`.
 pub const GROUPS: &[(&str, &[Opt])] = &[
     ("Listeners", listeners::OPTIONS),
+    ("TLS", tls::OPTIONS),
     ("Handlers", handlers::OPTIONS),
+    ("Containment and sandbox", sandbox::OPTIONS),
     ("Admission", admission::OPTIONS),
     ("Timeouts", timeouts::OPTIONS),
     ("Connections and sockets", sockets::OPTIONS),

@@ -8,7 +8,9 @@ use super::admission::{self, Clients};
 use super::args::Args;
 use super::known::Known;
 use super::options::COMMAND;
-use super::{control, datagrams, identity, listeners, prestart, program, values};
+use super::{
+    control, datagrams, gate, identity, isolation, listeners, prestart, program, tls, values,
+};
 use crate::config::{Config, Daemon, DatagramMode, Identity, LogFormat, LogTarget, Service};
 
 /// Reads all options. Faults are added to `args`. An invalid value counts as unset, so whether one
@@ -33,13 +35,14 @@ pub(super) fn config(args: &Args<'_>, known: &Known) -> Config {
         _ => {}
     }
     let datagrams = datagrams::mode(args, &listeners);
-    let ending = ["drain", "timeout", "idle-timeout"];
+    let isolation = isolation::isolation(args, &known.filter_files);
+    let ending = ["drain", "timeout", "idle-timeout", "gate"];
     for (option, used, by) in [
         ("drain", args.listens() && !supervise, "a listener"),
         (
             "kill-after",
-            supervise || ending.into_iter().any(|option| args.has(option)),
-            "--drain, --timeout, --idle-timeout or --supervise",
+            supervise || isolation.is_contained() || ending.into_iter().any(|it| args.has(it)),
+            "--drain, --timeout, --idle-timeout, --contain, --sandbox, --gate or --supervise",
         ),
     ] {
         if !used && args.has(option) {
@@ -63,7 +66,8 @@ pub(super) fn config(args: &Args<'_>, known: &Known) -> Config {
         datagrams,
     };
     let admission = admission::admission(args, clients);
-    let process = process(args);
+    let tls = tls::tls(args, &listeners, accepts);
+    let process = process(args, &known.identities);
     control::check_served(args);
     let mode = program::mode(args);
     notes(args, clients, tcp || unix);
@@ -80,6 +84,9 @@ pub(super) fn config(args: &Args<'_>, known: &Known) -> Config {
             name: program::service_name(args, &command),
             notes: args.notes.take(),
             surroundings,
+            isolation,
+            tls,
+            gate: gate::gate(args, accepts),
             admission,
             prestart: prestart::prestart(args, &listeners, accepts),
             mode,
@@ -111,12 +118,12 @@ pub(super) fn daemon(args: &Args<'_>, known: &[Identity]) -> Daemon {
         ready_fd,
         identity,
         root,
-        ..process(args)
+        ..process(args, known)
     }
 }
 
 /// Reads the options of the daemon that no other option needs.
-fn process(args: &Args<'_>) -> Daemon {
+fn process(args: &Args<'_>, known: &[Identity]) -> Daemon {
     let log_format = args.read("log-format", values::parsed);
     let log_time = match args.is_given("log-time") {
         true => args.read("log-time", values::yes_or_no).or(Some(true)),
@@ -138,6 +145,7 @@ fn process(args: &Args<'_>) -> Daemon {
         root: None,
         threads: args.read("threads", values::threads),
         control: control::control(args),
+        tls: tls::process(args, known),
     }
 }
 

@@ -45,6 +45,8 @@ pub struct Daemon {
     pub threads: Option<NonZeroUsize>,
     /// The control socket.
     pub control: Option<Control>,
+    /// The process that serves TLS.
+    pub tls: TlsProcess,
 }
 
 impl Daemon {
@@ -57,6 +59,17 @@ impl Daemon {
             (LogFormat::Text, false) => LogLines::Text,
         }
     }
+}
+
+/// The process that serves TLS, which is one for all services.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsProcess {
+    /// The user that it becomes, if one was chosen. Only root can choose.
+    pub user: Option<Identity>,
+    /// The path of skd-tls, if it was chosen.
+    pub program: Option<PathBuf>,
+    /// The file that secrets of sessions are written to, if there is one.
+    pub keylog: Option<PathBuf>,
 }
 
 /// The format of lines.

@@ -13,7 +13,9 @@ mod decimal;
 mod duration;
 pub mod environment_file;
 mod escapes;
+mod gate;
 mod in_order;
+mod isolation;
 mod listen;
 mod listener_id;
 mod log_target;
@@ -27,6 +29,7 @@ mod rate;
 mod refused;
 mod rule;
 pub mod rule_file;
+pub mod seccomp;
 mod service;
 mod service_id;
 mod service_text;
@@ -35,7 +38,9 @@ mod source;
 mod style;
 mod surroundings;
 mod target;
+mod tls;
 mod variables;
+mod words;
 
 pub use address::{Host, InetAddress, Port, UnixAddress};
 pub use admission::{Admission, AtLimit, Proxies, SourcePrefix};
@@ -44,12 +49,19 @@ pub(crate) use bound_address::{plain, scoped};
 pub use clients::{Clients, KnownBy};
 pub use control::Control;
 pub use count::{Count, Grouped};
-pub use daemon::{Account, Daemon, Identity, KILL_AFTER, LogFormat, LogLines, MOST_THREADS};
+pub use daemon::{
+    Account, Daemon, Identity, KILL_AFTER, LogFormat, LogLines, MOST_THREADS, TlsProcess,
+};
 pub use decimal::decimal;
 pub use duration::Span;
 pub use environment_file::EnvironmentFile;
 pub use escapes::{quoted, unescape};
+pub use gate::{GATE_TIMEOUT, Gate, MOST_IN_GATE};
 pub use in_order::in_order;
+pub use isolation::{
+    HOST_NAME, Isolation, MEMORY_SIZE, Mount, MountKind, PARTS, Part, Parts, ResourceMax, Sandbox,
+    Seccomp,
+};
 pub use listen::{Endpoint, Listen, SocketSource};
 pub use listener_id::ListenerId;
 pub use log_target::{Level, LogTarget};
@@ -69,7 +81,9 @@ pub use source::Source;
 pub use style::Style;
 pub use surroundings::{Limit, RESOURCES, StandardError, Surroundings};
 pub use target::Target;
-pub use variables::is_reserved_variable;
+pub use tls::{ClientCertificates, TLS_TIMEOUT, Tls, TlsCertificate, TlsVersion};
+pub use variables::{is_reserved_variable, is_tls_variable};
+pub use words::words;
 
 /// The configuration of skd.
 #[derive(Debug)]

@@ -5,7 +5,9 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Admission, Identity, Listen, Mode, ServiceText, Span, Surroundings};
+use super::{
+    Admission, Gate, Identity, Isolation, Listen, Mode, ServiceText, Span, Surroundings, Tls,
+};
 
 /// The maximum number of prestarted handlers.
 pub const MOST_WARM: usize = 4096;
@@ -45,6 +47,12 @@ pub struct Service {
     pub kill_after: Option<Span>,
     /// How handlers are started before their clients connect, if they are.
     pub prestart: Option<Prestart>,
+    /// How far handlers are kept from everything else.
+    pub isolation: Isolation,
+    /// TLS for its clients, if there is some.
+    pub tls: Option<Tls>,
+    /// The program that has connections first, if there is one.
+    pub gate: Option<Gate>,
     /// The environment, directory and limits of handlers.
     pub surroundings: Surroundings,
     /// What is to be said at the start: settings that have no effect.

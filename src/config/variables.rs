@@ -18,6 +18,27 @@ pub fn is_reserved_variable(name: &OsStr) -> bool {
         || RESERVED.iter().any(|reserved| reserved.as_bytes() == name)
 }
 
+/// Whether a handler would take this variable for one about its client's TLS session. If its service has
+/// TLS, skd sets or removes it.
+pub fn is_tls_variable(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    let own = |own: &str| own.as_bytes() == name;
+    TLS.iter().any(|it| own(it)) || OF_CLIENTS.iter().any(|it| name.starts_with(it.as_bytes()))
+}
+
+const TLS: [&str; 7] = [
+    "HTTPS",
+    "SSL_PROTOCOL",
+    "SSL_CIPHER",
+    "SSL_TLS_SNI",
+    "SSL_TLS_SNI_SERVERNAME",
+    "SSL_ALPN",
+    "SSL_SESSION_RESUMED",
+];
+
+/// Also what other servers say of a client's certificate, and programs look for.
+const OF_CLIENTS: [&str; 2] = ["SSL_CLIENT_", "SSL_PEER_"];
+
 const RESERVED: [&str; 22] = [
     "PROTO",
     "TCPCONNNUM",

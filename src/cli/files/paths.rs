@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueHint;
 
 use crate::cli::options::{GROUPS, Kind};
-use crate::config::{Location, OptionText, ServiceText};
+use crate::config::{Location, OptionText, ServiceText, TlsCertificate};
 
 /// Makes the relative paths of a service absolute. In another root directory, which the service has
 /// or skd itself enters, its program and working directory stay as they are.
@@ -44,6 +44,13 @@ pub(in crate::cli) fn resolve_option(option: &mut OptionText) {
         return;
     };
     let bytes = value.as_bytes();
+    if option.name == "tls" {
+        // What can't be read is refused later.
+        if let Ok(files) = TlsCertificate::parse(value) {
+            option.value = Some(certificate(files, &option.location).text());
+        }
+        return;
+    }
     let at = match option.name.as_str() {
         // An abstract name.
         "unix" if bytes.starts_with(b"@") => return,
@@ -51,8 +58,16 @@ pub(in crate::cli) fn resolve_option(option: &mut OptionText) {
         "log" => bytes.iter().take_while(|it| b"> ".contains(it)).count(),
         // It may be missing.
         "env-file" if bytes.starts_with(b"-") => 1,
+        "seccomp" if !bytes.contains(&b'/') => return,
+        "ro" | "rw" => 0,
         "allow" | "deny" if bytes.starts_with(b"file=") => b"file=".len(),
-        _ if matches!(hint, ValueHint::FilePath | ValueHint::DirPath) => 0,
+        _ if matches!(
+            hint,
+            ValueHint::FilePath | ValueHint::DirPath | ValueHint::ExecutablePath
+        ) =>
+        {
+            0
+        }
         _ => return,
     };
     let (before, path) = bytes.split_at(at);
@@ -62,6 +77,18 @@ pub(in crate::cli) fn resolve_option(option: &mut OptionText) {
     }
     let path = below(directory_of(&option.location), OsStr::from_bytes(path));
     option.value = Some(OsString::from_vec([before, path.as_bytes()].concat()));
+}
+
+/// Makes the relative paths of a certificate absolute.
+fn certificate(files: TlsCertificate, location: &Location) -> TlsCertificate {
+    let absolute = |path: PathBuf| match path.is_absolute() {
+        true => path,
+        false => below(directory_of(location), path.as_os_str()).into(),
+    };
+    TlsCertificate {
+        chain: absolute(files.chain),
+        key: files.key.map(absolute),
+    }
 }
 
 /// Returns the path of a file in a directory, without `.` components.

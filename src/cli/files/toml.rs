@@ -624,7 +624,7 @@ pub(super) fn key_of(option: &str) -> &str {
     }
 }
 
-/// Returns a string or an integer as a command line has it.
+/// Returns a string or a number as a command line has it.
 fn scalar(option: &Opt, value: &DeValue<'_>) -> Option<String> {
     match value {
         DeValue::String(text) => Some(text.to_string()),
@@ -632,6 +632,10 @@ fn scalar(option: &Opt, value: &DeValue<'_>) -> Option<String> {
             (true, 8 | 10) => number.as_str().to_owned(),
             _ => DeInteger::to_string(number),
         }),
+        // Of TLS: 1.3.
+        DeValue::Float(number) if matches!(option.kind, Kind::Value("VERSION", _)) => {
+            Some(number.as_str().to_owned())
+        }
         _ => None,
     }
 }

@@ -21,8 +21,7 @@ Without a listener, PROG is run at once.
 
 const FORMS: &str = "
 DURATION is like 250ms, 30s, 5m or 1h30m. SIZE is bytes, or like 64K or 1M.
-SOURCE is all, unix, uid=USER, gid=GROUP, file=PATH, or an address or prefix:
-192.0.2.7, 2001:db8::/32.
+SOURCE is all, unix, uid=USER, gid=GROUP, file=PATH, or an address or prefix.
 ";
 
 /// The common options.

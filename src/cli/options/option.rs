@@ -32,7 +32,7 @@ pub enum Belongs {
 }
 
 /// The options of the daemon. `--chroot` is its own too: with `--daemon-user`, skd enters it.
-const DAEMON: [&str; 15] = [
+const DAEMON: [&str; 18] = [
     "threads",
     "verbose",
     "background",
@@ -48,6 +48,9 @@ const DAEMON: [&str; 15] = [
     "control-mode",
     "control-owner",
     "control-read",
+    "tls-user",
+    "tls-program",
+    "tls-keylog",
 ];
 
 /// The options that say where to read, and what to do instead of serving.

@@ -35,7 +35,7 @@ For TCP connections, and in per-peer mode, where the default is 1m.",
         long: "linger",
         shorts: &[],
         kind: Value("DURATION", ValueHint::Other),
-        common: true,
+        common: false,
         help: "Let the answer arrive before closing",
         manual: "\
 By default 2s where handlers leave input unread; `0s` turns it off. Costs a descriptor for \
