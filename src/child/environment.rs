@@ -5,7 +5,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
-use crate::config::{Account, Surroundings, is_reserved_variable};
+use crate::config::{Account, Surroundings, is_reserved_variable, is_tls_variable};
 
 /// The common variables of the handlers of a service.
 #[derive(Clone, Debug)]
@@ -61,6 +61,12 @@ impl Variables {
     /// Without the variables that skd sets for each connection, and those that are for skd only.
     pub fn without_reserved(mut self) -> Self {
         self.0.retain(|(name, _)| !is_reserved_variable(name));
+        self
+    }
+
+    /// Without those about the TLS session of a client, which skd sets where there is one.
+    pub fn without_tls(mut self) -> Self {
+        self.0.retain(|(name, _)| !is_tls_variable(name));
         self
     }
 

@@ -2,15 +2,18 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
+use super::cgroups::Cgroup;
 use super::plan::Plan;
 use crate::error::Error;
 use crate::report::{self, Event, SpawnTrouble, Trouble};
 use crate::sys::child::{self, Born, ChildStack, CloneCall, Descriptors, Launch, Step};
 use crate::sys::descriptors::{self, Low};
+use crate::sys::environment::Environment;
 use crate::sys::process::{self, Target, Wait};
 
 /// How children are made on this kernel, found out once by trying.
@@ -80,6 +83,9 @@ impl Method {
                 target: None,
                 environment: environment.finish(),
                 want_pidfd: method.pidfds == Pidfds::Clone,
+                namespaces: 0,
+                cgroup: None,
+                pid_to: None,
                 traced: false,
             };
             match child::spawn(&mut stack, launch) {
@@ -124,6 +130,30 @@ impl Method {
             }
         }
     }
+}
+
+/// Tries to start a child in a control group (`CLONE_INTO_CGROUP`, Linux 5.7).
+pub fn try_cgroup(cgroup: &Cgroup) -> Result<(), Errno> {
+    if CloneCall::find() != CloneCall::Clone3 {
+        return Err(Errno::ENOSYS);
+    }
+    let mut environment = Environment::new(Arc::new([]), None);
+    let launch = Launch {
+        call: CloneCall::Clone3,
+        descriptors: Descriptors::Inherit,
+        connection: None,
+        steps: &[],
+        target: None,
+        environment: environment.finish(),
+        want_pidfd: false,
+        namespaces: 0,
+        cgroup: Some(cgroup.as_fd()),
+        pid_to: None,
+        traced: false,
+    };
+    let born = child::spawn(&mut ChildStack::new()?, launch)?;
+    bury(&born);
+    Ok(())
 }
 
 /// Starts the thread that watches newborn children, unless there is one. After all changes of the

@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fmt::Write as _;
-use std::hash::{Hash, Hasher};
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,14 +12,14 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::resource::{Resource, getrlimit};
-use nix::sys::stat::{Mode, fstat};
+use nix::sys::stat::Mode;
 use nix::unistd::Uid;
 
 use super::environment::Variables;
 use super::program;
 use crate::config::{StandardError, Surroundings};
 use crate::error::Error;
-use crate::report::SpawnFailure;
+use crate::report::{SpawnFailure, StepInWords};
 use crate::sys::capabilities;
 use crate::sys::child::{self, ExecTarget, SUID_DUMPABLE, Stage, Step};
 use crate::sys::credentials::Credentials;
@@ -29,6 +28,7 @@ use crate::sys::environment::Environment;
 use crate::sys::names::kernel_parameter;
 use crate::sys::pipe::pipe;
 use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
+use crate::sys::seccomp::{Filter, Listening};
 use crate::sys::signals::{SigSet, Signal};
 
 /// Everything about a handler that is the same for all connections.
@@ -51,6 +51,14 @@ pub struct Plan {
     /// The user that stands for all those that this process can't name, if handlers become their
     /// clients' users.
     unknown: Option<Credentials>,
+    /// What fails if a step does that another process takes, in words.
+    words: Vec<String>,
+    /// See [`Self::error_is_client`].
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "asked by prestarting alone")
+    )]
+    error_is_client: bool,
 }
 
 /// The descriptor of the first socket that is passed (sd_listen_fds(3)).
@@ -64,6 +72,9 @@ pub enum Role {
         /// Whether a terminal may be reached in this process's session.
         terminal: bool,
     },
+    /// The same in a PID namespace of its own, where it reaches no other process, and in a session
+    /// without a terminal.
+    Apart,
     /// The supervised program, in a session of its own. With a terminal it has a process group of its
     /// own instead, which is the foreground one.
     Supervised {
@@ -89,6 +100,10 @@ pub struct Preparation<'a> {
     pub as_peer: bool,
     /// Its root directory, if that is another. It has a user too.
     pub root: Option<Root>,
+    /// Whether another process makes its handlers: that finds the program, and takes the steps.
+    pub is_elsewhere: bool,
+    /// The filter of its system calls, if there is one. It can't gain privileges then.
+    pub filter: Option<Filter>,
 }
 
 /// The root directory of handlers. Services with the same share it.
@@ -210,7 +225,12 @@ impl Plan {
         for (index, (command, variables, preparation)) in wanted.into_iter().enumerate() {
             let user = preparation.user.clone();
             let working = preparation.surroundings.directory.as_deref();
+            let is_elsewhere = preparation.is_elsewhere;
             let plan = Self::without_program(command, variables, preparation, &mut common);
+            if is_elsewhere {
+                plans.push((plan, None));
+                continue;
+            }
             let rights = user.as_ref();
             let rights = rights.map(|_| text(plan.rights().map(|(_, step)| step)));
             let name = command.first().map_or(&[][..], |name| name.to_bytes());
@@ -225,7 +245,7 @@ impl Plan {
                 });
                 search.questions.push((question.clone(), index));
             }
-            plans.push((plan, (rights, question)));
+            plans.push((plan, Some((rights, question))));
         }
         let mut failure: Option<(usize, Error)> = None;
         for (rights, search) in searches {
@@ -257,8 +277,9 @@ impl Plan {
         if let Some(failure) = failure {
             return Err(failure);
         }
-        let finish = |(mut plan, key): (Self, _)| {
-            let path = answers.get(&key).cloned().flatten().unwrap_or_default();
+        let finish = |(mut plan, key): (Self, Option<_>)| {
+            let path = key.and_then(|key| answers.get(&key).cloned().flatten());
+            let path = path.unwrap_or_default();
             plan.target = ExecTarget::new(path, plan.target.arguments().to_vec());
             plan
         };
@@ -271,7 +292,11 @@ impl Plan {
         preparation: Preparation<'_>,
         common: &mut Common,
     ) -> Self {
-        let steps = common.steps(steps(&preparation));
+        let steps = match preparation.is_elsewhere {
+            true => Vec::new(),
+            false => steps(&preparation),
+        };
+        let steps = common.steps(steps);
         let (root, directory) = preparation
             .root
             .map(|root| (root.path, root.directory))
@@ -290,6 +315,8 @@ impl Plan {
             owned: directory.into_iter().collect(),
             directory: preparation.surroundings.directory.as_deref().map(path_of),
             root,
+            words: Vec::new(),
+            error_is_client: preparation.surroundings.error == StandardError::Client,
         }
     }
 
@@ -318,7 +345,8 @@ impl Plan {
             let before = rights.len();
             rights.push(step.clone());
             let failure = try_out(&rights);
-            if !step.changes_rights() {
+            // A filter needs the second.
+            if !step.changes_rights() && !matches!(step, Step::NoNewPrivileges) {
                 rights.truncate(before);
             }
             let Some(errno) = failure else { continue };
@@ -379,9 +407,7 @@ impl Plan {
             match status {
                 0 => CString::new(text)
                     .map_err(|_| Error::Start("the program's path has a NUL inside".into())),
-                126 => Err(Error::NotRunnable(why())),
-                127 => Err(Error::NotFound(why())),
-                _ => Err(Error::Start(why())),
+                status => Err(Error::with_status(*status, why())),
             }
         };
         (0..count).map(next).collect()
@@ -510,13 +536,65 @@ impl Plan {
         Ok(())
     }
 
+    /// Sends the listener of its filter, if that has one, to the thread with the other end of a socket,
+    /// together with the number of its service. The socket must have a reserved number.
+    pub fn listen_to_filter(&mut self, socket: &Arc<OwnedFd>, service: u32) {
+        let (socket_number, mut listens) = (socket.as_raw_fd(), false);
+        let mut steps = self.steps.to_vec();
+        for step in &mut steps {
+            if let Step::Filter(filter, to) = step {
+                listens = filter.has_listener();
+                *to = listens.then_some(Listening {
+                    socket: socket_number,
+                    service,
+                });
+            }
+        }
+        if listens {
+            self.steps = steps.into();
+            self.owned.push(Arc::clone(socket));
+        }
+    }
+
+    /// Adds steps before all others, and after them, but for the filter of system calls and the signal
+    /// mask. Before [`Self::own`].
+    pub(super) fn surround(&mut self, first: Vec<Step>, last: impl IntoIterator<Item = Step>) {
+        let is_end = |step: &Step| matches!(step, Step::Filter(..) | Step::SignalMask(_));
+        let mut steps = first;
+        let begin = steps.len();
+        steps.extend(self.steps.iter().cloned());
+        let ends = steps
+            .iter()
+            .skip(begin)
+            .rev()
+            .take_while(|step| is_end(step));
+        let end = steps.len() - ends.count();
+        steps.splice(end..end, last);
+        self.steps = steps.into();
+    }
+
+    /// Notes how another process makes the handlers: the path of the program there, and what fails
+    /// if one of its steps does, in words.
+    pub(super) fn made_elsewhere(&mut self, path: CString, words: Vec<String>) {
+        self.target = ExecTarget::new(path, self.target.arguments().to_vec());
+        self.words = words;
+    }
+
+    /// Returns in words what fails if a step does, for all steps.
+    pub(super) fn steps_in_words(&self) -> impl Iterator<Item = String> {
+        let steps = self.steps.iter();
+        steps.map(|step| StepInWords(step).to_string())
+    }
+
     /// Hashes what makes its children different from those of another plan, but for variables.
     ///
     /// The next binary may have other numbers for the same files: a descriptor counts as its file.
     #[cfg(target_arch = "x86_64")]
-    pub(super) fn identify(&self, hasher: &mut impl Hasher) {
+    pub(super) fn identify(&self, hasher: &mut impl std::hash::Hasher) {
+        use std::hash::Hash;
+        use std::os::fd::AsFd;
         let file = |fd: &dyn AsFd| {
-            let found = fstat(fd.as_fd());
+            let found = nix::sys::stat::fstat(fd.as_fd());
             found.map(|found| (found.st_dev, found.st_ino)).ok()
         };
         self.target.path().hash(hasher);
@@ -524,6 +602,7 @@ impl Plan {
         for step in self.steps.iter() {
             match step {
                 Step::EnterRoot(_) | Step::EnterDirectory(_) => {}
+                Step::Filter(filter, _) => format!("{filter:?}").hash(hasher),
                 // Most of the C library's set is never written.
                 Step::SignalMask(mask) => {
                     mask.iter().for_each(|signal| (signal as i32).hash(hasher))
@@ -531,10 +610,21 @@ impl Plan {
                 step => format!("{step:?}").hash(hasher),
             }
         }
-        self.owned.iter().for_each(|fd| file(fd).hash(hasher));
+        // The socket for the listener of a filter is another one each time.
+        let is_socket = |number| {
+            let to = |step: &Step| matches!(step, Step::Filter(_, Some(to)) if to.socket == number);
+            self.steps.iter().any(to)
+        };
+        let owned = self.owned.iter();
+        let owned = owned.filter(|fd| !is_socket(fd.as_raw_fd()));
+        owned.for_each(|fd| file(fd).hash(hasher));
+        if !self.words.is_empty() {
+            // What another process has made, none makes again.
+            std::time::SystemTime::now().hash(hasher);
+        }
         self.root.hash(hasher);
         // All have it, if it isn't the client's.
-        file(&io::stderr()).hash(hasher);
+        file(&std::io::stderr()).hash(hasher);
     }
 
     /// The program and its arguments.
@@ -547,6 +637,11 @@ impl Plan {
         &self.steps
     }
 
+    /// The same, to be shared.
+    pub(super) fn shared_steps(&self) -> &Arc<[Step]> {
+        &self.steps
+    }
+
     /// Whether the child leads a session of its own.
     pub fn leads_session(&self) -> bool {
         let leads = |step: &Step| matches!(step, Step::LeadSession);
@@ -556,20 +651,26 @@ impl Plan {
     /// Whether the client is standard error of the child too.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn error_is_client(&self) -> bool {
-        self.steps
-            .iter()
-            .any(|step| matches!(step, Step::Descriptor(1, 2)))
+        self.error_is_client
     }
 
     /// The steps of a child that is traced. No signal may stop it before its exec, except SIGTRAP,
-    /// which reports the exec; the tracer empties the mask then.
+    /// which reports the exec; the tracer empties the mask then. A filter is the last, since it may
+    /// refuse to be traced.
     pub fn steps_if_traced(&self) -> Vec<Step> {
-        let masks = matches!(self.steps.last(), Some(Step::SignalMask(_)));
-        let others = self.steps.len() - usize::from(masks);
-        let steps = self.steps.iter().take(others).cloned();
+        let steps = match &self.steps[..] {
+            [steps @ .., Step::SignalMask(_)] => steps,
+            steps => steps,
+        };
+        let (steps, filter) = match steps {
+            [steps @ .., filter @ Step::Filter(..)] => (steps, Some(filter)),
+            steps => (steps, None),
+        };
         let mut mask = SigSet::all();
         mask.remove(Signal::SIGTRAP);
-        steps.chain([Step::SignalMask(mask)]).collect()
+        let mask = Step::SignalMask(mask);
+        let steps = steps.iter().chain([&mask]).chain(filter);
+        steps.cloned().collect()
     }
 
     /// The variables that all handlers have in common, each `NAME=VALUE`.
@@ -615,8 +716,16 @@ impl Plan {
                 Stage::Step(index) => self.steps.get(index),
                 _ => None,
             },
+            words: match stage {
+                Stage::Step(index) => self.words.get(index).map(String::as_str),
+                _ => None,
+            },
             errno,
-            missing_interpreter: program::missing_interpreter,
+            // Of a program elsewhere it was looked for once.
+            missing_interpreter: match self.words.is_empty() {
+                true => program::missing_interpreter,
+                false => |_, _| None,
+            },
         }
     }
 }
@@ -682,7 +791,9 @@ fn steps(preparation: &Preparation<'_>) -> Vec<Step> {
         surroundings, role, ..
     } = preparation;
     let mut steps = Vec::new();
-    if matches!(role, Role::Handler { .. }) && surroundings.error == StandardError::Client {
+    if matches!(role, Role::Handler { .. } | Role::Apart)
+        && surroundings.error == StandardError::Client
+    {
         steps.push(Step::Descriptor(1, 2));
     }
     match role {
@@ -691,6 +802,7 @@ fn steps(preparation: &Preparation<'_>) -> Vec<Step> {
         Role::Handler { terminal: false } if preparation.user.is_none() => {
             steps.push(Step::LeadGroup);
         }
+        Role::Apart => steps.push(Step::LeadGroup),
         Role::Handler { .. } | Role::Supervised { terminal: false } => {
             steps.push(Step::LeadSession);
         }
@@ -727,8 +839,12 @@ fn steps(preparation: &Preparation<'_>) -> Vec<Step> {
     if let Some(directory) = &surroundings.directory {
         steps.push(Step::ChangeDirectory(directory.clone()));
     }
-    if surroundings.no_new_privileges {
+    if surroundings.no_new_privileges || preparation.filter.is_some() {
         steps.push(Step::NoNewPrivileges);
+    }
+    // After all that it may refuse.
+    if let Some(filter) = &preparation.filter {
+        steps.push(Step::Filter(filter.clone(), None));
     }
     if *role != Role::InPlace {
         // In place, mask and dispositions are restored as they were inherited.

@@ -1,12 +1,13 @@
 //! A plan and a connection become a running handler.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::{Pid, dup3};
 
+use super::cgroups::Cgroup;
 use super::method::{Method, Pidfds, bury};
 use super::plan::Plan;
 use crate::report::{SpawnTrouble, StartFailure, Way};
@@ -24,6 +25,10 @@ pub struct Spawned {
     pub pidfd: Option<OwnedFd>,
     /// How it was started.
     pub way: Way,
+    /// Its control group, if it has one of its own.
+    pub cgroup: Option<Cgroup>,
+    /// Whether it is process 1 of a PID namespace of its own: all in that ends with it.
+    pub is_init: bool,
 }
 
 /// Why there is no handler.
@@ -35,9 +40,28 @@ pub enum SpawnError {
     Failed(Stage, Errno),
     /// One child after the other was killed before its exec.
     Killed,
+    /// No process is left that makes handlers in the sandbox.
+    NoJailer,
 }
 
 impl SpawnError {
+    /// Why a child that was to take these steps hasn't become the program.
+    pub(super) fn of(steps: &[Step], stage: Stage, errno: Errno) -> Self {
+        match (stage, errno) {
+            (
+                Stage::Descriptors | Stage::Exec,
+                Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE,
+            ) => Self::Shortage(errno),
+            // No memory for the account of another user, or no more processes of that.
+            (Stage::Step(index), Errno::EAGAIN | Errno::ENOMEM)
+                if steps.get(index).is_some_and(Step::changes_rights) =>
+            {
+                Self::Shortage(errno)
+            }
+            _ => Self::Failed(stage, errno),
+        }
+    }
+
     /// What it is counted as.
     pub fn failure(self) -> StartFailure {
         match self {
@@ -45,7 +69,7 @@ impl SpawnError {
             Self::Failed(Stage::Descriptors, _) => StartFailure::Descriptors,
             Self::Failed(Stage::Step(_) | Stage::Trace, _) => StartFailure::Preparation,
             Self::Failed(Stage::Exec, _) => StartFailure::Exec,
-            Self::Killed => StartFailure::Killed,
+            Self::Killed | Self::NoJailer => StartFailure::Killed,
         }
     }
 
@@ -57,6 +81,9 @@ impl SpawnError {
                 errno,
             },
             Self::Killed => SpawnTrouble::Killed {
+                program: plan.name(),
+            },
+            Self::NoJailer => SpawnTrouble::NoJailer {
                 program: plan.name(),
             },
             Self::Failed(stage, errno) => SpawnTrouble::Failed(plan.explain(stage, errno)),
@@ -138,6 +165,16 @@ impl Spawner {
         !self.holds
     }
 
+    /// The number of the descriptor for what is held: no other thread has it.
+    pub(super) fn number(&self) -> usize {
+        usize::try_from(self.slot.as_raw_fd()).unwrap_or_default()
+    }
+
+    /// Returns a pidfd of a child that hasn't been reaped, where the kernel has pidfds.
+    pub(super) fn pidfd_of(&self, child: Pid) -> Option<OwnedFd> {
+        self.method.pidfd_of(child)
+    }
+
     /// The descriptor that is held.
     pub(super) fn held(&self) -> BorrowedFd<'_> {
         self.slot.as_fd()
@@ -192,13 +229,14 @@ impl Spawner {
     pub(super) fn launch(
         &mut self,
         plan: &Plan,
+        cgroup: Option<Cgroup>,
         environment: &mut Environment,
     ) -> Result<Spawned, SpawnError> {
         if plan.unknown_peer().is_none() {
-            return self.make(plan, plan.steps(), environment, false);
+            return self.make(plan, plan.steps(), cgroup, environment, false);
         }
         let peer = std::mem::take(&mut self.peer);
-        let spawned = self.make(plan, &peer.steps, environment, false);
+        let spawned = self.make(plan, &peer.steps, cgroup, environment, false);
         self.peer = peer;
         spawned
     }
@@ -210,15 +248,17 @@ impl Spawner {
         &mut self,
         plan: &Plan,
         steps: &[Step],
+        cgroup: Option<Cgroup>,
         environment: &mut Environment,
     ) -> Result<Spawned, SpawnError> {
-        self.make(plan, steps, environment, true)
+        self.make(plan, steps, cgroup, environment, true)
     }
 
     fn make(
         &mut self,
         plan: &Plan,
         steps: &[Step],
+        cgroup: Option<Cgroup>,
         environment: &mut Environment,
         traced: bool,
     ) -> Result<Spawned, SpawnError> {
@@ -230,24 +270,15 @@ impl Spawner {
             target: Some(plan.target()),
             environment: environment.finish(),
             want_pidfd: self.method.pidfds == Pidfds::Clone,
+            namespaces: 0,
+            cgroup: cgroup.as_ref().map(AsFd::as_fd),
+            pid_to: None,
             traced,
         };
         let born = child::spawn(&mut self.stack, launch).map_err(SpawnError::Shortage)?;
         if let Some((stage, errno)) = born.failure {
             bury(&born);
-            return Err(match (stage, errno) {
-                (
-                    Stage::Descriptors | Stage::Exec,
-                    Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE,
-                ) => SpawnError::Shortage(errno),
-                // No memory for the account of another user, or no more processes of that.
-                (Stage::Step(index), Errno::EAGAIN | Errno::ENOMEM)
-                    if steps.get(index).is_some_and(Step::changes_rights) =>
-                {
-                    SpawnError::Shortage(errno)
-                }
-                _ => SpawnError::Failed(stage, errno),
-            });
+            return Err(SpawnError::of(steps, stage, errno));
         }
         if born.killed {
             bury(&born);
@@ -262,6 +293,8 @@ impl Spawner {
             pid: born.pid,
             pidfd,
             way: Way::Exec,
+            cgroup,
+            is_init: false,
         })
     }
 }

@@ -3,13 +3,15 @@
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 
+use nix::unistd::Pid;
+
 use super::parked::{Parked, Refusal};
 use super::pool::{LOOK, Pool, milliseconds};
 use super::state::Due;
 use crate::child::spawn::Spawned;
 use crate::config::Prestart;
 use crate::report::{self, Event, Trouble, Way};
-use crate::sys::process;
+use crate::sys::process::{self, Target, Wait};
 
 impl Pool {
     /// Hands a connection to a prestarted handler, if there is one.
@@ -62,11 +64,16 @@ impl Pool {
             // From now on another thread watches its pidfd.
             let _ = self.poller.remove(parked.pidfd());
             match parked.give(connection) {
-                Ok(pid) => {
+                Ok(_) => {
+                    // It knows itself by another id where it has a PID namespace.
+                    let pid = parked.pid();
+                    let (pidfd, cgroup) = parked.into_parts();
                     return Some(Spawned {
                         pid,
-                        pidfd: Some(parked.into_pidfd()),
+                        pidfd: Some(pidfd),
                         way: Way::Pool,
+                        cgroup,
+                        is_init: self.jail.as_ref().is_some_and(|jail| jail.is_init()),
                     });
                 }
                 Err(Refusal::Lost) => {
@@ -103,11 +110,16 @@ impl Pool {
             }
             None => {}
         }
-        successor.ok().map(|pid| Spawned {
+        // A system call for each copy: skd signals its children alone, even if another process of the
+        // same user took the socket while the program was starting, and answers with any id.
+        let is_child = |pid: &Pid| process::wait(Target::Process(*pid), Wait::PEEK).is_ok();
+        successor.ok().filter(is_child).map(|pid| Spawned {
             pid,
             // It can't have been reaped: only its handler's entry has that done.
             pidfd: process::open_pidfd(pid).ok(),
             way: Way::Copy,
+            cgroup: None,
+            is_init: false,
         })
     }
 

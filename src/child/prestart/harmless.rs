@@ -10,7 +10,8 @@ use libc::{c_int, c_long};
 use super::arguments::{ClientDescriptors, word};
 use super::kinds::{Kind, Kinds};
 use super::look;
-use crate::sys::trace::{Call, Tracee, call_name};
+use crate::sys::seccomp::call_name;
+use crate::sys::trace::{Call, Tracee};
 
 /// Calls that a program may make.
 #[derive(Debug)]

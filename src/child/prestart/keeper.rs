@@ -14,6 +14,8 @@ use super::parked::Parked;
 use super::pool::Pool;
 use super::program_files::Sources;
 use super::state::{Due, SHORTEST_PAUSE};
+use crate::child::cgroups::Cgroups;
+use crate::child::jail::Jail;
 use crate::child::plan::Plan;
 use crate::child::spawn::Spawner;
 use crate::config::{Prestart, ServiceId};
@@ -39,12 +41,12 @@ enum Task {
 }
 
 impl Pool {
-    /// Makes a pool of handlers that `plan` starts with these variables besides, each `NAME=VALUE`,
-    /// and its thread, which starts nothing before [`Self::refill`].
+    /// Makes a pool of handlers that `plan` starts, in its sandbox if it has one, with these variables
+    /// besides, each `NAME=VALUE`, and its thread, which starts nothing before [`Self::refill`].
     pub fn start(
         service: ServiceId,
         prestart: Prestart,
-        plan: Arc<Plan>,
+        (plan, jail, cgroups): (Arc<Plan>, Option<Arc<Jail>>, Option<Arc<Cgroups>>),
         variables: Vec<CString>,
         spawner: Spawner,
     ) -> Result<Arc<Self>, Error> {
@@ -59,7 +61,7 @@ impl Pool {
         let pool = Arc::new(Self::new(
             service,
             prestart,
-            plan,
+            (plan, jail, cgroups),
             variables,
             (waker, poller),
         ));
@@ -85,6 +87,8 @@ impl Pool {
                 Task::Start { age, without } => {
                     let start = Start {
                         plan: &self.plan,
+                        jail: self.jail.as_deref(),
+                        cgroups: self.cgroups.as_ref(),
                         steps: &steps,
                         successor: self.prestart.into(),
                         without,

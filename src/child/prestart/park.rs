@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::sockopt::ReceiveTimeout;
@@ -22,18 +23,21 @@ use super::locks::holds_one;
 use super::parked::{ANSWER_TIMEOUT, Parked, note_of_copies};
 use super::runs::Runs;
 use super::verdict::{Successor, Verdict};
+use crate::child::cgroups::Cgroups;
+use crate::child::jail::Jail;
 use crate::child::plan::Plan;
-use crate::child::spawn::{SpawnError, Spawner};
+use crate::child::spawn::{SpawnError, Spawned, Spawner};
 use crate::config::Sharing;
 use crate::error::Reason;
 use crate::report::{Extent, ParkedAt};
 use crate::sys::child::Step;
 use crate::sys::environment::Environment;
+use crate::sys::passing::send_descriptor;
 use crate::sys::process;
-use crate::sys::sockets::send_descriptor;
+use crate::sys::seccomp::call_name;
 use crate::sys::trace::{
     Breakpoint, Call, Fault, Held, OneProcessor, Parking, Processors, Stop, Tick, Tracee,
-    call_name, is_interruption,
+    is_interruption,
 };
 
 /// How long a program may be in one call; after that it is parked there.
@@ -48,6 +52,10 @@ const LOOK: Duration = Duration::from_millis(100);
 /// What a program is started with.
 pub(super) struct Start<'a> {
     pub(super) plan: &'a Plan,
+    /// The sandbox that it is started in, if there is one.
+    pub(super) jail: Option<&'a Jail>,
+    /// The control groups of handlers, if they have some.
+    pub(super) cgroups: Option<&'a Arc<Cgroups>>,
     /// The steps of a child that is traced.
     pub(super) steps: &'a [Step],
     /// What goes on when there is a client.
@@ -83,12 +91,26 @@ impl Start<'_> {
         let one_processor = OneProcessor::hold().ok();
         spawner.hold(&theirs).map_err(&no_socket)?;
         drop(theirs);
-        let spawned = spawner.launch_traced(self.plan, self.steps, environment);
+        let cgroup = self.cgroups.map(Cgroups::take).transpose();
+        let cgroup = cgroup.map_err(short("no control group for a prestarted process"))?;
+        let spawned = match self.jail {
+            Some(jail) => jail.launch_traced(spawner, environment).map(|spawned| {
+                // Slower than to be made there, but not while a client waits.
+                let moved = cgroup.filter(|cgroup| cgroup.enter(spawned.pid).is_ok());
+                Spawned {
+                    cgroup: moved,
+                    ..spawned
+                }
+            }),
+            None => spawner.launch_traced(self.plan, self.steps, cgroup, environment),
+        };
         spawner.release();
         let spawned = spawned.map_err(|why| {
             let text = why.explain(self.plan).to_string();
             match why {
-                SpawnError::Shortage(_) | SpawnError::Killed => Failure::Short(text),
+                SpawnError::Shortage(_) | SpawnError::Killed | SpawnError::NoJailer => {
+                    Failure::Short(text)
+                }
                 SpawnError::Failed(..) => Failure::Unfit(text),
             }
         })?;
@@ -97,7 +119,13 @@ impl Start<'_> {
         let pidfd = spawned.pidfd.ok_or_else(no_pidfd)?;
         let processors = one_processor.as_ref().map(OneProcessor::former);
         let end = self.lead(tracee, processors, wanted)?;
-        Ok((Parked::new(spawned.pid, pidfd, control, copies), end))
+        if self.cgroups.is_some() && spawned.cgroup.is_none() {
+            return Err(Failure::Short(
+                "it can't have a control group of its own".into(),
+            ));
+        }
+        let parked = Parked::new(spawned.pid, pidfd, control, copies);
+        Ok((parked.inside(spawned.cgroup), end))
     }
 
     /// Lets the program go on from call to call, and parks it.
@@ -113,6 +141,7 @@ impl Start<'_> {
             parking: Parking {
                 copies: self.successor != Successor::Itself,
                 session: self.plan.leads_session(),
+                tied: self.jail.is_some(),
                 error: client.have_error(),
                 processors,
                 ..Parking::default()

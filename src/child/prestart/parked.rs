@@ -17,9 +17,11 @@ use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 use nix::sys::time::TimeVal;
 use nix::unistd::Pid;
 
+use crate::child::cgroups::Cgroup;
 use crate::sys::descriptors::memory_file;
+use crate::sys::passing::send_descriptor;
 use crate::sys::process::{self, Target, Wait};
-use crate::sys::sockets::{receive_now, send_descriptor};
+use crate::sys::sockets::receive_now;
 
 /// How long skd waits for an answer. It takes a clone(2) or a dozen other calls: after so much
 /// more time the process has been stopped, or never answers.
@@ -31,6 +33,8 @@ pub(super) struct Parked {
     pid: Pid,
     pidfd: OwnedFd,
     control: OwnedFd,
+    /// Its control group, if it has one of its own.
+    cgroup: Option<Cgroup>,
     /// The kernel's note of its last copy, if copies of it go on.
     copies: Option<File>,
     /// The last copy that was answered.
@@ -67,10 +71,16 @@ impl Parked {
             pid,
             pidfd,
             control,
+            cgroup: None,
             copies,
             last: Cell::new(0),
             silent: Cell::new(false),
         }
+    }
+
+    /// The same in a control group of its own.
+    pub(super) fn inside(self, cgroup: Option<Cgroup>) -> Self {
+        Self { cgroup, ..self }
     }
 
     /// Takes over a process that an earlier binary of this process has parked: with the note of
@@ -167,9 +177,9 @@ impl Parked {
         Err(otherwise)
     }
 
-    /// Keeps the pidfd of a process that has gone on itself.
-    pub(super) fn into_pidfd(self) -> OwnedFd {
-        self.pidfd
+    /// Keeps the pidfd and the control group of a process that has gone on itself.
+    pub(super) fn into_parts(self) -> (OwnedFd, Option<Cgroup>) {
+        (self.pidfd, self.cgroup)
     }
 
     /// Ends and reaps it.

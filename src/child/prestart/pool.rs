@@ -9,6 +9,8 @@ use skd_control::PoolStatus;
 
 use super::parked::Parked;
 use super::state::State;
+use crate::child::cgroups::Cgroups;
+use crate::child::jail::Jail;
 use crate::child::plan::Plan;
 use crate::config::{Prestart, ServiceId};
 use crate::sys::events::{Poller, Waker};
@@ -27,6 +29,10 @@ pub struct Pool {
     pub(super) service: ServiceId,
     pub(super) prestart: Prestart,
     pub(super) plan: Arc<Plan>,
+    /// The sandbox of all of them, if there is one.
+    pub(super) jail: Option<Arc<Jail>>,
+    /// The control groups of handlers, if they have some.
+    pub(super) cgroups: Option<Arc<Cgroups>>,
     /// What all of them have in their environment.
     pub(super) variables: Arc<[CString]>,
     state: Mutex<State>,
@@ -49,7 +55,7 @@ impl Pool {
     pub(super) fn new(
         service: ServiceId,
         prestart: Prestart,
-        plan: Arc<Plan>,
+        (plan, jail, cgroups): (Arc<Plan>, Option<Arc<Jail>>, Option<Arc<Cgroups>>),
         variables: Arc<[CString]>,
         (waker, poller): (Waker, Poller),
     ) -> Self {
@@ -57,6 +63,8 @@ impl Pool {
             service,
             prestart,
             plan,
+            jail,
+            cgroups,
             variables,
             state: Mutex::new(State::new()),
             template: Mutex::new(None),

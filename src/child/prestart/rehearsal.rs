@@ -24,6 +24,8 @@ pub fn rehearse(
     let why = loop {
         let start = Start {
             plan,
+            jail: None,
+            cgroups: None,
             steps: &steps,
             successor: prestart.into(),
             without,

@@ -161,6 +161,10 @@ impl Pool {
     /// Others than this pool would have are ended. Whether files have changed is looked at when the
     /// first client comes.
     pub fn restore(&self, saved: SavedPool, mut take: impl FnMut(i32) -> Option<OwnedFd>) {
+        if self.cgroups.is_some() {
+            // In which groups they are isn't saved, since others take a moment to start.
+            return saved.end();
+        }
         let fits = saved.key == self.key();
         let parked: Vec<_> = saved
             .parked

@@ -5,9 +5,12 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use skd_control::PoolStatus;
 
+use crate::child::cgroups::Cgroups;
+use crate::child::jail::Jail;
 use crate::child::plan::Plan;
 use crate::child::spawn::{Spawned, Spawner};
 use crate::config::{Prestart, ServiceId};
@@ -39,7 +42,7 @@ impl Pool {
     pub fn start(
         _: ServiceId,
         _: Prestart,
-        _: Arc<Plan>,
+        _: (Arc<Plan>, Option<Arc<Jail>>, Option<Arc<Cgroups>>),
         _: Vec<CString>,
         _: Spawner,
     ) -> Result<Arc<Self>, Error> {
@@ -61,6 +64,11 @@ impl Pool {
     /// Nothing has descriptors.
     pub fn count_descriptors(&self) -> usize {
         0
+    }
+
+    /// It has no process.
+    pub fn may_have(&self, _: Pid) -> bool {
+        match *self {}
     }
 
     /// Nothing is prestarted.

@@ -4,14 +4,10 @@
 
 use std::fs::{self, File};
 use std::io::{PipeWriter, Read, Write};
-use std::mem;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -20,8 +16,8 @@ use nix::unistd::Pid;
 use crate::child::environment::Variables;
 use crate::child::plan::{Preparation, Role};
 use crate::child::spawn::SpawnError;
-use crate::child::{Method, Pidfds, Plan, Pool, Spawner};
-use crate::config::{Prestart, ServiceId, Sharing, Span, Surroundings};
+use crate::child::{Method, Pidfds, Plan, Spawner};
+use crate::config::Surroundings;
 use crate::sys::child::{self, ChildStack, CloneCall, Descriptors, Launch, Stage, Step};
 use crate::sys::descriptors::{Low, Reserved, copy_above};
 use crate::sys::process::{self, Fork, Target, Wait};
@@ -105,6 +101,8 @@ fn plan_of_cat() -> Plan {
         user: None,
         as_peer: false,
         root: None,
+        is_elsewhere: false,
+        filter: None,
     };
     Plan::new(&[c"cat".into()], &variables, preparation).unwrap()
 }
@@ -143,7 +141,7 @@ fn a_step_uses_what_the_plan_owns_and_the_program_does_not_have_it() {
             spawner.hold(&server).unwrap();
             drop(server);
             let mut environment = fixture.plan.environment();
-            let spawned = spawner.spawn(&fixture.plan, None, &mut environment);
+            let spawned = spawner.launch(&fixture.plan, None, &mut environment);
             let spawned = spawned.unwrap();
             spawner.release();
             fixture.expect_program(spawned.pid);
@@ -178,7 +176,7 @@ fn connections_of_other_threads_are_closed_before_the_steps() {
             let (_client, server) = connection();
             spawner.hold(&server).unwrap();
             let mut environment = fixture.plan.environment();
-            let failure = spawner.spawn(&fixture.plan, None, &mut environment);
+            let failure = spawner.launch(&fixture.plan, None, &mut environment);
             match failure {
                 Err(SpawnError::Failed(Stage::Step(at), Errno::EBADF)) => {
                     assert_eq!(Some(at), index);
@@ -209,6 +207,9 @@ fn a_program_that_inherits_descriptors_does_not_have_it_either() {
                 target: Some(plan.target()),
                 environment: environment.finish(),
                 want_pidfd: false,
+                namespaces: 0,
+                cgroup: None,
+                pid_to: None,
                 traced: false,
             };
             let born = child::spawn(&mut ChildStack::new().unwrap(), launch).unwrap();
@@ -223,47 +224,65 @@ fn a_program_that_inherits_descriptors_does_not_have_it_either() {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[test]
-fn prestarted_handlers_have_used_it_too() {
-    let fork_server = Prestart::ForkServer {
-        sharing: Sharing::Strict,
-        max_age: Span::seconds(3600),
-    };
-    for prestart in [Prestart::Warm(2.try_into().unwrap()), fork_server] {
-        in_a_process_of_its_own(|kept| {
-            let mut fixture = Fixture::new(kept);
-            let low = fixture.reserved.low(2).unwrap();
-            let method = Method::probe(&fixture.plan, low).unwrap();
-            let mut spawner = || {
-                let slot = fixture.reserved.slot().unwrap();
-                Spawner::new(method, slot).unwrap()
-            };
-            let (mut own, keeper) = (spawner(), spawner());
-            let plan = Arc::new(mem::replace(&mut fixture.plan, plan_of_cat()));
-            let pool = Pool::start(ServiceId::new(0), prestart, plan, Vec::new(), keeper).unwrap();
-            pool.refill();
-            for _ in 0..3 {
-                let (mut client, server) = connection();
-                own.hold(&server).unwrap();
-                drop(server);
-                let mut tries = 0;
-                let pid = loop {
-                    if let Some(spawned) = pool.hand_off(own.held()) {
-                        break spawned.pid;
-                    }
-                    tries += 1;
-                    assert!(tries < 1000, "nothing is prestarted");
-                    thread::sleep(Duration::from_millis(10));
+mod prestarted {
+    use std::mem;
+    use std::sync::Arc;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::child::Pool;
+    use crate::config::{Prestart, ServiceId, Sharing, Span};
+
+    #[test]
+    fn prestarted_handlers_have_used_it_too() {
+        let fork_server = Prestart::ForkServer {
+            sharing: Sharing::Strict,
+            max_age: Span::seconds(3600),
+        };
+        for prestart in [Prestart::Warm(2.try_into().unwrap()), fork_server] {
+            in_a_process_of_its_own(|kept| {
+                let mut fixture = Fixture::new(kept);
+                let low = fixture.reserved.low(2).unwrap();
+                let method = Method::probe(&fixture.plan, low).unwrap();
+                let mut spawner = || {
+                    let slot = fixture.reserved.slot().unwrap();
+                    Spawner::new(method, slot).unwrap()
                 };
-                own.release();
-                client.write_all(b"served").unwrap();
-                let mut answer = [0; 6];
-                client.read_exact(&mut answer).unwrap();
-                fixture.expect_program(pid);
-                drop(client);
-                reap(pid);
-            }
-            pool.retire();
-        });
+                let (mut own, keeper) = (spawner(), spawner());
+                let plan = Arc::new(mem::replace(&mut fixture.plan, plan_of_cat()));
+                let pool = Pool::start(
+                    ServiceId::new(0),
+                    prestart,
+                    (plan, None, None),
+                    Vec::new(),
+                    keeper,
+                )
+                .unwrap();
+                pool.refill();
+                for _ in 0..3 {
+                    let (mut client, server) = connection();
+                    own.hold(&server).unwrap();
+                    drop(server);
+                    let mut tries = 0;
+                    let pid = loop {
+                        if let Some(spawned) = pool.hand_off(own.held()) {
+                            break spawned.pid;
+                        }
+                        tries += 1;
+                        assert!(tries < 1000, "nothing is prestarted");
+                        thread::sleep(Duration::from_millis(10));
+                    };
+                    own.release();
+                    client.write_all(b"served").unwrap();
+                    let mut answer = [0; 6];
+                    client.read_exact(&mut answer).unwrap();
+                    fixture.expect_program(pid);
+                    drop(client);
+                    reap(pid);
+                }
+                pool.retire();
+            });
+        }
     }
 }
