@@ -40,6 +40,15 @@ impl Error {
         }
     }
 
+    /// Returns the error of a process that was asked to try: with the status that it would end with.
+    pub fn with_status(status: u8, text: String) -> Self {
+        match status {
+            126 => Self::NotRunnable(text),
+            127 => Self::NotFound(text),
+            _ => Self::Start(text),
+        }
+    }
+
     /// Returns the error of a program with the root directory in which it was looked for, if that
     /// is another one (`--chroot`).
     pub fn inside(self, root: Option<&Path>) -> Self {

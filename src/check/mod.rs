@@ -5,7 +5,10 @@
 //! pid file in use is no error: the daemon may be running while its next command line is checked.
 
 mod capacity;
+mod contain;
 mod explain;
+mod sandbox;
+mod tls;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -14,16 +17,17 @@ use nix::errno::Errno;
 
 use crate::child::environment::Variables;
 use crate::child::plan::{Preparation, Role, Root};
-use crate::child::{self, Method, Plan, Spawner, watch_births};
+use crate::child::{self, Filters, Method, Plan, Spawner, watch_births};
 use crate::config::{Account, Config, Daemon, Prestart, Service, ServiceId, Style};
 use crate::error::Error;
 use crate::net::{self, Resolved};
 use crate::report::{self, Event};
 use crate::serve::TimeLimits;
-use crate::setup::{Log, PidFile, RuleFiles, privileges, rights};
+use crate::setup::{Log, PidFile, RuleFiles, TlsFiles, privileges, rights};
 use crate::sys::capabilities::Capabilities;
 use crate::sys::descriptors::Reserved;
 use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
+use crate::sys::seccomp::Filter;
 use crate::sys::terminal;
 
 pub use explain::explain;
@@ -52,12 +56,18 @@ pub fn run(config: &Config, faults: Vec<Error>) -> Result<u8, Error> {
         .iter()
         .map(|service| rules(service, verdict.about(service)));
     let rules: Vec<_> = each.collect();
+    let tls_files = tls_files(config, verdict.about_all());
     pidfile(daemon, verdict.about_all());
     for (service, resolved) in services.iter().zip(&resolved) {
         sockets(resolved, verdict.about(service));
     }
     control(daemon, verdict.about_all());
     verdict.about_all().keep(Log::check(daemon, services));
+    let tls = tls::check(config, tls_files.as_ref());
+    tls.notes.iter().for_each(|note| verdict.note(note));
+    tls.faults
+        .into_iter()
+        .for_each(|fault| verdict.fault(fault));
     for (service, rules) in services.iter().zip(rules) {
         let verdict = verdict.about(service);
         capacity::notes(daemon, service);
@@ -66,7 +76,10 @@ pub fn run(config: &Config, faults: Vec<Error>) -> Result<u8, Error> {
             verdict.keep(limits.check());
         }
     }
-    verdict.about_all();
+    let containment = verdict.about_all().keep(contain::containment(services));
+    if let Some(Some(containment)) = containment {
+        verdict.note(containment);
+    }
     // A start notices these last.
     let resolved: Vec<_> = resolved.into_iter().flatten().collect();
     for conflict in net::check::conflicts(&resolved, Style::Stream) {
@@ -146,6 +159,17 @@ fn rules(service: &Service, verdict: &mut Verdict) -> Option<RuleFiles> {
     let files = verdict.keep(RuleFiles::open(service))??;
     match files.read() {
         Ok(_) => Some(files),
+        Err(faults) => {
+            faults.into_iter().for_each(|fault| verdict.fault(fault));
+            None
+        }
+    }
+}
+
+/// Opens the files of TLS, and returns them if they have no errors.
+fn tls_files(config: &Config, verdict: &mut Verdict) -> Option<TlsFiles> {
+    match TlsFiles::check(&config.services, &config.daemon) {
+        Ok(files) => files,
         Err(faults) => {
             faults.into_iter().for_each(|fault| verdict.fault(fault));
             None
@@ -254,11 +278,19 @@ fn rehearse(
     if let Some(rules) = rules.filter(|_| changed && dropped) {
         rules_again(&rules, verdict);
     }
+    rehearse_gate(daemon, service, (root.clone(), dropped), verdict);
+    if let Some(wanted) = &service.isolation.sandbox {
+        if dropped {
+            let variables = variables(daemon, service);
+            verdict.keep(sandbox::rehearse(daemon, service, wanted, &variables));
+        }
+        return;
+    }
     rehearse_program(daemon, service, (root, dropped), verdict);
     // Without the user of handlers it might get somewhere else, and where there is a fault nowhere.
     if let Some(prestart) = service
         .prestart
-        .filter(|_| dropped && verdict.status.is_none())
+        .filter(|_| dropped && verdict.status.is_none() && service.isolation.sandbox.is_none())
     {
         verdict.keep(rehearse_prestart(daemon, service, prestart, again));
     }
@@ -294,6 +326,8 @@ fn rehearse_prestart(
         user: privileges::user_of_handlers(service),
         as_peer: service.as_peer,
         root,
+        is_elsewhere: false,
+        filter: Filters::default().of(&service.isolation, true)?,
     };
     let plan = Plan::new(&service.command, &variables(daemon, service), preparation)?;
     let Some((low, slot)) = low.zip(reserved.slot()) else {
@@ -336,16 +370,15 @@ fn rehearse_program(
         return;
     }
     let variables = variables(daemon, service);
-    let preparation = Preparation {
-        surroundings: &service.surroundings,
-        role: Role::InPlace,
-        files: None,
-        user: dropped
-            .then(|| privileges::user_of_handlers(service))
-            .flatten(),
-        as_peer: dropped && service.as_peer,
-        root,
+    let listens = !service.listeners.is_empty() && service.mode.supervised().is_none();
+    let filter = match Filters::default().of(&service.isolation, listens) {
+        Ok(filter) => filter,
+        Err(error) => {
+            verdict.fault(error);
+            None
+        }
     };
+    let preparation = preparation(service, (root, dropped), filter);
     let mut found = Plan::rehearse(&service.command, &variables, preparation);
     if !dropped {
         found.otherwise.append(&mut found.faults);
@@ -360,6 +393,59 @@ fn rehearse_program(
         verdict.note(format_args!(
             "not as that user, but as the present one: {fault}"
         ));
+    }
+}
+
+/// How a handler or a gate is prepared, as the user that it becomes if that was `dropped`.
+fn preparation(
+    service: &Service,
+    (root, dropped): (Option<Root>, bool),
+    filter: Option<Filter>,
+) -> Preparation<'_> {
+    Preparation {
+        surroundings: &service.surroundings,
+        role: Role::InPlace,
+        files: None,
+        user: dropped
+            .then(|| privileges::user_of_handlers(service))
+            .flatten(),
+        as_peer: dropped && service.as_peer,
+        root,
+        is_elsewhere: false,
+        filter,
+    }
+}
+
+/// Checks the program of the gate likewise. What is wrong with the preparation is told of the handlers,
+/// who have the same.
+fn rehearse_gate(
+    daemon: &Daemon,
+    service: &Service,
+    (root, dropped): (Option<Root>, bool),
+    verdict: &mut Verdict,
+) {
+    let Some(gate) = &service.gate else {
+        return;
+    };
+    let mut surroundings = service.surroundings.clone();
+    if service.isolation.has_own_root() {
+        // That of handlers is inside.
+        surroundings.directory = None;
+    }
+    let preparation = Preparation {
+        surroundings: &surroundings,
+        ..preparation(service, (root, dropped), None)
+    };
+    let found = Plan::new(&gate.command, &variables(daemon, service), preparation);
+    let inside = daemon.root.as_deref().or(service.root.as_deref());
+    if let Err(fault @ (Error::NotFound(_) | Error::NotRunnable(_))) = found {
+        let fault = fault.inside(inside).about("--gate: ");
+        match dropped {
+            true => verdict.fault(fault),
+            false => verdict.note(format_args!(
+                "not as that user, but as the present one: {fault}"
+            )),
+        }
     }
 }
 

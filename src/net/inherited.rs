@@ -97,6 +97,18 @@ pub fn refuse_seqpacket(inherited: &[InheritedListener]) -> Result<(), Error> {
     }
 }
 
+/// Refuses sockets that aren't streams of bytes, which TLS needs.
+pub fn refuse_packets(inherited: &[InheritedListener]) -> Result<(), Error> {
+    let mut listeners = inherited.iter().map(|it| &it.listener);
+    match listeners.find(|listener| listener.style() != Style::Stream) {
+        None => Ok(()),
+        Some(listener) => Err(Error::Usage(format!(
+            "--tls can't be used with {listener}: TLS is for streams of bytes, and not for packets; serve \
+             these with another service"
+        ))),
+    }
+}
+
 /// Refuses datagram sockets, for which `option` can't be used.
 pub fn refuse_datagrams(inherited: &[InheritedListener], option: &str) -> Result<(), Error> {
     let mut listeners = inherited.iter().map(|it| &it.listener);

@@ -4,7 +4,7 @@
 //!
 //! | floor | modules | |
 //! | --- | --- | --- |
-//! | 0 | `holder`, `multicast`, `peer`, `proxy`, `resolve`, `unix`, `variables` | one subject each, independent of the others |
+//! | 0 | `holder`, `multicast`, `peer`, `proxy`, `resolve`, `target`, `unix`, `variables` | one subject each, independent of the others |
 //! | 1 | `open`, `options` | opening sockets, and setting their options |
 //! | 2 | `settings` | what a bound socket was asked for, and how that changes |
 //! | 3 | `listener` | a bound socket |
@@ -25,14 +25,18 @@ mod peer;
 pub mod proxy;
 mod resolve;
 mod settings;
+mod target;
 mod unix;
 mod variables;
 
 pub use bind::bind_all;
-pub use inherited::{InheritedListener, inherit_all, refuse_datagrams, refuse_seqpacket};
+pub use inherited::{
+    InheritedListener, inherit_all, refuse_datagrams, refuse_packets, refuse_seqpacket,
+};
 pub use kept::{Binding, KeptListeners};
 pub use listener::{LastClient, Listener, ListenerAddress, SavedListener, Serving};
 pub use resolve::{Resolved, resolve_all};
+pub use target::addresses_of;
 pub use unix::{LOCK_TIMEOUT, SavedFile, SocketFile};
 
 pub use crate::config::{BoundAddress, Peer};

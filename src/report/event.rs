@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use skd_control::{ListenerStatus, ServiceStatus, Status};
+use skd_tls_protocol::Session;
 
 use super::reason::Reason;
 use super::reject_counts::RejectCounts;
@@ -70,6 +71,17 @@ pub enum Event<'a> {
     /// A handler in wait mode is about to start. Only counted, as if a client was accepted:
     /// [`Self::Received`] is written.
     WaitModeStart(Client<'a>),
+    /// A TLS session is established for a client, after so long.
+    TlsEstablished(Client<'a>, &'a Session<'a>, Duration),
+    /// A client with a TLS session has closed its connection without saying that this was all
+    /// (`close_notify`): what it has sent may be cut.
+    TlsTruncated(Client<'a>),
+    /// What skd-tls has done for a service since it reported that last. Only counted.
+    TlsFigures(ServiceId, TlsFigures),
+    /// The gate with this process id has let a client through, after so long.
+    GatePassed(Client<'a>, i32, Duration),
+    /// The gate with this process id, which was told to end, has not, and is killed.
+    KillingGate(Client<'a>, i32),
     /// A handler was started. Only counted: [`Self::Slots`] is written.
     HandlerStarted(ServiceId, Start),
     /// No handler could be started for a client. Only counted: [`Self::Trouble`] is written.
@@ -133,10 +145,18 @@ pub enum Event<'a> {
     Upgraded(&'a str),
     /// Files were read again, and this is the difference.
     Reloaded(Difference),
-    /// The handler of a peer, with this process id, is told to end, being late.
-    Late(Client<'a>, i32, Late),
+    /// The handler of a peer, with this process id, is told to end, being late, or killed where nothing
+    /// less would end it.
+    Late(Client<'a>, i32, Late, bool),
     /// A handler that was told to end has not, and is killed.
     KillingHandler(Client<'a>, i32),
+    /// A handler, or a process that it has started, has made a system call that is logged.
+    CallLogged(ServiceId, FilteredCall<'a>),
+    /// Such a process was killed for a system call.
+    CallKilled(ServiceId, FilteredCall<'a>),
+    /// The handler with this process id has ended and has left so many processes behind, as far as
+    /// that is known, which are told to end.
+    LeftBehind(Client<'a>, i32, usize),
     /// A supervised program has not ended in time, and is killed.
     Killing(&'a OsStr),
     /// skd waits for this many handlers to end, for this time at most.
@@ -145,6 +165,12 @@ pub enum Event<'a> {
     Overdue(usize, Overdue),
     /// This many rules were reloaded.
     ReadRules(ServiceId, usize),
+    /// skd-tls has loaded this many files again.
+    TlsLoaded(usize),
+    /// skd-tls was started again, with this process id.
+    TlsStarted(i32),
+    /// There is something to say about a certificate of a service. Not throttled: each is looked at once a day.
+    TlsCertificate(ServiceId, &'a str),
     /// It became known how far a program gets before its client comes.
     Parked(ServiceId, ParkedAt<'a>),
     /// A handler of this program, with this process id, is prestarted.
@@ -171,7 +197,12 @@ impl Event<'_> {
             | Self::Closed(client, _)
             | Self::Finished(client, _)
             | Self::WaitModeStart(client)
+            | Self::TlsEstablished(client, ..)
+            | Self::TlsTruncated(client)
+            | Self::GatePassed(client, ..)
+            | Self::KillingGate(client, _)
             | Self::Late(client, ..)
+            | Self::LeftBehind(client, ..)
             | Self::KillingHandler(client, _) => Some(client.service),
             Self::RejectedConnections(service, ..)
             | Self::RejectedDatagrams(service, ..)
@@ -180,6 +211,7 @@ impl Event<'_> {
             | Self::HandlerStarted(service, ..)
             | Self::HandlerNotStarted(service, ..)
             | Self::ServiceFigures(service, ..)
+            | Self::TlsFigures(service, ..)
             | Self::ListenerFigures(service, ..)
             | Self::Slots(service, ..)
             | Self::Full(service, ..)
@@ -187,6 +219,9 @@ impl Event<'_> {
             | Self::ReadAway { service, .. }
             | Self::LeftWaiting { service, .. }
             | Self::ReadRules(service, ..)
+            | Self::TlsCertificate(service, _)
+            | Self::CallLogged(service, _)
+            | Self::CallKilled(service, _)
             | Self::Parked(service, ..)
             | Self::Ready(service, ..) => Some(*service),
             Self::Trouble(trouble) => trouble.service(),
@@ -200,6 +235,8 @@ impl Event<'_> {
             | Self::Idle(..)
             | Self::Upgraded(_)
             | Self::Reloaded(_)
+            | Self::TlsLoaded(_)
+            | Self::TlsStarted(_)
             | Self::DatagramsReceived(..)
             | Self::DatagramsSent(..)
             | Self::Attempted(..)
@@ -209,6 +246,17 @@ impl Event<'_> {
             | Self::Overdue(..) => None,
         }
     }
+}
+
+/// What skd-tls has done for a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TlsFigures {
+    /// Bytes that clients have sent, without TLS.
+    pub received: u64,
+    /// Bytes that were sent to clients, without TLS.
+    pub sent: u64,
+    /// Connections that clients have ended without `close_notify`.
+    pub truncated: u64,
 }
 
 /// How many services a reload has added, removed, changed and left as they were.
@@ -233,6 +281,17 @@ pub enum Overdue {
     Killed,
     /// skd ends without them.
     Abandoned,
+}
+
+/// A system call that a filter doesn't simply allow.
+#[derive(Clone, Copy, Debug)]
+pub struct FilteredCall<'a> {
+    /// The id of the thread.
+    pub pid: i32,
+    /// The name of the call.
+    pub name: &'a str,
+    /// Its first arguments.
+    pub arguments: [u64; 4],
 }
 
 /// What a handler has done for too long.
@@ -363,6 +422,8 @@ pub struct Outcome {
     pub ended: Ended,
     /// Why skd has told it to end, if it has.
     pub told: Option<Told>,
+    /// Whether the kernel has killed it for want of memory.
+    pub out_of_memory: bool,
     /// How long it ran.
     pub after: Duration,
     /// What it has used, with its children that it has waited for.
@@ -378,6 +439,7 @@ impl Outcome {
             (Some(Told::Idle), _) => EndResult::IdleTimeout,
             (Some(Told::Drain), _) => EndResult::Drain,
             (Some(Told::Killed), _) => EndResult::Killed,
+            (None, _) if self.out_of_memory => EndResult::Memory,
             (None, Ended::Exited(0)) => EndResult::Success,
             (None, Ended::Exited(_)) => EndResult::Failure,
             (None, Ended::Killed(_)) => EndResult::Signal,
@@ -403,6 +465,8 @@ pub enum EndResult {
     Drain,
     /// The same for an administrator.
     Killed,
+    /// The kernel has killed it for want of memory: it was at `--memory-max`, or its service was.
+    Memory,
 }
 
 impl EndResult {
@@ -415,10 +479,11 @@ impl EndResult {
         Self::IdleTimeout,
         Self::Drain,
         Self::Killed,
+        Self::Memory,
     ];
 
     /// The number of results.
-    pub const COUNT: usize = Self::Killed as usize + 1;
+    pub const COUNT: usize = Self::Memory as usize + 1;
 
     /// Returns its label in counters and JSON lines. Labels stay.
     pub fn label(self) -> &'static str {
@@ -430,6 +495,7 @@ impl EndResult {
             Self::IdleTimeout => "idle-timeout",
             Self::Drain => "drain",
             Self::Killed => "killed",
+            Self::Memory => "memory",
         }
     }
 }

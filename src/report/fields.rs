@@ -1,8 +1,12 @@
 //! What an event is about, field by field, as in a line of JSON ([`EventLine`]).
 
+use std::time::Duration;
+
 use skd_control::Level;
+use skd_tls_protocol::Session;
 
 use super::event::{Attempt, Client, EndResult, Event, Late, Outcome};
+use super::reason::Reason;
 use super::reject_counts::RejectCounts;
 use super::trouble::Trouble;
 use crate::config::{ListenerId, ListenerName, Peer, Source};
@@ -19,6 +23,8 @@ pub(super) struct Fields<'a> {
     pub(super) reasons: Option<&'a RejectCounts>,
     pub(super) outcome: Option<Outcome>,
     pub(super) ended: Option<Ended>,
+    pub(super) duration: Option<Duration>,
+    pub(super) session: Option<&'a Session<'a>>,
 }
 
 /// Who is meant by `client`.
@@ -76,9 +82,20 @@ impl Event<'_> {
             Self::Reloaded(_) => "reloaded",
             Self::Late(..) => "handler-late",
             Self::KillingHandler(..) => "handler-killed",
+            Self::CallLogged(..) => "call-logged",
+            Self::CallKilled(..) => "call-killed",
+            Self::TlsEstablished(..) => "tls-established",
+            Self::TlsTruncated(_) => "tls-truncated",
+            Self::TlsFigures(..) => "tls-figures",
+            Self::GatePassed(..) => "gate-passed",
+            Self::KillingGate(..) => "gate-killed",
+            Self::LeftBehind(..) => "processes-left",
             Self::Draining(..) => "draining",
             Self::Overdue(..) => "drain-overdue",
             Self::ReadRules(..) => "rules-reloaded",
+            Self::TlsLoaded(_) => "tls-loaded",
+            Self::TlsStarted(_) => "tls-started",
+            Self::TlsCertificate(..) => "tls-certificate",
             Self::Parked(..) => "prestart-parked",
             Self::Ready(..) => "prestart-ready",
             Self::Trouble(_) => "trouble",
@@ -96,12 +113,18 @@ impl Event<'_> {
             | Self::Full(..)
             | Self::Fast(_)
             | Self::PassedOver(..)
+            | Self::CallLogged(..)
+            | Self::LeftBehind(..)
+            | Self::TlsTruncated(_)
             | Self::Late(..) => Level::Notice,
             Self::ReadAway { .. }
             | Self::LeftWaiting { .. }
             | Self::Killing(_)
             | Self::KillingHandler(..)
+            | Self::CallKilled(..)
+            | Self::KillingGate(..)
             | Self::Overdue(..)
+            | Self::TlsCertificate(..)
             | Self::Trouble(_) => Level::Warning,
             Self::Accepted(_)
             | Self::HandlerStarted(..)
@@ -116,6 +139,9 @@ impl Event<'_> {
             | Self::Received(_)
             | Self::Closed(..)
             | Self::Finished(..)
+            | Self::TlsEstablished(..)
+            | Self::TlsFigures(..)
+            | Self::GatePassed(..)
             | Self::Slots(..)
             | Self::Listening(_)
             | Self::WouldListen(_)
@@ -128,6 +154,8 @@ impl Event<'_> {
             | Self::Reloaded(_)
             | Self::Draining(..)
             | Self::ReadRules(..)
+            | Self::TlsLoaded(_)
+            | Self::TlsStarted(_)
             | Self::Parked(..)
             | Self::Ready(..) => Level::Info,
         }
@@ -141,10 +169,18 @@ impl<'a> Event<'a> {
             Self::Accepted(client) | Self::Received(client) | Self::WaitModeStart(client) => {
                 client.into()
             }
-            Self::Rejected(client, reason) => Fields {
-                reason: Some(reason.kind().label()),
-                ..client.into()
-            },
+            Self::Rejected(client, reason) => {
+                let (ended, duration) = match reason {
+                    Reason::Gate(ended, after) => (Some(ended), Some(after)),
+                    _ => (None, None),
+                };
+                Fields {
+                    reason: Some(reason.kind().label()),
+                    ended,
+                    duration,
+                    ..client.into()
+                }
+            }
             Self::RejectedConnections(_, counts, source)
             | Self::RejectedDatagrams(_, counts, source) => Fields {
                 client: source.map(By::Source),
@@ -193,7 +229,7 @@ impl<'a> Event<'a> {
                 client: Some(By::Peer(peer)),
                 ..listener.into()
             },
-            Self::Late(client, pid, late) => Fields {
+            Self::Late(client, pid, late, _) => Fields {
                 pid: Some(pid),
                 reason: Some(EndResult::label(match late {
                     Late::Running(_) => EndResult::Timeout,
@@ -201,21 +237,40 @@ impl<'a> Event<'a> {
                 })),
                 ..client.into()
             },
-            Self::KillingHandler(client, pid) => Fields {
+            Self::CallLogged(_, call) | Self::CallKilled(_, call) => Fields::pid(call.pid),
+            Self::TlsEstablished(client, session, after) => Fields {
+                session: Some(session),
+                duration: Some(after),
+                ..client.into()
+            },
+            Self::TlsTruncated(client) => client.into(),
+            Self::GatePassed(client, pid, after) => Fields {
                 pid: Some(pid),
+                duration: Some(after),
+                ..client.into()
+            },
+            Self::KillingHandler(client, pid) | Self::KillingGate(client, pid) => Fields {
+                pid: Some(pid),
+                ..client.into()
+            },
+            Self::LeftBehind(client, pid, count) => Fields {
+                pid: Some(pid),
+                count: (count > 0).then_some(count as u64),
                 ..client.into()
             },
             Self::Slots(_, count, _)
             | Self::Draining(count, _)
             | Self::Overdue(count, _)
+            | Self::TlsLoaded(count)
             | Self::ReadRules(_, count) => Fields::count(count as u64),
-            Self::Ready(_, _, pid) => Fields::pid(pid),
+            Self::Ready(_, _, pid) | Self::TlsStarted(pid) => Fields::pid(pid),
             Self::Trouble(trouble) => Fields {
                 reason: Some(trouble.cause().label()),
                 ..trouble.fields()
             },
             Self::Full(..)
             | Self::Fast(_)
+            | Self::TlsFigures(..)
             | Self::Attempted(..)
             | Self::ProcessFigures(_)
             | Self::ServiceFigures(..)
@@ -227,6 +282,7 @@ impl<'a> Event<'a> {
             | Self::Upgraded(_)
             | Self::Reloaded(_)
             | Self::Killing(_)
+            | Self::TlsCertificate(..)
             | Self::Parked(..) => Fields::default(),
         }
     }

@@ -130,6 +130,15 @@ pub(super) fn service(service: &ServiceStatus, f: &mut fmt::Formatter<'_>) -> fm
     items.number(service.running, ("running", "running"))?;
     items.parts(&service.ended, ("ended", "ended"))?;
     items.number(service.pending, ("pending", "pending"))?;
+    let gate = service.gate.unwrap_or_default();
+    items.number(gate.live, ("in the gate", "in the gate"))?;
+    items.number(gate.passed, ("passed the gate", "passed the gate"))?;
+    if let Some(tls) = &service.tls {
+        items.parts(&tls.established, ("TLS session", "TLS sessions"))?;
+        items.number(tls.live, ("TLS connection", "TLS connections"))?;
+        items.number(tls.truncated, ("truncated", "truncated"))?;
+        mean(&mut items, &tls.handshakes, "mean handshake")?;
+    }
     mean(&mut items, &service.durations, "mean duration")?;
     mean(&mut items, &service.start_latencies, "mean start latency")?;
     let cpu = service.handlers_user_cpu_seconds + service.handlers_system_cpu_seconds;

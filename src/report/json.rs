@@ -7,7 +7,8 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
-use skd_control::{Endpoint, EventLine, Level};
+use skd_control::{Endpoint, EventLine, Level, TlsLine};
+use skd_tls_protocol::Session;
 
 use super::event::Event;
 use super::fields::{At, By, Fields};
@@ -57,6 +58,8 @@ pub(super) fn with_line<R>(event: &Event<'_>, with: impl FnOnce(&EventLine<'_>) 
         Some(Ended::Killed(signal)) => line.signal = Some(signal),
         None => {}
     }
+    line.tls = fields.session.map(session);
+    line.duration = fields.duration.map(|duration| duration.as_secs_f64());
     if let Some(outcome) = fields.outcome {
         line.duration = Some(outcome.after.as_secs_f64());
         line.user_cpu = Some(outcome.usage.user.as_secs_f64());
@@ -64,6 +67,22 @@ pub(super) fn with_line<R>(event: &Event<'_>, with: impl FnOnce(&EventLine<'_>) 
         line.max_rss = Some(outcome.usage.max_rss);
     }
     with(&line)
+}
+
+/// The longest text of a TLS session in a line, in bytes: all of them fit, and a host name isn't longer.
+const TLS_TEXT: usize = 256;
+
+fn session<'a>(session: &'a Session<'_>) -> TlsLine<'a> {
+    let text = |text: &'a str| Cow::Borrowed(cut(text, TLS_TEXT));
+    let some = |it: &'a str| (!it.is_empty()).then(|| text(it));
+    TlsLine {
+        protocol: text(&session.protocol),
+        cipher: text(&session.cipher),
+        server_name: some(&session.server_name),
+        alpn: some(&session.alpn),
+        client: some(&session.peer_subject).filter(|_| session.verified),
+        resumed: session.resumed,
+    }
 }
 
 /// Returns how many were rejected by the labels of the reasons. It allocates: there are fifty

@@ -97,14 +97,16 @@ fn send(line: &[u8]) {
 fn report_lost(sink: &Sink, lost: u32) -> bool {
     let torn = TORN.swap(false, Ordering::Relaxed);
     let count = Count(lost, "line was", "lines were");
-    let text = format_args!("{count} lost here: the log took none");
+    let why = "the log took none";
     let taken = match lines() {
-        LogLines::Json => json::with_lost(lost.into(), text, |line| {
-            put(sink, JsonLine::of(line, torn).as_bytes())
-        }),
+        LogLines::Json => json::with_lost(
+            lost.into(),
+            format_args!("{count} lost here: {why}"),
+            |line| put(sink, JsonLine::of(line, torn).as_bytes()),
+        ),
         lines => {
             let mut note = begin(lines, torn);
-            let _ = write!(note, "{TROUBLE}{text}");
+            let _ = write!(note, "{TROUBLE}{count} lost here: {why}");
             put(sink, note.finish())
         }
     };

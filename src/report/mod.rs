@@ -22,6 +22,7 @@ pub mod stream;
 mod text;
 pub mod throttle;
 mod time;
+mod tls;
 mod trouble;
 mod verbosity;
 
@@ -37,16 +38,17 @@ use line::Line;
 
 pub use counters::register_thread;
 pub use event::{
-    Attempt, Client, Difference, DropReason, EndResult, Event, Extent, Late, Outcome, Overdue,
-    ParkedAt, Start, StartFailure, Told, Way,
+    Attempt, Client, Difference, DropReason, EndResult, Event, Extent, FilteredCall, Late, Outcome,
+    Overdue, ParkedAt, Start, StartFailure, TlsFigures, Told, Way,
 };
 pub use log::{lines_lost, log_trouble, save, use_sink};
 pub use reason::{Awaited, Reason, RejectKind};
 pub use reject_counts::{RejectCause, RejectCounts};
 pub use sink::{SavedSink, Sink};
-pub use spawn_failure::{MissingInterpreter, SpawnFailure, SpawnTrouble};
-pub use throttle::{Gate, fast_is_due, full_is_due, throttle};
+pub use spawn_failure::{MissingInterpreter, SpawnFailure, SpawnTrouble, StepInWords};
+pub use throttle::{Limiter, fast_is_due, full_is_due, throttle};
 pub use time::Time;
+pub use tls::TlsTrouble;
 pub use trouble::{Cause, NoUpgrade, Outlook, ReceiveFault, Trouble, Watched};
 pub use verbosity::{set_verbosity, verbosity, wants};
 

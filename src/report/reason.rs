@@ -3,10 +3,13 @@
 use std::fmt;
 
 use nix::errno::Errno;
+use skd_tls_protocol::FailureKind;
 
 use super::mask;
 use crate::config::proxy_header::Fault;
-use crate::config::{RuleLocation, Source};
+use crate::config::{Count, RuleLocation, Source};
+use crate::sys::process::Ended;
+use std::time::Duration;
 
 /// Why a connection or datagram is rejected.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +50,24 @@ pub enum Reason<'a> {
     Disabled,
     /// It is denied for a time, through the control socket.
     Denied,
+    /// Its gate has ended like this, after so long.
+    Gate(Ended, Duration),
+    /// All slots of the gate, this many, are taken.
+    GateMax(usize),
+    /// Its gate has taken so long, longer than it may.
+    GateTimeout(Duration),
+    /// Its gate couldn't be started.
+    GateFailed,
+    /// Its TLS handshake did not end in time.
+    TlsTimeout,
+    /// skd-tls did not take it in time.
+    TlsBusy,
+    /// skd-tls has ended.
+    TlsEnded,
+    /// skd-tls has sent something else than an answer.
+    TlsFault,
+    /// There is no TLS session, for this reason, of which skd-tls says more.
+    TlsFailed(FailureKind, &'a str),
 }
 
 /// What a pending connection waits for.
@@ -85,6 +106,21 @@ pub enum RejectKind {
     NoDescriptor,
     Disabled,
     Denied,
+    Gate,
+    GateMax,
+    GateTimeout,
+    GateFailed,
+    TlsTimeout,
+    TlsBusy,
+    TlsEnded,
+    TlsFault,
+    TlsClosed,
+    TlsPlain,
+    TlsMismatch,
+    TlsName,
+    TlsCertificate,
+    TlsAlert,
+    TlsOther,
 }
 
 impl RejectKind {
@@ -108,10 +144,25 @@ impl RejectKind {
         Self::NoDescriptor,
         Self::Disabled,
         Self::Denied,
+        Self::Gate,
+        Self::GateMax,
+        Self::GateTimeout,
+        Self::GateFailed,
+        Self::TlsTimeout,
+        Self::TlsBusy,
+        Self::TlsEnded,
+        Self::TlsFault,
+        Self::TlsClosed,
+        Self::TlsPlain,
+        Self::TlsMismatch,
+        Self::TlsName,
+        Self::TlsCertificate,
+        Self::TlsAlert,
+        Self::TlsOther,
     ];
 
     /// The number of kinds.
-    pub const COUNT: usize = Self::Denied as usize + 1;
+    pub const COUNT: usize = Self::TlsOther as usize + 1;
 
     /// Returns its label in counters and JSON lines. Labels stay.
     pub fn label(self) -> &'static str {
@@ -134,6 +185,35 @@ impl RejectKind {
             Self::NoDescriptor => "no-descriptor",
             Self::Disabled => "disabled",
             Self::Denied => "denied",
+            Self::Gate => "gate",
+            Self::GateMax => "gate-max",
+            Self::GateTimeout => "gate-timeout",
+            Self::GateFailed => "gate-failed",
+            Self::TlsTimeout => "tls-timeout",
+            Self::TlsBusy => "tls-busy",
+            Self::TlsEnded => "tls-ended",
+            Self::TlsFault => "tls-fault",
+            Self::TlsClosed => "tls-closed",
+            Self::TlsPlain => "tls-plain",
+            Self::TlsMismatch => "tls-mismatch",
+            Self::TlsName => "tls-name",
+            Self::TlsCertificate => "tls-certificate",
+            Self::TlsAlert => "tls-alert",
+            Self::TlsOther => "tls-other",
+        }
+    }
+}
+
+impl From<FailureKind> for RejectKind {
+    fn from(kind: FailureKind) -> Self {
+        match kind {
+            FailureKind::Closed => Self::TlsClosed,
+            FailureKind::NotTls => Self::TlsPlain,
+            FailureKind::NothingInCommon => Self::TlsMismatch,
+            FailureKind::NoName => Self::TlsName,
+            FailureKind::Certificate => Self::TlsCertificate,
+            FailureKind::Alert => Self::TlsAlert,
+            FailureKind::Other => Self::TlsOther,
         }
     }
 }
@@ -160,6 +240,15 @@ impl Reason<'_> {
             Self::NoDescriptor => RejectKind::NoDescriptor,
             Self::Disabled => RejectKind::Disabled,
             Self::Denied => RejectKind::Denied,
+            Self::Gate(..) => RejectKind::Gate,
+            Self::GateMax(_) => RejectKind::GateMax,
+            Self::GateTimeout(_) => RejectKind::GateTimeout,
+            Self::GateFailed => RejectKind::GateFailed,
+            Self::TlsTimeout => RejectKind::TlsTimeout,
+            Self::TlsBusy => RejectKind::TlsBusy,
+            Self::TlsEnded => RejectKind::TlsEnded,
+            Self::TlsFault => RejectKind::TlsFault,
+            Self::TlsFailed(kind, _) => (*kind).into(),
         }
     }
 }
@@ -201,6 +290,29 @@ impl fmt::Display for Reason<'_> {
             Self::NoDescriptor => f.write_str(Errno::EMFILE.desc()),
             Self::Disabled => f.write_str("the service is disabled"),
             Self::Denied => f.write_str("it is denied for a time"),
+            Self::Gate(ended, after) => {
+                match ended {
+                    Ended::Exited(status) => write!(f, "its gate exited with status {status}")?,
+                    Ended::Killed(signal) => {
+                        write!(f, "its gate was terminated by signal {signal}")?;
+                    }
+                }
+                write!(f, " after {} ms", after.as_millis())
+            }
+            Self::GateMax(limit) => {
+                let clients = Count(*limit, "client is", "clients are");
+                write!(f, "{clients} in the gate, and no more may be")
+            }
+            Self::GateTimeout(after) => {
+                write!(f, "its gate took too long, {} ms", after.as_millis())
+            }
+            Self::GateFailed => f.write_str("its gate can't be started"),
+            Self::TlsTimeout => f.write_str("its TLS handshake has not ended in time"),
+            Self::TlsBusy => f.write_str("skd-tls has not taken it in time"),
+            Self::TlsEnded => f.write_str("skd-tls has ended during its handshake"),
+            Self::TlsFault => f.write_str("skd-tls has sent something that isn't understood"),
+            Self::TlsFailed(_, "") => f.write_str("its TLS handshake has failed"),
+            Self::TlsFailed(_, why) => write!(f, "its TLS handshake has failed: {why}"),
         }
     }
 }

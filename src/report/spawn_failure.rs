@@ -9,6 +9,7 @@ use nix::errno::Errno;
 
 use crate::config::RESOURCES;
 use crate::sys::child::{Resource, Stage, Step};
+use crate::sys::mounts::FileSystem;
 
 /// Why there is no process with a program.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +23,11 @@ pub enum SpawnTrouble<'a> {
     },
     /// One child after the other was killed before its exec.
     Killed {
+        /// The program as it was given.
+        program: &'a OsStr,
+    },
+    /// No process is left that makes handlers in the sandbox.
+    NoJailer {
         /// The program as it was given.
         program: &'a OsStr,
     },
@@ -44,6 +50,8 @@ pub struct SpawnFailure<'a> {
     pub stage: Stage,
     /// The step that failed, if one did.
     pub step: Option<&'a Step>,
+    /// What that step is in words, if another process has it.
+    pub words: Option<&'a str>,
     /// The reason.
     pub errno: Errno,
     /// Finds the interpreter that a program needs and that doesn't exist. It reads the program,
@@ -73,6 +81,14 @@ impl fmt::Display for SpawnTrouble<'_> {
                      process of its user"
                 )
             }
+            Self::NoJailer { program } => {
+                let program = Path::new(program).display();
+                write!(
+                    f,
+                    "no process for '{program}': the processes of skd in its sandbox (skd-jailer) \
+                     were killed; reload skd"
+                )
+            }
             Self::Failed(failure) => failure.fmt(f),
         }
     }
@@ -84,6 +100,9 @@ impl fmt::Display for SpawnFailure<'_> {
         match (self.stage, self.step) {
             (Stage::Descriptors, _) => f.write_str("its descriptors can't be set")?,
             (Stage::Step(_), Some(step)) => describe(step, f)?,
+            (Stage::Step(_), None) if self.words.is_some() => {
+                f.write_str(self.words.unwrap_or_default())?;
+            }
             (Stage::Step(_), None) => f.write_str("its preparation failed")?,
             (Stage::Trace, _) => f.write_str("it can't be traced")?,
             (Stage::Exec, _) => {
@@ -103,12 +122,29 @@ impl fmt::Display for SpawnFailure<'_> {
     }
 }
 
+/// What fails if a step does.
+#[derive(Clone, Copy, Debug)]
+pub struct StepInWords<'a>(pub &'a Step);
+
+impl fmt::Display for StepInWords<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        describe(self.0, f)
+    }
+}
+
 fn describe(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match step {
         Step::LeadSession => f.write_str("it can't have a session of its own"),
         Step::LeadGroup => f.write_str("it can't have a process group of its own"),
         Step::TakeTerminal => f.write_str("it can't have the terminal"),
         Step::Descriptor(..) => f.write_str("it can't be handed a socket"),
+        Step::Mount(FileSystem { at, .. })
+        | Step::Bind(_, at)
+        | Step::MakeDirectory(at)
+        | Step::MakeFile(at) => {
+            let path = OsStr::from_bytes(at.to_bytes());
+            write!(f, "it can't have its own {}", Path::new(path).display())
+        }
         Step::Umask(mask) => write!(f, "--umask {mask:o} can't be set"),
         Step::Nice(value) => write!(f, "--nice {value} can't be set"),
         Step::Limit(resource, limit) => {
@@ -131,6 +167,10 @@ fn describe(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Step::ForbidDumping => f.write_str("its memory can't be protected"),
         Step::DropCapabilities => f.write_str("its capabilities can't be given up"),
         Step::NoNewPrivileges => f.write_str("--no-new-privs can't be set"),
+        Step::Restrict(_) => f.write_str("its rights can't be restricted by Landlock"),
+        Step::EndWithParent => f.write_str("its end can't be tied to skd's"),
+        Step::AwaitTracer(_) => f.write_str("it can't be traced"),
+        Step::Filter(..) => f.write_str("its system calls can't be filtered (--seccomp)"),
         Step::SignalMask(_) => f.write_str("its signal mask can't be set"),
     }
 }

@@ -4,8 +4,10 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
+use skd_tls_protocol::Session;
+
 use super::event::{
-    Client, Difference, DropReason, Event, Extent, Late, Outcome, Overdue, ParkedAt,
+    Client, Difference, DropReason, Event, Extent, FilteredCall, Late, Outcome, Overdue, ParkedAt,
 };
 use super::figures;
 use super::reason::Reason;
@@ -24,9 +26,12 @@ impl Event<'_> {
             | Self::ReadAway { .. }
             | Self::LeftWaiting { .. }
             | Self::Killing(_)
+            | Self::CallLogged(..)
+            | Self::CallKilled(..)
             | Self::ProcessFigures(_)
             | Self::ServiceFigures(..)
             | Self::ListenerFigures(..)
+            | Self::TlsCertificate(..)
             | Self::Overdue(..) => 0,
             Self::Accepted(..)
             | Self::Rejected(..)
@@ -46,18 +51,80 @@ impl Event<'_> {
             | Self::Idle(..)
             | Self::Late(..)
             | Self::KillingHandler(..)
+            | Self::TlsTruncated(..)
+            | Self::GatePassed(..)
+            | Self::KillingGate(..)
+            | Self::LeftBehind(..)
             | Self::ReadRules(..)
+            | Self::TlsLoaded(_)
+            | Self::TlsStarted(_)
             | Self::Parked(..)
             | Self::Draining(..) => 1,
-            Self::Slots(..) | Self::Ready(..) | Self::Listening(_) | Self::ClosedListener(_) => 2,
+            // There is one for each connection, beside the lines of its beginning and its end.
+            Self::TlsEstablished(..)
+            | Self::Slots(..)
+            | Self::Ready(..)
+            | Self::Listening(_)
+            | Self::ClosedListener(_) => 2,
             Self::HandlerStarted(..)
             | Self::HandlerNotStarted(..)
             | Self::WaitModeStart(_)
             | Self::DatagramsReceived(..)
             | Self::DatagramsSent(..)
             | Self::DatagramDropped(..)
+            | Self::TlsFigures(..)
             | Self::Attempted(..) => return None,
         })
+    }
+}
+
+/// A TLS session: `TLSv1.3, TLS_AES_256_GCM_SHA384, name example.org, resumed`.
+struct InWords<'a>(&'a Session<'a>);
+
+impl fmt::Display for InWords<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Session {
+            protocol,
+            cipher,
+            server_name,
+            alpn,
+            resumed,
+            verified,
+            peer_hash: _,
+            peer_subject,
+            peer_common_name: _,
+        } = self.0;
+        write!(f, "{protocol}, {cipher}")?;
+        if !server_name.is_empty() {
+            write!(f, ", name {server_name}")?;
+        }
+        if !alpn.is_empty() {
+            write!(f, ", protocol {alpn}")?;
+        }
+        if *verified {
+            write!(f, ", client {peer_subject}")?;
+        }
+        if *resumed {
+            f.write_str(", resumed")?;
+        }
+        Ok(())
+    }
+}
+
+/// A system call, and who has made it.
+struct Made<'a>(&'a FilteredCall<'a>);
+
+impl fmt::Display for Made<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let FilteredCall {
+            pid,
+            name,
+            arguments: [a, b, c, d],
+        } = self.0;
+        write!(
+            f,
+            "system call {name}({a:#x}, {b:#x}, {c:#x}, {d:#x}) of pid {pid}"
+        )
     }
 }
 
@@ -193,19 +260,65 @@ impl fmt::Display for Event<'_> {
                 Path::new(program).display(),
                 tries(*starts)
             ),
-            Self::Late(client, pid, Late::Running(span)) => write!(
-                f,
-                "skd: handler {pid} of {} has run for {span}: TERM is sent to it",
-                Of(client)
-            ),
-            Self::Late(client, pid, Late::Idle(span)) => write!(
-                f,
-                "skd: handler {pid} of {} has been idle for {span}: TERM is sent to it",
-                Of(client)
-            ),
+            Self::LeftBehind(client, pid, count) => {
+                write!(
+                    f,
+                    "skd: handler {pid} of {} has ended and has left ",
+                    Of(client)
+                )?;
+                match count {
+                    0 => f.write_str("processes behind: TERM is sent to them"),
+                    _ => Count(
+                        *count,
+                        "process behind: TERM is sent to it",
+                        "processes behind: TERM is sent to them",
+                    )
+                    .fmt(f),
+                }
+            }
+            Self::Late(client, pid, late, is_killed) => {
+                let (what, span) = match late {
+                    Late::Running(span) => ("run", span),
+                    Late::Idle(span) => ("been idle", span),
+                };
+                write!(
+                    f,
+                    "skd: handler {pid} of {} has {what} for {span}: {} is sent to it",
+                    Of(client),
+                    if *is_killed { "KILL" } else { "TERM" }
+                )
+            }
+            Self::CallLogged(_, call) => write!(f, "Allowed {}", Made(call)),
+            Self::CallKilled(_, call) => write!(f, "Killed at {}", Made(call)),
             Self::KillingHandler(client, pid) => write!(
                 f,
                 "skd: handler {pid} of {} has not ended: KILL is sent to it",
+                Of(client)
+            ),
+            Self::TlsEstablished(client, session, _) => {
+                write!(f, "TLS session of {}: {}", Of(client), InWords(session))
+            }
+            Self::TlsTruncated(client) => {
+                write!(f, "Truncated {}: it ended without close_notify", Of(client))
+            }
+            Self::TlsFigures(_, figures) => write!(
+                f,
+                "TLS: {} received, {} sent, {} truncated",
+                Count(figures.received, "byte", "bytes"),
+                Count(figures.sent, "byte", "bytes"),
+                Count(figures.truncated, "connection", "connections")
+            ),
+            Self::GatePassed(client, _, after) => {
+                write!(
+                    f,
+                    "Gate passed {} after {} ms",
+                    Of(client),
+                    after.as_millis()
+                )
+            }
+            Self::KillingGate(client, pid) => write!(
+                f,
+                "skd: gate {pid} of {} has not ended: KILL is sent to it",
                 Of(client)
             ),
             Self::Killing(program) => {
@@ -231,6 +344,11 @@ impl fmt::Display for Event<'_> {
             Self::ReadRules(_, count) => {
                 write!(f, "Read {} again", Count(*count, "rule", "rules"))
             }
+            Self::TlsLoaded(count) => {
+                write!(f, "Read {} of TLS again", Count(*count, "file", "files"))
+            }
+            Self::TlsStarted(pid) => write!(f, "Started skd-tls again as pid {pid}"),
+            Self::TlsCertificate(_, text) => write!(f, "skd: {text}"),
             Self::Parked(_, parked) => write!(f, "skd: {parked}"),
             Self::Ready(_, program, pid) => {
                 let program = Path::new(program).display();
@@ -274,6 +392,9 @@ impl fmt::Display for Outcome {
         match ended {
             Ended::Exited(status) => write!(f, "pid {pid} exited with status {status}")?,
             Ended::Killed(signal) => write!(f, "pid {pid} was terminated by signal {signal}")?,
+        }
+        if self.out_of_memory {
+            f.write_str(", being out of memory,")?;
         }
         write!(f, " after {:.3}s", after.as_secs_f64())?;
         if !wants(2) {

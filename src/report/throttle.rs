@@ -1,6 +1,6 @@
 //! How often a line may be repeated. What concerns a service is throttled for each service, the
 //! rest for the process. Rejections (`admission::reject_log`) and dropped datagrams
-//! (`datagram::drops`) use the same gate for each source or reason.
+//! (`datagram::drops`) use the same limiter for each source or reason.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,25 +45,25 @@ pub(super) fn read() {
 /// Lets one caller through in an interval. Times are nanoseconds of a clock of the caller's
 /// choice, [`now`] for example.
 #[derive(Debug)]
-pub struct Gate(AtomicU64);
+pub struct Limiter(AtomicU64);
 
-impl Gate {
-    /// Returns a gate that is open.
+impl Limiter {
+    /// Returns a limiter that is open.
     pub const fn new() -> Self {
         Self(AtomicU64::new(0))
     }
 
-    /// Closes the gate for an interval if it is open at this time. Returns whether it was.
+    /// Closes the limiter for an interval if it is open at this time. Returns whether it was.
     pub fn pass(&self, now: u64, interval: Duration) -> bool {
         pass(&self.0, now, interval)
     }
 
-    /// Closes the gate for an interval.
+    /// Closes the limiter for an interval.
     pub fn close(&self, now: u64, interval: Duration) {
         self.0.store(after(now, interval), Ordering::Relaxed);
     }
 
-    /// Opens the gate.
+    /// Opens the limiter.
     pub fn open(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
@@ -79,13 +79,13 @@ impl Gate {
     }
 }
 
-impl Default for Gate {
+impl Default for Limiter {
     fn default() -> Self {
         Self::new()
     }
 }
 
-/// Closes the gate that opens at this time, if it is open.
+/// Closes the limiter that opens at this time, if it is open.
 fn pass(opens_at: &AtomicU64, now: u64, interval: Duration) -> bool {
     let close = |opens_at| (opens_at <= now).then(|| after(now, interval));
     opens_at
@@ -144,18 +144,18 @@ impl Line {
     }
 }
 
-/// One gate for each throttled line.
-type Gates = [AtomicU64; LINES];
+/// One limiter for each throttled line.
+type Limiters = [AtomicU64; LINES];
 
-static PROCESS: Gates = [const { AtomicU64::new(0) }; LINES];
-static SERVICES: OnceLock<&'static [Gates]> = OnceLock::new();
+static PROCESS: Limiters = [const { AtomicU64::new(0) }; LINES];
+static SERVICES: OnceLock<&'static [Limiters]> = OnceLock::new();
 
-/// Gives each of so many services gates of its own.
+/// Gives each of so many services limiters of its own.
 pub(super) fn set_services(count: usize) {
     SERVICES.get_or_init(|| memory::zeroes(count));
 }
 
-fn gate(service: Option<ServiceId>, line: Line) -> &'static AtomicU64 {
+fn limiter(service: Option<ServiceId>, line: Line) -> &'static AtomicU64 {
     let services = SERVICES.get();
     let own = service.and_then(|service| services?.get(service.index()));
     &own.unwrap_or(&PROCESS)[line.index()]
@@ -169,17 +169,17 @@ pub(super) fn passes(event: &Event<'_>) -> bool {
         Event::Fast(service) => (Some(*service), Line::Fast),
         _ => return true,
     };
-    pass(gate(service, line), now(), line.interval())
+    pass(limiter(service, line), now(), line.interval())
 }
 
 /// Whether [`Event::Full`] would be written now.
 pub fn full_is_due(service: ServiceId) -> bool {
-    gate(Some(service), Line::Full).load(Ordering::Relaxed) <= now()
+    limiter(Some(service), Line::Full).load(Ordering::Relaxed) <= now()
 }
 
 /// Whether [`Event::Fast`] would be written now.
 pub fn fast_is_due(service: ServiceId) -> bool {
-    gate(Some(service), Line::Fast).load(Ordering::Relaxed) <= now()
+    limiter(Some(service), Line::Fast).load(Ordering::Relaxed) <= now()
 }
 
 #[cfg(test)]
@@ -191,23 +191,23 @@ mod tests {
 
     #[test]
     fn the_first_passes_and_the_next_only_after_the_interval() {
-        let gate = Gate::new();
+        let limiter = Limiter::new();
         let second = Duration::from_secs(1);
-        assert!(gate.pass(0, second));
-        assert!(!gate.pass(0, second));
-        assert!(!gate.pass(999_999_999, second));
-        assert!(!gate.is_open(999_999_999));
-        assert!(gate.pass(1_000_000_000, second));
-        assert_eq!(gate.opens_at(), 2_000_000_000);
-        gate.open();
-        assert!(gate.pass(1_000_000_001, second));
+        assert!(limiter.pass(0, second));
+        assert!(!limiter.pass(0, second));
+        assert!(!limiter.pass(999_999_999, second));
+        assert!(!limiter.is_open(999_999_999));
+        assert!(limiter.pass(1_000_000_000, second));
+        assert_eq!(limiter.opens_at(), 2_000_000_000);
+        limiter.open();
+        assert!(limiter.pass(1_000_000_001, second));
     }
 
     #[test]
     fn without_an_interval_all_pass() {
-        let gate = Gate::new();
-        assert!(gate.pass(7, Duration::ZERO));
-        assert!(gate.pass(7, Duration::ZERO));
+        let limiter = Limiter::new();
+        assert!(limiter.pass(7, Duration::ZERO));
+        assert!(limiter.pass(7, Duration::ZERO));
     }
 
     #[test]
@@ -236,11 +236,11 @@ mod tests {
             interval in 1_u64..1_000,
             steps in prop::collection::vec(0_u64..500, 1..50),
         ) {
-            let gate = Gate::new();
+            let limiter = Limiter::new();
             let (mut now, mut last) = (0, None);
             for step in steps {
                 now += step;
-                if gate.pass(now, Duration::from_nanos(interval)) {
+                if limiter.pass(now, Duration::from_nanos(interval)) {
                     prop_assert!(last.is_none_or(|last| now - last >= interval));
                     last = Some(now);
                 }

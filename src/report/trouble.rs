@@ -10,6 +10,7 @@ use nix::errno::Errno;
 
 use super::mask;
 use super::spawn_failure::SpawnTrouble;
+use super::tls::TlsTrouble;
 use crate::config::{ListenerName, Peer, ServiceId};
 use crate::error::Error;
 use crate::sys::signals::{Sender, Signal};
@@ -47,6 +48,8 @@ pub enum Cause {
     Birth,
     /// Files couldn't be reloaded.
     Reload,
+    /// skd-tls has ended, or couldn't do what it was told.
+    Tls,
 }
 
 impl Cause {
@@ -66,10 +69,11 @@ impl Cause {
         Self::Signal,
         Self::Birth,
         Self::Reload,
+        Self::Tls,
     ];
 
     /// The number of causes.
-    pub const COUNT: usize = Self::Reload as usize + 1;
+    pub const COUNT: usize = Self::Tls as usize + 1;
 
     /// Returns its label in counters and JSON lines. Labels stay.
     pub fn label(self) -> &'static str {
@@ -88,6 +92,7 @@ impl Cause {
             Self::Signal => "signal",
             Self::Birth => "birth",
             Self::Reload => "reload",
+            Self::Tls => "tls",
         }
     }
 }
@@ -272,6 +277,8 @@ pub enum Trouble<'a> {
         /// When the next try is.
         pause: Duration,
     },
+    /// Something is wrong with skd-tls.
+    Tls(TlsTrouble<'a>),
 }
 
 /// What becomes of a connection that was not accepted.
@@ -359,7 +366,12 @@ impl Trouble<'_> {
             | Self::NoSocketpair { .. }
             | Self::DatagramTooBig(_)
             | Self::Spawn(_, SpawnTrouble::Shortage { .. }) => Cause::Spawn,
-            Self::Spawn(_, SpawnTrouble::Failed(_) | SpawnTrouble::Killed { .. })
+            Self::Spawn(
+                _,
+                SpawnTrouble::Failed(_)
+                | SpawnTrouble::Killed { .. }
+                | SpawnTrouble::NoJailer { .. },
+            )
             | Self::NotAsPeer { .. }
             | Self::NotStarted(_) => Cause::Exec,
             Self::NewbornStopped(..) => Cause::Birth,
@@ -381,6 +393,7 @@ impl Trouble<'_> {
             | Self::PrestartedSilent { .. }
             | Self::NotPrestartable { .. }
             | Self::NotPrestarted { .. } => Cause::Prestart,
+            Self::Tls(_) => Cause::Tls,
         }
     }
 
@@ -416,7 +429,8 @@ impl Trouble<'_> {
             | Self::SignalRefused(..)
             | Self::NewbornStopped(..)
             | Self::ReadyFd { .. }
-            | Self::Manager { .. } => None,
+            | Self::Manager { .. }
+            | Self::Tls(_) => None,
         }
     }
 }
@@ -611,6 +625,7 @@ impl fmt::Display for Trouble<'_> {
                 Path::new(program).display(),
                 pause.as_secs_f64()
             ),
+            Self::Tls(trouble) => trouble.fmt(f),
         }
     }
 }

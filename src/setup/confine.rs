@@ -8,7 +8,8 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
 use crate::sys::process;
-use crate::sys::sandbox::{self, Access, Call};
+use crate::sys::sandbox::{self, Access};
+use crate::sys::seccomp::{Action, Case, Filter, Rules, Test, Verdict};
 
 /// A process that is to be confined.
 #[derive(Clone, Copy, Debug)]
@@ -17,93 +18,107 @@ pub enum Process<'fd> {
     SyslogRelay,
     /// A relay that writes a log file, which it opens again in one of these directories.
     FileRelay(&'fd [BorrowedFd<'fd>]),
+    /// The janitor, with the group that skd was started in: it ends what is in groups, and removes them.
+    Janitor(BorrowedFd<'fd>),
     /// The launcher: it waits for the end of the start, and removes files if that has failed.
     Launcher,
 }
 
 /// Memory, time, the end, and what the C library and the standard library do by themselves: they
 /// look at a descriptor before they close it, and at a file before they read it.
-const COMMON: &[Call] = &[
-    Call::Any(libc::SYS_brk),
-    Call::Any(libc::SYS_mmap),
-    Call::Any(libc::SYS_mremap),
-    Call::Any(libc::SYS_munmap),
-    Call::Any(libc::SYS_madvise),
-    Call::Any(libc::SYS_read),
-    Call::Any(libc::SYS_readv),
-    Call::Any(libc::SYS_write),
-    Call::Any(libc::SYS_writev),
-    Call::Any(libc::SYS_close),
-    Call::Any(libc::SYS_fcntl),
-    Call::Any(libc::SYS_lseek),
-    Call::Any(libc::SYS_fstat),
-    Call::Any(libc::SYS_newfstatat),
-    Call::Any(libc::SYS_statx),
-    Call::Any(libc::SYS_futex),
-    Call::Any(libc::SYS_clock_gettime),
-    Call::Any(libc::SYS_gettimeofday),
-    Call::Any(libc::SYS_nanosleep),
-    Call::Any(libc::SYS_clock_nanosleep),
-    Call::Any(libc::SYS_restart_syscall),
-    Call::Any(libc::SYS_ppoll),
+const COMMON: &[libc::c_long] = &[
+    libc::SYS_brk,
+    libc::SYS_mmap,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    libc::SYS_madvise,
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_close,
+    libc::SYS_fcntl,
+    libc::SYS_lseek,
+    libc::SYS_fstat,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_futex,
+    libc::SYS_clock_gettime,
+    libc::SYS_gettimeofday,
+    libc::SYS_nanosleep,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_restart_syscall,
+    libc::SYS_ppoll,
     #[cfg(target_arch = "x86_64")]
-    Call::Any(libc::SYS_poll),
+    libc::SYS_poll,
     #[cfg(target_arch = "x86_64")]
-    Call::Any(libc::SYS_time),
+    libc::SYS_time,
     #[cfg(target_arch = "x86_64")]
-    Call::Any(libc::SYS_stat),
-    Call::Any(libc::SYS_rt_sigprocmask),
-    Call::Any(libc::SYS_rt_sigreturn),
-    Call::Any(libc::SYS_sigaltstack),
-    Call::Any(libc::SYS_exit),
-    Call::Any(libc::SYS_exit_group),
+    libc::SYS_stat,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
 ];
 
 /// Connects to /dev/log, again after each restart of the syslog daemon, whatever leads there; and
-/// receives requests.
-const SYSLOG: &[Call] = &[
-    Call::Any(libc::SYS_openat),
-    Call::Any(libc::SYS_openat2),
-    Call::Any(libc::SYS_readlinkat),
-    Call::Any(libc::SYS_fchdir),
-    Call::Any(libc::SYS_recvfrom),
-    Call::First(libc::SYS_socket, libc::AF_UNIX as u32),
-    Call::Any(libc::SYS_connect),
-    Call::Any(libc::SYS_sendto),
-    Call::Any(libc::SYS_sendmsg),
+/// receives requests. Besides, it makes unix sockets.
+const SYSLOG: &[libc::c_long] = &[
+    libc::SYS_openat,
+    libc::SYS_openat2,
+    libc::SYS_readlinkat,
+    libc::SYS_fchdir,
+    libc::SYS_recvfrom,
+    libc::SYS_connect,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
 ];
 
 /// Opens the file again, and receives requests for that.
-const FILE: &[Call] = &[
-    Call::Any(libc::SYS_openat),
-    Call::Any(libc::SYS_openat2),
-    Call::Any(libc::SYS_readlinkat),
-    Call::Any(libc::SYS_fstatfs),
-    Call::Any(libc::SYS_fgetxattr),
+const FILE: &[libc::c_long] = &[
+    libc::SYS_openat,
+    libc::SYS_openat2,
+    libc::SYS_readlinkat,
+    libc::SYS_fstatfs,
+    libc::SYS_fgetxattr,
     #[cfg(target_arch = "x86_64")]
-    Call::Any(libc::SYS_open),
-    Call::Any(libc::SYS_recvfrom),
-    Call::Any(libc::SYS_recvmsg),
-    Call::Any(libc::SYS_sendto),
-    Call::Any(libc::SYS_sendmsg),
-    Call::Any(libc::SYS_dup3),
-    Call::Any(libc::SYS_ftruncate),
-    Call::Any(libc::SYS_fsync),
-    Call::Any(libc::SYS_fdatasync),
+    libc::SYS_open,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_dup3,
+    libc::SYS_ftruncate,
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
 ];
 
 /// Removes what a failed start has made: sockets, the pid file and a new log file.
-const LAUNCHER: &[Call] = &[
-    Call::Any(libc::SYS_openat),
-    Call::Any(libc::SYS_openat2),
+const LAUNCHER: &[libc::c_long] = &[
+    libc::SYS_openat,
+    libc::SYS_openat2,
     #[cfg(target_arch = "x86_64")]
-    Call::Any(libc::SYS_open),
-    Call::Any(libc::SYS_unlinkat),
+    libc::SYS_open,
+    libc::SYS_unlinkat,
     #[cfg(target_arch = "x86_64")]
-    Call::Any(libc::SYS_unlink),
-    Call::Any(libc::SYS_ftruncate),
-    Call::Any(libc::SYS_flock),
+    libc::SYS_unlink,
+    libc::SYS_ftruncate,
+    libc::SYS_flock,
 ];
+
+/// Lists and removes groups, and writes to their files.
+const JANITOR: &[libc::c_long] = &[libc::SYS_openat, libc::SYS_getdents64, libc::SYS_unlinkat];
+
+/// A unix socket.
+const UNIX: &[Case] = &[Case {
+    tests: &[Test {
+        argument: 0,
+        mask: u32::MAX,
+        value: libc::AF_UNIX as u32,
+    }],
+    action: Action::Allow,
+}];
 
 /// Takes from this process what it doesn't need, and keeps others from tracing it. Whatever the
 /// kernel, or a container's filter, doesn't offer is left out. Allocates.
@@ -111,6 +126,7 @@ pub fn confine(process: Process<'_>) {
     let calls = match process {
         Process::SyslogRelay => SYSLOG,
         Process::FileRelay(_) => FILE,
+        Process::Janitor(_) => JANITOR,
         Process::Launcher => LAUNCHER,
     };
     let _ = process::forbid_dumping();
@@ -127,6 +143,7 @@ pub fn confine(process: Process<'_>) {
                 .collect();
             sandbox::allow_files(&allowed)
         }
+        Process::Janitor(group) => sandbox::allow_files(&[(group, Access::GROUPS)]),
         Process::Launcher => {
             // The files can be anywhere; nothing can be made or executed.
             let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
@@ -134,8 +151,24 @@ pub fn confine(process: Process<'_>) {
                 .and_then(|root| sandbox::allow_files(&[(root.as_fd(), Access::CLEAN_UP)]))
         }
     };
-    let calls: Vec<_> = COMMON.iter().chain(calls).copied().collect();
-    let _ = sandbox::allow_calls(&calls);
+    // A C library then takes the older call that it was written for first.
+    let refused = Action::Fail(libc::ENOSYS as u16);
+    let allowed = COMMON.iter().chain(calls);
+    let allowed = allowed.map(|number| (*number as u32, Action::Allow.into()));
+    let mut rules = Rules {
+        calls: allowed.collect(),
+        others: refused,
+        only_log: false,
+        fits_jailer: false,
+    };
+    if matches!(process, Process::SyslogRelay) {
+        let verdict = Verdict {
+            cases: UNIX,
+            otherwise: refused,
+        };
+        rules.calls.insert(libc::SYS_socket as u32, verdict);
+    }
+    let _ = Filter::new(rules, false).and_then(|filter| filter.load());
 }
 
 #[cfg(test)]

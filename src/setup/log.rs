@@ -160,6 +160,15 @@ impl Log {
         Ok(())
     }
 
+    /// Returns what will be standard error once the log has taken over; none if that stays as it is.
+    pub fn error(&self) -> Option<BorrowedFd<'_>> {
+        match &self.output {
+            Output::Inherited => None,
+            Output::Nowhere => self.null.as_ref().map(AsFd::as_fd),
+            Output::File(_) | Output::Syslog(_) => self.relay().and_then(Relay::input),
+        }
+    }
+
     /// Makes the log standard error. Before that, says on standard error which lines will be lost.
     pub fn take_over(&mut self) -> Result<(), Error> {
         let result = match &mut self.output {
@@ -223,6 +232,11 @@ impl Log {
             Output::File(file) => file.relay.reopen(),
             _ => false,
         }
+    }
+
+    /// Returns the process id of the relay, if there is one.
+    pub fn relay_id(&self) -> Option<i32> {
+        self.relay().and_then(Relay::id)
     }
 
     /// Returns what the relay has said, after its descriptor became readable.

@@ -319,8 +319,11 @@ impl Output for FileWriter {
         let lost = std::mem::take(&mut self.lost);
         let count = Count(lost, "line was", "lines were");
         let reason = self.reason.desc();
-        let note = format_args!("{count} lost here: the log file took none: {reason}");
-        let note = report::lines_lost(self.lines, lost, note);
+        let note = report::lines_lost(
+            self.lines,
+            lost,
+            format_args!("{count} lost here: the log file took none: {reason}"),
+        );
         if self.torn {
             self.text.push(b'\n');
         }
@@ -343,9 +346,10 @@ impl Output for FileWriter {
                 self.file = Ok(file);
             }
             Err(why) => {
-                let note =
-                    format_args!("the log file can't be opened again: {why}; the old one is kept");
-                let note = report::log_trouble(self.lines, note);
+                let note = report::log_trouble(
+                    self.lines,
+                    format_args!("the log file can't be opened again: {why}; the old one is kept"),
+                );
                 self.append(Piece::whole(note.as_bytes()));
                 self.flush();
             }

@@ -5,7 +5,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::unistd::{Gid, Uid, chdir, chroot, setgroups, setresgid, setresuid};
 
-use crate::config::{Identity, Limit, Service};
+use crate::config::{Identity, Limit, Part, Service};
 use crate::error::Error;
 use crate::sys::capabilities::{self, Capabilities, Capability, Held};
 use crate::sys::child::SUID_DUMPABLE;
@@ -79,7 +79,8 @@ fn credentials(identity: &Identity) -> Credentials {
     }
 }
 
-/// Returns the user that handlers of a service become: with `--as-peer`, the user of the proof at
+/// Returns the user that handlers of a service become: in a sandbox with users of its own never root,
+/// unless that is asked for. With `--as-peer`, the user of the proof at
 /// the start, which stands for users that this process can't name, and whose clients are refused.
 pub fn user_of_handlers(service: &Service) -> Option<Credentials> {
     if service.as_peer {
@@ -91,7 +92,17 @@ pub fn user_of_handlers(service: &Service) -> Option<Credentials> {
             groups: vec![gid],
         });
     }
-    service.identity.as_ref().map(credentials)
+    let sandbox = service.isolation.sandbox.as_ref();
+    let has_users = sandbox.is_some_and(|it| it.parts.has(Part::User));
+    let nobody = (has_users && Uid::effective().is_root()).then(|| {
+        let (uid, gid) = overflow_ids();
+        Credentials {
+            uid: Uid::from_raw(uid),
+            gid: Gid::from_raw(gid),
+            groups: Vec::new(),
+        }
+    });
+    service.identity.as_ref().map(credentials).or(nobody)
 }
 
 /// Returns the capabilities that starting handlers takes after the sockets are bound, if skd can do
@@ -109,12 +120,22 @@ fn needed(services: &[Service]) -> Option<Capabilities> {
             let own = limit_of_this_process(limit.resource);
             own.is_none_or(|(_, hard)| limit.hard > hard)
         };
+        let sandbox = service.isolation.sandbox.as_ref();
         let more = [
             (Capability::ChangeRoot, service.root.is_some()),
             (Capability::Resource, surroundings.limits.iter().any(raises)),
             (
                 Capability::Nice,
                 surroundings.nice.is_some_and(|nice| nice < own_nice()),
+            ),
+            // The users of a sandbox are skd's to set, and root is among them.
+            (
+                Capability::FileCapabilities,
+                sandbox.map_or(service.isolation.contains, |it| it.parts.has(Part::User)),
+            ),
+            (
+                Capability::Administrator,
+                sandbox.is_some_and(|it| !it.parts.has(Part::User)),
             ),
             (
                 Capability::Trace,

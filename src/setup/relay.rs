@@ -9,7 +9,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ use crate::sys::objects::Objects;
 use crate::sys::pipe::pipe;
 use crate::sys::process::{self, Change, Ended, Fork, Target, Wait};
 use crate::sys::root::Root;
-use crate::sys::signals::{self, Signal};
+use crate::sys::signals;
 use crate::sys::trusted::Refusal;
 use crate::sys::{events, names};
 
@@ -48,6 +48,8 @@ pub(super) struct Relay {
     /// A socket for requests, whose other end only the relay process has. It is at end of file when
     /// the relay has ended.
     control: Option<File>,
+    /// Its process id.
+    id: Option<i32>,
     started: Instant,
 }
 
@@ -82,6 +84,8 @@ pub(super) struct SavedRelay {
     to: SavedDestination,
     output: i32,
     control: Option<i32>,
+    #[serde(default)]
+    id: Option<i32>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -169,6 +173,7 @@ impl Relay {
             output,
             input: Some(input),
             control: None,
+            id: None,
             started: Instant::now(),
         })
     }
@@ -187,6 +192,7 @@ impl Relay {
                 }
             },
             control,
+            id: self.id,
             output: to.pass(&self.output)?,
         })
     }
@@ -218,6 +224,7 @@ impl Relay {
             output: descriptors::claim(saved.output)?.into(),
             input: None,
             control: claim(saved.control)?.map(File::from),
+            id: saved.id,
             started: Instant::now(),
         })
     }
@@ -225,6 +232,11 @@ impl Relay {
     /// Returns how skd writes its own lines to it.
     pub(super) fn sink(&self) -> Sink {
         self.input.as_ref().map_or(Sink::Plain, Sink::to)
+    }
+
+    /// Returns the pipe, until it is standard error.
+    pub(super) fn input(&self) -> Option<BorrowedFd<'_>> {
+        self.input.as_ref().map(AsFd::as_fd)
     }
 
     /// Makes the pipe standard error, and closes its other descriptor: it ends when no process has
@@ -244,6 +256,11 @@ impl Relay {
     /// Returns a descriptor that becomes readable when the relay ends.
     pub(super) fn end(&self) -> Option<BorrowedFd<'_>> {
         self.control.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Returns its process id, if it was started.
+    pub(super) fn id(&self) -> Option<i32> {
+        self.id
     }
 
     /// Starts the process for the first time. A log file is opened, and made if there is none.
@@ -370,6 +387,7 @@ impl Relay {
         )?;
         descriptors::set_blocking(&its, false)?;
         let its = File::from(its);
+        let (mut told, mut tell) = pipe()?;
         match process::fork()? {
             Fork::Parent(child) => {
                 // Without the status, the socket tells whether there is a relay.
@@ -378,6 +396,12 @@ impl Relay {
                     return Err(Errno::EAGAIN.into());
                 }
                 self.control = Some(ours.into());
+                let mut id = [0; 4];
+                drop(tell);
+                self.id = told
+                    .read_exact(&mut id)
+                    .ok()
+                    .map(|()| i32::from_ne_bytes(id));
                 Ok(())
             }
             Fork::Child => match process::fork() {
@@ -385,7 +409,10 @@ impl Relay {
                     self.run(its, first);
                     process::exit_now(0)
                 }
-                Ok(Fork::Parent(_)) => process::exit_now(0),
+                Ok(Fork::Parent(relay)) => {
+                    let _ = tell.write_all(&relay.as_raw().to_ne_bytes());
+                    process::exit_now(0)
+                }
                 Err(_) => process::exit_now(1),
             },
         }
@@ -393,13 +420,7 @@ impl Relay {
 
     fn run(&self, control: File, first: bool) {
         let _ = setsid();
-        signals::ignore(&[
-            Signal::SIGTERM,
-            Signal::SIGINT,
-            Signal::SIGHUP,
-            Signal::SIGQUIT,
-            Signal::SIGPIPE,
-        ]);
+        signals::ignore(&signals::ENDING);
         let directory = match &self.to {
             Destination::Syslog { root, .. } => root.as_ref().map(AsFd::as_fd),
             Destination::File { entry, .. } => Some(entry.as_fd()),

@@ -19,6 +19,8 @@ pub fn faults(config: &Config) -> impl Iterator<Item = Error> + '_ {
         };
         (String::new(), option, identity)
     });
+    let tls = daemon.tls.user.iter();
+    let own = own.chain(tls.map(|identity| (String::new(), "--tls-user", identity)));
     let services = config.services.iter();
     let users = services.filter_map(|it| Some((it.label(), "--user", it.identity.as_ref()?)));
     let users = own.chain(users).filter(|(.., user)| !may_become(user));

@@ -1,11 +1,14 @@
 //! Start-up: which kind of start this is, and the order of each kind with the reason for each
 //! place.
 
+mod contain;
+mod gates;
 mod prepare;
 mod process;
 mod program;
 mod resume;
 mod serve;
+mod tls;
 
 use std::collections::HashSet;
 use std::io::IsTerminal;
@@ -17,7 +20,7 @@ use crate::config::{Config, Daemon, Mode, Service};
 use crate::error::Error;
 use crate::report;
 use crate::serve::upgrade::Arrival;
-use crate::setup::rights;
+use crate::setup::{rights, tls_program};
 use crate::sys::signals::{self, Inherited};
 use crate::sys::{memory, process as sys_process};
 
@@ -142,6 +145,9 @@ fn start(config: Config, inherited: &Inherited) -> Result<u8, Error> {
     check_services(&config.services)?;
     rights::faults(&config).next().map_or(Ok(()), Err)?;
     for note in config.services.iter().flat_map(|service| &service.notes) {
+        report::note(note);
+    }
+    if let Some(note) = tls_program::note(&config) {
         report::note(note);
     }
     match &config.services[..] {

@@ -3,9 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::child::plan::{Preparation, Role, Root};
-use crate::child::{Method, Plan, watch_births};
+use crate::child::{self, FilterSocket, Filters, Jail, Method, Plan, watch_births};
+use crate::config::seccomp::FilterFile;
 use crate::config::{
     Count, Daemon, DatagramMode, EnvironmentFile, MOST_THREADS, Mode, Service, Style, Surroundings,
 };
@@ -15,7 +17,7 @@ use crate::serve;
 use crate::setup::privileges;
 use crate::sys::credentials::Credentials;
 use crate::sys::descriptors::{Low, Reserved};
-use crate::sys::terminal;
+use crate::sys::{process, terminal};
 
 use super::process::{inherited_variables, user_and_root};
 
@@ -39,8 +41,10 @@ pub(super) fn reserve(
     // A service has prestarted handlers or at least one thread for datagrams, not both.
     let roots = services.iter().filter_map(|service| service.root.as_ref());
     let roots: HashSet<_> = roots.collect();
+    let isolations = services.iter().map(|service| &service.isolation);
+    let asks = usize::from({ isolations }.any(FilterSocket::is_needed));
     Reserved::take(
-        MOST_THREADS + 1 + services.len() + roots.len() + 2 * retiring,
+        MOST_THREADS + 1 + services.len() + roots.len() + asks + 2 * retiring,
         kept,
         null,
     )
@@ -126,6 +130,22 @@ pub(super) fn confinements(
     Ok(all)
 }
 
+/// Makes the socket for the listeners of handlers' filters, if a service needs it. Before anything else
+/// takes low descriptors.
+pub(super) fn filter_socket(
+    services: &[Service],
+    reserved: &mut Reserved,
+) -> Result<Option<FilterSocket>, Error> {
+    let isolations = services.iter().map(|service| &service.isolation);
+    FilterSocket::for_services(isolations, |socket| {
+        let owned = reserved.own(socket);
+        owned.map_err(|errno| Error::start("no low descriptor for --seccomp", errno))
+    })
+}
+
+/// The sandbox of each service.
+pub(super) type Jails = Vec<Option<Arc<Jail>>>;
+
 /// What handlers are made from.
 pub(super) struct Ground<'a> {
     pub(super) daemon: &'a Daemon,
@@ -133,6 +153,8 @@ pub(super) struct Ground<'a> {
     pub(super) files: Option<libc::rlimit>,
     pub(super) low: Low,
     pub(super) probe: fn(&Plan, Low) -> Result<Method, Error>,
+    /// The socket for the listeners of handlers' filters, if a service needs it.
+    pub(super) filter_socket: Option<Arc<OwnedFd>>,
 }
 
 impl Ground<'_> {
@@ -141,14 +163,20 @@ impl Ground<'_> {
         &self,
         services: &[Service],
         confinements: Confinements,
-    ) -> Result<(Vec<Plan>, Method), Error> {
+    ) -> Result<(Vec<Plan>, Jails, Method), Error> {
+        let users = confinements.iter().map(|(user, _)| user.clone());
+        let users: Vec<_> = users.collect();
+        let mut plans = self.make(services, confinements)?;
+        // While there is one thread.
+        let each = services.iter().zip(0..).zip(users).zip(&mut plans);
+        let jails = each.map(|((service, user), plan)| self.jail(service, user, plan));
+        let jails = jails.collect::<Result<_, _>>()?;
         watch_births()?;
-        let plans = self.make(services, confinements)?;
         let method = self.prove(services, &plans).map_err(|faults| {
             let first = faults.into_iter().next();
             first.unwrap_or_else(|| Error::Start("there is no service to run".into()))
         })?;
-        Ok((plans, method))
+        Ok((plans, jails, method))
     }
 
     /// Makes the plan of each service.
@@ -157,7 +185,8 @@ impl Ground<'_> {
         services: &[Service],
         confinements: Confinements,
     ) -> Result<Vec<Plan>, Error> {
-        let terminal = terminal::may_be_reached();
+        // What leaves the session of its handler is found by that.
+        let terminal = terminal::may_be_reached() || process::is_subreaper();
         // Most services have the same.
         let mut variables = HashMap::new();
         let which = |service: &Service| {
@@ -169,14 +198,21 @@ impl Ground<'_> {
                 ..
             } = &service.surroundings;
             let as_peer = service.as_peer;
-            format!("{as_peer} {account:?} {clears_environment} {passed:?} {environment:?}")
+            let tls = service.tls.is_some();
+            format!("{as_peer} {tls} {account:?} {clears_environment} {passed:?} {environment:?}")
         };
         for service in services {
             let new = || inherited_variables(self.daemon, service).without_reserved();
             variables.entry(which(service)).or_insert_with(new);
         }
-        let wanted = services.iter().zip(confinements);
-        let wanted = wanted.filter_map(|(service, (user, root))| {
+        let mut filters = Filters::default();
+        let filters = services.iter().map(|service| {
+            let filter = filters.of(&service.isolation, true);
+            filter.map_err(|error| error.about(&service.label()))
+        });
+        let filters = filters.collect::<Result<Vec<_>, _>>()?;
+        let wanted = services.iter().zip(confinements).zip(filters);
+        let wanted = wanted.filter_map(|((service, (user, root)), filter)| {
             let variables = variables.get(&which(service))?;
             let preparation = Preparation {
                 surroundings: &service.surroundings,
@@ -185,6 +221,8 @@ impl Ground<'_> {
                 user,
                 as_peer: service.as_peer,
                 root,
+                is_elsewhere: service.isolation.sandbox.is_some(),
+                filter,
             };
             Some((&service.command[..], variables, preparation))
         });
@@ -194,6 +232,35 @@ impl Ground<'_> {
         };
         let plans = Plan::several(wanted.collect());
         plans.map_err(|(index, error)| inside(&services[index], error))
+    }
+
+    /// Makes the sandbox of a service, if it has one. The number is the service's id, as far as it is known.
+    pub(super) fn jail(
+        &self,
+        (service, id): (&Service, impl Into<Option<u32>>),
+        user: Option<Credentials>,
+        plan: &mut Plan,
+    ) -> Result<Option<Arc<Jail>>, Error> {
+        let Some(sandbox) = &service.isolation.sandbox else {
+            return Ok(None);
+        };
+        if self.daemon.root.is_some() {
+            return Err(child::sandbox_below_chroot().about(&service.label()));
+        }
+        let wanted = child::Wanted {
+            sandbox,
+            command: &service.command,
+            variables: &inherited_variables(self.daemon, service).without_reserved(),
+            surroundings: &service.surroundings,
+            files: self.files,
+            user,
+            filter: Filters::default().of(&service.isolation, true)?,
+            filter_socket: self.filter_socket.clone().zip(id.into()),
+            is_traced: service.prestart.is_some(),
+        };
+        let jail = Jail::start(&wanted, plan);
+        jail.map(|jail| Some(Arc::new(jail)))
+            .map_err(|error| error.about(&service.label()))
     }
 
     /// Proves plans, those of these services. Returns how children are made, or all faults.
@@ -216,6 +283,17 @@ impl Ground<'_> {
             _ => Err(faults),
         }
     }
+}
+
+/// Returns the files of system calls that were read, for the next binary.
+pub(super) fn filter_files(services: &[Service]) -> Vec<FilterFile> {
+    let mut all: Vec<FilterFile> = Vec::new();
+    for file in services.iter().filter_map(|it| it.isolation.filter_file()) {
+        if !all.contains(file) {
+            all.push(file.clone());
+        }
+    }
+    all
 }
 
 /// Returns the files of variables that were read, for the next binary.

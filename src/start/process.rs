@@ -146,7 +146,11 @@ pub(super) fn inherited_variables(daemon: &Daemon, service: &Service) -> Variabl
         true => Some(&Account::Unknown),
         false => identity.map(|identity| &identity.account),
     };
-    Variables::for_program(account, &service.surroundings)
+    let variables = Variables::for_program(account, &service.surroundings);
+    match service.tls {
+        Some(_) => variables.without_tls(),
+        None => variables,
+    }
 }
 
 /// Writes the pid file, by the process that has the id, and before any client can connect; then

@@ -2,8 +2,8 @@
 
 use std::os::fd::AsFd;
 
-use crate::child::Plan;
 use crate::child::plan::{Preparation, Role, Root, prove};
+use crate::child::{Filters, Plan};
 use crate::config::{Daemon, Service, Supervise};
 use crate::error::Error;
 use crate::net::Listener;
@@ -70,6 +70,8 @@ pub(super) fn run(daemon: &Daemon, service: &Service, inherited: &Inherited) -> 
             user: user.clone(),
             as_peer: false,
             root,
+            is_elsewhere: false,
+            filter: Filters::default().of(&service.isolation, false)?,
         };
         let plan = Plan::new(&service.command, &variables, preparation);
         let inside = daemon.root.as_deref().or(service.root.as_deref());
@@ -124,6 +126,8 @@ pub(super) fn hand_off(
         user,
         as_peer: false,
         root,
+        is_elsewhere: false,
+        filter: Filters::default().of(&service.isolation, false)?,
     };
     let inside = daemon.root.as_deref().or(service.root.as_deref());
     let plan = Plan::new(&service.command, &variables, preparation);

@@ -12,22 +12,28 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use crate::child::{Method, Plan, watch_births};
+use crate::child::{Jail, Method, Plan, watch_births};
 use crate::cli::{Known, LookedUp};
 use crate::config::{
-    Config, Endpoint, FileTexts, Host, Identity, Listen, Mode, Service, ServiceText, Style,
+    self, Config, Endpoint, FileTexts, Host, Identity, Listen, Mode, Service, ServiceText, Style,
 };
 use crate::error::Error;
 use crate::net::{self, Binding, KeptListeners, Listener, ListenerAddress, Resolved};
-use crate::report::{self, Difference};
+use crate::report::{self, Difference, Event, TlsTrouble, Trouble};
 use crate::serve::upgrade::{Findings, SavedService, Settings, State};
-use crate::serve::{BoundControl, Daemon, Origin, Prepared, Resources, Rules};
-use crate::setup::{RuleFiles, privileges};
+use crate::serve::{BoundControl, Daemon, Origin, Prepared, Resources, Rules, TlsKeeper};
+use crate::setup::cgroups::{self, Base};
+use crate::setup::{RuleFiles, TlsFiles, privileges};
 use crate::sys::capabilities::Capabilities;
 use crate::sys::{memory, process};
 
-use super::prepare::{Confinements, Ground, Threads, confinements, environment_files, reserve};
+use super::contain;
+use super::prepare::{
+    Confinements, Ground, Threads, confinements, environment_files, filter_files, filter_socket,
+    reserve,
+};
 use super::process::{refuse, user_and_root};
+use super::tls;
 
 /// What continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +122,7 @@ pub(super) fn go_on(
             identities: findings.identities.clone(),
             texts: Some(std::mem::take(&mut findings.texts)),
             environment_files: std::mem::take(&mut findings.environment_files),
+            filter_files: std::mem::take(&mut findings.filter_files),
         },
         None => known_before(&state),
     };
@@ -161,6 +168,7 @@ fn known_before(state: &State) -> Known {
         identities: state.identities(),
         texts: state.texts().cloned(),
         environment_files: state.environment_files(),
+        filter_files: state.filter_files(),
         names: None,
     }
 }
@@ -236,6 +244,8 @@ impl TakingOver<'_> {
         report::set_lines(&daemon);
         let mut origin = self.state.origin(&daemon, returned).map_err(not_left)?;
         let mut confined = confinements(&services, &mut reserved)?;
+        let filter_socket = filter_socket(&services, &mut reserved)?;
+        self.groups(&mut origin.groups, &daemon, &services)?;
         let log = self.state.log(&daemon).map_err(not_left)?;
         // Executing a file gives back what was given up, if skd is root, or if the file is set-user-id
         // or has capabilities by now. The configuration may be another one, but the user that the
@@ -285,11 +295,13 @@ impl TakingOver<'_> {
                 Err(_) => closed.append(&mut it.listeners),
             }
         }
+        let tls = self.found_tls(&services, configured, &daemon)?;
         if origin.identity.is_none() {
             privileges::keep_needed(&services, Capabilities::NONE)?;
         }
         origin.users = users(&services);
         origin.environment_files = environment_files(&services);
+        origin.filter_files = filter_files(&services);
         let threads = Threads::new(&daemon, &services, &listeners);
         let threads = (threads, daemon.threads);
         let threads = self.threads(threads, &services[..configured], &same, &left);
@@ -302,14 +314,29 @@ impl TakingOver<'_> {
                 true => Method::probe_without_steps,
                 false => Method::probe,
             },
+            filter_socket: filter_socket.as_ref().map(|it| Arc::clone(&it.theirs)),
         };
-        let (plans, method) = self.plans(&ground, (&services, configured), confined)?;
-
+        let mut groups = match self.stage {
+            Stage::Preflight => services.iter().map(|_| None).collect(),
+            Stage::Successor | Stage::Return => {
+                contain::service_groups(&mut origin.groups, &daemon, &services)?
+            }
+        };
+        // A preflight makes no groups.
+        let has_groups = self.stage == Stage::Preflight
+            && (origin.groups.is_some() || cgroups::check(&services).is_ok());
+        if !has_groups {
+            // A preflight has the same log.
+            let is_told = self.stage != Stage::Preflight;
+            contain::choose(&ground, &mut services, &mut groups, &confined, is_told)?;
+        }
+        let (plans, method) = self.plans(&ground, (&services, configured), confined.clone())?;
+        let mut gates = ground.gates(&services, &confined).into_iter();
         let asks = daemon.root.is_none();
         // Before a service of the same name takes what is left.
         let gone = services[configured..].iter().zip(&plans[configured..]);
         let gone = gone.zip(&retired).map(|((config, plan), it)| {
-            let plan = plan.as_ref().ok_or_else(|| vec![Error::Told(1)])?;
+            let (plan, _) = plan.as_ref().ok_or_else(|| vec![Error::Told(1)])?;
             saved_rules(config, plan, left.services[it.left].as_mut(), asks)
         });
         let mut rules_of_gone = gone.collect::<Vec<_>>().into_iter();
@@ -317,9 +344,9 @@ impl TakingOver<'_> {
         let mut faults = Vec::new();
         let parts = plans.into_iter().zip(listeners);
         let parts = parts.zip(threads.datagram_workers);
-        for (index, (config, ((plan, mut listeners), workers))) in
-            services.into_iter().zip(parts).enumerate()
-        {
+        let parts = services.into_iter().zip(groups).zip(parts);
+        for (index, ((config, cgroups), ((plan, mut listeners), workers))) in parts.enumerate() {
+            let (plan, jail) = plan.unzip();
             let retiring = index.checked_sub(configured).map(|index| &retired[index]);
             let owner = match retiring {
                 None => left.by_name.get(&config.name).copied(),
@@ -331,18 +358,23 @@ impl TakingOver<'_> {
                 (_, Some(_)) => rules_of_gone.next().unwrap_or(Ok(None)),
                 (None, None) => Err(vec![Error::Told(1)]),
             };
-            let (plan, rules) = match (plan, rules) {
-                (Some(plan), Ok(rules)) => (plan, rules),
+            let gate = gates.next().unwrap_or(Ok(None));
+            let (plan, gate, rules) = match (plan, gate, rules) {
+                (Some(plan), Ok(gate), Ok(rules)) => (plan, gate, rules),
                 _ if retiring.is_some() => {
                     closed.append(&mut listeners);
                     continue;
                 }
-                (_, Err(more)) => {
+                (_, Err(fault), _) => {
+                    faults.push(fault);
+                    continue;
+                }
+                (_, _, Err(more)) => {
                     let label = config.label();
                     faults.extend(more.into_iter().map(|fault| fault.about(&label)));
                     continue;
                 }
-                (None, Ok(_)) => continue,
+                (None, ..) => continue,
             };
             // The handlers of a service that stays are its own, whatever becomes of a listener.
             let is_owner = retiring.is_none() || !left.by_name.contains_key(&config.name);
@@ -352,6 +384,9 @@ impl TakingOver<'_> {
             prepared.push(Prepared {
                 config,
                 plan,
+                jail: jail.flatten(),
+                cgroups,
+                gate,
                 listeners,
                 rules,
                 datagram_workers: match retiring {
@@ -370,18 +405,141 @@ impl TakingOver<'_> {
         let removed = left.services.into_iter().flatten();
         let mut restored = self.state.rest(removed, returned).map_err(not_left)?;
         let control = self.control(daemon.control.is_some(), &mut closed)?;
+        // The last that is likely to fail, for what it has loaded stays loaded.
+        let tls = self.tls(tls, &daemon, &origin)?;
         restored.closed = closed;
         let resources = Resources {
             method,
             stream_workers: threads.stream_workers,
             reserved,
+            filter_socket,
             log,
             manager: self.state.manager().map_err(not_left)?,
             origin,
             control,
+            tls,
             restored,
         };
         Ok((Daemon::new(prepared, resources)?, difference))
+    }
+
+    /// Takes what serves TLS from what is left, and opens its files, those of services too that aren't
+    /// configured any more, if that can be.
+    fn found_tls(
+        &mut self,
+        services: &[Service],
+        configured: usize,
+        daemon: &config::Daemon,
+    ) -> Result<FoundTls, Error> {
+        let keeper = self.state.tls().map_err(not_left)?;
+        let before = keeper.as_ref().and_then(TlsKeeper::files);
+        if self.stage == Stage::Return {
+            return Ok((keeper, before));
+        }
+        let in_root = self.state.is_in_root();
+        let (configured, gone) = services.split_at(configured);
+        let has_tls = |service: &Service| service.tls.is_some();
+        let is_new_name = |gone: &Service| configured.iter().all(|it| it.name != gone.name);
+        let all = gone.iter().all(is_new_name).then_some(services);
+        let all = all.filter(|_| gone.iter().any(has_tls));
+        if let Some(Ok(Some(files))) = all.map(|all| TlsFiles::open(all, daemon)) {
+            return Ok((keeper, Some(files.into())));
+        }
+        // These may be found where the root directory of the process is another by now.
+        let same = before.filter(|it| it.are_of(configured, daemon, in_root));
+        let opened = match same {
+            None => TlsFiles::open(configured, daemon)?.map(Arc::new),
+            Some(before) => match before.open_again() {
+                Ok(files) => Some(files.into()),
+                Err(faults) if self.state.is_reload() => {
+                    refuse(faults)?;
+                    None
+                }
+                // The user that the process has become may not read keys.
+                Err(faults) => {
+                    if self.stage == Stage::Successor {
+                        let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+                        let faults = faults.join("; ");
+                        let trouble = TlsTrouble::NotLoaded(&faults);
+                        report::event(Event::Trouble(Trouble::Tls(trouble)));
+                    }
+                    Some(before)
+                }
+            },
+        };
+        Ok((keeper, opened))
+    }
+
+    /// Has what serves TLS go on with these files. A preflight tries that with a process of its own.
+    fn tls(
+        &self,
+        (keeper, files): FoundTls,
+        daemon: &config::Daemon,
+        origin: &Origin,
+    ) -> Result<Option<TlsKeeper>, Error> {
+        let executable = origin.executable.as_ref();
+        let Some(files) = files else {
+            return Ok(keeper.map(|mut keeper| {
+                keeper.retire_all();
+                keeper
+            }));
+        };
+        let new = |files| {
+            let mut new = tls::keeper(files, daemon, executable)?;
+            new.start(None)?;
+            new.wait()?;
+            Ok::<_, Error>(new)
+        };
+        match (keeper, self.stage) {
+            (None, Stage::Return) => Ok(None),
+            (Some(mut keeper), Stage::Return) => {
+                // That which couldn't go on may have had it load others.
+                keeper.load_again();
+                Ok(Some(keeper))
+            }
+            (None, Stage::Preflight) => new(files).map(|_| None),
+            (Some(keeper), Stage::Preflight) => {
+                let mut next = keeper.preflight(Arc::clone(&files))?;
+                tls::renew(&mut next, daemon, executable)?;
+                next.start(None)?;
+                next.wait()?;
+                Ok(Some(keeper))
+            }
+            (None, Stage::Successor) => new(files).map(Some),
+            (Some(mut keeper), Stage::Successor) => {
+                match self.state.is_reload() {
+                    true => keeper.load_and_wait(files)?,
+                    false => {
+                        let renewed = tls::renew(&mut keeper, daemon, executable);
+                        keeper.replace_running(files, renewed)?;
+                    }
+                }
+                Ok(Some(keeper))
+            }
+        }
+    }
+
+    /// Makes the base group if the process before had none and one is needed now, or sees to it that it
+    /// is enough.
+    fn groups(
+        &self,
+        base: &mut Option<Base>,
+        daemon: &config::Daemon,
+        services: &[Service],
+    ) -> Result<(), Error> {
+        match (base, self.stage) {
+            (Some(base), Stage::Preflight) => base.check(services),
+            (Some(base), Stage::Successor | Stage::Return) => base.require(services),
+            (None, Stage::Preflight) => match services.iter().any(|it| it.isolation.needs_cgroup())
+            {
+                true => cgroups::check(services),
+                false => Ok(()),
+            },
+            (base, Stage::Successor | Stage::Return) => {
+                *base = contain::make_groups(daemon, services)?;
+                Ok(())
+            }
+        }
     }
 
     /// Takes the control socket from what is left, or has it closed if there is to be none.
@@ -542,6 +700,7 @@ impl TakingOver<'_> {
         let identities = self.state.identities().into_iter();
         let identities: HashMap<_, _> = identities.map(|it| (it.name.clone(), it)).collect();
         let variables = self.state.environment_files();
+        let filters = self.state.filter_files();
         let is_same = |(service, listeners): (&Service, &Vec<Listener>)| {
             let Some(owner) = left.by_name.get(&service.name) else {
                 return false;
@@ -555,6 +714,8 @@ impl TakingOver<'_> {
             let user = user.is_none_or(|user| identities.get(&user.name) == Some(user));
             let read = &service.surroundings.environment_files;
             let user = user && read.iter().all(|file| variables.contains(file));
+            let list = service.isolation.filter_file();
+            let user = user && list.is_none_or(|file| filters.contains(file));
             let now: HashSet<_> = listeners.iter().map(Listener::address).collect();
             text && user && now == left.addresses[*owner]
         };
@@ -649,6 +810,7 @@ impl TakingOver<'_> {
                 services: texts,
             }),
             environment_files: self.state.environment_files(),
+            filter_files: self.state.filter_files(),
             names: self.names.clone(),
         };
         Ok((self.configure)(known)?.services)
@@ -689,14 +851,16 @@ impl TakingOver<'_> {
         ground: &Ground<'_>,
         (services, configured): (&[Service], usize),
         mut confinements: Confinements,
-    ) -> Result<(Vec<Option<Plan>>, Method), Error> {
-        watch_births()?;
+    ) -> Result<(Vec<Option<Planned>>, Method), Error> {
+        let user = |(user, _): &(_, _)| Option::clone(user);
+        let users: Vec<_> = confinements.iter().map(user).collect();
         let (services, gone) = services.split_at(configured);
+        let (users, users_of_gone) = users.split_at(configured);
         let of_gone = confinements.split_off(configured);
         let of_each = |service: &Service, confinement| {
             ground.make(std::slice::from_ref(service), vec![confinement])
         };
-        let plans = match ground.make(services, confinements.clone()) {
+        let mut plans = match ground.make(services, confinements.clone()) {
             Ok(plans) => plans,
             Err(first) => {
                 let each = services.iter().zip(confinements);
@@ -711,6 +875,26 @@ impl TakingOver<'_> {
                 return Err(first);
             }
         };
+        // While there is one thread.
+        let (mut jails, mut faults) = (Vec::new(), Vec::new());
+        let each = services.iter().zip(0..).zip(users).zip(&mut plans);
+        for ((service, user), plan) in each {
+            match ground.jail(service, user.clone(), plan) {
+                Ok(jail) => jails.push(jail),
+                // What has come back goes on without handlers of this service.
+                Err(_) if self.stage == Stage::Return => jails.push(Some(Jail::lost().into())),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        refuse(faults)?;
+        let gone = gone.iter().zip(users_of_gone).zip(of_gone);
+        let gone = gone.map(|((service, user), it)| {
+            let mut plan = of_each(service, it).ok()?.pop()?;
+            let jail = ground.jail((service, None), user.clone(), &mut plan).ok()?;
+            Some((plan, jail))
+        });
+        let gone: Vec<_> = gone.collect();
+        watch_births()?;
         let is_proved = self.stage == Stage::Successor && self.findings.is_some();
         let proved = match is_proved {
             true => ground.prove(&services[..1], &plans[..1]),
@@ -723,10 +907,8 @@ impl TakingOver<'_> {
                 return Err(Error::Start("there is no service to run".into()));
             }
         };
-        let mut plans: Vec<_> = plans.into_iter().map(Some).collect();
-        let gone = gone.iter().zip(of_gone);
-        plans.extend(gone.map(|(service, it)| of_each(service, it).ok()?.pop()));
-        Ok((plans, method))
+        let plans = plans.into_iter().zip(jails).map(Some);
+        Ok((plans.chain(gone).collect(), method))
     }
 
     /// The rules of a configured service: those that files say, read once by the preflight, or those
@@ -779,9 +961,16 @@ impl TakingOver<'_> {
             findings
                 .environment_files
                 .clone_from(&origin.environment_files);
+            findings.filter_files.clone_from(&origin.filter_files);
         }
     }
 }
+
+/// What serves TLS, if it is left, and the files of its settings, if a service has it.
+type FoundTls = (Option<TlsKeeper>, Option<Arc<TlsFiles>>);
+
+/// The plan of a service, and its sandbox if it has one.
+type Planned = (Plan, Option<Arc<Jail>>);
 
 /// The rules of a service, and where they are read again.
 type FoundRules = Option<(Rules, Option<RuleFiles>)>;

@@ -1,6 +1,7 @@
 //! Binding sockets and serving them, in the one order that works.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use crate::child::Method;
 use crate::child::plan::raise_file_limit;
@@ -9,19 +10,23 @@ use crate::error::Error;
 use crate::net::{self, InheritedListener};
 use crate::serve::supervise::Obeyed;
 use crate::serve::upgrade::Settings;
-use crate::serve::{BoundControl, Daemon, Origin, Prepared, Resources, Restored, Rules};
+use crate::serve::{BoundControl, Daemon, Origin, Prepared, Resources, Restored, Rules, TlsKeeper};
 use crate::setup::executable::Executable;
-use crate::setup::{Detach, Log, Manager, ReadyFd, RuleFiles, Senders, Starter};
+use crate::setup::{Detach, Log, Manager, ReadyFd, RuleFiles, Senders, Starter, TlsFiles};
 use crate::sys::process;
 use crate::sys::signals::{self, Inherited, Signal};
 use crate::sys::{memory, users};
 
-use super::prepare::{Ground, Threads, confinements, environment_files, reserve};
+use super::contain;
+use super::prepare::{
+    Ground, Threads, confinements, environment_files, filter_files, filter_socket, reserve,
+};
 use super::process::{
     announce, give_up_rights, keep_from_reading_terminal, lock_pidfile, publish, service_side,
     split,
 };
 use super::program::{self, Bound};
+use super::tls;
 
 /// Binds the sockets of all services and serves them, or hands them to a supervised program.
 pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> {
@@ -61,6 +66,8 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
             read.map_err(|error| error.about(&service.label()))
         })
         .collect::<Result<Vec<_>, _>>()?;
+    // As those of rules, and before skd becomes a user who may not read keys.
+    let tls_files = TlsFiles::open(&services, &daemon)?;
     // While its socket can be reached, and before it could be told of a start that fails.
     let mut manager = Manager::connect()?;
     // From here on there may be something to remove: signals wait until that can be done.
@@ -79,6 +86,8 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
         .collect::<Result<Vec<_>, _>>()?;
     let control = daemon.control.as_ref().map(BoundControl::bind);
     let control = control.transpose()?;
+    // Nothing else that could be in the way is in skd's own control group yet.
+    let mut base = contain::make_groups(&daemon, &services)?;
     let detach = match daemon.background {
         true => Detach::Connections,
         false => Detach::Nothing,
@@ -89,6 +98,9 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
     // While /proc and its path are in sight.
     let mut executable = Executable::find();
     users::unknown_ids();
+    // As for skd's own path.
+    let tls = tls_files.map(|files| tls::keeper(files.into(), &daemon, executable.as_ref()));
+    let mut tls = tls.transpose()?;
 
     let Some(ready) = split(&daemon, &services, manager.as_mut(), ready_fd)? else {
         process::exit_now(0);
@@ -96,6 +108,7 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
     // While the cgroup that limits them can be seen.
     let threads = Threads::new(&daemon, &services, &listeners);
     service_side(ready, |ready| {
+        let mut services = services;
         let mut reserved = reserved;
         let mut pidfile = pidfile;
         let supervised = match &services[..] {
@@ -104,6 +117,12 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
         };
         keep_from_reading_terminal(&daemon, supervised.is_some());
         let confinements = confinements(&services, &mut reserved)?;
+        let filter_socket = filter_socket(&services, &mut reserved)?;
+        let mut groups = contain::service_groups(&mut base, &daemon, &services)?;
+        // With the right to become its user. It gets ready while skd does.
+        if let Some(tls) = &mut tls {
+            tls.start(log.error())?;
+        }
         give_up_rights(&daemon, &services)?;
         if let Some(service) = supervised {
             let bound = Bound {
@@ -127,8 +146,12 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
             files,
             low: threads.low(&services, &reserved)?,
             probe: Method::probe,
+            filter_socket: filter_socket.as_ref().map(|it| Arc::clone(&it.theirs)),
         };
-        let (plans, method) = ground.plans(&services, confinements)?;
+        contain::choose(&ground, &mut services, &mut groups, &confinements, true)?;
+        let (plans, jails, method) = ground.plans(&services, confinements.clone())?;
+        let gates = ground.gates(&services, &confinements).into_iter();
+        let gates = gates.collect::<Result<Vec<_>, _>>()?;
         let ports = publish(&mut pidfile, listeners.iter().flatten())?;
         control.as_ref().map_or(Ok(()), BoundControl::listen)?;
         let origin = Origin {
@@ -146,37 +169,55 @@ pub(super) fn serve(config: Config, inherited: &Inherited) -> Result<u8, Error> 
                 .filter_map(|service| service.identity.clone())
                 .collect(),
             environment_files: environment_files(&services),
+            filter_files: filter_files(&services),
             identity: daemon.identity,
+            groups: base,
+            sessions: contain::sessions(),
             pidfile,
         };
-        let parts = plans.into_iter().zip(listeners).zip(rules);
+        let plans = plans.into_iter().zip(gates);
+        let parts = plans.zip(jails).zip(groups);
+        let parts = parts.zip(listeners).zip(rules);
         let prepared = services
             .into_iter()
             .zip(parts)
             .zip(threads.datagram_workers)
             .map(
-                |((config, ((plan, listeners), rules)), datagram_workers)| Prepared {
-                    rules: rules
-                        .map(|(files, list)| (Rules::new(&list, plan.variables()), Some(files))),
-                    config,
-                    plan,
-                    listeners,
+                |(
+                    (config, (((((plan, gate), jail), cgroups), listeners), rules)),
                     datagram_workers,
-                    restored: None,
-                    retiring: None,
+                )| {
+                    Prepared {
+                        rules: rules.map(|(files, list)| {
+                            (Rules::new(&list, plan.variables()), Some(files))
+                        }),
+                        config,
+                        plan,
+                        jail,
+                        cgroups,
+                        gate,
+                        listeners,
+                        datagram_workers,
+                        restored: None,
+                        retiring: None,
+                    }
                 },
             );
         let prepared = prepared.collect();
+        // A certificate that can't be used is found here; and clients don't wait for it.
+        tls.as_mut().map_or(Ok(()), TlsKeeper::wait)?;
         // The last that is likely to fail. Threads are made here, and not before: the steps
         // above change the process as a whole.
         let resources = Resources {
             method,
             stream_workers: threads.stream_workers,
             reserved,
+            filter_socket,
             log,
             manager,
             origin,
             control,
+            tls,
             restored: Restored::default(),
         };
         let mut running = Daemon::new(prepared, resources)?;
@@ -205,6 +246,9 @@ fn take_over(services: &[Service]) -> Result<Vec<Vec<InheritedListener>>, Error>
             .partition(|it| it.is_of(&service.listeners));
         if service.admission.proxies.is_some() {
             net::refuse_seqpacket(&its)?;
+        }
+        if service.tls.is_some() {
+            net::refuse_packets(&its)?;
         }
         if let Some(prestart) = service.prestart {
             net::refuse_datagrams(&its, prestart.option())?;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::histogram::{DURATIONS, HistogramCounts, LATENCIES, counters};
-use crate::report::event::{DropReason, EndResult, StartFailure, Way};
+use crate::report::event::{DropReason, EndResult, StartFailure, TlsFigures, Way};
 use crate::report::reason::RejectKind;
 use crate::report::trouble::Cause;
 
@@ -21,7 +21,15 @@ pub(super) mod service {
     pub(in super::super) const LATENCY_SUM: usize = USER_CPU - 1;
     pub(in super::super) const USER_CPU: usize = LATENCY + counters(LATENCIES.len());
     pub(in super::super) const SYSTEM_CPU: usize = USER_CPU + 1;
-    pub(in super::super) const ALL: usize = SYSTEM_CPU + 1;
+    pub(in super::super) const GATE_PASSED: usize = SYSTEM_CPU + 1;
+    pub(in super::super) const TLS_FULL: usize = GATE_PASSED + 1;
+    pub(in super::super) const TLS_RESUMED: usize = TLS_FULL + 1;
+    pub(in super::super) const TLS_RECEIVED: usize = TLS_RESUMED + 1;
+    pub(in super::super) const TLS_SENT: usize = TLS_RECEIVED + 1;
+    pub(in super::super) const TLS_TRUNCATED: usize = TLS_SENT + 1;
+    pub(in super::super) const HANDSHAKE: usize = TLS_TRUNCATED + 1;
+    pub(in super::super) const HANDSHAKE_SUM: usize = ALL - 1;
+    pub(in super::super) const ALL: usize = HANDSHAKE + counters(LATENCIES.len());
 }
 
 /// Where the counters of a listener are.
@@ -72,6 +80,34 @@ impl ServiceCounts {
     /// Returns how many handlers have ended with this result.
     pub fn ended(&self, result: EndResult) -> u64 {
         self.0[service::ENDED + result as usize]
+    }
+
+    /// Returns how many clients its gate has let through.
+    pub fn gate_passed(&self) -> u64 {
+        self.0[service::GATE_PASSED]
+    }
+
+    /// Returns how many TLS sessions were established, anew and resumed.
+    pub fn tls_established(&self) -> [(&'static str, u64); 2] {
+        let count = |at: usize| self.0[at];
+        [
+            ("full", count(service::TLS_FULL)),
+            ("resumed", count(service::TLS_RESUMED)),
+        ]
+    }
+
+    /// Returns how long their handshakes took.
+    pub fn handshakes(&self) -> HistogramCounts<'_> {
+        HistogramCounts::new(&LATENCIES, &self.0[service::HANDSHAKE..])
+    }
+
+    /// Returns what skd-tls has done for it.
+    pub fn tls_figures(&self) -> TlsFigures {
+        TlsFigures {
+            received: self.0[service::TLS_RECEIVED],
+            sent: self.0[service::TLS_SENT],
+            truncated: self.0[service::TLS_TRUNCATED],
+        }
     }
 
     /// Returns how long they ran.
@@ -160,6 +196,11 @@ pub(super) fn service_names() -> Vec<String> {
     add(&mut names, "duration", durations.chain(["more", "sum"]));
     add(&mut names, "latency", latencies.chain(["more", "sum"]));
     add(&mut names, "cpu", ["user", "system"]);
+    add(&mut names, "gate", ["passed"]);
+    let tls = ["full", "resumed", "received", "sent", "truncated"];
+    add(&mut names, "tls", tls);
+    let latencies = LATENCIES.iter().map(|(_, name)| *name);
+    add(&mut names, "handshake", latencies.chain(["more", "sum"]));
     names
 }
 
@@ -207,6 +248,8 @@ mod tests {
         }
         assert_eq!(service_names()[service::LATENCY], "latency/50us");
         assert_eq!(service_names()[service::USER_CPU], "cpu/user");
+        assert_eq!(service_names()[service::TLS_SENT], "tls/sent");
+        assert_eq!(service_names()[service::HANDSHAKE_SUM], "handshake/sum");
         assert_eq!(listener_names()[listener::DROPPED], "dropped/overflow");
         assert_eq!(process_names()[process::TROUBLES], "trouble/accept");
     }

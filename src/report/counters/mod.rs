@@ -15,6 +15,8 @@
 //! - For each client that is accepted a handler is started, or is not: over the listeners of a service,
 //!   accepted = started + not started. A start in wait mode counts as accepted, since what waits at the
 //!   listener is the handler's to accept.
+//! - Each TLS handshake ends once: as a session that is established, or in a rejection. What skd-tls has
+//!   done is counted when it reports that.
 //! - Each handler ends once: started = ended + running. The durations are as many as the ends, and the
 //!   latencies as many as the starts but those in wait mode.
 //!
@@ -120,6 +122,17 @@ impl Block {
                 let at = at_listener::REJECTED + reason.kind() as usize;
                 self.add_to_listener(client.listener, at, 1);
             }
+            Event::GatePassed(client, ..) => {
+                self.add_to_service(client.service, at_service::GATE_PASSED, 1);
+            }
+            Event::TlsEstablished(client, session, took) => {
+                self.count_session(client.service, session.resumed, nanoseconds(*took));
+            }
+            Event::TlsFigures(id, figures) => {
+                self.add_to_service(*id, at_service::TLS_RECEIVED, figures.received);
+                self.add_to_service(*id, at_service::TLS_SENT, figures.sent);
+                self.add_to_service(*id, at_service::TLS_TRUNCATED, figures.truncated);
+            }
             Event::HandlerStarted(id, start) => self.count_start(*id, start),
             Event::HandlerNotStarted(id, why) => {
                 self.add_to_service(*id, at_service::NOT_STARTED + *why as usize, 1);
@@ -153,6 +166,18 @@ impl Block {
             let latency = nanoseconds(latency);
             add(cells, at_service::LATENCY + range(&LATENCIES, latency), 1);
             add(cells, at_service::LATENCY_SUM, latency);
+        }
+    }
+
+    fn count_session(&self, id: ServiceId, is_resumed: bool, took: u64) {
+        if let Some(cells) = self.services.get(id.index()) {
+            let kind = match is_resumed {
+                false => at_service::TLS_FULL,
+                true => at_service::TLS_RESUMED,
+            };
+            add(cells, kind, 1);
+            add(cells, at_service::HANDSHAKE + range(&LATENCIES, took), 1);
+            add(cells, at_service::HANDSHAKE_SUM, took);
         }
     }
 
@@ -290,6 +315,7 @@ mod tests {
 
     fn outcome(ended: Ended, told: Option<Told>) -> Outcome {
         Outcome {
+            out_of_memory: false,
             pid: 1,
             ended,
             told,
@@ -370,6 +396,33 @@ mod tests {
             all.durations().sum(),
             Duration::from_millis(7) * ended as u32
         );
+    }
+
+    #[test]
+    fn sessions_are_counted_by_kind_with_how_long_their_handshakes_took() {
+        report::set_test_services();
+        let client = client(3);
+        let id = client.service;
+        for (resumed, took) in [(false, 2), (true, 1), (true, 1)] {
+            let session = skd_tls_protocol::Session {
+                resumed,
+                ..Default::default()
+            };
+            let took = Duration::from_millis(took);
+            report::event(Event::TlsEstablished(client, &session, took));
+        }
+        let figures = report::TlsFigures {
+            received: 10,
+            sent: 20,
+            truncated: 1,
+        };
+        report::event(Event::TlsFigures(id, figures));
+        report::event(Event::TlsTruncated(client));
+        let counts = service(id);
+        assert_eq!(counts.tls_established(), [("full", 1), ("resumed", 2)]);
+        assert_eq!(counts.tls_figures(), figures);
+        assert_eq!(counts.handshakes().sum(), Duration::from_millis(4));
+        assert_eq!(counts.handshakes().counts().iter().sum::<u64>(), 3);
     }
 
     #[test]
