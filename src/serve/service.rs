@@ -3,7 +3,6 @@
 //! A setting is a field of [`config::Service`]. [`Service::new`] reads what workers need,
 //! [`TimeLimits`] and [`DrainTimeouts`] what handlers are held to.
 
-use std::ffi::CString;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,12 +12,15 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 
-use super::admission::{Policy, RejectedSources, Rules, RulesHandle, Slots, Total, When};
+use super::admission::{Policy, RejectedSources, Rules, RulesHandle, Slots, Total, Traits, When};
 use super::availability::{Availability, AvailabilityCell};
-use crate::child::{Plan, Pool};
-use crate::config::{self, DatagramMode, KILL_AFTER, Listen, ServiceId, Span, Style};
+use super::gate::Gate;
+use super::tls::TlsService;
+use crate::child::{Plan, Source};
+use crate::config::{self, DatagramMode, KILL_AFTER, Listen, ListenerId, ServiceId, Span, Style};
 use crate::error::Error;
 use crate::net::Listener;
+use crate::report::{self, Client, Event};
 use crate::sys::diagnosis::Diagnosis;
 use crate::sys::events::Waker;
 
@@ -29,13 +31,8 @@ const PEER_IDLE: Span = Span::seconds(60);
 #[derive(Debug)]
 pub(in crate::serve) struct Service {
     pub(in crate::serve) id: ServiceId,
-    /// How its handlers are made.
-    pub(in crate::serve) plan: Arc<Plan>,
-    /// Prestarted handlers, where there are any.
-    pub(in crate::serve) pool: Option<Arc<Pool>>,
-    /// What prestarted handlers have in their environment besides, and so have those that are
-    /// started in their place: nothing about a client.
-    pub(in crate::serve) pool_variables: Vec<CString>,
+    /// What its handlers are made from.
+    pub(in crate::serve) source: Arc<Source>,
     /// The stream listeners from which skd accepts.
     pub(in crate::serve) listeners: Vec<Listener>,
     /// The datagram listeners from which skd receives.
@@ -52,6 +49,10 @@ pub(in crate::serve) struct Service {
     pub(in crate::serve) idle_workers: AtomicUsize,
     /// What else is asked of clients, if anything.
     pub(in crate::serve) policy: Option<Box<Policy>>,
+    /// What is known of its TLS, if it has that.
+    pub(in crate::serve) tls: Option<Box<TlsService>>,
+    /// The program that has connections first, if there is one.
+    pub(in crate::serve) gate: Option<Box<Gate>>,
     /// How long input is drained after a handler's end, if at all.
     pub(in crate::serve) linger: Option<Linger>,
     /// The rules that hold now, if there are any.
@@ -75,9 +76,9 @@ pub(in crate::serve) struct Service {
 /// What a service consists of before it is shared.
 #[derive(Debug)]
 pub(in crate::serve) struct Parts {
-    pub(in crate::serve) plan: Arc<Plan>,
-    pub(in crate::serve) pool: Option<Arc<Pool>>,
-    pub(in crate::serve) pool_variables: Vec<CString>,
+    pub(in crate::serve) source: Arc<Source>,
+    /// The plan of its gate.
+    pub(in crate::serve) gate: Option<Plan>,
     pub(in crate::serve) listeners: Vec<Listener>,
     pub(in crate::serve) datagrams: Vec<Listener>,
     pub(in crate::serve) rules: Option<Rules>,
@@ -99,6 +100,8 @@ impl Service {
     ) -> Self {
         let linger = match config.admission.linger {
             Some(Span::ZERO) => None,
+            // skd-tls drains the input of clients. The unix sockets between it and handlers lose nothing.
+            _ if config.tls.is_some() => None,
             Some(time) => Some(Linger::always(time.into())),
             // A handler that has closed its connection isn't idle, which would show no more.
             None if config.admission.idle_timeout.is_some() => None,
@@ -109,19 +112,27 @@ impl Service {
             }
         };
         let peer_idle = config.admission.idle_timeout.unwrap_or(PEER_IDLE);
-        let (asked, datagrams) = (config.admission, !parts.datagrams.is_empty());
+        let traits = Traits {
+            datagrams: !parts.datagrams.is_empty(),
+            tls: config.tls.as_ref().map(|tls| tls.timeout),
+            gated: config.gate.is_some(),
+        };
+        let tls = config.tls.as_ref();
+        let tls = tls.map(|_| TlsService::new(&config.name, &parts.listeners));
+        let gate = parts.gate.zip(config.gate);
+        let gate = gate.map(|(plan, asked)| Gate::new(&asked, plan, config.kill_after));
+        let asked = config.admission;
         let policy = match parts.has_pending {
-            true => Some(Policy::of(asked, datagrams, wakers)),
-            false => Policy::new(asked, datagrams, wakers),
+            true => Some(Policy::of(asked, traits, wakers)),
+            false => Policy::new(asked, traits, wakers),
         };
         let when = policy.as_ref().map_or(When::Before, Policy::slots_when);
         let (is_done, ended) = parts.earlier;
         let total = config.max_total.map(|total| Total::new(total, ended));
         Self {
             id,
-            plan: parts.plan,
-            pool: parts.pool,
-            pool_variables: parts.pool_variables,
+            source: parts.source,
+            tls: tls.map(Box::new),
             listeners: parts.listeners,
             datagrams: parts.datagrams,
             datagram_mode: config.datagrams,
@@ -131,6 +142,7 @@ impl Service {
             availability: AvailabilityCell::new(parts.availability),
             idle_workers: AtomicUsize::new(0),
             policy: policy.map(Box::new),
+            gate: gate.map(Box::new),
             linger,
             rules: parts.rules.map(RulesHandle::new),
             rejected: RejectedSources::new(wakers.len()),
@@ -139,6 +151,20 @@ impl Service {
             asks_backlog: AtomicBool::new(false),
             done_workers: AtomicUsize::new(0),
             is_done: AtomicBool::new(is_done),
+        }
+    }
+
+    /// Reports that a client with TLS, which skd-tls knows by this token in hexadecimal digits, has ended
+    /// without saying so. A token that isn't one of skd is passed over.
+    pub(in crate::serve) fn report_truncated(&self, token: &str) {
+        let client = self.tls.as_ref().and_then(|tls| tls.client(token));
+        if let Some((listener, peer)) = client {
+            let listener = listener.and_then(|index| self.listeners.get(index));
+            report::event(Event::TlsTruncated(Client {
+                service: self.id,
+                listener: listener.map_or(ListenerId::NONE, Listener::id),
+                peer: &peer,
+            }));
         }
     }
 
@@ -247,7 +273,11 @@ impl TimeLimits {
         let has_streams = service.listeners.iter().any(stream);
         let limits = Self {
             timeout: service.admission.timeout,
-            idle: service.admission.idle_timeout.filter(|_| has_streams),
+            // skd-tls sees which of its clients is idle.
+            idle: service
+                .admission
+                .idle_timeout
+                .filter(|_| has_streams && service.tls.is_none()),
             kill_after: service.kill_after.unwrap_or(KILL_AFTER),
         };
         limits.timeout.or(limits.idle).map(|_| limits)

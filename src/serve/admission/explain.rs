@@ -73,10 +73,15 @@ impl Explainer<'_> {
         if !found.admitted {
             return found;
         }
+        self.tls(asked.kind, &mut found);
         self.first_byte(asked.kind, &mut found);
         let rule = decision.and_then(|decision| decision.rule);
         self.source(asked, rule.map(|rule| &**rule), show, &mut found);
         self.rate(asked.kind, &mut found);
+        let gated = self.policy.is_some_and(|policy| policy.traits.gated);
+        if gated && asked.kind == Kind::Connection {
+            found.say("the gate has to let it through (--gate)");
+        }
         self.slot(asked.kind, &mut found);
         found
     }
@@ -94,6 +99,15 @@ impl Explainer<'_> {
             true => "it is a trusted proxy (--proxy-from); what follows is for clients, not for it",
             false => "a trusted proxy has to name it (--proxy-from); by itself it is rejected",
         });
+    }
+
+    fn tls(self, kind: Kind, found: &mut Explained) {
+        let within = self.policy.and_then(|policy| policy.traits.tls);
+        if let Some(within) = within.filter(|_| kind == Kind::Connection) {
+            found.say(format_args!(
+                "its TLS handshake has to succeed within {within} (--tls, --tls-timeout)"
+            ));
+        }
     }
 
     fn first_byte(self, kind: Kind, found: &mut Explained) {
@@ -286,6 +300,7 @@ mod tests {
     use crate::config::{Admission, Peer, Rule, RuleLocation, ServiceId, Who};
     use crate::serve::admission::denials::Denials;
     use crate::serve::admission::pipeline::{Pipeline, Step};
+    use crate::serve::admission::policy::Traits;
     use crate::serve::admission::rules::Rules;
     use crate::serve::admission::slots::{Total, When};
     use crate::serve::admission::token_bucket::Clock;
@@ -307,7 +322,7 @@ mod tests {
     impl Parts {
         fn new(asked: Admission, max: usize, total: Option<usize>, rules: Option<&[Rule]>) -> Self {
             let wakers: Arc<[Waker]> = [Waker::new().unwrap()].into();
-            let policy = Policy::new(asked, false, &wakers);
+            let policy = Policy::new(asked, Traits::default(), &wakers);
             let when = policy.as_ref().map_or(When::Before, Policy::slots_when);
             let total = total.and_then(NonZeroUsize::new);
             let total = total.map(|total| Total::new(total, 0));

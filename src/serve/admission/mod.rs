@@ -21,10 +21,12 @@ mod token_bucket;
 
 pub(in crate::serve) use denials::{Denials, MOST as MOST_DENIALS};
 pub(in crate::serve) use explain::{Asked, Explained, Explainer};
-pub(in crate::serve) use pending::{Admitted, FirstByte, Kind, Pending, PendingConnection, Stage};
+pub(in crate::serve) use pending::{
+    Admitted, FirstByte, FoundGate, FoundTls, Kind, Pending, PendingConnection, Stage,
+};
 pub(in crate::serve) use pending_queue::{Capacity, PendingQueue, capacity};
-pub(in crate::serve) use pipeline::{Gate, Look, Pipeline, Step};
-pub(in crate::serve) use policy::Policy;
+pub(in crate::serve) use pipeline::{Acceptance, Look, Pipeline, Step};
+pub(in crate::serve) use policy::{Policy, Traits};
 pub(in crate::serve) use reject::{RejectAction, Rejection};
 pub(in crate::serve) use reject_log::{Noted, RejectLog};
 pub(in crate::serve) use rejected_sources::{Rejected, RejectedSources};

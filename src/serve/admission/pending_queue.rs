@@ -17,12 +17,14 @@ pub(in crate::serve) struct PendingQueue {
     next: u32,
     due: BTreeSet<(Instant, u32)>,
     sources: BTreeMap<Source, OfSource>,
-    /// The connections on which the client has to send something, by their timeouts: the first
-    /// has been silent for longest.
+    /// The connections on which the client has to send something, or that are in their TLS handshakes,
+    /// by their timeouts: the first has been silent for longest.
     silent: BTreeSet<(Instant, u32)>,
     /// The connections that wait for the service's rate. A connection that has asked in vain stays
     /// first.
     pub(in crate::serve) for_rate: BTreeSet<u32>,
+    /// The connections that wait to be handed to skd-tls, likewise.
+    pub(in crate::serve) for_tls: BTreeSet<u32>,
     /// The connections that wait for a slot, likewise.
     pub(in crate::serve) for_slot: BTreeSet<u32>,
     capacity: usize,
@@ -72,6 +74,7 @@ impl PendingQueue {
             sources: BTreeMap::new(),
             silent: BTreeSet::new(),
             for_rate: BTreeSet::new(),
+            for_tls: BTreeSet::new(),
             for_slot: BTreeSet::new(),
             capacity,
         }
@@ -104,7 +107,7 @@ impl PendingQueue {
         }
         let due = client.due().map(|due| (due, id));
         self.due.extend(due);
-        if client.stage.is_clients() {
+        if client.awaits_input() {
             self.silent.extend(due);
             source.silent.extend(due);
         }
@@ -148,6 +151,7 @@ impl PendingQueue {
     /// slot and waits for memory isn't among those that get another.
     fn line(&mut self, pending: &PendingConnection) -> Option<&mut BTreeSet<u32>> {
         match pending.client.stage {
+            Stage::Tls if !pending.client.is_in_handshake => Some(&mut self.for_tls),
             Stage::Rate => Some(&mut self.for_rate),
             Stage::Slot if pending.client.slot.is_none() => Some(&mut self.for_slot),
             _ => None,

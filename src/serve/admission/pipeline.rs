@@ -1,10 +1,10 @@
 //! The admission pipeline of one service in one thread: the only way to a handler.
 //!
 //! ```text
-//! header → rules → first byte → limits of the source → rate → slot
+//! header → rules → TLS → first byte → limits of the source → rate → gate → slot
 //! ```
 //!
-//! It also decides whether new clients are accepted now ([`Pipeline::gate`]). It decides, and does
+//! It also decides whether new clients are accepted now ([`Pipeline::acceptance`]). It decides, and does
 //! nothing: the caller accepts and receives, reads what the pipeline asks
 //! for, waits, and sends messages.
 
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::denials::Denials;
-use super::pending::{FirstByte, Kind, Pending, Stage, TakenSourceSlot};
+use super::pending::{FirstByte, FoundGate, FoundTls, Kind, Pending, Stage, TakenSourceSlot};
 use super::policy::Policy;
 use super::reject::{RejectAction, Rejection};
 use super::rules::Client;
@@ -20,7 +20,7 @@ use super::rules_handle::{RulesHandle, RulesReader};
 use super::slots::{Slot, Slots, When};
 use super::sources::{Over, SourceLimits};
 use super::token_bucket::{Bucket, Clock};
-use crate::config::{AtLimit, Peer, ServiceId, Source, SourcePrefix};
+use crate::config::{AtLimit, Peer, ServiceId, Source, SourcePrefix, TLS_TIMEOUT};
 use crate::net::proxy::Received;
 use crate::report::{Awaited, Reason};
 
@@ -30,6 +30,10 @@ pub(in crate::serve) enum Step<'a> {
     /// The caller looks for this, tells the client's [`Pending`] what it has found, and asks
     /// again.
     Look(Look),
+    /// The caller hands the connection to skd-tls, or looks for its answer, and goes on likewise.
+    Tls,
+    /// The caller starts the client's gate, or looks at it if it runs, and goes on likewise.
+    Gate,
     /// The client waits until something happens that its stage waits for, or until it is due.
     Wait,
     /// A handler starts for the client, with what [`Pending::admitted`] returns.
@@ -49,7 +53,7 @@ pub(in crate::serve) enum Look {
 
 /// Whether new clients of a service are accepted or received now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::serve) enum Gate {
+pub(in crate::serve) enum Acceptance {
     Open,
     /// All slots are taken: this thread is woken when one may be free.
     Full,
@@ -61,6 +65,8 @@ pub(in crate::serve) enum Gate {
 enum Passed<'a> {
     Yes,
     Look(Look),
+    Tls,
+    Gate,
     /// Not yet: perhaps when something happens, or at `retry`. The stage times out `within` that
     /// time.
     Later {
@@ -170,8 +176,8 @@ impl<'a> Pipeline<'a> {
 
     /// Takes the service's token for the next client, where clients stay in the backlog until
     /// there is one. Returns when it was taken; an error if there is none.
-    pub(in crate::serve) fn take_token(&self) -> Result<Option<u64>, Gate> {
-        let Some(bucket) = self.gate_bucket() else {
+    pub(in crate::serve) fn take_token(&self) -> Result<Option<u64>, Acceptance> {
+        let Some(bucket) = self.backlog_bucket() else {
             return Ok(None);
         };
         if self.kind == Kind::Connection && self.slots.when() == When::Needed {
@@ -181,41 +187,52 @@ impl<'a> Pipeline<'a> {
         let now = self.clock.read(Instant::now());
         match bucket.take(now) {
             Ok(()) => Ok(Some(now)),
-            Err(_) => Err(Gate::Rate),
+            Err(_) => Err(Acceptance::Rate),
         }
     }
 
     /// Gives back a token that was taken for a client that wasn't there.
     pub(in crate::serve) fn release_token(&self, token: Option<u64>) {
-        if let (Some(taken), Some(bucket)) = (token, self.gate_bucket()) {
+        if let (Some(taken), Some(bucket)) = (token, self.backlog_bucket()) {
             bucket.give_back(taken, self.clock.read(Instant::now()));
         }
     }
 
-    fn gate_bucket(&self) -> Option<&'a Bucket> {
-        self.policy.and_then(Policy::gate)
+    fn backlog_bucket(&self) -> Option<&'a Bucket> {
+        self.policy.and_then(Policy::backlog_bucket)
     }
 
     /// Returns whether new clients are accepted or received now. Pending ones come first: the
     /// caller passes whether some wait for a slot, and for the rate.
-    pub(in crate::serve) fn gate(&self, slot_waited_for: bool, rate_waited_for: bool) -> Gate {
+    pub(in crate::serve) fn acceptance(
+        &self,
+        slot_waited_for: bool,
+        rate_waited_for: bool,
+    ) -> Acceptance {
         let waits = match self.kind {
             Kind::Connection => *self.at_max() == AtLimit::Queue(None),
             Kind::Datagram => matches!(self.at_max(), AtLimit::Queue(_)),
         };
+        let gated = self.policy.is_some_and(|policy| policy.traits.gated);
         let free = || match waits {
+            // Clients pass the gate meanwhile, unless some have done so and wait.
+            true if gated => !slot_waited_for && self.slots.may_begin(self.thread),
             true => !slot_waited_for && self.slots.may_take(self.thread),
             false => self.slots.may_begin(self.thread),
         };
         let free = self.slot.is_some() || self.slots.when() == When::Needed && free();
         if !free {
-            return Gate::Full;
+            return Acceptance::Full;
         }
-        let used_up = self.gate_bucket().is_some_and(|bucket| {
+        let used_up = self.backlog_bucket().is_some_and(|bucket| {
             let now = self.clock.read(Instant::now());
             rate_waited_for || bucket.next(now) > now
         });
-        if used_up { Gate::Rate } else { Gate::Open }
+        if used_up {
+            Acceptance::Rate
+        } else {
+            Acceptance::Open
+        }
     }
 
     /// Returns when the service's rate has a token, if it has a rate.
@@ -261,6 +278,8 @@ impl<'a> Pipeline<'a> {
                     None => return Step::Admit,
                 },
                 Passed::Look(look) => return Step::Look(look),
+                Passed::Tls => return Step::Tls,
+                Passed::Gate => return Step::Gate,
                 Passed::Later { retry, within } => {
                     let deadline = client.deadline.or_else(|| Some(now + within?));
                     if deadline.is_some_and(|deadline| deadline <= now) {
@@ -297,12 +316,16 @@ impl<'a> Pipeline<'a> {
         let mut action = RejectAction::Close;
         let reason = match client.stage {
             Stage::Header => Reason::Late(Awaited::Header),
+            Stage::Tls if client.is_in_handshake => Reason::TlsTimeout,
+            Stage::Tls => Reason::TlsBusy,
             Stage::Rules | Stage::FirstByte => Reason::Silent,
             Stage::Source => {
                 action = action.unless_told(client.rule.as_ref());
                 Reason::Late(Awaited::Source(client.source))
             }
             Stage::Rate => Reason::Late(Awaited::Rate),
+            // Of a gate, the caller sees to that.
+            Stage::Gate => Reason::End,
             Stage::Slot => {
                 let limit = self.slots.limit().unwrap_or_default();
                 Reason::Late(Awaited::Slot(limit))
@@ -316,9 +339,11 @@ impl<'a> Pipeline<'a> {
         match client.stage {
             Stage::Header => self.pass_header(client),
             Stage::Rules => self.pass_rules(client),
+            Stage::Tls => self.pass_tls(client),
             Stage::FirstByte => self.pass_first_byte(client),
             Stage::Source => self.pass_source(client, now),
             Stage::Rate => self.pass_rate(client, now),
+            Stage::Gate => self.pass_gate(client),
             Stage::Slot => self.pass_slot(client),
         }
     }
@@ -361,6 +386,7 @@ impl<'a> Pipeline<'a> {
                 return Passed::No(Rejection::close(Reason::SourcePort(port)));
             }
         }
+        let awaits_tls = self.awaits_tls(client);
         let Some((handle, reader)) = &mut self.rules else {
             return Passed::Yes;
         };
@@ -373,9 +399,47 @@ impl<'a> Pipeline<'a> {
             return Passed::Yes;
         }
         Passed::No(match decision.rule {
+            // Without TLS, its message would be nothing that the client can read.
+            Some(rule) if rule.message.is_some() && awaits_tls => {
+                client.is_denied_later = true;
+                return Passed::Yes;
+            }
             Some(rule) => Rejection::by_rule(rule),
             None => Rejection::close(Reason::NoRule),
         })
+    }
+
+    fn awaits_tls(&self, client: &Pending) -> bool {
+        let asked = self.policy.is_some_and(Policy::has_tls) || client.is_in_handshake;
+        asked && !client.is_secure && client.kind == Kind::Connection
+    }
+
+    fn pass_tls(&mut self, client: &mut Pending) -> Passed<'a> {
+        if !self.awaits_tls(client) {
+            return Passed::Yes;
+        }
+        match client.tls.take() {
+            None => Passed::Tls,
+            Some(FoundTls::Established) => {
+                client.is_secure = true;
+                // By a rule that has a message.
+                match std::mem::take(&mut client.is_denied_later) {
+                    true => self.pass_rules(client),
+                    false => Passed::Yes,
+                }
+            }
+            Some(found @ (FoundTls::Runs | FoundTls::Later)) => {
+                client.is_in_handshake |= matches!(found, FoundTls::Runs);
+                // A service that was reloaded may have none by now.
+                let within = self.policy.and_then(|policy| policy.traits.tls);
+                Passed::Later {
+                    // The caller goes on with the first that waits to be passed.
+                    retry: None,
+                    within: Some(within.unwrap_or(TLS_TIMEOUT).into()),
+                }
+            }
+            Some(FoundTls::Refused(reason)) => Passed::No(Rejection::close(reason)),
+        }
     }
 
     fn pass_first_byte(&self, client: &mut Pending) -> Passed<'a> {
@@ -461,9 +525,49 @@ impl<'a> Pipeline<'a> {
         }
     }
 
+    fn pass_gate(&self, client: &mut Pending) -> Passed<'a> {
+        let gated = self.policy.is_some_and(|policy| policy.traits.gated);
+        if !gated && !client.is_in_gate || client.has_passed || client.kind == Kind::Datagram {
+            return Passed::Yes;
+        }
+        match client.gate.take() {
+            None => match self.slots.full() {
+                // It would pass the gate in vain.
+                Some(limit) if !client.is_in_gate && !self.waits_for_slot(client) => Passed::No(
+                    Rejection::new(Reason::Max(limit), RejectAction::at(self.at_max())),
+                ),
+                _ => Passed::Gate,
+            },
+            Some(FoundGate::Passed) => {
+                client.has_passed = true;
+                Passed::Yes
+            }
+            Some(FoundGate::Runs(retry)) => {
+                client.is_in_gate = true;
+                Passed::Later {
+                    retry,
+                    within: None,
+                }
+            }
+            Some(FoundGate::Refused(reason)) => {
+                let action = match reason {
+                    Reason::GateMax(_) => RejectAction::at(self.at_max()),
+                    Reason::Gate(..) | Reason::GateTimeout(_) => RejectAction::Linger,
+                    _ => RejectAction::Close,
+                };
+                Passed::No(Rejection::new(reason, action))
+            }
+        }
+    }
+
+    /// Returns whether a client without a slot waits for one, rather than being rejected.
+    fn waits_for_slot(&self, client: &Pending) -> bool {
+        client.kind == Kind::Connection && matches!(self.at_max(), AtLimit::Queue(_))
+    }
+
     fn pass_slot(&self, client: &mut Pending) -> Passed<'a> {
         let at_max = self.at_max();
-        let waits = client.kind == Kind::Connection && matches!(at_max, AtLimit::Queue(_));
+        let waits = self.waits_for_slot(client);
         if client.slot.is_none() {
             client.slot = match waits {
                 true => self.slots.take(self.thread),
@@ -493,9 +597,11 @@ mod tests {
     use crate::config::{
         Admission, Proxies, Rate, Rule, RuleLocation, SourcePrefix, Span, Trusted, Who,
     };
+    use crate::serve::admission::policy::Traits;
     use crate::serve::admission::rules::Rules;
     use crate::serve::admission::sources::Sources;
     use crate::sys::events::Waker;
+    use crate::sys::process::Ended;
     use std::net::SocketAddr;
     use std::num::NonZeroUsize;
 
@@ -516,8 +622,16 @@ mod tests {
         }
 
         fn of(asked: Admission, max: usize, rules: Option<Vec<Rule>>, datagrams: bool) -> Self {
+            let traits = Traits {
+                datagrams,
+                ..Traits::default()
+            };
+            Self::with(asked, max, rules, traits)
+        }
+
+        fn with(asked: Admission, max: usize, rules: Option<Vec<Rule>>, traits: Traits) -> Self {
             let wakers: Arc<[Waker]> = (0..2).map(|_| Waker::new().unwrap()).collect();
-            let policy = Policy::new(asked, datagrams, &wakers);
+            let policy = Policy::new(asked, traits, &wakers);
             let when = policy.as_ref().map_or(When::Before, Policy::slots_when);
             Self {
                 slots: Slots::new(NonZeroUsize::new(max), when, wakers),
@@ -556,6 +670,13 @@ mod tests {
         fn assert_free(&self) {
             let slots: Vec<_> = std::iter::from_fn(|| self.slots.take_now()).collect();
             assert_eq!(Some(slots.len()), self.slots.limit());
+        }
+    }
+
+    fn gated() -> Traits {
+        Traits {
+            gated: true,
+            ..Traits::default()
         }
     }
 
@@ -601,6 +722,8 @@ mod tests {
     fn name(step: &Step<'_>) -> String {
         match step {
             Step::Look(look) => format!("look {look:?}"),
+            Step::Tls => "tls".into(),
+            Step::Gate => "gate".into(),
             Step::Wait => "wait".into(),
             Step::Admit => "admit".into(),
             Step::Reject(rejection) => format!("reject: {}", rejection.reason()),
@@ -625,9 +748,9 @@ mod tests {
         let parts = Parts::new(Admission::default(), 1, None);
         let mut pipeline = parts.pipeline(Kind::Connection);
         assert!(!pipeline.has_policy());
-        assert_eq!(pipeline.gate(false, false), Gate::Full);
+        assert_eq!(pipeline.acceptance(false, false), Acceptance::Full);
         assert!(pipeline.take_slot() && pipeline.take_slot());
-        assert_eq!(pipeline.gate(false, false), Gate::Open);
+        assert_eq!(pipeline.acceptance(false, false), Acceptance::Open);
         assert_eq!(pipeline.take_token(), Ok(None));
         let slot = pipeline.taken_slot().unwrap();
         assert!(!pipeline.take_slot());
@@ -655,7 +778,7 @@ mod tests {
         let mut pipeline = parts.pipeline(Kind::Connection);
         let now = parts.start;
         // All that a client takes is taken by others.
-        let slot = parts.slots.take_now().unwrap();
+        let slot = parts.slots.take_now().unwrap().in_use();
         let source = Source::address([198, 51, 100, 7].into(), SourcePrefix::default());
         let policy = parts.policy.as_ref().unwrap();
         let sources = policy.sources.as_ref().unwrap();
@@ -888,7 +1011,7 @@ mod tests {
         };
         let parts = Parts::new(asked, 1, Some(vec![rule(true)]));
         let mut pipeline = parts.pipeline(Kind::Connection);
-        let slot = parts.slots.take_now().unwrap();
+        let slot = parts.slots.take_now().unwrap().in_use();
         let (mut first, mut second) =
             (pipeline.begin(peer(1), None), pipeline.begin(peer(2), None));
         first.found_header(named(7));
@@ -944,17 +1067,266 @@ mod tests {
         let parts = Parts::new(asked, 2, None);
         let mut pipeline = parts.pipeline(Kind::Connection);
         assert!(pipeline.take_slot());
-        assert_eq!(pipeline.gate(false, false), Gate::Open);
-        assert_eq!(pipeline.gate(false, true), Gate::Rate);
+        assert_eq!(pipeline.acceptance(false, false), Acceptance::Open);
+        assert_eq!(pipeline.acceptance(false, true), Acceptance::Rate);
         let token = pipeline.take_token().unwrap();
         assert!(token.is_some());
-        assert_eq!(pipeline.gate(false, false), Gate::Rate);
-        assert_eq!(pipeline.take_token(), Err(Gate::Rate));
+        assert_eq!(pipeline.acceptance(false, false), Acceptance::Rate);
+        assert_eq!(pipeline.take_token(), Err(Acceptance::Rate));
         assert!(pipeline.next_token(parts.start).unwrap() > parts.start + SECOND);
         pipeline.release_token(token);
         let token = pipeline.take_token().unwrap();
         let mut client = pipeline.begin(peer(1), token);
         expect(pipeline.advance(&mut client, parts.start), "admit");
+    }
+
+    fn with_tls() -> Traits {
+        Traits {
+            tls: Some(Span::seconds(2)),
+            ..Traits::default()
+        }
+    }
+
+    /// Returns why a client is turned away, and whether it gets a message.
+    #[track_caller]
+    fn rejected(step: Step<'_>) -> (String, bool) {
+        let Step::Reject(rejection) = step else {
+            panic!("{step:?}");
+        };
+        let tells = rejection.action.message().is_some();
+        (rejection.reason().to_string(), tells)
+    }
+
+    #[test]
+    fn a_handshake_comes_after_the_rules_and_before_the_first_byte() {
+        let asked = Admission {
+            proxies: proxies(),
+            first_byte: Some(Span::seconds(3)),
+            ..Admission::default()
+        };
+        let parts = Parts::with(asked, 1, Some(vec![rule(true)]), with_tls());
+        let mut pipeline = parts.pipeline(Kind::Connection);
+        let now = parts.start;
+        let mut client = pipeline.begin(peer(1), None);
+        expect(pipeline.advance(&mut client, now), "look Header");
+        client.found_header(named(7));
+        expect(pipeline.advance(&mut client, now), "tls");
+        // It isn't passed yet: nothing is to be read, and the time runs.
+        client.found_tls(FoundTls::Later);
+        expect(pipeline.advance(&mut client, now), "wait");
+        assert_eq!(client.stage(), Stage::Tls);
+        assert_eq!(client.due(), Some(now + 2 * SECOND));
+        assert!(!client.awaits_input());
+        expect(pipeline.advance(&mut client, now + SECOND), "tls");
+        client.found_tls(FoundTls::Runs);
+        expect(pipeline.advance(&mut client, now + SECOND), "wait");
+        assert_eq!(client.due(), Some(now + 2 * SECOND));
+        assert!(client.awaits_input() && !client.is_secure());
+        client.found_tls(FoundTls::Runs);
+        assert!(client.lacks_input());
+        client.found_tls(FoundTls::Established);
+        assert!(!client.lacks_input());
+        expect(
+            pipeline.advance(&mut client, now + SECOND),
+            "look FirstByte",
+        );
+        assert!(client.is_secure());
+        client.found_first_byte(FirstByte::Missing);
+        expect(pipeline.advance(&mut client, now + SECOND), "wait");
+        assert_eq!(client.due(), Some(now + 4 * SECOND));
+        client.found_first_byte(FirstByte::Arrived);
+        expect(pipeline.advance(&mut client, now + SECOND), "admit");
+        drop(client.admitted());
+        parts.assert_free();
+    }
+
+    #[test]
+    fn a_handshake_that_fails_or_takes_too_long_costs_the_client_nothing_else() {
+        let asked = Admission {
+            max_per_source: one(),
+            rate: hourly(),
+            at_rate: queue(5),
+            ..Admission::default()
+        };
+        let parts = Parts::with(asked, 1, None, with_tls());
+        let mut pipeline = parts.pipeline(Kind::Connection);
+        let now = parts.start;
+        let failed = Reason::TlsFailed(skd_tls_protocol::FailureKind::Alert, "no");
+        for (found, at, text) in [
+            (
+                FoundTls::Refused(failed),
+                now,
+                "its TLS handshake has failed: no",
+            ),
+            (
+                FoundTls::Runs,
+                now + 2 * SECOND,
+                "its TLS handshake has not ended in time",
+            ),
+            (
+                FoundTls::Later,
+                now + 2 * SECOND,
+                "skd-tls has not taken it in time",
+            ),
+        ] {
+            let mut client = pipeline.begin(peer(1), None);
+            expect(pipeline.advance(&mut client, now), "tls");
+            client.found_tls(found);
+            if at > now {
+                expect(pipeline.advance(&mut client, now), "wait");
+                client.found_tls(found);
+            }
+            let (reason, tells) = rejected(pipeline.advance(&mut client, at));
+            assert_eq!((&*reason, tells), (text, false));
+        }
+        assert!(parts.has_source_slot(&peer(1)) && parts.has_token(now));
+        parts.assert_free();
+    }
+
+    #[test]
+    fn a_handshake_of_an_earlier_process_goes_on_though_the_service_has_no_tls_any_more() {
+        let parts = Parts::with(Admission::default(), 1, None, gated());
+        let mut pipeline = parts.pipeline(Kind::Connection);
+        let now = parts.start;
+        let mut secure = pipeline.begin(peer(1), None);
+        secure.set_secure();
+        expect(pipeline.advance(&mut secure, now), "gate");
+        let mut begun = pipeline.begin(peer(1), None);
+        begun.set_in_handshake();
+        expect(pipeline.advance(&mut begun, now), "tls");
+        begun.found_tls(FoundTls::Runs);
+        expect(pipeline.advance(&mut begun, now), "wait");
+        assert_eq!(begun.due(), Some(now + TLS_TIMEOUT.into()));
+        begun.found_tls(FoundTls::Established);
+        expect(pipeline.advance(&mut begun, now), "gate");
+        // Datagrams have no handshake, and neither have they where there is one.
+        let parts = Parts::with(Admission::default(), 1, None, with_tls());
+        let mut datagrams = parts.pipeline(Kind::Datagram);
+        let mut datagram = datagrams.begin(peer(1), None);
+        expect(datagrams.advance(&mut datagram, now), "admit");
+    }
+
+    #[test]
+    fn the_message_of_a_rule_is_told_when_the_client_can_read_it() {
+        let told = Rule {
+            message: Some(b"not you\n".to_vec()),
+            ..rule(false)
+        };
+        let now = Instant::now();
+        for (deny, is_asked_first) in [(rule(false), false), (told, true)] {
+            let parts = Parts::with(Admission::default(), 1, Some(vec![deny]), with_tls());
+            let mut pipeline = parts.pipeline(Kind::Connection);
+            let mut client = pipeline.begin(peer(1), None);
+            let mut step = pipeline.advance(&mut client, now);
+            if is_asked_first {
+                expect(step, "tls");
+                client.found_tls(FoundTls::Established);
+                step = pipeline.advance(&mut client, now);
+            }
+            let (reason, tells) = rejected(step);
+            assert!(reason.starts_with("denied by "), "{reason}");
+            assert_eq!(tells, is_asked_first);
+            parts.assert_free();
+        }
+    }
+
+    #[test]
+    fn a_client_passes_the_gate_before_it_takes_a_slot() {
+        let parts = Parts::with(Admission::default(), 1, None, gated());
+        let mut pipeline = parts.pipeline(Kind::Connection);
+        let now = parts.start;
+        let mut first = pipeline.begin(peer(1), None);
+        expect(pipeline.advance(&mut first, now), "gate");
+        let retry = now + SECOND;
+        first.found_gate(FoundGate::Runs(Some(retry)));
+        expect(pipeline.advance(&mut first, now), "wait");
+        assert_eq!((first.stage(), first.due()), (Stage::Gate, Some(retry)));
+        assert!(!first.is_late(retry + 60 * SECOND));
+        // Meanwhile it has no slot.
+        let mut second = pipeline.begin(peer(2), None);
+        expect(pipeline.advance(&mut second, now), "gate");
+        second.found_gate(FoundGate::Passed);
+        expect(pipeline.advance(&mut second, now), "admit");
+        let taken = second.admitted().unwrap();
+        assert_eq!(pipeline.acceptance(false, false), Acceptance::Open);
+        assert_eq!(pipeline.acceptance(true, false), Acceptance::Full);
+        expect(pipeline.advance(&mut first, now), "gate");
+        first.found_gate(FoundGate::Passed);
+        expect(pipeline.advance(&mut first, now), "wait");
+        assert_eq!(first.stage(), Stage::Slot);
+        drop(taken);
+        // It isn't asked again, not by a later process either.
+        expect(pipeline.advance(&mut first, now), "admit");
+        drop(first.admitted());
+        let mut third = pipeline.begin(peer(3), None);
+        third.set_passed();
+        expect(pipeline.advance(&mut third, now), "admit");
+        drop(third.admitted());
+        for (reason, text, lingers) in [
+            (
+                Reason::GateMax(1),
+                "1 client is in the gate, and no more may be",
+                false,
+            ),
+            (
+                Reason::Gate(Ended::Exited(2), SECOND),
+                "its gate exited with status 2 after 1000 ms",
+                true,
+            ),
+        ] {
+            let mut client = pipeline.begin(peer(4), None);
+            expect(pipeline.advance(&mut client, now), "gate");
+            client.found_gate(FoundGate::Refused(reason));
+            let Step::Reject(rejection) = pipeline.advance(&mut client, now) else {
+                panic!("it is let in");
+            };
+            assert_eq!(rejection.reason().to_string(), text);
+            let action = &rejection.action;
+            assert_eq!(matches!(action, RejectAction::Linger), lingers);
+        }
+        parts.assert_free();
+    }
+
+    #[test]
+    fn a_full_service_that_rejects_does_so_before_the_gate() {
+        let asked = Admission {
+            at_max: Some(AtLimit::Close),
+            ..Admission::default()
+        };
+        let parts = Parts::with(asked, 1, None, gated());
+        let mut pipeline = parts.pipeline(Kind::Connection);
+        let now = parts.start;
+        let mut inside = pipeline.begin(peer(1), None);
+        expect(pipeline.advance(&mut inside, now), "gate");
+        inside.found_gate(FoundGate::Runs(None));
+        expect(pipeline.advance(&mut inside, now), "wait");
+        let slot = parts.slots.take_now().unwrap().in_use();
+        let mut late = pipeline.begin(peer(2), None);
+        let full = "reject: the only slot is taken";
+        expect(pipeline.advance(&mut late, now), full);
+        // What is in the gate isn't ended for that, but needs a slot.
+        expect(pipeline.advance(&mut inside, now), "gate");
+        inside.found_gate(FoundGate::Passed);
+        expect(pipeline.advance(&mut inside, now), full);
+        drop(slot);
+        parts.assert_free();
+    }
+
+    #[test]
+    fn a_client_in_the_gate_of_an_earlier_process_stays_in_it() {
+        let asked = Admission::default();
+        let wakers: Arc<[Waker]> = [Waker::new().unwrap()].into();
+        let policy = Policy::of(asked, Traits::default(), &wakers);
+        let parts = Parts {
+            policy: Some(policy),
+            ..Parts::new(Admission::default(), 1, None)
+        };
+        let mut pipeline = parts.pipeline(Kind::Connection);
+        let mut client = pipeline.begin(peer(1), None);
+        client.set_in_gate();
+        expect(pipeline.advance(&mut client, parts.start), "gate");
+        let mut other = pipeline.begin(peer(2), None);
+        expect(pipeline.advance(&mut other, parts.start), "admit");
     }
 
     #[test]
@@ -987,10 +1359,10 @@ mod tests {
         let mut same = pipeline.begin(sender(1, 4001), None);
         let expected = "reject: 192.0.2.1 has as many handlers as it may, 1";
         expect(pipeline.advance(&mut same, now), expected);
-        assert_eq!(pipeline.gate(false, false), Gate::Open);
+        assert_eq!(pipeline.acceptance(false, false), Acceptance::Open);
         let mut second = pipeline.begin(sender(2, 4000), None);
         expect(pipeline.advance(&mut second, now), "admit");
-        assert_eq!(pipeline.gate(false, false), Gate::Full);
+        assert_eq!(pipeline.acceptance(false, false), Acceptance::Full);
         assert!(!pipeline.take_slot());
         let mut third = pipeline.begin(sender(3, 4000), None);
         let expected = "reject: connections come faster than --rate";

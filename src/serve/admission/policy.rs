@@ -8,7 +8,7 @@ use super::rules::Ready;
 use super::slots::When;
 use super::sources::{SourceLimits, SourceSlot, Sources};
 use super::token_bucket::Bucket;
-use crate::config::{Admission, AtLimit, Peer, Source};
+use crate::config::{Admission, AtLimit, Peer, Source, Span};
 use crate::sys::events::Waker;
 
 /// What a service asks of its clients besides a slot, if it asks anything.
@@ -22,20 +22,31 @@ pub(in crate::serve) struct Policy {
     pub(super) sources: Option<Arc<Sources>>,
     /// The rate of all clients together.
     pub(super) bucket: Option<Bucket>,
-    /// Whether the service receives datagrams, which take a slot when they arrive.
-    datagrams: bool,
+    /// What the service has besides.
+    pub(super) traits: Traits,
+}
+
+/// What a service has besides admission options that its clients' way to a handler depends on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::serve) struct Traits {
+    /// Whether it receives datagrams, which take a slot when they arrive.
+    pub(in crate::serve) datagrams: bool,
+    /// How long the TLS handshake of a connection may take, if there is one.
+    pub(in crate::serve) tls: Option<Span>,
+    /// Whether a gate has connections first.
+    pub(in crate::serve) gated: bool,
 }
 
 impl Policy {
     /// Returns the policy that `asked` describes, for the workers with these `wakers`. Returns
-    /// `None` if each accepted connection gets a handler at once; a service that receives
-    /// `datagrams` always has a policy.
+    /// `None` if each accepted connection gets a handler at once; a service with any of the `traits`
+    /// always has a policy.
     pub(in crate::serve) fn new(
         asked: Admission,
-        datagrams: bool,
+        traits: Traits,
         wakers: &Arc<[Waker]>,
     ) -> Option<Self> {
-        let policy = Self::of(asked, datagrams, wakers);
+        let policy = Self::of(asked, traits, wakers);
         let asks = policy.asked.has_rules()
             || policy.sources.is_some()
             || policy.bucket.is_some()
@@ -44,7 +55,7 @@ impl Policy {
     }
 
     /// Returns the policy even if it asks nothing: an earlier process has left pending connections.
-    pub(in crate::serve) fn of(asked: Admission, datagrams: bool, wakers: &Arc<[Waker]>) -> Self {
+    pub(in crate::serve) fn of(asked: Admission, traits: Traits, wakers: &Arc<[Waker]>) -> Self {
         let limits = SourceLimits {
             max: asked.max_per_source,
             rate: asked.rate_per_source,
@@ -56,7 +67,7 @@ impl Policy {
                 .then(|| Sources::new(Arc::clone(wakers))),
             bucket: asked.rate.map(Bucket::new),
             asked,
-            datagrams,
+            traits,
         }
     }
 
@@ -69,7 +80,9 @@ impl Policy {
             first_byte,
             ..
         } = &self.asked;
-        let needed = self.datagrams
+        let needed = self.traits.datagrams
+            || self.traits.tls.is_some()
+            || self.traits.gated
             || proxies.is_some()
             || first_byte.is_some()
             || !self.backlog_at_max()
@@ -85,7 +98,7 @@ impl Policy {
     }
 
     /// Returns the service's bucket if clients stay in the backlog while it is empty.
-    pub(in crate::serve) fn gate(&self) -> Option<&Bucket> {
+    pub(in crate::serve) fn backlog_bucket(&self) -> Option<&Bucket> {
         let bucket = self.bucket.as_ref();
         bucket.filter(|_| *self.asked.at_rate() == AtLimit::Queue(None))
     }
@@ -108,7 +121,12 @@ impl Policy {
         Pending::new(peer, self.source(&peer), kind)
     }
 
-    /// Returns whether a rejected client may get a message.
+    /// Returns whether its connections have a TLS handshake.
+    pub(in crate::serve) fn has_tls(&self) -> bool {
+        self.traits.tls.is_some()
+    }
+
+    /// Returns whether a rejected client may get a message, from skd or from its gate.
     pub(in crate::serve) fn tells(&self) -> bool {
         let Admission {
             at_max,
@@ -117,7 +135,9 @@ impl Policy {
             ..
         } = &self.asked;
         let mut limits = [at_max, at_source_max, at_rate].into_iter().flatten();
-        limits.any(|at| matches!(at, AtLimit::Message(_))) || self.asked.rules_file.is_some()
+        self.traits.gated
+            || self.asked.rules_file.is_some()
+            || limits.any(|at| matches!(at, AtLimit::Message(_)))
     }
 
     /// Returns the sources that have lost a handler and for which this worker waits.

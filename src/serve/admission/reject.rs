@@ -52,6 +52,8 @@ impl<'a> Rejection<'a> {
 pub(in crate::serve) enum RejectAction<'a> {
     /// It is closed.
     Close,
+    /// It is closed, but what its gate has said arrives.
+    Linger,
     /// It is reset.
     Reset,
     /// It gets the message of a limit, and is closed.
@@ -79,7 +81,7 @@ impl<'a> RejectAction<'a> {
     /// Returns the message for the client, if it gets one.
     pub(in crate::serve) fn message(&self) -> Option<&[u8]> {
         match self {
-            Self::Close | Self::Reset => None,
+            Self::Close | Self::Linger | Self::Reset => None,
             Self::Message(text) => Some(text),
             Self::RuleMessage(ready) => ready.message.as_deref(),
         }

@@ -9,7 +9,7 @@ use std::hash::BuildHasher;
 use std::time::Duration;
 
 use crate::config::Source;
-use crate::report::{self, Gate, RejectCause, RejectCounts};
+use crate::report::{self, Limiter, RejectCause, RejectCounts};
 
 /// How long lines are counted before what was not written is summed up.
 const SECOND: Duration = Duration::from_secs(1);
@@ -36,7 +36,7 @@ pub(in crate::serve) struct RejectLog {
     /// Empty until the first rejection: most services have none.
     sets: Vec<[Entry; WAYS]>,
     /// Open when the current second is over.
-    gate: Gate,
+    limiter: Limiter,
     /// How many lines were written in it.
     lines: u32,
     /// Whether some were not, about a source that has an entry.
@@ -66,7 +66,7 @@ impl RejectLog {
         Self {
             hasher: RandomState::new(),
             sets: Vec::new(),
-            gate: Gate::new(),
+            limiter: Limiter::new(),
             lines: 0,
             has_counted: false,
             others: RejectCounts::default(),
@@ -76,7 +76,7 @@ impl RejectLog {
     /// Notes that a client of this source was rejected for this cause. What is [`due`](Self::due) has to be
     /// flushed before, or counting goes on as if the second weren't over.
     pub(in crate::serve) fn note(&mut self, source: Source, cause: RejectCause, now: u64) -> Noted {
-        if self.gate.is_open(now) && self.due().is_none() {
+        if self.limiter.is_open(now) && self.due().is_none() {
             self.begin(now);
         }
         let more = self.lines < ALL;
@@ -104,12 +104,12 @@ impl RejectLog {
 
     /// Returns when something is to be flushed, if anything was counted.
     pub(in crate::serve) fn due(&self) -> Option<u64> {
-        (self.has_counted || self.others.total() != 0).then(|| self.gate.opens_at())
+        (self.has_counted || self.others.total() != 0).then(|| self.limiter.opens_at())
     }
 
     /// Ends the second now, since there will be no later.
     pub(in crate::serve) fn cut_short(&mut self) {
-        self.gate.open();
+        self.limiter.open();
     }
 
     /// Once the second is over, calls `report` with how many more clients of which source were
@@ -120,7 +120,7 @@ impl RejectLog {
         now: u64,
         mut report: impl FnMut(Option<Source>, &RejectCounts),
     ) {
-        if !self.gate.is_open(now) || self.due().is_none() {
+        if !self.limiter.is_open(now) || self.due().is_none() {
             return;
         }
         for _ in 0..SUMS {
@@ -143,7 +143,7 @@ impl RejectLog {
     }
 
     fn begin(&mut self, now: u64) {
-        self.gate.close(now, report::throttle(SECOND));
+        self.limiter.close(now, report::throttle(SECOND));
         self.sets.clear();
         // Without memory, sources aren't told apart.
         if self.sets.try_reserve_exact(SETS).is_ok() {
@@ -276,8 +276,8 @@ mod tests {
                     counted += sums.iter().map(|(_, count)| *count as usize).sum::<usize>();
                 }
                 let noted = note(&mut reject_log, Source::user(*user), now);
-                if reject_log.gate.opens_at() != begun {
-                    (begun, second) = (reject_log.gate.opens_at(), 0);
+                if reject_log.limiter.opens_at() != begun {
+                    (begun, second) = (reject_log.limiter.opens_at(), 0);
                 }
                 if noted == Noted::Line {
                     second += 1;

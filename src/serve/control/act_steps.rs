@@ -25,6 +25,7 @@ impl Daemon {
                 Purpose::Reload => None,
             },
             drains: self.acts.drains.save(&clock, name),
+            drain_waits: self.acts.drains.save_waits(name),
             kills: self.save_kills(&clock),
             denials: denials
                 .map(|((clients, service), until)| SavedDenial {
@@ -59,9 +60,7 @@ impl Daemon {
                 self.shared.denials.deny(denied, until);
             }
         }
-        for drain in saved.drains {
-            self.restore_service_drain(drain, &clock);
-        }
+        self.restore_service_drains(saved.drains, saved.drain_waits, &clock);
         self.restore_kills(saved.kills, &clock);
     }
 

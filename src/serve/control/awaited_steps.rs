@@ -30,6 +30,7 @@ impl Daemon {
         self.preflight.is_some()
             || self.reload_again
             || self.reload.is_under_way()
+            || self.is_loading_tls()
             || self.reopening > 0
             || self.acts.awaited.is_some()
     }

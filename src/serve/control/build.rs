@@ -1,17 +1,20 @@
 //! From prepared services to what threads share and what the main thread has of each.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use nix::errno::Errno;
 
+use super::filter_calls::{Fates, SavedListeners};
 use super::prepared::{Prepared, RemovedService, RestoredService};
-use crate::child::{Method, Pool, SavedPool, Spawner};
+use crate::child::{Filters, Jail, Method, Pool, SavedPool, Source, Spawner};
 use crate::config::{DatagramMode, KILL_AFTER, ListenerId, Mode, ServiceId, ServiceText, Span};
 use crate::error::Error;
 use crate::net::{Listener, ListenerAddress, Serving, SocketFile};
 use crate::serve::admission::{SavedRates, Slots, When};
 use crate::serve::availability::Availability;
+use crate::serve::handlers::Containment;
 use crate::serve::handlers::saved::{RestoredHandler, SavedHandler};
 use crate::serve::handlers::timeouts::Timeouts;
 use crate::serve::service::{DrainTimeouts, Parts, Service, TimeLimits};
@@ -72,11 +75,19 @@ pub(in crate::serve) struct Built {
     pub(in crate::serve) controls: Vec<ServiceControl>,
     pub(in crate::serve) services: Vec<Service>,
     pub(in crate::serve) timeouts: Vec<Option<Timeouts>>,
+    pub(in crate::serve) containments: Vec<Option<Containment>>,
     pub(in crate::serve) wait_sockets: Vec<WaitSocket>,
     /// The handlers of all services that an earlier binary has left.
     pub(in crate::serve) handlers: Vec<RestoredHandler>,
     /// The listeners of pending connections that an earlier binary has left, whichever service had them.
     pub(in crate::serve) pending_at: HashSet<ListenerAddress>,
+    /// The socket for the listeners of filters, as children have it.
+    pub(in crate::serve) filter_socket: Option<Arc<OwnedFd>>,
+    pub(in crate::serve) filters: Filters,
+    /// What becomes of the calls that the filter of each service asks about.
+    pub(in crate::serve) fates: Vec<Arc<Fates>>,
+    /// The listeners that an earlier binary has left.
+    pub(in crate::serve) filter_listeners: Vec<(ServiceId, SavedListeners)>,
     /// The same, until it is known which wait-mode listeners they have.
     saved_handlers: Vec<(ServiceId, Vec<SavedHandler>)>,
 }
@@ -158,16 +169,29 @@ impl Built {
         let Prepared {
             config,
             plan,
+            jail,
+            cgroups,
+            gate,
             rules,
             datagram_workers,
             restored,
             retiring,
             ..
         } = service;
+        let mut plan = plan;
+        if let Some(socket) = &self.filter_socket {
+            plan.listen_to_filter(socket, id.index() as u32);
+        }
+        // Of a sandbox too, whose plan isn't this one.
+        let filter = self.filters.of(&config.isolation, true)?;
+        let filter = filter.map(|filter| Fates::of(filter.rules()));
+        self.fates.push(filter.unwrap_or_default().into());
         let plan = Arc::new(plan);
         let is_new = restored.is_none();
         let restored = restored.unwrap_or_default();
         files.extend(restored.files);
+        let listeners = restored.filter_listeners.into_iter();
+        self.filter_listeners.extend(listeners.map(|it| (id, it)));
         let live = restored.handlers.iter().filter(|it| it.has_slot());
         let ended = restored.total.saturating_sub(live.count() as u64);
         let earlier = (restored.is_done, ended);
@@ -180,16 +204,32 @@ impl Built {
             None => Vec::new(),
         };
         let pool = config.prestart.map(|prestart| {
-            let plan = Arc::clone(&plan);
+            let plan = (Arc::clone(&plan), jail.clone(), cgroups.clone());
             Pool::start(id, prestart, plan, pool_variables.clone(), spawners.next()?)
         });
         let (rules, rule_files) = rules.unzip();
         let (name, drain) = (config.name.as_str().into(), DrainTimeouts::of(&config));
         let kill_after = config.kill_after.unwrap_or(KILL_AFTER);
-        let parts = Parts {
+        let is_contained = config.isolation.is_contained();
+        // Handlers that an earlier binary has started in groups still are, whatever is configured now.
+        let is_left_contained = restored.handlers.iter().any(SavedHandler::has_cgroup);
+        let any_contained = is_contained || is_left_contained;
+        self.containments.push(any_contained.then(|| Containment {
+            kill_after: kill_after.into(),
+            by_process_group: is_contained
+                && cgroups.is_none()
+                && !jail.as_deref().is_some_and(Jail::is_init),
+        }));
+        let source = Source {
             plan,
             pool: pool.transpose()?,
             pool_variables,
+            jail,
+            cgroups,
+        };
+        let parts = Parts {
+            source: Arc::new(source),
+            gate,
             has_pending: self.has_pending(&streams),
             listeners: streams,
             datagrams,
@@ -235,9 +275,17 @@ impl Built {
             pending,
             exchanges,
             pool,
+            filter_listeners,
             ..
         } = removed.restored;
+        let listeners = filter_listeners.into_iter();
+        self.filter_listeners.extend(listeners.map(|it| (id, it)));
         self.saved_handlers.push((id, handlers));
+        // Whatever it was configured with, handlers with a group are.
+        self.containments.push(Some(Containment {
+            kill_after: kill_after.into(),
+            by_process_group: false,
+        }));
         self.timeouts
             .push(removed.limits.map(Timeouts::without_listeners));
         self.controls.push(ServiceControl {

@@ -1,7 +1,8 @@
 //! The running daemon, as the main thread has it, and how all that can fail is made ready.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -12,12 +13,14 @@ use super::acts::Acts;
 use super::build::{Built, ServiceControl, Spawners};
 use super::commands::Commands;
 use super::drain::Drain;
+use super::filter_calls::FilterCalls;
 use super::origin::Origin;
 use super::prepared::{Prepared, Resources};
 use super::reload::Reload;
 use super::saved_counters;
 use super::socket::ControlSocket;
 use super::status::Status;
+use super::tls::TlsKeeper;
 use super::upgrade::preflight::Preflight;
 use super::view::View;
 use crate::child::{Method, Pidfds, Spawner};
@@ -27,12 +30,14 @@ use crate::net::Listener;
 use crate::report;
 use crate::serve::admission::{Clock, Denials};
 use crate::serve::handlers::linger::Lingering;
+use crate::serve::handlers::orphans::Orphans;
 use crate::serve::handlers::saved::{LeftOpen, RestoredHandler, SavedClock, SavedLingering};
 use crate::serve::handlers::table::Table;
 use crate::serve::handlers::timeouts::Timeouts;
 use crate::serve::handlers::token::Token;
-use crate::serve::handlers::{Births, Handlers};
+use crate::serve::handlers::{Births, Containment, Handlers};
 use crate::serve::service::Service;
+use crate::serve::tls::TlsLink;
 use crate::serve::wait_mode::WaitSocket;
 use crate::serve::worker::{Phase, Shared, Turns, datagram, stream};
 use crate::setup::{Log, Senders};
@@ -61,6 +66,8 @@ pub struct Daemon {
     pub(in crate::serve) shared: Arc<Shared>,
     /// What clients of the control socket want, and the answers.
     pub(in crate::serve) commands: Arc<Commands>,
+    /// What decides about system calls, where filters ask.
+    pub(in crate::serve) filter_calls: Option<FilterCalls>,
     /// What they have begun and isn't over.
     pub(in crate::serve) acts: Acts,
     pub(in crate::serve) control: Option<ControlSocket>,
@@ -92,12 +99,18 @@ pub struct Daemon {
     pub(in crate::serve) reload_again: bool,
     /// A new binary that is tried, or the same with new files.
     pub(in crate::serve) preflight: Option<Preflight>,
+    /// What serves TLS, if a service has that, or had it.
+    pub(in crate::serve) tls: Option<TlsKeeper>,
+    /// The services with TLS, by their names.
+    pub(in crate::serve) tls_services: BTreeMap<String, ServiceId>,
     /// The end, once it has begun and handlers are waited for.
     pub(in crate::serve) drain: Option<Drain>,
     /// Whether a service may have so many handlers and no more.
     pub(in crate::serve) has_totals: bool,
     /// Whether there are always children without a watched pidfd: strangers, or all.
     pub(in crate::serve) always_sweeps: bool,
+    /// The orphans of handlers that were told to end.
+    pub(in crate::serve) orphans: Orphans,
     /// Whether CHLD is listened to.
     pub(in crate::serve) sweeping: bool,
     pub(in crate::serve) sweep_at: Option<Instant>,
@@ -147,7 +160,12 @@ impl Daemon {
         let stay = services.iter().filter_map(|it| it.restored.as_ref());
         let removed = resources.restored.removed.iter().map(|it| &it.restored);
         let pending = stay.chain(removed).flat_map(|it| &it.pending);
+        let (theirs, own) = match resources.filter_socket {
+            Some(socket) => (Some(socket.theirs), Some(socket.own)),
+            None => (None, None),
+        };
         let mut built = Built::default();
+        built.filter_socket = theirs;
         built.pending_at = pending.map(|it| it.listener.clone()).collect();
         for service in services {
             built.add(service, &wakers, &mut spawners)?;
@@ -163,17 +181,24 @@ impl Daemon {
             services,
             controls,
             timeouts,
+            containments,
             wait_sockets,
             handlers,
+            fates,
+            filter_listeners,
             ..
         } = built;
+        let asks = own.is_some() || !filter_listeners.is_empty();
+        let filter_calls = asks.then(|| FilterCalls::start(own, fates, filter_listeners));
+        let filter_calls = filter_calls.transpose()?;
         let lingers = !lingering.is_empty() || handlers.iter().any(|it| it.saved.is_kept());
         let earlier = earlier.saturating_sub(handlers.len() as u64);
         let timeouts = timeouts.into();
         let own_udp = own_udp(&services, &wait_sockets);
+        let link = resources.tls.as_ref().map(TlsKeeper::link).transpose()?;
         let shared = Arc::new(share(
-            (services, own_udp),
-            timeouts,
+            (services, own_udp, link.flatten()),
+            (timeouts, containments.into()),
             (wakers, stream_workers),
             lingers,
             earlier,
@@ -184,6 +209,12 @@ impl Daemon {
         // Dropped before the sockets if something fails below.
         let controls = controls;
         let spawner = spawners.next()?;
+        let with_tls = shared.services.iter().filter_map(|service| {
+            let tls = service.tls.as_ref()?;
+            Some((tls.name.clone(), service.id))
+        });
+        // Of two with the same name, the first is the configured one.
+        let tls_services = with_tls.rev().collect();
         let began = SavedClock::new().restore_or_now(resources.restored.began);
         let seen = controls.iter().map(|control| {
             let (name, slots) = (Arc::clone(&control.name), Arc::clone(&control.slots));
@@ -192,6 +223,12 @@ impl Daemon {
         let view = View::new(Arc::clone(&shared), seen, &wait_sockets, listeners, began);
         if let Some(figures) = &resources.restored.figures {
             saved_counters::restore(&view, figures);
+        }
+        // Before the control socket answers: a load balancer must not hear in between that all is well.
+        for drain in &resources.restored.acts.drains {
+            if let (Some(_), Some(service)) = (drain.begins, view.named(&drain.service)) {
+                service.is_lame_duck.store(true, Ordering::SeqCst);
+            }
         }
         let view = Arc::new(view);
         let workers = start_workers(&shared, stream_workers, &controls, &mut spawners)?;
@@ -206,6 +243,7 @@ impl Daemon {
             view,
             shared,
             commands,
+            filter_calls,
             control: control.transpose()?,
             acts: Acts {
                 saved: resources.restored.acts,
@@ -228,9 +266,12 @@ impl Daemon {
             taken: Vec::new(),
             closed: resources.restored.closed,
             preflight: None,
+            tls: resources.tls,
+            tls_services,
             drain: None,
             has_totals,
             always_sweeps: process::adopts_orphans() || method.pidfds == Pidfds::None,
+            orphans: Orphans::default(),
             sweeping: false,
             sweep_at: None,
             relay_at: None,
@@ -278,6 +319,9 @@ impl Daemon {
         if let Some(relay) = self.log.relay_end() {
             poller.add(relay, Interest::Readable, Token::Relay.into())?;
         }
+        if let Some(tls) = &mut self.tls {
+            tls.watch(poller);
+        }
         for (socket, taken) in self.wait_sockets.iter_mut().zip(taken) {
             socket.watch(poller, *taken)?;
         }
@@ -304,7 +348,8 @@ impl Daemon {
     }
 
     pub(in crate::serve) fn has_unwatched(&self) -> bool {
-        self.shared.handlers.table.has_unwatched()
+        let handlers = &self.shared.handlers;
+        handlers.table.has_unwatched() || handlers.gates.has_killed()
     }
 
     pub(in crate::serve) fn each_listener(&self, tell: impl Fn(&Listener)) {
@@ -327,17 +372,20 @@ fn own_udp(services: &[Service], wait_sockets: &[WaitSocket]) -> Box<[SocketAddr
     .collect()
 }
 
+/// What each service has, or hasn't.
+type OfEach<T> = Box<[Option<T>]>;
+
 /// What all threads share, of which the first so many accept. `lingers` says whether connections of
 /// an earlier binary linger.
 fn share(
-    (services, own_udp): (Vec<Service>, Box<[SocketAddr]>),
-    timeouts: Box<[Option<Timeouts>]>,
+    (services, own_udp, tls): (Vec<Service>, Box<[SocketAddr]>, Option<TlsLink>),
+    (timeouts, containments): (OfEach<Timeouts>, OfEach<Containment>),
     (wakers, stream_workers): (Arc<[Waker]>, usize),
     lingers: bool,
     earlier: u64,
 ) -> Result<Shared, Error> {
     let threads = wakers.len();
-    let timed = timeouts.iter().any(Option::is_some);
+    let timed = timeouts.iter().any(Option::is_some) || containments.iter().any(Option::is_some);
     let lingering = if lingers || services.iter().any(Service::lingers) {
         let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
         let many = lingers || services.iter().any(Service::lingers_much);
@@ -350,8 +398,9 @@ fn share(
     if lingers || services.iter().any(Service::closes_aside) {
         aside::start().map_err(failed("no thread that closes connections"))?;
     }
-    let traces = services.iter().any(|service| service.pool.is_some());
+    let traces = services.iter().any(|service| service.source.pool.is_some());
     Ok(Shared {
+        tls,
         services: services.into(),
         handlers: Handlers {
             table: Table::new(threads + 1, earlier, timed),
@@ -362,6 +411,8 @@ fn share(
                 .map_err(failed("no epoll descriptor"))?,
             births: (0..threads).map(|_| Births::default()).collect(),
             timeouts,
+            gates: Arc::default(),
+            containments,
             main: Waker::new().map_err(failed("no descriptor to wake the main thread"))?,
             count_wanted: AtomicBool::new(false),
             ends_wanted: AtomicBool::new(false),

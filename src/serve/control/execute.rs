@@ -44,15 +44,22 @@ impl Daemon {
                 Ok(self.begin_awaited(Purpose::Upgrade, reply_to))
             }
             Request::Drain {
-                service,
+                services,
                 timeout_seconds,
+                announce_seconds,
             } => {
                 let timeout = timeout_seconds.map(seconds).transpose()?;
-                let service = self.changeable(&service)?;
-                self.drain_service(service, timeout, reply_to);
+                let announced = announce_seconds.map(seconds).transpose()?;
+                // Such a drain would never begin; it must not begin at once instead.
+                if announced.is_some_and(|it| Instant::now().checked_add(it).is_none()) {
+                    return Err(failed(FailureKind::BadRequest, TOO_LONG));
+                }
+                // All or none.
+                let ids = self.all_changeable(&services)?;
+                self.drain_services(ids, announced, timeout, reply_to);
                 Ok(None)
             }
-            Request::Enable { service } => self.enable(&service).map(Some),
+            Request::Enable { services } => self.enable(&services).map(Some),
             Request::Disable { service, refuse } => self.disable(&service, refuse).map(Some),
             Request::Kill {
                 pid,
@@ -85,21 +92,27 @@ impl Daemon {
         }
     }
 
-    fn enable(&mut self, name: &str) -> Result<Answer, Answer> {
-        let service = self.changeable(name)?;
-        self.end_service_drain(service, "was enabled again");
-        self.set_availability(service, Availability::Serving);
-        Ok(done(format!("{name} serves new clients")))
+    fn enable(&mut self, names: &[String]) -> Result<Answer, Answer> {
+        for service in self.all_changeable(names)? {
+            self.end_service_drain(service, "was enabled again");
+            self.set_availability(service, Availability::Serving);
+        }
+        let serve = match names {
+            [_] => "serves",
+            _ => "serve",
+        };
+        Ok(done(format!("{} {serve} new clients", names.join(", "))))
     }
 
     fn disable(&mut self, name: &str, refuse: bool) -> Result<Answer, Answer> {
         let service = self.changeable(name)?;
-        self.end_service_drain(service, "was disabled instead");
         let (availability, what) = match refuse {
             true => (Availability::Refusing, "rejected"),
             false => (Availability::Disabled, "left waiting"),
         };
         self.set_availability(service, availability);
+        // Afterwards: in between, a lame duck must not seem to serve as ever.
+        self.end_service_drain(service, "was disabled instead");
         let mut text = format!("{name} is disabled: new clients are {what}");
         if refuse && self.has_wait_mode(Some(service)) {
             text += ", but left waiting where handlers accept them (wait mode)";
@@ -233,6 +246,18 @@ impl Daemon {
         let services = self.services.iter().enumerate();
         let called = services.filter(|(_, it)| *it.name == *name);
         Ok(called.map(|(index, _)| ServiceId::new(index)).collect())
+    }
+
+    /// Returns the services with these names, each once, if all of them may take new clients or not.
+    fn all_changeable(&self, names: &[String]) -> Result<Vec<ServiceId>, Answer> {
+        let mut services = Vec::new();
+        for name in names {
+            let service = self.changeable(name)?;
+            if !services.contains(&service) {
+                services.push(service);
+            }
+        }
+        Ok(services)
     }
 
     /// Returns the service with this name, if it may take new clients or not.

@@ -5,24 +5,27 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
 use nix::sys::time::TimeVal;
 use nix::unistd::Pid;
 use skd_control::{
-    Denial, Histogram, ListenerStatus, ProcessStatus, ServiceState, ServiceStatus, Status as Answer,
+    CertificateStatus, Denial, Histogram, ListenerStatus, ProcessStatus, ServiceState,
+    ServiceStatus, Status as Answer, TlsStatus,
 };
 
 use super::view::{ServiceView, View};
 use crate::child::Pool;
 use crate::config::{ListenerId, ServiceId};
-use crate::report::counters::{self, HistogramCounts};
+use crate::report::counters::{self, HistogramCounts, ServiceCounts};
 use crate::report::{
     self, Attempt, Cause, DropReason, EndResult, Event, RejectKind, StartFailure, Way, mask,
 };
 use crate::serve::availability::Availability;
 use crate::serve::service::Service;
+use crate::serve::tls::TlsService;
 
 /// The kind of all listeners together that a service doesn't have any more.
 const FORMER: &str = "former";
@@ -194,7 +197,7 @@ fn service_status(view: &View, ids: &[ServiceId]) -> Option<ServiceStatus> {
 /// A service that has counted nothing yet.
 fn new(view: &View, id: ServiceId, service: &ServiceView) -> ServiceStatus {
     let served = view.served(id);
-    let program = served.map(|it| it.plan.name().to_string_lossy().into_owned());
+    let program = served.map(|it| it.source.plan.name().to_string_lossy().into_owned());
     ServiceStatus {
         name: service.name.to_string(),
         state: match served {
@@ -202,6 +205,9 @@ fn new(view: &View, id: ServiceId, service: &ServiceView) -> ServiceStatus {
             _ if service.is_removed => ServiceState::Removed,
             Some(served) if served.is_done() => ServiceState::Done,
             Some(served) => match served.availability.get() {
+                Availability::Serving if service.is_lame_duck.load(Ordering::SeqCst) => {
+                    ServiceState::LameDuck
+                }
                 Availability::Serving => ServiceState::Serving,
                 Availability::Disabled => ServiceState::Disabled,
                 Availability::Refusing => ServiceState::Refusing,
@@ -249,7 +255,41 @@ fn add_figures(to: &mut ServiceStatus, view: &View, id: ServiceId, service: &Ser
         let counted = listener_status(former, FORMER, String::new());
         to.listeners.push(counted);
     }
+    if let Some(gate) = served.and_then(|it| it.gate.as_ref()) {
+        let to = to.gate.get_or_insert_default();
+        to.live += gate.live() as u64;
+        to.limit = gate.most.get() as u64;
+    }
+    if let Some(tls) = served.and_then(|it| it.tls.as_ref()) {
+        add_tls(to.tls.get_or_insert_default(), tls, &counts);
+    }
+    if let Some(gate) = &mut to.gate {
+        gate.passed += counts.gate_passed();
+    }
     to.pool = view.pool(id).map(Pool::status);
+}
+
+fn add_tls(to: &mut TlsStatus, tls: &TlsService, counts: &ServiceCounts) {
+    to.live += tls.live();
+    for (kind, count) in counts.tls_established() {
+        *to.established.entry(kind.into()).or_default() += count;
+    }
+    add_histogram(&mut to.handshakes, counts.handshakes());
+    let figures = counts.tls_figures();
+    to.received_bytes += figures.received;
+    to.sent_bytes += figures.sent;
+    to.truncated += figures.truncated;
+    for certificate in tls.certificates() {
+        // A service that serves its last clients may have an earlier one under the same path.
+        let is_known = |it: &CertificateStatus| it.file == certificate.file;
+        if !to.certificates.iter().any(is_known) {
+            to.certificates.push(CertificateStatus {
+                file: certificate.file,
+                names: certificate.names,
+                not_after_seconds: certificate.not_after,
+            });
+        }
+    }
 }
 
 fn listener_status(id: ListenerId, kind: &str, address: String) -> ListenerStatus {

@@ -7,15 +7,18 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::unistd::{Pid, getsid};
 
 use super::daemon::Daemon;
 use super::drain;
 use super::socket::ControlSocket;
+use super::tls::TlsKeeper;
 use crate::child::Pool;
 use crate::config::ServiceId;
 use crate::net::SocketFile;
 use crate::report::{self, Event, Trouble, Watched};
 use crate::serve::admission::Policy;
+use crate::serve::handlers::orphans;
 use crate::serve::handlers::reap::{self, After};
 use crate::serve::handlers::token::Token;
 use crate::serve::wait_mode::WaitSocket;
@@ -46,6 +49,7 @@ impl Daemon {
             .iter_mut()
             .for_each(ControlSocket::take_possession);
         drain::begin_retiring(&self.shared);
+        self.tls.iter_mut().for_each(TlsKeeper::take_possession);
         if let Some(pidfile) = &mut self.origin.pidfile {
             pidfile.own();
         }
@@ -100,6 +104,7 @@ impl Daemon {
                 // The workers may have something to say yet: which clients were refused last.
                 self.stop_workers();
                 self.shared.retire_pools();
+                self.stop_tls();
                 self.control.iter_mut().for_each(ControlSocket::end);
                 self.log.finish();
                 return status;
@@ -133,6 +138,7 @@ impl Daemon {
                 Said::Ended => self.relay_ended(),
             },
             Token::Preflight => self.look_at_preflight(),
+            Token::Tls => self.look_at_tls(Instant::now()),
             Token::Listener { service, listener } => self.client_waits(service, listener),
             Token::Worker(thread) => drain::look(&self.shared, thread),
             // Of a worker's own set.
@@ -188,6 +194,7 @@ impl Daemon {
 
     /// How long until something is due.
     fn next_time(&self) -> Option<Duration> {
+        let main = self.shared.handlers.main_index();
         let wait_sockets = self.wait_sockets.iter().filter_map(WaitSocket::due);
         let drain = self.drain.as_ref();
         let lingering = self
@@ -199,8 +206,10 @@ impl Daemon {
             .chain(self.preflight.as_ref().map(|preflight| preflight.due))
             .chain(self.status.due())
             .chain(self.acts_due())
+            .chain(self.tls_due())
             .chain(drain.and_then(|drain| drain.due(&self.shared)))
             .chain(lingering)
+            .chain(self.shared.handlers.table.next_due(main))
             .min()
             .map(|due| due.saturating_duration_since(Instant::now()))
     }
@@ -217,8 +226,13 @@ impl Daemon {
         for thread in self.lingering_threads() {
             self.shared.handlers.close_overdue(thread);
         }
+        let main = self.shared.handlers.main_index();
+        self.shared.handlers.act_on_timeouts(main);
         self.status.look(&self.shared, now);
         self.advance_acts(now);
+        if self.tls_due().is_some_and(|due| due <= now) {
+            self.look_at_tls(now);
+        }
         for index in 0..self.wait_sockets.len() {
             let due = self.wait_sockets[index].due();
             if due.is_some_and(|due| due <= now) {
@@ -241,11 +255,52 @@ impl Daemon {
 
     fn sweep(&mut self, now: Instant) {
         let shared = Arc::clone(&self.shared);
-        let is_prestarted = |pid| shared.pools().any(|pool| pool.may_have(pid));
-        if reap::sweep(&shared.handlers, is_prestarted, |after| self.after(after)) {
+        // What is found by looking at all children may hide those after it.
+        self.look_at_tls(now);
+        let tls = self.tls.as_ref().map_or(Vec::new(), TlsKeeper::pids);
+        let is_seen_to = |pid| shared.pools().any(|pool| pool.may_have(pid)) || tls.contains(&pid);
+        if reap::sweep(&shared.handlers, is_seen_to, |after| self.after(after)) {
             self.sweep_at = Some(now + reap::PAUSE);
         }
+        self.end_orphans(now);
         self.choose_to_sweep();
+    }
+
+    /// Ends the orphans of handlers, where these are contained by that.
+    fn end_orphans(&mut self, now: Instant) {
+        let Some(kill_after) = self.shared.handlers.orphans_end_after() else {
+            return;
+        };
+        let shared = &self.shared;
+        let preflight = self.preflight.as_ref().map(|preflight| preflight.pid);
+        let relay = self.log.relay_id();
+        let tls = self.tls.as_ref();
+        let is_own = |pid| {
+            preflight == Some(pid)
+                || relay == Some(pid.as_raw())
+                || shared.pools().any(|pool| pool.may_have(pid))
+                || shared.jails().any(|jail| jail.may_have(pid))
+                || shared.handlers.gates.has(pid)
+                || tls.is_some_and(|it| it.has(pid))
+        };
+        // Handlers have sessions of their own.
+        let own = getsid(None).ok();
+        let is_session = |session: Pid| {
+            own == Some(session)
+                || self.origin.sessions.contains(&session.as_raw())
+                || shared.jails().any(|jail| jail.session() == session)
+        };
+        let handlers = &shared.handlers;
+        let left = self.orphans.end(handlers, kill_after, is_own, is_session);
+        let pause = match left {
+            true => reap::PAUSE,
+            false => orphans::PAUSE,
+        };
+        // With no handler there is none that could have any.
+        if left || shared.handlers.table.counts().0 > 0 {
+            let due = now + pause;
+            self.sweep_at = Some(self.sweep_at.map_or(due, |at| at.min(due)));
+        }
     }
 
     fn woken(&mut self) {
@@ -277,7 +332,7 @@ impl Daemon {
         let served = &self.shared.services[service.index()];
         let listener = &served.listeners[listener];
         let used_up = || {
-            let bucket = served.policy.as_deref().and_then(Policy::gate);
+            let bucket = served.policy.as_deref().and_then(Policy::backlog_bucket);
             let now = self.shared.clock.read(Instant::now());
             bucket.is_some_and(|bucket| bucket.next(now) > now)
         };

@@ -1,7 +1,9 @@
 //! What only the start knew about the process.
 
 use super::upgrade::Settings;
+use crate::config::seccomp::FilterFile;
 use crate::config::{EnvironmentFile, FileTexts, Identity};
+use crate::setup::cgroups::Base;
 use crate::setup::executable::Executable;
 use crate::setup::{PidFile, Starter};
 
@@ -26,6 +28,14 @@ pub struct Origin {
     pub texts: Option<FileTexts>,
     /// The files of variables that were read.
     pub environment_files: Vec<EnvironmentFile>,
+    /// The control groups of handlers, if there are some.
+    pub groups: Option<Base>,
+    /// Sessions in which processes are that no handler has started, though this process, as a subreaper,
+    /// is their parent or may become it: those of jailers of earlier binaries, and of what this process
+    /// had started before it became skd.
+    pub sessions: Vec<i32>,
+    /// The files of system calls that were read.
+    pub filter_files: Vec<FilterFile>,
     /// The last to go: a program that waits for its removal finds nothing else left.
     pub pidfile: Option<PidFile>,
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::child::{Method, Plan, SavedPool};
+use crate::child::{Cgroups, FilterSocket, Jail, Method, Plan, SavedPool};
 use crate::config::{self, KILL_AFTER, ServiceText, Span};
 use crate::net::{Listener, SocketFile};
 use crate::serve::admission::{Rules, SavedRates};
@@ -15,9 +15,11 @@ use crate::setup::{Log, Manager, RuleFiles};
 use crate::sys::descriptors::Reserved;
 
 use super::acts::SavedActs;
+use super::filter_calls::SavedListeners;
 use super::origin::Origin;
 use super::saved_counters::SavedFigures;
 use super::socket::bound::BoundControl;
+use super::tls::TlsKeeper;
 
 /// A service whose sockets listen and whose plan was proved.
 #[derive(Debug)]
@@ -26,6 +28,12 @@ pub struct Prepared {
     pub config: config::Service,
     /// How its handlers are made.
     pub plan: Plan,
+    /// Their sandbox, if they have one.
+    pub jail: Option<Arc<Jail>>,
+    /// Their control groups, if they have some.
+    pub cgroups: Option<Arc<Cgroups>>,
+    /// How its gates are made, if it has some.
+    pub gate: Option<Plan>,
     /// Its sockets, which listen.
     pub listeners: Vec<Listener>,
     /// The rules about clients, and the files that they are read from again, unless a reload does.
@@ -81,6 +89,8 @@ pub struct RestoredService {
     pub rates: Option<SavedRates>,
     /// Its prestarted handlers.
     pub pool: Option<SavedPool>,
+    /// The listeners of its handlers' filters.
+    pub filter_listeners: Vec<SavedListeners>,
 }
 
 /// What the running daemon needs besides its services.
@@ -92,6 +102,8 @@ pub struct Resources {
     pub stream_workers: usize,
     /// The reserved descriptors, of which each thread that starts handlers needs one.
     pub reserved: Reserved,
+    /// The socket for the listeners of handlers' filters, if a service needs it.
+    pub filter_socket: Option<FilterSocket>,
     /// The log, to be opened again and to be kept going.
     pub log: Log,
     /// The service manager, to be told how things are.
@@ -100,6 +112,8 @@ pub struct Resources {
     pub origin: Origin,
     /// The control socket, if there is one.
     pub control: Option<BoundControl>,
+    /// What serves TLS, if a service has that, or had it.
+    pub tls: Option<TlsKeeper>,
     /// What an earlier binary has left, if there was one.
     pub restored: Restored,
 }

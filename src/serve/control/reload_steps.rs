@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::daemon::Daemon;
+use super::reload::Again;
+use super::tls::TlsKeeper;
 use super::upgrade::preflight::Preflight;
 use super::upgrade::words::Purpose;
 use crate::setup::executable::Executable;
@@ -13,7 +15,7 @@ impl Daemon {
         if self.reload.take_again() {
             match self.reads_files() {
                 true => self.begin_reload(),
-                false => drop(self.read_rules()),
+                false => drop(self.read_again()),
             }
         }
         self.ready_if_reloaded();
@@ -25,22 +27,29 @@ impl Daemon {
         self.origin.texts.is_some() && !in_root.is_some_and(Executable::is_in_root)
     }
 
-    /// Begins to read the files of rules of all services again. Returns whether there are any. The old
-    /// rules stay where something is wrong with the new ones.
+    /// Begins to read the files of rules of all services again, and those of TLS. Returns whether there are
+    /// any. What was read before stays where something is wrong with the new.
     ///
     /// Clients that have been let in stay, whatever the new rules say.
-    pub(in crate::serve) fn read_rules(&mut self) -> bool {
-        let mut files = Vec::new();
+    pub(in crate::serve) fn read_again(&mut self) -> bool {
+        let mut rules = Vec::new();
         for (served, control) in self.shared.services.iter().zip(&self.services) {
             let of_service = control.rule_files.as_ref().filter(|it| it.can_change());
             if let (Some(_), Some(of_service)) = (&served.rules, of_service) {
-                files.push((served.id, Arc::clone(of_service)));
+                rules.push((served.id, Arc::clone(of_service)));
             }
         }
-        if files.is_empty() {
+        let tls = self.tls.as_ref().and_then(TlsKeeper::files);
+        if rules.is_empty() && tls.is_none() {
             return false;
         }
-        self.reload.begin(files, &self.shared);
+        // At the end of skd it is of no use any more.
+        let tls = tls.filter(|_| self.drain.is_none());
+        if self.is_loading_tls() {
+            self.reload.ask_again();
+        } else {
+            self.reload.begin(Again { rules, tls }, &self.shared);
+        }
         true
     }
 
@@ -49,16 +58,22 @@ impl Daemon {
     pub(in crate::serve) fn ready_if_reloaded(&mut self) {
         let reloads = |preflight: &Preflight| preflight.purpose == Purpose::Reload;
         let files = self.reload_again || self.preflight.as_ref().is_some_and(reloads);
-        if self.reopening == 0 && !self.reload.is_under_way() && !files {
+        let reads = self.reload.is_under_way() || self.is_loading_tls();
+        if self.reopening == 0 && !reads && !files {
             self.status.ready(&self.shared);
             self.end_reload();
         }
     }
 
-    /// Looks whether rules have been read.
+    /// Looks whether rules have been read, and files of TLS were opened.
     pub(in crate::serve) fn look_at_reload(&mut self) {
         if self.reload.take_end() {
-            self.read_if_asked();
+            if let Some(opened) = self.reload.take_opened() {
+                self.load_tls(opened);
+            }
+            if !self.is_loading_tls() {
+                self.read_if_asked();
+            }
         }
     }
 }

@@ -79,7 +79,7 @@ impl Daemon {
                 if has_files && self.drain.is_none() {
                     self.refuse(Purpose::Reload, NoUpgrade::OutOfSight, &[]);
                 }
-                self.read_rules() | self.renew_pools()
+                self.read_again() | self.renew_pools()
             };
         // When the log is open again and the rules are read, too.
         self.reopening += u32::from(reopens);
@@ -156,6 +156,7 @@ impl Daemon {
         });
         // If one is left, prestarted handlers see skd's end.
         self.shared.retire_pools();
+        self.stop_tls();
         self.control.iter_mut().for_each(ControlSocket::end);
         self.log.finish();
     }
@@ -183,5 +184,7 @@ impl Daemon {
         while !self.workers.iter().all(Thread::is_finished) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_micros(200));
         }
+        // Those of a worker that is late.
+        self.shared.handlers.gates.kill_all();
     }
 }

@@ -38,7 +38,12 @@ impl Daemon {
                 .filter(|socket| socket.service() == service.id)
                 .for_each(|socket| socket.close(&self.shared.handlers));
             // No worker is handing a connection to one: all that were to have one have a handler.
-            service.pool.as_deref().into_iter().for_each(Pool::retire);
+            service
+                .source
+                .pool
+                .as_deref()
+                .into_iter()
+                .for_each(Pool::retire);
             service.set_done();
             self.close_datagrams(service);
         }

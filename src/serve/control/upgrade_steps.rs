@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use super::daemon::Daemon;
+use super::filter_calls::FilterCalls;
 use super::socket::ControlSocket;
 use super::upgrade::findings::Findings;
 use super::upgrade::preflight::{DEAD, LIMIT, Preflight, Verdict};
@@ -214,6 +215,8 @@ impl Daemon {
         // No worker is handing a connection to a prestarted handler now. Those that are parked are
         // children like handlers; what a thread of this program traces would end with it.
         self.shared.pools().for_each(Pool::suspend);
+        let calls = self.filter_calls.as_ref();
+        calls.into_iter().for_each(FilterCalls::park);
         let next = &preflight.next;
         let kind = (preflight.purpose, &preflight.findings);
         let why = match write_state(self, next, kind, true) {
@@ -228,6 +231,7 @@ impl Daemon {
             }
             Err(reason) => format!("the state can't be written down: {}", reason.reason()),
         };
+        calls.into_iter().for_each(FilterCalls::unpark);
         self.shared.pools().for_each(Pool::refill);
         self.shared.enter_phase(Phase::Serving);
         why

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use crate::child::Pool;
@@ -33,6 +34,8 @@ pub(in crate::serve) struct ServiceView {
     pub(in crate::serve) slots: Arc<Slots>,
     /// Whether it isn't configured any more.
     pub(in crate::serve) is_removed: bool,
+    /// Whether its drain is announced, and hasn't begun. Workers needn't know: they serve as before.
+    pub(in crate::serve) is_lame_duck: AtomicBool,
     /// The ids of its listeners.
     listeners: Range<u32>,
 }
@@ -107,6 +110,7 @@ impl View {
                 name,
                 slots,
                 is_removed: !is_configured,
+                is_lame_duck: AtomicBool::new(false),
                 listeners: first..first + count,
             }
         });
@@ -134,9 +138,14 @@ impl View {
         services.map(|(index, service)| (ServiceId::new(index), service))
     }
 
+    /// Returns the service with this name, the configured one if there was another.
+    pub(in crate::serve) fn named(&self, name: &str) -> Option<&ServiceView> {
+        self.services.iter().find(|service| *service.name == *name)
+    }
+
     /// Returns the pool of a service, if it has one.
     pub(in crate::serve) fn pool(&self, id: ServiceId) -> Option<&Pool> {
-        self.served(id)?.pool.as_deref()
+        self.served(id)?.source.pool.as_deref()
     }
 
     /// Returns the listener with this id, open or closed.

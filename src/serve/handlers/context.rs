@@ -1,14 +1,18 @@
 //! What all threads share about handlers.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::births::Births;
+use super::left::{Containment, KILL_AGAIN};
 use super::linger::{CALM, KEPT, KeptConnection, Lingering};
 use super::table::{Handler, Table};
 use super::timeouts::{Act, Timeouts, Watch};
 use crate::report::{self, Client, Event, Trouble, Watched};
+use crate::serve::gate::GateProcesses;
 use crate::sys::events::{Poller, Waker};
+use crate::sys::signals::Signal;
 
 /// What all threads share about handlers. A thread is known by its index; the main thread's is the
 /// last.
@@ -22,6 +26,10 @@ pub(in crate::serve) struct Handlers {
     pub(in crate::serve) births: Box<[Births]>,
     /// Of each service.
     pub(in crate::serve) timeouts: Box<[Option<Timeouts>]>,
+    /// The processes that are gates.
+    pub(in crate::serve) gates: Arc<GateProcesses>,
+    /// Of each service whose handlers are contained.
+    pub(in crate::serve) containments: Box<[Option<Containment>]>,
     /// Wakes the main thread.
     pub(in crate::serve) main: Waker,
     /// Whether the next change of the number of handlers is to wake the main thread.
@@ -44,6 +52,19 @@ impl Handlers {
     /// The epoll set that the main thread waits with.
     pub(in crate::serve) fn main_poller(&self) -> &Poller {
         &self.pollers[self.main_index()]
+    }
+
+    /// Returns how long orphans may take to end, if this process ends them.
+    pub(in crate::serve) fn orphans_end_after(&self) -> Option<Duration> {
+        let containments = self.containments.iter().flatten();
+        let of_orphans = containments.filter(|it| it.by_process_group);
+        of_orphans.map(|it| it.kill_after).max()
+    }
+
+    /// Whether what handlers have left behind may have to be found by looking.
+    pub(super) fn finds_left(&self) -> bool {
+        let mut containments = self.containments.iter();
+        containments.any(Option::is_some) && self.table.has_unwatched()
     }
 
     /// Wakes the main thread if it waits for a change of the number of handlers. The order of
@@ -142,9 +163,13 @@ impl Handlers {
         for _ in 0..BATCH {
             let act = |watch: &mut Watch, handler: &mut Handler| {
                 let timeouts = self.timeouts.get(handler.service.index());
+                let mut sent = Signal::SIGTERM;
                 let act = match timeouts.and_then(Option::as_ref) {
+                    _ if handler.left.is_some() => kill_left(watch, handler),
                     // Under the lock, so that the handler isn't reaped, and its pid no other's.
-                    Some(timeouts) => timeouts.act(watch, handler.pid, handler.started),
+                    Some(timeouts) => timeouts.act(watch, handler.started, |signal| {
+                        (sent, _) = handler.signal(signal);
+                    }),
                     None => {
                         *watch = Watch::none();
                         None
@@ -154,7 +179,8 @@ impl Handlers {
                     handler.told.get_or_insert(late.told());
                 }
                 let pid = handler.pid.as_raw();
-                act.map(|act| (act, (handler.service, handler.listener), pid, handler.peer))
+                let at = (handler.service, handler.listener);
+                act.map(|act| (act, sent, at, pid, handler.peer))
             };
             let due = self.table.when_due(part, act);
             let client = |(service, listener), peer| Client {
@@ -165,16 +191,27 @@ impl Handlers {
             match due {
                 None => return,
                 Some(None) => {}
-                Some(Some((Act::Terminate(late), at, pid, peer))) => {
-                    report::event(Event::Late(client(at, &peer), pid, late));
+                Some(Some((Act::Terminate(late), sent, at, pid, peer))) => {
+                    let is_killed = sent == Signal::SIGKILL;
+                    report::event(Event::Late(client(at, &peer), pid, late, is_killed));
                 }
-                Some(Some((Act::Kill, at, pid, peer))) => {
+                Some(Some((Act::Kill, _, at, pid, peer))) => {
                     report::event(Event::KillingHandler(client(at, &peer), pid));
                 }
-                Some(Some((Act::Unknown(errno), (service, _), ..))) => {
+                Some(Some((Act::Unknown(errno), _, (service, _), ..))) => {
                     report::event(Event::Trouble(Trouble::IdleTimeout(service, errno)));
                 }
             }
         }
     }
+}
+
+/// Kills what a handler has left behind, if that is due, and says so the first time.
+fn kill_left(watch: &mut Watch, handler: &mut Handler) -> Option<Act> {
+    let now = Instant::now();
+    let act = watch.kill(now)?;
+    handler.signal(Signal::SIGKILL);
+    watch.kill_again(now + KILL_AGAIN);
+    let left = handler.left.as_mut()?;
+    (!std::mem::replace(&mut left.is_killed, true)).then_some(act)
 }

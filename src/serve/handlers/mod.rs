@@ -1,8 +1,12 @@
 //! Live handlers: how each begins, which timeouts it has, and where it ends.
 
 mod births;
+mod containment;
 mod context;
+pub(in crate::serve) mod gate;
+mod left;
 pub(in crate::serve) mod linger;
+pub(in crate::serve) mod orphans;
 pub(in crate::serve) mod reap;
 pub(in crate::serve) mod saved;
 mod slab;
@@ -14,5 +18,6 @@ pub(in crate::serve) mod token;
 
 pub(in crate::serve) use births::Births;
 pub(in crate::serve) use context::Handlers;
+pub(in crate::serve) use left::Containment;
 pub(in crate::serve) use slab::Slab;
 pub(in crate::serve) use timers::Timers;

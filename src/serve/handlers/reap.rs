@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 
 use super::context::Handlers;
-use super::table::{Handler, Reaped, Work};
+use super::table::{Handler, LeftBehind, Reaped, Work};
 use crate::config::ServiceId;
 use crate::report::{self, Client, Event, Outcome};
 use crate::sys::process::{self, Change, Ended, Target, Usage, Wait};
@@ -37,10 +37,30 @@ pub(in crate::serve) fn reap(
     pid: Option<Pid>,
 ) -> After {
     let poller = &handlers.pollers[entry.0];
-    match handlers.table.reap(poller, entry, pid) {
+    let containments = &handlers.containments;
+    match handlers.table.reap(poller, entry, pid, containments) {
         Reaped::Handler(handler, ended, usage) => {
             handlers.note_change();
             finish(handlers, handler, (ended, usage), by)
+        }
+        Reaped::Left(left) => {
+            let LeftBehind {
+                at: (service, listener),
+                peer,
+                pid,
+                count,
+                is_watched,
+            } = left;
+            let client = Client {
+                service,
+                listener,
+                peer: &peer,
+            };
+            report::event(Event::LeftBehind(client, pid.as_raw(), count));
+            if !is_watched {
+                handlers.main.wake();
+            }
+            After::Done
         }
         Reaped::Later => {
             handlers.main.wake();
@@ -67,11 +87,23 @@ fn finish(
         started,
         told,
         kept,
+        mut cgroup,
+        has_tls: _,
+        is_init: _,
+        left: _,
     } = handler;
+    let is_killed = ended == Ended::Killed(libc::SIGKILL);
+    let out_of_memory = match &mut cgroup {
+        Some(cgroup) if is_killed => cgroup.was_out_of_memory(),
+        _ => false,
+    };
+    // Another handler may have it as soon as the slot is free.
+    drop(cgroup);
     let outcome = Outcome {
         pid: pid.as_raw(),
         ended,
         told,
+        out_of_memory,
         after: started.elapsed(),
         usage,
     };
@@ -122,15 +154,19 @@ pub(in crate::serve) const LONG_PAUSE: Duration = Duration::from_secs(5);
 const BATCH: usize = 1_024;
 
 /// Reaps children that have ended, and calls `after` for each. Returns whether some may be left
-/// for later. `is_prestarted` is whether a child may be a prestarted handler, which a pool reaps.
+/// for later. `is_seen_to` is whether a child may be reaped elsewhere: a prestarted handler by
+/// its pool, skd-tls by what keeps it running.
 pub(in crate::serve) fn sweep(
     handlers: &Handlers,
-    is_prestarted: impl Fn(Pid) -> bool,
+    is_seen_to: impl Fn(Pid) -> bool,
     mut after: impl FnMut(After),
 ) -> bool {
     let main = handlers.main_index();
-    if handlers.traces {
-        // A traced child that is stopped may hide these for a while.
+    handlers.gates.reap_killed();
+    let finds_left = handlers.finds_left();
+    if handlers.traces || finds_left {
+        // A traced child that is stopped may hide these for a while; what handlers have left isn't all
+        // this process's.
         while let Some((entry, pid)) = handlers.table.find_ended() {
             after(reap(handlers, main, entry, Some(pid)));
         }
@@ -154,7 +190,7 @@ pub(in crate::serve) fn sweep(
         }
         if let Some(entry) = handlers.table.find(pid) {
             after(reap(handlers, main, entry, Some(pid)));
-        } else if is_prestarted(pid) {
+        } else if is_seen_to(pid) || handlers.gates.has(pid) {
             return true;
         } else if let Ok(Some((pid, Change::Ended(ended)))) =
             process::wait(Target::Process(pid), Wait::NOW)
@@ -167,7 +203,7 @@ pub(in crate::serve) fn sweep(
 
 /// Waits, for a moment at most, until every thread that was making a handler has entered it.
 /// Returns whether all have.
-fn births_settled(handlers: &Handlers) -> bool {
+pub(super) fn births_settled(handlers: &Handlers) -> bool {
     let deadline = Instant::now() + Duration::from_millis(5);
     handlers.births.iter().all(|births| births.settle(deadline))
 }

@@ -10,16 +10,18 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::context::Handlers;
+use super::left::Left;
 use super::linger::{Connection, KeptConnection};
 use super::table::{Handler, Work};
 use super::timeouts::{SavedWatch, Watch};
-use crate::child::Method;
+use crate::child::{Cgroup, Method};
 use crate::config::{ListenerId, Peer, ServiceId};
 use crate::net::ListenerAddress;
 use crate::report::Told;
 use crate::serve::admission::{Policy, Slots};
 use crate::sys::aside::Aside;
 use crate::sys::descriptors::{self, SavedDescriptors};
+use crate::sys::process::{Ended, Usage};
 
 /// Stands for the wait-mode listener of a handler that outlives it.
 const NO_LISTENER: usize = usize::MAX;
@@ -33,6 +35,8 @@ pub struct SavedHandler {
     #[serde(default)]
     listener: Option<ListenerAddress>,
     peer: Peer,
+    #[serde(default)]
+    has_tls: bool,
     started: u64,
     watch: Option<SavedWatch>,
     /// Why it was told to end, if it was.
@@ -40,6 +44,24 @@ pub struct SavedHandler {
     told: Option<Told>,
     /// Its connection, if that is kept for a lingering close.
     kept: Option<SavedKept>,
+    /// Its control group: a number in the group with this name.
+    #[serde(default)]
+    cgroup: Option<(u32, String)>,
+    #[serde(default)]
+    is_init: bool,
+    /// How it has ended, if it has left processes behind.
+    #[serde(default)]
+    left: Option<SavedLeft>,
+}
+
+/// What is known of a handler that has ended and has left processes behind.
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedLeft {
+    status: Option<u8>,
+    signal: Option<i32>,
+    user: Duration,
+    system: Duration,
+    max_rss: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -78,6 +100,11 @@ pub(in crate::serve) struct RestoredHandler {
 }
 
 impl SavedHandler {
+    /// Whether it has a control group of its own.
+    pub(in crate::serve) fn has_cgroup(&self) -> bool {
+        self.cgroup.is_some()
+    }
+
     /// Returns the address of the wait-mode listener that it has.
     pub(in crate::serve) fn wait_address(&self) -> Option<&ListenerAddress> {
         match &self.work {
@@ -151,6 +178,41 @@ pub(in crate::serve) fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Finds the control group with a number in the group with a name.
+pub(in crate::serve) type FindCgroup<'a> = dyn Fn(&str, u32) -> Option<Cgroup> + 'a;
+
+impl SavedLeft {
+    fn save(left: &Left) -> Self {
+        let (status, signal) = match left.ended {
+            Ended::Exited(status) => (Some(status), None),
+            Ended::Killed(signal) => (None, Some(signal)),
+        };
+        Self {
+            status,
+            signal,
+            user: left.usage.user,
+            system: left.usage.system,
+            max_rss: left.usage.max_rss,
+        }
+    }
+
+    fn restore(self) -> Box<Left> {
+        Box::new(Left {
+            ended: match self.signal {
+                Some(signal) => Ended::Killed(signal),
+                None => Ended::Exited(self.status.unwrap_or_default()),
+            },
+            usage: Usage {
+                user: self.user,
+                system: self.system,
+                max_rss: self.max_rss,
+            },
+            is_watched: false,
+            is_killed: false,
+        })
+    }
+}
+
 /// The descriptors that an earlier binary has left open, by their numbers.
 #[derive(Debug, Default)]
 pub(in crate::serve) struct LeftOpen(HashMap<i32, OwnedFd>);
@@ -206,9 +268,11 @@ impl Handlers {
                 },
                 listener: address(handler.listener),
                 peer: handler.peer,
+                has_tls: handler.has_tls,
                 started: clock.save(handler.started),
                 watch: watch.map(|watch| watch.save(|time| clock.save(time))),
                 told: handler.told,
+                is_init: handler.is_init,
                 kept: kept.and_then(|kept| {
                     let (connection, linger, if_unread) = kept.parts();
                     Some(SavedKept {
@@ -218,6 +282,11 @@ impl Handlers {
                         if_unread,
                     })
                 }),
+                cgroup: handler.cgroup.as_ref().and_then(|cgroup| {
+                    let (number, name) = cgroup.id()?;
+                    Some((number, name.into()))
+                }),
+                left: handler.left.as_deref().map(SavedLeft::save),
             });
         });
         saved
@@ -244,6 +313,7 @@ impl Handlers {
         policy: Option<&Policy>,
         method: Method,
         left_open: &mut LeftOpen,
+        cgroups: Option<&FindCgroup<'_>>,
     ) {
         let RestoredHandler {
             saved,
@@ -274,18 +344,28 @@ impl Handlers {
         });
         let watch = saved.watch;
         let watch = watch.map(|watch| Watch::restore(watch, |time| clock.restore(time)));
+        let had_cgroup = saved.cgroup.is_some();
+        let cgroup = saved.cgroup.zip(cgroups);
+        let cgroup = cgroup.and_then(|((number, name), find)| find(&name, number));
+        // A group that is gone was empty.
+        let is_init = saved.is_init || (had_cgroup && cgroup.is_none());
+        let left = saved.left.map(SavedLeft::restore);
         let handler = Handler {
             service,
             listener,
             pid,
             // A child that wasn't reaped: its id can't be another's.
-            pidfd: method.pidfd_of(pid),
+            pidfd: left.is_none().then(|| method.pidfd_of(pid)).flatten(),
             work,
             source_slot,
             peer: saved.peer,
+            has_tls: saved.has_tls,
             started: clock.restore(saved.started),
             told: saved.told,
             kept,
+            cgroup,
+            is_init,
+            left,
         };
         self.enter(thread, handler, watch);
     }

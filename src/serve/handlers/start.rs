@@ -1,7 +1,6 @@
 //! The start of every handler: environment, process, entry in the table, log line; and what is done
 //! in a shortage.
 
-use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,12 +11,13 @@ use super::births::{Birth, Births};
 use super::context::Handlers;
 use super::linger::{Connection, KeptConnection};
 use super::table::{Handler, Work};
-use crate::child::{PeerRefused, Plan, Pool, SpawnError, Spawned, Spawner};
+use crate::child::{PeerRefused, Plan, Source, SpawnError, Spawned, Spawner};
 use crate::config::{Peer, ServiceId};
 use crate::net::Listener;
 use crate::report::{self, Client, Event, Start, StartFailure, Trouble};
 use crate::serve::admission::{Admitted, Ready, SourceSlot, WaitModeLife};
 use crate::serve::service::{Linger, Service};
+use crate::serve::tls::TlsSession;
 use crate::sys::aside::Aside;
 use crate::sys::child::Stage;
 use crate::sys::environment::Environment;
@@ -36,14 +36,14 @@ pub(in crate::serve) struct Starter<'a> {
 #[derive(Debug)]
 pub(in crate::serve) struct NewHandler<'a> {
     service: ServiceId,
-    plan: &'a Plan,
-    /// Prestarted handlers, and what they have in their environment.
-    pool: Option<(&'a Pool, &'a [CString])>,
+    source: &'a Source,
     /// Where the client has arrived.
     listener: &'a Listener,
     /// When that was, if skd has seen it.
     arrived: Option<Instant>,
     peer: Peer,
+    /// Its TLS session, if it has one: the handler gets the plain side.
+    session: Option<TlsSession>,
     /// What the handler gets as 0 and 1.
     descriptor: Descriptor<'a>,
     work: Work,
@@ -52,6 +52,17 @@ pub(in crate::serve) struct NewHandler<'a> {
     rule: Option<Arc<Ready>>,
     /// Whether and how long input is drained after the handler's end.
     linger: Option<Linger>,
+}
+
+/// A client whose connection was accepted.
+#[derive(Debug)]
+pub(in crate::serve) struct Arrived {
+    /// The plain side, if it has a TLS session.
+    pub(in crate::serve) connection: OwnedFd,
+    pub(in crate::serve) peer: Peer,
+    /// When it was accepted.
+    pub(in crate::serve) at: Instant,
+    pub(in crate::serve) session: Option<TlsSession>,
 }
 
 /// What a handler gets as 0 and 1.
@@ -75,26 +86,31 @@ impl AsFd for Descriptor<'_> {
 }
 
 impl<'a> NewHandler<'a> {
-    /// A handler for a connection that was accepted at this time.
+    /// A handler for a client that has come to this listener.
     pub(in crate::serve) fn for_connection(
         service: &'a Service,
-        (listener, arrived): (&'a Listener, Instant),
-        connection: OwnedFd,
-        peer: Peer,
+        listener: &'a Listener,
+        client: Arrived,
         admitted: Admitted,
     ) -> Self {
-        let pool = service.pool.as_deref();
-        let descriptor = match listener.holds_descriptors() {
+        let Arrived {
+            connection,
+            peer,
+            at,
+            session,
+        } = client;
+        // A plain side holds none: skd-tls passes no descriptors.
+        let descriptor = match session.is_none() && listener.holds_descriptors() {
             true => Descriptor::Guarded(connection.into()),
             false => Descriptor::Owned(connection),
         };
         Self {
             service: service.id,
-            plan: &service.plan,
-            pool: pool.map(|pool| (pool, &service.pool_variables[..])),
+            source: &service.source,
             listener,
-            arrived: Some(arrived),
+            arrived: Some(at),
             peer,
+            session,
             descriptor,
             work: Work::Connection(admitted.slot),
             source_slot: admitted.source_slot,
@@ -114,11 +130,11 @@ impl<'a> NewHandler<'a> {
     ) -> Self {
         Self {
             service: service.id,
-            plan: &service.plan,
-            pool: None,
+            source: &service.source,
             listener,
             arrived: Some(arrived),
             peer,
+            session: None,
             descriptor: Descriptor::Owned(exchange),
             work: Work::Datagrams(admitted.slot),
             source_slot: admitted.source_slot,
@@ -130,18 +146,18 @@ impl<'a> NewHandler<'a> {
     /// A handler that gets the wait-mode socket with this index itself.
     pub(in crate::serve) fn for_wait_mode(
         service: ServiceId,
-        plan: &'a Plan,
+        source: &'a Source,
         listener: &'a Listener,
         peer: Peer,
         (index, life): (usize, WaitModeLife),
     ) -> Self {
         Self {
             service,
-            plan,
-            pool: None,
+            source,
             listener,
             arrived: None,
             peer,
+            session: None,
             descriptor: Descriptor::Borrowed(listener.as_fd()),
             work: Work::WaitMode(index, life),
             source_slot: None,
@@ -161,19 +177,40 @@ impl<'a> NewHandler<'a> {
 
     /// Writes the environment: who has connected where.
     fn write_environment(&self, environment: &mut Environment) {
-        environment.clear();
-        let changed = self.rule.as_ref();
-        let changed = changed.and_then(|rule| rule.variables.as_ref());
-        environment.rebase(changed.unwrap_or(self.plan.variables()));
-        if let Some((_, variables)) = self.pool {
+        let rule = self.rule.as_deref();
+        if self.source.pool.is_some() {
+            rebase(environment, &self.source.plan, rule);
+            let variables = &self.source.pool_variables;
             // As prestarted handlers have it, which are started before a client is known.
             return variables.iter().for_each(|line| environment.line(line));
         }
-        for variable in self.listener.variables(&self.peer) {
-            environment.line(variable);
-        }
-        let set = |name: &str, value: std::fmt::Arguments<'_>| environment.set(name, value);
-        self.peer.variables(set);
+        let client = (self.listener, &self.peer, self.session.as_ref());
+        write_environment(environment, &self.source.plan, client, rule);
+    }
+}
+
+/// Begins an environment with the variables of a plan, as this rule has them.
+fn rebase(environment: &mut Environment, plan: &Plan, rule: Option<&Ready>) {
+    environment.clear();
+    let changed = rule.and_then(|rule| rule.variables.as_ref());
+    environment.rebase(changed.unwrap_or(plan.variables()));
+}
+
+/// Writes the environment of a process for a client.
+pub(super) fn write_environment(
+    environment: &mut Environment,
+    plan: &Plan,
+    (listener, peer, session): (&Listener, &Peer, Option<&TlsSession>),
+    rule: Option<&Ready>,
+) {
+    rebase(environment, plan, rule);
+    for variable in listener.variables(peer) {
+        environment.line(variable);
+    }
+    let mut set = |name: &str, value: std::fmt::Arguments<'_>| environment.set(name, value);
+    peer.variables(&mut set);
+    if let Some(session) = session {
+        session.variables(set);
     }
 }
 
@@ -252,17 +289,22 @@ fn start_one(
     };
     let socket = match new.work {
         // The last that is seen of the connection.
-        Work::Connection(_) => timeouts.and_then(|it| it.identify(new.listener, &new.descriptor)),
-        Work::Datagrams(_) | Work::WaitMode(..) => None,
+        Work::Connection(_) if new.session.is_none() => {
+            timeouts.and_then(|it| it.identify(new.listener, &new.descriptor))
+        }
+        // Of a TLS session, skd-tls sees that it is idle.
+        Work::Connection(_) | Work::Datagrams(_) | Work::WaitMode(..) => None,
     };
-    become_peer(spawner, &new).map_err(|why| (why, StartFailure::AsPeer))?;
+    let program = (new.service, &*new.source.plan);
+    become_peer(spawner, program, &new.peer, &new.descriptor)
+        .map_err(|why| (why, StartFailure::AsPeer))?;
     hold(spawner, &new, shortage).map_err(counted)?;
     new.write_environment(environment);
     let number = new.descriptor.as_fd().as_raw_fd();
     let linger = new.linger.filter(|linger| {
         number < linger.below && (!linger.if_unread || handlers.lingering.is_worth_it(new.service))
     });
-    let unix = new.listener.is_unix();
+    let unix = new.session.is_some() || new.listener.is_unix();
     let keep =
         |fd: Aside,
          Linger {
@@ -280,15 +322,23 @@ fn start_one(
         (Descriptor::Owned(_) | Descriptor::Borrowed(_), _) => None,
     };
     let births = handlers.births.get(thread);
-    let pool = new.pool.map(|(pool, _)| pool);
     let service = new.service;
-    let program = (service, new.plan, pool);
+    let program = (service, new.source);
     let arrived = new.arrived;
     let spawned = spawn(spawner, births, program, environment, shortage);
     // First of all: until then the client can't see the end, should the handler be quick.
     spawner.release();
     drop(aside);
-    let (Spawned { pid, pidfd, way }, birth) = spawned.map_err(counted)?;
+    let (
+        Spawned {
+            pid,
+            pidfd,
+            way,
+            cgroup,
+            is_init,
+        },
+        birth,
+    ) = spawned.map_err(counted)?;
     let started = Instant::now();
     report::event(Event::HandlerStarted(
         service,
@@ -315,9 +365,13 @@ fn start_one(
         work,
         source_slot: new.source_slot,
         peer: new.peer,
+        has_tls: new.session.is_some(),
         started,
         told: None,
         kept,
+        cgroup,
+        is_init,
+        left: None,
     };
     let watch = timeouts.map(|timeouts| timeouts.watch(started, socket));
     // This takes a lock that hardly any other thread ever takes.
@@ -333,24 +387,25 @@ fn start_one(
     Ok(has_entry)
 }
 
-/// Has the handler become its client's user, where that is asked for.
-fn become_peer(spawner: &mut Spawner, new: &NewHandler<'_>) -> Result<(), SpawnError> {
-    let peer = match new.peer {
-        Peer::UnixStream(peer) => peer,
+/// Has a process become its client's user, where that is asked for.
+pub(super) fn become_peer(
+    spawner: &mut Spawner,
+    (service, plan): (ServiceId, &Plan),
+    peer: &Peer,
+    connection: impl AsFd,
+) -> Result<(), SpawnError> {
+    let credentials = match peer {
+        Peer::UnixStream(credentials) => *credentials,
         _ => None,
     };
-    let result = spawner.become_peer(new.plan, peer, &new.descriptor);
+    let result = spawner.become_peer(plan, credentials, connection);
     result.map_err(|why| {
         let why = match why {
             PeerRefused::Root => "it is root",
             PeerRefused::Unknown => "its user or a group of it is unknown here",
             PeerRefused::Untold(errno) => errno.desc(),
         };
-        report::event(Event::Trouble(Trouble::NotAsPeer {
-            service: new.service,
-            peer: &new.peer,
-            why,
-        }));
+        report::event(Event::Trouble(Trouble::NotAsPeer { service, peer, why }));
         // Told already.
         SpawnError::Failed(Stage::Descriptors, Errno::EACCES)
     })
@@ -368,7 +423,7 @@ fn hold(
             Work::Datagrams(_) => Trouble::DatagramNotHeld(new.service, errno),
             Work::WaitMode(..) => {
                 let why = SpawnError::Shortage(errno);
-                Trouble::Spawn(new.service, why.explain(new.plan))
+                Trouble::Spawn(new.service, why.explain(&new.source.plan))
             }
         }));
         if !shortage.pause() {
@@ -382,14 +437,14 @@ fn hold(
 fn spawn<'b>(
     spawner: &mut Spawner,
     births: Option<&'b Births>,
-    (service, plan, pool): (ServiceId, &Plan, Option<&Pool>),
+    (service, source): (ServiceId, &Source),
     environment: &mut Environment,
     shortage: &mut impl OnShortage,
 ) -> Result<(Spawned, Option<Birth<'b>>), SpawnError> {
     loop {
         // So that the new child isn't taken for an orphan. Two atomic additions.
         let birth = births.map(Births::begin);
-        let why = match spawner.spawn(plan, pool, environment) {
+        let why = match spawner.spawn(source, environment) {
             Ok(spawned) => return Ok((spawned, birth)),
             Err(why) => why,
         };
@@ -397,8 +452,11 @@ fn spawn<'b>(
         if matches!(why, SpawnError::Shortage(Errno::EMFILE)) && shortage.free_descriptor() {
             continue;
         }
-        report::event(Event::Trouble(Trouble::Spawn(service, why.explain(plan))));
-        if matches!(why, SpawnError::Failed(..) | SpawnError::Killed) || !shortage.pause() {
+        report::event(Event::Trouble(Trouble::Spawn(
+            service,
+            why.explain(&source.plan),
+        )));
+        if !matches!(why, SpawnError::Shortage(_)) || !shortage.pause() {
             return Err(why);
         }
     }

@@ -10,17 +10,19 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
+use super::left::{Containment, Left};
 use super::linger::KeptConnection;
 use super::slab::Slab;
 use super::timeouts::Watch;
 use super::timers::Timers;
 use super::token::Token;
+use crate::child::Cgroup;
 use crate::config::{ListenerId, Peer, ServiceId};
 use crate::report::Told;
 use crate::serve::admission::{Slot, SourceSlot, WaitModeLife};
 use crate::sys::events::{Interest, Poller};
 use crate::sys::process::{self, Change, Ended, Target, Usage, Wait};
-use crate::sys::signals::{Signal, signal_group};
+use crate::sys::signals::Signal;
 
 /// A live handler.
 #[derive(Debug)]
@@ -36,11 +38,20 @@ pub(in crate::serve) struct Handler {
     /// What it takes of its source's limits.
     pub(in crate::serve) source_slot: Option<SourceSlot>,
     pub(in crate::serve) peer: Peer,
+    /// Whether skd-tls is between it and its client.
+    pub(in crate::serve) has_tls: bool,
     pub(in crate::serve) started: Instant,
     /// Why skd has told it to end, if it has: the first reason.
     pub(in crate::serve) told: Option<Told>,
     /// Its connection too, if input is drained after its end.
     pub(in crate::serve) kept: Option<KeptConnection>,
+    /// Its control group, if it has one of its own.
+    pub(in crate::serve) cgroup: Option<Cgroup>,
+    /// Whether it is process 1 of a PID namespace of its own.
+    pub(in crate::serve) is_init: bool,
+    /// What is known of it, if it has ended and has left processes behind. Its pid may then be
+    /// another process's.
+    pub(in crate::serve) left: Option<Box<Left>>,
 }
 
 /// What a handler is for.
@@ -111,17 +122,16 @@ impl Table {
     ) -> (Result<(), Errno>, bool) {
         let mut part = self.part(thread);
         let index = part.handlers.next_index();
-        let watched = match &handler.pidfd {
-            Some(pidfd) => {
-                let token = Token::Handler { thread, index };
-                poller.add(pidfd, Interest::Readable, token.into())
-            }
-            None => Ok(()),
+        let token = Token::Handler { thread, index }.into();
+        let watched = match (&handler.left, &handler.pidfd) {
+            (Some(_), _) => watch_left(poller, &mut handler, token),
+            (None, Some(pidfd)) => poller.add(pidfd, Interest::Readable, token),
+            (None, None) => Ok(()),
         };
         if watched.is_err() {
             handler.pidfd = None;
         }
-        if handler.pidfd.is_none() {
+        if !handler.is_watched() {
             self.unwatched.fetch_add(1, Ordering::SeqCst);
         }
         part.handlers.insert(handler);
@@ -135,11 +145,15 @@ impl Table {
     /// Reaps a handler that has ended, and removes it: the handler of this entry, if it has this
     /// pid. (Between being found and being reaped, a handler may have been reaped by its own
     /// thread, and another entered under its index.)
+    ///
+    /// A contained handler, as `containments` says of its service, is removed when all that it has
+    /// started has ended too.
     pub(super) fn reap(
         &self,
         poller: &Poller,
         (thread, index): (usize, usize),
         pid: Option<Pid>,
+        containments: &[Option<Containment>],
     ) -> Reaped {
         let mut part = self.part(thread);
         let handler = part.handlers.get_mut(index);
@@ -147,6 +161,9 @@ impl Table {
         else {
             return Reaped::Nothing;
         };
+        if handler.left.is_some() {
+            return self.remove_left(&mut part, poller, index);
+        }
         let target = match &handler.pidfd {
             Some(pidfd) => Target::Descriptor(pidfd.as_fd()),
             None => Target::Process(handler.pid),
@@ -172,9 +189,60 @@ impl Table {
         if watched.is_none() {
             self.unwatched.fetch_sub(1, Ordering::SeqCst);
         }
+        let containment = containments.get(handler.service.index());
+        let containment = containment.and_then(Option::as_ref);
+        if let Some(containment) = containment.filter(|it| handler.leaves_processes(it)) {
+            handler.left = Some(Box::new(Left {
+                ended,
+                usage,
+                is_watched: false,
+                is_killed: false,
+            }));
+            let token = Token::Handler { thread, index }.into();
+            // If it can't be watched, it is looked at.
+            let _ = watch_left(poller, handler, token);
+            let is_watched = handler.is_watched();
+            if !is_watched {
+                self.unwatched.fetch_add(1, Ordering::SeqCst);
+            }
+            let (_, count) = handler.signal(Signal::SIGTERM);
+            let left = LeftBehind {
+                at: (handler.service, handler.listener),
+                peer: handler.peer,
+                pid: handler.pid,
+                count,
+                is_watched,
+            };
+            let before = part.timers.remove(index);
+            let watch = containment.watch(before);
+            if let Some(due) = watch.due() {
+                part.timers.insert(index, due, watch);
+            }
+            return Reaped::Left(left);
+        }
         part.timers.remove(index);
         match part.handlers.remove(index) {
             Some(handler) => Reaped::Handler(handler, ended, usage),
+            None => Reaped::Nothing,
+        }
+    }
+
+    /// Removes a handler that has ended before, if all that it had left has ended.
+    fn remove_left(&self, part: &mut Part, poller: &Poller, index: usize) -> Reaped {
+        let handler = part.handlers.get_mut(index);
+        let Some(handler) = handler.filter(|handler| handler.is_over()) else {
+            return Reaped::Nothing;
+        };
+        if !handler.is_watched() {
+            self.unwatched.fetch_sub(1, Ordering::SeqCst);
+        } else if let Some(events) = handler.events() {
+            let _ = poller.remove(events);
+        }
+        part.timers.remove(index);
+        let handler = part.handlers.remove(index);
+        let parts = handler.and_then(|mut handler| handler.left.take().map(|left| (handler, left)));
+        match parts {
+            Some((handler, left)) => Reaped::Handler(handler, left.ended, left.usage),
             None => Reaped::Nothing,
         }
     }
@@ -200,19 +268,23 @@ impl Table {
         (0..self.parts.len()).find_map(|thread| {
             let part = self.part(thread);
             let mut handlers = part.handlers.iter();
-            let found = handlers.find(|(_, handler)| handler.pid == pid);
+            let is_it = |handler: &Handler| handler.pid == pid && handler.left.is_none();
+            let found = handlers.find(|(_, handler)| is_it(handler));
             found.map(|(index, _)| (thread, index))
         })
     }
 
-    /// Returns the entry of a handler that has ended and has no watched pidfd, found by asking for
-    /// each such handler.
+    /// Returns the entry of a handler that has ended, with all that it had left, and isn't watched,
+    /// found by asking for each such handler.
     pub(super) fn find_ended(&self) -> Option<((usize, usize), Pid)> {
         (0..self.parts.len()).find_map(|thread| {
             let part = self.part(thread);
             let handlers = part.handlers.iter();
-            let mut unwatched = handlers.filter(|(_, handler)| handler.pidfd.is_none());
+            let mut unwatched = handlers.filter(|(_, handler)| !handler.is_watched());
             let (index, handler) = unwatched.find(|(_, handler)| {
+                if handler.left.is_some() {
+                    return handler.is_over();
+                }
                 let found = process::wait(Target::Process(handler.pid), Wait::PEEK);
                 matches!(found, Ok(Some((_, Change::Ended(_)))))
             })?;
@@ -220,7 +292,7 @@ impl Table {
         })
     }
 
-    /// Sends a signal to the process groups of the handlers that `which` selects, and notes why.
+    /// Sends a signal to all that the handlers consist of that `which` selects, and notes why.
     pub(in crate::serve) fn signal(
         &self,
         signal: Signal,
@@ -233,8 +305,7 @@ impl Table {
                 let handler = part.handlers.get_mut(index);
                 if let Some(handler) = handler.filter(|handler| which(handler)) {
                     handler.told.get_or_insert(why);
-                    // Under the lock, so that the handler isn't reaped, and its pid no other's.
-                    signal_group(handler.pid, signal);
+                    handler.signal(signal);
                 }
             }
         }
@@ -307,15 +378,47 @@ impl Table {
     }
 }
 
+impl Handler {
+    /// Whether a thread is told when it has ended: it, or the last of what it has left.
+    fn is_watched(&self) -> bool {
+        match &self.left {
+            Some(left) => left.is_watched,
+            None => self.pidfd.is_some(),
+        }
+    }
+}
+
+/// Watches for the end of the last process that a handler has left.
+fn watch_left(poller: &Poller, handler: &mut Handler, token: u64) -> Result<(), Errno> {
+    let watched = match handler.events() {
+        Some(events) => poller.add(events, Interest::Priority, token),
+        None => return Ok(()),
+    };
+    if let Some(left) = &mut handler.left {
+        left.is_watched = watched.is_ok();
+    }
+    watched
+}
+
+/// A handler that has ended, and has left processes behind.
+#[derive(Debug)]
+pub(super) struct LeftBehind {
+    pub(super) at: (ServiceId, ListenerId),
+    pub(super) peer: Peer,
+    pub(super) pid: Pid,
+    /// How many processes, as far as it is known.
+    pub(super) count: usize,
+    /// Whether the end of the last of them is told.
+    pub(super) is_watched: bool,
+}
+
 /// What was found where a handler was said to have ended.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it is taken apart at once, and a box would be an allocation"
-)]
 pub(super) enum Reaped {
     /// The handler, how it ended, and what it has used.
     Handler(Handler, Ended, Usage),
+    /// The handler has been reaped, and isn't over: it has left processes behind.
+    Left(LeftBehind),
     /// The handler can't be reaped yet, and isn't watched any more.
     Later,
     Nothing,

@@ -11,7 +11,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::config::BoundAddress;
@@ -20,7 +19,7 @@ use crate::net::Listener;
 use crate::report::Late;
 use crate::serve::service::{TimeLimits, cannot_ask};
 use crate::sys::diagnosis::{Diagnosis, SocketId};
-use crate::sys::signals::{Signal, signal_group};
+use crate::sys::signals::Signal;
 
 /// The timeouts of a service's handlers, and what is needed to enforce them.
 #[derive(Debug)]
@@ -97,16 +96,20 @@ impl Timeouts {
         }
     }
 
-    /// Does what is due for a handler, and returns what that was. Its pid must be no other
-    /// process's.
-    pub(super) fn act(&self, watch: &mut Watch, pid: Pid, started: Instant) -> Option<Act> {
+    /// Does what is due for a handler, which `signal` reaches, and returns what that was.
+    pub(super) fn act(
+        &self,
+        watch: &mut Watch,
+        started: Instant,
+        signal: impl FnOnce(Signal),
+    ) -> Option<Act> {
         // The time is taken for each handler: a question takes some.
         let now = Instant::now();
         let ask = |socket: &SocketId| self.ask(socket);
         let act = watch.step(&self.limits, started, now, ask);
         match act {
-            Some(Act::Terminate(_)) => signal_group(pid, Signal::SIGTERM),
-            Some(Act::Kill) => signal_group(pid, Signal::SIGKILL),
+            Some(Act::Terminate(_)) => signal(Signal::SIGTERM),
+            Some(Act::Kill) => signal(Signal::SIGKILL),
             Some(Act::Unknown(_)) | None => {}
         }
         act
@@ -191,13 +194,8 @@ impl Watch {
         now: Instant,
         ask: impl FnOnce(&SocketId) -> Result<Option<Duration>, Errno>,
     ) -> Option<Act> {
-        if let Some(kill_at) = self.kill_at {
-            if now < kill_at {
-                return None;
-            }
-            // If KILL doesn't help, nothing does.
-            self.kill_at = None;
-            return Some(Act::Kill);
+        if self.kill_at.is_some() {
+            return self.kill(now);
         }
         let reached = self.end_at.is_some_and(|end_at| end_at <= now);
         if let Some(limit) = limits.timeout.filter(|_| reached) {
@@ -226,6 +224,27 @@ impl Watch {
                 idle.look_at = now + PAUSE;
                 Some(Act::Unknown(errno))
             }
+        }
+    }
+
+    /// Returns whether the handler is to be killed now.
+    pub(super) fn kill(&mut self, now: Instant) -> Option<Act> {
+        // If KILL doesn't help, nothing does.
+        self.kill_at.take_if(|kill_at| *kill_at <= now)?;
+        Some(Act::Kill)
+    }
+
+    /// Has it killed again.
+    pub(super) fn kill_again(&mut self, at: Instant) {
+        self.kill_at = Some(at);
+    }
+
+    /// The same watch for what a handler has left behind, which was told to end: it is killed then, or
+    /// when it would have been.
+    pub(super) fn only_kill(self, kill_at: Instant) -> Self {
+        Self {
+            kill_at: Some(self.kill_at.map_or(kill_at, |before| before.min(kill_at))),
+            ..Self::none()
         }
     }
 

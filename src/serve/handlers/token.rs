@@ -13,6 +13,8 @@ pub(in crate::serve) enum Token {
     Relay,
     /// The preflight of an upgrade is over.
     Preflight,
+    /// A process of skd-tls has said something, or has ended.
+    Tls,
     /// A client has arrived at a listener of the service.
     Listener { service: ServiceId, listener: usize },
     /// Something has arrived at the wait-mode socket with this index.
@@ -45,6 +47,7 @@ impl From<Token> for u64 {
             Token::Lingering(index) => (8, 0, index),
             Token::PendingConnection { service, id } => (9, service.index(), id as usize),
             Token::Exchange { service, index } => (10, service.index(), index),
+            Token::Tls => (11, 0, 0),
         };
         kind << 56 | (first as Self) << 32 | second as Self
     }
@@ -72,6 +75,7 @@ impl From<u64> for Token {
                 id: index as u32,
             },
             10 => Self::Exchange { service, index },
+            11 => Self::Tls,
             _ => Self::Handler {
                 thread: first,
                 index,
@@ -98,6 +102,7 @@ mod tests {
             },
             Token::WaitMode { service, index: 5 },
             Token::Preflight,
+            Token::Tls,
             Token::Handler {
                 thread: 16,
                 index: 4_000_000,

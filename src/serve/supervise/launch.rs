@@ -43,6 +43,9 @@ pub(in crate::serve) fn launch(
         environment: environment.finish(),
         // One child: CHLD tells of its end as well, and of its stops besides.
         want_pidfd: false,
+        namespaces: 0,
+        cgroup: None,
+        pid_to: None,
         traced: false,
     };
     let born = child::spawn(stack, launch).map_err(|errno| {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use crate::child::{Plan, SpawnError, Spawner};
+use crate::child::{Source, SpawnError, Spawner};
 use crate::config::{Peer, ServiceId};
 use crate::net::Listener;
 use crate::report::{self, Client, Event, ReceiveFault, Trouble};
@@ -45,7 +45,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(in crate::serve) struct WaitSocket {
     listener: Listener,
     service: ServiceId,
-    plan: Arc<Plan>,
+    source: Arc<Source>,
     /// Those of the service, for the total of its handlers.
     slots: Arc<Slots>,
     environment: Environment,
@@ -81,10 +81,10 @@ impl WaitSocket {
             true => Arrivals::Connections(Connections::new(&listener)?),
         };
         Ok(Self {
-            environment: service.plan.environment(),
+            environment: service.source.plan.environment(),
             listener,
             service: service.id,
-            plan: Arc::clone(&service.plan),
+            source: Arc::clone(&service.source),
             slots: Arc::clone(&service.slots),
             index,
             arrivals,
@@ -176,7 +176,7 @@ impl WaitSocket {
         match &mut self.arrivals {
             Arrivals::Datagrams(_) => self.note_times(true),
             Arrivals::Connections(connections) => {
-                connections.returned(self.service, &self.listener, &self.plan);
+                connections.returned(self.service, &self.listener, &self.source.plan);
             }
         }
         self.rearm(handlers);
@@ -191,7 +191,7 @@ impl WaitSocket {
         }
         let found = match &mut self.arrivals {
             Arrivals::Datagrams(datagrams) => {
-                datagrams.find(self.service, &self.listener, &self.plan)
+                datagrams.find(self.service, &self.listener, &self.source.plan)
             }
             Arrivals::Connections(connections) => connections.find(&self.listener),
         };
@@ -240,7 +240,7 @@ impl WaitSocket {
                 }
                 self.pause(PAUSE);
             }
-            Err(SpawnError::Failed(..) | SpawnError::Killed) => {
+            Err(SpawnError::Failed(..) | SpawnError::Killed | SpawnError::NoJailer) => {
                 self.tried();
                 self.returned(handlers);
             }
@@ -268,7 +268,7 @@ impl WaitSocket {
         // An earlier handler may have left it non-blocking.
         if let Err(errno) = descriptors::set_blocking(&self.listener, true) {
             let why = SpawnError::Shortage(errno);
-            let trouble = Trouble::Spawn(self.service, why.explain(&self.plan));
+            let trouble = Trouble::Spawn(self.service, why.explain(&self.source.plan));
             report::event(Event::Trouble(trouble));
             return Err(why);
         }
@@ -282,9 +282,9 @@ impl WaitSocket {
             spawner,
             environment: &mut self.environment,
         };
-        let (plan, listener) = (&self.plan, &self.listener);
+        let (source, listener) = (&self.source, &self.listener);
         let work = (self.index, self.slots.live_in_wait_mode());
-        let new = NewHandler::for_wait_mode(self.service, plan, listener, peer, work);
+        let new = NewHandler::for_wait_mode(self.service, source, listener, peer, work);
         start::start(by, new, &mut GiveUp).map(drop)
     }
 

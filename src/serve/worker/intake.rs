@@ -5,11 +5,15 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::shared::{Phase, Shared};
-use crate::child::Spawner;
+use crate::child::{SpawnError, Spawner};
 use crate::config::ServiceId;
+use crate::serve::admission::PendingConnection;
+use crate::serve::gate::{Gate, GateSlot, LiveGate};
 use crate::serve::handlers::Handlers;
+use crate::serve::handlers::gate::start_gate;
 use crate::serve::handlers::start::{self, NewHandler, OnShortage, Starter};
 use crate::serve::handlers::token::Token;
+use crate::serve::service::Service;
 use crate::sys::environment::Environment;
 use crate::sys::events::{Poller, wait_readable};
 
@@ -66,7 +70,7 @@ impl<'a> HandlerStarter<'a> {
         let mut environment = Environment::new([].into(), None);
         for service in services {
             // So that no client is the first for which memory is taken.
-            environment.rebase(service.plan.variables());
+            environment.rebase(service.source.plan.variables());
         }
         Self {
             thread,
@@ -97,6 +101,23 @@ impl<'a> HandlerStarter<'a> {
             self.has_entry = has_entry;
         }
         started.is_ok()
+    }
+
+    /// Starts the gate of a pending connection, in a slot that was taken for it.
+    pub(super) fn start_gate(
+        &mut self,
+        service: &Service,
+        gate: &Gate,
+        slot: GateSlot,
+        pending: &PendingConnection,
+    ) -> Result<LiveGate, SpawnError> {
+        let by = Starter {
+            handlers: self.thread.handlers(),
+            thread: self.thread.index,
+            spawner: &mut self.spawner,
+            environment: &mut self.environment,
+        };
+        start_gate(by, service, gate, slot, pending)
     }
 
     /// Lets go of a connection that couldn't be let go of when its handler started. Returns whether

@@ -4,10 +4,13 @@ use serde::{Deserialize, Serialize};
 
 use super::datagram::{ParkedExchange, SavedExchange};
 use super::shared::Shared;
+use crate::child::Method;
 use crate::config::{Peer, ServiceId};
 use crate::net::{Listener, ListenerAddress};
 use crate::serve::admission::{Kind, PendingConnection, SavedRates};
+use crate::serve::gate::{GateSlot, LiveGate, SavedGate};
 use crate::serve::handlers::saved::{LeftOpen, SavedClock};
+use crate::serve::tls::{SavedSession, TlsSession};
 use crate::sys::descriptors::SavedDescriptors;
 
 /// A pending connection. What it has got so far isn't saved, and its timeouts begin anew; but not a
@@ -22,6 +25,15 @@ pub struct SavedPending {
     arrived: Option<u64>,
     /// Whether its header has been read, if it is to have one.
     identified: bool,
+    /// Its TLS session, if skd-tls has it: it isn't passed again.
+    #[serde(default)]
+    tls: Option<SavedSession>,
+    /// Its gate, if that runs.
+    #[serde(default)]
+    gate: Option<SavedGate>,
+    /// Whether the gate has let it through.
+    #[serde(default)]
+    passed: bool,
 }
 
 impl Shared {
@@ -43,6 +55,12 @@ impl Shared {
                 peer: pending.client.peer,
                 arrived: Some(clock.save(pending.arrived)),
                 identified: pending.client.is_identified(),
+                tls: pending.session.as_ref().map(TlsSession::save),
+                gate: pending
+                    .gate
+                    .as_ref()
+                    .map(|gate| gate.save(|time| clock.save(time))),
+                passed: pending.client.has_passed(),
             })
         };
         let mut saved = Vec::new();
@@ -81,6 +99,7 @@ impl Shared {
         service: ServiceId,
         saved: Vec<SavedPending>,
         stream_workers: usize,
+        method: Method,
         left_open: &mut LeftOpen,
     ) {
         let Some(served) = self.services.get(service.index()) else {
@@ -91,6 +110,11 @@ impl Shared {
         };
         let clock = SavedClock::new();
         for (saved, thread) in saved.into_iter().zip((0..stream_workers).cycle()) {
+            // Killed where its connection is closed.
+            let gate = saved.gate.map(|gate| {
+                let slot = served.gate.as_ref().map(|gate| gate.occupy());
+                self.restore_gate(&gate, slot, method, clock)
+            });
             let mut listeners = served.listeners.iter();
             let listener = listeners.position(|listener| listener.address() == saved.listener);
             let Some(listener) = listener else {
@@ -103,12 +127,26 @@ impl Shared {
             if saved.identified {
                 client.set_identified();
             }
+            let session = saved.tls.map(TlsSession::restore);
+            match session.as_ref().map(TlsSession::established) {
+                Some(Some(_)) => client.set_secure(),
+                Some(None) => client.set_in_handshake(),
+                None => {}
+            }
+            if saved.passed {
+                client.set_passed();
+            }
+            if gate.is_some() {
+                client.set_in_gate();
+            }
             let pending = PendingConnection {
+                session,
                 client,
                 connection: connection.into(),
                 arrived: clock.restore_or_now(saved.arrived),
                 service,
                 listener,
+                gate,
                 _last: served
                     .listeners
                     .get(listener)
@@ -116,6 +154,25 @@ impl Shared {
             };
             self.pending(thread).push(pending);
         }
+    }
+
+    /// Kills the gates of pending connections that are closed with their listeners.
+    pub(in crate::serve) fn kill_gates(&self, saved: Vec<SavedPending>, method: Method) {
+        let clock = SavedClock::new();
+        let gates = saved.iter().filter_map(|pending| pending.gate.as_ref());
+        gates.for_each(|gate| drop(self.restore_gate(gate, None, method, clock)));
+    }
+
+    fn restore_gate(
+        &self,
+        saved: &SavedGate,
+        slot: Option<GateSlot>,
+        method: Method,
+        clock: SavedClock,
+    ) -> Box<LiveGate> {
+        let (time, pidfd_of) = (|at| clock.restore(at), |pid| method.pidfd_of(pid));
+        let gates = &self.handlers.gates;
+        Box::new(LiveGate::restore(saved, slot, gates, time, pidfd_of))
     }
 
     /// Saves the exchanges of a service, which its parked workers have left.

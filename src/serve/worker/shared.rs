@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::datagram::parked_exchange::ParkedExchange;
 use super::turns::Turns;
-use crate::child::Pool;
+use crate::child::{Jail, Pool};
 use crate::net::Listener;
 use crate::serve::admission::{Clock, Denials, PendingConnection};
 use crate::serve::handlers::Handlers;
 use crate::serve::service::Service;
+use crate::serve::tls::TlsLink;
 use crate::sys::events::Waker;
 
 /// What all threads of the running daemon share.
@@ -18,6 +19,8 @@ use crate::sys::events::Waker;
 pub(in crate::serve) struct Shared {
     pub(in crate::serve) services: Box<[Service]>,
     pub(in crate::serve) handlers: Handlers,
+    /// Where connections are passed for TLS, if a service has that.
+    pub(in crate::serve) tls: Option<TlsLink>,
     /// Of each worker.
     pub(in crate::serve) wakers: Arc<[Waker]>,
     /// For each worker, whether it has answered since it was asked for a sign of life.
@@ -135,7 +138,13 @@ impl Shared {
     /// The pool of each service that has one and isn't done.
     pub(in crate::serve) fn pools(&self) -> impl Iterator<Item = &Pool> {
         self.open_services()
-            .filter_map(|service| service.pool.as_deref())
+            .filter_map(|service| service.source.pool.as_deref())
+    }
+
+    /// The sandboxes of services.
+    pub(in crate::serve) fn jails(&self) -> impl Iterator<Item = &Jail> {
+        let services = self.services.iter();
+        services.filter_map(|service| service.source.jail.as_deref())
     }
 
     /// Ends all prestarted handlers, if no worker is left that may just be handing a connection

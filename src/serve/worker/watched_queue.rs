@@ -1,5 +1,7 @@
-//! A queue of pending connections that are watched while their clients have to send something.
+//! A queue of pending connections that are watched while their clients have to send something, or are in
+//! their TLS handshakes.
 
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -8,8 +10,13 @@ use nix::sys::socket::MsgFlags;
 
 use crate::config::{Peer, Source};
 use crate::net::proxy;
-use crate::serve::admission::{Capacity, FirstByte, Look, PendingConnection, PendingQueue, Stage};
+use crate::report::Reason;
+use crate::serve::admission::{
+    Capacity, FirstByte, FoundTls, Look, PendingConnection, PendingQueue, Stage,
+};
+use crate::serve::gate::GateStop;
 use crate::serve::handlers::token::Token;
+use crate::serve::tls::TlsSign;
 use crate::sys::events::{Interest, Poller};
 use crate::sys::sockets::{is_shut_down, receive_now};
 
@@ -38,8 +45,8 @@ impl<'a> WatchedQueue<'a> {
         self.queue.as_ref().is_none_or(|queue| queue.is_empty())
     }
 
-    /// Adds a connection, under the id that it had if it had one. It is watched if its client has
-    /// to send something; if that fails, it is returned.
+    /// Adds a connection, under the id that it had if it had one. It is watched if it waits for input; if
+    /// that fails, it is returned.
     pub(super) fn add(
         &mut self,
         id: Option<u32>,
@@ -48,10 +55,15 @@ impl<'a> WatchedQueue<'a> {
         let new = || Box::new(PendingQueue::new(self.capacity));
         let queue = self.queue.get_or_insert_with(new);
         let id = id.unwrap_or_else(|| queue.new_id());
-        if pending.client.stage().is_clients() {
-            let service = pending.service;
-            let token = Token::PendingConnection { service, id }.into();
-            let poller = self.poller;
+        let service = pending.service;
+        let token = Token::PendingConnection { service, id }.into();
+        let poller = self.poller;
+        if let Some(pidfd) = gate_of(&pending) {
+            if let Err(errno) = poller.add(pidfd, Interest::Readable, token) {
+                return Err(Box::new((pending, errno)));
+            }
+        }
+        if pending.client.awaits_input() {
             // There is an event for what has arrived before, too.
             if let Err(errno) = poller.add(&pending.connection, Interest::ReadableEdge, token) {
                 return Err(Box::new((pending, errno)));
@@ -67,10 +79,28 @@ impl<'a> WatchedQueue<'a> {
     pub(super) fn remove(&mut self, id: u32) -> Option<PendingConnection> {
         let pending = self.queue.as_mut()?.remove(id)?;
         self.count.fetch_sub(1, Ordering::Relaxed);
-        if pending.client.stage().is_clients() {
+        if let Some(pidfd) = gate_of(&pending) {
+            let _ = self.poller.remove(pidfd);
+        }
+        if pending.client.awaits_input() {
             let _ = self.poller.remove(&pending.connection);
         }
         Some(pending)
+    }
+
+    /// Tells the gates of all connections to end, as skd does. Returns the ids of the connections, which
+    /// are looked at again.
+    pub(super) fn stop_gates(&mut self, now: Instant) -> Vec<u32> {
+        let Some(queue) = &mut self.queue else {
+            return Vec::new();
+        };
+        let mut ids = queue.ids();
+        ids.retain(|id| {
+            let pending = queue.get_mut(*id);
+            let gate = pending.and_then(|pending| pending.gate.as_mut());
+            gate.map(|gate| gate.stop(GateStop::End, now)).is_some()
+        });
+        ids
     }
 
     /// Removes all connections, in the order of arrival.
@@ -82,22 +112,25 @@ impl<'a> WatchedQueue<'a> {
         ids.into_iter().filter_map(|id| self.remove(id)).collect()
     }
 
-    /// Returns whether a connection has to stay because its PROXY header is incomplete, or its first
-    /// byte missing. Something may be unread even so: a part of the header, or the out-of-band byte of
-    /// a unix client. If the connection were removed and watched anew, there would be an event at once,
+    /// Returns whether a connection has to stay because its PROXY header or skd-tls's answer is incomplete,
+    /// or its first byte missing. Something may be unread even so: a part of these, or the out-of-band byte
+    /// of a unix client. If the connection were removed and watched anew, there would be an event at once,
     /// and for ever. What has arrived, or a fault, is noted.
     pub(super) fn lacks_input(&mut self, id: u32, now: Instant) -> bool {
         let queue = self.queue.as_mut();
         let Some(pending) = queue.and_then(|queue| queue.get_mut(id)) else {
             return false;
         };
-        let what = match pending.client.stage() {
+        match (pending.client.stage(), &mut pending.session) {
             _ if pending.client.is_late(now) => return false,
-            Stage::Header => Look::Header,
-            Stage::FirstByte => Look::FirstByte,
+            (Stage::Header, _) => look_for(Look::Header, pending),
+            (Stage::Tls, Some(session)) => {
+                let sign = session.look(&pending.connection);
+                pending.client.found_tls(found_tls(sign));
+            }
+            (Stage::FirstByte, _) => look_for(Look::FirstByte, pending),
             _ => return false,
-        };
-        look_for(what, pending);
+        }
         pending.client.lacks_input()
     }
 
@@ -119,6 +152,10 @@ impl<'a> WatchedQueue<'a> {
         self.queue.as_ref()?.for_rate.first().copied()
     }
 
+    pub(super) fn first_for_tls(&self) -> Option<u32> {
+        self.queue.as_ref()?.for_tls.first().copied()
+    }
+
     pub(super) fn first_for_slot(&self) -> Option<u32> {
         self.queue.as_ref()?.for_slot.first().copied()
     }
@@ -138,6 +175,25 @@ impl<'a> WatchedQueue<'a> {
 
     pub(super) fn due(&self, now: Instant) -> Option<u32> {
         self.queue.as_ref()?.due(now)
+    }
+}
+
+/// The pidfd of the gate that a connection waits for, if it does.
+fn gate_of(pending: &PendingConnection) -> Option<BorrowedFd<'_>> {
+    let gate = pending.gate.as_ref();
+    gate.filter(|_| pending.client.stage() == Stage::Gate)?
+        .pidfd()
+}
+
+/// Returns what a look at a plain side means to the pipeline.
+pub(super) fn found_tls(sign: TlsSign) -> FoundTls {
+    match sign {
+        TlsSign::Runs => FoundTls::Runs,
+        TlsSign::Established => FoundTls::Established,
+        // The session has the rest of the reason.
+        TlsSign::Failed(kind) => FoundTls::Refused(Reason::TlsFailed(kind, "")),
+        TlsSign::Ended => FoundTls::Refused(Reason::TlsEnded),
+        TlsSign::Fault => FoundTls::Refused(Reason::TlsFault),
     }
 }
 

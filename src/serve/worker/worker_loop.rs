@@ -42,6 +42,9 @@ impl<'a, S: Intake<'a>> Worker<'a, S> {
             if shared.is_in(Phase::Parked) {
                 self.intake.park();
                 self.starter.thread.park();
+                // The next binary couldn't go on. What this thread was woken for while it was parked is
+                // told once: a turn that another has left to it, or a slot that it waits for.
+                self.intake.on_woken();
                 self.intake.unpark(&mut self.starter);
                 continue;
             }

@@ -11,7 +11,9 @@ use super::upgrade::words::Purpose;
 use crate::config::Clients;
 
 pub(in crate::serve) use kills::{Kills, SavedKill};
-pub(in crate::serve) use service_drains::{SavedServiceDrain, ServiceDrain, ServiceDrains};
+pub(in crate::serve) use service_drains::{
+    DrainWait, SavedDrainWait, SavedServiceDrain, ServiceDrain, ServiceDrains,
+};
 
 /// What commands have begun and is not over yet.
 #[derive(Debug, Default)]
@@ -36,6 +38,8 @@ pub struct SavedActs {
     /// Who waits for rules to be read, which the next binary begins anew, while this is an upgrade.
     pub(in crate::serve) awaited_rules: Option<ReplyTo>,
     pub(in crate::serve) drains: Vec<SavedServiceDrain>,
+    #[serde(default)]
+    pub(in crate::serve) drain_waits: Vec<SavedDrainWait>,
     pub(in crate::serve) kills: Vec<SavedKill>,
     pub(in crate::serve) denials: Vec<SavedDenial>,
 }

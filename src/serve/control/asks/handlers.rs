@@ -123,7 +123,9 @@ impl Measured {
             service,
             listener,
             peer,
+            has_tls: _,
             started,
+            has_ended: _,
         } = self.live;
         let listener = view.listener(listener);
         HandlerStatus {
@@ -207,14 +209,22 @@ impl<'a> Kernel<'a> {
 
 impl Figures for Kernel<'_> {
     fn cpu(&mut self, handler: &Live) -> Option<Duration> {
-        cpu_time(handler.pid)
+        (!handler.has_ended)
+            .then(|| cpu_time(handler.pid))
+            .flatten()
     }
 
     fn stat(&mut self, handler: &Live) -> Option<ProcessStat> {
-        self.reader?.read(handler.pid)
+        self.reader
+            .filter(|_| !handler.has_ended)?
+            .read(handler.pid)
     }
 
     fn counts(&mut self, handler: &Live) -> Option<Counts> {
+        if handler.has_tls {
+            // The kernel counts what TLS makes of the bytes.
+            return None;
+        }
         let (remote, local) = handler.peer.connection()?;
         let (bound, interface) = self.listener(handler.service, handler.listener)?;
         // Of a listener for all addresses, that of a connection isn't known if a proxy has made it.
@@ -239,7 +249,9 @@ mod tests {
             service: ServiceId::new(0),
             listener: ListenerId::new(0),
             peer: Peer::UnixStream(None),
+            has_tls: false,
             started: now - Duration::from_secs(age),
+            has_ended: false,
         });
         each.collect()
     }

@@ -16,7 +16,11 @@ pub(super) struct Live {
     pub(super) service: ServiceId,
     pub(super) listener: ListenerId,
     pub(super) peer: Peer,
+    /// Whether skd-tls is between it and its client.
+    pub(super) has_tls: bool,
     pub(super) started: Instant,
+    /// Whether it has ended, and has left processes behind: its pid may be another process's.
+    pub(super) has_ended: bool,
 }
 
 impl Live {
@@ -26,7 +30,9 @@ impl Live {
             service: handler.service,
             listener: handler.listener,
             peer: handler.peer,
+            has_tls: handler.has_tls,
             started: handler.started,
+            has_ended: handler.left.is_some(),
         }
     }
 }

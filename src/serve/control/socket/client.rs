@@ -347,7 +347,7 @@ mod tests {
         let now = Instant::now();
         other.write_all(b"{").unwrap();
         let (passed, own) = UnixStream::pair().unwrap();
-        crate::sys::sockets::send_descriptor(&other, &passed).unwrap();
+        crate::sys::passing::send_descriptor(&other, &passed).unwrap();
         drop(passed);
         assert!(client.read(now).is_err());
         // It would be closed by now.

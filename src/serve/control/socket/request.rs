@@ -123,8 +123,9 @@ mod tests {
         let read_line = read(line).unwrap();
         assert_eq!(read_line.id, 7);
         let drain = Request::Drain {
-            service: "web".into(),
+            services: vec!["web".into()],
             timeout_seconds: Some(2.0),
+            announce_seconds: None,
         };
         assert_eq!(read_line.request, drain);
         for (line, request) in [
@@ -139,6 +140,14 @@ mod tests {
             (
                 r#"{"version":1,"request":"events"}"#,
                 Request::Events(EventFilter::default()),
+            ),
+            (
+                r#"{"version":1,"request":"drain","services":["web","mail"],"announce_seconds":5}"#,
+                Request::Drain {
+                    services: vec!["web".into(), "mail".into()],
+                    timeout_seconds: None,
+                    announce_seconds: Some(5.0),
+                },
             ),
         ] {
             assert_eq!(read(line.as_bytes()).unwrap().request, request);
@@ -174,12 +183,12 @@ mod tests {
             (
                 r#"{"version":1,"request":"drain"}"#,
                 0,
-                "missing field `service`",
+                "missing field `services`",
             ),
             (
                 r#"{"version":1,"request":"drain","service":7}"#,
                 0,
-                "service: invalid type: integer `7`, expected a string",
+                "expected a string, or a list of strings that isn't empty",
             ),
             (
                 r#"{"version":1,"request":"drain","service":"a","timeout_seconds":"x"}"#,

@@ -13,6 +13,7 @@ use std::os::unix::fs::FileExt;
 use serde::{Deserialize, Serialize};
 
 use super::saved_identity::SavedIdentity;
+use crate::config::seccomp::FilterFile;
 use crate::config::{EnvironmentFile, FileTexts, Identity};
 use crate::sys::descriptors;
 use crate::sys::objects::Objects;
@@ -26,6 +27,8 @@ pub struct Findings {
     pub identities: Vec<Identity>,
     /// The files of variables that were read.
     pub environment_files: Vec<EnvironmentFile>,
+    /// The files of system calls that were read.
+    pub filter_files: Vec<FilterFile>,
     /// The addresses of listeners with a host name: by service, and its listener's index.
     pub addresses: HashMap<(String, usize), Vec<SocketAddr>>,
     /// What other names stand for, by their kinds.
@@ -48,6 +51,8 @@ struct Saved {
     texts: FileTexts,
     identities: Vec<SavedIdentity>,
     environment_files: Vec<EnvironmentFile>,
+    #[serde(default)]
+    filter_files: Vec<FilterFile>,
     addresses: Vec<(String, usize, Vec<SocketAddr>)>,
     names: Vec<SavedName>,
     /// The names of services with rules, and how many bytes those have, in the order of the bytes.
@@ -64,6 +69,7 @@ impl Findings {
             texts: self.texts.clone(),
             identities: self.identities.iter().map(SavedIdentity::save).collect(),
             environment_files: self.environment_files.clone(),
+            filter_files: self.filter_files.clone(),
             addresses: addresses
                 .map(|((service, index), addresses)| (service.clone(), *index, addresses.clone()))
                 .collect(),
@@ -150,6 +156,7 @@ impl Findings {
                 .map(SavedIdentity::restore)
                 .collect(),
             environment_files: saved.environment_files,
+            filter_files: saved.filter_files,
             addresses: addresses
                 .map(|(service, index, addresses)| ((service, index), addresses))
                 .collect(),

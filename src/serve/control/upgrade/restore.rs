@@ -15,6 +15,7 @@ use super::findings::Findings;
 use super::saved_identity::SavedIdentity;
 use super::state::{SavedService, Settings, State};
 use super::words::{self, Purpose, Word};
+use crate::config::seccomp::FilterFile;
 use crate::config::{self, EnvironmentFile, FileTexts, Identity, ServiceText};
 use crate::error::Error;
 use crate::net::{SavedFile, SavedListener, SocketFile};
@@ -22,6 +23,8 @@ use crate::serve::admission::Rules;
 use crate::serve::control::origin::Origin;
 use crate::serve::control::prepared::{RemovedService, Restored, RestoredService};
 use crate::serve::control::socket::bound::BoundControl;
+use crate::serve::control::tls::{SavedTls, TlsKeeper};
+use crate::setup::cgroups::Base;
 use crate::setup::executable::Executable;
 use crate::setup::pidfile::PidFile;
 use crate::setup::{Log, Manager, RuleFiles};
@@ -106,6 +109,11 @@ impl State {
         self.environment_files.clone()
     }
 
+    /// The files of system calls that were read.
+    pub fn filter_files(&self) -> Vec<FilterFile> {
+        self.filter_files.clone()
+    }
+
     /// How many threads accept connections.
     pub fn stream_workers(&self) -> usize {
         self.process.stream_workers
@@ -141,6 +149,9 @@ impl State {
             identity: self.identity(),
             users: Vec::new(),
             environment_files: Vec::new(),
+            groups: self.groups.take().map(Base::restore).transpose()?,
+            sessions: std::mem::take(&mut self.sessions),
+            filter_files: Vec::new(),
             pidfile,
         })
     }
@@ -161,6 +172,11 @@ impl State {
         let saved = self.control.take();
         let restored = saved.map(|saved| BoundControl::restore(saved, returned));
         restored.transpose()
+    }
+
+    /// Takes out what serves TLS, if a service had that. It is this binary's once the daemon runs.
+    pub fn tls(&mut self) -> Result<Option<TlsKeeper>, Errno> {
+        self.tls.take().map(SavedTls::restore).transpose()
     }
 
     /// Takes out all services.
@@ -211,6 +227,11 @@ impl State {
     pub fn take_spare(&self) -> Result<Vec<OwnedFd>, Errno> {
         let spare = (0..self.left_out).map(|_| descriptors::claim(self.open.null));
         spare.collect()
+    }
+
+    /// Whether it was written to go on with the same binary.
+    pub fn is_reload(&self) -> bool {
+        self.process.is_reload
     }
 
     /// What it was written for.
@@ -329,6 +350,7 @@ impl SavedService {
             exchanges: self.exchanges,
             rates: self.rates,
             pool: self.pool,
+            filter_listeners: self.filter_listeners,
         })
     }
 }

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
+use nix::unistd::Pid;
 
 use super::saved_identity::SavedIdentity;
 use super::state::{FORMAT, OpenDescriptors, SavedProcess, SavedService, State, Written};
@@ -17,6 +18,7 @@ use crate::net::{Listener, SocketFile};
 use crate::serve::availability::Availability;
 use crate::serve::control::build::ServiceControl;
 use crate::serve::control::daemon::Daemon;
+use crate::serve::control::filter_calls::FilterCalls;
 use crate::serve::control::saved_counters;
 use crate::serve::control::saved_rules::SavedServiceRules;
 use crate::serve::control::socket::ControlSocket;
@@ -24,6 +26,7 @@ use crate::serve::handlers::saved::SavedClock;
 use crate::serve::service::Service;
 use crate::serve::wait_mode::WaitSocket;
 use crate::sys::descriptors::{self, SavedDescriptors};
+use crate::sys::signals::has_group;
 use crate::sys::{process, users};
 
 /// Writes down what the next binary needs to know. It gets open connections only if it is to go
@@ -56,10 +59,17 @@ pub(in crate::serve) fn write_state(
             .control
             .as_ref()
             .map_or(0, ControlSocket::count_clients);
-        daemon.shared.handlers.count_connections() + exchanges + prestarted.sum::<usize>() + control
+        let listeners = daemon.filter_calls.as_ref().map_or(0, FilterCalls::count);
+        listeners
+            + daemon.shared.handlers.count_connections()
+            + exchanges
+            + prestarted.sum::<usize>()
+            + control
     };
     let control = daemon.control.as_ref();
     let control = control.map(|control| control.save(connections, &mut to));
+    let groups = daemon.origin.groups.as_ref();
+    let groups = groups.map(|groups| groups.save(&mut to));
     let files = daemon.origin.files;
     let mut state = State {
         format: FORMAT,
@@ -67,7 +77,7 @@ pub(in crate::serve) fn write_state(
         process: SavedProcess {
             hangup_ends: daemon.origin.hangup_ends,
             starter: daemon.origin.starter,
-            reloads: daemon.reload.is_under_way() || daemon.reload_again,
+            reloads: daemon.reload.is_under_way() || daemon.is_loading_tls() || daemon.reload_again,
             is_reload: purpose == Purpose::Reload,
             stream_workers: daemon.stream_workers,
             files: files.map(|limit| (limit.rlim_cur, limit.rlim_max)),
@@ -83,12 +93,20 @@ pub(in crate::serve) fn write_state(
             .map(SavedIdentity::save)
             .collect(),
         environment_files: daemon.origin.environment_files.clone(),
+        filter_files: daemon.origin.filter_files.clone(),
         executable: executable.save(&mut to)?,
         pidfile: pidfile.map(|pidfile| pidfile.save(&mut to)).transpose()?,
         log: daemon.log.save(&mut to)?,
         manager: daemon.status.save(&mut to)?,
+        groups: groups.transpose()?,
+        sessions: sessions(daemon),
         services,
         control: control.transpose()?,
+        tls: daemon
+            .tls
+            .as_ref()
+            .map(|tls| tls.save(&mut to))
+            .transpose()?,
         lingering,
         figures: connections.then(|| saved_counters::save(&daemon.view)),
         left_out,
@@ -137,6 +155,17 @@ fn save_services(
         }
     }
     Ok(saved)
+}
+
+/// The sessions of processes that aren't handlers', as long as there are some.
+fn sessions(daemon: &Daemon) -> Vec<i32> {
+    let jails = daemon.shared.jails();
+    let jails = jails.map(|jail| jail.session().as_raw());
+    let earlier = daemon.origin.sessions.iter().copied();
+    let all = earlier.chain(jails).filter(|id| *id > 0);
+    // The leader of a session leads a group too.
+    let all = all.filter(|id| has_group(Pid::from_raw(*id)));
+    all.collect()
 }
 
 fn save_service(
@@ -189,12 +218,16 @@ fn save_service(
         rates: None,
         retiring: control.retiring.clone(),
         pool: None,
+        filter_listeners: Vec::new(),
     };
     if connections {
         service.pending = daemon.shared.save_pending(id, to);
         service.exchanges = daemon.shared.save_exchanges(id, to);
         service.rates = daemon.shared.save_rates(id);
-        let pool = configured.and_then(|service| service.pool.as_deref());
+        let pool = configured.and_then(|service| service.source.pool.as_deref());
+        let calls = daemon.filter_calls.as_ref();
+        let listeners = calls.map(|calls| calls.save(id, to)).transpose()?;
+        service.filter_listeners = listeners.unwrap_or_default();
         service.pool = pool.map(|pool| pool.save(to)).transpose()?;
     }
     Ok(service)

@@ -16,19 +16,23 @@ use serde::{Deserialize, Serialize};
 use super::findings::Findings;
 use super::saved_identity::SavedIdentity;
 use crate::child::SavedPool;
+use crate::config::seccomp::FilterFile;
 use crate::config::{self, EnvironmentFile, FileTexts, LogFormat, ServiceText};
 use crate::net::{SavedFile, SavedListener};
 use crate::serve::admission::SavedRates;
 use crate::serve::availability::Availability;
 use crate::serve::control::acts::SavedActs;
+use crate::serve::control::filter_calls::SavedListeners;
 use crate::serve::control::saved_counters::SavedFigures;
 use crate::serve::control::saved_rules::SavedServiceRules;
 use crate::serve::control::socket::saved::SavedControl;
+use crate::serve::control::tls::SavedTls;
 use crate::serve::handlers::saved::{SavedHandler, SavedLingering};
 use crate::serve::service::{DrainTimeouts, TimeLimits};
 use crate::serve::worker::datagram::SavedExchange;
 use crate::serve::worker::saved::SavedPending;
 use crate::setup::Starter;
+use crate::setup::cgroups::SavedBase;
 use crate::setup::executable::SavedExecutable;
 use crate::setup::log::SavedLog;
 use crate::setup::notify::SavedManager;
@@ -57,14 +61,25 @@ pub struct State {
     pub(in crate::serve) users: Vec<SavedIdentity>,
     #[serde(default)]
     pub(in crate::serve) environment_files: Vec<EnvironmentFile>,
+    #[serde(default)]
+    pub(in crate::serve) filter_files: Vec<FilterFile>,
     pub(in crate::serve) executable: SavedExecutable,
     pub(in crate::serve) pidfile: Option<SavedPidFile>,
     pub(in crate::serve) log: SavedLog,
     pub(in crate::serve) manager: Option<SavedManager>,
+    /// The control groups of handlers.
+    #[serde(default)]
+    pub(in crate::serve) groups: Option<SavedBase>,
+    /// Sessions of processes that aren't handlers'.
+    #[serde(default)]
+    pub(in crate::serve) sessions: Vec<i32>,
     pub(in crate::serve) services: Vec<SavedService>,
     /// The control socket, and its clients.
     #[serde(default)]
     pub(in crate::serve) control: Option<SavedControl>,
+    /// What serves TLS.
+    #[serde(default)]
+    pub(in crate::serve) tls: Option<SavedTls>,
     pub(in crate::serve) lingering: Vec<SavedLingering>,
     /// What was counted, unless this is the state of a preflight.
     #[serde(default)]
@@ -162,6 +177,9 @@ pub struct SavedService {
     /// Its prestarted handlers.
     #[serde(default)]
     pub(in crate::serve) pool: Option<SavedPool>,
+    /// The listeners of its handlers' filters.
+    #[serde(default)]
+    pub(in crate::serve) filter_listeners: Vec<SavedListeners>,
 }
 
 impl SavedService {

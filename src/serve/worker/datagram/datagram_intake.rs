@@ -18,7 +18,7 @@ use crate::child::Spawner;
 use crate::config::{Peer, ServiceId};
 use crate::net::Listener;
 use crate::report::{self, DropReason, Event, ReceiveFault, Trouble, Watched};
-use crate::serve::admission::{Admitted, Gate, Kind, Pipeline, Step};
+use crate::serve::admission::{Acceptance, Admitted, Kind, Pipeline, Step};
 use crate::serve::availability::Availability;
 use crate::serve::handlers::token::Token;
 use crate::serve::service::Service;
@@ -293,7 +293,7 @@ impl<'a, M: Mode> Datagram<'a, M> {
                 None
             }
             // A datagram neither waits nor has a beginning to look at.
-            Step::Wait | Step::Look(_) => {
+            Step::Wait | Step::Look(_) | Step::Tls | Step::Gate => {
                 self.pipeline.give_back(&mut sender, now);
                 None
             }
@@ -386,16 +386,16 @@ impl<'a, M: Mode> Datagram<'a, M> {
         if !M::GATED || self.availability == Availability::Refusing {
             return true;
         }
-        let gate = self.pipeline.gate(false, false);
-        if gate == Gate::Full
+        let acceptance = self.pipeline.acceptance(false, false);
+        if acceptance == Acceptance::Full
             && report::full_is_due(self.service.id)
             && self.service.datagrams.iter().any(is_readable)
         {
             let limit = self.service.slots.limit().unwrap_or_default();
             report::event(Event::Full(self.service.id, limit));
         }
-        self.closed_by_rate = gate == Gate::Rate;
-        gate == Gate::Open
+        self.closed_by_rate = acceptance == Acceptance::Rate;
+        acceptance == Acceptance::Open
     }
 
     /// Returns whether no datagram is received from a listener any more: it isn't configured, and those

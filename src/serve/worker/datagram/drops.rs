@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::config::{ListenerId, ServiceId};
-use crate::report::throttle::{self, Gate};
+use crate::report::throttle::{self, Limiter};
 use crate::report::{self, DropReason, Event};
 
 /// The time between the first drop and the lines.
@@ -15,7 +15,7 @@ pub(in crate::serve) struct Drops {
     service: ServiceId,
     counts: [u64; DropReason::COUNT],
     /// Open when the lines are due.
-    gate: Gate,
+    limiter: Limiter,
 }
 
 impl Drops {
@@ -24,7 +24,7 @@ impl Drops {
         Self {
             service,
             counts: [0; DropReason::COUNT],
-            gate: Gate::new(),
+            limiter: Limiter::new(),
         }
     }
 
@@ -36,14 +36,14 @@ impl Drops {
     pub(in crate::serve) fn note(&mut self, listener: ListenerId, reason: DropReason) {
         report::event(Event::DatagramDropped(self.service, listener, reason));
         if self.is_empty() {
-            self.gate.close(throttle::now(), report::throttle(PAUSE));
+            self.limiter.close(throttle::now(), report::throttle(PAUSE));
         }
         self.counts[reason as usize] += 1;
     }
 
     /// Returns when the lines are due, if there are any.
     pub(in crate::serve) fn due(&self) -> Option<Instant> {
-        (!self.is_empty()).then(|| throttle::instant(self.gate.opens_at()))
+        (!self.is_empty()).then(|| throttle::instant(self.limiter.opens_at()))
     }
 
     /// Writes the lines if they are due, or `now`.
@@ -58,7 +58,7 @@ impl Drops {
     /// Takes what the lines report, by [`DropReason`]: nothing if they aren't due.
     fn take(&mut self, now: bool) -> [u64; DropReason::COUNT] {
         // Mostly there are none, and the time isn't needed.
-        if self.is_empty() || !now && !self.gate.is_open(throttle::now()) {
+        if self.is_empty() || !now && !self.limiter.is_open(throttle::now()) {
             return [0; DropReason::COUNT];
         }
         std::mem::take(&mut self.counts)
@@ -117,7 +117,7 @@ mod tests {
         assert_eq!(drops.take(false), NONE);
 
         // As time does.
-        drops.gate.open();
+        drops.limiter.open();
         let expected = counts(&[(DropReason::Overflow, 2), (DropReason::Short, 1)]);
         assert_eq!(drops.take(false), expected);
         assert_eq!((drops.due(), drops.take(false)), (None, NONE));

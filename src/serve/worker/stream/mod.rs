@@ -6,7 +6,10 @@
 //! Each worker also waits for the ends of the handlers that it started: to wake another thread for
 //! each end would cost more than the reaping.
 
+mod at_gate;
+mod at_tls;
 mod service_state;
 mod stream_intake;
+mod tls_pause;
 
 pub(in crate::serve) use stream_intake::start;

@@ -5,12 +5,13 @@ use std::collections::TryReserveError;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use super::tls_pause::TlsPause;
 use crate::config::ListenerId;
 use crate::net::Listener;
 use crate::report::{self, Event, Reason, Trouble, Watched};
 use crate::serve::admission::{
-    Admitted, Capacity, Gate, Kind, PendingConnection, Pipeline, RejectAction, Rejection, Stage,
-    Step, When,
+    Acceptance, Admitted, Capacity, Kind, PendingConnection, Pipeline, Policy, RejectAction,
+    Rejection, Stage, Step, When,
 };
 use crate::serve::availability::Availability;
 use crate::serve::handlers::linger::Connection;
@@ -29,9 +30,10 @@ const LINGER: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct ServiceState<'a> {
     pub(super) service: &'a Service,
-    thread: Thread<'a>,
+    pub(super) thread: Thread<'a>,
     pub(super) pipeline: Pipeline<'a>,
     pub(super) queue: WatchedQueue<'a>,
+    pub(super) tls_pause: TlsPause,
     /// Since the first client that was rejected.
     rejections: Option<Box<Rejections<'a>>>,
     /// Whether the service takes new clients, as it was at the beginning of this pass.
@@ -98,6 +100,7 @@ impl<'a> ServiceState<'a> {
                 (service.id, &thread.shared.denials),
             ),
             queue: WatchedQueue::new(capacity, thread.poller(), &service.pending),
+            tls_pause: TlsPause::default(),
             rejections: None,
             availability: Availability::Serving,
             told_idle: false,
@@ -161,22 +164,29 @@ impl<'a> ServiceState<'a> {
             self.open = self.refuses();
             return self.open;
         }
+        if self.queue.first_for_tls().is_some() {
+            // skd-tls is behind. In the backlog others wait as well, and fill no queue from which a client that
+            // waits for skd, not skd for it, would have to be sent away.
+            self.closed_by_rate = false;
+            self.open = false;
+            return false;
+        }
         let slot_waited_for = self.queue.first_for_slot().is_some();
         let rate_waited_for = self.queue.first_for_rate().is_some();
-        let gate = self.pipeline.gate(slot_waited_for, rate_waited_for);
+        let acceptance = self.pipeline.acceptance(slot_waited_for, rate_waited_for);
         // Without a slot the next token isn't waited for: it would be due for as long as it may
         // not be taken.
-        self.closed_by_rate = gate == Gate::Rate;
-        match gate {
-            Gate::Open => {}
-            Gate::Full => self.note_full(),
-            Gate::Rate => {
+        self.closed_by_rate = acceptance == Acceptance::Rate;
+        match acceptance {
+            Acceptance::Open => {}
+            Acceptance::Full => self.note_full(),
+            Acceptance::Rate => {
                 if report::fast_is_due(self.service.id) {
                     self.ask_backlog();
                 }
             }
         }
-        self.open = gate == Gate::Open;
+        self.open = acceptance == Acceptance::Open;
         self.open
     }
 
@@ -206,8 +216,13 @@ impl<'a> ServiceState<'a> {
     ) -> Option<AdmittedConnection> {
         loop {
             let now = Instant::now();
+            if pending.session.is_some() {
+                self.report_session(&mut pending);
+            }
             match self.pipeline.advance(&mut pending.client, now) {
                 Step::Look(what) => look_for(what, &mut pending),
+                Step::Tls => self.look_at_tls(&mut pending, now),
+                Step::Gate => self.look_at_gate(&mut pending, starter, now),
                 Step::Wait => {
                     self.report_wait(pending.client.stage());
                     self.enqueue(id, pending);
@@ -239,7 +254,12 @@ impl<'a> ServiceState<'a> {
                     report::event(Event::Full(self.service.id, limit));
                 }
             }
-            Stage::Header | Stage::Rules | Stage::FirstByte | Stage::Source => {}
+            Stage::Header
+            | Stage::Rules
+            | Stage::Tls
+            | Stage::FirstByte
+            | Stage::Source
+            | Stage::Gate => {}
         }
     }
 
@@ -314,25 +334,47 @@ impl<'a> ServiceState<'a> {
         self.reject(pending, &Rejection::close(reason));
     }
 
-    fn reject(&mut self, pending: PendingConnection, rejection: &Rejection<'_>) {
+    fn reject(&mut self, mut pending: PendingConnection, rejection: &Rejection<'_>) {
+        if pending.gate.take().is_some() {
+            // It is killed, and the main thread reaps it.
+            self.thread.handlers().main.wake();
+        }
         let now = Instant::now();
         let listener = self.service.listeners.get(pending.listener);
         let thread = (self.thread.shared.clock, self.thread.index);
         let new = || Box::new(Rejections::new(self.service, Kind::Connection, thread));
         let rejections = self.rejections.get_or_insert_with(new);
         let at = listener.map_or(ListenerId::NONE, Listener::id);
-        rejections.report(&pending.client, at, rejection.reason(), now);
+        match (rejection.reason(), &pending.session) {
+            (Reason::TlsFailed(kind, _), Some(session)) => session.failure(|why| {
+                let reason = Reason::TlsFailed(kind, why);
+                rejections.report(&pending.client, at, reason, now);
+            }),
+            (reason, _) => rejections.report(&pending.client, at, reason, now),
+        }
+        let is_plain_side = pending.session.is_some();
+        // Before its handshake is done, a client can't read what skd says.
+        let has_tls = self.service.policy.as_deref().is_some_and(Policy::has_tls);
+        let is_told = pending.client.is_secure() || !(has_tls || is_plain_side);
         if let RejectAction::Reset = rejection.action {
             // Only TCP knows this; where it fails, closing has to do.
             let _ = pending.connection.set_linger(Some(Duration::ZERO));
         }
-        if let Some(message) = rejection.action.message() {
+        let is_lingering = matches!(rejection.action, RejectAction::Linger);
+        let message = rejection.action.message().filter(|_| is_told);
+        if message.is_some() || is_lingering {
             let lingering = &self.thread.handlers().lingering;
             let (index, poller) = (self.thread.index, self.thread.poller());
-            let unix = listener.is_some_and(Listener::is_unix);
+            let unix = is_plain_side || listener.is_some_and(Listener::is_unix);
             let connection = Connection::new(OwnedFd::from(pending.connection), unix);
-            lingering.add_with_message(index, poller, connection, message, now + LINGER);
-        } else if listener.is_some_and(Listener::holds_descriptors) {
+            let until = now + LINGER;
+            match message {
+                Some(message) => {
+                    lingering.add_with_message(index, poller, connection, message, until);
+                }
+                None => lingering.add(index, poller, connection, until),
+            }
+        } else if !is_plain_side && listener.is_some_and(Listener::holds_descriptors) {
             drop(Aside::from(OwnedFd::from(pending.connection)));
         }
     }
@@ -355,7 +397,9 @@ impl<'a> ServiceState<'a> {
         let waits = self.closed_by_rate || self.queue.first_for_rate().is_some();
         let token = waits.then(|| self.pipeline.next_token(Instant::now()));
         let rejections = rejections.and_then(|it| it.due());
-        let due = [rejections, token.flatten(), self.queue.next_due()];
+        let tls = self.queue.first_for_tls();
+        let tls = tls.and_then(|_| self.tls_pause.closed_until());
+        let due = [rejections, token.flatten(), tls, self.queue.next_due()];
         due.into_iter().flatten().min()
     }
 
@@ -408,6 +452,10 @@ pub(super) fn watch(thread: Thread<'_>, served: &Service) -> bool {
             }));
             unwatch(thread, served);
             return false;
+        }
+        if socket.is_closed() {
+            // By the main thread, a moment ago: what was added may be what it has put in its place.
+            let _ = thread.poller().remove(socket);
         }
     }
     true

@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -13,12 +12,12 @@ use nix::errno::Errno;
 
 use super::service_state::{self, AdmittedConnection, ServiceState, is_needed_first};
 use crate::child::Spawner;
-use crate::config::{Peer, ServiceId};
+use crate::config::ServiceId;
 use crate::net::Listener;
 use crate::report::{self, Event, Outlook, Reason, Trouble};
 use crate::serve::admission::{Admitted, PendingConnection, capacity};
 use crate::serve::availability::Availability;
-use crate::serve::handlers::start::NewHandler;
+use crate::serve::handlers::start::{Arrived, NewHandler};
 use crate::serve::handlers::token::Token;
 use crate::serve::service::Service;
 use crate::serve::worker::intake::{Attempt, Attempts, HandlerStarter, Intake, Thread};
@@ -244,6 +243,8 @@ impl<'a> Stream<'a> {
                 arrived,
                 service: state.service.id,
                 listener,
+                session: None,
+                gate: None,
                 _last: socket.last_client(),
             };
             match (refuses, denied) {
@@ -256,7 +257,12 @@ impl<'a> Stream<'a> {
             self.start(
                 at,
                 listener,
-                (connection.into(), peer, arrived),
+                Arrived {
+                    connection: connection.into(),
+                    peer,
+                    at: arrived,
+                    session: None,
+                },
                 admitted,
                 starter,
             );
@@ -279,8 +285,12 @@ impl<'a> Stream<'a> {
         self.activate(at);
         let admitted = self.states[at].advance(id, pending, starter);
         if let Some(AdmittedConnection { pending, admitted }) = admitted {
-            let connection = OwnedFd::from(pending.connection);
-            let client = (connection, pending.client.peer, pending.arrived);
+            let client = Arrived {
+                connection: pending.connection.into(),
+                peer: pending.client.peer,
+                at: pending.arrived,
+                session: pending.session,
+            };
             self.start(at, pending.listener, client, admitted, starter);
         }
     }
@@ -289,13 +299,13 @@ impl<'a> Stream<'a> {
         &mut self,
         at: usize,
         listener: usize,
-        (connection, peer, arrived): (OwnedFd, Peer, Instant),
+        client: Arrived,
         admitted: Admitted,
         starter: &mut HandlerStarter<'a>,
     ) {
         let service = self.states[at].service;
-        let listener = (&service.listeners[listener], arrived);
-        let new = NewHandler::for_connection(service, listener, connection, peer, admitted);
+        let listener = &service.listeners[listener];
+        let new = NewHandler::for_connection(service, listener, client, admitted);
         // The client was accepted, so a shortage is waited out.
         let free_descriptor = |intake: &mut Self| intake.states[at].free_descriptor();
         starter.start(new, &mut WaitOut::new(self, free_descriptor));
@@ -352,6 +362,15 @@ impl<'a> Stream<'a> {
                 break;
             }
         }
+        while let Some(id) = self.states[at].queue.first_for_tls() {
+            if !self.states[at].tls_pause.is_open(now) {
+                break;
+            }
+            self.go_on(at, id, starter);
+            if self.states[at].queue.first_for_tls() == Some(id) {
+                break;
+            }
+        }
         while let Some(id) = self.states[at].queue.first_for_slot() {
             let state = &mut self.states[at];
             let Some(slot) = state.service.slots.take(self.thread.index) else {
@@ -383,10 +402,22 @@ impl<'a> Stream<'a> {
         }
     }
 
+    /// Tells all gates to end.
+    fn stop_gates(&mut self, starter: &mut HandlerStarter<'a>) {
+        let now = Instant::now();
+        for at in 0..self.states.len() {
+            // They are due at another time now.
+            for id in self.states[at].queue.stop_gates(now) {
+                self.go_on(at, id, starter);
+            }
+        }
+    }
+
     /// Serves the clients that have already arrived, as far as there are slots for them now.
     fn serve_last(&mut self, starter: &mut HandlerStarter<'a>) {
         self.note_all_ready();
         self.states.iter_mut().for_each(ServiceState::begin_last);
+        self.stop_gates(starter);
         while self.thread.shared.is_in(Phase::Closing) {
             if worker_loop::serve_ready(self, starter) == 0 {
                 if self.states.iter().all(|state| state.queue.is_empty()) {
