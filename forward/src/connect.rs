@@ -11,8 +11,8 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 use skd::config::{Target as Address, UnixAddress};
+use skd::net::addresses_of;
 
-use crate::address;
 use crate::end::{Kind, Target};
 use crate::options::Options;
 
@@ -47,7 +47,7 @@ fn any_of(
         Address::Tcp(inet) => (inet, Kind::Stream, "tcp"),
         Address::Udp(inet) => (inet, Kind::Datagram, "udp"),
     };
-    let found = match address::resolve(inet, protocol) {
+    let found = match addresses_of(inet, protocol) {
         Ok(found) => found,
         Err(why) => {
             failures.push(format!("can't connect to {address}: {why}"));

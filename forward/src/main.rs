@@ -5,7 +5,6 @@
 //! | --- | --- |
 //! | `sys` | the entry of the program, and all `unsafe` lines |
 //! | `options` | the command line |
-//! | `address` | the syntax of addresses, and their resolution |
 //! | `end` | a socket or file between which bytes move: the client, or the target |
 //! | `connect` | connects to the first address that answers |
 //! | `proxy_header` | the PROXY header for the target |
@@ -20,7 +19,6 @@
 // Unit tests have an entry of their own.
 #![cfg_attr(test, allow(dead_code))]
 
-mod address;
 mod connect;
 mod end;
 mod flow;
