@@ -117,19 +117,26 @@ pub enum Command {
 
     /// Serve no new client of a service, and wait until its handlers have ended
     ///
-    /// New clients wait in the backlog of the socket until "enable".
+    /// New clients wait in the backlog of the socket until "enable". Behind a load balancer, announce it first.
     Drain {
-        /// The service
-        service: String,
+        /// The services.
+        #[command(flatten)]
+        services: ServicesArgs,
+        /// Serve on for this time, as a lame duck: a load balancer learns that it should send no more
+        #[arg(short, long, value_name = "DURATION", value_parser = parse_duration)]
+        announce: Option<Duration>,
         /// Send TERM to the handlers that are left after this time, and KILL later
         #[arg(short, long, value_name = "DURATION", value_parser = parse_duration)]
         timeout: Option<Duration>,
     },
 
     /// Serve new clients of a service again, after "drain" or "disable"
+    ///
+    /// With --all, those too that were disabled before others were drained.
     Enable {
-        /// The service
-        service: String,
+        /// The services.
+        #[command(flatten)]
+        services: ServicesArgs,
     },
 
     /// Serve no new client of a service; its handlers go on
@@ -190,11 +197,38 @@ pub enum Command {
         hosts: Vec<String>,
     },
 
+    /// Answer an agent check of haproxy on standard output, as a handler of skd
+    ///
+    /// The answer is about the services that are named, or about all: that of the worst of them.
+    AgentCheck {
+        /// Only these services
+        #[arg(value_name = "SERVICE")]
+        services: Vec<String>,
+        /// Tell the weight: how many per cent of the slots are free, at least 1
+        #[arg(long)]
+        weight: bool,
+        /// Answer "fail" if skd doesn't answer in this time
+        #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = nonzero_duration)]
+        timeout: Duration,
+    },
+
     /// Print the completions of a shell
     Completions {
         /// The shell
         shell: Shell,
     },
+}
+
+/// Which services.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub struct ServicesArgs {
+    /// The services
+    #[arg(value_name = "SERVICE")]
+    pub services: Vec<String>,
+    /// All services
+    #[arg(long)]
+    pub all: bool,
 }
 
 /// Which handlers are listed.

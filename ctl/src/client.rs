@@ -9,7 +9,8 @@ use std::time::Duration;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, socket};
 use serde_json::Value;
 use skd_control::{
-    Answer, AnswerLine, EventFilter, EventLine, LONGEST_REQUEST, Request, RequestLine, VERSION,
+    Answer, AnswerLine, EventFilter, EventLine, LONGEST_REQUEST, Request, RequestLine, Status,
+    VERSION,
 };
 
 use crate::error::Error;
@@ -56,6 +57,14 @@ impl Client {
         match self.receive(timeout)? {
             Answer::Failed(failure) => Err(Error::Failure(failure)),
             answer => Ok(answer),
+        }
+    }
+
+    /// Asks how skd is.
+    pub(crate) fn status(&mut self) -> Result<Status, Error> {
+        match self.ask(Request::Status { services: vec![] })? {
+            Answer::Status(status) => Ok(*status),
+            other => Err(unexpected(&other)),
         }
     }
 
@@ -229,12 +238,12 @@ mod tests {
         });
         let mut client = Client::connect(&path).unwrap();
         let answer = client.ask(Request::Enable {
-            service: "web".into(),
+            services: vec!["web".into()],
         });
         let line = server.join().unwrap();
         assert_eq!(
             line,
-            "{\"version\":1,\"id\":1,\"request\":\"enable\",\"service\":\"web\"}\n"
+            "{\"version\":1,\"id\":1,\"request\":\"enable\",\"services\":[\"web\"]}\n"
         );
         match answer {
             Ok(answer) => format!("{answer:?}"),

@@ -3,23 +3,35 @@
 use std::env;
 use std::path::Path;
 
-use skd_control::{Answer, EventFilter, HandlerOrder, HandlerQuery, Request, SourceQuery};
+use skd_control::{
+    Answer, EventFilter, HandlerOrder, HandlerQuery, Request, ServiceState, SourceQuery,
+};
 
-use crate::cli::{Cli, Command, HandlersArgs, MetricsFormat, Order, Shell, VARIABLE};
+use crate::cli::{Cli, Command, HandlersArgs, MetricsFormat, Order, ServicesArgs, Shell, VARIABLE};
 use crate::client::{Client, unexpected};
 use crate::error::Error;
 use crate::text::escaped_json;
-use crate::{http, metrics, output, show, top};
+use crate::{agent_check, http, metrics, output, show, top};
 
 /// Does what the command line says.
 pub(crate) fn run(cli: &Cli) -> Result<(), Error> {
     let socket = cli.socket(env::var_os(VARIABLE));
     match &cli.command {
-        Command::Completions { .. } | Command::Http { .. } | Command::Top { .. } if cli.json => {
+        Command::Completions { .. }
+        | Command::AgentCheck { .. }
+        | Command::Http { .. }
+        | Command::Top { .. }
+            if cli.json =>
+        {
             Err(Error::Usage(
                 "--json: this command has no answer that could be printed as JSON".into(),
             ))
         }
+        Command::AgentCheck {
+            services,
+            weight,
+            timeout,
+        } => agent_check::run(&socket, services, *weight, *timeout),
         Command::Completions { shell } => output::write(completions(*shell)),
         Command::Http { hosts } => http::run(&socket, hosts),
         Command::Top { interval } => top::run(&socket, *interval),
@@ -36,8 +48,10 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Error> {
             print_events(&socket, filter, cli.json)
         }
         command => {
-            let answer =
-                Client::connect(&socket).and_then(|mut client| client.ask(request(command)));
+            let answer = Client::connect(&socket).and_then(|mut client| {
+                let request = request(command, &mut client)?;
+                client.ask(request)
+            });
             if cli.json {
                 print_json(answer)
             } else {
@@ -47,9 +61,9 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Error> {
     }
 }
 
-/// What a subcommand asks for.
-fn request(command: &Command) -> Request {
-    match command {
+/// What a subcommand asks for. Some have to know the services that there are.
+fn request(command: &Command, client: &mut Client) -> Result<Request, Error> {
+    Ok(match command {
         Command::Status { services } => Request::Status {
             services: services.clone(),
         },
@@ -64,12 +78,17 @@ fn request(command: &Command) -> Request {
         },
         Command::Reload => Request::Reload,
         Command::Upgrade => Request::Upgrade,
-        Command::Drain { service, timeout } => Request::Drain {
-            service: service.clone(),
+        Command::Drain {
+            services,
+            announce,
+            timeout,
+        } => Request::Drain {
+            services: named(services, client)?,
             timeout_seconds: timeout.map(|timeout| timeout.as_secs_f64()),
+            announce_seconds: announce.map(|announce| announce.as_secs_f64()),
         },
-        Command::Enable { service } => Request::Enable {
-            service: service.clone(),
+        Command::Enable { services } => Request::Enable {
+            services: named(services, client)?,
         },
         Command::Disable { service, refuse } => Request::Disable {
             service: service.clone(),
@@ -99,10 +118,28 @@ fn request(command: &Command) -> Request {
         | Command::Metrics { .. }
         | Command::Top { .. }
         | Command::Events { .. }
+        | Command::AgentCheck { .. }
         | Command::Http { .. }
         | Command::Completions { .. } => Request::Status {
             services: Vec::new(),
         },
+    })
+}
+
+/// The services that are named, or all that may take new clients or not.
+fn named(args: &ServicesArgs, client: &mut Client) -> Result<Vec<String>, Error> {
+    if !args.all {
+        return Ok(args.services.clone());
+    }
+    let status = client.status()?;
+    let is_over = |state| matches!(state, ServiceState::Removed | ServiceState::Done);
+    let services = status.services.into_iter().filter(|it| !is_over(it.state));
+    let names: Vec<String> = services.map(|service| service.name).collect();
+    match names.is_empty() {
+        true => Err(Error::Local(
+            "--all: skd has no service that takes new clients, now or later".into(),
+        )),
+        false => Ok(names),
     }
 }
 
@@ -181,8 +218,8 @@ fn print_events(socket: &Path, filter: EventFilter, as_json: bool) -> Result<(),
 /// The completions that belong to this skdctl.
 fn completions(shell: Shell) -> &'static str {
     match shell {
-        Shell::Bash => include_str!("../../completions/skdctl.bash"),
-        Shell::Zsh => include_str!("../../completions/_skdctl"),
-        Shell::Fish => include_str!("../../completions/skdctl.fish"),
+        Shell::Bash => include_str!("../completions/skdctl.bash"),
+        Shell::Zsh => include_str!("../completions/_skdctl"),
+        Shell::Fish => include_str!("../completions/skdctl.fish"),
     }
 }

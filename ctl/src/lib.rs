@@ -4,6 +4,7 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | `cli` | the command line |
+//! | `agent_check` | answers to haproxy's agent checks, as a handler of skd |
 //! | `client` | a connection to skd: requests, answers, events |
 //! | `commands` | what each subcommand asks and prints |
 //! | `duration` | the syntax of durations |
@@ -15,6 +16,7 @@
 //! | `http` | a status page and metrics, as a handler of skd |
 //! | `metrics` | the counters in the OpenMetrics format |
 
+mod agent_check;
 pub mod cli;
 mod client;
 mod commands;

@@ -11,7 +11,7 @@ pub(crate) fn write(text: &str) -> Result<(), Error> {
     out.write_all(text.as_bytes())
         .and_then(|()| out.flush())
         .map_err(|error| match error.kind() {
-            ErrorKind::BrokenPipe => Error::ReaderGone,
+            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => Error::ReaderGone,
             _ => Error::Local(format!("can't write to standard output: {error}")),
         })
 }

@@ -1,6 +1,6 @@
 //! What is at each path.
 
-use skd_control::{Answer, Request, SourceQuery, Sources, Status};
+use skd_control::{Answer, FailureKind, Request, ServiceState, SourceQuery, Sources, Status};
 
 use super::hosts::Hosts;
 use super::page;
@@ -8,7 +8,7 @@ use super::request::Head;
 use super::response::{self, Response};
 use crate::client::unexpected;
 use crate::error::Error;
-use crate::metrics;
+use crate::{metrics, show};
 
 /// Asks skd.
 pub(super) type Ask<'a> = dyn FnMut(Request) -> Result<Answer, Error> + 'a;
@@ -31,6 +31,7 @@ pub(super) fn answer(head: &Head, ask: &mut Ask<'_>, hosts: &Hosts) -> Response 
         "/status.json" => status_json(ask),
         "/sources.json" => sources_json(ask),
         "/healthz" => health(ask),
+        path if path.starts_with("/healthz/") => service_health(path, ask),
         _ => Ok(Response::refusal(response::Status::NOT_FOUND)),
     };
     result.unwrap_or_else(|error| Response::unavailable(&error.to_string()))
@@ -73,15 +74,64 @@ fn json(value: &impl serde::Serialize) -> Result<Response, Error> {
 /// Whether a load balancer may send clients here: not to an skd that is about to end.
 fn health(ask: &mut Ask<'_>) -> Result<Response, Error> {
     let status = status(ask)?;
-    Ok(if status.draining {
-        Response::unavailable("skd drains: it takes no new clients, and ends with its last handler")
-    } else {
-        Response::ok("text/plain; charset=utf-8", "ok\n")
+    Ok(match status.draining {
+        true => draining(),
+        false => healthy(),
     })
 }
 
+fn draining() -> Response {
+    Response::unavailable("skd drains: it takes no new clients, and ends with its last handler")
+}
+
+fn healthy() -> Response {
+    Response::ok("text/plain; charset=utf-8", "ok\n")
+}
+
+/// Whether a load balancer may send clients to the service that the path names: it serves, and has announced no drain.
+fn service_health(path: &str, ask: &mut Ask<'_>) -> Result<Response, Error> {
+    let name = path.strip_prefix("/healthz/").and_then(percent_decoded);
+    let Some(name) = name else {
+        return Ok(Response::refusal(response::Status::NOT_FOUND));
+    };
+    let status = match status_of(ask, vec![name]) {
+        Err(Error::Failure(failure)) if failure.kind == FailureKind::NotFound => {
+            return Ok(Response::missing(&failure.message));
+        }
+        status => status?,
+    };
+    let states = || status.services.iter().map(|service| service.state);
+    Ok(
+        match states().find(|state| *state != ServiceState::Serving) {
+            _ if status.draining => draining(),
+            Some(state) => Response::unavailable(show::state(state)),
+            None => healthy(),
+        },
+    )
+}
+
+/// Returns a part of a path without percent-encoding (RFC 3986, 2.1), if it is right and UTF-8.
+fn percent_decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut pieces = text.split('%');
+    bytes.extend(pieces.next()?.bytes());
+    for piece in pieces {
+        let digits = piece.get(..2)?;
+        if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return None;
+        }
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        bytes.extend(piece[2..].bytes());
+    }
+    String::from_utf8(bytes).ok()
+}
+
 fn status(ask: &mut Ask<'_>) -> Result<Status, Error> {
-    match ask(Request::Status { services: vec![] })? {
+    status_of(ask, vec![])
+}
+
+fn status_of(ask: &mut Ask<'_>, services: Vec<String>) -> Result<Status, Error> {
+    match ask(Request::Status { services })? {
         Answer::Status(status) => Ok(*status),
         other => Err(unexpected(&other)),
     }

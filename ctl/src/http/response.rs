@@ -30,7 +30,7 @@ impl Status {
     pub(super) const NOT_FOUND: Self = Self::new(
         404,
         "Not Found",
-        "There are /, /metrics, /status.json, /sources.json and /healthz.",
+        "There are /, /metrics, /status.json, /sources.json, /healthz and /healthz/SERVICE.",
     );
     /// Another method than GET and HEAD.
     pub(super) const METHOD_NOT_ALLOWED: Self =
@@ -98,6 +98,11 @@ impl Response {
     /// Returns a response that says why skd can't serve. The client may come to another server.
     pub(super) fn unavailable(reason: &str) -> Self {
         Self::with_reason(Status::UNAVAILABLE, reason)
+    }
+
+    /// Returns a response that says what there isn't.
+    pub(super) fn missing(reason: &str) -> Self {
+        Self::with_reason(Status::NOT_FOUND, reason)
     }
 
     fn with_reason(status: Status, reason: &str) -> Self {

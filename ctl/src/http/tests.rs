@@ -365,6 +365,52 @@ fn a_draining_skd_is_not_healthy_and_keeps_no_connection() {
 }
 
 #[test]
+fn the_health_of_a_service_is_asked_for_by_its_name() {
+    use skd_control::ServiceState;
+    fn of(state: ServiceState, request: Request) -> Result<Answer, Error> {
+        let Request::Status { services } = request else {
+            panic!("{request:?}");
+        };
+        if services != ["a b/\u{e9}"] {
+            return Err(Error::Failure(Failure {
+                kind: FailureKind::NotFound,
+                message: format!("there is no service {services:?}"),
+            }));
+        }
+        let mut status = example::status();
+        status.services.truncate(1);
+        status.services[0].state = state;
+        Ok(Answer::Status(Box::new(status)))
+    }
+    let serving = |request| of(ServiceState::Serving, request);
+    let lame_duck = |request| of(ServiceState::LameDuck, request);
+    let path = request("/healthz/a%20b%2F%c3%A9");
+    let (head, body) = answered(&path, serving);
+    assert_status(&head, "200 OK");
+    assert_eq!(body, "ok\n");
+    let (head, body) = answered(&path, lame_duck);
+    assert_status(&head, "503 Service Unavailable");
+    assert_eq!(body, "lame-duck\n");
+    let (head, body) = answered(&request("/healthz/a"), serving);
+    assert_status(&head, "404 Not Found");
+    assert_eq!(body, "there is no service [\"a\"]\n");
+    for wrong in [
+        "/healthz/%2",
+        "/healthz/%zz",
+        "/healthz/%+1",
+        "/healthz/%ff",
+        "/healthzz",
+    ] {
+        let (head, body) = answered(&request(wrong), serving);
+        assert_status(&head, "404 Not Found");
+        assert!(body.starts_with("There are "), "{wrong}: {body}");
+    }
+    let (head, body) = answered(&request("/healthz/web"), draining);
+    assert_status(&head, "503 Service Unavailable");
+    assert!(body.starts_with("skd drains: "), "{body}");
+}
+
+#[test]
 fn without_skd_nothing_is_available() {
     for path in [
         "/",
@@ -373,6 +419,7 @@ fn without_skd_nothing_is_available() {
         "/status.json",
         "/sources.json",
         "/healthz",
+        "/healthz/web",
     ] {
         let (head, body) = answered(&request(path), broken);
         assert_status(&head, "503 Service Unavailable");

@@ -13,8 +13,9 @@ use self::exposition::{Exposition, Labels};
 use crate::show;
 
 /// All states of a service.
-const STATES: [ServiceState; 6] = [
+const STATES: [ServiceState; 7] = [
     ServiceState::Serving,
+    ServiceState::LameDuck,
     ServiceState::Disabled,
     ServiceState::Refusing,
     ServiceState::Draining,
@@ -197,7 +198,83 @@ fn services(out: &mut Exposition, services: &[ServiceStatus]) {
             .iter()
             .map(|service| (of(service), service.pending as f64)),
     );
+    tls(out, services);
+    gates(out, services);
     pools(out, services);
+}
+
+/// TLS.
+fn tls(out: &mut Exposition, services: &[ServiceStatus]) {
+    let all = || {
+        services
+            .iter()
+            .filter_map(|service| Some((of(service), service.tls.as_ref()?)))
+    };
+    out.gauge(
+        "skd_tls_connections",
+        "Connections that skd-tls has, those in a handshake among them.",
+        all().map(|(labels, tls)| (labels, tls.live as f64)),
+    );
+    out.counter(
+        "skd_tls_handshakes_total",
+        "TLS handshakes that have succeeded, by their kind: full, resumed. Others are rejections.",
+        all().flat_map(|(labels, tls)| each(labels, "kind", &tls.established)),
+    );
+    out.histogram(
+        "skd_tls_handshake_duration_seconds",
+        "How long these handshakes took.",
+        all().map(|(labels, tls)| (labels, &tls.handshakes)),
+    );
+    out.counter(
+        "skd_tls_received_bytes_total",
+        "Bytes that clients have sent, without TLS.",
+        all().map(|(labels, tls)| (labels, tls.received_bytes as f64)),
+    );
+    out.counter(
+        "skd_tls_sent_bytes_total",
+        "Bytes that were sent to clients, without TLS.",
+        all().map(|(labels, tls)| (labels, tls.sent_bytes as f64)),
+    );
+    out.counter(
+        "skd_tls_truncated_total",
+        "Connections that clients have ended without close_notify.",
+        all().map(|(labels, tls)| (labels, tls.truncated as f64)),
+    );
+    out.gauge(
+        "skd_tls_certificate_expiry_timestamp_seconds",
+        "When a certificate ends, in seconds since 1970.",
+        all().flat_map(|(labels, tls)| {
+            tls.certificates.iter().map(move |certificate| {
+                let mut labels = labels.clone();
+                labels.push(("file", &certificate.file));
+                (labels, certificate.not_after_seconds as f64)
+            })
+        }),
+    );
+}
+
+/// Clients in gates, and past them.
+fn gates(out: &mut Exposition, services: &[ServiceStatus]) {
+    let gates = || {
+        services
+            .iter()
+            .filter_map(|service| Some((of(service), service.gate?)))
+    };
+    out.gauge(
+        "skd_gate_clients",
+        "Clients that are in the gate.",
+        gates().map(|(labels, gate)| (labels, gate.live as f64)),
+    );
+    out.gauge(
+        "skd_gate_limit_clients",
+        "Clients that may be in the gate.",
+        gates().map(|(labels, gate)| (labels, gate.limit as f64)),
+    );
+    out.counter(
+        "skd_gate_passed_total",
+        "Clients that the gate has let through. It has turned others away: they are rejected.",
+        gates().map(|(labels, gate)| (labels, gate.passed as f64)),
+    );
 }
 
 /// Prestarted handlers.
@@ -356,7 +433,10 @@ pub(crate) mod tests {
     use super::strict::Parsed;
     use super::*;
     use proptest::prelude::*;
-    use skd_control::{Denial, Histogram, PoolStatus, ProcessStatus, Slots};
+    use skd_control::{
+        CertificateStatus, Denial, GateStatus, Histogram, PoolStatus, ProcessStatus, Slots,
+        TlsStatus,
+    };
 
     fn counts(counts: &[(&str, u64)]) -> BTreeMap<String, u64> {
         counts
@@ -413,6 +493,28 @@ pub(crate) mod tests {
                 limit: Some(8),
             },
             pending: 4,
+            gate: Some(GateStatus {
+                live: 2,
+                limit: 256,
+                passed: 17,
+            }),
+            tls: Some(TlsStatus {
+                live: 21,
+                established: counts(&[("full", 22), ("resumed", 23)]),
+                handshakes: Histogram {
+                    bounds: vec![0.5],
+                    counts: vec![40, 5],
+                    sum_seconds: 3.5,
+                },
+                received_bytes: 24,
+                sent_bytes: 25,
+                truncated: 26,
+                certificates: vec![CertificateStatus {
+                    file: "/etc/web.pem".into(),
+                    names: vec!["example.org".into()],
+                    not_after_seconds: 1_800_000_000,
+                }],
+            }),
             pool: Some(PoolStatus {
                 mode: "warm".into(),
                 idle: 5,
@@ -502,6 +604,29 @@ pub(crate) mod tests {
                 ("skd_slots_used", vec![web], 2.0),
                 ("skd_slots_limit", vec![web], 8.0),
                 ("skd_pending_connections", vec![web], 4.0),
+                ("skd_tls_connections", vec![web], 21.0),
+                (
+                    "skd_tls_handshakes_total",
+                    vec![web, ("kind", "full")],
+                    22.0,
+                ),
+                (
+                    "skd_tls_handshakes_total",
+                    vec![web, ("kind", "resumed")],
+                    23.0,
+                ),
+                ("skd_tls_handshake_duration_seconds_count", vec![web], 45.0),
+                ("skd_tls_received_bytes_total", vec![web], 24.0),
+                ("skd_tls_sent_bytes_total", vec![web], 25.0),
+                ("skd_tls_truncated_total", vec![web], 26.0),
+                (
+                    "skd_tls_certificate_expiry_timestamp_seconds",
+                    vec![web, ("file", "/etc/web.pem")],
+                    1_800_000_000.0,
+                ),
+                ("skd_gate_clients", vec![web], 2.0),
+                ("skd_gate_limit_clients", vec![web], 256.0),
+                ("skd_gate_passed_total", vec![web], 17.0),
                 (
                     "skd_pool_info",
                     vec![web, ("mode", "warm"), ("parked_at", "read")],

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use skd_control::{
-    Attempts, Denial, HandlerStatus, Handlers, Histogram, ListenerStatus, PoolStatus,
-    ProcessStatus, ServiceState, ServiceStatus, Slots, Status,
+    Attempts, CertificateStatus, Denial, GateStatus, HandlerStatus, Handlers, Histogram,
+    ListenerStatus, PoolStatus, ProcessStatus, ServiceState, ServiceStatus, Slots, Status,
+    TlsStatus,
 };
 
 /// Counts by a label.
@@ -61,6 +62,28 @@ fn web() -> ServiceStatus {
             limit: Some(40),
         },
         pending: 3,
+        gate: Some(GateStatus {
+            live: 2,
+            limit: 256,
+            passed: 17,
+        }),
+        tls: Some(TlsStatus {
+            live: 3,
+            established: counts(&[("full", 900), ("resumed", 100)]),
+            handshakes: Histogram {
+                bounds: vec![0.002, 0.01],
+                counts: vec![900, 100, 0],
+                sum_seconds: 2.0,
+            },
+            received_bytes: 1024,
+            sent_bytes: 5_242_880,
+            truncated: 4,
+            certificates: vec![CertificateStatus {
+                file: "/etc/skd/web.pem".into(),
+                names: vec!["example.org".into(), "www.example.org".into()],
+                not_after_seconds: 1_801_439_999,
+            }],
+        }),
         pool: Some(PoolStatus {
             mode: "warm".into(),
             idle: 2,

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use skd_control::{
-    Attempts, Denial, Histogram, ListenerStatus, ProcessStatus, ServiceState, ServiceStatus, Status,
+    Attempts, CertificateStatus, Denial, Histogram, ListenerStatus, ProcessStatus, ServiceState,
+    ServiceStatus, Status, TlsStatus,
 };
 
-use crate::text::{Align, Table, age, bytes, escaped, seconds};
+use crate::text::{Align, Table, age, bytes, day, escaped, seconds};
 
 /// How skd and its services are.
 pub(crate) fn status(status: &Status, width: Option<usize>) -> String {
@@ -26,6 +27,7 @@ pub(crate) fn status(status: &Status, width: Option<usize>) -> String {
 pub(crate) fn state(state: ServiceState) -> &'static str {
     match state {
         ServiceState::Serving => "serving",
+        ServiceState::LameDuck => "lame-duck",
         ServiceState::Disabled => "disabled",
         ServiceState::Refusing => "refusing",
         ServiceState::Draining => "draining",
@@ -145,6 +147,20 @@ fn paragraph(service: &ServiceStatus, width: Option<usize>) -> String {
     lines.line("program", &service.program);
     lines.line("handlers", &running(service));
     lines.some("pending", &nonzero(service.pending));
+    if let Some(tls) = &service.tls {
+        lines.line("TLS", &tls_connections(tls));
+        lines.some("handshake", &quantiles(&tls.handshakes));
+        for certificate in &tls.certificates {
+            lines.line("certificate", &certificate_until(certificate));
+        }
+    }
+    if let Some(gate) = &service.gate {
+        let text = format!(
+            "{} of {} in it, {} passed",
+            gate.live, gate.limit, gate.passed
+        );
+        lines.line("gate", &text);
+    }
     if let Some(pool) = &service.pool {
         let parked = pool
             .parked_at
@@ -178,6 +194,40 @@ fn paragraph(service: &ServiceStatus, width: Option<usize>) -> String {
     }
     lines.some("datagrams", &datagrams(&service.listeners));
     lines.0 + &listeners(&service.listeners, width)
+}
+
+/// Connections with TLS, and what there was of them.
+fn tls_connections(tls: &TlsStatus) -> String {
+    let live = match tls.live {
+        1 => "1 connection".into(),
+        live => format!("{live} connections"),
+    };
+    let truncated = match tls.truncated {
+        0 => String::new(),
+        truncated => format!(", {truncated} truncated"),
+    };
+    match labelled(&tls.established).as_str() {
+        "" => live,
+        established => format!(
+            "{live}; {established}{truncated}; {} received, {} sent",
+            bytes(tls.received_bytes),
+            bytes(tls.sent_bytes)
+        ),
+    }
+}
+
+/// A certificate, and the day on which it ends.
+fn certificate_until(certificate: &CertificateStatus) -> String {
+    let until = day(certificate.not_after_seconds);
+    match certificate.names.as_slice() {
+        [] => format!("{}, until {until}", certificate.file),
+        [name] => format!("{}, for {name} until {until}", certificate.file),
+        [name, rest @ ..] => format!(
+            "{}, for {name} and {} more until {until}",
+            certificate.file,
+            rest.len()
+        ),
+    }
 }
 
 fn running(service: &ServiceStatus) -> String {
@@ -307,6 +357,10 @@ web: serving
   program        /usr/bin/busybox
   handlers       12, 12 of 40 slots used
   pending        3
+  TLS            3 connections; 900 full, 100 resumed, 4 truncated; 1.0 KiB received, 5.0 MiB sent
+  handshake      mean 2.0 ms, half ≤ 2.0 ms, 99 % ≤ 10 ms
+  certificate    /etc/skd/web.pem, for example.org and 1 more until 2027-01-31
+  gate           2 of 256 in it, 17 passed
   pool           warm, 2 of 4 idle, parked at read
   started        12300 pool, 45 exec
   not started    1 exec

@@ -47,6 +47,22 @@ pub(crate) fn seconds(time: f64) -> String {
     }
 }
 
+/// Returns the day, of UTC, of a time in seconds since 1970: `2027-01-31`.
+pub(crate) fn day(seconds: i64) -> String {
+    // Years that begin in March have their leap day last. 1 March of the year 0 was 719,468 days before
+    // 1970, and 400 years have 146,097 days.
+    let days = seconds.div_euclid(86_400) + 719_468;
+    let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    // Of five months, the days of all but the last begin every 153 days.
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = 400 * era + year + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
 /// Returns a share as a percentage: `0.4 %`, `12 %`.
 pub(crate) fn percent(share: f64) -> String {
     let percent = share * 100.0;
@@ -57,6 +73,25 @@ pub(crate) fn percent(share: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn days_are_those_of_the_calendar() {
+        for (seconds, text) in [
+            (0, "1970-01-01"),
+            (-1, "1969-12-31"),
+            (951_782_399, "2000-02-28"),
+            (951_782_400, "2000-02-29"),
+            (951_868_800, "2000-03-01"),
+            (1_801_439_999, "2027-01-31"),
+            (4_107_542_400, "2100-03-01"),
+            (253_402_300_799, "9999-12-31"),
+        ] {
+            assert_eq!(day(seconds), text);
+        }
+        // Whatever a certificate says.
+        day(i64::MAX);
+        day(i64::MIN);
+    }
 
     #[test]
     fn sizes_have_three_digits_at_most() {

@@ -5,5 +5,5 @@ mod human;
 mod table;
 
 pub(crate) use escape::{escaped, escaped_json};
-pub(crate) use human::{age, bytes, percent, seconds};
+pub(crate) use human::{age, bytes, day, percent, seconds};
 pub(crate) use table::{Align, Table};

@@ -351,10 +351,12 @@ fn service_cells<'a>(
         .pool
         .as_ref()
         .map(|pool| format!("{}/{}", pool.idle, pool.limit));
+    let tls = service.tls.is_some().then(|| "TLS".to_owned());
     let listeners = service
         .listeners
         .iter()
         .map(|listener| escaped(&listener.address));
+    let listeners = tls.into_iter().chain(listeners);
     vec![
         Span::raw(escaped(&service.name)),
         Span::styled(state_name(service.state), palette.state(service.state)),

@@ -342,13 +342,16 @@ impl State {
                 "Drain",
                 "its clients are served to the end, new ones wait",
                 |service| Request::Drain {
-                    service,
+                    services: vec![service],
                     timeout_seconds: None,
+                    announce_seconds: None,
                 },
             ),
             KeyCode::Char('E') => {
                 self.confirm_service("Enable", "new clients are served", |service| {
-                    Request::Enable { service }
+                    Request::Enable {
+                        services: vec![service],
+                    }
                 })
             }
             KeyCode::Char('d') => {
@@ -527,8 +530,9 @@ mod tests {
         assert_eq!(
             press(&mut state, "Dy"),
             Some(Effect::Act(Request::Drain {
-                service: "dns".into(),
-                timeout_seconds: None
+                services: vec!["dns".into()],
+                timeout_seconds: None,
+                announce_seconds: None
             }))
         );
         assert_eq!(
@@ -542,7 +546,7 @@ mod tests {
         assert_eq!(
             press(&mut state, "Ey"),
             Some(Effect::Act(Request::Enable {
-                service: "dns".into()
+                services: vec!["dns".into()]
             }))
         );
         assert_eq!(

@@ -26,12 +26,24 @@ fn each_command_asks_for_what_it_says() {
     for (words, request) in [
         ("reload", r#"{"request":"reload"}"#),
         ("upgrade", r#"{"request":"upgrade"}"#),
-        ("drain web", r#"{"request":"drain","service":"web"}"#),
+        ("drain web", r#"{"request":"drain","services":["web"]}"#),
+        (
+            "drain web mail --announce 5s",
+            r#"{"request":"drain","services":["web","mail"],"announce_seconds":5.0}"#,
+        ),
+        (
+            "drain --all",
+            r#"{"request":"drain","services":["web","mail"]}"#,
+        ),
         (
             "drain web --timeout 1m500ms",
-            r#"{"request":"drain","service":"web","timeout_seconds":60.5}"#,
+            r#"{"request":"drain","services":["web"],"timeout_seconds":60.5}"#,
         ),
-        ("enable web", r#"{"request":"enable","service":"web"}"#),
+        ("enable web", r#"{"request":"enable","services":["web"]}"#),
+        (
+            "enable --all",
+            r#"{"request":"enable","services":["web","mail"]}"#,
+        ),
         (
             "disable web",
             r#"{"request":"disable","service":"web","refuse":false}"#,

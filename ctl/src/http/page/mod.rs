@@ -202,6 +202,7 @@ mod tests {
             "<b>12,345</b>",
             "data-rate=\"accepted web\" data-total=\"12345\"",
             "<b id=\"running\">15</b>",
+            "<small>3 over TLS</small>",
             "<th scope=\"row\">192.0.2.7</th><td data-label=\"Service\">web</td>",
             "<td data-label=\"Running\">3</td><td data-label=\"Rejected\">5</td>",
             "19 more.",

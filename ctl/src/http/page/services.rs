@@ -28,7 +28,7 @@ fn row(html: &mut Html, service: &ServiceStatus) {
     html.raw(match service.state {
         ServiceState::Serving => "good",
         ServiceState::Refusing => "bad",
-        ServiceState::Disabled | ServiceState::Draining => "warn",
+        ServiceState::LameDuck | ServiceState::Disabled | ServiceState::Draining => "warn",
         ServiceState::Removed | ServiceState::Done => "gone",
     });
     html.raw("\">")
@@ -44,6 +44,9 @@ fn row(html: &mut Html, service: &ServiceStatus) {
     html.raw("</p>");
     if let Some(limit) = service.slots.limit {
         bar(html, service.slots.used, limit);
+    }
+    if let Some(tls) = &service.tls {
+        html.raw("<small>").count(tls.live).raw(" over TLS</small>");
     }
     if let Some(pool) = &service.pool {
         html.raw("<small>")
