@@ -201,7 +201,7 @@ pub fn datagram_echo() -> (&'static str, [&'static str; 2]) {
     ("perl", ["-e", ECHO])
 }
 
-fn unix_address(path: &Path) -> UnixAddress {
+pub(super) fn unix_address(path: &Path) -> UnixAddress {
     let address = match path.as_os_str().as_bytes() {
         [b'@', name @ ..] => UnixAddress::from_abstract_name(name),
         _ => UnixAddress::from_pathname(path),

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 /// The number of requests, unless another is said.
@@ -27,7 +28,13 @@ pub struct Control(BufReader<UnixStream>);
 impl Control {
     #[track_caller]
     pub fn of(directory: &Directory) -> Self {
-        let stream = connect_unix(directory.join("control"));
+        Self::at(directory.join("control"))
+    }
+
+    /// A client of the control socket at this path.
+    #[track_caller]
+    pub fn at(path: impl AsRef<Path>) -> Self {
+        let stream = connect_unix(path);
         // A reload or a drain takes its time.
         let limit = Some(Duration::from_secs(60));
         stream.set_read_timeout(limit).unwrap();

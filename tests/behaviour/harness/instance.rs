@@ -234,6 +234,19 @@ impl Instance {
         }
     }
 
+    /// Sends HUP, and returns what is said of the reload.
+    #[track_caller]
+    pub fn hang_up(&self) -> String {
+        let told = || {
+            let lines = self.log_lines().into_iter();
+            lines.filter(|line| line.starts_with("Reloaded: ") || line.contains("no reload: "))
+        };
+        let before = told().count();
+        self.signal(Signal::SIGHUP);
+        let found = poll_for(3 * DEADLINE, || told().nth(before));
+        found.unwrap_or_else(|| panic!("nothing was said of a reload: {:#?}", self.log_lines()))
+    }
+
     fn port_of(&self, index: usize) -> Option<u16> {
         let endpoint = &self.endpoints[index];
         if !endpoint.is_free_port() {
@@ -311,7 +324,13 @@ impl Instance {
                 [] => Vec::new(),
                 _ => self.processes(),
             };
-            for handle in handles.iter().filter(|handle| ours.contains(&handle.pid)) {
+            // The janitor of control groups ends when it has removed them.
+            let is_janitor = |pid: i32| {
+                let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+                name.is_ok_and(|name| name.trim() == "cgroup-janitor")
+            };
+            let ends = |handle: &&Handle| ours.contains(&handle.pid) && !is_janitor(handle.pid);
+            for handle in handles.iter().filter(ends) {
                 let _ = handle.signal(Signal::SIGKILL);
             }
             // Twice without a process: a process in the middle of an exec can't be seen for a moment.

@@ -163,13 +163,7 @@ impl ServiceManager {
     pub fn leave(&self) {
         let mut shared = locked(&self.shared);
         let socket = shared.socket.take().expect("a socket");
-        let address = socket.local_addr().expect("its address");
-        drop(socket);
-        // A fork of another test can keep the socket open until its exec.
-        super::wait_until("no process has the socket open", || {
-            let client = UnixDatagram::unbound().expect("a socket");
-            client.connect_addr(&address).is_err()
-        });
+        super::close_unix(socket, &self.address);
     }
 }
 

@@ -15,6 +15,7 @@
 //! | `program` | [`Program`]: skd as it is here, or the original; [`each_program`] |
 //! | `capture` | [`Capture`]: what was written to stdout and stderr, line by line |
 //! | `client` | connecting and talking |
+//! | `closed` | sockets that are closed for good |
 //! | `control` | [`Control`]: a client of the control socket |
 //! | `process` | what /proc says of a process |
 //! | `idle` | [`assert_idle`]: whether processes wait without spinning or polling |
@@ -27,6 +28,8 @@
 //! | `terminal` | [`Terminal`]: a pseudo-terminal |
 //! | `figures` | [`Figures`]: what becomes of the connections of a load |
 //! | `directory` | [`Directory`]: a private directory |
+//! | `pki` | [`Pki`]: an authority, and certificates |
+//! | `tls_client` | [`TlsClient`]: connections with TLS |
 //! | `stranger` | [`Stranger`]: a process of another user |
 //! | `prepare` | the only unsafe lines: what happens between fork and exec, and pidfds |
 //!
@@ -40,6 +43,7 @@
 mod capture;
 mod cgroup;
 mod client;
+mod closed;
 mod control;
 mod directory;
 mod figures;
@@ -51,6 +55,7 @@ mod manager;
 mod namespace;
 mod options;
 mod own_machine;
+mod pki;
 mod prepare;
 mod prestart;
 mod process;
@@ -63,6 +68,7 @@ mod stranger;
 mod syslog;
 mod tampering;
 mod terminal;
+mod tls_client;
 
 pub use self::capture::{Capture, Line, Source};
 pub use self::cgroup::Cgroup;
@@ -71,6 +77,7 @@ pub use self::client::{
     datagram_echo, echo, receive, send_unix_datagram, talk, try_talk, udp_client,
     unix_datagram_client,
 };
+pub use self::closed::{ClosedPort, close_tcp, close_udp, close_unix, leave_stale};
 pub use self::control::{Control, controlled};
 pub use self::directory::Directory;
 pub use self::figures::Figures;
@@ -81,15 +88,16 @@ pub use self::instance::Instance;
 pub use self::manager::{Notice, ServiceManager};
 pub use self::namespace::Namespace;
 pub use self::own_machine::{HOSTS, Machine};
+pub use self::pki::{Leaf, Pki};
 pub use self::prepare::{has_close_range, queue_signal};
 pub use self::prestart::{Way, exec_id, is_parked, parked, slay_if_parked, tracing_takes_a_right};
 pub use self::process::{
-    SignalMasks, capabilities, children, command, cpu_ticks, descendants, descriptors, environment,
-    exists, idle_descriptors, ids, is_in_call, is_zombie, limit, limit_processes, mark_of, parent,
-    polls_without_limit, process_group, rss_anon, session, settled_descriptors, signal_masks,
-    stat_field, status_field, threads, zombies,
+    EPOLL_WAIT, POLL, SignalMasks, capabilities, children, command, cpu_ticks, descendants,
+    descriptors, environment, exists, idle_descriptors, ids, is_in_call, is_zombie, limit,
+    limit_processes, mark_of, parent, polls_without_limit, process_group, rss_anon, session,
+    settled_descriptors, signal_masks, stat_field, status_field, threads, zombies,
 };
-pub use self::program::{Program, built, each_program, original};
+pub use self::program::{Program, built, each_program, original, skd_tls};
 pub use self::running::{Daemon, Output, Running};
 pub use self::skd::{MARK, Skd, Stream, run_to_end, wait_out_throttle};
 pub use self::sockets::{Kind, Socket, sockets};
@@ -98,6 +106,7 @@ pub use self::stranger::Stranger;
 pub use self::syslog::{Message, Syslog, machine, relays};
 pub use self::tampering::{Tampering, tampering};
 pub use self::terminal::Terminal;
+pub use self::tls_client::TlsClient;
 
 use std::path::Path;
 use std::sync::LazyLock;
@@ -239,6 +248,12 @@ pub fn requires_command(name: &str) {
     );
 }
 
+/// The same, of several.
+#[track_caller]
+pub fn requires_commands(names: &[&str]) {
+    names.iter().for_each(|name| requires_command(name));
+}
+
 /// The path of Python itself, where `python3` is a script that looks for it.
 #[track_caller]
 pub fn python() -> String {
@@ -249,4 +264,15 @@ pub fn python() -> String {
         .output();
     let path = String::from_utf8(output.expect("python3").stdout);
     path.expect("a path").trim().to_owned()
+}
+
+/// Copies a program by another process: as long as this one has the copy open for writing, so have the
+/// children that other tests start, and it can't be executed (ETXTBSY).
+#[track_caller]
+pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    let status = std::process::Command::new("cp")
+        .arg("--")
+        .args([from.as_ref(), to.as_ref()])
+        .status();
+    assert!(status.is_ok_and(|status| status.success()), "cp");
 }

@@ -25,7 +25,7 @@ pub fn idle_descriptors(pid: i32) -> usize {
         let open = descriptors(pid);
         count = open.len();
         let live = open.values().any(|target| target == "anon_inode:[pidfd]");
-        let waits = !live && children(pid).is_empty() && is_in_call(pid, libc::SYS_epoll_wait);
+        let waits = !live && children(pid).is_empty() && is_in_call(pid, EPOLL_WAIT);
         waits && is_asleep(pid) && descriptors(pid).len() == count
     });
     count
@@ -257,6 +257,18 @@ pub fn stat_field(pid: i32, number: usize) -> Option<String> {
     )
 }
 
+/// The system call of epoll_wait(3), which newer architectures haven't under that name.
+#[cfg(target_arch = "x86_64")]
+pub const EPOLL_WAIT: libc::c_long = libc::SYS_epoll_wait;
+#[cfg(not(target_arch = "x86_64"))]
+pub const EPOLL_WAIT: libc::c_long = libc::SYS_epoll_pwait;
+
+/// The same for poll(3).
+#[cfg(target_arch = "x86_64")]
+pub const POLL: libc::c_long = libc::SYS_poll;
+#[cfg(not(target_arch = "x86_64"))]
+pub const POLL: libc::c_long = libc::SYS_ppoll;
+
 /// Whether `pid` is in this system call, or waits to enter it.
 pub fn is_in_call(pid: i32, call: libc::c_long) -> bool {
     call_of(pid).split(' ').next() == Some(&call.to_string())
@@ -264,12 +276,13 @@ pub fn is_in_call(pid: i32, call: libc::c_long) -> bool {
 
 /// Whether `pid` waits in poll(2) without a time limit.
 pub fn polls_without_limit(pid: i32) -> bool {
-    // The number of the call and its arguments, the last of which is an int.
+    // The number of the call and its arguments. The third is the limit: an int, or the address of one.
     let text = call_of(pid);
     let words: Vec<_> = text.split(' ').collect();
     let limit = words.get(3).and_then(|word| word.strip_prefix("0x"));
     let limit = limit.and_then(|digits| u64::from_str_radix(digits, 16).ok());
-    words[0] == libc::SYS_poll.to_string() && limit.is_some_and(|limit| limit as i32 == -1)
+    let none = if POLL == libc::SYS_ppoll { 0 } else { -1 };
+    words[0] == POLL.to_string() && limit.is_some_and(|limit| limit as i32 == none)
 }
 
 fn call_of(pid: i32) -> String {

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 /// The skd of this project, or version 1.2, whose promises it keeps. A test of both asserts a deliberate
 /// difference by `match`ing on this.
@@ -55,11 +56,22 @@ pub fn each_program(test: impl Fn(Program)) {
     }
 }
 
+/// skd-tls, built if need be. It is beside the skd under test, which finds it there.
+#[track_caller]
+pub fn skd_tls() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| built(&["--package", "skd-tls"], "skd-tls"))
+}
+
 /// Builds another program of the workspace if need be, by these words for `cargo build`, and returns its path, which is
-/// `name` beside the skd under test.
+/// `name` beside the skd under test. In the guest of `tests/guest/run` it is there already.
 #[track_caller]
 pub fn built(words: &[&str], name: &str) -> PathBuf {
     let profile = Path::new(env!("CARGO_BIN_EXE_skd")).parent().unwrap();
+    let path = profile.join(name);
+    if std::env::var_os("SKD_TEST_GUEST").is_some() && path.exists() {
+        return path;
+    }
     let mut build = Command::new(env!("CARGO"));
     build.args(["build", "--quiet", "--locked"]).args(words);
     build.arg("--target-dir").arg(profile.parent().unwrap());
@@ -70,5 +82,5 @@ pub fn built(words: &[&str], name: &str) -> PathBuf {
     let output = output.expect("cargo");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
-    profile.join(name)
+    path
 }
