@@ -2,7 +2,7 @@
 //! files of the topics go further; these tests are short.
 
 use crate::harness::{
-    Directory, Instance, Running, SignalMasks, Skd, ask, ask_udp, assert_idle, connect,
+    Directory, Instance, Running, SignalMasks, Skd, ask, ask_udp, assert_idle, close_unix, connect,
     connect_from, connect_unix, datagram_echo, descriptors, echo, idle_descriptors, ids,
     in_a_storm, limit_processes, requires_command, requires_root, signal_masks, sockets, talk,
     try_talk, udp_client, wait_until, zombies,
@@ -326,7 +326,7 @@ fn stale_versus_live_unix_socket() {
     let live = UnixListener::bind(&path).unwrap();
     refused("another program has a socket there");
     connect_unix(&path);
-    drop(live);
+    close_unix(live, &path);
     let skd = Skd::new(["-l"]).arg(&path).run("cat");
     assert_eq!(talk(connect_unix(&path), b"replaced"), b"replaced");
     assert_eq!(skd.stop().code(), Some(0));

@@ -1,7 +1,8 @@
 //! `--check`: all faults, with the messages and the status of a start, and nothing changed.
 
 use crate::harness::{
-    Directory, Namespace, Output, Skd, requires_command, requires_root, run_to_end,
+    Directory, Namespace, Output, Skd, close_unix, leave_stale, requires_command, requires_root,
+    run_to_end,
 };
 use nix::sys::resource::Resource;
 use std::collections::BTreeMap;
@@ -172,11 +173,10 @@ fn what_a_user_may_not_do_is_refused_as_at_the_start() {
     let unreadable = directory.join("unreadable");
     fs::create_dir(&unreadable).unwrap();
     directory.chmod("unreadable", 0o733);
-    let stale = UnixListener::bind(directory.join("stale")).unwrap();
-    drop(stale);
+    leave_stale(directory.join("stale"));
     fs::create_dir(directory.join("sticky")).unwrap();
     directory.chmod("sticky", 0o1777);
-    drop(UnixListener::bind(directory.join("sticky/stale")).unwrap());
+    leave_stale(directory.join("sticky/stale"));
     let low = Namespace::new();
     low.sysctl("net.ipv4.ip_unprivileged_port_start", "1024");
     let refused: &[&[&str]] = &[
@@ -509,7 +509,7 @@ fn what_the_running_daemon_holds_is_no_fault() {
 
     let datagram = UnixDatagram::bind(&path).unwrap();
     one_note(&check(["-dl", &path, "cat"]).end(), &[&path]);
-    drop(datagram);
+    close_unix(datagram, &path);
     // A stale socket: a start replaces it, and a check leaves it.
     silent(&check(["-dl", &path, "cat"]).end());
     assert_eq!(directory.names(), ["socket"]);
@@ -665,7 +665,7 @@ fn nothing_is_changed_and_nothing_bound() {
     let name = |name: &str| directory.name(name);
     directory.write("pid", "1\n");
     directory.write("log", "kept\n");
-    drop(UnixListener::bind(name("stale")).unwrap());
+    leave_stale(name("stale"));
     let _live = UnixListener::bind(name("live")).unwrap();
     let own = Directory::new();
     let trace = own.name("trace");

@@ -631,6 +631,124 @@ fn options_that_contradict_each_other_are_refused() {
 }
 
 #[test]
+fn wrong_sandboxes_are_refused() {
+    let sandbox = |words: &[&str], parts: &[&str]| {
+        refused(&[&["-t0", "--sandbox"], words, &["cat"]].concat(), parts);
+    };
+    for value in ["", "nets", "net,", "strict,nets", "Strict", "net uts"] {
+        let word = format!("--sandbox={value}");
+        refused(
+            &["-t0", &word, "cat"],
+            &["--sandbox", "strict, or some of user, pid, mount, net"],
+        );
+    }
+    refused(
+        &["-t0", "--sandbox", "net,uts", "cat"],
+        &["--sandbox=net,uts"],
+    );
+    for (option, value) in [
+        ("ro", "srv/../etc"),
+        ("ro", "/srv/../etc"),
+        ("ro", "/"),
+        ("rw", "/srv:"),
+        ("rw", "/srv:srv"),
+        ("rw", "/srv:/"),
+        ("tmpfs", "/"),
+        ("tmpfs", "srv:1M"),
+    ] {
+        sandbox(&[&format!("--{option}={value}")], &[option, value]);
+    }
+    for size in ["", "0", "-1", "1.5M", "1X", "99999999999T"] {
+        let why = "a decimal number of bytes";
+        sandbox(&[&format!("--tmpfs=/x:{size}")], &["--tmpfs", why]);
+        refused(
+            &["-t0", &format!("--memory-max={size}"), "cat"],
+            &["--memory-max", why],
+        );
+    }
+    for cpu in ["", "50", "0%", "-1%", "x%", "100001%"] {
+        refused(
+            &["-t0", &format!("--cpu-max={cpu}"), "cat"],
+            &["--cpu-max", "a percentage of one CPU"],
+        );
+    }
+    for ids in ["", "root", "1:", ":1", "4294967295", "1:2:3"] {
+        let word = format!("--sandbox-user={ids}");
+        sandbox(&[&word], &["--sandbox-user", "UID or UID:GID"]);
+    }
+    for name in ["", "a b", "a/b", &"x".repeat(65)] {
+        let word = format!("--sandbox-hostname={name}");
+        sandbox(&[&word], &["--sandbox-hostname", "1 to 64 letters"]);
+    }
+    for value in ["", "defualt", "strict"] {
+        refused(
+            &["-t0", &format!("--seccomp={value}"), "cat"],
+            &["--seccomp", "default, log, none, or a FILE with a '/'"],
+        );
+    }
+}
+
+#[test]
+fn what_a_sandbox_excludes_is_refused_with_the_reason() {
+    for (words, parts) in [
+        (
+            &["--sandbox", "--user=nobody", "--chroot=/srv"][..],
+            &["--chroot can't be used with --sandbox", "--ro"][..],
+        ),
+        (
+            &["--sandbox", "--fork-server"],
+            &["--fork-server can't be used with --sandbox", "--warm"],
+        ),
+        (
+            &["--sandbox=net", "--as-peer"],
+            &["--as-peer can't be used with --sandbox", "--user"],
+        ),
+        (&["--share-net"], &["--share-net has no use without"]),
+        (
+            &["--sandbox=uts", "--share-net"],
+            &["--share-net has no use", "the parts net and landlock"],
+        ),
+        (
+            &["--sandbox=net", "--share-net"],
+            &["--share-net can't be used with --sandbox=net"],
+        ),
+        (&["--ro=/srv"], &["--ro has no use without --sandbox"]),
+        (
+            &["--sandbox=landlock", "--tmpfs=/x"],
+            &["--tmpfs needs the part mount"],
+        ),
+        (
+            &["--sandbox=net", "--rw=/x"],
+            &["--rw needs the part mount or landlock"],
+        ),
+        (
+            &["--sandbox=net", "--sandbox-user=0"],
+            &["--sandbox-user needs the part user"],
+        ),
+        (
+            &["--sandbox=net", "--sandbox-hostname=x"],
+            &["--sandbox-hostname needs the part uts"],
+        ),
+        (
+            &["--sandbox", "--ro=/srv:/x", "--tmpfs=/x:1M"],
+            &["--tmpfs /x:1M is where --ro /srv:/x is already: at /x"],
+        ),
+        (
+            &["--sandbox", "--ro=/x/", "--ro=/x"],
+            &["--ro /x is where --ro /x/ is already"],
+        ),
+    ] {
+        let line = [&["-t0"], words, &["cat"]].concat();
+        refused(&line, parts);
+    }
+    for option in ["--contain", "--sandbox", "--memory-max=1M"] {
+        let name = option.split('=').next().unwrap();
+        refused(&[option, "cat"], &[name, "a listener"]);
+        refused(&["-St0", option, "cat"], &[name, "--supervise"]);
+    }
+}
+
+#[test]
 fn a_listener_given_twice_is_refused() {
     for words in [
         ["-t", "4321", "-t", "4321"],
@@ -672,7 +790,7 @@ fn options_without_effect_are_refused() {
         &["-t", "0", "--kill-after=1s", "cat"],
         &[
             "--kill-after",
-            "--drain, --timeout, --idle-timeout or --supervise",
+            "--drain, --timeout, --idle-timeout, --contain, --sandbox, --gate or --supervise",
         ],
     );
     refused(&["-t", "0", "--drain", "1", "cat"], &["--drain", "30s"]);

@@ -205,11 +205,15 @@ fn defaults_are_of_one_file_and_are_replaced() {
 #[test]
 fn relative_paths_begin_in_the_directory_of_the_file() {
     let directory = Directory::new();
+    directory.write("calls", "include default\n");
     let text = "[daemon]\nlog = '>> skd.log'\npidfile = './pid'\n\
                 [service.a]\nunix = ['s', '@s', '/s']\nchdir = 'home'\nrules = 'rules'\n\
                 allow = ['file=a', 'unix']\ndeny = 'file=/b'\ncommand = ['bin/prog', 'bin/other']\n\
                 [service.b]\nunix = 'b'\ncommand = ['./prog']\n\
-                [service.c]\nunix = 'c'\nchroot = 'root'\nuser = 'nobody'\nchdir = 'd'\ncommand = ['./prog']\n";
+                [service.c]\nunix = 'c'\nchroot = 'root'\nuser = 'nobody'\nchdir = 'd'\ncommand = ['./prog']\n\
+                [service.d]\nunix = 'd'\nsandbox = true\nro = ['data:/data', '/x']\nrw = 'state'\n\
+                seccomp = 'log'\ncommand = ['./prog']\n\
+                [service.e]\nunix = 'e'\nseccomp = './calls'\ncommand = ['./prog']\n";
     assert_eq!(
         printed(&directory, text),
         "[daemon]\n\
@@ -236,7 +240,22 @@ fn relative_paths_begin_in_the_directory_of_the_file() {
          chroot = \"DIR/root\"\n\
          user = \"nobody\"\n\
          chdir = \"d\"\n\
-         command = [\"./prog\"]\n"
+         command = [\"./prog\"]\n\
+         \n\
+         # from skd.toml:20:10\n\
+         [service.d]\n\
+         unix = \"DIR/d\"\n\
+         sandbox = true\n\
+         ro = [\"DIR/data:/data\", \"/x\"]\n\
+         rw = \"DIR/state\"\n\
+         seccomp = \"log\"\n\
+         command = [\"DIR/prog\"]\n\
+         \n\
+         # from skd.toml:27:10\n\
+         [service.e]\n\
+         unix = \"DIR/e\"\n\
+         seccomp = \"DIR/calls\"\n\
+         command = [\"DIR/prog\"]\n"
     );
     // And skd runs somewhere else.
     directory.script("prog", "#!/bin/sh\necho served\n");

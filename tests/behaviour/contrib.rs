@@ -140,7 +140,7 @@ fn units_pass_systemd_analyze() {
     requires_command("systemd-analyze");
     let directory = Directory::new();
     let units = units(&directory);
-    assert_eq!(units.len(), 5, "{units:?}");
+    assert_eq!(units.len(), 6, "{units:?}");
     let output = run(Command::new("systemd-analyze")
         .args(["verify", "--man=no"])
         .args(&units));
@@ -344,7 +344,7 @@ fn a_service_of_openrc_is_checked_before_it_is_started_or_restarted() {
         shell.args([if wrong { "-t 99999" } else { "" }, function]);
         shell.output().unwrap().status.code()
     };
-    for function in ["check", "start_pre", "stop_pre"] {
+    for function in ["checkconfig", "start_pre", "stop_pre"] {
         assert_eq!(call(function, false), Some(0), "{function}");
         assert_eq!(call(function, true), Some(2), "{function}");
     }

@@ -2,9 +2,9 @@
 //! that are denied, reloads and upgrades whose end is answered.
 
 use crate::harness::{
-    Control, Directory, Instance, Running, Skd, ask, assert_idle, connect, connect_from,
-    connect_unix, datagram_echo, echo, exists, receive, requires_command, talk, threads, try_talk,
-    udp_client, wait_until,
+    Control, DEADLINE, Directory, Instance, Running, Skd, ask, assert_idle, connect, connect_from,
+    connect_unix, copy_program, datagram_echo, echo, exists, receive, requires_command, slowness,
+    talk, threads, try_talk, udp_client, wait_until,
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -132,8 +132,12 @@ fn clients_of_a_refusing_service_are_rejected_as_at_its_limit() {
 
     let (skd, mut control) = cat(&directory, &["--max-clients", "3", "--at-max", "reset"]);
     control.done(refuse(CAT));
-    let mut client = skd.connect();
-    let found = client.read(&mut [0]).map_err(|why| why.kind());
+    // The reset may come before the client has found out that it is connected.
+    let found = TcpStream::connect(skd.address()).and_then(|mut client| {
+        client.set_read_timeout(Some(DEADLINE))?;
+        client.read(&mut [0])
+    });
+    let found = found.map_err(|why| why.kind());
     assert_eq!(found, Err(ErrorKind::ConnectionReset));
 }
 
@@ -428,6 +432,201 @@ fn a_drain_goes_on_over_an_upgrade_and_its_client_gets_the_answer() {
     assert!(control.expect_done().contains("cat is drained"));
     control.done(act("enable", CAT));
     expect_served(&mut late);
+}
+
+/// Announces a drain of services for so many seconds.
+fn announce(services: Value, seconds: f64) -> Value {
+    json!({"request": "drain", "services": services, "announce_seconds": seconds})
+}
+
+#[test]
+fn a_drain_that_is_announced_begins_later_and_its_service_serves_until_then() {
+    let directory = Directory::new();
+    let (skd, mut control) = cat(&directory, &["--threads", "2"]);
+    let mut live = skd.connect();
+    echo(&mut live, b"live");
+    let mut other = Control::of(&directory);
+    // On a slow machine there is as much to do before it is over.
+    let announced = 2 * slowness();
+    let begun = Instant::now();
+    control.send(announce(json!([CAT]), announced.into()));
+    wait_until("it is announced", || other.state(CAT) == "lame-duck");
+    let mut late = skd.connect();
+    echo(&mut late, b"served");
+    drop(late);
+    skd.wait_for_children(1);
+    wait_until("it drains", || other.state(CAT) == "draining");
+    assert!(begun.elapsed() >= Duration::from_secs(announced.into()));
+    let mut waits = skd.connect();
+    expect_waiting(&skd, [&mut waits]);
+    drop(live);
+    assert!(control.expect_done().contains("cat is drained"));
+    control.done(act("enable", CAT));
+    expect_served(&mut waits);
+}
+
+#[test]
+fn the_timeout_of_a_drain_begins_after_its_announcement() {
+    let directory = Directory::new();
+    let (skd, mut control) = cat(&directory, &[]);
+    let mut live = skd.connect();
+    echo(&mut live, b"live");
+    let mut drain = announce(json!([CAT]), 0.5);
+    drain["timeout_seconds"] = 0.5.into();
+    let begun = Instant::now();
+    let said = control.done(drain);
+    assert!(said.contains("1 handler was told to end"), "{said}");
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+}
+
+#[test]
+fn of_several_announcements_the_first_that_is_over_counts() {
+    let directory = Directory::new();
+    let (_skd, mut control) = cat(&directory, &[]);
+    let mut other = Control::of(&directory);
+    control.failed(announce(json!([CAT]), 1e19), "bad-request", "too long");
+    assert_eq!(other.state(CAT), "serving");
+    control.send(announce(json!([CAT]), 3600.0));
+    wait_until("it is announced", || other.state(CAT) == "lame-duck");
+    let mut third = Control::of(&directory);
+    third.send(announce(json!([CAT]), 7200.0));
+    assert_eq!(other.state(CAT), "lame-duck");
+    other.done(announce(json!([CAT]), 0.1));
+    for control in [&mut control, &mut third] {
+        assert!(control.expect_done().contains("cat is drained"));
+    }
+    // A service that is drained isn't made to serve by another.
+    other.done(announce(json!([CAT]), 3600.0));
+    assert_eq!(other.state(CAT), "draining");
+    other.done(act("enable", CAT));
+    assert_eq!(other.state(CAT), "serving");
+    // Without an announcement it begins at once.
+    control.send(announce(json!([CAT]), 3600.0));
+    wait_until("it is announced", || other.state(CAT) == "lame-duck");
+    other.done(act("drain", CAT));
+    assert!(control.expect_done().contains("cat is drained"));
+}
+
+#[test]
+fn an_announcement_is_taken_back_by_enable_and_disable_and_not_by_the_loss_of_its_client() {
+    let directory = Directory::new();
+    let (skd, mut control) = cat(&directory, &[]);
+    let mut other = Control::of(&directory);
+    for (request, why, state) in [
+        (act("enable", CAT), "was enabled again", "serving"),
+        (act("disable", CAT), "was disabled instead", "disabled"),
+        (refuse(CAT), "was disabled instead", "refusing"),
+    ] {
+        control.send(announce(json!([CAT]), 3600.0));
+        wait_until("it is announced", || other.state(CAT) == "lame-duck");
+        other.done(request);
+        control.expect_failure("failed", why);
+        assert_eq!(other.state(CAT), state);
+        other.done(act("enable", CAT));
+    }
+    echo(&mut skd.connect(), b"served");
+    let mut lost = Control::of(&directory);
+    lost.send(announce(json!([CAT]), 0.5));
+    wait_until("it is announced", || other.state(CAT) == "lame-duck");
+    drop(lost);
+    wait_until("it drains all the same", || other.state(CAT) == "draining");
+    other.done(act("enable", CAT));
+    // The end of skd is one of all drains.
+    control.send(announce(json!([CAT]), 3600.0));
+    wait_until("it is announced", || other.state(CAT) == "lame-duck");
+    skd.signal(Signal::SIGTERM);
+    control.expect_failure("busy", "skd ends");
+    assert_eq!(skd.wait().code(), Some(0));
+}
+
+#[test]
+fn an_announcement_goes_on_over_upgrades_and_reloads() {
+    let directory = Directory::new();
+    let skd = start(&directory, TWO);
+    let mut control = Control::of(&directory);
+    let mut other = Control::of(&directory);
+    // Over before tests give up waiting.
+    let announced = (5 * slowness()).min(25);
+    let begun = Instant::now();
+    control.send(announce(json!(["one", "two"]), announced.into()));
+    wait_until("it is announced", || other.state("two") == "lame-duck");
+    for request in ["upgrade", "reload", "upgrade"] {
+        other.done(json!({"request": request}));
+        for name in ["one", "two"] {
+            assert_eq!(other.state(name), "lame-duck", "{request}");
+        }
+        let mut client = connect_unix(directory.join("one.sock"));
+        echo(&mut client, b"served");
+    }
+    let said = control.expect_done();
+    assert!(said.starts_with("one, two are drained: "), "{said}");
+    assert!(begun.elapsed() >= Duration::from_secs(announced.into()));
+    assert_eq!(other.state("one"), "draining");
+    drop(skd);
+}
+
+#[test]
+fn an_announcement_ends_when_a_reload_removes_its_service() {
+    let directory = Directory::new();
+    let skd = start(&directory, TWO);
+    let mut client = connect_unix(directory.join("two.sock"));
+    echo(&mut client, b"live");
+    let mut control = Control::of(&directory);
+    let mut other = Control::of(&directory);
+    control.send(announce(json!(["one", "two"]), 3600.0));
+    wait_until("it is announced", || other.state("two") == "lame-duck");
+    let (one, _) = TWO.split_once("[service.two]").unwrap();
+    configure(&directory, one);
+    other.done(json!({"request": "reload"}));
+    control.expect_failure("failed", "two isn't configured any more");
+    assert_eq!(other.state("two"), "removed");
+    // That of the other service goes on.
+    assert_eq!(other.state("one"), "lame-duck");
+    echo(&mut client, b"still");
+    drop(skd);
+}
+
+#[test]
+fn several_services_are_drained_together_or_not_at_all() {
+    let directory = Directory::new();
+    let skd = start(&directory, TWO);
+    let mut control = Control::of(&directory);
+    let mut other = Control::of(&directory);
+    let drain = |services: Value| json!({"request": "drain", "services": services});
+    for (services, kind, words) in [
+        (
+            json!([]),
+            "bad-request",
+            "a list of strings that isn't empty",
+        ),
+        (json!([7]), "bad-request", "a list of strings"),
+        (json!(["one", "three"]), "not-found", "no service \"three\""),
+    ] {
+        control.failed(drain(services), kind, words);
+        assert_eq!(control.state("one"), "serving");
+    }
+    let mut first = connect_unix(directory.join("one.sock"));
+    let mut second = connect_unix(directory.join("two.sock"));
+    echo(&mut first, b"live");
+    echo(&mut second, b"live");
+    control.send(drain(json!(["two", "one", "two"])));
+    wait_until("both drain", || {
+        other.state("one") == "draining" && other.state("two") == "draining"
+    });
+    // Another waits for one of them alone.
+    let mut third = Control::of(&directory);
+    third.send(act("drain", "one"));
+    drop(first);
+    assert!(third.expect_done().starts_with("one is drained: "));
+    // An upgrade keeps who waits, and what is over.
+    other.done(json!({"request": "upgrade"}));
+    echo(&mut second, b"still");
+    drop(second);
+    assert!(control.expect_done().starts_with("two, one are drained: "));
+    let said = control.done(json!({"request": "enable", "services": ["one", "two"]}));
+    assert_eq!(said, "one, two serve new clients");
+    assert_eq!(control.state("one"), "serving");
+    drop(skd);
 }
 
 #[test]
@@ -768,13 +967,13 @@ fn a_reload_of_rules_is_answered_though_an_upgrade_comes_between() {
 fn an_upgrade_that_fails_is_answered_with_the_reason() {
     let directory = Directory::new();
     let binary = directory.join("skd");
-    fs::copy(env!("CARGO_BIN_EXE_skd"), &binary).unwrap();
+    install(&binary);
     let skd = controlled(&directory, &[]).binary(&binary).run("cat");
     let mut control = Control::of(&directory);
     fs::remove_file(&binary).unwrap();
     let path = binary.to_string_lossy().into_owned();
     control.failed(json!({"request": "upgrade"}), "failed", &path);
-    fs::copy("/bin/false", &binary).unwrap();
+    copy_program("/bin/false", &binary);
     control.failed(json!({"request": "upgrade"}), "failed", "status 1");
     install(&binary);
     control.done(json!({"request": "upgrade"}));
@@ -783,7 +982,7 @@ fn an_upgrade_that_fails_is_answered_with_the_reason() {
 
 fn install(to: &Path) {
     let new = to.with_extension("new");
-    fs::copy(env!("CARGO_BIN_EXE_skd"), &new).unwrap();
+    copy_program(env!("CARGO_BIN_EXE_skd"), &new);
     fs::rename(new, to).unwrap();
 }
 

@@ -1,9 +1,9 @@
 //! The control socket: who may ask and act, what is asked badly, and that no client holds skd up.
 
 use crate::harness::{
-    Control, Directory, Instance, Skd, assert_idle, connect_unix, controlled, descriptors, echo,
-    limit, requires_command, requires_root, rss_anon, run_to_end, talk, threads, wait_for,
-    wait_until,
+    Control, Directory, Instance, Skd, assert_idle, connect_unix, controlled, copy_program,
+    descriptors, echo, leave_stale, limit, requires_command, requires_root, rss_anon, run_to_end,
+    talk, threads, wait_for, wait_until,
 };
 use nix::sys::resource::Resource;
 use nix::sys::signal::Signal;
@@ -395,7 +395,7 @@ fn a_full_table_of_descriptors_is_waited_out() {
 #[test]
 fn a_stale_socket_is_replaced_and_one_in_use_is_not() {
     let directory = Directory::new();
-    drop(std::os::unix::net::UnixListener::bind(directory.join("control")).unwrap());
+    leave_stale(directory.join("control"));
     let skd = controlled(&directory, []).run("cat");
     expect_well(&directory, &skd);
     let path = directory.name("control");
@@ -542,11 +542,11 @@ fn an_upgrade_that_is_asked_for_is_answered_by_the_next_process() {
 fn an_upgrade_that_fails_leaves_the_socket_as_it_is() {
     let directory = Directory::new();
     let binary = directory.join("skd");
-    fs::copy(env!("CARGO_BIN_EXE_skd"), &binary).unwrap();
+    copy_program(env!("CARGO_BIN_EXE_skd"), &binary);
     let skd = controlled(&directory, ["-v"]).binary(&binary).run("cat");
     let mut client = Control::of(&directory);
     fs::remove_file(&binary).unwrap();
-    fs::copy("/bin/true", &binary).unwrap();
+    copy_program("/bin/true", &binary);
     skd.signal(Signal::SIGUSR2);
     skd.wait_for_log("no upgrade");
     client.status();

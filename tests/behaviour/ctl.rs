@@ -1,7 +1,8 @@
 //! `skdctl` beside a real skd. Its own package has the tests of what it says and shows.
 
 use crate::harness::{
-    Directory, built, controlled, echo, requires_command, requires_root, wait_until,
+    Directory, built, controlled, copy_program, echo, requires_command, requires_root, slowness,
+    wait_until,
 };
 use serde_json::Value;
 use std::fs::{self, Permissions};
@@ -90,6 +91,43 @@ fn a_service_is_shown_and_its_handlers_are_ended() {
 }
 
 #[test]
+fn all_services_are_drained_after_an_announcement_and_an_agent_check_tells_it() {
+    let directory = Directory::new();
+    let skd = controlled(&directory, ["--name", "web", "-c", "4"]).run("cat");
+    let check = |words: &[&str]| run(&directory, &[&["agent-check"], words].concat(), 0);
+    let mut client = skd.connect();
+    echo(&mut client, b"here");
+    assert_eq!(check(&["--weight", "web"]), "up ready 75%\n");
+    assert_eq!(check(&[]), "up ready\n");
+    assert_eq!(check(&["mail"]), "fail #there is no service mail\n");
+    let announced = format!("{}s", 2 * slowness());
+    let words = ["drain", "--all", "--announce", &announced];
+    let mut drain = ctl(&directory, &words)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until("it is announced", || check(&["web"]) == "up drain\n");
+    echo(&mut skd.connect(), b"served");
+    wait_until("it drains", || check(&["web"]) == "up maint\n");
+    assert_eq!(drain.try_wait().unwrap(), None, "it waits for the handler");
+    drop(client);
+    assert_eq!(drain.wait().unwrap().code(), Some(0));
+    run(&directory, &["enable", "--all"], 0);
+    assert_eq!(check(&["web"]), "up ready\n");
+    // A skd that hangs, and none.
+    skd.signal(nix::sys::signal::Signal::SIGSTOP);
+    let said = check(&["--timeout", "200ms"]);
+    skd.signal(nix::sys::signal::Signal::SIGCONT);
+    assert!(said.starts_with("fail #skd has not answered"), "{said}");
+    drop(skd);
+    let said = check(&[]);
+    assert!(said.starts_with("fail #no skd answers at "), "{said}");
+    run(&directory, &["agent-check", "--json"], 2);
+    run(&directory, &["drain"], 2);
+    run(&directory, &["drain", "web", "--all"], 2);
+}
+
+#[test]
 fn a_service_is_drained_and_enabled() {
     let directory = Directory::new();
     let skd = controlled(&directory, ["--name", "web"]).run("cat");
@@ -163,7 +201,7 @@ fn users_without_permission_are_told_so() {
     let directory = Directory::new();
     // Where the program was built, this user may not come.
     let program = directory.join("skdctl");
-    fs::copy(self::program(), &program).unwrap();
+    copy_program(self::program(), &program);
     let as_stranger = |status| {
         let user = format!("--reuid={STRANGER}");
         let group = format!("--regid={STRANGER}");

@@ -6,6 +6,7 @@ use skd::cli::{GROUPS, Opt};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 // The texts that `cargo run --example documents` writes.
@@ -95,6 +96,70 @@ fn the_tests_that_the_security_page_names_are_there() {
         }
     }
     assert!(names > 30, "{names}");
+}
+
+#[test]
+fn the_attempts_and_tests_of_sandboxes_that_the_security_page_names_are_there() {
+    let page = fs::read_to_string("SECURITY.md").unwrap();
+    let (_, rest) = page.split_once("\n## Sandbox and containment").unwrap();
+    let (section, _) = rest.split_once("\n## ").unwrap();
+    let attempts = fs::read_to_string("tests/behaviour/sandbox_escapes/table.rs").unwrap();
+    let mut names = 0;
+    for row in section.lines().filter(|line| line.starts_with("| ")) {
+        let last = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        for name in last.split('`').skip(1).step_by(2) {
+            let there = attempts.contains(&format!("name: \"{name}\""));
+            assert!(there, "{name}");
+            names += 1;
+        }
+    }
+    assert!(names > 30, "{names}");
+    let files = fs::read_dir("tests/behaviour").unwrap().flatten();
+    let texts = files.filter_map(|file| fs::read_to_string(file.path()).ok());
+    let tests: String = texts.collect();
+    let words = section.split('`').skip(1).step_by(2);
+    let is_test = |word: &&str| {
+        let known = |letter: char| letter.is_ascii_lowercase() || letter == '_';
+        word.matches('_').count() > 3 && word.chars().all(known)
+    };
+    let named = words.filter(is_test);
+    let named: BTreeSet<_> = named.collect();
+    assert!(named.len() > 5, "{named:?}");
+    for name in named {
+        assert!(tests.contains(&format!("\nfn {name}()")), "{name}");
+    }
+}
+
+#[test]
+fn the_tests_of_tls_that_the_security_page_names_are_there() {
+    let page = fs::read_to_string("SECURITY.md").unwrap();
+    let (_, rest) = page.split_once("\n## TLS").unwrap();
+    let (section, _) = rest.split_once("\n## ").unwrap();
+    let mut tests = String::new();
+    for folder in ["tests/behaviour", "src/serve", "tls"] {
+        each_source(Path::new(folder), &mut |text| tests.push_str(text));
+    }
+    let words = section.split('`').skip(1).step_by(2);
+    let is_test = |word: &&str| {
+        let known = |letter: char| letter.is_ascii_lowercase() || letter == '_';
+        word.matches('_').count() > 2 && word.chars().all(known)
+    };
+    let named: BTreeSet<_> = words.filter(is_test).collect();
+    assert!(named.len() > 20, "{named:?}");
+    for name in named {
+        assert!(tests.contains(&format!("fn {name}(")), "{name}");
+    }
+}
+
+fn each_source(path: &Path, each: &mut impl FnMut(&str)) {
+    for entry in fs::read_dir(path).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() && !path.ends_with("target") {
+            each_source(&path, each);
+        } else if path.extension().is_some_and(|it| it == "rs") {
+            each(&fs::read_to_string(&path).unwrap());
+        }
+    }
 }
 
 #[test]

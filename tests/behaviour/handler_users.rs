@@ -1,7 +1,7 @@
 //! `--user`: handlers become another user than skd, and can't reach it.
 
 use crate::harness::{
-    Directory, Running, Skd, Terminal, Way, capabilities, echo, ids, receive, requires_command,
+    Directory, Running, Skd, Terminal, Way, capabilities, ids, receive, requires_command,
     requires_root, session, status_field, talk, tampering, threads, time_limit,
 };
 use nix::sys::signal::Signal;
@@ -21,6 +21,7 @@ const KILL: u64 = 1 << 5;
 const SETGID: u64 = 1 << 6;
 const SETUID: u64 = 1 << 7;
 const CHROOT: u64 = 1 << 18;
+#[cfg(target_arch = "x86_64")]
 const PTRACE: u64 = 1 << 19;
 const NICE: u64 = 1 << 23;
 const RESOURCE: u64 = 1 << 24;
@@ -648,7 +649,7 @@ fn handlers_of_another_user_are_prestarted() {
         let skd = with_user(["-v"]).args(way.options()).run("cat");
         for _ in 0..3 {
             let (mut client, handler) = way.connect(&skd);
-            echo(&mut client, b"served");
+            crate::harness::echo(&mut client, b"served");
             expect_powerless_user(handler);
         }
         way.wait_idle(&skd);

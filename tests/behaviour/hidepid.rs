@@ -1,8 +1,8 @@
 //! A /proc that hides the processes of other users: `hidepid` in proc(5).
 
 use crate::harness::{
-    DEADLINE, Directory, Instance, Namespace, Skd, Syslog, Way, echo, exists, ids, poll_for,
-    relays, requires_root, talk, tracing_takes_a_right, wait_until,
+    DEADLINE, Directory, Instance, Namespace, Skd, Syslog, echo, exists, ids, poll_for, relays,
+    requires_root, talk, wait_until,
 };
 use nix::sys::signal::Signal;
 
@@ -129,6 +129,7 @@ fn the_relay_to_syslog_works() {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn handlers_are_prestarted() {
+    use crate::harness::{Way, tracing_takes_a_right};
     each_user(|namespace, user, apply| {
         for way in Way::PRESTARTED {
             let skd = Skd::new(["-v", "-t", "127.0.0.1:0"]).args(way.options());

@@ -9,8 +9,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::SystemTime;
 
-/// Commands of coreutils, which every Debian system has.
-const COREUTILS: [&str; 1] = ["nohup"];
+/// Commands of packages that every Debian system has.
+const ESSENTIAL: [&str; 2] = ["nohup", "sed"];
 
 #[test]
 fn installs_and_uninstalls_under_a_prefix() {
@@ -19,8 +19,10 @@ fn installs_and_uninstalls_under_a_prefix() {
     let expected = [
         ("usr/bin/skd", 0o755),
         ("usr/bin/skd-forward", 0o755),
+        ("usr/bin/skd-tls", 0o755),
         ("usr/bin/skdctl", 0o755),
         ("usr/share/man/man1/skd-forward.1", 0o644),
+        ("usr/share/man/man1/skd-tls.1", 0o644),
         ("usr/share/man/man1/skdctl.1", 0o644),
         ("usr/share/man/man8/skd.8", 0o644),
         ("usr/share/bash-completion/completions/skd", 0o644),
@@ -35,6 +37,7 @@ fn installs_and_uninstalls_under_a_prefix() {
     for (source, installed) in [
         (env!("CARGO_BIN_EXE_skd"), "usr/bin/skd"),
         ("man/skd-forward.1", "usr/share/man/man1/skd-forward.1"),
+        ("man/skd-tls.1", "usr/share/man/man1/skd-tls.1"),
         ("man/skd.8", "usr/share/man/man8/skd.8"),
         ("completions/_skd", "usr/share/zsh/site-functions/_skd"),
     ] {
@@ -71,26 +74,27 @@ fn an_install_builds_only_if_a_source_is_newer() {
     let builds = |more: &[&str]| {
         let lines = would_run(&[&[variable.as_str()], more].concat());
         let count = |text: &str| lines.lines().filter(|line| line.contains(text)).count();
-        assert_eq!(count("/bin/skd"), 3, "{lines}");
+        assert_eq!(count("/bin/skd"), 4, "{lines}");
         count("no-cargo build --release")
     };
-    assert_eq!(builds(&[]), 2, "there is no binary");
-    let [skd, forward, ctl] = ["release/skd", "release/skd-forward", "release/skdctl"]
-        .map(|name| fs::File::create(target.join(name)).unwrap());
+    assert_eq!(builds(&[]), 3, "there is no binary");
+    let [skd, forward, tls, ctl] = ["skd", "skd-forward", "skd-tls", "skdctl"]
+        .map(|name| fs::File::create(target.join("release").join(name)).unwrap());
     assert_eq!(builds(&[]), 0, "the binaries are new");
-    for binary in [&skd, &forward, &ctl] {
+    for binary in [&skd, &forward, &tls, &ctl] {
         binary.set_modified(SystemTime::UNIX_EPOCH).unwrap();
         assert_eq!(builds(&[]), 1, "the sources are newer");
         binary.set_modified(SystemTime::now()).unwrap();
     }
-    skd.set_modified(SystemTime::UNIX_EPOCH).unwrap();
-    forward.set_modified(SystemTime::UNIX_EPOCH).unwrap();
-    ctl.set_modified(SystemTime::UNIX_EPOCH).unwrap();
-    // Binaries that SKD, FORWARD and CTL name are installed as they are.
+    for binary in [&skd, &forward, &tls, &ctl] {
+        binary.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    }
+    // Binaries that SKD, FORWARD, TLS and CTL name are installed as they are.
     let other = target.write("other", "");
     let other = fs::File::options().append(true).open(other).unwrap();
     other.set_modified(SystemTime::UNIX_EPOCH).unwrap();
-    let named = ["SKD", "FORWARD", "CTL"].map(|name| format!("{name}={}", target.name("other")));
+    let named =
+        ["SKD", "FORWARD", "TLS", "CTL"].map(|name| format!("{name}={}", target.name("other")));
     let named = named.each_ref().map(String::as_str);
     assert_eq!(builds(&named), 0, "others were named");
 }
@@ -98,11 +102,17 @@ fn an_install_builds_only_if_a_source_is_newer() {
 #[test]
 fn every_command_that_a_test_needs_is_among_the_packages() {
     let script = fs::read_to_string(".ci/packages").unwrap();
-    let (_, rest) = script.split_once("<<'END'\n").unwrap();
-    let (table, _) = rest.split_once("\nEND\n").unwrap();
+    // That of all tests, and that of the tests of packages.
+    let tables: Vec<_> = script
+        .split("<<'END'\n")
+        .skip(1)
+        .map(|rest| rest.split_once("\nEND\n").unwrap().0)
+        .collect();
+    assert_eq!(tables.len(), 2);
+    let tables = tables.join("\n");
     // Some packages have more commands than the first of their line.
     let listed = |command: &str| {
-        let words = table.split([' ', '\n', ',', ';']);
+        let words = tables.split([' ', '\n', ',', ';']);
         words.into_iter().any(|word| word == command)
     };
     let mut directories = vec![Path::new("tests").to_owned()];
@@ -113,10 +123,15 @@ fn every_command_that_a_test_needs_is_among_the_packages() {
                 continue;
             }
             let text = fs::read_to_string(entry.path()).unwrap();
-            for call in text.split("requires_command(\"").skip(1) {
-                let (command, _) = call.split_once('"').unwrap();
+            let single = text.split("requires_command(\"").skip(1);
+            let single = single.filter_map(|rest| rest.split('"').next());
+            // Not spelled as it is in the tests: this file is one of them.
+            let lists = text.split("requires_commands(&\u{5b}").skip(1);
+            let lists = lists.filter_map(|rest| rest.split(']').next());
+            let several = lists.flat_map(|list| list.split('"').skip(1).step_by(2));
+            for command in single.chain(several) {
                 assert!(
-                    COREUTILS.contains(&command) || listed(command),
+                    ESSENTIAL.contains(&command) || listed(command),
                     "{command}, which {} needs",
                     entry.path().display()
                 );
@@ -131,9 +146,11 @@ fn make(stage: &Directory, target: &str, variables: &[&str]) {
     let destination = format!("DESTDIR={}", stage.path().display());
     let skd = concat!("SKD=", env!("CARGO_BIN_EXE_skd"));
     let forward = format!("FORWARD={}", forward::program().display());
+    // What it is doesn't matter here, and it takes long to build.
+    let tls = concat!("TLS=", env!("CARGO_BIN_EXE_skd"));
     let ctl = format!("CTL={}", ctl::program().display());
     run_make(
-        &["--silent", target, &destination, skd, &forward, &ctl],
+        &["--silent", target, &destination, skd, &forward, tls, &ctl],
         variables,
     );
 }

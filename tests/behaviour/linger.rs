@@ -1,8 +1,8 @@
 //! `--linger`: the answer of a handler arrives, whatever its client still sends.
 
 use crate::harness::{
-    Directory, Holdings, Instance, Over, Skd, connect_unix, descriptors, echo, idle_descriptors,
-    receive, requires_command, sockets, talk,
+    Directory, Holdings, Instance, Over, Skd, connect_unix, copy_program, descriptors, echo,
+    idle_descriptors, receive, requires_command, sockets, talk,
 };
 use nix::sys::resource::Resource;
 use nix::sys::signal::Signal;
@@ -415,7 +415,7 @@ fn an_upgrade_keeps_connections_of_handlers_and_lingering_ones() {
 fn a_refused_upgrade_changes_nothing() {
     let directory = Directory::new();
     let program = directory.join("skd");
-    std::fs::copy(env!("CARGO_BIN_EXE_skd"), &program).unwrap();
+    copy_program(env!("CARGO_BIN_EXE_skd"), &program);
     let skd = with(&FOR_EVER).binary(&program).run_with("sh", ANSWERING);
     let before = idle_descriptors(skd.pid());
     let mut client = lingering_client(&skd);

@@ -1,9 +1,9 @@
 //! What skd binds, where, and what it refuses.
 
 use crate::harness::{
-    Directory, Kind, Namespace, Running, Skd, Socket, ask_udp, ask_unix_datagram, connect,
-    connect_unix, datagram_echo, each_program, echo, requires_command, requires_root, sockets,
-    talk, wait_until,
+    Directory, Kind, Namespace, Running, Skd, Socket, ask_udp, ask_unix_datagram, close_unix,
+    connect, connect_unix, datagram_echo, each_program, echo, requires_command, requires_root,
+    sockets, talk, wait_until,
 };
 use nix::sys::signal::Signal;
 use nix::sys::socket::{
@@ -505,7 +505,7 @@ fn a_stale_unix_socket_is_replaced() {
     for kind in [SockType::Stream, SockType::Datagram, SockType::SeqPacket] {
         let directory = Directory::new();
         let path = directory.join("socket");
-        drop(unix_socket(kind, &path));
+        close_unix(unix_socket(kind, &path), &path);
         assert!(path.exists());
         let skd = Skd::new(["-l"]).arg(&path).run("cat");
         assert_eq!(talk(skd.connect_unix(), b"new"), b"new", "after {kind:?}");
@@ -591,7 +591,7 @@ fn a_socket_that_cannot_be_probed_is_left_alone() {
     // skd could not remove it.
     directory.chmod("", 0o777);
     let path = directory.join("socket");
-    drop(unix_socket(SockType::Stream, &path));
+    close_unix(unix_socket(SockType::Stream, &path), &path);
     directory.chmod("socket", 0o700);
     let before = fs::symlink_metadata(&path).unwrap();
     for style in ["-l", "-dl"] {
@@ -658,7 +658,10 @@ fn a_file_that_is_no_socket_is_refused_and_left_alone() {
     nix::unistd::mkfifo(&directory.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     refused_at(&directory.join("fifo"), why);
     // Nor the target of a link: a stale socket, a file, or nothing.
-    drop(unix_socket(SockType::Stream, &directory.join("stale")));
+    close_unix(
+        unix_socket(SockType::Stream, &directory.join("stale")),
+        directory.join("stale"),
+    );
     let stale = inode(directory.join("stale"));
     for (name, target) in [
         ("to-stale", "stale"),
@@ -686,7 +689,7 @@ fn exactly_one_of_simultaneous_starts_on_a_stale_path_wins() {
     for round in 0..10 {
         let directory = Directory::new();
         let path = directory.join("socket");
-        drop(unix_socket(SockType::Stream, &path));
+        close_unix(unix_socket(SockType::Stream, &path), &path);
         let starts: Vec<Running> = (0..4)
             .map(|_| Skd::new(["-l"]).arg(&path).start("cat"))
             .collect();
@@ -760,7 +763,10 @@ fn no_lock_on_the_directory_prevents_a_start() {
         drop(skd);
         assert!(path.exists());
     }
-    drop(unix_socket(SockType::Stream, &directory.join("other")));
+    close_unix(
+        unix_socket(SockType::Stream, &directory.join("other")),
+        directory.join("other"),
+    );
     assert_eq!(directory.names(), ["other", "socket"]);
 }
 
@@ -768,7 +774,7 @@ fn no_lock_on_the_directory_prevents_a_start() {
 fn a_start_that_replaces_a_stale_socket_waits_for_another_one() {
     let directory = Directory::new();
     let path = directory.join("socket");
-    drop(unix_socket(SockType::Stream, &path));
+    close_unix(unix_socket(SockType::Stream, &path), &path);
     let lock = directory.write("socket.lock", "");
     directory.chmod("socket.lock", 0o600);
     let lock = fs::File::open(lock).unwrap();
@@ -795,7 +801,7 @@ fn the_kernel_knows_a_socket_by_its_path() {
     requires_command("ss");
     let directory = Directory::new();
     let path = directory.join("socket");
-    drop(unix_socket(SockType::Stream, &path));
+    close_unix(unix_socket(SockType::Stream, &path), &path);
     let _skd = Skd::new(["-l"]).arg(&path).run("cat");
     let output = std::process::Command::new("ss").arg("-xlH").output();
     let text = String::from_utf8(output.unwrap().stdout).unwrap();

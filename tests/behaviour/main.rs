@@ -26,9 +26,11 @@ mod attacks;
 mod background;
 mod bug_classes;
 mod check;
+mod clusters;
 mod command_line;
 mod config_files;
 mod confined;
+mod contain;
 mod contrib;
 mod control_acts;
 mod control_asks;
@@ -38,6 +40,8 @@ mod ctl;
 mod datagram_services;
 mod datagrams;
 mod differences;
+// They have a table of what prestarted programs may do, which is there on x86-64 alone.
+#[cfg(target_arch = "x86_64")]
 mod documents;
 mod drain;
 mod environment;
@@ -46,6 +50,7 @@ mod fallbacks;
 mod faults;
 mod flood;
 mod forward;
+mod gate;
 mod harness_itself;
 mod hidepid;
 mod hostile;
@@ -67,16 +72,25 @@ mod multicast;
 mod newborns;
 mod one_machine;
 mod own_senders;
+mod packages;
 mod passed_descriptors;
 mod per_packet;
 mod per_peer;
 mod pidfile;
+// Handlers are prestarted on x86-64 alone.
+#[cfg(target_arch = "x86_64")]
 mod prestart_life;
+#[cfg(target_arch = "x86_64")]
 mod prestart_options;
+#[cfg(target_arch = "x86_64")]
 mod prestart_parking;
+#[cfg(target_arch = "x86_64")]
 mod prestart_programs;
+#[cfg(target_arch = "x86_64")]
 mod prestart_real_programs;
+#[cfg(target_arch = "x86_64")]
 mod prestart_traces;
+#[cfg(target_arch = "x86_64")]
 mod prestart_upgrades;
 mod privileges;
 mod process_1;
@@ -87,6 +101,13 @@ mod reload;
 mod resources;
 mod rules;
 mod run_options;
+mod sandbox;
+mod sandbox_escapes;
+mod sandbox_handlers;
+mod sandbox_leaks;
+mod sandbox_tree;
+mod scale_out;
+mod seccomp;
 mod seqpacket;
 mod services;
 mod shortages;
@@ -100,6 +121,13 @@ mod supervised_sockets;
 mod surroundings;
 mod syslog;
 mod timeouts;
+mod tls_clients;
+mod tls_docs;
+mod tls_hostile;
+mod tls_options;
+mod tls_process;
+mod tls_secrets;
+mod tls_stage;
 mod truth;
 mod typed;
 mod untrusted_paths;

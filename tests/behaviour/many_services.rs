@@ -1,8 +1,8 @@
 //! Hundreds and thousands of services in one daemon.
 
 use crate::harness::{
-    DEADLINE, Directory, Running, Skd, assert_idle, connect, connect_unix, descriptors, echo,
-    requires_command, requires_root, rss_anon, talk, threads,
+    DEADLINE, Directory, Running, Skd, assert_idle, close_tcp, connect, connect_unix, descriptors,
+    echo, requires_command, requires_root, rss_anon, talk, threads,
 };
 use crate::services::program;
 use nix::sys::resource::{Resource, getrlimit};
@@ -37,7 +37,7 @@ fn address(number: usize, port: u16) -> SocketAddr {
 /// A port that was free a moment ago.
 fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    close_tcp(listener).port()
 }
 
 /// Waits until the last service, on this unix socket, answers.

@@ -348,7 +348,7 @@ fn another_user_and_root_directory_are_told_which_rights_they_need() {
 }
 
 /// Options that have an effect without a listener, on PROG or on skd.
-const OF_PROGRAMS: [&str; 24] = [
+const OF_PROGRAMS: [&str; 25] = [
     "argv0",
     "background",
     "chdir",
@@ -368,6 +368,7 @@ const OF_PROGRAMS: [&str; 24] = [
     "no-new-privs",
     "pidfile",
     "print-config",
+    "seccomp",
     "supervise",
     "umask",
     "user",
@@ -405,7 +406,21 @@ fn value(option: &str) -> Option<&'static str> {
         | "user-timeout"
         | "defer-accept"
         | "idle-exit"
-        | "fork-server-max-age" => "1s",
+        | "fork-server-max-age"
+        | "gate-timeout" => "1s",
+        "gate" => "true",
+        "tls" | "tls-client-ca" | "tls-crl" | "tls-ocsp" | "tls-program" | "tls-keylog" => "/x",
+        "tls-client" => "optional",
+        "tls-min" => "1.3",
+        "tls-alpn" => "h2",
+        "tls-timeout" => "1s",
+        "tls-user" => "nobody",
+        "gate-max" | "pids-max" | "service-pids-max" => "1",
+        "memory-max" | "service-memory-max" => "64M",
+        "cpu-max" | "service-cpu-max" => "50%",
+        "ro" | "rw" | "tmpfs" => "/srv",
+        "sandbox-user" => "1000",
+        "sandbox-hostname" => "host",
         "device" => "lo",
         "send-buffer" | "receive-buffer" => "64K",
         "multicast" => "224.0.0.1",

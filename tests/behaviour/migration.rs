@@ -1,8 +1,9 @@
 //! The examples of docs/migration.md: what is printed for them, and that clients are answered as before.
 
+use crate::forward;
 use crate::harness::{
     DEADLINE, Directory, Namespace, Program, Running, Skd, poll_for, requires_command,
-    requires_root, run_to_end, talk, udp_client,
+    requires_root, run_to_end, skd_tls, talk, udp_client,
 };
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -147,10 +148,107 @@ fn from_socat() {
     answers_alike("socat", "a line\n", "A LINE\n");
 }
 
+/// Runs a shell command in the namespace, with the programs under test in its path.
+fn start(namespace: &Namespace, directory: &Directory, command: &str) -> Server {
+    let path = std::env::var("PATH").unwrap();
+    let mut server = namespace.command("sh");
+    let directory = directory.path().display();
+    server.args(["-c", &format!("cd {directory} && exec {command}")]);
+    server.env("PATH", format!("{directory}:{path}"));
+    server
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    Server(server.spawn().unwrap())
+}
+
+/// A directory with the programs under test, a certificate for localhost, and a configuration of stunnel.
+fn for_stunnel(configuration: &str) -> Directory {
+    requires_root();
+    requires_command("stunnel4");
+    requires_command("openssl");
+    let directory = Directory::public();
+    for (name, program) in [
+        ("skd", &*Program::Ours.path()),
+        ("skd-forward", forward::program()),
+        ("skd-tls", skd_tls()),
+    ] {
+        std::os::unix::fs::symlink(program, directory.join(name)).unwrap();
+    }
+    let made = std::process::Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+        ])
+        .args(["-nodes", "-days", "100", "-subj", "/CN=localhost"])
+        .args(["-addext", "subjectAltName=DNS:localhost"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .args(["-keyout", "key.pem", "-out", "cert.pem"])
+        .current_dir(directory.path())
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    directory.write("stunnel.conf", block(&format!("ini {configuration}")));
+    directory
+}
+
+#[test]
+fn from_stunnel() {
+    let directory = for_stunnel("stunnel");
+    let ours = block("sh skd stunnel").replace("\\\n", "");
+    for command in ["stunnel4 stunnel.conf", &ours] {
+        let namespace = Namespace::new();
+        let _echo = start(&namespace, &directory, "skd -t 127.0.0.1:7002 cat");
+        let _server = start(&namespace, &directory, command);
+        let said = poll_for(DEADLINE, || {
+            let mut client = namespace.command("sh");
+            let there = directory.path().display();
+            let line = "sleep 0.2; echo a line; sleep 1";
+            let ask = "openssl s_client -connect 127.0.0.1:7001 -CAfile cert.pem -quiet -no_ign_eof \
+                       -verify_return_error -servername localhost";
+            let output = client
+                .args(["-c", &format!("cd {there} && ({line}) | {ask}")])
+                .output();
+            let said = String::from_utf8(output.unwrap().stdout).unwrap();
+            (!said.is_empty()).then_some(said)
+        });
+        assert_eq!(said.as_deref(), Some("a line\n"), "{command}");
+    }
+}
+
+#[test]
+fn from_stunnel_as_a_client() {
+    let directory = for_stunnel("stunnel-client");
+    let ours = block("sh skd stunnel-client");
+    for command in ["stunnel4 stunnel.conf", &ours] {
+        let namespace = Namespace::new();
+        let echo = "skd -t 127.0.0.1:7003 --tls cert.pem:key.pem cat";
+        let _echo = start(&namespace, &directory, echo);
+        let _client = start(&namespace, &directory, command);
+        let said = namespace.enter(|| {
+            poll_for(DEADLINE, || {
+                let stream = TcpStream::connect(address(7001)).ok()?;
+                stream.set_read_timeout(Some(DEADLINE)).unwrap();
+                // Not before its server is there.
+                let said = std::panic::catch_unwind(|| talk(stream, b"a line\n")).ok()?;
+                (!said.is_empty()).then_some(said)
+            })
+        });
+        assert_eq!(said.as_deref(), Some(&b"a line\n"[..]), "{command}");
+    }
+}
+
 #[test]
 fn the_page_names_only_options_that_exist() {
     let page = fs::read_to_string("docs/migration.md").unwrap();
-    let help = run_to_end(["--help=all"]).stdout;
+    let mut help = run_to_end(["--help=all"]).stdout;
+    for other in ["man/skd-forward.1", "man/skd-tls.1"] {
+        help += &fs::read_to_string(other).unwrap().replace("\\-", "-");
+    }
     let words = page.split(|it: char| !(it.is_ascii_alphanumeric() || "-".contains(it)));
     let options =
         words.filter(|word| word.starts_with("--") && word.ends_with(char::is_alphabetic));

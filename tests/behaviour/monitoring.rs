@@ -3,8 +3,8 @@
 
 use crate::ctl;
 use crate::harness::{
-    DEADLINE, Directory, Running, Skd, connect, connect_from, requires_command, talk, wait_for,
-    wait_until,
+    DEADLINE, Directory, Running, Skd, close_unix, connect, connect_from, requires_command, talk,
+    wait_for, wait_until,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -473,7 +473,8 @@ fn without_an_answer_of_skd_the_page_says_so_and_services_go_on() {
     };
     // No socket; a socket without a process; a server that says nothing that is understood.
     expect("no skd answers at ");
-    let listener = UnixListener::bind(watched.directory.join("other")).unwrap();
+    let path = watched.directory.join("other");
+    let listener = UnixListener::bind(&path).unwrap();
     let answers = ["", "{\"version\":1,\"id\":1,\"ans", "HTTP/1.1 400\r\n\n"];
     let server = std::thread::spawn(move || {
         for answer in answers {
@@ -484,11 +485,12 @@ fn without_an_answer_of_skd_the_page_says_so_and_services_go_on() {
                 stream.write_all(answer.as_bytes()).unwrap();
             }
         }
+        listener
     });
     expect("skd closed the connection before its answer was complete");
     expect("skd closed the connection before its answer was complete");
     expect("the answer of skd isn't understood");
-    server.join().unwrap();
+    close_unix(server.join().unwrap(), &path);
     expect("no skd answers at ");
     assert_eq!(watched.skd.troubles(), [""; 0]);
 }

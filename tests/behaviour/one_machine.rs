@@ -2,7 +2,7 @@
 
 use crate::forward;
 use crate::harness::{
-    Directory, HOSTS, Machine, Output, Running, requires_command, rss_anon, settled_descriptors,
+    Directory, HOSTS, Machine, Output, Running, requires_commands, rss_anon, settled_descriptors,
     wait_until,
 };
 use nix::sys::signal::Signal;
@@ -227,7 +227,7 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
-        for command in [
+        requires_commands(&[
             "git",
             "rsync",
             "sshd",
@@ -236,9 +236,7 @@ impl Server {
             "in.tftpd",
             "tftp",
             "socat",
-        ] {
-            requires_command(command);
-        }
+        ]);
         let page = Page::read();
         let machine = Machine::new();
         symlink(forward::program(), machine.bin().join("skd-forward")).unwrap();

@@ -2,7 +2,8 @@
 //! for it, and none a secret of another's.
 
 use crate::harness::{
-    Directory, Running, Skd, parked, receive, requires_command, requires_root, talk,
+    Directory, Running, Skd, parked, receive, requires_command, requires_commands, requires_root,
+    talk,
 };
 use std::collections::HashSet;
 use std::io::Write;
@@ -178,9 +179,7 @@ fn what_the_kernel_tells_all_alike_may_be_asked() {
 
 #[test]
 fn programs_of_every_day_answer_alike() {
-    for command in ["jq", "openssl", "sed", "sqlite3", "zsh"] {
-        requires_command(command);
-    }
+    requires_commands(&["jq", "openssl", "sed", "sqlite3", "zsh"]);
     for (command, args, said, answer) in [
         (
             "jq",

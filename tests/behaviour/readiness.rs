@@ -2,9 +2,9 @@
 //! descriptor of `--ready-fd`.
 
 use crate::harness::{
-    Directory, Notice, Running, ServiceManager, Skd, ask_udp, children, datagram_echo, descriptors,
-    echo, environment, poll_for, requires_command, requires_root, run_to_end, switches, talk,
-    wait_asleep, wait_for, wait_for_text,
+    Directory, Notice, Running, ServiceManager, Skd, ask_udp, children, close_unix, datagram_echo,
+    descriptors, echo, environment, poll_for, requires_command, requires_root, run_to_end,
+    switches, talk, wait_asleep, wait_for, wait_for_text,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_gettime};
@@ -159,7 +159,10 @@ fn a_failed_start_is_never_ready() {
 fn an_unreachable_service_manager_fails_the_start() {
     let directory = Directory::new();
     let nobody = directory.name("nobody");
-    drop(std::os::unix::net::UnixDatagram::bind(&nobody).unwrap());
+    close_unix(
+        std::os::unix::net::UnixDatagram::bind(&nobody).unwrap(),
+        &nobody,
+    );
     let long = format!("/{}", "x".repeat(200));
     let file = directory.write("file", "").display().to_string();
     let missing = directory.name("missing");

@@ -1,9 +1,10 @@
 //! The recipes of docs/recipes.md, typed into shells as printed: servers as root on a machine of their own, which has
 //! none of their users and files, and clients that connect over IPv4, IPv6 and a unix socket, from an empty directory.
 
+use crate::gate::solve;
 use crate::harness::{
-    Directory, HOSTS, Kind, Machine, Program, Running, Socket, Syslog, ask_udp, descendants, ids,
-    requires_command, sockets, wait_until,
+    Directory, HOSTS, Kind, Machine, Program, Running, Socket, Syslog, ask_udp, connect_unix,
+    descendants, echo, ids, requires_command, sockets, wait_until,
 };
 use std::collections::BTreeSet;
 use std::fs;
@@ -236,6 +237,19 @@ fn a_handler_in_python_holds_a_conversation() {
 }
 
 #[test]
+fn a_script_in_python_is_copied_for_each_client() {
+    requires_command("python3");
+    requires_command("socat");
+    let server = Server::of("A Python script that is copied", "nobody", Machine::new());
+    if cfg!(target_arch = "x86_64") {
+        server.shell.wait_for_log(" is parked at ");
+    }
+    server.each_client("", |client| {
+        assert_eq!(client.output, "{\"length\": 5, \"line\": \"hello\"}\n");
+    });
+}
+
+#[test]
 fn a_program_of_inetd_writes_its_errors_to_the_client() {
     requires_command("socat");
     let machine = Machine::new();
@@ -245,6 +259,37 @@ fn a_program_of_inetd_writes_its_errors_to_the_client() {
         assert!(client.output.contains("(alice)"), "{}", client.output);
         assert!(client.output.contains("no such user"), "{}", client.output);
     });
+}
+
+#[test]
+fn a_gate_asks_for_a_password() {
+    requires_command("socat");
+    let server = Server::of("A password before the handler", "nobody", Machine::new());
+    server.each_client("", |client| {
+        assert_eq!(client.output, "password: hello\npassword: wrong password\n");
+    });
+    assert_eq!(server.shell.logged("Gate passed").len(), 3);
+    let refused = server
+        .shell
+        .logged(": its gate exited with status 1 after ");
+    assert_eq!(refused.len(), 3);
+}
+
+#[test]
+fn a_gate_asks_for_a_proof_of_work() {
+    requires_command("socat");
+    let machine = Machine::new();
+    let script = include_str!("../../contrib/proof-of-work/proof-of-work");
+    fs::write(machine.bin().join("../proof-of-work"), script).unwrap();
+    let server = Server::of("A proof of work before the handler", "nobody", machine);
+    server.each_client("", |client| {
+        let shown = "curl -sSfL https://pwn.red/pow | sh -s s.AAAF3A==.";
+        assert!(client.output.contains(shown), "{}", client.output);
+        assert!(client.output.ends_with("that is no solution\n"));
+    });
+    let client = connect_unix(server.machine.namespace.path("/run/puzzle.sock"));
+    let (mut client, _) = solve(client);
+    echo(&mut client, b"let in");
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use crate::harness::{
     DEADLINE, Directory, Figures, Holdings, Instance, Kind, Over, Running, ServiceManager, Skd,
-    ask, connect, connect_unix, echo, parked, poll_for, requires_command, requires_root, sockets,
-    talk, try_talk, udp_client, wait_asleep, wait_until, zombies,
+    ask, close_tcp, connect, connect_unix, echo, parked, poll_for, requires_command, requires_root,
+    sockets, talk, try_talk, udp_client, wait_asleep, wait_until, zombies,
 };
 use nix::sys::signal::Signal;
 use std::fs::{self, File};
@@ -41,19 +41,6 @@ fn start(directory: &Directory, text: &str, listeners: usize) -> Running {
     skd
 }
 
-/// Sends HUP, and returns what is said of the reload.
-#[track_caller]
-fn hang_up(skd: &Instance) -> String {
-    let told = || {
-        let lines = skd.log_lines().into_iter();
-        lines.filter(|line| line.starts_with("Reloaded: ") || line.contains("no reload: "))
-    };
-    let before = told().count();
-    skd.signal(Signal::SIGHUP);
-    let found = poll_for(3 * DEADLINE, || told().nth(before));
-    found.unwrap_or_else(|| panic!("nothing was said of a reload: {:#?}", skd.log_lines()))
-}
-
 /// A reload to this text, with this difference: services added, removed, changed, and the same.
 #[track_caller]
 fn reload(skd: &Instance, directory: &Directory, text: &str, difference: [usize; 4]) {
@@ -61,7 +48,7 @@ fn reload(skd: &Instance, directory: &Directory, text: &str, difference: [usize;
     let [added, removed, changed, unchanged] = difference;
     let services = if added == 1 { "service" } else { "services" };
     assert_eq!(
-        hang_up(skd),
+        skd.hang_up(),
         format!(
             "Reloaded: {added} {services} added, {removed} removed, {changed} changed, \
              {unchanged} unchanged"
@@ -74,7 +61,7 @@ fn reload(skd: &Instance, directory: &Directory, text: &str, difference: [usize;
 fn refused(skd: &Instance, directory: &Directory, text: &str, faults: &[&str]) {
     configure(directory, text);
     let before = skd.log_lines().len();
-    assert_eq!(hang_up(skd), NO_RELOAD);
+    assert_eq!(skd.hang_up(), NO_RELOAD);
     let lines = skd.log_lines();
     let said: Vec<_> = lines[before..]
         .iter()
@@ -115,7 +102,7 @@ fn tcp_listeners(skd: &Instance) -> Vec<(u16, u64)> {
 /// A port that is free at the moment.
 fn free_port() -> u16 {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-    socket.local_addr().unwrap().port()
+    close_tcp(socket).port()
 }
 
 fn local(port: u16) -> SocketAddr {
@@ -230,7 +217,7 @@ fn each_fault_has_a_line_and_nothing_changes() {
         &["service new: --tcp", "service file: --unix"],
     );
     let text = text.replace("DIR/skd.toml", "DIR/free");
-    drop(taken);
+    close_tcp(taken);
     refused(&skd, &directory, &text, &["service rules: "]);
     assert!(
         ["new", "free", "rules"]
@@ -553,7 +540,7 @@ fn pending_clients_survive() {
     for round in 0..3 {
         let more = service(&format!("more{round}"), "");
         configure(&directory, &text(&more));
-        let line = hang_up(&skd);
+        let line = skd.hang_up();
         assert!(line.starts_with("Reloaded: 1 service added"), "{line}");
     }
     // Without limits, they are served at once.
@@ -688,7 +675,7 @@ fn a_process_that_fails_after_its_preflight_goes_back_to_the_old_files() {
     let new = service("one", "") + &prints("other", "new") + &service("new", "");
     configure(&directory, &new);
     assert_eq!(
-        hang_up(&skd),
+        skd.hang_up(),
         "skd: no reload: what the files say couldn't be served after all; nothing has changed"
     );
     skd.wait_for_log("service new: --unix");
@@ -700,7 +687,7 @@ fn a_process_that_fails_after_its_preflight_goes_back_to_the_old_files() {
     assert_eq!(reads(), started);
     // The fourth is made.
     assert_eq!(
-        hang_up(&skd),
+        skd.hang_up(),
         "Reloaded: 1 service added, 0 removed, 1 changed, 1 unchanged"
     );
     assert_eq!(talk(unix(&directory, "new"), b"new"), b"new");
@@ -734,7 +721,7 @@ fn what_a_running_process_cannot_change_is_refused() {
     ] {
         configure(&directory, &text(daemon));
         let before = skd.log_lines().len();
-        assert_eq!(hang_up(&skd), NO_RELOAD, "{daemon}");
+        assert_eq!(skd.hang_up(), NO_RELOAD, "{daemon}");
         let lines = skd.log_lines();
         let said = lines[before..].iter().find(|it| it.contains("restart skd"));
         assert!(
@@ -835,7 +822,7 @@ fn rights_that_were_given_up_are_missing_in_a_reload_as_at_a_start() {
         &["can't be used with --daemon-user"],
     );
     configure(&directory, &one);
-    assert_eq!(hang_up(&skd), NO_RELOAD);
+    assert_eq!(skd.hang_up(), NO_RELOAD);
     skd.wait_for_log("[daemon] user has changed");
     assert_eq!(talk(unix(&directory, "one"), b"one"), b"one");
     assert_eq!(skd.stop().code(), Some(0));
@@ -880,7 +867,7 @@ fn in_another_root_directory_only_rules_are_read_again() {
     );
     let skd = start(&directory, &text, 1);
     let port = skd.stdout_line().trim().parse().unwrap();
-    let line = hang_up(&skd);
+    let line = skd.hang_up();
     assert!(
         line.contains("no reload: skd has entered another root directory"),
         "{line}"
@@ -922,7 +909,7 @@ fn hup_during_a_reload_is_obeyed_afterwards_and_ready_is_told_once() {
     // A reload that fails is over, too.
     configure(&directory, "[service.one]\n");
     let told = manager.told("READY=1").len();
-    assert_eq!(hang_up(&skd), NO_RELOAD);
+    assert_eq!(skd.hang_up(), NO_RELOAD);
     manager.wait_for_more("READY=1", told + 1);
     assert_eq!(skd.stop().code(), Some(0));
 }

@@ -414,7 +414,8 @@ fn a_start_that_runs_out_of_memory_anywhere_leaves_nothing() {
     whole.stop();
     let (mut served, mut refused) = (0, 0);
     for step in 0..48 {
-        let limit = format!("--as={}:", (peak + 64 - 24 * step) * 1024);
+        // The peak of one start may be some hundred kB below or above that of the next.
+        let limit = format!("--as={}:", (peak + 576 - 24 * step) * 1024);
         let skd = start().wrapper(["prlimit", &limit]).start("cat");
         skd.wait_until("it serves, or has ended", || {
             !directory.read("pid").is_empty() || skd.try_wait(Duration::ZERO).is_some()
@@ -466,7 +467,7 @@ fn an_idle_skd_holds_little_memory() {
     let kib = rss_anon(skd.pid());
     println!("idle: {kib} KiB of its own");
     // Most of a debug build's are relocated addresses.
-    let limit = if cfg!(debug_assertions) { 960 } else { 320 };
+    let limit = if cfg!(debug_assertions) { 1280 } else { 352 };
     assert!((1..limit).contains(&kib), "{kib} KiB");
 }
 

@@ -1,8 +1,8 @@
 //! `--seqpacket`: unix sockets of sequential packets, served like streams.
 
 use crate::harness::{
-    DEADLINE, Directory, Instance, Kind, Skd, descriptors, environment, poll_for, requires_command,
-    run_to_end, sockets,
+    DEADLINE, Directory, Instance, Kind, Skd, close_unix, descriptors, environment, poll_for,
+    requires_command, run_to_end, sockets,
 };
 use nix::sys::signal::Signal;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -100,7 +100,7 @@ fn a_stale_file_is_replaced_and_one_in_use_is_left_alone() {
     Skd::new(["--seqpacket", "-l", &path, "cat"])
         .end()
         .expect_refusal(1, &[&path, "another program has"]);
-    drop(stale);
+    close_unix(stale, &path);
     let skd = with(&path).args(["--unix-mode=600"]).run("cat");
     echo(&connect(&path), b"replaced");
     drop(skd);

@@ -2,8 +2,8 @@
 
 use crate::harness::{
     Directory, HeldStart, Program, Running, SignalMasks, Skd, Terminal, children, connect_unix,
-    each_program, exists, receive, requires_command, requires_root, send_unix_datagram,
-    signal_masks, talk, wait_for_text, wait_until,
+    each_program, exists, leave_stale, receive, requires_command, requires_root,
+    send_unix_datagram, signal_masks, talk, wait_for_text, wait_until,
 };
 use nix::sys::signal::Signal;
 use std::fs::{self, File};
@@ -365,7 +365,7 @@ fn a_signal_during_the_start_is_not_lost_and_leaves_nothing() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let directory = Directory::new();
         // Held up in its start by the lock of another start on the same stale socket.
-        drop(UnixListener::bind(directory.join("socket")).unwrap());
+        leave_stale(directory.join("socket"));
         let lock = directory.write("socket.lock", "");
         directory.chmod("socket.lock", 0o600);
         let held = File::open(lock).unwrap();

@@ -1,7 +1,7 @@
 //! The surroundings of a handler: directory, umask, nice value, limits, privileges.
 
 use crate::harness::{
-    Directory, Running, Skd, Stream, ask_udp, connect, echo, limit, requires_command,
+    Directory, Running, Skd, Stream, ask_udp, connect, copy_program, echo, limit, requires_command,
     requires_root, stat_field, status_field, talk,
 };
 use nix::sys::resource::Resource;
@@ -301,7 +301,7 @@ fn no_new_privileges_takes_effect() {
     let directory = Directory::public();
     // A copy of id(1) that belongs to root and is set-user-ID.
     let id = directory.script("id", "");
-    fs::copy("/usr/bin/id", &id).unwrap();
+    copy_program("/usr/bin/id", &id);
     directory.chmod("id", 0o4755);
     for (option, expected) in [("-v", "0\n"), ("--no-new-privs", "65534\n")] {
         let skd = Skd::new([option, "-t", "127.0.0.1:0"])

@@ -1,5 +1,5 @@
-//! The commands of docs/tutorial.md and of the README's tour, run as they are printed, as root on a machine of
-//! their own: those of the tutorial in order in one directory, and each example of the tour in an empty one.
+//! The commands of docs/tutorial.md, docs/sandbox.md and the README's tour, run as they are printed, as root on a
+//! machine of their own: those of the first two in order in one directory, and each example of the tour in an empty one.
 //!
 //! A block of `sh` has commands that end, and must succeed. Before the line `# In another terminal:`, the last
 //! command is a server: the previous server gets SIGINT, as by Ctrl-C, and the new one is started. Lines of comment at
@@ -11,12 +11,14 @@
 //! | `sh fails` | commands of which the last must fail |
 //! | `sh ends` | commands before which the server is stopped |
 //! | `text log` | the first lines of the server's log |
+//! | `text` | no command |
+//! | `toml` | a service file that skd can read |
 //!
 //! Numbers may differ from the printed ones.
 
 use crate::harness::{
     Directory, Namespace, Program, Running, Skd, Socket, Syslog, descendants, requires_command,
-    requires_root, sockets,
+    requires_root, skd_tls, sockets,
 };
 use nix::sys::signal::Signal;
 use std::fs;
@@ -66,9 +68,21 @@ fn the_tutorial_works_as_printed() {
 }
 
 #[test]
+fn the_page_about_sandboxes_works_as_printed() {
+    requires_command("busybox");
+    requires_command("curl");
+    requires_command("cc");
+    requires_command("unshare");
+    requires_command("pgrep");
+    let page = fs::read_to_string("docs/sandbox.md").unwrap();
+    Machine::new().type_all(&page);
+}
+
+#[test]
 fn the_tour_works_as_printed() {
     requires_command("busybox");
     requires_command("curl");
+    requires_command("openssl");
     requires_command("perl");
     requires_command("python3");
     let readme = fs::read_to_string("README.md").unwrap();
@@ -77,6 +91,7 @@ fn the_tour_works_as_printed() {
     let mut machine = Machine::new();
     let skdctl = machine.programs.join("skdctl");
     symlink(crate::ctl::program(), skdctl).unwrap();
+    symlink(skd_tls(), machine.programs.join("skd-tls")).unwrap();
     machine.starts_empty = true;
     machine.type_all(tour);
 }
@@ -147,6 +162,11 @@ impl Machine {
                     self.type_in(text, true);
                 }
                 ("text log", _) => self.logs(text),
+                ("text", _) => {}
+                ("toml", _) => {
+                    self.directory.write("printed.toml", text);
+                    self.type_in("skd --config printed.toml --print-config >printed", true);
+                }
                 _ => panic!("```{kind}"),
             }
         }

@@ -382,7 +382,7 @@ fn no_live_socket_is_lost_while_starts_replace_a_stale_one() {
         let stale = socket(family, kind, SockFlag::SOCK_CLOEXEC, None).unwrap();
         let address = UnixAddr::new(&path).unwrap();
         bind(std::os::fd::AsRawFd::as_raw_fd(&stale), &address).unwrap();
-        drop(stale);
+        crate::harness::close_unix(stale, &path);
         let starts: Vec<_> = (0..8)
             .map(|_| Skd::new(["-l"]).arg(&path).start("cat"))
             .collect();

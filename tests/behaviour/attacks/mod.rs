@@ -10,6 +10,7 @@ mod local;
 mod scene;
 
 use self::scene::Scene;
+use crate::{sandbox_escapes, tls_hostile};
 use std::fmt::Write;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -143,7 +144,7 @@ fn list() -> String {
             let _ = writeln!(text, "| {} | {} |", attack.attempt, attack.met);
         }
     }
-    text
+    text + "\n" + &tls_hostile::list() + "\n" + &sandbox_escapes::list()
 }
 
 #[test]

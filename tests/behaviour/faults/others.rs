@@ -8,7 +8,7 @@ use super::table::Then::{Closed, Dropped, Emptied, Served, Unreaped, Waits};
 use super::table::{Phase, Row, rows};
 use super::{Tampering, expect_calm, on_each};
 use crate::harness::{
-    Directory, Running, Skd, connect_unix, descriptors, exists, idle_descriptors, is_in_call,
+    Directory, POLL, Running, Skd, connect_unix, descriptors, exists, idle_descriptors, is_in_call,
     is_zombie, receive, relays, requires_command, requires_root, send_unix_datagram,
     settled_descriptors, talk, udp_client, wait_for,
 };
@@ -213,9 +213,7 @@ fn supervise_with(row: &Row) {
             })
         };
         let first = run(&[]);
-        skd.wait_until("it waits for its end", || {
-            is_in_call(skd.pid(), libc::SYS_poll)
-        });
+        skd.wait_until("it waits for its end", || is_in_call(skd.pid(), POLL));
         let before = descriptors(skd.pid());
         let tampering = Tampering::with(skd.pid(), row, errno, &directory);
         // The program isn't affected.

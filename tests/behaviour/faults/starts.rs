@@ -7,9 +7,9 @@ use super::table::Phase::{
 use super::table::Then::{Refused, Serves};
 use super::table::{NEEDLESS, Phase, Row, TABLE, Then, rows};
 use crate::harness::{
-    Directory, Namespace, Running, Skd, Syslog, capabilities, children, command, connect_unix,
-    exists, ids, is_in_call, is_zombie, machine, polls_without_limit, relays, requires_command,
-    requires_root, send_unix_datagram, talk, threads, wait_for, wait_until,
+    Directory, EPOLL_WAIT, Namespace, POLL, Running, Skd, Syslog, capabilities, children, command,
+    connect_unix, exists, ids, is_in_call, is_zombie, machine, polls_without_limit, relays,
+    requires_command, requires_root, send_unix_datagram, talk, threads, wait_for, wait_until,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -31,7 +31,57 @@ pub(super) struct Stage {
     root: Directory,
     namespace: Namespace,
     pub(super) syslog: Syslog,
+    /// A certificate, and a program in the place of skd-tls.
+    tls: Directory,
 }
+
+/// A program in the place of skd-tls: it makes no call that skd makes, but for `recvmsg`, and tries that again. It sends
+/// a byte to each client.
+const TLS_SERVER: &str = r#"
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <time.h>
+
+static int first = -1;
+
+static ssize_t receive(int socket, char *text, size_t length) {
+    char control[CMSG_SPACE(2 * sizeof(int))];
+    struct iovec part = {text, length - 1};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    ssize_t got = recvmsg(socket, &message, MSG_DONTWAIT);
+    struct cmsghdr *rights = got > 0 ? CMSG_FIRSTHDR(&message) : 0;
+    text[got > 0 ? got : 0] = 0;
+    if (rights)
+        memcpy(&first, CMSG_DATA(rights), sizeof first);
+    return got;
+}
+
+static void say(int socket, const char *text) {
+    for (int tries = 0; tries < 3 && send(socket, text, strlen(text), MSG_NOSIGNAL) < 0; tries++)
+        ;
+}
+
+int main(void) {
+    static char text[4096];
+    int requests = -1;
+    for (;;) {
+        struct timespec pause = {0, 1000000};
+        nanosleep(&pause, 0);
+        ssize_t got = receive(0, text, sizeof text);
+        if (got == 0 || strstr(text, "\"stop\""))
+            return 0;
+        if (strstr(text, "\"start\"")) {
+            requests = first;
+            say(0, "{\"is\":\"started\",\"lacks\":[]}");
+        }
+        if (strstr(text, "\"load\""))
+            say(0, "{\"is\":\"loaded\"}");
+        if (requests >= 0 && receive(requests, text, sizeof text) > 0)
+            say(first, "k");
+    }
+}
+"#;
 
 impl Stage {
     pub(super) fn new() -> Self {
@@ -44,10 +94,16 @@ impl Stage {
             symlink("busybox", root.join(format!("bin/{name}"))).unwrap();
         }
         let (namespace, syslog) = machine();
+        let tls = Directory::new();
+        tls.compile("server", TLS_SERVER);
+        // That program doesn't look into it.
+        tls.write("certificate", "");
+        tls.chmod("certificate", 0o600);
         Self {
             root,
             namespace,
             syslog,
+            tls,
         }
     }
 
@@ -88,11 +144,13 @@ enum Setting {
     InPlace,
     /// The same in the background.
     InPlaceBackground,
+    /// A port with TLS.
+    Tls,
 }
 
 use Setting::{Datagrams, InPlace, InPlaceBackground, Plain, Supervised};
 
-const SETTINGS: [Setting; 10] = [
+const SETTINGS: [Setting; 11] = [
     Plain,
     Setting::Foreground,
     Setting::Dropping,
@@ -103,12 +161,19 @@ const SETTINGS: [Setting; 10] = [
     Supervised,
     InPlace,
     InPlaceBackground,
+    Setting::Tls,
 ];
 
 impl Setting {
     fn start(self, stage: &Stage, directory: &Directory, wrapper: Vec<String>) -> Running {
         let skd = match self {
             Plain => Skd::new(["-t", "127.0.0.1:0"]),
+            Self::Tls => {
+                let (certificate, server) =
+                    (stage.tls.name("certificate"), stage.tls.name("server"));
+                let words = ["--threads", "1", "-t", "127.0.0.1:0", "--tls", &certificate];
+                Skd::new(words).args(["--tls-program", &server])
+            }
             Self::Foreground => Skd::new(streams(directory)),
             Self::Dropping => Skd::new(streams(directory)).arg("-U"),
             Self::Background => Skd::new(streams(directory)).args(["-U", "-B"]),
@@ -163,7 +228,7 @@ impl Setting {
     }
 
     fn drops(self) -> bool {
-        !matches!(self, Plain | Self::Foreground)
+        !matches!(self, Plain | Self::Foreground | Self::Tls)
     }
 
     /// Ends what has been started, and asserts an orderly end.
@@ -418,7 +483,7 @@ fn calls(trace: &str) -> Vec<Call> {
             .take_while(|&letter| letter.is_ascii_alphanumeric() || letter == '_')
             .collect();
         // The first of all is that of skd itself.
-        if name == "execve" && text.ends_with("= 0") && !found.is_empty() {
+        if name.starts_with("execve") && text.ends_with("= 0") && !found.is_empty() {
             others.insert(thread);
         }
         if resumed.is_none() && !name.is_empty() {
@@ -464,10 +529,10 @@ fn exercise(setting: Setting, stage: &Stage, skd: &Running, directory: &Director
     match setting.mode() {
         Mode::InPlace => return,
         Mode::Streams => {
-            if setting != Setting::Syslog {
+            if ![Setting::Syslog, Setting::Tls].contains(&setting) {
                 assert_eq!(talk(skd.connect(), b"tcp"), b"tcp");
             }
-            if setting != Plain {
+            if ![Plain, Setting::Tls].contains(&setting) {
                 let stream = connect_unix(directory.join("socket"));
                 assert_eq!(talk(stream, b"unix"), b"unix");
             }
@@ -507,7 +572,7 @@ fn exercise(setting: Setting, stage: &Stage, skd: &Running, directory: &Director
             .into_iter()
             .for_each(|pid| send(pid, Signal::SIGKILL));
         skd.wait_until("there is another relay", || began(1));
-    } else if setting != Plain {
+    } else if ![Plain, Setting::Tls].contains(&setting) {
         fs::rename(directory.join("log"), directory.join("old")).unwrap();
         let before = children(service);
         send(service, Signal::SIGHUP);
@@ -524,13 +589,15 @@ fn exercise(setting: Setting, stage: &Stage, skd: &Running, directory: &Director
     }
     let waits = |(thread, _): (i32, String)| {
         // The closer, and the thread that watches births, wait for a futex.
-        [libc::SYS_epoll_wait, libc::SYS_poll, libc::SYS_futex]
+        [EPOLL_WAIT, POLL, libc::SYS_futex]
             .into_iter()
             .any(|call| is_in_call(thread, call))
     };
     let stays = matches!(setting.mode(), Mode::Datagrams | Mode::Supervised);
     skd.wait_until("all are reaped, and all threads wait", || {
-        let children = children(service);
+        let mut children = children(service);
+        // skd-tls stays as long as skd.
+        children.retain(|pid| command(*pid).get(1).is_none_or(|word| word != "--serve"));
         let settled = match children[..] {
             [] => !stays,
             [program] => stays && sleeps(program),

@@ -105,7 +105,8 @@ pub(super) const TABLE: &[Row] = &[
     row(Start, "mmap", "ENOMEM EAGAIN", EACH, Either),
     // Hash tables are keyed at random; /dev/urandom has random bytes too.
     row(Start, "getrandom", "ENOSYS EPERM", EACH, Serves),
-    row(Start, "mprotect", "ENOMEM", EACH, Refused),
+    // A thread that can't have more of its own takes that of another.
+    row(Start, "mprotect", "ENOMEM", EACH, Either),
     row(Start, "brk,mremap", "ENOMEM", EACH, Serves),
     // Files.
     row(Start, "newfstatat,fstat", "EACCES ENOMEM", EACH, Either),
@@ -190,6 +191,12 @@ pub(super) const TABLE: &[Row] = &[
     row(Start, "connect", "ECONNREFUSED ENOENT EACCES EAGAIN", EACH, Serves),
     row(Start, "sendto", "EINTR EAGAIN ENOBUFS ECONNREFUSED EACCES EMSGSIZE", EACH, Either),
     row(Start, "socketpair", "EMFILE ENFILE ENOBUFS", EACH, Refused),
+    // skd-tls: the settings, and what it is told. A packet that isn't taken is sent again; the end is the end.
+    row(Start, "memfd_create", "EMFILE ENFILE ENOMEM", EACH, Refused),
+    row(Start, "execveat", "EACCES ENOENT ENOMEM ETXTBSY", EACH, Refused),
+    row(Start, "sendmsg", "EAGAIN ENOBUFS EPIPE EPERM", EACH, Either),
+    row(Start, "recvmsg", "EAGAIN ENOBUFS ECONNRESET EPERM", EACH, Either),
+    row(Start, "poll", "EINTR ENOMEM", EACH, Serves),
     // A client that has gone or a signal; a fault of strace takes nothing from the backlog.
     row(Serving, "accept4", "ECONNABORTED EPROTO EINTR ENETDOWN ETIMEDOUT", "1..3", Served),
     row(Serving, "accept4", "EMFILE ENFILE ENOBUFS ENOMEM EPERM", "1+", Waits),
@@ -245,6 +252,7 @@ pub(super) const TABLE: &[Row] = &[
     row(Relaying, "sendto,socket", "ENOBUFS ENOMEM EMFILE ENFILE EACCES", "1+", Dropped),
     row(Relaying, "sendto,connect", "ECONNREFUSED EACCES ENOENT EAGAIN EPROTOTYPE", "1+", Dropped),
     row(Relighting, "socketpair", "EMFILE ENFILE", "1+", Relit),
+    row(Relighting, "pipe2", "EMFILE ENFILE", "1+", Relit),
     row(Relighting, "clone", "EAGAIN ENOMEM", "1+", Relit),
     row(Relighting, "recvfrom", "EINTR ENOMEM", "1..3", Relit),
     row(Relighting, "waitid", "EINTR", "1..3", Relit),
@@ -312,7 +320,7 @@ pub(super) const NEEDLESS: &[(&str, &str)] = &[
     ("umask getpid gettid getuid geteuid getgid getegid sched_yield", "can't fail"),
     ("munmap madvise", "give back; nothing depends on it"),
     ("futex clock_nanosleep", "the standard library's, which goes on waiting"),
-    ("prctl landlock_create_ruleset landlock_restrict_self", "besides their rows: the relay goes on without"),
+    ("prctl landlock_create_ruleset landlock_restrict_self seccomp", "besides their rows: the relay goes on without"),
     ("exit exit_group", "don't come back"),
     ("poll recvfrom", "besides their rows: in the relay, which is asked by a socket; they are tried again"),
     ("sendto", "besides its rows: a last request to the relay, without which skd ends at once"),
@@ -324,7 +332,10 @@ pub(super) const NEEDLESS: &[(&str, &str)] = &[
     ("clone", "besides its rows: of a process that discards a datagram, which is tried again"),
     ("shutdown", "of a connection that is over: the error says no more"),
     ("signalfd4", "besides its rows: which signals are received; without the change the old ones are"),
-    ("recvmsg", "besides its rows: of a client that may have closed by then: any error is its end"),
+    ("sendmsg", "besides its row: to skd-tls, which is told again what it can't take; a client is rejected"),
+    ("epoll_ctl", "besides its rows: of skd-tls, which is waited for at the end without it"),
+    ("getrandom", "besides its row: for a hash table that is made later, likewise"),
+    ("recvmsg", "besides its rows: of skd-tls, likewise; and of a client that may have closed by then: any error is its end"),
     ("recvfrom", "of a client that may have closed by then: any error is the end of its connection"),
     ("tgkill", "asks for a thread that may be there for ever"),
 ];
