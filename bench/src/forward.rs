@@ -332,6 +332,8 @@ impl Row {
             processes_each: 1,
             only: None,
             prestarts: self.command == FORK,
+            helpers: false,
+            p256_only: false,
             mode_of: None,
             before_of: None,
             remark: "",

@@ -14,6 +14,8 @@ mod samples;
 mod stats;
 mod sys;
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -67,7 +69,11 @@ fn run(options: &Options) -> Result<ExitCode> {
     set_child_subreaper(true).context("cannot become a subreaper")?;
     raise_open_files()?;
 
-    let folder = tempfile::Builder::new().prefix("skd-bench-").tempdir()?;
+    let folder = tempfile::Builder::new()
+        .prefix("skd-bench-")
+        // Handlers of another user are run from it.
+        .permissions(fs::Permissions::from_mode(0o755))
+        .tempdir()?;
     if options.forward {
         forward::run(options, folder.path(), &interrupted)?;
         return Ok(ExitCode::SUCCESS);
@@ -113,6 +119,15 @@ fn empty_results(settings: &Settings, found: Found) -> (Results, Vec<peers::Peer
         prestart: Vec::new(),
         prestart_alone: Vec::new(),
         services: Vec::new(),
+        sandbox: Vec::new(),
+        sandbox_live: Vec::new(),
+        sandbox_memory: Vec::new(),
+        tls: Vec::new(),
+        tls_bulk: Vec::new(),
+        tls_idle: Vec::new(),
+        scripts: Vec::new(),
+        languages: Vec::new(),
+        growth: Vec::new(),
     };
     (results, found.peers)
 }

@@ -20,6 +20,14 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PATH")]
     pub skd: Option<PathBuf>,
 
+    /// The nsjail to compare sandboxes with [default: the one in PATH]
+    #[arg(long, value_name = "PATH")]
+    pub nsjail: Option<PathBuf>,
+
+    /// The s6-tlsserver to compare TLS with [default: the one in PATH]
+    #[arg(long, value_name = "PATH")]
+    pub s6_tlsserver: Option<PathBuf>,
+
     /// An earlier skd to compare with; the ratios are printed
     ///
     /// The two binaries are measured next to each other and take turns in being first. By default
@@ -61,7 +69,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = at_least_one)]
     pub clients: Vec<usize>,
 
-    /// Live handlers held open [default: 0,1000,5000,9000]
+    /// Live handlers held open [default: 0,1000,5000,9000]; for `tls`, idle connections [default: none]
     #[arg(long, value_name = "N,...", value_delimiter = ',')]
     pub live: Vec<usize>,
 
@@ -130,6 +138,14 @@ pub(crate) enum Group {
     Prestart,
     /// One skd with up to ten thousand services
     Services,
+    /// A sandbox for each connection
+    Sandbox,
+    /// TLS before a handler: handshakes, bulk data, and with --live idle connections
+    Tls,
+    /// Scripts under skd beside servers written in the same languages
+    Scripts,
+    /// How the rate, the CPU time and the memory of skd grow
+    Growth,
 }
 
 impl Group {
@@ -143,6 +159,10 @@ impl Group {
             Self::Kernel => "kernel",
             Self::Prestart => "prestart",
             Self::Services => "services",
+            Self::Sandbox => "sandbox",
+            Self::Tls => "tls",
+            Self::Scripts => "scripts",
+            Self::Growth => "growth",
         }
     }
 }
@@ -193,6 +213,7 @@ impl HandlerName {
     fn serves(self, groups: &[Group]) -> bool {
         groups.iter().any(|group| match group {
             Group::Rates | Group::Kernel => !self.reads_a_line(),
+            Group::Sandbox => matches!(self, Self::Tiny | Self::Dynamic),
             Group::Prestart => self.reads_a_line(),
             _ => false,
         })
@@ -216,9 +237,17 @@ pub(crate) struct Settings {
     pub bulk_bytes: u64,
     /// Live handlers for the measurement of their memory.
     pub cost_live: usize,
+    /// Idle connections with TLS, if any are wanted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub tls_idle: usize,
     pub kernel_threads: usize,
     pub load_threads: usize,
     pub base: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 impl Settings {
@@ -260,6 +289,7 @@ impl Settings {
             timeout: Duration::from_secs(10),
             bulk_bytes: options.bulk_mib.unwrap_or(if quick { 16 } else { 256 }) << 20,
             cost_live: if quick { 50 } else { 500 },
+            tls_idle: options.live.iter().copied().max().unwrap_or(0),
             kernel_threads: options
                 .threads
                 .unwrap_or_else(|| (3 * cores).div_ceil(2).min(16)),

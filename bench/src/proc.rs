@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::{SysconfVar, sysconf};
@@ -31,6 +32,21 @@ pub(crate) fn cpu_times(pid: i32) -> io::Result<CpuTimes> {
     let ticks_a_second = sysconf(SysconfVar::CLK_TCK)?.unwrap_or(100);
     parse_cpu_times(&stat, ticks_a_second as f64)
         .ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat has an unknown form")))
+}
+
+/// CPU time of all running threads of a process, which the scheduler counts in nanoseconds.
+pub(crate) fn cpu_of_threads(pid: i32) -> io::Result<Duration> {
+    let mut sum = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread may end between the listing and this.
+        let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) else {
+            continue;
+        };
+        let first = text.split_ascii_whitespace().next();
+        let nanos: Option<u64> = first.and_then(|nanos| nanos.parse().ok());
+        sum += nanos.ok_or_else(|| io::Error::other("/proc/PID/schedstat has an unknown form"))?;
+    }
+    Ok(Duration::from_nanos(sum))
 }
 
 fn parse_cpu_times(stat: &str, ticks_a_second: f64) -> Option<CpuTimes> {
@@ -67,6 +83,34 @@ pub(crate) fn proportional_anonymous_kib(pid: i32) -> io::Result<u64> {
     field_kib(&rollup, "Pss_Anon:").ok_or_else(|| io::Error::other("no Pss_Anon"))
 }
 
+/// Its memory in KiB, of which a page that n processes share counts as 1/n.
+pub(crate) fn proportional_kib(pid: i32) -> io::Result<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    field_kib(&rollup, "Pss:").ok_or_else(|| io::Error::other("no Pss"))
+}
+
+/// Memory files (memfd_create) of a process in KiB, mapped or not.
+pub(crate) fn memory_files_kib(pid: i32) -> io::Result<u64> {
+    let mut files = HashMap::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let path = entry?.path();
+        // A descriptor may be closed between the listing and this.
+        let is_memory =
+            fs::read_link(&path).is_ok_and(|file| file.to_string_lossy().starts_with("/memfd:"));
+        if let Some(file) = is_memory.then(|| fs::metadata(&path).ok()).flatten() {
+            files.insert(file.ino(), file.blocks() / 2);
+        }
+    }
+    Ok(files.values().sum())
+}
+
+/// Whether it runs this program, under whatever name it sees it.
+pub(crate) fn runs(pid: i32, program: &Path) -> bool {
+    let file = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+    let running = file(Path::new(&format!("/proc/{pid}/exe")));
+    running.is_some() && running == file(program)
+}
+
 /// The number of its descriptors that are ends of pipes.
 pub(crate) fn pipe_ends(pid: i32) -> io::Result<u64> {
     let entries = fs::read_dir(format!("/proc/{pid}/fd"))?;
@@ -101,6 +145,13 @@ pub(crate) fn memory_available_kib() -> io::Result<u64> {
 
 pub(crate) fn memory_total_kib() -> io::Result<u64> {
     meminfo_kib("MemTotal:")
+}
+
+/// What the kernel uses for itself: slab, page tables, stacks, and for each processor.
+pub(crate) fn kernel_kib() -> io::Result<u64> {
+    let meminfo = fs::read_to_string("/proc/meminfo")?;
+    let fields = ["Slab:", "PageTables:", "KernelStack:", "Percpu:"].iter();
+    Ok(fields.filter_map(|key| field_kib(&meminfo, key)).sum())
 }
 
 fn meminfo_kib(key: &str) -> io::Result<u64> {
@@ -196,6 +247,30 @@ mod tests {
         };
         assert_eq!(times, Some(expected));
         assert_eq!(parse_cpu_times("42 (short) S 1", 100.0), None);
+    }
+
+    #[test]
+    fn the_time_of_threads_passes_with_work() -> io::Result<()> {
+        let own = std::process::id().cast_signed();
+        let before = cpu_of_threads(own)?;
+        let busy = std::time::Instant::now();
+        while busy.elapsed() < Duration::from_millis(30) {}
+        assert!(cpu_of_threads(own)? > before);
+        Ok(())
+    }
+
+    #[test]
+    fn memory_files_count_once() -> io::Result<()> {
+        use nix::sys::memfd::{MFdFlags, memfd_create};
+        let own = std::process::id().cast_signed();
+        let before = memory_files_kib(own)?;
+        let file = fs::File::from(memfd_create(c"test", MFdFlags::MFD_CLOEXEC)?);
+        let copy = file.try_clone()?;
+        io::Write::write_all(&mut &file, &[1; 64 * 1024])?;
+        assert!(memory_files_kib(own)? >= before + 64);
+        assert!(memory_files_kib(own)? < before + 2 * 64);
+        drop(copy);
+        Ok(())
     }
 
     #[test]

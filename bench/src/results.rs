@@ -3,13 +3,18 @@
 //! Each point keeps the median, the least and the most of its rounds. Figures that need the rounds
 //! themselves, such as ratios within a round, are computed before (see [`crate::samples`]).
 
+mod tls;
+
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::handlers::Language;
 use crate::machine::Machine;
 use crate::options::Settings;
 use crate::peers::{Missing, Peer, Transport};
 use crate::stats::Summary;
+
+pub(crate) use tls::{TlsBulkPoint, TlsIdlePoint, TlsKind, TlsPoint, Way};
 
 /// The version of this form.
 pub(crate) const FORMAT: u32 = 2;
@@ -38,6 +43,29 @@ pub(crate) struct Results {
     /// One skd with many services.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<ServicesPoint>,
+    /// A sandbox for each connection, without and beside live ones, and their memory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sandbox: Vec<StreamPoint>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sandbox_live: Vec<StreamPoint>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sandbox_memory: Vec<SandboxMemoryPoint>,
+    /// TLS before a handler: short connections, bulk data, and the memory of idle connections.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tls: Vec<TlsPoint>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tls_bulk: Vec<TlsBulkPoint>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tls_idle: Vec<TlsIdlePoint>,
+    /// A small service as a script under skd, and as a server.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scripts: Vec<ScriptPoint>,
+    /// The languages of these, with their versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub languages: Vec<(Language, String)>,
+    /// How skd's figures grow.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub growth: Vec<GrowthPoint>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -119,6 +147,11 @@ pub(crate) struct StreamPoint {
     /// The rate over that of [`Results::best_peer`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub over_best_peer: Option<Summary>,
+    /// The rate over that of the base server, and over that of its sandbox, where sandboxes are compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over_plain: Option<Summary>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over_sandbox: Option<Summary>,
     /// Percent and microseconds to the end of the answer over all rounds, where a plot shows them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub curve: Vec<(f64, u64)>,
@@ -154,6 +187,97 @@ pub(crate) struct ServicesPoint {
     pub ratio: Option<Summary>,
     /// The same with the connections spread over all services.
     pub spread_ratio: Option<Summary>,
+    /// CPU time of the daemon itself in microseconds for each connection, in both.
+    #[serde(default)]
+    pub cpu: Option<Summary>,
+    #[serde(default)]
+    pub spread_cpu: Option<Summary>,
+}
+
+/// Memory for each live sandbox, in KiB.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SandboxMemoryPoint {
+    pub server: String,
+    pub live: usize,
+    pub rounds: usize,
+    /// Proportional set sizes of the handler, and of all other processes of the server.
+    pub handler: Option<Summary>,
+    pub others: Option<Summary>,
+    /// The kernel's, of /proc/meminfo: slab, page tables, stacks, and for each processor.
+    pub kernel: Option<Summary>,
+}
+
+/// A way to have a small service.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ScriptPoint {
+    pub language: Language,
+    pub way: String,
+    /// The server of the catalogue.
+    pub server: String,
+    pub rounds: usize,
+    pub failures: u64,
+    /// Connections a second with several clients.
+    pub rate: Option<Summary>,
+    /// The rate of the reference of its language over this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<Summary>,
+    /// Time to the first byte for one client at a time.
+    pub first_byte: Percentiles,
+    /// CPU time of all processes in microseconds for each connection.
+    pub cpu: Option<Summary>,
+    /// Proportional set sizes of all idle processes in KiB.
+    pub memory: Option<Summary>,
+}
+
+/// What may be many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Dimension {
+    Services,
+    Live,
+    Pending,
+    Rules,
+    Threads,
+}
+
+impl Dimension {
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Services,
+        Self::Live,
+        Self::Pending,
+        Self::Rules,
+        Self::Threads,
+    ];
+
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Services => "services",
+            Self::Live => "live handlers",
+            Self::Pending => "pending connections",
+            Self::Rules => "rules",
+            Self::Threads => "acceptor threads",
+        }
+    }
+}
+
+/// One skd with so many of them, beside one with the fewest.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct GrowthPoint {
+    pub dimension: Dimension,
+    pub count: usize,
+    pub rounds: usize,
+    pub failures: u64,
+    /// Connections a second; and that over the rate of the other in the same round.
+    pub rate: Option<Summary>,
+    pub ratio: Option<Summary>,
+    /// CPU time of skd itself in microseconds for each connection, and the same ratio.
+    pub cpu: Option<Summary>,
+    pub cpu_ratio: Option<Summary>,
+    /// Its anonymous memory and its memory files in KiB, and those of the other.
+    pub memory: Option<Summary>,
+    pub memory_of_fewest: Option<Summary>,
+    /// Milliseconds from the exec to the end of the first answer.
+    pub start: Option<Summary>,
 }
 
 /// One client at a time.
@@ -264,6 +388,7 @@ impl Results {
     /// Connections that failed, of the servers that `counts` accepts.
     pub(crate) fn failed_connections(&self, counts: impl Fn(&str) -> bool) -> u64 {
         let streams = self.rates.iter().chain(&self.live).chain(&self.prestart);
+        let streams = streams.chain(&self.sandbox).chain(&self.sandbox_live);
         let streams = streams
             .filter(|point| counts(&point.key.server))
             .map(|point| point.failures);
@@ -271,7 +396,15 @@ impl Results {
         let alone = alone
             .filter(|point| counts(&point.server))
             .map(|point| point.failures);
-        streams.chain(alone).sum()
+        let tls = self.tls.iter().filter(|point| counts(&point.server));
+        let tls = tls.map(|point| point.failures);
+        let scripts = self.scripts.iter().filter(|point| counts(&point.server));
+        let scripts = scripts.map(|point| point.failures);
+        // Of the base server alone.
+        let growth = self.growth.iter().filter(|_| counts(&self.settings.base));
+        let growth = growth.map(|point| point.failures);
+        let streams = streams.chain(alone).chain(tls);
+        streams.chain(scripts).chain(growth).sum()
     }
 
     /// Whether this is the base server, or that with other options.

@@ -1,12 +1,18 @@
 //! The figures of each round, and their summaries.
 
+mod tls;
+
+use crate::handlers::{Language, Way};
 use crate::load::Failures;
-use crate::peers::Transport;
+use crate::peers::{SANDBOX, Transport};
 use crate::results::{
-    AlonePoint, BulkPoint, CostPoint, DatagramPoint, KernelPoint, Percentiles, Results,
-    ServicesPoint, StreamKey, StreamPoint,
+    AlonePoint, BulkPoint, CostPoint, DatagramPoint, Dimension, GrowthPoint, KernelPoint,
+    Percentiles, Results, SandboxMemoryPoint, ScriptPoint, ServicesPoint, StreamKey, StreamPoint,
+    TlsIdlePoint,
 };
 use crate::stats::{Latencies, PERCENTILES, Summary};
+
+pub(crate) use tls::{TlsBulkRound, TlsBulkSamples, TlsRound, TlsSamples};
 
 #[derive(Debug, Default)]
 pub(crate) struct Samples {
@@ -19,6 +25,14 @@ pub(crate) struct Samples {
     pub prestart: Vec<StreamSamples>,
     pub prestart_alone: Vec<AloneSamples>,
     pub services: Vec<ServicesSamples>,
+    pub sandbox: Vec<StreamSamples>,
+    pub sandbox_live: Vec<StreamSamples>,
+    pub sandbox_memory: Vec<SandboxMemorySamples>,
+    pub tls: Vec<TlsSamples>,
+    pub tls_bulk: Vec<TlsBulkSamples>,
+    pub tls_idle: Vec<TlsIdlePoint>,
+    pub scripts: Vec<ScriptSamples>,
+    pub growth: Vec<GrowthSamples>,
 }
 
 #[derive(Debug)]
@@ -138,6 +152,8 @@ impl StreamSamples {
             kernel_share: None,
             ratio: None,
             over_best_peer: None,
+            over_plain: None,
+            over_sandbox: None,
             curve: Vec::new(),
         })
     }
@@ -287,9 +303,12 @@ pub(crate) struct ServicesRound {
     pub descriptors: f64,
     pub threads: f64,
     pub rate: f64,
+    pub cpu: f64,
     pub spread_rate: f64,
+    pub spread_cpu: f64,
     /// Of a daemon with one service.
     pub rate_of_one: f64,
+    pub cpu_of_one: f64,
 }
 
 impl ServicesSamples {
@@ -313,6 +332,117 @@ impl ServicesSamples {
             rate: of(|round| round.rate),
             ratio: of(|round| round.rate / round.rate_of_one),
             spread_ratio: of(|round| round.spread_rate / round.rate_of_one),
+            cpu: of(|round| round.cpu),
+            spread_cpu: of(|round| round.spread_cpu),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct ScriptSamples {
+    pub way: &'static Way,
+    pub rounds: Vec<ScriptRound>,
+}
+
+#[derive(Debug)]
+pub(crate) struct ScriptRound {
+    pub round: u32,
+    pub failures: u64,
+    pub rate: f64,
+    pub first_byte: RoundPercentiles,
+    pub cpu: f64,
+    pub memory: f64,
+}
+
+impl ScriptSamples {
+    fn rates(&self) -> Vec<(u32, f64)> {
+        let rounds = self.rounds.iter();
+        rounds.map(|round| (round.round, round.rate)).collect()
+    }
+
+    fn point(&self, reference: Option<&Self>) -> ScriptPoint {
+        let of = |figure: fn(&ScriptRound) -> f64| Summary::of(self.rounds.iter().map(figure));
+        let reference = reference.filter(|reference| !std::ptr::eq(*reference, self));
+        ScriptPoint {
+            language: self.way.language,
+            way: self.way.name.to_owned(),
+            server: self.way.server.to_owned(),
+            rounds: self.rounds.len(),
+            failures: self.rounds.iter().map(|round| round.failures).sum(),
+            rate: of(|round| round.rate),
+            ratio: reference.and_then(|reference| ratios(&reference.rates(), &self.rates())),
+            first_byte: percentiles(self.rounds.iter().map(|round| round.first_byte)),
+            cpu: of(|round| round.cpu),
+            memory: of(|round| round.memory),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct GrowthSamples {
+    pub dimension: Dimension,
+    pub count: usize,
+    pub rounds: Vec<GrowthRound>,
+}
+
+/// Of a daemon with so many, and of one with the fewest beside it.
+#[derive(Debug)]
+pub(crate) struct GrowthRound {
+    pub failures: u64,
+    pub rate: f64,
+    pub rate_of_fewest: f64,
+    pub cpu: f64,
+    pub cpu_of_fewest: f64,
+    pub memory: f64,
+    pub memory_of_fewest: f64,
+    pub start: f64,
+}
+
+impl GrowthSamples {
+    fn point(&self) -> GrowthPoint {
+        let of = |figure: fn(&GrowthRound) -> f64| Summary::of(self.rounds.iter().map(figure));
+        GrowthPoint {
+            dimension: self.dimension,
+            count: self.count,
+            rounds: self.rounds.len(),
+            failures: self.rounds.iter().map(|round| round.failures).sum(),
+            rate: of(|round| round.rate),
+            ratio: of(|round| round.rate / round.rate_of_fewest),
+            cpu: of(|round| round.cpu),
+            cpu_ratio: of(|round| round.cpu / round.cpu_of_fewest),
+            memory: of(|round| round.memory),
+            memory_of_fewest: of(|round| round.memory_of_fewest),
+            start: of(|round| round.start),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct SandboxMemorySamples {
+    pub server: String,
+    pub live: usize,
+    pub rounds: Vec<SandboxMemoryRound>,
+}
+
+/// KiB for each live sandbox.
+#[derive(Debug)]
+pub(crate) struct SandboxMemoryRound {
+    pub handler: f64,
+    pub others: f64,
+    pub kernel: f64,
+}
+
+impl SandboxMemorySamples {
+    fn point(&self) -> SandboxMemoryPoint {
+        let of =
+            |figure: fn(&SandboxMemoryRound) -> f64| Summary::of(self.rounds.iter().map(figure));
+        SandboxMemoryPoint {
+            server: self.server.clone(),
+            live: self.live,
+            rounds: self.rounds.len(),
+            handler: of(|round| round.handler),
+            others: of(|round| round.others),
+            kernel: of(|round| round.kernel),
         }
     }
 }
@@ -389,6 +519,27 @@ impl Samples {
             .filter_map(DatagramSamples::point)
             .collect();
         results.services = self.services.iter().map(ServicesSamples::point).collect();
+        results.sandbox_memory = self
+            .sandbox_memory
+            .iter()
+            .map(SandboxMemorySamples::point)
+            .collect();
+        results.scripts = self.scripts();
+        let mut languages = Language::ALL.to_vec();
+        languages.retain(|language| {
+            self.scripts
+                .iter()
+                .any(|cell| cell.way.language == *language)
+        });
+        let versions = languages.into_iter();
+        let versions = versions.filter_map(|language| Some((language, language.version()?)));
+        results.languages = versions.collect();
+        results.growth = self.growth.iter().map(GrowthSamples::point).collect();
+        results.tls = tls::points(&self.tls);
+        results.tls_bulk = tls::bulk_points(&self.tls_bulk);
+        results.tls_idle = self.tls_idle.clone();
+        results.sandbox = sandboxes(&self.sandbox, results);
+        results.sandbox_live = sandboxes(&self.sandbox_live, results);
         results.rates = streams(&self.rates, results);
         results.live = streams(&self.live, results);
         results.prestart = streams(&self.prestart, results);
@@ -396,6 +547,17 @@ impl Samples {
         self.add_kernel_shares(results);
         self.add_curves(results);
         self.add_best_peers(results);
+    }
+
+    fn scripts(&self) -> Vec<ScriptPoint> {
+        let point = |samples: &ScriptSamples| {
+            let reference = self
+                .scripts
+                .iter()
+                .find(|other| other.way.language == samples.way.language && other.way.reference);
+            samples.point(reference)
+        };
+        self.scripts.iter().map(point).collect()
     }
 
     fn alone(&self, results: &Results) -> Vec<AlonePoint> {
@@ -487,6 +649,25 @@ fn streams(all: &[StreamSamples], results: &Results) -> Vec<StreamPoint> {
     let point = |samples: &StreamSamples| {
         let mut point = samples.point()?;
         point.ratio = ratio(samples);
+        Some(point)
+    };
+    all.iter().filter_map(point).collect()
+}
+
+/// Returns the points of these samples with their ratios to the base server and to its sandbox.
+fn sandboxes(all: &[StreamSamples], results: &Results) -> Vec<StreamPoint> {
+    let over = |samples: &StreamSamples, server: &str| {
+        let key = StreamKey {
+            server: server.to_owned(),
+            ..samples.key.clone()
+        };
+        let other = all.iter().find(|other| other.key == key)?;
+        (server != samples.key.server).then(|| ratios(&samples.rates(), &other.rates()))?
+    };
+    let point = |samples: &StreamSamples| {
+        let mut point = samples.point()?;
+        point.over_plain = over(samples, &results.settings.base);
+        point.over_sandbox = over(samples, SANDBOX);
         Some(point)
     };
     all.iter().filter_map(point).collect()

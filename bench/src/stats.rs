@@ -32,6 +32,15 @@ impl Summary {
             max: six_digits(max),
         })
     }
+
+    /// The same figures as ratios the other way round.
+    pub(crate) fn inverse(self) -> Self {
+        Self {
+            median: six_digits(1.0 / self.median),
+            min: six_digits(1.0 / self.max),
+            max: six_digits(1.0 / self.min),
+        }
+    }
 }
 
 /// Rounds a figure to six digits: more than any measurement supports.

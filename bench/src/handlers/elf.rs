@@ -22,6 +22,9 @@ pub(super) enum Program {
     /// Receives one datagram on descriptor 0, returns it to its sender and exits. If descriptor 0
     /// is a pipe (with ncat) it reads from there and writes to descriptor 1.
     Datagram,
+    /// Reads up to a piece that ends with a newline, or to the end of file; writes how many bytes it has read, as
+    /// eight bytes, and exits.
+    Sink,
 }
 
 impl Program {
@@ -30,6 +33,7 @@ impl Program {
             Self::Tiny => "tiny",
             Self::Gate => "gate",
             Self::Datagram => "datagram",
+            Self::Sink => "sink",
         }
     }
 
@@ -95,6 +99,29 @@ impl Program {
                 0x31, 0xff,                                     // xor  edi, edi
                 0x0f, 0x05,                                     // syscall
             ],
+            Self::Sink => &[
+                0x48, 0x81, 0xec, 0x00, 0x00, 0x02, 0x00,       // sub  rsp, 131072
+                0x45, 0x31, 0xe4,                               // xor  r12d, r12d
+                0x31, 0xc0,                                     // next: xor eax, eax (read)
+                0x31, 0xff,                                     // xor  edi, edi
+                0x48, 0x89, 0xe6,                               // mov  rsi, rsp
+                0xba, 0x00, 0x00, 0x02, 0x00,                   // mov  edx, 131072
+                0x0f, 0x05,                                     // syscall
+                0x48, 0x85, 0xc0,                               // test rax, rax
+                0x7e, 0x0a,                                     // jle  end
+                0x49, 0x01, 0xc4,                               // add  r12, rax
+                0x80, 0x7c, 0x04, 0xff, 0x0a,                   // cmp  byte [rsp+rax-1], '\n'
+                0x75, 0xe3,                                     // jne  next
+                0x41, 0x54,                                     // end: push r12
+                0xb8, 0x01, 0x00, 0x00, 0x00,                   // mov  eax, 1 (write)
+                0xbf, 0x01, 0x00, 0x00, 0x00,                   // mov  edi, 1
+                0x48, 0x89, 0xe6,                               // mov  rsi, rsp
+                0xba, 0x08, 0x00, 0x00, 0x00,                   // mov  edx, 8
+                0x0f, 0x05,                                     // syscall
+                0xb8, 0x3c, 0x00, 0x00, 0x00,                   // mov  eax, 60 (exit)
+                0x31, 0xff,                                     // xor  edi, edi
+                0x0f, 0x05,                                     // syscall
+            ],
         }
     }
 
@@ -110,6 +137,12 @@ impl Program {
                  ssize_t n = recvfrom(0, b, sizeof b, 0, (void *)&a, &l);
                  if (n >= 0) return sendto(0, b, n, 0, (void *)&a, l) != n;
                  n = read(0, b, sizeof b); return write(1, b, n) != n; }"
+            }
+            Self::Sink => {
+                "int main(void) { static char b[131072]; unsigned long long all = 0; ssize_t n;
+                 while ((n = read(0, b, sizeof b)) > 0) { all += n; if (b[n - 1] == '\\n') break; }
+                 unsigned char c[8]; for (int i = 0; i < 8; i++) c[i] = all >> 8 * i;
+                 return write(1, c, 8) != 8; }"
             }
         }
     }
@@ -181,6 +214,11 @@ mod tests {
     #[test]
     fn the_c_programs_do_the_same() -> Result<()> {
         let folder = tempfile::tempdir()?;
+        let sink = compile(Program::Sink.c_source(), &folder.path().join("sink"))?;
+        let counted = Command::new(sink)
+            .stdin(std::process::Stdio::null())
+            .output()?;
+        assert_eq!(counted.stdout, 0_u64.to_le_bytes());
         for program in [Program::Tiny, Program::Gate] {
             let path = compile(program.c_source(), &folder.path().join(program.name()))?;
             let output = Command::new(path)

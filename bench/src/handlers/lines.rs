@@ -67,7 +67,7 @@ fn words(name: HandlerName, folder: &Path) -> Result<Vec<String>> {
     }
 }
 
-fn answer(words: &[String], line: &[u8]) -> Result<Vec<u8>> {
+pub(super) fn answer(words: &[String], line: &[u8]) -> Result<Vec<u8>> {
     let mut child = Command::new(&words[0])
         .args(&words[1..])
         .stdin(Stdio::piped())

@@ -2,6 +2,7 @@
 
 mod elf;
 mod lines;
+mod scripts;
 
 use std::fs;
 use std::io::Write;
@@ -11,6 +12,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::options::HandlerName;
+
+pub(crate) use scripts::{ITSELF, Language, WAYS, Way};
 
 /// The output of an answering handler. Clients compare every byte.
 pub(crate) const ANSWER: &[u8] = b"ok\n";
@@ -34,12 +37,25 @@ pub(crate) enum Reply {
     Gate,
     /// The handler returns one line and ends, at the latest at the end of file.
     Line,
+    /// The handler reads one line, answers with a JSON object that has the line and its length, and ends, at the
+    /// latest at the end of file.
+    Json,
     /// The handler returns its input.
     Echo,
     /// The handler sends this many zero bytes and ends.
     Send(u64),
+    /// The handler reads up to a piece that ends with a newline, writes how many bytes it has read as eight bytes,
+    /// the lowest first, and ends.
+    Sink,
     /// The handler returns one datagram to its sender.
     Datagram,
+}
+
+impl Reply {
+    /// Whether clients send a line and expect an answer to it.
+    pub(crate) const fn is_to_a_line(self) -> bool {
+        matches!(self, Self::Line | Self::Json)
+    }
 }
 
 /// The handlers, as files in the folder of this run.
@@ -50,6 +66,7 @@ pub(crate) struct Handlers {
     pub datagram: Handler,
     pub send: Handler,
     pub echo: Handler,
+    pub sink: Handler,
 }
 
 impl Handlers {
@@ -80,6 +97,7 @@ impl Handlers {
         Ok(Self {
             chosen,
             gate: native("gate", elf::Program::Gate, Reply::Gate)?,
+            sink: native("sink", elf::Program::Sink, Reply::Sink)?,
             datagram: native("datagram", elf::Program::Datagram, Reply::Datagram)?,
             // cat moves 128 KiB at a time, so that it does not limit the rate.
             send: Handler {
@@ -238,6 +256,36 @@ mod tests {
             .output()?;
         assert!(output.status.success());
         assert_eq!(output.stdout, ANSWER);
+        Ok(())
+    }
+
+    #[test]
+    fn the_sink_counts_up_to_a_newline_or_the_end() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let sink = Handlers::prepare(folder.path(), &[], 4096)?.sink;
+        let input = folder.path().join("input");
+        for length in [0, 1, 131_072, 1_000_000] {
+            fs::write(&input, vec![b'U'; length])?;
+            let counted = Command::new(&sink.words[0])
+                .stdin(fs::File::open(&input)?)
+                .output()?;
+            assert!(counted.status.success());
+            assert_eq!(counted.stdout, (length as u64).to_le_bytes());
+        }
+        let mut running = Command::new(&sink.words[0])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut input = running.stdin.take();
+        for piece in [&b"a\nb"[..], b"c\n"] {
+            input.as_mut().context("no input")?.write_all(piece)?;
+        }
+        // It ends though its input hasn't.
+        let status = running.wait()?;
+        assert!(status.success());
+        let mut counted = Vec::new();
+        std::io::Read::read_to_end(&mut running.stdout.context("no output")?, &mut counted)?;
+        assert_eq!(counted, 5_u64.to_le_bytes());
         Ok(())
     }
 }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::{Failures, LINE, close_sending_side, connect, next_line};
+use super::{Expected, Failures, LONGEST_ANSWER, close_sending_side, connect, next_line};
+use crate::handlers::Reply;
 use crate::peers::Endpoint;
 use crate::stats::Latencies;
 
@@ -17,6 +18,8 @@ pub(crate) struct AloneLoad<'a> {
     /// Time from the end of a connection to the start of the next.
     pub pause: Duration,
     pub timeout: Duration,
+    /// What handlers answer to a line.
+    pub reply: Reply,
     pub interrupted: &'a AtomicBool,
 }
 
@@ -61,16 +64,20 @@ impl AloneLoad<'_> {
     /// Returns the times to the first byte and to the end; `None` if the answer was wrong.
     fn exchange(&self) -> io::Result<Option<(Duration, Duration)>> {
         let line = next_line();
+        let expected = Expected::of(self.reply, &line);
+        let expected = expected.ok_or_else(|| io::Error::other("the handler reads no line"))?;
+        let expected = expected.bytes();
         let began = Instant::now();
         let mut socket = connect(self.endpoint, self.timeout)?;
         socket.write_all(&line)?;
         // One byte more than the answer, to detect an answer that is too long.
-        let mut received = [0; LINE + 1];
-        let mut length = socket.read(&mut received)?;
+        let mut received = [0; LONGEST_ANSWER + 1];
+        let received = &mut received[..=expected.len()];
+        let mut length = socket.read(received)?;
         let first = began.elapsed();
         let mut closed = false;
-        while length > 0 && length <= LINE {
-            if length == LINE && !closed {
+        while length > 0 && length <= expected.len() {
+            if length == expected.len() && !closed {
                 close_sending_side(&socket);
                 closed = true;
             }
@@ -80,11 +87,11 @@ impl AloneLoad<'_> {
             }
         }
         let end = began.elapsed();
-        Ok((received[..length] == line).then_some((first, end)))
+        Ok((received[..length] == *expected).then_some((first, end)))
     }
 }
 
-fn counter<'a>(failures: &'a mut Failures, error: &io::Error) -> &'a mut u64 {
+pub(super) fn counter<'a>(failures: &'a mut Failures, error: &io::Error) -> &'a mut u64 {
     match error.kind() {
         io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => &mut failures.refused,
         // SO_RCVTIMEO ends a read, and SO_SNDTIMEO a connect, with these.
@@ -99,6 +106,7 @@ mod tests {
     use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 
     use super::*;
+    use crate::load::{LINE, refusing};
 
     type Answer = fn(&[u8]) -> Vec<u8>;
 
@@ -125,6 +133,7 @@ mod tests {
             window: Duration::from_millis(100),
             pause: Duration::from_millis(1),
             timeout,
+            reply: Reply::Line,
             interrupted: &AtomicBool::new(false),
         };
         load.run()
@@ -161,9 +170,9 @@ mod tests {
         let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, listener.local_addr()?.port());
         let silent = run(&Endpoint::Tcp(address), Duration::from_millis(20));
         assert!(silent.failures.late > 0);
-        drop(listener);
-        let gone = run(&Endpoint::Tcp(address), Duration::from_millis(20));
-        assert!(gone.failures.refused > 0);
+        let (_socket, refusing) = refusing()?;
+        let refused = run(&refusing, Duration::from_millis(20));
+        assert!(refused.failures.refused > 0);
         Ok(())
     }
 }

@@ -17,7 +17,7 @@ pub(crate) struct BulkOutcome {
     pub took: Duration,
 }
 
-const CHUNK: usize = 256 * 1024;
+pub(super) const CHUNK: usize = 256 * 1024;
 
 /// Receives `expected` zero bytes from the handler.
 pub(crate) fn receive(
@@ -59,7 +59,7 @@ pub(crate) fn echo(endpoint: &Endpoint, count: u64, timeout: Duration) -> io::Re
     })
 }
 
-const FILL: u8 = 0x55;
+pub(super) const FILL: u8 = 0x55;
 
 fn write_all(mut socket: &Socket, count: u64) -> io::Result<()> {
     let chunk = vec![FILL; CHUNK];

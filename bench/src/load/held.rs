@@ -40,6 +40,26 @@ pub(crate) fn hold(
     deadline: Duration,
     interrupted: &AtomicBool,
 ) -> Held {
+    hold_by(&|| open(endpoint), count, deadline, interrupted)
+}
+
+/// The same with connections that send nothing and expect no answer.
+pub(crate) fn hold_silent(
+    endpoint: &Endpoint,
+    count: usize,
+    deadline: Duration,
+    interrupted: &AtomicBool,
+) -> Held {
+    let open = || connect(endpoint, Duration::from_secs(5));
+    hold_by(&open, count, deadline, interrupted)
+}
+
+fn hold_by(
+    open: &(dyn Fn() -> io::Result<Socket> + Sync),
+    count: usize,
+    deadline: Duration,
+    interrupted: &AtomicBool,
+) -> Held {
     let began = Instant::now();
     let (taken, failures) = (AtomicUsize::new(0), AtomicU64::new(0));
     let sockets = Mutex::new(Vec::with_capacity(count));
@@ -51,7 +71,7 @@ pub(crate) fn hold(
                     && failures.load(Ordering::Relaxed) < MAX_FAILURES
                     && !interrupted.load(Ordering::Relaxed)
                 {
-                    match open(endpoint) {
+                    match open() {
                         Ok(socket) => {
                             if let Ok(mut sockets) = sockets.lock() {
                                 sockets.push(socket);

@@ -5,6 +5,7 @@ mod bulk;
 mod datagram;
 mod held;
 mod stream;
+mod tls;
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4};
@@ -18,8 +19,9 @@ use socket2::{Domain, SockAddr, Socket, Type};
 pub(crate) use alone::{AloneLoad, AloneOutcome};
 pub(crate) use bulk::{BulkOutcome, echo, receive};
 pub(crate) use datagram::{DatagramLoad, DatagramOutcome};
-pub(crate) use held::{Held, hold};
+pub(crate) use held::{Held, hold, hold_silent};
 pub(crate) use stream::{StreamLoad, StreamOutcome};
+pub(crate) use tls::{TlsClients, TlsLoad};
 
 use crate::handlers::{ANSWER, Reply};
 use crate::peers::Endpoint;
@@ -88,6 +90,17 @@ fn connect(endpoint: &Endpoint, timeout: Duration) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Returns an address that refuses connections as long as the socket lives. The port of a listener that was closed
+/// could be another test's by then.
+#[cfg(test)]
+fn refusing() -> io::Result<(Socket, Endpoint)> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0).into())?;
+    let bound = socket.local_addr()?.as_socket_ipv4();
+    let bound = bound.ok_or_else(|| io::Error::other("not IPv4"))?;
+    Ok((socket, Endpoint::Tcp(bound)))
+}
+
 const LINE: usize = 17;
 
 /// Returns a line that no other connection of this run sends. The answer to another client is
@@ -100,6 +113,46 @@ fn next_line() -> [u8; LINE] {
         *digit = b"0123456789abcdef"[(number >> (4 * index) & 15) as usize];
     }
     line
+}
+
+/// The longest answer to a line.
+const LONGEST_ANSWER: usize = 64;
+
+/// The answer that a handler owes to a client that has sent a line.
+#[derive(Clone, Copy)]
+struct Expected {
+    bytes: [u8; LONGEST_ANSWER],
+    length: usize,
+}
+
+impl Expected {
+    /// Returns the answer to this line; `None` if handlers of this kind read none.
+    fn of(reply: Reply, line: &[u8; LINE]) -> Option<Self> {
+        let mut expected = Self {
+            bytes: [0; LONGEST_ANSWER],
+            length: 0,
+        };
+        match reply {
+            Reply::Line => expected.add(line),
+            Reply::Json => {
+                expected.add(br#"{"length":16,"line":""#);
+                expected.add(&line[..LINE - 1]);
+                expected.add(b"\"}\n");
+            }
+            _ => return None,
+        }
+        Some(expected)
+    }
+
+    fn add(&mut self, piece: &[u8]) {
+        let end = self.length + piece.len();
+        self.bytes[self.length..end].copy_from_slice(piece);
+        self.length = end;
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
 }
 
 /// Makes one connection, or sends one datagram, to check that a server works.
@@ -116,14 +169,20 @@ pub(crate) fn probe(endpoint: &Endpoint, reply: Reply, timeout: Duration) -> io:
             return socket.read_exact(&mut one);
         }
         Reply::Gate => socket.write_all(b"x")?,
+        Reply::Sink => {
+            socket.write_all(b"\n")?;
+            expected = 1_u64.to_le_bytes().to_vec();
+        }
         Reply::Echo => {
             socket.write_all(ANSWER)?;
             socket.shutdown(Shutdown::Write)?;
         }
-        Reply::Line => {
-            expected = next_line().to_vec();
-            socket.write_all(&expected)?;
-            received.resize(LINE, 0);
+        Reply::Line | Reply::Json => {
+            let line = next_line();
+            expected =
+                Expected::of(reply, &line).map_or(expected, |answer| answer.bytes().to_vec());
+            socket.write_all(&line)?;
+            received.resize(expected.len(), 0);
             socket.read_exact(&mut received)?;
             close_sending_side(&socket);
         }
@@ -154,6 +213,19 @@ fn thread_cpu_time() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_json_answer_has_the_line_and_its_length() -> io::Result<()> {
+        let line = next_line();
+        let answer = Expected::of(Reply::Json, &line);
+        let answer = answer.ok_or_else(|| io::Error::other("no answer"))?;
+        let value: serde_json::Value = serde_json::from_slice(answer.bytes())?;
+        assert_eq!(value["length"], LINE - 1);
+        let text = value["line"].as_str().map(str::as_bytes);
+        assert_eq!(text, Some(&line[..LINE - 1]));
+        assert!(Expected::of(Reply::Gate, &line).is_none());
+        Ok(())
+    }
 
     #[test]
     fn no_line_comes_twice() {

@@ -15,7 +15,7 @@ use crate::peers::Peer;
 use crate::proc::{self, ProcessTable};
 use crate::results::StreamKey;
 
-const HOLD_DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const HOLD_DEADLINE: Duration = Duration::from_secs(60);
 /// The memory of a tiny process with its connection, rounded up.
 const KIB_A_PROCESS: u64 = 400;
 
@@ -77,7 +77,7 @@ pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
 }
 
 /// Checks that the machine has processes, memory and descriptors for this many more handlers.
-fn check_capacity(peer: &Peer, more: usize) -> Result<(), String> {
+pub(super) fn check_capacity(peer: &Peer, more: usize) -> Result<(), String> {
     let processes = more * peer.processes_each;
     let running = ProcessTable::read().map_or(0, |table| table.len());
     let most = proc::pid_max() * 8 / 10;

@@ -7,11 +7,16 @@
 mod bulk;
 mod cost;
 mod datagram;
+mod growth;
 mod kernel;
 mod live;
 mod prestart;
 mod rates;
+mod sandbox;
+mod scripts;
 mod services;
+mod tls;
+mod turns;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,10 +26,10 @@ use std::time::Duration;
 use anyhow::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::handlers::{Handler, Handlers, Reply};
+use crate::handlers::{Handler, Handlers, Way};
 use crate::load::{StreamLoad, StreamOutcome};
 use crate::options::{Group, Settings};
-use crate::peers::{Peer, Server, Transport, Workspace};
+use crate::peers::{Endpoint, PROBE_TIMEOUT, Peer, Probe, Server, Transport, Workspace};
 use crate::results::{Results, StreamKey};
 use crate::samples::{RoundPercentiles, Samples, StreamRound, StreamSamples};
 
@@ -34,6 +39,8 @@ pub(crate) struct Bench {
     pub peers: Vec<Peer>,
     pub handlers: Handlers,
     pub tiny: Handler,
+    /// The programs of the ways to have a small service, as far as they can be made.
+    pub scripts: Vec<(&'static Way, Option<Handler>)>,
     pub workspace: Workspace,
     pub interrupted: Arc<AtomicBool>,
     /// Filled with the summaries of the samples at the end.
@@ -68,6 +75,7 @@ impl Bench {
             peers,
             handlers,
             tiny,
+            scripts: Vec::new(),
             workspace,
             interrupted,
             results,
@@ -85,7 +93,7 @@ impl Bench {
             self.results
                 .note(name.as_str(), None, format!("handler left out: {reason}"));
         }
-        let groups: [(Group, Measurement); 8] = [
+        let groups: [(Group, Measurement); 12] = [
             (Group::Kernel, kernel::round),
             (Group::Rates, rates::round),
             (Group::Live, live::round),
@@ -94,6 +102,10 @@ impl Bench {
             (Group::Datagram, datagram::round),
             (Group::Prestart, prestart::round),
             (Group::Services, services::round),
+            (Group::Sandbox, sandbox::round),
+            (Group::Tls, tls::round),
+            (Group::Scripts, scripts::round),
+            (Group::Growth, growth::round),
         ];
         let round = |bench: &mut Self, round| {
             for (group, measure) in groups {
@@ -166,12 +178,25 @@ impl Bench {
 
     /// Starts a server, or notes the failure.
     fn start(&mut self, peer: &Peer, transport: Transport, handler: &Handler) -> Option<Server> {
+        let probe =
+            |endpoint: &Endpoint| crate::load::probe(endpoint, handler.reply, PROBE_TIMEOUT);
+        self.start_for(peer, transport, handler, &probe)
+    }
+
+    /// The same for clients of another kind.
+    fn start_for(
+        &mut self,
+        peer: &Peer,
+        transport: Transport,
+        handler: &Handler,
+        probe: Probe<'_>,
+    ) -> Option<Server> {
         let key = (peer.name.clone(), transport, handler.name);
         let failed = self.failed_starts.get(&key).copied().unwrap_or(0);
         if failed >= MAX_FAILED_STARTS || self.counting || self.is_interrupted() {
             return None;
         }
-        match Server::start(&self.workspace, peer, transport, handler) {
+        match Server::start_for(&self.workspace, peer, transport, handler, probe) {
             Ok(server) => Some(server),
             Err(error) => {
                 self.failed_starts.insert(key, failed + 1);
@@ -211,7 +236,7 @@ impl Bench {
         window: Duration,
     ) -> Result<StreamOutcome> {
         // Prestarted handlers must be used up first, so that the rate of replacement counts.
-        let warm_up = window / if handler.reply == Reply::Line { 4 } else { 10 };
+        let warm_up = window / if handler.reply.is_to_a_line() { 4 } else { 10 };
         let load = StreamLoad {
             endpoints: std::slice::from_ref(&server.endpoint),
             clients,
@@ -332,6 +357,8 @@ mod tests {
             processes_each: 1,
             only: None,
             prestarts: false,
+            helpers: false,
+            p256_only: false,
             mode_of: None,
             before_of: before_of.map(str::to_owned),
             remark: "",

@@ -58,7 +58,7 @@ pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
 
 /// Waits until the prestarted handlers are ready. A server without any is reported and not
 /// measured.
-fn is_prestarted(
+pub(super) fn is_prestarted(
     bench: &mut Bench,
     peer: &Peer,
     transport: Transport,
@@ -99,6 +99,7 @@ fn alone(
         window: bench.settings.window * handler.windows * longer,
         pause: pause(handler),
         timeout: bench.settings.timeout,
+        reply: handler.reply,
         interrupted: &bench.interrupted,
     };
     let outcome = load.run();

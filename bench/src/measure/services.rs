@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::Bench;
-use crate::load::{StreamLoad, StreamOutcome};
-use crate::peers::{Endpoint, Server};
+use super::turns::{Load, in_turns};
+use crate::peers::Server;
 use crate::proc;
 use crate::samples::{ServicesRound, ServicesSamples};
 
@@ -34,7 +34,7 @@ pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
         if !bench.step(round, &format!("{services} services")) {
             continue;
         }
-        match measure(bench, round, services) {
+        match measure(bench, round, services, TURNS, WINDOWS) {
             Ok(figures) => record(bench, services, figures),
             Err(error) => {
                 let what = format!("a daemon of {services}: {error:#}");
@@ -45,7 +45,14 @@ pub(super) fn round(bench: &mut Bench, round: u32) -> Result<()> {
     Ok(())
 }
 
-fn measure(bench: &Bench, round: u32, services: usize) -> Result<ServicesRound> {
+/// Measures one daemon of so many services beside a daemon of one, in so many turns of all windows together.
+pub(super) fn measure(
+    bench: &Bench,
+    round: u32,
+    services: usize,
+    turns: usize,
+    windows: u32,
+) -> Result<ServicesRound> {
     let base = bench
         .peers
         .iter()
@@ -63,24 +70,24 @@ fn measure(bench: &Bench, round: u32, services: usize) -> Result<ServicesRound> 
     let memory_of_one = one.anonymous_kib()? as f64;
     let memory = many.anonymous_kib()? as f64;
     let (descriptors, threads) = proc::descriptors_and_threads(many.pid())?;
-    // Short turns, since the machine's speed changes within seconds; each is first in some.
+    let clients = bench.settings.usual_clients();
+    let load = |server, endpoints| Load {
+        server,
+        endpoints,
+        handler: &bench.tiny,
+        clients,
+    };
     let loads = [
-        std::slice::from_ref(&one.endpoint),
-        std::slice::from_ref(&many.endpoint),
-        &endpoints,
+        load(&one, std::slice::from_ref(&one.endpoint)),
+        load(&many, std::slice::from_ref(&many.endpoint)),
+        load(&many, &endpoints),
     ];
-    let mut rates = [0.0; 3];
-    let mut failures = 0;
-    for turn in 0..TURNS {
-        for first in 0..loads.len() {
-            let at = (first + turn + round as usize) % loads.len();
-            let outcome = load(bench, loads[at])?;
-            let seconds = bench.settings.window.as_secs_f64() * f64::from(WINDOWS);
-            rates[at] += outcome.in_window as f64 / seconds;
-            failures += outcome.failures.total();
-        }
-    }
-    let [rate_of_one, rate, spread_rate] = rates;
+    let time = bench.settings.window * windows;
+    let outcomes = in_turns(bench, round, &loads, turns, time)?;
+    let failures = outcomes.iter().map(|outcome| outcome.failures).sum();
+    let [of_one, to_one, spread] = outcomes[..] else {
+        bail!("there aren't three loads");
+    };
     Ok(ServicesRound {
         failures,
         start: many.first_answer.as_secs_f64() * 1e3,
@@ -88,27 +95,14 @@ fn measure(bench: &Bench, round: u32, services: usize) -> Result<ServicesRound> 
         memory_of_one,
         descriptors: descriptors as f64,
         threads: threads as f64,
-        rate,
-        spread_rate,
-        rate_of_one,
+        rate: to_one.rate,
+        cpu: to_one.cpu,
+        spread_rate: spread.rate,
+        spread_cpu: spread.cpu,
+        rate_of_one: of_one.rate,
+        cpu_of_one: of_one.cpu,
         end: many.end()?.as_secs_f64() * 1e3,
     })
-}
-
-/// Loads services with the usual clients, for one turn.
-fn load(bench: &Bench, endpoints: &[Endpoint]) -> Result<StreamOutcome> {
-    let window = bench.settings.window * WINDOWS / TURNS as u32;
-    let load = StreamLoad {
-        endpoints,
-        clients: bench.settings.usual_clients(),
-        threads: bench.settings.load_threads,
-        warm_up: window / 10,
-        window,
-        timeout: bench.settings.timeout,
-        reply: bench.tiny.reply,
-        interrupted: &bench.interrupted,
-    };
-    Ok(load.run()?)
 }
 
 fn record(bench: &mut Bench, services: usize, figures: ServicesRound) {

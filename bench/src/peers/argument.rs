@@ -73,6 +73,8 @@ impl PeerArgument {
                 processes_each: 1,
                 only: None,
                 prestarts: false,
+                helpers: false,
+                p256_only: false,
                 mode_of: None,
                 before_of: None,
                 remark: FROM_OPTION,

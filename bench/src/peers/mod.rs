@@ -2,6 +2,7 @@
 
 mod argument;
 mod catalogue;
+mod certificates;
 mod recipe;
 mod server;
 mod version;
@@ -14,8 +15,10 @@ use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use argument::PeerArgument;
+pub(crate) use catalogue::{SANDBOX, TLS};
+pub(crate) use certificates::{Certificate, Certificates, HOST};
 pub(crate) use recipe::{Endpoint, Recipe};
-pub(crate) use server::{Server, Workspace};
+pub(crate) use server::{PROBE_TIMEOUT, Probe, Server, Workspace};
 
 use crate::handlers::find_in_path;
 use crate::options::{Group, Options};
@@ -61,6 +64,10 @@ pub(crate) struct Peer {
     pub only: Option<Group>,
     /// Starts processes before their clients connect.
     pub prestarts: bool,
+    /// Has processes of its own program, which serve all connections.
+    pub helpers: bool,
+    /// Agrees on keys by P-256 only, where others do by X25519 (TLS).
+    pub p256_only: bool,
     /// The server that this is with other options.
     pub mode_of: Option<&'static str>,
     /// The server that this is an earlier binary of.
@@ -83,35 +90,54 @@ pub(crate) struct Found {
 
 impl Peer {
     pub(crate) fn takes_part(&self, group: Group) -> bool {
-        self.only.is_none_or(|only| only == group)
+        takes_part(self.only, group)
+    }
+
+    /// Returns the peer with a value for a placeholder in its recipes.
+    pub(crate) fn with(mut self, placeholder: &str, value: &str) -> Self {
+        let recipes = self.recipes.into_iter();
+        let filled = recipes.map(|(kind, recipe)| (kind, recipe.with(placeholder, value)));
+        self.recipes = filled.collect();
+        self
     }
 }
 
-/// Returns the installed servers and those of the command line, as selected there.
+/// Whether a server that is limited to `only`, if to any, takes part in `group`. Some groups have servers of
+/// their own alone.
+fn takes_part(only: Option<Group>, group: Group) -> bool {
+    let of_their_own = matches!(group, Group::Tls | Group::Scripts | Group::Growth);
+    only.map_or(!of_their_own, |only| only == group)
+}
+
+/// Returns the installed servers and those of the command line, as selected there. Missing are only
+/// those that would have been measured.
 pub(crate) fn find(options: &Options) -> Result<Found> {
     let mut peers = Vec::new();
     let mut missing = Vec::new();
     let before = options.before.as_deref();
     let before = before.map(|path| file("--before", path)).transpose()?;
+    let skd = find_skd(options)?;
     for known in catalogue::KNOWN {
-        let program = if known.program == "skd" {
-            find_skd(options)?
-        } else {
-            find_in_path(known.program)
-                .ok()
-                .filter(|program| known.is_usable(program))
+        let program = match (known.program, &options.nsjail, &options.s6_tlsserver) {
+            ("skd", ..) => skd.clone(),
+            ("nsjail", Some(path), _) => Some(file("--nsjail", path)?),
+            ("s6-tlsserver", _, Some(path)) => Some(file("--s6-tlsserver", path)?),
+            (program, ..) => find_in_path(program).ok(),
         };
-        match program {
-            Some(program) => {
-                peers.push(known.peer(program));
+        let program = program.filter(|program| known.is_usable(program));
+        let peer = program.and_then(|program| with_skd(known.peer(program), skd.as_deref()));
+        match peer {
+            Some(peer) => {
+                peers.push(peer);
                 if let Some(before) = before.as_deref().filter(|_| known.is_skd_stream()) {
                     peers.push(known.before(before.to_owned()));
                 }
             }
-            None => missing.push(Missing {
+            None if known.is_measured(&options.only) => missing.push(Missing {
                 name: known.name.to_owned(),
                 package: known.package.to_owned(),
             }),
+            None => {}
         }
     }
     for argument in options.peers.iter().chain(&options.datagram_peers) {
@@ -148,6 +174,15 @@ pub(crate) fn find(options: &Options) -> Result<Found> {
         missing.clear();
     }
     Ok(Found { peers, missing })
+}
+
+/// Returns a peer that runs skd too with its path; `None` if there is no skd.
+fn with_skd(peer: Peer, skd: Option<&Path>) -> Option<Peer> {
+    const SKD: &str = "{skd}";
+    if peer.recipes.values().any(|recipe| recipe.has(SKD)) {
+        return Some(peer.with(SKD, skd?.to_str()?));
+    }
+    Some(peer)
 }
 
 fn file(option: &str, path: &Path) -> Result<PathBuf> {

@@ -35,6 +35,21 @@ pub(super) struct Command {
 }
 
 impl Recipe {
+    /// Returns the recipe with a value for a placeholder of the caller's.
+    pub(crate) fn with(mut self, placeholder: &str, value: &str) -> Self {
+        let texts = self.words.iter_mut().chain(&mut self.config);
+        for text in texts {
+            *text = text.replace(placeholder, value);
+        }
+        self
+    }
+
+    /// Whether there is such a placeholder.
+    pub(super) fn has(&self, placeholder: &str) -> bool {
+        let mut texts = self.words.iter().chain(&self.config);
+        texts.any(|text| text.contains(placeholder))
+    }
+
     pub(super) fn with_program(mut self, program: &Path) -> Self {
         self.words[0] = program.to_string_lossy().into_owned();
         self
@@ -132,6 +147,10 @@ impl Values {
             ("{user}", user),
             ("{config}", config.display().to_string()),
             ("{pidfile}", pidfile.display().to_string()),
+            (
+                "{socket}",
+                pidfile.with_extension("sock").display().to_string(),
+            ),
             ("{log}", pidfile.with_extension("log").display().to_string()),
             ("{handler_file}", handler.words[0].clone()),
             ("{handler_arguments}", handler.words[1..].join(" ")),

@@ -1,7 +1,8 @@
 //! A running server.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::fs::{self, File};
+use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -11,10 +12,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use nix::unistd::Pid;
 
-use super::{Endpoint, Peer, Transport, environment};
+use super::{Certificates, Endpoint, Peer, Transport, environment};
 use crate::handlers::Handler;
 use crate::load;
 use crate::proc::{self, ProcessTable};
@@ -25,6 +26,7 @@ pub(crate) struct Workspace {
     folder: PathBuf,
     serial: Cell<u32>,
     port: Cell<u16>,
+    certificates: OnceCell<Certificates>,
 }
 
 impl Workspace {
@@ -35,7 +37,21 @@ impl Workspace {
             folder: folder.to_owned(),
             serial: Cell::new(0),
             port: Cell::new(first),
+            certificates: OnceCell::new(),
         }
+    }
+
+    /// The certificates of this run, made when they are first needed.
+    pub(crate) fn certificates(&self) -> Result<&Certificates> {
+        if let Some(made) = self.certificates.get() {
+            return Ok(made);
+        }
+        let made = Certificates::prepare(&self.folder).context("cannot make certificates")?;
+        Ok(self.certificates.get_or_init(|| made))
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     fn stem(&self) -> PathBuf {
@@ -73,6 +89,7 @@ pub(crate) struct Server {
     child: Child,
     pid: i32,
     prestarts: bool,
+    helpers: bool,
     pub endpoint: Endpoint,
     /// Time from the start of the program to the end of the first answer.
     pub first_answer: Duration,
@@ -83,12 +100,30 @@ const START_TIMEOUT: Duration = Duration::from_secs(5);
 /// The same for thousands of services, on a busy machine.
 const MANY_START_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Makes one connection, to check that a server works.
+pub(crate) type Probe<'a> = &'a dyn Fn(&Endpoint) -> io::Result<()>;
+
+/// How long a probe waits.
+pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
 impl Server {
     pub(crate) fn start(
         workspace: &Workspace,
         peer: &Peer,
         transport: Transport,
         handler: &Handler,
+    ) -> Result<Self> {
+        let probe = |endpoint: &Endpoint| load::probe(endpoint, handler.reply, PROBE_TIMEOUT);
+        Self::start_for(workspace, peer, transport, handler, &probe)
+    }
+
+    /// The same for clients of another kind.
+    pub(crate) fn start_for(
+        workspace: &Workspace,
+        peer: &Peer,
+        transport: Transport,
+        handler: &Handler,
+        probe: Probe<'_>,
     ) -> Result<Self> {
         let Some(recipe) = peer.recipes.get(&transport) else {
             bail!("{} has no command for {transport}", peer.name);
@@ -100,9 +135,10 @@ impl Server {
         let mut process = Command::new(&command.words[0]);
         process.args(&command.words[1..]);
         let (mut server, began) = Self::spawn(process, &errors, endpoint, peer.prestarts)?;
+        server.helpers = peer.helpers;
         let outcome = server
             .settle(command.pidfile.as_deref(), began)
-            .and_then(|()| server.await_answer(handler, began, START_TIMEOUT));
+            .and_then(|()| server.await_answer(probe, began, START_TIMEOUT));
         outcome.map_err(|error| match last_line(&errors, &workspace.folder) {
             Some(line) => error.context(format!("it reports: {line}")),
             None => error,
@@ -138,7 +174,8 @@ impl Server {
         let last = endpoints.last().cloned().context("no service")?;
         let errors = stem.with_extension("stderr");
         let (mut server, began) = Self::spawn(process, &errors, last, false)?;
-        server.await_answer(handler, began, MANY_START_TIMEOUT)?;
+        let probe = |endpoint: &Endpoint| load::probe(endpoint, handler.reply, PROBE_TIMEOUT);
+        server.await_answer(&probe, began, MANY_START_TIMEOUT)?;
         Ok((server, endpoints))
     }
 
@@ -168,6 +205,7 @@ impl Server {
             pid: child.id().cast_signed(),
             child,
             prestarts,
+            helpers: false,
             endpoint,
             first_answer: Duration::ZERO,
         };
@@ -190,10 +228,9 @@ impl Server {
         bail!("it writes no pid file")
     }
 
-    fn await_answer(&mut self, handler: &Handler, began: Instant, timeout: Duration) -> Result<()> {
+    fn await_answer(&mut self, probe: Probe<'_>, began: Instant, timeout: Duration) -> Result<()> {
         loop {
-            let probe = load::probe(&self.endpoint, handler.reply, Duration::from_secs(2));
-            let Err(error) = probe else {
+            let Err(error) = probe(&self.endpoint) else {
                 self.first_answer = began.elapsed();
                 return Ok(());
             };
@@ -269,6 +306,54 @@ impl Server {
         Ok(found)
     }
 
+    /// The CPU time of all its processes, those that have ended and those that outlived their parents among them.
+    /// Nothing else that this process has started may run.
+    pub(crate) fn cpu_of_all(&self) -> Result<Duration> {
+        self.reap_orphans();
+        let own = std::process::id().cast_signed();
+        let mut sum = proc::cpu_times(own)?.children;
+        for pid in ProcessTable::read()?.descendants(own) {
+            // A process may end between the listing and this; its parent then has its time.
+            let times = proc::cpu_times(pid).unwrap_or_default();
+            sum += times.own + times.children;
+        }
+        Ok(sum)
+    }
+
+    /// Waits for processes that outlived their parents, and whose parent is this process now.
+    pub(crate) fn reap_orphans(&self) {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        while let Ok(status) = waitid(Id::All, flags) {
+            let Some(pid) = status.pid() else {
+                return;
+            };
+            // The server's own end is for others to see.
+            if pid.as_raw() == self.pid || pid.as_raw() == self.child.id().cast_signed() {
+                return;
+            }
+            let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
+        }
+    }
+
+    /// Waits until all other processes than these have ended.
+    pub(crate) fn await_only(&self, known: &[i32], timeout: Duration) -> bool {
+        let began = Instant::now();
+        loop {
+            self.reap_orphans();
+            let others = ProcessTable::read().map_or(0, |table| {
+                let all = table.descendants(std::process::id().cast_signed());
+                all.iter().filter(|pid| !known.contains(pid)).count()
+            });
+            if others == 0 {
+                return true;
+            }
+            if began.elapsed() > timeout {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Waits until all handlers have ended and been waited for, so that their CPU time counts.
     /// Prestarted handlers may stay.
     pub(crate) fn await_idle(&self, timeout: Duration) -> bool {
@@ -278,11 +363,21 @@ impl Server {
         let began = Instant::now();
         loop {
             match ProcessTable::read() {
-                Ok(table) if table.descendants(self.pid).is_empty() => return true,
+                Ok(table) if self.are_helpers(&table.descendants(self.pid)) => return true,
                 _ if began.elapsed() > timeout => return false,
                 _ => std::thread::sleep(Duration::from_millis(5)),
             }
         }
+    }
+
+    /// Whether all of these processes serve every connection.
+    fn are_helpers(&self, processes: &[i32]) -> bool {
+        let program = proc::executable(self.pid);
+        let is_own = |pid: &i32| {
+            let executable = proc::executable(*pid);
+            executable.is_ok_and(|executable| program.as_ref().is_ok_and(|own| *own == executable))
+        };
+        processes.is_empty() || (self.helpers && processes.iter().all(is_own))
     }
 
     /// Waits until all prestarted processes are ready: none is traced, and none has started or

@@ -3,13 +3,17 @@
 mod before;
 mod cost;
 mod data;
+mod growth;
 mod kernel;
 mod latency;
 mod live;
 mod prestart;
 mod rates;
+mod sandbox;
+mod scripts;
 mod servers;
 mod services;
+mod tls;
 
 use super::format::{NOTHING, spread, thousands};
 use super::table::Table;
@@ -35,11 +39,15 @@ pub(in crate::report) fn all(results: &Results) -> Vec<Section> {
         rates::rates(results),
         rates::ratios(results),
         prestart::prestart(results),
+        scripts::scripts(results),
         live::live(results),
         latency::latency(results),
         kernel::kernel(results),
         cost::costs(results),
         services::services(results),
+        growth::growth(results),
+        sandbox::sandbox(results),
+        tls::tls(results),
         data::bulk(results),
         data::datagrams(results),
         servers::servers(results),

@@ -16,6 +16,8 @@ pub(super) fn services(results: &Results) -> Section {
         "connections a second",
         "ratio to one service",
         "ratio, spread over all",
+        "own CPU (µs)",
+        "own CPU, spread over all (µs)",
     ];
     let mut table = Table::of_figures("Services", "services", columns.map(str::to_owned));
     let ratio = |ratio| format!("{ratio:.2}");
@@ -31,6 +33,8 @@ pub(super) fn services(results: &Results) -> Section {
             spread(point.rate, thousands) + mark(point.failures),
             spread(point.ratio, ratio),
             spread(point.spread_ratio, ratio),
+            median(point.cpu, thousands),
+            median(point.spread_cpu, thousands),
         ]);
     }
     Section {
