@@ -11,9 +11,11 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use libfuzzer_sys::fuzz_target;
 use skd::cli::{self, Request};
 use skd::config::{
-    Admission, AtLimit, Config, Control, DatagramMode, Endpoint, Identity, Listen, LogFormat,
-    LogTarget, MOST_THREADS, Mode, Prestart, Probes, Proxies, Rule, RuleLocation, Sharing,
-    SocketOption, SourcePrefix, StandardError, Style, Supervise, Trusted, UnixAddress, quoted,
+    Admission, AtLimit, ClientCertificates, Config, Control, DatagramMode, Endpoint, Gate,
+    HOST_NAME, Identity, Isolation, Listen, LogFormat, LogTarget, MOST_THREADS, Mode, Mount,
+    MountKind, Part, Parts, Prestart, Probes, Proxies, ResourceMax, Rule, RuleLocation, Sandbox,
+    Seccomp, Sharing, SocketOption, SourcePrefix, StandardError, Style, Supervise, Tls, TlsProcess,
+    TlsVersion, Trusted, UnixAddress, quoted,
 };
 use skd::error::Error;
 
@@ -79,6 +81,46 @@ fn checked(config: &Config) {
         assert!(!service.listeners.is_empty() && service.mode == Mode::PerConnection);
         assert!(service.listeners.iter().filter_map(style).all(connections));
         assert!(service.admission.proxies.is_none());
+    }
+    if let Some(sandbox) = &service.isolation.sandbox {
+        assert!(!service.listeners.is_empty() && sandbox.parts != Parts::NONE);
+        assert!(service.root.is_none() && !service.as_peer);
+        let paths = sandbox.parts.has(Part::Mount) || sandbox.parts.has(Part::Landlock);
+        assert!(paths || sandbox.mounts.is_empty());
+        for (at, mount) in sandbox.mounts.iter().enumerate() {
+            assert!(mount.at.is_absolute() && mount.at.parent().is_some());
+            assert!(!mount.at.as_os_str().as_bytes().contains(&0));
+            // What is in a directory comes after it.
+            let before = &sandbox.mounts[..at];
+            assert!(before.iter().all(|other| !other.at.starts_with(&mount.at)));
+        }
+    }
+    if let Some(tls) = &service.tls {
+        let packets = [Some(Style::Datagram), Some(Style::Seqpacket)];
+        let style = |listen: &Listen| listen.endpoint.style();
+        assert!(!service.listeners.is_empty() && service.mode == Mode::PerConnection);
+        assert!(
+            !service
+                .listeners
+                .iter()
+                .map(style)
+                .any(|it| packets.contains(&it))
+        );
+        assert!(!service.as_peer && !tls.certificates.is_empty());
+        assert_eq!(
+            tls.client == ClientCertificates::None,
+            tls.client_ca.is_empty()
+        );
+        assert!(tls.crl.is_empty() || !tls.client_ca.is_empty());
+        assert!(tls.alpn.iter().all(|name| (1..=255).contains(&name.len())));
+        let certificates = tls.certificates.iter();
+        let own = certificates.flat_map(|it| [&it.chain].into_iter().chain(&it.key));
+        for path in own.chain(&tls.client_ca).chain(&tls.crl).chain(&tls.ocsp) {
+            assert!(!path.as_os_str().is_empty() && !path.as_os_str().as_bytes().contains(&0));
+        }
+    }
+    if let Some(gate) = &service.gate {
+        assert!(!gate.command.is_empty() && !service.listeners.is_empty());
     }
     for path in [&daemon.pidfile, &daemon.root, &service.root]
         .into_iter()
@@ -253,6 +295,108 @@ fn admission(words: &mut Words, asked: &Admission) {
     }
 }
 
+/// Writes the options of containment, sandbox, filter and limits.
+fn isolation(words: &mut Words, asked: &Isolation) {
+    words.flag("contain", asked.contains);
+    let filter = match &asked.seccomp {
+        Seccomp::Unset => None,
+        Seccomp::None => Some("none".into()),
+        Seccomp::Default => Some("default".into()),
+        Seccomp::Log => Some("log".into()),
+        Seccomp::File(file) => Some(file.option.clone()),
+    };
+    words.value("seccomp", filter);
+    for (of, ResourceMax { memory, pids, cpu }) in
+        [("", &asked.handler_max), ("service-", &asked.service_max)]
+    {
+        words.value(&format!("{of}memory-max"), memory.map(|it| it.to_string()));
+        words.value(&format!("{of}pids-max"), pids.map(|it| it.to_string()));
+        words.value(&format!("{of}cpu-max"), cpu.map(|it| format!("{it}%")));
+    }
+    let Some(sandbox) = &asked.sandbox else {
+        return;
+    };
+    let Sandbox {
+        parts,
+        user,
+        host_name,
+        mounts,
+        shares_net,
+    } = sandbox;
+    // The network can be shared only where it would not be.
+    let net = shares_net.then_some("net");
+    let names: Vec<_> = parts.names().chain(net).collect();
+    words.value("sandbox", Some(names.join(",")));
+    words.flag("share-net", *shares_net);
+    words.value(
+        "sandbox-user",
+        user.map(|(uid, gid)| format!("{uid}:{gid}")),
+    );
+    words.value(
+        "sandbox-hostname",
+        Some(host_name).filter(|name| *name != HOST_NAME),
+    );
+    for Mount { kind, at } in mounts {
+        let text =
+            |path: &OsStr, more: &OsStr| os(&[path.as_bytes(), b":", more.as_bytes()].concat());
+        match kind {
+            MountKind::ReadOnly(from) => {
+                words.value("ro", Some(text(from.as_os_str(), at.as_os_str())));
+            }
+            MountKind::ReadWrite(from) => {
+                words.value("rw", Some(text(from.as_os_str(), at.as_os_str())));
+            }
+            MountKind::Memory(size) => {
+                let size = size.to_string();
+                words.value("tmpfs", Some(text(at.as_os_str(), OsStr::new(&size))));
+            }
+        }
+    }
+}
+
+/// Writes the options of a gate.
+fn gate(words: &mut Words, asked: &Gate) {
+    let quoted = asked.command.iter().map(|word| {
+        let parts: Vec<_> = word.to_bytes().split(|byte| *byte == b'\'').collect();
+        [b"'", parts.join(&br"'\''"[..]).as_slice(), b"'"].concat()
+    });
+    let command: Vec<_> = quoted.collect();
+    words.value("gate", Some(os(&command.join(&b' '))));
+    words.value("gate-timeout", Some(asked.timeout.to_string()));
+    words.value("gate-max", Some(asked.most.to_string()));
+}
+
+/// Writes the options of TLS.
+fn tls(words: &mut Words, asked: &Tls) {
+    for certificate in &asked.certificates {
+        words.value("tls", Some(certificate.text()));
+    }
+    for (option, paths) in [
+        ("tls-client-ca", &asked.client_ca),
+        ("tls-crl", &asked.crl),
+        ("tls-ocsp", &asked.ocsp),
+    ] {
+        for path in paths {
+            words.value(option, Some(path));
+        }
+    }
+    words.flag("tls-strict-sni", asked.strict_sni);
+    let is_optional = asked.client == ClientCertificates::Optional;
+    words.value("tls-client", is_optional.then_some("optional"));
+    words.value("tls-min", (asked.min == TlsVersion::Tls13).then_some("1.3"));
+    for name in &asked.alpn {
+        words.value("tls-alpn", Some(name));
+    }
+    words.value("tls-timeout", Some(asked.timeout.to_string()));
+}
+
+/// Writes the options of the process that serves TLS.
+fn tls_process(words: &mut Words, asked: &TlsProcess) {
+    words.value("tls-user", asked.user.as_ref().map(|user| &user.name));
+    words.value("tls-program", asked.program.as_ref());
+    words.value("tls-keylog", asked.keylog.as_ref());
+}
+
 /// Writes the options of the control socket.
 fn control(words: &mut Words, asked: &Control) {
     words.value("control", Some(&asked.path));
@@ -347,6 +491,14 @@ fn written(
         words.flag(option.name(), socket_option(option).is_none());
     }
     admission(&mut words, &service.admission);
+    isolation(&mut words, &service.isolation);
+    if let Some(asked) = &service.gate {
+        gate(&mut words, asked);
+    }
+    if let Some(asked) = &service.tls {
+        tls(&mut words, asked);
+    }
+    tls_process(&mut words, &daemon.tls);
     if service.datagrams != DatagramMode::Wait {
         let mode = match service.datagrams {
             DatagramMode::PerPeer => "per-peer",

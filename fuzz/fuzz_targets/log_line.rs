@@ -57,6 +57,7 @@ fuzz_target!(|input: Input<'_>| {
         told: None,
         after,
         usage: Usage::default(),
+        out_of_memory: number % 5 == 0,
     };
     let client = Client {
         service,

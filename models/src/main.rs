@@ -61,6 +61,7 @@ mod sys {
             }
         }
     }
+    pub mod passing;
     pub mod process;
     pub mod signals {
         pub use super::process::kill;
@@ -92,6 +93,25 @@ mod serve {
 }
 
 mod child {
+    pub mod cgroups {
+        /// In the place of control groups, of which the models have none.
+        #[derive(Debug)]
+        pub enum Cgroup {}
+
+        #[derive(Debug)]
+        pub enum Cgroups {}
+    }
+    pub mod jail {
+        /// In the place of sandboxes, of which the models have none.
+        #[derive(Debug)]
+        pub enum Jail {}
+
+        impl Jail {
+            pub fn is_init(&self) -> bool {
+                match *self {}
+            }
+        }
+    }
     pub mod plan;
     pub mod spawn {
         use std::os::fd::OwnedFd;
@@ -101,6 +121,8 @@ mod child {
             pub pid: nix::unistd::Pid,
             pub pidfd: Option<OwnedFd>,
             pub way: crate::report::Way,
+            pub cgroup: Option<super::cgroups::Cgroup>,
+            pub is_init: bool,
         }
 
         /// In the place of what starts handlers.

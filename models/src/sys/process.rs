@@ -196,6 +196,8 @@ pub struct Wait(bool);
 impl Wait {
     pub const UNTIL_END: Self = Self(true);
     pub const PEEK_STOPPED: Self = Self(false);
+    /// Asked only of processes that may not be children.
+    pub const PEEK: Self = Self::PEEK_STOPPED;
 }
 
 pub fn wait(target: Target<'_>, how: Wait) -> Result<Option<(Pid, Change)>, Errno> {

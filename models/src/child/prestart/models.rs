@@ -79,7 +79,8 @@ fn either() -> Prestart {
 
 fn pool(prestart: Prestart) -> Arc<Pool> {
     let service = ServiceId::new(0);
-    Pool::start(service, prestart, Arc::new(Plan), Vec::new(), Spawner).unwrap()
+    let source = (Arc::new(Plan), None, None);
+    Pool::start(service, prestart, source, Vec::new(), Spawner).unwrap()
 }
 
 fn filled(prestart: Prestart) -> Arc<Pool> {

@@ -4,6 +4,8 @@ use super::failure::Failure;
 use super::kinds::Kinds;
 use super::parked::{Parked, note_of_copies};
 use super::verdict::Successor;
+use crate::child::cgroups::Cgroups;
+use crate::child::jail::Jail;
 use crate::child::plan::Plan;
 use crate::child::spawn::Spawner;
 use crate::kernel;
@@ -14,10 +16,13 @@ use crate::sys::sockets::control;
 use nix::unistd::Pid;
 use std::ffi::OsStr;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub struct Start<'a> {
     pub plan: &'a Plan,
+    pub jail: Option<&'a Jail>,
+    pub cgroups: Option<&'a Arc<Cgroups>>,
     pub steps: &'a [()],
     pub successor: Successor,
     pub without: Kinds,
