@@ -3,7 +3,7 @@
 function __skd_prog
     set -l words (commandline -opc) (commandline -ct)
     set -e words[1]
-    argparse --stop-nonopt t/tcp= u/udp= i/inet= l/unix= x= systemd listen-fd= s/stream d/datagram seqpacket b/backlog= unix-mode= unix-owner= threads= c/max-clients= max-total= once wait datagram-mode= min-source-port= warm= fork-server=\? fork-server-max-age= chdir= umask= nice= limit= env= env-file= clear-env pass-env= argv0= name= stderr= no-new-privs allow= deny= rules= explain= max-per-source= source-prefix= nat64= rate= rate-per-source= at-max= at-source-max= at-rate= proxy-protocol proxy-from= proxy-timeout= first-byte= timeout= idle-timeout= linger= drain= kill-after= n/nodelay keepalive=\? user-timeout= defer-accept= fast-open= reuse-port freebind device= tos= mark= send-buffer= receive-buffer= multicast= accept-descriptors v/verbose B/background L/log= log-format= log-time=\? log-mask= P/pidfile= S/supervise on-demand idle-exit= ready-fd= user= as-peer daemon-user= U/drop-privileges chroot= check V/version h/help=\? control= control-mode= control-owner= control-read= config= inetd-conf= xinetd= print-config -- $words 2>/dev/null
+    argparse --stop-nonopt t/tcp= u/udp= i/inet= l/unix= x= systemd listen-fd= s/stream d/datagram seqpacket b/backlog= unix-mode= unix-owner= threads= tls= tls-strict-sni tls-client-ca= tls-client= tls-crl= tls-ocsp= tls-min= tls-alpn= tls-timeout= tls-user= tls-program= tls-keylog= c/max-clients= max-total= once wait datagram-mode= min-source-port= warm= fork-server=\? fork-server-max-age= chdir= umask= nice= limit= env= env-file= clear-env pass-env= argv0= name= stderr= no-new-privs contain sandbox=\? share-net ro= rw= tmpfs= sandbox-user= sandbox-hostname= seccomp= memory-max= pids-max= cpu-max= service-memory-max= service-pids-max= service-cpu-max= gate= gate-timeout= gate-max= allow= deny= rules= explain= max-per-source= source-prefix= nat64= rate= rate-per-source= at-max= at-source-max= at-rate= proxy-protocol proxy-from= proxy-timeout= first-byte= timeout= idle-timeout= linger= drain= kill-after= n/nodelay keepalive=\? user-timeout= defer-accept= fast-open= reuse-port freebind device= tos= mark= send-buffer= receive-buffer= multicast= accept-descriptors v/verbose B/background L/log= log-format= log-time=\? log-mask= P/pidfile= S/supervise on-demand idle-exit= ready-fd= user= as-peer daemon-user= U/drop-privileges chroot= check V/version h/help=\? control= control-mode= control-owner= control-read= config= inetd-conf= xinetd= print-config -- $words 2>/dev/null
     test -n "$argv"
     and not string match -q -- '-*' $argv[1]
     and string join -- ' ' (string escape -- $argv)
@@ -26,6 +26,17 @@ complete -c skd -n __skd_before_prog -s b -l backlog -d 'Limit the backlog to N 
 complete -c skd -n __skd_before_prog -l unix-mode -d 'Set the mode of socket files [0777 & ~umask]' -r -f
 complete -c skd -n __skd_before_prog -l unix-owner -d 'Set the owner of unix socket files' -r -f -a "(__fish_complete_users)"
 complete -c skd -n __skd_before_prog -l threads -d 'Accept in N threads, 1 to 16 [3 for 2 cores]' -r -f
+complete -c skd -n __skd_before_prog -l tls -d 'Speak TLS with clients; repeatable' -r -F
+complete -c skd -n __skd_before_prog -l tls-client-ca -d 'Ask clients for a certificate by FILE; repeatable' -r -F
+complete -c skd -n __skd_before_prog -l tls-client -d 'Clients\' certificates: optional or required [required]' -r -f
+complete -c skd -n __skd_before_prog -l tls-crl -d 'Refuse the certificates revoked in FILE; repeatable' -r -F
+complete -c skd -n __skd_before_prog -l tls-ocsp -d 'Staple the OCSP response in FILE; repeatable' -r -F
+complete -c skd -n __skd_before_prog -l tls-min -d 'Set the lowest version, 1.2 or 1.3 [1.2]' -r -f
+complete -c skd -n __skd_before_prog -l tls-alpn -d 'Name PROG\'s protocols, the preferred one first' -r -f
+complete -c skd -n __skd_before_prog -l tls-timeout -d 'End a handshake that takes DURATION [10s]' -r -f
+complete -c skd -n __skd_before_prog -l tls-user -d 'Run skd-tls as USER [skd-tls or nobody]' -r -f -a "(__fish_complete_users)"
+complete -c skd -n __skd_before_prog -l tls-program -d 'Use the skd-tls at PATH [beside skd, or in PATH]' -r -F
+complete -c skd -n __skd_before_prog -l tls-keylog -d 'Write the secrets of sessions to FILE' -r -F
 complete -c skd -n __skd_before_prog -s c -l max-clients -d 'Run at most N handlers at once [no limit]' -r -f
 complete -c skd -n __skd_before_prog -l max-total -d 'End after N handlers' -r -f
 complete -c skd -n __skd_before_prog -l datagram-mode -d 'Serve by wait, per-peer or per-packet [wait]' -r -f
@@ -43,6 +54,22 @@ complete -c skd -n __skd_before_prog -l pass-env -d 'With --clear-env, inherit N
 complete -c skd -n __skd_before_prog -l argv0 -d 'Run PROG under the name NAME' -r -f
 complete -c skd -n __skd_before_prog -l name -d 'Name the service NAME [the name of PROG]' -r -f
 complete -c skd -n __skd_before_prog -l stderr -d 'Send handlers\' stderr to client or log [log]' -r -f
+complete -c skd -n __skd_before_prog -l sandbox -d 'Isolate each handler [strict: by all PARTS]' -f
+complete -c skd -n __skd_before_prog -l ro -d 'Show PATH in the sandbox, read-only; repeatable' -r -F
+complete -c skd -n __skd_before_prog -l rw -d 'The same, but handlers may change it; repeatable' -r -F
+complete -c skd -n __skd_before_prog -l tmpfs -d 'Give each handler an empty PATH in memory; repeatable' -r -f
+complete -c skd -n __skd_before_prog -l sandbox-user -d 'Show handlers their user as UID [that outside]' -r -f
+complete -c skd -n __skd_before_prog -l sandbox-hostname -d 'Set the host name inside [sandbox]' -r -f
+complete -c skd -n __skd_before_prog -l seccomp -d 'Filter system calls by default, log, none or a file' -r -F
+complete -c skd -n __skd_before_prog -l memory-max -d 'Limit the memory of each handler' -r -f
+complete -c skd -n __skd_before_prog -l pids-max -d 'The same for the number of processes and threads' -r -f
+complete -c skd -n __skd_before_prog -l cpu-max -d 'The same for CPU time, in percent of one CPU' -r -f
+complete -c skd -n __skd_before_prog -l service-memory-max -d 'Limit the memory of all handlers together' -r -f
+complete -c skd -n __skd_before_prog -l service-pids-max -d 'The same for the number of processes and threads' -r -f
+complete -c skd -n __skd_before_prog -l service-cpu-max -d 'The same for CPU time, in percent of one CPU' -r -f
+complete -c skd -n __skd_before_prog -l gate -d 'Start PROG only if COMMAND, with the client, ends with 0' -r -f -a "(__fish_complete_command)"
+complete -c skd -n __skd_before_prog -l gate-timeout -d 'End a gate that takes DURATION [60s]' -r -f
+complete -c skd -n __skd_before_prog -l gate-max -d 'Let at most N clients be in the gate [256]' -r -f
 complete -c skd -n __skd_before_prog -l allow -d 'Admit these clients; repeatable' -r -f
 complete -c skd -n __skd_before_prog -l deny -d 'Refuse these clients; repeatable' -r -f
 complete -c skd -n __skd_before_prog -l rules -d 'Read more rules from FILE, again at SIGHUP' -r -F
@@ -95,10 +122,13 @@ complete -c skd -n __skd_before_prog -l systemd -d 'Take the sockets of systemd 
 complete -c skd -n __skd_before_prog -s s -l stream -d 'Make every -i, -l and -x a stream socket'
 complete -c skd -n __skd_before_prog -s d -l datagram -d 'Make every -i, -l and -x a datagram socket'
 complete -c skd -n __skd_before_prog -l seqpacket -d 'Make every -l and -x a seqpacket socket'
+complete -c skd -n __skd_before_prog -l tls-strict-sni -d 'Refuse clients that ask for another name'
 complete -c skd -n __skd_before_prog -l once -d 'Serve one client, and end: --max-total 1'
 complete -c skd -n __skd_before_prog -l wait -d 'Run PROG on the listening socket, like inetd'
 complete -c skd -n __skd_before_prog -l clear-env -d 'Let PROG inherit no variable, not even PATH'
 complete -c skd -n __skd_before_prog -l no-new-privs -d 'Gain no privileges by set-user-id files'
+complete -c skd -n __skd_before_prog -l contain -d 'End all that a handler has started with it'
+complete -c skd -n __skd_before_prog -l share-net -d 'Let handlers in a sandbox use the network'
 complete -c skd -n __skd_before_prog -l proxy-protocol -d 'Take the client\'s address from a PROXY header'
 complete -c skd -n __skd_before_prog -s n -l nodelay -d 'Set TCP_NODELAY on connections'
 complete -c skd -n __skd_before_prog -l reuse-port -d 'Share TCP and UDP ports with other programs'

@@ -17,6 +17,9 @@ _skdctl() {
             ",$1")
                 cmd="skdctl"
                 ;;
+            skdctl,agent-check)
+                cmd="skdctl__subcmd__agent__subcmd__check"
+                ;;
             skdctl,allow)
                 cmd="skdctl__subcmd__allow"
                 ;;
@@ -87,12 +90,38 @@ _skdctl() {
 
     case "${cmd}" in
         skdctl)
-            opts="-s -h -V --socket --json --help --version status list ls handlers ps sources top events explain reload upgrade drain enable disable kill deny allow verbosity metrics http completions"
+            opts="-s -h -V --socket --json --help --version status list ls handlers ps sources top events explain reload upgrade drain enable disable kill deny allow verbosity metrics http agent-check completions"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -s)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        skdctl__subcmd__agent__subcmd__check)
+            opts="-s -h --weight --timeout --socket --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --socket)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -205,12 +234,20 @@ _skdctl() {
             return 0
             ;;
         skdctl__subcmd__drain)
-            opts="-t -s -h --timeout --socket --json --help"
+            opts="-a -t -s -h --all --announce --timeout --socket --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --announce)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -a)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --timeout)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -235,7 +272,7 @@ _skdctl() {
             return 0
             ;;
         skdctl__subcmd__enable)
-            opts="-s -h --socket --json --help"
+            opts="-s -h --all --socket --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

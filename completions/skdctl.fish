@@ -49,6 +49,7 @@ complete -c skdctl -n "__fish_skdctl_needs_command" -f -a "allow" -d 'Take back 
 complete -c skdctl -n "__fish_skdctl_needs_command" -f -a "verbosity" -d 'Set how much skd reports'
 complete -c skdctl -n "__fish_skdctl_needs_command" -f -a "metrics" -d 'Print the counters as metrics'
 complete -c skdctl -n "__fish_skdctl_needs_command" -f -a "http" -d 'Serve a status page and metrics over HTTP on standard input and output, as a handler of skd'
+complete -c skdctl -n "__fish_skdctl_needs_command" -f -a "agent-check" -d 'Answer an agent check of haproxy on standard output, as a handler of skd'
 complete -c skdctl -n "__fish_skdctl_needs_command" -f -a "completions" -d 'Print the completions of a shell'
 complete -c skdctl -n "__fish_skdctl_using_subcommand status" -s s -l socket -d 'Where skd listens: its --control [default: $SKD_CONTROL, or /run/skd.sock]' -r -F
 complete -c skdctl -n "__fish_skdctl_using_subcommand status" -l json -d 'Print the answer as a line of JSON; of "events", a line for each'
@@ -107,13 +108,16 @@ complete -c skdctl -n "__fish_skdctl_using_subcommand reload" -s h -l help -d 'P
 complete -c skdctl -n "__fish_skdctl_using_subcommand upgrade" -s s -l socket -d 'Where skd listens: its --control [default: $SKD_CONTROL, or /run/skd.sock]' -r -F
 complete -c skdctl -n "__fish_skdctl_using_subcommand upgrade" -l json -d 'Print the answer as a line of JSON; of "events", a line for each'
 complete -c skdctl -n "__fish_skdctl_using_subcommand upgrade" -s h -l help -d 'Print help'
+complete -c skdctl -n "__fish_skdctl_using_subcommand drain" -s a -l announce -d 'Serve on for this time, as a lame duck: a load balancer learns that it should send no more' -r
 complete -c skdctl -n "__fish_skdctl_using_subcommand drain" -s t -l timeout -d 'Send TERM to the handlers that are left after this time, and KILL later' -r
 complete -c skdctl -n "__fish_skdctl_using_subcommand drain" -s s -l socket -d 'Where skd listens: its --control [default: $SKD_CONTROL, or /run/skd.sock]' -r -F
+complete -c skdctl -n "__fish_skdctl_using_subcommand drain" -l all -d 'All services'
 complete -c skdctl -n "__fish_skdctl_using_subcommand drain" -l json -d 'Print the answer as a line of JSON; of "events", a line for each'
 complete -c skdctl -n "__fish_skdctl_using_subcommand drain" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c skdctl -n "__fish_skdctl_using_subcommand enable" -s s -l socket -d 'Where skd listens: its --control [default: $SKD_CONTROL, or /run/skd.sock]' -r -F
+complete -c skdctl -n "__fish_skdctl_using_subcommand enable" -l all -d 'All services'
 complete -c skdctl -n "__fish_skdctl_using_subcommand enable" -l json -d 'Print the answer as a line of JSON; of "events", a line for each'
-complete -c skdctl -n "__fish_skdctl_using_subcommand enable" -s h -l help -d 'Print help'
+complete -c skdctl -n "__fish_skdctl_using_subcommand enable" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c skdctl -n "__fish_skdctl_using_subcommand disable" -s s -l socket -d 'Where skd listens: its --control [default: $SKD_CONTROL, or /run/skd.sock]' -r -F
 complete -c skdctl -n "__fish_skdctl_using_subcommand disable" -l refuse -d 'Refuse new clients instead'
 complete -c skdctl -n "__fish_skdctl_using_subcommand disable" -l json -d 'Print the answer as a line of JSON; of "events", a line for each'
@@ -143,6 +147,11 @@ complete -c skdctl -n "__fish_skdctl_using_subcommand http" -l host -d 'Answer b
 complete -c skdctl -n "__fish_skdctl_using_subcommand http" -s s -l socket -d 'Where skd listens: its --control [default: $SKD_CONTROL, or /run/skd.sock]' -r -F
 complete -c skdctl -n "__fish_skdctl_using_subcommand http" -l json -d 'Print the answer as a line of JSON; of "events", a line for each'
 complete -c skdctl -n "__fish_skdctl_using_subcommand http" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c skdctl -n "__fish_skdctl_using_subcommand agent-check" -l timeout -d 'Answer "fail" if skd doesn\'t answer in this time' -r
+complete -c skdctl -n "__fish_skdctl_using_subcommand agent-check" -s s -l socket -d 'Where skd listens: its --control [default: $SKD_CONTROL, or /run/skd.sock]' -r -F
+complete -c skdctl -n "__fish_skdctl_using_subcommand agent-check" -l weight -d 'Tell the weight: how many per cent of the slots are free, at least 1'
+complete -c skdctl -n "__fish_skdctl_using_subcommand agent-check" -l json -d 'Print the answer as a line of JSON; of "events", a line for each'
+complete -c skdctl -n "__fish_skdctl_using_subcommand agent-check" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c skdctl -n "__fish_skdctl_using_subcommand completions" -s s -l socket -d 'Where skd listens: its --control [default: $SKD_CONTROL, or /run/skd.sock]' -r -F
 complete -c skdctl -n "__fish_skdctl_using_subcommand completions" -l json -d 'Print the answer as a line of JSON; of "events", a line for each'
 complete -c skdctl -n "__fish_skdctl_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
