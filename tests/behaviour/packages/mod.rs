@@ -23,6 +23,11 @@ pub fn packages() -> PathBuf {
     target().join("packages")
 }
 
+/// The folder of the tools that packaging/check installs.
+pub fn tools() -> PathBuf {
+    std::env::var_os("SKD_TOOLS").map_or_else(|| target().join("tools"), PathBuf::from)
+}
+
 /// Runs a command, which must succeed, and returns what it has written.
 #[track_caller]
 pub fn run(command: &mut Command) -> String {

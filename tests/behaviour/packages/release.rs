@@ -1,7 +1,7 @@
 //! What a release consists of: the crates as they are packed, one version everywhere, bills of materials, checksums.
 //! `packaging/reproduce` tries that builds are the same twice.
 
-use super::{packages, run, target};
+use super::{packages, run, tools};
 use crate::harness::{Directory, Pki, Skd, TlsClient, talk};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -366,7 +366,7 @@ fn newest_release() -> (String, String, bool) {
 /// A tool that packaging/check installs.
 #[track_caller]
 fn tool(path: &str) -> PathBuf {
-    let path = target().join("tools").join(path);
+    let path = tools().join(path);
     let path_is = path.display();
     assert!(path.exists(), "packaging/check installs {path_is}");
     path

@@ -2,7 +2,7 @@
 //! knows no other package, so dependencies are looked at, and not resolved.
 
 use super::root_directory::RootDirectory;
-use super::{packages, run, target};
+use super::{packages, run};
 use crate::harness::{Directory, connect, echo, requires_command, requires_root, talk, wait_until};
 use std::collections::BTreeMap;
 use std::fs;
@@ -59,7 +59,7 @@ fn make(source: &Path, programs: &Directory, output: &Directory, options: &[&str
     // The tool is built already.
     let tools = output.join("tools");
     if !tools.exists() {
-        std::os::unix::fs::symlink(target().join("tools"), tools).unwrap();
+        std::os::unix::fs::symlink(super::tools(), tools).unwrap();
     }
     let mut make = Command::new(source.join("packaging/rpm/make"));
     make.env("SKD_PROGRAMS", programs.path());
