@@ -413,11 +413,14 @@ impl<'a> Stream<'a> {
         }
     }
 
-    /// Serves the clients that have already arrived, as far as there are slots for them now.
+    /// Serves the clients that have already arrived, as far as there are slots for them now. Gates that
+    /// aren't waited for are killed without being told.
     fn serve_last(&mut self, starter: &mut HandlerStarter<'a>) {
         self.note_all_ready();
         self.states.iter_mut().for_each(ServiceState::begin_last);
-        self.stop_gates(starter);
+        if self.thread.shared.is_in(Phase::Closing) {
+            self.stop_gates(starter);
+        }
         while self.thread.shared.is_in(Phase::Closing) {
             if worker_loop::serve_ready(self, starter) == 0 {
                 if self.states.iter().all(|state| state.queue.is_empty()) {
