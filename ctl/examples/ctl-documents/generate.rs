@@ -14,14 +14,22 @@ const SECTIONS: &str = include_str!("../../../man/skdctl.1.in");
 const ORIGIN: &str =
     "Generated from ctl/src/cli.rs by: cargo run --package skdctl --example ctl-documents\n";
 
-/// Every generated file: its path in the project, and its text.
-pub(crate) fn documents() -> [(&'static str, String); 4] {
-    [
+/// Every generated file: its path in the project, and its text. The crate's folder has copies, since Cargo packs
+/// nothing from outside it.
+pub(crate) fn documents() -> Vec<(String, String)> {
+    let documents = [
         ("man/skdctl.1", page()),
         ("completions/skdctl.bash", completions(Shell::Bash)),
         ("completions/_skdctl", completions(Shell::Zsh)),
         ("completions/skdctl.fish", completions(Shell::Fish)),
-    ]
+    ];
+    let places = |(path, text): (&str, String)| {
+        [
+            (path.to_owned(), text.clone()),
+            (format!("ctl/{path}"), text),
+        ]
+    };
+    documents.into_iter().flat_map(places).collect()
 }
 
 fn completions(shell: Shell) -> String {

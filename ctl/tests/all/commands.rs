@@ -158,10 +158,17 @@ fn other_failures_have_exit_statuses_too() {
     ] {
         assert_eq!(run(&silent, words).status.code(), Some(2), "{words:?}");
     }
-    for words in ["--help", "--version", "completions bash"] {
+    let needed = [
+        ("--help", "Usage: skdctl"),
+        ("--version", "skdctl "),
+        ("completions bash", "complete -F _skdctl"),
+        ("completions zsh", "#compdef skdctl"),
+        ("completions fish", "complete -c skdctl"),
+    ];
+    for (words, expected) in needed {
         let output = run(&silent, &words.split(' ').collect::<Vec<_>>());
         assert_eq!(output.status.code(), Some(0), "{words}");
-        assert!(text(&output.stdout).contains("skdctl"), "{words}");
+        assert!(text(&output.stdout).contains(expected), "{words}");
     }
 }
 
