@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::time::TimeSpec;
 
 /// Interrupts the thread that made it, again and again, until it is dropped (timer_create(2),
 /// `SIGEV_THREAD_ID`).
@@ -41,10 +42,7 @@ impl Tick {
             unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) };
         crate::sys::result::check(made)?;
         let tick = Self { timer };
-        let span = libc::timespec {
-            tv_sec: time.as_secs() as libc::time_t,
-            tv_nsec: time.subsec_nanos().into(),
-        };
+        let span = *TimeSpec::from_duration(time).as_ref();
         let times = libc::itimerspec {
             it_interval: span,
             it_value: span,
