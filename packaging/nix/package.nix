@@ -9,7 +9,11 @@ rustPlatform.buildRustPackage {
   pname = "skd";
   version = (lib.importTOML ../../Cargo.toml).package.version;
 
-  src = lib.cleanSource ../..;
+  # Without what Cargo has built here.
+  src = lib.cleanSourceWith {
+    src = lib.cleanSource ../..;
+    filter = path: _: baseNameOf path != "target";
+  };
   cargoLock.lockFile = ../../Cargo.lock;
 
   # The Makefile builds each program with the features of its own crates, and installs manuals and completions.
