@@ -23,13 +23,13 @@ pub(crate) fn documents() -> Vec<(String, String)> {
         ("completions/_skdctl", completions(Shell::Zsh)),
         ("completions/skdctl.fish", completions(Shell::Fish)),
     ];
-    let places = |(path, text): (&str, String)| {
+    let with_copy = |(path, text): (&str, String)| {
         [
             (path.to_owned(), text.clone()),
             (format!("ctl/{path}"), text),
         ]
     };
-    documents.into_iter().flat_map(places).collect()
+    documents.into_iter().flat_map(with_copy).collect()
 }
 
 fn completions(shell: Shell) -> String {
