@@ -201,13 +201,15 @@ impl Ground {
     }
 }
 
+/// Letters as `a` and digits as `0`. The first days of a month have one digit behind a space (ctime(3)): as two.
 fn shape(answer: &str) -> String {
     let kind = |letter: char| match letter {
         letter if letter.is_ascii_digit() => '0',
         letter if letter.is_ascii_alphabetic() => 'a',
         other => other,
     };
-    format!("shape: {}", answer.chars().map(kind).collect::<String>())
+    let shape: String = answer.chars().map(kind).collect();
+    format!("shape: {}", shape.replace("  0 ", " 00 "))
 }
 
 fn answer(address: &str, bytes: &str, held: &mut Vec<TcpStream>) -> String {

@@ -8,9 +8,10 @@ use std::time::Duration;
 /// A timeout for all commands of a client, longer than that of single steps.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The users of every machine, with their ids and homes. sshd runs as its own before a login.
-const USERS: [(&str, u32, &str); 2] = [
+/// The users of every machine, with their ids and homes. sshd runs as its own before a login, haproxy for good.
+const USERS: [(&str, u32, &str); 3] = [
     ("sshd", 100, "/run/sshd"),
+    ("haproxy", 101, "/nonexistent"),
     ("nobody", 65534, "/nonexistent"),
 ];
 
