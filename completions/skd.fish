@@ -42,8 +42,8 @@ complete -c skd -n __skd_before_prog -l max-total -d 'End after N handlers' -r -
 complete -c skd -n __skd_before_prog -l datagram-mode -d 'Serve by wait, per-peer or per-packet [wait]' -r -f
 complete -c skd -n __skd_before_prog -l min-source-port -d 'Drop datagrams from ports below N [0 or 1024]' -r -f
 complete -c skd -n __skd_before_prog -l warm -d 'Keep up to N prestarted handlers' -r -f
-complete -c skd -n __skd_before_prog -l fork-server -d 'Copy one template for each connection [strict]' -f
-complete -c skd -n __skd_before_prog -l fork-server-max-age -d 'Replace the template when it is this old [1h]' -r -f
+complete -c skd -n __skd_before_prog -l fork-server -d 'Copy a template for each connection [strict]' -f
+complete -c skd -n __skd_before_prog -l fork-server-max-age -d 'Replace a template when it is this old [1h]' -r -f
 complete -c skd -n __skd_before_prog -l chdir -d 'Start PROG in DIR' -r -f -a "(__fish_complete_directories)"
 complete -c skd -n __skd_before_prog -l umask -d 'Set the umask of PROG, 0 to 777' -r -f
 complete -c skd -n __skd_before_prog -l nice -d 'Set the nice value of PROG, -20 to 19' -r -f

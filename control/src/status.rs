@@ -191,7 +191,7 @@ pub struct CertificateStatus {
 pub struct PoolStatus {
     /// `warm` or `fork-server`.
     pub mode: String,
-    /// How many wait for a client; of a fork server, whether its template does.
+    /// How many wait for a client; of a fork server, how many templates it has.
     pub idle: u64,
     /// How many there may be.
     pub limit: u64,

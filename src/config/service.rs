@@ -89,11 +89,11 @@ pub enum DatagramMode {
 pub enum Prestart {
     /// A pool of at most this many prestarted handlers, each for one connection.
     Warm(NonZeroUsize),
-    /// One template, of which each connection gets a copy.
+    /// Templates, one of which each connection gets a copy of: one, and more under load.
     ForkServer {
         /// What its copies may share.
         sharing: Sharing,
-        /// The maximum age of the template.
+        /// The maximum age of a template.
         max_age: Span,
     },
 }

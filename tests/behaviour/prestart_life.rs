@@ -1064,6 +1064,72 @@ fn a_template_that_answers_too_late_is_replaced_at_once() {
     }
 }
 
+/// Has connections wait for the template, which is slow to answer, until there are more.
+#[track_caller]
+fn crowd(skd: &Instance) {
+    let template = poll_for(DEADLINE, || parked(skd.pid()).pop()).expect("a template");
+    let mut tracer = Command::new("strace")
+        .args(["-qq", "-o", "/dev/null", "-e", "trace=sendto"])
+        .args(["-e", "inject=sendto:delay_enter=20000"])
+        .args(["-p", &template.to_string()])
+        .spawn()
+        .unwrap();
+    let more = poll_for(DEADLINE, || {
+        let mut found = parked(skd.pid());
+        found.retain(|&pid| pid != template);
+        (!found.is_empty()).then_some(())
+    });
+    // It detaches.
+    kill(Pid::from_raw(tracer.id() as i32), Signal::SIGTERM).unwrap();
+    tracer.wait().unwrap();
+    assert!(more.is_some(), "there is only one template");
+}
+
+#[test]
+fn a_crowd_gets_more_templates_until_it_is_over() {
+    requires_command("strace");
+    let way = Way::Fork;
+    let directory = Directory::new();
+    let (socket, log) = (directory.name("socket"), directory.name("log"));
+    let options = ["--threads", "4", "-l", &socket, "-L", &format!(">{log}")];
+    let skd = with(way, &options).run("cat");
+    let first = way.ready(&skd);
+    let upgraded = |number| {
+        skd.signal(Signal::SIGUSR2);
+        let told = || directory.read("log").matches("Upgraded from").count();
+        wait_until("it is upgraded", || told() == number);
+    };
+    under_load(&skd, &socket, |answered| {
+        crowd(&skd);
+        wait_for_answers(answered, 20);
+        // The next binary has one of them.
+        upgraded(1);
+        wait_for_answers(answered, 20);
+    });
+    way.ready(&skd);
+    under_load(&skd, &socket, |answered| {
+        crowd(&skd);
+        for pid in parked(skd.pid()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        wait_for_answers(answered, 20);
+        skd.signal(Signal::SIGHUP);
+        wait_for_answers(answered, 20);
+        crowd(&skd);
+        skd.signal(Signal::SIGHUP);
+        wait_for_answers(answered, 20);
+        crowd(&skd);
+    });
+    assert!(parked(skd.pid()).len() > 1);
+    // Those that no client has come to for a while are ended.
+    assert_ne!(way.ready(&skd), first);
+    way.wait_idle(&skd);
+    assert_eq!(zombies(skd.pid()), [0; 0]);
+    assert_eq!(complaints(&directory.read("log")), [""; 0]);
+    assert_eq!(skd.stop().code(), Some(0));
+    wait_until("nothing is left", || skd.processes().is_empty());
+}
+
 #[test]
 fn hup_under_load_costs_no_answer() {
     for &way in Way::KINDS {

@@ -1,6 +1,6 @@
 //! What shuttle sees, in the place of `src/sys/sync.rs`.
 
-pub use shuttle::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+pub use shuttle::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::ops::{Add, Sub};
 use std::time::Duration;
 

@@ -12,6 +12,11 @@ use crate::child::spawn::Spawned;
 use crate::config::Prestart;
 use crate::report::{self, Event, Trouble, Way};
 use crate::sys::process::{self, Target, Wait};
+use crate::sys::sync::MutexGuard;
+
+/// How many connections have to find all templates at work, within [`LOOK`], before another one is
+/// made.
+pub(super) const CROWD: u32 = 16;
 
 impl Pool {
     /// Hands a connection to a prestarted handler, if there is one.
@@ -43,6 +48,7 @@ impl Pool {
         if changed.is_err() {
             return false;
         }
+        self.crowd.store(0, Ordering::Relaxed);
         // Not looked at under the lock: a file may be on a remote server.
         let sources = self.state().sources.clone();
         sources.is_some_and(|sources| !sources.are_unchanged())
@@ -94,13 +100,13 @@ impl Pool {
     }
 
     fn give_to_copy(&self, connection: BorrowedFd<'_>) -> Option<Spawned> {
-        let mut template = self.template();
+        let (slot, mut template) = self.free_template()?;
         let successor = template.as_ref()?.give(connection);
         let lost = matches!(successor, Err(Refusal::Lost | Refusal::Silent));
         // A template that was ended for its silence may have made the copy before.
         let lost = template.take_if(|template| lost || template.is_silent());
         if lost.is_some() {
-            self.state().template = Due::Now;
+            self.state().set_due(slot, Due::Now);
         }
         drop(template);
         match lost {
@@ -121,6 +127,39 @@ impl Pool {
             cgroup: None,
             is_init: false,
         })
+    }
+
+    /// Locks the first template that isn't at work, so that those that load doesn't ask for have
+    /// nothing to do. Waits for one of them if all are. Returns `None` if there is none.
+    ///
+    /// An attempt to lock each, no system call, and no wait where there are as many as workers.
+    fn free_template(&self) -> Option<(usize, MutexGuard<'_, Option<Parked>>)> {
+        loop {
+            let turn = self.crowd.load(Ordering::Relaxed);
+            let (mut at_work, mut awaited) = (0, None);
+            for slot in 0..self.most() {
+                match self.try_template(slot) {
+                    Some(template) if template.is_some() => return Some((slot, template)),
+                    Some(_) => {}
+                    None => {
+                        at_work += 1;
+                        // In turn, so that no more wait for one than for another.
+                        if turn % at_work == 0 {
+                            awaited = Some(slot);
+                        }
+                    }
+                }
+            }
+            let slot = awaited?;
+            // One system call for so many.
+            if self.crowd.fetch_add(1, Ordering::Relaxed) + 1 == CROWD {
+                self.waker.wake();
+            }
+            let template = self.template(slot)?;
+            if template.is_some() {
+                return Some((slot, template));
+            }
+        }
     }
 
     /// Discards a process that hasn't answered in time.

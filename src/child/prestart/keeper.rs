@@ -2,16 +2,18 @@
 
 use std::ffi::CString;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use super::failure::Failure;
+use super::hand_off::CROWD;
 use super::kinds::Kinds;
 use super::park::{End, Start};
 use super::parked::Parked;
-use super::pool::Pool;
+use super::pool::{Pool, milliseconds, take_all};
 use super::program_files::Sources;
 use super::state::{Due, SHORTEST_PAUSE};
 use crate::child::cgroups::Cgroups;
@@ -30,25 +32,40 @@ use crate::sys::thread::Thread;
 /// most.
 const MOST_LEFT: (Duration, u32) = (Duration::from_secs(1), 8);
 
+/// The time after which templates are ended that have had no client.
+const UNUSED: Duration = Duration::from_secs(5);
+
 /// The key of the waker; that of a process is its id.
 const WAKER: u64 = 0;
 
 /// What the keeper does next.
 enum Task {
     End(Vec<Parked>),
-    Start { age: u64, without: Kinds },
+    Start(Birth),
     Wait(Option<Duration>),
+}
+
+/// A process that the keeper starts.
+#[derive(Clone, Copy)]
+struct Birth {
+    /// The age of the pool.
+    age: u64,
+    without: Kinds,
+    /// Which template it becomes, if handlers are copies.
+    slot: usize,
 }
 
 impl Pool {
     /// Makes a pool of handlers that `plan` starts, in its sandbox if it has one, with these variables
     /// besides, each `NAME=VALUE`, and its thread, which starts nothing before [`Self::refill`].
+    /// `workers` is how many threads hand connections to it.
     pub fn start(
         service: ServiceId,
         prestart: Prestart,
         (plan, jail, cgroups): (Arc<Plan>, Option<Arc<Jail>>, Option<Arc<Cgroups>>),
         variables: Vec<CString>,
         spawner: Spawner,
+        workers: usize,
     ) -> Result<Arc<Self>, Error> {
         let failed = |errno| Error::start("no means for a pool of prestarted handlers", errno);
         let common = plan.variables().iter().cloned();
@@ -64,6 +81,7 @@ impl Pool {
             (plan, jail, cgroups),
             variables,
             (waker, poller),
+            workers,
         ));
         let keeper = Arc::clone(&pool);
         let name = CString::new("prestart").unwrap_or_default();
@@ -76,6 +94,7 @@ impl Pool {
         let mut environment = self.plan.environment();
         environment.rebase(&self.variables);
         loop {
+            self.fit_templates();
             match self.next_task() {
                 Task::End(discarded) => {
                     for parked in discarded {
@@ -84,20 +103,55 @@ impl Pool {
                         parked.end();
                     }
                 }
-                Task::Start { age, without } => {
+                Task::Start(birth) => {
                     let start = Start {
                         plan: &self.plan,
                         jail: self.jail.as_deref(),
                         cgroups: self.cgroups.as_ref(),
                         steps: &steps,
                         successor: self.prestart.into(),
-                        without,
+                        without: birth.without,
                     };
-                    self.start_one(&start, &mut spawner, &mut environment, age);
+                    self.start_one(&start, &mut spawner, &mut environment, birth);
                 }
                 Task::Wait(limit) => self.wait(limit),
             }
         }
+    }
+
+    /// Has another template made if load asks for it, and ends those that have had no client for a
+    /// while. Clients go to the first ones, so those are the last ones.
+    fn fit_templates(&self) {
+        let mut state = self.state();
+        let now = Instant::now();
+        let this_span = milliseconds(self.began.elapsed()) < self.look_at.load(Ordering::Relaxed);
+        let crowded = this_span && self.crowd.load(Ordering::Relaxed) >= CROWD;
+        // Where the first can't be made, others can't either.
+        if crowded && state.proven && state.templates.len() < self.most() {
+            self.crowd.store(0, Ordering::Relaxed);
+            state.templates.push(Due::Now);
+            state.look_at_use = Some(now + UNUSED);
+            return;
+        }
+        if state.look_at_use.is_none_or(|time| now < time) {
+            return;
+        }
+        let mut count = 1;
+        for slot in 0..state.templates.len() {
+            // A locked template is at work.
+            let template = self.try_template(slot);
+            if template.is_none_or(|it| it.as_ref().is_some_and(Parked::take_used)) {
+                count = slot + 1;
+            }
+        }
+        while state.templates.len() > count {
+            let Some(mut template) = self.try_template(state.templates.len() - 1) else {
+                break;
+            };
+            state.discarded.extend(template.take());
+            state.templates.pop();
+        }
+        state.look_at_use = (state.templates.len() > 1).then(|| now + UNUSED);
     }
 
     fn next_task(&self) -> Task {
@@ -122,13 +176,18 @@ impl Pool {
                 state.target = (state.target * 2).min(most.get());
             }
         }
-        let due = match self.prestart {
-            Prestart::Warm(_) if state.parked.len() < state.target.min(self.most()) => Some(now),
-            Prestart::Warm(_) => None,
-            Prestart::ForkServer { .. } => match state.template {
-                Due::Now => Some(now),
-                Due::At(time) => Some(time),
-            },
+        let (due, slot) = match self.prestart {
+            Prestart::Warm(_) if state.parked.len() < state.target.min(self.most()) => {
+                (Some(now), 0)
+            }
+            Prestart::Warm(_) => (None, 0),
+            Prestart::ForkServer { .. } => {
+                let first = state.templates.iter().zip(0..).min();
+                first.map_or((None, 0), |(due, slot)| match due {
+                    Due::Now => (Some(now), slot),
+                    Due::At(time) => (Some(*time), slot),
+                })
+            }
         };
         let paused = state.pause.map(|(until, _)| until);
         let after = paused.into_iter().chain(state.left_until).max();
@@ -137,13 +196,17 @@ impl Pool {
                 state.idle = true;
                 Task::Wait(None)
             }
-            Some(due) if due > now => Task::Wait(Some(due - now)),
+            Some(due) if due > now => {
+                let until = state.look_at_use.map_or(due, |time| due.min(time));
+                Task::Wait(Some(until - now))
+            }
             Some(_) => {
                 state.busy = true;
-                Task::Start {
+                Task::Start(Birth {
                     age: state.age,
                     without: state.keeps,
-                }
+                    slot,
+                })
             }
         }
     }
@@ -166,22 +229,23 @@ impl Pool {
 
     /// Discards a prestarted handler that has ended without a client.
     fn bury(&self, pid: Pid) {
-        let mut template = self.template();
+        let mut templates = self.templates();
         let mut state = self.state();
         let at = state.parked.iter().position(|parked| parked.pid() == pid);
         let ended = match at {
             Some(at) => state.parked.remove(at),
-            None => template.take_if(|parked| parked.pid() == pid),
+            None => templates.iter_mut().zip(0..).find_map(|(it, slot)| {
+                let ended = it.take_if(|parked| parked.pid() == pid)?;
+                state.set_due(slot, Due::Now);
+                Some(ended)
+            }),
         };
         let Some(ended) = ended else {
             return;
         };
-        if template.is_none() {
-            state.template = Due::Now;
-        }
         state.discarded.push(ended);
         let pause = state.postpone();
-        drop((state, template));
+        drop((state, templates));
         report::event(Event::Trouble(Trouble::PrestartedEnded {
             service: self.service,
             program: self.plan.name(),
@@ -195,8 +259,9 @@ impl Pool {
         start: &Start<'_>,
         spawner: &mut Spawner,
         environment: &mut Environment,
-        age: u64,
+        birth: Birth,
     ) {
+        let Birth { age, slot, .. } = birth;
         let began = Instant::now();
         // Before the kernel reads them.
         let sources = Arc::new(Sources::of(&self.plan));
@@ -205,7 +270,7 @@ impl Pool {
             state.wanted && state.age == age
         };
         match start.park(spawner, environment, wanted) {
-            Ok((parked, end)) => self.enter(parked, sources, age, &end),
+            Ok((parked, end)) => self.enter(parked, sources, birth, &end),
             Err(Failure::Unwanted) => {}
             Err(Failure::Careless(kinds)) => {
                 let mut state = self.state();
@@ -216,10 +281,10 @@ impl Pool {
             Err(Failure::Short(why)) => self.postpone(&why),
             Err(Failure::Unfit(why)) if self.state().proven => {
                 // What it depends on has changed, and may change again. A template from before
-                // mustn't serve for ever.
-                let mut template = self.template();
-                self.state().discarded.extend(template.take());
-                drop(template);
+                // mustn't serve for ever. If it was to be one more, the others go on.
+                let mut templates = self.templates();
+                self.state().keep_templates(slot, &mut templates);
+                drop(templates);
                 self.postpone(&why);
             }
             Err(Failure::Unfit(why)) => {
@@ -247,13 +312,13 @@ impl Pool {
         }));
     }
 
-    fn enter(&self, parked: Parked, sources: Arc<Sources>, age: u64, end: &End) {
+    fn enter(&self, parked: Parked, sources: Arc<Sources>, birth: Birth, end: &End) {
         let pid = parked.pid();
-        let mut template = self.template();
+        let mut templates = self.templates();
         let mut state = self.state();
         let key = u64::try_from(pid.as_raw()).unwrap_or_default();
         let watched = self.poller.add(parked.pidfd(), Interest::Readable, key);
-        if state.age != age || !state.wanted || watched.is_err() {
+        if state.age != birth.age || !state.wanted || watched.is_err() {
             if let Err(errno) = watched {
                 self.report_unwatched(errno);
                 state.postpone();
@@ -264,7 +329,7 @@ impl Pool {
         // The others were started from what PROG was before.
         let known = state.sources.as_ref();
         if known.is_some_and(|known| *known != sources) {
-            state.renew(template.take());
+            state.renew(take_all(&mut templates));
         }
         let first = !state.proven;
         (state.sources, state.proven) = (Some(sources), true);
@@ -278,17 +343,27 @@ impl Pool {
                 let max_age = Duration::from(max_age);
                 let life = if end.for_now {
                     let life = state.short_life;
-                    state.short_life = life.saturating_mul(2);
+                    if birth.slot == 0 {
+                        state.short_life = life.saturating_mul(2);
+                    }
                     life.min(max_age)
                 } else {
                     max_age
                 };
                 let due = Instant::now().checked_add(life);
-                state.template = due.map_or(Due::Now, Due::At);
-                state.discarded.extend(template.replace(parked));
+                // After a renewal there is only the first.
+                let slot = birth.slot.min(state.templates.len().saturating_sub(1));
+                state.set_due(slot, due.map_or(Due::Now, Due::At));
+                // What is new has its time to be used.
+                if templates[slot].as_ref().is_none_or(Parked::take_used) {
+                    parked.set_used();
+                }
+                // The connections of before have seen one less.
+                self.crowd.store(0, Ordering::Relaxed);
+                state.discarded.extend(templates[slot].replace(parked));
             }
         }
-        drop((state, template));
+        drop((state, templates));
         if first {
             report::event(Event::Parked(self.service, described));
         }

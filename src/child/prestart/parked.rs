@@ -41,6 +41,8 @@ pub(super) struct Parked {
     last: Cell<i32>,
     /// Whether it hasn't answered in time. It may have made a copy all the same.
     silent: Cell<bool>,
+    /// Whether it has been asked for a copy since the keeper has last looked.
+    used: Cell<bool>,
 }
 
 /// Why no process has gone on with a connection.
@@ -75,6 +77,7 @@ impl Parked {
             copies,
             last: Cell::new(0),
             silent: Cell::new(false),
+            used: Cell::new(false),
         }
     }
 
@@ -123,11 +126,22 @@ impl Parked {
         self.silent.get()
     }
 
+    /// Notes that it is used.
+    pub(super) fn set_used(&self) {
+        self.used.set(true);
+    }
+
+    /// Whether it was used since the last call of this.
+    pub(super) fn take_used(&self) -> bool {
+        self.used.take()
+    }
+
     /// Gives it a connection, and returns the process that goes on with that.
     ///
     /// This waits for another process, but not for a client: no longer than the start of a handler
     /// takes, or [`ANSWER_TIMEOUT`] if the process is stopped.
     pub(super) fn give(&self, connection: BorrowedFd<'_>) -> Result<Pid, Refusal> {
+        self.set_used();
         send_descriptor(&self.control, connection).map_err(|errno| match errno {
             // Here, not there.
             Errno::ETOOMANYREFS | Errno::ENOBUFS | Errno::ENOMEM => Refusal::Short,

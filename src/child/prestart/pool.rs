@@ -14,8 +14,8 @@ use crate::child::jail::Jail;
 use crate::child::plan::Plan;
 use crate::config::{Prestart, ServiceId};
 use crate::sys::events::{Poller, Waker};
-use crate::sys::sync::atomic::AtomicU64;
-use crate::sys::sync::{Condvar, Instant, Mutex, MutexGuard, PoisonError};
+use crate::sys::sync::atomic::{AtomicU32, AtomicU64};
+use crate::sys::sync::{Condvar, Instant, Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// How often at most the program's files are looked at.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
@@ -36,11 +36,15 @@ pub struct Pool {
     /// What all of them have in their environment.
     pub(super) variables: Arc<[CString]>,
     state: Mutex<State>,
-    /// The process that the fork server copies. It answers one request after the other: a worker
-    /// locks this until it has the answer. Copies of one process can't be made in parallel anyway.
+    /// The processes that the fork server copies: a slot for each thread that asks for copies, of
+    /// which only the first ones are filled, as many as load asks for. Each answers one request after
+    /// the other: a worker locks it until it has the answer. Copies of one process can't be made in
+    /// parallel anyway.
     ///
-    /// If both are locked, this comes before the state.
-    template: Mutex<Option<Parked>>,
+    /// They are locked in this order, and before the state. Who has locked the state may try one.
+    templates: Box<[Mutex<Option<Parked>>]>,
+    /// How many connections found all templates at work, in the present span of [`LOOK`].
+    pub(super) crowd: AtomicU32,
     /// Notified when the keeper rests.
     pub(super) rested: Condvar,
     pub(super) waker: Waker,
@@ -58,7 +62,12 @@ impl Pool {
         (plan, jail, cgroups): (Arc<Plan>, Option<Arc<Jail>>, Option<Arc<Cgroups>>),
         variables: Arc<[CString]>,
         (waker, poller): (Waker, Poller),
+        workers: usize,
     ) -> Self {
+        let templates = match prestart {
+            Prestart::Warm(_) => 0,
+            Prestart::ForkServer { .. } => workers,
+        };
         Self {
             service,
             prestart,
@@ -67,7 +76,8 @@ impl Pool {
             cgroups,
             variables,
             state: Mutex::new(State::new()),
-            template: Mutex::new(None),
+            templates: (0..templates).map(|_| Mutex::new(None)).collect(),
+            crowd: AtomicU32::new(0),
             rested: Condvar::new(),
             waker,
             poller,
@@ -84,18 +94,27 @@ impl Pool {
 
     /// Ends and reaps all prestarted handlers, and starts no more until [`Self::refill`].
     pub fn retire(&self) {
-        let mut template = self.template();
+        let mut templates = self.templates();
         let mut state = self.state();
         // In one step: the keeper rests when nothing is wanted and nothing is left to be ended.
         state.pause_starts();
-        state.renew(template.take());
-        drop((state, template));
+        state.renew(take_all(&mut templates));
+        drop((state, templates));
         self.wait_for_rest();
     }
 
-    /// Starts no more until [`Self::refill`]. Prestarted handlers stay as they are.
+    /// Starts no more until [`Self::refill`]. Prestarted handlers stay as they are, but of the
+    /// templates only one, which alone is saved.
     pub fn suspend(&self) {
-        self.state().pause_starts();
+        let mut templates = self.templates();
+        let mut state = self.state();
+        state.pause_starts();
+        if let Some(slot) = templates.iter().position(|it| it.is_some()) {
+            *templates[0] = templates[slot].take();
+            state.templates.swap(0, slot);
+        }
+        state.keep_templates(1, &mut templates);
+        drop((state, templates));
         self.wait_for_rest();
     }
 
@@ -112,9 +131,9 @@ impl Pool {
 
     /// Ends all prestarted handlers, and starts others from what PROG is now.
     pub fn renew(&self) {
-        let mut template = self.template();
-        self.state().renew(template.take());
-        drop(template);
+        let mut templates = self.templates();
+        self.state().renew(take_all(&mut templates));
+        drop(templates);
         self.waker.wake();
     }
 
@@ -129,32 +148,29 @@ impl Pool {
     }
 
     /// Whether a child of this process may be one of the pool's, and not a handler yet. This doesn't
-    /// wait: while the keeper or the template is at work, any may be.
+    /// wait: while the keeper or a template is at work, any may be.
     pub fn may_have(&self, pid: Pid) -> bool {
-        // In this order, as everywhere.
-        let Ok(template) = self.template.try_lock() else {
-            return true;
-        };
+        // First, so that the keeper moves none meanwhile.
         let state = self.state();
-        let mut parked = state
-            .parked
-            .iter()
-            .chain(&state.discarded)
-            .chain(&*template);
-        state.busy || parked.any(|parked| parked.pid() == pid)
+        let is_template = |slot| match self.try_template(slot) {
+            Some(template) => template.as_ref().is_some_and(|it| it.pid() == pid),
+            None => true,
+        };
+        let mut parked = state.parked.iter().chain(&state.discarded);
+        state.busy
+            || parked.any(|parked| parked.pid() == pid)
+            || (0..self.templates.len()).any(is_template)
     }
 
     /// Returns how things are. This waits for no hand-off.
     pub fn status(&self) -> PoolStatus {
-        let template = match self.template.try_lock() {
-            Ok(template) => usize::from(template.is_some()),
-            // It is just being copied, or replaced.
-            Err(_) => 1,
-        };
+        // A locked template is just being copied, or replaced.
+        let is_there = |slot: &usize| self.try_template(*slot).is_none_or(|it| it.is_some());
+        let templates = (0..self.templates.len()).filter(is_there).count();
         let state = self.state();
         let (mode, idle) = match self.prestart {
             Prestart::Warm(_) => ("warm", state.parked.len()),
-            Prestart::ForkServer { .. } => ("fork-server", template),
+            Prestart::ForkServer { .. } => ("fork-server", templates),
         };
         PoolStatus {
             mode: mode.into(),
@@ -168,17 +184,38 @@ impl Pool {
         lock(&self.state)
     }
 
-    pub(super) fn template(&self) -> MutexGuard<'_, Option<Parked>> {
-        lock(&self.template)
+    /// All templates.
+    pub(super) fn templates(&self) -> Vec<MutexGuard<'_, Option<Parked>>> {
+        self.templates.iter().map(lock).collect()
+    }
+
+    /// The template in this slot, or `None` while it is at work. Returns `None` too if there is no
+    /// such slot.
+    pub(super) fn try_template(&self, slot: usize) -> Option<MutexGuard<'_, Option<Parked>>> {
+        match self.templates.get(slot)?.try_lock() {
+            Ok(template) => Some(template),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Waits for the template in this slot.
+    pub(super) fn template(&self, slot: usize) -> Option<MutexGuard<'_, Option<Parked>>> {
+        self.templates.get(slot).map(lock)
     }
 
     /// How many are parked at most.
     pub(super) fn most(&self) -> usize {
         match self.prestart {
             Prestart::Warm(most) => most.get(),
-            Prestart::ForkServer { .. } => 1,
+            Prestart::ForkServer { .. } => self.templates.len(),
         }
     }
+}
+
+/// Takes all templates.
+pub(super) fn take_all(templates: &mut [MutexGuard<'_, Option<Parked>>]) -> Vec<Parked> {
+    templates.iter_mut().filter_map(|it| it.take()).collect()
 }
 
 /// A time in milliseconds.

@@ -122,7 +122,8 @@ impl Pool {
 
     /// Saves the prestarted handlers, after [`Self::suspend`].
     pub fn save(&self, to: &mut SavedDescriptors) -> Result<SavedPool, Errno> {
-        let template = self.template();
+        // The only one, after that.
+        let template = self.template(0);
         let state = self.state();
         let now = Instant::now();
         let from_now = |time: Instant| milliseconds(time.saturating_duration_since(now));
@@ -132,14 +133,15 @@ impl Pool {
             .iter()
             .map(&mut save)
             .collect::<Result<_, _>>()?;
-        let template = template.as_ref().map(&mut save);
+        let template = template.as_ref().and_then(|it| it.as_ref());
+        let template = template.map(&mut save);
         Ok(SavedPool {
             key: self.key(),
             parked,
             template: template.transpose()?,
-            due: match state.template {
-                Due::Now => None,
-                Due::At(time) => Some(from_now(time)),
+            due: match state.templates.first() {
+                Some(Due::At(time)) => Some(from_now(*time)),
+                Some(Due::Now) | None => None,
             },
             target: state.target,
             unfit: state.unfit,
@@ -172,7 +174,7 @@ impl Pool {
             .filter_map(|parked| parked.restore(&mut take))
             .collect();
         let restored = saved.template.and_then(|parked| parked.restore(&mut take));
-        let mut template = self.template();
+        let mut template = self.template(0);
         let mut state = self.state();
         if !fits {
             state.discarded.extend(parked.into_iter().chain(restored));
@@ -185,18 +187,16 @@ impl Pool {
             if let Err(errno) = self.poller.add(parked.pidfd(), Interest::Readable, key) {
                 self.report_unwatched(errno);
                 state.discarded.push(parked);
-            } else if parked.makes_copies() {
-                *template = Some(parked);
+            } else if let (true, Some(template)) = (parked.makes_copies(), &mut template) {
+                state.discarded.extend(template.replace(parked));
             } else {
                 state.parked.push_back(parked);
             }
         }
-        state.template = match saved.due {
-            Some(due) if template.is_some() => now
-                .checked_add(Duration::from_millis(due))
-                .map_or(Due::Now, Due::At),
-            _ => Due::Now,
-        };
+        let is_there = template.is_some_and(|it| it.is_some());
+        let due = saved.due.filter(|_| is_there);
+        let due = due.and_then(|due| now.checked_add(Duration::from_millis(due)));
+        state.set_due(0, due.map_or(Due::Now, Due::At));
         state.target = saved
             .target
             .clamp(state.target, self.most().max(state.target));

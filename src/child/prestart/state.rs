@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::kinds::Kinds;
 use super::parked::Parked;
 use super::program_files::Sources;
-use crate::sys::sync::Instant;
+use crate::sys::sync::{Instant, MutexGuard};
 
 /// How many are parked at first, if more may be. Whenever the pool was empty, the number is
 /// doubled.
@@ -41,8 +41,10 @@ pub(super) struct State {
     pub(super) missed: u32,
     /// Whether the keeper waits until one is taken; otherwise it looks by itself.
     pub(super) idle: bool,
-    /// When the template is to be replaced.
-    pub(super) template: Due,
+    /// When each of the templates that load asks for is to be made. There is always at least one.
+    pub(super) templates: Vec<Due>,
+    /// When several templates are looked at, whether the last ones are used.
+    pub(super) look_at_use: Option<Instant>,
     /// Whether the program can't be parked.
     pub(super) unfit: bool,
     /// Whether it has been parked before.
@@ -61,8 +63,8 @@ pub(super) struct State {
     pub(super) sources: Option<Arc<Sources>>,
 }
 
-/// When the template is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// When a template is made. What is missing comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Due {
     /// As soon as possible: there is none.
     Now,
@@ -83,7 +85,8 @@ impl State {
             target: FIRST,
             missed: 0,
             idle: false,
-            template: Due::Now,
+            templates: vec![Due::Now],
+            look_at_use: None,
             unfit: false,
             proven: false,
             parked_at: None,
@@ -100,14 +103,36 @@ impl State {
         (self.wanted, self.rests) = (false, false);
     }
 
-    /// Discards all of them, the template too, and forgets what was known of the program.
-    pub(super) fn renew(&mut self, template: Option<Parked>) {
+    /// Discards all of them, the templates too, and forgets what was known of the program.
+    pub(super) fn renew(&mut self, templates: Vec<Parked>) {
         self.age += 1;
-        self.discarded.extend(self.parked.drain(..).chain(template));
-        self.template = Due::Now;
+        let all = self.parked.drain(..).chain(templates);
+        self.discarded.extend(all);
+        (self.templates, self.look_at_use) = (vec![Due::Now], None);
         (self.unfit, self.proven, self.keeps) = (false, false, Kinds::NONE);
         (self.pause, self.left_until, self.sources) = (None, None, None);
         (self.short_life, self.parked_at) = (SHORT_LIFE, None);
+    }
+
+    /// Sets when the template in a slot is made, if load asks for it.
+    pub(super) fn set_due(&mut self, slot: usize, due: Due) {
+        if let Some(it) = self.templates.get_mut(slot) {
+            *it = due;
+        }
+    }
+
+    /// Ends the templates but the first ones. If none is left, the first is made anew.
+    pub(super) fn keep_templates(
+        &mut self,
+        count: usize,
+        templates: &mut [MutexGuard<'_, Option<Parked>>],
+    ) {
+        let others = templates.iter_mut().skip(count);
+        self.discarded.extend(others.filter_map(|it| it.take()));
+        self.templates.truncate(count.max(1));
+        if count == 0 {
+            self.set_due(0, Due::Now);
+        }
     }
 
     /// Postpones the next start after a failure, and returns by how long.
@@ -143,7 +168,7 @@ mod tests {
             state.pause = Some((Instant::now(), expected));
             expected = (expected * 2).min(LONGEST_PAUSE);
         }
-        state.renew(None);
+        state.renew(Vec::new());
         assert_eq!(state.postpone(), SHORTEST_PAUSE);
     }
 }

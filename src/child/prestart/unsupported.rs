@@ -45,6 +45,7 @@ impl Pool {
         _: (Arc<Plan>, Option<Arc<Jail>>, Option<Arc<Cgroups>>),
         _: Vec<CString>,
         _: Spawner,
+        _: usize,
     ) -> Result<Arc<Self>, Error> {
         Err(Error::Start(UNSUPPORTED.into()))
     }

@@ -257,6 +257,7 @@ mod prestarted {
                     (plan, None, None),
                     Vec::new(),
                     keeper,
+                    1,
                 )
                 .unwrap();
                 pool.refill();

@@ -149,7 +149,7 @@ impl Built {
     pub(in crate::serve) fn add(
         &mut self,
         mut service: Prepared,
-        wakers: &Arc<[Waker]>,
+        (wakers, stream_workers): (&Arc<[Waker]>, usize),
         spawners: &mut Spawners,
     ) -> Result<(), Error> {
         let id = ServiceId::new(self.controls.len());
@@ -205,7 +205,15 @@ impl Built {
         };
         let pool = config.prestart.map(|prestart| {
             let plan = (Arc::clone(&plan), jail.clone(), cgroups.clone());
-            Pool::start(id, prestart, plan, pool_variables.clone(), spawners.next()?)
+            let spawner = spawners.next()?;
+            Pool::start(
+                id,
+                prestart,
+                plan,
+                pool_variables.clone(),
+                spawner,
+                stream_workers,
+            )
         });
         let (rules, rule_files) = rules.unzip();
         let (name, drain) = (config.name.as_str().into(), DrainTimeouts::of(&config));

@@ -168,7 +168,7 @@ impl Daemon {
         built.filter_socket = theirs;
         built.pending_at = pending.map(|it| it.listener.clone()).collect();
         for service in services {
-            built.add(service, &wakers, &mut spawners)?;
+            built.add(service, (&wakers, stream_workers), &mut spawners)?;
         }
         for removed in resources.restored.removed {
             built.add_removed(removed, &wakers);

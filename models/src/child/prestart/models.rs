@@ -4,10 +4,12 @@ use std::fs::File;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use shuttle::thread;
 
+use super::hand_off::CROWD;
 use super::pool::Pool;
 use crate::Model;
 use crate::child::plan::Plan;
@@ -41,6 +43,11 @@ pub const ALL: &[Model] = &[
         "a template that is replaced loses no client and is ended",
         replaced,
         1_000,
+    ),
+    (
+        "a template that was made for a crowd is ended when it is unused",
+        crowded,
+        2_000,
     ),
     (
         "a client after a renewal gets a handler from after it",
@@ -80,7 +87,7 @@ fn either() -> Prestart {
 fn pool(prestart: Prestart) -> Arc<Pool> {
     let service = ServiceId::new(0);
     let source = (Arc::new(Plan), None, None);
-    Pool::start(service, prestart, source, Vec::new(), Spawner).unwrap()
+    Pool::start(service, prestart, source, Vec::new(), Spawner, 2).unwrap()
 }
 
 fn filled(prestart: Prestart) -> Arc<Pool> {
@@ -92,6 +99,8 @@ fn filled(prestart: Prestart) -> Arc<Pool> {
 /// Offers a connection once, and returns the index of the process that goes on with it.
 fn offer(pool: &Pool) -> Option<usize> {
     let connection = File::open("/dev/null").unwrap();
+    // If it finds the template at work, another one is made.
+    pool.crowd.store(CROWD - 1, Ordering::Relaxed);
     let spawned = pool.hand_off(connection.as_fd());
     let number = connection.as_raw_fd();
     let index = kernel::with(|kernel| {
@@ -178,9 +187,10 @@ fn assert_nothing_remains(pool: &Pool) {
         assert!(remains.is_none(), "{remains:?}");
     });
     assert_eq!(pool.poller.processes(), 0);
-    let template = pool.template();
+    let templates = pool.templates();
+    assert!(templates.iter().all(|it| it.is_none()));
     let state = pool.state();
-    assert!(template.is_none() && state.parked.is_empty() && state.discarded.is_empty());
+    assert!(state.parked.is_empty() && state.discarded.is_empty());
 }
 
 fn with_trouble(prestart: Prestart) {
@@ -219,7 +229,10 @@ fn refilled() {
     run_all(vec![client(), client()]);
     kernel::wait_for_sleep();
     let state = pool.state();
-    assert!(state.parked.len() == pool.most() || pool.template().is_some());
+    let parked = state.parked.len();
+    drop(state);
+    let templates = pool.templates();
+    assert!(parked == pool.most() || templates.iter().any(|it| it.is_some()));
 }
 
 fn failures() {
@@ -252,6 +265,20 @@ fn replaced() {
         task(&pool, |pool| _ = insist(pool)),
     ]);
     kernel::wait_for_sleep();
+    pool.retire();
+    assert_nothing_remains(&pool);
+}
+
+fn crowded() {
+    let pool = filled(FORK_SERVER());
+    insist(&pool);
+    let client = || task(&pool, |pool| _ = insist(pool));
+    run_all(vec![client(), client(), task(&pool, |_| kill_one())]);
+    kernel::wait_for_sleep();
+    let made = pool.templates().iter().filter(|it| it.is_some()).count();
+    assert_eq!(made, 1);
+    assert_eq!(pool.poller.processes(), 1);
+    insist(&pool);
     pool.retire();
     assert_nothing_remains(&pool);
 }
