@@ -980,8 +980,14 @@ const APART: [&str; 6] = [
 /// The words of clients that come one after the other.
 const CLIENTS: [&str; 3] = ["first", "second", "last"];
 
-/// Runs a row in one way; returns what its clients heard, and where it was parked.
+/// Runs a row in one way; returns what its clients heard, and where it was parked. Where the machine stops for so long that a
+/// prestarted handler is taken for silent, it is run again.
 fn run(program: &Path, number: usize, mode: Mode) -> (Vec<String>, Option<At>) {
+    let mut runs = (0..5).map(|_| run_once(program, number, mode));
+    runs.find_map(|it| it).expect("answers in time")
+}
+
+fn run_once(program: &Path, number: usize, mode: Mode) -> Option<(Vec<String>, Option<At>)> {
     let directory = Directory::public();
     directory.write("file", "one two three four");
     let path = directory.path().to_str().unwrap();
@@ -1017,8 +1023,11 @@ fn run(program: &Path, number: usize, mode: Mode) -> (Vec<String>, Option<At>) {
         heard
     });
     let lines = skd.troubles();
+    if lines.iter().any(|it| it.contains("didn't answer within")) {
+        return None;
+    }
     assert_eq!(lines.len(), usize::from(at == Some(Nowhere)), "{lines:?}");
-    (heard.to_vec(), at)
+    Some((heard.to_vec(), at))
 }
 
 /// What is wrong with a row.

@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// The addresses that the load comes from. Others are for held conversations.
 pub const LOADING: std::ops::RangeInclusive<u8> = 1..=6;
 
+/// How many clients come from each of them at least.
+const LEAST: usize = 5;
+
 /// The pause of a client between two conversations.
 const PAUSE: Duration = Duration::from_millis(40);
 
@@ -128,7 +131,8 @@ impl Client {
 }
 
 impl Farm {
-    /// Has clients come from several addresses, again and again, until `body` has ended; returns all of them.
+    /// Has clients come from several addresses, again and again, until `body` has ended, and some in any case; returns
+    /// all of them.
     pub fn under_load<T>(&self, target: SocketAddr, body: impl FnOnce() -> T) -> (T, Vec<Client>) {
         /// Ends the load when the body panics, too.
         struct Ended<'a>(&'a AtomicBool);
@@ -140,7 +144,7 @@ impl Farm {
         let ended = AtomicBool::new(false);
         let one = |number| {
             let mut clients = Vec::new();
-            while !ended.load(Ordering::SeqCst) {
+            while !ended.load(Ordering::SeqCst) || clients.len() < LEAST {
                 clients.push(Client::talk(source(number), target));
                 thread::sleep(PAUSE);
             }
