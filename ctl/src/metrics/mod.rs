@@ -296,7 +296,7 @@ fn pools(out: &mut Exposition, services: &[ServiceStatus]) {
     );
     out.gauge(
         "skd_pool_idle_handlers",
-        "Prestarted handlers that wait for a client. Of a fork server, whether its template does.",
+        "Prestarted handlers that wait for a client. Of a fork server, its templates.",
         pools().map(|(service, pool)| (of(service), pool.idle as f64)),
     );
     out.gauge(
