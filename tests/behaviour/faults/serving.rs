@@ -6,8 +6,9 @@ use super::table::Then::{Closed, Kept, Served, Unreaped, Waits};
 use super::table::{Row, rows};
 use super::{Tampering, expect_calm, on_each};
 use crate::harness::{
-    Directory, Skd, connect, connect_unix, descriptors, echo, idle_descriptors, is_zombie, receive,
-    relays, requires_command, requires_root, settled_descriptors, talk, wait_for, wait_until,
+    Directory, EPOLL_WAIT, Skd, connect, connect_unix, descriptors, echo, idle_descriptors,
+    is_asleep, is_in_call, is_zombie, receive, relays, requires_command, requires_root,
+    settled_descriptors, talk, wait_for, wait_until,
 };
 use nix::sys::signal::Signal;
 use std::fs;
@@ -184,22 +185,26 @@ fn an_upgrade_with_a_failing_call_is_refused() {
     on_each(&rows(Upgrading), |row| {
         let directory = Directory::public();
         let skd = Skd::new(streams(&directory)).run("cat");
-        let upgrades = || directory.read("log").matches("Upgraded from").count();
+        let told = |text: &str| directory.read("log").matches(text).count();
+        let upgrades = || told("Upgraded from");
+        let refusals = || told("skd: no upgrade: ");
         let mut client = skd.connect_unix();
         echo(&mut client, b"before");
         let handlers = skd.wait_for_children(1);
         let before = settled_descriptors(skd.pid());
         for errno in row.errnos() {
             println!("{errno}");
-            let earlier = upgrades();
+            // The last upgrade is logged before the new binary has made all calls of its start.
+            skd.wait_until("it waits for signals", || {
+                is_in_call(skd.pid(), EPOLL_WAIT) && is_asleep(skd.pid())
+            });
+            let (earlier, refused) = (upgrades(), refusals());
             let tampering = Tampering::with(skd.pid(), row, errno, &directory);
             skd.signal(Signal::SIGUSR2);
             tampering.wait_for_fault();
             assert_eq!(talk(skd.connect_unix(), b"new"), b"new");
             echo(&mut client, b"during");
-            wait_until("it is logged", || {
-                directory.read("log").contains("skd: no upgrade: ")
-            });
+            wait_until("it is logged", || refusals() > refused);
             drop(tampering);
             assert_eq!(upgrades(), earlier);
             assert_eq!(skd.wait_for_children(1), handlers);
