@@ -17,7 +17,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -1026,6 +1026,19 @@ fn a_stopped_prestarted_handler_keeps_no_client_waiting_for_ever() {
     }
 }
 
+/// Delays each answer of a template, after it has made the copy, until the returned process ends.
+#[track_caller]
+fn delay_answers(template: i32, delay: Duration) -> Child {
+    let tracer = Command::new("strace")
+        .args(["-qq", "-o", "/dev/null", "-e", "trace=sendto", "-e"])
+        .arg(format!("inject=sendto:delay_enter={}", delay.as_micros()))
+        .args(["-p", &template.to_string()])
+        .spawn();
+    let traced = || status_field(template, "TracerPid").as_deref() != Some("0");
+    wait_until("it is traced", traced);
+    tracer.unwrap()
+}
+
 #[test]
 fn a_template_that_answers_too_late_is_replaced_at_once() {
     requires_command("strace");
@@ -1036,14 +1049,7 @@ fn a_template_that_answers_too_late_is_replaced_at_once() {
         let skd = with(way, &[]).run("cat");
         let template = way.ready(&skd)[0];
         // It makes the copy, and is held before it answers.
-        let mut tracer = Command::new("strace")
-            .args(["-qq", "-o", "/dev/null", "-e", "trace=sendto"])
-            .args(["-e", "inject=sendto:delay_enter=2000000"])
-            .args(["-p", &template.to_string()])
-            .spawn()
-            .unwrap();
-        let traced = || status_field(template, "TracerPid").as_deref() != Some("0");
-        wait_until("it is traced", traced);
+        let mut tracer = delay_answers(template, Duration::from_secs(2));
         let mut client = skd.connect();
         echo(&mut client, b"served by the copy");
         tracer.wait().unwrap();
@@ -1068,12 +1074,7 @@ fn a_template_that_answers_too_late_is_replaced_at_once() {
 #[track_caller]
 fn crowd(skd: &Instance) {
     let template = poll_for(DEADLINE, || parked(skd.pid()).pop()).expect("a template");
-    let mut tracer = Command::new("strace")
-        .args(["-qq", "-o", "/dev/null", "-e", "trace=sendto"])
-        .args(["-e", "inject=sendto:delay_enter=20000"])
-        .args(["-p", &template.to_string()])
-        .spawn()
-        .unwrap();
+    let mut tracer = delay_answers(template, Duration::from_millis(20));
     let more = poll_for(DEADLINE, || {
         let mut found = parked(skd.pid());
         found.retain(|&pid| pid != template);
@@ -1094,16 +1095,14 @@ fn a_crowd_gets_more_templates_until_it_is_over() {
     let options = ["--threads", "4", "-l", &socket, "-L", &format!(">{log}")];
     let skd = with(way, &options).run("cat");
     let first = way.ready(&skd);
-    let upgraded = |number| {
-        skd.signal(Signal::SIGUSR2);
-        let told = || directory.read("log").matches("Upgraded from").count();
-        wait_until("it is upgraded", || told() == number);
-    };
     under_load(&skd, &socket, |answered| {
         crowd(&skd);
         wait_for_answers(answered, 20);
         // The next binary has one of them.
-        upgraded(1);
+        skd.signal(Signal::SIGUSR2);
+        wait_until("it is upgraded", || {
+            directory.read("log").contains("Upgraded from")
+        });
         wait_for_answers(answered, 20);
     });
     way.ready(&skd);

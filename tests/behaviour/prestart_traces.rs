@@ -980,8 +980,8 @@ const APART: [&str; 6] = [
 /// The words of clients that come one after the other.
 const CLIENTS: [&str; 3] = ["first", "second", "last"];
 
-/// Runs a row in one way; returns what its clients heard, and where it was parked. Where the machine stops for so long that a
-/// prestarted handler is taken for silent, it is run again.
+/// Runs a row in one way; returns what its clients heard, and where it was parked. Where the machine stops for so long
+/// that a prestarted handler is taken for silent, it is run again.
 fn run(program: &Path, number: usize, mode: Mode) -> (Vec<String>, Option<At>) {
     let mut runs = (0..5).map(|_| run_once(program, number, mode));
     runs.find_map(|it| it).expect("answers in time")

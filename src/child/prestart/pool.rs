@@ -41,7 +41,8 @@ pub struct Pool {
     /// the other: a worker locks it until it has the answer. Copies of one process can't be made in
     /// parallel anyway.
     ///
-    /// They are locked in this order, and before the state. Who has locked the state may try one.
+    /// They are locked in this order, and before the state. A thread that has locked the state may
+    /// only try to lock one.
     templates: Box<[Mutex<Option<Parked>>]>,
     /// How many connections found all templates at work, in the present span of [`LOOK`].
     pub(super) crowd: AtomicU32,

@@ -228,9 +228,7 @@ fn refilled() {
     };
     run_all(vec![client(), client()]);
     kernel::wait_for_sleep();
-    let state = pool.state();
-    let parked = state.parked.len();
-    drop(state);
+    let parked = pool.state().parked.len();
     let templates = pool.templates();
     assert!(parked == pool.most() || templates.iter().any(|it| it.is_some()));
 }
